@@ -1,0 +1,1 @@
+//! Kubernetes types of Lamina: DnnModel, ComputeNode, Placement.

@@ -1,0 +1,1 @@
+//! The lab: a control plane and emulated hosts on one machine, and the tests and demo that run on it.

@@ -1,0 +1,21 @@
+//! A prepared model as data: what was cut, what crosses each cut, what each
+//! block costs, and the tensors that cross.
+//!
+//! Preparing (in `torchscript/`) writes these types, the operator reads them to
+//! place blocks, agents read them to check every tensor before a forward. No
+//! torch and no I/O here, so that the operator stays a small static binary.
+
+mod datatype;
+mod digest;
+mod manifest;
+mod probe;
+mod tensor;
+
+pub use datatype::{DataType, UnknownDataType};
+pub use digest::{Digest, DigestError};
+pub use manifest::{
+    Block, BoundaryCheck, InputSpec, MANIFEST_VERSION, Manifest, ManifestError, Rung, Seconds,
+    ValueRange, ValueSpec,
+};
+pub use probe::{Probe, ProbeError};
+pub use tensor::{ShapeError, Tensor};

@@ -1,0 +1,99 @@
+use super::*;
+
+fn value(name: &str, shape: &[i64]) -> ValueSpec {
+    ValueSpec {
+        name: name.into(),
+        datatype: DataType::Fp32,
+        shape: shape.to_vec(),
+    }
+}
+
+fn block(inputs: &[&str], outputs: Vec<ValueSpec>) -> Block {
+    Block {
+        digest: Digest::of(inputs.join(",").as_bytes()),
+        file_bytes: 10,
+        weight_bytes: 8,
+        peak_activation_bytes: 4,
+        flops: 100,
+        time: Seconds {
+            p50: 0.01,
+            p10: 0.01,
+            p90: 0.02,
+        },
+        cut_penalty_seconds: 0.0,
+        inputs: inputs.iter().map(ToString::to_string).collect(),
+        outputs,
+    }
+}
+
+/// x → a → b, where the last block takes a again.
+fn manifest() -> Manifest {
+    Manifest {
+        version: MANIFEST_VERSION,
+        source: Digest::of(b"source"),
+        runtime: "libtorch 2.13.0".into(),
+        rung: Rung::Direct,
+        rung_reason: None,
+        inputs: vec![value("x", &[-1, 3])],
+        outputs: vec![value("y", &[-1, 1])],
+        blocks: vec![
+            block(&["x"], vec![value("a", &[-1, 5])]),
+            block(&["a"], vec![value("b", &[-1, 2])]),
+            block(&["a", "b"], vec![value("y", &[-1, 1])]),
+        ],
+        probe: Digest::of(b"probe"),
+        probe_bytes: 5,
+        check: BoundaryCheck {
+            compared: 3,
+            max_abs_diff: 0.0,
+            telling_diff: 1.0,
+        },
+        prepared_gflops: 10.0,
+    }
+}
+
+#[test]
+fn live_values_cross_every_boundary_up_to_their_last_use() {
+    let m = manifest();
+    let names = |b| -> Vec<&str> { m.live_at(b).iter().map(|v| v.name.as_str()).collect() };
+    assert_eq!(names(0), ["x"]);
+    assert_eq!(names(1), ["a"]);
+    assert_eq!(names(2), ["a", "b"]);
+    assert_eq!(names(3), ["y"]);
+    assert_eq!(m.live_bytes(2), 28);
+}
+
+#[test]
+fn a_manifest_survives_json() {
+    let m = manifest();
+    let json = serde_json::to_string(&m).unwrap();
+    assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap(), m);
+    assert_eq!(m.validate(), Ok(()));
+}
+
+#[test]
+fn contradictions_are_named() {
+    let mut m = manifest();
+    m.blocks[1].inputs = vec!["nowhere".into()];
+    let err = m.validate().unwrap_err().to_string();
+    assert_eq!(err, "block 1 takes `nowhere`, which nothing before it gives");
+
+    let mut m = manifest();
+    m.blocks[2].time.p50 = f64::NAN;
+    assert!(matches!(
+        m.validate(),
+        Err(ManifestError::Time { block: 2, .. })
+    ));
+
+    let mut m = manifest();
+    m.version = 2;
+    assert_eq!(m.validate(), Err(ManifestError::Version(2)));
+
+    let mut m = manifest();
+    m.blocks.clear();
+    assert_eq!(m.validate(), Err(ManifestError::Empty));
+
+    let mut m = manifest();
+    m.blocks[0].outputs[0].shape = vec![i64::MAX, i64::MAX];
+    assert_eq!(m.validate(), Err(ManifestError::Size("a".into())));
+}

@@ -1,0 +1,140 @@
+use crate::{DataType, ValueSpec};
+use bytes::Bytes;
+
+/// A tensor outside torch: little-endian, row-major, without padding, as the
+/// Open Inference Protocol's raw contents are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    /// Element type.
+    pub datatype: DataType,
+    /// Size of each dimension; empty for a scalar.
+    pub shape: Vec<i64>,
+    /// The elements.
+    pub data: Bytes,
+}
+
+/// A tensor is not what the model takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum ShapeError {
+    #[error("input `{name}`: expected datatype {expected}, got {got}")]
+    DataType {
+        name: String,
+        expected: DataType,
+        got: DataType,
+    },
+    #[error("input `{name}`: expected shape {expected:?}, got {got:?} (-1 takes any size)")]
+    Shape {
+        name: String,
+        expected: Vec<i64>,
+        got: Vec<i64>,
+    },
+    #[error("input `{name}`: shape {shape:?} of {datatype} needs {expected} bytes, got {got}")]
+    Size {
+        name: String,
+        shape: Vec<i64>,
+        datatype: DataType,
+        expected: u64,
+        got: u64,
+    },
+    #[error("input `{name}`: shape {shape:?} has a negative or an overflowing dimension")]
+    Overflow { name: String, shape: Vec<i64> },
+}
+
+/// Bytes of a tensor of `shape`; `None` where a dimension is negative or the
+/// product overflows.
+pub(crate) fn checked_bytes(datatype: DataType, shape: &[i64]) -> Option<u64> {
+    let mut bytes = datatype.size_bytes() as u64;
+    for &dim in shape {
+        bytes = bytes.checked_mul(u64::try_from(dim).ok()?)?;
+    }
+    Some(bytes)
+}
+
+impl Tensor {
+    /// Checks datatype, rank, shape and byte size against `spec`, before a
+    /// forward: a wrong shape can corrupt memory inside a kernel.
+    ///
+    /// # Errors
+    /// What differs, by the input's name.
+    pub fn check(&self, spec: &ValueSpec) -> Result<(), ShapeError> {
+        let name = || spec.name.clone();
+        if self.datatype != spec.datatype {
+            return Err(ShapeError::DataType {
+                name: name(),
+                expected: spec.datatype,
+                got: self.datatype,
+            });
+        }
+        let fits = self.shape.len() == spec.shape.len()
+            && self
+                .shape
+                .iter()
+                .zip(&spec.shape)
+                .all(|(&got, &want)| got == want || (want == -1 && got > 0));
+        if !fits {
+            return Err(ShapeError::Shape {
+                name: name(),
+                expected: spec.shape.clone(),
+                got: self.shape.clone(),
+            });
+        }
+        let Some(expected) = checked_bytes(self.datatype, &self.shape) else {
+            return Err(ShapeError::Overflow {
+                name: name(),
+                shape: self.shape.clone(),
+            });
+        };
+        if expected != self.data.len() as u64 {
+            return Err(ShapeError::Size {
+                name: name(),
+                shape: self.shape.clone(),
+                datatype: self.datatype,
+                expected,
+                got: self.data.len() as u64,
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ValueSpec {
+        ValueSpec {
+            name: "image".into(),
+            datatype: DataType::Fp32,
+            shape: vec![-1, 2],
+        }
+    }
+
+    fn tensor(shape: &[i64], bytes: usize) -> Tensor {
+        Tensor {
+            datatype: DataType::Fp32,
+            shape: shape.to_vec(),
+            data: Bytes::from(vec![0; bytes]),
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_fits_passes_at_any_batch() {
+        assert_eq!(tensor(&[1, 2], 8).check(&spec()), Ok(()));
+        assert_eq!(tensor(&[3, 2], 24).check(&spec()), Ok(()));
+    }
+
+    #[test]
+    fn each_misfit_is_named() {
+        let err = |t: Tensor| t.check(&spec()).unwrap_err().to_string();
+        assert!(err(tensor(&[1, 3], 12)).contains("expected shape [-1, 2], got [1, 3]"));
+        assert!(err(tensor(&[0, 2], 0)).contains("expected shape"));
+        assert!(err(tensor(&[1, 2], 7)).contains("needs 8 bytes, got 7"));
+        assert!(err(tensor(&[i64::MAX, 2], 7)).contains("overflowing"));
+        let wrong = Tensor {
+            datatype: DataType::Int64,
+            ..tensor(&[1, 2], 16)
+        };
+        assert!(err(wrong).contains("expected datatype FP32, got INT64"));
+    }
+}

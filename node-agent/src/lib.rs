@@ -1,0 +1,1 @@
+//! The agent on each host: measures, loads slices, serves and forwards inference.

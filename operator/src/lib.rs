@@ -1,0 +1,1 @@
+//! The operator: watches models and hosts, places, deploys, moves.

@@ -1,0 +1,1 @@
+//! Where each block of a network runs: problem, checker and strategies, pure.

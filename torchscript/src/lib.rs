@@ -1,0 +1,1 @@
+//! Slices, merges, profiles and runs TorchScript through a small C++ shim.

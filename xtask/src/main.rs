@@ -1,0 +1,2 @@
+//! Developer entry point: demo, test, codegen, tidy.
+fn main() {}
