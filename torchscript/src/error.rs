@@ -1,0 +1,129 @@
+use lamina_model::{DataType, ShapeError};
+use std::path::PathBuf;
+
+/// Why a model could not be prepared. A model that cannot be cut is no error:
+/// it becomes one block ([`lamina_model::Rung::Whole`]).
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The file is missing, damaged, or no TorchScript archive.
+    #[error("{path} is not a TorchScript model: {reason}; export it with torch.jit.save", path = path.display())]
+    NotTorchScript {
+        /// The file.
+        path: PathBuf,
+        /// What libtorch says, without its backtrace.
+        reason: String,
+    },
+    /// The declared inputs are not what the model takes.
+    #[error("the declared inputs ({declared}) do not fit the model: {reason}")]
+    InputMismatch {
+        /// The inputs as declared, `image FP32 [-1, 3, 224, 224]`.
+        declared: String,
+        /// What differs.
+        reason: String,
+    },
+    /// The model is TorchScript but cannot be served.
+    #[error("the model cannot be served: {reason}")]
+    Unsupported {
+        /// What it does that cannot be served.
+        reason: String,
+    },
+    /// The chain of blocks does not give what the model gives.
+    #[error(
+        "the blocks do not reproduce the model: `{value}` differs by {max_abs_diff:e}; please report this model"
+    )]
+    Unequal {
+        /// Name of the first value that differs.
+        value: String,
+        /// Largest absolute difference.
+        max_abs_diff: f64,
+    },
+    /// No room for the blocks.
+    #[error("no space left for the blocks in {dir}: the model needs about {needed_bytes} bytes", dir = dir.display())]
+    DiskFull {
+        /// Folder for the blocks.
+        dir: PathBuf,
+        /// Bytes that the blocks take altogether, about.
+        needed_bytes: u64,
+    },
+    /// Reading the model or writing the blocks failed.
+    #[error("cannot {action} {path}", path = path.display())]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// libtorch failed where it should not have.
+    #[error("libtorch failed while {step}: {reason}")]
+    Torch {
+        /// What was being done.
+        step: &'static str,
+        /// What libtorch says, without its backtrace.
+        reason: String,
+    },
+}
+
+/// Why blocks could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// No block was named.
+    #[error("a slice needs at least one block")]
+    NoBlocks,
+    /// A file is missing, damaged or no block.
+    #[error("cannot load block {path}: {reason}", path = path.display())]
+    Block {
+        /// The file.
+        path: PathBuf,
+        /// What libtorch says, without its backtrace.
+        reason: String,
+    },
+    /// The blocks do not follow each other.
+    #[error("the blocks do not form a chain: {reason}")]
+    Chain {
+        /// What does not fit.
+        reason: String,
+    },
+    /// The first runs failed.
+    #[error("the slice fails on its first run: {reason}")]
+    WarmUp {
+        /// Cause.
+        reason: String,
+    },
+}
+
+/// Why a forward failed. The slice stays usable.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Wrong number of inputs.
+    #[error("the slice takes {expected} inputs, got {got}")]
+    InputCount {
+        /// Inputs that it takes.
+        expected: usize,
+        /// Inputs given.
+        got: usize,
+    },
+    /// An input does not fit.
+    #[error(transparent)]
+    Input(#[from] ShapeError),
+    /// The model gave a tensor that Lamina does not carry.
+    #[error("output {index} has a datatype that cannot be sent: {datatype}; supported: {supported}", supported = supported())]
+    OutputType {
+        /// Place of the output.
+        index: usize,
+        /// libtorch's name of the type.
+        datatype: String,
+    },
+    /// The forward threw.
+    #[error("the forward failed: {reason}")]
+    Forward {
+        /// What libtorch says, without its backtrace.
+        reason: String,
+    },
+}
+
+fn supported() -> String {
+    DataType::ALL.map(|d| d.to_string()).join(", ")
+}
