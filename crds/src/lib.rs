@@ -1,1 +1,36 @@
-//! Kubernetes types of Lamina: DnnModel, ComputeNode, Placement.
+//! Kubernetes types of Lamina, group `serving.lamina.dev/v1alpha1`.
+//!
+//! - [`DnnModel`]: what a user wants served, and how well.
+//! - [`Placement`]: one model as seen from one entry host: which blocks run where.
+//! - [`ComputeNode`]: one host; `spec` is what the operator wants loaded there,
+//!   `status` what the agent reports.
+//!
+//! Types only: no client, no I/O, so that everything that speaks about these
+//! objects can afford this crate. The YAML in `crds/*.yaml` and in the chart is
+//! generated from here by `lamina-crdgen` and checked by a test.
+
+// The derives of kube emit items that this lint cannot see from outside.
+#![allow(unreachable_pub)]
+
+pub mod compute_node;
+pub mod conditions;
+pub mod dnn_model;
+pub mod generate;
+pub mod placement;
+pub mod quantity;
+pub mod reasons;
+mod shared;
+
+pub use compute_node::{ComputeNode, ComputeNodeSpec, ComputeNodeStatus};
+pub use dnn_model::{DnnModel, DnnModelSpec, DnnModelStatus};
+pub use placement::{Placement, PlacementSpec, PlacementStatus};
+pub use shared::{Hop, TensorSpec};
+
+/// API group of every kind.
+pub const GROUP: &str = "serving.lamina.dev";
+/// Node label that names a host's tier: `device`, `edge` or `cloud`.
+pub const TIER_LABEL: &str = "serving.lamina.dev/tier";
+/// Field manager of everything that the operator writes.
+pub const OPERATOR_MANAGER: &str = "lamina-operator";
+/// Field manager of everything that an agent writes.
+pub const AGENT_MANAGER: &str = "lamina-agent";

@@ -1,1 +1,28 @@
-//! Wire formats of Lamina: Open Inference Protocol v2, hop, agent to operator, strategy plugins.
+//! Wire formats of Lamina, generated from `proto/*.proto`.
+//!
+//! - [`inference`]: Open Inference Protocol v2, what users speak.
+//! - [`hop`]: agent to agent, a request on its way.
+//! - [`control`]: agent to operator.
+
+// The documentation of generated items is in the .proto files; lints of our
+// style do not apply to what we did not write.
+#![allow(missing_docs, unreachable_pub, clippy::all)]
+
+/// Open Inference Protocol v2.
+pub mod inference {
+    tonic::include_proto!("inference");
+}
+
+/// Agent to agent.
+pub mod hop {
+    tonic::include_proto!("lamina.hop.v1");
+}
+
+/// Agent to operator.
+pub mod control {
+    tonic::include_proto!("lamina.control.v1");
+}
+
+/// Largest message on any of our connections, 1 GiB: tensors are large, and
+/// tonic's default of 4 MiB surprises people.
+pub const MAX_MESSAGE_BYTES: usize = 1 << 30;

@@ -76,7 +76,10 @@ fn contradictions_are_named() {
     let mut m = manifest();
     m.blocks[1].inputs = vec!["nowhere".into()];
     let err = m.validate().unwrap_err().to_string();
-    assert_eq!(err, "block 1 takes `nowhere`, which nothing before it gives");
+    assert_eq!(
+        err,
+        "block 1 takes `nowhere`, which nothing before it gives"
+    );
 
     let mut m = manifest();
     m.blocks[2].time.p50 = f64::NAN;

@@ -1,0 +1,264 @@
+//! [`ComputeNode`]: one host, between operator and agent.
+
+use crate::{Hop, TensorSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One host. The operator writes `spec`, the host's agent `status`; users read.
+#[derive(CustomResource, KubeSchema, Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[kube(
+    group = "serving.lamina.dev",
+    version = "v1alpha1",
+    kind = "ComputeNode",
+    plural = "computenodes",
+    shortname = "cnode",
+    category = "lamina",
+    status = "ComputeNodeStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "A host that runs an agent: what it should serve, and what it reports. Made by the operator, named as its Node.",
+    printcolumn = r#"{"name":"Tier","type":"string","jsonPath":".spec.tier"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Gflops","type":"string","jsonPath":".status.display.gflops"}"#,
+    printcolumn = r#"{"name":"Mem-Free","type":"string","jsonPath":".status.display.memoryFree"}"#,
+    printcolumn = r#"{"name":"Slices","type":"integer","jsonPath":".status.display.slices"}"#,
+    printcolumn = r#"{"name":"Held","type":"string","jsonPath":".status.display.sliceBytes"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Address","type":"string","priority":1,"jsonPath":".status.address"}"#,
+    printcolumn = r#"{"name":"Agent","type":"string","priority":1,"jsonPath":".status.agentVersion"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ComputeNodeSpec {
+    /// Tier of the host: device, edge or cloud, from its Node's label.
+    #[serde(default)]
+    #[schemars(length(max = 63))]
+    pub tier: String,
+    /// Where the operator listens for this agent, `10.0.0.3:9000`.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub operator: String,
+    /// Slices to hold: fetch, merge, optimize, warm up, serve. Those of the
+    /// serving and of the coming revision stand side by side.
+    #[serde(default)]
+    pub slices: Vec<Slice>,
+    /// How requests for each model leave this host.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+}
+
+/// Consecutive blocks of one revision that this host serves as one graph.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Slice {
+    /// UID of the Placement; with the revision and the segment it names the slice.
+    pub placement_uid: String,
+    /// The model as `namespace/name`, for people and metrics.
+    pub model: String,
+    /// Revision of the plan.
+    pub revision: i64,
+    /// Place of this slice in the path, from 0.
+    pub segment: u32,
+    /// The block files in order.
+    pub blocks: Vec<Blob>,
+    /// What it takes.
+    pub inputs: Vec<TensorSpec>,
+    /// What it gives.
+    pub outputs: Vec<TensorSpec>,
+    /// Where its outputs go; absent on the last host, which replies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Hop>,
+}
+
+/// A content-addressed file in the operator's store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Blob {
+    /// SHA-256 of the content.
+    pub digest: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// How requests for one model leave this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// UID of the Placement.
+    pub placement_uid: String,
+    /// Namespace of the DnnModel.
+    pub namespace: String,
+    /// Name of the DnnModel, by which clients call it.
+    pub name: String,
+    /// The entry of the Placement. Another host than this one forwards to it.
+    pub entry: Hop,
+    /// Revision that new requests take; 0 where none serves yet.
+    pub active_revision: i64,
+    /// Revision that the entry is to verify with the probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_revision: Option<i64>,
+    /// First host of each revision that may be called.
+    pub revisions: Vec<RouteRevision>,
+    /// What the model takes.
+    pub inputs: Vec<TensorSpec>,
+    /// What the model gives.
+    pub outputs: Vec<TensorSpec>,
+    /// A request with its known answer.
+    pub probe: Blob,
+}
+
+/// First host of a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRevision {
+    /// The revision.
+    pub revision: i64,
+    /// Host of segment 0.
+    pub first: Hop,
+}
+
+/// What a host reports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ComputeNodeStatus {
+    /// Generation of the spec that the agent has taken up; -1 before the first.
+    #[serde(default = "unobserved")]
+    pub observed_generation: i64,
+    /// Registered and Benchmarked (by the agent), Ready (by the operator).
+    #[serde(default)]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Address of the agent, `10.0.0.7:8001`.
+    #[serde(default)]
+    pub address: String,
+    /// Version of the agent.
+    #[serde(default)]
+    pub agent_version: String,
+    /// What the host can do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
+    /// Figures for the columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display: Option<Display>,
+    /// The slices that it holds or tries to hold.
+    #[serde(default)]
+    pub slices: Vec<SliceStatus>,
+    /// The routes that it follows.
+    #[serde(default)]
+    pub routes: Vec<RouteStatus>,
+}
+
+const fn unobserved() -> i64 {
+    -1
+}
+
+impl Default for ComputeNodeStatus {
+    fn default() -> Self {
+        Self {
+            observed_generation: unobserved(),
+            conditions: Vec::new(),
+            address: String::new(),
+            agent_version: String::new(),
+            capacity: None,
+            display: None,
+            slices: Vec::new(),
+            routes: Vec::new(),
+        }
+    }
+}
+
+/// What a host can do, as its agent measured it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Capacity {
+    /// GFLOP/s of the reference benchmark on the agent's CPU share.
+    pub gflops: f64,
+    /// Thousandths of a CPU that the agent may use.
+    pub cpu_millis: u64,
+    /// Memory that the agent may use, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Figures for `kubectl get`, rounded for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Display {
+    /// Benchmarked speed.
+    pub gflops: String,
+    /// Free memory.
+    pub memory_free: String,
+    /// Slices that are loaded.
+    pub slices: u32,
+    /// Weights that they hold.
+    pub slice_bytes: String,
+}
+
+/// How far a slice is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SliceState {
+    /// Blocks are on their way.
+    Fetching,
+    /// Blocks are being merged, optimized and warmed up.
+    Loading,
+    /// It serves.
+    Ready,
+    /// It cannot be loaded; the message says why.
+    Failed,
+}
+
+/// A slice on this host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SliceStatus {
+    /// UID of the Placement.
+    pub placement_uid: String,
+    /// Revision of the plan.
+    pub revision: i64,
+    /// Place in the path.
+    pub segment: u32,
+    /// How far it is.
+    pub state: SliceState,
+    /// Why it failed, or how far fetching is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Median time of a run in milliseconds after warm-up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_ms: Option<f64>,
+}
+
+/// A route on this host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteStatus {
+    /// UID of the Placement.
+    pub placement_uid: String,
+    /// Revision that new requests take.
+    pub active_revision: i64,
+    /// Oldest revision with a request still in flight; the active one where
+    /// none lingers.
+    pub oldest_in_flight: i64,
+    /// Requests in flight at the moment when the active revision last changed.
+    #[serde(default)]
+    pub in_flight_at_flip: u32,
+    /// Outcome of the last verification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verification>,
+}
+
+/// Outcome of a probe through the whole path of a revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    /// The revision.
+    pub revision: i64,
+    /// Whether the answer came and was right.
+    pub passed: bool,
+    /// What was wrong, or how close it was.
+    pub message: String,
+    /// Time of the probe in milliseconds.
+    pub latency_ms: f64,
+    /// When.
+    pub time: Time,
+}

@@ -1,0 +1,424 @@
+//! [`DnnModel`]: what a user wants served, and how well.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A network to serve: where its file is, what it takes, where requests arise,
+/// and what matters. The rest is found by measuring.
+#[derive(CustomResource, KubeSchema, Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "serving.lamina.dev",
+    version = "v1alpha1",
+    kind = "DnnModel",
+    plural = "dnnmodels",
+    shortname = "dnn",
+    category = "lamina",
+    namespaced,
+    status = "DnnModelStatus",
+    derive = "PartialEq",
+    doc = "A neural network that Lamina splits over hosts and serves.",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Stage","type":"string","jsonPath":".status.stage"}"#,
+    printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.progress.text"}"#,
+    printcolumn = r#"{"name":"Blocks","type":"integer","jsonPath":".status.profile.blocks"}"#,
+    printcolumn = r#"{"name":"Size","type":"string","jsonPath":".status.profile.size"}"#,
+    printcolumn = r#"{"name":"Strategy","type":"string","jsonPath":".spec.strategy.name"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DnnModelSpec {
+    /// Where the model's file is.
+    pub source: ModelSource,
+    /// What the model takes, in the order of its `forward`.
+    #[schemars(length(min = 1, max = 32))]
+    pub inputs: Vec<ModelInput>,
+    /// Where requests arise. Every node that matches is an entry with a
+    /// Placement of its own.
+    pub entry: Entry,
+    /// How placements are found.
+    #[serde(default)]
+    pub strategy: StrategySpec,
+    /// What a good placement is.
+    #[serde(default)]
+    pub objective: Objective,
+    /// What a placement must respect.
+    #[serde(default)]
+    pub constraints: Constraints,
+    /// When blocks may move while the model serves.
+    #[serde(default)]
+    pub adaptation: Adaptation,
+}
+
+/// Where a model's file is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelSource {
+    /// A TorchScript file (`torch.jit.save`) by `http://` or `https://`.
+    #[x_kube(validation = ("self.startsWith('http://') || self.startsWith('https://')", "the uri must start with http:// or https://"))]
+    #[schemars(length(max = 2048))]
+    pub uri: String,
+    /// SHA-256 of the file, 64 hexadecimal digits. A file with another hash is
+    /// refused. Where absent, the hash of what was fetched is in
+    /// `status.profile.source`.
+    #[x_kube(validation = ("self.matches('^[0-9a-f]{64}$')", "sha256 must be 64 lower-case hexadecimal digits, as sha256sum prints them"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub sha256: Option<String>,
+}
+
+/// One input of the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelInput {
+    /// Name by which requests carry it.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// Element type as in the Open Inference Protocol.
+    pub datatype: InputDataType,
+    /// Shape; -1 in the first place takes any batch size.
+    #[x_kube(validation = ("self.all(d, d == -1 || d >= 1)", "each dimension must be -1 (any size) or at least 1"))]
+    #[schemars(length(max = 8))]
+    pub shape: Vec<i64>,
+    /// Range of its values, from which checks and probes are drawn. Token ids
+    /// must stay inside the vocabulary. Default: standard normal for floating
+    /// point, 0 and 1 for others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range: Option<Range>,
+}
+
+/// Element types that a request can carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+#[allow(missing_docs)]
+pub enum InputDataType {
+    Bool,
+    Uint8,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    Fp16,
+    Bf16,
+    Fp32,
+    Fp64,
+}
+
+/// A closed range.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("self.min <= self.max", "range.min must not be above range.max"))]
+pub struct Range {
+    /// Smallest value.
+    pub min: f64,
+    /// Largest value.
+    pub max: f64,
+}
+
+/// Where requests arise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Labels of the nodes at which requests arise.
+    #[x_kube(validation = ("size(self) >= 1", "name at least one label, such as kubernetes.io/hostname: cam-1"))]
+    #[schemars(length(max = 16))]
+    pub node_selector: BTreeMap<String, String>,
+}
+
+/// A strategy by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StrategySpec {
+    /// `optimal` (default), `milp`, `cloud-only` or `device-only`; an unknown
+    /// name is reported with the list of known ones.
+    #[serde(default = "default_strategy")]
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Parameters of the strategy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
+}
+
+fn default_strategy() -> String {
+    "optimal".to_owned()
+}
+
+impl Default for StrategySpec {
+    fn default() -> Self {
+        Self {
+            name: default_strategy(),
+            parameters: BTreeMap::new(),
+        }
+    }
+}
+
+/// What is minimised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Goal {
+    /// Expected time from request to reply.
+    #[default]
+    Latency,
+    /// Time of the slowest host or link, whose inverse is the rate that the
+    /// whole path keeps up with.
+    Throughput,
+}
+
+/// What a good placement is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Objective {
+    /// What is minimised.
+    #[serde(default)]
+    pub goal: Goal,
+    /// Requests per second expected at each entry. No host and no link is
+    /// planned beyond its share at this rate.
+    #[serde(default = "default_rate")]
+    #[x_kube(validation = ("self > 0.0 && self <= 100000.0", "requestsPerSecond must be above 0 and at most 100000"))]
+    pub requests_per_second: f64,
+}
+
+const fn default_rate() -> f64 {
+    1.0
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Self {
+            goal: Goal::default(),
+            requests_per_second: default_rate(),
+        }
+    }
+}
+
+/// What a placement must respect.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Constraints {
+    /// The first blocks that must run on the entry itself, so that raw input
+    /// never leaves it.
+    #[serde(default)]
+    pub keep_on_entry: u32,
+    /// Tiers that may compute (`device`, `edge`, `cloud`); empty allows all. The
+    /// entry may always compute what `keepOnEntry` asks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub tiers: Vec<String>,
+    /// Bytes of this model's slices that one host of a tier may hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub slice_memory: Vec<SliceMemory>,
+    /// Blocks that must run on a given node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub pins: Vec<Pin>,
+}
+
+/// A limit on what hosts of one tier hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SliceMemory {
+    /// Tier of the hosts.
+    #[schemars(length(min = 1, max = 63))]
+    pub tier: String,
+    /// Weights that one host may hold, as a quantity: `8M`, `64Mi`.
+    #[x_kube(validation = ("self.matches('^[0-9]+([.][0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$')", "limit must be a quantity of bytes such as 8M or 64Mi"))]
+    #[schemars(length(max = 32))]
+    pub limit: String,
+}
+
+/// Blocks on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("self.first <= self.last", "first must not be above last"))]
+pub struct Pin {
+    /// First block, counted from 0.
+    pub first: u32,
+    /// Last block, included.
+    pub last: u32,
+    /// Name of the node.
+    #[schemars(length(min = 1, max = 253))]
+    pub node: String,
+}
+
+/// When blocks may move.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AdaptationPolicy {
+    /// Move when the gain over the horizon exceeds the cost of moving.
+    #[default]
+    CostAware,
+    /// Move only when the present placement cannot go on.
+    Never,
+}
+
+/// When blocks may move while the model serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Adaptation {
+    /// Whether blocks move for a gain.
+    #[serde(default)]
+    pub policy: AdaptationPolicy,
+    /// Seconds over which a gain is counted against the cost of moving.
+    #[serde(default = "default_horizon")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub horizon_seconds: u32,
+    /// Seconds after a move during which none is made for a gain.
+    #[serde(default = "default_cool_down")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub cool_down_seconds: u32,
+    /// Keeps everything where it is, for maintenance.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+const fn default_horizon() -> u32 {
+    300
+}
+
+const fn default_cool_down() -> u32 {
+    10
+}
+
+impl Default for Adaptation {
+    fn default() -> Self {
+        Self {
+            policy: AdaptationPolicy::default(),
+            horizon_seconds: default_horizon(),
+            cool_down_seconds: default_cool_down(),
+            paused: false,
+        }
+    }
+}
+
+/// What became of a DnnModel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DnnModelStatus {
+    /// Generation of the spec that this status speaks about; -1 before the
+    /// operator has seen the object.
+    #[serde(default = "unobserved")]
+    pub observed_generation: i64,
+    /// Fetched, Sliced, Profiled, Ready, and for kstatus Reconciling and Stalled.
+    #[serde(default)]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The step at work in one word, for people: Fetching, Slicing, Profiling,
+    /// Solving, Deploying, Verifying, Serving, Failed.
+    #[serde(default)]
+    pub stage: String,
+    /// How far that step is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// What preparing found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<ProfileSummary>,
+    /// Names of the Placements, one for each entry.
+    #[serde(default)]
+    pub placements: Vec<String>,
+    /// The last ten redeploys, newest first.
+    #[serde(default)]
+    pub history: Vec<Redeploy>,
+    /// The last failure, kept after recovery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Failure>,
+}
+
+const fn unobserved() -> i64 {
+    -1
+}
+
+impl Default for DnnModelStatus {
+    fn default() -> Self {
+        Self {
+            observed_generation: unobserved(),
+            conditions: Vec::new(),
+            stage: String::new(),
+            progress: None,
+            profile: None,
+            placements: Vec::new(),
+            history: Vec::new(),
+            last_failure: None,
+        }
+    }
+}
+
+/// How far a step is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// Parts done.
+    pub done: u64,
+    /// Parts in all; 0 where it is not known.
+    pub total: u64,
+    /// The same for people: `9/13`, `4.2Mi/14Mi`.
+    pub text: String,
+}
+
+/// What preparing a model found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProfileSummary {
+    /// SHA-256 of the source file.
+    pub source: String,
+    /// SHA-256 of the manifest in the operator's store.
+    pub manifest: String,
+    /// Generation of the spec that was prepared.
+    pub generation: i64,
+    /// Number of blocks.
+    pub blocks: u32,
+    /// How the model was cut: direct, typed, retraced or whole.
+    pub rung: String,
+    /// Why not better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rung_reason: Option<String>,
+    /// Weights, for people.
+    pub size: String,
+    /// Weights in bytes.
+    pub weight_bytes: u64,
+    /// Floating-point operations for one request.
+    pub flops: u64,
+    /// Node that prepared it.
+    pub node: String,
+    /// Largest difference between the chain of blocks and the whole model.
+    pub max_abs_diff: f64,
+}
+
+/// One redeploy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Redeploy {
+    /// When the new revision began to serve.
+    pub time: Time,
+    /// The Placement.
+    pub placement: String,
+    /// Revision that serves since.
+    pub revision: i64,
+    /// What caused it.
+    pub trigger: String,
+    /// Path before.
+    pub from: String,
+    /// Path after.
+    pub to: String,
+    /// Latency of the old path under the new conditions, estimated.
+    pub estimated_before_ms: f64,
+    /// Latency of the new path, estimated.
+    pub estimated_after_ms: f64,
+    /// Median latency measured on the new path, once known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured_after_ms: Option<f64>,
+}
+
+/// A failure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// When.
+    pub time: Time,
+    /// Reason, as in the Event.
+    pub reason: String,
+    /// What happened and what to do.
+    pub message: String,
+}

@@ -1,0 +1,48 @@
+//! Reasons of Events and conditions: a stable interface for people's alerts.
+
+/// Normal: the model's file is here and its hash is right.
+pub const MODEL_FETCHED: &str = "ModelFetched";
+/// Normal: the model was cut.
+pub const MODEL_SLICED: &str = "ModelSliced";
+/// Normal: every block was measured.
+pub const MODEL_PROFILED: &str = "ModelProfiled";
+/// Normal: a placement was found.
+pub const PLACEMENT_SOLVED: &str = "PlacementSolved";
+/// Normal: hosts are loading a new revision.
+pub const REDEPLOY_STARTED: &str = "RedeployStarted";
+/// Normal: the new revision serves.
+pub const REDEPLOY_COMPLETED: &str = "RedeployCompleted";
+/// Normal: the old revision serves again.
+pub const ROLLED_BACK: &str = "RolledBack";
+/// Normal: an agent came for the first time.
+pub const NODE_REGISTERED: &str = "NodeRegistered";
+/// Normal: an agent that was lost is back.
+pub const NODE_RECOVERED: &str = "NodeRecovered";
+/// Warning: the source cannot be fetched.
+pub const FETCH_FAILED: &str = "FetchFailed";
+/// Warning: the source is not the file that the spec names.
+pub const CHECKSUM_MISMATCH: &str = "ChecksumMismatch";
+/// Warning: the source is no TorchScript file or does not run.
+pub const INVALID_MODEL: &str = "InvalidModel";
+/// Warning: the declared inputs do not fit the model.
+pub const INPUT_MISMATCH: &str = "InputMismatch";
+/// Warning: preparing failed for a reason that may pass.
+pub const PREPARE_FAILED: &str = "PrepareFailed";
+/// Warning: the spec contradicts itself.
+pub const INVALID_SPEC: &str = "InvalidSpec";
+/// Warning: no placement meets the constraints.
+pub const NO_FEASIBLE_PLACEMENT: &str = "NoFeasiblePlacement";
+/// Warning: no host matches the entry selector.
+pub const NO_ENTRY_NODE: &str = "NoEntryNode";
+/// Warning: a host could not load its slice.
+pub const SEGMENT_LOAD_FAILED: &str = "SegmentLoadFailed";
+/// Warning: the probe's answer was wrong or did not come.
+pub const VERIFY_FAILED: &str = "VerifyFailed";
+/// Warning: a link became worse by more than its noise.
+pub const LINK_DEGRADED: &str = "LinkDegraded";
+/// Normal: a link became better by more than its noise.
+pub const LINK_RECOVERED: &str = "LinkRecovered";
+/// Warning: no heartbeat from an agent.
+pub const NODE_LOST: &str = "NodeLost";
+/// Normal: a better placement exists, and moving does not pay.
+pub const REDEPLOY_SUPPRESSED: &str = "RedeploySuppressed";

@@ -1,0 +1,14 @@
+//! Compiles the .proto files without protoc.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["inference.proto", "hop.proto", "control.proto"];
+    for file in files {
+        println!("cargo:rerun-if-changed=proto/{file}");
+    }
+    let descriptors = protox::compile(files, ["proto"])?;
+    tonic_prost_build::configure()
+        // Tensors are shared slices of the receive buffer, not copies.
+        .bytes(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
