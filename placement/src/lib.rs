@@ -1,1 +1,34 @@
-//! Where each block of a network runs: problem, checker and strategies, pure.
+//! Where each block of a network runs: problem, checker and strategies.
+//!
+//! Pure: no I/O, no async, no Kubernetes, no torch, and no clock but the
+//! deadline in [`Ctx`]. The way in is [`solve_checked`] with a
+//! [`strategy`] by name; [`check::evaluate`] gives the figures of any
+//! placement; [`explain::explain_infeasible`] says why there is none.
+
+pub mod check;
+mod dense;
+pub mod explain;
+mod problem;
+mod solution;
+mod strategies;
+mod strategy;
+mod validate;
+
+pub use problem::{
+    Block, BlockCost, BlockOnNode, Constraints, Exit, ExitPoint, Link, Node, Objective, Previous,
+    Problem, Tier, Transition, Value, Workload,
+};
+pub use solution::{
+    Answer, Bottleneck, Certificate, CrossingMetrics, LinkMetrics, Metrics, NodeMetrics, Placement,
+    Segment, SegmentMetrics, Solution, Stats, Status, WorkloadMetrics,
+};
+pub use strategy::{
+    Ctx, Parameters, SolveError, SolveOptions, Strategy, solve_checked, strategy, strategy_names,
+};
+pub use validate::{
+    FieldError, FieldErrors, MAX_BLOCKS, MAX_NODES, MAX_THRESHOLD_COMBINATIONS, ValidProblem,
+    validate,
+};
+
+#[cfg(test)]
+mod testing;
