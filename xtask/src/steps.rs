@@ -1,0 +1,181 @@
+//! Everything that CI runs, in order of cost, with a closing count.
+
+use crate::setup::Kit;
+use crate::{build, tidy};
+use anyhow::{Context, Result};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+/// Tests seen so far, and the steps that failed.
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    broken: Vec<String>,
+}
+
+/// Runs the steps whose name contains `only`, all where absent.
+pub(crate) fn test(kit: &Kit, only: Option<&str>) -> Result<ExitCode> {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    let wanted = |name: &str| only.is_none_or(|o| name.contains(o));
+    for (name, mut command) in steps(kit) {
+        if wanted(name) {
+            step(name, &mut command, &mut tally)?;
+        }
+    }
+    if wanted("tidy") {
+        println!("\n=== tidy");
+        match tidy::check() {
+            Ok(()) => tally.passed += 1,
+            Err(error) => {
+                println!("{error:#}");
+                tally.failed += 1;
+                tally.broken.push("tidy".to_owned());
+            }
+        }
+    }
+    if wanted("lab") {
+        build::binaries(kit)?;
+        let mut lab = kit.cargo();
+        lab.args(["test", "--package", "lamina-e2e", "--", "--test-threads=1"])
+            .env("LAMINA_BIN", kit.target.join("debug"));
+        step(
+            "lab: control plane, agents and faults",
+            &mut lab,
+            &mut tally,
+        )?;
+    }
+    println!("\n{} minutes", start.elapsed().as_secs() / 60);
+    for name in &tally.broken {
+        println!("FAILED: {name}");
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        tally.passed, tally.failed, tally.ignored
+    );
+    Ok(if tally.failed == 0 && tally.passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Commands that need no lab. A command without tests of its own counts as one.
+fn steps(kit: &Kit) -> Vec<(&'static str, Command)> {
+    let cargo = |args: &[&str]| {
+        let mut c = kit.cargo();
+        c.args(args);
+        c
+    };
+    let helm = |args: &[&str]| {
+        let mut c = Command::new(kit.tool("helm"));
+        c.current_dir(&kit.root).args(args).arg("charts/lamina");
+        c
+    };
+    vec![
+        ("format", cargo(&["fmt", "--all", "--check"])),
+        (
+            "clippy",
+            cargo(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "--deny",
+                "warnings",
+            ]),
+        ),
+        (
+            "unit and property tests",
+            cargo(&["test", "--workspace", "--exclude", "lamina-e2e"]),
+        ),
+        ("chart: helm lint", helm(&["lint", "--strict"])),
+        (
+            "chart: helm template",
+            helm(&["template", "lamina", "--namespace", "lamina-system"]),
+        ),
+    ]
+}
+
+/// Runs one step, passing its output through and counting test results in it.
+fn step(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
+    println!("\n=== {name}");
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    let (passed_before, failed_before) = (tally.passed, tally.failed);
+    let quiet = name.starts_with("chart: helm template");
+    if let Some(out) = child.stdout.take() {
+        for line in BufReader::new(out).lines() {
+            let line = line?;
+            count(&line, tally);
+            if !quiet {
+                println!("{line}");
+            }
+        }
+    }
+    let status = child.wait()?;
+    let counted = (tally.passed, tally.failed) != (passed_before, failed_before);
+    if status.success() {
+        tally.passed += u64::from(!counted);
+    } else {
+        tally.broken.push(name.to_owned());
+        // A crash or a compile error fails without a failed test.
+        tally.failed += u64::from(tally.failed == failed_before);
+    }
+    println!(
+        "--- {name}: {} in {:.0} s",
+        if status.success() { "ok" } else { "FAILED" },
+        start.elapsed().as_secs_f64()
+    );
+    std::io::stdout().flush()?;
+    Ok(())
+}
+
+/// Adds up `test result: ok. 12 passed; 0 failed; 1 ignored; …`.
+fn count(line: &str, tally: &mut Tally) {
+    let Some(rest) = line.strip_prefix("test result: ") else {
+        return;
+    };
+    for part in rest.split([';', '.']) {
+        let mut words = part.split_whitespace();
+        let (Some(number), Some(kind)) = (
+            words.next().and_then(|n| n.parse::<u64>().ok()),
+            words.next(),
+        ) else {
+            continue;
+        };
+        match kind {
+            "passed" => tally.passed += number,
+            "failed" => tally.failed += number,
+            "ignored" => tally.ignored += number,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_cargo_test_are_added_up() {
+        let mut tally = Tally::default();
+        count(
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            &mut tally,
+        );
+        count(
+            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured",
+            &mut tally,
+        );
+        count("test tests::a ... ok", &mut tally);
+        assert_eq!((tally.passed, tally.failed, tally.ignored), (15, 2, 1));
+    }
+}
