@@ -1,0 +1,204 @@
+"""What a user's client does: Open Inference Protocol v2 by tritonclient over gRPC,
+compared with PyTorch.
+
+    python client.py photographs --url HOST:PORT --model mobilenet-v2
+    python client.py load --url HOST:PORT --model mobilenet-v2 --rate 4 --seconds 60
+
+One JSON object a line on standard output. `load` reads commands from standard
+input: `burst N` sends N further requests at once, `rate R` changes the rate,
+`stop` ends sending; it then waits for what is in flight and prints a summary.
+"""
+
+import argparse
+import json
+import pathlib
+import queue
+import sys
+import threading
+import time
+
+import numpy
+import torch
+import tritonclient.grpc as triton
+
+import images
+import models
+
+TOLERANCE = 1e-4
+
+
+def emit(**fields) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+def as_input(tensor: torch.Tensor) -> list:
+    array = numpy.ascontiguousarray(tensor.numpy())
+    request = triton.InferInput("image", list(array.shape), "FP32")
+    request.set_data_from_numpy(array)
+    return [request]
+
+
+def describe(result) -> dict:
+    """Revision, path and time per hop out of the reply's parameters."""
+    parameters = result.get_response().parameters
+    return {
+        "revision": parameters["lamina_placement_revision"].int64_param,
+        "path": parameters["lamina_path"].string_param,
+        "timing": json.loads(parameters["lamina_timing"].string_param or "[]"),
+    }
+
+
+def first_output(result) -> numpy.ndarray:
+    return result.as_numpy(result.get_response().outputs[0].name)
+
+
+def photographs(args) -> None:
+    """Sends each photograph once and names what is in it."""
+    model = models.load(args.model)
+    labels = __import__("torchvision").models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
+    client = triton.InferenceServerClient(args.url)
+    for name, photograph in images.photographs().items():
+        tensor = images.prepare(photograph)
+        with torch.inference_mode():
+            expected = model(tensor).numpy()
+        start = time.monotonic()
+        result = client.infer(args.model, as_input(tensor), client_timeout=args.deadline)
+        seconds = time.monotonic() - start
+        answer = first_output(result)
+        confidence = torch.softmax(torch.from_numpy(answer[0].copy()), 0)
+        best = int(confidence.argmax())
+        emit(
+            kind="photograph",
+            name=name,
+            label=labels[best],
+            confidence=float(confidence[best]),
+            torch_label=labels[int(expected[0].argmax())],
+            max_abs_diff=float(numpy.abs(answer - expected).max()),
+            seconds=seconds,
+            **describe(result),
+        )
+
+
+class Load:
+    """Open loop: requests leave on time whether or not answers have come, each
+    with another image, each with one deadline and no retry."""
+
+    def __init__(self, args):
+        self.args = args
+        self.client = triton.InferenceServerClient(args.url)
+        self.lock = threading.Lock()
+        self.in_flight = 0
+        self.sent = 0
+        self.correct = 0
+        self.lost = 0
+        self.wrong = 0
+        self.rate = args.rate
+        self.reference()
+
+    def reference(self) -> None:
+        """Every image's own answer, and the proof that answers differ."""
+        model = models.load(self.args.model)
+        self.inputs = images.variants(self.args.images, seed=self.args.seed)
+        with torch.inference_mode():
+            self.expected = torch.cat([model(part) for part in self.inputs.split(8)]).numpy()
+        answers = torch.from_numpy(self.expected)
+        apart = torch.cdist(answers, answers, p=float("inf"))
+        apart.fill_diagonal_(float("inf"))
+        emit(
+            kind="reference",
+            images=len(self.inputs),
+            tolerance=TOLERANCE,
+            smallest_difference=float(apart.min()),
+        )
+
+    def send(self) -> None:
+        number = self.sent
+        if number >= len(self.inputs):
+            return
+        self.sent += 1
+        start = time.monotonic()
+        at = time.time()
+        with self.lock:
+            self.in_flight += 1
+
+        def done(result, error) -> None:
+            self.finish(number, at, time.monotonic() - start, result, error)
+
+        self.client.async_infer(
+            self.args.model,
+            as_input(self.inputs[number : number + 1]),
+            callback=done,
+            client_timeout=self.args.deadline,
+            request_id=str(number),
+        )
+
+    def finish(self, number, at, seconds, result, error) -> None:
+        record = {"kind": "request", "id": number, "at": at, "seconds": seconds}
+        if error is not None:
+            record["outcome"] = "lost"
+            record["error"] = str(error)
+        else:
+            difference = float(numpy.abs(first_output(result)[0] - self.expected[number]).max())
+            record["max_abs_diff"] = difference
+            record["outcome"] = "correct" if difference <= TOLERANCE else "wrong"
+            record.update(describe(result))
+        with self.lock:
+            self.in_flight -= 1
+            counter = record["outcome"]
+            setattr(self, counter, getattr(self, counter) + 1)
+        emit(**record)
+
+    def run(self) -> None:
+        commands: queue.Queue = queue.Queue()
+        threading.Thread(target=self.read_commands, args=(commands,), daemon=True).start()
+        end = time.monotonic() + self.args.seconds
+        due = time.monotonic()
+        while time.monotonic() < end and self.sent < len(self.inputs):
+            wait = max(0.0, due - time.monotonic())
+            try:
+                command = commands.get(timeout=wait)
+            except queue.Empty:
+                self.send()
+                due += 1.0 / self.rate
+                continue
+            if not self.obey(command):
+                break
+        while self.in_flight:
+            time.sleep(0.02)
+        emit(kind="summary", sent=self.sent, correct=self.correct, lost=self.lost, wrong=self.wrong)
+
+    def obey(self, command: list) -> bool:
+        if command[0] == "burst":
+            for _ in range(int(command[1])):
+                self.send()
+        elif command[0] == "rate":
+            self.rate = float(command[1])
+        return command[0] != "stop"
+
+    @staticmethod
+    def read_commands(commands: queue.Queue) -> None:
+        for line in sys.stdin:
+            if line.strip():
+                commands.put(line.split())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=["photographs", "load"])
+    parser.add_argument("--url", required=True, help="host and port of an agent")
+    parser.add_argument("--model", required=True, choices=sorted(models.MODELS))
+    parser.add_argument("--deadline", type=float, default=10.0, help="seconds within which an answer counts")
+    parser.add_argument("--rate", type=float, default=2.0, help="requests per second")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--images", type=int, default=400, help="different images, and so requests at most")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.what == "photographs":
+        photographs(args)
+    else:
+        Load(args).run()
+
+
+if __name__ == "__main__":
+    main()

