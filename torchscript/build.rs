@@ -3,14 +3,34 @@
 use std::env;
 use std::path::Path;
 
+const SOURCES: [&str; 3] = ["shim/common.cpp", "shim/graph.cpp", "shim/source.cpp"];
+
 fn main() {
     let Ok(lib) = env::var("DEP_TCH_LIBTORCH_LIB") else {
-        println!("cargo:warning=torch-sys did not say where libtorch is; set LIBTORCH");
-        return;
+        println!("cargo:warning=torch-sys did not say where libtorch is: set LIBTORCH");
+        std::process::exit(1);
     };
-    // `rustc-link-arg` does not reach dependents: they read this key and print
-    // the rpath for their own binaries.
+    // `rustc-link-arg` does not reach dependents: they read this key
+    // (DEP_LAMINA_TORCHSCRIPT_LIBTORCH_LIB) and print the rpath themselves.
     println!("cargo:libtorch_lib={lib}");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
-    let _ = Path::new(&lib);
+    println!("cargo:rerun-if-changed=shim");
+
+    let include = Path::new(&lib).join("../include");
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .std("c++17")
+        // libtorch is built with it, and its headers differ without.
+        .define("NDEBUG", None)
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .flag("-isystem")
+        .flag(include.join("torch/csrc/api/include").display().to_string())
+        .flag("-isystem")
+        .flag(include.display().to_string())
+        .include("shim")
+        .files(SOURCES)
+        .compile("lamina_torchscript_shim");
+    println!("cargo:rustc-link-lib=torch_cpu");
+    println!("cargo:rustc-link-lib=c10");
 }

@@ -38,11 +38,11 @@ pub enum PrepareError {
         max_abs_diff: f64,
     },
     /// No room for the blocks.
-    #[error("no space left for the blocks in {dir}: the model needs about {needed_bytes} bytes", dir = dir.display())]
+    #[error("no space left in {dir} for a block of {needed_bytes} bytes", dir = dir.display())]
     DiskFull {
         /// Folder for the blocks.
         dir: PathBuf,
-        /// Bytes that the blocks take altogether, about.
+        /// Bytes of the block that did not fit.
         needed_bytes: u64,
     },
     /// Reading the model or writing the blocks failed.

@@ -5,13 +5,22 @@
 //! optimized graph and runs it. Every exception of libtorch comes back as an
 //! error value. Only the `ffi` module is `unsafe`.
 //!
-//! libtorch is told how many threads to use per call; nothing here starts
-//! threads of its own.
+//! A model is code: open one that nobody vouches for in a process that can do
+//! no harm. Nothing here starts threads; libtorch uses as many as it is told.
 
 mod benchmark;
+mod cuts;
+mod draw;
 mod error;
+mod ffi;
+mod message;
 mod prepare;
+mod profile;
+mod shapes;
 mod slice;
+mod stats;
+mod store;
+mod tensors;
 
 pub use benchmark::reference_gflops;
 pub use error::{LoadError, PrepareError, RunError};

@@ -1,6 +1,14 @@
+use crate::draw;
+use crate::ffi::{self, Block, Graph};
+use crate::stats::seconds;
+use crate::tensors::{from_torch, to_torch};
 use crate::{LoadError, RunError};
 use lamina_model::{Seconds, Tensor, ValueSpec};
 use std::path::PathBuf;
+use std::time::Instant;
+
+/// Measured forwards after the warm-up.
+const MEASURED_RUNS: usize = 5;
 
 /// How to load a slice.
 #[derive(Debug, Clone, Copy)]
@@ -21,19 +29,25 @@ pub struct LoadReport {
     pub load_seconds: f64,
     /// One forward at batch 1, wall time, after warm-up.
     pub run_seconds: Seconds,
-    /// Memory that the slice keeps, about: weights, packed copies, activations.
+    /// Memory that the slice keeps, about: its weights with packed copies and
+    /// the most activations that a forward at batch 1 holds.
     pub resident_bytes: u64,
 }
 
 /// Consecutive blocks merged into one graph, optimized and warmed up.
+///
+/// Not `Sync`: one forward at a time. Move it to the thread that runs it.
 #[derive(Debug)]
 pub struct Slice {
+    graph: Graph,
     inputs: Vec<ValueSpec>,
+    threads: u32,
 }
 
 impl Slice {
     /// Loads `blocks` (files in order of execution; their hashes were checked
-    /// by the caller). `inputs` are the values that cross into the first block.
+    /// by the caller, for libtorch checks nothing). `inputs` are the values
+    /// that cross into the first block; they are enforced by [`Slice::run`].
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -42,14 +56,17 @@ impl Slice {
         inputs: &[ValueSpec],
         options: &LoadOptions,
     ) -> Result<(Self, LoadReport), LoadError> {
-        let _ = (inputs, options);
-        match blocks.first() {
-            None => Err(LoadError::NoBlocks),
-            Some(path) => Err(LoadError::Block {
-                path: path.clone(),
-                reason: "the loader is not linked yet".into(),
-            }),
+        let start = Instant::now();
+        if blocks.is_empty() {
+            return Err(LoadError::NoBlocks);
         }
+        let slice = Self {
+            graph: merged(blocks, options.optimize)?,
+            inputs: inputs.to_vec(),
+            threads: options.threads,
+        };
+        let report = slice.warm_up(start, options)?;
+        Ok((slice, report))
     }
 
     /// Runs one forward. Inputs are checked first and copied, since a slice may
@@ -58,20 +75,82 @@ impl Slice {
     /// # Errors
     /// See [`RunError`]; the slice stays usable.
     pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-        Err(RunError::InputCount {
-            expected: self.inputs.len(),
-            got: inputs.len(),
-        })
+        if inputs.len() != self.inputs.len() {
+            return Err(RunError::InputCount {
+                expected: self.inputs.len(),
+                got: inputs.len(),
+            });
+        }
+        for (tensor, spec) in inputs.iter().zip(&self.inputs) {
+            tensor.check(spec)?;
+        }
+        let inputs = inputs
+            .iter()
+            .map(to_torch)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| RunError::Forward { reason: e.0 })?;
+        let outputs = self
+            .graph
+            .run(&inputs, self.threads)
+            .map_err(|e| RunError::Forward { reason: e.reason() })?;
+        let carried = |(index, output): (usize, &tch::Tensor)| {
+            from_torch(output).map_err(|e| RunError::OutputType {
+                index,
+                datatype: e.0,
+            })
+        };
+        outputs.iter().enumerate().map(carried).collect()
     }
 
     /// The values that it takes.
     pub fn inputs(&self) -> &[ValueSpec] {
         &self.inputs
     }
+
+    fn warm_up(&self, start: Instant, options: &LoadOptions) -> Result<LoadReport, LoadError> {
+        let fails = |reason: String| LoadError::WarmUp { reason };
+        let request = draw::warm_up(&self.inputs).map_err(|e| fails(e.0))?;
+        for _ in 0..options.warmup_runs.max(1) {
+            self.run(&request).map_err(|e| fails(e.to_string()))?;
+        }
+        let load_seconds = start.elapsed().as_secs_f64();
+        let mut samples = Vec::with_capacity(MEASURED_RUNS);
+        for _ in 0..MEASURED_RUNS {
+            let run = Instant::now();
+            self.run(&request).map_err(|e| fails(e.to_string()))?;
+            samples.push(run.elapsed().as_secs_f64());
+        }
+        let tensors: Vec<tch::Tensor> = request
+            .iter()
+            .map(to_torch)
+            .collect::<Result<_, _>>()
+            .map_err(|e| fails(e.0))?;
+        let cost = self.graph.cost(&tensors).map_err(|e| fails(e.reason()))?;
+        Ok(LoadReport {
+            load_seconds,
+            run_seconds: seconds(&samples),
+            resident_bytes: cost.constant_bytes + cost.peak_bytes,
+        })
+    }
+}
+
+/// The blocks as one graph; what they were read into is dropped again.
+fn merged(files: &[PathBuf], optimize: bool) -> Result<Graph, LoadError> {
+    let blocks = files
+        .iter()
+        .map(|path| {
+            Block::load(path).map_err(|e| LoadError::Block {
+                path: path.clone(),
+                reason: e.reason(),
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Graph::merge(&blocks, optimize).map_err(|e| LoadError::Chain { reason: e.reason() })
 }
 
 /// Threads that libtorch uses inside one operation on the calling thread,
 /// outside of [`Slice::run`], which brings its own number.
 pub fn set_threads(threads: u32) {
-    tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
+    // It throws for numbers below 1 only, which the border excludes.
+    let _ = ffi::set_threads(threads);
 }

@@ -1,0 +1,60 @@
+#include "common.hpp"
+
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/version.h>
+
+#include <unordered_set>
+
+namespace lamina {
+
+std::string quoted(const std::string &text) {
+  std::string out = "\"";
+  for (unsigned char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += static_cast<char>(c);
+    } else if (c < 0x20) {
+      char escape[8];
+      std::snprintf(escape, sizeof escape, "\\u%04x", c);
+      out += escape;
+    } else {
+      out += static_cast<char>(c);
+    }
+  }
+  return out + '"';
+}
+
+static void add_constants(const Block *block, std::unordered_set<const void *> &seen,
+                          uint64_t &sum) {
+  for (const Node *node : block->nodes()) {
+    for (const Block *inner : node->blocks()) add_constants(inner, seen, sum);
+    if (!node->hasAttribute(torch::jit::attr::value)) continue;
+    if (node->kindOf(torch::jit::attr::value) != torch::jit::AttributeKind::t) continue;
+    const at::Tensor &tensor = node->t(torch::jit::attr::value);
+    // Packed (oneDNN) tensors have no storage to ask; their elements count.
+    if (seen.insert(tensor.unsafeGetTensorImpl()).second)
+      sum += static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
+  }
+}
+
+uint64_t constant_bytes(const Block *block) {
+  std::unordered_set<const void *> seen;
+  uint64_t sum = 0;
+  add_constants(block, seen, sum);
+  return sum;
+}
+
+}  // namespace lamina
+
+extern "C" {
+
+const char *lts_version(void) { return TORCH_VERSION; }
+void lts_text_free(char *text) { std::free(text); }
+const uint8_t *lts_bytes_data(const lts_bytes *bytes) {
+  return reinterpret_cast<const uint8_t *>(bytes->data.data());
+}
+size_t lts_bytes_len(const lts_bytes *bytes) { return bytes->data.size(); }
+void lts_bytes_free(lts_bytes *bytes) { delete bytes; }
+void lts_outputs_free(lts_tensor **outputs) { std::free(outputs); }
+
+}

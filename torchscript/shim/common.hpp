@@ -1,0 +1,77 @@
+// What the shim's files share: the border that nothing throws across, JSON
+// text, and the graph helpers.
+#pragma once
+
+#include "lamina.h"
+
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+namespace lamina {
+
+using c10::IValue;
+using torch::jit::Block;
+using torch::jit::Graph;
+using torch::jit::Module;
+using torch::jit::Node;
+using torch::jit::Value;
+
+inline char *copy_text(const std::string &text) {
+  char *copy = static_cast<char *>(std::malloc(text.size() + 1));
+  if (copy != nullptr) std::memcpy(copy, text.c_str(), text.size() + 1);
+  return copy;
+}
+
+// Runs `body`; an exception becomes a message and status 1.
+template <class Body>
+int guarded(char **text, Body &&body) noexcept {
+  try {
+    body();
+    return 0;
+  } catch (const c10::Error &e) {
+    *text = copy_text(e.what_without_backtrace());
+  } catch (const std::exception &e) {
+    *text = copy_text(e.what());
+  } catch (...) {
+    *text = copy_text("an exception of unknown type");
+  }
+  return 1;
+}
+
+// `text` as a JSON string.
+std::string quoted(const std::string &text);
+
+// Whether requests can carry the value as a tensor.
+inline bool is_tensor(const Value *value) {
+  return value->type()->isSubtypeOf(*c10::TensorType::get());
+}
+
+// Bytes of the tensor constants of `block`, each storage once.
+uint64_t constant_bytes(const Block *block);
+
+}  // namespace lamina
+
+struct lts_bytes {
+  std::string data;
+};
+
+struct lts_graph {
+  std::shared_ptr<torch::jit::Graph> graph;
+  // Set where the graph reads attributes of its module.
+  std::optional<torch::jit::Module> self;
+  // For inputs that requests do not carry, from the first one on.
+  std::vector<std::optional<c10::IValue>> defaults;
+  torch::jit::GraphExecutor executor;
+
+  lts_graph(std::shared_ptr<torch::jit::Graph> g, std::optional<torch::jit::Module> m,
+            std::vector<std::optional<c10::IValue>> d)
+      : graph(std::move(g)), self(std::move(m)), defaults(std::move(d)),
+        // The simple executor neither profiles nor specializes: the first run
+        // is as exact as the last, and any batch size runs the same code.
+        executor(graph, "forward", torch::jit::ExecutorExecutionMode::SIMPLE) {}
+};

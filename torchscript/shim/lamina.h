@@ -1,0 +1,75 @@
+// C interface of the shim. Every function that can fail returns 0 or 1 and
+// then leaves a message in `*text`; on success `*text`, where there is one,
+// is JSON. The caller frees texts and bytes with the functions at the end.
+// Nothing throws across this border.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+#include <ATen/core/Tensor.h>
+typedef at::Tensor lts_tensor;
+extern "C" {
+#else
+typedef struct lts_tensor lts_tensor;
+#endif
+
+// A model that is being cut.
+typedef struct lts_source lts_source;
+// A block read from its file.
+typedef struct lts_block lts_block;
+// Something that runs: merged blocks, or the whole with its boundary values.
+typedef struct lts_graph lts_graph;
+// Bytes owned by the shim.
+typedef struct lts_bytes lts_bytes;
+
+// Reads and freezes a model. JSON: `Signature` in ffi.rs.
+int lts_source_open(const char *path, lts_source **out, char **text);
+// Cleans the graph and finds its legal cuts. Arguments from `inputs_given` on
+// take their defaults. JSON: `Analysis` in ffi.rs.
+int lts_source_analyse(lts_source *source, size_t inputs_given, char **text);
+void lts_source_free(lts_source *source);
+
+// Archive of the nodes in (from, to], where a border is a cut of the analysis;
+// SIZE_MAX stands for the model's own begin or end.
+int lts_source_block(lts_source *source, size_t from, size_t to, lts_bytes **out, char **text);
+
+// The whole model, giving a copy of the value at each cut and then its outputs.
+int lts_source_graph(lts_source *source, const size_t *cuts, size_t count, lts_graph **out,
+                     char **text);
+
+int lts_block_load(const char *path, lts_block **out, char **text);
+void lts_block_free(lts_block *block);
+
+// One graph of consecutive blocks, optimized where asked.
+int lts_graph_merge(lts_block *const *blocks, size_t count, int optimize, lts_graph **out,
+                    char **text);
+void lts_graph_free(lts_graph *graph);
+
+// Inputs are copied, outputs are new dense CPU tensors that the caller frees.
+int lts_graph_run(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
+                  lts_tensor ***outputs, size_t *outputs_count, char **text);
+// JSON: `Cost` in ffi.rs.
+int lts_graph_cost(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
+                   char **text);
+// One timed forward after copying the inputs: wall and thread CPU seconds.
+int lts_graph_time(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
+                   double *wall_seconds, double *cpu_seconds, char **text);
+
+// Threads inside one operation on the calling thread.
+int lts_set_threads(int threads, char **text);
+
+// libtorch's version, static.
+const char *lts_version(void);
+
+void lts_text_free(char *text);
+const uint8_t *lts_bytes_data(const lts_bytes *bytes);
+size_t lts_bytes_len(const lts_bytes *bytes);
+void lts_bytes_free(lts_bytes *bytes);
+// Frees the array alone; its tensors belong to whoever took them.
+void lts_outputs_free(lts_tensor **outputs);
+
+#ifdef __cplusplus
+}
+#endif

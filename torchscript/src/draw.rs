@@ -1,0 +1,250 @@
+//! Inputs drawn for checks, probes and warm-ups: the same seed gives the same
+//! bytes on every host.
+
+use crate::tensors::{Unsupported, from_torch};
+use bytes::Bytes;
+use lamina_model::{DataType, InputSpec, Tensor, ValueRange, ValueSpec};
+use std::f64::consts::TAU;
+
+/// SplitMix64: enough for test inputs, the same everywhere.
+#[derive(Debug, Clone)]
+struct Generator(u64);
+
+impl Generator {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In [0, 1).
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+        radius * (TAU * self.unit()).cos()
+    }
+}
+
+/// Why no input can be drawn from a declaration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BadInput(pub(crate) String);
+
+/// Draws one request of batch 1: one tensor per declared input. Requests of
+/// different `number` differ.
+pub(crate) fn request(
+    inputs: &[InputSpec],
+    seed: u64,
+    number: u64,
+) -> Result<Vec<Tensor>, BadInput> {
+    let mut generator = Generator(seed);
+    generator.0 = generator.next() ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    inputs
+        .iter()
+        .map(|input| draw(&input.value, input.range, &mut generator))
+        .collect()
+}
+
+/// Values to warm up with where nothing but type and shape is known: zeros for
+/// integers, which stay inside every vocabulary, noise for floats. Batch 1.
+pub(crate) fn warm_up(values: &[ValueSpec]) -> Result<Vec<Tensor>, BadInput> {
+    let mut generator = Generator(0);
+    values
+        .iter()
+        .map(|value| {
+            let range = (!is_float(value.datatype)).then_some(ValueRange { min: 0.0, max: 0.0 });
+            draw(value, range, &mut generator)
+        })
+        .collect()
+}
+
+const fn is_float(datatype: DataType) -> bool {
+    matches!(
+        datatype,
+        DataType::Fp16 | DataType::Bf16 | DataType::Fp32 | DataType::Fp64
+    )
+}
+
+/// Smallest and largest value of an integer type.
+const fn bounds(datatype: DataType) -> (f64, f64) {
+    match datatype {
+        DataType::Bool => (0.0, 1.0),
+        DataType::Uint8 => (0.0, u8::MAX as f64),
+        DataType::Int8 => (i8::MIN as f64, i8::MAX as f64),
+        DataType::Int16 => (i16::MIN as f64, i16::MAX as f64),
+        DataType::Int32 => (i32::MIN as f64, i32::MAX as f64),
+        // Whole numbers beyond are not exact in the range's type.
+        DataType::Int64 => (-9_007_199_254_740_992.0, 9_007_199_254_740_992.0),
+        DataType::Fp16 => (-65504.0, 65504.0),
+        DataType::Bf16 | DataType::Fp32 => (f32::MIN as f64, f32::MAX as f64),
+        DataType::Fp64 => (f64::MIN, f64::MAX),
+    }
+}
+
+fn draw(
+    value: &ValueSpec,
+    range: Option<ValueRange>,
+    generator: &mut Generator,
+) -> Result<Tensor, BadInput> {
+    let shape = shape_at_one(value)?;
+    let elements = elements(value, &shape)?;
+    let datatype = value.datatype;
+    let (lowest, highest) = bounds(datatype);
+    if let Some(ValueRange { min, max }) = range
+        && !(lowest <= min && min <= max && max <= highest)
+    {
+        return Err(BadInput(format!(
+            "input `{}`: {min}..{max} is no range of {datatype}",
+            value.name
+        )));
+    }
+    let mut number = || match range {
+        Some(ValueRange { min, max }) if is_float(datatype) => {
+            (max - min).mul_add(generator.unit(), min)
+        }
+        Some(ValueRange { min, max }) => whole(generator, min.ceil(), max.floor()),
+        None if is_float(datatype) => generator.normal(),
+        None => whole(generator, 0.0, 1.0),
+    };
+    let mut data = Vec::with_capacity(elements * datatype.size_bytes());
+    for _ in 0..elements {
+        push(&mut data, datatype, number());
+    }
+    let tensor = Tensor {
+        datatype: wide(datatype),
+        shape,
+        data: Bytes::from(data),
+    };
+    narrowed(tensor, datatype).map_err(|e| BadInput(format!("input `{}`: {}", value.name, e.0)))
+}
+
+fn whole(generator: &mut Generator, min: f64, max: f64) -> f64 {
+    let span = (max - min + 1.0).max(1.0);
+    (min + (generator.unit() * span).floor()).min(max)
+}
+
+/// The shape with 1 for a free batch size.
+fn shape_at_one(value: &ValueSpec) -> Result<Vec<i64>, BadInput> {
+    let bad = || {
+        BadInput(format!(
+            "input `{}`: shape {:?} has a dimension below 1 (only the first may be -1)",
+            value.name, value.shape
+        ))
+    };
+    let sized = |(i, &dim): (usize, &i64)| match dim {
+        -1 if i == 0 => Ok(1),
+        1.. => Ok(dim),
+        _ => Err(bad()),
+    };
+    value.shape.iter().enumerate().map(sized).collect()
+}
+
+fn elements(value: &ValueSpec, shape: &[i64]) -> Result<usize, BadInput> {
+    /// A request of more elements is a mistake in the declaration.
+    const MOST: i64 = 1 << 30;
+    let product = shape
+        .iter()
+        .try_fold(1_i64, |n, &d| n.checked_mul(d))
+        .filter(|&n| n <= MOST)
+        .and_then(|n| usize::try_from(n).ok());
+    product.ok_or_else(|| {
+        BadInput(format!(
+            "input `{}`: shape {:?} is larger than {MOST} elements",
+            value.name, value.shape
+        ))
+    })
+}
+
+/// The type in which values are drawn: half-width floats are rounded by torch.
+const fn wide(datatype: DataType) -> DataType {
+    match datatype {
+        DataType::Fp16 | DataType::Bf16 => DataType::Fp32,
+        other => other,
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // the range was checked
+fn push(data: &mut Vec<u8>, datatype: DataType, number: f64) {
+    match datatype {
+        DataType::Bool | DataType::Uint8 => data.push(number as u8),
+        DataType::Int8 => data.extend((number as i8).to_le_bytes()),
+        DataType::Int16 => data.extend((number as i16).to_le_bytes()),
+        DataType::Int32 => data.extend((number as i32).to_le_bytes()),
+        DataType::Int64 => data.extend((number as i64).to_le_bytes()),
+        DataType::Fp16 | DataType::Bf16 | DataType::Fp32 => {
+            data.extend((number as f32).to_le_bytes());
+        }
+        DataType::Fp64 => data.extend(number.to_le_bytes()),
+    }
+}
+
+fn narrowed(tensor: Tensor, datatype: DataType) -> Result<Tensor, Unsupported> {
+    let kind = match datatype {
+        DataType::Fp16 => tch::Kind::Half,
+        DataType::Bf16 => tch::Kind::BFloat16,
+        _ => return Ok(tensor),
+    };
+    from_torch(&crate::tensors::to_torch(&tensor)?.f_to_kind(kind)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(datatype: DataType, shape: &[i64], range: Option<(f64, f64)>) -> InputSpec {
+        InputSpec {
+            value: ValueSpec {
+                name: "x".into(),
+                datatype,
+                shape: shape.to_vec(),
+            },
+            range: range.map(|(min, max)| ValueRange { min, max }),
+        }
+    }
+
+    #[test]
+    fn the_same_seed_and_number_give_the_same_request() {
+        let inputs = [spec(DataType::Fp32, &[-1, 100], None)];
+        let first = request(&inputs, 7, 0).unwrap();
+        assert_eq!(first, request(&inputs, 7, 0).unwrap());
+        assert_ne!(first, request(&inputs, 7, 1).unwrap());
+        assert_ne!(first, request(&inputs, 8, 0).unwrap());
+        assert_eq!(first[0].shape, [1, 100]);
+    }
+
+    #[test]
+    fn every_datatype_is_drawn_with_its_own_size() {
+        for datatype in DataType::ALL {
+            let drawn = request(&[spec(datatype, &[3, 5], None)], 1, 0).unwrap();
+            assert_eq!(drawn[0].datatype, datatype);
+            assert_eq!(drawn[0].data.len(), 15 * datatype.size_bytes());
+        }
+    }
+
+    #[test]
+    fn token_ids_reach_both_ends_of_their_range_and_never_leave_it() {
+        let ids = &request(&[spec(DataType::Int64, &[1, 500], Some((3.0, 6.0)))], 1, 0).unwrap()[0];
+        let ids: Vec<i64> = ids
+            .data
+            .chunks_exact(8)
+            .map(|c| i64::from_le_bytes(c.try_into().unwrap()))
+            .collect();
+        assert_eq!(ids.iter().min(), Some(&3));
+        assert_eq!(ids.iter().max(), Some(&6));
+    }
+
+    #[test]
+    fn declarations_that_cannot_be_drawn_are_named() {
+        let err = |s: InputSpec| request(&[s], 1, 0).unwrap_err().0;
+        assert!(err(spec(DataType::Fp32, &[1, -1], None)).contains("only the first may be -1"));
+        assert!(err(spec(DataType::Fp32, &[0], None)).contains("dimension below 1"));
+        assert!(err(spec(DataType::Fp32, &[1 << 40, 1 << 40], None)).contains("larger than"));
+        assert!(err(spec(DataType::Uint8, &[1], Some((0.0, 256.0)))).contains("no range of UINT8"));
+        assert!(err(spec(DataType::Fp32, &[1], Some((2.0, 1.0)))).contains("no range"));
+        assert!(err(spec(DataType::Fp32, &[1], Some((f64::NAN, 1.0)))).contains("no range"));
+    }
+}

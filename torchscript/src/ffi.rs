@@ -1,0 +1,425 @@
+//! The border to C++: owned handles with safe methods. The only `unsafe` of
+//! the project.
+//!
+//! What the shim promises (see `shim/lamina.h`): no exception crosses, a
+//! non-zero status comes with a message, handles stay valid until freed.
+#![allow(unsafe_code)]
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::ptr;
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+/// Message of a libtorch exception, as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TorchError(pub(crate) String);
+
+type Result<T> = std::result::Result<T, TorchError>;
+
+/// An argument of a model's `forward`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Argument {
+    pub(crate) name: String,
+    /// TorchScript's name of the type: `Tensor`, `Optional[Tensor]`, `int`, …
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) has_default: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Signature {
+    pub(crate) arguments: Vec<Argument>,
+}
+
+/// What the shim found in a cleaned graph. Positions count top-level nodes in
+/// program order; a cut at `p` lies behind node `p`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Analysis {
+    /// The model keeps state, or reads attributes that could not be frozen.
+    pub(crate) reads_self: bool,
+    /// The model overwrites its own weights.
+    pub(crate) writes_constants: bool,
+    /// Number of nodes.
+    pub(crate) nodes: usize,
+    /// Positions of the operations that do the work, ascending.
+    pub(crate) heavy: Vec<usize>,
+    /// Positions behind which one tensor alone is live, ascending.
+    pub(crate) cuts: Vec<usize>,
+    /// Names of all operators, `aten::relu`.
+    pub(crate) operators: Vec<String>,
+}
+
+/// Cost of one forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Cost {
+    /// Floating-point operations, two per multiply-add.
+    pub(crate) flops: u64,
+    /// Most bytes of inputs and activations held at a time.
+    pub(crate) peak_bytes: u64,
+    /// Bytes of the weights.
+    pub(crate) constant_bytes: u64,
+}
+
+/// One timed forward.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Timing {
+    pub(crate) wall_seconds: f64,
+    /// Of the calling thread alone.
+    pub(crate) cpu_seconds: f64,
+}
+
+mod sys {
+    use super::{C_tensor, c_char, c_int};
+
+    #[repr(C)]
+    pub(super) struct Source {
+        _private: [u8; 0],
+    }
+    #[repr(C)]
+    pub(super) struct Block {
+        _private: [u8; 0],
+    }
+    #[repr(C)]
+    pub(super) struct Graph {
+        _private: [u8; 0],
+    }
+    #[repr(C)]
+    pub(super) struct Bytes {
+        _private: [u8; 0],
+    }
+
+    unsafe extern "C" {
+        pub(super) fn lts_source_open(
+            path: *const c_char,
+            out: *mut *mut Source,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_source_analyse(
+            source: *mut Source,
+            inputs_given: usize,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_source_free(source: *mut Source);
+        pub(super) fn lts_source_block(
+            source: *mut Source,
+            from: usize,
+            to: usize,
+            out: *mut *mut Bytes,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_source_graph(
+            source: *mut Source,
+            cuts: *const usize,
+            count: usize,
+            out: *mut *mut Graph,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_block_load(
+            path: *const c_char,
+            out: *mut *mut Block,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_block_free(block: *mut Block);
+        pub(super) fn lts_graph_merge(
+            blocks: *const *mut Block,
+            count: usize,
+            optimize: c_int,
+            out: *mut *mut Graph,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_graph_free(graph: *mut Graph);
+        pub(super) fn lts_graph_run(
+            graph: *mut Graph,
+            inputs: *const *const C_tensor,
+            count: usize,
+            threads: c_int,
+            outputs: *mut *mut *mut C_tensor,
+            outputs_count: *mut usize,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_graph_cost(
+            graph: *mut Graph,
+            inputs: *const *const C_tensor,
+            count: usize,
+            threads: c_int,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_graph_time(
+            graph: *mut Graph,
+            inputs: *const *const C_tensor,
+            count: usize,
+            threads: c_int,
+            wall_seconds: *mut f64,
+            cpu_seconds: *mut f64,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_set_threads(threads: c_int, text: *mut *mut c_char) -> c_int;
+        pub(super) fn lts_version() -> *const c_char;
+        pub(super) fn lts_text_free(text: *mut c_char);
+        pub(super) fn lts_bytes_data(bytes: *const Bytes) -> *const u8;
+        pub(super) fn lts_bytes_len(bytes: *const Bytes) -> usize;
+        pub(super) fn lts_bytes_free(bytes: *mut Bytes);
+        pub(super) fn lts_outputs_free(outputs: *mut *mut C_tensor);
+    }
+}
+
+/// A model that is being cut.
+#[derive(Debug)]
+pub(crate) struct Source(*mut sys::Source);
+
+/// A block read from its file.
+#[derive(Debug)]
+pub(crate) struct Block(*mut sys::Block);
+
+/// Something that runs.
+#[derive(Debug)]
+pub(crate) struct Graph(*mut sys::Graph);
+
+// SAFETY: the C++ objects are bound to no thread; `&mut` or ownership keeps
+// them to one thread at a time, since none of the types is `Sync`.
+unsafe impl Send for Source {}
+// SAFETY: as above.
+unsafe impl Send for Block {}
+// SAFETY: as above.
+unsafe impl Send for Graph {}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from `lts_source_open` and is freed once.
+        unsafe { sys::lts_source_free(self.0) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from `lts_block_load` and is freed once.
+        unsafe { sys::lts_block_free(self.0) }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from the shim and is freed once.
+        unsafe { sys::lts_graph_free(self.0) }
+    }
+}
+
+/// Copies and frees a text of the shim.
+fn take_text(text: *mut c_char) -> String {
+    if text.is_null() {
+        return "out of memory".into();
+    }
+    // SAFETY: the shim gives a NUL-terminated text that is ours to free.
+    unsafe {
+        let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+        sys::lts_text_free(text);
+        copy
+    }
+}
+
+fn checked(status: c_int, text: *mut c_char) -> Result<()> {
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(TorchError(take_text(text)))
+    }
+}
+
+fn parsed<T: DeserializeOwned>(status: c_int, text: *mut c_char) -> Result<T> {
+    checked(status, text)?;
+    serde_json::from_str(&take_text(text))
+        .map_err(|e| TorchError(format!("the shim's answer is not understood: {e}")))
+}
+
+fn c_path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| TorchError("the path contains a NUL byte".into()))
+}
+
+fn pointers(inputs: &[Tensor]) -> Vec<*const C_tensor> {
+    inputs.iter().map(Tensor::as_ptr).collect()
+}
+
+/// A border of a block: the model's own end, or a cut's position.
+fn border(cut: Option<usize>) -> usize {
+    cut.unwrap_or(usize::MAX)
+}
+
+impl Source {
+    /// Reads and freezes the model at `path`.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Signature)> {
+        let path = c_path(path)?;
+        let (mut source, mut text) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: all pointers are valid for the call.
+        let status = unsafe { sys::lts_source_open(path.as_ptr(), &raw mut source, &raw mut text) };
+        let signature = parsed(status, text)?;
+        Ok((Self(source), signature))
+    }
+
+    /// Cleans the graph and finds its cuts; arguments from `inputs_given` on
+    /// take their defaults. To be called once, before the other methods.
+    pub(crate) fn analyse(&mut self, inputs_given: usize) -> Result<Analysis> {
+        let mut text = ptr::null_mut();
+        // SAFETY: the handle is valid and ours alone.
+        let status = unsafe { sys::lts_source_analyse(self.0, inputs_given, &raw mut text) };
+        parsed(status, text)
+    }
+
+    /// Archive of the nodes behind the cut `from` up to the cut `to`.
+    pub(crate) fn block(&mut self, from: Option<usize>, to: Option<usize>) -> Result<Vec<u8>> {
+        let (mut bytes, mut text) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the handle is valid; on success `bytes` is a valid object
+        // until it is freed, and its data is `len` bytes long.
+        unsafe {
+            let status = sys::lts_source_block(
+                self.0,
+                border(from),
+                border(to),
+                &raw mut bytes,
+                &raw mut text,
+            );
+            checked(status, text)?;
+            let data =
+                std::slice::from_raw_parts(sys::lts_bytes_data(bytes), sys::lts_bytes_len(bytes));
+            let copy = data.to_vec();
+            sys::lts_bytes_free(bytes);
+            Ok(copy)
+        }
+    }
+
+    /// The whole model, giving the value at each cut and then its outputs.
+    pub(crate) fn graph(&mut self, cuts: &[usize]) -> Result<Graph> {
+        let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the handle and the array are valid for the call.
+        let status = unsafe {
+            sys::lts_source_graph(
+                self.0,
+                cuts.as_ptr(),
+                cuts.len(),
+                &raw mut graph,
+                &raw mut text,
+            )
+        };
+        checked(status, text)?;
+        Ok(Graph(graph))
+    }
+}
+
+impl Block {
+    /// Reads a block's file.
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        let path = c_path(path)?;
+        let (mut block, mut text) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: all pointers are valid for the call.
+        let status = unsafe { sys::lts_block_load(path.as_ptr(), &raw mut block, &raw mut text) };
+        checked(status, text)?;
+        Ok(Self(block))
+    }
+}
+
+impl Graph {
+    /// One graph of consecutive blocks.
+    pub(crate) fn merge(blocks: &[Block], optimize: bool) -> Result<Self> {
+        let handles: Vec<*mut sys::Block> = blocks.iter().map(|b| b.0).collect();
+        let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the handles are valid; the shim only reads the blocks.
+        let status = unsafe {
+            sys::lts_graph_merge(
+                handles.as_ptr(),
+                handles.len(),
+                c_int::from(optimize),
+                &raw mut graph,
+                &raw mut text,
+            )
+        };
+        checked(status, text)?;
+        Ok(Self(graph))
+    }
+
+    /// One forward on copies of `inputs`; the outputs are dense CPU tensors.
+    pub(crate) fn run(&self, inputs: &[Tensor], threads: u32) -> Result<Vec<Tensor>> {
+        let inputs = pointers(inputs);
+        let (mut outputs, mut count, mut text) = (ptr::null_mut(), 0, ptr::null_mut());
+        // SAFETY: the tensors outlive the call; on success `outputs` holds
+        // `count` tensors that are ours, and the array itself is freed once.
+        unsafe {
+            let status = sys::lts_graph_run(
+                self.0,
+                inputs.as_ptr(),
+                inputs.len(),
+                c_threads(threads),
+                &raw mut outputs,
+                &raw mut count,
+                &raw mut text,
+            );
+            checked(status, text)?;
+            let tensors = (0..count)
+                .map(|i| Tensor::from_ptr(*outputs.add(i)))
+                .collect();
+            sys::lts_outputs_free(outputs);
+            Ok(tensors)
+        }
+    }
+
+    /// FLOPs and memory of one forward on one thread.
+    pub(crate) fn cost(&self, inputs: &[Tensor]) -> Result<Cost> {
+        let inputs = pointers(inputs);
+        let mut text = ptr::null_mut();
+        // SAFETY: the tensors outlive the call.
+        let status =
+            unsafe { sys::lts_graph_cost(self.0, inputs.as_ptr(), inputs.len(), 1, &raw mut text) };
+        parsed(status, text)
+    }
+
+    /// Times one forward on one thread; copying the inputs is not counted.
+    pub(crate) fn time(&self, inputs: &[Tensor]) -> Result<Timing> {
+        let inputs = pointers(inputs);
+        let mut timing = Timing {
+            wall_seconds: 0.0,
+            cpu_seconds: 0.0,
+        };
+        let mut text = ptr::null_mut();
+        // SAFETY: the tensors outlive the call.
+        let status = unsafe {
+            sys::lts_graph_time(
+                self.0,
+                inputs.as_ptr(),
+                inputs.len(),
+                1,
+                &raw mut timing.wall_seconds,
+                &raw mut timing.cpu_seconds,
+                &raw mut text,
+            )
+        };
+        checked(status, text)?;
+        Ok(timing)
+    }
+}
+
+fn c_threads(threads: u32) -> c_int {
+    c_int::try_from(threads.max(1)).unwrap_or(c_int::MAX)
+}
+
+/// Threads inside one operation on the calling thread, until its next forward.
+pub(crate) fn set_threads(threads: u32) -> Result<()> {
+    let mut text = ptr::null_mut();
+    // SAFETY: the pointer is valid for the call.
+    let status = unsafe { sys::lts_set_threads(c_threads(threads), &raw mut text) };
+    checked(status, text)
+}
+
+/// libtorch's version, `2.13.0`.
+pub(crate) fn version() -> String {
+    // SAFETY: a static NUL-terminated text.
+    unsafe { CStr::from_ptr(sys::lts_version()) }
+        .to_string_lossy()
+        .into_owned()
+}

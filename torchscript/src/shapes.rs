@@ -1,0 +1,230 @@
+//! Shapes that hold for any batch size, found by running two sizes.
+
+use crate::tensors::{max_abs_diff, stacked};
+use lamina_model::{Tensor, ValueSpec};
+
+/// Largest difference between a row alone and in a batch, relative to the
+/// largest magnitude: other kernels may be chosen, other answers may not.
+const BATCH_TOLERANCE: f64 = 1e-3;
+
+/// Names, types and shapes of a model's values.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Shapes {
+    pub(crate) inputs: Vec<ValueSpec>,
+    /// Per cut; `None` where the value does not have the batch first although
+    /// the model takes any batch: no agent could check its shape.
+    pub(crate) at_cuts: Vec<Option<ValueSpec>>,
+    pub(crate) outputs: Vec<ValueSpec>,
+}
+
+/// Both `requests` as one of batch 2, where the declaration leaves the batch
+/// free; inputs with a fixed shape are the first request's.
+pub(crate) fn batch_of_two(
+    declared: &[ValueSpec],
+    requests: &[Vec<Tensor>],
+) -> Option<Vec<Tensor>> {
+    let [first, second] = requests else {
+        return None;
+    };
+    if !declared.iter().any(is_free) {
+        return None;
+    }
+    declared
+        .iter()
+        .zip(first.iter().zip(second))
+        .map(|(value, (a, b))| {
+            if is_free(value) {
+                stacked(&[a, b])
+            } else {
+                Some(a.clone())
+            }
+        })
+        .collect()
+}
+
+fn is_free(value: &ValueSpec) -> bool {
+    value.shape.first() == Some(&-1)
+}
+
+/// Shapes from the values (`cuts` boundary values, then the outputs) of two
+/// requests of batch 1 and, where that ran, of both as one batch.
+///
+/// Where the batch did not run or changed the answers, or an output does not
+/// carry it in the first place, all shapes are those of batch 1.
+pub(crate) fn generalize(
+    declared: &[ValueSpec],
+    cuts: usize,
+    at_one: &[Vec<Tensor>],
+    at_two: Option<&[Tensor]>,
+) -> Shapes {
+    let values = at_one.first().map_or(&[][..], Vec::as_slice);
+    let free = at_two.filter(|two| batch_holds(declared, cuts, at_one, two));
+    let named = |i: usize, shape: Vec<i64>| ValueSpec {
+        name: if i < cuts {
+            value_name(declared, "block", i)
+        } else {
+            value_name(declared, "output", i - cuts)
+        },
+        datatype: values[i].datatype,
+        shape,
+    };
+    let spec = |i: usize| match free {
+        None => Some(named(i, values[i].shape.clone())),
+        Some(two) => free_shape(&values[i], &two[i]).map(|shape| named(i, shape)),
+    };
+    Shapes {
+        inputs: declared
+            .iter()
+            .map(|value| match free {
+                Some(_) => value.clone(),
+                None => at_batch_one(value),
+            })
+            .collect(),
+        at_cuts: (0..cuts).map(spec).collect(),
+        outputs: (cuts..values.len())
+            .map(|i| spec(i).unwrap_or_else(|| named(i, values[i].shape.clone())))
+            .collect(),
+    }
+}
+
+/// `block3`, unless the user's inputs use that name.
+fn value_name(declared: &[ValueSpec], prefix: &str, number: usize) -> String {
+    let mut name = format!("{prefix}{number}");
+    while declared.iter().any(|value| value.name == name) {
+        name.push('_');
+    }
+    name
+}
+
+fn at_batch_one(value: &ValueSpec) -> ValueSpec {
+    let mut value = value.clone();
+    for dim in &mut value.shape {
+        *dim = (*dim).max(1);
+    }
+    value
+}
+
+/// Whether the batch of two gives the answers of the two requests.
+fn batch_holds(
+    declared: &[ValueSpec],
+    cuts: usize,
+    at_one: &[Vec<Tensor>],
+    at_two: &[Tensor],
+) -> bool {
+    let [first, second] = at_one else {
+        return false;
+    };
+    if first.len() != at_two.len() || second.len() != at_two.len() {
+        return false;
+    }
+    let all_free = declared.iter().all(is_free);
+    (cuts..at_two.len()).all(|i| {
+        // With an input that is not batched the second answer is another one.
+        free_shape(&first[i], &at_two[i]).is_some_and(|shape| shape.first() == Some(&-1))
+            && (!all_free
+                || stacked(&[&first[i], &second[i]])
+                    .is_some_and(|rows| max_abs_diff(&rows, &at_two[i]) <= tolerance(&rows)))
+    })
+}
+
+fn tolerance(tensor: &Tensor) -> f64 {
+    let zeros = Tensor {
+        data: vec![0; tensor.data.len()].into(),
+        ..tensor.clone()
+    };
+    BATCH_TOLERANCE * max_abs_diff(tensor, &zeros).max(f64::MIN_POSITIVE)
+}
+
+/// The shape with -1 in the first place, where the batch is there and nowhere
+/// else.
+fn free_shape(one: &Tensor, two: &Tensor) -> Option<Vec<i64>> {
+    let fits = one.datatype == two.datatype
+        && one.shape.first() == Some(&1)
+        && two.shape.first() == Some(&2)
+        && one.shape[1..] == two.shape[1..];
+    fits.then(|| {
+        let mut shape = one.shape.clone();
+        shape[0] = -1;
+        shape
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lamina_model::DataType;
+
+    fn spec(name: &str, shape: &[i64]) -> ValueSpec {
+        ValueSpec {
+            name: name.into(),
+            datatype: DataType::Fp32,
+            shape: shape.to_vec(),
+        }
+    }
+
+    fn filled(shape: &[i64], values: &[f32]) -> Tensor {
+        let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Tensor {
+            datatype: DataType::Fp32,
+            shape: shape.to_vec(),
+            data: data.into(),
+        }
+    }
+
+    /// One cut, one output, both of one element per row.
+    fn at_one() -> Vec<Vec<Tensor>> {
+        [1.0, 2.0]
+            .iter()
+            .map(|&v| vec![filled(&[1, 1], &[v]), filled(&[1, 1], &[v * 10.0])])
+            .collect()
+    }
+
+    #[test]
+    fn a_batch_that_holds_frees_every_first_dimension() {
+        let two = [filled(&[2, 1], &[1.0, 2.0]), filled(&[2, 1], &[10.0, 20.0])];
+        let shapes = generalize(&[spec("x", &[-1, 3])], 1, &at_one(), Some(&two));
+        assert_eq!(shapes.inputs, [spec("x", &[-1, 3])]);
+        assert_eq!(shapes.at_cuts, [Some(spec("block0", &[-1, 1]))]);
+        assert_eq!(shapes.outputs, [spec("output0", &[-1, 1])]);
+    }
+
+    #[test]
+    fn a_batch_that_fails_or_changes_answers_fixes_every_shape() {
+        let wrong = [filled(&[2, 1], &[1.0, 2.0]), filled(&[2, 1], &[10.0, 21.0])];
+        for two in [None, Some(&wrong[..])] {
+            let shapes = generalize(&[spec("x", &[-1, 3])], 1, &at_one(), two);
+            assert_eq!(shapes.inputs, [spec("x", &[1, 3])]);
+            assert_eq!(shapes.at_cuts, [Some(spec("block0", &[1, 1]))]);
+            assert_eq!(shapes.outputs, [spec("output0", &[1, 1])]);
+        }
+    }
+
+    #[test]
+    fn a_value_that_hides_the_batch_is_no_border() {
+        let two = [filled(&[1, 2], &[1.0, 2.0]), filled(&[2, 1], &[10.0, 20.0])];
+        let shapes = generalize(&[spec("x", &[-1, 3])], 1, &at_one(), Some(&two));
+        assert_eq!(shapes.at_cuts, [None]);
+        assert_eq!(shapes.outputs, [spec("output0", &[-1, 1])]);
+    }
+
+    #[test]
+    fn names_do_not_collide_with_the_users() {
+        let shapes = generalize(&[spec("block0", &[1])], 1, &at_one(), None);
+        assert_eq!(
+            shapes.at_cuts[0].as_ref().map(|v| v.name.as_str()),
+            Some("block0_")
+        );
+    }
+
+    #[test]
+    fn fixed_inputs_are_not_doubled() {
+        let requests: Vec<Vec<Tensor>> = (0..2)
+            .map(|_| vec![filled(&[1, 1], &[1.0]), filled(&[3], &[1.0, 2.0, 3.0])])
+            .collect();
+        let declared = [spec("x", &[-1, 1]), spec("scale", &[3])];
+        let two = batch_of_two(&declared, &requests).unwrap();
+        assert_eq!(two[0].shape, [2, 1]);
+        assert_eq!(two[1].shape, [3]);
+        assert_eq!(batch_of_two(&declared[1..], &requests), None);
+    }
+}
