@@ -4,3 +4,4 @@ mod index;
 pub mod netlab;
 
 pub use index::{IndexError, IndexLock};
+pub mod workload;

@@ -1,0 +1,116 @@
+//! Requests as a user's client sends them, each compared with PyTorch's own answer,
+//! and the judgement of what came back.
+
+mod client;
+mod verdict;
+
+pub use client::{Client, ClientError};
+pub use verdict::{Evidence, Finding, Phases, judge, median_ms};
+
+use serde::Deserialize;
+
+/// One line that `e2e/python/client.py` prints.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Line {
+    /// A photograph and what is in it.
+    Photograph(Photograph),
+    /// The proof that answers can tell images apart.
+    Reference(Reference),
+    /// One request of the load.
+    Request(Request),
+    /// The load's own count at its end.
+    Summary(Summary),
+}
+
+/// A photograph and what is in it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[allow(missing_docs)]
+pub struct Photograph {
+    pub name: String,
+    pub label: String,
+    /// Softmax of the label, 0 to 1.
+    pub confidence: f64,
+    /// What PyTorch says.
+    pub torch_label: String,
+    pub max_abs_diff: f64,
+    pub seconds: f64,
+    pub revision: i64,
+    pub path: String,
+    pub timing: Vec<Hop>,
+}
+
+/// The proof that answers can tell images apart.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct Reference {
+    /// Number of different images.
+    pub images: u64,
+    /// Largest difference between an answer and PyTorch's that counts as correct.
+    pub tolerance: f64,
+    /// Smallest difference (largest over classes) between two images' answers.
+    pub smallest_difference: f64,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The right answer, in time.
+    Correct,
+    /// An answer that is not PyTorch's.
+    Wrong,
+    /// No answer within the deadline, or an error.
+    Lost,
+}
+
+/// One request of the load.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Request {
+    /// Number of the image.
+    pub id: u64,
+    /// When it was sent, seconds since 1970.
+    pub at: f64,
+    /// Time until the answer or the error.
+    pub seconds: f64,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Largest difference from PyTorch's answer.
+    #[serde(default)]
+    pub max_abs_diff: Option<f64>,
+    /// Why it was lost.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// Revision that answered.
+    #[serde(default)]
+    pub revision: i64,
+    /// Path of that revision.
+    #[serde(default)]
+    pub path: String,
+    /// Where the time went.
+    #[serde(default)]
+    pub timing: Vec<Hop>,
+}
+
+/// Where the time went on one host.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs)]
+pub struct Hop {
+    pub node: String,
+    pub segment: u32,
+    pub queue_us: u64,
+    pub compute_us: u64,
+    /// To the next host and back, without what that host took.
+    pub transfer_us: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// The load's own count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs)]
+pub struct Summary {
+    pub sent: u64,
+    pub correct: u64,
+    pub lost: u64,
+    pub wrong: u64,
+}
