@@ -3,6 +3,7 @@ compared with PyTorch.
 
     python client.py photographs --url HOST:PORT --model mobilenet-v2
     python client.py load --url HOST:PORT --model mobilenet-v2 --rate 4 --seconds 60
+    python client.py malformed --url HOST:PORT --model mobilenet-v2
 
 One JSON object a line on standard output. `load` reads commands from standard
 input: `burst N` sends N further requests at once, `rate R` changes the rate,
@@ -182,9 +183,41 @@ class Load:
                 commands.put(line.split())
 
 
+def malformed(args) -> None:
+    """Sends requests with one mistake each and tells how the server refuses them."""
+    client = triton.InferenceServerClient(args.url)
+
+    def tensor(name="image", shape=(1, 3, 224, 224), datatype="FP32", dtype=numpy.float32):
+        request = triton.InferInput(name, list(shape), datatype)
+        request.set_data_from_numpy(numpy.zeros(shape, dtype))
+        return request
+
+    wrong_size = tensor()
+    wrong_size._raw_content = wrong_size._raw_content[:-4]
+    cases = {
+        "wrong model": ("no-such-model", [tensor()]),
+        "wrong name": (args.model, [tensor(name="picture")]),
+        "wrong datatype": (args.model, [tensor(datatype="INT64", dtype=numpy.int64)]),
+        "wrong rank": (args.model, [tensor(shape=(3, 224, 224))]),
+        "wrong shape": (args.model, [tensor(shape=(1, 3, 224, 225))]),
+        "wrong size": (args.model, [wrong_size]),
+        "no input": (args.model, []),
+        "input twice": (args.model, [tensor(), tensor()]),
+    }
+    for case, (model, inputs) in cases.items():
+        try:
+            client.infer(model, inputs, client_timeout=args.deadline)
+            emit(kind="refusal", case=case, code="OK", details="")
+        except triton.InferenceServerException as error:
+            code = str(error.status()).removeprefix("StatusCode.")
+            emit(kind="refusal", case=case, code=code, details=error.message())
+    emit(kind="health", live=client.is_server_live(), ready=client.is_server_ready(),
+         model=client.is_model_ready(args.model), unknown=client.is_model_ready("no-such-model"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["photographs", "load"])
+    parser.add_argument("what", choices=["photographs", "load", "malformed"])
     parser.add_argument("--url", required=True, help="host and port of an agent")
     parser.add_argument("--model", required=True, choices=sorted(models.MODELS))
     parser.add_argument("--deadline", type=float, default=10.0, help="seconds within which an answer counts")
@@ -194,10 +227,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.what == "photographs":
-        photographs(args)
-    else:
+    if args.what == "load":
         Load(args).run()
+    else:
+        {"photographs": photographs, "malformed": malformed}[args.what](args)
 
 
 if __name__ == "__main__":
