@@ -7,6 +7,7 @@
 
 pub mod check;
 mod dense;
+mod exact;
 pub mod explain;
 mod problem;
 mod solution;

@@ -1,5 +1,6 @@
 //! Every built-in strategy, a file each.
 
+mod optimal;
 mod rows;
 mod whole;
 
@@ -9,6 +10,7 @@ type Make = fn(&Parameters) -> Result<Box<dyn Strategy>, SolveError>;
 
 /// Name and constructor of each.
 pub(crate) const KNOWN: &[(&str, Make)] = &[
+    ("optimal", optimal::make),
     ("cloud-only", whole::cloud_only),
     ("device-only", whole::device_only),
 ];

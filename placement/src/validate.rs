@@ -6,7 +6,7 @@ use std::fmt;
 
 /// More nodes than this are refused: the links of so many would not fit in
 /// memory.
-pub const MAX_NODES: usize = 4096;
+pub const MAX_NODES: usize = 2048;
 /// More blocks than this in one workload are refused.
 pub const MAX_BLOCKS: usize = 4096;
 /// More combinations of thresholds than this are refused.

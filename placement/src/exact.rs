@@ -1,0 +1,408 @@
+//! The exact method: run-feasible Viterbi, then prices on capacities
+//! (Lagrangian relaxation) with fixing, then A* over labels until the answer is
+//! proved or the limits are reached. Whatever happens, the bound holds.
+
+mod labels;
+mod reduce;
+mod resources;
+mod subgradient;
+mod tables;
+mod wide;
+
+use crate::dense::{Dense, SLICES};
+use crate::strategy::Ctx;
+use labels::{IMPROVEMENT, Search};
+use reduce::{restrict, through};
+use subgradient::Ascent;
+use tables::{Prices, Table, backward, forward, priced, trace_backward};
+
+/// Labels tried before any price is worked out: enough for most small problems.
+const QUICK_LABELS: u64 = 4_000;
+/// Rounds of price adjustment.
+const ROUNDS: usize = 160;
+/// Width of the beams that look for placements.
+const BEAM: usize = 64;
+/// More nodes than this are first thinned out.
+const WIDE: usize = 48;
+
+/// How to solve.
+#[derive(Debug, Clone)]
+pub(crate) struct Exact<'a> {
+    /// Limits.
+    pub ctx: &'a Ctx,
+    /// Most labels.
+    pub max_work: u64,
+    /// Only placements cheaper than this are wanted.
+    pub cutoff: f64,
+    /// Stop at the first placement that is cheap enough.
+    pub any: bool,
+}
+
+/// What was found.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    /// Cost and node per block, all chains one after the other; cheaper than
+    /// the cutoff.
+    pub best: Option<(f64, Vec<usize>)>,
+    /// No placement costs less than the smaller of this and the best (or the
+    /// cutoff, without one).
+    pub bound: f64,
+    /// Whether the search ended by itself: then `best` is the optimum below the
+    /// cutoff, or there is none.
+    pub complete: bool,
+    /// The pass that ended it.
+    pub stage: &'static str,
+    /// Labels and rounds spent.
+    pub work: u64,
+    /// Nodes left at the end.
+    pub nodes_left: usize,
+}
+
+impl Exact<'_> {
+    /// Solves a compiled problem.
+    pub(crate) fn solve(&self, dense: &Dense) -> Outcome {
+        if dense.n > WIDE {
+            wide::solve(self, dense)
+        } else {
+            self.solve_narrow(dense)
+        }
+    }
+
+    fn solve_narrow(&self, dense: &Dense) -> Outcome {
+        let mut state = State::new(self, dense);
+        let stage = state.run();
+        let (best, bound) = (state.best, state.bound);
+        let limit = best.as_ref().map_or(self.cutoff, |b| b.0);
+        Outcome {
+            bound: if state.complete {
+                limit
+            } else {
+                bound.min(limit)
+            },
+            best,
+            complete: state.complete,
+            stage,
+            work: state.work,
+            nodes_left: state.ids.len(),
+        }
+    }
+}
+
+/// A solve under way; the problem shrinks as places are ruled out.
+struct State<'a> {
+    how: &'a Exact<'a>,
+    dense: Dense,
+    ids: Vec<usize>,
+    best: Option<(f64, Vec<usize>)>,
+    bound: f64,
+    complete: bool,
+    work: u64,
+    /// Cost-to-go in latency alone, where a limit makes it count.
+    latency_tables: Vec<Table>,
+}
+
+impl<'a> State<'a> {
+    fn new(how: &'a Exact<'a>, dense: &Dense) -> Self {
+        let mut state = Self {
+            how,
+            ids: (0..dense.n).collect(),
+            dense: dense.clone(),
+            best: None,
+            bound: f64::NEG_INFINITY,
+            complete: false,
+            work: 0,
+            latency_tables: Vec::new(),
+        };
+        state.set_latency_tables();
+        state
+    }
+
+    /// Without them (the limits were reached) latency limits are checked on
+    /// whole placements only, which leaves nothing proved wrongly: a search that
+    /// is cut short proves nothing.
+    fn set_latency_tables(&mut self) {
+        let limited = |d: &Dense| d.chains.iter().any(|c| c.latency_limit < f64::INFINITY);
+        if !limited(&self.dense) {
+            return;
+        }
+        let mut seconds = self.dense.clone();
+        for chain in &mut seconds.chains {
+            chain.cost.clone_from(&chain.latency);
+            chain.weight = 1.0;
+        }
+        let free = Prices::zero(&seconds);
+        let tables: Option<Vec<Table>> = (0..seconds.chains.len())
+            .map(|k| {
+                let cost = priced(&seconds, k, &free);
+                backward(&seconds, k, &cost, &free, self.how.ctx)
+            })
+            .collect();
+        self.latency_tables = tables.unwrap_or_default();
+    }
+
+    fn cutoff(&self) -> f64 {
+        self.best.as_ref().map_or(self.how.cutoff, |b| b.0)
+    }
+
+    fn improve(&mut self, cost: f64, path: &[usize]) {
+        let cutoff = self.cutoff();
+        let better = cutoff == f64::INFINITY || cost < cutoff - IMPROVEMENT * cutoff.abs();
+        if better {
+            let old = path.iter().map(|i| self.ids[*i]).collect();
+            self.best = Some((cost, old));
+        }
+    }
+
+    fn done(&self) -> bool {
+        let cutoff = self.cutoff();
+        (self.how.any && self.best.is_some())
+            || (cutoff < f64::INFINITY && cutoff - self.bound <= IMPROVEMENT * cutoff.abs())
+    }
+
+    /// Runs the passes; gives the name of the one that ended it.
+    fn run(&mut self) -> &'static str {
+        let free = Prices::zero(&self.dense);
+        let Some(first) = self.relax(&free) else {
+            return "viterbi";
+        };
+        if self.complete {
+            return "viterbi";
+        }
+        self.beam(&free, &first.tables, BEAM / 4);
+        if self.finished() || self.prove(&free, &first.tables, QUICK_LABELS) {
+            return "labels";
+        }
+        let prices = self.ascend();
+        if self.complete {
+            return "lagrangian";
+        }
+        let Some(last) = self.relax(&prices) else {
+            return "lagrangian";
+        };
+        if !self.complete {
+            let left = self.how.max_work.saturating_sub(self.work);
+            self.prove(&prices, &last.tables, left);
+        }
+        "labels"
+    }
+
+    fn finished(&mut self) -> bool {
+        self.complete = self.complete || self.done();
+        self.complete
+    }
+
+    /// Solves the relaxation under `prices`: raises the bound, tries its path.
+    /// `None` when it proves that there is nothing (more) to find, or when the
+    /// limits are reached.
+    fn relax(&mut self, prices: &Prices) -> Option<Relaxed> {
+        self.work += 1;
+        let costs = self.priced_costs(prices);
+        let tables: Vec<Table> = costs
+            .iter()
+            .enumerate()
+            .map(|(k, cost)| backward(&self.dense, k, cost, prices, self.how.ctx))
+            .collect::<Option<_>>()?;
+        let total: f64 = tables.iter().map(|t| t.best).sum();
+        if total == f64::INFINITY {
+            self.complete = true;
+            return None;
+        }
+        let value = total - spent(&self.dense, prices);
+        let improved = value > self.bound;
+        self.bound = self.bound.max(value);
+        let paths: Vec<Vec<usize>> = costs
+            .iter()
+            .enumerate()
+            .map(|(k, cost)| trace_backward(&self.dense, k, cost, prices, &tables[k]))
+            .collect::<Option<_>>()?;
+        let path = paths.concat();
+        if let Some(cost) = self.dense.evaluate(&path) {
+            self.improve(cost, &path);
+        }
+        self.finished();
+        Some(Relaxed {
+            costs,
+            tables,
+            paths,
+            value,
+            improved,
+        })
+    }
+
+    fn priced_costs(&self, prices: &Prices) -> Vec<Vec<f64>> {
+        (0..self.dense.chains.len())
+            .map(|k| priced(&self.dense, k, prices))
+            .collect()
+    }
+
+    fn beam(&mut self, prices: &Prices, tables: &[Table], width: usize) {
+        let cutoff = self.cutoff();
+        let search = Search::new(
+            &self.dense,
+            prices,
+            tables,
+            &self.latency_tables,
+            self.how.any,
+        );
+        let found = search.beam(width, cutoff, &self.how.ctx.part(0.5));
+        self.take(found.best, found.labels);
+    }
+
+    /// A* with a limit on labels; true when it settled the question.
+    fn prove(&mut self, prices: &Prices, tables: &[Table], max_labels: u64) -> bool {
+        let cutoff = self.cutoff();
+        let search = Search::new(
+            &self.dense,
+            prices,
+            tables,
+            &self.latency_tables,
+            self.how.any,
+        );
+        let found = search.prove(cutoff, max_labels, self.how.ctx);
+        self.bound = self.bound.max(found.bound);
+        let sound = self.take(found.best, found.labels);
+        self.complete = found.complete && sound;
+        self.finished()
+    }
+
+    /// Takes what a search found; false when it overlooked a constraint, so that
+    /// it proves nothing.
+    fn take(&mut self, best: Option<(f64, Vec<usize>)>, labels: u64) -> bool {
+        self.work += labels;
+        let Some((_, path)) = best else {
+            return true;
+        };
+        match self.dense.evaluate(&path) {
+            Some(cost) => {
+                self.improve(cost, &path);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Raises prices where capacity is overdrawn; gives the best ones.
+    fn ascend(&mut self) -> Prices {
+        let mut ascent = Ascent::new(&self.dense);
+        let worst = worst_cost(&self.dense);
+        for round in 0..ROUNDS {
+            if self.how.ctx.expired() || self.work > self.how.max_work {
+                break;
+            }
+            let Some(relaxed) = self.relax(&ascent.prices.clone()) else {
+                break;
+            };
+            self.complete = self.complete || self.bound > worst;
+            if round % 25 == 1 && !self.complete {
+                self.beam(&ascent.prices.clone(), &relaxed.tables, BEAM);
+            }
+            if self.finished() || !ascent.step(&self.dense, &relaxed, self.cutoff()) {
+                break;
+            }
+            if round % 10 == 0 && self.cutoff() < f64::INFINITY {
+                self.fix(&relaxed, &mut ascent);
+            }
+        }
+        ascent.best
+    }
+
+    /// Rules out every place that cannot be part of anything cheaper than the
+    /// best.
+    fn fix(&mut self, relaxed: &Relaxed, ascent: &mut Ascent) {
+        let n = self.dense.n;
+        let cutoff = self.cutoff();
+        let before: Option<Vec<Table>> = relaxed
+            .costs
+            .iter()
+            .enumerate()
+            .map(|(k, cost)| {
+                let prices = &ascent.last;
+                let all = |_, _| 0.0;
+                forward(
+                    &self.dense,
+                    k,
+                    cost,
+                    prices,
+                    f64::INFINITY,
+                    all,
+                    self.how.ctx,
+                )
+            })
+            .collect();
+        let Some(before) = before else {
+            return;
+        };
+        let keep = |k: usize, b: usize, i: usize| {
+            let others = relaxed.value - relaxed.tables[k].best;
+            through(&before[k], &relaxed.tables[k], b, i, n) + others < cutoff
+        };
+        let (dense, ids) = restrict(&self.dense, keep);
+        ascent.restrict(n, &ids);
+        self.latency_tables = self
+            .latency_tables
+            .iter()
+            .map(|t| t.restrict(n, &ids))
+            .collect();
+        self.ids = ids.iter().map(|i| self.ids[*i]).collect();
+        self.dense = dense;
+    }
+}
+
+/// A relaxation solved.
+struct Relaxed {
+    /// Priced block costs per chain.
+    costs: Vec<Vec<f64>>,
+    /// Cost-to-go tables per chain.
+    tables: Vec<Table>,
+    /// Best path per chain.
+    paths: Vec<Vec<usize>>,
+    /// Its lower bound.
+    value: f64,
+    /// Whether that is the best so far.
+    improved: bool,
+}
+
+/// Prices times capacities.
+fn spent(dense: &Dense, prices: &Prices) -> f64 {
+    let n = dense.n;
+    let mut sum = 0.0;
+    for (kind, all) in prices.node.iter().enumerate() {
+        for (at, price) in all.iter().enumerate().filter(|(_, p)| **p > 0.0) {
+            let capacity = if kind == SLICES {
+                dense.chains[at / n].slice_capacity[at % n]
+            } else {
+                dense.capacity[kind][at]
+            };
+            sum += price * capacity;
+        }
+    }
+    let links: f64 = prices.link.iter().sum();
+    if links > 0.0 {
+        sum += links * dense.link_capacity;
+    }
+    sum
+}
+
+/// No placement can cost more than this.
+fn worst_cost(dense: &Dense) -> f64 {
+    let finite_max = |all: &[f64]| {
+        all.iter()
+            .copied()
+            .filter(|v| v.is_finite())
+            .fold(0.0, f64::max)
+    };
+    let trip = finite_max(&dense.round_trip);
+    let per_byte = finite_max(&dense.forth);
+    let n = dense.n;
+    let mut sum = 0.0;
+    for chain in &dense.chains {
+        for b in 0..chain.l {
+            sum += finite_max(&chain.cost[b * n..(b + 1) * n]);
+            let cut = chain.cut.get(b * n..(b + 1) * n).map_or(0.0, finite_max);
+            let seconds =
+                chain.reach[b] * trip + (chain.bytes[b] + chain.reply[b]) * per_byte + cut;
+            sum += chain.weight * seconds;
+        }
+    }
+    sum * (1.0 + 1e-9) + 1e-9
+}

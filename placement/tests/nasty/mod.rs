@@ -1,0 +1,267 @@
+//! Small nasty problems (ties, gaps, tight capacities, contradictions between
+//! what is near and what is fast) and their solution by trying everything.
+
+use lamina_placement::check::evaluate;
+use lamina_placement::{
+    Block, BlockCost, BlockOnNode, Constraints, Exit, ExitPoint, Link, Node, Objective, Placement,
+    Previous, Problem, Segment, Tier, Transition, Value, Workload,
+};
+
+/// What a problem may be nasty in, a bit each.
+pub(crate) const FEATURES: u32 = 14;
+
+/// A small deterministic generator (splitmix64).
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+
+    fn one_in(&mut self, sides: u64) -> bool {
+        self.roll(sides) == 0
+    }
+
+    /// A whole number of at most `most`, as seconds or the like: ties abound.
+    fn whole(&mut self, most: u64) -> f64 {
+        self.roll(most + 1) as f64
+    }
+}
+
+/// A problem of at most `n` nodes and `l` blocks with the features of the mask.
+pub(crate) fn problem(seed: u64, n: usize, l: usize, features: u32) -> Problem {
+    let mut dice = Dice(seed);
+    let has = |bit: u32| features & (1 << bit) != 0;
+    let two = has(11);
+    let (n, l) = if two { (n.min(3), l.min(2)) } else { (n, l) };
+    let tiers = [Tier::Device, Tier::Edge, Tier::Cloud];
+    let mut problem = Problem {
+        objective: if has(10) {
+            Objective::Throughput
+        } else {
+            Objective::Latency
+        },
+        ..Problem::default()
+    };
+    for i in 0..n {
+        let memory = if has(0) { dice.roll(8) } else { 100 };
+        let mut node = Node::new(format!("n{i}"), tiers[dice.roll(3) as usize], memory);
+        node.utilisation_cap = 1.0;
+        if has(13) {
+            node.load_share = dice.whole(3) / 4.0;
+            node.concurrency = 1 + dice.roll(2) as u32;
+        }
+        if has(9) && dice.one_in(6) {
+            node.excluded = Some("not ready".into());
+        }
+        problem.nodes.push(node);
+    }
+    for i in 0..n {
+        for j in (0..n).filter(|j| *j != i) {
+            if has(3) && dice.one_in(4) {
+                continue;
+            }
+            let mut link = Link::new(dice.whole(3) / 2.0, 1.0 + dice.whole(3));
+            link.share = (1.0 + dice.whole(1)) / 2.0;
+            problem.set_link(format!("n{i}"), format!("n{j}"), link);
+        }
+    }
+    for w in 0..if two { 2 } else { 1 } {
+        let workload = workload(&mut dice, w, n, l, features);
+        problem.workloads.push(workload);
+    }
+    problem.transition = [Transition::Drain, Transition::Shared, Transition::Separate]
+        [dice.roll(if two { 2 } else { 3 }) as usize];
+    problem
+}
+
+fn workload(dice: &mut Dice, w: usize, n: usize, l: usize, features: u32) -> Workload {
+    let has = |bit: u32| features & (1 << bit) != 0;
+    let node = |dice: &mut Dice| format!("n{}", dice.roll(n as u64));
+    let mut workload = Workload {
+        name: format!("w{w}"),
+        entry: node(dice),
+        rate_per_second: if has(4) { dice.whole(8) / 32.0 } else { 0.0 },
+        weight: if has(11) { dice.whole(2) } else { 1.0 },
+        values: (0..=l)
+            .map(|i| Value {
+                name: format!("v{i}"),
+                bytes: dice.roll(5),
+            })
+            .collect(),
+        blocks: Vec::new(),
+        outputs: vec![format!("v{l}")],
+        final_accuracy: None,
+        exits: Vec::new(),
+        constraints: Constraints::default(),
+        previous: None,
+    };
+    for b in 0..l {
+        let mut block = Block {
+            inputs: vec![format!("v{b}")],
+            outputs: vec![format!("v{}", b + 1)],
+            memory_bytes: dice.roll(4),
+            slice_bytes: dice.roll(4),
+            costs: Default::default(),
+        };
+        if has(12) && b > 1 && dice.one_in(2) {
+            block.inputs.push(format!("v{}", dice.roll(b as u64 - 1)));
+        }
+        for i in 0..n {
+            if has(9) && dice.one_in(10) {
+                continue;
+            }
+            let cost = BlockCost {
+                seconds: dice.whole(4),
+                cut_penalty_seconds: if has(7) { dice.whole(2) / 2.0 } else { 0.0 },
+            };
+            block.costs.insert(format!("n{i}"), cost);
+        }
+        workload.blocks.push(block);
+    }
+    constraints(dice, &mut workload, n, l, features);
+    if has(5) && l > 1 {
+        exits(dice, &mut workload, l);
+    }
+    if has(6) {
+        let mut path: Vec<String> = (0..l).map(|_| node(dice)).collect();
+        if dice.one_in(4) {
+            path[0] = "gone".into();
+        }
+        workload.previous = Some(Previous {
+            segments: segments(&path),
+            move_seconds_per_byte: dice.whole(2) / 2.0,
+        });
+    }
+    workload
+}
+
+fn constraints(dice: &mut Dice, workload: &mut Workload, n: usize, l: usize, features: u32) {
+    let has = |bit: u32| features & (1 << bit) != 0;
+    let c = &mut workload.constraints;
+    if has(1) {
+        c.tier_slice_limit_bytes.insert(Tier::Device, dice.roll(8));
+        let name = format!("n{}", dice.roll(n as u64));
+        c.node_slice_limit_bytes.insert(name, dice.roll(8));
+    }
+    if has(2) {
+        if dice.one_in(2) {
+            c.keep_first_on_entry = dice.roll(l as u64) as usize;
+        }
+        let pin = BlockOnNode {
+            block: l - 1,
+            node: format!("n{}", dice.roll(n as u64)),
+        };
+        if dice.one_in(2) {
+            c.pins.push(pin);
+        } else {
+            c.forbidden.push(pin);
+        }
+    }
+    if has(8) {
+        c.latency_limit_seconds = Some(2.0 + dice.whole(4 * l as u64));
+    }
+    if has(9) {
+        c.monotone_tiers = dice.one_in(2);
+    }
+}
+
+fn exits(dice: &mut Dice, workload: &mut Workload, l: usize) {
+    workload.final_accuracy = Some(0.75 + dice.whole(1) / 4.0);
+    workload.constraints.min_accuracy = Some(0.5 + dice.whole(3) / 8.0);
+    for after_block in 0..l - 1 {
+        if dice.one_in(2) || workload.exits.len() == 2 {
+            continue;
+        }
+        workload.exits.push(Exit {
+            after_block,
+            reply_bytes: dice.roll(3),
+            table: (0..1 + dice.roll(2))
+                .map(|row| ExitPoint {
+                    threshold: row as f64,
+                    rate: dice.whole(4) / 4.0,
+                    accuracy: 0.5 + dice.whole(4) / 8.0,
+                })
+                .collect(),
+        });
+    }
+}
+
+fn segments(path: &[String]) -> Vec<Segment> {
+    let mut segments: Vec<Segment> = Vec::new();
+    for (b, node) in path.iter().enumerate() {
+        match segments.last_mut() {
+            Some(last) if last.node == *node => last.blocks.push(b),
+            _ => segments.push(Segment {
+                node: node.clone(),
+                blocks: vec![b],
+            }),
+        }
+    }
+    segments
+}
+
+/// The objective of the best placement there is, by trying all of them.
+pub(crate) fn brute_force(problem: &Problem) -> Option<f64> {
+    let per_workload: Vec<Vec<Placement>> =
+        problem.workloads.iter().map(|w| all(problem, w)).collect();
+    let mut best: Option<f64> = None;
+    let mut chosen: Vec<usize> = vec![0; per_workload.len()];
+    loop {
+        let placements: Vec<Placement> = chosen
+            .iter()
+            .zip(&per_workload)
+            .map(|(c, all)| all[*c].clone())
+            .collect();
+        if let Ok(metrics) = evaluate(problem, &placements) {
+            best = Some(best.map_or(metrics.objective, |b| b.min(metrics.objective)));
+        }
+        let mut w = 0;
+        loop {
+            if w == chosen.len() {
+                return best;
+            }
+            chosen[w] += 1;
+            if chosen[w] < per_workload[w].len() {
+                break;
+            }
+            chosen[w] = 0;
+            w += 1;
+        }
+    }
+}
+
+fn all(problem: &Problem, workload: &Workload) -> Vec<Placement> {
+    let (n, l) = (problem.nodes.len(), workload.blocks.len());
+    let mut thresholds: Vec<Vec<f64>> = vec![Vec::new()];
+    for exit in &workload.exits {
+        thresholds = thresholds
+            .iter()
+            .flat_map(|t| {
+                exit.table.iter().map(|row| {
+                    let mut with = t.clone();
+                    with.push(row.threshold);
+                    with
+                })
+            })
+            .collect();
+    }
+    let mut placements = Vec::new();
+    for code in 0..n.pow(l as u32) {
+        let path: Vec<String> = (0..l)
+            .map(|b| problem.nodes[code / n.pow(b as u32) % n].name.clone())
+            .collect();
+        for t in &thresholds {
+            placements.push(Placement {
+                workload: workload.name.clone(),
+                segments: segments(&path),
+                thresholds: t.clone(),
+            });
+        }
+    }
+    placements
+}
