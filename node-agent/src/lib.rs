@@ -1,1 +1,3 @@
 //! The agent on each host: measures, loads slices, serves and forwards inference.
+
+pub mod shared;

@@ -1,0 +1,3 @@
+//! The agent's process.
+
+fn main() {}
