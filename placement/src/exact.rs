@@ -7,6 +7,8 @@ mod reduce;
 mod resources;
 mod subgradient;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod wide;
 
 use crate::dense::{Dense, SLICES};
@@ -16,18 +18,35 @@ use reduce::{restrict, through};
 use subgradient::Ascent;
 use tables::{Prices, Table, backward, forward, priced, trace_backward};
 
-/// Labels tried before any price is worked out: enough for most small problems.
-const QUICK_LABELS: u64 = 4_000;
 /// Rounds of price adjustment.
 const ROUNDS: usize = 160;
 /// Width of the beams that look for placements.
 const BEAM: usize = 64;
-/// More nodes than this are first thinned out.
-const WIDE: usize = 48;
+
+/// When to use which pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tuning {
+    /// Labels tried before any price is worked out: enough for most small
+    /// problems.
+    pub quick_labels: u64,
+    /// More nodes than this are first thinned out.
+    pub wide: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            quick_labels: 4_000,
+            wide: 48,
+        }
+    }
+}
 
 /// How to solve.
 #[derive(Debug, Clone)]
 pub(crate) struct Exact<'a> {
+    /// When to use which pass.
+    pub tuning: Tuning,
     /// Limits.
     pub ctx: &'a Ctx,
     /// Most labels.
@@ -61,7 +80,7 @@ pub(crate) struct Outcome {
 impl Exact<'_> {
     /// Solves a compiled problem.
     pub(crate) fn solve(&self, dense: &Dense) -> Outcome {
-        if dense.n > WIDE {
+        if dense.n > self.tuning.wide {
             wide::solve(self, dense)
         } else {
             self.solve_narrow(dense)
@@ -169,7 +188,7 @@ impl<'a> State<'a> {
             return "viterbi";
         }
         self.beam(&free, &first.tables, BEAM / 4);
-        if self.finished() || self.prove(&free, &first.tables, QUICK_LABELS) {
+        if self.finished() || self.prove(&free, &first.tables, self.how.tuning.quick_labels) {
             return "labels";
         }
         let prices = self.ascend();

@@ -33,3 +33,10 @@ pub use validate::{
 
 #[cfg(test)]
 mod testing;
+
+// The generator of nasty problems is shared with the integration tests.
+#[cfg(test)]
+extern crate self as lamina_placement;
+#[cfg(test)]
+#[path = "../tests/nasty/mod.rs"]
+mod nasty;

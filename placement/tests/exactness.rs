@@ -2,11 +2,12 @@
 
 mod nasty;
 
+use lamina_placement::check::evaluate;
 use lamina_placement::{
-    Ctx, Parameters, Previous, Problem, Solution, SolveError, SolveOptions, Status, solve_checked,
-    strategy, validate,
+    Ctx, Parameters, Placement, Previous, Problem, Solution, SolveError, SolveOptions, Status,
+    Workload, solve_checked, strategy, validate,
 };
-use nasty::{FEATURES, brute_force, problem};
+use nasty::{FEATURES, problem, segments};
 use proptest::prelude::*;
 
 fn close(a: f64, b: f64) -> bool {
@@ -23,6 +24,67 @@ fn solve(problem: &Problem, name: &str) -> Result<Solution, TestCaseError> {
         &Ctx::unlimited(),
     )
     .map_err(wrong)
+}
+
+/// The objective of the best placement there is, by trying all of them.
+fn brute_force(problem: &Problem) -> Option<f64> {
+    let per_workload: Vec<Vec<Placement>> =
+        problem.workloads.iter().map(|w| all(problem, w)).collect();
+    let mut best: Option<f64> = None;
+    let mut chosen: Vec<usize> = vec![0; per_workload.len()];
+    loop {
+        let placements: Vec<Placement> = chosen
+            .iter()
+            .zip(&per_workload)
+            .map(|(c, all)| all[*c].clone())
+            .collect();
+        if let Ok(metrics) = evaluate(problem, &placements) {
+            best = Some(best.map_or(metrics.objective, |b| b.min(metrics.objective)));
+        }
+        let mut w = 0;
+        loop {
+            if w == chosen.len() {
+                return best;
+            }
+            chosen[w] += 1;
+            if chosen[w] < per_workload[w].len() {
+                break;
+            }
+            chosen[w] = 0;
+            w += 1;
+        }
+    }
+}
+
+fn all(problem: &Problem, workload: &Workload) -> Vec<Placement> {
+    let (n, l) = (problem.nodes.len(), workload.blocks.len());
+    let mut thresholds: Vec<Vec<f64>> = vec![Vec::new()];
+    for exit in &workload.exits {
+        thresholds = thresholds
+            .iter()
+            .flat_map(|t| {
+                exit.table.iter().map(|row| {
+                    let mut with = t.clone();
+                    with.push(row.threshold);
+                    with
+                })
+            })
+            .collect();
+    }
+    let mut placements = Vec::new();
+    for code in 0..n.pow(l as u32) {
+        let path: Vec<String> = (0..l)
+            .map(|b| problem.nodes[code / n.pow(b as u32) % n].name.clone())
+            .collect();
+        for t in &thresholds {
+            placements.push(Placement {
+                workload: workload.name.clone(),
+                segments: segments(&path),
+                thresholds: t.clone(),
+            });
+        }
+    }
+    placements
 }
 
 /// Value, bound and verdict of `name` are those of `best`.

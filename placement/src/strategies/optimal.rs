@@ -5,7 +5,7 @@
 
 use super::{no_parameters, rows};
 use crate::dense::{COMPUTE, Dense, LOADING, Rows};
-use crate::exact::{Exact, Outcome};
+use crate::exact::{Exact, Outcome, Tuning};
 use crate::problem::{Objective, Problem, Transition};
 use crate::solution::{Answer, Certificate, Placement, Stats};
 use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
@@ -97,6 +97,7 @@ impl Run<'_> {
 
     fn exact<'c>(&self, ctx: &'c Ctx, cutoff: f64, any: bool) -> Exact<'c> {
         Exact {
+            tuning: Tuning::default(),
             ctx,
             max_work: self.max_work.saturating_sub(self.stats.work),
             cutoff,

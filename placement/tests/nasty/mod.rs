@@ -1,10 +1,9 @@
 //! Small nasty problems (ties, gaps, tight capacities, contradictions between
-//! what is near and what is fast) and their solution by trying everything.
+//! what is near and what is fast).
 
-use lamina_placement::check::evaluate;
 use lamina_placement::{
-    Block, BlockCost, BlockOnNode, Constraints, Exit, ExitPoint, Link, Node, Objective, Placement,
-    Previous, Problem, Segment, Tier, Transition, Value, Workload,
+    Block, BlockCost, BlockOnNode, Constraints, Exit, ExitPoint, Link, Node, Objective, Previous,
+    Problem, Segment, Tier, Transition, Value, Workload,
 };
 
 /// What a problem may be nasty in, a bit each.
@@ -191,7 +190,8 @@ fn exits(dice: &mut Dice, workload: &mut Workload, l: usize) {
     }
 }
 
-fn segments(path: &[String]) -> Vec<Segment> {
+/// A node per block as segments.
+pub(crate) fn segments(path: &[String]) -> Vec<Segment> {
     let mut segments: Vec<Segment> = Vec::new();
     for (b, node) in path.iter().enumerate() {
         match segments.last_mut() {
@@ -203,65 +203,4 @@ fn segments(path: &[String]) -> Vec<Segment> {
         }
     }
     segments
-}
-
-/// The objective of the best placement there is, by trying all of them.
-pub(crate) fn brute_force(problem: &Problem) -> Option<f64> {
-    let per_workload: Vec<Vec<Placement>> =
-        problem.workloads.iter().map(|w| all(problem, w)).collect();
-    let mut best: Option<f64> = None;
-    let mut chosen: Vec<usize> = vec![0; per_workload.len()];
-    loop {
-        let placements: Vec<Placement> = chosen
-            .iter()
-            .zip(&per_workload)
-            .map(|(c, all)| all[*c].clone())
-            .collect();
-        if let Ok(metrics) = evaluate(problem, &placements) {
-            best = Some(best.map_or(metrics.objective, |b| b.min(metrics.objective)));
-        }
-        let mut w = 0;
-        loop {
-            if w == chosen.len() {
-                return best;
-            }
-            chosen[w] += 1;
-            if chosen[w] < per_workload[w].len() {
-                break;
-            }
-            chosen[w] = 0;
-            w += 1;
-        }
-    }
-}
-
-fn all(problem: &Problem, workload: &Workload) -> Vec<Placement> {
-    let (n, l) = (problem.nodes.len(), workload.blocks.len());
-    let mut thresholds: Vec<Vec<f64>> = vec![Vec::new()];
-    for exit in &workload.exits {
-        thresholds = thresholds
-            .iter()
-            .flat_map(|t| {
-                exit.table.iter().map(|row| {
-                    let mut with = t.clone();
-                    with.push(row.threshold);
-                    with
-                })
-            })
-            .collect();
-    }
-    let mut placements = Vec::new();
-    for code in 0..n.pow(l as u32) {
-        let path: Vec<String> = (0..l)
-            .map(|b| problem.nodes[code / n.pow(b as u32) % n].name.clone())
-            .collect();
-        for t in &thresholds {
-            placements.push(Placement {
-                workload: workload.name.clone(),
-                segments: segments(&path),
-                thresholds: t.clone(),
-            });
-        }
-    }
-    placements
 }
