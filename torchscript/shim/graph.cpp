@@ -7,6 +7,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
+#include <torch/csrc/jit/passes/constant_propagation.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/frozen_graph_optimizations.h>
 #include <torch/csrc/jit/passes/frozen_linear_transpose.h>
@@ -47,6 +48,8 @@ std::vector<Value *> unpacked(Graph &graph, Value *output) {
 }
 
 void optimize(std::shared_ptr<Graph> &graph) {
+  // An archive spells lists of numbers as code; folding wants constants.
+  torch::jit::ConstantPropagation(graph, /*ignore_custom_classes=*/true);
   torch::jit::OptimizeFrozenGraph(graph, /*optimize_numerics=*/true);
   torch::jit::ConvertFrozenOpsToMKLDNN(graph);
   torch::jit::FrozenLinearTranspose(graph);

@@ -234,6 +234,11 @@ impl<'a> Cutter<'a> {
             .iter()
             .map(|request| run(&graph, request).map_err(|reason| mismatch(self.options, reason)))
             .collect::<Result<Vec<_>, _>>()?;
+        if answers[0].len() == cuts.len() {
+            return Err(PrepareError::Unsupported {
+                reason: "it gives no tensor".into(),
+            });
+        }
         let again = run(&graph, &self.requests[0]).map_err(|r| mismatch(self.options, r))?;
         if let Some(difference) = first_difference(&answers[0], &again) {
             return Err(PrepareError::Unsupported {

@@ -1,0 +1,180 @@
+//! Models exported with real PyTorch and short ways to prepare and load them.
+
+use lamina_model::{DataType, Digest, InputSpec, Manifest, Probe, Tensor, ValueRange, ValueSpec};
+use lamina_torchscript::{
+    LoadOptions, LoadReport, PrepareError, PrepareOptions, Slice, prepare, set_threads,
+};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const SCRIPT: &str = include_str!("../fixtures/export.py");
+
+/// The exported model, made on first use and kept in the target directory
+/// until the script changes.
+pub(crate) fn model(name: &str) -> PathBuf {
+    let script = Digest::of(SCRIPT.as_bytes());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("models-{}", script.short()));
+    let file = folder.join(format!("{name}.pt"));
+    if file.exists() {
+        return file;
+    }
+    fs::create_dir_all(&folder).unwrap();
+    let lock = File::create(folder.join(format!("{name}.lock"))).unwrap();
+    lock.lock().unwrap();
+    if !file.exists() {
+        export(&folder, name);
+    }
+    file
+}
+
+fn export(folder: &Path, name: &str) {
+    let python = std::env::var_os("LAMINA_PYTHON");
+    let python = python.expect("LAMINA_PYTHON names no Python with torch: run `cargo xtask test`");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/export.py");
+    let output = Command::new(python)
+        .args(["-W", "ignore", script])
+        .arg(folder)
+        .arg(name)
+        .env("OMP_NUM_THREADS", "1")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "exporting {name}: {errors}");
+}
+
+pub(crate) fn input(name: &str, datatype: DataType, shape: &[i64]) -> InputSpec {
+    InputSpec {
+        value: ValueSpec {
+            name: name.into(),
+            datatype,
+            shape: shape.to_vec(),
+        },
+        range: None,
+    }
+}
+
+pub(crate) fn ranged(input: InputSpec, min: f64, max: f64) -> InputSpec {
+    InputSpec {
+        range: Some(ValueRange { min, max }),
+        ..input
+    }
+}
+
+pub(crate) fn image() -> Vec<InputSpec> {
+    vec![input("image", DataType::Fp32, &[-1, 3, 224, 224])]
+}
+
+/// A row of eight floats, what most of the small models take.
+pub(crate) fn row() -> Vec<InputSpec> {
+    vec![input("x", DataType::Fp32, &[-1, 8])]
+}
+
+pub(crate) fn options(inputs: &[InputSpec]) -> PrepareOptions {
+    PrepareOptions {
+        inputs: inputs.to_vec(),
+        timing_runs: 3,
+        profile_budget: Duration::ZERO,
+        prepared_gflops: 1.5,
+        seed: 42,
+    }
+}
+
+/// A prepared model in a folder of its own.
+pub(crate) struct Prepared {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) manifest: Manifest,
+}
+
+pub(crate) fn try_prepare(path: &Path, inputs: &[InputSpec]) -> Result<Prepared, PrepareError> {
+    set_threads(1);
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = prepare(path, dir.path(), &options(inputs), &mut |_| ())?;
+    manifest.validate().unwrap();
+    Ok(Prepared { dir, manifest })
+}
+
+pub(crate) fn prepared(name: &str, inputs: &[InputSpec]) -> Prepared {
+    try_prepare(&model(name), inputs).unwrap()
+}
+
+impl Prepared {
+    pub(crate) fn block_path(&self, block: usize) -> PathBuf {
+        let digest = &self.manifest.blocks[block].digest;
+        self.dir.path().join(format!("{digest}.pt"))
+    }
+
+    pub(crate) fn probe(&self) -> Probe {
+        let path = self
+            .dir
+            .path()
+            .join(format!("{}.safetensors", self.manifest.probe));
+        let file = fs::read(path).unwrap();
+        assert_eq!(file.len() as u64, self.manifest.probe_bytes);
+        assert_eq!(Digest::of(&file), self.manifest.probe);
+        Probe::from_bytes(&file).unwrap()
+    }
+
+    /// Blocks `from..to` as one slice.
+    pub(crate) fn slice(&self, from: usize, to: usize, optimize: bool) -> (Slice, LoadReport) {
+        let files: Vec<PathBuf> = (from..to).map(|b| self.block_path(b)).collect();
+        let inputs: Vec<ValueSpec> = self.manifest.live_at(from).into_iter().cloned().collect();
+        Slice::load(&files, &inputs, &load_options(optimize)).unwrap()
+    }
+
+    /// Runs `request` through slices cut at `borders`.
+    pub(crate) fn chain(
+        &self,
+        borders: &[usize],
+        optimize: bool,
+        request: &[Tensor],
+    ) -> Vec<Tensor> {
+        let mut values = request.to_vec();
+        let mut from = 0;
+        for &to in borders.iter().chain([&self.manifest.blocks.len()]) {
+            values = self.slice(from, to, optimize).0.run(&values).unwrap();
+            from = to;
+        }
+        values
+    }
+}
+
+pub(crate) const fn load_options(optimize: bool) -> LoadOptions {
+    LoadOptions {
+        threads: 1,
+        optimize,
+        warmup_runs: 1,
+    }
+}
+
+pub(crate) fn floats(tensor: &Tensor) -> Vec<f32> {
+    assert_eq!(tensor.datatype, DataType::Fp32);
+    let bytes = tensor.data.chunks_exact(4);
+    bytes
+        .map(|c| f32::from_le_bytes(c.try_into().unwrap()))
+        .collect()
+}
+
+pub(crate) fn fp32(shape: &[i64], values: &[f32]) -> Tensor {
+    let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Tensor {
+        datatype: DataType::Fp32,
+        shape: shape.to_vec(),
+        data: data.into(),
+    }
+}
+
+/// Largest absolute difference of two lists of FP32 tensors of equal shapes.
+pub(crate) fn difference(a: &[Tensor], b: &[Tensor]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let mut largest = 0.0_f32;
+    for (a, b) in a.iter().zip(b) {
+        assert_eq!(a.shape, b.shape);
+        for (x, y) in floats(a).iter().zip(floats(b)) {
+            assert!(x.is_finite() && y.is_finite());
+            largest = largest.max((x - y).abs());
+        }
+    }
+    largest
+}

@@ -1,0 +1,8 @@
+//! Models exported with PyTorch, through the crate's public face. One binary,
+//! for linking libtorch takes longer than most of its tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_input;
+mod common;
+mod small_models;
+mod vision_models;
