@@ -9,6 +9,7 @@ pub mod check;
 mod dense;
 mod exact;
 pub mod explain;
+mod milp;
 mod problem;
 mod solution;
 mod strategies;

@@ -1,5 +1,6 @@
 //! Every built-in strategy, a file each.
 
+mod milp;
 mod optimal;
 mod rows;
 mod whole;
@@ -11,6 +12,7 @@ type Make = fn(&Parameters) -> Result<Box<dyn Strategy>, SolveError>;
 /// Name and constructor of each.
 pub(crate) const KNOWN: &[(&str, Make)] = &[
     ("optimal", optimal::make),
+    ("milp", milp::make),
     ("cloud-only", whole::cloud_only),
     ("device-only", whole::device_only),
 ];

@@ -167,6 +167,7 @@ fn config() -> ProptestConfig {
     let usual = ProptestConfig::default();
     ProptestConfig {
         cases: if asked { usual.cases } else { 10_000 },
+        failure_persistence: None,
         max_global_rejects: 10_000_000,
         ..usual
     }
@@ -180,5 +181,11 @@ proptest! {
         let best = brute_force(&problem);
         let solution = agrees(&problem, "optimal", best)?;
         is_fixpoint(&problem, &solution)?;
+    }
+
+    #[test]
+    fn milp_agrees_with_trying_everything(Case(problem) in instance()) {
+        let best = brute_force(&problem);
+        agrees(&problem, "milp", best)?;
     }
 }
