@@ -5,6 +5,7 @@
 //! [`strategy`] by name; [`check::evaluate`] gives the figures of any
 //! placement; [`explain::explain_infeasible`] says why there is none.
 
+pub mod adapt;
 pub mod check;
 mod dense;
 mod exact;
