@@ -1,1 +1,4 @@
 //! The operator: watches models and hosts, places, deploys, moves.
+
+pub mod store;
+pub mod world;

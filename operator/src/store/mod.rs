@@ -1,0 +1,300 @@
+//! Content-addressed store of prepared models: blocks, probes, manifests, each
+//! under its SHA-256.
+
+mod writer;
+
+pub use writer::BlobWriter;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use lamina_model::Digest;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// Folder of the blobs inside the store.
+const FOLDER: &str = "blobs";
+
+/// The store. Clones share it.
+#[derive(Debug, Clone)]
+pub struct BlobStore {
+    objects: Arc<dyn ObjectStore>,
+    /// Blobs that were put once more: they count as new, though their files do
+    /// not change.
+    renewed: Arc<Mutex<BTreeMap<Digest, SystemTime>>>,
+}
+
+/// The store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum StoreError {
+    #[error("blob {0} is not in the store")]
+    NotFound(Digest),
+    #[error("the content is {got}, expected {expected}; send it again")]
+    HashMismatch { expected: Digest, got: Digest },
+    #[error("blob {digest} has {size} bytes, asked for {length} from {offset}")]
+    Range {
+        digest: Digest,
+        offset: u64,
+        length: u64,
+        size: u64,
+    },
+    #[error("the store's volume is full; give it more space or delete models")]
+    Full(#[source] object_store::Error),
+    #[error("the store's folder cannot be used; check that it exists and may be written")]
+    Folder(#[source] std::io::Error),
+    #[error("the store failed; see the cause, and check its volume")]
+    Storage(#[source] object_store::Error),
+}
+
+/// What [`BlobStore::gc`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blobs removed.
+    pub blobs: u64,
+    /// Their size.
+    pub bytes: u64,
+}
+
+impl BlobStore {
+    /// A store in the folder `dir` of this machine, which is made where it is
+    /// missing. What was put before is there.
+    ///
+    /// # Errors
+    /// The folder cannot be made or used.
+    pub fn local(dir: &std::path::Path) -> Result<Self, StoreError> {
+        let blobs = dir.join(FOLDER);
+        std::fs::create_dir_all(&blobs).map_err(StoreError::Folder)?;
+        remove_unfinished(&blobs).map_err(StoreError::Folder)?;
+        let files = object_store::local::LocalFileSystem::new_with_prefix(dir)
+            .map_err(StoreError::Storage)?
+            .with_fsync(true);
+        Ok(Self::new(Arc::new(files)))
+    }
+
+    /// A store on `objects`, such as a bucket.
+    pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            objects,
+            renewed: Arc::default(),
+        }
+    }
+
+    /// Stores `content` under its digest, whether or not it is there already.
+    ///
+    /// # Errors
+    /// The volume is full or does not work.
+    pub async fn put(&self, content: Bytes) -> Result<Digest, StoreError> {
+        let digest = Digest::of(&content);
+        if self.renew(&digest).await? {
+            return Ok(digest);
+        }
+        let payload = PutPayload::from_bytes(content);
+        self.objects
+            .put(&location(&digest), payload)
+            .await
+            .map_err(storage)?;
+        Ok(digest)
+    }
+
+    /// Stores a content that arrives in pieces and must have this digest.
+    ///
+    /// # Errors
+    /// The volume does not work.
+    pub async fn writer(&self, digest: Digest) -> Result<BlobWriter, StoreError> {
+        let upload = self
+            .objects
+            .put_multipart(&location(&digest))
+            .await
+            .map_err(storage)?;
+        Ok(BlobWriter::new(digest, upload))
+    }
+
+    /// The whole content, verified once more: disks forget.
+    ///
+    /// # Errors
+    /// It is not there, or is damaged.
+    pub async fn get(&self, digest: &Digest) -> Result<Bytes, StoreError> {
+        let result = self.objects.get(&location(digest)).await;
+        let found = result.map_err(|e| not_found(digest, e))?;
+        let content = found.bytes().await.map_err(|e| not_found(digest, e))?;
+        let got = Digest::of(&content);
+        if got == *digest {
+            Ok(content)
+        } else {
+            Err(StoreError::HashMismatch {
+                expected: digest.clone(),
+                got,
+            })
+        }
+    }
+
+    /// `length` bytes from `offset`; fewer at the end of the blob. They are not
+    /// verified: who puts them together does that.
+    ///
+    /// # Errors
+    /// It is not there, or ends before `offset`.
+    pub async fn get_range(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: u64,
+    ) -> Result<Bytes, StoreError> {
+        let size = self
+            .size(digest)
+            .await?
+            .ok_or_else(|| StoreError::NotFound(digest.clone()))?;
+        if offset > size {
+            return Err(StoreError::Range {
+                digest: digest.clone(),
+                offset,
+                length,
+                size,
+            });
+        }
+        let end = offset.saturating_add(length).min(size);
+        if end == offset {
+            return Ok(Bytes::new());
+        }
+        self.objects
+            .get_range(&location(digest), offset..end)
+            .await
+            .map_err(|e| not_found(digest, e))
+    }
+
+    /// Whether the blob is there.
+    ///
+    /// # Errors
+    /// The volume does not work.
+    pub async fn has(&self, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(self.size(digest).await?.is_some())
+    }
+
+    /// Size of the blob in bytes; `None` where it is not there.
+    ///
+    /// # Errors
+    /// The volume does not work.
+    pub async fn size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        match self.objects.head(&location(digest)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(storage(error)),
+        }
+    }
+
+    /// Bytes of all blobs together.
+    ///
+    /// # Errors
+    /// The volume does not work.
+    pub async fn total_bytes(&self) -> Result<u64, StoreError> {
+        let blobs = self.objects.list(Some(&Path::from(FOLDER)));
+        blobs
+            .try_fold(0, |sum, meta| async move { Ok(sum + meta.size) })
+            .await
+            .map_err(storage)
+    }
+
+    /// Whether the blob is there; if so it counts as new for [`BlobStore::gc`].
+    ///
+    /// # Errors
+    /// The volume does not work.
+    pub async fn renew(&self, digest: &Digest) -> Result<bool, StoreError> {
+        // First the note, so that a collection in between leaves it.
+        self.renewals().insert(digest.clone(), SystemTime::now());
+        let there = self.has(digest).await?;
+        if !there {
+            self.renewals().remove(digest);
+        }
+        Ok(there)
+    }
+
+    /// Removes every blob that is not in `keep` and was not put within `min_age`:
+    /// blocks of a model that is being prepared arrive before their manifest.
+    ///
+    /// # Errors
+    /// The volume does not work; what was removed before stays removed.
+    pub async fn gc(
+        &self,
+        keep: &BTreeSet<Digest>,
+        min_age: Duration,
+    ) -> Result<Collected, StoreError> {
+        let before = SystemTime::now() - min_age;
+        let found: Vec<_> = self
+            .objects
+            .list(Some(&Path::from(FOLDER)))
+            .try_collect()
+            .await
+            .map_err(storage)?;
+        let mut collected = Collected::default();
+        for meta in found {
+            let Some(digest) = digest_of(&meta.location) else {
+                continue;
+            };
+            let is_new = SystemTime::from(meta.last_modified) >= before
+                || self.renewals().get(&digest).is_some_and(|at| *at >= before);
+            if is_new || keep.contains(&digest) {
+                continue;
+            }
+            self.objects.delete(&meta.location).await.map_err(storage)?;
+            collected.blobs += 1;
+            collected.bytes += meta.size;
+        }
+        self.renewals().retain(|_, at| *at >= before);
+        Ok(collected)
+    }
+
+    fn renewals(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, SystemTime>> {
+        self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `blobs/ab/abcd…`: two digits of fan-out keep folders small.
+fn location(digest: &Digest) -> Path {
+    let name = digest.as_str();
+    Path::from_iter([FOLDER, &name[..2], name])
+}
+
+fn digest_of(location: &Path) -> Option<Digest> {
+    location.filename()?.parse().ok()
+}
+
+fn not_found(digest: &Digest, error: object_store::Error) -> StoreError {
+    match error {
+        object_store::Error::NotFound { .. } => StoreError::NotFound(digest.clone()),
+        error => storage(error),
+    }
+}
+
+/// Tells a full volume, which people can do something about, from the rest.
+fn storage(error: object_store::Error) -> StoreError {
+    use std::io::ErrorKind;
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>()
+            && matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        {
+            return StoreError::Full(error);
+        }
+        cause = inner.source();
+    }
+    StoreError::Storage(error)
+}
+
+/// Removes what a process that was killed had half written: `<digest>#<n>`.
+fn remove_unfinished(blobs: &std::path::Path) -> std::io::Result<()> {
+    for folder in std::fs::read_dir(blobs)? {
+        let folder = folder?.path();
+        if !folder.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(folder)? {
+            let file = file?;
+            if file.file_name().to_string_lossy().contains('#') {
+                std::fs::remove_file(file.path())?;
+            }
+        }
+    }
+    Ok(())
+}

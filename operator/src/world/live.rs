@@ -1,0 +1,222 @@
+//! What agents say of running requests, over the last minute.
+
+use super::types::{RequestEstimate, SegmentTimingEstimate};
+use lamina_proto::control::{ModelRequests, SegmentTiming};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// How far back figures look.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Part of a report's requests that is taken to have had its 95th percentile
+/// as their latency; the others its median. A mixture of reports so gives back
+/// both figures where all reports agree, and where each is of one request.
+const TAIL_SHARE: f64 = 0.1;
+
+/// Live figures of segments and of requests.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    segments: BTreeMap<SegmentKey, Window<SegmentTiming>>,
+    requests: BTreeMap<String, Window<ModelRequests>>,
+    totals: BTreeMap<String, RequestTotals>,
+}
+
+/// Requests of a placement since the operator's start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct RequestTotals {
+    /// Answered.
+    pub(crate) answered: u64,
+    /// Failed.
+    pub(crate) failed: u64,
+    /// Sent again.
+    pub(crate) retried: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct SegmentKey {
+    placement_uid: String,
+    revision: i64,
+    segment: u32,
+    node: String,
+}
+
+/// Reports of the last minute with the moment of their arrival.
+#[derive(Debug)]
+struct Window<T> {
+    reports: VecDeque<(Duration, T)>,
+}
+
+impl<T> Default for Window<T> {
+    fn default() -> Self {
+        Self {
+            reports: VecDeque::new(),
+        }
+    }
+}
+
+impl<T> Window<T> {
+    fn add(&mut self, report: T, now: Duration) {
+        self.reports.push_back((now, report));
+        self.expire(now);
+    }
+
+    fn expire(&mut self, now: Duration) {
+        let old = |at: Duration| now.saturating_sub(at) > WINDOW;
+        while self.reports.front().is_some_and(|(at, _)| old(*at)) {
+            self.reports.pop_front();
+        }
+    }
+
+    fn within(&self, now: Duration) -> impl DoubleEndedIterator<Item = &(Duration, T)> {
+        self.reports
+            .iter()
+            .filter(move |(at, _)| now.saturating_sub(*at) <= WINDOW)
+    }
+}
+
+impl Live {
+    /// Takes in an agent's times of a segment.
+    pub(super) fn add_segment(&mut self, node: &str, timing: SegmentTiming, now: Duration) {
+        if timing.count == 0 {
+            return;
+        }
+        let key = SegmentKey {
+            placement_uid: timing.placement_uid.clone(),
+            revision: timing.revision,
+            segment: timing.segment,
+            node: node.to_owned(),
+        };
+        self.segments.entry(key).or_default().add(timing, now);
+    }
+
+    /// Takes in an entry's count of requests.
+    pub(super) fn add_requests(&mut self, requests: ModelRequests, now: Duration) {
+        let uid = requests.placement_uid.clone();
+        let total = self.totals.entry(uid.clone()).or_default();
+        total.answered += requests.answered;
+        total.failed += requests.failed;
+        total.retried += requests.retried;
+        self.requests.entry(uid).or_default().add(requests, now);
+    }
+
+    /// Forgets what is older than the window.
+    pub(super) fn expire(&mut self, now: Duration) {
+        self.segments.retain(|_, window| {
+            window.expire(now);
+            !window.reports.is_empty()
+        });
+        self.requests.retain(|_, window| {
+            window.expire(now);
+            !window.reports.is_empty()
+        });
+    }
+
+    /// Times of the segments of a revision, in order.
+    pub(super) fn segment_timings(
+        &self,
+        placement_uid: &str,
+        revision: i64,
+        now: Duration,
+    ) -> Vec<SegmentTimingEstimate> {
+        self.segments
+            .iter()
+            .filter(|(key, _)| key.placement_uid == placement_uid && key.revision == revision)
+            .filter_map(|(key, window)| summarize_segment(key, window, now))
+            .collect()
+    }
+
+    /// Requests of a placement.
+    pub(super) fn request_stats(
+        &self,
+        placement_uid: &str,
+        now: Duration,
+    ) -> Option<RequestEstimate> {
+        summarize_requests(self.requests.get(placement_uid)?, now)
+    }
+
+    /// Counts since the start by placement UID.
+    pub(super) const fn totals(&self) -> &BTreeMap<String, RequestTotals> {
+        &self.totals
+    }
+
+    /// Placements with reports in the window.
+    pub(super) fn placements(&self) -> impl Iterator<Item = &String> {
+        self.requests.keys()
+    }
+}
+
+fn summarize_segment(
+    key: &SegmentKey,
+    window: &Window<SegmentTiming>,
+    now: Duration,
+) -> Option<SegmentTimingEstimate> {
+    let reports: Vec<_> = window.within(now).collect();
+    let (newest, _) = reports.last()?;
+    let p50 = |of: fn(&SegmentTiming) -> f64| {
+        let points = reports.iter().map(|(_, t)| (of(t), weight(t.count)));
+        quantile(points.collect(), 0.5)
+    };
+    Some(SegmentTimingEstimate {
+        segment: key.segment,
+        node: key.node.clone(),
+        count: reports.iter().map(|(_, t)| t.count).sum(),
+        compute_p50_seconds: p50(|t| t.compute_p50_seconds)?,
+        queue_p50_seconds: p50(|t| t.queue_p50_seconds)?,
+        age: now.saturating_sub(*newest),
+    })
+}
+
+fn summarize_requests(window: &Window<ModelRequests>, now: Duration) -> Option<RequestEstimate> {
+    // At the flip an entry reports both revisions at once; the higher is newer.
+    let (newest, revision) = window.within(now).map(|(at, r)| (*at, r.revision)).max()?;
+    let reports: Vec<_> = window
+        .within(now)
+        .filter(|(_, r)| r.revision == revision)
+        .collect();
+    let points: Vec<_> = reports
+        .iter()
+        .flat_map(|(_, r)| latency_points(r))
+        .collect();
+    let answered: u64 = reports.iter().map(|(_, r)| r.answered).sum();
+    let (first, _) = reports.first()?;
+    let span = now.saturating_sub(*first).max(Duration::from_secs(1));
+    Some(RequestEstimate {
+        revision,
+        p50_seconds: quantile(points.clone(), 0.5).unwrap_or(0.0),
+        p95_seconds: quantile(points, 0.95).unwrap_or(0.0),
+        answered_per_second: weight(answered) / span.as_secs_f64(),
+        answered,
+        failed: reports.iter().map(|(_, r)| r.failed).sum(),
+        retried: reports.iter().map(|(_, r)| r.retried).sum(),
+        age: now.saturating_sub(newest),
+    })
+}
+
+fn latency_points(report: &ModelRequests) -> [(f64, f64); 2] {
+    let count = weight(report.answered);
+    [
+        (report.latency_p50_seconds, count * (1.0 - TAIL_SHARE)),
+        (report.latency_p95_seconds, count * TAIL_SHARE),
+    ]
+}
+
+#[allow(clippy::cast_precision_loss)] // counts of one minute are far below 2^53
+const fn weight(count: u64) -> f64 {
+    count as f64
+}
+
+/// The smallest value that at least the share `q` of the weight does not exceed;
+/// `None` where nothing weighs anything.
+fn quantile(mut points: Vec<(f64, f64)>, q: f64) -> Option<f64> {
+    points.retain(|(value, weight)| value.is_finite() && *weight > 0.0);
+    points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let wanted = q * points.iter().map(|(_, w)| w).sum::<f64>();
+    let mut reached = 0.0;
+    for (value, weight) in &points {
+        reached += weight;
+        // Sums of the same weights in another order differ in the last digits.
+        if reached >= wanted * (1.0 - 1e-9) {
+            return Some(*value);
+        }
+    }
+    None
+}

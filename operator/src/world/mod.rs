@@ -1,0 +1,265 @@
+//! What the operator knows of agents, links and running requests, and what it
+//! has to say to agents: everything that moves faster than Kubernetes objects.
+//!
+//! [`state`] decides (pure), [`World`] holds it behind a lock with a clock, the
+//! open sessions and the listeners. Nothing here is kept over a restart: agents
+//! come back and tell it anew.
+
+mod links;
+mod live;
+mod nodes;
+mod prepares;
+mod state;
+mod types;
+
+pub(crate) use live::RequestTotals;
+pub(crate) use types::Identity;
+pub use types::{
+    LinkEstimate, LinkMatrix, NodeState, PrepareRequest, PrepareState, RequestEstimate,
+    SegmentTimingEstimate, WorldError, WorldEvent,
+};
+
+use lamina_crds::Hop;
+use lamina_proto::control::OperatorMessage;
+use lamina_proto::control::agent_message::Message as FromAgent;
+use state::{Effects, State};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{broadcast, mpsc};
+
+/// Events that a slow listener may lag behind; it then gets `Lagged` and should
+/// look at everything.
+const EVENT_BUFFER: usize = 1024;
+
+/// What the operator knows of agents. Clones share their content.
+#[derive(Debug, Clone)]
+pub struct World(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    start: Instant,
+    held: Mutex<Held>,
+    events: broadcast::Sender<WorldEvent>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    state: State,
+    sessions: BTreeMap<String, Session>,
+    next_session: u64,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: u64,
+    outbox: mpsc::UnboundedSender<OperatorMessage>,
+}
+
+/// The operator's end of an agent's session. Dropping it closes the session.
+#[derive(Debug)]
+pub(crate) struct SessionHandle {
+    world: World,
+    node: String,
+    id: u64,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// A world in which nothing is known.
+    pub fn new() -> Self {
+        Self(Arc::new(Inner {
+            start: Instant::now(),
+            held: Mutex::default(),
+            events: broadcast::Sender::new(EVENT_BUFFER),
+        }))
+    }
+
+    /// What is known of one agent; `None` where it never came.
+    pub fn node(&self, name: &str) -> Option<NodeState> {
+        self.held().state.nodes.get(name, self.now())
+    }
+
+    /// Every agent that came since the operator's start, by node.
+    pub fn nodes(&self) -> BTreeMap<String, NodeState> {
+        self.held().state.nodes.all(self.now())
+    }
+
+    /// Every link that was measured.
+    pub fn links(&self) -> LinkMatrix {
+        self.held().state.links.matrix(self.now())
+    }
+
+    /// Live times of a revision's segments over the last minute, in order; empty
+    /// where no request came.
+    pub fn segment_timings(
+        &self,
+        placement_uid: &str,
+        revision: i64,
+    ) -> Vec<SegmentTimingEstimate> {
+        let held = self.held();
+        held.state
+            .live
+            .segment_timings(placement_uid, revision, self.now())
+    }
+
+    /// Requests of a placement over the last minute; `None` where none came.
+    pub fn request_stats(&self, placement_uid: &str) -> Option<RequestEstimate> {
+        let held = self.held();
+        held.state.live.request_stats(placement_uid, self.now())
+    }
+
+    /// Sees every change from now on. A receiver that lags should look at
+    /// everything.
+    pub fn subscribe(&self) -> broadcast::Receiver<WorldEvent> {
+        self.0.events.subscribe()
+    }
+
+    /// Sets the hosts whose links to `node` matter; its agent is told when they
+    /// changed and whenever it reconnects.
+    pub fn set_peers(&self, node: &str, peers: Vec<Hop>) {
+        self.change(|state, _| state.set_peers(node, peers));
+    }
+
+    /// Sets the node on which this operator runs.
+    pub fn set_operator_node(&self, node: &str) {
+        self.change(|state, now| state.set_operator_node(node, now));
+    }
+
+    /// Starts a job on its node; its agent is told again whenever it reconnects.
+    /// A job that ended, or was lost, starts anew; one that runs there already
+    /// goes on.
+    ///
+    /// # Errors
+    /// The node's agent is not connected, or the job runs on another node.
+    pub fn start_prepare(&self, job: PrepareRequest) -> Result<(), WorldError> {
+        let mut held = self.held();
+        let effects = held.state.start_prepare(job)?;
+        self.carry_out(&held, effects);
+        Ok(())
+    }
+
+    /// How far a job is; `None` where it was never started, or forgotten.
+    pub fn prepare_state(&self, job: &str) -> Option<PrepareState> {
+        self.held().state.prepares.state(job)
+    }
+
+    /// Every job that was started and not forgotten, by name.
+    pub fn prepares(&self) -> BTreeMap<String, PrepareState> {
+        self.held().state.prepares.all()
+    }
+
+    /// Drops a job; an agent that is at it stops.
+    pub fn forget_prepare(&self, job: &str) {
+        self.change(|state, _| state.forget_prepare(job));
+    }
+
+    /// Finds lost agents for as long as it runs, which is for ever.
+    pub async fn watch_over(&self) {
+        let mut interval = tokio::time::interval(nodes::TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.change(State::tick);
+        }
+    }
+
+    /// Requests since the operator's start by placement UID, and the estimate of
+    /// those with requests in the last minute.
+    pub(crate) fn requests(&self) -> BTreeMap<String, (RequestTotals, Option<RequestEstimate>)> {
+        let (held, now) = (self.held(), self.now());
+        let live = &held.state.live;
+        live.totals()
+            .iter()
+            .map(|(uid, totals)| (uid.clone(), (*totals, live.request_stats(uid, now))))
+            .collect()
+    }
+
+    /// An agent said hello: its former session, if any, is over. What is to be
+    /// sent to it comes out of the receiver.
+    pub(crate) fn open_session(
+        &self,
+        identity: Identity,
+    ) -> (SessionHandle, mpsc::UnboundedReceiver<OperatorMessage>) {
+        let (outbox, inbox) = mpsc::unbounded_channel();
+        let mut held = self.held();
+        let (id, node) = (held.next_session, identity.node.clone());
+        held.next_session += 1;
+        held.sessions.insert(node.clone(), Session { id, outbox });
+        let effects = held.state.opened(identity, self.now());
+        self.carry_out(&held, effects);
+        drop(held);
+        let world = self.clone();
+        (SessionHandle { world, node, id }, inbox)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State, Duration) -> Effects) {
+        let mut held = self.held();
+        let effects = change(&mut held.state, self.now());
+        self.carry_out(&held, effects);
+    }
+
+    /// Sends and tells under the lock, so that nobody sees them out of order.
+    fn carry_out(&self, held: &Held, effects: Effects) {
+        for (node, message) in effects.messages {
+            if let Some(session) = held.sessions.get(&node) {
+                // A session that is closing is told everything when it is back.
+                let _ = session.outbox.send(OperatorMessage {
+                    message: Some(message),
+                });
+            }
+        }
+        for event in effects.events {
+            // Without a listener there is nobody to tell.
+            let _ = self.0.events.send(event);
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Every change of the state is complete before anything can panic.
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.0.start.elapsed()
+    }
+}
+
+impl SessionHandle {
+    /// Name of the agent's node.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Takes in a message of the agent; false when a newer session took over.
+    pub(crate) fn heard(&self, message: FromAgent) -> bool {
+        let mut held = self.world.held();
+        if !self.is_current(&held) {
+            return false;
+        }
+        let effects = held.state.heard(&self.node, message, self.world.now());
+        self.world.carry_out(&held, effects);
+        true
+    }
+
+    fn is_current(&self, held: &Held) -> bool {
+        held.sessions
+            .get(&self.node)
+            .is_some_and(|s| s.id == self.id)
+    }
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        let mut held = self.world.held();
+        if self.is_current(&held) {
+            held.sessions.remove(&self.node);
+            held.state.closed(&self.node, self.world.now());
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Which agents are alive, from their messages and a clock.
+
+use super::types::{Identity, NodeState, WorldEvent};
+use lamina_proto::control::Heartbeat;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Silence after which an agent is lost, though its stream looks open.
+pub(super) const SILENCE: Duration = Duration::from_millis(2500);
+/// Time that an agent has to come back after its stream closed.
+pub(super) const REOPEN: Duration = Duration::from_millis(1500);
+/// Time between two looks at the clock.
+pub(super) const TICK: Duration = Duration::from_millis(250);
+
+/// Every agent that ever came.
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    by_name: BTreeMap<String, Record>,
+    last_tick: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Record {
+    identity: Identity,
+    last_message: Duration,
+    closed: Option<Duration>,
+    lost: Option<Duration>,
+    heartbeat: Option<Heartbeat>,
+}
+
+impl Nodes {
+    /// An agent opened a session.
+    pub(super) fn opened(&mut self, identity: Identity, now: Duration) -> Option<WorldEvent> {
+        let node = identity.node.clone();
+        let Some(record) = self.by_name.get_mut(&node) else {
+            let record = Record {
+                identity,
+                last_message: now,
+                closed: None,
+                lost: None,
+                heartbeat: None,
+            };
+            self.by_name.insert(node.clone(), record);
+            return Some(WorldEvent::NodeJoined { node });
+        };
+        record.identity = identity;
+        record.last_message = now;
+        record.closed = None;
+        let was_lost = record.lost.take().is_some();
+        was_lost.then_some(WorldEvent::NodeRecovered { node })
+    }
+
+    /// An agent said something over its open session.
+    pub(super) fn heard(&mut self, node: &str, now: Duration) -> Option<WorldEvent> {
+        let record = self.by_name.get_mut(node)?;
+        record.last_message = now;
+        let was_lost = record.lost.take().is_some();
+        was_lost.then(|| WorldEvent::NodeRecovered {
+            node: node.to_owned(),
+        })
+    }
+
+    /// An agent's heartbeat.
+    pub(super) fn heartbeat(&mut self, node: &str, heartbeat: Heartbeat) {
+        if let Some(record) = self.by_name.get_mut(node) {
+            record.heartbeat = Some(heartbeat);
+        }
+    }
+
+    /// An agent's stream ended.
+    pub(super) fn closed(&mut self, node: &str, now: Duration) {
+        if let Some(record) = self.by_name.get_mut(node) {
+            record.closed = Some(now);
+        }
+    }
+
+    /// Finds the agents that were lost by `now`. To be called every [`TICK`]:
+    /// where the calls themselves come late, this process was held up, and the
+    /// agents' silence is not held against them.
+    pub(super) fn tick(&mut self, now: Duration) -> Vec<WorldEvent> {
+        let late = self
+            .last_tick
+            .map_or(Duration::ZERO, |last| now.saturating_sub(last + TICK));
+        self.last_tick = Some(now);
+        let mut lost = Vec::new();
+        for (node, record) in &mut self.by_name {
+            if late > TICK {
+                record.last_message = (record.last_message + late).min(now);
+                record.closed = record.closed.map(|at| (at + late).min(now));
+            }
+            if record.lost.is_none() && record.is_overdue(now) {
+                record.lost = Some(now);
+                lost.push(WorldEvent::NodeLost { node: node.clone() });
+            }
+        }
+        lost
+    }
+
+    /// Whether the agent of `node` is connected, or expected back at once.
+    pub(super) fn is_alive(&self, node: &str) -> bool {
+        self.by_name.get(node).is_some_and(|r| r.lost.is_none())
+    }
+
+    /// The state of one node.
+    pub(super) fn get(&self, node: &str, now: Duration) -> Option<NodeState> {
+        self.by_name.get(node).map(|r| r.state(now))
+    }
+
+    /// The state of every node by name.
+    pub(super) fn all(&self, now: Duration) -> BTreeMap<String, NodeState> {
+        self.by_name
+            .iter()
+            .map(|(name, record)| (name.clone(), record.state(now)))
+            .collect()
+    }
+}
+
+impl Record {
+    fn is_overdue(&self, now: Duration) -> bool {
+        let silent = now.saturating_sub(self.last_message) > SILENCE;
+        let gone = self
+            .closed
+            .is_some_and(|at| now.saturating_sub(at) > REOPEN);
+        silent || gone
+    }
+
+    fn state(&self, now: Duration) -> NodeState {
+        NodeState {
+            address: self.identity.address.clone(),
+            version: self.identity.version.clone(),
+            alive: self.lost.is_none(),
+            last_seen: now.saturating_sub(self.last_message),
+            since_lost: self.lost.map(|at| now.saturating_sub(at)),
+            cpu_load: self.heartbeat.map_or(0.0, |h| h.cpu_load),
+            memory_free_bytes: self.heartbeat.map(|h| h.memory_free_bytes),
+            in_flight: self.heartbeat.map_or(0, |h| h.in_flight),
+        }
+    }
+}

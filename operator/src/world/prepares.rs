@@ -1,0 +1,168 @@
+//! Prepare jobs: which agent does what, and how far it is.
+
+use super::types::{PrepareRequest, PrepareState, WorldError};
+use lamina_proto::control::operator_message::Message;
+use lamina_proto::control::prepare_update::Update;
+use lamina_proto::control::{CancelPrepare, Prepare, PrepareUpdate};
+use std::collections::BTreeMap;
+
+/// Every job that was started and not forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Prepares {
+    jobs: BTreeMap<String, Job>,
+}
+
+#[derive(Debug)]
+struct Job {
+    request: PrepareRequest,
+    state: PrepareState,
+}
+
+/// What an agent's word about a job comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The job's state changed.
+    Changed,
+    /// Nothing changed.
+    Same,
+    /// Nobody wants this job of that agent: it should stop.
+    Unwanted,
+}
+
+impl Prepares {
+    /// Starts a job, or starts one anew that ended without a result. Gives the
+    /// message for the node's agent; `None` where it runs there already.
+    pub(super) fn start(&mut self, request: PrepareRequest) -> Result<Option<Message>, WorldError> {
+        if let Some(job) = self.jobs.get(&request.job)
+            && let PrepareState::Running { node, .. } = &job.state
+        {
+            if *node == request.node && job.request == request {
+                return Ok(None);
+            }
+            return Err(WorldError::Running {
+                job: request.job,
+                node: node.clone(),
+            });
+        }
+        let message = to_message(&request);
+        let state = just_started(&request.node);
+        self.jobs
+            .insert(request.job.clone(), Job { request, state });
+        Ok(Some(message))
+    }
+
+    /// The state of a job.
+    pub(super) fn state(&self, job: &str) -> Option<PrepareState> {
+        self.jobs.get(job).map(|j| j.state.clone())
+    }
+
+    /// Every job with its state.
+    pub(super) fn all(&self) -> BTreeMap<String, PrepareState> {
+        self.jobs
+            .iter()
+            .map(|(name, job)| (name.clone(), job.state.clone()))
+            .collect()
+    }
+
+    /// Drops a job. Gives the node that is to stop, and the message for it.
+    pub(super) fn forget(&mut self, job: &str) -> Option<(String, Message)> {
+        match self.jobs.remove(job)?.state {
+            PrepareState::Running { node, .. } => Some((node, cancel(job))),
+            _ => None,
+        }
+    }
+
+    /// The messages for an agent that opened a session: a job goes on where it
+    /// was, or starts anew where the agent restarted.
+    pub(super) fn running_on(&self, node: &str) -> Vec<Message> {
+        self.jobs
+            .values()
+            .filter(|job| matches!(&job.state, PrepareState::Running { node: n, .. } if n == node))
+            .map(|job| to_message(&job.request))
+            .collect()
+    }
+
+    /// Marks what ran on a lost node; gives those jobs.
+    pub(super) fn node_lost(&mut self, node: &str) -> Vec<String> {
+        let mut lost = Vec::new();
+        for (name, job) in &mut self.jobs {
+            if matches!(&job.state, PrepareState::Running { node: n, .. } if n == node) {
+                job.state = PrepareState::Lost {
+                    node: node.to_owned(),
+                };
+                lost.push(name.clone());
+            }
+        }
+        lost
+    }
+
+    /// Takes in what the agent of `node` says of a job.
+    pub(super) fn update(&mut self, node: &str, update: PrepareUpdate) -> Outcome {
+        let (Some(job), Some(news)) = (self.jobs.get_mut(&update.job), update.update) else {
+            return Outcome::Unwanted;
+        };
+        match &job.state {
+            // What ended has ended; an agent may say it once more after a reconnect.
+            PrepareState::Done { .. } | PrepareState::Failed { .. } => return Outcome::Same,
+            PrepareState::Running { node: n, .. } | PrepareState::Lost { node: n } if n != node => {
+                return Outcome::Unwanted;
+            }
+            PrepareState::Running { .. } | PrepareState::Lost { .. } => {}
+        }
+        let state = to_state(node, news);
+        if job.state == state {
+            return Outcome::Same;
+        }
+        job.state = state;
+        Outcome::Changed
+    }
+}
+
+/// The message that stops a job.
+pub(super) fn cancel(job: &str) -> Message {
+    Message::CancelPrepare(CancelPrepare {
+        job: job.to_owned(),
+    })
+}
+
+fn just_started(node: &str) -> PrepareState {
+    PrepareState::Running {
+        node: node.to_owned(),
+        step: String::new(),
+        done: 0,
+        total: 0,
+        bytes: false,
+    }
+}
+
+fn to_message(request: &PrepareRequest) -> Message {
+    Message::Prepare(Prepare {
+        job: request.job.clone(),
+        uri: request.uri.clone(),
+        sha256: request.sha256.clone(),
+        inputs_json: request.inputs_json.clone(),
+    })
+}
+
+fn to_state(node: &str, news: Update) -> PrepareState {
+    let node = node.to_owned();
+    match news {
+        Update::Progress(p) => PrepareState::Running {
+            node,
+            step: p.step,
+            done: p.done,
+            total: p.total,
+            bytes: p.bytes,
+        },
+        Update::Done(d) => PrepareState::Done {
+            node,
+            manifest_digest: d.manifest_digest,
+        },
+        Update::Failed(f) => PrepareState::Failed {
+            node,
+            reason: f.reason,
+            message: f.message,
+            retryable: f.retryable,
+        },
+    }
+}

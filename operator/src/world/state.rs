@@ -1,0 +1,194 @@
+//! The pure core: messages and moments in, events and messages out. No clock, no
+//! I/O, no locks.
+
+use super::links::{Links, Sample};
+use super::live::Live;
+use super::nodes::Nodes;
+use super::prepares::{self, Outcome, Prepares};
+use super::types::{Identity, PrepareRequest, WorldError, WorldEvent};
+use lamina_crds::Hop;
+use lamina_proto::control::agent_message::Message as FromAgent;
+use lamina_proto::control::operator_message::Message as ToAgent;
+use lamina_proto::control::{LinkSample, Peer, Peers, PrepareUpdate, Welcome};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Everything known.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) nodes: Nodes,
+    pub(super) links: Links,
+    pub(super) live: Live,
+    pub(super) prepares: Prepares,
+    operator_node: String,
+    peers: BTreeMap<String, Vec<Hop>>,
+}
+
+/// What follows from an input.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Effects {
+    /// To be told to everyone who listens.
+    pub(super) events: Vec<WorldEvent>,
+    /// To be sent to nodes' agents.
+    pub(super) messages: Vec<(String, ToAgent)>,
+}
+
+impl Effects {
+    fn send(&mut self, node: &str, message: ToAgent) {
+        self.messages.push((node.to_owned(), message));
+    }
+}
+
+impl State {
+    /// An agent opened a session: it is told everything that concerns it.
+    pub(super) fn opened(&mut self, identity: Identity, now: Duration) -> Effects {
+        let node = identity.node.clone();
+        let mut effects = Effects::default();
+        effects.events.extend(self.nodes.opened(identity, now));
+        effects.send(&node, self.welcome());
+        if let Some(peers) = self.peers.get(&node) {
+            effects.send(&node, to_message(peers));
+        }
+        for message in self.prepares.running_on(&node) {
+            effects.send(&node, message);
+        }
+        effects
+    }
+
+    /// An agent's stream ended.
+    pub(super) fn closed(&mut self, node: &str, now: Duration) {
+        self.nodes.closed(node, now);
+    }
+
+    /// An agent said something.
+    pub(super) fn heard(&mut self, node: &str, message: FromAgent, now: Duration) -> Effects {
+        let mut effects = Effects::default();
+        effects.events.extend(self.nodes.heard(node, now));
+        match message {
+            // Only the first message of a session says who speaks.
+            FromAgent::Hello(_) => {}
+            FromAgent::Heartbeat(heartbeat) => self.nodes.heartbeat(node, heartbeat),
+            FromAgent::Links(links) => {
+                for sample in links.samples {
+                    effects.events.extend(self.link_sample(node, &sample, now));
+                }
+            }
+            FromAgent::Segments(segments) => {
+                for timing in segments.timings {
+                    self.live.add_segment(node, timing, now);
+                }
+            }
+            FromAgent::Requests(requests) => {
+                for model in requests.models {
+                    self.live.add_requests(model, now);
+                }
+            }
+            FromAgent::Prepare(update) => self.prepare_update(node, update, &mut effects),
+        }
+        effects
+    }
+
+    /// Time passed.
+    pub(super) fn tick(&mut self, now: Duration) -> Effects {
+        let mut effects = Effects::default();
+        self.live.expire(now);
+        for event in self.nodes.tick(now) {
+            if let WorldEvent::NodeLost { node } = &event {
+                let jobs = self.prepares.node_lost(node);
+                let changed = jobs
+                    .into_iter()
+                    .map(|job| WorldEvent::PrepareChanged { job });
+                effects.events.extend(changed);
+            }
+            effects.events.push(event);
+        }
+        effects
+    }
+
+    /// Sets the hosts whose links to `node` matter.
+    pub(super) fn set_peers(&mut self, node: &str, peers: Vec<Hop>) -> Effects {
+        let mut effects = Effects::default();
+        if self.peers.get(node) != Some(&peers) {
+            effects.send(node, to_message(&peers));
+            self.peers.insert(node.to_owned(), peers);
+        }
+        effects
+    }
+
+    /// Sets the node on which the operator runs.
+    pub(super) fn set_operator_node(&mut self, node: &str, now: Duration) -> Effects {
+        let mut effects = Effects::default();
+        if self.operator_node != node {
+            node.clone_into(&mut self.operator_node);
+            for name in self.nodes.all(now).into_keys() {
+                effects.send(&name, self.welcome());
+            }
+        }
+        effects
+    }
+
+    /// Starts a job on a node whose agent is connected.
+    pub(super) fn start_prepare(&mut self, request: PrepareRequest) -> Result<Effects, WorldError> {
+        let (node, job) = (request.node.clone(), request.job.clone());
+        if !self.nodes.is_alive(&node) {
+            return Err(WorldError::NotConnected(node));
+        }
+        let mut effects = Effects::default();
+        if let Some(message) = self.prepares.start(request)? {
+            effects.send(&node, message);
+            effects.events.push(WorldEvent::PrepareChanged { job });
+        }
+        Ok(effects)
+    }
+
+    /// Drops a job and stops the agent that is at it.
+    pub(super) fn forget_prepare(&mut self, job: &str) -> Effects {
+        Effects {
+            events: Vec::new(),
+            messages: self.prepares.forget(job).into_iter().collect(),
+        }
+    }
+
+    fn welcome(&self) -> ToAgent {
+        ToAgent::Welcome(Welcome {
+            operator_node: self.operator_node.clone(),
+        })
+    }
+
+    fn link_sample(&mut self, node: &str, sample: &LinkSample, now: Duration) -> Vec<WorldEvent> {
+        if sample.peer.is_empty() || sample.peer == node {
+            return Vec::new();
+        }
+        let (from, to) = if sample.inbound {
+            (sample.peer.as_str(), node)
+        } else {
+            (node, sample.peer.as_str())
+        };
+        let measured = Sample {
+            rtt_seconds: Some(sample.rtt_seconds),
+            bytes_per_second: Some(sample.bytes_per_second),
+            bytes: sample.bytes,
+            failed: sample.failed,
+        };
+        self.links.add(from, to, measured, now)
+    }
+
+    fn prepare_update(&mut self, node: &str, update: PrepareUpdate, effects: &mut Effects) {
+        let job = update.job.clone();
+        match self.prepares.update(node, update) {
+            Outcome::Changed => effects.events.push(WorldEvent::PrepareChanged { job }),
+            Outcome::Same => {}
+            Outcome::Unwanted => effects.send(node, prepares::cancel(&job)),
+        }
+    }
+}
+
+fn to_message(peers: &[Hop]) -> ToAgent {
+    let peers = peers.iter().map(|hop| Peer {
+        node: hop.node.clone(),
+        address: hop.address.clone(),
+    });
+    ToAgent::Peers(Peers {
+        peers: peers.collect(),
+    })
+}

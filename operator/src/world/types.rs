@@ -1,0 +1,241 @@
+use lamina_proto::control::Hello;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is known of one agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeState {
+    /// Where other agents reach it, `10.0.0.7:8001`.
+    pub address: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Heartbeats arrive.
+    pub alive: bool,
+    /// Time since its last message.
+    pub last_seen: Duration,
+    /// Time since it was found lost; `None` while it is alive.
+    pub since_lost: Option<Duration>,
+    /// Share of its CPU quota in use, 0 to 1.
+    pub cpu_load: f64,
+    /// Memory that it may still take; `None` before its first heartbeat.
+    pub memory_free_bytes: Option<u64>,
+    /// Requests inside it.
+    pub in_flight: u32,
+}
+
+/// What is known of the link from one host to another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LinkEstimate {
+    /// Round trip of an empty message in seconds; `None` before the first sample.
+    pub rtt_seconds: Option<f64>,
+    /// Bytes per second in this direction; `None` before the first sample.
+    pub bytes_per_second: Option<f64>,
+    /// How far `bytes_per_second` can be trusted, 0 to 1: grows with samples,
+    /// fades with age.
+    pub confidence: f64,
+    /// Relative noise of the bandwidth samples: 0.2 is ±20 %.
+    pub noise: f64,
+    /// Time since the newest sample that was used.
+    pub age: Duration,
+    /// False after the peer left several measurements in a row unanswered; the
+    /// figures are those of before.
+    pub reachable: bool,
+}
+
+/// Every measured link at one moment. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct LinkMatrix {
+    by_from: Arc<BTreeMap<String, BTreeMap<String, LinkEstimate>>>,
+}
+
+impl LinkMatrix {
+    pub(crate) fn new(by_from: BTreeMap<String, BTreeMap<String, LinkEstimate>>) -> Self {
+        Self {
+            by_from: Arc::new(by_from),
+        }
+    }
+
+    /// The link from host `from` to host `to`; `None` where nothing was measured.
+    pub fn get(&self, from: &str, to: &str) -> Option<LinkEstimate> {
+        self.by_from.get(from)?.get(to).copied()
+    }
+
+    /// Every link as `(from, to, estimate)`, ordered by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, LinkEstimate)> {
+        self.by_from.iter().flat_map(|(from, row)| {
+            row.iter()
+                .map(move |(to, estimate)| (from.as_str(), to.as_str(), *estimate))
+        })
+    }
+}
+
+/// Live times of a segment over the last minute.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SegmentTimingEstimate {
+    /// Place in the path, from 0.
+    pub segment: u32,
+    /// The host that reported it.
+    pub node: String,
+    /// Runs behind the figures.
+    pub count: u64,
+    /// Median time inside torch in seconds.
+    pub compute_p50_seconds: f64,
+    /// Median time of waiting for a compute thread in seconds.
+    pub queue_p50_seconds: f64,
+    /// Time since the newest report.
+    pub age: Duration,
+}
+
+/// Requests answered at the entry of a placement over the last minute, by the
+/// revision that answered last.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestEstimate {
+    /// That revision.
+    pub revision: i64,
+    /// Median latency in seconds.
+    pub p50_seconds: f64,
+    /// 95th percentile of the latency in seconds.
+    pub p95_seconds: f64,
+    /// Requests answered in a second.
+    pub answered_per_second: f64,
+    /// Requests answered.
+    pub answered: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Sent again on another route; not lost.
+    pub retried: u64,
+    /// Time since the newest report.
+    pub age: Duration,
+}
+
+/// A model to be prepared on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrepareRequest {
+    /// Names the job.
+    pub job: String,
+    /// The node whose agent does it.
+    pub node: String,
+    /// Where the source is.
+    pub uri: String,
+    /// 64 hexadecimal digits; empty where any file is taken.
+    pub sha256: String,
+    /// JSON list of `lamina_model::InputSpec`.
+    pub inputs_json: String,
+}
+
+/// How far a prepare job is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PrepareState {
+    /// It is under way.
+    Running {
+        /// On this node.
+        node: String,
+        /// Fetching, Slicing, Checking, Profiling or Storing; empty before the
+        /// agent's first word.
+        step: String,
+        /// Units done.
+        done: u64,
+        /// Units in all; 0 where not known.
+        total: u64,
+        /// The units are bytes.
+        bytes: bool,
+    },
+    /// The manifest, its blocks and its probe are in the store.
+    Done {
+        /// On this node.
+        node: String,
+        /// Digest of the manifest, as the agent wrote it.
+        manifest_digest: String,
+    },
+    /// It ended without a result.
+    Failed {
+        /// On this node.
+        node: String,
+        /// FetchFailed, ChecksumMismatch, InvalidModel, InputMismatch or
+        /// PrepareFailed.
+        reason: String,
+        /// What happened and what to do.
+        message: String,
+        /// Another try may succeed without a change of the spec.
+        retryable: bool,
+    },
+    /// The node was lost before it was done. Start it on another one.
+    Lost {
+        /// That node.
+        node: String,
+    },
+}
+
+/// Something changed that decisions may depend on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WorldEvent {
+    /// An agent opened its first session.
+    NodeJoined {
+        /// The node.
+        node: String,
+    },
+    /// An agent went silent.
+    NodeLost {
+        /// The node.
+        node: String,
+    },
+    /// An agent that was lost is back.
+    NodeRecovered {
+        /// The node.
+        node: String,
+    },
+    /// A link was measured for the first time.
+    LinkMeasured {
+        /// Sending host.
+        from: String,
+        /// Receiving host.
+        to: String,
+        /// The first estimate.
+        estimate: LinkEstimate,
+    },
+    /// A link changed by more than its noise since it was last told.
+    LinkChanged {
+        /// Sending host.
+        from: String,
+        /// Receiving host.
+        to: String,
+        /// As it was last told.
+        before: LinkEstimate,
+        /// As it is now.
+        after: LinkEstimate,
+    },
+    /// A prepare job went on, ended, or lost its node.
+    PrepareChanged {
+        /// The job.
+        job: String,
+    },
+}
+
+/// What was asked for cannot be done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum WorldError {
+    #[error("agent of node `{0}` is not connected; choose another node or wait for it")]
+    NotConnected(String),
+    #[error("job `{job}` runs on node `{node}` already; forget it first")]
+    Running { job: String, node: String },
+}
+
+/// Who an agent says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) node: String,
+    pub(crate) version: String,
+    pub(crate) address: String,
+}
+
+impl From<Hello> for Identity {
+    fn from(hello: Hello) -> Self {
+        Self {
+            node: hello.node,
+            version: hello.version,
+            address: hello.address,
+        }
+    }
+}
