@@ -51,6 +51,9 @@ inline bool is_tensor(const Value *value) {
   return value->type()->isSubtypeOf(*c10::TensorType::get());
 }
 
+// Operations that do the work; a block holds at least one.
+bool is_heavy(const Node *node);
+
 // Bytes of the tensor constants of `block`, each storage once.
 uint64_t constant_bytes(const Block *block);
 

@@ -95,6 +95,50 @@ lts_graph *merge(lts_block *const *blocks, size_t count, bool optimized) {
   return new lts_graph(merged, std::nullopt, {});
 }
 
+size_t heavy_nodes(Graph &graph) {
+  size_t count = 0;
+  for (const Node *node : graph.nodes()) count += is_heavy(node) ? 1 : 0;
+  return count;
+}
+
+// The merged and optimized graph gives, after its outputs, the time at its
+// begin, before the first heavy operation of each further block, and at its
+// end. Optimizing renames operations and drops light ones, but it keeps the
+// number and the order of the heavy ones; that is how blocks are found again.
+lts_graph *stages(lts_block *const *blocks, size_t count) {
+  std::unique_ptr<lts_graph> whole(merge(blocks, count, true));
+  TORCH_CHECK(!whole->self.has_value(), "the model keeps state");
+  std::vector<size_t> first_heavy;
+  size_t before = 0;
+  for (size_t i = 0; i < count; ++i) {
+    first_heavy.push_back(before);
+    before += heavy_nodes(*inlined_forward(blocks[i]->module));
+  }
+  Graph &graph = *whole->graph;
+  TORCH_CHECK(heavy_nodes(graph) == before, "optimizing changed the number of heavy operations");
+
+  auto read_clock = [&] {
+    Node *clock = graph.create(c10::prim::TimePoint);
+    clock->output()->setType(c10::IntType::get());
+    return clock;
+  };
+  std::vector<Value *> times{graph.prependNode(read_clock())->output()};
+  size_t heavy = 0;
+  size_t stage = 1;
+  for (Node *node : graph.nodes()) {
+    if (!is_heavy(node)) continue;
+    if (stage < count && heavy == first_heavy[stage]) {
+      times.push_back(read_clock()->insertBefore(node)->output());
+      ++stage;
+    }
+    ++heavy;
+  }
+  TORCH_CHECK(stage == count, "a block has no heavy operation");
+  times.push_back(graph.appendNode(read_clock())->output());
+  for (Value *time : times) graph.registerOutput(time);
+  return new lts_graph(whole->graph, std::nullopt, {});
+}
+
 // OpenMP keeps its setting per thread, so each thread that runs is told.
 void use_threads(int threads) {
   thread_local int current = 0;
@@ -136,6 +180,22 @@ void add_tensors(const IValue &value, std::vector<at::Tensor> &tensors) {
   } else if (value.isGenericDict()) {
     for (const auto &entry : value.toGenericDict()) add_tensors(entry.value(), tensors);
   }
+}
+
+void stage_times(lts_graph &graph, std::vector<at::Tensor> inputs, double *seconds,
+                 size_t stages) {
+  torch::jit::Stack stack = stack_of(graph, std::move(inputs));
+  graph.executor.run(stack);
+  TORCH_CHECK(stack.size() > stages, "the graph has no stages");
+  const IValue *times = &stack[stack.size() - stages - 1];
+  for (size_t i = 0; i < stages; ++i)
+    seconds[i] = static_cast<double>(times[i + 1].toInt() - times[i].toInt()) * 1e-9;
+}
+
+std::vector<at::Tensor> given(lts_tensor *const *inputs, size_t count) {
+  std::vector<at::Tensor> tensors;
+  for (size_t i = 0; i < count; ++i) tensors.push_back(*inputs[i]);
+  return tensors;
 }
 
 std::vector<at::Tensor> forward(lts_graph &graph, std::vector<at::Tensor> inputs) {
@@ -287,6 +347,19 @@ int lts_graph_merge(lts_block *const *blocks, size_t count, int optimize, lts_gr
   return lamina::guarded(text, [&] { *out = lamina::merge(blocks, count, optimize != 0); });
 }
 
+int lts_graph_stages(lts_block *const *blocks, size_t count, lts_graph **out, char **text) {
+  return lamina::guarded(text, [&] { *out = lamina::stages(blocks, count); });
+}
+
+int lts_graph_stage_times(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
+                          double *seconds, size_t stages, char **text) {
+  return lamina::guarded(text, [&] {
+    lamina::use_threads(threads);
+    c10::InferenceMode inference;
+    lamina::stage_times(*graph, lamina::private_copies(inputs, count), seconds, stages);
+  });
+}
+
 void lts_graph_free(lts_graph *graph) { delete graph; }
 
 int lts_graph_run(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
@@ -294,7 +367,7 @@ int lts_graph_run(lts_graph *graph, lts_tensor *const *inputs, size_t count, int
   return lamina::guarded(text, [&] {
     lamina::use_threads(threads);
     c10::InferenceMode inference;
-    auto results = lamina::forward(*graph, lamina::private_copies(inputs, count));
+    auto results = lamina::forward(*graph, lamina::given(inputs, count));
     for (at::Tensor &result : results) {
       if (result.is_mkldnn() || result.is_sparse()) result = result.to_dense();
       result = result.to(at::kCPU).contiguous();

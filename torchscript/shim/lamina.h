@@ -45,9 +45,12 @@ void lts_block_free(lts_block *block);
 // One graph of consecutive blocks, optimized where asked.
 int lts_graph_merge(lts_block *const *blocks, size_t count, int optimize, lts_graph **out,
                     char **text);
+// The same, optimized, with a clock reading before each block but the first.
+// Fails where the optimized graph does not show which block a node came from.
+int lts_graph_stages(lts_block *const *blocks, size_t count, lts_graph **out, char **text);
 void lts_graph_free(lts_graph *graph);
 
-// Inputs are copied, outputs are new dense CPU tensors that the caller frees.
+// May overwrite its inputs; outputs are new dense CPU tensors that the caller frees.
 int lts_graph_run(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
                   lts_tensor ***outputs, size_t *outputs_count, char **text);
 // JSON: `Cost` in ffi.rs.
@@ -57,6 +60,9 @@ int lts_graph_cost(lts_graph *graph, lts_tensor *const *inputs, size_t count, in
 int lts_graph_time(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
                    double *wall_seconds, double *cpu_seconds, char **text);
 
+// One forward of a graph of stages: `seconds` takes the wall time of each.
+int lts_graph_stage_times(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
+                          double *seconds, size_t stages, char **text);
 // Threads inside one operation on the calling thread.
 int lts_set_threads(int threads, char **text);
 

@@ -45,21 +45,6 @@ namespace {
 
 constexpr size_t kEnd = SIZE_MAX;
 
-// Operations that do the work; a block holds at least one.
-bool is_heavy(const Node *node) {
-  static const std::unordered_set<std::string> names = {
-      "aten::_convolution", "aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::convolution",
-      "aten::conv_transpose1d", "aten::conv_transpose2d", "aten::conv_transpose3d",
-      "aten::linear", "aten::addmm", "aten::matmul", "aten::mm", "aten::bmm", "aten::baddbmm",
-      "aten::einsum", "aten::scaled_dot_product_attention", "aten::_native_multi_head_attention",
-      "aten::_transformer_encoder_layer_fwd", "aten::lstm", "aten::gru", "aten::embedding"};
-  if (names.count(node->kind().toQualString()) > 0) return true;
-  for (const Block *block : node->blocks())
-    for (const Node *inner : block->nodes())
-      if (is_heavy(inner)) return true;
-  return false;
-}
-
 // Warnings and prints would be repeated with every request.
 void remove_messages(Block *block) {
   for (auto it = block->nodes().begin(); it != block->nodes().end();) {

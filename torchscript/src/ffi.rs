@@ -135,6 +135,21 @@ mod sys {
             out: *mut *mut Graph,
             text: *mut *mut c_char,
         ) -> c_int;
+        pub(super) fn lts_graph_stages(
+            blocks: *const *mut Block,
+            count: usize,
+            out: *mut *mut Graph,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_graph_stage_times(
+            graph: *mut Graph,
+            inputs: *const *const C_tensor,
+            count: usize,
+            threads: c_int,
+            seconds: *mut f64,
+            stages: usize,
+            text: *mut *mut c_char,
+        ) -> c_int;
         pub(super) fn lts_graph_free(graph: *mut Graph);
         pub(super) fn lts_graph_run(
             graph: *mut Graph,
@@ -344,17 +359,18 @@ impl Graph {
         Ok(Self(graph))
     }
 
-    /// One forward on copies of `inputs`; the outputs are dense CPU tensors.
-    pub(crate) fn run(&self, inputs: &[Tensor], threads: u32) -> Result<Vec<Tensor>> {
-        let inputs = pointers(inputs);
+    /// One forward, which may overwrite its inputs; the outputs are dense CPU
+    /// tensors.
+    pub(crate) fn run(&self, inputs: &mut [Tensor], threads: u32) -> Result<Vec<Tensor>> {
+        let handles = pointers(inputs);
         let (mut outputs, mut count, mut text) = (ptr::null_mut(), 0, ptr::null_mut());
         // SAFETY: the tensors outlive the call; on success `outputs` holds
         // `count` tensors that are ours, and the array itself is freed once.
         unsafe {
             let status = sys::lts_graph_run(
                 self.0,
-                inputs.as_ptr(),
-                inputs.len(),
+                handles.as_ptr(),
+                handles.len(),
                 c_threads(threads),
                 &raw mut outputs,
                 &raw mut count,
@@ -401,6 +417,56 @@ impl Graph {
         };
         checked(status, text)?;
         Ok(timing)
+    }
+}
+
+/// The merged and optimized blocks with a clock between them.
+#[derive(Debug)]
+pub(crate) struct Stages {
+    graph: Graph,
+    count: usize,
+}
+
+impl Stages {
+    /// Fails where the optimized graph does not show its blocks.
+    pub(crate) fn new(blocks: &[Block]) -> Result<Self> {
+        let handles: Vec<*mut sys::Block> = blocks.iter().map(|b| b.0).collect();
+        let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the handles are valid; the shim only reads the blocks.
+        let status = unsafe {
+            sys::lts_graph_stages(
+                handles.as_ptr(),
+                handles.len(),
+                &raw mut graph,
+                &raw mut text,
+            )
+        };
+        checked(status, text)?;
+        Ok(Self {
+            graph: Graph(graph),
+            count: blocks.len(),
+        })
+    }
+
+    /// Wall seconds of each block in one forward on one thread.
+    pub(crate) fn time(&self, inputs: &[Tensor]) -> Result<Vec<f64>> {
+        let inputs = pointers(inputs);
+        let mut seconds = vec![0.0; self.count];
+        let mut text = ptr::null_mut();
+        // SAFETY: the tensors outlive the call; `seconds` has room for `count`.
+        let status = unsafe {
+            sys::lts_graph_stage_times(
+                self.graph.0,
+                inputs.as_ptr(),
+                inputs.len(),
+                1,
+                seconds.as_mut_ptr(),
+                seconds.len(),
+                &raw mut text,
+            )
+        };
+        checked(status, text)?;
+        Ok(seconds)
     }
 }
 

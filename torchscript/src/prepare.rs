@@ -428,12 +428,12 @@ fn torch_tensors(tensors: &[Tensor]) -> Result<Vec<tch::Tensor>, PrepareError> {
 
 /// One forward on one thread; the error is the reason.
 fn run(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
-    let inputs: Vec<tch::Tensor> = inputs
+    let mut inputs: Vec<tch::Tensor> = inputs
         .iter()
         .map(to_torch)
         .collect::<Result<_, _>>()
         .map_err(|e| e.0)?;
-    let outputs = graph.run(&inputs, 1).map_err(|e| e.reason())?;
+    let outputs = graph.run(&mut inputs, 1).map_err(|e| e.reason())?;
     outputs
         .iter()
         .map(|t| from_torch(t).map_err(|e| format!("a value has the type {}", e.0)))
@@ -469,19 +469,26 @@ fn check_signature(signature: &Signature, options: &PrepareOptions) -> Result<()
 
 /// Operators that reach outside the forward have no place in a block.
 fn check_operators(analysis: &Analysis) -> Result<(), PrepareError> {
-    const FORBIDDEN: [&str; 3] = ["aten::save", "aten::from_file", "prim::PythonOp"];
-    let allowed = |name: &str| {
-        (name.starts_with("aten::")
-            || name.starts_with("prim::")
-            || name.starts_with("quantized::"))
-            && !FORBIDDEN.contains(&name)
-    };
-    match analysis.operators.iter().find(|name| !allowed(name)) {
+    match analysis.operators.iter().find(|name| !is_allowed(name)) {
         Some(name) => Err(PrepareError::Unsupported {
             reason: format!("it uses the operator {name}"),
         }),
         None => Ok(()),
     }
+}
+
+/// Operators of libtorch itself, without those that touch files, other hosts
+/// or Python.
+fn is_allowed(operator: &str) -> bool {
+    const NAMESPACES: [&str; 3] = ["aten::", "prim::", "quantized::"];
+    const FORBIDDEN: [&str; 4] = [
+        "aten::save",
+        "aten::from_file",
+        "prim::rpc_",
+        "prim::Python",
+    ];
+    NAMESPACES.iter().any(|n| operator.starts_with(n))
+        && !FORBIDDEN.iter().any(|f| operator.starts_with(f))
 }
 
 fn unreadable(model: &Path, error: &TorchError) -> PrepareError {
@@ -517,4 +524,43 @@ fn torch(step: &'static str) -> impl Fn(TorchError) -> PrepareError {
 
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_that_reach_outside_are_refused() {
+        for good in ["aten::conv2d", "prim::If", "quantized::linear"] {
+            assert!(is_allowed(good), "{good}");
+        }
+        for bad in [
+            "aten::save",
+            "aten::from_file",
+            "prim::rpc_sync",
+            "prim::PythonOp",
+            "my::op",
+        ] {
+            assert!(!is_allowed(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn borders_cover_the_model_without_gaps() {
+        assert_eq!(borders(&[]), [(None, None)]);
+        let want = [(None, Some(2)), (Some(2), Some(7)), (Some(7), None)];
+        assert_eq!(borders(&[2, 7]), want);
+    }
+
+    #[test]
+    fn dropped_cuts_lose_their_values_and_outputs_stay() {
+        let value = |v: u8| Tensor {
+            datatype: lamina_model::DataType::Uint8,
+            shape: vec![1],
+            data: vec![v].into(),
+        };
+        let kept = without_dropped((0..4).map(value).collect(), &[0, 2], 3);
+        assert_eq!(kept, [value(0), value(2), value(3)]);
+    }
 }

@@ -1,23 +1,28 @@
 //! What each block costs.
 //!
 //! Blocks that are merged and optimized together are faster than the sum of
-//! blocks optimized alone, so times are attributed inside the merged whole.
-//! With `P(k)` the time of the merged and optimized blocks before border `k`,
-//! `S(k)` that of the blocks behind it and `W` that of the whole:
+//! blocks optimized alone, so times are attributed inside the merged whole: a
+//! copy of it reads the clock where a block begins, and a block's time is its
+//! share of the whole's.
 //!
-//! - a block's time is the mean of what it adds to the prefix and to the
-//!   suffix, `(P(k+1) - P(k) + S(k) - S(k+1)) / 2`. These sum to `W`. Noise can
-//!   make one negative; it is raised to a small floor and all are rescaled to
-//!   sum to `W` again.
-//! - the penalty of a cut is `P(k) + S(k) - W`, at least 0.
+//! The penalty of a cut is what merging its two neighbours saves. With `T(k)`
+//! the time of block `k` optimized alone and `T(k, k+1)` that of both merged
+//! and optimized, the cut between them costs `T(k) + T(k+1) - T(k, k+1)`, at
+//! least 0: the conversions at the outer ends occur in both terms and cancel.
+//! That takes changes across a cut to be local, as layouts and fusions are,
+//! and measures a small difference between small times. Samples of the three
+//! alternate, so that a change of the host's speed meets all of them; the
+//! smallest CPU time of the thread is taken, for other work on the host can
+//! only add.
 //!
-//! On a busy host each sample of `P` and `S` is divided by the sample of `W`
-//! taken right before it, in CPU time of the thread, so that a change of the
-//! host's speed cancels; the wall time of `W` gives the scale.
+//! Where optimizing leaves no trace of the blocks in the whole, a block's time
+//! is `T(k)` less half the penalties at its two ends. In both ways the times
+//! are rescaled to sum to the wall time of the whole.
 
-use crate::ffi::{Block, Cost, Graph, TorchError};
+use crate::ffi::{Block, Cost, Graph, Stages, Timing, TorchError};
 use crate::stats::{median, seconds};
 use lamina_model::Seconds;
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 use tch::Tensor;
 
@@ -28,21 +33,29 @@ const WARM_UPS: u32 = 2;
 /// No block takes less than this share of the mean block's time.
 const SMALLEST_SHARE: f64 = 0.01;
 
-/// Measured shares of the whole's time, one per inner border.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct BorderShares {
-    /// `P(k) / W`.
-    prefix: f64,
-    /// `S(k) / W`.
-    suffix: f64,
-}
-
 /// Profile of one block.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct BlockProfile {
     pub(crate) cost: Cost,
     pub(crate) time: Seconds,
     pub(crate) cut_penalty_seconds: f64,
+}
+
+/// CPU seconds around a border.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Border {
+    /// The block before it, optimized alone.
+    before: f64,
+    /// The block behind it, optimized alone.
+    behind: f64,
+    /// Both merged and optimized.
+    merged: f64,
+}
+
+impl Border {
+    fn penalty(&self) -> f64 {
+        (self.before + self.behind - self.merged).max(0.0)
+    }
 }
 
 /// Profiles `blocks`; `boundaries[i]` are the values that cross into block `i`
@@ -55,46 +68,51 @@ pub(crate) fn profile(
     mut measured: impl FnMut(u32),
 ) -> Result<Vec<BlockProfile>, TorchError> {
     let deadline = Instant::now() + budget;
+    let runs = runs.max(FEWEST_RUNS);
     let costs = blocks
         .iter()
         .zip(boundaries)
-        .map(|(block, inputs)| Graph::merge(std::slice::from_ref(block), false)?.cost(inputs))
+        .map(|(block, inputs)| Graph::merge(from_ref(block), false)?.cost(inputs))
         .collect::<Result<Vec<Cost>, TorchError>>()?;
     let whole = Warm::new(blocks, &boundaries[0])?;
-    let mut wall = Vec::new();
-    for _ in 0..runs.max(FEWEST_RUNS) {
-        wall.push(whole.sample()?.wall_seconds);
-    }
+    let whole = (0..runs)
+        .map(|_| whole.sample())
+        .collect::<Result<Vec<Timing>, TorchError>>()?;
     let mut borders = Vec::new();
     for k in 1..blocks.len() {
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(blocks.len() - k).unwrap_or(1);
-        borders.push(measure_border(
-            &whole,
-            [
-                (&blocks[..k], boundaries[0].as_slice()),
-                (&blocks[k..], boundaries[k].as_slice()),
-            ],
-            runs,
-            Instant::now() + share,
-        )?);
+        let end = Instant::now() + share;
+        borders.push(measure_border(blocks, boundaries, k, runs, end)?);
         measured(u32::try_from(k).unwrap_or(u32::MAX));
     }
-    let whole_seconds = seconds(&wall);
-    let times = attribute(&borders);
-    let penalties = borders
+    let shares = match Stages::new(blocks) {
+        Ok(stages) => measure_stages(&stages, &boundaries[0], runs)?,
+        Err(_) => attribute(&borders),
+    };
+    Ok(combined(&costs, &whole, &borders, &shares))
+}
+
+fn combined(
+    costs: &[Cost],
+    whole: &[Timing],
+    borders: &[Border],
+    shares: &[f64],
+) -> Vec<BlockProfile> {
+    let wall: Vec<f64> = whole.iter().map(|t| t.wall_seconds).collect();
+    let cpu: Vec<f64> = whole.iter().map(|t| t.cpu_seconds).collect();
+    let whole = seconds(&wall);
+    let wall_per_cpu = whole.p50 / smallest(&cpu).max(f64::MIN_POSITIVE);
+    let penalties = borders.iter().map(Border::penalty).chain([0.0]);
+    costs
         .iter()
-        .map(|b| (b.prefix + b.suffix - 1.0).max(0.0))
-        .chain([0.0]);
-    Ok(costs
-        .into_iter()
-        .zip(times.into_iter().zip(penalties))
-        .map(|(cost, (share, penalty))| BlockProfile {
+        .zip(shares.iter().zip(penalties))
+        .map(|(&cost, (&share, penalty))| BlockProfile {
             cost,
-            time: scaled(whole_seconds, share),
-            cut_penalty_seconds: penalty * whole_seconds.p50,
+            time: scaled(whole, share),
+            cut_penalty_seconds: penalty * wall_per_cpu,
         })
-        .collect())
+        .collect()
 }
 
 /// A merged and optimized graph after its warm-up.
@@ -115,59 +133,83 @@ impl<'a> Warm<'a> {
         Ok(warm)
     }
 
-    fn sample(&self) -> Result<crate::ffi::Timing, TorchError> {
+    fn sample(&self) -> Result<Timing, TorchError> {
         self.graph.time(self.inputs)
     }
 }
 
-/// Samples what is before and behind a border until `runs` or the deadline.
+/// Samples both sides of border `k`, alone and merged, until `runs` or `end`.
 fn measure_border(
-    whole: &Warm<'_>,
-    sides: [(&[Block], &[Tensor]); 2],
+    blocks: &[Block],
+    boundaries: &[Vec<Tensor>],
+    k: usize,
     runs: u32,
-    deadline: Instant,
-) -> Result<BorderShares, TorchError> {
-    let [before, behind] = sides;
-    let before = Warm::new(before.0, before.1)?;
-    let behind = Warm::new(behind.0, behind.1)?;
-    let (mut prefix, mut suffix) = (Vec::new(), Vec::new());
-    for run in 0..runs.max(FEWEST_RUNS) {
-        if run >= FEWEST_RUNS && Instant::now() >= deadline {
+    end: Instant,
+) -> Result<Border, TorchError> {
+    let graphs = [
+        Warm::new(&blocks[k - 1..k], &boundaries[k - 1])?,
+        Warm::new(&blocks[k..=k], &boundaries[k])?,
+        Warm::new(&blocks[k - 1..=k], &boundaries[k - 1])?,
+    ];
+    let mut cpu = [const { Vec::new() }; 3];
+    for run in 0..runs {
+        if run >= FEWEST_RUNS && Instant::now() >= end {
             break;
         }
-        let w = whole.sample()?.cpu_seconds.max(f64::MIN_POSITIVE);
-        prefix.push(before.sample()?.cpu_seconds / w);
-        suffix.push(behind.sample()?.cpu_seconds / w);
+        for (graph, samples) in graphs.iter().zip(&mut cpu) {
+            samples.push(graph.sample()?.cpu_seconds);
+        }
     }
-    Ok(BorderShares {
-        prefix: median(&prefix),
-        suffix: median(&suffix),
+    let [before, behind, merged] = cpu.map(|samples| smallest(&samples));
+    Ok(Border {
+        before,
+        behind,
+        merged,
     })
 }
 
-/// Each block's share of the whole's time; they sum to 1.
-fn attribute(borders: &[BorderShares]) -> Vec<f64> {
-    let begin = BorderShares {
-        prefix: 0.0,
-        suffix: 1.0,
+/// Each block's share of the whole's time by the clocks inside it.
+fn measure_stages(stages: &Stages, inputs: &[Tensor], runs: u32) -> Result<Vec<f64>, TorchError> {
+    for _ in 0..WARM_UPS {
+        stages.time(inputs)?;
+    }
+    let samples = (0..runs)
+        .map(|_| stages.time(inputs))
+        .collect::<Result<Vec<_>, TorchError>>()?;
+    let blocks = samples.first().map_or(0, Vec::len);
+    let of_block = |i: usize| -> Vec<f64> { samples.iter().map(|run| run[i]).collect() };
+    Ok(shares((0..blocks).map(|i| median(&of_block(i))).collect()))
+}
+
+/// Each block's share of the whole's time by what it takes alone.
+fn attribute(borders: &[Border]) -> Vec<f64> {
+    let Some(last) = borders.last() else {
+        return vec![1.0];
     };
-    let end = BorderShares {
-        prefix: 1.0,
-        suffix: 0.0,
-    };
-    let all: Vec<BorderShares> = [begin]
+    let alone = borders.iter().map(|b| b.before).chain([last.behind]);
+    let penalties: Vec<f64> = [0.0]
         .into_iter()
-        .chain(borders.iter().copied())
-        .chain([end])
+        .chain(borders.iter().map(Border::penalty))
+        .chain([0.0])
         .collect();
-    let floor = SMALLEST_SHARE / (all.len() - 1) as f64;
-    let raised: Vec<f64> = all
-        .windows(2)
-        .map(|b| (b[1].prefix - b[0].prefix + b[0].suffix - b[1].suffix) / 2.0)
-        .map(|share| share.max(floor))
-        .collect();
+    let net = alone
+        .zip(penalties.windows(2))
+        .map(|(time, ends)| time - (ends[0] + ends[1]) / 2.0);
+    shares(net.collect())
+}
+
+/// `times` as shares of their sum, none below the floor.
+fn shares(times: Vec<f64>) -> Vec<f64> {
+    let mean = times.iter().sum::<f64>() / times.len() as f64;
+    let floor = (mean * SMALLEST_SHARE).max(f64::MIN_POSITIVE);
+    let raised: Vec<f64> = times.into_iter().map(|time| time.max(floor)).collect();
     let sum: f64 = raised.iter().sum();
-    raised.into_iter().map(|share| share / sum).collect()
+    raised.into_iter().map(|time| time / sum).collect()
+}
+
+fn smallest(samples: &[f64]) -> f64 {
+    let smallest = samples.iter().copied().fold(f64::INFINITY, f64::min);
+    if smallest.is_finite() { smallest } else { 0.0 }
 }
 
 fn scaled(whole: Seconds, share: f64) -> Seconds {
@@ -182,36 +224,66 @@ fn scaled(whole: Seconds, share: f64) -> Seconds {
 mod tests {
     use super::*;
 
-    fn border(prefix: f64, suffix: f64) -> BorderShares {
-        BorderShares { prefix, suffix }
+    fn border(before: f64, behind: f64, merged: f64) -> Border {
+        Border {
+            before,
+            behind,
+            merged,
+        }
     }
 
-    #[test]
-    fn without_penalties_a_block_takes_what_it_adds() {
-        let shares = attribute(&[border(0.2, 0.8), border(0.5, 0.5)]);
-        for (got, want) in shares.iter().zip([0.2, 0.3, 0.5]) {
-            assert!((got - want).abs() < 1e-12, "{shares:?}");
+    fn assert_close(got: &[f64], want: &[f64]) {
+        assert_eq!(got.len(), want.len());
+        for (g, w) in got.iter().zip(want) {
+            assert!((g - w).abs() < 1e-12, "{got:?}, not {want:?}");
         }
     }
 
     #[test]
-    fn an_equal_penalty_on_both_sides_cancels() {
-        // Each side of a cut pays 0.05.
-        let shares = attribute(&[border(0.25, 0.85), border(0.55, 0.55)]);
-        for (got, want) in shares.iter().zip([0.2, 0.3, 0.5]) {
-            assert!((got - want).abs() < 1e-12, "{shares:?}");
-        }
+    fn without_penalties_a_block_takes_what_it_takes_alone() {
+        let borders = [border(2.0, 3.0, 5.0), border(3.0, 5.0, 8.0)];
+        assert_close(&attribute(&borders), &[0.2, 0.3, 0.5]);
     }
 
     #[test]
-    fn noise_never_gives_a_negative_time_and_the_sum_is_kept() {
-        let shares = attribute(&[border(0.6, 0.5), border(0.5, 0.6), border(0.7, 0.3)]);
+    fn penalties_are_taken_off_the_blocks_on_both_sides() {
+        // Blocks of 2, 3 and 5; each inner end of a block costs 0.5.
+        let borders = [border(2.5, 4.0, 5.5), border(4.0, 5.5, 8.5)];
+        assert_close(&[borders[0].penalty()], &[1.0]);
+        assert_close(&attribute(&borders), &[0.2, 0.3, 0.5]);
+    }
+
+    #[test]
+    fn noise_never_gives_a_negative_time_or_penalty() {
+        let borders = [border(0.1, 0.1, 0.3), border(0.1, 4.0, 1.0)];
+        assert_close(&[borders[0].penalty()], &[0.0]);
+        let shares = attribute(&borders);
         assert!(shares.iter().all(|&s| s > 0.0), "{shares:?}");
-        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        assert_close(&[shares.iter().sum()], &[1.0]);
     }
 
     #[test]
     fn one_block_takes_all() {
-        assert_eq!(attribute(&[]), [1.0]);
+        assert_close(&attribute(&[]), &[1.0]);
+    }
+
+    #[test]
+    fn times_and_penalties_are_brought_to_the_wall_time_of_the_whole() {
+        let cost = Cost {
+            flops: 1,
+            peak_bytes: 2,
+            constant_bytes: 3,
+        };
+        // The host gives us half of its time.
+        let whole = [Timing {
+            wall_seconds: 20.0,
+            cpu_seconds: 10.0,
+        }];
+        let borders = [border(4.0, 7.0, 10.0)];
+        let blocks = combined(&[cost; 2], &whole, &borders, &[0.4, 0.6]);
+        let times: Vec<f64> = blocks.iter().map(|b| b.time.p50).collect();
+        assert_close(&times, &[8.0, 12.0]);
+        let penalties: Vec<f64> = blocks.iter().map(|b| b.cut_penalty_seconds).collect();
+        assert_close(&penalties, &[2.0, 0.0]);
     }
 }

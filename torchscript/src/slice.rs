@@ -84,14 +84,14 @@ impl Slice {
         for (tensor, spec) in inputs.iter().zip(&self.inputs) {
             tensor.check(spec)?;
         }
-        let inputs = inputs
+        let mut inputs = inputs
             .iter()
             .map(to_torch)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| RunError::Forward { reason: e.0 })?;
         let outputs = self
             .graph
-            .run(&inputs, self.threads)
+            .run(&mut inputs, self.threads)
             .map_err(|e| RunError::Forward { reason: e.reason() })?;
         let carried = |(index, output): (usize, &tch::Tensor)| {
             from_torch(output).map_err(|e| RunError::OutputType {
