@@ -22,6 +22,8 @@ use tables::{Prices, Table, backward, forward, priced, trace_backward};
 const ROUNDS: usize = 160;
 /// Width of the beams that look for placements.
 const BEAM: usize = 64;
+/// Widths of the last beams before the proof.
+const LAST_BEAMS: [usize; 3] = [64, 256, 1024];
 
 /// When to use which pass.
 #[derive(Debug, Clone, Copy)]
@@ -198,7 +200,12 @@ impl<'a> State<'a> {
         let Some(last) = self.relax(&prices) else {
             return "lagrangian";
         };
-        if !self.complete {
+        for width in LAST_BEAMS {
+            if !self.finished() {
+                self.beam(&prices, &last.tables, width);
+            }
+        }
+        if !self.finished() {
             let left = self.how.max_work.saturating_sub(self.work);
             self.prove(&prices, &last.tables, left);
         }
@@ -263,7 +270,7 @@ impl<'a> State<'a> {
             &self.latency_tables,
             self.how.any,
         );
-        let found = search.beam(width, cutoff, &self.how.ctx.part(0.5));
+        let found = search.beam(width, cutoff, &self.how.ctx.part(0.25));
         self.take(found.best, found.labels);
     }
 

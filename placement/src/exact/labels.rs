@@ -97,6 +97,22 @@ pub(super) struct Search<'a> {
     any: bool,
 }
 
+/// Buffers that growing a label uses again and again.
+struct Room {
+    used: Usage,
+    kept: Vec<(u32, f64)>,
+}
+
+/// What dominance compares, side by side in memory.
+#[derive(Clone, Copy)]
+struct Rival {
+    cost: f64,
+    latency: f64,
+    mask: u128,
+    id: u32,
+    usage: (u32, u32),
+}
+
 #[derive(Default)]
 struct Store {
     labels: Vec<Label>,
@@ -216,6 +232,10 @@ impl<'a> Search<'a> {
             }
         }
         let credit = self.resources.credit(at, usage);
+        let mut room = Room {
+            used: base.clone(),
+            kept: Vec::new(),
+        };
         for to in (0..n).filter(|to| fresh || *to != from) {
             let crossing = dense.crossing(chain, b, from, to);
             let ahead = table.start[b * n + to] + self.rest[k + 1];
@@ -225,10 +245,10 @@ impl<'a> Search<'a> {
             if hopeless || crossing + ahead == f64::INFINITY {
                 continue;
             }
-            let mut used = base.clone();
+            room.used.copy(&base);
             if from != to {
-                self.resources.cross(&mut used, k, b, from, to);
-                if !self.resources.fits(k, &used) {
+                self.resources.cross(&mut room.used, k, b, from, to);
+                if !self.resources.fits(k, &room.used) {
                     continue;
                 }
             }
@@ -237,7 +257,7 @@ impl<'a> Search<'a> {
                 latency: label.latency + self.crossing_latency(k, b, from, to),
                 ..*label
             };
-            self.stretches(k, b, to, start, used, cutoff, sink);
+            self.stretches(k, b, to, start, &mut room, cutoff, sink);
         }
     }
 
@@ -257,21 +277,21 @@ impl<'a> Search<'a> {
         b: usize,
         node: usize,
         mut grown: Label,
-        mut used: Usage,
+        room: &mut Room,
         cutoff: f64,
         sink: &mut Sink<'_>,
     ) {
         let (dense, n) = (self.dense, self.dense.n);
         let (chain, table) = (&dense.chains[k], &self.tables[k]);
-        let mut kept = Vec::new();
+        let Room { used, kept } = room;
         grown.placed_on = node as u32;
         for j in b..chain.l {
             let cost = chain.cost[j * n + node];
             if cost == f64::INFINITY {
                 return;
             }
-            self.resources.hold(&mut used, k, j, node);
-            if !self.resources.fits_at(k, node, &used) {
+            self.resources.hold(used, k, j, node);
+            if !self.resources.fits_at(k, node, used) {
                 return;
             }
             grown.cost += cost;
@@ -298,14 +318,14 @@ impl<'a> Search<'a> {
             if to_go == f64::INFINITY {
                 continue;
             }
-            self.resources.keep(at, k, &used, ended, &mut kept);
-            grown.bound = grown.cost + to_go + self.rest[k + 1] - self.resources.credit(at, &kept);
+            self.resources.keep(at, k, used, ended, kept);
+            grown.bound = grown.cost + to_go + self.rest[k + 1] - self.resources.credit(at, kept);
             if grown.bound < cutoff {
                 let mut label = grown;
                 if ended {
                     label.latency = 0.0;
                 }
-                sink(label, &kept);
+                sink(label, kept);
             }
         }
     }
@@ -385,7 +405,7 @@ impl<'a> Search<'a> {
     /// placement found, or the limits are reached.
     pub(super) fn prove(&self, cutoff: f64, max_labels: u64, ctx: &Ctx) -> Found {
         let mut store = Store::default();
-        let mut places: Vec<Vec<u32>> = vec![Vec::new(); (self.total + 1) * (self.dense.n + 1)];
+        let mut places: Vec<Vec<Rival>> = vec![Vec::new(); (self.total + 1) * (self.dense.n + 1)];
         let mut dead: Vec<bool> = vec![false];
         let mut heap = BinaryHeap::new();
         let root = store.push(self.root(), &[]);
@@ -435,7 +455,13 @@ impl<'a> Search<'a> {
                 }
                 let new = store.push(grown, used);
                 dead.push(false);
-                place.push(new);
+                place.push(Rival {
+                    cost: grown.cost,
+                    latency: grown.latency,
+                    mask: grown.mask,
+                    id: new,
+                    usage: store.labels[new as usize].usage,
+                });
                 heap.push(Entry {
                     bound: grown.bound,
                     at: grown.at,
@@ -464,17 +490,18 @@ fn dominates(store: &Store, a: &Label, b: &Label) -> bool {
 /// are marked dead.
 fn admit(
     store: &Store,
-    place: &mut Vec<u32>,
+    place: &mut Vec<Rival>,
     dead: &mut [bool],
     new: &Label,
     used: &[(u32, f64)],
 ) -> bool {
+    let usage = |old: &Rival| &store.arena[old.usage.0 as usize..old.usage.1 as usize];
     for z in 0..place.len().min(MAX_COMPARED) {
-        let old = &store.labels[place[z] as usize];
+        let old = &place[z];
         if old.cost <= new.cost
             && old.latency <= new.latency
             && old.mask & !new.mask == 0
-            && uses_no_more(store.usage(old), used)
+            && uses_no_more(usage(old), used)
         {
             // What dominates once is likely to dominate again: look there first.
             place.swap(z, z / 2);
@@ -483,13 +510,13 @@ fn admit(
     }
     let mut z = 0;
     while z < place.len().min(MAX_COMPARED) {
-        let old = &store.labels[place[z] as usize];
+        let old = &place[z];
         if new.cost <= old.cost
             && new.latency <= old.latency
             && new.mask & !old.mask == 0
-            && uses_no_more(used, store.usage(old))
+            && uses_no_more(used, usage(old))
         {
-            dead[place[z] as usize] = true;
+            dead[old.id as usize] = true;
             place.swap_remove(z);
         } else {
             z += 1;

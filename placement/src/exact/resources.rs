@@ -15,6 +15,12 @@ impl Usage {
         Self(all)
     }
 
+    /// Becomes a copy of another, in its own memory.
+    pub(super) fn copy(&mut self, other: &Self) {
+        self.0.clear();
+        self.0.extend_from_slice(&other.0);
+    }
+
     pub(super) fn add(&mut self, resource: usize, amount: f64) {
         if amount <= 0.0 {
             return;
@@ -38,7 +44,6 @@ impl Usage {
 /// that could be overloaded.
 pub(super) struct Resources<'a> {
     dense: &'a Dense,
-    prices: &'a Prices,
     /// Kinds that count.
     kinds: Vec<usize>,
     /// Number of a link `[from][to]`, or none.
@@ -50,10 +55,14 @@ pub(super) struct Resources<'a> {
     /// What the prices give back when nothing is used yet, by blocks placed.
     credit: Vec<f64>,
     chain_of: Vec<usize>,
+    /// `[chain][resource]`.
+    price: Vec<f64>,
+    /// `[chain][resource]`.
+    capacity: Vec<f64>,
 }
 
 impl<'a> Resources<'a> {
-    pub(super) fn new(dense: &'a Dense, prices: &'a Prices, tables: &[Table]) -> Self {
+    pub(super) fn new(dense: &'a Dense, prices: &Prices, tables: &[Table]) -> Self {
         let n = dense.n;
         let total: usize = dense.chains.iter().map(|c| c.l).sum();
         let kinds: Vec<usize> = (0..KINDS)
@@ -67,7 +76,6 @@ impl<'a> Resources<'a> {
         let count = KINDS * n + links.len();
         let mut resources = Self {
             dense,
-            prices,
             kinds,
             link,
             links,
@@ -75,7 +83,10 @@ impl<'a> Resources<'a> {
             future: vec![0.0; (total + 1) * count],
             credit: vec![0.0; total + 1],
             chain_of: Vec::new(),
+            price: Vec::new(),
+            capacity: Vec::new(),
         };
+        resources.set_terms(prices);
         resources.set_future(tables, total);
         resources.set_credit(total);
         resources
@@ -201,28 +212,32 @@ impl<'a> Resources<'a> {
         Some(resource / self.dense.n).filter(|kind| *kind < KINDS)
     }
 
-    fn price(&self, k: usize, resource: usize) -> f64 {
-        match self.kind(resource) {
-            Some(kind) => self
-                .prices
-                .of(kind, k, resource % self.dense.n, self.dense.n),
-            None if self.prices.link.is_empty() => 0.0,
-            None => self.prices.link[self.links[resource - KINDS * self.dense.n]],
+    /// Prices and capacities per chain: slices are limited for each by itself.
+    fn set_terms(&mut self, prices: &Prices) {
+        let (dense, n) = (self.dense, self.dense.n);
+        for (k, chain) in dense.chains.iter().enumerate() {
+            for kind in 0..KINDS {
+                for i in 0..n {
+                    self.price.push(prices.of(kind, k, i, n));
+                    self.capacity.push(dense.room(chain, kind, i));
+                }
+            }
+            for at in &self.links {
+                self.price
+                    .push(prices.link.get(*at).copied().unwrap_or(0.0));
+                self.capacity.push(dense.link_capacity);
+            }
         }
     }
 
+    #[inline]
     fn capacity(&self, k: usize, resource: usize) -> f64 {
-        match self.kind(resource) {
-            Some(kind) => self
-                .dense
-                .room(&self.dense.chains[k], kind, resource % self.dense.n),
-            None => self.dense.link_capacity,
-        }
+        self.capacity[k * self.count + resource]
     }
 
     /// Price times the most that can still be used of a resource.
     fn give_back(&self, k: usize, resource: usize, at: usize, used: f64) -> f64 {
-        let price = self.price(k, resource);
+        let price = self.price[k * self.count + resource];
         if price <= 0.0 {
             return 0.0;
         }
