@@ -12,9 +12,10 @@ mod tests;
 mod wide;
 
 use crate::dense::{Dense, SLICES};
+use crate::milp::{self, Goal};
 use crate::strategy::Ctx;
 use labels::{IMPROVEMENT, Search};
-use reduce::{restrict, through};
+use reduce::{restrict, restrict_prices, through};
 use subgradient::Ascent;
 use tables::{Prices, Table, backward, forward, priced, trace_backward};
 
@@ -25,12 +26,22 @@ const BEAM: usize = 64;
 /// Widths of the last beams before the proof.
 const LAST_BEAMS: [usize; 3] = [64, 256, 1024];
 
+/// Share of the time left that labels may take before branch and bound has its
+/// turn.
+const LABELS_SHARE: f64 = 0.6;
+/// Branch-and-bound nodes where no deadline limits them.
+const MILP_NODES: u64 = 2_000;
+/// What branch and bound may be wrong by.
+const MILP_TOLERANCE: f64 = 1e-6;
+
 /// When to use which pass.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tuning {
     /// Labels tried before any price is worked out: enough for most small
     /// problems.
     pub quick_labels: u64,
+    /// Labels tried before branch and bound has its turn.
+    pub labels: u64,
     /// More nodes than this are first thinned out.
     pub wide: usize,
 }
@@ -39,6 +50,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             quick_labels: 4_000,
+            labels: u64::MAX,
             wide: 48,
         }
     }
@@ -190,10 +202,10 @@ impl<'a> State<'a> {
             return "viterbi";
         }
         self.beam(&free, &first.tables, BEAM / 4);
-        if self.finished() || self.prove(&free, &first.tables, self.how.tuning.quick_labels) {
+        if self.finished() || self.prove(&free, &first.tables, self.how.tuning.quick_labels, 1.0) {
             return "labels";
         }
-        let prices = self.ascend();
+        let mut prices = self.ascend();
         if self.complete {
             return "lagrangian";
         }
@@ -205,11 +217,47 @@ impl<'a> State<'a> {
                 self.beam(&prices, &last.tables, width);
             }
         }
-        if !self.finished() {
-            let left = self.how.max_work.saturating_sub(self.work);
-            self.prove(&prices, &last.tables, left);
+        if self.finished() {
+            return "labels";
         }
-        "labels"
+        if let Some((n, ids)) = self.fix(&last, &prices) {
+            prices = restrict_prices(&prices, n, &ids);
+        }
+        let Some(last) = self.relax(&prices) else {
+            return "lagrangian";
+        };
+        let left = self.how.max_work.saturating_sub(self.work);
+        let left = left.min(self.how.tuning.labels);
+        if self.finished() || self.prove(&prices, &last.tables, left, LABELS_SHARE) {
+            return "labels";
+        }
+        self.hand_over();
+        "milp"
+    }
+
+    /// Where labels stall, branch and bound on what is left may go on.
+    fn hand_over(&mut self) {
+        let nodes = if self.how.ctx.remaining().is_some() {
+            u64::MAX
+        } else {
+            MILP_NODES
+        };
+        if self.how.ctx.expired() || self.work >= self.how.max_work {
+            return;
+        }
+        let cutoff = self.cutoff();
+        let Ok(found) = milp::solve(&self.dense, Goal::Cost, cutoff, nodes, self.how.ctx) else {
+            // Too large or numerically too hard: what the labels found stands.
+            return;
+        };
+        self.work += found.nodes;
+        if let Some(path) = &found.path
+            && let Some(cost) = self.dense.evaluate(path)
+        {
+            self.improve(cost, path);
+        }
+        self.bound = self.bound.max(found.bound * (1.0 - MILP_TOLERANCE));
+        self.complete = found.complete;
     }
 
     fn finished(&mut self) -> bool {
@@ -274,8 +322,14 @@ impl<'a> State<'a> {
         self.take(found.best, found.labels);
     }
 
-    /// A* with a limit on labels; true when it settled the question.
-    fn prove(&mut self, prices: &Prices, tables: &[Table], max_labels: u64) -> bool {
+    /// A* with a limit on labels and time; true when it settled the question.
+    fn prove(
+        &mut self,
+        prices: &Prices,
+        tables: &[Table],
+        max_labels: u64,
+        share_of_time: f64,
+    ) -> bool {
         let cutoff = self.cutoff();
         let search = Search::new(
             &self.dense,
@@ -284,7 +338,8 @@ impl<'a> State<'a> {
             &self.latency_tables,
             self.how.any,
         );
-        let found = search.prove(cutoff, max_labels, self.how.ctx);
+        let ctx = self.how.ctx.part(share_of_time);
+        let found = search.prove(cutoff, max_labels, &ctx);
         self.bound = self.bound.max(found.bound);
         let sound = self.take(found.best, found.labels);
         self.complete = found.complete && sound;
@@ -326,15 +381,18 @@ impl<'a> State<'a> {
                 break;
             }
             if round % 10 == 0 && self.cutoff() < f64::INFINITY {
-                self.fix(&relaxed, &mut ascent);
+                let prices = ascent.last.clone();
+                if let Some((n, ids)) = self.fix(&relaxed, &prices) {
+                    ascent.restrict(n, &ids);
+                }
             }
         }
         ascent.best
     }
 
     /// Rules out every place that cannot be part of anything cheaper than the
-    /// best.
-    fn fix(&mut self, relaxed: &Relaxed, ascent: &mut Ascent) {
+    /// best. Gives how many nodes there were and which are left.
+    fn fix(&mut self, relaxed: &Relaxed, prices: &Prices) -> Option<(usize, Vec<usize>)> {
         let n = self.dense.n;
         let cutoff = self.cutoff();
         let before: Option<Vec<Table>> = relaxed
@@ -342,7 +400,6 @@ impl<'a> State<'a> {
             .iter()
             .enumerate()
             .map(|(k, cost)| {
-                let prices = &ascent.last;
                 let all = |_, _| 0.0;
                 forward(
                     &self.dense,
@@ -355,15 +412,12 @@ impl<'a> State<'a> {
                 )
             })
             .collect();
-        let Some(before) = before else {
-            return;
-        };
+        let before = before?;
         let keep = |k: usize, b: usize, i: usize| {
             let others = relaxed.value - relaxed.tables[k].best;
             through(&before[k], &relaxed.tables[k], b, i, n) + others < cutoff
         };
         let (dense, ids) = restrict(&self.dense, keep);
-        ascent.restrict(n, &ids);
         self.latency_tables = self
             .latency_tables
             .iter()
@@ -371,6 +425,7 @@ impl<'a> State<'a> {
             .collect();
         self.ids = ids.iter().map(|i| self.ids[*i]).collect();
         self.dense = dense;
+        Some((n, ids))
     }
 }
 
