@@ -1,0 +1,120 @@
+//! An engine for tests: a block is a JSON file `{"mul": m, "add": a}` and maps
+//! every FP32 element x to m·x + a.
+
+use super::{Engine, EngineError, Loaded, Run, Segment};
+use async_trait::async_trait;
+use bytes::Bytes;
+use lamina_model::{DataType, Tensor, ValueSpec};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct FakeBlock {
+    pub(crate) mul: f32,
+    pub(crate) add: f32,
+}
+
+/// Runs one at a time, each for `run_time`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FakeEngine {
+    pub(crate) run_time: Duration,
+    turn: Arc<Mutex<()>>,
+    loads: Arc<AtomicUsize>,
+}
+
+impl FakeEngine {
+    pub(crate) fn with_run_time(run_time: Duration) -> Self {
+        Self {
+            run_time,
+            ..Self::default()
+        }
+    }
+
+    /// Loads so far.
+    pub(crate) fn loads(&self) -> usize {
+        self.loads.load(Ordering::SeqCst)
+    }
+}
+
+struct FakeSegment {
+    blocks: Vec<FakeBlock>,
+    inputs: Vec<ValueSpec>,
+    engine: FakeEngine,
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    async fn load(
+        &self,
+        blocks: Vec<PathBuf>,
+        inputs: Vec<ValueSpec>,
+    ) -> Result<Loaded, EngineError> {
+        let read = |path: &PathBuf| {
+            let text = std::fs::read(path).map_err(|e| e.to_string())?;
+            serde_json::from_slice(&text).map_err(|e| e.to_string())
+        };
+        let blocks: Result<Vec<FakeBlock>, String> = blocks.iter().map(read).collect();
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        Ok(Loaded {
+            segment: Arc::new(FakeSegment {
+                blocks: blocks.map_err(EngineError::Load)?,
+                inputs,
+                engine: self.clone(),
+            }),
+            run_seconds: self.run_time.as_secs_f64(),
+            resident_bytes: 1 << 20,
+        })
+    }
+
+    fn is_alive(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl Segment for FakeSegment {
+    async fn run(&self, inputs: Vec<Tensor>) -> Result<Run, EngineError> {
+        let queued = Instant::now();
+        let _turn = self.engine.turn.lock().await;
+        let start = Instant::now();
+        for (tensor, spec) in inputs.iter().zip(&self.inputs) {
+            tensor.check(spec)?;
+        }
+        tokio::time::sleep(self.engine.run_time).await;
+        let outputs = inputs.into_iter().map(|t| self.apply(&t)).collect();
+        Ok(Run {
+            outputs,
+            queue: start - queued,
+            compute: start.elapsed(),
+        })
+    }
+}
+
+impl FakeSegment {
+    fn apply(&self, tensor: &Tensor) -> Tensor {
+        let through = |x: f32| self.blocks.iter().fold(x, |x, b| b.mul.mul_add(x, b.add));
+        let values: Vec<f32> = floats(tensor).into_iter().map(through).collect();
+        fp32(&tensor.shape, &values)
+    }
+}
+
+pub(crate) fn floats(tensor: &Tensor) -> Vec<f32> {
+    assert_eq!(tensor.datatype, DataType::Fp32);
+    tensor
+        .data
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect()
+}
+
+pub(crate) fn fp32(shape: &[i64], values: &[f32]) -> Tensor {
+    Tensor {
+        datatype: DataType::Fp32,
+        shape: shape.to_vec(),
+        data: Bytes::from_iter(values.iter().flat_map(|v| v.to_le_bytes())),
+    }
+}

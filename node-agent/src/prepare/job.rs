@@ -1,0 +1,188 @@
+//! One job of the operator, from the source's URI to the manifest in the store.
+
+use super::fetch::{fetch, without_secrets};
+use super::updates::Updates;
+use super::{Failure, Program, Reason, Step, StepName};
+use crate::blobs::{Blobs, PutError};
+use lamina_model::{Digest, InputSpec, Manifest};
+use lamina_proto::control::{Prepare, PrepareUpdate};
+use reqwest::Client;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence of the source's server that ends a fetch.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What jobs work with. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    blobs: Arc<Blobs>,
+    program: Program,
+    client: Client,
+    /// Each job has a folder of its own in it for as long as it runs.
+    work_dir: PathBuf,
+}
+
+/// What the operator asked for, read.
+struct Wanted {
+    uri: String,
+    sha256: Option<Digest>,
+    inputs: Vec<InputSpec>,
+}
+
+impl Tools {
+    /// Tools whose jobs keep their files in `work_dir`, which is emptied: what
+    /// is in it was left by a process that died.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or the system's certificates not be read.
+    pub fn new(blobs: Arc<Blobs>, program: Program, work_dir: PathBuf) -> io::Result<Self> {
+        match std::fs::remove_dir_all(&work_dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => std::fs::create_dir_all(&work_dir)?,
+        }
+        // Fails where the process has chosen one already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .build()
+            .map_err(io::Error::other)?;
+        Ok(Self {
+            blobs,
+            program,
+            client,
+            work_dir,
+        })
+    }
+}
+
+/// Does `job` and tells `updates` how it goes: progress, then Done or Failed.
+/// After `cancel` nothing more is told. Its files are removed in every case,
+/// and no process of it is left.
+pub async fn run_job(
+    job: Prepare,
+    tools: Tools,
+    updates: mpsc::Sender<PrepareUpdate>,
+    cancel: CancellationToken,
+) {
+    let mut updates = Updates::new(job.job.clone(), updates);
+    let outcome = match tempfile::tempdir_in(&tools.work_dir) {
+        Ok(folder) => work(&job, &tools, &folder, &mut updates, &cancel).await,
+        Err(e) => Some(Err(Failure::retryable(
+            Reason::PrepareFailed,
+            format!("cannot make a folder for the job: {e}"),
+        ))),
+    };
+    match outcome {
+        Some(outcome) => updates.end(outcome).await,
+        None => tracing::info!(job = job.job, "preparing was cancelled"),
+    }
+}
+
+/// The manifest's digest, or `None` when cancelled.
+async fn work(
+    job: &Prepare,
+    tools: &Tools,
+    folder: &TempDir,
+    updates: &mut Updates,
+    cancel: &CancellationToken,
+) -> Option<Result<Digest, Failure>> {
+    let wanted = match read(job) {
+        Ok(wanted) => wanted,
+        Err(failure) => return Some(Err(failure)),
+    };
+    let source = folder.path().join("source");
+    let out = folder.path().join("blocks");
+    let fetching = async {
+        let mut progress = |step| updates.progress(step);
+        let expected = wanted.sha256.as_ref();
+        fetch(&tools.client, &wanted.uri, expected, &source, &mut progress).await
+    };
+    if let Err(failure) = cancel.run_until_cancelled(fetching).await? {
+        return Some(Err(failure));
+    }
+    let mut progress = |step| updates.progress(step);
+    let child = tools
+        .program
+        .run(&source, &wanted.inputs, &out, &mut progress, cancel);
+    let manifest = match child.await? {
+        Ok(manifest) => manifest,
+        Err(failure) => return Some(Err(named(failure, &source, &wanted.uri))),
+    };
+    let storing = store(&tools.blobs, &manifest, &out, updates);
+    cancel.run_until_cancelled(storing).await
+}
+
+fn read(job: &Prepare) -> Result<Wanted, Failure> {
+    let refuse = |reason, what: String| Failure::new(reason, what);
+    let inputs = serde_json::from_str(&job.inputs_json).map_err(|e| {
+        refuse(
+            Reason::InputMismatch,
+            format!("the declared inputs cannot be read: {e}"),
+        )
+    })?;
+    let sha256 = match job.sha256.as_str() {
+        "" => None,
+        text => Some(
+            text.parse()
+                .map_err(|e| refuse(Reason::ChecksumMismatch, format!("the declared {e}")))?,
+        ),
+    };
+    Ok(Wanted {
+        uri: job.uri.clone(),
+        sha256,
+        inputs,
+    })
+}
+
+/// The temporary file's name says nothing to people.
+fn named(failure: Failure, source: &Path, uri: &str) -> Failure {
+    let source = source.display().to_string();
+    Failure {
+        message: failure.message.replace(&source, &without_secrets(uri)),
+        ..failure
+    }
+}
+
+/// Stores blocks and probe, and the manifest last: who has it has all.
+async fn store(
+    blobs: &Blobs,
+    manifest: &Manifest,
+    dir: &Path,
+    updates: &mut Updates,
+) -> Result<Digest, Failure> {
+    let blocks = manifest.blocks.iter().map(|b| (&b.digest, "pt"));
+    let files: Vec<_> = blocks.chain([(&manifest.probe, "safetensors")]).collect();
+    let total = files.len() as u64 + 1;
+    for (done, (digest, extension)) in (0..).zip(files) {
+        updates.progress(storing(done, total));
+        let path = dir.join(format!("{digest}.{extension}"));
+        let stored = blobs.put_file(digest, &path).await;
+        stored.map_err(|e| not_stored(&e))?;
+    }
+    updates.progress(storing(total - 1, total));
+    let json = serde_json::to_vec(manifest).map_err(|e| {
+        let what = format!("the manifest cannot be written: {e}");
+        Failure::new(Reason::PrepareFailed, what)
+    })?;
+    blobs.put_bytes(&json).await.map_err(|e| not_stored(&e))
+}
+
+const fn storing(done: u64, total: u64) -> Step {
+    Step {
+        step: StepName::Storing,
+        done,
+        total,
+    }
+}
+
+fn not_stored(error: &PutError) -> Failure {
+    Failure::retryable(Reason::PrepareFailed, super::failure::with_causes(error))
+}

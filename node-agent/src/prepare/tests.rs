@@ -1,0 +1,320 @@
+use super::*;
+use crate::blobs::Blobs;
+use crate::blobs::testing::Store;
+use crate::shared::{OperatorEndpoint, Telemetry};
+use clap::Parser as _;
+use lamina_model::{Digest, Manifest, Probe};
+use lamina_proto::control::prepare_update::Update;
+use lamina_proto::control::{Prepare, PrepareFailed, PrepareProgress};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const INPUTS: &str = r#"[{"value":{"name":"x","datatype":"FP32","shape":[-1,8]},"range":null}]"#;
+const ARGUMENTS: &str = "LAMINA_TEST_CHILD_ARGUMENTS";
+
+/// The command as [`Program`] calls it.
+#[derive(clap::Parser)]
+enum Cli {
+    Prepare(PrepareArgs),
+}
+
+/// The child process of these tests: this binary, told by its environment.
+#[test]
+#[ignore = "only as a child process"]
+fn child() {
+    let Ok(arguments) = std::env::var(ARGUMENTS) else {
+        return;
+    };
+    // The harness has written the beginning of a line.
+    println!();
+    let Cli::Prepare(args) = Cli::parse_from(std::iter::once("agent").chain(arguments.lines()));
+    let code = run(&args);
+    std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
+}
+
+/// A store, a web server and tools to prepare with.
+struct Lab {
+    folder: TempDir,
+    store: Store,
+    web: String,
+    tools: Tools,
+}
+
+impl Lab {
+    /// With this binary as the child.
+    async fn new() -> Self {
+        let this = std::env::current_exe().unwrap();
+        let name = "prepare::tests::child";
+        let this = this.display();
+        Self::with_script(&format!(
+            "export {ARGUMENTS}=\"$(printf '%s\\n' \"$@\")\"\n\
+             exec '{this}' --exact {name} --ignored --nocapture"
+        ))
+        .await
+    }
+
+    /// With a shell script as the child.
+    async fn with_script(script: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let store = Store::default();
+        let (address, _) = store.serve().await;
+        let endpoint = OperatorEndpoint::default();
+        endpoint.set(&address);
+        let cache = folder.path().join("cache");
+        let blobs = Blobs::open(cache, endpoint, Telemetry::default(), None).unwrap();
+        let work = folder.path().join("work");
+        let tools = Tools::new(Arc::new(blobs), Program(program), work).unwrap();
+        let web = serve_files(folder.path().join("web")).await;
+        Self {
+            folder,
+            store,
+            web,
+            tools,
+        }
+    }
+
+    fn publish(&self, name: &str, content: &[u8]) {
+        std::fs::write(self.folder.path().join("web").join(name), content).unwrap();
+    }
+
+    fn job(&self, name: &str, sha256: &str) -> Prepare {
+        Prepare {
+            job: "uid/hash".into(),
+            uri: format!("http://{}/{name}", self.web),
+            sha256: sha256.into(),
+            inputs_json: INPUTS.into(),
+        }
+    }
+
+    /// The progress and the end of `job`; no file of it may be left.
+    async fn run(&self, job: Prepare) -> (Vec<PrepareProgress>, Update) {
+        let (sender, mut receiver) = mpsc::channel(1000);
+        run_job(job, self.tools.clone(), sender, CancellationToken::new()).await;
+        let mut progress = Vec::new();
+        let mut end = None;
+        while let Some(update) = receiver.recv().await {
+            assert_eq!(update.job, "uid/hash");
+            assert_eq!(end, None, "the last message is the last");
+            match update.update.unwrap() {
+                Update::Progress(step) => progress.push(step),
+                other => end = Some(other),
+            }
+        }
+        self.assert_clean();
+        (progress, end.unwrap())
+    }
+
+    async fn fail(&self, job: Prepare) -> PrepareFailed {
+        match self.run(job).await.1 {
+            Update::Failed(failed) => failed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn assert_clean(&self) {
+        let left = std::fs::read_dir(self.folder.path().join("work")).unwrap();
+        assert_eq!(left.count(), 0, "files of the job are left");
+    }
+}
+
+/// The files of `dir` by http.
+async fn serve_files(dir: PathBuf) -> String {
+    std::fs::create_dir(&dir).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let file = async move |axum::extract::Path(name): axum::extract::Path<String>| {
+        std::fs::read(dir.join(name)).map_err(|_| http::StatusCode::NOT_FOUND)
+    };
+    let app = axum::Router::new().route("/{name}", axum::routing::get(file));
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    address
+}
+
+/// Three layers, traced.
+fn small_model() -> Vec<u8> {
+    use tch::{Device, Kind, Tensor};
+    tch::manual_seed(1);
+    let weights = Tensor::randn([3, 8, 8], (Kind::Float, Device::Cpu));
+    let input = Tensor::randn([2, 8], (Kind::Float, Device::Cpu));
+    let mut forward = |xs: &[Tensor]| {
+        let mut x = xs[0].shallow_clone();
+        for layer in 0..3 {
+            x = x.linear(&weights.get(layer), None::<&Tensor>).relu();
+        }
+        vec![x]
+    };
+    let module = tch::CModule::create_by_tracing("Small", "forward", &[input], &mut forward);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.pt");
+    module.unwrap().save(&path).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+#[tokio::test]
+async fn a_model_becomes_blocks_a_probe_and_a_manifest_in_the_store() {
+    let lab = Lab::new().await;
+    let model = small_model();
+    lab.publish("small.pt", &model);
+    let (progress, end) = lab
+        .run(lab.job("small.pt", Digest::of(&model).as_str()))
+        .await;
+    let Update::Done(done) = end else {
+        panic!("{end:?}");
+    };
+    let held = lab.store.0.lock().unwrap();
+    let manifest = &held.blobs[&done.manifest_digest];
+    let manifest: Manifest = serde_json::from_slice(manifest).unwrap();
+    manifest.validate().unwrap();
+    assert_eq!(manifest.source, Digest::of(&model));
+    assert!(manifest.prepared_gflops > 0.0);
+    for block in &manifest.blocks {
+        let file = &held.blobs[block.digest.as_str()];
+        assert_eq!(file.len() as u64, block.file_bytes);
+    }
+    let probe = Probe::from_bytes(&held.blobs[manifest.probe.as_str()]).unwrap();
+    assert_eq!(probe.outputs[0].shape, [1, 8]);
+    assert_eq!(held.put.last(), Some(&done.manifest_digest));
+    let mut steps: Vec<&str> = progress.iter().map(|p| p.step.as_str()).collect();
+    steps.dedup();
+    let all = ["Fetching", "Slicing", "Checking", "Profiling", "Storing"];
+    assert_eq!(steps, all);
+    assert_eq!(progress[0].total, model.len() as u64);
+    assert!(progress.iter().all(|p| p.bytes == (p.step == "Fetching")));
+}
+
+#[tokio::test]
+async fn a_source_that_is_not_there_is_named_with_its_status() {
+    let lab = Lab::new().await;
+    let job = lab.job("none.pt", "");
+    let failed = lab.fail(job.clone()).await;
+    assert_eq!(failed.reason, "FetchFailed");
+    assert!(failed.retryable);
+    assert!(failed.message.contains(&job.uri), "{}", failed.message);
+    assert!(failed.message.contains("404"), "{}", failed.message);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named() {
+    let lab = Lab::new().await;
+    let mut job = lab.job("m.pt", "");
+    job.uri = "http://127.0.0.1:1/m.pt".into();
+    let failed = lab.fail(job.clone()).await;
+    assert_eq!(failed.reason, "FetchFailed");
+    assert!(failed.retryable);
+    assert!(failed.message.contains(&job.uri), "{}", failed.message);
+}
+
+#[tokio::test]
+async fn another_file_than_the_declared_one_is_refused() {
+    let lab = Lab::new().await;
+    lab.publish("m.pt", b"other");
+    let declared = Digest::of(b"this");
+    let failed = lab.fail(lab.job("m.pt", declared.as_str())).await;
+    assert_eq!(failed.reason, "ChecksumMismatch");
+    assert!(!failed.retryable);
+    for digest in [declared, Digest::of(b"other")] {
+        assert!(
+            failed.message.contains(digest.as_str()),
+            "{}",
+            failed.message
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_torchscript_is_an_invalid_model() {
+    let lab = Lab::new().await;
+    lab.publish("m.pt", b"not a zip archive at all");
+    let job = lab.job("m.pt", "");
+    let failed = lab.fail(job.clone()).await;
+    assert_eq!(failed.reason, "InvalidModel", "{}", failed.message);
+    assert!(!failed.retryable);
+    assert!(failed.message.contains("TorchScript"), "{}", failed.message);
+    assert!(failed.message.contains(&job.uri), "{}", failed.message);
+}
+
+#[tokio::test]
+async fn inputs_that_do_not_fit_are_named() {
+    let lab = Lab::new().await;
+    lab.publish("small.pt", &small_model());
+    let mut job = lab.job("small.pt", "");
+    job.inputs_json = INPUTS
+        .replace("[-1,8]", "[-1,7]")
+        .replace("\"x\"", "\"row\"");
+    let failed = lab.fail(job).await;
+    assert_eq!(failed.reason, "InputMismatch", "{}", failed.message);
+    assert!(!failed.retryable);
+    assert!(failed.message.contains("row"), "{}", failed.message);
+}
+
+#[tokio::test]
+async fn a_child_that_dies_fails_the_job_with_its_last_words() {
+    for (script, want) in [
+        ("echo noise; echo 'it broke' >&2; exit 3", "it broke"),
+        ("kill -9 $$", "memory"),
+        ("kill -11 $$", "crashed"),
+        ("exit 0", "crashed"),
+    ] {
+        let lab = Lab::with_script(script).await;
+        lab.publish("m.pt", b"m");
+        let failed = lab.fail(lab.job("m.pt", "")).await;
+        assert_eq!(failed.reason, "PrepareFailed");
+        assert!(failed.retryable);
+        assert!(
+            failed.message.contains(want),
+            "{script}: {}",
+            failed.message
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_job_leaves_no_process_and_no_file() {
+    let lab = Lab::with_script("echo $$ > \"${0%program}pid\"; exec sleep 600").await;
+    lab.publish("m.pt", b"m");
+    let pid = lab.folder.path().join("pid");
+    let (sender, mut receiver) = mpsc::channel(10);
+    let cancel = CancellationToken::new();
+    let job = run_job(
+        lab.job("m.pt", ""),
+        lab.tools.clone(),
+        sender,
+        cancel.clone(),
+    );
+    let job = tokio::spawn(job);
+    let pid = wait_for_line(&pid).await;
+    cancel.cancel();
+    job.await.unwrap();
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    lab.assert_clean();
+    while let Some(update) = receiver.recv().await {
+        assert!(matches!(update.update, Some(Update::Progress(_))));
+    }
+}
+
+#[tokio::test]
+async fn the_child_sees_nothing_of_the_environment() {
+    let lab = Lab::with_script("env >&2; echo \"home:$HOME\" >&2").await;
+    lab.publish("m.pt", b"m");
+    let failed = lab.fail(lab.job("m.pt", "")).await;
+    assert!(failed.message.ends_with("home:"), "{}", failed.message);
+}
+
+async fn wait_for_line(file: &Path) -> String {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match std::fs::read_to_string(file) {
+            Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
+            _ => assert!(Instant::now() < end, "{} is missing", file.display()),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

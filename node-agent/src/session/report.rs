@@ -1,0 +1,158 @@
+//! From a window of telemetry to messages. Pure.
+
+use crate::blobs::InboundTransfer;
+use crate::measure::estimate::{median, percentile};
+use crate::shared::{Outcome, Window};
+use lamina_proto::control::agent_message::Message;
+use lamina_proto::control::{
+    LinkSample, LinkSamples, ModelRequests, RequestStats, SegmentTiming, SegmentTimings,
+};
+
+/// A piece of a blob below this says nothing about bandwidth.
+const LEAST_INBOUND_BYTES: u64 = 32 * 1024;
+/// A time below this is scheduling, not transfer.
+const LEAST_INBOUND_SECONDS: f64 = 1.5e-3;
+
+/// Messages for what happened since the last; none for what did not.
+pub(super) fn messages(window: &Window, links: Vec<LinkSample>) -> Vec<Message> {
+    let mut all = Vec::new();
+    if !links.is_empty() {
+        all.push(Message::Links(LinkSamples { samples: links }));
+    }
+    if !window.segments.is_empty() {
+        all.push(Message::Segments(segments(window)));
+    }
+    if !window.requests.is_empty() {
+        all.push(Message::Requests(requests(window)));
+    }
+    all
+}
+
+/// The link from the operator's node, out of the pieces of blobs that arrived; the
+/// fastest counts, because requests on the link only make the others slower.
+pub(super) fn inbound_sample(
+    operator_node: &str,
+    arrived: &[InboundTransfer],
+    rtt_seconds: f64,
+) -> Option<LinkSample> {
+    if operator_node.is_empty() {
+        return None;
+    }
+    let (rate, bytes) = arrived
+        .iter()
+        .map(|t| (t.bytes, t.seconds - rtt_seconds))
+        .filter(|&(bytes, s)| bytes >= LEAST_INBOUND_BYTES && s >= LEAST_INBOUND_SECONDS)
+        .map(|(bytes, s)| (bytes as f64 / s, bytes))
+        .max_by(|a, b| a.0.total_cmp(&b.0))?;
+    Some(LinkSample {
+        peer: operator_node.to_owned(),
+        inbound: true,
+        bytes_per_second: rate,
+        bytes,
+        passive: true,
+        ..LinkSample::default()
+    })
+}
+
+fn segments(window: &Window) -> SegmentTimings {
+    let timings = window
+        .segments
+        .iter()
+        .map(|(key, samples)| {
+            let mut compute: Vec<f64> = samples.iter().map(|s| s.compute_s).collect();
+            let mut queue: Vec<f64> = samples.iter().map(|s| s.queue_s).collect();
+            SegmentTiming {
+                placement_uid: key.placement_uid.clone(),
+                revision: key.revision,
+                segment: key.segment,
+                count: samples.len() as u64,
+                compute_p50_seconds: median(&mut compute),
+                queue_p50_seconds: median(&mut queue),
+            }
+        })
+        .collect();
+    SegmentTimings { timings }
+}
+
+fn requests(window: &Window) -> RequestStats {
+    let models = window
+        .requests
+        .iter()
+        .map(|(key, samples)| {
+            let answered = || samples.iter().filter(|s| s.outcome == Outcome::Answered);
+            let mut latencies: Vec<f64> = answered().map(|s| s.latency_s).collect();
+            ModelRequests {
+                placement_uid: key.placement_uid.clone(),
+                revision: key.revision,
+                answered: latencies.len() as u64,
+                failed: (samples.len() - latencies.len()) as u64,
+                retried: samples.iter().map(|s| u64::from(s.retried)).sum(),
+                latency_p50_seconds: median(&mut latencies),
+                latency_p95_seconds: percentile(&mut latencies, 0.95),
+            }
+        })
+        .collect();
+    RequestStats { models }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::{RequestKey, RequestSample, SegmentKey, SegmentSample};
+
+    #[test]
+    fn a_quiet_second_sends_nothing() {
+        assert_eq!(messages(&Window::default(), Vec::new()), Vec::new());
+    }
+
+    #[test]
+    fn requests_and_segments_are_summed_up() {
+        let mut window = Window::default();
+        let key = RequestKey {
+            placement_uid: "u".into(),
+            revision: 3,
+        };
+        let sample = |latency_s, outcome, retried| RequestSample {
+            outcome,
+            latency_s,
+            retried,
+        };
+        window.requests.insert(
+            key,
+            vec![
+                sample(0.1, Outcome::Answered, 0),
+                sample(0.3, Outcome::Answered, 2),
+                sample(9.0, Outcome::Failed, 1),
+            ],
+        );
+        let segment = SegmentKey {
+            placement_uid: "u".into(),
+            revision: 3,
+            segment: 1,
+        };
+        let run = SegmentSample {
+            queue_s: 0.0,
+            compute_s: 0.02,
+        };
+        window.segments.insert(segment, vec![run]);
+        let all = messages(&window, Vec::new());
+        let [Message::Segments(segments), Message::Requests(requests)] = &all[..] else {
+            panic!("{all:?}");
+        };
+        assert_eq!(segments.timings[0].count, 1);
+        let model = &requests.models[0];
+        assert_eq!((model.answered, model.failed, model.retried), (2, 1, 3));
+        assert_eq!(model.latency_p95_seconds, 0.3);
+    }
+
+    #[test]
+    fn blobs_that_arrived_tell_the_link_from_the_operator() {
+        let piece = |bytes, seconds| InboundTransfer { bytes, seconds };
+        let arrived = [piece(100_000, 0.22), piece(100_000, 0.12), piece(10, 0.5)];
+        let sample = inbound_sample("cloud-1", &arrived, 0.02).unwrap();
+        assert!(sample.inbound && sample.passive);
+        assert!((sample.bytes_per_second - 1e6).abs() < 1.0);
+        assert_eq!(inbound_sample("", &arrived, 0.02), None);
+        assert_eq!(inbound_sample("cloud-1", &arrived[2..], 0.02), None);
+    }
+}

@@ -1,0 +1,211 @@
+use super::SessionConfig;
+use super::report::{inbound_sample, messages};
+use crate::backoff::Backoff;
+use crate::measure::{CpuMeter, Prober, memory_free_bytes};
+use lamina_proto::MAX_MESSAGE_BYTES;
+use lamina_proto::control::agent_message::Message;
+use lamina_proto::control::control_client::ControlClient;
+use lamina_proto::control::operator_message::Message as Order;
+use lamina_proto::control::{AgentMessage, Heartbeat, Hello, OperatorMessage, PrepareUpdate};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Endpoint;
+use tonic::{Request, Status, Streaming};
+
+/// One heartbeat a second.
+const BEAT: Duration = Duration::from_secs(1);
+/// An operator that takes no message for this long is gone.
+const PATIENCE: Duration = Duration::from_secs(3);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A session that held this long was a good one: the next pause starts small.
+const GOOD_SESSION: Duration = Duration::from_secs(10);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionEnd {
+    #[error("the operator's address {0:?} is not one")]
+    Address(String),
+    #[error("cannot connect")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("the operator refused the session")]
+    Refused(#[source] Box<Status>),
+    #[error("the operator ended the session")]
+    Ended,
+    #[error("the operator takes no messages")]
+    Stuck,
+    #[error("the operator moved")]
+    Moved,
+}
+
+/// Keeps a session open for as long as the process lives.
+pub(super) async fn run(config: SessionConfig, prober: Prober) {
+    let mut endpoint = config.endpoint.subscribe();
+    let mut meter = CpuMeter::new(config.cpu_millis);
+    let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
+    loop {
+        let address = endpoint.borrow_and_update().clone();
+        if address.is_empty() {
+            if endpoint.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let begin = tokio::time::Instant::now();
+        let end = session(&config, &prober, &address, &mut endpoint, &mut meter).await;
+        if begin.elapsed() >= GOOD_SESSION || matches!(end, SessionEnd::Moved) {
+            backoff.reset();
+        }
+        let cause = std::error::Error::source(&end).map(ToString::to_string);
+        tracing::info!(operator = address, cause, "session ended: {end}");
+        // A new address is worth an attempt at once.
+        let _ = timeout(backoff.next_wait(), endpoint.changed()).await;
+    }
+}
+
+async fn session(
+    config: &SessionConfig,
+    prober: &Prober,
+    address: &str,
+    endpoint: &mut watch::Receiver<String>,
+    meter: &mut CpuMeter,
+) -> SessionEnd {
+    let (sender, receiver) = mpsc::channel(64);
+    let opened = timeout(PATIENCE * 2, open(config, address, receiver, &sender)).await;
+    let mut orders = match opened {
+        Ok(Ok(orders)) => orders,
+        Ok(Err(end)) => return end,
+        Err(_) => return SessionEnd::Stuck,
+    };
+    tracing::info!(operator = address, "session open");
+    for update in config.jobs.last_updates() {
+        if send(&sender, Message::Prepare(update)).await.is_err() {
+            return SessionEnd::Stuck;
+        }
+    }
+    let mut operator_node = String::new();
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = beat.tick() => {
+                if report(config, prober, meter, &operator_node, &sender).await.is_err() {
+                    return SessionEnd::Stuck;
+                }
+            }
+            order = orders.message() => match order {
+                Ok(Some(order)) => obey(config, order, &mut operator_node),
+                Ok(None) => return SessionEnd::Ended,
+                Err(status) => return SessionEnd::Refused(Box::new(status)),
+            },
+            Some(update) = config.jobs.next() => {
+                if send(&sender, Message::Prepare(update)).await.is_err() {
+                    return SessionEnd::Stuck;
+                }
+            }
+            changed = endpoint.changed() => {
+                if changed.is_err() || *endpoint.borrow() != address {
+                    return SessionEnd::Moved;
+                }
+            }
+        }
+    }
+}
+
+/// Connects and says hello.
+async fn open(
+    config: &SessionConfig,
+    address: &str,
+    receiver: mpsc::Receiver<AgentMessage>,
+    sender: &mpsc::Sender<AgentMessage>,
+) -> Result<Streaming<OperatorMessage>, SessionEnd> {
+    let channel = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| SessionEnd::Address(address.to_owned()))?
+        .tcp_nodelay(true)
+        .connect_timeout(PATIENCE)
+        // A host that vanished sends no reset; silence must end the session.
+        .http2_keep_alive_interval(BEAT * 2)
+        .keep_alive_timeout(PATIENCE)
+        .keep_alive_while_idle(true)
+        .connect()
+        .await
+        .map_err(SessionEnd::Connect)?;
+    let hello = Hello {
+        node: config.node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        address: config.address.clone(),
+    };
+    // The channel is empty and holds more than one.
+    let _ = send(sender, Message::Hello(hello)).await;
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    if let Some(token) = token(config) {
+        request.metadata_mut().insert("authorization", token);
+    }
+    let reply = ControlClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .session(request)
+        .await
+        .map_err(|status| SessionEnd::Refused(Box::new(status)))?;
+    Ok(reply.into_inner())
+}
+
+fn token(config: &SessionConfig) -> Option<MetadataValue<tonic::metadata::Ascii>> {
+    let token = std::fs::read_to_string(&config.token_file).ok()?;
+    format!("Bearer {}", token.trim()).parse().ok()
+}
+
+async fn send(sender: &mpsc::Sender<AgentMessage>, message: Message) -> Result<(), ()> {
+    let message = AgentMessage {
+        message: Some(message),
+    };
+    match timeout(PATIENCE, sender.send(message)).await {
+        Ok(Ok(())) => Ok(()),
+        _ => Err(()),
+    }
+}
+
+/// The heartbeat, and all that was seen since the last.
+async fn report(
+    config: &SessionConfig,
+    prober: &Prober,
+    meter: &mut CpuMeter,
+    operator_node: &str,
+    sender: &mpsc::Sender<AgentMessage>,
+) -> Result<(), ()> {
+    let heartbeat = Heartbeat {
+        cpu_load: meter.sample(),
+        memory_free_bytes: memory_free_bytes(),
+        in_flight: config.telemetry.requests_in_flight(),
+    };
+    send(sender, Message::Heartbeat(heartbeat)).await?;
+    let window = config.telemetry.drain();
+    prober.passive(&window.transfers);
+    let mut links = prober.drain();
+    let arrived = config.inbound.drain();
+    let rtt = prober.rtt(operator_node).unwrap_or(0.0);
+    links.extend(inbound_sample(operator_node, &arrived, rtt));
+    for message in messages(&window, links) {
+        send(sender, message).await?;
+    }
+    Ok(())
+}
+
+fn obey(config: &SessionConfig, order: OperatorMessage, operator_node: &mut String) {
+    match order.message {
+        Some(Order::Welcome(welcome)) => *operator_node = welcome.operator_node,
+        Some(Order::Peers(list)) => {
+            let peers = list.peers.into_iter().map(|p| (p.node, p.address));
+            config.peers.replace(peers);
+        }
+        Some(Order::Prepare(job)) => config.jobs.begin(job),
+        Some(Order::CancelPrepare(cancel)) => config.jobs.cancel(&cancel.job),
+        // An operator of a newer version may say more.
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

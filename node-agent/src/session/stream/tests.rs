@@ -1,0 +1,170 @@
+use super::*;
+use crate::blobs::InboundTransfers;
+use crate::session::{Jobs, spawn};
+use crate::shared::{OperatorEndpoint, Peers, Telemetry};
+use lamina_proto::control::control_server::{Control, ControlServer};
+use lamina_proto::control::{
+    BlobChunk, GetBlobRequest, Peer, Prepare, PutBlobChunk, PutBlobReply, Welcome,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Response;
+
+/// Notes every message, and orders one job.
+struct FakeOperator {
+    seen: mpsc::UnboundedSender<Message>,
+}
+
+type Orders = ReceiverStream<Result<OperatorMessage, Status>>;
+type Chunks = tokio_stream::Empty<Result<BlobChunk, Status>>;
+
+#[tonic::async_trait]
+impl Control for FakeOperator {
+    type SessionStream = Orders;
+    type GetBlobStream = Chunks;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Orders>, Status> {
+        let mut messages = request.into_inner();
+        let seen = self.seen.clone();
+        let (orders, stream) = mpsc::channel(8);
+        tokio::spawn(async move {
+            for order in [
+                Order::Welcome(Welcome {
+                    operator_node: "cloud-1".into(),
+                }),
+                Order::Peers(lamina_proto::control::Peers {
+                    peers: vec![Peer {
+                        node: "edge-1".into(),
+                        address: "127.0.0.1:1".into(),
+                    }],
+                }),
+                Order::Prepare(Prepare {
+                    job: "j".into(),
+                    ..Prepare::default()
+                }),
+            ] {
+                let order = OperatorMessage {
+                    message: Some(order),
+                };
+                if orders.send(Ok(order)).await.is_err() {
+                    return;
+                }
+            }
+            while let Some(Ok(message)) = messages.next().await {
+                let _ = seen.send(message.message.unwrap());
+            }
+            // Keeps the stream of orders open until the agent leaves.
+            drop(orders);
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn get_blob(&self, _: Request<GetBlobRequest>) -> Result<Response<Chunks>, Status> {
+        Err(Status::unimplemented("no blobs here"))
+    }
+
+    async fn put_blob(
+        &self,
+        _: Request<Streaming<PutBlobChunk>>,
+    ) -> Result<Response<PutBlobReply>, Status> {
+        Err(Status::unimplemented("no blobs here"))
+    }
+}
+
+async fn operator() -> (String, mpsc::UnboundedReceiver<Message>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (seen, messages) = mpsc::unbounded_channel();
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(ControlServer::new(FakeOperator { seen }))
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    (address, messages)
+}
+
+fn config(endpoint: OperatorEndpoint) -> SessionConfig {
+    SessionConfig {
+        node: "cam-1".into(),
+        address: "10.0.0.7:8001".into(),
+        token_file: "/nowhere".into(),
+        cpu_millis: 1000,
+        endpoint,
+        peers: Peers::default(),
+        telemetry: Telemetry::default(),
+        inbound: InboundTransfers::default(),
+        jobs: Jobs::new(Arc::new(|job, updates, _| {
+            let _ = updates.send(PrepareUpdate {
+                job: job.job,
+                update: None,
+            });
+        })),
+    }
+}
+
+async fn next(messages: &mut mpsc::UnboundedReceiver<Message>) -> Message {
+    timeout(Duration::from_secs(10), messages.recv())
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hello_comes_first_then_heartbeats_even_when_every_core_burns() {
+    let (address, mut messages) = operator().await;
+    let endpoint = OperatorEndpoint::default();
+    endpoint.set(&address);
+    let config = config(endpoint);
+    let peers = config.peers.clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    for _ in 0..std::thread::available_parallelism().unwrap().get() * 2 {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || while !stop.load(Ordering::Relaxed) {});
+    }
+    spawn(config).unwrap();
+    let Message::Hello(hello) = next(&mut messages).await else {
+        panic!("no hello first");
+    };
+    assert_eq!(
+        (hello.node.as_str(), hello.address.as_str()),
+        ("cam-1", "10.0.0.7:8001")
+    );
+    let (mut beats, mut job) = (0, false);
+    while beats < 3 || !job {
+        match next(&mut messages).await {
+            Message::Heartbeat(h) => {
+                assert!(h.memory_free_bytes > 0);
+                beats += 1;
+            }
+            Message::Prepare(update) => job = update.job == "j",
+            _ => {}
+        }
+        assert!(beats < 10, "the job's update did not come");
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(
+        peers.list(),
+        [("edge-1".to_owned(), "127.0.0.1:1".to_owned())]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_follows_the_operator_to_another_address() {
+    let (first, mut at_first) = operator().await;
+    let (second, mut at_second) = operator().await;
+    let endpoint = OperatorEndpoint::default();
+    endpoint.set("127.0.0.1:1");
+    spawn(config(endpoint.clone())).unwrap();
+    sleep(Duration::from_millis(300)).await;
+    endpoint.set(&first);
+    assert!(matches!(next(&mut at_first).await, Message::Hello(_)));
+    endpoint.set(&second);
+    assert!(matches!(next(&mut at_second).await, Message::Hello(_)));
+}
