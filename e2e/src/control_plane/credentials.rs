@@ -1,0 +1,168 @@
+//! Certificates and keys of a control plane that lives for one lab.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+/// Why credentials could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// Making a key or a certificate failed.
+    #[error("cannot make the control plane's certificates")]
+    Make(#[from] rcgen::Error),
+    /// A file could not be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The files of one control plane.
+#[derive(Debug, Clone)]
+pub(super) struct Credentials {
+    pub(super) ca: PathBuf,
+    pub(super) server_certificate: PathBuf,
+    pub(super) server_key: PathBuf,
+    /// Signs the tokens of service accounts.
+    pub(super) service_account_key: PathBuf,
+    /// Checks them.
+    pub(super) service_account_public_key: PathBuf,
+    /// Of a user in `system:masters`.
+    pub(super) kubeconfig: PathBuf,
+}
+
+impl Credentials {
+    /// Writes all files into `folder`. `address` is where the API server
+    /// listens, `service` the first address of its service range.
+    pub(super) fn create(
+        folder: &Path,
+        address: Ipv4Addr,
+        port: u16,
+        service: Ipv4Addr,
+    ) -> Result<Self, CredentialsError> {
+        let ca_key = KeyPair::generate()?;
+        let ca_parameters = ca_parameters()?;
+        let ca = ca_parameters.self_signed(&ca_key)?;
+        let issuer = Issuer::new(ca_parameters, ca_key);
+
+        let server_key = KeyPair::generate()?;
+        let server = server_parameters(address, service)?.signed_by(&server_key, &issuer)?;
+        let admin_key = KeyPair::generate()?;
+        let admin = admin_parameters()?.signed_by(&admin_key, &issuer)?;
+        let service_account_key = KeyPair::generate()?;
+
+        let credentials = Self {
+            ca: folder.join("ca.crt"),
+            server_certificate: folder.join("apiserver.crt"),
+            server_key: folder.join("apiserver.key"),
+            service_account_key: folder.join("service-account.key"),
+            service_account_public_key: folder.join("service-account.pub"),
+            kubeconfig: folder.join("kubeconfig"),
+        };
+        let admin_certificate = folder.join("admin.crt");
+        let admin_key_file = folder.join("admin.key");
+        write(&credentials.ca, &ca.pem())?;
+        write(&credentials.server_certificate, &server.pem())?;
+        write(&credentials.server_key, &server_key.serialize_pem())?;
+        write(
+            &credentials.service_account_key,
+            &service_account_key.serialize_pem(),
+        )?;
+        write(
+            &credentials.service_account_public_key,
+            &service_account_key.public_key_pem(),
+        )?;
+        write(&admin_certificate, &admin.pem())?;
+        write(&admin_key_file, &admin_key.serialize_pem())?;
+        let kubeconfig = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "lab", "cluster": {
+                "server": format!("https://{address}:{port}"),
+                "certificate-authority": credentials.ca,
+            }}],
+            "users": [{"name": "admin", "user": {
+                "client-certificate": admin_certificate,
+                "client-key": admin_key_file,
+            }}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "admin"}}],
+            "current-context": "lab",
+        });
+        // JSON is YAML.
+        write(&credentials.kubeconfig, &format!("{kubeconfig:#}\n"))?;
+        Ok(credentials)
+    }
+}
+
+fn ca_parameters() -> Result<CertificateParams, rcgen::Error> {
+    let mut parameters = CertificateParams::new(Vec::new())?;
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, "lamina-lab");
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    parameters.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::CrlSign,
+    ];
+    Ok(parameters)
+}
+
+fn server_parameters(
+    address: Ipv4Addr,
+    service: Ipv4Addr,
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut parameters = CertificateParams::new(vec![
+        "kubernetes".to_owned(),
+        "kubernetes.default".to_owned(),
+        "kubernetes.default.svc".to_owned(),
+        "kubernetes.default.svc.cluster.local".to_owned(),
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+        address.to_string(),
+        service.to_string(),
+    ])?;
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, "kube-apiserver");
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    Ok(parameters)
+}
+
+fn admin_parameters() -> Result<CertificateParams, rcgen::Error> {
+    let mut parameters = CertificateParams::new(Vec::new())?;
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, "lab-admin");
+    parameters
+        .distinguished_name
+        .push(DnType::OrganizationName, "system:masters");
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(parameters)
+}
+
+/// Writes a file that only its owner can read.
+fn write(path: &Path, content: &str) -> Result<(), CredentialsError> {
+    use std::io::Write as _;
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(content.as_bytes()))
+        .map_err(|source| CredentialsError::Write {
+            path: path.to_owned(),
+            source,
+        })
+}

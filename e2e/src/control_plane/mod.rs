@@ -1,0 +1,377 @@
+//! The real control plane: etcd, API server, controller manager, scheduler.
+//! Only the kubelet is missing: kwok keeps Nodes ready, and the lab runs pods.
+
+mod credentials;
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+pub use credentials::CredentialsError;
+
+use crate::launch;
+use crate::tools::{MissingTool, Tools};
+use credentials::Credentials;
+
+/// The port of the API server.
+pub(crate) const API_PORT: u16 = 6443;
+/// The value of the annotation that puts a Node into kwok's care.
+pub(crate) const KWOK_ANNOTATION: (&str, &str) = ("kwok.x-k8s.io/node", "fake");
+/// The address of the Service `kubernetes`, the first of its range.
+const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+const SERVICE_RANGE: &str = "10.96.0.0/16";
+/// How long the API server may take; it needs 3 s on an idle machine.
+const READY_WITHIN: Duration = Duration::from_secs(90);
+const READY_POLL: Duration = Duration::from_millis(100);
+/// Lines of a program's log that an error shows.
+const LOG_LINES: usize = 8;
+const KWOK_STAGES: &str = include_str!("kwok.yaml");
+
+/// Why there is no control plane.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlPlaneError {
+    /// A program is missing.
+    #[error(transparent)]
+    Tool(#[from] MissingTool),
+    /// Certificates or keys could not be made.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// A file or folder could not be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A program could not be started.
+    #[error("cannot start {program}")]
+    Spawn {
+        /// The program.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A program ended by itself.
+    #[error("{program} ended ({status}); the end of its log {log}:\n{tail}")]
+    Ended {
+        /// The program.
+        program: &'static str,
+        /// How.
+        status: String,
+        /// Where its log is.
+        log: PathBuf,
+        /// The last lines of the log.
+        tail: String,
+    },
+    /// The API server did not become ready.
+    #[error("the API server was not ready after {seconds} s; the end of its log {log}:\n{tail}")]
+    NotReady {
+        /// How long we waited.
+        seconds: u64,
+        /// Where its log is.
+        log: PathBuf,
+        /// The last lines of the log.
+        tail: String,
+    },
+    /// The kubeconfig that we wrote does not work.
+    #[error("cannot make a client for the API server")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// One running program.
+struct Daemon {
+    program: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+/// The running control plane. Killed when dropped; nothing of it is to be kept.
+pub(crate) struct ControlPlane {
+    /// In the order in which they were started, which is also the order in
+    /// which one needs the other.
+    daemons: Vec<Daemon>,
+    credentials: Credentials,
+    client: kube::Client,
+}
+
+impl ControlPlane {
+    /// Starts everything and waits until the API server is ready. Data, logs
+    /// and certificates go into `folder`; processes join `groups`.
+    pub(crate) async fn start(
+        tools: &Tools,
+        folder: &Path,
+        index: u8,
+        address: Ipv4Addr,
+        groups: &[PathBuf],
+    ) -> Result<Self, ControlPlaneError> {
+        for sub in ["etcd", "logs"] {
+            let path = folder.join(sub);
+            std::fs::create_dir_all(&path)
+                .map_err(|source| ControlPlaneError::Write { path, source })?;
+        }
+        let credentials = Credentials::create(folder, address, API_PORT, KUBERNETES_SERVICE)?;
+        let stages = folder.join("kwok.yaml");
+        std::fs::write(&stages, KWOK_STAGES).map_err(|source| ControlPlaneError::Write {
+            path: stages.clone(),
+            source,
+        })?;
+        let client = client(&credentials.kubeconfig).await?;
+        let mut plane = Self {
+            daemons: Vec::new(),
+            credentials,
+            client,
+        };
+        let spawner = Spawner {
+            tools,
+            folder,
+            groups,
+        };
+        let etcd = format!("http://127.77.{index}.1:2379");
+        plane
+            .daemons
+            .push(spawner.spawn("etcd", &etcd_arguments(index, folder, &etcd))?);
+        plane.daemons.push(spawner.spawn(
+            "kube-apiserver",
+            &apiserver_arguments(&plane.credentials, address, &etcd),
+        )?);
+        plane.wait_until_ready(address).await?;
+        for (program, arguments) in [
+            (
+                "kube-controller-manager",
+                controller_manager_arguments(&plane.credentials),
+            ),
+            ("kube-scheduler", scheduler_arguments(&plane.credentials)),
+            ("kwok", kwok_arguments(&plane.credentials, &stages)),
+        ] {
+            plane.daemons.push(spawner.spawn(program, &arguments)?);
+        }
+        Ok(plane)
+    }
+
+    /// A client with all rights.
+    pub(crate) fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// The file that `kubectl` and `helm` take.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.credentials.kubeconfig
+    }
+
+    /// An error when a program has ended by itself.
+    pub(crate) fn check(&mut self) -> Result<(), ControlPlaneError> {
+        for daemon in &mut self.daemons {
+            if let Ok(Some(status)) = daemon.child.try_wait() {
+                return Err(ControlPlaneError::Ended {
+                    program: daemon.program,
+                    status: status.to_string(),
+                    tail: tail(&daemon.log),
+                    log: daemon.log.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills all programs, those that need others first. The API server would
+    /// wait for its clients and then for etcd, and there is nothing to save.
+    pub(crate) async fn stop(&mut self) {
+        while let Some(mut daemon) = self.daemons.pop() {
+            if let Err(error) = daemon.child.kill().await {
+                tracing::warn!(program = daemon.program, %error, "cannot be stopped");
+            }
+        }
+    }
+
+    async fn wait_until_ready(&mut self, address: Ipv4Addr) -> Result<(), ControlPlaneError> {
+        let begin = Instant::now();
+        loop {
+            // The client would log an error for each refused connection.
+            if TcpStream::connect((address, API_PORT)).await.is_ok() {
+                let request = http_get("/readyz").map_err(client_error)?;
+                if self.client.request_text(request).await.is_ok() {
+                    return Ok(());
+                }
+            }
+            self.check()?;
+            if begin.elapsed() > READY_WITHIN {
+                let log = self.daemons[1].log.clone();
+                return Err(ControlPlaneError::NotReady {
+                    seconds: READY_WITHIN.as_secs(),
+                    tail: tail(&log),
+                    log,
+                });
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+}
+
+fn http_get(path: &str) -> Result<http::Request<Vec<u8>>, http::Error> {
+    http::Request::get(path).body(Vec::new())
+}
+
+fn client_error(error: impl std::error::Error + Send + Sync + 'static) -> ControlPlaneError {
+    ControlPlaneError::Client(Box::new(error))
+}
+
+/// A client for a kubeconfig file.
+async fn client(kubeconfig: &Path) -> Result<kube::Client, ControlPlaneError> {
+    let file = Kubeconfig::read_from(kubeconfig).map_err(client_error)?;
+    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .map_err(client_error)?;
+    kube::Client::try_from(config).map_err(client_error)
+}
+
+/// What all programs of a control plane share.
+struct Spawner<'a> {
+    tools: &'a Tools,
+    folder: &'a Path,
+    groups: &'a [PathBuf],
+}
+
+impl Spawner<'_> {
+    fn spawn(
+        &self,
+        program: &'static str,
+        arguments: &[String],
+    ) -> Result<Daemon, ControlPlaneError> {
+        let path = self.tools.find(program)?;
+        let log = self.folder.join("logs").join(format!("{program}.log"));
+        let output = File::create(&log).map_err(|source| ControlPlaneError::Write {
+            path: log.clone(),
+            source,
+        })?;
+        let failed = |source| ControlPlaneError::Spawn { program, source };
+        let enter = launch::enter(self.groups, None);
+        let child = Command::new(&enter[0])
+            .args(&enter[1..])
+            .arg(path)
+            .args(arguments)
+            .current_dir(self.folder)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(failed)?)
+            .stderr(output)
+            // Not in the terminal's group: Ctrl-C must not end etcd before
+            // those who need it.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        Ok(Daemon {
+            program,
+            child,
+            log,
+        })
+    }
+}
+
+/// The last lines of a log.
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+fn flag(name: &str, value: impl std::fmt::Display) -> String {
+    format!("--{name}={value}")
+}
+
+fn file(name: &str, path: &Path) -> String {
+    flag(name, path.display())
+}
+
+/// etcd on a loopback address of its own, so that labs with different indices
+/// need no free port.
+fn etcd_arguments(index: u8, folder: &Path, client: &str) -> Vec<String> {
+    let peer = format!("http://127.77.{index}.1:2380");
+    vec![
+        file("data-dir", &folder.join("etcd")),
+        flag("listen-client-urls", client),
+        flag("advertise-client-urls", client),
+        flag("listen-peer-urls", &peer),
+        flag("initial-advertise-peer-urls", &peer),
+        flag("initial-cluster", format!("default={peer}")),
+        // The data ends with the lab.
+        "--unsafe-no-fsync".to_owned(),
+        flag("log-level", "warn"),
+    ]
+}
+
+fn apiserver_arguments(credentials: &Credentials, address: Ipv4Addr, etcd: &str) -> Vec<String> {
+    vec![
+        flag("etcd-servers", etcd),
+        flag("bind-address", address),
+        flag("external-hostname", address),
+        flag("advertise-address", address),
+        flag("secure-port", API_PORT),
+        file("tls-cert-file", &credentials.server_certificate),
+        file("tls-private-key-file", &credentials.server_key),
+        file("client-ca-file", &credentials.ca),
+        file(
+            "service-account-key-file",
+            &credentials.service_account_public_key,
+        ),
+        file(
+            "service-account-signing-key-file",
+            &credentials.service_account_key,
+        ),
+        flag(
+            "service-account-issuer",
+            "https://kubernetes.default.svc.cluster.local",
+        ),
+        // Tokens end when they say so, as on most managed clusters later on.
+        flag("service-account-extend-token-expiration", false),
+        flag("service-cluster-ip-range", SERVICE_RANGE),
+        flag("authorization-mode", "Node,RBAC"),
+        flag("allow-privileged", true),
+        flag("profiling", false),
+    ]
+}
+
+fn controller_manager_arguments(credentials: &Credentials) -> Vec<String> {
+    vec![
+        file("kubeconfig", &credentials.kubeconfig),
+        file("root-ca-file", &credentials.ca),
+        file(
+            "service-account-private-key-file",
+            &credentials.service_account_key,
+        ),
+        flag("leader-elect", false),
+        flag("secure-port", 0),
+        flag("profiling", false),
+    ]
+}
+
+fn scheduler_arguments(credentials: &Credentials) -> Vec<String> {
+    vec![
+        file("kubeconfig", &credentials.kubeconfig),
+        flag("leader-elect", false),
+        flag("secure-port", 0),
+        flag("profiling", false),
+    ]
+}
+
+fn kwok_arguments(credentials: &Credentials, stages: &Path) -> Vec<String> {
+    let (key, value) = KWOK_ANNOTATION;
+    vec![
+        file("kubeconfig", &credentials.kubeconfig),
+        file("config", stages),
+        flag("manage-all-nodes", false),
+        flag(
+            "manage-nodes-with-annotation-selector",
+            format!("{key}={value}"),
+        ),
+        flag("node-lease-duration-seconds", 40),
+    ]
+}

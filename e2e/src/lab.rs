@@ -1,0 +1,557 @@
+//! The lab as its users see it: start it, change it, break it, look at it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use kube::api::{Api, ListParams};
+use nix::sys::signal::Signal;
+use tokio::process::Command;
+
+use crate::cgroup::{CgroupError, Cgroups};
+use crate::config::LabConfig;
+use crate::control_plane::{API_PORT, ControlPlane, ControlPlaneError};
+use crate::index::{IndexError, IndexLock};
+use crate::launch;
+use crate::netlab::{CONTROL, Counters, Link, Network, NetworkError};
+use crate::nodes::{self, Size};
+use crate::pods::{self, Runner};
+use crate::tools::{MissingTool, Tools};
+
+/// How long Nodes may take to be ready.
+const NODES_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why a lab cannot be had, or does not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// The index is taken.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The emulated network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// Processor shares and memory limits.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// etcd, API server and the others.
+    #[error(transparent)]
+    ControlPlane(#[from] ControlPlaneError),
+    /// A program is missing.
+    #[error(transparent)]
+    Tool(#[from] MissingTool),
+    /// The API server refused.
+    #[error("cannot {what}")]
+    Api {
+        /// What was tried.
+        what: String,
+        /// Its answer.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// A file or folder.
+    #[error("cannot write {path}")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A command could not be run at all.
+    #[error("cannot run {program}")]
+    Run {
+        /// The program.
+        program: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A command ended with an error.
+    #[error("`{command}` failed: {said}")]
+    Command {
+        /// Program and arguments.
+        command: String,
+        /// What it printed on standard error.
+        said: String,
+    },
+    /// Something did not happen in time.
+    #[error("{what} did not happen within {seconds} s")]
+    Timeout {
+        /// What.
+        what: String,
+        /// How long we waited.
+        seconds: u64,
+    },
+    /// No process runs for this pod or on this host.
+    #[error("no process of {0:?} is running")]
+    NothingToKill(String),
+    /// No such pod has ever run here.
+    #[error("no log of pod {0:?}")]
+    NoLog(String),
+}
+
+/// A running lab. Dropping it ends everything at once; [`Lab::stop`] does the
+/// same and waits for it.
+pub struct Lab {
+    // Field order is drop order.
+    runner: Runner,
+    control_plane: ControlPlane,
+    /// Kills whatever is left, so it comes before the namespaces go.
+    cgroups: Cgroups,
+    network: Network,
+    tools: Tools,
+    dir: PathBuf,
+    _index: IndexLock,
+}
+
+impl Lab {
+    /// Starts control plane, hosts and links, and waits until all Nodes are
+    /// ready. Must be called inside a tokio runtime with I/O and time.
+    pub async fn start(config: LabConfig) -> Result<Self, LabError> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(NetworkError::NotRoot.into());
+        }
+        let index = match config.index {
+            Some(index) => IndexLock::take(index)?,
+            None => IndexLock::first_free()?,
+        };
+        let tools = Tools::from_environment();
+        let dir = fresh_folder(&config.dir)?;
+        let mut cgroups = Cgroups::create(index.index(), config.hosts.len())?;
+        let names: Vec<&str> = config.hosts.iter().map(|host| host.name.as_str()).collect();
+        let network = Network::start(index.index(), &names, |from, to| config.links.get(from, to))?;
+        cgroups.add_host(CONTROL, None, None)?;
+        for host in &config.hosts {
+            cgroups.add_host(&host.name, Some(host.cpu_millis), Some(host.memory_bytes))?;
+        }
+        let control_address = network.address(CONTROL)?;
+        let control_plane = ControlPlane::start(
+            &tools,
+            &dir.join("control-plane"),
+            index.index(),
+            control_address,
+            &cgroups.join_files(CONTROL),
+        )
+        .await?;
+        let mut hosts = Vec::new();
+        let mut nodes = Vec::new();
+        for host in &config.hosts {
+            let size = Size::of(host);
+            hosts.push(runner_host(&network, &cgroups, &dir, &host.name, size)?);
+            nodes.push(nodes::worker(host, network.address(&host.name)?));
+        }
+        if config.control_node {
+            let size = Size::of_this_machine();
+            hosts.push(runner_host(&network, &cgroups, &dir, CONTROL, size)?);
+            nodes.push(nodes::control(control_address, size));
+        }
+        let client = control_plane.client();
+        nodes::create(&client, &nodes)
+            .await
+            .map_err(api("create the Nodes"))?;
+        let runner = Runner::start(
+            client,
+            SocketAddr::from((control_address, API_PORT)),
+            config.images,
+            dir.clone(),
+            hosts,
+        )
+        .map_err(|source| LabError::Write {
+            path: dir.clone(),
+            source,
+        })?;
+        let mut lab = Self {
+            runner,
+            control_plane,
+            cgroups,
+            network,
+            tools,
+            dir,
+            _index: index,
+        };
+        lab.wait_for_nodes(nodes.len()).await?;
+        Ok(lab)
+    }
+
+    /// A client with all rights.
+    pub fn client(&self) -> kube::Client {
+        self.control_plane.client()
+    }
+
+    /// The kubeconfig of a user with all rights.
+    pub fn kubeconfig(&self) -> &Path {
+        self.control_plane.kubeconfig()
+    }
+
+    /// The folder with logs and volumes.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The names of all hosts, the control host first.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.network.hosts()
+    }
+
+    /// The address of a host.
+    pub fn address(&self, host: &str) -> Result<Ipv4Addr, LabError> {
+        Ok(self.network.address(host)?)
+    }
+
+    /// The network, for sockets inside a host's namespace.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Runs `kubectl` and returns what it printed.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, LabError> {
+        self.tool("kubectl", arguments, &[]).await
+    }
+
+    /// Runs `kubectl apply --server-side` on a manifest given as text.
+    pub async fn apply(&self, manifest: &str) -> Result<String, LabError> {
+        let arguments = ["apply", "--server-side", "--filename=-"];
+        self.tool("kubectl", &arguments, manifest.as_bytes()).await
+    }
+
+    /// Installs a chart, or upgrades its release, and waits until what it
+    /// installed is ready. Values are given as to `helm --set`.
+    pub async fn helm_install(
+        &self,
+        release: &str,
+        namespace: &str,
+        chart: &Path,
+        values: &[(&str, &str)],
+        wait: Duration,
+    ) -> Result<String, LabError> {
+        let chart = chart.display().to_string();
+        let timeout = format!("{}s", wait.as_secs());
+        let mut arguments = vec!["upgrade", "--install", release, &chart];
+        arguments.extend(["--namespace", namespace, "--create-namespace"]);
+        arguments.extend(["--wait", "--timeout", &timeout]);
+        let values: Vec<String> = values
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        for value in &values {
+            arguments.extend(["--set", value]);
+        }
+        self.tool("helm", &arguments, &[]).await
+    }
+
+    /// The link from one host to another as it is now.
+    pub fn link(&self, from: &str, to: &str) -> Result<Link, LabError> {
+        Ok(self.network.link(from, to)?)
+    }
+
+    /// Changes the link from one host to another.
+    pub fn set_link(&self, from: &str, to: &str, link: Link) -> Result<(), LabError> {
+        Ok(self.network.set_link(from, to, link)?)
+    }
+
+    /// Changes every link that begins or ends at a host, those to the control
+    /// host too.
+    pub fn set_host_links(&self, host: &str, change: impl Fn(&mut Link)) -> Result<(), LabError> {
+        Ok(self.network.set_host_links(host, change)?)
+    }
+
+    /// Cuts a host off from all others and from the control plane.
+    pub fn partition(&self, host: &str) -> Result<(), LabError> {
+        self.set_host_links(host, |link| link.up = false)
+    }
+
+    /// Ends a partition.
+    pub fn heal(&self, host: &str) -> Result<(), LabError> {
+        self.set_host_links(host, |link| link.up = true)
+    }
+
+    /// What every directed pair of hosts has carried since the start.
+    pub fn counters(&self) -> BTreeMap<(String, String), Counters> {
+        self.network.counters()
+    }
+
+    /// A command that runs on a host: in its namespace, under its limits. Add
+    /// arguments as to any command.
+    pub fn command(
+        &self,
+        host: &str,
+        program: impl AsRef<std::ffi::OsStr>,
+    ) -> Result<Command, LabError> {
+        self.network.address(host)?;
+        self.enter(host, &self.cgroups.join_files(host), program)
+    }
+
+    /// The same without the host's limits: for clients and load generators
+    /// that stand for other machines behind the same link.
+    pub fn command_without_limits(
+        &self,
+        host: &str,
+        program: impl AsRef<std::ffi::OsStr>,
+    ) -> Result<Command, LabError> {
+        self.enter(host, &self.cgroups.join_files(CONTROL), program)
+    }
+
+    /// Sends a signal to the processes of a pod, or of all pods of a host;
+    /// returns how many got it.
+    pub fn kill(&self, pod_or_host: &str, signal: Signal) -> Result<usize, LabError> {
+        match self.runner.signal(pod_or_host, signal) {
+            0 => Err(LabError::NothingToKill(pod_or_host.to_owned())),
+            some => Ok(some),
+        }
+    }
+
+    /// While suspended, processes of this host that end are not started again.
+    pub fn suspend_restart(&self, host: &str, suspended: bool) -> Result<(), LabError> {
+        match self.runner.suspend(host, suspended) {
+            true => Ok(()),
+            false => Err(NetworkError::UnknownHost(host.to_owned()).into()),
+        }
+    }
+
+    /// What the containers of a pod have printed so far.
+    pub fn pod_log(&self, pod: &str) -> Result<String, LabError> {
+        let prefix = format!("{pod}.");
+        let mut text = String::new();
+        for path in files(&self.runner.logs())? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with(&prefix) {
+                let log = std::fs::read(&path).unwrap_or_default();
+                text.push_str(&String::from_utf8_lossy(&log));
+            }
+        }
+        match text.is_empty() && !self.has_run(pod) {
+            true => Err(LabError::NoLog(pod.to_owned())),
+            false => Ok(text),
+        }
+    }
+
+    /// Writes all that helps to understand a failure into a folder: logs of
+    /// pods and control plane, objects, Events, link counters.
+    pub async fn dump(&self, folder: &Path) -> Result<(), LabError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| LabError::Write { path, source }
+        };
+        std::fs::create_dir_all(folder).map_err(failed(folder))?;
+        for logs in [self.runner.logs(), self.dir.join("control-plane/logs")] {
+            for path in files(&logs)? {
+                let to = folder.join(path.file_name().unwrap_or_default());
+                std::fs::copy(&path, &to).map_err(failed(&to))?;
+            }
+        }
+        for (name, arguments) in [
+            (
+                "objects.txt",
+                &[
+                    "get",
+                    "all,nodes,leases",
+                    "--all-namespaces",
+                    "--output=wide",
+                ][..],
+            ),
+            (
+                "pods.yaml",
+                &["get", "pods", "--all-namespaces", "--output=yaml"][..],
+            ),
+            (
+                "events.txt",
+                &[
+                    "get",
+                    "events",
+                    "--all-namespaces",
+                    "--sort-by=.lastTimestamp",
+                ][..],
+            ),
+            (
+                "lamina.yaml",
+                &[
+                    "get",
+                    "dnnmodels,computenodes,placements",
+                    "--all-namespaces",
+                    "--output=yaml",
+                ][..],
+            ),
+        ] {
+            // A dump is made when something is wrong: it goes as far as it can.
+            let text = match self.kubectl(arguments).await {
+                Ok(text) => text,
+                Err(error) => error.to_string(),
+            };
+            let path = folder.join(name);
+            std::fs::write(&path, text).map_err(failed(&path))?;
+        }
+        let counters: String = self
+            .counters()
+            .iter()
+            .map(|((from, to), count)| format!("{from} -> {to}: {count:?}\n"))
+            .collect();
+        let path = folder.join("links.txt");
+        std::fs::write(&path, counters).map_err(failed(&path))
+    }
+
+    /// An error when a program of the control plane has ended by itself.
+    pub fn check(&mut self) -> Result<(), LabError> {
+        Ok(self.control_plane.check()?)
+    }
+
+    /// Ends everything and waits for it.
+    pub async fn stop(self) -> Result<(), LabError> {
+        let Self {
+            runner,
+            mut control_plane,
+            cgroups,
+            network,
+            ..
+        } = self;
+        drop(runner);
+        control_plane.stop().await;
+        let removed = cgroups.remove_all();
+        drop(network);
+        Ok(removed?)
+    }
+
+    fn enter(
+        &self,
+        host: &str,
+        groups: &[PathBuf],
+        program: impl AsRef<std::ffi::OsStr>,
+    ) -> Result<Command, LabError> {
+        let namespace = self.network.namespace(host)?;
+        let words = launch::enter(groups, namespace.as_deref());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg(program).kill_on_drop(true);
+        Ok(command)
+    }
+
+    fn has_run(&self, pod: &str) -> bool {
+        let prefix = format!("{pod}.");
+        files(&self.runner.logs()).is_ok_and(|files| {
+            files.iter().any(|path| {
+                let name = path.file_name().unwrap_or_default();
+                name.to_string_lossy().starts_with(&prefix)
+            })
+        })
+    }
+
+    async fn tool(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        input: &[u8],
+    ) -> Result<String, LabError> {
+        use tokio::io::AsyncWriteExt as _;
+        let path = self.tools.find(program)?;
+        let failed = |source| LabError::Run {
+            program: path.clone(),
+            source,
+        };
+        let mut child = Command::new(&path)
+            .args(arguments)
+            .env("KUBECONFIG", self.kubeconfig())
+            // Helm and kubectl keep caches; not in the developer's home.
+            .env("HOME", &self.dir)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program that does not read its input says why by itself.
+            let _ = stdin.write_all(input).await;
+        }
+        let output = child.wait_with_output().await.map_err(failed)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(LabError::Command {
+            command: format!("{program} {}", arguments.join(" ")),
+            said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        })
+    }
+
+    async fn wait_for_nodes(&mut self, count: usize) -> Result<(), LabError> {
+        let begin = Instant::now();
+        let api_nodes = Api::<Node>::all(self.client());
+        // Pods cannot be made before their namespace has its account.
+        let accounts = Api::<ServiceAccount>::namespaced(self.client(), "default");
+        loop {
+            let list = api_nodes
+                .list(&ListParams::default())
+                .await
+                .map_err(api("list Nodes"))?;
+            let ready = list.iter().filter(|node| nodes::is_ready(node)).count();
+            let account = accounts
+                .get_opt("default")
+                .await
+                .map_err(api("get a ServiceAccount"))?;
+            if ready == count && account.is_some() {
+                return Ok(());
+            }
+            self.control_plane.check()?;
+            if begin.elapsed() > NODES_WITHIN {
+                return Err(LabError::Timeout {
+                    what: format!("all Nodes becoming ready ({ready} of {count} are)"),
+                    seconds: NODES_WITHIN.as_secs(),
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn api(what: &str) -> impl FnOnce(kube::Error) -> LabError {
+    let what = what.to_owned();
+    move |source| LabError::Api {
+        what,
+        source: Box::new(source),
+    }
+}
+
+/// Empties the parts of the folder that a lab writes.
+fn fresh_folder(dir: &Path) -> Result<PathBuf, LabError> {
+    let failed = |source| LabError::Write {
+        path: dir.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    for part in ["control-plane", "logs", "pods", "hosts"] {
+        match std::fs::remove_dir_all(dir.join(part)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+    }
+    dir.canonicalize().map_err(failed)
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>, LabError> {
+    let entries = std::fs::read_dir(folder).map_err(|source| LabError::Write {
+        path: folder.to_owned(),
+        source,
+    })?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    Ok(files)
+}
+
+fn runner_host(
+    network: &Network,
+    cgroups: &Cgroups,
+    dir: &Path,
+    name: &str,
+    size: Size,
+) -> Result<pods::Host, LabError> {
+    Ok(pods::Host {
+        name: name.to_owned(),
+        address: network.address(name)?,
+        namespace: network.namespace(name)?,
+        join_files: cgroups.join_files(name),
+        folder: dir.join("hosts").join(name),
+        size,
+        suspended: tokio::sync::watch::Sender::new(false),
+    })
+}

@@ -1,0 +1,419 @@
+//! The scene that demo and tests share: two cameras, two edge boxes and a cloud
+//! host, a file server with models, and the real chart installed on them.
+
+pub mod redeploy;
+mod wait;
+
+pub use wait::{Step, poll};
+
+use crate::netlab::{CONTROL, Link};
+use crate::workload::{Client, ClientError};
+use crate::{HostSpec, Lab, LabConfig, LabError, Links, Tier};
+use k8s_openapi::api::core::v1::{Event as CoreEvent, Pod};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use lamina_crds::{ComputeNode, DnnModel, Placement, conditions};
+use nix::sys::signal::Signal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+/// Port of every agent.
+pub const AGENT_PORT: u16 = 8001;
+/// Port of the file server on `cloud-1`.
+pub const FILE_PORT: u16 = 8000;
+/// Namespace of the chart.
+pub const SYSTEM: &str = "lamina-system";
+/// Hosts that the operator runs on.
+const CLOUD: &str = "cloud-1";
+
+/// The scene could not be set.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SceneError {
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the API server refused")]
+    Api(#[from] kube::Error),
+    #[error("{0} is not set: run `cargo xtask demo` or `cargo xtask test`")]
+    Environment(&'static str),
+    #[error("exporting models failed:\n{0}")]
+    Export(String),
+    #[error("{0}")]
+    Io(String),
+    #[error("{what} did not happen within {seconds} s; {last}")]
+    Timeout {
+        what: String,
+        seconds: u64,
+        last: String,
+    },
+}
+
+/// Result of what a scene does.
+pub type Result<T> = std::result::Result<T, SceneError>;
+
+/// The running scene.
+pub struct Scene {
+    /// The lab below it.
+    pub lab: Lab,
+    /// Folder with the exported models, served over HTTP.
+    pub models: PathBuf,
+    python: PathBuf,
+    scripts: PathBuf,
+    _files: Child,
+}
+
+/// Link of a device: 10 ms one way, 50 Mbit/s.
+pub const DEVICE_LINK: Link = Link::new(Duration::from_millis(10), 50_000_000);
+/// The same link on a bad day.
+pub const SLOW_DEVICE_LINK: Link = Link::new(Duration::from_millis(10), 5_000_000);
+const EDGE_LINK: Link = Link::new(Duration::from_millis(1), 200_000_000);
+const CLOUD_LINK: Link = Link::new(Duration::from_millis(8), 200_000_000);
+/// To the API server: present, and no host on the way of a request.
+const CONTROL_LINK: Link = Link::new(Duration::from_millis(1), 200_000_000);
+
+/// The names of the hosts, in the order of their addresses.
+const DEVICES: [&str; 2] = ["cam-1", "cam-2"];
+const EDGES: [&str; 2] = ["edge-1", "edge-2"];
+
+fn links() -> Links {
+    let mut links = Links::all(DEVICE_LINK).between(EDGES[0], EDGES[1], EDGE_LINK);
+    links.control = CONTROL_LINK;
+    for edge in EDGES {
+        links = links.between(edge, CLOUD, CLOUD_LINK);
+    }
+    links
+}
+
+/// Two devices, two edges, one cloud. The shares leave room for the control
+/// plane, the router and the clients on a machine of two cores: not all hosts
+/// compute at once.
+fn hosts() -> Vec<HostSpec> {
+    let host = |name: &str, tier, cpu_millis: u64, memory_mib: u64| {
+        HostSpec::new(name, tier, cpu_millis, memory_mib << 20)
+    };
+    vec![
+        host(DEVICES[0], Tier::Device, 100, 768),
+        host(DEVICES[1], Tier::Device, 100, 768),
+        host(EDGES[0], Tier::Edge, 400, 1536),
+        host(EDGES[1], Tier::Edge, 300, 1536),
+        host(CLOUD, Tier::Cloud, 900, 3072),
+    ]
+}
+
+fn environment(name: &'static str) -> Result<PathBuf> {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .ok_or(SceneError::Environment(name))
+}
+
+impl Scene {
+    /// Starts the lab with `index`, or the first free one, exports `models` and
+    /// serves them, and installs the chart. `told` hears what happens.
+    ///
+    /// # Errors
+    /// What is missing, or what failed, with the place of its log.
+    pub async fn start(
+        index: Option<u8>,
+        models: &[&str],
+        told: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Self> {
+        let chart = environment("LAMINA_CHART")?;
+        let binaries = environment("LAMINA_BIN")?;
+        let python = environment("LAMINA_PYTHON")?;
+        let scripts = chart.join("../../e2e/python");
+        told("exporting models with PyTorch");
+        let folder = environment("LAMINA_MODELS")?;
+        export(&python, &scripts, &folder, models).await?;
+        told("starting etcd, API server, controller manager, scheduler and kwok; five hosts join");
+        let images = ["operator", "node-agent"]
+            .map(|name| {
+                let program = binaries.join(format!("lamina-{name}"));
+                (format!("lamina/{name}"), program.into())
+            })
+            .into();
+        let lab = Lab::start(LabConfig {
+            index,
+            dir: std::env::temp_dir().join(match index {
+                Some(index) => format!("lamina-lab-{index}"),
+                None => format!("lamina-lab-{}", std::process::id()),
+            }),
+            hosts: hosts(),
+            links: links(),
+            images,
+            control_node: false,
+        })
+        .await?;
+        let files = serve(&lab, &python, &folder)?;
+        let scene = Self {
+            lab,
+            models: folder,
+            python,
+            scripts,
+            _files: files,
+        };
+        told("installing the chart with helm");
+        scene.install(&chart).await?;
+        told("waiting for five agents to register and measure themselves");
+        scene.wait_nodes(5, Duration::from_secs(90)).await?;
+        Ok(scene)
+    }
+
+    async fn install(&self, chart: &Path) -> Result<()> {
+        let values = [
+            ("operator.nodeSelector.kubernetes\\.io/hostname", CLOUD),
+            ("image.pullPolicy", "Never"),
+            ("logFormat", "text"),
+        ];
+        self.lab
+            .helm_install("lamina", SYSTEM, chart, &values, Duration::from_secs(60))
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until `count` ComputeNodes are Ready.
+    ///
+    /// # Errors
+    /// They are not in time.
+    pub async fn wait_nodes(&self, count: usize, within: Duration) -> Result<()> {
+        let api: Api<ComputeNode> = Api::all(self.lab.client());
+        poll(&format!("{count} hosts Ready"), within, async || {
+            let nodes = api.list(&ListParams::default()).await?.items;
+            let ready = nodes
+                .iter()
+                .filter(|n| {
+                    n.status.as_ref().is_some_and(|s| {
+                        conditions::is_true(&s.conditions, conditions::READY)
+                            && s.capacity.is_some()
+                    })
+                })
+                .count();
+            Ok(if ready >= count {
+                Step::Done(())
+            } else {
+                Step::NotYet(format!("{ready} are"))
+            })
+        })
+        .await
+    }
+
+    /// The manifest `examples/<name>.yaml` with the file server of this lab.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn example(&self, name: &str) -> Result<String> {
+        let path = self.scripts.join(format!("../../examples/{name}.yaml"));
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| SceneError::Io(format!("cannot read {}: {e}", path.display())))?;
+        let here = format!("http://{}:{FILE_PORT}/", self.lab.address(CLOUD)?);
+        Ok(text.replace("http://10.77.0.6:8000/", &here))
+    }
+
+    /// `kubectl apply` of a text.
+    ///
+    /// # Errors
+    /// What kubectl says.
+    pub async fn apply(&self, manifest: &str) -> Result<String> {
+        Ok(self.lab.apply(manifest).await?)
+    }
+
+    /// Sends a signal to the processes of all pods of one component (`agent` or
+    /// `operator`), those on `host` only where one is named.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn kill(&self, component: &str, host: Option<&str>, signal: Signal) -> Result<()> {
+        let api: Api<Pod> = Api::namespaced(self.lab.client(), SYSTEM);
+        let selector = format!("app.kubernetes.io/component={component}");
+        for pod in api.list(&ListParams::default().labels(&selector)).await? {
+            let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
+            if host.is_none() || host == node {
+                self.lab.kill(&pod.name_any(), signal)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts every host off from the API server, or ends that.
+    ///
+    /// # Errors
+    /// A host is unknown, which cannot be.
+    pub fn api_server_away(&self, away: bool) -> Result<()> {
+        for host in DEVICES.into_iter().chain(EDGES).chain([CLOUD]) {
+            for (from, to) in [(host, CONTROL), (CONTROL, host)] {
+                let link = self.lab.link(from, to)?;
+                self.lab.set_link(from, to, Link { up: !away, ..link })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The model as it stands; `None` where it does not exist.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn model(&self, name: &str) -> Result<Option<DnnModel>> {
+        let api: Api<DnnModel> = Api::namespaced(self.lab.client(), "default");
+        Ok(api.get_opt(name).await?)
+    }
+
+    /// The placement of a model as it stands; `None` where there is none.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn placement(&self, model: &str) -> Result<Option<Placement>> {
+        let api: Api<Placement> = Api::namespaced(self.lab.client(), "default");
+        let all = api.list(&ListParams::default()).await?.items;
+        Ok(all.into_iter().find(|p| p.spec.model == model))
+    }
+
+    /// Waits until a model's condition Ready is True, telling each step once.
+    ///
+    /// # Errors
+    /// It is not in time; the message carries the last status.
+    pub async fn wait_ready(
+        &self,
+        model: &str,
+        within: Duration,
+        told: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<()> {
+        let mut last = String::new();
+        poll(&format!("{model} Ready"), within, async || {
+            let status = self.model(model).await?.and_then(|m| m.status);
+            let Some(status) = status else {
+                return Ok(Step::NotYet("no status".to_owned()));
+            };
+            let progress = status.progress.map(|p| p.text).unwrap_or_default();
+            let now = format!("{} {progress}", status.stage).trim().to_owned();
+            if now != last && !now.is_empty() {
+                told(&now);
+                last.clone_from(&now);
+            }
+            let ready = conditions::is_true(&status.conditions, conditions::READY)
+                && status.observed_generation >= 0;
+            Ok(if ready {
+                Step::Done(())
+            } else {
+                let why: Vec<String> = status
+                    .conditions
+                    .iter()
+                    .filter(|c| c.type_ == conditions::READY)
+                    .map(|c| format!("{}: {}", c.reason, c.message))
+                    .collect();
+                Step::NotYet(format!("{now} {}", why.join("; ")))
+            })
+        })
+        .await
+    }
+
+    /// Waits until a condition of the model has this status and reason, and gives
+    /// its message.
+    ///
+    /// # Errors
+    /// It has not in time.
+    pub async fn wait_condition(
+        &self,
+        model: &str,
+        kind: &str,
+        status: &str,
+        reason: &str,
+        within: Duration,
+    ) -> Result<String> {
+        poll(
+            &format!("{model} {kind}={status} ({reason})"),
+            within,
+            async || {
+                let conditions = self
+                    .model(model)
+                    .await?
+                    .and_then(|m| m.status)
+                    .map(|s| s.conditions)
+                    .unwrap_or_default();
+                let found = conditions
+                    .iter()
+                    .find(|c| c.type_ == kind && c.status == status && c.reason == reason);
+                Ok(match found {
+                    Some(c) => Step::Done(c.message.clone()),
+                    None => Step::NotYet(
+                        conditions
+                            .iter()
+                            .map(|c| {
+                                format!("{}={} {}: {}", c.type_, c.status, c.reason, c.message)
+                            })
+                            .collect::<Vec<_>>()
+                            .join("; "),
+                    ),
+                })
+            },
+        )
+        .await
+    }
+
+    /// Reason and note of every event of the namespace `default`, oldest first.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn events(&self) -> Result<Vec<(String, String)>> {
+        let api: Api<CoreEvent> = Api::namespaced(self.lab.client(), "default");
+        let mut all = api.list(&ListParams::default()).await?.items;
+        all.sort_by_key(|e| (e.metadata.creation_timestamp.clone(), e.name_any()));
+        Ok(all
+            .into_iter()
+            .map(|e| (e.reason.unwrap_or_default(), e.message.unwrap_or_default()))
+            .collect())
+    }
+
+    /// Starts a client on `host`, outside the host's CPU share: users' clients are
+    /// not part of what is measured.
+    ///
+    /// # Errors
+    /// Python cannot be started.
+    pub fn client(&self, host: &str, what: &str, model: &str, more: &[String]) -> Result<Client> {
+        let url = format!("{}:{AGENT_PORT}", self.lab.address(host)?);
+        let mut arguments: Vec<String> = [what, "--url", &url, "--model", model]
+            .map(str::to_owned)
+            .to_vec();
+        arguments.extend_from_slice(more);
+        let command = self.lab.command_without_limits(host, &self.python)?;
+        Ok(Client::start(
+            command,
+            &self.scripts.join("client.py"),
+            &arguments,
+        )?)
+    }
+}
+
+async fn export(python: &Path, scripts: &Path, folder: &Path, models: &[&str]) -> Result<()> {
+    let output = Command::new(python)
+        .arg(scripts.join("models.py"))
+        .arg("--out")
+        .arg(folder)
+        .args(models)
+        .env("PYTHONWARNINGS", "ignore")
+        .output()
+        .await
+        .map_err(|e| SceneError::Export(e.to_string()))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(SceneError::Export(
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        ))
+    }
+}
+
+/// A plain file server, as anyone might have one, on the cloud host.
+fn serve(lab: &Lab, python: &Path, folder: &Path) -> Result<Child> {
+    lab.command_without_limits(CLOUD, python)?
+        .args(["-m", "http.server", "--directory"])
+        .arg(folder)
+        .arg(FILE_PORT.to_string())
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| SceneError::Io(format!("cannot start the file server: {e}")))
+}

@@ -1,0 +1,185 @@
+//! What breaks while requests flow: none is lost, none is answered wrongly.
+
+use crate::good::{photographs, serve};
+use anyhow::{Context, Result, ensure};
+use lamina_e2e::scene::redeploy::{self, Load};
+use lamina_e2e::scene::{DEVICE_LINK, Scene, Step, poll};
+use lamina_e2e::workload::{Client, Line, Summary};
+use nix::sys::signal::Signal;
+use std::time::Duration;
+use tokio::time::sleep;
+
+const MODEL: &str = "mobilenet-v2";
+
+fn load(rate: f64) -> Load {
+    Load {
+        model: MODEL.to_owned(),
+        entry: "cam-1".to_owned(),
+        rate,
+        phase_seconds: 8,
+        deadline_seconds: 15.0,
+    }
+}
+
+/// Stops the load and expects every answer, in time and right.
+async fn all_answered(mut client: Client) -> Result<()> {
+    client.command("stop").await?;
+    let lines = client.finish(Duration::from_secs(60)).await?;
+    let first_loss = lines.iter().find_map(|l| match l {
+        Line::Request(r) => r.error.clone(),
+        _ => None,
+    });
+    let summary = lines.iter().find_map(|l| match l {
+        Line::Summary(s) => Some(*s),
+        _ => None,
+    });
+    let Some(Summary {
+        sent,
+        correct,
+        lost,
+        wrong,
+    }) = summary
+    else {
+        anyhow::bail!("no summary");
+    };
+    ensure!(
+        sent > 0 && correct == sent,
+        "{sent} sent, {correct} correct, {lost} lost, {wrong} wrong; first loss {first_loss:?}"
+    );
+    Ok(())
+}
+
+/// The host of the last segment.
+async fn last_host(scene: &Scene) -> Result<String> {
+    let placement = scene.placement(MODEL).await?.context("no placement")?;
+    let active = placement
+        .status
+        .and_then(|s| s.active)
+        .context("nothing serves")?;
+    Ok(active
+        .segments
+        .last()
+        .context("no segment")?
+        .host
+        .node
+        .clone())
+}
+
+pub(crate) async fn agent_killed_and_restarted(scene: &Scene) -> Result<()> {
+    let host = last_host(scene).await?;
+    ensure!(host != "cam-1", "the last host is the entry");
+    let client = redeploy::start(scene, &load(2.0)).await?;
+    sleep(Duration::from_secs(3)).await;
+    scene.kill("agent", Some(&host), Signal::SIGKILL).await?;
+    sleep(Duration::from_secs(12)).await;
+    all_answered(client).await?;
+    scene.wait_nodes(5, Duration::from_secs(60)).await?;
+    scene
+        .wait_ready(MODEL, Duration::from_secs(60), &mut |_| ())
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn node_lost_for_good(scene: &Scene) -> Result<()> {
+    let host = last_host(scene).await?;
+    let client = redeploy::start(scene, &load(2.0)).await?;
+    sleep(Duration::from_secs(3)).await;
+    scene.lab.suspend_restart(&host, true)?;
+    scene.kill("agent", Some(&host), Signal::SIGKILL).await?;
+    let moved = poll(
+        "a path without the lost host",
+        Duration::from_secs(60),
+        async || {
+            let path = redeploy::path(scene, MODEL).await?;
+            Ok(if !path.is_empty() && !path.contains(&host) {
+                Step::Done(path)
+            } else {
+                Step::NotYet(path)
+            })
+        },
+    )
+    .await;
+    sleep(Duration::from_secs(3)).await;
+    let answered = all_answered(client).await;
+    scene.lab.suspend_restart(&host, false)?;
+    moved?;
+    answered?;
+    let events = scene.events().await?;
+    ensure!(
+        events
+            .iter()
+            .any(|(reason, note)| reason == "NodeLost" && note.contains(&host)),
+        "no NodeLost event: {events:?}"
+    );
+    scene.wait_nodes(5, Duration::from_secs(60)).await?;
+    Ok(())
+}
+
+pub(crate) async fn slow_link_moves_blocks_and_operator_dies_meanwhile(
+    scene: &Scene,
+) -> Result<()> {
+    let killer = async {
+        // As soon as a new revision is on its way.
+        poll("a target revision", Duration::from_secs(120), async || {
+            let status = scene.placement(MODEL).await?.and_then(|p| p.status);
+            let target = status.map_or(0, |s| s.target_revision);
+            Ok(if target > 0 {
+                Step::Done(())
+            } else {
+                Step::NotYet("none".to_owned())
+            })
+        })
+        .await?;
+        scene.kill("operator", None, Signal::SIGKILL).await?;
+        anyhow::Ok(())
+    };
+    let load = load(3.0);
+    let mut quiet = |_: &str| ();
+    let (run, killed) = tokio::join!(redeploy::run(scene, &load, &mut quiet), async {
+        // The first phase of the load comes before the link turns slow.
+        sleep(Duration::from_secs(load.phase_seconds)).await;
+        killer.await
+    });
+    scene.lab.set_host_links("cam-1", |link| {
+        link.rate_bits_per_s = DEVICE_LINK.rate_bits_per_s
+    })?;
+    killed?;
+    let run = run?;
+    let summary = run.evidence.summary;
+    ensure!(
+        summary.sent > 0 && summary.correct == summary.sent,
+        "{summary:?} on the way {:?}",
+        run.paths
+    );
+    Ok(())
+}
+
+pub(crate) async fn api_server_away(scene: &Scene) -> Result<()> {
+    let client = redeploy::start(scene, &load(2.0)).await?;
+    scene.api_server_away(true)?;
+    sleep(Duration::from_secs(10)).await;
+    scene.api_server_away(false)?;
+    sleep(Duration::from_secs(3)).await;
+    all_answered(client).await?;
+    scene
+        .wait_ready(MODEL, Duration::from_secs(60), &mut |_| ())
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn model_deleted_and_applied_again(scene: &Scene) -> Result<()> {
+    scene
+        .lab
+        .kubectl(&["delete", "dnn", MODEL, "--wait=true"])
+        .await?;
+    poll("no placement", Duration::from_secs(30), async || {
+        Ok(match scene.placement(MODEL).await? {
+            None => Step::Done(()),
+            Some(_) => Step::NotYet("still there".to_owned()),
+        })
+    })
+    .await?;
+    serve(scene, MODEL).await?;
+    photographs(scene, "cam-1", MODEL).await?;
+    Ok(())
+}

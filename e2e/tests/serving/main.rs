@@ -1,0 +1,132 @@
+//! The whole system on the lab: the real chart, operator and agents, real models,
+//! real clients, and every bad input that users meet. One scene, cases in order;
+//! each leaves the scene as it found it.
+
+mod bad_models;
+mod faults;
+mod good;
+mod manifests;
+mod requests;
+
+use anyhow::Result;
+use lamina_e2e::scene::Scene;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// Counts cases and prints them as cargo's own harness does.
+struct Suite {
+    filter: Option<String>,
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+/// No case may hang the run.
+const CASE_LIMIT: Duration = Duration::from_secs(300);
+
+impl Suite {
+    async fn case(&mut self, name: &str, scene: &Scene, work: impl Future<Output = Result<()>>) {
+        if self
+            .filter
+            .as_ref()
+            .is_some_and(|f| !name.contains(f.as_str()))
+        {
+            self.skipped += 1;
+            return;
+        }
+        let start = Instant::now();
+        let outcome = timeout(CASE_LIMIT, work)
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("did not end within {CASE_LIMIT:?}")));
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome {
+            Ok(()) => {
+                self.passed += 1;
+                println!("test {name} ... ok ({seconds:.1} s)");
+            }
+            Err(error) => {
+                self.failed += 1;
+                println!("test {name} ... FAILED ({seconds:.1} s)\n  {error:?}");
+                show_state(scene).await;
+            }
+        }
+    }
+}
+
+async fn show_state(scene: &Scene) {
+    for query in [
+        vec!["get", "dnnmodels,computenodes,placements", "-o", "wide"],
+        vec!["get", "events"],
+    ] {
+        if let Ok(text) = scene.lab.kubectl(&query).await {
+            println!("{text}");
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|a| a == "--list") {
+        return ExitCode::SUCCESS;
+    }
+    let mut suite = Suite {
+        filter: arguments.into_iter().find(|a| !a.starts_with('-')),
+        passed: 0,
+        failed: 0,
+        skipped: 0,
+    };
+    let models = ["mobilenet-v2", "googlenet", "resnet18"];
+    let scene = match Scene::start(None, &models, &mut |text| println!("  {text}")).await {
+        Ok(scene) => scene,
+        Err(error) => {
+            println!("test scene ... FAILED\n  {:?}", anyhow::Error::from(error));
+            println!("test result: FAILED. 0 passed; 1 failed; 0 ignored");
+            return ExitCode::FAILURE;
+        }
+    };
+    run(&mut suite, &scene).await;
+    if let Err(error) = scene.lab.stop().await {
+        eprintln!("cleaning up: {error}");
+    }
+    let word = if suite.failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "test result: {word}. {} passed; {} failed; 0 ignored; 0 measured; {} filtered out",
+        suite.passed, suite.failed, suite.skipped
+    );
+    if suite.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+async fn run(suite: &mut Suite, scene: &Scene) {
+    macro_rules! case {
+        ($work:path) => {
+            suite.case(stringify!($work), scene, $work(scene)).await;
+        };
+    }
+    case!(manifests::every_mistake_is_named);
+    case!(manifests::explain_and_columns);
+    case!(manifests::agents_write_only_their_own_node);
+    case!(good::mobilenet_is_served_as_pytorch_answers);
+    case!(requests::malformed_requests_are_refused_by_name);
+    case!(requests::any_agent_takes_any_model);
+    case!(good::googlenet_is_served);
+    case!(bad_models::missing_source);
+    case!(bad_models::wrong_hash);
+    case!(bad_models::no_torchscript);
+    case!(bad_models::inputs_that_do_not_fit);
+    case!(bad_models::uncuttable_model_is_served_whole);
+    case!(bad_models::no_entry_node);
+    case!(bad_models::unknown_strategy);
+    case!(bad_models::hosts_too_small);
+    case!(bad_models::a_broken_update_leaves_the_last_good_one_serving);
+    case!(faults::agent_killed_and_restarted);
+    case!(faults::node_lost_for_good);
+    case!(faults::slow_link_moves_blocks_and_operator_dies_meanwhile);
+    case!(faults::api_server_away);
+    case!(faults::model_deleted_and_applied_again);
+}

@@ -1,0 +1,105 @@
+//! What the API server says about manifests, before the operator sees them.
+
+use anyhow::{Context, Result, ensure};
+use lamina_e2e::scene::Scene;
+
+const BAD: &str = "
+apiVersion: serving.lamina.dev/v1alpha1
+kind: DnnModel
+metadata: {name: bad, namespace: default}
+spec:
+  source: {uri: 'ftp://host/model.pt', sha256: abc}
+  inputs:
+    - {name: image, datatype: FP32, shape: [-1, 0], range: {min: 2, max: 1}}
+  entry: {nodeSelector: {}}
+  objective: {requestsPerSecond: -1}
+  constraints:
+    sliceMemory: [{tier: device, limit: 8MB}]
+    pins: [{first: 3, last: 1, node: cam-1}]
+";
+
+pub(crate) async fn every_mistake_is_named(scene: &Scene) -> Result<()> {
+    let Err(error) = scene.apply(BAD).await else {
+        anyhow::bail!("the API server took a manifest full of mistakes");
+    };
+    let said = format!("{:?}", anyhow::Error::from(error));
+    for wanted in [
+        "the uri must start with http:// or https://",
+        "sha256 must be 64 lower-case hexadecimal digits",
+        "each dimension must be -1 (any size) or at least 1",
+        "range.min must not be above range.max",
+        "name at least one label",
+        "requestsPerSecond must be above 0",
+        "limit must be a quantity of bytes such as 8M or 64Mi",
+        "first must not be above last",
+    ] {
+        ensure!(said.contains(wanted), "lacks `{wanted}`: {said}");
+    }
+    Ok(())
+}
+
+pub(crate) async fn explain_and_columns(scene: &Scene) -> Result<()> {
+    for kind in ["dnnmodels", "computenodes", "placements"] {
+        for part in ["spec", "status"] {
+            let text = scene
+                .lab
+                .kubectl(&["explain", &format!("{kind}.{part}"), "--recursive"])
+                .await?;
+            ensure!(text.contains("FIELDS:"), "{kind}.{part}: {text}");
+        }
+    }
+    let all = scene.lab.kubectl(&["get", "lamina"]).await?;
+    ensure!(
+        all.contains("computenode.serving.lamina.dev/cam-1"),
+        "{all}"
+    );
+    let nodes = scene.lab.kubectl(&["get", "cnode"]).await?;
+    let header = nodes.lines().next().context("no header")?;
+    let columns: Vec<&str> = header.split_whitespace().collect();
+    let wanted = [
+        "NAME", "TIER", "READY", "GFLOPS", "MEM-FREE", "SLICES", "HELD", "AGE",
+    ];
+    ensure!(columns == wanted, "{header}");
+    let camera = nodes
+        .lines()
+        .find(|l| l.starts_with("cam-1 "))
+        .context("no cam-1")?;
+    ensure!(
+        camera.contains("device") && camera.contains("True"),
+        "{camera}"
+    );
+    Ok(())
+}
+
+/// The fence that the chart's admission policy puts around each agent.
+pub(crate) async fn agents_write_only_their_own_node(scene: &Scene) -> Result<()> {
+    let patch = |node: &'static str, own: &'static str| async move {
+        scene
+            .lab
+            .kubectl(&[
+                "patch",
+                "computenode",
+                node,
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                r#"{"status":{"agentVersion":"forged"}}"#,
+                "--dry-run=server",
+                "--as=system:serviceaccount:lamina-system:lamina-agent",
+                &format!("--as-user-extra=authentication.kubernetes.io/node-name={own}"),
+            ])
+            .await
+    };
+    patch("cam-1", "cam-1")
+        .await
+        .context("an agent may write its own node")?;
+    let Err(error) = patch("cam-1", "edge-1").await else {
+        anyhow::bail!("the agent of edge-1 could write cam-1");
+    };
+    let said = format!("{:?}", anyhow::Error::from(error));
+    ensure!(
+        said.contains("only the ComputeNode of its own node"),
+        "{said}"
+    );
+    Ok(())
+}
