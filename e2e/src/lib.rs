@@ -14,7 +14,6 @@ mod launch;
 pub mod netlab;
 mod nodes;
 mod pods;
-pub mod scene;
 mod tools;
 pub mod workload;
 
