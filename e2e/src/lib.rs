@@ -14,6 +14,7 @@ mod launch;
 pub mod netlab;
 mod nodes;
 mod pods;
+pub mod scene;
 mod tools;
 pub mod workload;
 
