@@ -63,19 +63,13 @@ enum Hierarchy {
 pub(crate) struct Cgroups {
     hierarchy: Hierarchy,
     lab: String,
-    hosts: Vec<String>,
 }
 
 impl Cgroups {
     /// Makes the lab's group, after ending what an earlier lab of this index
     /// has left running.
     pub(crate) fn create(index: u8, hosts: usize) -> Result<Self, CgroupError> {
-        let hierarchy = Hierarchy::detect()?;
-        let groups = Self {
-            hierarchy,
-            lab: format!("lamina{index}"),
-            hosts: Vec::new(),
-        };
+        let groups = Self::of(index)?;
         groups.remove_all()?;
         let weight = WEIGHT_PER_HOST * (hosts as u64 + 1);
         match &groups.hierarchy {
@@ -98,14 +92,25 @@ impl Cgroups {
         Ok(groups)
     }
 
+    /// Kills what runs in the groups of a lab of this index and removes them.
+    pub(crate) fn remove_leftovers(index: u8) -> Result<(), CgroupError> {
+        Self::of(index)?.remove_all()
+    }
+
+    fn of(index: u8) -> Result<Self, CgroupError> {
+        Ok(Self {
+            hierarchy: Hierarchy::detect()?,
+            lab: format!("lamina{index}"),
+        })
+    }
+
     /// Makes a host's group. Without limits it only collects processes.
     pub(crate) fn add_host(
-        &mut self,
+        &self,
         host: &str,
         cpu_millis: Option<u64>,
         memory_bytes: Option<u64>,
     ) -> Result<(), CgroupError> {
-        self.hosts.push(host.to_owned());
         match &self.hierarchy {
             Hierarchy::V1 { cpu, memory } => {
                 let group = make(&cpu.join(&self.lab).join(host))?;
@@ -285,6 +290,28 @@ fn remove(group: &Path) -> Result<(), CgroupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::IndexLock;
+    use std::process::Command;
+
+    #[test]
+    fn what_a_killed_lab_left_running_is_ended() {
+        let lock = IndexLock::first_free().unwrap();
+        let groups = Cgroups::create(lock.index(), 1).unwrap();
+        groups.add_host("cam-1", Some(100), Some(64 << 20)).unwrap();
+        let mut words = crate::launch::enter(&groups.join_files("cam-1"), None);
+        words.extend(["sleep".to_owned(), "1000".to_owned()]);
+        let mut child = Command::new(&words[0]).args(&words[1..]).spawn().unwrap();
+        let procs = &groups.join_files("cam-1")[0];
+        let begin = Instant::now();
+        while fs::read_to_string(procs).unwrap().trim() != child.id().to_string() {
+            assert!(begin.elapsed() < GONE, "the process did not join");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // A killed run drops nothing.
+        std::mem::forget(groups);
+        Cgroups::remove_leftovers(lock.index()).unwrap();
+        assert!(!child.wait().unwrap().success());
+    }
 
     #[test]
     fn shares_have_short_periods_as_far_as_the_kernel_allows() {

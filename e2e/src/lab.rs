@@ -14,6 +14,7 @@ use crate::cgroup::{CgroupError, Cgroups};
 use crate::config::LabConfig;
 use crate::control_plane::{API_PORT, ControlPlane, ControlPlaneError};
 use crate::index::{IndexError, IndexLock};
+use crate::interrupt::{self, Interrupts};
 use crate::launch;
 use crate::netlab::{CONTROL, Counters, Link, Network, NetworkError};
 use crate::nodes::{self, Size};
@@ -50,6 +51,9 @@ pub enum LabError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// Signals cannot be listened to.
+    #[error("cannot listen for Ctrl-C")]
+    Signals(#[source] std::io::Error),
     /// A file or folder.
     #[error("cannot write {path}")]
     Write {
@@ -103,6 +107,7 @@ pub struct Lab {
     network: Network,
     tools: Tools,
     dir: PathBuf,
+    interrupted: Interrupts,
     _index: IndexLock,
 }
 
@@ -119,7 +124,9 @@ impl Lab {
         };
         let tools = Tools::from_environment();
         let dir = fresh_folder(&config.dir)?;
-        let mut cgroups = Cgroups::create(index.index(), config.hosts.len())?;
+        let interrupted =
+            interrupt::end_lab_when_interrupted(index.index()).map_err(LabError::Signals)?;
+        let cgroups = Cgroups::create(index.index(), config.hosts.len())?;
         let names: Vec<&str> = config.hosts.iter().map(|host| host.name.as_str()).collect();
         let network = Network::start(index.index(), &names, |from, to| config.links.get(from, to))?;
         cgroups.add_host(CONTROL, None, None)?;
@@ -169,6 +176,7 @@ impl Lab {
             network,
             tools,
             dir,
+            interrupted,
             _index: index,
         };
         lab.wait_for_nodes(nodes.len()).await?;
@@ -396,6 +404,12 @@ impl Lab {
         Ok(self.control_plane.check()?)
     }
 
+    /// From now on Ctrl-C does not end the lab and the process: the caller
+    /// listens for it and stops the lab.
+    pub fn leave_interrupts_to_the_caller(&self) {
+        self.interrupted.ignore();
+    }
+
     /// Ends everything and waits for it.
     pub async fn stop(self) -> Result<(), LabError> {
         let Self {
@@ -403,6 +417,7 @@ impl Lab {
             mut control_plane,
             cgroups,
             network,
+            interrupted: _interrupted,
             ..
         } = self;
         drop(runner);

@@ -9,6 +9,7 @@ mod cgroup;
 mod config;
 mod control_plane;
 mod index;
+mod interrupt;
 mod lab;
 mod launch;
 pub mod netlab;

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lamina_e2e::IndexLock;
@@ -13,10 +14,17 @@ const MS: Duration = Duration::from_millis(1);
 /// How far a measured figure may be from the one that was set.
 const TOLERANCE: f64 = 0.15;
 
-fn start(hosts: &[&str], link: Link) -> (IndexLock, Network) {
+/// Measurements disturb each other, so one network runs at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// What keeps a network's index and its turn.
+type Turn = (IndexLock, MutexGuard<'static, ()>);
+
+fn start(hosts: &[&str], link: Link) -> (Turn, Network) {
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lock = IndexLock::first_free().unwrap();
     let network = Network::start(lock.index(), hosts, |_, _| link).unwrap();
-    (lock, network)
+    ((lock, alone), network)
 }
 
 /// A TCP connection between two hosts: the end on `from`, the end on `to`.
@@ -219,7 +227,7 @@ fn a_link_that_is_too_slow_drops_what_does_not_fit_its_queue() {
 
 #[test]
 fn nothing_is_left_of_a_stopped_network() {
-    let (lock, network) = start(&["a", "b"], Link::new(MS, 1_000_000));
+    let ((lock, _alone), network) = start(&["a", "b"], Link::new(MS, 1_000_000));
     let file = network.namespace("a").unwrap().unwrap();
     assert!(file.exists());
     drop(network);

@@ -1,8 +1,12 @@
 //! Why there is no placement, in the words of the kube-scheduler.
 
-use crate::problem::{Node, Problem, Workload};
+use crate::problem::{Node, Problem, Transition, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+mod relief;
+
+pub use relief::{Limit, Relief, what_helps, why_infeasible};
 
 /// Blocks that no node can host, and what keeps each node from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +80,9 @@ fn unplaced(problem: &Problem, workload: &Workload) -> Option<Unplaced> {
     for first in 0..blocks {
         let against = |b: usize, from: &BTreeSet<&str>| -> Vec<Option<String>> {
             let of = |n: &Node| {
-                reason_alone(workload, n, b).or_else(|| no_way(problem, workload, from, n, b))
+                reason_alone(workload, n, b)
+                    .or_else(|| no_room_to_switch(problem, workload, n, b))
+                    .or_else(|| no_way(problem, workload, from, n, b))
             };
             problem.nodes.iter().map(of).collect()
         };
@@ -211,6 +217,36 @@ fn reason_alone(workload: &Workload, node: &Node, b: usize) -> Option<String> {
         return Some(format!("too slow for {} req/s", workload.rate_per_second));
     }
     None
+}
+
+/// A node that could hold the block, but not beside what it holds until the
+/// switch is over.
+fn no_room_to_switch(
+    problem: &Problem,
+    workload: &Workload,
+    node: &Node,
+    b: usize,
+) -> Option<String> {
+    if problem.transition == Transition::Drain {
+        return None;
+    }
+    let mut held = node.resident_bytes;
+    for other in &problem.workloads {
+        let segments = other.previous.iter().flat_map(|p| &p.segments);
+        let blocks: BTreeSet<usize> = segments
+            .filter(|s| s.node == node.name)
+            .flat_map(|s| s.blocks.iter().copied())
+            .collect();
+        if std::ptr::eq(other, workload) && blocks.contains(&b) {
+            return None;
+        }
+        for block in blocks.iter().filter_map(|b| other.blocks.get(*b)) {
+            held = held.saturating_add(block.memory_bytes);
+        }
+    }
+    let needed = held.saturating_add(workload.blocks[b].memory_bytes);
+    (held > 0 && needed > node.memory_bytes)
+        .then(|| "insufficient memory during the switch".to_owned())
 }
 
 /// The least probability of reaching block `b` under any thresholds.

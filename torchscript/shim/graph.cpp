@@ -53,6 +53,8 @@ void optimize(std::shared_ptr<Graph> &graph) {
   torch::jit::OptimizeFrozenGraph(graph, /*optimize_numerics=*/true);
   torch::jit::ConvertFrozenOpsToMKLDNN(graph);
   torch::jit::FrozenLinearTranspose(graph);
+  // The weights that were folded or transposed would stay in memory.
+  torch::jit::EliminateDeadCode(graph);
 }
 
 // A module that keeps attributes stands alone and runs as it is.

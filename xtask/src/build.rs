@@ -8,16 +8,9 @@ use std::process::{Command, ExitCode};
 pub(crate) fn binaries(kit: &Kit) -> Result<()> {
     println!("building Lamina (the first time about 8 minutes on 2 cores):");
     let mut cargo = kit.cargo();
-    cargo.args([
-        "build",
-        "--package",
-        "lamina-operator",
-        "--package",
-        "lamina-node-agent",
-        "--package",
-        "lamina-e2e",
-        "--bins",
-    ]);
+    // The whole workspace each time: another selection of packages would select
+    // other features of dependencies, and build them again.
+    cargo.args(["build", "--workspace", "--bins"]);
     crate::run::logged("cargo build", &mut cargo, &kit.log("build"))
 }
 

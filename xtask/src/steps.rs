@@ -40,13 +40,9 @@ pub(crate) fn test(kit: &Kit, only: Option<&str>) -> Result<ExitCode> {
     if wanted("lab") {
         build::binaries(kit)?;
         let mut lab = kit.cargo();
-        lab.args(["test", "--package", "lamina-e2e", "--", "--test-threads=1"])
+        lab.args(["test", "--workspace", "--no-fail-fast", "--test", "*"])
             .env("LAMINA_BIN", kit.target.join("debug"));
-        step(
-            "lab: control plane, agents and faults",
-            &mut lab,
-            &mut tally,
-        )?;
+        step("integration and lab tests", &mut lab, &mut tally)?;
     }
     println!("\n{} minutes", start.elapsed().as_secs() / 60);
     for name in &tally.broken {
@@ -90,7 +86,11 @@ fn steps(kit: &Kit) -> Vec<(&'static str, Command)> {
         ),
         (
             "unit and property tests",
-            cargo(&["test", "--workspace", "--exclude", "lamina-e2e"]),
+            cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]),
+        ),
+        (
+            "examples in the documentation",
+            cargo(&["test", "--workspace", "--doc"]),
         ),
         ("chart: helm lint", helm(&["lint", "--strict"])),
         (

@@ -10,8 +10,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tracing::instrument::WithSubscriber as _;
+use tracing::subscriber::NoSubscriber;
 
 pub use credentials::CredentialsError;
 
@@ -143,7 +144,7 @@ impl ControlPlane {
             "kube-apiserver",
             &apiserver_arguments(&plane.credentials, address, &etcd),
         )?);
-        plane.wait_until_ready(address).await?;
+        plane.wait_until_ready().await?;
         for (program, arguments) in [
             (
                 "kube-controller-manager",
@@ -192,15 +193,14 @@ impl ControlPlane {
         }
     }
 
-    async fn wait_until_ready(&mut self, address: Ipv4Addr) -> Result<(), ControlPlaneError> {
+    async fn wait_until_ready(&mut self) -> Result<(), ControlPlaneError> {
         let begin = Instant::now();
         loop {
-            // The client would log an error for each refused connection.
-            if TcpStream::connect((address, API_PORT)).await.is_ok() {
-                let request = http_get("/readyz").map_err(client_error)?;
-                if self.client.request_text(request).await.is_ok() {
-                    return Ok(());
-                }
+            let request = http_get("/readyz").map_err(client_error)?;
+            // The client logs an error for each answer that is not yet good.
+            let asked = self.client.request_text(request);
+            if asked.with_subscriber(NoSubscriber::new()).await.is_ok() {
+                return Ok(());
             }
             self.check()?;
             if begin.elapsed() > READY_WITHIN {

@@ -16,8 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use link::Link;
 pub use router::Counters;
 
-pub(crate) use namespace::within;
-use namespace::{MTU, Namespace, create_device, remove_leftovers};
+use namespace::{MTU, Namespace, create_device};
+pub(crate) use namespace::{remove_leftovers, within};
 use router::{Port, Router};
 
 /// The name of the host that carries the control plane: the root namespace.

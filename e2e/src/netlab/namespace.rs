@@ -54,7 +54,7 @@ fn prefix(index: u8) -> String {
 
 /// Kills what still runs in the namespaces of a lab that was killed, and
 /// removes them.
-pub(super) fn remove_leftovers(index: u8) -> Result<(), NetworkError> {
+pub(crate) fn remove_leftovers(index: u8) -> Result<(), NetworkError> {
     let prefix = prefix(index);
     let Ok(entries) = std::fs::read_dir(NAMED) else {
         return Ok(());

@@ -68,7 +68,7 @@ impl Program {
     ) -> Option<Result<Manifest, Failure>> {
         let mut child = match self.command(model, inputs, out).spawn() {
             Ok(child) => child,
-            Err(e) => return Some(Err(failed(format!("cannot start a process for it: {e}")))),
+            Err(e) => return Some(Err(failed(&format!("cannot start a process for it: {e}")))),
         };
         let outcome = {
             let reading = timeout(WALL_LIMIT, read_all(&mut child, progress));
@@ -81,7 +81,7 @@ impl Program {
         }
         outcome.map(|in_time| match in_time {
             Ok(Ok(said)) => said.judge(),
-            Ok(Err(e)) => Err(failed(format!("the process for it is lost: {e}"))),
+            Ok(Err(e)) => Err(failed(&format!("the process for it is lost: {e}"))),
             Err(_) => {
                 let minutes = WALL_LIMIT.as_secs() / 60;
                 let message = format!("preparing takes longer than {minutes} minutes");
@@ -105,10 +105,10 @@ impl Said {
             Some(Line::Error(failure)) => Err(failure),
             Some(Line::Manifest(manifest)) if self.status.success() => {
                 let checked = manifest.validate();
-                checked.map_err(|e| failed(format!("the blocks make no sense: {e}")))?;
+                checked.map_err(|e| failed(&format!("the blocks make no sense: {e}")))?;
                 Ok(*manifest)
             }
-            _ => Err(failed(died(self.status, &self.stderr))),
+            _ => Err(failed(&died(self.status, &self.stderr))),
         }
     }
 }
@@ -128,7 +128,7 @@ fn died(status: ExitStatus, stderr: &str) -> String {
     }
 }
 
-fn failed(what: String) -> Failure {
+fn failed(what: &str) -> Failure {
     let message = format!("the model could not be prepared: {what}");
     Failure::retryable(Reason::PrepareFailed, message)
 }

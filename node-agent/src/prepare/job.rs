@@ -143,12 +143,10 @@ fn read(job: &Prepare) -> Result<Wanted, Failure> {
 }
 
 /// The temporary file's name says nothing to people.
-fn named(failure: Failure, source: &Path, uri: &str) -> Failure {
+fn named(mut failure: Failure, source: &Path, uri: &str) -> Failure {
     let source = source.display().to_string();
-    Failure {
-        message: failure.message.replace(&source, &without_secrets(uri)),
-        ..failure
-    }
+    failure.message = failure.message.replace(&source, &without_secrets(uri));
+    failure
 }
 
 /// Stores blocks and probe, and the manifest last: who has it has all.

@@ -125,6 +125,18 @@ fn without_a_cut_the_model_is_one_block_and_the_reason_is_given() {
 }
 
 #[test]
+fn a_cut_that_changes_the_answer_is_found_and_not_made() {
+    let p = prepared("strided", &[input("x", DataType::Fp32, &[8, 8])]);
+    assert_eq!(p.manifest.rung, Rung::Whole);
+    let reason = p.manifest.rung_reason.clone().unwrap();
+    assert!(reason.contains("`output0` would differ by"), "{reason}");
+    let probe = p.probe();
+    assert_eq!(p.chain(&[], false, &probe.inputs), probe.outputs);
+    // The blocks of the first attempt are gone.
+    assert_eq!(std::fs::read_dir(p.dir.path()).unwrap().count(), 2);
+}
+
+#[test]
 fn attributes_that_freezing_leaves_make_it_one_block_that_runs() {
     let p = prepared("cached", &row());
     assert_eq!(p.manifest.rung, Rung::Whole);

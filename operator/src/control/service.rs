@@ -1,0 +1,269 @@
+use super::auth::{AuthError, Authenticate};
+use crate::store::{BlobStore, BlobWriter, StoreError};
+use crate::text::with_causes;
+use crate::world::{Identity, SessionHandle, World};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use lamina_model::Digest;
+use lamina_proto::control::agent_message::Message as FromAgent;
+use lamina_proto::control::control_server::Control;
+use lamina_proto::control::{
+    AgentMessage, BlobChunk, GetBlobRequest, Hello, OperatorMessage, PutBlobChunk, PutBlobReply,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Bytes of a blob in one message: small enough that a receiver on a slow link
+/// can hold back between two.
+const CHUNK_BYTES: u64 = 128 << 10;
+/// A session that does not say hello within this time is closed.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The Control service.
+#[derive(Clone)]
+pub struct ControlService {
+    world: World,
+    store: BlobStore,
+    auth: Arc<dyn Authenticate>,
+    shutdown: CancellationToken,
+}
+
+impl ControlService {
+    /// A service on `world` and `store` for callers that `auth` lets in; its
+    /// sessions end at `shutdown`.
+    pub fn new(
+        world: World,
+        store: BlobStore,
+        auth: Arc<dyn Authenticate>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            world,
+            store,
+            auth,
+            shutdown,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    type SessionStream = BoxStream<'static, Result<OperatorMessage, Status>>;
+    type GetBlobStream = BoxStream<'static, Result<BlobChunk, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let caller = self.auth.authenticate(request.metadata()).await;
+        let caller = caller.map_err(|error| to_status(&error))?;
+        let (out, stream) = mpsc::unbounded_channel();
+        let (service, inbound) = (self.clone(), request.into_inner());
+        // The answer's stream begins at once: a client may wait for it before
+        // it says hello.
+        tokio::spawn(async move {
+            if let Err(status) = service.hold_session(caller.node, inbound, &out).await {
+                // The other end may be gone.
+                let _ = out.send(Err(status));
+            }
+        });
+        Ok(Response::new(UnboundedReceiverStream::new(stream).boxed()))
+    }
+
+    async fn get_blob(
+        &self,
+        request: Request<GetBlobRequest>,
+    ) -> Result<Response<Self::GetBlobStream>, Status> {
+        let caller = self.auth.authenticate(request.metadata()).await;
+        caller.map_err(|error| to_status(&error))?;
+        let wanted = request.into_inner();
+        let digest = parse_digest(&wanted.digest)?;
+        let size = self.store.size(&digest).await.map_err(from_store)?;
+        let size = size.ok_or_else(|| from_store(StoreError::NotFound(digest.clone())))?;
+        if wanted.offset > size {
+            return Err(from_store(StoreError::Range {
+                digest,
+                offset: wanted.offset,
+                length: wanted.length,
+                size,
+            }));
+        }
+        let end = match wanted.length {
+            0 => size,
+            length => wanted.offset.saturating_add(length).min(size),
+        };
+        let store = self.store.clone();
+        let chunks = read_chunks(store, digest, wanted.offset, end, size);
+        Ok(Response::new(chunks.boxed()))
+    }
+
+    async fn put_blob(
+        &self,
+        request: Request<Streaming<PutBlobChunk>>,
+    ) -> Result<Response<PutBlobReply>, Status> {
+        let caller = self.auth.authenticate(request.metadata()).await;
+        let caller = caller.map_err(|error| to_status(&error))?;
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?;
+        let first = first.ok_or_else(|| Status::invalid_argument("no chunk; send the digest"))?;
+        let digest = parse_digest(&first.digest)?;
+        let existed = self.store.renew(&digest).await.map_err(from_store)?;
+        if !existed {
+            self.receive(&digest, first, &mut chunks).await?;
+            let node = caller.node.unwrap_or_default();
+            tracing::debug!(blob = digest.short(), node, "stored");
+        }
+        Ok(Response::new(PutBlobReply { existed }))
+    }
+}
+
+impl ControlService {
+    /// Carries messages until the agent, a newer session of it or `shutdown`
+    /// ends the session.
+    async fn hold_session(
+        &self,
+        allowed: Option<String>,
+        mut inbound: Streaming<AgentMessage>,
+        out: &UnboundedSender<Result<OperatorMessage, Status>>,
+    ) -> Result<(), Status> {
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
+        let identity = check_hello(hello, allowed.as_deref())?;
+        tracing::info!(node = identity.node, address = identity.address, "session opened");
+        let (session, mut inbox) = self.world.open_session(identity);
+        let ended = loop {
+            tokio::select! {
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => hear(&session, message)?,
+                    Ok(None) => break Ok(()),
+                    Err(status) => break Err(status),
+                },
+                message = inbox.recv() => match message {
+                    Some(message) => if out.send(Ok(message)).is_err() { break Ok(()) },
+                    None => break Err(taken_over()),
+                },
+                () = out.closed() => break Ok(()),
+                () = self.shutdown.cancelled() => {
+                    break Err(Status::unavailable("the operator is shutting down; come back"));
+                }
+            }
+        };
+        let cause = ended.as_ref().err().map_or("", Status::message);
+        tracing::info!(node = session.node(), cause, "session closed");
+        ended
+    }
+
+    async fn receive(
+        &self,
+        digest: &Digest,
+        first: PutBlobChunk,
+        chunks: &mut Streaming<PutBlobChunk>,
+    ) -> Result<(), Status> {
+        let writer = self.store.writer(digest.clone()).await;
+        let mut writer = writer.map_err(from_store)?;
+        match write_all(&mut writer, first, chunks).await {
+            Ok(()) => writer.finish().await.map_err(from_store),
+            Err(status) => {
+                writer.abort().await;
+                Err(status)
+            }
+        }
+    }
+}
+
+async fn write_all(
+    writer: &mut BlobWriter,
+    first: PutBlobChunk,
+    chunks: &mut Streaming<PutBlobChunk>,
+) -> Result<(), Status> {
+    writer.write(first.data).await.map_err(from_store)?;
+    while let Some(chunk) = chunks.message().await? {
+        writer.write(chunk.data).await.map_err(from_store)?;
+    }
+    Ok(())
+}
+
+fn check_hello(message: Option<AgentMessage>, allowed: Option<&str>) -> Result<Identity, Status> {
+    let Some(FromAgent::Hello(hello)) = message.and_then(|m| m.message) else {
+        return Err(Status::invalid_argument(
+            "the first message of a session must be Hello",
+        ));
+    };
+    if hello.node.is_empty() {
+        return Err(Status::invalid_argument("Hello names no node"));
+    }
+    match allowed {
+        Some(node) if node != hello.node => Err(wrong_node(&hello, node)),
+        _ => Ok(hello.into()),
+    }
+}
+
+fn wrong_node(hello: &Hello, node: &str) -> Status {
+    Status::permission_denied(format!(
+        "the token belongs to node `{node}`, Hello says `{}`",
+        hello.node
+    ))
+}
+
+fn hear(session: &SessionHandle, message: AgentMessage) -> Result<(), Status> {
+    // A message of a newer version that this one does not know is passed over.
+    match message.message {
+        Some(known) if !session.heard(known) => Err(taken_over()),
+        _ => Ok(()),
+    }
+}
+
+fn taken_over() -> Status {
+    Status::aborted("a newer session of this node took over")
+}
+
+fn read_chunks(
+    store: BlobStore,
+    digest: Digest,
+    offset: u64,
+    end: u64,
+    total_bytes: u64,
+) -> impl Stream<Item = Result<BlobChunk, Status>> {
+    // An empty range still gets one chunk, which says how large the blob is.
+    let starts = (offset..end.max(offset + 1)).step_by(usize::try_from(CHUNK_BYTES).unwrap_or(1));
+    futures::stream::iter(starts.map(Ok)).and_then(move |start| {
+        let (store, digest) = (store.clone(), digest.clone());
+        async move {
+            let length = CHUNK_BYTES.min(end.saturating_sub(start));
+            let data = store.get_range(&digest, start, length).await;
+            let data = data.map_err(from_store)?;
+            Ok(BlobChunk { data, total_bytes })
+        }
+    })
+}
+
+fn parse_digest(text: &str) -> Result<Digest, Status> {
+    text.parse()
+        .map_err(|error: lamina_model::DigestError| Status::invalid_argument(error.to_string()))
+}
+
+#[allow(clippy::needless_pass_by_value)] // the shape that map_err wants
+fn from_store(error: StoreError) -> Status {
+    let text = with_causes(&error);
+    match error {
+        StoreError::NotFound(_) => Status::not_found(text),
+        StoreError::HashMismatch { .. } => Status::data_loss(text),
+        StoreError::Range { .. } => Status::out_of_range(text),
+        StoreError::Full(_) => Status::resource_exhausted(text),
+        StoreError::Folder(_) | StoreError::Storage(_) => Status::internal(text),
+    }
+}
+
+fn to_status(error: &AuthError) -> Status {
+    let text = with_causes(error);
+    match error {
+        AuthError::MissingToken | AuthError::Rejected(_) => Status::unauthenticated(text),
+        AuthError::OtherNamespace { .. } | AuthError::NotBound => Status::permission_denied(text),
+        AuthError::Unavailable(_) => Status::unavailable(text),
+    }
+}

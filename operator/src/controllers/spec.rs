@@ -1,0 +1,267 @@
+//! What a DnnModel asks for, checked beyond what the API server's schema can.
+
+use lamina_crds::DnnModelSpec;
+use lamina_crds::dnn_model::{InputDataType, ModelInput};
+use lamina_crds::quantity::parse_bytes;
+use lamina_model::{DataType, Digest, InputSpec, Manifest, ValueRange, ValueSpec};
+use lamina_placement::{Parameters, Strategy, Tier, strategy};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why a spec cannot be followed, in words for its author.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct SpecError(String);
+
+fn wrong<T>(message: String) -> Result<T, SpecError> {
+    Err(SpecError(message))
+}
+
+/// The tier of that name.
+pub(crate) fn tier(name: &str) -> Option<Tier> {
+    match name {
+        "device" => Some(Tier::Device),
+        "edge" => Some(Tier::Edge),
+        "cloud" => Some(Tier::Cloud),
+        _ => None,
+    }
+}
+
+fn known_tier(field: &str, name: &str) -> Result<Tier, SpecError> {
+    tier(name).ok_or_else(|| {
+        SpecError(format!(
+            "{field} names the tier `{name}`; use device, edge or cloud"
+        ))
+    })
+}
+
+/// The strategy that the spec names.
+///
+/// # Errors
+/// An unknown name, with the known ones, or a parameter that it does not take.
+pub(crate) fn strategy_of(spec: &DnnModelSpec) -> Result<Box<dyn Strategy>, SpecError> {
+    let parameters: Parameters = spec
+        .strategy
+        .parameters
+        .iter()
+        .map(|(name, text)| (name.clone(), parameter(text)))
+        .collect();
+    strategy(&spec.strategy.name, &parameters)
+        .map_err(|e| SpecError(format!("spec.strategy: {e}")))
+}
+
+/// `8` as a number, `true` as a truth value, anything else as text.
+fn parameter(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_owned()))
+}
+
+/// Limits of slice bytes by tier.
+///
+/// # Errors
+/// An unknown tier, or a text that is no quantity.
+pub(crate) fn slice_limits(spec: &DnnModelSpec) -> Result<BTreeMap<Tier, u64>, SpecError> {
+    let mut limits: BTreeMap<Tier, u64> = BTreeMap::new();
+    for limit in &spec.constraints.slice_memory {
+        let tier = known_tier("spec.constraints.sliceMemory", &limit.tier)?;
+        let bytes = parse_bytes(&limit.limit)
+            .map_err(|e| SpecError(format!("spec.constraints.sliceMemory: {e}")))?;
+        let least = limits.entry(tier).or_insert(bytes);
+        *least = bytes.min(*least);
+    }
+    Ok(limits)
+}
+
+/// Tiers that may compute; `None` allows all.
+///
+/// # Errors
+/// An unknown tier.
+pub(crate) fn allowed_tiers(spec: &DnnModelSpec) -> Result<Option<BTreeSet<Tier>>, SpecError> {
+    let tiers = &spec.constraints.tiers;
+    let known: Result<BTreeSet<Tier>, SpecError> = tiers
+        .iter()
+        .map(|t| known_tier("spec.constraints.tiers", t))
+        .collect();
+    known.map(|t| (!t.is_empty()).then_some(t))
+}
+
+/// Everything that can be judged before the model is prepared.
+///
+/// # Errors
+/// The first contradiction.
+pub(crate) fn check(spec: &DnnModelSpec) -> Result<(), SpecError> {
+    strategy_of(spec)?;
+    slice_limits(spec)?;
+    allowed_tiers(spec)?;
+    let mut names = BTreeSet::new();
+    for input in &spec.inputs {
+        if !names.insert(&input.name) {
+            return wrong(format!(
+                "spec.inputs has two inputs named `{}`; give each a name of its own",
+                input.name
+            ));
+        }
+        if input.shape.iter().skip(1).any(|d| *d < 1) {
+            return wrong(format!(
+                "spec.inputs: `{}` has shape {:?}; -1 is possible in the first place only",
+                input.name, input.shape
+            ));
+        }
+    }
+    let pins = &spec.constraints.pins;
+    for (i, a) in pins.iter().enumerate() {
+        let clash = pins[i + 1..]
+            .iter()
+            .find(|b| a.node != b.node && a.first <= b.last && b.first <= a.last);
+        if let Some(b) = clash {
+            return wrong(format!(
+                "spec.constraints.pins: block {} is pinned to {} and to {}; keep one of them",
+                a.first.max(b.first),
+                a.node,
+                b.node
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What can be judged only against the prepared model.
+///
+/// # Errors
+/// A block that the model does not have.
+pub(crate) fn check_blocks(spec: &DnnModelSpec, manifest: &Manifest) -> Result<(), SpecError> {
+    let blocks = manifest.blocks.len();
+    let beyond = |b: u32| usize::try_from(b).is_ok_and(|b| b >= blocks);
+    if let Some(pin) = spec.constraints.pins.iter().find(|p| beyond(p.last)) {
+        return wrong(format!(
+            "spec.constraints.pins: blocks {}..{} on {} go beyond the model, which has blocks 0..{}",
+            pin.first,
+            pin.last,
+            pin.node,
+            blocks.saturating_sub(1)
+        ));
+    }
+    let keep = spec.constraints.keep_on_entry;
+    if usize::try_from(keep).is_ok_and(|k| k > blocks) {
+        return wrong(format!(
+            "spec.constraints.keepOnEntry is {keep}, but the model has {blocks} blocks"
+        ));
+    }
+    Ok(())
+}
+
+const fn datatype(declared: InputDataType) -> DataType {
+    match declared {
+        InputDataType::Bool => DataType::Bool,
+        InputDataType::Uint8 => DataType::Uint8,
+        InputDataType::Int8 => DataType::Int8,
+        InputDataType::Int16 => DataType::Int16,
+        InputDataType::Int32 => DataType::Int32,
+        InputDataType::Int64 => DataType::Int64,
+        InputDataType::Fp16 => DataType::Fp16,
+        InputDataType::Bf16 => DataType::Bf16,
+        InputDataType::Fp32 => DataType::Fp32,
+        InputDataType::Fp64 => DataType::Fp64,
+    }
+}
+
+fn input(declared: &ModelInput) -> InputSpec {
+    InputSpec {
+        value: ValueSpec {
+            name: declared.name.clone(),
+            datatype: datatype(declared.datatype),
+            shape: declared.shape.clone(),
+        },
+        range: declared.range.map(|r| ValueRange {
+            min: r.min,
+            max: r.max,
+        }),
+    }
+}
+
+/// The declared inputs as preparing takes them.
+pub(crate) fn inputs(spec: &DnnModelSpec) -> Vec<InputSpec> {
+    spec.inputs.iter().map(input).collect()
+}
+
+/// Names what is prepared: another source or other inputs give another name.
+pub(crate) fn source_hash(spec: &DnnModelSpec) -> String {
+    let text = serde_json::json!([spec.source, spec.inputs]).to_string();
+    Digest::of(text.as_bytes()).short().to_owned()
+}
+
+/// Whether the manifest is of the source and inputs that the spec names, as far
+/// as the two can tell: without `sha256` they cannot.
+pub(crate) fn surely_of(spec: &DnnModelSpec, source: &str, manifest: &Manifest) -> bool {
+    let declared = spec.inputs.iter().map(|i| input(i).value);
+    spec.source.sha256.as_deref() == Some(source) && declared.eq(manifest.inputs.iter().cloned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controllers::testing;
+    use lamina_crds::dnn_model::{Pin, SliceMemory};
+
+    fn message(change: impl Fn(&mut DnnModelSpec)) -> String {
+        let mut spec = testing::model_spec();
+        change(&mut spec);
+        check(&spec)
+            .and_then(|()| check_blocks(&spec, &testing::manifest(4)))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_sound_spec_passes() {
+        let spec = testing::model_spec();
+        assert_eq!(check(&spec), Ok(()));
+        assert_eq!(check_blocks(&spec, &testing::manifest(4)), Ok(()));
+    }
+
+    #[test]
+    fn contradictions_are_told_to_their_author() {
+        let said = message(|s| s.strategy.name = "magic".into());
+        assert!(said.starts_with("spec.strategy: unknown strategy `magic`; use one of: "), "{said}");
+        assert!(said.contains("cloud-only"), "{said}");
+        assert_eq!(
+            message(|s| s.constraints.tiers = vec!["fog".into()]),
+            "spec.constraints.tiers names the tier `fog`; use device, edge or cloud"
+        );
+        assert_eq!(
+            message(|s| s.constraints.slice_memory = vec![SliceMemory {
+                tier: "device".into(),
+                limit: "8MB".into()
+            }]),
+            "spec.constraints.sliceMemory: `8MB` is not a quantity of bytes; write 8M, 612Mi or 1.5Gi"
+        );
+        assert_eq!(
+            message(|s| s.inputs[0].shape = vec![1, -1]),
+            "spec.inputs: `x` has shape [1, -1]; -1 is possible in the first place only"
+        );
+        let pin = |first, last, node: &str| Pin {
+            first,
+            last,
+            node: node.into(),
+        };
+        assert_eq!(
+            message(|s| s.constraints.pins = vec![pin(0, 2, "cam-1"), pin(2, 3, "edge-1")]),
+            "spec.constraints.pins: block 2 is pinned to cam-1 and to edge-1; keep one of them"
+        );
+        assert_eq!(
+            message(|s| s.constraints.pins = vec![pin(0, 9, "cam-1")]),
+            "spec.constraints.pins: blocks 0..9 on cam-1 go beyond the model, which has blocks 0..3"
+        );
+    }
+
+    #[test]
+    fn the_hash_names_source_and_inputs_only() {
+        let spec = testing::model_spec();
+        let mut other = spec.clone();
+        other.constraints.keep_on_entry = 1;
+        assert_eq!(source_hash(&spec), source_hash(&other));
+        other.inputs[0].shape = vec![-1, 9];
+        assert_ne!(source_hash(&spec), source_hash(&other));
+        other = spec.clone();
+        other.source.uri.push('2');
+        assert_ne!(source_hash(&spec), source_hash(&other));
+    }
+}

@@ -1,0 +1,110 @@
+//! Whether this process lives, and whether it is ready for agents.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A loop that did not say for this time that it lives is stuck.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// What the parts of the process say of themselves. Clones share their content.
+#[derive(Debug, Clone, Default)]
+pub struct Health(Arc<Mutex<Parts>>);
+
+#[derive(Debug, Default)]
+struct Parts {
+    beats: BTreeMap<&'static str, Instant>,
+    ready: BTreeMap<&'static str, bool>,
+}
+
+/// Outcome of a check, for people and probes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// All is well.
+    pub ok: bool,
+    /// One line for each part: `[+]lease ok`.
+    pub text: String,
+}
+
+impl Health {
+    /// The loop `part` lives. From its first beat on, it is expected to beat.
+    pub fn beat(&self, part: &'static str) {
+        self.parts().beats.insert(part, Instant::now());
+    }
+
+    /// Whether `part` is ready. The process is when all are.
+    pub fn set_ready(&self, part: &'static str, ready: bool) {
+        self.parts().ready.insert(part, ready);
+    }
+
+    /// Whether no loop is stuck.
+    pub fn live(&self) -> Report {
+        self.live_at(Instant::now())
+    }
+
+    /// Whether everything that must be ready is.
+    pub fn ready(&self) -> Report {
+        report(self.parts().ready.iter().map(|(part, ready)| {
+            let state = if *ready { "ok" } else { "not ready" };
+            (*ready, *part, state.to_owned())
+        }))
+    }
+
+    fn live_at(&self, now: Instant) -> Report {
+        report(self.parts().beats.iter().map(|(part, at)| {
+            let age = now.saturating_duration_since(*at);
+            let text = format!("last beat {} s ago", age.as_secs());
+            (age < STUCK, *part, text)
+        }))
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn report(parts: impl Iterator<Item = (bool, &'static str, String)>) -> Report {
+    let mut report = Report {
+        ok: true,
+        text: String::new(),
+    };
+    for (ok, part, state) in parts {
+        report.ok &= ok;
+        let sign = if ok { '+' } else { '-' };
+        // Writing to a String cannot fail.
+        let _ = writeln!(report.text, "[{sign}]{part} {state}");
+    }
+    report.text.push_str(if report.ok { "ok\n" } else { "failed\n" });
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_stops_beating_is_stuck() {
+        let health = Health::default();
+        assert!(health.live().ok);
+        health.beat("lease");
+        let now = Instant::now();
+        assert!(health.live_at(now).ok);
+        let later = health.live_at(now + STUCK + Duration::from_secs(1));
+        assert!(!later.ok);
+        assert!(later.text.contains("[-]lease"), "{}", later.text);
+    }
+
+    #[test]
+    fn one_part_that_is_not_ready_is_named() {
+        let health = Health::default();
+        health.set_ready("store", true);
+        health.set_ready("lease", false);
+        let report = health.ready();
+        assert!(!report.ok);
+        assert!(report.text.contains("[+]store ok\n"), "{}", report.text);
+        assert!(report.text.contains("[-]lease not ready\n"));
+        health.set_ready("lease", true);
+        assert!(health.ready().ok);
+    }
+}

@@ -1,0 +1,312 @@
+//! Leader election by a Lease, so that a rolling update never has two writers.
+//!
+//! A holder renews every [`RETRY`]; one that could not for [`RENEW_DEADLINE`]
+//! ends its process, before others may take the Lease after [`DURATION`].
+//! Whether a holder is gone is judged by this machine's clock alone: the Lease
+//! did not change for its whole duration.
+
+use crate::health::Health;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Others may take a Lease that did not change for this time.
+const DURATION: Duration = Duration::from_secs(15);
+/// A holder that could not renew for this time gives up.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// Time between two tries.
+const RETRY: Duration = Duration::from_secs(2);
+/// A request to the API server that takes longer has failed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+/// Name under which this loop says that it lives.
+pub const PULSE: &str = "lease";
+
+/// Why the election ended.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum LeaseError {
+    #[error("`{0}` took the lease; this process ends so that there is one writer")]
+    Taken(String),
+    #[error("the lease could not be renewed for {0:?}; check the API server")]
+    Expired(Duration),
+}
+
+/// One candidate.
+pub struct Elector {
+    leases: Api<Lease>,
+    name: String,
+    identity: String,
+    health: Health,
+}
+
+/// What to do about the Lease as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// There is none: make it.
+    Create,
+    /// It is free, or its holder is gone: take it.
+    Acquire,
+    /// It is ours: renew it.
+    Renew,
+    /// Another holds it.
+    Wait,
+}
+
+/// Decides about a Lease that was last seen to change `unchanged_for` ago.
+fn decide(me: &str, lease: Option<&LeaseSpec>, unchanged_for: Duration) -> Step {
+    let Some(lease) = lease else {
+        return Step::Create;
+    };
+    let holder = lease.holder_identity.as_deref().unwrap_or_default();
+    let seconds = lease.lease_duration_seconds.unwrap_or_default();
+    let duration = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    if holder == me {
+        Step::Renew
+    } else if holder.is_empty() || unchanged_for > duration {
+        Step::Acquire
+    } else {
+        Step::Wait
+    }
+}
+
+/// The Lease's new content after `step`.
+fn renewed(me: &str, old: Option<&LeaseSpec>, step: Step, now: Timestamp) -> LeaseSpec {
+    let old = old.cloned().unwrap_or_default();
+    let changes_hands = step != Step::Renew;
+    let transitions = old.lease_transitions.unwrap_or_default();
+    LeaseSpec {
+        holder_identity: Some(me.to_owned()),
+        lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+        acquire_time: if changes_hands {
+            Some(MicroTime(now))
+        } else {
+            old.acquire_time
+        },
+        renew_time: Some(MicroTime(now)),
+        lease_transitions: Some(if step == Step::Acquire {
+            transitions.saturating_add(1)
+        } else {
+            transitions
+        }),
+        ..LeaseSpec::default()
+    }
+}
+
+/// What was seen of the Lease, and when it last changed.
+#[derive(Debug, Default)]
+struct Seen {
+    version: Option<String>,
+    changed: Option<Instant>,
+}
+
+impl Seen {
+    /// Notes the Lease's present version; gives for how long it is unchanged.
+    fn note(&mut self, version: Option<&str>, now: Instant) -> Duration {
+        if self.changed.is_none() || self.version.as_deref() != version {
+            self.version = version.map(str::to_owned);
+            self.changed = Some(now);
+        }
+        self.changed.map_or(Duration::ZERO, |at| now - at)
+    }
+}
+
+impl Elector {
+    /// A candidate `identity` for the Lease `name` in `namespace`; it reports to
+    /// `health` that it lives.
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        name: &str,
+        identity: String,
+        health: Health,
+    ) -> Self {
+        Self {
+            leases: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            identity,
+            health,
+        }
+    }
+
+    /// Takes part until `shutdown`, then frees the Lease. `leads` says whether
+    /// this process holds it.
+    ///
+    /// # Errors
+    /// The Lease was held and is lost: the process must end at once.
+    pub async fn run(
+        &self,
+        leads: &watch::Sender<bool>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), LeaseError> {
+        let mut seen = Seen::default();
+        let mut renewed_at: Option<Instant> = None;
+        loop {
+            let began = Instant::now();
+            match self.turn(&mut seen).await {
+                Ok(Turn::Holds) => {
+                    renewed_at = Some(began);
+                    self.become_leader(leads);
+                }
+                Ok(Turn::HeldBy(other)) if renewed_at.is_some() => {
+                    return Err(LeaseError::Taken(other));
+                }
+                Ok(Turn::HeldBy(_)) => self.health.set_ready(PULSE, true),
+                Err(error) => tracing::warn!(error = crate::text::with_causes(&*error), "lease"),
+            }
+            self.health.beat(PULSE);
+            if renewed_at.is_some_and(|at| at.elapsed() >= RENEW_DEADLINE) {
+                return Err(LeaseError::Expired(RENEW_DEADLINE));
+            }
+            let pause = RETRY.mul_f64(rand::random_range(0.9..1.1));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the Lease, if this process holds it, so that another need not wait.
+    /// To be called when nothing writes any more.
+    pub async fn release(&self) {
+        if let Err(error) = self.try_release().await {
+            let error = crate::text::with_causes(&*error);
+            tracing::warn!(error, "the lease stays until it expires");
+        }
+    }
+
+    fn become_leader(&self, leads: &watch::Sender<bool>) {
+        self.health.set_ready(PULSE, true);
+        let first = leads.send_if_modified(|held| !std::mem::replace(held, true));
+        if first {
+            tracing::info!(lease = self.name, identity = self.identity, "leading");
+        }
+    }
+
+    async fn turn(&self, seen: &mut Seen) -> Result<Turn, BoxError> {
+        let lease = in_time(self.leases.get_opt(&self.name)).await?;
+        let version = lease.as_ref().and_then(|l| l.metadata.resource_version.as_deref());
+        let unchanged_for = seen.note(version, Instant::now());
+        let spec = lease.as_ref().and_then(|l| l.spec.as_ref());
+        // A Lease without a spec is a free one.
+        let free = LeaseSpec::default();
+        let spec = lease.as_ref().map(|_| spec.unwrap_or(&free));
+        let step = decide(&self.identity, spec, unchanged_for);
+        if step == Step::Wait {
+            let holder = spec.and_then(|s| s.holder_identity.clone());
+            return Ok(Turn::HeldBy(holder.unwrap_or_default()));
+        }
+        let content = renewed(&self.identity, spec, step, Timestamp::now());
+        self.write(lease, content, step).await?;
+        Ok(Turn::Holds)
+    }
+
+    /// Writes with the version that was read, so that of two candidates one fails.
+    async fn write(
+        &self,
+        old: Option<Lease>,
+        spec: LeaseSpec,
+        step: Step,
+    ) -> Result<(), BoxError> {
+        let params = PostParams::default();
+        let named = || ObjectMeta {
+            name: Some(self.name.clone()),
+            ..ObjectMeta::default()
+        };
+        let lease = Lease {
+            metadata: old.map_or_else(named, |o| o.metadata),
+            spec: Some(spec),
+        };
+        if step == Step::Create {
+            in_time(self.leases.create(&params, &lease)).await?;
+        } else {
+            in_time(self.leases.replace(&self.name, &params, &lease)).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_release(&self) -> Result<(), BoxError> {
+        let Some(mut lease) = in_time(self.leases.get_opt(&self.name)).await? else {
+            return Ok(());
+        };
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() != Some(self.identity.as_str()) {
+            return Ok(());
+        }
+        spec.holder_identity = None;
+        in_time(self.leases.replace(&self.name, &PostParams::default(), &lease)).await?;
+        Ok(())
+    }
+}
+
+/// Outcome of one look at the Lease.
+#[derive(Debug)]
+enum Turn {
+    Holds,
+    HeldBy(String),
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn in_time<T>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, BoxError> {
+    Ok(tokio::time::timeout(REQUEST_TIMEOUT, request).await??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF: Duration = Duration::from_secs(7);
+    const OVER: Duration = Duration::from_secs(16);
+
+    fn held_by(holder: &str) -> LeaseSpec {
+        renewed(holder, None, Step::Create, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_candidate_takes_what_is_free_and_leaves_what_is_held() {
+        assert_eq!(decide("a", None, Duration::ZERO), Step::Create);
+        assert_eq!(decide("a", Some(&LeaseSpec::default()), HALF), Step::Acquire);
+        assert_eq!(decide("a", Some(&held_by("b")), HALF), Step::Wait);
+        assert_eq!(decide("a", Some(&held_by("b")), OVER), Step::Acquire);
+        assert_eq!(decide("a", Some(&held_by("a")), OVER), Step::Renew);
+        let freed = LeaseSpec {
+            holder_identity: None,
+            ..held_by("b")
+        };
+        assert_eq!(decide("a", Some(&freed), Duration::ZERO), Step::Acquire);
+    }
+
+    #[test]
+    fn a_lease_records_when_it_changed_hands() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let first = renewed("a", None, Step::Create, at(1));
+        let kept = renewed("a", Some(&first), Step::Renew, at(3));
+        assert_eq!(kept.acquire_time, Some(MicroTime(at(1))));
+        assert_eq!(kept.renew_time, Some(MicroTime(at(3))));
+        assert_eq!(kept.lease_transitions, Some(0));
+        let taken = renewed("b", Some(&kept), Step::Acquire, at(30));
+        assert_eq!(taken.holder_identity.as_deref(), Some("b"));
+        assert_eq!(taken.acquire_time, Some(MicroTime(at(30))));
+        assert_eq!(taken.lease_transitions, Some(1));
+        assert_eq!(taken.lease_duration_seconds, Some(15));
+    }
+
+    #[test]
+    fn a_holder_is_judged_by_when_the_lease_last_changed_here() {
+        let start = Instant::now();
+        let after = |s| start + Duration::from_secs(s);
+        let mut seen = Seen::default();
+        assert_eq!(seen.note(Some("1"), start), Duration::ZERO);
+        assert_eq!(seen.note(Some("1"), after(14)), Duration::from_secs(14));
+        assert_eq!(seen.note(Some("2"), after(15)), Duration::ZERO);
+        assert_eq!(seen.note(Some("2"), after(31)), Duration::from_secs(16));
+    }
+}
