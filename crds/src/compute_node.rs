@@ -117,6 +117,9 @@ pub struct RouteRevision {
     pub revision: i64,
     /// Host of segment 0.
     pub first: Hop,
+    /// The whole path, `cam-1[0-4]→edge-2[5-14]`, which replies carry.
+    #[serde(default)]
+    pub path: String,
 }
 
 /// What a host reports.

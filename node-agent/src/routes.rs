@@ -6,7 +6,7 @@
 
 use crate::specs::{SpecError, value_specs};
 use lamina_crds::Hop;
-use lamina_crds::compute_node::{Route, RouteStatus, Verification};
+use lamina_crds::compute_node::{Route, RouteRevision, RouteStatus, Verification};
 use lamina_model::ValueSpec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +46,8 @@ pub(crate) struct Ticket {
     pub(crate) revision: i64,
     /// Its first host.
     pub(crate) first: Hop,
+    /// Its path, `cam-1[0-4]→edge-2[5-14]`.
+    pub(crate) path: String,
     /// Fires when the revision is no longer wanted while this request is still
     /// on it: its hosts may be gone without a word.
     pub(crate) abandoned: CancellationToken,
@@ -153,7 +155,7 @@ impl Routes {
         let mut table = self.lock();
         let entry = table.get_mut(placement_uid)?;
         let revision = entry.spec.active_revision;
-        let first = first_host(&entry.spec, revision)?;
+        let RouteRevision { first, path, .. } = route_to(&entry.spec, revision)?.clone();
         let in_flight = entry.in_flight.entry(revision).or_default();
         in_flight.requests += 1;
         Some(Ticket {
@@ -161,6 +163,7 @@ impl Routes {
             placement_uid: placement_uid.to_owned(),
             revision,
             first,
+            path,
             abandoned: in_flight.abandoned.clone(),
         })
     }
@@ -245,7 +248,7 @@ fn compile(route: &Route) -> Result<Arc<Model>, SpecError> {
         entry: route.entry.clone(),
         inputs: value_specs(&route.inputs)?,
         outputs: value_specs(&route.outputs)?,
-        serves: first_host(route, route.active_revision).is_some(),
+        serves: route_to(route, route.active_revision).is_some(),
     }))
 }
 
@@ -280,10 +283,9 @@ fn follow(table: &mut Table, route: &Route, model: Arc<Model>) {
     entry.model = model;
 }
 
-fn first_host(route: &Route, revision: i64) -> Option<Hop> {
-    let revisions = route.revisions.iter();
-    let mut named = revisions.filter(|r| r.revision == revision && revision > 0);
-    named.next().map(|r| r.first.clone())
+fn route_to(route: &Route, revision: i64) -> Option<&RouteRevision> {
+    let mut revisions = route.revisions.iter();
+    revisions.find(|r| r.revision == revision && revision > 0)
 }
 
 fn oldest_in_flight(entry: &Entry) -> i64 {
@@ -318,7 +320,6 @@ fn known(table: &Table) -> String {
 mod tests {
     use super::*;
     use crate::testing::{hop, route};
-    use lamina_crds::compute_node::RouteRevision;
 
     fn routes() -> Routes {
         Routes::new("cam-1", Arc::default())
@@ -331,6 +332,7 @@ mod tests {
                 .map(|&revision| RouteRevision {
                     revision,
                     first: hop("cam-1"),
+                    path: format!("cam-1[{revision}]"),
                 })
                 .collect(),
             ..route("u", "m", active)

@@ -50,6 +50,7 @@ pub(crate) fn route(placement_uid: &str, name: &str, active_revision: i64) -> Ro
         revisions: vec![RouteRevision {
             revision: active_revision,
             first: hop("cam-1"),
+            path: "cam-1[0-4]".into(),
         }],
         inputs: vec![image("image")],
         outputs: vec![image("scores")],

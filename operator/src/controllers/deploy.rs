@@ -273,10 +273,7 @@ pub(crate) fn slice_status<'a>(
 
 /// What hosts are told in `phase`: the plans that stand side by side, the one
 /// that new requests take, and the one that the entry is to prove.
-pub(crate) fn wanted<'a>(
-    placement: &'a Placement,
-    phase: &Phase,
-) -> (RoutePlan<'a>, Option<i64>) {
+pub(crate) fn wanted<'a>(placement: &'a Placement, phase: &Phase) -> (RoutePlan<'a>, Option<i64>) {
     let active = active(placement);
     let target = target(placement);
     let only = |plan: Option<&'a Plan>| RoutePlan {

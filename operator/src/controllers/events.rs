@@ -41,11 +41,7 @@ impl Series {
         self.recent
             .retain(|_, r| now.duration_since(r.last) < SERIES_PAUSE);
         self.published += 1;
-        let key = (
-            notice.regarding.clone(),
-            notice.reason,
-            notice.note.clone(),
-        );
+        let key = (notice.regarding.clone(), notice.reason, notice.note.clone());
         let name = format!(
             "{}.{:x}{:x}",
             notice.regarding.name,
@@ -66,11 +62,7 @@ impl Series {
     /// Forgets an Event that could not be written, so that the next one does not
     /// go on with a series that does not exist.
     pub(crate) fn forget(&mut self, notice: &Notice) {
-        let key = (
-            notice.regarding.clone(),
-            notice.reason,
-            notice.note.clone(),
-        );
+        let key = (notice.regarding.clone(), notice.reason, notice.note.clone());
         self.recent.remove(&key);
     }
 }
@@ -171,6 +163,10 @@ mod tests {
     fn a_long_note_is_cut_between_characters() {
         let event = Series::default().event(&notice(&"→".repeat(600)), "op", Timestamp::now());
         let note = event.note.unwrap();
-        assert!(note.len() <= NOTE_LIMIT && note.ends_with('…'), "{}", note.len());
+        assert!(
+            note.len() <= NOTE_LIMIT && note.ends_with('…'),
+            "{}",
+            note.len()
+        );
     }
 }

@@ -97,7 +97,8 @@ impl Executor {
                 let status = json!({ "conditions": conditions });
                 let body = object::<ComputeNode>(None, name, None, None, "status", &status);
                 let api = Api::<ComputeNode>::all(self.client.clone());
-                self.compute_nodes.observe(apply_status(&api, name, body).await?);
+                self.compute_nodes
+                    .observe(apply_status(&api, name, body).await?);
             }
             Change::Placement {
                 namespace,
@@ -126,7 +127,8 @@ impl Executor {
                 let body =
                     object::<Placement>(Some(namespace), name, Some(uid), None, "status", status);
                 let api = Api::<Placement>::namespaced(self.client.clone(), namespace);
-                self.placements.observe(apply_status(&api, name, body).await?);
+                self.placements
+                    .observe(apply_status(&api, name, body).await?);
             }
             Change::ModelStatus {
                 namespace,
@@ -184,7 +186,8 @@ impl Executor {
         );
         let mut series = self.series.lock().await;
         let event = series.event(notice, &self.reporter, Timestamp::now());
-        let api = Api::<Event>::namespaced(self.client.clone(), events::namespace(&notice.regarding));
+        let api =
+            Api::<Event>::namespaced(self.client.clone(), events::namespace(&notice.regarding));
         let written = async {
             if event.series.is_some() {
                 let name = event.metadata.name.clone().unwrap_or_default();
@@ -200,7 +203,11 @@ impl Executor {
             Err(_) => WriteError::Timeout.to_string(),
         };
         series.forget(notice);
-        tracing::warn!(reason = notice.reason, error, "event could not be published");
+        tracing::warn!(
+            reason = notice.reason,
+            error,
+            "event could not be published"
+        );
     }
 }
 

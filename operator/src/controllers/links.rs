@@ -57,7 +57,9 @@ fn changed_by(before: LinkReference, after: LinkReference, factor: f64) -> bool 
     let ratio = after.bytes_per_second / before.bytes_per_second;
     let rtt = after.rtt_seconds / before.rtt_seconds;
     let rtt_moved = (after.rtt_seconds - before.rtt_seconds).abs() > RTT_NOISE_SECONDS;
-    ratio >= factor || ratio <= 1.0 / factor || (rtt_moved && (rtt >= factor || rtt <= 1.0 / factor))
+    ratio >= factor
+        || ratio <= 1.0 / factor
+        || (rtt_moved && (rtt >= factor || rtt <= 1.0 / factor))
 }
 
 /// `cam-1→edge-1 50→5.1 Mbit/s`, with the round trip where that is what changed.
@@ -112,7 +114,8 @@ pub(crate) fn news(
         };
         let fresh = (now, Timestamp::MIN);
         let (before, told) = *memory.told_links.entry(pair.clone()).or_insert(fresh);
-        if !changed_by(before, now, TELL_FACTOR) || snapshot.seconds_since(told) < TELL_PAUSE_SECONDS
+        if !changed_by(before, now, TELL_FACTOR)
+            || snapshot.seconds_since(told) < TELL_PAUSE_SECONDS
         {
             continue;
         }

@@ -124,12 +124,14 @@ impl Memory {
             .filter_map(|m| m.metadata.uid.as_deref())
             .collect();
         self.models.retain(|uid, _| models.contains(uid.as_str()));
-        self.placements
-            .retain(|key, _| key.split('/').next().is_some_and(|uid| models.contains(uid)));
-        self.corrections
-            .retain(|(node, manifest), _| {
-                snapshot.compute_nodes.contains_key(node) && snapshot.manifests.contains_key(manifest)
-            });
+        self.placements.retain(|key, _| {
+            key.split('/')
+                .next()
+                .is_some_and(|uid| models.contains(uid))
+        });
+        self.corrections.retain(|(node, manifest), _| {
+            snapshot.compute_nodes.contains_key(node) && snapshot.manifests.contains_key(manifest)
+        });
         self.load_failures
             .retain(|(node, _), _| snapshot.compute_nodes.contains_key(node));
     }

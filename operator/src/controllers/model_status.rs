@@ -409,7 +409,13 @@ fn measured(
         p.metadata.name.as_deref() == Some(placement)
             && p.metadata.namespace.as_deref() == namespace
     };
-    let uid = snapshot.placements.iter().find(is_it)?.metadata.uid.as_ref()?;
+    let uid = snapshot
+        .placements
+        .iter()
+        .find(is_it)?
+        .metadata
+        .uid
+        .as_ref()?;
     let requests = snapshot
         .requests
         .get(uid)

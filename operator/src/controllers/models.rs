@@ -197,7 +197,14 @@ fn work(
             retryable,
         }) => {
             memory.tries.nodes.insert(node.clone());
-            failed(snapshot, memory, known_reason(reason), message, *retryable, out)
+            failed(
+                snapshot,
+                memory,
+                known_reason(reason),
+                message,
+                *retryable,
+                out,
+            )
         }
         Some(PrepareView::Lost { node }) => {
             memory.tries.nodes.insert(node.clone());
@@ -205,7 +212,9 @@ fn work(
             Preparation::Working {
                 step: Step::Fetching,
                 progress: None,
-                message: format!("{node} was lost while it prepared the model; another host takes over"),
+                message: format!(
+                    "{node} was lost while it prepared the model; another host takes over"
+                ),
             }
         }
         None => start(snapshot, model, memory, out),
@@ -224,7 +233,14 @@ fn done(
     let Some(manifest) = snapshot.manifests.get(digest) else {
         let message = format!("{node} reported the manifest {digest}, which the store cannot give");
         memory.tries.nodes.insert(node.to_owned());
-        return failed(snapshot, memory, reasons::PREPARE_FAILED, &message, true, out);
+        return failed(
+            snapshot,
+            memory,
+            reasons::PREPARE_FAILED,
+            &message,
+            true,
+            out,
+        );
     };
     if let Err(e) = spec::check_blocks(&model.spec, manifest) {
         return invalid(model, e.to_string());

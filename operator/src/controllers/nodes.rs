@@ -43,7 +43,11 @@ pub(crate) fn apply(snapshot: &Snapshot, mut wishes: Wishes, out: &mut Decisions
         };
         let mut slices = wishes.slices.remove(name).unwrap_or_default();
         slices.sort_by(|a, b| {
-            (&a.placement_uid, a.revision, a.segment).cmp(&(&b.placement_uid, b.revision, b.segment))
+            (&a.placement_uid, a.revision, a.segment).cmp(&(
+                &b.placement_uid,
+                b.revision,
+                b.segment,
+            ))
         });
         let mut routes = wishes.routes.remove(name).unwrap_or_default();
         routes.sort_by(|a, b| a.placement_uid.cmp(&b.placement_uid));
@@ -120,7 +124,14 @@ fn readiness(
 ) -> Option<Condition> {
     let make = |is: bool, reason: &str, message: String| {
         let now = Time(seconds_only(snapshot.now));
-        Some(condition(READY, is, reason, message, node.metadata.generation, now))
+        Some(condition(
+            READY,
+            is,
+            reason,
+            message,
+            node.metadata.generation,
+            now,
+        ))
     };
     let was_there = before.is_some_and(|b| b.status == "True" || b.reason == reasons::NODE_LOST);
     if !snapshot.is_alive(name) {
@@ -128,7 +139,11 @@ fn readiness(
             return None;
         }
         if !snapshot.agents.contains(name) {
-            return make(false, reasons::NODE_LOST, "no agent pod runs here".to_owned());
+            return make(
+                false,
+                reasons::NODE_LOST,
+                "no agent pod runs here".to_owned(),
+            );
         }
         if was_there {
             let seen = snapshot.live.get(name).and_then(|l| l.last_seen);
@@ -151,10 +166,16 @@ fn readiness(
     }
     let status = node.status.as_ref();
     match status.and_then(|s| s.capacity) {
-        Some(c) if status.is_some_and(|s| is_true(&s.conditions, BENCHMARKED)) => {
-            make(true, "Connected", format!("{:.1} GFLOP/s measured", c.gflops))
-        }
-        _ => make(false, "NotBenchmarked", "the agent measures its speed".to_owned()),
+        Some(c) if status.is_some_and(|s| is_true(&s.conditions, BENCHMARKED)) => make(
+            true,
+            "Connected",
+            format!("{:.1} GFLOP/s measured", c.gflops),
+        ),
+        _ => make(
+            false,
+            "NotBenchmarked",
+            "the agent measures its speed".to_owned(),
+        ),
     }
 }
 
@@ -179,11 +200,23 @@ fn notice(
         )
     };
     let (warning, reason, note) = if is_ready && was_lost {
-        (false, reasons::NODE_RECOVERED, format!("{name} is back: {}", what()))
+        (
+            false,
+            reasons::NODE_RECOVERED,
+            format!("{name} is back: {}", what()),
+        )
     } else if is_ready && !was_ready {
-        (false, reasons::NODE_REGISTERED, format!("{name}: {}", what()))
+        (
+            false,
+            reasons::NODE_REGISTERED,
+            format!("{name}: {}", what()),
+        )
     } else if ready.reason == reasons::NODE_LOST && !was_lost {
-        (true, reasons::NODE_LOST, format!("{name}: {}", ready.message))
+        (
+            true,
+            reasons::NODE_LOST,
+            format!("{name}: {}", ready.message),
+        )
     } else {
         return None;
     };
@@ -211,7 +244,9 @@ pub(crate) fn peers(snapshot: &Snapshot, entries: &BTreeSet<String>, out: &mut D
         .collect();
     let mut matter: BTreeSet<&str> = entries.iter().map(String::as_str).collect();
     for placement in &snapshot.placements {
-        let plans = deploy::active(placement).into_iter().chain(deploy::target(placement));
+        let plans = deploy::active(placement)
+            .into_iter()
+            .chain(deploy::target(placement));
         matter.extend(plans.flat_map(deploy::hosts));
     }
     for (name, _) in &alive {

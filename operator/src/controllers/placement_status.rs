@@ -66,7 +66,9 @@ pub(crate) fn report(
         _ => None,
     };
     report.status.target_revision = in_flight.map_or(0, |t| t.revision);
-    report.status.target_path = in_flight.map(|t| format_path(&t.segments)).unwrap_or_default();
+    report.status.target_path = in_flight
+        .map(|t| format_path(&t.segments))
+        .unwrap_or_default();
     figures(snapshot, own, placement, &mut report.status);
     conditions(snapshot, own, placement, phase, &mut report.status);
     report
@@ -90,7 +92,10 @@ fn flipped(snapshot: &Snapshot, placement: &Placement, in_flight: u32, report: &
     let path = format_path(&target.segments);
     let status = &mut report.status;
     let note = match before {
-        None => format!("revision {} serves: {path}, after {took:.0}s", target.revision),
+        None => format!(
+            "revision {} serves: {path}, after {took:.0}s",
+            target.revision
+        ),
         Some(old) => {
             status.redeploys += 1;
             report.redeploy = Some(redeploy(placement, old, target, &now));
@@ -238,9 +243,7 @@ fn progress(
             // The reason of a failure stays until another plan is tried.
             let status = placement.status.as_ref();
             let failed = |p: &Plan| status.is_some_and(|s| p.revision <= s.failed_revision);
-            let old = |kind: &str| {
-                status?.conditions.iter().find(|c| c.type_ == kind).cloned()
-            };
+            let old = |kind: &str| status?.conditions.iter().find(|c| c.type_ == kind).cloned();
             if placement.spec.plan.as_ref().is_some_and(failed)
                 && let (Some(deployed), Some(verified)) = (old(DEPLOYED), old(VERIFIED))
             {

@@ -82,7 +82,13 @@ pub(crate) fn decide(
     let key = placement_key(uid, question.entry);
     let mut own = memory.placements.remove(&key).unwrap_or_default();
     if let Phase::Failed(failure) = phase {
-        remember_failure(snapshot, memory, &mut own, question, failure.node.as_deref());
+        remember_failure(
+            snapshot,
+            memory,
+            &mut own,
+            question,
+            failure.node.as_deref(),
+        );
     }
     let current = match phase {
         Phase::Failed(_) => question.placement.and_then(deploy::active),
@@ -238,7 +244,10 @@ impl Case<'_> {
         if plan.strategy != *wanted {
             return leave(format!("strategy {} → {wanted}", plan.strategy));
         }
-        let violation = self.violations(built, plan).into_iter().find(is_broken_wish)?;
+        let violation = self
+            .violations(built, plan)
+            .into_iter()
+            .find(is_broken_wish)?;
         leave(format!("the spec no longer allows it: {violation}"))
     }
 
@@ -312,7 +321,11 @@ impl Case<'_> {
     /// measured, or long enough.
     fn is_settled(&self, own: &mut PlacementMemory) -> bool {
         let entry = self.entry();
-        let all_here = self.snapshot.agents.iter().all(|a| self.snapshot.is_alive(a));
+        let all_here = self
+            .snapshot
+            .agents
+            .iter()
+            .all(|a| self.snapshot.is_alive(a));
         let known = |a: &str, b: &str| {
             self.snapshot
                 .links
@@ -379,7 +392,10 @@ impl Case<'_> {
         };
         let digest = self.question.digest;
         let same = |plan: &Plan| plan.manifest == digest && plan.segments == segments;
-        if self.current.is_some_and(|p| same(p) && p.strategy == solution.strategy) {
+        if self
+            .current
+            .is_some_and(|p| same(p) && p.strategy == solution.strategy)
+        {
             own.problem = None;
             own.candidate = None;
             own.suppressed = None;
@@ -429,7 +445,11 @@ impl Case<'_> {
             .map(|s| {
                 Some(Segment {
                     host: self.snapshot.hop(&s.node)?,
-                    blocks: s.blocks.iter().filter_map(|b| u32::try_from(*b).ok()).collect(),
+                    blocks: s
+                        .blocks
+                        .iter()
+                        .filter_map(|b| u32::try_from(*b).ok())
+                        .collect(),
                 })
             })
             .collect()
@@ -534,7 +554,14 @@ impl Case<'_> {
                 own.candidate = None;
                 let kind = std::mem::discriminant(&why);
                 let (before, after) = (goal(&now), situation.best_seconds);
-                suppress(own, &format!("{path} {kind:?}"), &path, before, after, &why.to_string())
+                suppress(
+                    own,
+                    &format!("{path} {kind:?}"),
+                    &path,
+                    before,
+                    after,
+                    &why.to_string(),
+                )
             }
             Decision::Switch(_) | Decision::Rescue { .. }
                 if self.question.spec.adaptation.policy == AdaptationPolicy::Never =>
@@ -571,7 +598,10 @@ impl Case<'_> {
 
     /// Moves of this Placement that the model's history holds, oldest first.
     fn moves_made(&self) -> Vec<Switched> {
-        let name = self.question.placement.and_then(|p| p.metadata.name.as_deref());
+        let name = self
+            .question
+            .placement
+            .and_then(|p| p.metadata.name.as_deref());
         let history = self.model.status.as_ref().map_or(&[][..], |s| &s.history);
         history
             .iter()
@@ -608,9 +638,18 @@ impl Case<'_> {
         let mut lacking: BTreeMap<&str, u64> = BTreeMap::new();
         for segment in to {
             let node = segment.host.node.as_str();
-            for block in segment.blocks.iter().filter(|b| !held.contains(&(node, **b))) {
+            for block in segment
+                .blocks
+                .iter()
+                .filter(|b| !held.contains(&(node, **b)))
+            {
                 let index = usize::try_from(*block).unwrap_or(usize::MAX);
-                let bytes = self.question.manifest.blocks.get(index).map_or(0, |b| b.file_bytes);
+                let bytes = self
+                    .question
+                    .manifest
+                    .blocks
+                    .get(index)
+                    .map_or(0, |b| b.file_bytes);
                 *lacking.entry(node).or_default() += bytes;
             }
         }

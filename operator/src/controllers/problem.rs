@@ -66,7 +66,9 @@ pub(crate) fn build(
         ..Problem::default()
     };
     let constraints = constraints(question, &mut problem.nodes)?;
-    problem.workloads.push(workload(snapshot, memory, question, constraints));
+    problem
+        .workloads
+        .push(workload(snapshot, memory, question, constraints));
     let known = |name: &String| snapshot.compute_nodes.contains_key(name);
     for ((from, to), view) in &snapshot.links {
         if let Some(link) = link(view).filter(|_| known(from) && known(to) && from != to) {
@@ -128,7 +130,9 @@ fn block_indices<'a>(
 }
 
 const fn memory_bytes(block: &lamina_model::Block) -> u64 {
-    block.weight_bytes.saturating_add(block.peak_activation_bytes)
+    block
+        .weight_bytes
+        .saturating_add(block.peak_activation_bytes)
 }
 
 /// Why `name` must not compute for this model now, as the kube-scheduler words it.
@@ -157,7 +161,9 @@ fn exclusion(
     let failed = memory
         .load_failures
         .get(&(name.to_owned(), question.digest.to_owned()))
-        .is_some_and(|t| snapshot.now.duration_since(*t) < SignedDuration::from_mins(LOAD_RETRY_MINUTES));
+        .is_some_and(|t| {
+            snapshot.now.duration_since(*t) < SignedDuration::from_mins(LOAD_RETRY_MINUTES)
+        });
     failed.then(|| "failed to load this model recently".to_owned())
 }
 

@@ -47,13 +47,17 @@ fn is_wanted(model: &DnnModel) -> bool {
 /// Nodes that match the model's entry selector and have an agent.
 fn entries_of(snapshot: &Snapshot, model: &DnnModel) -> Vec<String> {
     let selector = &model.spec.entry.node_selector;
-    let matches = |labels: &BTreeMap<String, String>| {
-        selector.iter().all(|(k, v)| labels.get(k) == Some(v))
-    };
+    let matches =
+        |labels: &BTreeMap<String, String>| selector.iter().all(|(k, v)| labels.get(k) == Some(v));
     snapshot
         .compute_nodes
         .keys()
-        .filter(|name| snapshot.nodes.get(*name).is_some_and(|n| matches(&n.labels)))
+        .filter(|name| {
+            snapshot
+                .nodes
+                .get(*name)
+                .is_some_and(|n| matches(&n.labels))
+        })
         .cloned()
         .collect()
 }
@@ -122,9 +126,9 @@ fn reconcile_model(
             wishes,
             out,
         };
-        let manifest = prepared.as_ref().and_then(|(digest, _)| {
-            Some((digest.as_str(), snapshot.manifests.get(digest)?))
-        });
+        let manifest = prepared
+            .as_ref()
+            .and_then(|(digest, _)| Some((digest.as_str(), snapshot.manifests.get(digest)?)));
         states.extend(work.reconcile(memory, manifest));
     }
     let uid = model.metadata.uid.clone().unwrap_or_default();
@@ -175,11 +179,15 @@ impl EntryWork<'_> {
             Some(p) => p.metadata.name.clone().unwrap_or_default(),
             None => self.free_name()?,
         };
-        let key = placement_key(self.model.metadata.uid.as_deref().unwrap_or_default(), self.entry);
-        let mut clock = std::mem::take(&mut memory.placements.entry(key.clone()).or_default().clock);
-        let phase = placement
-            .as_deref()
-            .map_or(Phase::Unplanned, |p| deploy::phase(self.snapshot, p, &mut clock));
+        let key = placement_key(
+            self.model.metadata.uid.as_deref().unwrap_or_default(),
+            self.entry,
+        );
+        let mut clock =
+            std::mem::take(&mut memory.placements.entry(key.clone()).or_default().clock);
+        let phase = placement.as_deref().map_or(Phase::Unplanned, |p| {
+            deploy::phase(self.snapshot, p, &mut clock)
+        });
         memory.placements.entry(key.clone()).or_default().clock = clock;
         let planned = prepared.map(|(digest, manifest)| {
             let question = Question {
@@ -189,7 +197,14 @@ impl EntryWork<'_> {
                 entry: self.entry,
                 placement: placement.as_deref(),
             };
-            plan::decide(self.snapshot, memory, self.ctx, self.model, &question, &phase)
+            plan::decide(
+                self.snapshot,
+                memory,
+                self.ctx,
+                self.model,
+                &question,
+                &phase,
+            )
         });
         let planned = planned.unwrap_or_default();
         self.told.extend(planned.notices.iter().cloned());
@@ -339,9 +354,8 @@ impl EntryWork<'_> {
         if let Some(redeploy) = report.redeploy {
             let uid = self.model.metadata.uid.clone().unwrap_or_default();
             let known = &mut memory.models.entry(uid).or_default().redeploys;
-            known.retain(|r| {
-                (&r.placement, r.revision) != (&redeploy.placement, redeploy.revision)
-            });
+            known
+                .retain(|r| (&r.placement, r.revision) != (&redeploy.placement, redeploy.revision));
             known.push(redeploy);
         }
         self.told.extend(report.notices.iter().cloned());

@@ -7,7 +7,7 @@
 
 use super::snapshot::Snapshot;
 use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice};
-use lamina_crds::placement::{Plan, Segment};
+use lamina_crds::placement::{Plan, Segment, format_path};
 use lamina_crds::{Placement, TensorSpec};
 use lamina_model::{Manifest, ValueSpec};
 
@@ -38,7 +38,11 @@ fn ordinals(manifest: &Manifest, segment: &Segment) -> Option<Vec<usize>> {
     segment
         .blocks
         .iter()
-        .map(|b| usize::try_from(*b).ok().filter(|b| *b < manifest.blocks.len()))
+        .map(|b| {
+            usize::try_from(*b)
+                .ok()
+                .filter(|b| *b < manifest.blocks.len())
+        })
         .collect()
 }
 
@@ -144,6 +148,7 @@ pub(crate) fn route_of(
             Some(RouteRevision {
                 revision: p.revision,
                 first: p.segments.first()?.host.clone(),
+                path: format_path(&p.segments),
             })
         })
         .collect();

@@ -142,7 +142,16 @@ impl Snapshot {
     /// ComputeNode remembers. `None` before it ever came.
     pub(crate) fn address(&self, node: &str) -> Option<&str> {
         let live = self.live.get(node).map(|n| n.address.as_str());
-        let kept = || Some(self.compute_nodes.get(node)?.status.as_ref()?.address.as_str());
+        let kept = || {
+            Some(
+                self.compute_nodes
+                    .get(node)?
+                    .status
+                    .as_ref()?
+                    .address
+                    .as_str(),
+            )
+        };
         live.filter(|a| !a.is_empty())
             .or_else(|| kept().filter(|a| !a.is_empty()))
     }

@@ -45,8 +45,7 @@ pub(crate) fn strategy_of(spec: &DnnModelSpec) -> Result<Box<dyn Strategy>, Spec
         .iter()
         .map(|(name, text)| (name.clone(), parameter(text)))
         .collect();
-    strategy(&spec.strategy.name, &parameters)
-        .map_err(|e| SpecError(format!("spec.strategy: {e}")))
+    strategy(&spec.strategy.name, &parameters).map_err(|e| SpecError(format!("spec.strategy: {e}")))
 }
 
 /// `8` as a number, `true` as a truth value, anything else as text.
@@ -220,7 +219,10 @@ mod tests {
     #[test]
     fn contradictions_are_told_to_their_author() {
         let said = message(|s| s.strategy.name = "magic".into());
-        assert!(said.starts_with("spec.strategy: unknown strategy `magic`; use one of: "), "{said}");
+        assert!(
+            said.starts_with("spec.strategy: unknown strategy `magic`; use one of: "),
+            "{said}"
+        );
         assert!(said.contains("cloud-only"), "{said}");
         assert_eq!(
             message(|s| s.constraints.tiers = vec!["fog".into()]),

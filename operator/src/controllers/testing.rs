@@ -262,7 +262,10 @@ pub(crate) fn world() -> Snapshot {
                 (by_name(n), view)
             })
             .collect(),
-        agents: NODES.iter().map(|(n, ..)| by_name(n)).collect::<BTreeSet<_>>(),
+        agents: NODES
+            .iter()
+            .map(|(n, ..)| by_name(n))
+            .collect::<BTreeSet<_>>(),
         live: NODES
             .iter()
             .map(|(n, ..)| {

@@ -116,7 +116,12 @@ mod tests {
             "moving blocks 8..24 from edge-1 to cam-1"
         );
         assert_eq!(moves(&before, &before), "");
-        let split = path(&[("edge-2", 0..1), ("cam-1", 1..8), ("edge-1", 8..20), ("cloud-1", 20..25)]);
+        let split = path(&[
+            ("edge-2", 0..1),
+            ("cam-1", 1..8),
+            ("edge-1", 8..20),
+            ("cloud-1", 20..25),
+        ]);
         assert_eq!(
             moves(&before, &split),
             "moving block 0 from cam-1 to edge-2, blocks 20..24 from edge-1 to cloud-1"

@@ -96,7 +96,11 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
     pub(crate) fn remove(&self, namespace: &str, name: &str, uid: &str) {
         let mut inner = self.lock();
         let key = (namespace.to_owned(), name.to_owned());
-        if inner.present.get(&key).is_some_and(|o| o.meta().uid.as_deref() == Some(uid)) {
+        if inner
+            .present
+            .get(&key)
+            .is_some_and(|o| o.meta().uid.as_deref() == Some(uid))
+        {
             inner.present.remove(&key);
         }
         inner.removed.push(uid.to_owned());
@@ -169,7 +173,9 @@ pub(crate) async fn keep<K>(
                     changed.notify_one();
                 }
             }
-            Err(error) => tracing::warn!(kind, error = %chain(&error), "watch failed; trying again"),
+            Err(error) => {
+                tracing::warn!(kind, error = %chain(&error), "watch failed; trying again")
+            }
         }
     }
 }
@@ -185,7 +191,13 @@ fn readable<K: Resource<DynamicType = ()>>(
         Err(bad) => {
             let name = bad.metadata.name.as_deref().unwrap_or_default();
             let namespace = bad.metadata.namespace.as_deref().unwrap_or_default();
-            tracing::warn!(kind, namespace, name, error = bad.error, "object cannot be read; update the CRDs or correct it");
+            tracing::warn!(
+                kind,
+                namespace,
+                name,
+                error = bad.error,
+                "object cannot be read; update the CRDs or correct it"
+            );
             None
         }
     };
@@ -234,7 +246,9 @@ mod tests {
 
     fn versions(copies: &Copies<Pod>) -> Vec<(String, u64)> {
         let all = copies.all().unwrap();
-        all.iter().map(|p| (p.name_any(), version(p.as_ref()))).collect()
+        all.iter()
+            .map(|p| (p.name_any(), version(p.as_ref())))
+            .collect()
     }
 
     fn listed(pods: &[Pod]) -> Copies<Pod> {
