@@ -364,12 +364,13 @@ async fn an_unknown_image_is_refused_by_name(lab: &Lab) {
         .unwrap();
 }
 
-/// The same work takes a host of a quarter of a processor about four times
-/// as long as one of a whole processor.
+/// A host of a quarter of a processor gets a quarter, give or take a third: the
+/// kernel counts in ticks nearly as long as a period, and what a process took too
+/// much is held against it only in the next one, so short work tells little.
 async fn a_host_is_as_slow_as_its_share(lab: &Lab) {
     let work = async |host: &str| {
         let script = "import time\nt = time.monotonic()\nn = 0\n\
-                      while n < 3_000_000: n += 1\nprint(time.process_time(), time.monotonic() - t)";
+                      while n < 12_000_000: n += 1\nprint(time.process_time(), time.monotonic() - t)";
         let mut command = lab.command(host, "python3").unwrap();
         let output = command.args(["-c", script]).output().await.unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -379,5 +380,5 @@ async fn a_host_is_as_slow_as_its_share(lab: &Lab) {
         processor / wall
     };
     let share = work("cam-1").await;
-    assert!((0.15..0.30).contains(&share), "{share}");
+    assert!((0.17..0.33).contains(&share), "{share}");
 }

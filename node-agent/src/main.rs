@@ -1,3 +1,36 @@
-//! The agent's process.
+//! The agent's program: `run` serves on a host, `prepare` slices and profiles one
+//! model with no cluster at all.
 
-fn main() {}
+use clap::{Parser, Subcommand};
+use lamina_node_agent::prepare::{self, PrepareArgs};
+use lamina_node_agent::run::{self, RunArgs};
+use std::process::ExitCode;
+
+/// Lamina's node agent.
+#[derive(Debug, Parser)]
+#[command(name = "lamina-node-agent", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve as the agent of one host of a cluster.
+    Run(RunArgs),
+    /// Slice and profile a TorchScript file into a folder.
+    Prepare(PrepareArgs),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Prepare(args) => prepare::run(&args),
+        Command::Run(args) => match run::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the agent ends");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}

@@ -1,6 +1,7 @@
 //! What the data plane and the measuring, session and preparing side of the
 //! agent know of each other.
 
+mod metrics;
 mod peers;
 mod telemetry;
 

@@ -1,3 +1,5 @@
+use super::metrics::Metrics;
+use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +18,7 @@ pub struct Telemetry {
 struct Inner {
     window: Mutex<Window>,
     in_flight: AtomicU32,
+    metrics: Metrics,
 }
 
 /// Everything seen between two drains.
@@ -105,18 +108,26 @@ impl Drop for RequestToken {
 }
 
 impl Telemetry {
+    /// Makes the counts since the start known to Prometheus.
+    pub fn register(&self, registry: &mut Registry) {
+        self.inner.metrics.register(registry);
+    }
+
     /// Notes a transfer.
     pub fn hop_transfer(&self, transfer: Transfer) {
+        self.inner.metrics.transfer(&transfer);
         self.note(|w| push(&mut w.transfers, transfer));
     }
 
     /// Notes a run of a segment.
     pub fn segment_run(&self, key: SegmentKey, sample: SegmentSample) {
+        self.inner.metrics.segment(&sample);
         self.note(|w| push(w.segments.entry(key).or_default(), sample));
     }
 
     /// Notes the end of a request at its entry.
     pub fn request_done(&self, key: RequestKey, sample: RequestSample) {
+        self.inner.metrics.request(&sample);
         self.note(|w| push(w.requests.entry(key).or_default(), sample));
     }
 

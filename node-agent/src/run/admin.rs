@@ -1,0 +1,174 @@
+//! /livez, /readyz and /metrics.
+
+use crate::engine::Engine;
+use crate::shared::Telemetry;
+use crate::slices::Slices;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What the endpoints look at. Clones share it.
+#[derive(Clone)]
+pub(super) struct Admin {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Arc<dyn Engine>,
+    slices: Slices,
+    telemetry: Telemetry,
+    is_ready: AtomicBool,
+    registry: Registry,
+    in_flight: Gauge,
+    ready_slices: Gauge,
+    pending_slices: Gauge,
+    failed_slices: Gauge,
+    resident_bytes: Gauge,
+}
+
+impl Admin {
+    pub(super) fn new(engine: Arc<dyn Engine>, slices: Slices, telemetry: Telemetry) -> Self {
+        let mut registry = Registry::with_prefix("lamina");
+        telemetry.register(&mut registry);
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let inner = Inner {
+            in_flight: gauge("requests_in_flight", "Requests inside this agent"),
+            ready_slices: gauge("slices_ready", "Slices that serve"),
+            pending_slices: gauge("slices_pending", "Slices that are fetched or loaded"),
+            failed_slices: gauge("slices_failed", "Slices that cannot be loaded"),
+            resident_bytes: gauge("slices_resident_bytes", "Memory of the slices that serve"),
+            engine,
+            slices,
+            telemetry,
+            is_ready: AtomicBool::new(false),
+            registry,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Whether requests are taken.
+    pub(super) fn set_ready(&self, is_ready: bool) {
+        self.inner.is_ready.store(is_ready, Ordering::Relaxed);
+    }
+
+    /// Answers until `shutdown`.
+    pub(super) async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> std::io::Result<()> {
+        let router = Router::new()
+            .route("/livez", get(live))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(metrics))
+            .with_state(self);
+        axum::serve(listener, router)
+            .with_graceful_shutdown(shutdown.cancelled_owned())
+            .await
+    }
+}
+
+fn verdict(is_good: bool, otherwise: &'static str) -> Response {
+    if is_good {
+        "ok\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, otherwise).into_response()
+    }
+}
+
+async fn live(State(admin): State<Admin>) -> Response {
+    let is_alive = admin.inner.engine.is_alive();
+    verdict(is_alive, "a thread of torch has stopped\n")
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    let is_ready = admin.inner.is_ready.load(Ordering::Relaxed);
+    verdict(is_ready, "not listening, or ending\n")
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let inner = &admin.inner;
+    let totals = inner.slices.totals();
+    inner
+        .in_flight
+        .set(inner.telemetry.requests_in_flight().into());
+    inner.ready_slices.set(totals.ready.into());
+    inner.pending_slices.set(totals.pending.into());
+    inner.failed_slices.set(totals.failed.into());
+    let resident = i64::try_from(totals.resident_bytes).unwrap_or(i64::MAX);
+    inner.resident_bytes.set(resident);
+    let mut text = String::new();
+    if encode(&mut text, &inner.registry).is_err() {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blobs::Blobs;
+    use crate::engine::fake::FakeEngine;
+    use crate::shared::{OperatorEndpoint, Outcome, RequestKey, RequestSample};
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt as _;
+
+    #[tokio::test]
+    async fn metrics_tell_requests_and_slices() {
+        let dir = tempfile::tempdir().unwrap();
+        let telemetry = Telemetry::default();
+        let endpoint = OperatorEndpoint::default();
+        let blobs = Blobs::open(dir.path().into(), endpoint, telemetry.clone(), None).unwrap();
+        let engine = Arc::new(FakeEngine::default());
+        let slices = Slices::new(engine.clone(), Arc::new(blobs), Arc::default());
+        let key = RequestKey {
+            placement_uid: "u".into(),
+            revision: 1,
+        };
+        let sample = RequestSample {
+            outcome: Outcome::Answered,
+            latency_s: 0.2,
+            retried: 1,
+        };
+        telemetry.request_done(key, sample);
+        let admin = Admin::new(engine, slices, telemetry);
+        let router = Router::new()
+            .route("/metrics", get(metrics))
+            .route("/readyz", get(ready))
+            .with_state(admin.clone());
+        let ask = async |path: &str| {
+            let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            let status = response.status();
+            let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        };
+        let (_, text) = ask("/metrics").await;
+        for line in [
+            "lamina_requests_total{outcome=\"answered\"} 1",
+            "lamina_request_retries_total 1",
+            "lamina_slices_ready 0",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert_eq!(ask("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        admin.set_ready(true);
+        assert_eq!(ask("/readyz").await.0, StatusCode::OK);
+    }
+}

@@ -1,0 +1,56 @@
+//! What the agent is told at its start.
+
+use clap::{Args, ValueEnum};
+use lamina_crds::quantity::parse_bytes;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Serve as the agent of one host. Inside Kubernetes the chart's DaemonSet sets
+/// all of it.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Name of this Node, and so of its ComputeNode.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+    /// Address at which other agents reach this one.
+    #[arg(long, env = "POD_IP")]
+    pub pod_ip: IpAddr,
+    /// Port for inference requests and for other agents.
+    #[arg(long, default_value_t = 8001)]
+    pub port: u16,
+    /// Port of /livez, /readyz and /metrics.
+    #[arg(long, default_value_t = 9091)]
+    pub admin_port: u16,
+    /// Folder for blocks and for what this host was told last; survives restarts.
+    #[arg(long, default_value = "/var/cache/lamina")]
+    pub cache_dir: PathBuf,
+    /// Space that the folder may take, `4Gi`. Blocks that nothing uses are
+    /// removed beyond three quarters of it.
+    #[arg(long, default_value = "4Gi", value_parser = parse_bytes)]
+    pub cache_size: u64,
+    /// The pod's service account token, by which the operator knows this node.
+    #[arg(
+        long,
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    )]
+    pub token_file: PathBuf,
+    /// Format of the log on standard error.
+    #[arg(long, value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look; RUST_LOG filters them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl RunArgs {
+    /// Where other agents reach this one, `10.0.0.7:8001`.
+    pub(super) fn address(&self) -> String {
+        std::net::SocketAddr::new(self.pod_ip, self.port).to_string()
+    }
+}

@@ -1,0 +1,246 @@
+//! The agent's life: it takes up what it was told last, measures itself, serves,
+//! and follows its ComputeNode until it is asked to end.
+
+mod admin;
+mod args;
+mod capacity;
+mod follow;
+mod publish;
+mod report;
+
+pub use args::{LogFormat, RunArgs};
+
+use crate::blobs::Blobs;
+use crate::dataplane::DataPlane;
+use crate::engine::{Engine, TorchEngine, TorchOptions};
+use crate::ledger::LedgerFile;
+use crate::prepare::{Program, Tools, run_job};
+use crate::routes::Routes;
+use crate::session::{self, JobStarter, Jobs, SessionConfig};
+use crate::shared::{OperatorEndpoint, Peers, Telemetry};
+use crate::slices::Slices;
+use admin::Admin;
+use anyhow::{Context as _, Result};
+use follow::{Follower, Seen};
+use kube::{Api, Client};
+use lamina_crds::ComputeNode;
+use publish::Publisher;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Forwards before a slice counts as ready.
+const WARMUP_RUNS: u32 = 3;
+/// Updates of a job that wait for the session.
+const JOB_UPDATES: usize = 16;
+/// Requests in flight get this long after the signal to end.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What is missing at the start, or the part that failed; the process should end
+/// with a failure then, so that it is started anew.
+pub fn run(args: &RunArgs) -> Result<()> {
+    init_tracing(args.log_format);
+    // Fails where one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let outcome = runtime.block_on(agent(args));
+    // A thread inside torch cannot be interrupted; the process ends without it.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn init_tracing(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.with_ansi(false).init(),
+    }
+}
+
+async fn agent(args: &RunArgs) -> Result<()> {
+    let telemetry = Telemetry::default();
+    let endpoint = OperatorEndpoint::default();
+    let token = Some(args.token_file.clone());
+    let blob_dir = args.cache_dir.join("blobs");
+    let blobs = Blobs::open(blob_dir, endpoint.clone(), telemetry.clone(), token)
+        .context("the cache folder cannot be used")?;
+    let blobs = Arc::new(blobs);
+    let file = LedgerFile::in_dir(&args.cache_dir);
+    let ledger = file.read()?;
+
+    let measured = args.cache_dir.clone();
+    let capacity = tokio::task::spawn_blocking(move || capacity::capacity(&measured)).await?;
+    tracing::info!(?capacity, node = args.node_name, "measured");
+    let engine: Arc<dyn Engine> = Arc::new(
+        TorchEngine::start(TorchOptions {
+            threads: threads(capacity.cpu_millis),
+            optimize: true,
+            warmup_runs: WARMUP_RUNS,
+        })
+        .context("cannot start the threads of torch")?,
+    );
+
+    let changed = Arc::new(Notify::new());
+    let slices = Slices::new(Arc::clone(&engine), blobs.clone(), Arc::clone(&changed));
+    let routes = Routes::new(&args.node_name, Arc::clone(&changed));
+    let seen = watch::Sender::new(Seen {
+        generation: ledger.generation,
+        ..Seen::default()
+    });
+    let client = Client::try_default()
+        .await
+        .context("no access to the Kubernetes API: run in a pod, or set KUBECONFIG")?;
+    let api: Api<ComputeNode> = Api::all(client);
+    let publisher = Publisher {
+        api: api.clone(),
+        node: args.node_name.clone(),
+        address: args.address(),
+        slices: slices.clone(),
+        routes: routes.clone(),
+        capacity,
+        seen: seen.subscribe(),
+        changed,
+    };
+    let follower = Follower {
+        ledger,
+        file,
+        slices: slices.clone(),
+        routes: routes.clone(),
+        endpoint: endpoint.clone(),
+        blobs: Arc::clone(&blobs),
+        cache_limit_bytes: args.cache_size / 4 * 3,
+        seen,
+        is_unwritten: false,
+    };
+    follower.resume();
+    session::spawn(SessionConfig {
+        node: args.node_name.clone(),
+        address: args.address(),
+        token_file: args.token_file.clone(),
+        cpu_millis: capacity.cpu_millis,
+        endpoint,
+        peers: Peers::default(),
+        telemetry: telemetry.clone(),
+        inbound: blobs.inbound(),
+        jobs: Jobs::new(job_starter(Arc::clone(&blobs), &args.cache_dir)?),
+    })
+    .context("cannot start the session's thread")?;
+
+    let admin = Admin::new(engine, slices.clone(), telemetry.clone());
+    let data_plane = DataPlane::new(&args.node_name, routes, slices, blobs, telemetry);
+    serve(args, admin, data_plane, follower, publisher, api).await
+}
+
+/// Threads inside one forward: whole processors only.
+fn threads(cpu_millis: u64) -> u32 {
+    u32::try_from(cpu_millis / 1000).unwrap_or(1).max(1)
+}
+
+/// Serves until a signal; the first part that ends otherwise ends the process.
+async fn serve(
+    args: &RunArgs,
+    admin: Admin,
+    data_plane: DataPlane,
+    follower: Follower,
+    publisher: Publisher,
+    api: Api<ComputeNode>,
+) -> Result<()> {
+    let shutdown = CancellationToken::new();
+    let admin_ends = CancellationToken::new();
+    let requests = listen(args.port).await?;
+    let probes = listen(args.admin_port).await?;
+    let mut parts = JoinSet::new();
+    let node = args.node_name.clone();
+    parts.spawn(async move {
+        follower.run(api, &node).await;
+        anyhow::Ok("the watch of the ComputeNode")
+    });
+    parts.spawn(async move {
+        publisher.run().await;
+        Ok("the report")
+    });
+    parts.spawn({
+        let (admin, ends) = (admin.clone(), admin_ends.clone());
+        async move {
+            admin.serve(probes, ends).await?;
+            Ok("the admin server")
+        }
+    });
+    let mut serving = tokio::spawn(data_plane.serve(requests, shutdown.clone()));
+    admin.set_ready(true);
+    tracing::info!(address = args.address(), "serving");
+    tokio::select! {
+        ended = parts.join_next() => {
+            let what = ended.context("nothing runs")???;
+            anyhow::bail!("{what} has ended")
+        }
+        ended = &mut serving => {
+            ended?.context("the server of requests failed")?;
+            anyhow::bail!("the server of requests has ended")
+        }
+        signal = signalled() => {
+            tracing::info!(signal = signal?, "ending: requests in flight are answered first");
+        }
+    }
+    admin.set_ready(false);
+    shutdown.cancel();
+    match tokio::time::timeout(DRAIN, serving).await {
+        Ok(ended) => ended?.context("the server of requests failed")?,
+        Err(_) => tracing::warn!("requests were still in flight after {DRAIN:?}"),
+    }
+    admin_ends.cancel();
+    Ok(())
+}
+
+async fn listen(port: u16) -> Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+        .await
+        .with_context(|| format!("cannot listen on port {port}"))
+}
+
+async fn signalled() -> Result<&'static str> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = term.recv() => Ok("SIGTERM"),
+        _ = int.recv() => Ok("SIGINT"),
+    }
+}
+
+/// Prepares models on the main runtime, away from the session's thread.
+fn job_starter(blobs: Arc<Blobs>, cache_dir: &Path) -> Result<JobStarter> {
+    let program = Program::this().context("cannot find this program's own file")?;
+    let tools = Tools::new(blobs, program, cache_dir.join("work"))
+        .context("the folder for preparing cannot be used")?;
+    let runtime = tokio::runtime::Handle::current();
+    Ok(Arc::new(move |job, updates, cancel| {
+        let tools = tools.clone();
+        runtime.spawn(async move {
+            let (sender, mut receiver) = mpsc::channel(JOB_UPDATES);
+            let forward = async {
+                while let Some(update) = receiver.recv().await {
+                    // The session keeps its end for the rest of the process.
+                    let _ = updates.send(update);
+                }
+            };
+            tokio::join!(run_job(job, tools, sender, cancel), forward);
+        });
+    }))
+}
