@@ -15,7 +15,8 @@ pub struct Health(Arc<Mutex<Parts>>);
 #[derive(Debug, Default)]
 struct Parts {
     beats: BTreeMap<&'static str, Instant>,
-    ready: BTreeMap<&'static str, bool>,
+    /// What each part waits for; `None` once it is ready.
+    waiting: BTreeMap<&'static str, Option<String>>,
 }
 
 /// Outcome of a check, for people and probes.
@@ -33,21 +34,28 @@ impl Health {
         self.parts().beats.insert(part, Instant::now());
     }
 
-    /// Whether `part` is ready. The process is when all are.
-    pub fn set_ready(&self, part: &'static str, ready: bool) {
-        self.parts().ready.insert(part, ready);
+    /// `part` is ready. The process is when all are.
+    pub fn ready(&self, part: &'static str) {
+        self.parts().waiting.insert(part, None);
+    }
+
+    /// `part` is not ready: what it waits for.
+    pub fn waits(&self, part: &'static str, why: impl Into<String>) {
+        self.parts().waiting.insert(part, Some(why.into()));
     }
 
     /// Whether no loop is stuck.
-    pub fn live(&self) -> Report {
+    pub fn livez(&self) -> Report {
         self.live_at(Instant::now())
     }
 
     /// Whether everything that must be ready is.
-    pub fn ready(&self) -> Report {
-        report(self.parts().ready.iter().map(|(part, ready)| {
-            let state = if *ready { "ok" } else { "not ready" };
-            (*ready, *part, state.to_owned())
+    pub fn readyz(&self) -> Report {
+        report(self.parts().waiting.iter().map(|(part, why)| {
+            let state = why
+                .as_ref()
+                .map_or_else(|| "ok".to_owned(), |w| format!("not ready: {w}"));
+            (why.is_none(), *part, state)
         }))
     }
 
@@ -75,7 +83,9 @@ fn report(parts: impl Iterator<Item = (bool, &'static str, String)>) -> Report {
         // Writing to a String cannot fail.
         let _ = writeln!(report.text, "[{sign}]{part} {state}");
     }
-    report.text.push_str(if report.ok { "ok\n" } else { "failed\n" });
+    report
+        .text
+        .push_str(if report.ok { "ok\n" } else { "failed\n" });
     report
 }
 
@@ -86,7 +96,7 @@ mod tests {
     #[test]
     fn a_loop_that_stops_beating_is_stuck() {
         let health = Health::default();
-        assert!(health.live().ok);
+        assert!(health.livez().ok);
         health.beat("lease");
         let now = Instant::now();
         assert!(health.live_at(now).ok);
@@ -98,13 +108,17 @@ mod tests {
     #[test]
     fn one_part_that_is_not_ready_is_named() {
         let health = Health::default();
-        health.set_ready("store", true);
-        health.set_ready("lease", false);
-        let report = health.ready();
+        health.ready("store");
+        health.waits("lease", "another process holds it");
+        let report = health.readyz();
         assert!(!report.ok);
         assert!(report.text.contains("[+]store ok\n"), "{}", report.text);
-        assert!(report.text.contains("[-]lease not ready\n"));
-        health.set_ready("lease", true);
-        assert!(health.ready().ok);
+        assert!(
+            report
+                .text
+                .contains("[-]lease not ready: another process holds it\n")
+        );
+        health.ready("lease");
+        assert!(health.readyz().ok);
     }
 }

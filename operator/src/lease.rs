@@ -155,8 +155,17 @@ impl Elector {
                 Ok(Turn::HeldBy(other)) if renewed_at.is_some() => {
                     return Err(LeaseError::Taken(other));
                 }
-                Ok(Turn::HeldBy(_)) => self.health.set_ready(PULSE, true),
-                Err(error) => tracing::warn!(error = crate::text::with_causes(&*error), "lease"),
+                Ok(Turn::HeldBy(_)) => self.health.ready(PULSE),
+                Err(error) => {
+                    let error = crate::text::with_causes(&*error);
+                    if renewed_at.is_none() {
+                        self.health.waits(PULSE, error.as_str());
+                    }
+                    tracing::warn!(
+                        error,
+                        "the lease could not be read or renewed; trying again"
+                    );
+                }
             }
             self.health.beat(PULSE);
             if renewed_at.is_some_and(|at| at.elapsed() >= RENEW_DEADLINE) {
@@ -181,7 +190,7 @@ impl Elector {
     }
 
     fn become_leader(&self, leads: &watch::Sender<bool>) {
-        self.health.set_ready(PULSE, true);
+        self.health.ready(PULSE);
         let first = leads.send_if_modified(|held| !std::mem::replace(held, true));
         if first {
             tracing::info!(lease = self.name, identity = self.identity, "leading");
@@ -190,7 +199,9 @@ impl Elector {
 
     async fn turn(&self, seen: &mut Seen) -> Result<Turn, BoxError> {
         let lease = in_time(self.leases.get_opt(&self.name)).await?;
-        let version = lease.as_ref().and_then(|l| l.metadata.resource_version.as_deref());
+        let version = lease
+            .as_ref()
+            .and_then(|l| l.metadata.resource_version.as_deref());
         let unchanged_for = seen.note(version, Instant::now());
         let spec = lease.as_ref().and_then(|l| l.spec.as_ref());
         // A Lease without a spec is a free one.
@@ -207,12 +218,7 @@ impl Elector {
     }
 
     /// Writes with the version that was read, so that of two candidates one fails.
-    async fn write(
-        &self,
-        old: Option<Lease>,
-        spec: LeaseSpec,
-        step: Step,
-    ) -> Result<(), BoxError> {
+    async fn write(&self, old: Option<Lease>, spec: LeaseSpec, step: Step) -> Result<(), BoxError> {
         let params = PostParams::default();
         let named = || ObjectMeta {
             name: Some(self.name.clone()),
@@ -239,7 +245,11 @@ impl Elector {
             return Ok(());
         }
         spec.holder_identity = None;
-        in_time(self.leases.replace(&self.name, &PostParams::default(), &lease)).await?;
+        in_time(
+            self.leases
+                .replace(&self.name, &PostParams::default(), &lease),
+        )
+        .await?;
         Ok(())
     }
 }
@@ -253,9 +263,7 @@ enum Turn {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn in_time<T>(
-    request: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, BoxError> {
+async fn in_time<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, BoxError> {
     Ok(tokio::time::timeout(REQUEST_TIMEOUT, request).await??)
 }
 
@@ -273,7 +281,10 @@ mod tests {
     #[test]
     fn a_candidate_takes_what_is_free_and_leaves_what_is_held() {
         assert_eq!(decide("a", None, Duration::ZERO), Step::Create);
-        assert_eq!(decide("a", Some(&LeaseSpec::default()), HALF), Step::Acquire);
+        assert_eq!(
+            decide("a", Some(&LeaseSpec::default()), HALF),
+            Step::Acquire
+        );
         assert_eq!(decide("a", Some(&held_by("b")), HALF), Step::Wait);
         assert_eq!(decide("a", Some(&held_by("b")), OVER), Step::Acquire);
         assert_eq!(decide("a", Some(&held_by("a")), OVER), Step::Renew);

@@ -1,3 +1,142 @@
 //! The operator's binary.
 
-fn main() {}
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use lamina_operator::operator::{self, Options};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Places the blocks of neural networks on hosts, and moves them when that pays.
+#[derive(Debug, Parser)]
+#[command(name = "lamina-operator", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the operator until SIGTERM or Ctrl-C.
+    ///
+    /// Inside a cluster it uses the pod's service account, elsewhere what
+    /// KUBECONFIG names. RUST_LOG sets the log filter, `info` by default.
+    Run(Run),
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// Namespace of the operator, of its lease and of the agents' pods.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "lamina-system")]
+    namespace: String,
+    /// Node on which the operator runs, so that blobs that agents fetch tell of
+    /// the links from there; empty where it runs on none.
+    #[arg(long, env = "NODE_NAME", default_value = "")]
+    node_name: String,
+    /// Address by which agents reach this process.
+    #[arg(long, env = "POD_IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pod_ip: IpAddr,
+    /// Name of this process among those that want the lease; by default one that
+    /// no other has.
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    pod_name: String,
+    /// Port for agents.
+    #[arg(long, default_value_t = 9000)]
+    port: u16,
+    /// Port for /livez, /readyz and /metrics.
+    #[arg(long, default_value_t = 9090)]
+    admin_port: u16,
+    /// Folder for prepared models.
+    #[arg(long, default_value = "/var/lib/lamina")]
+    store_dir: PathBuf,
+    /// Format of the log.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+fn main() -> ExitCode {
+    let Command::Run(run) = Cli::parse().command;
+    log(run.log_format);
+    match start(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.init(),
+    }
+}
+
+#[tokio::main]
+async fn start(run: Run) -> Result<()> {
+    // Before any connection: two crates in the tree bring a provider of their own.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("a TLS provider was installed already");
+    }
+    let shutdown = CancellationToken::new();
+    tokio::spawn(stop_at_signal(shutdown.clone())?);
+    let client = kube::Client::try_default()
+        .await
+        .context("no way to the API server; run in a pod or set KUBECONFIG")?;
+    let identity = if run.pod_name.is_empty() {
+        format!("local-{:08x}", rand::random::<u32>())
+    } else {
+        run.pod_name
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        identity,
+        namespace = run.namespace,
+        "starting"
+    );
+    let options = Options {
+        namespace: run.namespace,
+        node: run.node_name,
+        ip: run.pod_ip,
+        port: run.port,
+        admin_port: run.admin_port,
+        store: run.store_dir,
+        identity,
+    };
+    operator::run(options, client, shutdown).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Cancels `shutdown` at the first signal.
+fn stop_at_signal(shutdown: CancellationToken) -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("no handler for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no handler for SIGINT")?;
+    Ok(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping");
+        shutdown.cancel();
+    })
+}

@@ -8,8 +8,12 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        // Writing to a String cannot fail.
-        let _ = write!(text, ": {inner}");
+        let words = inner.to_string();
+        // Some errors print their cause themselves.
+        if !text.contains(&words) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ": {words}");
+        }
         cause = inner.source();
     }
     text

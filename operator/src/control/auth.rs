@@ -29,9 +29,7 @@ pub struct Caller {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum AuthError {
-    #[error(
-        "no token; send the pod's service account token as metadata `authorization: Bearer …`"
-    )]
+    #[error("no token; send the pod's service account token as metadata `authorization: Bearer …`")]
     MissingToken,
     #[error("the API server does not accept the token ({0}); renew it")]
     Rejected(String),

@@ -134,7 +134,11 @@ impl ControlService {
             .await
             .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
         let identity = check_hello(hello, allowed.as_deref())?;
-        tracing::info!(node = identity.node, address = identity.address, "session opened");
+        tracing::info!(
+            node = identity.node,
+            address = identity.address,
+            "session opened"
+        );
         let (session, mut inbox) = self.world.open_session(identity);
         let ended = loop {
             tokio::select! {
@@ -212,9 +216,11 @@ fn wrong_node(hello: &Hello, node: &str) -> Status {
 
 fn hear(session: &SessionHandle, message: AgentMessage) -> Result<(), Status> {
     // A message of a newer version that this one does not know is passed over.
-    match message.message {
-        Some(known) if !session.heard(known) => Err(taken_over()),
-        _ => Ok(()),
+    let is_current = message.message.is_none_or(|known| session.heard(known));
+    if is_current {
+        Ok(())
+    } else {
+        Err(taken_over())
     }
 }
 

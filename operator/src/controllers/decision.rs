@@ -1,5 +1,6 @@
 //! What is to be done, as data. The executor has no choice left.
 
+use crate::metrics::Solve;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use lamina_crds::{ComputeNodeSpec, DnnModelStatus, Hop, PlacementSpec, PlacementStatus};
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ pub(crate) struct Decisions {
     pub prepares: Vec<StartPrepare>,
     /// Prepare jobs that nobody waits for.
     pub forget_prepares: Vec<String>,
+    /// Strategies that were asked.
+    pub solves: Vec<Solve>,
 }
 
 /// One write. Its Events are published once it has succeeded, so that each

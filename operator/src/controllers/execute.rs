@@ -2,7 +2,9 @@
 
 use super::decision::{Change, Notice, Write};
 use super::events::{self, Series};
-use super::watch::{Copies, chain};
+use super::objects::Objects;
+use super::retry::{Owed, Retries, Target};
+use crate::text::with_causes;
 use futures::StreamExt;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -12,8 +14,8 @@ use kube::{Api, Client, Resource};
 use lamina_crds::{ComputeNode, DnnModel, OPERATOR_MANAGER, Placement};
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 /// A write that takes longer is given up; the next look decides again. kube
@@ -34,56 +36,141 @@ enum WriteError {
 /// Writes to the API server and keeps the copies in step.
 pub(crate) struct Executor {
     client: Client,
-    models: Arc<Copies<DnnModel>>,
-    placements: Arc<Copies<Placement>>,
-    compute_nodes: Arc<Copies<ComputeNode>>,
+    objects: Objects,
     series: Mutex<Series>,
+    retries: Retries,
+    owed: Owed,
     reporter: String,
+    /// A request of this look timed out: none of the others is begun, for each
+    /// would take as long.
+    is_away: AtomicBool,
+}
+
+/// What became of the writes of one look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Writes that succeeded.
+    pub written: u64,
+    /// Objects with a write that failed.
+    pub failed: u64,
 }
 
 impl Executor {
     /// `reporter` names this process in Events.
-    pub(crate) fn new(
-        client: Client,
-        models: Arc<Copies<DnnModel>>,
-        placements: Arc<Copies<Placement>>,
-        compute_nodes: Arc<Copies<ComputeNode>>,
-        reporter: String,
-    ) -> Self {
+    pub(crate) fn new(client: Client, objects: Objects, reporter: String) -> Self {
         Self {
             client,
-            models,
-            placements,
-            compute_nodes,
+            objects,
             series: Mutex::default(),
+            retries: Retries::default(),
+            owed: Owed::default(),
             reporter,
+            is_away: AtomicBool::new(false),
         }
     }
 
-    /// Carries out every write; returns how many succeeded. Those that fail are
-    /// logged and decided again later.
-    pub(crate) async fn run(&self, writes: Vec<Write>) -> usize {
-        futures::stream::iter(writes)
-            .map(|write| self.one(write))
+    /// Carries out every write, those of one object in their order. What fails is
+    /// logged, decided again by a later look, and put off for a while then.
+    pub(crate) async fn run(&mut self, writes: Vec<Write>) -> Outcome {
+        let now = Instant::now();
+        let groups = self.due(writes, now);
+        self.is_away.store(false, Ordering::Relaxed);
+        let this = &*self;
+        let done: Vec<Done> = futures::stream::iter(groups)
+            .map(|(target, writes)| this.group(target, writes))
             .buffer_unordered(CONCURRENCY)
-            .filter(|done| std::future::ready(*done))
-            .count()
-            .await
+            .collect()
+            .await;
+        let mut outcome = Outcome::default();
+        for one in done {
+            outcome.written += one.written;
+            let Some(target) = one.target else { continue };
+            if one.failed {
+                outcome.failed += 1;
+                self.owed.keep(target.clone(), one.untold, now);
+                self.retries.failed(target, Instant::now());
+            } else {
+                self.retries.succeeded(&target);
+            }
+        }
+        outcome
     }
 
-    async fn one(&self, write: Write) -> bool {
-        let done = match tokio::time::timeout(WRITE_TIMEOUT, self.change(&write.change)).await {
-            Ok(done) => done,
-            Err(_) => Err(WriteError::Timeout),
+    /// When what was put off may be tried again.
+    pub(crate) fn next_retry(&self) -> Option<Instant> {
+        self.retries.next(Instant::now())
+    }
+
+    /// The writes that may be tried now, by object, with the Events owed to each.
+    fn due(&mut self, writes: Vec<Write>, now: Instant) -> Vec<(Option<Target>, Vec<Write>)> {
+        let mut groups: Vec<(Option<Target>, Vec<Write>)> = Vec::new();
+        for mut write in writes {
+            let target = Target::of(&write.change);
+            let Some(known) = &target else {
+                groups.push((None, vec![write]));
+                continue;
+            };
+            if !self.retries.may(known, now) {
+                self.owed.keep(known.clone(), write.events, now);
+                continue;
+            }
+            write.events = self.owed.with(known, write.events);
+            match groups.iter_mut().find(|(t, _)| *t == target) {
+                Some((_, of_it)) => of_it.push(write),
+                None => groups.push((target, vec![write])),
+            }
+        }
+        groups
+    }
+
+    async fn group(&self, target: Option<Target>, writes: Vec<Write>) -> Done {
+        let mut done = Done {
+            target,
+            written: 0,
+            failed: false,
+            untold: Vec::new(),
         };
-        if let Err(error) = done {
-            tracing::warn!(what = describe(&write.change), error = %chain(&error), "write failed; deciding again");
-            return false;
+        for write in writes {
+            if !done.failed {
+                done.failed = !self.one(&write).await;
+            }
+            if done.failed {
+                done.untold.extend(write.events);
+                continue;
+            }
+            for notice in &write.events {
+                self.publish(notice).await;
+            }
+            done.written += u64::from(write.change != Change::Nothing);
         }
-        for notice in &write.events {
-            self.publish(notice).await;
+        done
+    }
+
+    async fn one(&self, write: &Write) -> bool {
+        let done = self.in_time(self.change(&write.change)).await;
+        if let Err(error) = &done {
+            tracing::warn!(
+                what = describe(&write.change),
+                error = with_causes(error),
+                "write failed; deciding again"
+            );
         }
-        write.change != Change::Nothing
+        done.is_ok()
+    }
+
+    async fn in_time<T>(
+        &self,
+        request: impl Future<Output = Result<T, WriteError>>,
+    ) -> Result<T, WriteError> {
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(WriteError::Timeout);
+        }
+        tokio::time::timeout(WRITE_TIMEOUT, request)
+            .await
+            .unwrap_or_else(|_| {
+                self.is_away.store(true, Ordering::Relaxed);
+                Err(WriteError::Timeout)
+            })
     }
 
     async fn change(&self, change: &Change) -> Result<(), WriteError> {
@@ -91,13 +178,16 @@ impl Executor {
             Change::ComputeNode { name, owner, spec } => {
                 let body = object::<ComputeNode>(None, name, None, Some(owner), "spec", spec);
                 let api = Api::<ComputeNode>::all(self.client.clone());
-                self.compute_nodes.observe(apply(&api, name, body).await?);
+                self.objects
+                    .compute_nodes
+                    .observe(apply(&api, name, body).await?);
             }
             Change::ComputeNodeConditions { name, conditions } => {
                 let status = json!({ "conditions": conditions });
                 let body = object::<ComputeNode>(None, name, None, None, "status", &status);
                 let api = Api::<ComputeNode>::all(self.client.clone());
-                self.compute_nodes
+                self.objects
+                    .compute_nodes
                     .observe(apply_status(&api, name, body).await?);
             }
             Change::Placement {
@@ -116,7 +206,9 @@ impl Executor {
                     spec,
                 );
                 let api = Api::<Placement>::namespaced(self.client.clone(), namespace);
-                self.placements.observe(apply(&api, name, body).await?);
+                self.objects
+                    .placements
+                    .observe(apply(&api, name, body).await?);
             }
             Change::PlacementStatus {
                 namespace,
@@ -127,7 +219,8 @@ impl Executor {
                 let body =
                     object::<Placement>(Some(namespace), name, Some(uid), None, "status", status);
                 let api = Api::<Placement>::namespaced(self.client.clone(), namespace);
-                self.placements
+                self.objects
+                    .placements
                     .observe(apply_status(&api, name, body).await?);
             }
             Change::ModelStatus {
@@ -139,7 +232,9 @@ impl Executor {
                 let body =
                     object::<DnnModel>(Some(namespace), name, Some(uid), None, "status", status);
                 let api = Api::<DnnModel>::namespaced(self.client.clone(), namespace);
-                self.models.observe(apply_status(&api, name, body).await?);
+                self.objects
+                    .models
+                    .observe(apply_status(&api, name, body).await?);
             }
             Change::DeletePlacement {
                 namespace,
@@ -170,7 +265,7 @@ impl Executor {
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
             Err(error) => return Err(error.into()),
         }
-        self.placements.remove(namespace, name, uid);
+        self.objects.placements.remove(namespace, name, uid);
         Ok(())
     }
 
@@ -192,16 +287,16 @@ impl Executor {
             if event.series.is_some() {
                 let name = event.metadata.name.clone().unwrap_or_default();
                 let patch = Patch::Merge(json!({ "series": event.series }));
-                api.patch(&name, &PatchParams::default(), &patch).await
+                api.patch(&name, &PatchParams::default(), &patch).await?;
             } else {
-                api.create(&PostParams::default(), &event).await
+                api.create(&PostParams::default(), &event).await?;
             }
+            Ok(())
         };
-        let error = match tokio::time::timeout(WRITE_TIMEOUT, written).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(error)) => chain(&error),
-            Err(_) => WriteError::Timeout.to_string(),
+        let Err(error) = self.in_time(written).await else {
+            return;
         };
+        let error = with_causes(&error);
         series.forget(notice);
         tracing::warn!(
             reason = notice.reason,
@@ -209,6 +304,14 @@ impl Executor {
             "event could not be published"
         );
     }
+}
+
+/// What became of the writes of one object.
+struct Done {
+    target: Option<Target>,
+    written: u64,
+    failed: bool,
+    untold: Vec<Notice>,
 }
 
 /// The object as server-side apply takes it: what we own and nothing else. With

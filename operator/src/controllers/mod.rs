@@ -6,25 +6,32 @@
 //! plain [`decision`]s out. An executor then writes them with server-side apply.
 //! A fault or a restart anywhere in between only means another look.
 
-#![allow(dead_code)] // until the loop that calls it stands
-
+mod collect;
 mod decision;
 mod deploy;
 mod events;
 mod execute;
 mod links;
+mod manifests;
 mod memory;
 mod model_status;
 mod models;
 mod nodes;
+mod objects;
+mod observe;
 mod placement_status;
 mod plan;
 mod problem;
 mod reconcile;
+mod retry;
+mod run;
 mod slices;
 mod snapshot;
 mod spec;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod text;
 mod watch;
+
+pub use run::{Controllers, ControllersError, Settings};
+pub(crate) use snapshot::Snapshot;

@@ -266,7 +266,7 @@ fn conditions(
         .collect();
     let (ready, reason, message) = readiness(parts);
     let mut condition = make(READY, ready, &reason, message);
-    if ready && matches!(parts.preparation, Preparation::Working { .. }) {
+    if ready && !matches!(parts.preparation, Preparation::Ready { .. }) {
         // What serves is what an earlier spec asked for.
         condition.observed_generation = before.profile.as_ref().map(|p| p.generation);
     }
@@ -315,15 +315,11 @@ fn readiness(parts: &Parts<'_>) -> (bool, String, String) {
         .entries
         .iter()
         .any(|e| e.status.as_ref().is_some_and(|s| s.active.is_some()));
-    let last_good = if serves {
-        "; the last good placement keeps serving"
-    } else {
-        ""
-    };
     match parts.preparation {
+        // A failed update takes nothing from what an earlier spec made ready.
         Preparation::Failed {
             reason, message, ..
-        } => return (false, (*reason).to_owned(), format!("{message}{last_good}")),
+        } if !serves => return (false, (*reason).to_owned(), message.clone()),
         Preparation::Working { step, message, .. } if !serves => {
             return (false, step.name().to_owned(), message.clone());
         }
@@ -352,7 +348,7 @@ fn readiness(parts: &Parts<'_>) -> (bool, String, String) {
         }
     }
     let message = match (parts.preparation, parts.entries) {
-        (Preparation::Working { message, .. }, _) => {
+        (Preparation::Working { message, .. } | Preparation::Failed { message, .. }, _) => {
             format!("{message}; the last good placement keeps serving")
         }
         (_, [one]) => ready(one).map(|c| c.message).unwrap_or_default(),

@@ -126,6 +126,11 @@ pub(crate) fn prepare(
     work(snapshot, model, memory, &hash, out)
 }
 
+/// UID of the model that a job is for.
+pub(crate) fn owner_of(job: &str) -> &str {
+    job.split('/').next().unwrap_or_default()
+}
+
 fn invalid(model: &DnnModel, message: String) -> Preparation {
     let told = model
         .status

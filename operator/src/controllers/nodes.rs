@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// of hosts that serve.
 const ALL_PAIRS_LIMIT: usize = 12;
 
+/// How the message of a lost host begins.
+const SILENT: &str = "no heartbeat since";
+
 /// What hosts are to hold, by host.
 #[derive(Debug, Default)]
 pub(crate) struct Wishes {
@@ -148,7 +151,10 @@ fn readiness(
         if was_there {
             let seen = snapshot.live.get(name).and_then(|l| l.last_seen);
             let message = match (seen, before) {
-                (Some(t), _) => format!("no heartbeat since {}", t.strftime("%H:%M:%SZ")),
+                // The moment is told once: seen from a later one it may fall into
+                // the second before or after.
+                (_, Some(b)) if b.message.starts_with(SILENT) => b.message.clone(),
+                (Some(t), _) => format!("{SILENT} {}", t.strftime("%H:%M:%SZ")),
                 (None, Some(b)) if b.reason == reasons::NODE_LOST => b.message.clone(),
                 (None, _) => "the agent did not come back to the restarted operator".to_owned(),
             };

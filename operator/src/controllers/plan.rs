@@ -9,19 +9,18 @@ use super::memory::{Memory, PlacementMemory, placement_key};
 use super::problem::{self, Question, WORKLOAD};
 use super::snapshot::Snapshot;
 use super::{links, spec, text};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::SignedDuration;
-use lamina_crds::dnn_model::AdaptationPolicy;
-use lamina_crds::placement::{Plan, Segment, format_path};
+use crate::metrics::Solve;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use lamina_crds::placement::Plan;
 use lamina_crds::{DnnModel, reasons};
-use lamina_placement::adapt::{self, Decision, Policy, Situation, Stay, Switched};
 use lamina_placement::check::{Violation, evaluate};
-use lamina_placement::explain::explain_infeasible;
+use lamina_placement::explain::why_infeasible;
 use lamina_placement::{
-    self as solver, Certificate, Ctx, Metrics, Objective, Problem, Solution, SolveError,
-    SolveOptions, solve_checked,
+    self as solver, Ctx, Problem, Solution, SolveError, SolveOptions, solve_checked,
 };
-use std::collections::{BTreeMap, BTreeSet};
+
+mod answer;
+mod weigh;
 
 /// A strategy is asked again after so long, though nothing happened.
 const RESOLVE_SECONDS: f64 = 10.0;
@@ -41,6 +40,8 @@ pub(crate) struct Planned {
     pub plan: Option<Plan>,
     /// What people are told: whether it is bad news, reason, action, note.
     pub notices: Vec<PlanNotice>,
+    /// How a strategy was asked.
+    pub solve: Option<Solve>,
 }
 
 /// An Event without its object.
@@ -151,6 +152,10 @@ impl Case<'_> {
             }
             return Planned::default();
         }
+        own.problem = own
+            .problem
+            .take()
+            .filter(|(reason, _)| *reason != reasons::NODE_LOST);
         let built = match problem::build(self.snapshot, memory, self.question) {
             Ok(built) => built,
             Err(e) => return self.stop(own, reasons::INVALID_SPEC, e.to_string()),
@@ -168,9 +173,21 @@ impl Case<'_> {
         own.solved_at = Some(self.snapshot.now);
         own.alive = self.alive().map(str::to_owned).collect();
         own.planned_generation = self.model.metadata.generation;
-        match self.solve(&built, ctx) {
+        let began = ctx.remaining();
+        let solution = self.solve(&built, ctx);
+        let took = began.zip(ctx.remaining()).map(|(a, b)| a.saturating_sub(b));
+        let solve = Solve {
+            strategy: self.question.spec.strategy.name.clone(),
+            seconds: took.unwrap_or_default().as_secs_f64(),
+            gap: solution.as_ref().ok().and_then(|s| s.certificate.gap),
+        };
+        let planned = match solution {
             Ok(solution) => self.compare(own, &built, &solution, must, news),
             Err((reason, message)) => self.infeasible(own, must.is_some(), reason, message),
+        };
+        Planned {
+            solve: Some(solve),
+            ..planned
         }
     }
 
@@ -199,13 +216,13 @@ impl Case<'_> {
             own.problem = None;
             own.told_problem = Some(message.clone());
             return Planned {
-                plan: None,
                 notices: vec![PlanNotice {
                     warning: true,
                     reason,
                     action: "Solve",
                     note: message,
                 }],
+                ..Planned::default()
             };
         }
         Planned::default()
@@ -370,341 +387,18 @@ impl Case<'_> {
         if solution.placements.is_empty() {
             return Err((
                 reasons::NO_FEASIBLE_PLACEMENT,
-                why_infeasible(built, &self.question.spec.strategy.name),
+                self.why_infeasible(built, ctx),
             ));
         }
         Ok(solution)
     }
 
-    /// What follows from a solution.
-    fn compare(
-        &self,
-        own: &mut PlacementMemory,
-        built: &Problem,
-        solution: &Solution,
-        must: Option<Must>,
-        news: Option<String>,
-    ) -> Planned {
-        let Some(segments) = self.segments(solution) else {
-            let message = "waiting for the address of a host".to_owned();
-            own.problem = Some((WAITING, message));
-            return Planned::default();
-        };
-        let digest = self.question.digest;
-        let same = |plan: &Plan| plan.manifest == digest && plan.segments == segments;
-        if self
-            .current
-            .is_some_and(|p| same(p) && p.strategy == solution.strategy)
-        {
-            own.problem = None;
-            own.candidate = None;
-            own.suppressed = None;
-            return Planned::default();
-        }
-        if let Some(failed) = self.failed_plan().filter(|p| same(p))
-            && let Some((again, _)) = own.retry
-            && self.snapshot.now < again
-        {
-            if self.current.is_none() {
-                let message = format!(
-                    "revision {} failed and nothing else is possible; next try at {}",
-                    failed.revision,
-                    again.strftime("%H:%M:%SZ")
-                );
-                own.problem = Some((reasons::NO_FEASIBLE_PLACEMENT, message));
-            }
-            return Planned::default();
-        }
-        match (self.current, must) {
-            (None, _) | (_, Some(Must::First)) => self.first(own, solution, segments),
-            (Some(current), Some(Must::Leave(why))) => {
-                own.problem = None;
-                self.switch(own, built, solution, current, segments, why)
-            }
-            (Some(current), None) => {
-                own.problem = None;
-                self.weigh(own, built, solution, current, segments, news)
-            }
-        }
-    }
-
-    /// The newest plan, if it could not be deployed.
-    fn failed_plan(&self) -> Option<&Plan> {
-        let placement = self.question.placement?;
-        let newest = placement.spec.plan.as_ref()?;
-        let failed = placement.status.as_ref().map_or(0, |s| s.failed_revision);
-        let fails_now = matches!(self.phase, Phase::Failed(_));
-        (fails_now || newest.revision <= failed).then_some(newest)
-    }
-
-    fn segments(&self, solution: &Solution) -> Option<Vec<Segment>> {
-        let placement = solution.placements.first()?;
-        placement
-            .segments
-            .iter()
-            .map(|s| {
-                Some(Segment {
-                    host: self.snapshot.hop(&s.node)?,
-                    blocks: s
-                        .blocks
-                        .iter()
-                        .filter_map(|b| u32::try_from(*b).ok())
-                        .collect(),
-                })
-            })
-            .collect()
-    }
-
-    fn first(&self, own: &mut PlacementMemory, solution: &Solution, to: Vec<Segment>) -> Planned {
-        own.problem = None;
-        own.waiting_since = None;
-        let plan = self.plan(solution, to, None, "first placement".to_owned());
-        let note = format!(
-            "revision {} for {}: {}, est. {}, {}",
-            plan.revision,
-            self.entry(),
-            format_path(&plan.segments),
-            text::millis(plan.estimated_latency_ms),
-            plan.certificate,
-        );
-        self.announce(plan, reasons::PLACEMENT_SOLVED, "Solve", note)
-    }
-
-    fn switch(
-        &self,
-        own: &mut PlacementMemory,
-        built: &Problem,
-        solution: &Solution,
-        current: &Plan,
-        to: Vec<Segment>,
-        trigger: String,
-    ) -> Planned {
-        own.candidate = None;
-        own.suppressed = None;
-        let before = figures(built, current).map(|m| m.latency_seconds * 1e3);
-        let what = moves_or_path(current, &to);
-        let plan = self.plan(solution, to, before, trigger);
-        let after = text::millis(plan.estimated_latency_ms);
-        let estimate = before.map_or_else(
-            || format!("est. {after}"),
-            |b| format!("est. {} → {after}", text::millis(b)),
-        );
-        let note = format!("{}; {what} ({estimate})", plan.trigger);
-        self.announce(plan, reasons::REDEPLOY_STARTED, "Redeploy", note)
-    }
-
-    fn announce(
-        &self,
-        plan: Plan,
-        reason: &'static str,
-        action: &'static str,
-        note: String,
-    ) -> Planned {
-        Planned {
-            plan: Some(plan),
-            notices: vec![PlanNotice {
-                warning: false,
-                reason,
-                action,
-                note,
-            }],
-        }
-    }
-
-    /// Moves for a gain, or says why not.
-    fn weigh(
-        &self,
-        own: &mut PlacementMemory,
-        built: &Problem,
-        solution: &Solution,
-        current: &Plan,
-        to: Vec<Segment>,
-        news: Option<String>,
-    ) -> Planned {
-        let (Some(now), Some(then)) = (figures(built, current), &solution.metrics) else {
-            return Planned::default();
-        };
-        let goal = |m: &Metrics| match built.objective {
-            Objective::Latency => m.latency_seconds,
-            Objective::Throughput => m.bottleneck.as_ref().map_or(0.0, |b| b.seconds),
-        };
-        let busy = self
-            .violations(built, current)
-            .iter()
-            .any(|v| matches!(v, Violation::Busy { .. }));
-        let network = now.workloads.first().map_or(0.0, |w| w.network_seconds);
-        let rate = self.question.spec.objective.requests_per_second;
-        let situation = Situation {
-            now_seconds: self.snapshot.now.as_duration().as_secs_f64(),
-            // A host or link that cannot keep up lets requests wait for ever.
-            current_seconds: if busy { f64::INFINITY } else { goal(&now) },
-            best_seconds: goal(then),
-            deviation_seconds: self.deviation(&now).hypot(self.deviation(then)),
-            rate_per_second: rate,
-            // While blocks are on the way, requests share links with them.
-            migration_request_seconds: rate * network * self.fetch_seconds(current, &to),
-        };
-        let path = format_path(&to);
-        match adapt::decide(&self.policy(), &situation, &self.moves_made()) {
-            Decision::Stay(Stay::SmallGain { .. } | Stay::NothingServes | Stay::Paused) => {
-                own.candidate = None;
-                Planned::default()
-            }
-            Decision::Stay(why) => {
-                own.candidate = None;
-                let kind = std::mem::discriminant(&why);
-                let (before, after) = (goal(&now), situation.best_seconds);
-                suppress(
-                    own,
-                    &format!("{path} {kind:?}"),
-                    &path,
-                    before,
-                    after,
-                    &why.to_string(),
-                )
-            }
-            Decision::Switch(_) | Decision::Rescue { .. }
-                if self.question.spec.adaptation.policy == AdaptationPolicy::Never =>
-            {
-                let why = "adaptation.policy is Never";
-                let (before, after) = (goal(&now), situation.best_seconds);
-                suppress(own, &format!("{path} never"), &path, before, after, why)
-            }
-            Decision::Switch(_) | Decision::Rescue { .. } => {
-                // Seen once, a better path may be one bad sample.
-                let confirmed = own
-                    .candidate
-                    .as_ref()
-                    .is_some_and(|(p, t)| *p == path && self.snapshot.now > *t);
-                if !confirmed {
-                    own.candidate = Some((path, self.snapshot.now));
-                    return Planned::default();
-                }
-                let trigger = news.unwrap_or_else(|| "a better placement was found".to_owned());
-                self.switch(own, built, solution, current, to, trigger)
-            }
-        }
-    }
-
-    fn policy(&self) -> Policy {
-        let wishes = &self.question.spec.adaptation;
-        Policy {
-            horizon_seconds: f64::from(wishes.horizon_seconds),
-            cool_down_seconds: f64::from(wishes.cool_down_seconds),
-            paused: wishes.paused,
-            ..Policy::default()
-        }
-    }
-
-    /// Moves of this Placement that the model's history holds, oldest first.
-    fn moves_made(&self) -> Vec<Switched> {
-        let name = self
-            .question
-            .placement
-            .and_then(|p| p.metadata.name.as_deref());
-        let history = self.model.status.as_ref().map_or(&[][..], |s| &s.history);
-        history
-            .iter()
-            .rev()
-            .filter(|r| Some(r.placement.as_str()) == name)
-            .map(|r| Switched {
-                at_seconds: r.time.0.as_duration().as_secs_f64(),
-                from: r.from.clone(),
-                to: r.to.clone(),
-            })
-            .collect()
-    }
-
-    /// Standard deviation of a path's latency that comes from its links.
-    fn deviation(&self, metrics: &Metrics) -> f64 {
-        let crossings = metrics.workloads.iter().flat_map(|w| &w.crossings);
-        crossings
-            .map(|c| {
-                let pair = (c.from.clone(), c.to.clone());
-                let noise = self.snapshot.links.get(&pair).map_or(0.0, |v| v.noise);
-                (c.transfer_seconds * noise).powi(2)
-            })
-            .sum::<f64>()
-            .sqrt()
-    }
-
-    /// Time in which hosts fetch what they lack for `to`.
-    fn fetch_seconds(&self, current: &Plan, to: &[Segment]) -> f64 {
-        let held: BTreeSet<(&str, u32)> = current
-            .segments
-            .iter()
-            .flat_map(|s| s.blocks.iter().map(|b| (s.host.node.as_str(), *b)))
-            .collect();
-        let mut lacking: BTreeMap<&str, u64> = BTreeMap::new();
-        for segment in to {
-            let node = segment.host.node.as_str();
-            for block in segment
-                .blocks
-                .iter()
-                .filter(|b| !held.contains(&(node, **b)))
-            {
-                let index = usize::try_from(*block).unwrap_or(usize::MAX);
-                let bytes = self
-                    .question
-                    .manifest
-                    .blocks
-                    .get(index)
-                    .map_or(0, |b| b.file_bytes);
-                *lacking.entry(node).or_default() += bytes;
-            }
-        }
-        lacking
-            .iter()
-            .map(|(node, bytes)| *bytes as f64 / self.inbound(node))
-            .fold(0.0, f64::max)
-    }
-
-    /// Bytes per second at which `node` fetches: from the operator's host, else
-    /// by its slowest measured link.
-    fn inbound(&self, node: &str) -> f64 {
-        let operator = &self.snapshot.operator_node;
-        let rate = |view: &super::snapshot::LinkView| view.bytes_per_second.filter(|r| *r > 0.0);
-        let direct = self
-            .snapshot
-            .links
-            .get(&(operator.clone(), node.to_owned()))
-            .and_then(rate);
-        direct.unwrap_or_else(|| {
-            self.snapshot
-                .links
-                .iter()
-                .filter(|((_, to), _)| to == node)
-                .filter_map(|(_, view)| rate(view))
-                .fold(f64::INFINITY, f64::min)
-        })
-    }
-
-    fn plan(
-        &self,
-        solution: &Solution,
-        segments: Vec<Segment>,
-        replaced_latency_ms: Option<f64>,
-        trigger: String,
-    ) -> Plan {
-        let placement = self.question.placement;
-        let status = placement.and_then(|p| p.status.as_ref());
-        let newest = placement.and_then(|p| p.spec.plan.as_ref());
-        let last = [
-            newest.map_or(0, |p| p.revision),
-            status.map_or(0, |s| s.active_revision),
-            status.map_or(0, |s| s.failed_revision),
-        ];
-        let latency = solution.metrics.as_ref().map_or(0.0, |m| m.latency_seconds);
-        Plan {
-            revision: last.into_iter().max().unwrap_or(0) + 1,
-            manifest: self.question.digest.to_owned(),
-            segments,
-            strategy: solution.strategy.clone(),
-            certificate: certificate(&solution.certificate),
-            estimated_latency_ms: round(latency * 1e3),
-            replaced_latency_ms: replaced_latency_ms.map(round),
-            trigger,
-            time: Time(seconds_only(self.snapshot.now)),
+    /// Another strategy may find what this one does not.
+    fn why_infeasible(&self, built: &Problem, ctx: &Ctx) -> String {
+        let why = why_infeasible(built, &ctx.part(0.5)).join("; ");
+        match self.question.spec.strategy.name.as_str() {
+            "optimal" => why,
+            name => format!("strategy {name} found no placement: {why}"),
         }
     }
 
@@ -755,22 +449,6 @@ fn is_broken_wish(violation: &Violation) -> bool {
     }
 }
 
-/// Latency and times of `plan` as things are, whatever the limits say of it.
-fn figures(built: &Problem, plan: &Plan) -> Option<Metrics> {
-    let mut free = built.clone();
-    for node in &mut free.nodes {
-        node.memory_bytes = u64::MAX;
-        node.utilisation_cap = 1.0;
-        node.excluded = None;
-    }
-    for workload in &mut free.workloads {
-        workload.constraints = solver::Constraints::default();
-        workload.rate_per_second = 0.0;
-        workload.previous = None;
-    }
-    evaluate(&free, &[placement_of(plan)]).ok()
-}
-
 fn placement_of(plan: &Plan) -> solver::Placement {
     solver::Placement {
         workload: WORKLOAD.to_owned(),
@@ -779,75 +457,9 @@ fn placement_of(plan: &Plan) -> solver::Placement {
     }
 }
 
-/// Says once that a better path is not taken.
-fn suppress(
-    own: &mut PlacementMemory,
-    key: &str,
-    path: &str,
-    before_seconds: f64,
-    after_seconds: f64,
-    why: &str,
-) -> Planned {
-    if own.suppressed.as_deref() == Some(key) {
-        return Planned::default();
-    }
-    own.suppressed = Some(key.to_owned());
-    let note = format!(
-        "{path} would take {} rather than {}, but {why}",
-        text::millis(after_seconds * 1e3),
-        text::millis(before_seconds * 1e3),
-    );
-    Planned {
-        plan: None,
-        notices: vec![PlanNotice {
-            warning: false,
-            reason: reasons::REDEPLOY_SUPPRESSED,
-            action: "Redeploy",
-            note,
-        }],
-    }
-}
-
-fn moves_or_path(current: &Plan, to: &[Segment]) -> String {
-    let moves = text::moves(&current.segments, to);
-    if moves.is_empty() {
-        format!("deploying {}", format_path(to))
-    } else {
-        moves
-    }
-}
-
-fn why_infeasible(built: &Problem, strategy: &str) -> String {
-    let why: Vec<String> = explain_infeasible(built)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    if why.is_empty() {
-        format!(
-            "strategy {strategy} found no placement: each block fits somewhere, but not all of them together"
-        )
-    } else {
-        why.join("; ")
-    }
-}
-
-/// `Optimal`, or `Feasible, gap 2.9%`.
-fn certificate(proof: &Certificate) -> String {
-    match (proof.status, proof.gap) {
-        (solver::Status::Optimal, _) => "Optimal".to_owned(),
-        (_, Some(gap)) => format!("Feasible, gap {:.1}%", gap * 100.0),
-        _ => "Feasible".to_owned(),
-    }
-}
-
-/// Milliseconds with a tenth: more digits say nothing and make every solve differ.
-fn round(ms: f64) -> f64 {
-    (ms * 10.0).round() / 10.0
-}
-
 /// Kubernetes keeps whole seconds; anything finer would differ after a write.
-pub(crate) fn seconds_only(now: k8s_openapi::jiff::Timestamp) -> k8s_openapi::jiff::Timestamp {
-    k8s_openapi::jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
+pub(crate) fn seconds_only(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::problem::{self, Question};
 use super::snapshot::Snapshot;
 use super::{placement_status, slices};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use lamina_crds::{DnnModel, Placement, PlacementSpec};
+use lamina_crds::{DnnModel, Placement, PlacementSpec, reasons};
 use lamina_model::{Digest, Manifest};
 use lamina_placement::Ctx;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +35,7 @@ pub(crate) fn decide(snapshot: &Snapshot, memory: &mut Memory, ctx: &Ctx) -> Dec
         reconcile_model(snapshot, memory, ctx, model, &found, &mut wishes, &mut out);
     }
     delete_orphans(snapshot, &mut out);
+    forget_prepares(snapshot, &mut out);
     nodes::peers(snapshot, &entries, &mut out);
     nodes::apply(snapshot, wishes, &mut out);
     out
@@ -110,10 +111,6 @@ fn reconcile_model(
     out: &mut Decisions,
 ) {
     let preparation = models::prepare(snapshot, model, memory, out);
-    let prepared = match &preparation {
-        Preparation::Ready { profile, fresh } => Some((profile.manifest.clone(), *fresh)),
-        _ => None,
-    };
     let mut told = Vec::new();
     let mut states = Vec::new();
     for entry in found {
@@ -126,10 +123,7 @@ fn reconcile_model(
             wishes,
             out,
         };
-        let manifest = prepared
-            .as_ref()
-            .and_then(|(digest, _)| Some((digest.as_str(), snapshot.manifests.get(digest)?)));
-        states.extend(work.reconcile(memory, manifest));
+        states.extend(work.reconcile(memory, &preparation));
     }
     let uid = model.metadata.uid.clone().unwrap_or_default();
     let parts = Parts {
@@ -169,12 +163,9 @@ struct EntryWork<'a> {
 impl EntryWork<'_> {
     /// Plans and deploys; `None` where the name of its Placement is still taken
     /// by one that is being removed.
-    fn reconcile(
-        &mut self,
-        memory: &mut Memory,
-        prepared: Option<(&str, &Arc<Manifest>)>,
-    ) -> Option<EntryState> {
+    fn reconcile(&mut self, memory: &mut Memory, preparation: &Preparation) -> Option<EntryState> {
         let placement = self.placement();
+        let prepared = self.prepared(preparation, placement.as_deref());
         let name = match &placement {
             Some(p) => p.metadata.name.clone().unwrap_or_default(),
             None => self.free_name()?,
@@ -189,10 +180,11 @@ impl EntryWork<'_> {
             deploy::phase(self.snapshot, p, &mut clock)
         });
         memory.placements.entry(key.clone()).or_default().clock = clock;
+        let is_prepared = prepared.is_some();
         let planned = prepared.map(|(digest, manifest)| {
             let question = Question {
                 spec: &self.model.spec,
-                manifest,
+                manifest: &manifest,
                 digest,
                 entry: self.entry,
                 placement: placement.as_deref(),
@@ -206,9 +198,10 @@ impl EntryWork<'_> {
                 &phase,
             )
         });
-        let planned = planned.unwrap_or_default();
+        let mut planned = planned.unwrap_or_default();
+        self.out.solves.extend(planned.solve.take());
         self.told.extend(planned.notices.iter().cloned());
-        self.write_plan(placement.as_deref(), &name, planned, prepared.is_some());
+        self.write_plan(placement.as_deref(), &name, planned, is_prepared);
         let status = placement.map(|p| {
             self.wish(&p, &phase);
             self.write_status(memory, &key, &p, &phase)
@@ -219,6 +212,22 @@ impl EntryWork<'_> {
             phase,
             status,
         })
+    }
+
+    /// What is to be placed: the prepared model, else the one that serves, which
+    /// must be able to leave a lost host though an update of it is broken.
+    fn prepared<'m>(
+        &self,
+        preparation: &'m Preparation,
+        placement: Option<&'m Placement>,
+    ) -> Option<(&'m str, Arc<Manifest>)> {
+        let digest = match preparation {
+            Preparation::Ready { profile, .. } => &profile.manifest,
+            Preparation::Failed { reason, .. } if *reason == reasons::INVALID_SPEC => return None,
+            _ => &deploy::active(placement?)?.manifest,
+        };
+        let manifest = self.snapshot.manifests.get(digest)?;
+        Some((digest, Arc::clone(manifest)))
     }
 
     fn placement(&self) -> Option<Arc<Placement>> {
@@ -398,6 +407,20 @@ fn delete_orphans(snapshot: &Snapshot, out: &mut Decisions) {
         };
         out.write(change, Vec::new());
     }
+}
+
+/// Stops preparing for models that are gone. What a model itself no longer wants
+/// is forgotten where it is prepared.
+fn forget_prepares(snapshot: &Snapshot, out: &mut Decisions) {
+    let wanted: BTreeSet<&str> = snapshot
+        .models
+        .iter()
+        .filter(|m| is_wanted(m))
+        .filter_map(|m| m.metadata.uid.as_deref())
+        .collect();
+    let jobs = snapshot.prepares.keys();
+    let unwanted = jobs.filter(|job| !wanted.contains(models::owner_of(job)));
+    out.forget_prepares.extend(unwanted.cloned());
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! A small world for tests: a camera, an edge host and a cloud host that are all
 //! connected, benchmarked and measured, and a model of four blocks.
 
+mod bench;
+
+pub(crate) use bench::Bench;
+
 use super::snapshot::{LinkView, LiveNode, NodeView, Snapshot};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use lamina_crds::compute_node::Capacity;
+use lamina_crds::compute_node::{Capacity, Slice};
 use lamina_crds::conditions::{BENCHMARKED, READY, condition};
 use lamina_crds::dnn_model::{Entry, InputDataType, ModelInput, ModelSource, ProfileSummary};
 use lamina_crds::placement::{Plan, Segment};
@@ -288,4 +292,17 @@ pub(crate) fn world() -> Snapshot {
 
 pub(crate) fn pass(snapshot: &mut Snapshot, millis: i64) {
     snapshot.now += SignedDuration::from_millis(millis);
+}
+
+pub(crate) fn slice(uid: &str, revision: i64, segment: u32) -> Slice {
+    Slice {
+        placement_uid: uid.into(),
+        model: "default/net".into(),
+        revision,
+        segment,
+        blocks: Vec::new(),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        next: None,
+    }
 }

@@ -3,15 +3,23 @@
 //! What this process wrote is put into the copy at once, so that the next look
 //! at the world does not decide the same thing again because its watch is late.
 
+use crate::text::with_causes;
 use futures::{Stream, StreamExt};
 use kube::core::DeserializeGuard;
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
+
+/// First pause after a watch failed; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause between two tries at a watch.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Namespace and name.
 type Key = (String, String);
@@ -30,6 +38,8 @@ struct Inner<K> {
     /// UIDs that this process removed; a late watch must not bring them back.
     removed: Vec<String>,
     is_complete: bool,
+    /// What the watch last complained of, until it works.
+    complaint: Option<String>,
 }
 
 impl<K> Default for Copies<K> {
@@ -40,6 +50,7 @@ impl<K> Default for Copies<K> {
                 listing: BTreeMap::new(),
                 removed: Vec::new(),
                 is_complete: false,
+                complaint: None,
             }),
         }
     }
@@ -72,6 +83,14 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
         inner
             .is_complete
             .then(|| inner.present.values().cloned().collect())
+    }
+
+    /// `kind` with what its watch complains of, as long as the first list is not
+    /// complete.
+    pub(crate) fn missing(&self, kind: &str) -> Option<String> {
+        let inner = self.lock();
+        let why = inner.complaint.as_ref().map(|c| format!(" ({c})"));
+        (!inner.is_complete).then(|| format!("{kind}{}", why.unwrap_or_default()))
     }
 
     /// Takes over an object as a watch or a write gave it, unless a newer
@@ -137,6 +156,7 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
                 inner.removed = removed;
                 inner.present = listed;
                 inner.is_complete = true;
+                inner.complaint = None;
             }
         }
     }
@@ -150,7 +170,27 @@ fn events<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    watcher(api, config).default_backoff()
+    watcher(api, config).backoff(Pause(FIRST_PAUSE))
+}
+
+/// Pauses between tries at a watch. kube's own grow to half a minute, in which
+/// an operator is blind after the API server is back.
+struct Pause(Duration);
+
+impl Iterator for Pause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        Some(pause.mul_f64(rand::random_range(0.8..1.2)))
+    }
+}
+
+impl Backoff for Pause {
+    fn reset(&mut self) {
+        self.0 = FIRST_PAUSE;
+    }
 }
 
 /// Keeps `copies` up to date until the watch ends, which only a shutdown does.
@@ -174,7 +214,10 @@ pub(crate) async fn keep<K>(
                 }
             }
             Err(error) => {
-                tracing::warn!(kind, error = %chain(&error), "watch failed; trying again")
+                let error = with_causes(&error);
+                tracing::warn!(kind, error, "watch failed; trying again");
+                copies.lock().complaint = Some(error);
+                changed.notify_one();
             }
         }
     }
@@ -208,22 +251,6 @@ fn readable<K: Resource<DynamicType = ()>>(
         watcher::Event::Apply(guard) => watcher::Event::Apply(open(guard)?),
         watcher::Event::Delete(guard) => watcher::Event::Delete(open(guard)?),
     })
-}
-
-/// An error with its causes, for a log line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some errors print their cause themselves.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -137,11 +137,6 @@ impl Live {
     pub(super) const fn totals(&self) -> &BTreeMap<String, RequestTotals> {
         &self.totals
     }
-
-    /// Placements with reports in the window.
-    pub(super) fn placements(&self) -> impl Iterator<Item = &String> {
-        self.requests.keys()
-    }
 }
 
 fn summarize_segment(

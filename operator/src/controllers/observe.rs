@@ -1,0 +1,205 @@
+//! Puts the world together as plain data.
+
+use super::objects::Listed;
+use super::snapshot::{LinkView, LiveNode, NodeView, PrepareView, RequestView, Snapshot};
+use crate::world::{LinkMatrix, NodeState, PrepareState, World};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+use lamina_model::Manifest;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What does not change while the process leads.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// Since when it leads.
+    pub started: Timestamp,
+    /// Where agents reach it.
+    pub endpoint: String,
+    /// Its node.
+    pub node: String,
+}
+
+/// The snapshot at `now`.
+pub(crate) fn snapshot(
+    place: &Place,
+    now: Timestamp,
+    listed: Listed,
+    world: &World,
+    prepares: BTreeMap<String, PrepareView>,
+    manifests: BTreeMap<String, Arc<Manifest>>,
+) -> Snapshot {
+    let timings = timings(&listed, world);
+    Snapshot {
+        now,
+        started: place.started,
+        operator_node: place.node.clone(),
+        endpoint: place.endpoint.clone(),
+        models: listed.models,
+        placements: listed.placements,
+        compute_nodes: listed
+            .compute_nodes
+            .into_iter()
+            .map(|n| (n.name_any(), n))
+            .collect(),
+        nodes: listed.nodes.iter().map(|n| node(n)).collect(),
+        agents: listed.agents.iter().filter_map(|p| agent(p)).collect(),
+        live: world
+            .nodes()
+            .into_iter()
+            .map(|(name, state)| (name, live(&state, now)))
+            .collect(),
+        links: links(&world.links()),
+        timings,
+        requests: requests(world),
+        manifests,
+        prepares,
+    }
+}
+
+fn node(node: &Node) -> (String, NodeView) {
+    let view = NodeView {
+        uid: node.uid().unwrap_or_default(),
+        labels: node.labels().clone(),
+        unschedulable: node
+            .spec
+            .as_ref()
+            .and_then(|s| s.unschedulable)
+            .unwrap_or_default(),
+    };
+    (node.name_any(), view)
+}
+
+/// The node of an agent's pod that runs or will.
+fn agent(pod: &Pod) -> Option<String> {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+    let node = pod.spec.as_ref()?.node_name.clone()?;
+    (!is_over).then_some(node)
+}
+
+fn live(state: &NodeState, now: Timestamp) -> LiveNode {
+    let ago = SignedDuration::try_from(state.last_seen).ok();
+    LiveNode {
+        address: state.address.clone(),
+        alive: state.alive,
+        memory_free_bytes: state.memory_free_bytes.unwrap_or(0),
+        last_seen: ago.and_then(|ago| now.checked_sub(ago).ok()),
+    }
+}
+
+fn links(matrix: &LinkMatrix) -> BTreeMap<(String, String), LinkView> {
+    matrix
+        .iter()
+        .map(|(from, to, e)| {
+            let view = LinkView {
+                rtt_seconds: e.rtt_seconds,
+                bytes_per_second: e.bytes_per_second,
+                noise: e.noise,
+                reachable: e.reachable,
+            };
+            ((from.to_owned(), to.to_owned()), view)
+        })
+        .collect()
+}
+
+/// Live times of every revision that serves or is about to.
+fn timings(listed: &Listed, world: &World) -> BTreeMap<(String, i64, u32), f64> {
+    let mut timings = BTreeMap::new();
+    for placement in &listed.placements {
+        let uid = placement.uid().unwrap_or_default();
+        let active = placement.status.as_ref().map_or(0, |s| s.active_revision);
+        let newest = placement.spec.plan.as_ref().map_or(0, |p| p.revision);
+        for revision in BTreeSet::from([active, newest]) {
+            for t in world.segment_timings(&uid, revision) {
+                let key = (uid.clone(), revision, t.segment);
+                timings.insert(key, t.compute_p50_seconds);
+            }
+        }
+    }
+    timings
+}
+
+fn requests(world: &World) -> BTreeMap<String, RequestView> {
+    let estimates = world.requests().into_iter();
+    estimates
+        .filter_map(|(uid, (_, estimate))| {
+            let e = estimate?;
+            let view = RequestView {
+                revision: e.revision,
+                answered: e.answered,
+                latency_p50_seconds: e.p50_seconds,
+            };
+            Some((uid, view))
+        })
+        .collect()
+}
+
+/// Prepare jobs as they are.
+pub(crate) fn prepares(world: &World) -> BTreeMap<String, PrepareView> {
+    let view = |state: PrepareState| match state {
+        PrepareState::Running {
+            node,
+            step,
+            done,
+            total,
+            bytes,
+        } => PrepareView::Running {
+            node,
+            step,
+            done,
+            total,
+            bytes,
+        },
+        PrepareState::Done {
+            node,
+            manifest_digest,
+        } => PrepareView::Done {
+            node,
+            manifest: manifest_digest,
+        },
+        PrepareState::Failed {
+            node,
+            reason,
+            message,
+            retryable,
+        } => PrepareView::Failed {
+            node,
+            reason,
+            message,
+            retryable,
+        },
+        PrepareState::Lost { node } => PrepareView::Lost { node },
+    };
+    let jobs = world.prepares().into_iter();
+    jobs.map(|(job, state)| (job, view(state))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
+
+    fn pod(node: Option<&str>, phase: &str) -> Pod {
+        Pod {
+            spec: Some(PodSpec {
+                node_name: node.map(str::to_owned),
+                ..PodSpec::default()
+            }),
+            status: Some(PodStatus {
+                phase: Some(phase.into()),
+                ..PodStatus::default()
+            }),
+            ..Pod::default()
+        }
+    }
+
+    #[test]
+    fn an_agent_counts_from_when_it_is_bound_until_it_is_over() {
+        assert_eq!(agent(&pod(None, "Pending")), None);
+        assert_eq!(agent(&pod(Some("a"), "Pending")).as_deref(), Some("a"));
+        assert_eq!(agent(&pod(Some("a"), "Running")).as_deref(), Some("a"));
+        assert_eq!(agent(&pod(Some("a"), "Failed")), None);
+    }
+}

@@ -1,0 +1,220 @@
+//! What the operator shows at `/metrics`.
+//!
+//! Counters and histograms of its own work are kept as they come; facts about
+//! hosts, links and placements are read when somebody asks, so that what is gone
+//! leaves no figures behind.
+
+mod facts;
+
+use crate::controllers::Snapshot;
+use crate::world::World;
+use facts::Facts;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// Label names with their values.
+type Labels = Vec<(&'static str, String)>;
+/// A gauge of a real number.
+type RealGauge = Gauge<f64, AtomicU64>;
+
+/// One call of a strategy.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Solve {
+    /// Its name.
+    pub strategy: String,
+    /// Time that it took.
+    pub seconds: f64,
+    /// `(objective - lower bound) / objective`; `None` where nothing was proved or
+    /// found.
+    pub gap: Option<f64>,
+}
+
+/// The process's figures. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    facts: Arc<Facts>,
+    looks: Family<Labels, Counter>,
+    look_seconds: Histogram,
+    writes: Family<Labels, Counter>,
+    leader: Gauge,
+    solver_seconds: Family<Labels, Histogram>,
+    solver_gap: Family<Labels, RealGauge>,
+    store_bytes: Gauge,
+}
+
+fn seconds_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 14))
+}
+
+impl Metrics {
+    /// Figures of a process that looks at `world`.
+    pub fn new(world: World) -> Self {
+        let mut registry = Registry::with_prefix("lamina");
+        let facts = Arc::new(Facts::new(world));
+        let inner = Inner {
+            facts: Arc::clone(&facts),
+            looks: Family::default(),
+            look_seconds: seconds_histogram(),
+            writes: Family::default(),
+            leader: Gauge::default(),
+            solver_seconds: Family::new_with_constructor(seconds_histogram),
+            solver_gap: Family::default(),
+            store_bytes: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Version of the operator", build);
+        registry.register(
+            "reconcile",
+            "Looks at the world by outcome",
+            inner.looks.clone(),
+        );
+        registry.register_with_unit(
+            "reconcile_duration",
+            "Time of one look at the world, its writes included",
+            Unit::Seconds,
+            inner.look_seconds.clone(),
+        );
+        registry.register(
+            "api_writes",
+            "Writes to the API server by outcome",
+            inner.writes.clone(),
+        );
+        registry.register(
+            "leader",
+            "1 while this process decides and writes",
+            inner.leader.clone(),
+        );
+        registry.register_with_unit(
+            "solver_duration",
+            "Time of one call of a strategy",
+            Unit::Seconds,
+            inner.solver_seconds.clone(),
+        );
+        registry.register(
+            "solver_gap_ratio",
+            "Gap between the last answer of a strategy and what it proved",
+            inner.solver_gap.clone(),
+        );
+        registry.register(
+            "store_bytes",
+            "Bytes of prepared models in the store",
+            inner.store_bytes.clone(),
+        );
+        registry.register_collector(Box::new(facts));
+        Self(Arc::new(Inner { registry, ..inner }))
+    }
+
+    /// Everything in OpenMetrics text.
+    ///
+    /// # Errors
+    /// The text could not be written.
+    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0.registry)?;
+        Ok(text)
+    }
+
+    /// This process leads, or does not.
+    pub(crate) fn set_leader(&self, leads: bool) {
+        self.0.leader.set(i64::from(leads));
+    }
+
+    /// Size of the store.
+    pub(crate) fn set_store_bytes(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.0.store_bytes.set(bytes);
+    }
+
+    /// The world as it was last looked at.
+    pub(crate) fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
+        self.0.facts.set(snapshot);
+    }
+
+    /// One look at the world is over.
+    pub(crate) fn looked(&self, took: Duration, written: u64, failed: u64) {
+        let result = |word: &str| vec![("result", word.to_owned())];
+        let word = if failed > 0 { "error" } else { "ok" };
+        self.0.looks.get_or_create(&result(word)).inc();
+        self.0.look_seconds.observe(took.as_secs_f64());
+        let writes = &self.0.writes;
+        writes.get_or_create(&result("ok")).inc_by(written);
+        writes.get_or_create(&result("error")).inc_by(failed);
+    }
+
+    /// A strategy was asked.
+    pub(crate) fn solved(&self, solve: &Solve) {
+        let labels = vec![("strategy", solve.strategy.clone())];
+        let time = self.0.solver_seconds.get_or_create(&labels);
+        time.observe(solve.seconds);
+        drop(time);
+        if let Some(gap) = solve.gap {
+            self.0.solver_gap.get_or_create(&labels).set(gap);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controllers::testing;
+    use lamina_crds::conditions::{READY, condition};
+
+    #[test]
+    fn the_catalogue_is_there_with_the_facts_of_the_moment() {
+        let metrics = Metrics::new(World::new());
+        metrics.set_leader(true);
+        metrics.looked(Duration::from_millis(3), 2, 0);
+        metrics.solved(&Solve {
+            strategy: "optimal".into(),
+            seconds: 0.01,
+            gap: Some(0.0),
+        });
+        let plan = testing::plan(1, &[("cam-1", 0..2), ("edge-1", 2..4)]);
+        let mut placement = testing::placement(Some(plan.clone()), Some(plan));
+        let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(testing::at(0));
+        let ready = condition(READY, true, "Serving", "", None, now);
+        if let Some(status) = &mut placement.status {
+            status.path = "cam-1[0-1]→edge-1[2-3]".into();
+            status.conditions.push(ready);
+        }
+        let mut snapshot = testing::world();
+        snapshot.placements.push(Arc::new(placement));
+        metrics.set_snapshot(Arc::new(snapshot));
+        let text = metrics.text().unwrap();
+        for wanted in [
+            "lamina_build_info{version=",
+            "lamina_leader 1",
+            "lamina_reconcile_total{result=\"ok\"} 1",
+            "lamina_reconcile_duration_seconds_count 1",
+            "lamina_solver_duration_seconds_count{strategy=\"optimal\"} 1",
+            "lamina_solver_gap_ratio{strategy=\"optimal\"} 0",
+            "lamina_placement_info{namespace=\"default\",model=\"net\",placement=\"net-cam-1\",path=\"cam-1[0-1]→edge-1[2-3]\"} 1",
+            "lamina_placement_condition{namespace=\"default\",placement=\"net-cam-1\",type=\"Ready\",status=\"True\"} 1",
+            "lamina_latency_estimate_seconds{namespace=\"default\",model=\"net\",placement=\"net-cam-1\"} 0.05",
+            "lamina_node_gflops{node=\"cloud-1\"} 40",
+            "lamina_link_rtt_seconds{src=\"cam-1\",dst=\"edge-1\"} 0.01",
+            "lamina_link_bandwidth_bytes_per_second{src=\"cam-1\",dst=\"edge-1\"} 12500000",
+            "lamina_store_bytes 0",
+        ] {
+            assert!(text.contains(wanted), "lacks {wanted}:\n{text}");
+        }
+        metrics.set_snapshot(Arc::new(Snapshot {
+            placements: Vec::new(),
+            ..testing::world()
+        }));
+        assert!(!metrics.text().unwrap().contains("lamina_placement_info{"));
+    }
+}

@@ -1,0 +1,181 @@
+//! The whole process: its servers, its lease, its controllers.
+
+use crate::admin;
+use crate::control::{self, ControlService, TokenReviews};
+use crate::controllers::{Controllers, ControllersError, Settings};
+use crate::health::Health;
+use crate::lease::{Elector, LeaseError, PULSE};
+use crate::metrics::Metrics;
+use crate::store::{BlobStore, StoreError};
+use crate::world::World;
+use kube::Client;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Name of the Lease that decides who decides.
+const LEASE: &str = "lamina-operator";
+/// Time that everything has to end after a signal; the kubelet gives 30 s.
+const SHUTDOWN: Duration = Duration::from_secs(15);
+
+/// What the process needs to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Namespace of the operator and of the agents' pods.
+    pub namespace: String,
+    /// Node on which it runs; empty where it runs on none.
+    pub node: String,
+    /// Address by which agents reach it.
+    pub ip: IpAddr,
+    /// Port for agents.
+    pub port: u16,
+    /// Port for probes and metrics.
+    pub admin_port: u16,
+    /// Folder for prepared models.
+    pub store: PathBuf,
+    /// Names this process, among candidates for the lease and in Events.
+    pub identity: String,
+}
+
+/// Why the process ended.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum OperatorError {
+    #[error("cannot listen on port {port}; is it taken?")]
+    Listen {
+        port: u16,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("the store cannot be used")]
+    Store(#[from] StoreError),
+    #[error("serving agents broke off")]
+    Control(#[from] tonic::transport::Error),
+    #[error("serving probes and metrics broke off")]
+    Admin(#[source] std::io::Error),
+    #[error("this process leads no more")]
+    Lease(#[from] LeaseError),
+    #[error("the controllers ended")]
+    Controllers(#[from] ControllersError),
+    #[error("{0} ended by itself, which is a bug")]
+    Ended(&'static str),
+    #[error("a part of the process panicked, which is a bug")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+/// Runs until `shutdown`, then frees the lease. The first part that ends before
+/// ends all.
+///
+/// # Errors
+/// A part could not begin, or ended.
+pub async fn run(
+    options: Options,
+    client: Client,
+    shutdown: CancellationToken,
+) -> Result<(), OperatorError> {
+    let health = Health::default();
+    health.waits(PULSE, "the lease was not read yet");
+    let world = World::new();
+    let metrics = Metrics::new(world.clone());
+    let store = BlobStore::local(&options.store)?;
+    let agents = listen(options.port).await?;
+    let probes = listen(options.admin_port).await?;
+    world.set_operator_node(&options.node);
+
+    let elector = Elector::new(
+        client.clone(),
+        &options.namespace,
+        LEASE,
+        options.identity.clone(),
+        health.clone(),
+    );
+    let elector = Arc::new(elector);
+    let (lead, leads) = watch::channel(false);
+    // Whatever ends, all others are told.
+    let stop = shutdown.child_token();
+    let mut parts: JoinSet<(&'static str, Result<(), OperatorError>)> = JoinSet::new();
+
+    let (token, health_of) = (stop.clone(), health.clone());
+    let figures = metrics.clone();
+    parts.spawn(async move {
+        let served = admin::serve(probes, health_of, figures, token).await;
+        ("the admin server", served.map_err(OperatorError::Admin))
+    });
+    let auth = Arc::new(TokenReviews::new(client.clone(), &options.namespace));
+    let service = ControlService::new(world.clone(), store.clone(), auth, stop.clone());
+    let token = stop.clone();
+    parts.spawn(async move {
+        let served = control::serve(agents, service, token).await;
+        ("the server for agents", served.map_err(Into::into))
+    });
+    let watched = world.clone();
+    let token = stop.clone();
+    parts.spawn(async move {
+        token.run_until_cancelled(watched.watch_over()).await;
+        ("the watch over agents", Ok(()))
+    });
+    let settings = Settings {
+        namespace: options.namespace.clone(),
+        node: options.node.clone(),
+        endpoint: SocketAddr::new(options.ip, options.port).to_string(),
+        identity: options.identity.clone(),
+    };
+    let controllers = Controllers::new(settings, client, world, store, health, metrics);
+    let token = stop.clone();
+    parts.spawn(async move {
+        let done = controllers.run(leads, token).await;
+        ("the controllers", done.map_err(Into::into))
+    });
+    let (candidate, token) = (Arc::clone(&elector), stop.clone());
+    parts.spawn(async move {
+        let done = candidate.run(&lead, &token).await;
+        ("the election", done.map_err(Into::into))
+    });
+
+    let first = wait(&mut parts, &stop, &shutdown).await;
+    stop.cancel();
+    let ended = tokio::time::timeout(SHUTDOWN, async {
+        while parts.join_next().await.is_some() {}
+    });
+    if ended.await.is_err() {
+        tracing::warn!("some parts did not end within {} s", SHUTDOWN.as_secs());
+    }
+    parts.shutdown().await;
+    // Only now, when nothing writes any more.
+    elector.release().await;
+    first
+}
+
+/// Waits for the first part that ends before `shutdown`.
+async fn wait(
+    parts: &mut JoinSet<(&'static str, Result<(), OperatorError>)>,
+    stop: &CancellationToken,
+    shutdown: &CancellationToken,
+) -> Result<(), OperatorError> {
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        first = parts.join_next() => match first {
+            Some(Ok((_, Err(error)))) => Err(error),
+            Some(Ok((part, Ok(())))) if !shutdown.is_cancelled() => Err(OperatorError::Ended(part)),
+            Some(Err(panic)) => Err(OperatorError::Panicked(panic)),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// A listener on every address of this machine, old and new.
+async fn listen(port: u16) -> Result<TcpListener, OperatorError> {
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    match TcpListener::bind(any).await {
+        Ok(listener) => Ok(listener),
+        // A machine without IPv6.
+        Err(_) => TcpListener::bind(("0.0.0.0", port))
+            .await
+            .map_err(|cause| OperatorError::Listen { port, cause }),
+    }
+}
