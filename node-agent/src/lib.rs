@@ -2,7 +2,11 @@
 
 mod backoff;
 pub mod blobs;
+mod data_plane;
+mod deadline;
 pub mod engine;
+mod front;
+mod hop;
 pub mod ledger;
 pub mod measure;
 pub mod prepare;
@@ -11,6 +15,7 @@ pub mod session;
 pub mod shared;
 mod slices;
 mod specs;
+mod verify;
 
 #[cfg(test)]
 mod testing;

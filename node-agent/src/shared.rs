@@ -5,7 +5,7 @@ mod metrics;
 mod peers;
 mod telemetry;
 
-pub use peers::{OperatorEndpoint, PeerSockets, Peers, Registered};
+pub use peers::{OperatorEndpoint, Peers};
 pub use telemetry::{
     Outcome, RequestKey, RequestSample, RequestToken, SegmentKey, SegmentSample, Telemetry,
     Transfer, Window,

@@ -1,7 +1,5 @@
 use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
 
 /// Addresses of the other agents, as the operator tells them in a session.
@@ -65,66 +63,6 @@ impl OperatorEndpoint {
     }
 }
 
-/// The kept-open connections to other agents, so that the kernel can be asked
-/// for their round-trip times (TCP_INFO).
-#[derive(Debug, Clone, Default)]
-pub struct PeerSockets {
-    open: Arc<Mutex<SocketTable>>,
-}
-
-#[derive(Debug, Default)]
-struct SocketTable {
-    next_id: u64,
-    sockets: BTreeMap<u64, (String, Arc<OwnedFd>)>,
-}
-
-/// Keeps a socket listed for as long as its connection lives.
-#[derive(Debug)]
-pub struct Registered {
-    id: u64,
-    table: PeerSockets,
-}
-
-impl PeerSockets {
-    /// Lists `socket`, connected to `address`, until the answer is dropped.
-    ///
-    /// # Errors
-    /// The process has no file descriptor left.
-    pub fn register(
-        &self,
-        address: &str,
-        socket: &impl std::os::fd::AsFd,
-    ) -> io::Result<Registered> {
-        let fd = Arc::new(socket.as_fd().try_clone_to_owned()?);
-        let mut table = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = table.next_id;
-        table.next_id += 1;
-        table.sockets.insert(id, (address.to_owned(), fd));
-        Ok(Registered {
-            id,
-            table: self.clone(),
-        })
-    }
-
-    /// Every open connection as `(address, socket)`. Do not keep the sockets:
-    /// the connection stays open for as long as one is held.
-    pub fn list(&self) -> Vec<(String, Arc<OwnedFd>)> {
-        let table = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        table.sockets.values().cloned().collect()
-    }
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        let mut table = self
-            .table
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        table.sockets.remove(&self.id);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,16 +86,5 @@ mod tests {
         assert_eq!(*seen.borrow_and_update(), "10.0.0.3:9000");
         endpoint.set("10.0.0.3:9000");
         assert!(!seen.has_changed().unwrap());
-    }
-
-    #[test]
-    fn a_socket_is_listed_for_as_long_as_its_connection_lives() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let sockets = PeerSockets::default();
-        let kept = sockets.register("10.0.0.1:8001", &listener).unwrap();
-        assert_eq!(sockets.list().len(), 1);
-        assert_eq!(sockets.list()[0].0, "10.0.0.1:8001");
-        drop(kept);
-        assert!(sockets.list().is_empty());
     }
 }

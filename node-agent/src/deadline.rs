@@ -1,0 +1,104 @@
+//! How long a request may still take.
+
+use std::future::Future;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+
+/// For clients that set none: longer than any path should take, short enough
+/// that a forgotten request does not hold its place for ever.
+pub(crate) const DEFAULT: Duration = Duration::from_secs(30);
+
+/// What is kept back, so that the answer, or which host was late, still reaches
+/// the caller before it gives up: a twentieth of what is left, at most this.
+const LONGEST_RESERVE: Duration = Duration::from_millis(20);
+
+/// The moment after which nobody waits for the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    /// `left` from now.
+    pub(crate) fn after(left: Duration) -> Self {
+        Self(Instant::now() + left)
+    }
+
+    /// Of the call with `metadata`, a little before its caller's own; [`DEFAULT`]
+    /// from now where the caller set none.
+    pub(crate) fn of(metadata: &MetadataMap) -> Self {
+        let header = metadata.get("grpc-timeout").and_then(|v| v.to_str().ok());
+        let left = header.and_then(parse).unwrap_or(DEFAULT).min(LONGEST);
+        Self::after(left - (left / 20).min(LONGEST_RESERVE))
+    }
+
+    /// Time left; zero once it has passed.
+    pub(crate) fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    pub(crate) fn has_passed(self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// `work`, unless it takes too long: then `None`.
+    pub(crate) async fn bound<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout_at(self.0, work).await.ok()
+    }
+}
+
+/// Beyond it instants overflow.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// A `grpc-timeout`: at most eight digits and a unit.
+fn parse(header: &str) -> Option<Duration> {
+    let (digits, unit) = header.split_at_checked(header.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(n * 3600)),
+        "M" => Some(Duration::from_secs(n * 60)),
+        "S" => Some(Duration::from_secs(n)),
+        "m" => Some(Duration::from_millis(n)),
+        "u" => Some(Duration::from_micros(n)),
+        "n" => Some(Duration::from_nanos(n)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(header: &str) -> Duration {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("grpc-timeout", header.parse().unwrap());
+        Deadline::of(&metadata).left()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_lies_a_little_before_the_callers() {
+        assert_eq!(left("2S"), Duration::from_millis(1980));
+        assert_eq!(left("100m"), Duration::from_millis(95));
+        assert_eq!(left("99999999H"), LONGEST - LONGEST_RESERVE);
+        assert_eq!(left("0m"), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_one_that_can_be_read_there_is_the_default() {
+        let default = DEFAULT - LONGEST_RESERVE;
+        assert_eq!(Deadline::of(&MetadataMap::new()).left(), default);
+        for nonsense in ["5", "S", "-5S", "5h", "123456789S"] {
+            assert_eq!(left(nonsense), default, "{nonsense}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_longer_is_given_up() {
+        let deadline = Deadline::after(Duration::from_millis(10));
+        assert_eq!(deadline.bound(async { 1 }).await, Some(1));
+        assert_eq!(deadline.bound(std::future::pending::<()>()).await, None);
+        assert!(deadline.has_passed());
+    }
+}

@@ -1,0 +1,68 @@
+use super::dispatch::Setback;
+use super::input::InputError;
+use crate::hop::{CallError, HopError};
+use crate::routes::LookupError;
+use lamina_crds::Hop;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+/// Advice with UNAVAILABLE, in milliseconds.
+const RETRY_AFTER_MS: &str = "500";
+
+/// Why a client got no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum FrontError {
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error("model `{model}` has no version `{version}`; leave it out or ask for version 1")]
+    Version { model: String, version: String },
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error("model `{0}` is known but does not serve yet; try again")]
+    NotServing(String),
+    #[error(
+        "{node} is not the entry of model `{model}` but was forwarded a request as if it were; \
+         {} is, try again", .entry.node
+    )]
+    Loop {
+        node: String,
+        model: String,
+        entry: Hop,
+    },
+    #[error(transparent)]
+    Hop(#[from] HopError),
+    #[error(transparent)]
+    Relay(#[from] CallError),
+    #[error("no answer before the deadline after {tries} tries; at last: {last}")]
+    OutOfTime { tries: u32, last: Setback },
+    #[error("the path gave no output `{0}`; please report this model")]
+    NoOutput(String),
+}
+
+impl FrontError {
+    /// The one map from what happened to what clients are told.
+    pub(crate) const fn code(&self) -> Code {
+        match self {
+            Self::Lookup(LookupError::Unknown { .. }) | Self::Version { .. } => Code::NotFound,
+            Self::Lookup(LookupError::Ambiguous { .. }) => Code::InvalidArgument,
+            Self::Input(InputError::Extension { .. }) => Code::Unimplemented,
+            Self::Input(_) => Code::InvalidArgument,
+            Self::NotServing(_) | Self::Loop { .. } => Code::Unavailable,
+            Self::Hop(error) => error.code(),
+            Self::Relay(error) => error.code(),
+            Self::OutOfTime { .. } => Code::DeadlineExceeded,
+            Self::NoOutput(_) => Code::Internal,
+        }
+    }
+}
+
+impl From<FrontError> for Status {
+    fn from(error: FrontError) -> Self {
+        let mut status = Self::new(error.code(), error.to_string());
+        if status.code() == Code::Unavailable {
+            let advice = MetadataValue::from_static(RETRY_AFTER_MS);
+            status.metadata_mut().insert("retry-after-ms", advice);
+        }
+        status
+    }
+}

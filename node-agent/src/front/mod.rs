@@ -1,0 +1,18 @@
+//! What users call: the Open Inference Protocol v2 over gRPC.
+//!
+//! Any agent takes any model. One that is not the model's entry checks the
+//! request and passes it to the entry; the entry sends it along the path of the
+//! active revision, again and again where hosts fail on the way.
+
+mod dispatch;
+mod error;
+mod input;
+mod output;
+mod relay;
+mod service;
+mod typed;
+
+pub(crate) use service::Front;
+
+#[cfg(test)]
+mod tests;
