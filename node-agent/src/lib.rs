@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod measure;
 pub mod prepare;
 mod routes;
+pub mod run;
 pub mod session;
 pub mod shared;
 mod slices;

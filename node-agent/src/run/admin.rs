@@ -12,8 +12,8 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// What the endpoints look at. Clones share it.
@@ -26,7 +26,7 @@ struct Inner {
     engine: Arc<dyn Engine>,
     slices: Slices,
     telemetry: Telemetry,
-    is_ready: AtomicBool,
+    ready: watch::Receiver<bool>,
     registry: Registry,
     in_flight: Gauge,
     ready_slices: Gauge,
@@ -36,7 +36,13 @@ struct Inner {
 }
 
 impl Admin {
-    pub(super) fn new(engine: Arc<dyn Engine>, slices: Slices, telemetry: Telemetry) -> Self {
+    /// `ready` says whether requests are taken.
+    pub(super) fn new(
+        engine: Arc<dyn Engine>,
+        slices: Slices,
+        telemetry: Telemetry,
+        ready: watch::Receiver<bool>,
+    ) -> Self {
         let mut registry = Registry::with_prefix("lamina");
         telemetry.register(&mut registry);
         let mut gauge = |name: &str, help: &str| {
@@ -53,17 +59,12 @@ impl Admin {
             engine,
             slices,
             telemetry,
-            is_ready: AtomicBool::new(false),
+            ready,
             registry,
         };
         Self {
             inner: Arc::new(inner),
         }
-    }
-
-    /// Whether requests are taken.
-    pub(super) fn set_ready(&self, is_ready: bool) {
-        self.inner.is_ready.store(is_ready, Ordering::Relaxed);
     }
 
     /// Answers until `shutdown`.
@@ -97,7 +98,7 @@ async fn live(State(admin): State<Admin>) -> Response {
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    let is_ready = admin.inner.is_ready.load(Ordering::Relaxed);
+    let is_ready = *admin.inner.ready.borrow();
     verdict(is_ready, "not listening, or ending\n")
 }
 
@@ -147,11 +148,12 @@ mod tests {
             retried: 1,
         };
         telemetry.request_done(key, sample);
-        let admin = Admin::new(engine, slices, telemetry);
+        let (set_ready, is_ready) = watch::channel(false);
+        let admin = Admin::new(engine, slices, telemetry, is_ready);
         let router = Router::new()
             .route("/metrics", get(metrics))
             .route("/readyz", get(ready))
-            .with_state(admin.clone());
+            .with_state(admin);
         let ask = async |path: &str| {
             let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();
@@ -168,7 +170,7 @@ mod tests {
             assert!(text.contains(line), "{text}");
         }
         assert_eq!(ask("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
-        admin.set_ready(true);
+        set_ready.send_replace(true);
         assert_eq!(ask("/readyz").await.0, StatusCode::OK);
     }
 }

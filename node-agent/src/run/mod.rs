@@ -11,7 +11,7 @@ mod report;
 pub use args::{LogFormat, RunArgs};
 
 use crate::blobs::Blobs;
-use crate::dataplane::DataPlane;
+use crate::data_plane::DataPlane;
 use crate::engine::{Engine, TorchEngine, TorchOptions};
 use crate::ledger::LedgerFile;
 use crate::prepare::{Program, Tools, run_job};
@@ -28,7 +28,6 @@ use publish::Publisher;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -39,8 +38,6 @@ use tokio_util::sync::CancellationToken;
 const WARMUP_RUNS: u32 = 3;
 /// Updates of a job that wait for the session.
 const JOB_UPDATES: usize = 16;
-/// Requests in flight get this long after the signal to end.
-const DRAIN: Duration = Duration::from_secs(20);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -143,9 +140,22 @@ async fn agent(args: &RunArgs) -> Result<()> {
     })
     .context("cannot start the session's thread")?;
 
-    let admin = Admin::new(engine, slices.clone(), telemetry.clone());
-    let data_plane = DataPlane::new(&args.node_name, routes, slices, blobs, telemetry);
-    serve(args, admin, data_plane, follower, publisher, api).await
+    let (set_ready, ready) = watch::channel(false);
+    let parts = Parts {
+        admin: Admin::new(engine, slices.clone(), telemetry.clone(), ready.clone()),
+        data_plane: DataPlane {
+            node: args.node_name.as_str().into(),
+            routes,
+            slices,
+            blobs,
+            telemetry,
+            ready,
+        },
+        follower,
+        publisher,
+        set_ready,
+    };
+    parts.serve(args, api).await
 }
 
 /// Threads inside one forward: whole processors only.
@@ -153,60 +163,56 @@ fn threads(cpu_millis: u64) -> u32 {
     u32::try_from(cpu_millis / 1000).unwrap_or(1).max(1)
 }
 
-/// Serves until a signal; the first part that ends otherwise ends the process.
-async fn serve(
-    args: &RunArgs,
+/// What runs side by side.
+struct Parts {
     admin: Admin,
     data_plane: DataPlane,
     follower: Follower,
     publisher: Publisher,
-    api: Api<ComputeNode>,
-) -> Result<()> {
-    let shutdown = CancellationToken::new();
-    let admin_ends = CancellationToken::new();
-    let requests = listen(args.port).await?;
-    let probes = listen(args.admin_port).await?;
-    let mut parts = JoinSet::new();
-    let node = args.node_name.clone();
-    parts.spawn(async move {
-        follower.run(api, &node).await;
-        anyhow::Ok("the watch of the ComputeNode")
-    });
-    parts.spawn(async move {
-        publisher.run().await;
-        Ok("the report")
-    });
-    parts.spawn({
-        let (admin, ends) = (admin.clone(), admin_ends.clone());
-        async move {
-            admin.serve(probes, ends).await?;
-            Ok("the admin server")
+    set_ready: watch::Sender<bool>,
+}
+
+impl Parts {
+    /// Serves until a signal; a part that ends before ends the process.
+    async fn serve(self, args: &RunArgs, api: Api<ComputeNode>) -> Result<()> {
+        let requests = listen(args.port).await?;
+        let probes = listen(args.admin_port).await?;
+        let (shutdown, admin_ends) = (CancellationToken::new(), CancellationToken::new());
+        let node = args.node_name.clone();
+        let (follower, publisher) = (self.follower, self.publisher);
+        let mut beside = JoinSet::new();
+        beside.spawn(async move {
+            follower.run(api, &node).await;
+            anyhow::Ok("the watch of the ComputeNode")
+        });
+        beside.spawn(async move {
+            publisher.run().await;
+            Ok("the report")
+        });
+        let admin = self.admin.serve(probes, admin_ends.clone());
+        beside.spawn(async move { admin.await.map(|()| "the admin server").map_err(Into::into) });
+        let mut serving = tokio::spawn(self.data_plane.serve(requests, shutdown.clone()));
+        self.set_ready.send_replace(true);
+        tracing::info!(address = args.address(), "serving");
+        tokio::select! {
+            ended = beside.join_next() => {
+                let what = ended.context("nothing runs")???;
+                anyhow::bail!("{what} has ended")
+            }
+            ended = &mut serving => {
+                ended?.context("the server of requests failed")?;
+                anyhow::bail!("the server of requests has ended")
+            }
+            signal = signalled() => {
+                tracing::info!(signal = signal?, "ending: requests in flight are answered first");
+            }
         }
-    });
-    let mut serving = tokio::spawn(data_plane.serve(requests, shutdown.clone()));
-    admin.set_ready(true);
-    tracing::info!(address = args.address(), "serving");
-    tokio::select! {
-        ended = parts.join_next() => {
-            let what = ended.context("nothing runs")???;
-            anyhow::bail!("{what} has ended")
-        }
-        ended = &mut serving => {
-            ended?.context("the server of requests failed")?;
-            anyhow::bail!("the server of requests has ended")
-        }
-        signal = signalled() => {
-            tracing::info!(signal = signal?, "ending: requests in flight are answered first");
-        }
+        self.set_ready.send_replace(false);
+        shutdown.cancel();
+        serving.await?.context("the server of requests failed")?;
+        admin_ends.cancel();
+        Ok(())
     }
-    admin.set_ready(false);
-    shutdown.cancel();
-    match tokio::time::timeout(DRAIN, serving).await {
-        Ok(ended) => ended?.context("the server of requests failed")?,
-        Err(_) => tracing::warn!("requests were still in flight after {DRAIN:?}"),
-    }
-    admin_ends.cancel();
-    Ok(())
 }
 
 async fn listen(port: u16) -> Result<TcpListener> {
