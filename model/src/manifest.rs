@@ -144,8 +144,8 @@ pub struct Manifest {
     pub probe_bytes: u64,
     /// The equality check.
     pub check: BoundaryCheck,
-    /// GFLOP/s of the reference benchmark on the host that prepared it, which
-    /// makes its times comparable with another host's.
+    /// GFLOP/s of the reference benchmark's fastest round on the host that
+    /// prepared it, which makes its times comparable with another host's.
     pub prepared_gflops: f64,
 }
 

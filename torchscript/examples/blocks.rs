@@ -2,7 +2,7 @@
 
 use lamina_model::{DataType, InputSpec, ValueSpec};
 use lamina_torchscript::{
-    LoadOptions, PrepareOptions, Slice, prepare, reference_gflops, set_threads,
+    LoadOptions, PrepareOptions, Slice, prepare, reference_speed, set_threads,
 };
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }],
         timing_runs: 10,
         profile_budget: Duration::from_secs(15),
-        prepared_gflops: reference_gflops(Duration::from_millis(500)),
+        prepared_gflops: reference_speed(Duration::from_millis(500)).peak_gflops,
         seed: 1,
     };
     let start = Instant::now();

@@ -22,7 +22,7 @@ mod stats;
 mod store;
 mod tensors;
 
-pub use benchmark::reference_gflops;
+pub use benchmark::{ReferenceSpeed, reference_speed};
 pub use error::{LoadError, PrepareError, RunError};
 pub use prepare::{PrepareOptions, Progress, prepare};
 pub use slice::{LoadOptions, LoadReport, Slice, set_threads};

@@ -22,7 +22,7 @@ pub struct PrepareOptions {
     pub timing_runs: u32,
     /// Time that profiling may take, about; runs are dropped, never blocks.
     pub profile_budget: Duration,
-    /// [`crate::reference_gflops`] of this host, written into the manifest.
+    /// [`crate::ReferenceSpeed::peak_gflops`] of this host, written into the manifest.
     pub prepared_gflops: f64,
     /// Seed of the inputs drawn for the checks and the probe.
     pub seed: u64,

@@ -13,7 +13,7 @@ fn all_cpu_millis() -> u64 {
 /// benchmark. Blocks; not for an async thread.
 pub fn benchmark(budget: Duration) -> Capacity {
     Capacity {
-        gflops: lamina_torchscript::reference_gflops(budget),
+        gflops: lamina_torchscript::reference_speed(budget).mean_gflops,
         cpu_millis: cpu_quota_millis().unwrap_or_else(all_cpu_millis),
         memory_bytes: memory_limit_bytes().unwrap_or_else(|| meminfo_bytes("MemTotal:")),
     }

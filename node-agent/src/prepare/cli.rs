@@ -5,7 +5,7 @@ use super::{Failure, Line, Step, parse_input};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use lamina_model::{InputSpec, Manifest};
-use lamina_torchscript::{PrepareError, PrepareOptions, prepare, reference_gflops, set_threads};
+use lamina_torchscript::{PrepareError, PrepareOptions, prepare, reference_speed, set_threads};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -92,7 +92,7 @@ fn prepare_file(
         inputs: args.inputs.clone(),
         timing_runs: TIMING_RUNS,
         profile_budget: PROFILE_BUDGET,
-        prepared_gflops: reference_gflops(BENCHMARK_BUDGET),
+        prepared_gflops: reference_speed(BENCHMARK_BUDGET).peak_gflops,
         seed: SEED,
     };
     prepare(&args.file, &args.out, &options, &mut |p| progress(p.into()))
