@@ -281,17 +281,18 @@ impl Case<'_> {
 
     /// What has changed since the plan was chosen.
     fn news(&self, own: &mut PlacementMemory) -> Option<String> {
-        let plan = self.current?;
         if own
             .planned_generation
             .is_some_and(|g| Some(g) != self.model.metadata.generation)
         {
             return Some("the spec changed".to_owned());
         }
-        links::change_since_plan(self.snapshot, own, self.entry(), plan).or_else(|| {
-            let came = self.alive().find(|name| !own.alive.contains(*name))?;
-            (!own.alive.is_empty()).then(|| format!("{came} joined"))
-        })
+        self.current
+            .and_then(|plan| links::change_since_plan(self.snapshot, own, self.entry(), plan))
+            .or_else(|| {
+                let came = self.alive().find(|name| !own.alive.contains(*name))?;
+                (!own.alive.is_empty()).then(|| format!("{came} joined"))
+            })
     }
 
     /// Hosts that could compute.
