@@ -84,7 +84,7 @@ impl Server {
                 } else {
                     String::new()
                 },
-                data: Bytes::copy_from_slice(data).into(),
+                data: Bytes::copy_from_slice(data),
             })
             .collect();
         let reply = self

@@ -382,3 +382,6 @@ fn describe(change: &Change) -> String {
         Change::Nothing => "nothing".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,13 @@ pub(crate) fn decide(
     let uid = model.metadata.uid.as_deref().unwrap_or_default();
     let key = placement_key(uid, question.entry);
     let mut own = memory.placements.remove(&key).unwrap_or_default();
-    if let Phase::Failed(failure) = phase {
+    let newest = question.placement.and_then(|p| p.spec.plan.as_ref());
+    let newest = newest.map_or(0, |p| p.revision);
+    // Seen again, its status could not be written meanwhile.
+    if let Phase::Failed(failure) = phase
+        && own.failed_revision < newest
+    {
+        own.failed_revision = newest;
         remember_failure(
             snapshot,
             memory,
