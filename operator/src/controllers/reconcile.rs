@@ -163,7 +163,7 @@ struct EntryWork<'a> {
 impl EntryWork<'_> {
     /// Plans and deploys; nothing yet where the name of its Placement is still
     /// taken by one that is being removed.
-    fn reconcile(&mut self, memory: &mut Memory, preparation: &Preparation) -> Option<EntryState> {
+    fn reconcile(&mut self, memory: &mut Memory, preparation: &Preparation) -> EntryState {
         let placement = self.placement();
         let prepared = self.prepared(preparation, placement.as_deref());
         let name = match &placement {
