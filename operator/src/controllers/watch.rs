@@ -220,8 +220,18 @@ pub(crate) async fn keep<K>(
             }
             Err(error) => {
                 let error = with_causes(&error);
-                tracing::warn!(kind, error, "watch failed; trying again");
-                copies.lock().complaint = Some(error);
+                let mut inner = copies.lock();
+                if inner.is_complete {
+                    tracing::warn!(kind, error, "watch failed; trying again");
+                } else {
+                    tracing::warn!(
+                        kind,
+                        error,
+                        "cannot list; trying again. Are the CRDs installed, and may the operator list them?"
+                    );
+                }
+                inner.complaint = Some(error);
+                drop(inner);
                 changed.notify_one();
             }
         }
