@@ -15,10 +15,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Others may take a Lease that did not change for this time.
-const DURATION: Duration = Duration::from_secs(15);
+/// Others may take a Lease that did not change for this time. Longer than is
+/// usual: there is one replica, a restarted one knows its own Lease, one that is
+/// updated frees it, and an API server that is away for some seconds, as happens
+/// at the edge, must not end the process that agents speak to.
+const DURATION: Duration = Duration::from_secs(40);
 /// A holder that could not renew for this time gives up.
-const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+const RENEW_DEADLINE: Duration = Duration::from_secs(30);
 /// Time between two tries.
 const RETRY: Duration = Duration::from_secs(2);
 /// A request to the API server that takes longer has failed.
@@ -272,7 +275,7 @@ mod tests {
     use super::*;
 
     const HALF: Duration = Duration::from_secs(7);
-    const OVER: Duration = Duration::from_secs(16);
+    const OVER: Duration = Duration::from_secs(41);
 
     fn held_by(holder: &str) -> LeaseSpec {
         renewed(holder, None, Step::Create, Timestamp::UNIX_EPOCH)
@@ -307,7 +310,7 @@ mod tests {
         assert_eq!(taken.holder_identity.as_deref(), Some("b"));
         assert_eq!(taken.acquire_time, Some(MicroTime(at(30))));
         assert_eq!(taken.lease_transitions, Some(1));
-        assert_eq!(taken.lease_duration_seconds, Some(15));
+        assert_eq!(taken.lease_duration_seconds, Some(40));
     }
 
     #[test]

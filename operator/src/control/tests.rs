@@ -84,7 +84,7 @@ impl Server {
                 } else {
                     String::new()
                 },
-                data: Bytes::copy_from_slice(data).into(),
+                data: Bytes::copy_from_slice(data),
             })
             .collect();
         let reply = self
@@ -309,7 +309,7 @@ async fn blobs_go_in_and_come_out_whole_or_in_ranges() {
         content[150_000..]
     );
     assert_eq!(server.get(&digest, 5, 10).await.unwrap(), content[5..15]);
-    assert_eq!(server.get(&digest, 300_000, 0).await.unwrap(), []);
+    assert!(server.get(&digest, 300_000, 0).await.unwrap().is_empty());
     assert_eq!(server.get(&digest, 300_001, 0).await, Err(Code::OutOfRange));
     let unknown = Digest::of(b"unknown");
     assert_eq!(server.get(&unknown, 0, 0).await, Err(Code::NotFound));

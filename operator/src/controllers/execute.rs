@@ -27,10 +27,30 @@ const CONCURRENCY: usize = 8;
 /// Why a write did not come about.
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
-    #[error("the API server refused")]
-    Api(#[from] kube::Error),
+    // kube prints the whole answer, field by field.
+    #[error("the API server refused ({code} {reason}): {message}")]
+    Refused {
+        code: u16,
+        reason: String,
+        message: String,
+    },
+    #[error("the API server could not be asked")]
+    Api(#[source] kube::Error),
     #[error("the API server did not answer within {} s", WRITE_TIMEOUT.as_secs())]
     Timeout,
+}
+
+impl From<kube::Error> for WriteError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Refused {
+                code: status.code,
+                reason: status.reason.clone(),
+                message: status.message.clone(),
+            },
+            other => Self::Api(other),
+        }
+    }
 }
 
 /// Writes to the API server and keeps the copies in step.
@@ -382,3 +402,6 @@ fn describe(change: &Change) -> String {
         Change::Nothing => "nothing".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,8 +67,8 @@ pub(crate) struct PlacementMemory {
     pub links_of: i64,
     /// Links as people were last told, and when.
     pub told_links: BTreeMap<Pair, (LinkReference, Timestamp)>,
-    /// A better path that was found, and since when it is the best.
-    pub candidate: Option<(String, Timestamp)>,
+    /// A better path that was found.
+    pub candidate: Option<Candidate>,
     /// The suppressed move that was told: path and why.
     pub suppressed: Option<String>,
     /// Why the model cannot be placed as it should be: reason and message.
@@ -77,10 +77,23 @@ pub(crate) struct PlacementMemory {
     pub told_problem: Option<String>,
     /// When the plan that failed may be tried again, and how often plans failed.
     pub retry: Option<(Timestamp, u32)>,
+    /// The newest revision whose failure is counted there.
+    pub failed_revision: i64,
     /// Since when the first plan is awaited.
     pub waiting_since: Option<Timestamp>,
     /// When the measured latency was last written.
     pub measured_written: Option<Timestamp>,
+}
+
+/// A better path that waits for a second look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// The path.
+    pub path: String,
+    /// When it was found.
+    pub found: Timestamp,
+    /// What had changed then.
+    pub trigger: Option<String>,
 }
 
 /// A link as it was.

@@ -8,7 +8,7 @@ use super::plan::{PlanNotice, seconds_only};
 use super::snapshot::Snapshot;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use lamina_crds::conditions::{
-    FETCHED, PROFILED, READY, RECONCILING, SLICED, STALLED, condition, set,
+    FETCHED, PROFILED, READY, RECONCILING, SLICED, STALLED, condition, is_true, set,
 };
 use lamina_crds::dnn_model::{Failure, ProfileSummary, Progress};
 use lamina_crds::quantity::format_bytes;
@@ -118,10 +118,16 @@ pub(crate) fn report(
 }
 
 fn told_before(before: &DnnModelStatus, reason: &str, message: &str) -> bool {
-    before
+    let is_shown = before
         .conditions
         .iter()
-        .any(|c| c.type_ == READY && c.reason == reason && c.message == message)
+        .any(|c| c.type_ == READY && c.reason == reason && c.message == message);
+    // While preparing fails, that is what Ready speaks of.
+    let is_newest = before
+        .last_failure
+        .as_ref()
+        .is_some_and(|f| f.reason == reason && f.message == message);
+    is_shown || is_newest && !is_true(&before.conditions, READY)
 }
 
 fn prepared(model: &DnnModel, p: &ProfileSummary, manifest: &Manifest) -> [PlanNotice; 3] {
@@ -205,8 +211,7 @@ fn stage(parts: &Parts<'_>) -> (String, Option<Progress>) {
                 });
                 "Deploying"
             }
-            Phase::Verifying => "Verifying",
-            Phase::Flipping(_) => "Deploying",
+            Phase::Verifying | Phase::Flipping(_) => "Verifying",
             _ if entry.status.as_ref().is_none_or(|s| s.active.is_none()) => "Solving",
             _ => continue,
         };
@@ -315,19 +320,22 @@ fn readiness(parts: &Parts<'_>) -> (bool, String, String) {
         .entries
         .iter()
         .any(|e| e.status.as_ref().is_some_and(|s| s.active.is_some()));
-    match parts.preparation {
-        // A failed update takes nothing from what an earlier spec made ready.
-        Preparation::Failed {
-            reason, message, ..
-        } if !serves => return (false, (*reason).to_owned(), message.clone()),
-        Preparation::Working { step, message, .. } if !serves => {
-            return (false, step.name().to_owned(), message.clone());
-        }
-        _ => {}
+    // A failed update takes nothing from what an earlier spec made ready.
+    if let Preparation::Failed {
+        reason, message, ..
+    } = parts.preparation
+        && !serves
+    {
+        return (false, (*reason).to_owned(), message.clone());
     }
     if let Some(message) = &parts.no_entry {
         let reason = reasons::NO_ENTRY_NODE.to_owned();
         return (false, reason, message.clone());
+    }
+    if let Preparation::Working { step, message, .. } = parts.preparation
+        && !serves
+    {
+        return (false, step.name().to_owned(), message.clone());
     }
     let ready = |e: &EntryState| {
         let conditions = &e.status.as_ref()?.conditions;

@@ -189,7 +189,16 @@ fn work(
             node,
         }) => Preparation::Working {
             step: Step::of(step),
-            progress: progress(*done, *total, *bytes),
+            progress: progress(*done, *total, *bytes).map(|p| {
+                // Storing counts anew within the step that people see.
+                let stored = step == "Storing";
+                let text = if stored {
+                    format!("{} stored", p.text)
+                } else {
+                    p.text
+                };
+                Progress { text, ..p }
+            }),
             message: format!("{node} prepares the model: {}", step.to_lowercase()),
         },
         Some(PrepareView::Done { node, manifest }) => {

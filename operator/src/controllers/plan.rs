@@ -82,7 +82,13 @@ pub(crate) fn decide(
     let uid = model.metadata.uid.as_deref().unwrap_or_default();
     let key = placement_key(uid, question.entry);
     let mut own = memory.placements.remove(&key).unwrap_or_default();
-    if let Phase::Failed(failure) = phase {
+    let newest = question.placement.and_then(|p| p.spec.plan.as_ref());
+    let newest = newest.map_or(0, |p| p.revision);
+    // Seen again, its status could not be written meanwhile.
+    if let Phase::Failed(failure) = phase
+        && own.failed_revision < newest
+    {
+        own.failed_revision = newest;
         remember_failure(
             snapshot,
             memory,
@@ -281,17 +287,18 @@ impl Case<'_> {
 
     /// What has changed since the plan was chosen.
     fn news(&self, own: &mut PlacementMemory) -> Option<String> {
-        let plan = self.current?;
         if own
             .planned_generation
             .is_some_and(|g| Some(g) != self.model.metadata.generation)
         {
             return Some("the spec changed".to_owned());
         }
-        links::change_since_plan(self.snapshot, own, self.entry(), plan).or_else(|| {
-            let came = self.alive().find(|name| !own.alive.contains(*name))?;
-            (!own.alive.is_empty()).then(|| format!("{came} joined"))
-        })
+        self.current
+            .and_then(|plan| links::change_since_plan(self.snapshot, own, self.entry(), plan))
+            .or_else(|| {
+                let came = self.alive().find(|name| !own.alive.contains(*name))?;
+                (!own.alive.is_empty()).then(|| format!("{came} joined"))
+            })
     }
 
     /// Hosts that could compute.

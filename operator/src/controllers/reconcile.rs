@@ -123,7 +123,7 @@ fn reconcile_model(
             wishes,
             out,
         };
-        states.extend(work.reconcile(memory, &preparation));
+        states.push(work.reconcile(memory, &preparation));
     }
     let uid = model.metadata.uid.clone().unwrap_or_default();
     let parts = Parts {
@@ -161,14 +161,17 @@ struct EntryWork<'a> {
 }
 
 impl EntryWork<'_> {
-    /// Plans and deploys; `None` where the name of its Placement is still taken
-    /// by one that is being removed.
-    fn reconcile(&mut self, memory: &mut Memory, preparation: &Preparation) -> Option<EntryState> {
+    /// Plans and deploys; nothing yet where the name of its Placement is still
+    /// taken by one that is being removed.
+    fn reconcile(&mut self, memory: &mut Memory, preparation: &Preparation) -> EntryState {
         let placement = self.placement();
         let prepared = self.prepared(preparation, placement.as_deref());
         let name = match &placement {
             Some(p) => p.metadata.name.clone().unwrap_or_default(),
-            None => self.free_name()?,
+            None => match self.free_name() {
+                Some(name) => name,
+                None => return self.waiting(),
+            },
         };
         let key = placement_key(
             self.model.metadata.uid.as_deref().unwrap_or_default(),
@@ -206,12 +209,22 @@ impl EntryWork<'_> {
             self.wish(&p, &phase);
             self.write_status(memory, &key, &p, &phase)
         });
-        Some(EntryState {
+        EntryState {
             name,
             entry: self.entry.to_owned(),
             phase,
             status,
-        })
+        }
+    }
+
+    fn waiting(&self) -> EntryState {
+        let model = self.model.metadata.name.as_deref().unwrap_or_default();
+        EntryState {
+            name: format!("{model}-{}", self.entry),
+            entry: self.entry.to_owned(),
+            phase: Phase::Unplanned,
+            status: None,
+        }
     }
 
     /// What is to be placed: the prepared model, else the one that serves, which
@@ -222,6 +235,8 @@ impl EntryWork<'_> {
         placement: Option<&'m Placement>,
     ) -> Option<(&'m str, Arc<Manifest>)> {
         let digest = match preparation {
+            // What was prepared is told before what becomes of it.
+            Preparation::Ready { fresh: true, .. } => return None,
             Preparation::Ready { profile, .. } => &profile.manifest,
             Preparation::Failed { reason, .. } if *reason == reasons::INVALID_SPEC => return None,
             _ => &deploy::active(placement?)?.manifest,

@@ -258,7 +258,7 @@ impl<'a> Looks<'a> {
 
     fn awaits(&mut self, awaited: String) {
         if self.awaited.as_ref() != Some(&awaited) {
-            tracing::warn!("{awaited}; are the CRDs installed and may the operator list them?");
+            tracing::info!("{awaited}");
         }
         self.all.health.waits(OBJECTS, awaited.as_str());
         self.awaited = Some(awaited);

@@ -7,7 +7,7 @@ pub(crate) use bench::Bench;
 
 use super::snapshot::{LinkView, LiveNode, NodeView, Snapshot};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use lamina_crds::compute_node::{Capacity, Slice};
 use lamina_crds::conditions::{BENCHMARKED, READY, condition};
 use lamina_crds::dnn_model::{Entry, InputDataType, ModelInput, ModelSource, ProfileSummary};
@@ -288,10 +288,6 @@ pub(crate) fn world() -> Snapshot {
         manifests: BTreeMap::from([(digest(), Arc::new(manifest(4)))]),
         prepares: BTreeMap::new(),
     }
-}
-
-pub(crate) fn pass(snapshot: &mut Snapshot, millis: i64) {
-    snapshot.now += SignedDuration::from_millis(millis);
 }
 
 pub(crate) fn slice(uid: &str, revision: i64, segment: u32) -> Slice {

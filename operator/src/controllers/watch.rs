@@ -6,7 +6,7 @@
 use crate::text::with_causes;
 use futures::{Stream, StreamExt};
 use kube::core::DeserializeGuard;
-use kube::runtime::utils::Backoff;
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -20,6 +20,9 @@ use tokio::sync::Notify;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause between two tries at a watch.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A watch that did not fail for this time works.
+const WORKS: Duration = Duration::from_secs(20);
 
 /// Namespace and name.
 type Key = (String, String);
@@ -170,7 +173,9 @@ fn events<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    watcher(api, config).backoff(Pause(FIRST_PAUSE))
+    // Each try begins with an event, so that only time can tell that a watch works.
+    let pauses = ResetTimerBackoff::new(Pause(FIRST_PAUSE), WORKS);
+    watcher(api, config).backoff(pauses)
 }
 
 /// Pauses between tries at a watch. kube's own grow to half a minute, in which
@@ -215,8 +220,18 @@ pub(crate) async fn keep<K>(
             }
             Err(error) => {
                 let error = with_causes(&error);
-                tracing::warn!(kind, error, "watch failed; trying again");
-                copies.lock().complaint = Some(error);
+                let mut inner = copies.lock();
+                if inner.is_complete {
+                    tracing::warn!(kind, error, "watch failed; trying again");
+                } else {
+                    tracing::warn!(
+                        kind,
+                        error,
+                        "cannot list; trying again. Are the CRDs installed, and may the operator list them?"
+                    );
+                }
+                inner.complaint = Some(error);
+                drop(inner);
                 changed.notify_one();
             }
         }

@@ -298,3 +298,81 @@ fn remove_unfinished(blobs: &std::path::Path) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, BlobStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = BlobStore::local(folder.path()).unwrap();
+        (folder, store)
+    }
+
+    #[tokio::test]
+    async fn what_was_put_is_there_after_a_restart() {
+        let (folder, store) = store();
+        let digest = store.put(Bytes::from("hello")).await.unwrap();
+        drop(store);
+        let store = BlobStore::local(folder.path()).unwrap();
+        assert_eq!(store.get(&digest).await.unwrap(), "hello");
+        assert_eq!(store.size(&digest).await.unwrap(), Some(5));
+        assert_eq!(store.total_bytes().await.unwrap(), 5);
+        assert_eq!(store.get_range(&digest, 1, 3).await.unwrap(), "ell");
+        assert_eq!(store.get_range(&digest, 3, 99).await.unwrap(), "lo");
+        let beyond = store.get_range(&digest, 6, 1).await.unwrap_err();
+        assert!(matches!(beyond, StoreError::Range { size: 5, .. }));
+    }
+
+    #[tokio::test]
+    async fn damage_is_noticed() {
+        let (folder, store) = store();
+        let digest = store.put(Bytes::from("hello")).await.unwrap();
+        let file = folder.path().join(location(&digest).to_string());
+        std::fs::write(file, "jello").unwrap();
+        let error = store.get(&digest).await.unwrap_err();
+        assert!(matches!(error, StoreError::HashMismatch { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_blob_in_pieces_appears_as_a_whole_or_not_at_all() {
+        let (folder, store) = store();
+        let digest = Digest::of(b"two pieces");
+        let mut writer = store.writer(digest.clone()).await.unwrap();
+        writer.write(Bytes::from("two ")).await.unwrap();
+        assert!(!store.has(&digest).await.unwrap());
+        writer.write(Bytes::from("pieces")).await.unwrap();
+        writer.finish().await.unwrap();
+        assert_eq!(store.get(&digest).await.unwrap(), "two pieces");
+        let other = Digest::of(b"something");
+        let mut writer = store.writer(other.clone()).await.unwrap();
+        writer.write(Bytes::from("else")).await.unwrap();
+        let error = writer.finish().await.unwrap_err();
+        assert!(matches!(error, StoreError::HashMismatch { .. }));
+        assert!(!store.has(&other).await.unwrap());
+        // Half a blob of a process that was killed.
+        let half = folder.path().join(format!("{}#1", location(&other)));
+        std::fs::create_dir_all(half.parent().unwrap()).unwrap();
+        std::fs::write(&half, "els").unwrap();
+        drop(BlobStore::local(folder.path()).unwrap());
+        assert!(!half.exists());
+    }
+
+    #[tokio::test]
+    async fn collecting_leaves_what_is_needed_or_new() {
+        let (_folder, store) = store();
+        let needed = store.put(Bytes::from("needed")).await.unwrap();
+        let gone = store.put(Bytes::from("gone")).await.unwrap();
+        let keep = BTreeSet::from([needed.clone()]);
+        let none = store.gc(&keep, Duration::from_secs(60)).await.unwrap();
+        assert_eq!(none, Collected::default());
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let renewed = store.put(Bytes::from("renewed")).await.unwrap();
+        let once = store.gc(&keep, Duration::from_secs(1)).await.unwrap();
+        assert_eq!(once, Collected { blobs: 1, bytes: 4 });
+        assert!(!store.has(&gone).await.unwrap());
+        for there in [needed, renewed] {
+            assert!(store.has(&there).await.unwrap());
+        }
+    }
+}

@@ -277,3 +277,124 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[(values.len() - 1) / 2]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: u64) -> Duration {
+        Duration::from_secs(second)
+    }
+
+    fn speed(bytes_per_second: f64) -> Sample {
+        Sample {
+            bytes_per_second: Some(bytes_per_second),
+            bytes: 1 << 20,
+            ..Sample::default()
+        }
+    }
+
+    fn rate(links: &Links, second: u64) -> f64 {
+        let matrix = links.matrix(at(second));
+        matrix.get("a", "b").unwrap().bytes_per_second.unwrap()
+    }
+
+    /// Ten samples of about 1 MB/s.
+    fn settled() -> Links {
+        let mut links = Links::default();
+        for i in 0..10 {
+            let wobble = if i % 2 == 0 { 1.05 } else { 0.95 };
+            links.add("a", "b", speed(1e6 * wobble), at(i));
+        }
+        links
+    }
+
+    #[test]
+    fn one_odd_sample_changes_nothing_and_a_second_one_does() {
+        let mut links = settled();
+        assert!((rate(&links, 10) / 1e6 - 1.0).abs() < 0.1);
+        assert_eq!(links.add("a", "b", speed(1e5), at(10)), []);
+        assert!((rate(&links, 10) / 1e6 - 1.0).abs() < 0.1);
+        let told = links.add("a", "b", speed(1.1e5), at(11));
+        assert!(rate(&links, 11) < 1.3e5, "{}", rate(&links, 11));
+        assert!(matches!(&told[..], [WorldEvent::LinkChanged { before, .. }]
+            if before.bytes_per_second.unwrap() > 9e5));
+    }
+
+    #[test]
+    fn odd_samples_that_contradict_each_other_change_nothing() {
+        let mut links = settled();
+        for (i, odd) in [1e5, 1e7, 1e5, 1e7].into_iter().enumerate() {
+            links.add("a", "b", speed(odd), at(10 + i as u64));
+        }
+        assert!((rate(&links, 14) / 1e6 - 1.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn small_transfers_say_little() {
+        let mut links = settled();
+        let small = Sample {
+            bytes: 100,
+            ..speed(0.7e6)
+        };
+        links.add("a", "b", small, at(10));
+        assert!((rate(&links, 10) / 1e6 - 1.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn a_round_trip_is_shared_by_both_directions_and_forgets_outliers() {
+        let mut links = Links::default();
+        for (i, rtt) in [0.010, 0.011, 0.300, 0.010, 0.012].into_iter().enumerate() {
+            let sample = Sample {
+                rtt_seconds: Some(rtt),
+                ..Sample::default()
+            };
+            links.add("a", "b", sample, at(i as u64));
+        }
+        let matrix = links.matrix(at(5));
+        assert_eq!(matrix.get("b", "a").unwrap().rtt_seconds, Some(0.011));
+        assert_eq!(matrix.get("a", "c"), None);
+    }
+
+    #[test]
+    fn three_failures_make_a_peer_unreachable_until_it_answers() {
+        let mut links = settled();
+        let failed = Sample {
+            failed: true,
+            ..Sample::default()
+        };
+        let mut told = Vec::new();
+        for second in 10..13 {
+            told = links.add("a", "b", failed, at(second));
+        }
+        assert!(matches!(&told[..], [WorldEvent::LinkChanged { after, .. }] if !after.reachable));
+        let estimate = links.matrix(at(13)).get("a", "b").unwrap();
+        assert!(estimate.bytes_per_second.is_some(), "the figures stay");
+        links.add("a", "b", speed(1e6), at(13));
+        assert!(links.matrix(at(13)).get("a", "b").unwrap().reachable);
+    }
+
+    #[test]
+    fn nonsense_is_passed_over() {
+        let mut links = Links::default();
+        for odd in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let sample = Sample {
+                rtt_seconds: Some(odd),
+                ..speed(odd)
+            };
+            assert_eq!(links.add("a", "b", sample, at(0)), []);
+        }
+        assert_eq!(links.matrix(at(0)).get("a", "b"), None);
+    }
+
+    #[test]
+    fn confidence_grows_with_samples_and_fades() {
+        let mut links = Links::default();
+        links.add("a", "b", speed(1e6), at(0));
+        let confidence = |links: &Links, s| links.matrix(at(s)).get("a", "b").unwrap().confidence;
+        let one = confidence(&links, 0);
+        links.add("a", "b", speed(1e6), at(1));
+        assert!(confidence(&links, 1) > one);
+        assert!(confidence(&links, 600) < 0.1);
+    }
+}

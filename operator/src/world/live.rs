@@ -215,3 +215,71 @@ fn quantile(mut points: Vec<(f64, f64)>, q: f64) -> Option<f64> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: u64) -> Duration {
+        Duration::from_secs(second)
+    }
+
+    fn requests(revision: i64, answered: u64, p50: f64, p95: f64) -> ModelRequests {
+        ModelRequests {
+            placement_uid: "p".into(),
+            revision,
+            answered,
+            failed: 1,
+            retried: 2,
+            latency_p50_seconds: p50,
+            latency_p95_seconds: p95,
+        }
+    }
+
+    fn timing(count: u64, seconds: f64) -> SegmentTiming {
+        SegmentTiming {
+            placement_uid: "p".into(),
+            revision: 1,
+            segment: 0,
+            count,
+            compute_p50_seconds: seconds,
+            queue_p50_seconds: 0.0,
+        }
+    }
+
+    #[test]
+    fn reports_that_agree_give_back_what_they_say() {
+        let mut live = Live::default();
+        for second in 0..10 {
+            live.add_requests(requests(1, 3, 0.1, 0.2), at(second));
+        }
+        let stats = live.request_stats("p", at(10)).unwrap();
+        assert_eq!((stats.p50_seconds, stats.p95_seconds), (0.1, 0.2));
+        assert_eq!((stats.answered, stats.failed, stats.retried), (30, 10, 20));
+        assert!((stats.answered_per_second - 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_newest_revision_counts_and_old_reports_go() {
+        let mut live = Live::default();
+        live.add_requests(requests(1, 9, 0.9, 0.9), at(0));
+        live.add_requests(requests(2, 1, 0.1, 0.1), at(5));
+        let stats = live.request_stats("p", at(5)).unwrap();
+        assert_eq!((stats.revision, stats.p50_seconds), (2, 0.1));
+        live.expire(at(70));
+        assert_eq!(live.request_stats("p", at(70)), None);
+        assert_eq!(live.totals()["p"].answered, 10, "totals stay");
+    }
+
+    #[test]
+    fn segments_are_weighed_by_their_runs() {
+        let mut live = Live::default();
+        live.add_segment("a", timing(0, 9.0), at(0));
+        live.add_segment("a", timing(1, 0.5), at(0));
+        live.add_segment("a", timing(9, 0.1), at(1));
+        let timings = live.segment_timings("p", 1, at(1));
+        assert_eq!((timings.len(), timings[0].count), (1, 10));
+        assert_eq!(timings[0].compute_p50_seconds, 0.1);
+        assert_eq!(live.segment_timings("p", 2, at(1)), []);
+    }
+}

@@ -137,3 +137,72 @@ impl Record {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn identity() -> Identity {
+        Identity {
+            node: "a".into(),
+            version: "1".into(),
+            address: "a:8001".into(),
+        }
+    }
+
+    /// Ticks every [`TICK`] from one moment to another; gives what was lost when.
+    fn ticks(nodes: &mut Nodes, from: u64, to: u64) -> Vec<(u64, WorldEvent)> {
+        (from..=to)
+            .step_by(250)
+            .flat_map(|now| {
+                let lost = nodes.tick(at(now));
+                lost.into_iter().map(move |event| (now, event))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn silence_loses_an_agent_once_and_a_word_brings_it_back() {
+        let mut nodes = Nodes::default();
+        let node = || "a".to_owned();
+        let joined = nodes.opened(identity(), at(0));
+        assert_eq!(joined, Some(WorldEvent::NodeJoined { node: node() }));
+        let lost = ticks(&mut nodes, 0, 5000);
+        assert_eq!(lost, [(2750, WorldEvent::NodeLost { node: node() })]);
+        assert!(!nodes.is_alive("a"));
+        let back = nodes.heard("a", at(5100));
+        assert_eq!(back, Some(WorldEvent::NodeRecovered { node: node() }));
+        assert_eq!(nodes.heard("a", at(5200)), None);
+    }
+
+    #[test]
+    fn a_closed_stream_leaves_time_to_open_another() {
+        let mut nodes = Nodes::default();
+        nodes.opened(identity(), at(0));
+        ticks(&mut nodes, 0, 250);
+        nodes.closed("a", at(300));
+        assert_eq!(ticks(&mut nodes, 500, 1750), []);
+        nodes.opened(identity(), at(1760));
+        assert_eq!(ticks(&mut nodes, 2000, 3000), []);
+        nodes.closed("a", at(3000));
+        assert_eq!(ticks(&mut nodes, 3250, 5000).len(), 1);
+    }
+
+    #[test]
+    fn an_operator_that_was_held_up_blames_nobody() {
+        let mut nodes = Nodes::default();
+        nodes.opened(identity(), at(0));
+        ticks(&mut nodes, 0, 1000);
+        assert_eq!(nodes.tick(at(9000)), []);
+        assert!(nodes.is_alive("a"));
+        assert_eq!(
+            ticks(&mut nodes, 9250, 13_000).len(),
+            1,
+            "but silence goes on"
+        );
+    }
+}

@@ -166,3 +166,62 @@ fn to_state(node: &str, news: Update) -> PrepareState {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(node: &str) -> PrepareRequest {
+        PrepareRequest {
+            job: "j".into(),
+            node: node.into(),
+            uri: "http://files/m.pt".into(),
+            sha256: String::new(),
+            inputs_json: "[]".into(),
+        }
+    }
+
+    fn done() -> PrepareUpdate {
+        PrepareUpdate {
+            job: "j".into(),
+            update: Some(Update::Done(lamina_proto::control::PrepareDone {
+                manifest_digest: "m".into(),
+            })),
+        }
+    }
+
+    #[test]
+    fn a_job_runs_on_one_node_until_it_ends() {
+        let mut jobs = Prepares::default();
+        assert!(jobs.start(request("a")).unwrap().is_some());
+        assert_eq!(jobs.start(request("a")), Ok(None), "it goes on");
+        assert!(matches!(
+            jobs.start(request("b")),
+            Err(WorldError::Running { .. })
+        ));
+        assert_eq!(jobs.running_on("a").len(), 1);
+        assert_eq!(jobs.update("b", done()), Outcome::Unwanted);
+        assert_eq!(jobs.update("a", done()), Outcome::Changed);
+        assert_eq!(jobs.update("a", done()), Outcome::Same);
+        assert!(jobs.running_on("a").is_empty());
+        assert_eq!(jobs.forget("j"), None, "nobody is at it");
+        assert_eq!(jobs.update("a", done()), Outcome::Unwanted);
+    }
+
+    #[test]
+    fn a_lost_node_may_still_finish_before_another_begins() {
+        let mut jobs = Prepares::default();
+        jobs.start(request("a")).unwrap();
+        assert_eq!(jobs.node_lost("a"), ["j"]);
+        assert!(matches!(jobs.state("j"), Some(PrepareState::Lost { .. })));
+        assert_eq!(jobs.update("a", done()), Outcome::Changed);
+        assert!(matches!(jobs.state("j"), Some(PrepareState::Done { .. })));
+    }
+
+    #[test]
+    fn forgetting_stops_the_agent_that_is_at_it() {
+        let mut jobs = Prepares::default();
+        jobs.start(request("a")).unwrap();
+        assert_eq!(jobs.forget("j"), Some(("a".to_owned(), cancel("j"))));
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::{Case, Must, PlanNotice, Planned, WAITING, placement_of, text};
 use crate::controllers::deploy::Phase;
-use crate::controllers::memory::PlacementMemory;
+use crate::controllers::memory::{Candidate, PlacementMemory};
 use crate::controllers::snapshot::LinkView;
 use lamina_crds::dnn_model::AdaptationPolicy;
 use lamina_crds::placement::{Plan, Segment, format_path};
@@ -135,15 +135,18 @@ impl Case<'_> {
             }
             Decision::Switch(_) | Decision::Rescue { .. } => {
                 // Seen once, a better path may be one bad sample.
-                let confirmed = own
-                    .candidate
-                    .as_ref()
-                    .is_some_and(|(p, t)| *p == path && self.snapshot.now > *t);
-                if !confirmed {
-                    own.candidate = Some((path, self.snapshot.now));
+                let known = own.candidate.take().filter(|c| c.path == path);
+                let Some(known) = known.filter(|c| self.snapshot.now > c.found) else {
+                    own.candidate = Some(Candidate {
+                        path,
+                        found: self.snapshot.now,
+                        trigger: news,
+                    });
                     return Planned::default();
-                }
-                let trigger = news.unwrap_or_else(|| "a better placement was found".to_owned());
+                };
+                let trigger = news
+                    .or(known.trigger)
+                    .unwrap_or_else(|| "a better placement was found".to_owned());
                 self.switch(own, built, solution, current, to, trigger)
             }
         }

@@ -51,9 +51,13 @@ impl Bench {
         }
     }
 
-    /// The same, served.
+    /// The same, served; gains count for long enough to pay for slow transfers.
     pub(crate) fn serving() -> Self {
         let mut bench = Self::new();
+        Arc::make_mut(&mut bench.snapshot.models[0])
+            .spec
+            .adaptation
+            .horizon_seconds = 7200;
         bench.look();
         bench.finish_prepare();
         bench.run(20);
