@@ -19,8 +19,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// answers within one second.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection without a request for this long belongs to an old route.
-const UNUSED: Duration = Duration::from_secs(300);
 
 type Connecting = Shared<BoxFuture<'static, Result<Channel, Arc<str>>>>;
 
@@ -77,9 +75,9 @@ impl Hops {
         }
     }
 
-    /// Closes what no request used for long, once its last request is done.
-    pub(crate) fn drop_unused(&self) {
-        self.lock().retain(|_, c| c.used.elapsed() < UNUSED);
+    /// Closes what no request used for `unused`, once its last request is done.
+    pub(crate) fn drop_unused(&self, unused: Duration) {
+        self.lock().retain(|_, c| c.used.elapsed() < unused);
     }
 
     #[cfg(test)]
