@@ -31,6 +31,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const DRAIN: Duration = Duration::from_secs(25);
 /// How often connections are looked through for unused ones.
 const TIDY: Duration = Duration::from_secs(30);
+/// A connection without a request for this long belongs to an old route.
+const UNUSED: Duration = Duration::from_secs(300);
 
 /// The data plane of one agent.
 ///
@@ -127,7 +129,7 @@ async fn drained(shutdown: CancellationToken) {
 async fn tidy(hops: Hops) {
     loop {
         tokio::time::sleep(TIDY).await;
-        hops.drop_unused();
+        hops.drop_unused(UNUSED);
     }
 }
 

@@ -1,5 +1,6 @@
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
+use hyper_util::client::legacy::connect::HttpConnector;
 use lamina_crds::Hop;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,14 +14,16 @@ pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// A host whose system does not answer for this long is not there. A link with
 /// one second of others' data queued before it still makes it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A host that fell silent is asked after the first and given up after the
-/// second. A ping overtakes tensors that are still in this process, but not those
-/// in the kernel's queue: at 5 Mbit/s 3 MB of them. A host at a tenth of a core
-/// answers within one second.
-const KEEPALIVE: Duration = Duration::from_secs(2);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection without a request for this long belongs to an old route.
-const UNUSED: Duration = Duration::from_secs(300);
+/// The host's system must acknowledge what is sent, and answer when nothing is,
+/// within this time: a host or a link that vanished is noticed. A link that is
+/// merely full goes on acknowledging, and so does a host short of CPU.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How often a quiet host's system is asked.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(1);
+/// For an agent that hangs while its system is alive. Slow: a ping waits behind
+/// the tensors in the kernel's queue, which at 5 Mbit/s may take seconds.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 type Connecting = Shared<BoxFuture<'static, Result<Channel, Arc<str>>>>;
 
@@ -77,9 +80,9 @@ impl Hops {
         }
     }
 
-    /// Closes what no request used for long, once its last request is done.
-    pub(crate) fn drop_unused(&self) {
-        self.lock().retain(|_, c| c.used.elapsed() < UNUSED);
+    /// Closes what no request used for `unused`, once its last request is done.
+    pub(crate) fn drop_unused(&self, unused: Duration) {
+        self.lock().retain(|_, c| c.used.elapsed() < unused);
     }
 
     #[cfg(test)]
@@ -109,14 +112,24 @@ fn begin(address: &str) -> Connection {
 async fn connect(address: String) -> Result<Channel, Arc<str>> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|e| Arc::<str>::from(format!("`{address}` is no address: {e}")))?
-        .tcp_nodelay(true)
-        .connect_timeout(CONNECT_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
-    endpoint.connect().await.map_err(|e| root_cause(&e).into())
+    let connected = endpoint.connect_with_connector(sockets()).await;
+    connected.map_err(|e| root_cause(&e).into())
+}
+
+/// Makes sockets as tonic's own connector does, which has no TCP_USER_TIMEOUT.
+fn sockets() -> HttpConnector {
+    let mut sockets = HttpConnector::new();
+    sockets.set_nodelay(true);
+    sockets.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    sockets.set_keepalive(Some(TCP_KEEPALIVE));
+    sockets.set_keepalive_interval(Some(TCP_KEEPALIVE));
+    sockets.set_tcp_user_timeout(Some(SILENCE));
+    sockets
 }
 
 /// The innermost cause: `Connection refused` says more than `transport error`.

@@ -183,6 +183,10 @@ async fn a_host_that_comes_back_is_reached_at_once() {
         .await
         .unwrap();
     assert_eq!(hops.addresses(), std::slice::from_ref(&edge.hop.address));
+    hops.drop_unused(Duration::from_secs(60));
+    assert_eq!(hops.addresses().len(), 1);
+    hops.drop_unused(Duration::ZERO);
+    assert!(hops.addresses().is_empty());
 }
 
 #[tokio::test]

@@ -71,6 +71,9 @@ const fn relative_tolerance(datatype: DataType) -> f64 {
     }
 }
 
+/// Outputs that are all zero may still be rounded.
+const SMALLEST_MAGNITUDE: f64 = 1e-3;
+
 /// # Errors
 /// The first element that differs by too much, or another kind of tensor.
 pub(super) fn compare(name: &str, expected: &Tensor, got: &Tensor) -> Result<Deviation, Misfit> {
@@ -93,15 +96,14 @@ pub(super) fn compare(name: &str, expected: &Tensor, got: &Tensor) -> Result<Dev
     let magnitude = values(expected)
         .filter(|v| v.is_finite())
         .fold(0.0, |m: f64, v| m.max(v.abs()));
-    let tolerance = relative_tolerance(expected.datatype) * magnitude;
+    let tolerance = relative_tolerance(expected.datatype) * magnitude.max(SMALLEST_MAGNITUDE);
     let mut deviation = Deviation {
         magnitude,
         ..Deviation::default()
     };
     for (index, (expected, got)) in values(expected).zip(values(got)).enumerate() {
         let difference = difference(expected, got);
-        // Written so that NaN is too much.
-        if !(difference <= tolerance) {
+        if difference.is_nan() || difference > tolerance {
             return Err(Misfit::Value {
                 name: name.to_owned(),
                 index,
