@@ -39,6 +39,17 @@ pub struct Run {
 /// that the flip has requests in flight to lose.
 const BURST: u32 = 4;
 
+/// A load ends by itself after this time.
+const LOAD_SECONDS: u64 = 600;
+/// Time for which there are images besides those of the two phases.
+const SPARE_SECONDS: u64 = 120;
+
+/// Images to prepare: each is sent once.
+fn images(load: &Load) -> u64 {
+    let seconds = 2 * load.phase_seconds + SPARE_SECONDS;
+    (load.rate * seconds as f64).ceil() as u64 + 8 * u64::from(BURST)
+}
+
 /// Loads the entry, slows its links, waits for the move, and measures again.
 ///
 /// # Errors
@@ -65,6 +76,7 @@ pub async fn run(scene: &Scene, load: &Load, told: &mut (dyn FnMut(&str) + Send)
         load.entry
     ));
     moved(scene, &mut client, &load.model, &old_path).await?;
+    let in_flight_at_flip = in_flight_at_flip(scene, &load.entry).await?;
     let redeploy_seconds = now() - slow_at;
     let carried_when_moved = carried(scene, &load.entry);
     let new_path = path(scene, &load.model).await?;
@@ -72,7 +84,6 @@ pub async fn run(scene: &Scene, load: &Load, told: &mut (dyn FnMut(&str) + Send)
     sleep(Duration::from_secs(load.phase_seconds)).await;
     client.command("stop").await?;
     let lines = client.finish(Duration::from_secs(60)).await?;
-    let in_flight_at_flip = in_flight_at_flip(scene, &load.entry).await?;
     let (reference, summary) = ends(&lines)?;
     let requests = lines
         .into_iter()
@@ -112,8 +123,8 @@ pub async fn start(scene: &Scene, load: &Load) -> Result<Client> {
     let more = [
         format!("--rate={}", load.rate),
         format!("--deadline={}", load.deadline_seconds),
-        "--seconds=600".to_owned(),
-        "--images=1500".to_owned(),
+        format!("--seconds={LOAD_SECONDS}"),
+        format!("--images={}", images(load)),
     ];
     let mut client = scene.client(&load.entry, "load", &load.model, &more)?;
     let has_reference = |lines: &[Line]| lines.iter().any(|l| matches!(l, Line::Reference(_)));

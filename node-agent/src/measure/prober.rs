@@ -1,4 +1,4 @@
-use super::estimate::{LinkMemory, passive_samples};
+use super::estimate::{LinkMemory, passive_samples, told};
 use crate::shared::{Peers, Transfer};
 use bytes::Bytes;
 use lamina_proto::MAX_MESSAGE_BYTES;
@@ -119,27 +119,31 @@ impl Prober {
         }
     }
 
-    /// Two payloads back to back: the first opens the congestion window, the
-    /// second is the measurement.
+    /// Probes with payloads that grow until they take long enough to tell.
     async fn measure_bandwidth(&self, node: &str, client: &mut HopClient<Channel>, bytes: u64) {
         let begin = Instant::now();
-        let mut last = None;
-        for _ in 0..2 {
-            last = timeout(PROBE_PATIENCE, ping(client, bytes))
-                .await
-                .ok()
-                .flatten();
-            if last.is_none() {
+        let mut next = Some(bytes);
+        let mut measured = None;
+        while let Some(bytes) = next {
+            let Some(seconds) = second_of_two(client, bytes).await else {
                 break;
-            }
+            };
+            let now = self.start.elapsed();
+            next = self.with(|state| {
+                let link = state.links.entry(node.to_owned()).or_default();
+                if let Some(rate) = link.bandwidth(bytes, seconds, now) {
+                    measured = Some((rate, bytes));
+                }
+                link.larger_probe(bytes, measured.is_some())
+            });
         }
         let now = self.start.elapsed();
         let took = begin.elapsed().as_secs_f64();
         self.with(|state| {
             let link = state.links.entry(node.to_owned()).or_default();
             link.probed(took, now);
-            let rate = last.and_then(|seconds| link.bandwidth(bytes, seconds, now));
-            if let Some(rate) = rate {
+            if let Some((rate, bytes)) = measured {
+                told(&mut state.links, node, rate, now);
                 state.keep([LinkSample {
                     peer: node.to_owned(),
                     bytes_per_second: rate,
@@ -183,6 +187,16 @@ fn connect(address: &str) -> Option<HopClient<Channel>> {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES),
     )
+}
+
+/// Seconds of the second of two payloads, back to back: the first opens the
+/// congestion window.
+async fn second_of_two(client: &mut HopClient<Channel>, bytes: u64) -> Option<f64> {
+    let mut last = None;
+    for _ in 0..2 {
+        last = Some(timeout(PROBE_PATIENCE, ping(client, bytes)).await.ok()??);
+    }
+    last
 }
 
 /// Seconds of a round trip with `bytes` of payload, less the time in the server.
