@@ -34,7 +34,7 @@ impl Bad<'_> {
         let sha = self
             .sha256
             .as_ref()
-            .map(|s| format!("\n    sha256: {s}"))
+            .map(|s| format!("\n    sha256: '{s}'"))
             .unwrap_or_default();
         Ok(format!(
             "apiVersion: serving.lamina.dev/v1alpha1
@@ -129,12 +129,11 @@ pub(crate) async fn inputs_that_do_not_fit(scene: &Scene) -> Result<()> {
     names(&bad.refused(scene, "InputMismatch").await?, &["image"])
 }
 
-/// Keeps state between calls, so that no slice of it would be right.
+/// One branch over everything: there is no place to cut.
 const WHOLE: &str = "
 import sys, torch
 class Whole(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        # One branch over everything: there is no place to cut.
         if image.sum() > 0:
             return torch.nn.functional.adaptive_avg_pool2d(image, 1).flatten(1)
         return torch.nn.functional.adaptive_max_pool2d(image, 1).flatten(1)
@@ -144,8 +143,13 @@ torch.jit.save(torch.jit.script(Whole()), sys.argv[1])
 pub(crate) async fn uncuttable_model_is_served_whole(scene: &Scene) -> Result<()> {
     let target = scene.models.join("whole.pt");
     let python = std::env::var("LAMINA_PYTHON")?;
+    // TorchScript reads the source, so it must be in a file.
+    let dir = tempfile::tempdir()?;
+    let source = dir.path().join("whole.py");
+    std::fs::write(&source, WHOLE)?;
     let made = tokio::process::Command::new(python)
-        .args(["-W", "ignore", "-c", WHOLE])
+        .args(["-W", "ignore"])
+        .arg(&source)
         .arg(&target)
         .output()
         .await?;

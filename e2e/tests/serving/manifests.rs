@@ -73,22 +73,29 @@ pub(crate) async fn explain_and_columns(scene: &Scene) -> Result<()> {
 
 /// The fence that the chart's admission policy puts around each agent.
 pub(crate) async fn agents_write_only_their_own_node(scene: &Scene) -> Result<()> {
-    let patch = |node: &'static str, own: &'static str| async move {
-        scene
+    // As agents write: without reading first, which they may not.
+    let dir = tempfile::tempdir()?;
+    let patch = async |node: &str, own: &str| {
+        let file = dir.path().join("status.yaml");
+        let text = format!(
+            "apiVersion: serving.lamina.dev/v1alpha1\nkind: ComputeNode\n\
+             metadata: {{name: {node}}}\nstatus: {{agentVersion: forged}}\n"
+        );
+        std::fs::write(&file, text)?;
+        let said = scene
             .lab
             .kubectl(&[
-                "patch",
-                "computenode",
-                node,
+                "apply",
+                "--server-side",
+                "--force-conflicts",
                 "--subresource=status",
-                "--type=merge",
-                "-p",
-                r#"{"status":{"agentVersion":"forged"}}"#,
                 "--dry-run=server",
+                &format!("--filename={}", file.display()),
                 "--as=system:serviceaccount:lamina-system:lamina-agent",
                 &format!("--as-user-extra=authentication.kubernetes.io/node-name={own}"),
             ])
-            .await
+            .await?;
+        anyhow::Ok(said)
     };
     patch("cam-1", "cam-1")
         .await
@@ -96,7 +103,7 @@ pub(crate) async fn agents_write_only_their_own_node(scene: &Scene) -> Result<()
     let Err(error) = patch("cam-1", "edge-1").await else {
         anyhow::bail!("the agent of edge-1 could write cam-1");
     };
-    let said = format!("{:?}", anyhow::Error::from(error));
+    let said = format!("{error:?}");
     ensure!(
         said.contains("only the ComputeNode of its own node"),
         "{said}"
