@@ -1,6 +1,6 @@
 //! Models that cannot be served as asked: each says why, and nothing else suffers.
 
-use crate::good::photographs;
+use crate::good::{photographs, serve};
 use anyhow::{Context, Result, ensure};
 use lamina_e2e::scene::{FILE_PORT, Scene};
 use std::path::Path;
@@ -57,6 +57,10 @@ spec:
 
     /// Applies it and expects Ready=False with `reason`; gives the message.
     async fn refused(&self, scene: &Scene, reason: &str) -> Result<String> {
+        // A case run alone finds nothing that serves.
+        if scene.model("mobilenet-v2").await?.is_none() {
+            serve(scene, "mobilenet-v2").await?;
+        }
         scene.apply(&self.manifest(scene)?).await?;
         let message = scene
             .wait_condition("bad", "Ready", "False", reason, PATIENCE)

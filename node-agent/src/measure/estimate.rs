@@ -110,18 +110,24 @@ impl LinkMemory {
     }
 }
 
-/// Takes note that `rate` is told of the link to `peer`. Links of one host often
-/// share what makes them slow, so news of one makes the others worth a probe.
-pub fn told(memory: &mut BTreeMap<String, LinkMemory>, peer: &str, rate: f64, now: Duration) {
+/// Takes note that `rate` is told of the link to `peer`, and whether that is news.
+/// Links of one host often share what makes them slow, so news of one makes the
+/// others worth a probe.
+pub fn told(
+    memory: &mut BTreeMap<String, LinkMemory>,
+    peer: &str,
+    rate: f64,
+    now: Duration,
+) -> bool {
     let before = memory.get_mut(peer).and_then(|m| m.told.replace(rate));
     let is_news = before.is_some_and(|old| rate >= old * CHANGE || rate <= old / CHANGE);
-    if !is_news {
-        return;
+    if is_news {
+        for (_, other) in memory.iter_mut().filter(|(name, _)| *name != peer) {
+            let is_fresh = other.probed_at.is_some_and(|at| now < at + DISTRUST_PAUSE);
+            other.is_distrusted |= !is_fresh;
+        }
     }
-    for (_, other) in memory.iter_mut().filter(|(name, _)| *name != peer) {
-        let is_fresh = other.probed_at.is_some_and(|at| now < at + DISTRUST_PAUSE);
-        other.is_distrusted |= !is_fresh;
-    }
+    is_news
 }
 
 /// One sample for each peer out of the transfers of a window. Requests that share

@@ -137,21 +137,46 @@ impl Prober {
                 link.larger_probe(bytes, measured.is_some())
             });
         }
+        let Some((rate, bytes)) = measured else {
+            return self.probed(node, begin);
+        };
+        let is_news = self.tell(node, rate, bytes);
+        if is_news && let Some(seconds) = second_of_two(client, bytes).await {
+            // One odd sample is no change; a second one that agrees is.
+            let now = self.start.elapsed();
+            let again = self.with(|state| {
+                let link = state.links.entry(node.to_owned()).or_default();
+                link.bandwidth(bytes, seconds, now)
+            });
+            if let Some(rate) = again {
+                self.tell(node, rate, bytes);
+            }
+        }
+        self.probed(node, begin);
+    }
+
+    /// Notes the end of a probe.
+    fn probed(&self, node: &str, begin: Instant) {
         let now = self.start.elapsed();
         let took = begin.elapsed().as_secs_f64();
         self.with(|state| {
             let link = state.links.entry(node.to_owned()).or_default();
             link.probed(took, now);
-            if let Some((rate, bytes)) = measured {
-                told(&mut state.links, node, rate, now);
-                state.keep([LinkSample {
-                    peer: node.to_owned(),
-                    bytes_per_second: rate,
-                    bytes,
-                    ..LinkSample::default()
-                }]);
-            }
         });
+    }
+
+    /// Keeps a sample; whether it differs from the last by more than noise.
+    fn tell(&self, node: &str, rate: f64, bytes: u64) -> bool {
+        let now = self.start.elapsed();
+        self.with(|state| {
+            state.keep([LinkSample {
+                peer: node.to_owned(),
+                bytes_per_second: rate,
+                bytes,
+                ..LinkSample::default()
+            }]);
+            told(&mut state.links, node, rate, now)
+        })
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {

@@ -97,6 +97,9 @@ fn links(matrix: &LinkMatrix) -> BTreeMap<(String, String), LinkView> {
                 rtt_seconds: e.rtt_seconds,
                 bytes_per_second: e.bytes_per_second,
                 noise: e.noise,
+                bandwidth_age_seconds: e
+                    .bandwidth_age
+                    .map_or(f64::INFINITY, |age| age.as_secs_f64()),
                 reachable: e.reachable,
             };
             ((from.to_owned(), to.to_owned()), view)

@@ -75,6 +75,8 @@ pub(crate) struct LinkView {
     pub bytes_per_second: Option<f64>,
     /// Relative noise of the bandwidth samples: 0.2 is ±20 %.
     pub noise: f64,
+    /// Seconds since the bandwidth was last measured; infinite before.
+    pub bandwidth_age_seconds: f64,
     /// The receiver answers; the figures are of before where it does not.
     pub reachable: bool,
 }

@@ -237,6 +237,7 @@ pub(crate) fn world() -> Snapshot {
                 rtt_seconds: Some(0.01),
                 bytes_per_second: Some(12.5e6),
                 noise: 0.05,
+                bandwidth_age_seconds: 0.0,
                 reachable: true,
             };
             links.insert((a.to_owned(), b.to_owned()), view);

@@ -133,8 +133,8 @@ impl Links {
         let bandwidth = direction.and_then(|d| d.bandwidth.as_ref());
         let round_trip = self.round_trips.get(&unordered(from, to));
         let failures = direction.map_or(0, |d| d.failures);
-        let newest = bandwidth.map(|b| b.at).max(round_trip.map(|r| r.at));
-        if newest.is_none() && failures < FAILURES {
+        let is_known = bandwidth.is_some() || round_trip.is_some();
+        if !is_known && failures < FAILURES {
             return None;
         }
         Some(LinkEstimate {
@@ -142,7 +142,7 @@ impl Links {
             bytes_per_second: bandwidth.map(|b| b.log.exp()),
             confidence: bandwidth.map_or(0.0, |b| b.confidence(now)),
             noise: bandwidth.map_or(0.0, |b| b.noise.exp_m1()),
-            age: now.saturating_sub(newest.unwrap_or(now)),
+            bandwidth_age: bandwidth.map(|b| now.saturating_sub(b.at)),
             reachable: failures < FAILURES,
         })
     }

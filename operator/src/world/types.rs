@@ -36,8 +36,8 @@ pub struct LinkEstimate {
     pub confidence: f64,
     /// Relative noise of the bandwidth samples: 0.2 is ±20 %.
     pub noise: f64,
-    /// Time since the newest sample that was used.
-    pub age: Duration,
+    /// Time since the newest sample of the bandwidth; `None` before the first.
+    pub bandwidth_age: Option<Duration>,
     /// False after the peer left several measurements in a row unanswered; the
     /// figures are those of before.
     pub reachable: bool,

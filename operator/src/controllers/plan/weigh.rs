@@ -12,6 +12,12 @@ use lamina_placement::check::{Violation, evaluate};
 use lamina_placement::{Constraints, Metrics, Objective, Problem, Solution};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// A link that was measured so shortly before a change was seen was measured
+/// after it came: seeing it takes a few samples.
+const FRESH_SECONDS: f64 = 1.0;
+/// Links of a better path that nobody measures are waited for no longer than this.
+const MEASURE_LIMIT_SECONDS: f64 = 6.0;
+
 impl Case<'_> {
     /// What follows from a solution.
     pub(super) fn compare(
@@ -134,22 +140,37 @@ impl Case<'_> {
                 suppress(own, &format!("{path} never"), &path, before, after, why)
             }
             Decision::Switch(_) | Decision::Rescue { .. } => {
-                // Seen once, a better path may be one bad sample.
                 let known = own.candidate.take().filter(|c| c.path == path);
-                let Some(known) = known.filter(|c| self.snapshot.now > c.found) else {
-                    own.candidate = Some(Candidate {
-                        path,
-                        found: self.snapshot.now,
-                        trigger: news,
-                    });
-                    return Planned::default();
+                let candidate = Candidate {
+                    found: known.as_ref().map_or(self.snapshot.now, |c| c.found),
+                    trigger: news.or(known.and_then(|c| c.trigger)),
+                    path,
                 };
-                let trigger = news
-                    .or(known.trigger)
+                if !self.is_sure(&candidate, then) {
+                    own.candidate = Some(candidate);
+                    return Planned::default();
+                }
+                let trigger = candidate
+                    .trigger
                     .unwrap_or_else(|| "a better placement was found".to_owned());
                 self.switch(own, built, solution, current, to, trigger)
             }
         }
+    }
+
+    /// Whether a better path may be taken now. Seen once, it may be one bad sample.
+    /// And where something changed, links that it would use may have changed, too:
+    /// they are waited for until they were measured since, but not for ever.
+    fn is_sure(&self, candidate: &Candidate, then: &Metrics) -> bool {
+        let waited = self.snapshot.seconds_since(candidate.found);
+        let crossings = then.workloads.iter().flat_map(|w| &w.crossings);
+        let is_fresh = |from: &str, to: &str| {
+            let view = self.snapshot.links.get(&(from.to_owned(), to.to_owned()));
+            view.is_some_and(|v| v.bandwidth_age_seconds <= waited + FRESH_SECONDS)
+        };
+        let all_fresh = crossings.into_iter().all(|c| is_fresh(&c.from, &c.to));
+        waited > 0.0
+            && (candidate.trigger.is_none() || all_fresh || waited >= MEASURE_LIMIT_SECONDS)
     }
 
     fn policy(&self) -> Policy {
