@@ -35,9 +35,13 @@ pub struct Run {
     pub events: Vec<String>,
 }
 
-/// Requests that are sent at once when the new revision is about to serve, so
-/// that the flip has requests in flight to lose.
+/// Requests that are sent at once when the new revision is about to serve, and
+/// again until it does, so that the flip has requests in flight to lose.
 const BURST: u32 = 4;
+/// Looks (of 100 ms) between two bursts.
+const BURST_EVERY: u32 = 8;
+/// Bursts for one revision at most: a probe may take long to fail.
+const BURSTS: u32 = 5;
 
 /// A load ends by itself after this time.
 const LOAD_SECONDS: u64 = 600;
@@ -47,7 +51,7 @@ const SPARE_SECONDS: u64 = 120;
 /// Images to prepare: each is sent once.
 fn images(load: &Load) -> u64 {
     let seconds = 2 * load.phase_seconds + SPARE_SECONDS;
-    (load.rate * seconds as f64).ceil() as u64 + 8 * u64::from(BURST)
+    (load.rate * seconds as f64).ceil() as u64 + u64::from(4 * BURST * BURSTS)
 }
 
 /// Loads the entry, slows its links, waits for the move, and measures again.
@@ -107,7 +111,6 @@ pub async fn run(scene: &Scene, load: &Load, told: &mut (dyn FnMut(&str) + Send)
             summary,
             slow_at,
             slow_bits_per_second: SLOW_DEVICE_LINK.rate_bits_per_s as f64,
-            rate: load.rate,
             in_flight_at_flip,
             router_bytes_before: carried_when_slow - carried_at_start,
             router_bytes_after: carried(scene, &load.entry) - carried_when_moved,
@@ -154,7 +157,8 @@ fn ends(lines: &[Line]) -> Result<(Reference, Summary)> {
 
 /// Waits until another path serves, with a burst when it is about to.
 async fn moved(scene: &Scene, client: &mut Client, model: &str, old_path: &str) -> Result<()> {
-    let mut burst_for = 0;
+    let mut bursts_for = 0;
+    let mut looks = 0;
     let within = Duration::from_secs(180);
     poll("another path", within, async || {
         let status = scene
@@ -166,9 +170,15 @@ async fn moved(scene: &Scene, client: &mut Client, model: &str, old_path: &str) 
             .conditions
             .iter()
             .any(|c| c.type_ == "Deployed" && c.status == "True");
-        if status.target_revision > burst_for && deployed {
-            burst_for = status.target_revision;
-            client.command(&format!("burst {BURST}")).await?;
+        if status.target_revision > bursts_for && deployed {
+            bursts_for = status.target_revision;
+            looks = 0;
+        }
+        if status.target_revision > 0 && status.target_revision == bursts_for {
+            if looks % BURST_EVERY == 0 && looks < BURST_EVERY * BURSTS {
+                client.command(&format!("burst {BURST}")).await?;
+            }
+            looks += 1;
         }
         Ok(if !status.path.is_empty() && status.path != old_path {
             Step::Done(())

@@ -14,8 +14,6 @@ pub struct Evidence {
     pub slow_at: f64,
     /// Rate of the slow link in bits per second.
     pub slow_bits_per_second: f64,
-    /// Requests per second that were sent.
-    pub rate: f64,
     /// Requests in flight at the entry when its route flipped.
     pub in_flight_at_flip: u32,
     /// Bytes that the router carried from the entry to other hosts' agents
@@ -194,6 +192,14 @@ fn in_flight(count: u32) -> Finding {
     )
 }
 
+/// Requests per second since the link became slow, bursts included.
+fn rate_on_the_slow_link(evidence: &Evidence) -> f64 {
+    let sent = || evidence.requests.iter().map(|r| r.at);
+    let sent_slow = sent().filter(|at| *at >= evidence.slow_at).count();
+    let last = sent().fold(evidence.slow_at, f64::max);
+    sent_slow as f64 / (last - evidence.slow_at).max(1.0)
+}
+
 fn below_capacity(evidence: &Evidence, phases: &Phases<'_>) -> Finding {
     let bytes = phases
         .before
@@ -202,12 +208,12 @@ fn below_capacity(evidence: &Evidence, phases: &Phases<'_>) -> Finding {
         .map(|h| h.bytes_out)
         .max()
         .unwrap_or(0);
-    let used = evidence.rate * bytes as f64 * 8.0 / evidence.slow_bits_per_second;
+    let rate = rate_on_the_slow_link(evidence);
+    let used = rate * bytes as f64 * 8.0 / evidence.slow_bits_per_second;
     finding(
         bytes > 0 && used < 0.8,
         format!(
-            "{} requests/s of {} KB are {:.0} % of what the slow link carries",
-            evidence.rate,
+            "{rate:.1} requests/s of {} KB, bursts included, are {:.0} % of what the slow link carries",
             bytes / 1000,
             used * 100.0
         ),

@@ -47,7 +47,6 @@ fn good() -> Evidence {
         },
         slow_at: 20.0,
         slow_bits_per_second: 5e6,
-        rate: 3.0,
         in_flight_at_flip: 3,
         router_bytes_before: 120_000,
         router_bytes_after: 120_000,
@@ -91,7 +90,15 @@ fn every_finding_can_fail() {
     );
     breaks(|e| e.requests[2].seconds = 0.6, "median latency");
     breaks(|e| e.in_flight_at_flip = 2, "2 requests were in flight");
-    breaks(|e| e.rate = 5.1, "5.1 requests/s");
+    breaks(
+        |e| {
+            // 51 requests within the 10 s of the slow link.
+            e.requests
+                .extend((3..52).map(|id| request(id, 22.0, 0.5, 1)));
+            (e.summary.sent, e.summary.correct) = (52, 52);
+        },
+        "5.1 requests/s",
+    );
 }
 
 #[test]
