@@ -2,6 +2,7 @@
 
 use crate::good::{photographs, serve};
 use anyhow::{Context, Result, ensure};
+use lamina_e2e::netlab::Link;
 use lamina_e2e::scene::redeploy::{self, Load};
 use lamina_e2e::scene::{DEVICE_LINK, Scene, Step, poll};
 use lamina_e2e::workload::{Client, Line, Summary};
@@ -113,6 +114,40 @@ pub(crate) async fn node_lost_for_good(scene: &Scene) -> Result<()> {
     );
     scene.wait_nodes(5, Duration::from_secs(60)).await?;
     Ok(())
+}
+
+/// Both hosts live and reach the operator, but not each other.
+pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
+    let host = last_host(scene).await?;
+    let patient = Load {
+        deadline_seconds: 30.0,
+        ..load(2.0)
+    };
+    let client = redeploy::start(scene, &patient).await?;
+    sleep(Duration::from_secs(3)).await;
+    let old = redeploy::path(scene, MODEL).await?;
+    let cut = |up: bool| -> Result<()> {
+        for (from, to) in [("cam-1", host.as_str()), (host.as_str(), "cam-1")] {
+            let link = scene.lab.link(from, to)?;
+            scene.lab.set_link(from, to, Link { up, ..link })?;
+        }
+        Ok(())
+    };
+    cut(false)?;
+    let moved = poll("another path", Duration::from_secs(60), async || {
+        let path = redeploy::path(scene, MODEL).await?;
+        Ok(if !path.is_empty() && path != old {
+            Step::Done(path)
+        } else {
+            Step::NotYet(path)
+        })
+    })
+    .await;
+    sleep(Duration::from_secs(3)).await;
+    let answered = all_answered(client).await;
+    cut(true)?;
+    moved?;
+    answered
 }
 
 pub(crate) async fn slow_link_moves_blocks_and_operator_dies_meanwhile(

@@ -126,6 +126,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(bad_models::a_broken_update_leaves_the_last_good_one_serving);
     case!(faults::agent_killed_and_restarted);
     case!(faults::node_lost_for_good);
+    case!(faults::link_between_two_hosts_cut);
     case!(faults::slow_link_moves_blocks_and_operator_dies_meanwhile);
     case!(faults::api_server_away);
     case!(faults::model_deleted_and_applied_again);
