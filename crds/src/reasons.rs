@@ -12,8 +12,6 @@ pub const PLACEMENT_SOLVED: &str = "PlacementSolved";
 pub const REDEPLOY_STARTED: &str = "RedeployStarted";
 /// Normal: the new revision serves.
 pub const REDEPLOY_COMPLETED: &str = "RedeployCompleted";
-/// Normal: the old revision serves again.
-pub const ROLLED_BACK: &str = "RolledBack";
 /// Normal: an agent came for the first time.
 pub const NODE_REGISTERED: &str = "NodeRegistered";
 /// Normal: an agent that was lost is back.
