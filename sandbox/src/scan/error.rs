@@ -1,0 +1,117 @@
+use super::{CodeError, PickleError};
+
+/// Why a file is not given to libtorch.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// The file cannot be read; nothing is known about its content.
+    #[error("cannot read the file")]
+    Read(#[source] std::io::Error),
+    /// Nothing in it.
+    #[error("the file is empty")]
+    Empty,
+    /// More than a model may have.
+    #[error("it has {bytes} bytes, more than {limit}")]
+    TooLarge {
+        /// Bytes of the file.
+        bytes: u64,
+        /// Bytes that are allowed.
+        limit: u64,
+    },
+    /// What `torch.save` wrote before it wrote zip archives.
+    #[error(
+        "it is a bare pickle, as torch.save wrote before PyTorch 1.6; export the module with torch.jit.save"
+    )]
+    BarePickle,
+    /// No zip archive, or a damaged one.
+    #[error("it is no whole zip archive: {reason}")]
+    NotZip {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Readers could disagree about its content.
+    #[error("its zip archive is ambiguous: {reason}")]
+    Ambiguous {
+        /// What could be read in two ways.
+        reason: String,
+    },
+    /// More files than a model may have.
+    #[error("it holds {entries} files, more than {limit}")]
+    TooManyEntries {
+        /// Files inside.
+        entries: usize,
+        /// Files that are allowed.
+        limit: usize,
+    },
+    /// A zip bomb.
+    #[error("it inflates to {inflated} bytes, more than {limit} for a file of {bytes} (a zip bomb)")]
+    Bomb {
+        /// Bytes of the file.
+        bytes: u64,
+        /// Bytes that its files claim, or hold.
+        inflated: u64,
+        /// Bytes that are allowed.
+        limit: u64,
+    },
+    /// A name that leaves the archive or is none.
+    #[error("the name of its file {name:?} {reason}")]
+    BadName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Two files that libtorch, which ignores case, cannot tell apart.
+    #[error("it holds {name:?} twice (libtorch ignores case)")]
+    Duplicate {
+        /// The second one.
+        name: String,
+    },
+    /// An entry that libtorch cannot read.
+    #[error("its file {name:?} is {what}")]
+    UnsupportedEntry {
+        /// The entry.
+        name: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A text that is longer than any honest one.
+    #[error("its file {name:?} holds more than {limit} bytes")]
+    LongText {
+        /// The entry.
+        name: String,
+        /// Bytes that are allowed.
+        limit: u64,
+    },
+    /// `torch.save` of tensors or of a Python object.
+    #[error(
+        "it holds data without code, as torch.save writes (a state_dict?); export the module with torch.jit.script or torch.jit.trace and torch.jit.save"
+    )]
+    WithoutCode,
+    /// `torch.export.save`.
+    #[error(
+        "it was written by torch.export; export the module with torch.jit.trace and torch.jit.save"
+    )]
+    TorchExport,
+    /// A zip archive of something else.
+    #[error("it is a zip archive without {missing}, which torch.jit.save writes")]
+    NotTorchScript {
+        /// The first file that is missing.
+        missing: &'static str,
+    },
+    /// A pickle that holds what no model needs.
+    #[error("its {name} {error}")]
+    Pickle {
+        /// The entry.
+        name: String,
+        /// What it holds.
+        error: PickleError,
+    },
+    /// Code that does what no model needs.
+    #[error("its {name} {error}")]
+    Code {
+        /// The entry.
+        name: String,
+        /// What it does.
+        error: CodeError,
+    },
+}
