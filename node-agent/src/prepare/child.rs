@@ -1,7 +1,7 @@
 //! The process in which an untrusted model is opened.
 
 use super::input::format_input;
-use super::{Failure, Line, Reason, Step};
+use super::{CellArgs, Failure, Line, Reason, Step};
 use lamina_model::{InputSpec, Manifest};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,28 +13,51 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 const WALL_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// Longer lines are none of ours. A manifest of ten thousand blocks fits.
+const LINE_BYTES: u64 = 16 << 20;
 /// The end of what a crashing child said, enough for the cause.
 const STDERR_BYTES: usize = 2048;
+// The numbers are the same on all of Linux's processors but MIPS.
+const SIGKILL: i32 = 9;
+const SIGXCPU: i32 = 24;
+const SIGXFSZ: i32 = 25;
 /// All that a child learns of this process's environment, which holds secrets.
 const KEPT_VARIABLES: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR"];
 
 /// The program that understands `prepare FILE --input … --out DIR --json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program(pub PathBuf);
+pub struct Program {
+    /// Its file.
+    pub path: PathBuf,
+    /// How it locks itself up.
+    pub cell: CellArgs,
+    /// After which it is killed, whatever it does.
+    pub wall_limit: Duration,
+}
 
 impl Program {
+    /// The program at `path`.
+    pub const fn new(path: PathBuf, cell: CellArgs) -> Self {
+        Self {
+            path,
+            cell,
+            wall_limit: WALL_LIMIT,
+        }
+    }
+
     /// This program.
     ///
     /// # Errors
     /// The system does not say where it is.
-    pub fn this() -> io::Result<Self> {
-        std::env::current_exe().map(Self)
+    pub fn this(cell: CellArgs) -> io::Result<Self> {
+        Ok(Self::new(std::env::current_exe()?, cell))
     }
 
     fn command(&self, model: &Path, inputs: &[InputSpec], out: &Path) -> Command {
-        let mut command = Command::new(&self.0);
+        let mut command = Command::new(&self.path);
         command.arg("prepare").arg(model).arg("--json");
         command.arg("--out").arg(out);
+        command.args(self.cell.arguments());
         for input in inputs {
             command.arg(format!("--input={}", format_input(input)));
         }
@@ -71,7 +94,7 @@ impl Program {
             Err(e) => return Some(Err(failed(&format!("cannot start a process for it: {e}")))),
         };
         let outcome = {
-            let reading = timeout(WALL_LIMIT, read_all(&mut child, progress));
+            let reading = timeout(self.wall_limit, read_all(&mut child, progress));
             cancel.run_until_cancelled(reading).await
         };
         if !matches!(outcome, Some(Ok(_)))
@@ -80,11 +103,11 @@ impl Program {
             tracing::warn!(%error, "cannot end the process that prepares");
         }
         outcome.map(|in_time| match in_time {
-            Ok(Ok(said)) => said.judge(),
+            Ok(Ok(said)) => said.judge(&self.cell),
             Ok(Err(e)) => Err(failed(&format!("the process for it is lost: {e}"))),
             Err(_) => {
-                let minutes = WALL_LIMIT.as_secs() / 60;
-                let message = format!("preparing takes longer than {minutes} minutes");
+                let seconds = self.wall_limit.as_secs();
+                let message = format!("preparing takes longer than {seconds} s");
                 Err(Failure::new(Reason::PrepareFailed, message))
             }
         })
@@ -100,7 +123,7 @@ struct Said {
 }
 
 impl Said {
-    fn judge(self) -> Result<Manifest, Failure> {
+    fn judge(self, cell: &CellArgs) -> Result<Manifest, Failure> {
         match self.last {
             Some(Line::Error(failure)) => Err(failure),
             Some(Line::Manifest(manifest)) if self.status.success() => {
@@ -108,23 +131,35 @@ impl Said {
                 checked.map_err(|e| failed(&format!("the blocks make no sense: {e}")))?;
                 Ok(*manifest)
             }
-            _ => Err(failed(&died(self.status, &self.stderr))),
+            _ => Err(died(self.status, &self.stderr, cell)),
         }
     }
 }
 
-fn died(status: ExitStatus, stderr: &str) -> String {
+/// Why a process ended that did not say it. A limit is the model's fault, and
+/// trying again is of no use; what memory does depends on the hour.
+fn died(status: ExitStatus, stderr: &str, cell: &CellArgs) -> Failure {
     use std::os::unix::process::ExitStatusExt as _;
     let last = stderr.lines().rev().find(|l| !l.trim().is_empty());
     let said = last.map_or_else(String::new, |l| format!("; it said: {}", l.trim()));
     match status.signal() {
-        // What the kernel sends when memory is short.
-        Some(9) => {
-            format!(
-                "the process was killed, probably for want of memory: raise the agent's limit{said}"
-            )
+        Some(SIGXCPU) => {
+            let seconds = cell.cpu_limit;
+            let message = format!(
+                "the model could not be prepared: it computed for more than {seconds} s; does its \
+                 forward, or code that runs on loading, end?"
+            );
+            Failure::new(Reason::PrepareFailed, message)
         }
-        _ => format!("the process crashed ({status}){said}"),
+        Some(SIGXFSZ) => Failure::new(
+            Reason::PrepareFailed,
+            "the model could not be prepared: it wrote a file far larger than itself",
+        ),
+        // What the kernel sends when memory is short.
+        Some(SIGKILL) => failed(&format!(
+            "the process was killed, probably for want of memory: raise the agent's limit{said}"
+        )),
+        _ => failed(&format!("the process crashed ({status}){said}")),
     }
 }
 
@@ -151,16 +186,21 @@ async fn read_lines(
     stdout: impl AsyncRead + Unpin,
     progress: &mut (dyn FnMut(Step) + Send),
 ) -> io::Result<Option<Line>> {
-    let mut lines = BufReader::new(stdout).lines();
+    let mut reader = BufReader::new(stdout);
     let mut last = None;
-    while let Some(text) = lines.next_line().await? {
-        match serde_json::from_str(&text) {
+    loop {
+        let mut text = Vec::new();
+        let mut bounded = (&mut reader).take(LINE_BYTES);
+        if bounded.read_until(b'\n', &mut text).await? == 0 {
+            return Ok(last);
+        }
+        match serde_json::from_slice(&text) {
             Ok(Line::Progress(step)) => progress(step),
+            Ok(Line::Warning(warning)) => tracing::warn!(warning, "preparing a model"),
             Ok(line) => last = Some(line),
-            Err(_) => tracing::debug!(text, "the process that prepares says"),
+            Err(_) => tracing::debug!(bytes = text.len(), "no line of ours"),
         }
     }
-    Ok(last)
 }
 
 async fn read_tail(mut stderr: impl AsyncRead + Unpin) -> io::Result<String> {

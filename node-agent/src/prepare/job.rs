@@ -1,5 +1,6 @@
 //! One job of the operator, from the source's URI to the manifest in the store.
 
+use super::cell::scan_blocks;
 use super::fetch::{fetch, without_secrets};
 use super::updates::Updates;
 use super::{Failure, Program, Reason, Step, StepName};
@@ -116,7 +117,10 @@ async fn work(
         Ok(manifest) => manifest,
         Err(failure) => return Some(Err(named(failure, &source, &wanted.uri))),
     };
-    let storing = store(&tools.blobs, &manifest, &out, updates);
+    let storing = async {
+        let manifest = checked(manifest, out.clone()).await?;
+        store(&tools.blobs, &manifest, &out, updates).await
+    };
     cancel.run_until_cancelled(storing).await
 }
 
@@ -139,6 +143,18 @@ fn read(job: &Prepare) -> Result<Wanted, Failure> {
         uri: job.uri.clone(),
         sha256,
         inputs,
+    })
+}
+
+/// `manifest`, once its blocks are what agents may load.
+async fn checked(manifest: Manifest, out: PathBuf) -> Result<Manifest, Failure> {
+    let scanning = tokio::task::spawn_blocking(move || {
+        let scanned = scan_blocks(&manifest, &out);
+        scanned.map(|()| manifest).map_err(|e| Failure::from(&e))
+    });
+    scanning.await.unwrap_or_else(|e| {
+        let what = format!("scanning the blocks failed: {e}");
+        Err(Failure::retryable(Reason::PrepareFailed, what))
     })
 }
 

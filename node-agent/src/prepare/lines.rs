@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum Line {
     /// What is being done.
     Progress(Step),
+    /// What is not as it should be; preparing goes on.
+    Warning(String),
     /// The last line of a success.
     Manifest(Box<Manifest>),
     /// The last line of a failure.

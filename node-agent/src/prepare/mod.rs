@@ -1,6 +1,7 @@
 //! Preparing a model: the command that slices and profiles one in a process of
 //! its own, and the job that the operator asks an agent for.
 
+mod cell;
 mod child;
 mod cli;
 mod failure;
@@ -11,6 +12,7 @@ mod lines;
 mod table;
 mod updates;
 
+pub use cell::{CellArgs, CellError};
 pub use child::Program;
 pub use cli::{PrepareArgs, run};
 pub use failure::{Failure, Reason};

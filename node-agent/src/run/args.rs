@@ -34,6 +34,10 @@ pub struct RunArgs {
         default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
     )]
     pub token_file: PathBuf,
+    /// Prepare models even where the kernel cannot lock up the process that
+    /// opens them (no Landlock or no seccomp): only for models that you trust.
+    #[arg(long)]
+    pub allow_unsandboxed: bool,
     /// Format of the log on standard error.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,

@@ -14,7 +14,7 @@ use crate::blobs::Blobs;
 use crate::data_plane::DataPlane;
 use crate::engine::{Engine, TorchEngine, TorchOptions};
 use crate::ledger::LedgerFile;
-use crate::prepare::{Program, Tools, run_job};
+use crate::prepare::{CellArgs, Program, Tools, run_job};
 use crate::routes::Routes;
 use crate::session::{self, JobStarter, Jobs, SessionConfig};
 use crate::shared::{OperatorEndpoint, Peers, Telemetry};
@@ -136,7 +136,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         peers: Peers::default(),
         telemetry: telemetry.clone(),
         inbound: blobs.inbound(),
-        jobs: Jobs::new(job_starter(Arc::clone(&blobs), &args.cache_dir)?),
+        jobs: Jobs::new(job_starter(Arc::clone(&blobs), args)?),
     })
     .context("cannot start the session's thread")?;
 
@@ -231,9 +231,13 @@ async fn signalled() -> Result<&'static str> {
 }
 
 /// Prepares models on the main runtime, away from the session's thread.
-fn job_starter(blobs: Arc<Blobs>, cache_dir: &Path) -> Result<JobStarter> {
-    let program = Program::this().context("cannot find this program's own file")?;
-    let tools = Tools::new(blobs, program, cache_dir.join("work"))
+fn job_starter(blobs: Arc<Blobs>, args: &RunArgs) -> Result<JobStarter> {
+    let cell = CellArgs {
+        allow_unsandboxed: args.allow_unsandboxed,
+        ..CellArgs::default()
+    };
+    let program = Program::this(cell).context("cannot find this program's own file")?;
+    let tools = Tools::new(blobs, program, args.cache_dir.join("work"))
         .context("the folder for preparing cannot be used")?;
     let runtime = tokio::runtime::Handle::current();
     Ok(Arc::new(move |job, updates, cancel| {

@@ -73,6 +73,19 @@ impl<R: Read + Seek> Archive<R> {
         texts.collect()
     }
 
+    /// Reads everything to its end, where the checksum is compared.
+    pub(super) fn check_sums(&mut self) -> Result<(), ScanError> {
+        for (index, Entry { name, inflated, .. }) in self.entries.iter().enumerate() {
+            let file = self.zip.by_index(index);
+            let file = file.map_err(|e| damaged(name, &e.to_string()))?;
+            let read = std::io::copy(&mut file.take(inflated.saturating_add(1)), &mut std::io::sink());
+            if read.map_err(|e| damaged(name, &e.to_string()))? != *inflated {
+                return Err(damaged(name, "its size is not the declared one"));
+            }
+        }
+        Ok(())
+    }
+
     /// The content of one file, which must be as long as the directory says.
     pub(super) fn read(&mut self, index: usize, limit: u64) -> Result<Vec<u8>, ScanError> {
         let Entry { name, inflated, .. } = &self.entries[index];
@@ -82,12 +95,10 @@ impl<R: Read + Seek> Archive<R> {
                 limit,
             });
         }
-        let damaged = |what: String| ScanError::NotZip {
-            reason: format!("its file {name:?} is damaged: {what}"),
-        };
+        let damaged = |what: String| damaged(name, &what);
         let file = self.zip.by_index(index).map_err(|e| damaged(e.to_string()))?;
         let mut content = Vec::new();
-        let mut bounded = file.take(inflated + 1);
+        let mut bounded = file.take(inflated.saturating_add(1));
         let read = bounded.read_to_end(&mut content);
         read.map_err(|e| damaged(e.to_string()))?;
         if content.len() as u64 != *inflated {
@@ -95,6 +106,10 @@ impl<R: Read + Seek> Archive<R> {
         }
         Ok(content)
     }
+}
+
+fn damaged(name: &str, what: &str) -> ScanError {
+    no_zip(&format!("its file {name:?} is damaged: {what}"))
 }
 
 /// The first and last bytes: what is no archive is named, and the directory is

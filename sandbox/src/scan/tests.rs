@@ -1,0 +1,253 @@
+use super::archive::{Entry, Method, check_entries};
+use super::code::{CodeError, check_code};
+use super::pickle::{PickleError, check_pickle};
+use super::*;
+use std::io::{Cursor, Write as _};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+const PICKLE: &[u8] = b"\x80\x02).";
+
+/// A tiny archive that is accepted, and `more`.
+fn archive(more: &[(&str, &[u8])]) -> Vec<u8> {
+    let code: &[u8] = b"class M(Module):\n  def forward(self) -> int:\n    return 1\n";
+    let base: [(&str, &[u8]); 4] = [
+        ("m/data.pkl", PICKLE),
+        ("m/code/__torch__.py", code),
+        ("m/constants.pkl", PICKLE),
+        ("m/version", b"3\n"),
+    ];
+    zipped(base.iter().chain(more), CompressionMethod::Stored)
+}
+
+fn zipped<'a>(
+    files: impl IntoIterator<Item = &'a (&'a str, &'a [u8])>,
+    method: CompressionMethod,
+) -> Vec<u8> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default().compression_method(method);
+    for (name, content) in files {
+        zip.start_file(*name, options).unwrap();
+        zip.write_all(content).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+fn verdict(bytes: &[u8]) -> Result<Scanned, ScanError> {
+    scan(Cursor::new(bytes), &ScanLimits::default())
+}
+
+#[track_caller]
+fn assert_refused(bytes: &[u8], about: &str) {
+    let text = verdict(bytes).unwrap_err().to_string();
+    assert!(text.contains(about), "{text}");
+}
+
+#[test]
+fn what_torch_jit_save_writes_is_accepted() {
+    let scanned = verdict(&archive(&[])).unwrap();
+    assert_eq!(scanned.entries, 4);
+}
+
+#[test]
+fn what_is_no_archive_is_named() {
+    assert_refused(b"", "empty");
+    assert_refused(b"some text that is long enough", "does not begin like one");
+    assert_refused(b"\x80\x02cposix\nsystem\n.", "bare pickle");
+    let good = archive(&[]);
+    for length in 4..good.len() {
+        assert_refused(&good[..length], "no whole zip archive");
+    }
+}
+
+#[test]
+fn two_readers_never_see_two_archives() {
+    let good = archive(&[]);
+    let in_front = [b"PK\x03\x04".as_slice(), &good].concat();
+    assert_refused(&in_front, "zip archive");
+    let behind = [good.as_slice(), &good].concat();
+    assert_refused(&behind, "ambiguous");
+    let comment = [good.as_slice(), b"x"].concat();
+    assert_refused(&comment, "its end is missing");
+}
+
+#[test]
+fn names_stay_inside_and_are_told_apart() {
+    for (name, about) in [
+        ("m/../../etc/passwd", "leaves the archive"),
+        ("/etc/passwd", "absolute"),
+        ("c:/x", "absolute"),
+        ("m/a\\b", "backslash"),
+        ("m/a\nb", "control"),
+        ("n/stray", "outside"),
+        ("m/DATA.pkl", "twice"),
+    ] {
+        assert_refused(&archive(&[(name, b"x")]), about);
+    }
+}
+
+#[test]
+fn archives_of_something_else_are_named() {
+    let plain: [(&str, &[u8]); 1] = [("m/readme", b"hello")];
+    assert_refused(&zipped(&plain, CompressionMethod::Stored), "without data.pkl");
+    let tensors: [(&str, &[u8]); 3] = [
+        ("m/data.pkl", PICKLE),
+        ("m/version", b"3"),
+        ("m/data/0", b"1234"),
+    ];
+    assert_refused(&zipped(&tensors, CompressionMethod::Stored), "state_dict");
+    assert_refused(&archive(&[("m/archive_format", b"pt2")]), "torch.export");
+}
+
+#[test]
+fn a_bomb_is_refused_before_it_is_inflated() {
+    let zeros = vec![0; 70 << 20];
+    let bomb: [(&str, &[u8]); 1] = [("m/data/0", &zeros)];
+    let bomb = zipped(&bomb, CompressionMethod::Deflated);
+    assert!(bomb.len() < 100_000);
+    assert_refused(&bomb, "zip bomb");
+    let lying = Entry {
+        name: "m/a".into(),
+        inflated: u64::MAX,
+        encrypted: false,
+        method: Method::Stored,
+    };
+    let error = check_entries(&[lying.clone(), lying], 100, &ScanLimits::default());
+    assert!(matches!(error, Err(ScanError::Duplicate { .. })));
+}
+
+#[test]
+fn entries_that_libtorch_does_not_read_are_refused() {
+    let entry = |encrypted, method| Entry {
+        name: "m/a".into(),
+        inflated: 1,
+        encrypted,
+        method,
+    };
+    for (entry, about) in [
+        (entry(true, Method::Stored), "encrypted"),
+        (entry(false, Method::Other), "compressed in a way"),
+    ] {
+        let error = check_entries(&[entry], 100, &ScanLimits::default()).unwrap_err();
+        assert!(error.to_string().contains(about), "{error}");
+    }
+}
+
+#[test]
+fn a_damaged_weight_is_noticed() {
+    let mut bytes = archive(&[("m/data/0", b"the weights")]);
+    let at = bytes.windows(11).position(|w| w == b"the weights").unwrap();
+    bytes[at] ^= 1;
+    assert_refused(&bytes, "\"m/data/0\" is damaged");
+}
+
+#[test]
+fn changed_bytes_never_panic() {
+    let good = archive(&[("m/data/0", b"weights")]);
+    for at in 0..good.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut bytes = good.clone();
+            bytes[at] ^= flip;
+            let _ = verdict(&bytes);
+        }
+    }
+}
+
+fn pickle(body: &[u8]) -> Result<(), PickleError> {
+    check_pickle(&[b"\x80\x02", body, b"."].concat())
+}
+
+#[test]
+fn pickles_name_only_types_of_torchscript() {
+    for good in [
+        "c__torch__.torch.nn.modules.linear\nLinear\n",
+        "c__torch__\nM\n",
+        "ctorch._utils\n_rebuild_tensor_v2\n",
+        "ctorch\nFloatStorage\n",
+        "ccollections\nOrderedDict\n",
+        "c__torch__.torch.classes.quantized\nConv2dPackedParamsBase\n",
+    ] {
+        assert_eq!(pickle(good.as_bytes()), Ok(()), "{good}");
+    }
+    for bad in [
+        "cos\nsystem\n",
+        "cposix\nsystem\n",
+        "cbuiltins\neval\n",
+        "c__builtin__\ngetattr\n",
+        "ctorch._utils\n_rebuild_parameter\n",
+        "ctorch\nstorage.load\n",
+        "ctorch.hub\nload\n",
+        "c__torch__x\nM\n",
+        "c__torch__.torch.classes.c10d\nTCPStore\n",
+        "c__torch__.a/../b\nM\n",
+    ] {
+        let error = pickle(bad.as_bytes());
+        assert!(matches!(error, Err(PickleError::Global { .. })), "{bad}");
+    }
+}
+
+#[test]
+fn pickles_hold_only_what_libtorch_reads() {
+    // STACK_GLOBAL, EXT1, INST, INT, EVAL by text
+    for opcode in [0x93, 0x82, b'i', b'I', b'V', 0x8c] {
+        let error = pickle(&[opcode, 1]);
+        assert_eq!(error, Err(PickleError::Opcode { opcode, at: 2 }));
+    }
+    assert_eq!(pickle(b"X\xff\xff\xff\xff"), Err(PickleError::Truncated));
+    assert_eq!(pickle(b"cno newline"), Err(PickleError::Truncated));
+    let memo = PickleError::Memo { place: 0x00ff_ffff };
+    assert_eq!(pickle(b"r\xff\xff\xff\x00"), Err(memo));
+    assert_eq!(check_pickle(b"\x80\x04N."), Err(PickleError::Protocol));
+    assert_eq!(check_pickle(b"\x80\x02N.N"), Err(PickleError::Trailing));
+}
+
+#[test]
+fn code_that_reaches_out_is_refused() {
+    for bad in [
+        "torch.save(x, \"f\")",
+        "torch . save(x)",
+        "torch.\\\n save(x)",
+        "y = torch.from_file(\"/etc/passwd\", False, 8)",
+        "ops.aten.save(x, \"f\")",
+        "ops.prim.rpc_sync(x)",
+        "ops.prim.PythonOp(x)",
+        "x.save(\"f\")",
+        "(torch).save(x)",
+        "t = torch\n",
+        "o = ops\n",
+        "o = ops.aten\n",
+        "ops.c10d.send(x)",
+        "ops.inductor.load(x)",
+        "ops.debugprims.load_tensor(x)",
+        "getattr(x, \"save\")",
+        "getattr(x, \"sa\\x76e\")",
+        "getattr(torch, \"save\")",
+        "g = getattr\n",
+        "x = __torch__.torch.classes.c10d.TCPStore.__new__()",
+        "x = 1 # it's a comment: torch.save(x)'",
+        "x = \"a\\\"\"; torch.save(x)",
+        "x = \"\"\"a\n\"\"\"; torch.save(x)",
+        "x = \"\"; torch.save(x)",
+        "x = \"no end\n",
+        "x = \"no end\\",
+    ] {
+        assert!(check_code(bad.as_bytes()).is_err(), "{bad}");
+    }
+    assert_eq!(check_code(b"\xff"), Err(CodeError::NotText));
+}
+
+#[test]
+fn code_of_ordinary_models_is_accepted() {
+    for good in [
+        "x0 = torch.relu(x)\ny = torch.conv2d(x, self.weight)",
+        "_0 = getattr(self.features, \"0\")",
+        "_0 = uninitialized(Tensor)\nx = ops.prim.NumToTensor(1)",
+        "y = ops.quantized.linear(x, self._packed_params, 1., 0)",
+        "_p : __torch__.torch.classes.quantized.LinearPackedParamsBase",
+        "layer = __torch__.torch.nn.modules.linear.Linear",
+        "ops.prim.RaiseException(\"use torch.save() or x.save\")",
+        "saved = self.saver\nx = f(ops=1)",
+    ] {
+        assert_eq!(check_code(good.as_bytes()), Ok(()), "{good}");
+    }
+}

@@ -1,0 +1,201 @@
+//! The cell in which an untrusted model is opened: what the command line asks
+//! for, and how the process shuts itself in.
+
+use super::{Failure, Reason};
+use crate::measure::memory_free_bytes;
+use clap::Args;
+use lamina_crds::quantity::{format_bytes, parse_bytes};
+use lamina_model::Manifest;
+use lamina_sandbox::lock::{Cell, Limits, LockError, Missing, Strictness, lock_up};
+use lamina_sandbox::scan::{ScanError, ScanLimits, scan_file};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io};
+
+/// Frozen and folded weights may be larger than the model's file, by this much.
+const FILE_GROWTH: u64 = 4;
+/// Blocks of a tiny model hold more code than weights.
+const FILE_BYTES_AT_LEAST: u64 = 64 << 20;
+/// libtorch alone takes about half of it.
+const MEMORY_BYTES_AT_LEAST: u64 = 256 << 20;
+
+/// Several times what the largest known models take on a small board's core.
+const CPU_LIMIT_SECONDS: u64 = 600;
+
+/// What preparing may use up, and whether it must be locked up.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CellArgs {
+    /// Open the model even where the kernel cannot lock up the process (no
+    /// Landlock or no seccomp): only for models that you trust.
+    #[arg(long)]
+    pub allow_unsandboxed: bool,
+    /// Memory that preparing may take, `4Gi`; four fifths of what is free where
+    /// left out.
+    #[arg(long, value_parser = parse_bytes, value_name = "BYTES")]
+    pub memory_limit: Option<u64>,
+    /// Seconds that preparing may compute, so that a forward that never ends
+    /// does end.
+    #[arg(long, default_value_t = CPU_LIMIT_SECONDS, value_name = "SECONDS")]
+    pub cpu_limit: u64,
+}
+
+/// Why the model was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum CellError {
+    /// The model or the folder for its blocks is not there.
+    #[error("cannot use {path}", path = path.display())]
+    Path {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The process is not locked up.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The scan says no.
+    #[error("{path} is not a TorchScript model that can be opened: {error}", path = path.display())]
+    Scan {
+        /// The model.
+        path: PathBuf,
+        /// The verdict.
+        error: ScanError,
+    },
+}
+
+impl Default for CellArgs {
+    fn default() -> Self {
+        Self {
+            allow_unsandboxed: false,
+            memory_limit: None,
+            cpu_limit: CPU_LIMIT_SECONDS,
+        }
+    }
+}
+
+impl CellArgs {
+    /// As they are written on the command line.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec![format!("--cpu-limit={}", self.cpu_limit)];
+        if let Some(bytes) = self.memory_limit {
+            arguments.push(format!("--memory-limit={bytes}"));
+        }
+        if self.allow_unsandboxed {
+            arguments.push("--allow-unsandboxed".to_owned());
+        }
+        arguments
+    }
+
+    /// The memory limit in bytes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory_limit
+            .unwrap_or_else(|| memory_free_bytes() / 5 * 4)
+            .max(MEMORY_BYTES_AT_LEAST)
+    }
+}
+
+/// Locks this process up so that it can read `model` and write into `out`,
+/// which is made, and scans the model. What the kernel lacks comes back where
+/// that is allowed.
+///
+/// # Errors
+/// The model must not be opened then.
+pub(super) fn enter(
+    args: &CellArgs,
+    memory_bytes: u64,
+    model: &Path,
+    out: &Path,
+) -> Result<Vec<Missing>, CellError> {
+    let cell = cell(args, memory_bytes, model, out)?;
+    let strictness = if args.allow_unsandboxed {
+        Strictness::WhatThereIs
+    } else {
+        Strictness::Required
+    };
+    let missing = lock_up(&cell, strictness)?;
+    scan(model)?;
+    Ok(missing)
+}
+
+/// Scans the blocks that a child wrote: one that a model took over could have
+/// written anything. Blocks; not for an async thread.
+///
+/// # Errors
+/// The first block that no agent should load.
+pub(super) fn scan_blocks(manifest: &Manifest, dir: &Path) -> Result<(), CellError> {
+    let mut blocks = manifest.blocks.iter();
+    blocks.try_for_each(|block| scan(&dir.join(format!("{}.pt", block.digest))))
+}
+
+/// Whether libtorch may open `model`.
+fn scan(model: &Path) -> Result<(), CellError> {
+    let scanned = scan_file(model, &ScanLimits::default());
+    scanned.map(|_| ()).map_err(|error| CellError::Scan {
+        path: model.to_owned(),
+        error,
+    })
+}
+
+fn cell(
+    args: &CellArgs,
+    memory_bytes: u64,
+    model: &Path,
+    out: &Path,
+) -> Result<Cell, CellError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CellError::Path { path, source }
+    };
+    fs::create_dir_all(out).map_err(at(out))?;
+    let bytes = fs::metadata(model).map_err(at(model))?.len();
+    let read = fs::canonicalize(model).map_err(at(model))?;
+    let write = fs::canonicalize(out).map_err(at(out))?;
+    Ok(Cell {
+        read: vec![read],
+        write,
+        limits: Limits {
+            memory_bytes,
+            cpu: Duration::from_secs(args.cpu_limit),
+            file_bytes: bytes.saturating_mul(FILE_GROWTH).max(FILE_BYTES_AT_LEAST),
+        },
+    })
+}
+
+impl From<&CellError> for Failure {
+    fn from(error: &CellError) -> Self {
+        let text = super::failure::with_causes(error);
+        match error {
+            CellError::Scan {
+                error: ScanError::Read(_),
+                ..
+            }
+            | CellError::Path { .. } => Self::retryable(Reason::PrepareFailed, text),
+            CellError::Scan { .. } => Self::new(Reason::InvalidModel, text),
+            // Another host or another setting may do.
+            CellError::Lock(_) => Self::retryable(
+                Reason::PrepareFailed,
+                format!(
+                    "{text}; a kernel from 5.13 with Landlock in its `lsm=` list does, or \
+                     --allow-unsandboxed (chart: agent.allowUnsandboxed) for models that you trust"
+                ),
+            ),
+        }
+    }
+}
+
+/// Says that memory ran out where libtorch's words mean that.
+pub(super) fn naming_memory(mut failure: Failure, memory_bytes: u64) -> Failure {
+    let marks = ["can't allocate memory", "bad_alloc", "not enough memory"];
+    if marks.iter().any(|m| failure.message.contains(m)) {
+        failure = Failure::retryable(
+            Reason::PrepareFailed,
+            format!(
+                "the model needs more memory than the {} that preparing may take: {}",
+                format_bytes(memory_bytes),
+                failure.message
+            ),
+        );
+    }
+    failure
+}
