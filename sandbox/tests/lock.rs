@@ -2,6 +2,7 @@
 //! tries to break out and says how far it came.
 
 use lamina_sandbox::lock::{Cell, Limits, Strictness, lock_up};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
 use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -202,6 +203,8 @@ fn inmate(deed: &str, folder: &Path, is_required: bool) {
     } else {
         Strictness::WhatThereIs
     };
+    // Asking for it is none of what an inmate may do.
+    let parent = rustix::process::getppid().unwrap();
     let begin = Instant::now();
     match lock_up(&cell, strictness) {
         Ok(missing) => missing.iter().for_each(|m| println!("missing {}", m.what)),
@@ -214,21 +217,20 @@ fn inmate(deed: &str, folder: &Path, is_required: bool) {
         println!("locked up in {:.2?}", begin.elapsed());
         return;
     }
-    match attempt(deed, folder) {
+    match attempt(deed, folder, parent) {
         Ok(()) => println!("done"),
         Err(error) => println!("{error}"),
     }
 }
 
-fn attempt(deed: &str, folder: &Path) -> std::io::Result<()> {
+fn attempt(deed: &str, folder: &Path, parent: Pid) -> std::io::Result<()> {
     let secret = folder.join("secret");
     let own = |name: &str| -> PathBuf { folder.join("cell").join(name) };
     match deed {
         "read model" => fs::read(folder.join("model")).map(drop),
         "read secret" => fs::read(secret).map(drop),
         "read passwd" => fs::read("/etc/passwd").map(drop),
-        "read parent" => fs::read(format!("/proc/{}/environ", std::os::unix::process::parent_id()))
-            .map(drop),
+        "read parent" => fs::read(format!("/proc/{parent}/environ")).map(drop),
         "write secret" => OpenOptions::new().write(true).open(secret).map(drop),
         "empty secret" => OpenOptions::new()
             .read(true)
@@ -252,7 +254,7 @@ fn attempt(deed: &str, folder: &Path) -> std::io::Result<()> {
         "udp" => UdpSocket::bind("127.0.0.1:0").map(drop),
         "unix" => UnixStream::connect("/run/x").map(drop),
         "exec" => Err(Command::new("/bin/true").exec()),
-        "kill parent" => kill_parent(),
+        "kill parent" => Ok(kill_process(parent, Signal::TERM)?),
         "raise limit" => raise_limit(),
         "compute" | "abort handler" => Ok(()),
         "thread" => std::thread::spawn(|| ()).join().map_err(|_| panicked()),
@@ -275,13 +277,7 @@ fn attempt(deed: &str, folder: &Path) -> std::io::Result<()> {
     }
 }
 
-fn kill_parent() -> std::io::Result<()> {
-    let parent = rustix::process::getppid().unwrap();
-    Ok(rustix::process::kill_process(parent, rustix::process::Signal::TERM)?)
-}
-
 fn raise_limit() -> std::io::Result<()> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
     Ok(setrlimit(Resource::Nofile, getrlimit(Resource::Nofile))?)
 }
 

@@ -26,7 +26,6 @@ use kube::{Api, Client};
 use lamina_crds::ComputeNode;
 use publish::Publisher;
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};

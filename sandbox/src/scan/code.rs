@@ -3,7 +3,8 @@
 //! It is read as libtorch's lexer reads it. `torch` and `ops` are where
 //! operators come from, so that each use must name one there and then; a
 //! tensor's methods are operators too, so that some names are refused behind
-//! any dot. Comments count as code: `torch.jit.save` writes none.
+//! any dot. Words in comments count as code, `torch.jit.save` writes none, but a
+//! quotation mark there opens no string behind which code could hide.
 
 use super::ScanError;
 
@@ -228,9 +229,10 @@ fn tokens(code: &str) -> Result<Vec<Token<'_>>, CodeError> {
     let mut tokens = Vec::new();
     let mut line = 1;
     let mut rest = code;
+    let mut in_comment = false;
     while let Some(first) = rest.chars().next() {
         let (kind, length) = match first {
-            '"' | '\'' => {
+            '"' | '\'' if !in_comment => {
                 let (text, length) = string(rest).ok_or(CodeError::OpenString { line })?;
                 (Some(Kind::Text(text)), length)
             }
@@ -243,6 +245,7 @@ fn tokens(code: &str) -> Result<Vec<Token<'_>>, CodeError> {
             c if c.is_whitespace() || c == '\\' => (None, c.len_utf8()),
             c => (Some(Kind::Mark(c)), c.len_utf8()),
         };
+        in_comment = first == '#' || (in_comment && first != '\n');
         tokens.extend(kind.map(|kind| Token { kind, line }));
         line += rest[..length].matches('\n').count();
         rest = &rest[length..];

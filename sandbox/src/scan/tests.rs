@@ -225,6 +225,8 @@ fn code_that_reaches_out_is_refused() {
         "g = getattr\n",
         "x = __torch__.torch.classes.c10d.TCPStore.__new__()",
         "x = 1 # it's a comment: torch.save(x)'",
+        "# \"\"\"\ntorch.save(x)\n# \"\"\"",
+        "x = \"#\"; torch.save(x)",
         "x = \"a\\\"\"; torch.save(x)",
         "x = \"\"\"a\n\"\"\"; torch.save(x)",
         "x = \"\"; torch.save(x)",

@@ -1,0 +1,239 @@
+//! Files that harm whoever opens them carelessly, given to the real program and
+//! to the agent's job around it.
+
+use lamina_node_agent::blobs::Blobs;
+use lamina_node_agent::prepare::{CellArgs, Program, Tools, run_job};
+use lamina_node_agent::shared::{OperatorEndpoint, Telemetry};
+use lamina_proto::control::prepare_update::Update;
+use lamina_proto::control::{Prepare, PrepareFailed};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hostile.py");
+const INPUTS: &str = r#"[{"value":{"name":"x","datatype":"FP32","shape":[-1,8]},"range":null}]"#;
+const CPU_SECONDS: u64 = 5;
+const MEMORY_BYTES: u64 = 2 << 30;
+/// Far beyond what any of them takes here, and never above a minute.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+
+/// The files, and the folder into which they try to write.
+struct Corpus {
+    files: PathBuf,
+    loot: PathBuf,
+}
+
+/// Made once for all tests: the script takes seconds.
+static CORPUS: LazyLock<Corpus> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile");
+    let _ = fs::remove_dir_all(&folder);
+    let (files, loot) = (folder.join("files"), folder.join("loot"));
+    fs::create_dir_all(&loot).unwrap();
+    let python = std::env::var_os("LAMINA_PYTHON");
+    let python = python.expect("LAMINA_PYTHON names no Python with torch: run `cargo xtask test`");
+    let output = Command::new(python)
+        .args(["-W", "ignore", SCRIPT])
+        .args([&files, &loot])
+        .env("OMP_NUM_THREADS", "1")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    Corpus { files, loot }
+});
+
+impl Corpus {
+    fn names(&self, beginning: &str) -> Vec<String> {
+        let files = fs::read_dir(&self.files).unwrap();
+        let names = files.map(|f| f.unwrap().path().file_stem().unwrap().to_owned());
+        let names = names.map(|n| n.into_string().unwrap());
+        names.filter(|n| n.starts_with(beginning)).collect()
+    }
+
+    fn assert_nothing_taken(&self) {
+        let taken: Vec<_> = fs::read_dir(&self.loot).unwrap().collect();
+        assert!(taken.is_empty(), "{taken:?}");
+    }
+}
+
+fn cell() -> CellArgs {
+    CellArgs {
+        allow_unsandboxed: false,
+        memory_limit: Some(MEMORY_BYTES),
+        cpu_limit: CPU_SECONDS,
+    }
+}
+
+/// An agent's jobs with the real program as their child.
+struct Agent {
+    folder: tempfile::TempDir,
+    tools: Tools,
+    web: String,
+}
+
+impl Agent {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let operator = OperatorEndpoint::default();
+        let cache = folder.path().join("cache");
+        let blobs = Blobs::open(cache, operator, Telemetry::default(), None).unwrap();
+        let program = env!("CARGO_BIN_EXE_lamina-node-agent").into();
+        let program = Program::new(program, cell());
+        let work = folder.path().join("work");
+        let tools = Tools::new(Arc::new(blobs), program, work).unwrap();
+        let web = serve(CORPUS.files.clone()).await;
+        Self { folder, tools, web }
+    }
+
+    /// How the job with this file failed, within the time limit, with nothing
+    /// left behind.
+    async fn failure(&self, name: &str) -> PrepareFailed {
+        let job = Prepare {
+            job: "uid/hash".into(),
+            uri: format!("http://{}/{name}.pt", self.web),
+            sha256: String::new(),
+            inputs_json: INPUTS.into(),
+        };
+        let (sender, mut updates) = mpsc::channel(1000);
+        let begin = Instant::now();
+        run_job(job, self.tools.clone(), sender, CancellationToken::new()).await;
+        assert!(begin.elapsed() < TIME_LIMIT, "{name}: {:?}", begin.elapsed());
+        let work = fs::read_dir(self.folder.path().join("work")).unwrap();
+        assert_eq!(work.count(), 0, "{name} left files");
+        assert_eq!(children(), Vec::<String>::new(), "{name} left a process");
+        CORPUS.assert_nothing_taken();
+        loop {
+            match updates.recv().await.unwrap().update.unwrap() {
+                Update::Progress(_) => {}
+                Update::Failed(failed) => {
+                    println!("{name} {:.1?}: {}", begin.elapsed(), failed.message);
+                    return failed;
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+}
+
+/// The files of `dir` by http.
+async fn serve(dir: PathBuf) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let file = async move |axum::extract::Path(name): axum::extract::Path<String>| {
+        fs::read(dir.join(name)).map_err(|_| http::StatusCode::NOT_FOUND)
+    };
+    let app = axum::Router::new().route("/{name}", axum::routing::get(file));
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    address
+}
+
+/// Processes of this program, running or dead, that prepare a job's file.
+fn children() -> Vec<String> {
+    let own = std::process::id().to_string();
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let lists = tasks.filter_map(|t| fs::read_to_string(t.ok()?.path().join("children")).ok());
+    let ids: Vec<String> = lists
+        .flat_map(|l| l.split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let command = |id: &String| fs::read_to_string(format!("/proc/{id}/cmdline"));
+    ids.into_iter()
+        .filter(|id| !id.is_empty() && *id != own)
+        .filter(|id| command(id).is_ok_and(|c| c.contains("/work/")))
+        .collect()
+}
+
+#[tokio::test]
+async fn every_hostile_file_is_refused_with_its_cause() {
+    let agent = Agent::new().await;
+    for (name, cause) in [
+        ("empty", "the file is empty"),
+        ("random", "does not begin like one"),
+        ("text", "does not begin like one"),
+        ("truncated_10", "its end is missing"),
+        ("truncated_50", "its end is missing"),
+        ("truncated_99", "its end is missing"),
+        ("plain_zip", "which torch.jit.save writes"),
+        ("state_dict", "state_dict"),
+        ("old_state_dict", "bare pickle"),
+        ("os_system", "bare pickle"),
+        ("os_system_inside", "posix.system"),
+        ("memo_inside", "without having filled it"),
+        ("bomb", "zip bomb"),
+        ("traversal", "leaves the archive"),
+        ("absolute", "absolute path"),
+        ("twice", "ignores case"),
+        ("save_in_forward", "`aten::save` in line 9, which writes any file"),
+        ("save_as_ops", "aten::save"),
+        ("save_as_method", "aten::save"),
+        ("save_renamed", "`torch` in line 9 without naming"),
+        ("save_on_load", "`aten::save` in line 17"),
+        ("from_file", "maps any file"),
+    ] {
+        let failed = agent.failure(name).await;
+        assert!(failed.message.contains(cause), "{name}: {}", failed.message);
+        assert!(failed.message.contains(&agent.web), "{}", failed.message);
+        assert_eq!(failed.reason, "InvalidModel", "{name}");
+        assert!(!failed.retryable, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_model_uses_up_is_limited() {
+    let agent = Agent::new().await;
+    for (name, cause) in [
+        ("endless", "computed for more than 5 s"),
+        ("endless_on_load", "computed for more than 5 s"),
+        ("huge", "needs more memory than the 2Gi"),
+        ("greedy", "needs more memory than the 2Gi"),
+    ] {
+        let failed = agent.failure(name).await;
+        assert_eq!(failed.reason, "PrepareFailed", "{name}");
+        assert!(failed.message.contains(cause), "{name}: {}", failed.message);
+    }
+}
+
+#[tokio::test]
+async fn mutated_files_are_refused_or_ordinary() {
+    let names = CORPUS.names("mutated");
+    assert_eq!(names.len(), 24);
+    for name in names {
+        let folder = tempfile::tempdir().unwrap();
+        let output = prepare(&name, folder.path(), &[]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let last = said.lines().last().unwrap_or_default();
+        let is_clear = last.starts_with(r#"{"error""#) || last.starts_with(r#"{"manifest""#);
+        assert!(is_clear, "{name}: {:?} {last}", output.status);
+        // Behind a right checksum a changed byte may be another model.
+        let is_inside = name.contains("inside");
+        assert!(is_inside || !output.status.success(), "{name}: {last}");
+        CORPUS.assert_nothing_taken();
+    }
+}
+
+#[test]
+fn good_models_are_prepared_as_ever() {
+    for name in ["good", "loads"] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = prepare(name, folder.path(), &[]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{name}: {said}");
+        let made = fs::read_dir(folder.path().join("out")).unwrap().count();
+        assert!(made >= 2, "blocks and a probe");
+    }
+}
+
+fn prepare(name: &str, folder: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lamina-node-agent"));
+    command
+        .arg("prepare")
+        .arg(CORPUS.files.join(format!("{name}.pt")))
+        .args(["--json", "--input=x:FP32:-1x8", "--cpu-limit=20"])
+        .arg("--out")
+        .arg(folder.join("out"))
+        .args(more);
+    command.output().unwrap()
+}
