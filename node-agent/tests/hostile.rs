@@ -101,7 +101,11 @@ impl Agent {
         let (sender, mut updates) = mpsc::channel(1000);
         let begin = Instant::now();
         run_job(job, self.tools.clone(), sender, CancellationToken::new()).await;
-        assert!(begin.elapsed() < TIME_LIMIT, "{name}: {:?}", begin.elapsed());
+        assert!(
+            begin.elapsed() < TIME_LIMIT,
+            "{name}: {:?}",
+            begin.elapsed()
+        );
         let work = fs::read_dir(self.folder.path().join("work")).unwrap();
         assert_eq!(work.count(), 0, "{name} left files");
         assert_eq!(children(), Vec::<String>::new(), "{name} left a process");
@@ -166,7 +170,10 @@ async fn every_hostile_file_is_refused_with_its_cause() {
         ("traversal", "leaves the archive"),
         ("absolute", "absolute path"),
         ("twice", "ignores case"),
-        ("save_in_forward", "`aten::save` in line 9, which writes any file"),
+        (
+            "save_in_forward",
+            "`aten::save` in line 9, which writes any file",
+        ),
         ("save_as_ops", "aten::save"),
         ("save_as_method", "aten::save"),
         ("save_renamed", "`torch` in line 9 without naming"),

@@ -24,7 +24,12 @@ fn models_that_write_find_nothing_to_write_to() {
     fs::create_dir(&loot).unwrap();
     fs::create_dir(folder.path().join("out")).unwrap();
     make(&files, &loot);
-    for name in ["save_on_load", "save_in_forward", "save_as_ops", "save_renamed"] {
+    for name in [
+        "save_on_load",
+        "save_in_forward",
+        "save_as_ops",
+        "save_renamed",
+    ] {
         let model = files.join(format!("{name}.pt"));
         // They do write where nothing holds them, or this shows nothing.
         assert!(run(&model, "free").starts_with("done"), "{name}");

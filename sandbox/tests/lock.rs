@@ -113,7 +113,13 @@ fn reaches_nothing() {
 
 fn can_work() {
     let prison = Prison::new();
-    for deed in ["read model", "write block", "compute", "thread", "abort handler"] {
+    for deed in [
+        "read model",
+        "write block",
+        "compute",
+        "thread",
+        "abort handler",
+    ] {
         assert_eq!(prison.says(deed), "done", "{deed}");
     }
     assert_eq!(
@@ -271,7 +277,10 @@ fn attempt(deed: &str, folder: &Path, parent: Pid) -> std::io::Result<()> {
         }
         "files" => {
             let model = || fs::File::open(folder.join("model"));
-            (0..200).map(|_| model()).collect::<Result<Vec<_>, _>>().map(drop)
+            (0..200)
+                .map(|_| model())
+                .collect::<Result<Vec<_>, _>>()
+                .map(drop)
         }
         other => panic!("{other}"),
     }

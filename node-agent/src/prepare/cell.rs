@@ -137,12 +137,7 @@ fn scan(model: &Path) -> Result<(), CellError> {
     })
 }
 
-fn cell(
-    args: &CellArgs,
-    memory_bytes: u64,
-    model: &Path,
-    out: &Path,
-) -> Result<Cell, CellError> {
+fn cell(args: &CellArgs, memory_bytes: u64, model: &Path, out: &Path) -> Result<Cell, CellError> {
     let at = |path: &Path| {
         let path = path.to_owned();
         move |source| CellError::Path { path, source }

@@ -63,9 +63,13 @@ fn run_json(args: &PrepareArgs) -> bool {
             std::process::exit(1);
         }
     };
-    let outcome = prepare_file(args, &mut |warning| say(&Line::Warning(warning)), &mut |s| {
-        say(&Line::Progress(s));
-    });
+    let outcome = prepare_file(
+        args,
+        &mut |warning| say(&Line::Warning(warning)),
+        &mut |s| {
+            say(&Line::Progress(s));
+        },
+    );
     let (line, is_done) = match outcome {
         Ok(manifest) => (Line::Manifest(Box::new(manifest)), true),
         Err(failure) => (Line::Error(failure), false),

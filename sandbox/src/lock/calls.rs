@@ -150,7 +150,12 @@ fn allowed(own_id: u32) -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_prlimit64, vec![all([none])?]);
     let of_a_terminal = [libc::TCGETS, libc::TIOCGWINSZ];
     rules.insert(libc::SYS_ioctl, one_of(1, &of_a_terminal)?);
-    let plain = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC];
+    let plain = [
+        libc::F_GETFD,
+        libc::F_SETFD,
+        libc::F_GETFL,
+        libc::F_DUPFD_CLOEXEC,
+    ];
     rules.insert(libc::SYS_fcntl, one_of(1, &plain.map(bits))?);
     rules.insert(libc::SYS_prctl, one_of(0, &[bits(libc::PR_SET_NAME)])?);
     Ok(rules)
@@ -171,7 +176,12 @@ fn opening(flags: u8) -> Result<Vec<SeccompRule>, BackendError> {
 fn one_of(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, BackendError> {
     let rule = |value: &u64| {
         let length = SeccompCmpArgLen::Dword;
-        all([SeccompCondition::new(argument, length, SeccompCmpOp::Eq, *value)?])
+        all([SeccompCondition::new(
+            argument,
+            length,
+            SeccompCmpOp::Eq,
+            *value,
+        )?])
     };
     values.iter().map(rule).collect()
 }

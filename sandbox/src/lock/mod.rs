@@ -111,7 +111,10 @@ mod tests {
         let both = || vec![missing("Landlock"), missing("seccomp")];
         let error = decide(both(), Strictness::Required).unwrap_err();
         let text = error.to_string();
-        assert!(text.ends_with("no Landlock (why), no seccomp (why)"), "{text}");
+        assert!(
+            text.ends_with("no Landlock (why), no seccomp (why)"),
+            "{text}"
+        );
         assert_eq!(decide(both(), Strictness::WhatThereIs).unwrap(), both());
         assert_eq!(decide(Vec::new(), Strictness::Required).unwrap(), []);
     }

@@ -58,18 +58,22 @@ impl<R: Read + Seek> Archive<R> {
 
     /// The files that libtorch interprets. It ignores case in names.
     pub(super) fn texts(&self) -> Vec<Text> {
-        let texts = self.entries.iter().enumerate().filter_map(|(index, entry)| {
-            let name = entry.name.to_ascii_lowercase();
-            let kind = if name.ends_with(".py") {
-                TextKind::Code
-            } else if name.ends_with(".pkl") {
-                TextKind::Pickle
-            } else {
-                return None;
-            };
-            let name = inner_name(&entry.name).to_owned();
-            Some(Text { index, name, kind })
-        });
+        let texts = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| {
+                let name = entry.name.to_ascii_lowercase();
+                let kind = if name.ends_with(".py") {
+                    TextKind::Code
+                } else if name.ends_with(".pkl") {
+                    TextKind::Pickle
+                } else {
+                    return None;
+                };
+                let name = inner_name(&entry.name).to_owned();
+                Some(Text { index, name, kind })
+            });
         texts.collect()
     }
 
@@ -78,7 +82,10 @@ impl<R: Read + Seek> Archive<R> {
         for (index, Entry { name, inflated, .. }) in self.entries.iter().enumerate() {
             let file = self.zip.by_index(index);
             let file = file.map_err(|e| damaged(name, &e.to_string()))?;
-            let read = std::io::copy(&mut file.take(inflated.saturating_add(1)), &mut std::io::sink());
+            let read = std::io::copy(
+                &mut file.take(inflated.saturating_add(1)),
+                &mut std::io::sink(),
+            );
             if read.map_err(|e| damaged(name, &e.to_string()))? != *inflated {
                 return Err(damaged(name, "its size is not the declared one"));
             }
@@ -96,7 +103,10 @@ impl<R: Read + Seek> Archive<R> {
             });
         }
         let damaged = |what: String| damaged(name, &what);
-        let file = self.zip.by_index(index).map_err(|e| damaged(e.to_string()))?;
+        let file = self
+            .zip
+            .by_index(index)
+            .map_err(|e| damaged(e.to_string()))?;
         let mut content = Vec::new();
         let mut bounded = file.take(inflated.saturating_add(1));
         let read = bounded.read_to_end(&mut content);

@@ -64,6 +64,9 @@ const NAMESPACES: [&str; 3] = ["aten", "prim", "quantized"];
 /// Operators of an allowed namespace that call other processes or Python.
 const FORBIDDEN_PRIM: [&str; 2] = ["rpc_", "Python"];
 
+/// How far the end of a `getattr(…)` may be, nested ones inside.
+const GETATTR_TOKENS: usize = 256;
+
 /// Native classes that hold weights and nothing else.
 const NATIVE_CLASSES: [&str; 3] = ["quantized", "rnn", "sparse"];
 
@@ -74,11 +77,17 @@ pub(super) fn check(name: &str, code: &[u8]) -> Result<(), ScanError> {
     })
 }
 
-pub(super) fn check_code(code: &[u8]) -> Result<(), CodeError> {
+/// Decides on one file of code.
+///
+/// # Errors
+/// What it does that no model needs.
+pub fn check_code(code: &[u8]) -> Result<(), CodeError> {
     let code = std::str::from_utf8(code).map_err(|_| CodeError::NotText)?;
-    let tokens = tokens(code)?;
-    for at in 0..tokens.len() {
-        check_token(&tokens, at)?;
+    let mut lexer = Lexer::new(code);
+    let mut previous = None;
+    while let Some(token) = lexer.next().transpose()? {
+        check_token(previous, token, lexer)?;
+        previous = Some(token.kind);
     }
     Ok(())
 }
@@ -108,20 +117,23 @@ enum Kind<'a> {
     Mark(char),
 }
 
-fn check_token(tokens: &[Token<'_>], at: usize) -> Result<(), CodeError> {
-    let Token { kind, line } = tokens[at];
-    let Kind::Word(word) = kind else {
+/// `after` is at what follows `token`.
+fn check_token(
+    previous: Option<Kind<'_>>,
+    token: Token<'_>,
+    after: Lexer<'_>,
+) -> Result<(), CodeError> {
+    let Kind::Word(word) = token.kind else {
         return Ok(());
     };
-    let is_member = at > 0 && tokens[at - 1].kind == Kind::Mark('.');
-    if is_member {
-        return refuse_forbidden(word, line);
+    if previous == Some(Kind::Mark('.')) {
+        return refuse_forbidden(word, token.line);
     }
     match word {
-        "torch" => check_torch(tokens, at),
-        "ops" => check_ops(tokens, at),
-        "__torch__" => check_class(tokens, at),
-        "getattr" => check_getattr(tokens, at),
+        "torch" => check_torch(token.line, after),
+        "ops" => check_ops(token.line, after),
+        "__torch__" => check_class(token.line, after),
+        "getattr" => check_getattr(token.line, after),
         _ => Ok(()),
     }
 }
@@ -137,31 +149,30 @@ fn refuse_forbidden(word: &str, line: usize) -> Result<(), CodeError> {
     }
 }
 
-/// The words behind the dots that follow the word at `at`, at most `count`.
-fn members<'a>(tokens: &[Token<'a>], at: usize, count: usize) -> Vec<&'a str> {
-    let pairs = tokens[at + 1..].chunks_exact(2).take(count);
-    let words = pairs.map_while(|pair| match (pair[0].kind, pair[1].kind) {
+/// The words behind the dots that come next, at most `count`.
+fn members<'a>(after: Lexer<'a>, count: usize) -> Vec<&'a str> {
+    let mut kinds = after.kinds();
+    let pairs = std::iter::from_fn(|| match (kinds.next()?, kinds.next()?) {
         (Kind::Mark('.'), Kind::Word(word)) => Some(word),
         _ => None,
     });
-    words.collect()
+    pairs.take(count).collect()
 }
 
-fn check_torch(tokens: &[Token<'_>], at: usize) -> Result<(), CodeError> {
+fn check_torch(line: usize, after: Lexer<'_>) -> Result<(), CodeError> {
     // What follows is a function of `aten`, or a submodule of those.
-    if members(tokens, at, 1).is_empty() && !is_assigned(tokens, at) {
-        return Err(hidden(tokens[at], "torch"));
+    if members(after, 1).is_empty() && !is_assigned(after) {
+        return Err(hidden(line, "torch"));
     }
     Ok(())
 }
 
-fn check_ops(tokens: &[Token<'_>], at: usize) -> Result<(), CodeError> {
-    let line = tokens[at].line;
-    let [namespace, operator] = members(tokens, at, 2)[..] else {
-        if is_assigned(tokens, at) {
+fn check_ops(line: usize, after: Lexer<'_>) -> Result<(), CodeError> {
+    let [namespace, operator] = members(after, 2)[..] else {
+        if is_assigned(after) {
             return Ok(());
         }
-        return Err(hidden(tokens[at], "ops"));
+        return Err(hidden(line, "ops"));
     };
     let name = format!("{namespace}::{operator}");
     if !NAMESPACES.contains(&namespace) {
@@ -178,79 +189,108 @@ fn check_ops(tokens: &[Token<'_>], at: usize) -> Result<(), CodeError> {
 }
 
 /// A keyword of that name in a call, or the name of an argument, says nothing.
-fn is_assigned(tokens: &[Token<'_>], at: usize) -> bool {
-    let next = |ahead: usize| tokens.get(at + ahead).map(|t| t.kind);
-    next(1) == Some(Kind::Mark('=')) && next(2) != Some(Kind::Mark('='))
+fn is_assigned(after: Lexer<'_>) -> bool {
+    let mut kinds = after.kinds();
+    kinds.next() == Some(Kind::Mark('=')) && kinds.next() != Some(Kind::Mark('='))
 }
 
-fn check_class(tokens: &[Token<'_>], at: usize) -> Result<(), CodeError> {
-    let name = format!("__torch__.{}", members(tokens, at, 64).join("."));
+fn check_class(line: usize, after: Lexer<'_>) -> Result<(), CodeError> {
+    let name = format!("__torch__.{}", members(after, 64).join("."));
     if is_allowed_class(&name) {
         return Ok(());
     }
-    Err(CodeError::Foreign {
-        name,
-        line: tokens[at].line,
-    })
+    Err(CodeError::Foreign { name, line })
 }
 
 /// `getattr(x, "name")` is `x.name` for names that are no identifiers.
-fn check_getattr(tokens: &[Token<'_>], at: usize) -> Result<(), CodeError> {
-    let Some(Kind::Mark('(')) = tokens.get(at + 1).map(|t| t.kind) else {
-        return Err(hidden(tokens[at], "getattr"));
-    };
+fn check_getattr(line: usize, after: Lexer<'_>) -> Result<(), CodeError> {
     let mut depth = 0;
-    for token in &tokens[at + 1..] {
-        match token.kind {
+    for kind in after.kinds().take(GETATTR_TOKENS) {
+        match kind {
             Kind::Mark('(') => depth += 1,
             Kind::Mark(')') => depth -= 1,
             // An escape could spell any name.
-            Kind::Text(name) if name.contains('\\') => {
-                return Err(hidden(*token, "getattr"));
-            }
-            Kind::Text(name) => refuse_forbidden(name, token.line)?,
+            Kind::Text(name) if name.contains('\\') => break,
+            Kind::Text(name) => refuse_forbidden(name, line)?,
             _ => {}
         }
-        if depth <= 0 {
-            return Ok(());
+        match depth {
+            0 if kind == Kind::Mark(')') => return Ok(()),
+            0 => break,
+            _ => {}
         }
     }
-    Ok(())
+    Err(hidden(line, "getattr"))
 }
 
-fn hidden(token: Token<'_>, name: &str) -> CodeError {
+fn hidden(line: usize, name: &str) -> CodeError {
     CodeError::Hidden {
         name: name.to_owned(),
-        line: token.line,
+        line,
     }
 }
 
-fn tokens(code: &str) -> Result<Vec<Token<'_>>, CodeError> {
-    let mut tokens = Vec::new();
-    let mut line = 1;
-    let mut rest = code;
-    let mut in_comment = false;
-    while let Some(first) = rest.chars().next() {
-        let (kind, length) = match first {
-            '"' | '\'' if !in_comment => {
-                let (text, length) = string(rest).ok_or(CodeError::OpenString { line })?;
+/// Where reading has come to; a copy looks ahead.
+#[derive(Debug, Clone, Copy)]
+struct Lexer<'a> {
+    rest: &'a str,
+    line: usize,
+    in_comment: bool,
+}
+
+impl<'a> Lexer<'a> {
+    const fn new(code: &'a str) -> Self {
+        Self {
+            rest: code,
+            line: 1,
+            in_comment: false,
+        }
+    }
+
+    /// What follows, up to a mistake.
+    fn kinds(self) -> impl Iterator<Item = Kind<'a>> {
+        self.map_while(Result::ok).map(|token| token.kind)
+    }
+
+    /// What begins with `first`, and its length; `None` for blank space.
+    fn read(&self, first: char) -> Option<(Option<Kind<'a>>, usize)> {
+        Some(match first {
+            '"' | '\'' if !self.in_comment => {
+                let (text, length) = string(self.rest)?;
                 (Some(Kind::Text(text)), length)
             }
             c if c == '_' || c.is_ascii_alphanumeric() => {
-                let end = rest.find(|c: char| c != '_' && !c.is_ascii_alphanumeric());
-                let length = end.unwrap_or(rest.len());
-                (Some(Kind::Word(&rest[..length])), length)
+                let is_other = |c: char| c != '_' && !c.is_ascii_alphanumeric();
+                let length = self.rest.find(is_other).unwrap_or(self.rest.len());
+                (Some(Kind::Word(&self.rest[..length])), length)
             }
             // A backslash joins lines.
             c if c.is_whitespace() || c == '\\' => (None, c.len_utf8()),
             c => (Some(Kind::Mark(c)), c.len_utf8()),
-        };
-        in_comment = first == '#' || (in_comment && first != '\n');
-        tokens.extend(kind.map(|kind| Token { kind, line }));
-        line += rest[..length].matches('\n').count();
-        rest = &rest[length..];
+        })
     }
-    Ok(tokens)
+}
+
+impl<'a> Iterator for Lexer<'a> {
+    type Item = Result<Token<'a>, CodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let first = self.rest.chars().next()?;
+            let line = self.line;
+            let Some((kind, length)) = self.read(first) else {
+                self.rest = "";
+                return Some(Err(CodeError::OpenString { line }));
+            };
+            self.in_comment = first == '#' || (self.in_comment && first != '\n');
+            let read = &self.rest.as_bytes()[..length];
+            self.line += read.iter().filter(|b| **b == b'\n').count();
+            self.rest = &self.rest[length..];
+            if let Some(kind) = kind {
+                return Some(Ok(Token { kind, line }));
+            }
+        }
+    }
 }
 
 /// The string at the start of `code` without its quotation marks, and its

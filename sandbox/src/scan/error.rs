@@ -43,7 +43,9 @@ pub enum ScanError {
         limit: usize,
     },
     /// A zip bomb.
-    #[error("it inflates to {inflated} bytes, more than {limit} for a file of {bytes} (a zip bomb)")]
+    #[error(
+        "it inflates to {inflated} bytes, more than {limit} for a file of {bytes} (a zip bomb)"
+    )]
     Bomb {
         /// Bytes of the file.
         bytes: u64,

@@ -10,9 +10,9 @@ mod pickle;
 #[cfg(test)]
 mod tests;
 
-pub use code::CodeError;
+pub use code::{CodeError, check_code};
 pub use error::ScanError;
-pub use pickle::PickleError;
+pub use pickle::{PickleError, check_pickle};
 
 use archive::Archive;
 use std::fs::File;
@@ -40,7 +40,7 @@ impl Default for ScanLimits {
         Self {
             file_bytes: 8 << 30,
             entries: 100_000,
-            text_bytes: 64 << 20,
+            text_bytes: 32 << 20,
             ratio: 4,
             inflated_bytes_at_least: 64 << 20,
         }

@@ -47,7 +47,11 @@ pub(super) fn check(name: &str, pickle: &[u8]) -> Result<(), ScanError> {
     })
 }
 
-pub(super) fn check_pickle(pickle: &[u8]) -> Result<(), PickleError> {
+/// Decides on one pickle.
+///
+/// # Errors
+/// What it holds that no model needs.
+pub fn check_pickle(pickle: &[u8]) -> Result<(), PickleError> {
     let mut reader = Reader { pickle, at: 0 };
     if reader.take(2) != Ok(&[0x80, 2]) {
         return Err(PickleError::Protocol);

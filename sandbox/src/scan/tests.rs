@@ -89,7 +89,10 @@ fn names_stay_inside_and_are_told_apart() {
 #[test]
 fn archives_of_something_else_are_named() {
     let plain: [(&str, &[u8]); 1] = [("m/readme", b"hello")];
-    assert_refused(&zipped(&plain, CompressionMethod::Stored), "without data.pkl");
+    assert_refused(
+        &zipped(&plain, CompressionMethod::Stored),
+        "without data.pkl",
+    );
     let tensors: [(&str, &[u8]); 3] = [
         ("m/data.pkl", PICKLE),
         ("m/version", b"3"),

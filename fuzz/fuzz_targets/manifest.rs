@@ -1,0 +1,17 @@
+//! A manifest as the agent reads it from a child: what is valid is the same
+//! after writing and reading it.
+#![no_main]
+
+use lamina_model::Manifest;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(bytes) else {
+        return;
+    };
+    if manifest.validate().is_ok() {
+        let text = serde_json::to_vec(&manifest).unwrap();
+        let again: Manifest = serde_json::from_slice(&text).unwrap();
+        assert_eq!(manifest, again);
+    }
+});
