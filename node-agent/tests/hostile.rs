@@ -6,6 +6,8 @@ use lamina_node_agent::prepare::{CellArgs, Program, Tools, run_job};
 use lamina_node_agent::shared::{OperatorEndpoint, Telemetry};
 use lamina_proto::control::prepare_update::Update;
 use lamina_proto::control::{Prepare, PrepareFailed};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -225,6 +227,43 @@ fn good_models_are_prepared_as_ever() {
         let made = fs::read_dir(folder.path().join("out")).unwrap().count();
         assert!(made >= 2, "blocks and a probe");
     }
+}
+
+/// Like [`prepare`] on a kernel that does not know Landlock.
+fn prepare_without_landlock(folder: &Path, more: &[&str]) -> Output {
+    let rules = BTreeMap::from([(libc::SYS_landlock_create_ruleset, Vec::new())]);
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS.cast_unsigned()),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    std::thread::scope(|scope| {
+        let run = || {
+            // For this thread and what it starts.
+            apply_filter(&program).unwrap();
+            prepare("good", folder, more)
+        };
+        scope.spawn(run).join().unwrap()
+    })
+}
+
+#[test]
+fn a_kernel_without_landlock_is_refused_unless_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = prepare_without_landlock(folder.path(), &[]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("no Landlock ("), "{said}");
+    assert!(said.contains("agent.allowUnsandboxed"), "{said}");
+    let output = prepare_without_landlock(folder.path(), &["--allow-unsandboxed"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.starts_with(r#"{"warning":"the model is opened with no Landlock ("#),
+        "{said}"
+    );
 }
 
 fn prepare(name: &str, folder: &Path, more: &[&str]) -> Output {

@@ -16,7 +16,7 @@ use std::{fs, io};
 const FILE_GROWTH: u64 = 4;
 /// Blocks of a tiny model hold more code than weights.
 const FILE_BYTES_AT_LEAST: u64 = 64 << 20;
-/// libtorch alone takes about half of it.
+/// libtorch alone takes a quarter of it.
 const MEMORY_BYTES_AT_LEAST: u64 = 256 << 20;
 
 /// Several times what the largest known models take on a small board's core.
@@ -193,4 +193,65 @@ pub(super) fn naming_memory(mut failure: Failure, memory_bytes: u64) -> Failure 
         );
     }
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        cell: CellArgs,
+    }
+
+    #[test]
+    fn what_the_agent_wants_is_what_its_child_reads() {
+        let strict = CellArgs::default();
+        let loose = CellArgs {
+            allow_unsandboxed: true,
+            memory_limit: Some(3 << 30),
+            cpu_limit: 7,
+        };
+        for cell in [strict, loose] {
+            let arguments = std::iter::once("prepare".to_owned()).chain(cell.arguments());
+            assert_eq!(Cli::parse_from(arguments).cell, cell);
+        }
+    }
+
+    #[test]
+    fn a_refused_model_is_invalid_and_a_host_that_cannot_lock_up_may_learn_it() {
+        let scan = |error| CellError::Scan {
+            path: "m.pt".into(),
+            error,
+        };
+        let failure = Failure::from(&scan(ScanError::Empty));
+        assert_eq!(failure.reason, Reason::InvalidModel);
+        assert!(!failure.retryable);
+        let unreadable = Failure::from(&scan(ScanError::Read(io::Error::other("disk"))));
+        assert_eq!(unreadable.reason, Reason::PrepareFailed);
+        assert!(unreadable.retryable);
+        assert!(unreadable.message.ends_with("disk"), "{unreadable}");
+        let missing = Missing {
+            what: "Landlock",
+            why: "not there".into(),
+        };
+        let error = CellError::Lock(LockError::Unsupported(vec![missing]));
+        let failure = Failure::from(&error);
+        assert_eq!(failure.reason, Reason::PrepareFailed);
+        assert!(failure.retryable);
+        assert!(failure.message.contains("no Landlock (not there)"));
+        assert!(failure.message.contains("agent.allowUnsandboxed"));
+    }
+
+    #[test]
+    fn want_of_memory_is_named() {
+        let other = Failure::new(Reason::InputMismatch, "mat1 and mat2");
+        assert_eq!(naming_memory(other.clone(), 1), other);
+        let huge = Failure::new(Reason::InputMismatch, "can't allocate memory: 1 TB");
+        let named = naming_memory(huge, 2 << 30);
+        assert_eq!(named.reason, Reason::PrepareFailed);
+        assert!(named.message.contains("2.0Gi"), "{named}");
+    }
 }

@@ -298,7 +298,7 @@ fn check_is_torchscript(entries: &[Entry]) -> Result<(), ScanError> {
         "data.pkl"
     } else if !has("constants.pkl") || !has_code {
         return Err(ScanError::WithoutCode);
-    } else if !has("version") {
+    } else if !has("version") && !has(".data/version") {
         "version"
     } else {
         return Ok(());

@@ -47,6 +47,15 @@ fn assert_refused(bytes: &[u8], about: &str) {
 fn what_torch_jit_save_writes_is_accepted() {
     let scanned = verdict(&archive(&[])).unwrap();
     assert_eq!(scanned.entries, 4);
+    // Where PyTorch 2.13 keeps the version of some archives.
+    let code: &[u8] = b"def f() -> int:\n  return 1\n";
+    let newer: [(&str, &[u8]); 4] = [
+        ("m/data.pkl", PICKLE),
+        ("m/code/__torch__.py", code),
+        ("m/constants.pkl", PICKLE),
+        ("m/.data/version", b"3\n"),
+    ];
+    assert!(verdict(&zipped(&newer, CompressionMethod::Stored)).is_ok());
 }
 
 #[test]
