@@ -10,6 +10,10 @@ use zip::{CompressionMethod, ZipArchive};
 /// The record with which an archive ends where it has no comment.
 const END_BYTES: u64 = 22;
 const END_SIGNATURE: &[u8] = b"PK\x05\x06";
+/// Before it, in large archives: where the record with large numbers is.
+const LOCATOR_BYTES: u64 = 20;
+const LOCATOR_SIGNATURE: &[u8] = b"PK\x06\x07";
+const LARGE_END_BYTES: u64 = 56;
 /// A file in the archive takes this much of its directory.
 const DIRECTORY_ENTRY_BYTES: u64 = 46;
 
@@ -150,13 +154,49 @@ fn check_ends<R: Read + Seek>(
     if !end.starts_with(END_SIGNATURE) {
         return Err(no_zip("its end is missing, or something follows it"));
     }
-    let claimed = u64::from(u16::from_le_bytes([end[10], end[11]]));
-    // All ones: the number stands in the record for large archives.
-    if claimed != 0xffff && claimed * DIRECTORY_ENTRY_BYTES > bytes {
+    // Before the directory is read, which takes memory for each of them.
+    let claimed = claimed_entries(reader, bytes, &end)?;
+    if claimed > limits.entries as u64 {
+        return Err(ScanError::TooManyEntries {
+            entries: usize::try_from(claimed).unwrap_or(usize::MAX),
+            limit: limits.entries,
+        });
+    }
+    if claimed * DIRECTORY_ENTRY_BYTES > bytes {
         return Err(no_zip("it has no room for its files"));
     }
     reader.seek(SeekFrom::Start(0)).map_err(ScanError::Read)?;
     Ok(())
+}
+
+/// The larger of the two numbers of files that an archive can claim.
+fn claimed_entries<R: Read + Seek>(
+    reader: &mut R,
+    bytes: u64,
+    end: &[u8],
+) -> Result<u64, ScanError> {
+    let small = u64::from(u16::from_le_bytes([end[10], end[11]]));
+    let Some(place) = bytes.checked_sub(END_BYTES + LOCATOR_BYTES) else {
+        return Ok(small);
+    };
+    let locator = read_at(reader, place, LOCATOR_BYTES)?;
+    if !locator.starts_with(LOCATOR_SIGNATURE) {
+        return Ok(small);
+    }
+    let place = number(&locator, 8);
+    if place > bytes.saturating_sub(LARGE_END_BYTES) {
+        return Err(no_zip("its directory lies behind its end"));
+    }
+    let large = read_at(reader, place, LARGE_END_BYTES)?;
+    // All ones in the small one: see the large one.
+    let small = if small == 0xffff { 0 } else { small };
+    Ok(small.max(number(&large, 32)))
+}
+
+/// The eight bytes at `at` as a number; 0 beyond the end.
+fn number(bytes: &[u8], at: usize) -> u64 {
+    let eight = bytes.get(at..at + 8).and_then(|b| b.try_into().ok());
+    eight.map_or(0, u64::from_le_bytes)
 }
 
 fn read_at<R: Read + Seek>(reader: &mut R, at: u64, count: u64) -> Result<Vec<u8>, ScanError> {

@@ -112,6 +112,30 @@ fn archives_of_something_else_are_named() {
 }
 
 #[test]
+fn too_many_files_are_refused_before_their_names_are_read() {
+    let mut bytes = archive(&[]);
+    let end = bytes.len() - 22;
+    bytes[end + 8..end + 12].copy_from_slice(&[0xff, 0xfe, 0xff, 0xfe]);
+    assert_refused(&bytes, "no room for its files");
+    let limits = ScanLimits {
+        entries: 3,
+        ..ScanLimits::default()
+    };
+    let error = scan(Cursor::new(archive(&[])), &limits).unwrap_err();
+    assert!(matches!(error, ScanError::TooManyEntries { entries: 4, .. }));
+    // A record for large archives that claims more than the small one.
+    let large = [b"PK\x06\x06".as_slice(), &[0; 28], &u64::MAX.to_le_bytes(), &[0; 16]].concat();
+    let small = bytes.split_off(end);
+    let locator = [
+        b"PK\x06\x07\0\0\0\0".as_slice(),
+        &(end as u64).to_le_bytes(),
+        &[1, 0, 0, 0],
+    ];
+    let bytes = [bytes, large, locator.concat(), small].concat();
+    assert_refused(&bytes, "more than 100000");
+}
+
+#[test]
 fn a_bomb_is_refused_before_it_is_inflated() {
     let zeros = vec![0; 70 << 20];
     let bomb: [(&str, &[u8]); 1] = [("m/data/0", &zeros)];
