@@ -1,5 +1,6 @@
 //! Files that harm whoever opens them carelessly, given to the real program and
 //! to the agent's job around it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 use lamina_node_agent::blobs::Blobs;
 use lamina_node_agent::prepare::{CellArgs, Program, Tools, run_job};

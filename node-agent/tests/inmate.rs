@@ -1,6 +1,7 @@
 //! The lock without the scan: libtorch itself opens models that write files
 //! while they are loaded, in a locked process. This program starts itself as
 //! that process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 use lamina_sandbox::lock::{Cell, Limits, Strictness, lock_up};
 use std::fs;

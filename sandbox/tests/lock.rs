@@ -1,5 +1,6 @@
 //! What a locked process can do: this program starts itself as an inmate, who
 //! tries to break out and says how far it came.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 use lamina_sandbox::lock::{Cell, Limits, Strictness, lock_up};
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
@@ -30,7 +31,10 @@ fn main() {
         test();
         println!("test {name} ... ok");
     }
-    println!("test result: ok. {} passed; 0 failed; 0 ignored", TESTS.len());
+    println!(
+        "test result: ok. {} passed; 0 failed; 0 ignored",
+        TESTS.len()
+    );
 }
 
 const TESTS: [(&str, fn()); 6] = [

@@ -122,9 +122,18 @@ fn too_many_files_are_refused_before_their_names_are_read() {
         ..ScanLimits::default()
     };
     let error = scan(Cursor::new(archive(&[])), &limits).unwrap_err();
-    assert!(matches!(error, ScanError::TooManyEntries { entries: 4, .. }));
+    assert!(matches!(
+        error,
+        ScanError::TooManyEntries { entries: 4, .. }
+    ));
     // A record for large archives that claims more than the small one.
-    let large = [b"PK\x06\x06".as_slice(), &[0; 28], &u64::MAX.to_le_bytes(), &[0; 16]].concat();
+    let large = [
+        b"PK\x06\x06".as_slice(),
+        &[0; 28],
+        &u64::MAX.to_le_bytes(),
+        &[0; 16],
+    ]
+    .concat();
     let small = bytes.split_off(end);
     let locator = [
         b"PK\x06\x07\0\0\0\0".as_slice(),
