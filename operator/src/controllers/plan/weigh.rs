@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// after it came: seeing it takes a few samples.
 const FRESH_SECONDS: f64 = 1.0;
 /// Links of a better path that nobody measures are waited for no longer than this.
-const MEASURE_LIMIT_SECONDS: f64 = 6.0;
+const MEASURE_LIMIT_SECONDS: f64 = 8.0;
 
 impl Case<'_> {
     /// What follows from a solution.
