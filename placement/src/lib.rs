@@ -11,15 +11,18 @@ mod dense;
 mod exact;
 pub mod explain;
 mod milp;
+mod objective;
 mod problem;
+mod random;
 mod solution;
 mod strategies;
 mod strategy;
 mod validate;
 
+pub use objective::{Criterion, Objective, RankedCriterion, WeightedCriterion};
 pub use problem::{
-    Block, BlockCost, BlockOnNode, Constraints, Exit, ExitPoint, Link, Node, Objective, Previous,
-    Problem, Tier, Transition, Value, Workload,
+    Block, BlockCost, BlockOnNode, Constraints, Exit, ExitPoint, Link, Node, Previous, Problem,
+    Tier, Transition, Value, Workload,
 };
 pub use solution::{
     Answer, Bottleneck, Certificate, CrossingMetrics, LinkMetrics, Metrics, NodeMetrics, Placement,

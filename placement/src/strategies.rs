@@ -1,8 +1,26 @@
 //! Every built-in strategy, a file each.
 
+mod cloud_only;
+mod dads;
+mod ddnn;
+mod device_only;
+mod edgent;
+mod energy;
+mod fair;
+mod first_fit;
+mod genetic;
+mod instead;
 mod milp;
+mod min_cut;
+mod neurosurgeon;
 mod optimal;
+mod parameters;
 mod rows;
+mod spinn;
+#[cfg(test)]
+mod tests;
+mod throughput;
+mod turns;
 mod whole;
 
 use crate::strategy::{Parameters, SolveError, Strategy};
@@ -13,17 +31,21 @@ type Make = fn(&Parameters) -> Result<Box<dyn Strategy>, SolveError>;
 pub(crate) const KNOWN: &[(&str, Make)] = &[
     ("optimal", optimal::make),
     ("milp", milp::make),
-    ("cloud-only", whole::cloud_only),
-    ("device-only", whole::device_only),
+    ("genetic", genetic::make),
+    ("first-fit", first_fit::make),
+    ("cloud-only", cloud_only::make),
+    ("device-only", device_only::make),
+    ("neurosurgeon", neurosurgeon::make),
+    ("dads", dads::make),
+    ("edgent", edgent::make),
+    ("spinn", spinn::make),
+    ("ddnn", ddnn::make),
+    ("energy", energy::make),
+    ("fair", fair::make),
+    ("throughput", throughput::make),
 ];
 
 /// For strategies that take no parameter.
-fn no_parameters(strategy: &str, parameters: &Parameters) -> Result<(), SolveError> {
-    match parameters.keys().next() {
-        None => Ok(()),
-        Some(name) => Err(SolveError::Parameter {
-            strategy: strategy.to_owned(),
-            reason: format!("unknown parameter `{name}`; it takes none"),
-        }),
-    }
+fn no_parameters(strategy: &'static str, parameters: &Parameters) -> Result<(), SolveError> {
+    parameters::Reader::new(strategy, parameters).finish()
 }
