@@ -410,6 +410,33 @@ impl<'a> State<'a> {
     }
 }
 
+/// For each node, a cost that no placement with a block there goes below: the
+/// best run-feasible path through it. `None` when the limits were reached.
+pub(crate) fn bounds_through_nodes(dense: &Dense, ctx: &Ctx) -> Option<Vec<f64>> {
+    let (n, free) = (dense.n, Prices::zero(dense));
+    let mut pairs = Vec::new();
+    for k in 0..dense.chains.len() {
+        let cost = priced(dense, k, &free);
+        let after = backward(dense, k, &cost, &free, ctx)?;
+        let before = forward(dense, k, &cost, &free, f64::INFINITY, |_, _| 0.0, ctx)?;
+        pairs.push((before, after));
+    }
+    let total: f64 = pairs.iter().map(|(_, after)| after.best).sum();
+    let mut least = vec![f64::INFINITY; n];
+    if total == f64::INFINITY {
+        return Some(least);
+    }
+    for (chain, (before, after)) in dense.chains.iter().zip(&pairs) {
+        for b in 0..chain.l {
+            for (i, least) in least.iter_mut().enumerate() {
+                let own = through(before, after, b, i, n);
+                *least = least.min(total - after.best + own);
+            }
+        }
+    }
+    Some(least)
+}
+
 /// A relaxation solved.
 struct Relaxed {
     /// Priced block costs per chain.

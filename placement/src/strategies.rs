@@ -23,7 +23,10 @@ mod throughput;
 mod turns;
 mod whole;
 
-use crate::strategy::{Parameters, SolveError, Strategy};
+use crate::dense::Rows;
+use crate::problem::{Problem, Tier};
+use crate::solution::Placement;
+use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
 
 type Make = fn(&Parameters) -> Result<Box<dyn Strategy>, SolveError>;
 
@@ -44,6 +47,24 @@ pub(crate) const KNOWN: &[(&str, Make)] = &[
     ("fair", fair::make),
     ("throughput", throughput::make),
 ];
+
+/// The whole model on the best node of a tier; empty where there is none.
+pub(crate) fn whole_on_tier(problem: &Problem, tier: Tier, ctx: &Ctx) -> Vec<Placement> {
+    let options = SolveOptions::default();
+    let answer = whole::solve(problem, "whole", &options, ctx, |_| {
+        let nodes = problem.nodes.iter().enumerate();
+        nodes
+            .filter(|(_, n)| n.tier == tier)
+            .map(|(i, _)| i)
+            .collect()
+    });
+    answer.map(|a| a.placements).unwrap_or_default()
+}
+
+/// Every choice of thresholds; `None` where there are too many.
+pub(crate) fn threshold_choices(problem: &Problem) -> Option<Vec<Vec<Rows>>> {
+    rows::choices(problem, "").ok()
+}
 
 /// For strategies that take no parameter.
 fn no_parameters(strategy: &'static str, parameters: &Parameters) -> Result<(), SolveError> {

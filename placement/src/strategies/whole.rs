@@ -4,14 +4,13 @@
 
 use super::rows;
 use super::turns::{Effort, Turn, in_turn};
-use crate::problem::Workload;
+use crate::problem::{Problem, Workload};
 use crate::solution::Answer;
 use crate::strategy::{Ctx, SolveError, SolveOptions};
-use crate::validate::ValidProblem;
 
 /// Each workload on the best of the nodes that `homes` gives for it.
 pub(super) fn solve(
-    problem: &ValidProblem<'_>,
+    problem: &Problem,
     strategy: &str,
     options: &SolveOptions,
     ctx: &Ctx,
