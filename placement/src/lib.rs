@@ -14,6 +14,7 @@ mod milp;
 mod objective;
 mod problem;
 mod random;
+pub mod regions;
 mod solution;
 mod strategies;
 mod strategy;

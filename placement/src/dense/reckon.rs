@@ -150,6 +150,24 @@ impl Dense {
         })
     }
 
+    /// Load of each link that a whole placement uses, `[from][to]`.
+    pub(crate) fn link_loads(&self, path: &[usize]) -> Vec<(usize, f64)> {
+        let mut links = HashMap::new();
+        let mut offset = 0;
+        for chain in &self.chains {
+            let mut at = chain.entry;
+            for b in 0..chain.l {
+                let node = path[offset + b];
+                if node != at {
+                    self.load_links(chain, b, at, node, &mut links);
+                }
+                at = node;
+            }
+            offset += chain.l;
+        }
+        links.into_iter().collect()
+    }
+
     /// A sum along one chain.
     fn walk(&self, chain: &Chain, cost: &[f64], toll: &Toll, nodes: &[usize]) -> f64 {
         let (mut sum, mut at) = (0.0, chain.entry);
