@@ -168,8 +168,10 @@ impl Dense {
             nominal: false,
             chains: Vec::new(),
         };
-        dense.set_links(problem, &index);
-        dense.set_tariffs(problem, &index);
+        // Most problems meter nothing, and a walk over all links takes time.
+        if dense.set_links(problem, &index) {
+            dense.set_tariffs(problem, &index);
+        }
         dense.set_capacities(problem);
         let mix: f64 = problem.workloads.iter().map(|w| w.rate_per_second).sum();
         // Without any rate, throughput is asked for one request per second.
@@ -290,8 +292,10 @@ impl Dense {
         }
     }
 
-    fn set_links(&mut self, problem: &Problem, index: &HashMap<&str, usize>) {
+    /// Gives whether any link is metered.
+    fn set_links(&mut self, problem: &Problem, index: &HashMap<&str, usize>) -> bool {
         let n = self.n;
+        let mut metered = false;
         let mut sorted: Vec<(&str, usize)> = index.iter().map(|(k, v)| (*k, *v)).collect();
         sorted.sort_unstable();
         let mut one_way = vec![f64::INFINITY; n * n];
@@ -309,6 +313,7 @@ impl Dense {
                     continue;
                 }
                 let at = i * n + j;
+                metered |= link.joules_per_byte > 0.0 || link.price_per_byte > 0.0;
                 one_way[at] = link.latency_seconds;
                 self.forth[at] = link.bytes_per_second.recip();
                 self.forth_load[at] = self.forth[at] / link.share;
@@ -322,6 +327,7 @@ impl Dense {
                 self.back_load[at] = self.forth_load[turned];
             }
         }
+        metered
     }
 
     /// Forgets kinds of which no node can run short, so that no pass counts
