@@ -175,7 +175,7 @@ def evaluate(outputs: ExitOutputs, policy: Policy) -> Evaluation:
 def format_table(table: Sequence[ExitTableRow]) -> str:
     """`table` as text in columns."""
     lines = ["threshold  exit rate  accuracy"]
-    lines += [f"{r.threshold:9.4f}  {r.exit_rate:9.1%}  {r.accuracy:8.1%}" for r in table]
+    lines += [f"{r.threshold:9.6f}  {r.exit_rate:9.1%}  {r.accuracy:8.1%}" for r in table]
     return "\n".join(lines)
 
 
@@ -187,7 +187,7 @@ def format_evaluation(evaluation: Evaluation, names: Sequence[str], policy: Poli
     for name, share, threshold, temperature in zip(
         names, evaluation.exits, thresholds, policy.temperatures, strict=True
     ):
-        limit = "-" if threshold is None else f"{threshold:.4f}"
+        limit = "-" if threshold is None else f"{threshold:.6f}"
         accuracy = "-" if share.accuracy is None else f"{share.accuracy:.1%}"
         lines.append(
             f"{name:{width}}  {limit:>9}  {temperature:11.3f}  {share.exit_rate:9.1%}  "

@@ -24,6 +24,8 @@ from lamina.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from lamina.evaluation import ExitTableRow
+
 _DATATYPES = {
     torch.bool: "BOOL",
     torch.uint8: "UINT8",
@@ -197,26 +199,25 @@ def _metadata(
         raise ArgumentError(f"the policy is for {len(policy.temperatures)} exits, not {exits}")
     if validation is not None and [o.shape[1] for o in validation.logits] != classes:
         raise ArgumentError("the validation outputs are of another network: collect them again")
-    thresholds = (*policy.thresholds, None)
     return Metadata(
         producer=f"lamina {__version__}, torch {torch.__version__}",
         input=field,
         stages=tuple(map(StageField, model.stage_names, model.distributable)),
         criterion=policy.criterion,
-        exits=tuple(
-            ExitField(
-                place=model.places[i],
-                classes=classes[i],
-                temperature=policy.temperatures[i],
-                threshold=thresholds[i],
-                table=()
-                if validation is None
-                else exit_table(validation, i, policy.criterion, policy.temperatures[i]),
-            )
-            for i in range(exits)
-        ),
+        exits=tuple(_exit_fields(model, classes, policy, validation)),
         expected=None if validation is None else evaluate(validation, policy),
     )
+
+
+def _exit_fields(
+    model: MultiExit, classes: Sequence[int], policy: Policy, validation: ExitOutputs | None
+) -> Iterator[ExitField]:
+    for index, threshold in enumerate((*policy.thresholds, None)):
+        temperature = policy.temperatures[index]
+        table: tuple[ExitTableRow, ...] = ()
+        if validation is not None and index < len(policy.thresholds):
+            table = exit_table(validation, index, policy.criterion, temperature)
+        yield ExitField(model.places[index], classes[index], temperature, threshold, table)
 
 
 def _archive(traced: torch.jit.ScriptModule, metadata: Metadata) -> bytes:

@@ -40,9 +40,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from lamina.criterion import Criterion
 from lamina.errors import MetadataError
@@ -193,14 +195,34 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata:
         MetadataError: if there is none, or if it is malformed.
         OSError: if the file cannot be read.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return Metadata.from_json(_extra_file(archive, os.fspath(path)))
-    except zipfile.BadZipFile as error:
-        raise MetadataError(f"{os.fspath(path)} is no TorchScript archive: {error}") from error
+    with open(path, "rb") as file:
+        try:
+            return Metadata.from_json(_extra_file(file, os.fspath(path)))
+        except MetadataError:
+            raise
+        except _ZIP_ERRORS as error:
+            raise MetadataError(f"{os.fspath(path)} is no TorchScript archive: {error}") from error
 
 
-def _extra_file(archive: zipfile.ZipFile, path: str) -> bytes:
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,  # packed in a way that Python does not know
+    OSError,  # an offset outside the file
+    RuntimeError,  # encrypted
+    ValueError,  # a name in no known encoding
+)
+"""What `zipfile` raises on damaged files."""
+
+
+def _extra_file(file: BinaryIO, path: str) -> bytes:
+    with zipfile.ZipFile(file) as archive:
+        return _only_extra_file(archive, path)
+
+
+def _only_extra_file(archive: zipfile.ZipFile, path: str) -> bytes:
     pattern = re.compile(rf"[^/]+/extra/{re.escape(FILE)}")
     found = [entry for entry in archive.infolist() if pattern.fullmatch(entry.filename)]
     if not found:
@@ -213,10 +235,7 @@ def _extra_file(archive: zipfile.ZipFile, path: str) -> bytes:
         raise MetadataError(
             f"{path}: {FILE} has {found[0].file_size} bytes, at most {MAX_BYTES} are read"
         )
-    try:
-        return archive.read(found[0])
-    except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed in an unknown way
-        raise MetadataError(f"{path}: {FILE} cannot be unpacked: {error}") from error
+    return archive.read(found[0])
 
 
 def _exit_to_json(index: int, field: ExitField) -> dict[str, Any]:
