@@ -110,12 +110,14 @@ def trained(data: Digits, epochs: int, seed: int) -> lamina.MultiExit:
     return model
 
 
-def learned(outputs: lamina.ExitOutputs, args: argparse.Namespace) -> lamina.Policy:
-    """Thresholds for the target that the command line names."""
+def learned(
+    outputs: lamina.ExitOutputs, costs: tuple[int, ...], args: argparse.Namespace
+) -> lamina.Policy:
+    """Thresholds for the target that the command line names, `costs` in FLOPs."""
     criterion = lamina.Criterion(args.criterion)
     if args.exit_rate is not None:
         return lamina.thresholds_for_exit_rates(outputs, args.exit_rate, criterion=criterion)
-    return lamina.thresholds_for_accuracy(outputs, args.accuracy, criterion=criterion)
+    return lamina.thresholds_for_accuracy(outputs, args.accuracy, criterion=criterion, costs=costs)
 
 
 def report(outputs: lamina.ExitOutputs, policy: lamina.Policy, names: tuple[str, ...]) -> None:
@@ -127,6 +129,13 @@ def report(outputs: lamina.ExitOutputs, policy: lamina.Policy, names: tuple[str,
         print(lamina.format_table(table))
     print(f"\nall exits with the learned thresholds, {rows} test images:")
     print(lamina.format_evaluation(lamina.evaluate(outputs, policy), names, policy))
+
+
+def report_costs(evaluation: lamina.Evaluation, costs: tuple[int, ...]) -> None:
+    """How much arithmetic a request takes on average, beside the whole network."""
+    mean = sum(e.exit_rate * c for e, c in zip(evaluation.exits, costs, strict=True))
+    shares = ", ".join(f"{c / 1e6:.2f}" for c in costs)
+    print(f"\nMFLOP up to each exit: {shares}; on average {mean / 1e6:.2f}")
 
 
 def check_file(path: Path, model: lamina.MultiExit, images: Tensor) -> bool:
@@ -162,13 +171,16 @@ def main() -> int:
     torch.manual_seed(args.seed)
     data = load(args.seed)
     model = trained(data, args.epochs, args.seed)
+    costs = lamina.flops_to_exits(model, data.test[0][0][:1])
     validation = lamina.collect(model, data.validation)
     try:
-        policy = learned(validation, args)
+        policy = learned(validation, costs, args)
     except lamina.LaminaError as error:
         print(f"digits.py: {error}", file=sys.stderr)
         return 1
-    report(lamina.collect(model, data.test), policy, model.exit_names)
+    test = lamina.collect(model, data.test)
+    report(test, policy, model.exit_names)
+    report_costs(lamina.evaluate(test, policy), costs)
     images = data.test[0][0]
     lamina.export(
         model, args.out, images[:4], policy=policy, validation=validation, input_name="image"

@@ -38,6 +38,7 @@ from lamina.policy import Policy
 from lamina.thresholds import thresholds_for_accuracy, thresholds_for_exit_rates
 from lamina.training import Epoch, train
 from lamina.vision import from_torchvision
+from lamina.walking import Prediction, flops_to_exits, predict
 
 __all__ = [
     "ArgumentError",
@@ -56,6 +57,7 @@ __all__ = [
     "MetadataError",
     "MultiExit",
     "Policy",
+    "Prediction",
     "Stage",
     "TargetError",
     "collect",
@@ -64,10 +66,12 @@ __all__ = [
     "expected_calibration_error",
     "export",
     "fit_temperature",
+    "flops_to_exits",
     "format_evaluation",
     "format_table",
     "from_torchvision",
     "joint_loss",
+    "predict",
     "read_metadata",
     "thresholds_for_accuracy",
     "thresholds_for_exit_rates",

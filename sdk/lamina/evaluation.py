@@ -52,7 +52,8 @@ class ExitOutputs:
 def collect(model: MultiExit, batches: Batches) -> ExitOutputs:
     """Keeps the logits of all exits.
 
-    The model runs in evaluation mode, without gradients, and gets its mode back.
+    The model runs in evaluation mode, without gradients, and gets its mode back;
+    what is kept lies on the CPU.
 
     Raises:
         ArgumentError: if there are no batches.
@@ -60,7 +61,7 @@ def collect(model: MultiExit, batches: Batches) -> ExitOutputs:
     mode = model.training
     model.eval()
     with torch.no_grad():
-        parts = [(model(inputs), labels) for inputs, labels in batches]
+        parts = [([o.cpu() for o in model(x)], labels.cpu()) for x, labels in batches]
     model.train(mode)
     if not parts:
         raise ArgumentError("there are no batches")

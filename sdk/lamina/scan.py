@@ -42,8 +42,17 @@ class Scan:
 
 def scan(measured: Tensor, criterion: Criterion) -> Scan:
     """The thresholds that split `measured`, a value for each row."""
-    order = measured.argsort(descending=criterion is Criterion.CONFIDENCE, stable=True)
-    ranked = measured[order].double()
+    order = surest_first(measured, criterion)
+    return scan_ranked(order, measured[order], criterion)
+
+
+def surest_first(measured: Tensor, criterion: Criterion) -> Tensor:
+    """Indices of the rows, the surest first."""
+    return measured.argsort(descending=criterion is Criterion.CONFIDENCE, stable=True)
+
+
+def scan_ranked(order: Tensor, ranked: Tensor, criterion: Criterion) -> Scan:
+    """The thresholds that split the rows `order`, whose measures are `ranked`."""
     gaps = (ranked.diff().abs() > GAP).nonzero().flatten()
     middles = (ranked[gaps] + ranked[gaps + 1]) / 2.0
     if len(ranked) == 0:

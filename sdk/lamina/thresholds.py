@@ -11,7 +11,7 @@ import torch
 from lamina.criterion import Criterion
 from lamina.errors import ArgumentError, TargetError
 from lamina.policy import Policy
-from lamina.scan import Scan, scan
+from lamina.scan import Scan, scan, scan_ranked, surest_first
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,16 +98,16 @@ def thresholds_for_accuracy(
     temps = _temperatures(outputs, temperatures)
     if len(temps) == 1:
         raise ArgumentError("there is no side exit to learn a threshold for")
+    measured = [criterion.measure(o, t) for o, t in zip(outputs.logits[:-1], temps, strict=False)]
     search = _Search(
         criterion=criterion,
-        measured=[
-            criterion.measure(o, t) for o, t in zip(outputs.logits[:-1], temps, strict=False)
-        ],
+        measured=measured,
+        order=[surest_first(m, criterion) for m in measured],
         right=[outputs.right(i) for i in range(len(temps))],
         costs=_costs(costs, len(temps)),
         enough=math.ceil(target * len(outputs.labels) - 1e-9),
     )
-    best = search.best(0, torch.arange(len(outputs.labels)), _Choice((), 0.0, 0))
+    best = search.best(0, torch.ones_like(outputs.labels, dtype=torch.bool), _Choice((), 0.0, 0))
     if best is None:
         reached = search.most_right / len(outputs.labels)
         raise TargetError(
@@ -137,27 +137,30 @@ class _Search:
 
     criterion: Criterion
     measured: list[Tensor]
+    order: list[Tensor]
     right: list[Tensor]
     costs: Sequence[float]
     enough: int
     most_right: int = 0
 
-    def best(self, index: int, rows: Tensor, so_far: _Choice) -> _Choice | None:
-        """The best continuation at side exit `index` for the `rows` that reach it."""
-        found = scan(self.measured[index][rows], self.criterion)
-        ranked = rows[found.order]
+    def best(self, index: int, reach: Tensor, so_far: _Choice) -> _Choice | None:
+        """The best continuation at side exit `index` for the rows that `reach` it."""
+        ranked = self.order[index][reach[self.order[index]]]
+        found = scan_ranked(ranked, self.measured[index][ranked], self.criterion)
         if index + 1 == len(self.measured):
-            return self._best_of_last(found, ranked, so_far)
+            return self._best_of_last(found, so_far)
         found = found.thinned(self._breadth())
         right = _prefix_sums(self.right[index][ranked])
         best: _Choice | None = None
+        reach_next = reach.clone()
         for threshold, count in zip(found.thresholds, found.counts.tolist(), strict=True):
             left = _Choice(
                 (*so_far.thresholds, threshold),
                 so_far.cost + self.costs[index] * count,
                 so_far.right + int(right[count]),
             )
-            choice = self.best(index + 1, ranked[count:], left)
+            reach_next[ranked[:count]] = False
+            choice = self.best(index + 1, reach_next, left)
             if choice is not None and choice.better_than(best):
                 best = choice
         return best
@@ -166,12 +169,14 @@ class _Search:
         earlier = len(self.measured) - 1
         return max(2, int(COMBINATIONS ** (1.0 / earlier) + 1e-9))
 
-    def _best_of_last(self, found: Scan, ranked: Tensor, so_far: _Choice) -> _Choice | None:
-        leave, stay = self.right[-2][ranked], self.right[-1][ranked]
+    def _best_of_last(self, found: Scan, so_far: _Choice) -> _Choice | None:
+        leave, stay = self.right[-2][found.order], self.right[-1][found.order]
         stayed = int(stay.sum()) - _prefix_sums(stay)
         right = (so_far.right + _prefix_sums(leave) + stayed)[found.counts]
         leaving = found.counts.double()
-        cost = so_far.cost + (leaving * self.costs[-2] + (len(ranked) - leaving) * self.costs[-1])
+        cost = so_far.cost + (
+            leaving * self.costs[-2] + (len(found.order) - leaving) * self.costs[-1]
+        )
         self.most_right = max(self.most_right, int(right.max()))
         allowed = right >= self.enough
         if not bool(allowed.any()):
