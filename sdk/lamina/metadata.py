@@ -51,6 +51,7 @@ from lamina.errors import MetadataError
 from lamina.evaluation import Evaluation, ExitShare, ExitTableRow
 from lamina.fields import Fields, as_label, parse_json
 from lamina.model import ExitPlace
+from lamina.policy import Policy
 
 FORMAT = 1
 """Version of the format; a reader refuses a newer one."""
@@ -142,6 +143,15 @@ class Metadata:
     criterion: Criterion
     exits: tuple[ExitField, ...]
     expected: Evaluation | None
+
+    @property
+    def policy(self) -> Policy:
+        """When a request leaves at which exit."""
+        return Policy(
+            self.criterion,
+            tuple(e.temperature for e in self.exits),
+            tuple(e.threshold for e in self.exits[:-1]),
+        )
 
     def to_json(self) -> str:
         """The text of `lamina.json`; equal metadata give equal text."""

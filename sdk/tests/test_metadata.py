@@ -37,6 +37,8 @@ def test_what_was_exported_is_read_back(tmp_path: Path) -> None:
     assert read == written
     assert read.to_json() == written.to_json()
     assert [e.place for e in read.exits] == list(networks.nested().places)
+    outputs = networks.random_outputs(60, 5, classes=5)
+    assert lamina.evaluate(outputs, read.policy) == read.expected
     assert read.expected is not None
     assert read.expected.exits[0].exit_rate == pytest.approx(0.3)
     assert all(e.table for e in read.exits[:-1])
