@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
 from torch.nn.functional import cross_entropy
 
 from lamina.criterion import Criterion, check_logits
@@ -37,13 +36,16 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         labels: class indices, one for each row.
 
     Returns:
-        A value within `TEMPERATURES`; at a border where the set has no mistake
-        (then every sharper softmax is better) or nothing but mistakes.
+        A value within `TEMPERATURES`, at the upper border where confidence says
+        nothing; 1 where the set has no mistake: then every sharper softmax is
+        better, and the set cannot tell how sharp.
 
     Raises:
         ArgumentError: if shapes do not fit.
     """
     check_rows(logits, labels)
+    if bool((logits.argmax(dim=1) == labels).all()):
+        return 1.0
     exact = logits.double()
 
     def loss(log_temperature: float) -> float:
@@ -84,7 +86,7 @@ def expected_calibration_error(
     confidence = Criterion.CONFIDENCE.measure(logits, temperature)
     right = (logits.argmax(dim=1) == labels).double()
     place = (confidence * bins).long().clamp(max=bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, place, confidence - right)
+    gaps = confidence.new_zeros(bins).index_add_(0, place, confidence - right)
     return gaps.abs().sum().item() / len(labels)
 
 

@@ -50,7 +50,7 @@ class Policy:
             logits: rows x classes of each exit.
 
         Returns:
-            The index of an exit for each row.
+            The index of an exit for each row, on the CPU.
 
         Raises:
             ArgumentError: if there are more or fewer exits.
@@ -64,7 +64,7 @@ class Policy:
         # may take has the last word.
         for index in reversed(range(len(self.thresholds))):
             measured = self.criterion.measure(logits[index], self.temperatures[index])
-            taken[self.criterion.leaves(measured, self.thresholds[index])] = index
+            taken[self.criterion.leaves(measured, self.thresholds[index]).cpu()] = index
         return taken
 
 

@@ -200,3 +200,11 @@ def test_damaged_bytes_are_refused_or_read_but_never_anything_else(tmp_path: Pat
             lamina.read_metadata(tmp_path / "d.pt")
         except lamina.MetadataError:
             continue
+
+
+def test_a_file_of_format_1_is_read_for_good() -> None:
+    text = (Path(__file__).parent / "data" / "lamina-1.json").read_text(encoding="utf-8")
+    metadata = lamina.Metadata.from_json(text)
+    assert [e.place.name for e in metadata.exits] == list(networks.nested().exit_names)
+    assert metadata.policy.thresholds[0] == 0.5887858484603761
+    assert metadata.to_json() == text
