@@ -9,6 +9,7 @@ import torch
 
 from lamina.calibration import check_rows, fit_temperature
 from lamina.errors import ArgumentError
+from lamina.modes import evaluating
 from lamina.scan import scan
 
 if TYPE_CHECKING:
@@ -58,11 +59,8 @@ def collect(model: MultiExit, batches: Batches) -> ExitOutputs:
     Raises:
         ArgumentError: if there are no batches.
     """
-    mode = model.training
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model):
         parts = [([o.cpu() for o in model(x)], labels.cpu()) for x, labels in batches]
-    model.train(mode)
     if not parts:
         raise ArgumentError("there are no batches")
     by_exit = zip(*(outputs for outputs, _ in parts), strict=True)

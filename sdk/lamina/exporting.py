@@ -18,6 +18,7 @@ from lamina.errors import ArgumentError, ExportError
 from lamina.evaluation import ExitOutputs, evaluate, exit_table
 from lamina.metadata import FILE, ExitField, InputField, Metadata, StageField
 from lamina.model import MultiExit
+from lamina.modes import evaluating
 from lamina.policy import Policy
 from lamina.version import __version__
 
@@ -77,7 +78,9 @@ def export(
             f"the example must have the batch first and no empty dimension, not {example.dtype} "
             f"of shape {tuple(example.shape)}"
         )
-    with _evaluating(model):
+    if not input_name:
+        raise ArgumentError("the input needs a name")
+    with evaluating(model), _quiet():
         _check_in_place(model, example)
         outputs = _run(model, example)
         traced = _trace(model, example)
@@ -92,18 +95,11 @@ def export(
 
 
 @contextlib.contextmanager
-def _evaluating(model: MultiExit) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's own mode comes back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        # The announcements that TorchScript goes away are for us, not for callers.
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def _quiet() -> Iterator[None]:
+    """Without the announcements that TorchScript goes away, which are for us."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        yield
 
 
 def _check_in_place(model: MultiExit, x: Tensor) -> None:

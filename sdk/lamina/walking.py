@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lamina.errors import ArgumentError
 from lamina.model import MultiExit
+from lamina.modes import evaluating
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,11 +34,10 @@ class Prediction:
 def predict(model: MultiExit, x: Tensor, policy: Policy) -> Prediction:
     """Answers as a host that serves the exits would: what is sure leaves.
 
-    A stage runs on the rows alone that no exit before it let go. The model should
-    be in evaluation mode; gradients are not kept.
+    A stage runs on the rows alone that no exit before it let go.
 
     Args:
-        model: with as many exits as `policy`.
+        model: with as many exits as `policy`; in any mode, which it keeps.
         x: inputs, rows first.
         policy: criterion, temperatures and thresholds.
 
@@ -50,7 +50,7 @@ def predict(model: MultiExit, x: Tensor, policy: Policy) -> Prediction:
             f"{len(policy.temperatures)}"
         )
     walk = _Walk(policy, torch.zeros(len(x), dtype=torch.long), torch.full((len(x),), -1))
-    with torch.no_grad():
+    with evaluating(model):
         walk.along(model, 0, x, torch.arange(len(x)))
     return Prediction(walk.labels, walk.exits)
 
@@ -111,13 +111,9 @@ def flops_to_exits(model: MultiExit, example: Tensor) -> tuple[int, ...]:
         model: in any mode, which it keeps.
         example: one row, or more for their sum.
     """
-    modes = [(module, module.training) for module in model.modules()]
     found: list[int] = []
-    model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with evaluating(model), FlopCounterMode(display=False) as counter:
         _count(model, example.clone(), counter, found)
-    for module, mode in modes:
-        module.training = mode
     return tuple(found)
 
 

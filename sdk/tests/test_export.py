@@ -85,6 +85,12 @@ def test_the_network_keeps_its_mode_and_its_weights(path: Path) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+def test_inference_mode_around_it_does_not_matter(path: Path) -> None:
+    with torch.inference_mode():
+        lamina.export(networks.flat(), path, networks.images(2))
+    assert len(lamina.read_metadata(path).exits) == 2
+
+
 def test_a_fixed_batch_is_written_as_such(path: Path) -> None:
     class Fixed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -170,6 +176,8 @@ def test_arguments_that_do_not_fit_are_refused(path: Path) -> None:
         lamina.export(model, path, x, policy=policy)
     with pytest.raises(lamina.ArgumentError, match="another network"):
         lamina.export(model, path, x, validation=networks.random_outputs(9, 2, classes=4))
+    with pytest.raises(lamina.ArgumentError, match="needs a name"):
+        lamina.export(model, path, x, input_name="")
     for example in (torch.tensor(1.0), x[:0], x.to(torch.complex64)):
         with pytest.raises(lamina.ArgumentError, match="example"):
             lamina.export(model, path, example)
