@@ -9,7 +9,7 @@ use lamina_crds::placement::{Plan, Segment, format_path};
 use lamina_crds::reasons;
 use lamina_placement::adapt::{self, Decision, Policy, Situation, Stay, Switched};
 use lamina_placement::check::{Violation, evaluate};
-use lamina_placement::{Constraints, Metrics, Objective, Problem, Solution};
+use lamina_placement::{Constraints, Metrics, Problem, Solution};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A link that was measured so shortly before a change was seen was measured
@@ -93,10 +93,7 @@ impl Case<'_> {
         let (Some(now), Some(then)) = (figures(built, current), &solution.metrics) else {
             return Planned::default();
         };
-        let goal = |m: &Metrics| match built.objective {
-            Objective::Latency => m.latency_seconds,
-            Objective::Throughput => m.bottleneck.as_ref().map_or(0.0, |b| b.seconds),
-        };
+        let goal = |m: &Metrics| m.goal(&built.objective);
         let busy = self
             .violations(built, current)
             .iter()
