@@ -133,8 +133,10 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StrategySpec {
-    /// `optimal` (default), `milp`, `cloud-only` or `device-only`; an unknown
-    /// name is reported with the list of known ones.
+    /// `optimal` (default) or one of the field's: `milp`, `genetic`, `first-fit`,
+    /// `cloud-only`, `device-only`, `neurosurgeon`, `dads`, `throughput`, `fair`, …
+    /// An unknown name is reported with the list of known ones, and one that does
+    /// not apply to the model or the hosts says why.
     #[serde(default = "default_strategy")]
     #[schemars(length(min = 1, max = 63))]
     pub name: String,

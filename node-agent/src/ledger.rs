@@ -337,7 +337,7 @@ mod tests {
         let mut changed = held.clone();
         changed.blocks[0].digest = "b".repeat(64);
         let (kept, refusals) = ledger.admit(&wish(2, &[changed], &[]));
-        assert_eq!(kept.slices, [held.clone()]);
+        assert_eq!(kept.slices, std::slice::from_ref(&held));
         assert!(
             refusals[0]
                 .to_string()

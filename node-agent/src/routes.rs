@@ -173,11 +173,6 @@ impl Routes {
         self.lock().get(placement_uid).map(|e| e.spec.clone())
     }
 
-    /// Every model with whether it serves.
-    pub(crate) fn models(&self) -> Vec<Arc<Model>> {
-        self.lock().values().map(|e| Arc::clone(&e.model)).collect()
-    }
-
     /// Revisions that this host, as their entry, is to verify and has not:
     /// placement UID and revision.
     pub(crate) fn to_verify(&self) -> Vec<(String, i64)> {

@@ -4,6 +4,10 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+mod simulate;
+
+pub use simulate::{Fare, LTE, Rule, Trace, WIFI, Wander, World, simulate};
+
 /// How eager to be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

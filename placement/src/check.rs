@@ -2,16 +2,20 @@
 //! placement from the problem alone. It shares nothing with the strategies, so
 //! that a fault in one of them cannot hide here.
 
-use crate::problem::{Link, Node, Objective, Problem, Transition, Workload};
+use crate::problem::{Link, Node, Problem, Transition, Workload};
 use crate::solution::{
     Answer, Bottleneck, CrossingMetrics, LinkMetrics, Metrics, NodeMetrics, Placement, Segment,
     SegmentMetrics, Status, WorkloadMetrics,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 mod claims;
+mod reckon;
 
 pub use claims::check_answer;
+use reckon::{
+    Odds, held_before, live_bytes, memory_after, memory_before, memory_loaded, odds, output_bytes,
+};
 
 /// Relative room for rounding in every comparison.
 const ROUNDING: f64 = 1e-9;
@@ -167,15 +171,6 @@ struct Use {
     per_request: f64,
 }
 
-/// Probabilities that follow from the thresholds chosen.
-struct Odds {
-    /// That block `b` runs.
-    reach: Vec<f64>,
-    /// Expected reply bytes of requests that leave behind block `b` or later.
-    reply_bytes: Vec<f64>,
-    accuracy: Option<f64>,
-}
-
 impl<'a> Tally<'a> {
     fn new(problem: &'a Problem) -> Self {
         Self {
@@ -310,7 +305,8 @@ impl<'a> Tally<'a> {
         let bytes = live_bytes(workload, before);
         let reach = odds.reach[before];
         let request = bytes as f64 / there.bytes_per_second;
-        let reply = odds.reply_bytes[before] / back.bytes_per_second;
+        let (sent, received) = (reach * bytes as f64, odds.reply_bytes[before]);
+        let reply = received / back.bytes_per_second;
         self.send(workload, (from, to), reach * request);
         self.send(workload, (to, from), reply);
         let latency = there.latency_seconds + back.latency_seconds;
@@ -323,6 +319,8 @@ impl<'a> Tally<'a> {
             bytes,
             round_trip_seconds: reach * latency,
             transfer_seconds: reach * request + reply,
+            energy_joules: sent * there.joules_per_byte + received * back.joules_per_byte,
+            money: sent * there.price_per_byte + received * back.price_per_byte,
         };
         Some((crossing, latency + request + last_reply))
     }
@@ -373,6 +371,8 @@ impl<'a> Tally<'a> {
             blocks: blocks.to_vec(),
             reach: odds.reach[blocks[0]],
             compute_seconds: expected / free,
+            energy_joules: expected * node.active_watts,
+            money: expected * node.price_per_second,
             slice_bytes,
         };
         (metrics, whole / free)
@@ -434,6 +434,10 @@ impl<'a> Tally<'a> {
             accuracy: odds.accuracy,
             moved_bytes,
             move_seconds: per_byte * moved_bytes as f64,
+            energy_joules: segments.iter().map(|s| s.energy_joules).sum::<f64>()
+                + crossings.iter().map(|x| x.energy_joules).sum::<f64>(),
+            money: segments.iter().map(|s| s.money).sum::<f64>()
+                + crossings.iter().map(|x| x.money).sum::<f64>(),
             segments,
             crossings,
         });
@@ -483,7 +487,6 @@ impl<'a> Tally<'a> {
             let terms = self.problem.workloads.iter().zip(&self.workloads);
             terms.map(|(w, m)| w.weight * of(m)).sum()
         };
-        let latency_seconds = weighted(|m| m.latency_seconds);
         let bottleneck = nodes
             .iter()
             .map(|n| (n.node.clone(), n.stage_seconds))
@@ -494,18 +497,32 @@ impl<'a> Tally<'a> {
             )
             .max_by(|a, b| a.1.total_cmp(&b.1))
             .map(|(place, seconds)| Bottleneck { place, seconds });
-        let objective = match self.problem.objective {
-            Objective::Latency => weighted(|m| m.latency_seconds + m.move_seconds),
-            Objective::Throughput => bottleneck.as_ref().map_or(0.0, |b| b.seconds),
+        let per_request = |of: fn(&WorkloadMetrics) -> f64| -> f64 {
+            let terms = self.problem.workloads.iter().zip(&self.workloads);
+            terms.map(|(w, m)| self.share_of_mix(w) * of(m)).sum()
         };
-        Ok(Metrics {
-            objective,
-            latency_seconds,
+        let highest = |of: &dyn Fn(&NodeMetrics) -> f64| nodes.iter().map(of).fold(0.0, f64::max);
+        let mut metrics = Metrics {
+            objective: 0.0,
+            latency_seconds: weighted(|m| m.latency_seconds),
+            tail_seconds: weighted(|m| m.longest_seconds),
+            move_seconds: weighted(|m| m.move_seconds),
+            energy_joules: per_request(|m| m.energy_joules),
+            money: per_request(|m| m.money),
+            utilisation: highest(&|n| n.utilisation),
+            proportional_utilisation: highest(&|n| {
+                let node = self.nodes[n.node.as_str()];
+                (n.utilisation - node.load_share) / (node.utilisation_cap - node.load_share)
+            }),
             bottleneck,
-            workloads: self.workloads,
-            nodes,
+            workloads: Vec::new(),
+            nodes: Vec::new(),
             links,
-        })
+        };
+        metrics.objective = value(self.problem, &metrics);
+        metrics.workloads = self.workloads;
+        metrics.nodes = nodes;
+        Ok(metrics)
     }
 
     fn node_metrics(&mut self, placements: &[Placement]) -> Vec<NodeMetrics> {
@@ -576,6 +593,15 @@ impl<'a> Tally<'a> {
     }
 }
 
+/// What the problem makes small.
+fn value(problem: &Problem, metrics: &Metrics) -> f64 {
+    let terms = problem.objective.terms();
+    terms
+        .iter()
+        .map(|t| t.weight * metrics.criterion(t.criterion))
+        .sum()
+}
+
 fn exceeds(used: f64, limit: f64) -> bool {
     used > limit + ROUNDING * limit.max(1e-3)
 }
@@ -607,142 +633,6 @@ fn reasons_against(workload: &Workload, node: &Node, b: usize) -> Vec<String> {
         reasons.push("it is forbidden there".to_owned());
     }
     reasons
-}
-
-/// Probabilities under the given thresholds; `None` when one is in no table.
-fn odds(workload: &Workload, thresholds: &[f64]) -> Option<Odds> {
-    if thresholds.len() != workload.exits.len() {
-        return None;
-    }
-    let blocks = workload.blocks.len();
-    let mut left = 1.0;
-    let mut reach = vec![1.0; blocks];
-    // Probability-weighted reply bytes by the block behind which they leave.
-    let mut reply_at = vec![0.0; blocks];
-    let mut accuracy = 0.0;
-    let mut next = 0;
-    for b in 0..blocks {
-        reach[b] = left;
-        while next < workload.exits.len() && workload.exits[next].after_block == b {
-            let exit = &workload.exits[next];
-            let row = exit
-                .table
-                .iter()
-                .find(|r| r.threshold == thresholds[next])?;
-            let leaving = left * row.rate;
-            reply_at[b] += leaving * exit.reply_bytes as f64;
-            accuracy += leaving * row.accuracy;
-            left *= 1.0 - row.rate;
-            next += 1;
-        }
-    }
-    reply_at[blocks - 1] += left * output_bytes(workload) as f64;
-    let mut reply_bytes = vec![0.0; blocks];
-    let mut sum = 0.0;
-    for b in (0..blocks).rev() {
-        sum += reply_at[b];
-        reply_bytes[b] = sum;
-    }
-    Some(Odds {
-        reach,
-        reply_bytes,
-        accuracy: workload.final_accuracy.map(|last| accuracy + left * last),
-    })
-}
-
-fn bytes_of(workload: &Workload, names: &BTreeSet<&str>) -> u64 {
-    workload
-        .values
-        .iter()
-        .filter(|v| names.contains(v.name.as_str()))
-        .map(|v| v.bytes)
-        .fold(0, u64::saturating_add)
-}
-
-fn output_bytes(workload: &Workload) -> u64 {
-    bytes_of(
-        workload,
-        &workload.outputs.iter().map(String::as_str).collect(),
-    )
-}
-
-/// Bytes of the values that exist before block `boundary` and are needed
-/// behind it.
-fn live_bytes(workload: &Workload, boundary: usize) -> u64 {
-    let later = &workload.blocks[boundary..];
-    let made_later: BTreeSet<&str> = later
-        .iter()
-        .flat_map(|b| b.outputs.iter().map(String::as_str))
-        .collect();
-    let needed: BTreeSet<&str> = later
-        .iter()
-        .flat_map(|b| b.inputs.iter().map(String::as_str))
-        .chain(workload.outputs.iter().map(String::as_str))
-        .filter(|v| !made_later.contains(v))
-        .collect();
-    bytes_of(workload, &needed)
-}
-
-fn held_before(workload: &Workload) -> BTreeSet<(&str, usize)> {
-    workload
-        .previous
-        .iter()
-        .flat_map(|p| &p.segments)
-        .flat_map(|s| s.blocks.iter().map(move |b| (s.node.as_str(), *b)))
-        .collect()
-}
-
-fn placed_on<'p>(placement: &'p Placement, node: &'p str) -> impl Iterator<Item = usize> + 'p {
-    placement
-        .segments
-        .iter()
-        .filter(move |s| s.node == node)
-        .flat_map(|s| s.blocks.iter().copied())
-}
-
-fn memory_after(problem: &Problem, placements: &[Placement], node: &str) -> u64 {
-    let mut sum = 0u64;
-    for (workload, placement) in problem.workloads.iter().zip(placements) {
-        for b in placed_on(placement, node) {
-            sum = sum.saturating_add(workload.blocks[b].memory_bytes);
-        }
-    }
-    sum
-}
-
-fn memory_before(problem: &Problem, node: &Node) -> u64 {
-    let mut sum = node.resident_bytes;
-    for workload in &problem.workloads {
-        for (_, b) in held_before(workload)
-            .iter()
-            .filter(|(n, _)| *n == node.name)
-        {
-            sum = sum.saturating_add(workload.blocks.get(*b).map_or(0, |b| b.memory_bytes));
-        }
-    }
-    sum
-}
-
-/// Bytes that the node loads for the switch.
-fn memory_loaded(problem: &Problem, placements: &[Placement], node: &str) -> u64 {
-    let mut sum = 0u64;
-    for (workload, placement) in problem.workloads.iter().zip(placements) {
-        let unchanged = workload
-            .previous
-            .as_ref()
-            .is_some_and(|p| p.segments == placement.segments);
-        let held = held_before(workload);
-        for b in placed_on(placement, node) {
-            let stays = match problem.transition {
-                Transition::Separate => unchanged,
-                Transition::Shared | Transition::Drain => held.contains(&(node, b)),
-            };
-            if !stays {
-                sum = sum.saturating_add(workload.blocks[b].memory_bytes);
-            }
-        }
-    }
-    sum
 }
 
 #[cfg(test)]

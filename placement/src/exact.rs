@@ -14,7 +14,7 @@ mod wide;
 use crate::dense::{Dense, SLICES};
 use crate::milp::{self, Goal};
 use crate::strategy::Ctx;
-use labels::{IMPROVEMENT, Search};
+use labels::{Ahead, IMPROVEMENT, Search};
 use reduce::{restrict, restrict_prices, through};
 use subgradient::Ascent;
 use tables::{Prices, Table, backward, forward, priced, trace_backward};
@@ -130,8 +130,8 @@ struct State<'a> {
     bound: f64,
     complete: bool,
     work: u64,
-    /// Cost-to-go in latency alone, where a limit makes it count.
-    latency_tables: Vec<Table>,
+    /// Least that each budget will still be charged.
+    ahead: Vec<Ahead>,
 }
 
 impl<'a> State<'a> {
@@ -144,33 +144,30 @@ impl<'a> State<'a> {
             bound: f64::NEG_INFINITY,
             complete: false,
             work: 0,
-            latency_tables: Vec::new(),
+            ahead: Vec::new(),
         };
-        state.set_latency_tables();
+        state.set_ahead();
         state
     }
 
-    /// Without them (the limits were reached) latency limits are checked on
-    /// whole placements only, which leaves nothing proved wrongly: a search that
-    /// is cut short proves nothing.
-    fn set_latency_tables(&mut self) {
-        let limited = |d: &Dense| d.chains.iter().any(|c| c.latency_limit < f64::INFINITY);
-        if !limited(&self.dense) {
-            return;
-        }
-        let mut seconds = self.dense.clone();
-        for chain in &mut seconds.chains {
-            chain.cost.clone_from(&chain.latency);
-            chain.weight = 1.0;
-        }
-        let free = Prices::zero(&seconds);
-        let tables: Option<Vec<Table>> = (0..seconds.chains.len())
-            .map(|k| {
-                let cost = priced(&seconds, k, &free);
-                backward(&seconds, k, &cost, &free, self.how.ctx)
+    /// Without them (the limits were reached) budgets are checked on whole
+    /// placements only, which leaves nothing proved wrongly: a search that is
+    /// cut short proves nothing.
+    fn set_ahead(&mut self) {
+        let free = Prices::zero(&self.dense);
+        let all: Option<Vec<Ahead>> = (0..self.dense.budgets.len())
+            .map(|z| {
+                let counted = as_cost(&self.dense, z);
+                let tables: Option<Vec<Table>> = (0..counted.chains.len())
+                    .map(|k| {
+                        let cost = priced(&counted, k, &free);
+                        backward(&counted, k, &cost, &free, self.how.ctx)
+                    })
+                    .collect();
+                Some(Ahead::new(tables?, self.dense.budgets[z].total))
             })
             .collect();
-        self.latency_tables = tables.unwrap_or_default();
+        self.ahead = all.unwrap_or_default();
     }
 
     fn cutoff(&self) -> f64 {
@@ -311,13 +308,7 @@ impl<'a> State<'a> {
 
     fn beam(&mut self, prices: &Prices, tables: &[Table], width: usize) {
         let cutoff = self.cutoff();
-        let search = Search::new(
-            &self.dense,
-            prices,
-            tables,
-            &self.latency_tables,
-            self.how.any,
-        );
+        let search = Search::new(&self.dense, prices, tables, &self.ahead, self.how.any);
         let found = search.beam(width, cutoff, &self.how.ctx.part(0.25));
         self.take(found.best, found.labels);
     }
@@ -331,13 +322,7 @@ impl<'a> State<'a> {
         share_of_time: f64,
     ) -> bool {
         let cutoff = self.cutoff();
-        let search = Search::new(
-            &self.dense,
-            prices,
-            tables,
-            &self.latency_tables,
-            self.how.any,
-        );
+        let search = Search::new(&self.dense, prices, tables, &self.ahead, self.how.any);
         let ctx = self.how.ctx.part(share_of_time);
         let found = search.prove(cutoff, max_labels, &ctx);
         self.bound = self.bound.max(found.bound);
@@ -418,15 +403,38 @@ impl<'a> State<'a> {
             through(&before[k], &relaxed.tables[k], b, i, n) + others < cutoff
         };
         let (dense, ids) = restrict(&self.dense, keep);
-        self.latency_tables = self
-            .latency_tables
-            .iter()
-            .map(|t| t.restrict(n, &ids))
-            .collect();
+        self.ahead = self.ahead.iter().map(|a| a.restrict(n, &ids)).collect();
         self.ids = ids.iter().map(|i| self.ids[*i]).collect();
         self.dense = dense;
         Some((n, ids))
     }
+}
+
+/// For each node, a cost that no placement with a block there goes below: the
+/// best run-feasible path through it. `None` when the limits were reached.
+pub(crate) fn bounds_through_nodes(dense: &Dense, ctx: &Ctx) -> Option<Vec<f64>> {
+    let (n, free) = (dense.n, Prices::zero(dense));
+    let mut pairs = Vec::new();
+    for k in 0..dense.chains.len() {
+        let cost = priced(dense, k, &free);
+        let after = backward(dense, k, &cost, &free, ctx)?;
+        let before = forward(dense, k, &cost, &free, f64::INFINITY, |_, _| 0.0, ctx)?;
+        pairs.push((before, after));
+    }
+    let total: f64 = pairs.iter().map(|(_, after)| after.best).sum();
+    let mut least = vec![f64::INFINITY; n];
+    if total == f64::INFINITY {
+        return Some(least);
+    }
+    for (chain, (before, after)) in dense.chains.iter().zip(&pairs) {
+        for b in 0..chain.l {
+            for (i, least) in least.iter_mut().enumerate() {
+                let own = through(before, after, b, i, n);
+                *least = least.min(total - after.best + own);
+            }
+        }
+    }
+    Some(least)
 }
 
 /// A relaxation solved.
@@ -441,6 +449,24 @@ struct Relaxed {
     value: f64,
     /// Whether that is the best so far.
     improved: bool,
+}
+
+/// The problem whose cost is what a budget counts.
+fn as_cost(dense: &Dense, budget: usize) -> Dense {
+    let mut counted = dense.clone();
+    for (chain, measure) in counted
+        .chains
+        .iter_mut()
+        .zip(&dense.budgets[budget].measures)
+    {
+        for (cost, counts) in chain.cost.iter_mut().zip(&measure.cost) {
+            if *cost < f64::INFINITY {
+                *cost = *counts;
+            }
+        }
+        chain.toll.clone_from(&measure.toll);
+    }
+    counted
 }
 
 /// Prices times capacities.
@@ -474,15 +500,18 @@ fn worst_cost(dense: &Dense) -> f64 {
     };
     let trip = finite_max(&dense.round_trip);
     let per_byte = finite_max(&dense.forth);
+    let joules = finite_max(&dense.joules.forth);
+    let money = finite_max(&dense.money.forth);
     let n = dense.n;
     let mut sum = 0.0;
     for chain in &dense.chains {
+        let toll = &chain.toll;
         for b in 0..chain.l {
             sum += finite_max(&chain.cost[b * n..(b + 1) * n]);
-            let cut = chain.cut.get(b * n..(b + 1) * n).map_or(0.0, finite_max);
-            let seconds =
-                chain.reach[b] * trip + (chain.bytes[b] + chain.reply[b]) * per_byte + cut;
-            sum += chain.weight * seconds;
+            sum += toll.cut.get(b * n..(b + 1) * n).map_or(0.0, finite_max);
+            sum += toll.trip[b] * trip + (toll.forth[b] + toll.back[b]) * per_byte;
+            let bytes = chain.bytes[b] + chain.reply[b];
+            sum += bytes * (toll.joules * joules + toll.money * money);
         }
     }
     sum * (1.0 + 1e-9) + 1e-9

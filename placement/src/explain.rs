@@ -1,12 +1,18 @@
-//! Why there is no placement, in the words of the kube-scheduler.
+//! Why a placement is as it is, and why there is none, in the words of the
+//! kube-scheduler.
 
 use crate::problem::{Node, Problem, Transition, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+mod others;
+mod queue;
 mod relief;
+mod split;
 
+pub use queue::waiting_seconds;
 pub use relief::{Limit, Relief, what_helps, why_infeasible};
+pub use split::{Alternative, Baseline, Explanation, Stretch, Tight, Unused, Way, explain};
 
 /// Blocks that no node can host, and what keeps each node from it.
 #[derive(Debug, Clone, PartialEq, Eq)]

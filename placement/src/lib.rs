@@ -3,7 +3,9 @@
 //! Pure: no I/O, no async, no Kubernetes, no torch, and no clock but the
 //! deadline in [`Ctx`]. The way in is [`solve_checked`] with a
 //! [`strategy`] by name; [`check::evaluate`] gives the figures of any
-//! placement; [`explain::explain_infeasible`] says why there is none.
+//! placement; [`explain::explain`] says why it is as it is,
+//! [`explain::why_infeasible`] why there is none, [`regions::regions`] where
+//! another would be the best, and [`adapt`] when to move there.
 
 pub mod adapt;
 pub mod check;
@@ -11,15 +13,19 @@ mod dense;
 mod exact;
 pub mod explain;
 mod milp;
+mod objective;
 mod problem;
+mod random;
+pub mod regions;
 mod solution;
 mod strategies;
 mod strategy;
 mod validate;
 
+pub use objective::{Criterion, Objective, RankedCriterion, WeightedCriterion};
 pub use problem::{
-    Block, BlockCost, BlockOnNode, Constraints, Exit, ExitPoint, Link, Node, Objective, Previous,
-    Problem, Tier, Transition, Value, Workload,
+    Block, BlockCost, BlockOnNode, Constraints, Exit, ExitPoint, Link, Node, Previous, Problem,
+    Tier, Transition, Value, Workload,
 };
 pub use solution::{
     Answer, Bottleneck, Certificate, CrossingMetrics, LinkMetrics, Metrics, NodeMetrics, Placement,

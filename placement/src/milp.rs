@@ -156,7 +156,8 @@ struct Program<'a> {
     /// Rows `terms <= 1` (or `<= busiest`), terms as shares of the capacity.
     node_rows: BTreeMap<(usize, usize, usize), Row>,
     link_rows: BTreeMap<usize, Row>,
-    latency_rows: Vec<Row>,
+    /// `[budget][chain]`.
+    budget_rows: Vec<Vec<Row>>,
     cost_row: Row,
     goal: Goal,
 }
@@ -175,12 +176,11 @@ impl<'a> Program<'a> {
             scale,
             node_rows: BTreeMap::new(),
             link_rows: BTreeMap::new(),
-            latency_rows: Vec::new(),
+            budget_rows: vec![vec![Row::new(); dense.chains.len()]; dense.budgets.len()],
             cost_row: Vec::new(),
             goal,
         };
         for k in 0..dense.chains.len() {
-            program.latency_rows.push(Vec::new());
             program.chain(k)?;
         }
         program.capacities();
@@ -258,12 +258,17 @@ impl<'a> Program<'a> {
             }
             self.node_term(k, kind, i, need[b * n + i], variable);
         }
-        let mut latency = chain.latency[b * n + i];
         if b == 0 && i != chain.entry {
-            latency += dense.crossing_seconds(chain, 0, chain.entry, i);
             self.link_terms(k, 0, chain.entry, i, variable);
         }
-        self.latency_rows[k].push((variable, latency));
+        for (rows, budget) in self.budget_rows.iter_mut().zip(&dense.budgets) {
+            let measure = &budget.measures[k];
+            let mut charge = measure.cost[b * n + i];
+            if b == 0 {
+                charge += dense.toll(chain, &measure.toll, 0, chain.entry, i);
+            }
+            rows[k].push((variable, charge));
+        }
     }
 
     fn node_term(&mut self, k: usize, kind: usize, i: usize, need: f64, variable: Variable) {
@@ -313,8 +318,10 @@ impl<'a> Program<'a> {
                 arriving[j].push((variable, 1.0));
                 if i != j {
                     self.link_terms(k, b, i, j, variable);
-                    let seconds = dense.crossing_seconds(chain, b, i, j);
-                    self.latency_rows[k].push((variable, seconds));
+                    for (rows, budget) in self.budget_rows.iter_mut().zip(&dense.budgets) {
+                        let toll = &budget.measures[k].toll;
+                        rows[k].push((variable, dense.toll(chain, toll, b, i, j)));
+                    }
                     if !chain.cut_load.is_empty() {
                         let load = chain.cut_load[b * n + i];
                         self.node_term(k, COMPUTE, i, load, variable);
@@ -355,8 +362,18 @@ impl<'a> Program<'a> {
                 self.problem.add_constraint(&row, ComparisonOp::Le, 0.0);
             }
         }
-        for (k, row) in std::mem::take(&mut self.latency_rows).iter().enumerate() {
-            self.at_most(row, dense.chains[k].latency_limit);
+        for (rows, budget) in std::mem::take(&mut self.budget_rows)
+            .into_iter()
+            .zip(&dense.budgets)
+        {
+            if budget.total {
+                let limit = budget.limits.first().copied().unwrap_or(f64::INFINITY);
+                self.at_most(&rows.concat(), limit);
+                continue;
+            }
+            for (row, limit) in rows.iter().zip(&budget.limits) {
+                self.at_most(row, *limit);
+            }
         }
     }
 
@@ -411,12 +428,14 @@ const fn outcome(path: Option<Vec<usize>>, bound: f64, complete: bool, nodes: u6
     }
 }
 
-/// The largest finite cost of a block, which sets the unit.
+/// The largest finite cost of a block or of a crossing from the entry, which
+/// sets the unit.
 fn largest_cost(dense: &Dense) -> f64 {
-    dense
-        .chains
-        .iter()
-        .flat_map(|c| c.cost.iter().copied())
-        .filter(|c| c.is_finite())
-        .fold(0.0, f64::max)
+    let blocks = dense.chains.iter().flat_map(|c| c.cost.iter().copied());
+    let crossings = dense.chains.iter().flat_map(|c| {
+        let pairs = (0..c.l).flat_map(move |b| (0..dense.n).map(move |i| (b, i)));
+        pairs.map(move |(b, i)| dense.crossing(c, b, c.entry, i))
+    });
+    let finite = blocks.chain(crossings).filter(|c| c.is_finite());
+    finite.fold(0.0, f64::max)
 }

@@ -4,6 +4,7 @@
 //! A link or a time that was never measured is absent, and absent means
 //! unreachable or unable, never zero.
 
+use crate::objective::Objective;
 use crate::solution::Segment;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,14 @@ pub struct Node {
     /// Requests that it computes at the same time without slowing each other.
     #[serde(default = "one")]
     pub concurrency: u32,
+    /// Watts that computing one request adds to what the node draws idle; 0
+    /// where it was not measured.
+    #[serde(default)]
+    pub active_watts: f64,
+    /// Money per second of computing one request, in any currency that the
+    /// whole problem uses.
+    #[serde(default)]
+    pub price_per_second: f64,
     /// Why it must not host blocks now (`not ready`, `cordoned`), if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub excluded: Option<String>,
@@ -74,6 +83,8 @@ impl Node {
             load_share: 0.0,
             utilisation_cap: default_cap(),
             concurrency: 1,
+            active_watts: 0.0,
+            price_per_second: 0.0,
             excluded: None,
         }
     }
@@ -92,6 +103,12 @@ pub struct Link {
     /// at most 1.
     #[serde(default = "default_cap")]
     pub share: f64,
+    /// Joules that both ends and what lies between spend on a byte.
+    #[serde(default)]
+    pub joules_per_byte: f64,
+    /// Money per byte.
+    #[serde(default)]
+    pub price_per_byte: f64,
 }
 
 impl Link {
@@ -101,6 +118,8 @@ impl Link {
             latency_seconds,
             bytes_per_second,
             share: default_cap(),
+            joules_per_byte: 0.0,
+            price_per_byte: 0.0,
         }
     }
 }
@@ -261,20 +280,6 @@ pub struct Workload {
     /// The placement it has now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Previous>,
-}
-
-/// What is made small.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Objective {
-    /// Weighted sum of the workloads' expected latencies in seconds, plus what
-    /// moving blocks is charged.
-    #[default]
-    Latency,
-    /// Seconds per request at the slowest node or link: one over the highest
-    /// rate that can be sustained in the given mix. Among placements with the
-    /// same bottleneck any may be given.
-    Throughput,
 }
 
 /// How memory is counted while two revisions are loaded.

@@ -1,6 +1,7 @@
 //! The answer: who runs what, what it costs by the checker's reckoning, and
 //! how far from the best it can be.
 
+use crate::objective::{Criterion, Objective};
 use serde::{Deserialize, Serialize};
 
 /// Consecutive blocks on one node.
@@ -137,6 +138,18 @@ pub struct Answer {
     pub stats: Stats,
 }
 
+impl Answer {
+    /// No placement, for the reason that the certificate gives.
+    pub const fn none(certificate: Certificate, stats: Stats) -> Self {
+        Self {
+            placements: Vec::new(),
+            objective: None,
+            certificate,
+            stats,
+        }
+    }
+}
+
 /// Expected times of one segment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -149,6 +162,12 @@ pub struct SegmentMetrics {
     pub reach: f64,
     /// Expected compute seconds per request, cut penalty and load included.
     pub compute_seconds: f64,
+    /// Expected joules per request.
+    #[serde(default)]
+    pub energy_joules: f64,
+    /// Expected money per request.
+    #[serde(default)]
+    pub money: f64,
     /// Slice bytes.
     pub slice_bytes: u64,
 }
@@ -171,6 +190,12 @@ pub struct CrossingMetrics {
     pub round_trip_seconds: f64,
     /// Expected seconds of sending the request and its reply.
     pub transfer_seconds: f64,
+    /// Expected joules per request, reply included.
+    #[serde(default)]
+    pub energy_joules: f64,
+    /// Expected money per request, reply included.
+    #[serde(default)]
+    pub money: f64,
 }
 
 /// One workload by the checker's reckoning.
@@ -193,6 +218,12 @@ pub struct WorkloadMetrics {
     pub moved_bytes: u64,
     /// What moving them is charged, in objective seconds.
     pub move_seconds: f64,
+    /// Expected joules per request.
+    #[serde(default)]
+    pub energy_joules: f64,
+    /// Expected money per request.
+    #[serde(default)]
+    pub money: f64,
     /// Per segment.
     pub segments: Vec<SegmentMetrics>,
     /// Per crossing.
@@ -243,10 +274,29 @@ pub struct Bottleneck {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metrics {
-    /// The value that was made small, in seconds.
+    /// The value that was made small, in the unit of the objective: seconds,
+    /// joules, money, a share, or a weighted sum of them.
     pub objective: f64,
     /// Weighted sum of expected latencies in seconds.
     pub latency_seconds: f64,
+    /// Weighted sum of the latencies of requests that take no exit, in seconds.
+    #[serde(default)]
+    pub tail_seconds: f64,
+    /// Weighted sum of what moving blocks is charged, in objective seconds.
+    #[serde(default)]
+    pub move_seconds: f64,
+    /// Expected joules per request of the mix.
+    #[serde(default)]
+    pub energy_joules: f64,
+    /// Expected money per request of the mix.
+    #[serde(default)]
+    pub money: f64,
+    /// Highest utilisation of a node in use.
+    #[serde(default)]
+    pub utilisation: f64,
+    /// Highest share of its free compute that a node in use spends.
+    #[serde(default)]
+    pub proportional_utilisation: f64,
     /// The slowest stage; `None` when nothing takes time.
     pub bottleneck: Option<Bottleneck>,
     /// Per workload, in the problem's order.
@@ -255,6 +305,33 @@ pub struct Metrics {
     pub nodes: Vec<NodeMetrics>,
     /// Per link in use.
     pub links: Vec<LinkMetrics>,
+}
+
+impl Metrics {
+    /// The value of one criterion, in its unit.
+    pub fn criterion(&self, criterion: Criterion) -> f64 {
+        match criterion {
+            Criterion::Latency => self.latency_seconds + self.move_seconds,
+            Criterion::TailLatency => self.tail_seconds + self.move_seconds,
+            Criterion::Throughput => self.bottleneck.as_ref().map_or(0.0, |b| b.seconds),
+            Criterion::Energy => self.energy_joules,
+            Criterion::Fairness => self.utilisation,
+            Criterion::ProportionalFairness => self.proportional_utilisation,
+            Criterion::Money => self.money,
+        }
+    }
+
+    /// What an objective makes small in service, what moving is charged left
+    /// out: comparable between what runs now and what could.
+    pub fn goal(&self, objective: &Objective) -> f64 {
+        let term = |criterion| match criterion {
+            Criterion::Latency => self.latency_seconds,
+            Criterion::TailLatency => self.tail_seconds,
+            other => self.criterion(other),
+        };
+        let terms = objective.terms();
+        terms.iter().map(|t| t.weight * term(t.criterion)).sum()
+    }
 }
 
 /// A checked answer.

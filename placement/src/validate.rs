@@ -1,5 +1,6 @@
 //! Finds every contradiction in a problem at once, each with its field.
 
+use crate::objective::Objective;
 use crate::problem::{Exit, Problem, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -83,6 +84,7 @@ pub fn validate(problem: &Problem) -> Result<(), FieldErrors> {
     }
     let names = nodes(problem, &mut found);
     links(problem, &names, &mut found);
+    objective(&problem.objective, &mut found);
     if problem.workloads.is_empty() {
         found.add("workloads", "is empty; give at least one".into());
     }
@@ -160,6 +162,8 @@ fn nodes<'a>(problem: &'a Problem, found: &mut Found) -> BTreeSet<&'a str> {
             found.add(&at("loadShare"), "must be below 1".into());
         }
         found.share(|| at("utilisationCap"), node.utilisation_cap);
+        found.at_least_zero(|| at("activeWatts"), node.active_watts);
+        found.at_least_zero(|| at("pricePerSecond"), node.price_per_second);
         if node.concurrency == 0 {
             found.add(&at("concurrency"), "must be at least 1".into());
         }
@@ -192,7 +196,43 @@ fn links(problem: &Problem, names: &BTreeSet<&str>, found: &mut Found) {
                 );
             }
             found.share(|| at(".share"), link.share);
+            found.at_least_zero(|| at(".joulesPerByte"), link.joules_per_byte);
+            found.at_least_zero(|| at(".pricePerByte"), link.price_per_byte);
         }
+    }
+}
+
+fn objective(objective: &Objective, found: &mut Found) {
+    let criteria = objective.criteria();
+    if criteria.is_empty() {
+        found.add("objective", "is empty; give at least one criterion".into());
+    }
+    let mut seen = BTreeSet::new();
+    for criterion in &criteria {
+        if !seen.insert(criterion) {
+            found.add("objective", format!("has {criterion} twice"));
+        }
+    }
+    match objective {
+        Objective::Weighted(terms) => {
+            for (i, term) in terms.iter().enumerate() {
+                let field = || format!("objective.weighted[{i}].weight");
+                found.at_least_zero(field, term.weight);
+            }
+            if criteria.iter().filter(|c| c.is_worst()).count() > 1 {
+                found.add(
+                    "objective.weighted",
+                    "may hold one of throughput and the two fairnesses, not several".into(),
+                );
+            }
+        }
+        Objective::Lexicographic(ranks) => {
+            for (i, rank) in ranks.iter().enumerate() {
+                let field = || format!("objective.lexicographic[{i}].tolerance");
+                found.at_least_zero(field, rank.tolerance);
+            }
+        }
+        _ => {}
     }
 }
 

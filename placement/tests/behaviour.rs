@@ -81,7 +81,9 @@ fn no_strategy_beats_the_optimum_and_none_is_refuted() {
             let Some(value) = other.metrics.map(|m| m.objective) else {
                 continue;
             };
-            let least = best.metrics.as_ref().map(|m| m.objective).unwrap();
+            // Of ranked criteria, the first may give up its tolerance to the others.
+            let given_up = p.objective.ranks().first().map_or(0.0, |r| r.tolerance);
+            let least = best.metrics.as_ref().map(|m| m.objective).unwrap() / (1.0 + given_up);
             assert!(value >= least - 1e-6 * least.abs() - 1e-12, "{name}");
         }
     }
@@ -97,13 +99,9 @@ fn whatever_is_claimed_under_limits_is_so() {
         let truth = solve_checked(&p, optimal.as_ref(), &full, &free).unwrap();
         let value = truth.metrics.as_ref().map(|m| m.objective);
         let over = Ctx::until(Instant::now());
-        for (name, limit, ctx) in [
-            ("optimal", Some(0), &free),
-            ("optimal", Some(40), &free),
-            ("optimal", None, &over),
-            ("milp", Some(1), &free),
-            ("milp", None, &over),
-        ] {
+        let limits = [(Some(0), &free), (Some(40), &free), (None, &over)];
+        let names = strategy_names().into_iter();
+        for (name, (limit, ctx)) in names.flat_map(|n| limits.map(|l| (n, l))) {
             let options = SolveOptions {
                 work_limit: limit,
                 ..full
@@ -117,6 +115,8 @@ fn whatever_is_claimed_under_limits_is_so() {
             let close = |a: f64, b: f64| (a - b).abs() <= 2e-6 * a.abs().max(b.abs()) + 1e-12;
             match found.certificate.status {
                 Status::Infeasible => assert_eq!(value, None, "{name}"),
+                // Proved of ranked criteria are all, of which the first gave way.
+                Status::Optimal if p.objective.ranks().len() > 1 => {}
                 Status::Optimal => {
                     let found = found.metrics.map(|m| m.objective);
                     assert!(
@@ -147,19 +147,25 @@ fn a_deadline_holds_on_a_large_problem_and_a_cancel_is_heard() {
         work_limit: None,
         ..SolveOptions::default()
     };
-    for name in ["optimal", "milp"] {
+    for name in strategy_names() {
         let chosen = named(name).unwrap();
         let begin = Instant::now();
         let ctx = Ctx::until(begin + Duration::from_millis(300));
-        solve_checked(&p, chosen.as_ref(), &options, &ctx).unwrap();
+        let result = solve_checked(&p, chosen.as_ref(), &options, &ctx);
+        assert!(answers_or_declines(&result), "{name}: {result:?}");
         let took = begin.elapsed();
         assert!(took < Duration::from_secs(3), "{name} took {took:?}");
         let ctx = Ctx::unlimited();
         ctx.cancel_handle().store(true, Ordering::Relaxed);
         let begin = Instant::now();
-        solve_checked(&p, chosen.as_ref(), &options, &ctx).unwrap();
+        let result = solve_checked(&p, chosen.as_ref(), &options, &ctx);
+        assert!(answers_or_declines(&result), "{name}: {result:?}");
         assert!(begin.elapsed() < Duration::from_secs(3), "{name}");
     }
+}
+
+fn answers_or_declines(result: &Result<lamina_placement::Solution, SolveError>) -> bool {
+    matches!(result, Ok(_) | Err(SolveError::NotApplicable { .. }))
 }
 
 /// Gives a fixed answer.

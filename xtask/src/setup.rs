@@ -54,6 +54,46 @@ impl Kit {
         self.logs.join(format!("{name}.log"))
     }
 
+    /// Python with PyTorch, and with what the SDK's checks need beside it: an
+    /// environment of its own, so that a new linter does not fetch PyTorch again.
+    pub(crate) fn sdk_python(&self) -> Result<PathBuf> {
+        let list = self.root.join("sdk/requirements-dev.txt");
+        let shared = self.python.parent().and_then(Path::parent);
+        let shared = shared.context("the Python of the lab lies in no environment")?;
+        let cache = shared.parent().unwrap_or(shared);
+        let name = shared.file_name().unwrap_or_default().to_string_lossy();
+        let folder = cache.join(format!("sdk-{name}-{}", hash_of(&[&list])?));
+        let program = folder.join("bin/python");
+        if is_complete(&folder) {
+            return Ok(program);
+        }
+        println!("setting up Python for the SDK's checks:");
+        begin(&folder)?;
+        logged(
+            "creating the environment",
+            Command::new("python3").args(["-m", "venv"]).arg(&folder),
+            &self.log("sdk-venv"),
+        )?;
+        let site = "import sysconfig; print(sysconfig.get_path('purelib'))";
+        let packages = |python: &Path| {
+            output(Command::new(python).args(["-c", site])).context("Python does not start")
+        };
+        let shared_packages = packages(&self.python)?;
+        let link = Path::new(&packages(&program)?).join("shared.pth");
+        fs::write(&link, shared_packages + "\n")
+            .with_context(|| format!("cannot write {}", link.display()))?;
+        logged(
+            "installing linters and test tools",
+            Command::new(&program)
+                .args(["-m", "pip", "install", "--disable-pip-version-check"])
+                .args(["--no-deps", "-r"])
+                .arg(&list),
+            &self.log("sdk-pip"),
+        )?;
+        finish(&folder)?;
+        Ok(program)
+    }
+
     /// `cargo` with this environment.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -142,21 +182,22 @@ fn finish(folder: &Path) -> Result<()> {
         .with_context(|| format!("cannot write in {}", folder.display()))
 }
 
+/// Twelve digits that name the content of `files`.
+fn hash_of(files: &[&Path]) -> Result<String> {
+    let mut hash = Sha256::new();
+    for file in files {
+        hash.update(fs::read(file).with_context(|| format!("cannot read {}", file.display()))?);
+    }
+    let digits = hash.finalize();
+    Ok(digits.iter().take(6).map(|b| format!("{b:02x}")).collect())
+}
+
 /// PyTorch, torchvision, tritonclient and the weights, in an environment of its
 /// own; and the folder for the models that this environment exports.
 fn python(root: &Path, cache: &Path, logs: &Path) -> Result<(PathBuf, PathBuf)> {
     let lists =
         ["requirements.txt", "requirements-no-deps.txt"].map(|f| root.join("e2e/python").join(f));
-    let mut hash = Sha256::new();
-    for list in &lists {
-        hash.update(fs::read(list).with_context(|| format!("cannot read {}", list.display()))?);
-    }
-    let key: String = hash
-        .finalize()
-        .iter()
-        .take(6)
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let key = hash_of(&lists.each_ref().map(PathBuf::as_path))?;
     let folder = cache.join(format!("python-{key}"));
     let program = folder.join("bin/python");
     let models = cache.join(format!("models-{key}"));

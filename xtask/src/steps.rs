@@ -21,7 +21,11 @@ pub(crate) fn test(kit: &Kit, only: Option<&str>) -> Result<ExitCode> {
     let start = Instant::now();
     let mut tally = Tally::default();
     let wanted = |name: &str| only.is_none_or(|o| name.contains(o));
-    for (name, mut command) in steps(kit) {
+    let mut all = steps(kit);
+    if wanted("sdk") {
+        all.extend(sdk_steps(kit)?);
+    }
+    for (name, mut command) in all {
         if wanted(name) {
             step(name, &mut command, &mut tally)?;
         }
@@ -100,6 +104,31 @@ fn steps(kit: &Kit) -> Vec<(&'static str, Command)> {
     ]
 }
 
+/// The Python package: style, types, tests and its wheel.
+fn sdk_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
+    let program = kit.sdk_python()?;
+    let wheels = kit.target.join("sdk");
+    let python = |args: &[&str]| {
+        let mut c = Command::new(&program);
+        c.current_dir(kit.root.join("sdk"))
+            .env("OMP_NUM_THREADS", "1")
+            .args(args);
+        c
+    };
+    let mut wheel = python(&["-m", "build", "--wheel", "--no-isolation", "--outdir"]);
+    wheel.arg(&wheels);
+    Ok(vec![
+        ("sdk: lint", python(&["-m", "ruff", "check", "."])),
+        (
+            "sdk: format",
+            python(&["-m", "ruff", "format", "--check", "."]),
+        ),
+        ("sdk: types", python(&["-m", "mypy"])),
+        ("sdk: tests", python(&["-m", "pytest", "-q"])),
+        ("sdk: wheel", wheel),
+    ])
+}
+
 /// Runs one step, passing its output through and counting test results in it.
 fn step(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
     println!("\n=== {name}");
@@ -138,12 +167,13 @@ fn step(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Adds up `test result: ok. 12 passed; 0 failed; 1 ignored; …`.
+/// Adds up `test result: ok. 12 passed; 0 failed; 1 ignored; …`, and pytest's
+/// `1 failed, 150 passed, 2 skipped in 40.12s`.
 fn count(line: &str, tally: &mut Tally) {
-    let Some(rest) = line.strip_prefix("test result: ") else {
+    let Some(rest) = line.strip_prefix("test result: ").or_else(|| pytests(line)) else {
         return;
     };
-    for part in rest.split([';', '.']) {
+    for part in rest.split([';', '.', ',']) {
         let mut words = part.split_whitespace();
         let (Some(number), Some(kind)) = (
             words.next().and_then(|n| n.parse::<u64>().ok()),
@@ -154,10 +184,18 @@ fn count(line: &str, tally: &mut Tally) {
         match kind {
             "passed" => tally.passed += number,
             "failed" => tally.failed += number,
-            "ignored" => tally.ignored += number,
+            "ignored" | "skipped" => tally.ignored += number,
             _ => {}
         }
     }
+}
+
+/// The counts in pytest's last line.
+fn pytests(line: &str) -> Option<&str> {
+    let (counts, seconds) = line.trim_matches(['=', ' ']).split_once(" in ")?;
+    let is_time = seconds.starts_with(|c: char| c.is_ascii_digit());
+    let is_count = counts.starts_with(|c: char| c.is_ascii_digit());
+    (is_time && is_count).then_some(counts)
 }
 
 #[cfg(test)]
@@ -176,6 +214,8 @@ mod tests {
             &mut tally,
         );
         count("test tests::a ... ok", &mut tally);
-        assert_eq!((tally.passed, tally.failed, tally.ignored), (15, 2, 1));
+        count("1 failed, 4 passed, 2 skipped in 40.12s", &mut tally);
+        count("waited 3 s in all", &mut tally);
+        assert_eq!((tally.passed, tally.failed, tally.ignored), (19, 3, 3));
     }
 }

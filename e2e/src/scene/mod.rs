@@ -87,19 +87,19 @@ fn links() -> Links {
     links
 }
 
-/// Two devices, two edges, one cloud. The shares leave room for the control
-/// plane, the router and the clients on a machine of two cores: not all hosts
-/// compute at once.
+/// Two devices, two edges that are about four times as fast, one cloud. A path's
+/// hosts leave room for the control plane, the router and the clients on a machine
+/// of two cores; all hosts compute at once only when they measure themselves.
 fn hosts() -> Vec<HostSpec> {
     let host = |name: &str, tier, cpu_millis: u64, memory_mib: u64| {
         HostSpec::new(name, tier, cpu_millis, memory_mib << 20)
     };
     vec![
-        host(DEVICES[0], Tier::Device, 100, 768),
-        host(DEVICES[1], Tier::Device, 100, 768),
-        host(EDGES[0], Tier::Edge, 400, 1536),
-        host(EDGES[1], Tier::Edge, 300, 1536),
-        host(CLOUD, Tier::Cloud, 900, 3072),
+        host(DEVICES[0], Tier::Device, 225, 768),
+        host(DEVICES[1], Tier::Device, 225, 768),
+        host(EDGES[0], Tier::Edge, 900, 1536),
+        host(EDGES[1], Tier::Edge, 600, 1536),
+        host(CLOUD, Tier::Cloud, 1000, 3072),
     ]
 }
 

@@ -38,10 +38,11 @@ pub struct Run {
 /// Requests that are sent at once when the new revision is about to serve, and
 /// again until it does, so that the flip has requests in flight to lose.
 const BURST: u32 = 4;
-/// Looks (of 100 ms) between two bursts.
-const BURST_EVERY: u32 = 8;
+/// Looks (of 100 ms) from one burst to the next: about the time in which one is
+/// answered.
+const BURST_EVERY: u32 = 2;
 /// Bursts for one revision at most: a probe may take long to fail.
-const BURSTS: u32 = 5;
+const BURSTS: u32 = 10;
 
 /// A load ends by itself after this time.
 const LOAD_SECONDS: u64 = 600;

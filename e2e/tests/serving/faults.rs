@@ -176,7 +176,7 @@ pub(crate) async fn slow_link_moves_blocks_and_operator_dies_meanwhile(
         killer.await
     });
     scene.lab.set_host_links("cam-1", |link| {
-        link.rate_bits_per_s = DEVICE_LINK.rate_bits_per_s
+        link.rate_bits_per_s = DEVICE_LINK.rate_bits_per_s;
     })?;
     killed?;
     let run = run?;

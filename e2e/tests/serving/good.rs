@@ -11,7 +11,7 @@ pub(crate) async fn serve(scene: &Scene, name: &str) -> Result<()> {
     let mut steps = Vec::new();
     scene
         .wait_ready(name, Duration::from_secs(180), &mut |s| {
-            steps.push(s.to_owned())
+            steps.push(s.to_owned());
         })
         .await
         .with_context(|| format!("steps so far: {steps:?}"))

@@ -1,9 +1,9 @@
 //! From the entry along the path, again where a host fails on the way.
 
-use super::error::FrontError;
+use super::error::{FrontError, Setback};
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
-use crate::hop::{Forwarder, HopError};
+use crate::hop::Forwarder;
 use crate::routes::{Model, Routes, Ticket};
 use crate::shared::{Outcome, RequestKey, RequestSample};
 use lamina_proto::hop::{ForwardReply, ForwardRequest, Tensor};
@@ -36,19 +36,6 @@ pub(super) struct Answered {
     pub(super) revision: i64,
     pub(super) path: String,
     pub(super) reply: ForwardReply,
-}
-
-/// Why a try gave no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum Setback {
-    #[error(transparent)]
-    Hop(#[from] HopError),
-    #[error("revision {0} was dropped")]
-    Abandoned(i64),
-    #[error("no revision serves")]
-    NotServing,
-    #[error("{0}")]
-    Entry(String),
 }
 
 /// Whether another try on the route as it then is may succeed. Inference is

@@ -1,76 +1,15 @@
 //! A client's inputs, checked against what the model takes.
 
+use super::error::InputError;
 use super::typed;
 use crate::hop::to_wire;
 use crate::routes::Model;
 use bytes::Bytes;
-use lamina_model::{DataType, ShapeError, Tensor, UnknownDataType, ValueSpec};
+use lamina_model::{DataType, Tensor, ValueSpec};
 use lamina_proto::hop::Tensor as WireTensor;
 use lamina_proto::inference::ModelInferRequest;
 use lamina_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use std::collections::BTreeSet;
-
-/// A request is not what the model takes.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InputError {
-    #[error(transparent)]
-    Shape(#[from] ShapeError),
-    #[error("unknown input `{name}`; model `{model}` takes: {takes}")]
-    Unknown {
-        name: String,
-        model: String,
-        takes: String,
-    },
-    #[error("missing input `{name}`; model `{model}` takes: {takes}")]
-    Missing {
-        name: String,
-        model: String,
-        takes: String,
-    },
-    #[error("{kind} `{name}` is named twice")]
-    Twice { kind: &'static str, name: String },
-    #[error("input `{name}`: {reason}")]
-    DataType {
-        name: String,
-        reason: UnknownDataType,
-    },
-    #[error(
-        "input `{name}`: BYTES tensors cannot be sent to a TorchScript model; encode them first"
-    )]
-    Bytes { name: String },
-    #[error("{inputs} inputs and {raw} raw_input_contents; send raw contents for all or for none")]
-    RawCount { inputs: usize, raw: usize },
-    #[error("input `{name}` has typed contents beside raw_input_contents; send one of them")]
-    Both { name: String },
-    #[error("input `{name}`: {datatype} travels only in raw_input_contents")]
-    OnlyRaw { name: String, datatype: DataType },
-    #[error("input `{name}`: elements of {datatype} travel in {field}, got {other}")]
-    Field {
-        name: String,
-        datatype: DataType,
-        field: &'static str,
-        other: &'static str,
-    },
-    #[error("input `{name}`: {value} does not fit into {datatype}")]
-    Range {
-        name: String,
-        datatype: DataType,
-        value: i64,
-    },
-    #[error("unknown output `{name}`; model `{model}` gives: {gives}")]
-    UnknownOutput {
-        name: String,
-        model: String,
-        gives: String,
-    },
-    #[error(
-        "`{parameter}` of tensor `{tensor}` is not supported; send and take tensors in messages"
-    )]
-    Extension {
-        tensor: String,
-        parameter: &'static str,
-    },
-}
 
 /// Parameters that ask for what would silently not be done.
 const EXTENSIONS: [&str; 2] = ["shared_memory_region", "classification"];

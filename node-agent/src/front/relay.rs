@@ -1,7 +1,7 @@
 //! From an agent that is not the entry to the one that is.
 
-use super::dispatch::{Setback, Tries};
-use super::error::FrontError;
+use super::dispatch::Tries;
+use super::error::{FrontError, Setback};
 use crate::deadline::Deadline;
 use crate::hop::{CallError, Hops};
 use crate::routes::Routes;

@@ -1,6 +1,6 @@
 //! Typed contents of the protocol as little-endian bytes.
 
-use super::input::InputError;
+use super::error::InputError;
 use bytes::Bytes;
 use lamina_model::DataType;
 use lamina_proto::inference::InferTensorContents;

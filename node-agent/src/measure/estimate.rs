@@ -28,8 +28,16 @@ const LARGEST_PROBE: u64 = 128 * 1024;
 const PROBE_SECONDS: f64 = 0.07;
 /// A rate that differs from the last by this factor is news, not noise.
 const CHANGE: f64 = 1.6;
-/// News of one link leads to probes of the others no more often than this.
-const DISTRUST_PAUSE: Duration = Duration::from_secs(10);
+/// Requests that are slower than the link was probed to be by less than this
+/// factor say little: a host that is short of processor time sends late, too.
+const SLOWER: f64 = 1.25;
+/// Requests that are slower than it was probed to be by this factor ask for a probe
+/// at once.
+const MUCH_SLOWER: f64 = 3.0;
+/// What asks for a probe does so no more often than this.
+const DISTRUST_PAUSE: Duration = Duration::from_secs(5);
+/// Repetitions of a probe whose answer matters. The fastest counts.
+const REPETITIONS: u32 = 3;
 
 /// What is known of the link to one peer.
 #[derive(Debug, Clone, Default)]
@@ -39,9 +47,9 @@ pub struct LinkMemory {
     seen_bandwidth_at: Option<Duration>,
     probed_at: Option<Duration>,
     probe_seconds: f64,
-    /// The rate of the last sample.
-    told: Option<f64>,
-    /// Another link of this host changed: this one may have, too.
+    /// The rate of the last probe.
+    probed_rate: Option<f64>,
+    /// This link may have changed: it is worth a probe.
     is_distrusted: bool,
 }
 
@@ -61,7 +69,7 @@ impl LinkMemory {
 
     /// Bandwidth of a transfer of `bytes` that took `seconds` beyond the round
     /// trip's share; `None` where it says nothing.
-    pub fn bandwidth(&mut self, bytes: u64, seconds: f64, now: Duration) -> Option<f64> {
+    pub fn bandwidth(&self, bytes: u64, seconds: f64) -> Option<f64> {
         let mut transfer = seconds - self.rtt().unwrap_or(0.0);
         if bytes >= ENOUGH_BYTES {
             transfer = transfer.max(LEAST_SECONDS);
@@ -69,10 +77,33 @@ impl LinkMemory {
         if bytes < LEAST_BYTES || transfer < LEAST_SECONDS {
             return None;
         }
-        let rate = bytes as f64 / transfer;
+        Some(bytes as f64 / transfer)
+    }
+
+    /// Whether requests that saw `rate` tell the link's bandwidth. Where they are
+    /// much slower than it was probed to be, a probe is due.
+    fn believes(&mut self, rate: f64, now: Duration) -> bool {
+        let slower = self.probed_rate.map_or(0.0, |probed| probed / rate);
+        self.is_distrusted |= slower > MUCH_SLOWER && self.may_distrust(now);
+        slower <= SLOWER
+    }
+
+    fn may_distrust(&self, now: Duration) -> bool {
+        self.probed_at.is_none_or(|at| now >= at + DISTRUST_PAUSE)
+    }
+
+    fn note(&mut self, rate: f64, now: Duration) {
         self.bytes_per_second = Some(rate);
         self.seen_bandwidth_at = Some(now);
-        Some(rate)
+    }
+
+    /// How often the probe that is due is repeated.
+    pub const fn repetitions(&self) -> u32 {
+        if self.is_distrusted || self.probed_rate.is_none() {
+            REPETITIONS
+        } else {
+            1
+        }
     }
 
     /// Size of the probe that is due at `now`; `None` where none is.
@@ -83,23 +114,20 @@ impl LinkMemory {
         if !self.is_distrusted && seen.is_some_and(|at| now < at + pause) {
             return None;
         }
-        Some(self.probe_size())
-    }
-
-    /// Bytes of a probe that fits what is known.
-    pub fn probe_size(&self) -> u64 {
-        let wanted = self.bytes_per_second.unwrap_or(0.0) * PROBE_SECONDS;
-        (wanted as u64).clamp(SMALLEST_PROBE, LARGEST_PROBE)
-    }
-
-    /// Size of the probe that should follow one of `bytes`; `None` where that
-    /// one was large enough to tell. `is_measured` says whether it told anything.
-    pub fn larger_probe(&self, bytes: u64, is_measured: bool) -> Option<u64> {
-        if is_measured {
-            let fitting = self.probe_size();
-            return (fitting >= bytes * 2).then_some(fitting);
+        if self.is_distrusted {
+            // It may be much slower than it was; probes grow where it is not.
+            return Some(SMALLEST_PROBE);
         }
-        (bytes < ENOUGH_BYTES).then(|| (bytes * 4).min(ENOUGH_BYTES))
+        Some(fitting(self.bytes_per_second.unwrap_or(0.0)))
+    }
+
+    /// Size of the probe that should follow one of `bytes`, which told `rate`;
+    /// `None` where that one was large enough.
+    pub fn larger_probe(bytes: u64, rate: Option<f64>) -> Option<u64> {
+        match rate {
+            Some(rate) => Some(fitting(rate)).filter(|fitting| *fitting >= bytes * 2),
+            None => (bytes < ENOUGH_BYTES).then(|| (bytes * 4).min(ENOUGH_BYTES)),
+        }
     }
 
     /// Notes that a probe was sent and took the link `seconds`.
@@ -110,28 +138,35 @@ impl LinkMemory {
     }
 }
 
-/// Takes note that `rate` is told of the link to `peer`, and whether that is news.
-/// Links of one host often share what makes them slow, so news of one makes the
-/// others worth a probe.
-pub fn told(
+/// Bytes of a probe that fits a link of `rate`.
+pub fn fitting(rate: f64) -> u64 {
+    ((rate * PROBE_SECONDS) as u64).clamp(SMALLEST_PROBE, LARGEST_PROBE)
+}
+
+/// Takes note that a probe of the link to `peer` told `rate`, and whether that is
+/// news. Links of one host often share what makes them slow, so news of one makes
+/// the others worth a probe.
+pub fn probe_told(
     memory: &mut BTreeMap<String, LinkMemory>,
     peer: &str,
     rate: f64,
     now: Duration,
 ) -> bool {
-    let before = memory.get_mut(peer).and_then(|m| m.told.replace(rate));
+    let link = memory.entry(peer.to_owned()).or_default();
+    link.note(rate, now);
+    let before = link.probed_rate.replace(rate);
     let is_news = before.is_some_and(|old| rate >= old * CHANGE || rate <= old / CHANGE);
     if is_news {
         for (_, other) in memory.iter_mut().filter(|(name, _)| *name != peer) {
-            let is_fresh = other.probed_at.is_some_and(|at| now < at + DISTRUST_PAUSE);
-            other.is_distrusted |= !is_fresh;
+            other.is_distrusted |= other.may_distrust(now);
         }
     }
     is_news
 }
 
 /// One sample for each peer out of the transfers of a window. Requests that share
-/// the link only make each other slower, so the fastest transfer counts.
+/// the link only make each other slower, so the fastest transfer counts; one that
+/// is slower than the link was probed to be does not.
 pub fn passive_samples(
     transfers: &[Transfer],
     memory: &mut BTreeMap<String, LinkMemory>,
@@ -141,7 +176,7 @@ pub fn passive_samples(
     for transfer in transfers {
         let link = memory.entry(transfer.peer.clone()).or_default();
         let bytes = transfer.bytes_out + transfer.bytes_in;
-        let Some(rate) = link.bandwidth(bytes, transfer.seconds, now) else {
+        let Some(rate) = link.bandwidth(bytes, transfer.seconds) else {
             continue;
         };
         let held = best.entry(&transfer.peer).or_insert((rate, bytes));
@@ -149,18 +184,19 @@ pub fn passive_samples(
             *held = (rate, bytes);
         }
     }
-    let samples: Vec<LinkSample> = best
-        .into_iter()
-        .map(|(peer, (rate, bytes))| LinkSample {
-            peer: peer.to_owned(),
-            bytes_per_second: rate,
-            bytes,
-            passive: true,
-            ..LinkSample::default()
-        })
-        .collect();
-    for sample in &samples {
-        told(memory, &sample.peer, sample.bytes_per_second, now);
+    let mut samples = Vec::new();
+    for (peer, (rate, bytes)) in best {
+        let link = memory.entry(peer.to_owned()).or_default();
+        if link.believes(rate, now) {
+            link.note(rate, now);
+            samples.push(LinkSample {
+                peer: peer.to_owned(),
+                bytes_per_second: rate,
+                bytes,
+                passive: true,
+                ..LinkSample::default()
+            });
+        }
     }
     samples
 }
@@ -245,7 +281,8 @@ mod tests {
     fn a_silent_link_is_probed_at_once_and_then_rarely() {
         let mut link = LinkMemory::default();
         assert_eq!(link.probe_due(at(0)), Some(SMALLEST_PROBE));
-        link.bandwidth(SMALLEST_PROBE, 0.0262, at(0));
+        let rate = link.bandwidth(SMALLEST_PROBE, 0.0262).unwrap();
+        link.note(rate, at(0));
         link.probed(0.0262, at(0));
         assert_eq!(link.probe_due(at(9)), None);
         let due = link.probe_due(at(11)).unwrap();
@@ -254,58 +291,76 @@ mod tests {
 
     #[test]
     fn probes_grow_until_they_tell() {
-        let mut link = LinkMemory::default();
+        let link = LinkMemory::default();
         // 50 Mbit/s: the smallest probe told little.
-        assert!(link.bandwidth(SMALLEST_PROBE, 0.0055, at(0)).is_some());
-        assert_eq!(link.larger_probe(SMALLEST_PROBE, true), Some(LARGEST_PROBE));
-        link.bandwidth(LARGEST_PROBE, 0.021, at(0));
-        assert_eq!(link.larger_probe(LARGEST_PROBE, true), None);
-        // A link within one machine.
-        let mut link = LinkMemory::default();
-        assert_eq!(link.bandwidth(SMALLEST_PROBE, 0.0001, at(0)), None);
+        let rate = link.bandwidth(SMALLEST_PROBE, 0.0055);
         assert_eq!(
-            link.larger_probe(SMALLEST_PROBE, false),
+            LinkMemory::larger_probe(SMALLEST_PROBE, rate),
+            Some(LARGEST_PROBE)
+        );
+        let rate = link.bandwidth(LARGEST_PROBE, 0.021);
+        assert_eq!(LinkMemory::larger_probe(LARGEST_PROBE, rate), None);
+        // A link within one machine.
+        assert_eq!(link.bandwidth(SMALLEST_PROBE, 0.0001), None);
+        assert_eq!(
+            LinkMemory::larger_probe(SMALLEST_PROBE, None),
             Some(4 * SMALLEST_PROBE)
         );
-        assert_eq!(link.larger_probe(ENOUGH_BYTES, false), None);
-        let floor = link.bandwidth(ENOUGH_BYTES, 0.0004, at(0)).unwrap();
+        assert_eq!(LinkMemory::larger_probe(ENOUGH_BYTES, None), None);
+        let floor = link.bandwidth(ENOUGH_BYTES, 0.0004).unwrap();
         assert!((floor - ENOUGH_BYTES as f64 / LEAST_SECONDS).abs() < 1.0);
+    }
+
+    fn probed(peers: &[&str], rate: f64) -> BTreeMap<String, LinkMemory> {
+        let mut memory = BTreeMap::new();
+        for peer in peers {
+            probe_told(&mut memory, peer, rate, at(0));
+            memory.get_mut(*peer).unwrap().probed(0.01, at(0));
+        }
+        memory
+    }
+
+    fn due(memory: &BTreeMap<String, LinkMemory>, now: Duration) -> Vec<&str> {
+        let all = memory.iter();
+        all.filter(|(_, m)| m.probe_due(now).is_some())
+            .map(|(peer, _)| peer.as_str())
+            .collect()
     }
 
     #[test]
     fn news_of_one_link_makes_the_others_worth_a_probe() {
-        let mut memory: BTreeMap<String, LinkMemory> = ["edge-1", "edge-2", "cloud-1"]
-            .into_iter()
-            .map(|peer| {
-                let mut link = LinkMemory::default();
-                link.bandwidth(100_000, 0.1, at(0));
-                link.probed(0.2, at(0));
-                (peer.to_owned(), link)
-            })
-            .collect();
-        let due = |memory: &BTreeMap<String, LinkMemory>, now| -> Vec<String> {
-            let all = memory.iter();
-            all.filter(|(_, m)| m.probe_due(now).is_some())
-                .map(|(peer, _)| peer.clone())
-                .collect()
-        };
-        told(&mut memory, "edge-1", 1e6, at(10));
-        told(&mut memory, "edge-1", 1.2e6, at(11));
-        assert_eq!(due(&memory, at(12)), [""; 0]);
-        told(&mut memory, "edge-1", 1e5, at(12));
-        assert_eq!(due(&memory, at(12)), ["cloud-1", "edge-2"]);
+        let mut memory = probed(&["cloud-1", "edge-1", "edge-2"], 1e6);
+        assert!(!probe_told(&mut memory, "edge-1", 1.2e6, at(6)));
+        assert_eq!(due(&memory, at(6)), [""; 0]);
+        assert!(probe_told(&mut memory, "edge-1", 1e5, at(7)));
+        assert_eq!(due(&memory, at(7)), ["cloud-1", "edge-2"]);
+        assert_eq!(memory["edge-2"].repetitions(), REPETITIONS);
         for peer in ["cloud-1", "edge-2"] {
-            memory.get_mut(peer).unwrap().probed(0.2, at(13));
+            memory.get_mut(peer).unwrap().probed(0.01, at(8));
         }
         // What was probed just now is trusted.
-        told(&mut memory, "edge-1", 1e6, at(14));
-        assert_eq!(due(&memory, at(14)), [""; 0]);
+        probe_told(&mut memory, "edge-1", 1e6, at(9));
+        assert_eq!(due(&memory, at(9)), [""; 0]);
+    }
+
+    #[test]
+    fn requests_slower_than_the_probe_are_not_believed_but_ask_for_another() {
+        let mut memory = probed(&["edge-1"], 1e6);
+        let mut samples = |seconds, now| {
+            let found = passive_samples(&[transfer(100_000, seconds)], &mut memory, now);
+            (found.len(), due(&memory, now).len())
+        };
+        assert_eq!(samples(0.1, at(6)), (1, 0));
+        assert_eq!(samples(0.2, at(7)), (0, 0));
+        assert_eq!(samples(1.0, at(8)), (0, 1));
+        // Faster than the probe is a better measurement.
+        assert_eq!(samples(0.05, at(9)).0, 1);
     }
 
     #[test]
     fn real_traffic_makes_probes_unnecessary() {
         let mut link = LinkMemory::default();
-        link.bandwidth(100_000, 0.1, at(5));
+        link.note(1e6, at(5));
         assert_eq!(link.probe_due(at(6)), None);
         assert!(link.probe_due(at(20)).is_some());
     }

@@ -1,4 +1,4 @@
-use super::estimate::{LinkMemory, passive_samples, told};
+use super::estimate::{LinkMemory, fitting, passive_samples, probe_told};
 use crate::shared::{Peers, Transfer};
 use bytes::Bytes;
 use lamina_proto::MAX_MESSAGE_BYTES;
@@ -122,37 +122,32 @@ impl Prober {
     /// Probes with payloads that grow until they take long enough to tell.
     async fn measure_bandwidth(&self, node: &str, client: &mut HopClient<Channel>, bytes: u64) {
         let begin = Instant::now();
+        let repetitions = self.with(|s| s.links.get(node).map_or(1, LinkMemory::repetitions));
         let mut next = Some(bytes);
         let mut measured = None;
         while let Some(bytes) = next {
-            let Some(seconds) = second_of_two(client, bytes).await else {
+            let Some(seconds) = fastest(client, bytes, repetitions).await else {
                 break;
             };
-            let now = self.start.elapsed();
-            next = self.with(|state| {
-                let link = state.links.entry(node.to_owned()).or_default();
-                if let Some(rate) = link.bandwidth(bytes, seconds, now) {
-                    measured = Some((rate, bytes));
-                }
-                link.larger_probe(bytes, measured.is_some())
-            });
+            let rate = self.rate(node, bytes, seconds);
+            measured = rate.map(|rate| (rate, bytes)).or(measured);
+            next = LinkMemory::larger_probe(bytes, rate);
         }
-        let Some((rate, bytes)) = measured else {
-            return self.probed(node, begin);
-        };
-        let is_news = self.tell(node, rate, bytes);
-        if is_news && let Some(seconds) = second_of_two(client, bytes).await {
+        if let Some((rate, bytes)) = measured
+            && self.tell(node, rate, bytes)
+        {
             // One odd sample is no change; a second one that agrees is.
-            let now = self.start.elapsed();
-            let again = self.with(|state| {
-                let link = state.links.entry(node.to_owned()).or_default();
-                link.bandwidth(bytes, seconds, now)
-            });
-            if let Some(rate) = again {
+            let bytes = bytes.min(fitting(rate));
+            let again = fastest(client, bytes, repetitions).await;
+            if let Some(rate) = again.and_then(|seconds| self.rate(node, bytes, seconds)) {
                 self.tell(node, rate, bytes);
             }
         }
         self.probed(node, begin);
+    }
+
+    fn rate(&self, node: &str, bytes: u64, seconds: f64) -> Option<f64> {
+        self.with(|state| state.links.get(node)?.bandwidth(bytes, seconds))
     }
 
     /// Notes the end of a probe.
@@ -165,7 +160,7 @@ impl Prober {
         });
     }
 
-    /// Keeps a sample; whether it differs from the last by more than noise.
+    /// Keeps a probe's sample; whether it differs from the last by more than noise.
     fn tell(&self, node: &str, rate: f64, bytes: u64) -> bool {
         let now = self.start.elapsed();
         self.with(|state| {
@@ -175,7 +170,7 @@ impl Prober {
                 bytes,
                 ..LinkSample::default()
             }]);
-            told(&mut state.links, node, rate, now)
+            probe_told(&mut state.links, node, rate, now)
         })
     }
 
@@ -214,14 +209,17 @@ fn connect(address: &str) -> Option<HopClient<Channel>> {
     )
 }
 
-/// Seconds of the second of two payloads, back to back: the first opens the
-/// congestion window.
-async fn second_of_two(client: &mut HopClient<Channel>, bytes: u64) -> Option<f64> {
-    let mut last = None;
-    for _ in 0..2 {
-        last = Some(timeout(PROBE_PATIENCE, ping(client, bytes)).await.ok()??);
+/// Seconds of the fastest of some payloads, back to back. One before them opens the
+/// congestion window. `None` where one did not arrive.
+async fn fastest(client: &mut HopClient<Channel>, bytes: u64, repetitions: u32) -> Option<f64> {
+    let mut best = f64::INFINITY;
+    for i in 0..=repetitions {
+        let seconds = timeout(PROBE_PATIENCE, ping(client, bytes)).await.ok()??;
+        if i > 0 {
+            best = best.min(seconds);
+        }
     }
-    last
+    Some(best)
 }
 
 /// Seconds of a round trip with `bytes` of payload, less the time in the server.

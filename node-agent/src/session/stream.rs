@@ -6,7 +6,7 @@ use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::control::agent_message::Message;
 use lamina_proto::control::control_client::ControlClient;
 use lamina_proto::control::operator_message::Message as Order;
-use lamina_proto::control::{AgentMessage, Heartbeat, Hello, OperatorMessage, PrepareUpdate};
+use lamina_proto::control::{AgentMessage, Heartbeat, Hello, OperatorMessage};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};

@@ -29,8 +29,6 @@ pub(crate) struct Serving {
     pub(crate) inputs: Arc<[ValueSpec]>,
     /// What it gives, in order.
     pub(crate) outputs: Arc<[ValueSpec]>,
-    /// The model as `namespace/name`.
-    pub(crate) model: Arc<str>,
     /// The next host; none where this one replies.
     pub(crate) next: Option<Hop>,
     /// The graph.
@@ -306,7 +304,6 @@ impl Shared {
                 serving: Serving {
                     inputs: specs(&entry.spec.inputs),
                     outputs: specs(&entry.spec.outputs),
-                    model: entry.spec.model.as_str().into(),
                     next: entry.spec.next.clone(),
                     segment: loaded.segment,
                 },

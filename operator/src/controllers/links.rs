@@ -1,6 +1,6 @@
 //! The links of a path, and what changed on them.
 
-use super::memory::{LinkReference, PlacementMemory};
+use super::memory::{LinkReference, Pair, PlacementMemory};
 use super::snapshot::{LinkView, Snapshot};
 use super::text::{millis, rate_change};
 use k8s_openapi::jiff::Timestamp;
@@ -16,9 +16,6 @@ const RTT_NOISE_SECONDS: f64 = 0.01;
 /// A link is told of at most once in this time: estimates take a few samples to
 /// arrive at a new value.
 const TELL_PAUSE_SECONDS: f64 = 10.0;
-
-/// Sender and receiver.
-pub(crate) type Pair = (String, String);
 
 /// The links that requests of `plan` take, in order.
 pub(crate) fn of_path(entry: &str, plan: &Plan) -> Vec<Pair> {

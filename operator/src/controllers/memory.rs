@@ -2,7 +2,6 @@
 //! restarted operator takes up the work from the objects alone, and only waits,
 //! learns and tells again.
 
-use super::links::Pair;
 use super::snapshot::Snapshot;
 use k8s_openapi::jiff::Timestamp;
 use lamina_crds::dnn_model::Redeploy;
@@ -95,6 +94,9 @@ pub(crate) struct Candidate {
     /// What had changed then.
     pub trigger: Option<String>,
 }
+
+/// Sender and receiver.
+pub(crate) type Pair = (String, String);
 
 /// A link as it was.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -107,6 +107,10 @@ fn links(matrix: &LinkMatrix) -> BTreeMap<(String, String), LinkView> {
         .collect()
 }
 
+/// Live times of fewer runs say less than the warm-up: a host that was idle has
+/// some processor time to spare, which it lacks under load.
+const TELLING_RUNS: u64 = 10;
+
 /// Live times of every revision that serves or is about to.
 fn timings(listed: &Listed, world: &World) -> BTreeMap<(String, i64, u32), f64> {
     let mut timings = BTreeMap::new();
@@ -115,7 +119,8 @@ fn timings(listed: &Listed, world: &World) -> BTreeMap<(String, i64, u32), f64> 
         let active = placement.status.as_ref().map_or(0, |s| s.active_revision);
         let newest = placement.spec.plan.as_ref().map_or(0, |p| p.revision);
         for revision in BTreeSet::from([active, newest]) {
-            for t in world.segment_timings(&uid, revision) {
+            let told = world.segment_timings(&uid, revision);
+            for t in told.into_iter().filter(|t| t.count >= TELLING_RUNS) {
                 let key = (uid.clone(), revision, t.segment);
                 timings.insert(key, t.compute_p50_seconds);
             }

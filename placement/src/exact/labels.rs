@@ -4,7 +4,7 @@
 
 use super::resources::{Resources, Usage};
 use super::tables::{Prices, Table};
-use crate::dense::{COMPUTE, Dense};
+use crate::dense::{COMPUTE, Dense, MAX_BUDGETS};
 use crate::strategy::Ctx;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -19,12 +19,48 @@ const NONE: u32 = u32::MAX;
 /// Takes a grown label and what it uses.
 type Sink<'s> = dyn FnMut(Label, &[(u32, f64)]) + 's;
 
+/// A charge per budget.
+type Spent = [f64; MAX_BUDGETS];
+
+/// The least that a budget will still be charged.
+pub(super) struct Ahead {
+    /// Cost-to-go of each chain, in what the budget counts.
+    tables: Vec<Table>,
+    /// Least that all chains behind chain `k` add; 0 where each has its own.
+    rest: Vec<f64>,
+}
+
+impl Ahead {
+    pub(super) fn new(tables: Vec<Table>, total: bool) -> Self {
+        let mut rest = vec![0.0; tables.len() + 1];
+        if total {
+            for k in (0..tables.len()).rev() {
+                rest[k] = rest[k + 1] + tables[k].best;
+            }
+        }
+        Self { tables, rest }
+    }
+
+    /// That of the nodes that are left of `n`.
+    pub(super) fn restrict(&self, n: usize, ids: &[usize]) -> Self {
+        Self {
+            tables: self.tables.iter().map(|t| t.restrict(n, ids)).collect(),
+            rest: self.rest.clone(),
+        }
+    }
+}
+
+fn no_more(a: &Spent, b: &Spent) -> bool {
+    a.iter().zip(b).all(|(a, b)| a <= b)
+}
+
 /// A placement of the first `at` blocks.
 #[derive(Debug, Clone, Copy)]
 struct Label {
     cost: f64,
-    /// Latency of the chain under way, where a limit makes it count.
-    latency: f64,
+    /// What each budget was charged; one that each chain has by itself, by the
+    /// chain under way.
+    spent: Spent,
     /// Lower bound of every placement that it can grow into.
     bound: f64,
     /// Blocks placed, over all chains.
@@ -85,7 +121,7 @@ pub(super) struct Found {
 pub(super) struct Search<'a> {
     dense: &'a Dense,
     tables: &'a [Table],
-    latency_tables: &'a [Table],
+    ahead: &'a [Ahead],
     /// Priced cost of all chains behind chain `k`.
     rest: Vec<f64>,
     resources: Resources<'a>,
@@ -107,7 +143,7 @@ struct Room {
 #[derive(Clone, Copy)]
 struct Rival {
     cost: f64,
-    latency: f64,
+    spent: Spent,
     mask: u128,
     id: u32,
     usage: (u32, u32),
@@ -166,7 +202,7 @@ impl<'a> Search<'a> {
         dense: &'a Dense,
         prices: &'a Prices,
         tables: &'a [Table],
-        latency_tables: &'a [Table],
+        ahead: &'a [Ahead],
         any: bool,
     ) -> Self {
         let mut offset = vec![0];
@@ -184,7 +220,7 @@ impl<'a> Search<'a> {
         Self {
             dense,
             tables,
-            latency_tables,
+            ahead,
             rest,
             resources: Resources::new(dense, prices, tables),
             offset,
@@ -197,7 +233,7 @@ impl<'a> Search<'a> {
     fn root(&self) -> Label {
         Label {
             cost: 0.0,
-            latency: 0.0,
+            spent: [0.0; MAX_BUDGETS],
             bound: self.rest[0] - self.resources.credit(0, &[]),
             at: 0,
             node: NONE,
@@ -252,21 +288,34 @@ impl<'a> Search<'a> {
                     continue;
                 }
             }
-            let start = Label {
+            let mut start = Label {
                 cost: label.cost + crossing,
-                latency: label.latency + self.crossing_latency(k, b, from, to),
                 ..*label
             };
+            for (spent, budget) in start.spent.iter_mut().zip(&dense.budgets) {
+                *spent += dense.toll(chain, &budget.measures[k].toll, b, from, to);
+            }
             self.stretches(k, b, to, start, &mut room, cutoff, sink);
         }
     }
 
-    fn crossing_latency(&self, k: usize, b: usize, from: usize, to: usize) -> f64 {
-        if self.latency_tables.is_empty() {
-            return 0.0;
+    /// Charges block `j` of chain `k` on a node to every budget. Gives whether
+    /// the stretch may go on, and whether it may end here.
+    fn charge(&self, k: usize, j: usize, node: usize, spent: &mut Spent) -> (bool, bool) {
+        let (dense, at) = (self.dense, j * self.dense.n + node);
+        let ended = j + 1 == dense.chains[k].l;
+        let (mut on, mut end) = (true, true);
+        for ((spent, budget), ahead) in spent.iter_mut().zip(&dense.budgets).zip(self.ahead) {
+            *spent += budget.measures[k].cost[at];
+            let fastest = &ahead.tables[k];
+            let next = at + dense.n;
+            let leaving = if ended { 0.0 } else { fastest.end[next] };
+            let sure = *spent + ahead.rest[k + 1];
+            let limit = budget.limits[k];
+            on &= sure + leaving.min(fastest.start[next]) <= limit;
+            end &= sure + leaving <= limit;
         }
-        self.dense
-            .crossing_seconds(&self.dense.chains[k], b, from, to)
+        (on, end)
     }
 
     /// Stretches of chain `k` from block `b` on a node, one label each.
@@ -296,14 +345,12 @@ impl<'a> Search<'a> {
             }
             grown.cost += cost;
             let ended = j + 1 == chain.l;
-            if let Some(fastest) = self.latency_tables.get(k) {
-                grown.latency += chain.latency[j * n + node];
-                let next = (j + 1) * n + node;
-                let leaving = if ended { 0.0 } else { fastest.end[next] };
-                if grown.latency + leaving.min(fastest.start[next]) > chain.latency_limit {
+            if !dense.budgets.is_empty() {
+                let (on, end) = self.charge(k, j, node, &mut grown.spent);
+                if !on {
                     return;
                 }
-                if grown.latency + leaving > chain.latency_limit {
+                if !end {
                     continue;
                 }
             }
@@ -323,7 +370,14 @@ impl<'a> Search<'a> {
             if grown.bound < cutoff {
                 let mut label = grown;
                 if ended {
-                    label.latency = 0.0;
+                    for (spent, _) in label
+                        .spent
+                        .iter_mut()
+                        .zip(&dense.budgets)
+                        .filter(|(_, b)| !b.total)
+                    {
+                        *spent = 0.0;
+                    }
                 }
                 sink(label, kept);
             }
@@ -457,7 +511,7 @@ impl<'a> Search<'a> {
                 dead.push(false);
                 place.push(Rival {
                     cost: grown.cost,
-                    latency: grown.latency,
+                    spent: grown.spent,
                     mask: grown.mask,
                     id: new,
                     usage: store.labels[new as usize].usage,
@@ -481,7 +535,7 @@ impl<'a> Search<'a> {
 /// Whether `a`, at the same place, is at least as good as `b` in everything.
 fn dominates(store: &Store, a: &Label, b: &Label) -> bool {
     a.cost <= b.cost
-        && a.latency <= b.latency
+        && no_more(&a.spent, &b.spent)
         && a.mask & !b.mask == 0
         && uses_no_more(store.usage(a), store.usage(b))
 }
@@ -499,7 +553,7 @@ fn admit(
     for z in 0..place.len().min(MAX_COMPARED) {
         let old = &place[z];
         if old.cost <= new.cost
-            && old.latency <= new.latency
+            && no_more(&old.spent, &new.spent)
             && old.mask & !new.mask == 0
             && uses_no_more(usage(old), used)
         {
@@ -512,7 +566,7 @@ fn admit(
     while z < place.len().min(MAX_COMPARED) {
         let old = &place[z];
         if new.cost <= old.cost
-            && new.latency <= old.latency
+            && no_more(&new.spent, &old.spent)
             && new.mask & !old.mask == 0
             && uses_no_more(used, usage(old))
         {

@@ -2,7 +2,7 @@
 //! are left out.
 
 use super::tables::{Prices, Table};
-use crate::dense::{Chain, Dense};
+use crate::dense::{Budget, Chain, Dense, Measure, Tariff, Toll};
 
 /// The problem without the places that `keep(chain, block, node)` denies, and
 /// the old ordinals of the nodes left. Entries stay.
@@ -45,9 +45,60 @@ pub(super) fn restrict(
         }),
         link_capacity: dense.link_capacity,
         free_compute: ids.iter().map(|i| dense.free_compute[*i]).collect(),
+        load_share: ids.iter().map(|i| dense.load_share[*i]).collect(),
+        joules: restrict_tariff(&dense.joules, n, &ids),
+        money: restrict_tariff(&dense.money, n, &ids),
+        budgets: dense
+            .budgets
+            .iter()
+            .map(|b| restrict_budget(b, n, &ids))
+            .collect(),
+        aim: dense.aim.clone(),
+        nominal: dense.nominal,
         chains,
     };
     (small, ids)
+}
+
+fn restrict_tariff(tariff: &Tariff, n: usize, ids: &[usize]) -> Tariff {
+    let matrix = |full: &[f64]| -> Vec<f64> {
+        if full.is_empty() {
+            return Vec::new();
+        }
+        ids.iter()
+            .flat_map(|i| ids.iter().map(move |j| full[i * n + j]))
+            .collect()
+    };
+    Tariff {
+        forth: matrix(&tariff.forth),
+        back: matrix(&tariff.back),
+    }
+}
+
+fn restrict_budget(budget: &Budget, n: usize, ids: &[usize]) -> Budget {
+    let measures = budget.measures.iter().map(|m| Measure {
+        cost: columns(&m.cost, n, ids),
+        toll: restrict_toll(&m.toll, n, ids),
+    });
+    Budget {
+        measures: measures.collect(),
+        limits: budget.limits.clone(),
+        total: budget.total,
+    }
+}
+
+fn restrict_toll(toll: &Toll, n: usize, ids: &[usize]) -> Toll {
+    Toll {
+        cut: columns(&toll.cut, n, ids),
+        ..toll.clone()
+    }
+}
+
+/// The columns of `[block][node]` that are left.
+fn columns(full: &[f64], n: usize, ids: &[usize]) -> Vec<f64> {
+    let rows = full.chunks(n);
+    rows.flat_map(|row| ids.iter().map(move |i| row[*i]))
+        .collect()
 }
 
 fn restrict_chain(
@@ -56,12 +107,7 @@ fn restrict_chain(
     ids: &[usize],
     keep: impl Fn(usize, usize) -> bool,
 ) -> Chain {
-    let rows = |full: &[f64]| -> Vec<f64> {
-        let blocks = full.len() / n;
-        (0..blocks)
-            .flat_map(|b| ids.iter().map(move |i| full[b * n + i]))
-            .collect()
-    };
+    let rows = |full: &[f64]| columns(full, n, ids);
     let kept = |full: &[f64]| -> Vec<f64> {
         (0..chain.l)
             .flat_map(|b| ids.iter().map(move |i| (b, *i)))
@@ -78,18 +124,14 @@ fn restrict_chain(
         l: chain.l,
         entry: ids.iter().position(|i| *i == chain.entry).unwrap_or(0),
         cost: kept(&chain.cost),
-        latency: kept(&chain.latency),
+        toll: restrict_toll(&chain.toll, n, ids),
         need: std::array::from_fn(|kind| rows(&chain.need[kind])),
         slice_capacity: ids.iter().map(|i| chain.slice_capacity[*i]).collect(),
-        weight: chain.weight,
         rate: chain.rate,
-        reach: chain.reach.clone(),
         bytes: chain.bytes.clone(),
         reply: chain.reply.clone(),
-        cut: rows(&chain.cut),
         cut_load: rows(&chain.cut_load),
         monotone: chain.monotone,
-        latency_limit: chain.latency_limit,
         previous: None,
     }
 }

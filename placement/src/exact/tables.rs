@@ -110,10 +110,12 @@ impl<'a> Crossings<'a> {
             chain,
             prices,
             b,
-            plain: (!chain.monotone || b == 0) && prices.link.is_empty(),
-            by_round_trip: chain.weight * chain.reach[b],
-            by_forth: chain.weight * chain.bytes[b],
-            by_back: chain.weight * chain.reply[b],
+            plain: (!chain.monotone || b == 0)
+                && prices.link.is_empty()
+                && !dense.is_metered(&chain.toll),
+            by_round_trip: chain.toll.trip[b],
+            by_forth: chain.toll.forth[b],
+            by_back: chain.toll.back[b],
             forth_rate: chain.rate * chain.bytes[b],
             back_rate: chain.rate * chain.reply[b],
         }
@@ -121,12 +123,11 @@ impl<'a> Crossings<'a> {
 
     /// What leaving `from` costs whatever the target.
     fn leaving(&self, from: usize) -> f64 {
-        if self.chain.cut.is_empty() {
+        if self.chain.cut_load.is_empty() {
             return 0.0;
         }
         let at = self.b * self.dense.n + from;
-        self.chain.weight * self.chain.cut[at]
-            + self.prices.node[COMPUTE][from] * self.chain.cut_load[at]
+        self.chain.toll.cut[at] + self.prices.node[COMPUTE][from] * self.chain.cut_load[at]
     }
 
     /// `sink(to, cost)` for each target. Costs of impossible crossings are

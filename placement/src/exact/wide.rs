@@ -264,10 +264,11 @@ impl Classes {
                     if trip[class] == f64::INFINITY {
                         continue;
                     }
-                    let seconds = chain.reach[b] * trip[class]
-                        + chain.bytes[b] * forth[class]
-                        + chain.reply[b] * back[class];
-                    best = best.min(chain.weight * seconds + classes.start[b * count + y]);
+                    // Cuts and metered bytes left out, it is still a bound.
+                    let toll = chain.toll.trip[b] * trip[class]
+                        + chain.toll.forth[b] * forth[class]
+                        + chain.toll.back[b] * back[class];
+                    best = best.min(toll + classes.start[b * count + y]);
                 }
                 classes.end[b * count + x] = best;
             }

@@ -3,9 +3,10 @@
 //! other's proof in the tests.
 
 use super::{no_parameters, rows};
-use crate::dense::Dense;
+use crate::dense::{Aim, Dense};
 use crate::milp::{Goal, MilpError, solve};
-use crate::problem::{Objective, Transition};
+use crate::objective::Criterion;
+use crate::problem::Transition;
 use crate::solution::{Answer, Certificate, Placement, Stats};
 use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
 use crate::validate::ValidProblem;
@@ -43,10 +44,22 @@ impl Strategy for Milp {
                 "separate copies of several workloads are not linear; use `optimal`".into(),
             ));
         }
-        let goal = match problem.objective {
-            Objective::Latency => Goal::Cost,
-            Objective::Throughput => Goal::Busiest,
+        let aim = Aim::of(&problem.objective);
+        let goal = match (aim.sum.is_empty(), aim.worst) {
+            (false, None) => Goal::Cost,
+            (true, Some((Criterion::Throughput, _))) => Goal::Busiest,
+            _ => {
+                return Err(not_applicable(
+                    "of the worst of several places it knows throughput alone; use `optimal`"
+                        .into(),
+                ));
+            }
         };
+        if problem.objective.ranks().len() > 1 {
+            return Err(not_applicable(
+                "it takes one criterion or a sum, not several by rank; use `optimal`".into(),
+            ));
+        }
         let mut best: Option<(f64, Vec<Placement>)> = None;
         let mut bound = f64::INFINITY;
         let mut stats = Stats {
@@ -63,7 +76,7 @@ impl Strategy for Milp {
                     .is_none_or(|b| value <= b.0 + TOLERANCE * b.0.abs())
             };
             if let Some(path) = dense.previous_path()
-                && let Some(value) = dense.value(problem, &path)
+                && let Some(value) = dense.value(&path)
                 && keep(value, &best)
             {
                 best = Some((value, dense.placements(problem, &rows, &path)));
@@ -78,8 +91,9 @@ impl Strategy for Milp {
                 }
             };
             stats.work += found.nodes;
-            let value = found.path.as_deref().and_then(|p| dense.value(problem, p));
-            let proved = in_seconds(&dense, goal, found.bound);
+            let value = found.path.as_deref().and_then(|p| dense.value(p));
+            let weight = aim.worst.map_or(1.0, |(_, w)| w);
+            let proved = weight * in_seconds(&dense, goal, found.bound);
             bound = bound.min(match value {
                 // Its own objective is off by the tolerance of its variables.
                 Some(value) if found.complete && value - proved <= TOLERANCE * value => value,

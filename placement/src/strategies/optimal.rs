@@ -2,12 +2,19 @@
 //! is. Run-feasible Viterbi, Lagrangian relaxation and fixing, then label
 //! setting with dominance (Irnich and Desaulniers, "Shortest path problems with
 //! resource constraints", 2005).
+//!
+//! The worst of several places is made small by asking again and again whether
+//! any placement stays below a value; a sum with such a term by lowering that
+//! value from one optimum of the sum to the next (Haimes et al., "On a
+//! bicriterion formulation", 1971); ranked criteria one after the other, each
+//! kept within its tolerance.
 
 use super::{no_parameters, rows};
-use crate::dense::{COMPUTE, Dense, LOADING, Rows};
+use crate::dense::{Aim, Dense, LOADING, Rows};
 use crate::exact::{Exact, Outcome, Tuning};
-use crate::problem::{Objective, Problem, Transition};
-use crate::solution::{Answer, Certificate, Placement, Stats};
+use crate::objective::{Criterion, Objective, RankedCriterion};
+use crate::problem::{Problem, Transition};
+use crate::solution::{Answer, Certificate, Placement, Stats, Status};
 use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
 use crate::validate::ValidProblem;
 
@@ -17,6 +24,8 @@ const TOLERANCE: f64 = 2e-9;
 const BOTTLENECK_STEP: f64 = 1e-8;
 /// While the bound is further off than this, the bottleneck is bisected.
 const BISECT_ABOVE: f64 = 1.02;
+/// Room for rounding when a ranked criterion is held to its best value.
+const RANK_SLACK: f64 = 4e-9;
 
 #[derive(Debug)]
 struct Optimal;
@@ -37,81 +46,149 @@ impl Strategy for Optimal {
         options: &SolveOptions,
         ctx: &Ctx,
     ) -> Result<Answer, SolveError> {
-        let mut run = Run {
-            problem,
-            ctx,
-            max_work: options.work_limit.unwrap_or(u64::MAX),
-            best: None,
-            bound: f64::INFINITY,
-            stats: Stats::default(),
-        };
-        for rows in rows::choices(problem, self.name())? {
-            let dense = Dense::new(problem, &rows);
-            run.try_previous(&dense, &rows);
-            match problem.objective {
-                Objective::Latency => run.latency(&dense, &rows),
-                Objective::Throughput => run.bottleneck(&dense, &rows),
-            }
+        let choices = rows::choices(problem, self.name())?;
+        Ok(solve(problem, &choices, options, ctx).answer)
+    }
+}
+
+/// An answer with what it was made from.
+pub(super) struct Solved {
+    pub answer: Answer,
+    /// Choice of thresholds and node per block.
+    pub place: Option<(usize, Vec<usize>)>,
+}
+
+/// Solves for the problem's objective under the given choices of thresholds.
+pub(super) fn solve(
+    problem: &Problem,
+    choices: &[Vec<Rows>],
+    options: &SolveOptions,
+    ctx: &Ctx,
+) -> Solved {
+    let mut run = Run {
+        problem,
+        choices,
+        ctx,
+        max_work: options.work_limit.unwrap_or(u64::MAX),
+        aim: Aim::of(&problem.objective),
+        caps: Vec::new(),
+        best: None,
+        bound: f64::INFINITY,
+        stats: Stats::default(),
+    };
+    run.over_all();
+    match &problem.objective {
+        Objective::Lexicographic(ranks) if ranks.len() > 1 && run.best.is_some() => {
+            run.by_rank(ranks)
         }
-        Ok(run.answer())
+        _ => run.solved(),
     }
 }
 
 /// One solve over all choices of thresholds.
 struct Run<'a> {
     problem: &'a Problem,
+    choices: &'a [Vec<Rows>],
     ctx: &'a Ctx,
     max_work: u64,
+    aim: Aim,
+    /// Criteria of earlier ranks, and what they may not exceed.
+    caps: Vec<(Criterion, f64)>,
     best: Option<Best>,
     /// No placement is better than the smaller of this and the best.
     bound: f64,
     stats: Stats,
 }
 
+#[derive(Clone)]
 struct Best {
     value: f64,
+    choice: usize,
+    path: Vec<usize>,
     placements: Vec<Placement>,
 }
 
+/// What is searched: the problem under one choice of thresholds.
+struct Question<'a> {
+    /// As it is.
+    full: &'a Dense,
+    /// As it is searched; the same, or a relaxation.
+    searched: &'a Dense,
+    choice: usize,
+    /// Whether bounds found hold for the full problem.
+    binding: bool,
+}
+
 impl Run<'_> {
+    fn over_all(&mut self) {
+        for choice in 0..self.choices.len() {
+            let dense = self.compile(choice);
+            self.try_previous(&dense, choice);
+            self.search(&dense, choice);
+        }
+    }
+
+    fn compile(&self, choice: usize) -> Dense {
+        Dense::aimed(self.problem, &self.choices[choice], &self.aim, &self.caps)
+    }
+
     fn cutoff(&self) -> f64 {
         self.best.as_ref().map_or(f64::INFINITY, |b| b.value)
     }
 
-    fn improve(&mut self, dense: &Dense, rows: &[Rows], value: f64, path: &[usize]) {
+    fn improve(&mut self, dense: &Dense, choice: usize, value: f64, path: &[usize]) {
+        let rows = &self.choices[choice];
         self.best = Some(Best {
             value,
+            choice,
+            path: path.to_vec(),
             placements: dense.placements(self.problem, rows, path),
         });
     }
 
-    /// What runs now wins every tie, so that an unchanged world stays as it is.
-    fn try_previous(&mut self, dense: &Dense, rows: &[Rows]) {
-        if let Some(path) = dense.previous_path()
-            && let Some(value) = dense.value(self.problem, &path)
-            && value <= self.cutoff() * (1.0 + TOLERANCE)
-        {
-            self.improve(dense, rows, value, &path);
+    /// Takes a path found if it is better; gives whether it was.
+    fn accept(&mut self, question: &Question<'_>, path: &[usize]) -> bool {
+        match question.full.value(path) {
+            Some(value) if value < self.cutoff() => {
+                self.improve(question.full, question.choice, value, path);
+                true
+            }
+            _ => false,
         }
     }
 
-    fn exact<'c>(&self, ctx: &'c Ctx, cutoff: f64, any: bool) -> Exact<'c> {
-        Exact {
+    /// What runs now wins every tie, so that an unchanged world stays as it is.
+    fn try_previous(&mut self, dense: &Dense, choice: usize) {
+        if let Some(path) = dense.previous_path()
+            && let Some(value) = dense.value(&path)
+            && value <= self.cutoff() * (1.0 + TOLERANCE)
+        {
+            self.improve(dense, choice, value, &path);
+        }
+    }
+
+    fn exact(&mut self, dense: &Dense, cutoff: f64, any: bool) -> Outcome {
+        let exact = Exact {
             tuning: Tuning::default(),
-            ctx,
+            ctx: self.ctx,
             max_work: self.max_work.saturating_sub(self.stats.work),
             cutoff,
             any,
-        }
-    }
-
-    fn count(&mut self, outcome: &Outcome) {
+        };
+        let outcome = exact.solve(dense);
         self.stats.work += outcome.work;
         self.stats.nodes_left = outcome.nodes_left;
         outcome.stage.clone_into(&mut self.stats.stage);
+        outcome
     }
 
-    fn latency(&mut self, dense: &Dense, rows: &[Rows]) {
+    fn search(&mut self, dense: &Dense, choice: usize) {
+        let mut question = Question {
+            full: dense,
+            searched: dense,
+            choice,
+            binding: true,
+        };
         if self.loads_depend_on_each_other() {
             // Several workloads, of which each may stay as it is and then loads
             // nothing: not a sum over blocks. A relaxation gives the bound.
@@ -119,23 +196,23 @@ impl Run<'_> {
             for chain in &mut relaxed.chains {
                 chain.need[LOADING] = Vec::new();
             }
-            let outcome = self.exact(self.ctx, self.cutoff(), false).solve(&relaxed);
-            self.count(&outcome);
-            self.bound = self.bound.min(outcome.bound);
-            if let Some((_, path)) = outcome.best
-                && let Some(value) = dense.value(self.problem, &path)
-                && value < self.cutoff()
-            {
-                self.improve(dense, rows, value, &path);
-            }
+            self.ask(&Question {
+                searched: &relaxed,
+                ..question
+            });
+            question.binding = false;
         }
-        let outcome = self.exact(self.ctx, self.cutoff(), false).solve(dense);
-        self.count(&outcome);
-        if !self.loads_depend_on_each_other() {
-            self.bound = self.bound.min(outcome.bound);
-        }
-        if let Some((value, path)) = outcome.best {
-            self.improve(dense, rows, value, &path);
+        self.ask(&question);
+    }
+
+    fn ask(&mut self, question: &Question<'_>) {
+        let bound = match (self.aim.sum.is_empty(), self.aim.worst) {
+            (_, None) => self.sum(question),
+            (true, Some((criterion, weight))) => self.worst(question, criterion, weight),
+            (false, Some((criterion, weight))) => self.mixed(question, criterion, weight),
+        };
+        if question.binding {
+            self.bound = self.bound.min(bound);
         }
     }
 
@@ -146,97 +223,158 @@ impl Run<'_> {
             && workloads.iter().any(|w| w.previous.is_some())
     }
 
-    /// The smallest bottleneck: asks again and again whether a placement stays
+    /// The smallest sum. Gives the bound proved.
+    fn sum(&mut self, question: &Question<'_>) -> f64 {
+        let outcome = self.exact(question.searched, self.cutoff(), false);
+        if let Some((_, path)) = &outcome.best {
+            self.accept(question, path);
+        }
+        outcome.bound
+    }
+
+    /// The smallest worst place: asks again and again whether a placement stays
     /// below some value everywhere, first by bisection, at last just below the
-    /// best.
-    fn bottleneck(&mut self, dense: &Dense, rows: &[Rows]) {
-        let mix: f64 = dense.chains.iter().map(|c| c.rate).sum();
+    /// best. Gives the bound proved.
+    fn worst(&mut self, question: &Question<'_>, criterion: Criterion, weight: f64) -> f64 {
         let mut bound = 0.0;
         if self.best.is_none() {
-            let first = self.exact(self.ctx, f64::INFINITY, true).solve(dense);
-            self.count(&first);
+            let first = self.exact(question.searched, f64::INFINITY, true);
             match first.best {
-                Some((_, path)) => self.accept(dense, rows, &path),
-                None => {
-                    if !first.complete {
-                        self.bound = 0.0;
-                    }
-                    return;
-                }
+                Some((_, path)) if self.accept(question, &path) => {}
+                None if first.complete => return f64::INFINITY,
+                _ => return 0.0,
             }
         }
         loop {
             let best = self.cutoff();
             let nearly = best * (1.0 - BOTTLENECK_STEP);
             if bound >= nearly || best == 0.0 {
-                self.bound = self.bound.min(best);
-                return;
+                return best;
             }
             let target = if best > bound * BISECT_ABOVE {
                 f64::midpoint(best, bound).min(nearly)
             } else {
                 nearly
             };
-            let outcome = self
-                .exact(self.ctx, f64::INFINITY, true)
-                .solve(&lowered(dense, target, mix));
-            self.count(&outcome);
+            let mut low = question.searched.clone();
+            low.lower(criterion, target / weight);
+            let outcome = self.exact(&low, f64::INFINITY, true);
             match outcome.best {
                 Some((_, path)) => {
-                    let before = best;
-                    self.accept(dense, rows, &path);
-                    if self.cutoff() >= before {
-                        self.bound = self.bound.min(bound);
-                        return;
+                    if !self.accept(question, &path) {
+                        return bound;
                     }
                 }
                 None if outcome.complete => bound = target,
-                None => {
-                    self.bound = self.bound.min(bound);
-                    return;
-                }
+                None => return bound,
             }
         }
     }
 
-    fn accept(&mut self, dense: &Dense, rows: &[Rows], path: &[usize]) {
-        if let Some(value) = dense.value(self.problem, path)
-            && value < self.cutoff()
-        {
-            self.improve(dense, rows, value, path);
+    /// The smallest sum of which one term is the worst place: the best sum, then
+    /// the best whose worst place is better, and so on until no sum can make up
+    /// for the rest. Gives the bound proved.
+    fn mixed(&mut self, question: &Question<'_>, criterion: Criterion, weight: f64) -> f64 {
+        let mut ceiling = f64::INFINITY;
+        loop {
+            let mut low = question.searched.clone();
+            if ceiling < f64::INFINITY {
+                low.lower(criterion, ceiling);
+            }
+            let cutoff = self.cutoff();
+            let outcome = self.exact(&low, cutoff, false);
+            let Some((_, path)) = &outcome.best else {
+                return outcome.bound.min(cutoff);
+            };
+            let accepted = self.accept(question, path);
+            if !outcome.complete {
+                return outcome.bound;
+            }
+            let Some(found) = question.searched.assess(path) else {
+                return outcome.bound;
+            };
+            // Whatever has a worse place than this one has no smaller sum.
+            let least = found.cost + weight * found.worst;
+            if !accepted && least < self.cutoff() {
+                return outcome.bound;
+            }
+            if found.worst <= 0.0 {
+                return self.cutoff();
+            }
+            ceiling = found.worst * (1.0 - BOTTLENECK_STEP);
         }
     }
 
-    fn answer(self) -> Answer {
+    /// The later ranks, each within what the earlier ones leave.
+    fn by_rank(mut self, ranks: &[RankedCriterion]) -> Solved {
+        let (first_bound, mut proved) = (self.bound.min(self.cutoff()), self.is_proved());
+        for pair in ranks.windows(2) {
+            let cap = self.cutoff() * (1.0 + pair[0].tolerance);
+            self.caps
+                .push((pair[0].criterion, cap * (1.0 + RANK_SLACK)));
+            self.aim = Aim::of(&pair[1].criterion.into());
+            self.bound = f64::INFINITY;
+            let Some(before) = self.best.take() else {
+                break;
+            };
+            let dense = self.compile(before.choice);
+            if let Some(value) = dense.value(&before.path) {
+                self.best = Some(Best { value, ..before });
+                self.over_all();
+                proved &= self.is_proved();
+            } else {
+                // Rounding keeps it from its own limits: it stands as it is.
+                self.best = Some(before);
+                proved = false;
+                break;
+            }
+        }
+        self.caps.clear();
+        self.aim = Aim::of(&self.problem.objective);
+        if let Some(best) = &mut self.best {
+            let rows = &self.choices[best.choice];
+            let dense = Dense::aimed(self.problem, rows, &self.aim, &[]);
+            best.value = dense.value(&best.path).unwrap_or(best.value);
+        }
+        self.bound = first_bound;
+        let given_up = ranks.first().map_or(0.0, |r| r.tolerance);
+        let mut solved = self.solved();
+        let certificate = &mut solved.answer.certificate;
+        let within = certificate.gap.is_some_and(|g| g <= given_up + RANK_SLACK);
+        certificate.status = if proved && within {
+            Status::Optimal
+        } else {
+            Status::Feasible
+        };
+        solved
+    }
+
+    fn is_proved(&self) -> bool {
+        let best = self.cutoff();
+        best - self.bound <= BOTTLENECK_STEP * 2.0 * best
+    }
+
+    fn solved(self) -> Solved {
         let Some(best) = self.best else {
-            return Answer {
-                placements: Vec::new(),
-                objective: None,
-                certificate: if self.bound == f64::INFINITY {
-                    Certificate::INFEASIBLE
-                } else {
-                    Certificate::UNKNOWN
-                },
-                stats: self.stats,
+            let certificate = if self.bound == f64::INFINITY {
+                Certificate::INFEASIBLE
+            } else {
+                Certificate::UNKNOWN
+            };
+            return Solved {
+                answer: Answer::none(certificate, self.stats),
+                place: None,
             };
         };
         let bound = self.bound.min(best.value);
-        Answer {
-            placements: best.placements,
-            objective: Some(best.value),
-            certificate: Certificate::of(best.value, Some(bound), BOTTLENECK_STEP * 2.0),
-            stats: self.stats,
+        Solved {
+            answer: Answer {
+                placements: best.placements,
+                objective: Some(best.value),
+                certificate: Certificate::of(best.value, Some(bound), BOTTLENECK_STEP * 2.0),
+                stats: self.stats,
+            },
+            place: Some((best.choice, best.path)),
         }
     }
-}
-
-/// The problem with every capacity lowered to what a bottleneck of `seconds`
-/// leaves.
-fn lowered(dense: &Dense, seconds: f64, mix: f64) -> Dense {
-    let mut low = dense.clone();
-    for (capacity, free) in low.capacity[COMPUTE].iter_mut().zip(&dense.free_compute) {
-        *capacity = capacity.min(seconds * mix * free);
-    }
-    low.link_capacity = low.link_capacity.min(seconds * mix);
-    low
 }

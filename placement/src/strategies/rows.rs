@@ -60,7 +60,8 @@ fn of_workload(workload: &Workload) -> Vec<Rows> {
     all
 }
 
-fn accuracy(workload: &Workload, rows: &Rows) -> f64 {
+/// Expected accuracy under a choice of rows; 0 for the end where it is unknown.
+pub(super) fn accuracy(workload: &Workload, rows: &Rows) -> f64 {
     let (mut left, mut sum) = (1.0, 0.0);
     for (exit, row) in workload.exits.iter().zip(rows) {
         let row = exit.table[*row];

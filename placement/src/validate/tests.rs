@@ -45,6 +45,68 @@ fn at(block: usize, node: &str) -> BlockOnNode {
 }
 
 #[test]
+fn objectives_and_prices_are_named_with_their_field() {
+    let weighted = |weights: &[(crate::Criterion, f64)]| {
+        let terms = weights
+            .iter()
+            .map(|(criterion, weight)| crate::WeightedCriterion {
+                criterion: *criterion,
+                weight: *weight,
+            });
+        Objective::Weighted(terms.collect())
+    };
+    use crate::Criterion::{Energy, Fairness, Latency, Throughput};
+    let wrong = |objective| fields(|p| p.objective = objective);
+    assert_eq!(wrong(weighted(&[(Latency, 1.0), (Energy, 0.5)])), [""; 0]);
+    assert_eq!(wrong(weighted(&[])), ["objective"]);
+    assert_eq!(
+        wrong(weighted(&[
+            (Latency, -1.0),
+            (Energy, f64::NAN),
+            (Latency, 1.0)
+        ])),
+        [
+            "objective",
+            "objective.weighted[0].weight",
+            "objective.weighted[1].weight"
+        ]
+    );
+    assert_eq!(
+        wrong(weighted(&[(Throughput, 1.0), (Fairness, 1.0)])),
+        ["objective.weighted"]
+    );
+    let ranked = Objective::Lexicographic(vec![crate::RankedCriterion {
+        criterion: Latency,
+        tolerance: -0.1,
+    }]);
+    assert_eq!(wrong(ranked), ["objective.lexicographic[0].tolerance"]);
+    let priced = fields(|p| {
+        p.nodes[0].active_watts = -1.0;
+        p.nodes[1].price_per_second = f64::NAN;
+        let row = p.links.values_mut().next().unwrap();
+        let link = row.values_mut().next().unwrap();
+        link.joules_per_byte = f64::INFINITY;
+        link.price_per_byte = -2.0;
+    });
+    assert_eq!(
+        priced,
+        [
+            "nodes[n0].activeWatts",
+            "nodes[n1].pricePerSecond",
+            "links[n0][n1].joulesPerByte",
+            "links[n0][n1].pricePerByte"
+        ]
+    );
+    let json = r#"{"weighted": [{"criterion": "latency", "weight": 1, "unit": "s"}]}"#;
+    assert!(
+        serde_json::from_str::<Objective>(json).is_err(),
+        "unknown fields"
+    );
+    let json = serde_json::to_string(&Objective::TailLatency).unwrap();
+    assert_eq!(json, "\"tailLatency\"");
+}
+
+#[test]
 fn a_good_problem_passes_and_survives_json() {
     let problem = good();
     assert_eq!(validate(&problem), Ok(()));

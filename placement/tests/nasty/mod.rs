@@ -2,12 +2,13 @@
 //! what is near and what is fast).
 
 use lamina_placement::{
-    Block, BlockCost, BlockOnNode, Constraints, Exit, ExitPoint, Link, Node, Objective, Previous,
-    Problem, Segment, Tier, Transition, Value, Workload,
+    Block, BlockCost, BlockOnNode, Constraints, Criterion, Exit, ExitPoint, Link, Node, Objective,
+    Previous, Problem, RankedCriterion, Segment, Tier, Transition, Value, WeightedCriterion,
+    Workload,
 };
 
 /// What a problem may be nasty in, a bit each.
-pub(crate) const FEATURES: u32 = 14;
+pub(crate) const FEATURES: u32 = 16;
 
 /// A small deterministic generator (splitmix64).
 pub(crate) struct Dice(pub(crate) u64);
@@ -54,6 +55,10 @@ pub(crate) fn problem(seed: u64, n: usize, l: usize, features: u32) -> Problem {
             node.load_share = dice.whole(3) / 4.0;
             node.concurrency = 1 + dice.roll(2) as u32;
         }
+        if has(14) {
+            node.active_watts = dice.whole(4);
+            node.price_per_second = dice.whole(2) / 4.0;
+        }
         if has(9) && dice.one_in(6) {
             node.excluded = Some("not ready".into());
         }
@@ -66,8 +71,15 @@ pub(crate) fn problem(seed: u64, n: usize, l: usize, features: u32) -> Problem {
             }
             let mut link = Link::new(dice.whole(3) / 2.0, 1.0 + dice.whole(3));
             link.share = (1.0 + dice.whole(1)) / 2.0;
+            if has(14) {
+                link.joules_per_byte = dice.whole(2) / 2.0;
+                link.price_per_byte = dice.whole(1);
+            }
             problem.set_link(format!("n{i}"), format!("n{j}"), link);
         }
+    }
+    if has(15) {
+        problem.objective = objective(&mut dice);
     }
     for w in 0..if two { 2 } else { 1 } {
         let workload = workload(&mut dice, w, n, l, features);
@@ -76,6 +88,46 @@ pub(crate) fn problem(seed: u64, n: usize, l: usize, features: u32) -> Problem {
     problem.transition = [Transition::Drain, Transition::Shared, Transition::Separate]
         [dice.roll(if two { 2 } else { 3 }) as usize];
     problem
+}
+
+/// One criterion, a sum, or a few by rank.
+fn objective(dice: &mut Dice) -> Objective {
+    const ALL: [Criterion; 7] = [
+        Criterion::Latency,
+        Criterion::TailLatency,
+        Criterion::Throughput,
+        Criterion::Energy,
+        Criterion::Fairness,
+        Criterion::ProportionalFairness,
+        Criterion::Money,
+    ];
+    let mut left = ALL.to_vec();
+    let mut draw = |dice: &mut Dice| left.swap_remove(dice.roll(left.len() as u64) as usize);
+    match dice.roll(3) {
+        0 => draw(dice).into(),
+        1 => {
+            let mut terms: Vec<WeightedCriterion> = (0..1 + dice.roll(3))
+                .map(|_| WeightedCriterion {
+                    criterion: draw(dice),
+                    weight: dice.whole(3) / 2.0,
+                })
+                .collect();
+            let mut worst = 0;
+            terms.retain(|t| {
+                worst += usize::from(t.criterion.is_worst());
+                !t.criterion.is_worst() || worst == 1
+            });
+            Objective::Weighted(terms)
+        }
+        _ => Objective::Lexicographic(
+            (0..1 + dice.roll(4))
+                .map(|_| RankedCriterion {
+                    criterion: draw(dice),
+                    tolerance: dice.whole(1) / 4.0,
+                })
+                .collect(),
+        ),
+    }
 }
 
 fn workload(dice: &mut Dice, w: usize, n: usize, l: usize, features: u32) -> Workload {

@@ -4,7 +4,7 @@ use crate::session::{Jobs, spawn};
 use crate::shared::{OperatorEndpoint, Peers, Telemetry};
 use lamina_proto::control::control_server::{Control, ControlServer};
 use lamina_proto::control::{
-    BlobChunk, GetBlobRequest, Peer, Prepare, PutBlobChunk, PutBlobReply, Welcome,
+    BlobChunk, GetBlobRequest, Peer, Prepare, PrepareUpdate, PutBlobChunk, PutBlobReply, Welcome,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -9,14 +9,14 @@ use lamina_crds::placement::{Plan, Segment, format_path};
 use lamina_crds::reasons;
 use lamina_placement::adapt::{self, Decision, Policy, Situation, Stay, Switched};
 use lamina_placement::check::{Violation, evaluate};
-use lamina_placement::{Constraints, Metrics, Objective, Problem, Solution};
+use lamina_placement::{Constraints, Metrics, Problem, Solution};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A link that was measured so shortly before a change was seen was measured
 /// after it came: seeing it takes a few samples.
 const FRESH_SECONDS: f64 = 1.0;
 /// Links of a better path that nobody measures are waited for no longer than this.
-const MEASURE_LIMIT_SECONDS: f64 = 6.0;
+const MEASURE_LIMIT_SECONDS: f64 = 8.0;
 
 impl Case<'_> {
     /// What follows from a solution.
@@ -93,10 +93,7 @@ impl Case<'_> {
         let (Some(now), Some(then)) = (figures(built, current), &solution.metrics) else {
             return Planned::default();
         };
-        let goal = |m: &Metrics| match built.objective {
-            Objective::Latency => m.latency_seconds,
-            Objective::Throughput => m.bottleneck.as_ref().map_or(0.0, |b| b.seconds),
-        };
+        let goal = |m: &Metrics| m.goal(&built.objective);
         let busy = self
             .violations(built, current)
             .iter()

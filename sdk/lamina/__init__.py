@@ -1,0 +1,79 @@
+"""Multi-exit networks for Lamina: compose, train, learn thresholds, export.
+
+    model = lamina.MultiExit(stages, {0: head, 2: head, 3: head})
+    lamina.train(model, batches, epochs=20)
+    outputs = lamina.collect(model, validation)
+    policy = lamina.thresholds_for_accuracy(outputs, 0.97)
+    lamina.export(model, "model.pt", example, policy=policy, validation=outputs)
+
+An ordinary TorchScript file needs none of this.
+"""
+
+from lamina.calibration import expected_calibration_error, fit_temperature
+from lamina.criterion import Criterion
+from lamina.errors import (
+    ArgumentError,
+    CompositionError,
+    ExportError,
+    LaminaError,
+    MetadataError,
+    TargetError,
+)
+from lamina.evaluation import (
+    Evaluation,
+    ExitOutputs,
+    ExitShare,
+    ExitTableRow,
+    collect,
+    evaluate,
+    exit_table,
+    format_evaluation,
+    format_table,
+)
+from lamina.exporting import export
+from lamina.loss import joint_loss
+from lamina.metadata import Metadata, read_metadata
+from lamina.model import Exit, ExitPlace, MultiExit, Stage
+from lamina.policy import Policy
+from lamina.thresholds import thresholds_for_accuracy, thresholds_for_exit_rates
+from lamina.training import Epoch, train
+from lamina.vision import from_torchvision
+from lamina.walking import Prediction, flops_to_exits, predict
+
+__all__ = [
+    "ArgumentError",
+    "CompositionError",
+    "Criterion",
+    "Epoch",
+    "Evaluation",
+    "Exit",
+    "ExitOutputs",
+    "ExitPlace",
+    "ExitShare",
+    "ExitTableRow",
+    "ExportError",
+    "LaminaError",
+    "Metadata",
+    "MetadataError",
+    "MultiExit",
+    "Policy",
+    "Prediction",
+    "Stage",
+    "TargetError",
+    "collect",
+    "evaluate",
+    "exit_table",
+    "expected_calibration_error",
+    "export",
+    "fit_temperature",
+    "flops_to_exits",
+    "format_evaluation",
+    "format_table",
+    "from_torchvision",
+    "joint_loss",
+    "predict",
+    "read_metadata",
+    "thresholds_for_accuracy",
+    "thresholds_for_exit_rates",
+    "train",
+]
