@@ -10,8 +10,9 @@ use std::process::Command;
 const MAX_LINES: usize = 800;
 
 /// Crates that must stay free of others, whatever their manifests pull in.
-const FORBIDDEN: [(&str, &[&str]); 4] = [
+const FORBIDDEN: [(&str, &[&str]); 5] = [
     ("lamina-model", &["tokio", "kube", "tch", "tonic"]),
+    ("lamina-sandbox", &["tokio", "kube", "tch", "tonic"]),
     (
         "lamina-placement",
         &["tokio", "kube", "tch", "tonic", "k8s-openapi"],
