@@ -26,9 +26,9 @@ pub struct Evidence {
 /// The requests by what they met.
 #[derive(Debug, Clone, Default)]
 pub struct Phases<'a> {
-    /// Answered by the first path before the link changed.
+    /// Answered before the link changed, by the path that served then.
     pub before: Vec<&'a Request>,
-    /// Sent on the slow link and answered by the first path.
+    /// Sent on the slow link and answered by that path.
     pub during: Vec<&'a Request>,
     /// Answered by the last path.
     pub after: Vec<&'a Request>,
@@ -52,18 +52,23 @@ impl Evidence {
                 .iter()
                 .filter(|r| r.outcome == Outcome::Correct)
         };
-        let (Some(first), Some(last)) = (
-            answered().map(|r| r.revision).min(),
+        let is_before = |r: &Request| r.at + r.seconds <= self.slow_at;
+        // Blocks may have moved before, for another reason.
+        let (Some(old), Some(last)) = (
+            answered()
+                .filter(|r| is_before(r))
+                .map(|r| r.revision)
+                .max(),
             answered().map(|r| r.revision).max(),
         ) else {
             return phases;
         };
         for request in answered() {
-            if request.revision == first && request.at + request.seconds <= self.slow_at {
+            if request.revision == old && is_before(request) {
                 phases.before.push(request);
-            } else if request.revision == first && request.at >= self.slow_at {
+            } else if request.revision == old && request.at >= self.slow_at {
                 phases.during.push(request);
-            } else if request.revision == last && last != first {
+            } else if request.revision == last && last != old {
                 phases.after.push(request);
             }
         }

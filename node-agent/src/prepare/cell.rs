@@ -55,11 +55,12 @@ pub enum CellError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// The scan says no.
-    #[error("{path} is not a TorchScript model that can be opened: {error}", path = path.display())]
+    #[error("{path} is not a TorchScript model that can be opened", path = path.display())]
     Scan {
         /// The model.
         path: PathBuf,
         /// The verdict.
+        #[source]
         error: ScanError,
     },
 }

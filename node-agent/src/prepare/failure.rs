@@ -92,7 +92,7 @@ impl From<&PrepareError> for Failure {
 }
 
 /// An error with everything behind it in one line.
-pub(super) fn with_causes(error: &dyn Error) -> String {
+pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -15,6 +15,7 @@ mod updates;
 pub use cell::{CellArgs, CellError};
 pub use child::Program;
 pub use cli::{PrepareArgs, run};
+pub(crate) use failure::with_causes;
 pub use failure::{Failure, Reason};
 pub use input::parse_input;
 pub use job::{Tools, run_job};

@@ -3,6 +3,7 @@
 
 use crate::blobs::Blobs;
 use crate::ledger::{Ledger, LedgerFile, Wish};
+use crate::prepare::with_causes;
 use crate::routes::Routes;
 use crate::shared::OperatorEndpoint;
 use crate::slices::Slices;
@@ -120,8 +121,8 @@ impl Follower {
         let written = self.file.write(&next);
         self.is_unwritten = written.is_err();
         if let Err(error) = written {
-            tracing::error!(error = chain(&error), "the wish is not followed");
-            return Some(chain(&error));
+            tracing::error!(error = with_causes(&error), "the wish is not followed");
+            return Some(with_causes(&error));
         }
         self.ledger = next;
         self.resume();
@@ -145,12 +146,6 @@ impl Follower {
             Err(error) => tracing::warn!(%error, "old blobs stay"),
         }
     }
-}
-
-/// An error with its cause, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let cause = error.source().map(|s| format!(": {s}"));
-    format!("{error}{}", cause.unwrap_or_default())
 }
 
 fn conditions(object: &ComputeNode) -> Vec<Condition> {

@@ -102,6 +102,15 @@ fn every_finding_can_fail() {
 }
 
 #[test]
+fn a_move_before_the_link_changed_is_another_matter() {
+    let mut evidence = good();
+    evidence.requests.insert(0, request(9, 5.0, 0.9, 0));
+    (evidence.summary.sent, evidence.summary.correct) = (4, 4);
+    assert_eq!(broken(&evidence), Vec::<String>::new());
+    assert_eq!(evidence.phases().before.len(), 1);
+}
+
+#[test]
 fn a_run_without_a_redeploy_does_not_pass() {
     let mut evidence = good();
     evidence.requests.pop();
