@@ -3,7 +3,12 @@
 use std::env;
 use std::path::Path;
 
-const SOURCES: [&str; 3] = ["shim/common.cpp", "shim/graph.cpp", "shim/source.cpp"];
+const SOURCES: [&str; 4] = [
+    "shim/codec.cpp",
+    "shim/common.cpp",
+    "shim/graph.cpp",
+    "shim/source.cpp",
+];
 
 fn main() {
     let Ok(lib) = env::var("DEP_TCH_LIBTORCH_LIB") else {

@@ -5,4 +5,5 @@
 mod bad_input;
 mod common;
 mod small_models;
+mod typed_models;
 mod vision_models;
