@@ -16,6 +16,7 @@ mod ffi;
 mod message;
 mod prepare;
 mod profile;
+mod retrace;
 mod shapes;
 mod slice;
 mod stats;

@@ -2,6 +2,7 @@ use crate::cuts;
 use crate::draw;
 use crate::ffi::{self, Analysis, Block, Graph, Signature, Source, TorchError};
 use crate::profile::{self, BlockProfile};
+use crate::retrace::{self, Original};
 use crate::shapes::{self, Shapes};
 use crate::tensors::{from_torch, max_abs_diff, to_torch};
 use crate::{PrepareError, store};
@@ -84,14 +85,27 @@ pub fn prepare(
         .map(|number| draw::request(&options.inputs, options.seed, number))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| mismatch(options, e.0))?;
-    let mut cutter = Cutter::open(model, options, requests)?;
-    let mut plan = cutter.plan()?;
+    let mut original = Cutter::open(model, options, requests)?;
+    let mut plan = original.plan()?;
+    let mut traced = None;
+    if plan.rung == Rung::Whole {
+        match original.retraced(&plan)? {
+            Ok((cutter, cut)) => {
+                traced = Some(cutter);
+                plan = cut;
+            }
+            Err(reason) => plan.reason = Some(reason),
+        }
+    }
+    let cutter = traced.as_mut().unwrap_or(&mut original);
     let mut chain = cutter.cut(&plan, out_dir, progress)?;
-    if let (Some((value, difference)), Rung::Direct) = (&chain.differs, plan.rung) {
+    if let Some((value, difference)) = &chain.differs
+        && plan.rung != Rung::Whole
+    {
         let reason = format!("cut, its value `{value}` would differ by {difference:e}");
         store::remove(&chain.files);
-        plan = cutter.whole_plan(reason)?;
-        chain = cutter.cut(&plan, out_dir, progress)?;
+        plan = original.whole_plan(reason)?;
+        chain = original.cut(&plan, out_dir, progress)?;
     }
     if let Some((value, max_abs_diff)) = chain.differs {
         return Err(PrepareError::Unequal {
@@ -111,7 +125,7 @@ pub fn prepare(
     .map_err(torch("profiling the blocks"))?;
     progress(Progress::Profiling { done: total, total });
     let probe = Probe {
-        inputs: cutter.requests[0].clone(),
+        inputs: original.requests[0].clone(),
         outputs: plan.reference[0][plan.cuts.len()..].to_vec(),
     };
     let probe = store::write_probe(out_dir, &probe)?;
@@ -140,6 +154,8 @@ struct Cutter<'a> {
     source: Source,
     analysis: Analysis,
     options: &'a PrepareOptions,
+    /// The inputs, as far as they are known to take any batch.
+    declared: Vec<ValueSpec>,
     /// Two different requests of batch 1.
     requests: Vec<Vec<Tensor>>,
 }
@@ -180,6 +196,7 @@ impl<'a> Cutter<'a> {
             source,
             analysis,
             options,
+            declared: options.inputs.iter().map(|i| i.value.clone()).collect(),
             requests,
         })
     }
@@ -222,6 +239,48 @@ impl<'a> Cutter<'a> {
         })
     }
 
+    /// The model traced again and its plan, which has cuts and answers like
+    /// `whole`; the reason for one block otherwise.
+    #[allow(clippy::type_complexity)] // taken apart at once
+    fn retraced(&mut self, whole: &Plan) -> Result<Result<(Self, Plan), String>, PrepareError> {
+        let reason = whole.reason.clone().unwrap_or_default();
+        if self.analysis.writes_constants {
+            return Ok(Err(reason));
+        }
+        let original = Original {
+            source: &mut self.source,
+            inputs: &whole.shapes.inputs,
+            requests: &self.requests,
+            answers: whole.reference.iter().map(Vec::as_slice).collect(),
+        };
+        let traced = match original.trace() {
+            Ok(traced) => traced,
+            Err(refusal) => return Ok(Err(retrace::reason_for_whole(&reason, &refusal))),
+        };
+        let mut declared = whole.shapes.inputs.clone();
+        if traced.fixed_batch.is_some() {
+            declared = declared.iter().map(shapes::at_batch_one).collect();
+        }
+        let mut cutter = Self {
+            source: traced.source,
+            analysis: traced.analysis,
+            options: self.options,
+            declared,
+            requests: self.requests.clone(),
+        };
+        let mut plan = cutter.plan()?;
+        if plan.rung == Rung::Whole {
+            let refusal = plan.reason.unwrap_or_default();
+            return Ok(Err(retrace::reason_for_whole(&reason, &refusal)));
+        }
+        plan.rung = Rung::Retraced;
+        plan.reason = Some(retrace::reason_for_trace(
+            &reason,
+            traced.fixed_batch.as_deref(),
+        ));
+        Ok(Ok((cutter, plan)))
+    }
+
     /// The values of the whole model at `cuts` and its outputs for both
     /// requests, and what their shapes are at any batch.
     fn reference(&mut self, cuts: &[usize]) -> Result<(Vec<Vec<Tensor>>, Shapes), PrepareError> {
@@ -249,15 +308,10 @@ impl<'a> Cutter<'a> {
                 ),
             });
         }
-        let declared: Vec<ValueSpec> = self
-            .options
-            .inputs
-            .iter()
-            .map(|i| i.value.clone())
-            .collect();
-        let pair = shapes::batch_of_two(&declared, &self.requests);
+        let rows: Vec<&Vec<Tensor>> = self.requests.iter().collect();
+        let pair = shapes::batch(&self.declared, &rows);
         let at_two = pair.and_then(|request| run(&graph, &request).ok());
-        let shapes = shapes::generalize(&declared, cuts.len(), &answers, at_two.as_deref());
+        let shapes = shapes::generalize(&self.declared, cuts.len(), &answers, at_two.as_deref());
         Ok((answers, shapes))
     }
 
@@ -411,7 +465,7 @@ fn names(values: &[ValueSpec]) -> Vec<String> {
 }
 
 /// The first place where two lists of tensors differ in a bit, and by how much.
-fn first_difference(expected: &[Tensor], got: &[Tensor]) -> Option<(usize, f64)> {
+pub(crate) fn first_difference(expected: &[Tensor], got: &[Tensor]) -> Option<(usize, f64)> {
     if expected.len() != got.len() {
         return Some((expected.len().min(got.len()), f64::INFINITY));
     }
@@ -427,7 +481,7 @@ fn torch_tensors(tensors: &[Tensor]) -> Result<Vec<tch::Tensor>, PrepareError> {
 }
 
 /// One forward on one thread; the error is the reason.
-fn run(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+pub(crate) fn run(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
     let mut inputs: Vec<tch::Tensor> = inputs
         .iter()
         .map(to_torch)
