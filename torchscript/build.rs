@@ -3,10 +3,13 @@
 use std::env;
 use std::path::Path;
 
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 7] = [
+    "shim/batch.cpp",
     "shim/codec.cpp",
     "shim/common.cpp",
+    "shim/dependence.cpp",
     "shim/graph.cpp",
+    "shim/retrace.cpp",
     "shim/source.cpp",
 ];
 

@@ -29,6 +29,12 @@ int lts_source_open(const char *path, lts_source **out, char **text);
 // Cleans the graph and finds its legal cuts. Arguments from `inputs_given` on
 // take their defaults. JSON: `Analysis` in ffi.rs.
 int lts_source_analyse(lts_source *source, size_t inputs_given, char **text);
+// The analysed model traced with `inputs`, of batch 1, as a source that is yet
+// to be analysed. With `pair`, the same at batch 2 (else null), it holds for any
+// batch where both traces agree. Refuses what a trace would get wrong. JSON:
+// `Retraced` in ffi.rs.
+int lts_source_retrace(lts_source *source, lts_tensor *const *inputs, lts_tensor *const *pair,
+                       size_t count, lts_source **out, char **text);
 void lts_source_free(lts_source *source);
 
 // One forward of the model: how the values that are live at each cut, and the

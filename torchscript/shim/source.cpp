@@ -1,7 +1,6 @@
 // From a model's file to the archives of its blocks.
 
-#include "codec.hpp"
-#include "common.hpp"
+#include "source.hpp"
 
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/passes/common_subexpression_elimination.h>
@@ -20,37 +19,12 @@
 
 #include <c10/core/InferenceMode.h>
 
-#include <map>
 #include <set>
 #include <sstream>
 #include <unordered_map>
-#include <unordered_set>
 
 namespace aten = c10::aten;
 namespace prim = c10::prim;
-
-struct lts_source {
-  torch::jit::Module frozen;
-  std::shared_ptr<torch::jit::Graph> graph;
-  std::vector<std::optional<c10::IValue>> defaults;
-  // Attributes of the module survived freezing: state, or values that depend
-  // on it.
-  bool reads_self = false;
-  // Top-level nodes in program order, without those that are cheaper to repeat
-  // in each block than to send.
-  std::vector<torch::jit::Node *> nodes;
-  std::unordered_set<const torch::jit::Node *> repeated;
-  // The values that are live behind each node where a cut is legal, in order of
-  // definition.
-  std::map<size_t, std::vector<torch::jit::Value *>> cuts;
-  // How those values, and the outputs, were made up when they were first seen.
-  std::map<size_t, std::vector<lamina::Layout>> layouts;
-  std::vector<lamina::Layout> outputs;
-  // Live values that some node writes to.
-  std::unordered_set<const torch::jit::Value *> written;
-  // JSON: the model's own nest of outputs, leaves numbered.
-  std::string structure;
-};
 
 namespace lamina {
 namespace {
@@ -361,6 +335,8 @@ class Copier {
   std::unordered_map<const Value *, std::pair<const Layout *, std::vector<Value *>>> arrived_;
 };
 
+}  // namespace
+
 void register_outputs(Graph &graph, const std::vector<Value *> &outputs) {
   if (outputs.size() == 1) {
     graph.registerOutput(outputs[0]);
@@ -368,6 +344,8 @@ void register_outputs(Graph &graph, const std::vector<Value *> &outputs) {
     graph.registerOutput(graph.appendNode(graph.createTuple(outputs))->output());
   }
 }
+
+namespace {
 
 Value *add_plain_input(Graph &graph, const Value *like, size_t index) {
   Value *input = graph.addInput("x" + std::to_string(index));
@@ -412,6 +390,8 @@ std::shared_ptr<Graph> block_graph(const lts_source &source, size_t from, size_t
   return graph;
 }
 
+}  // namespace
+
 // One fixed name in a compilation unit of its own: equal blocks have equal
 // bytes.
 Module as_module(const std::shared_ptr<Graph> &graph) {
@@ -423,6 +403,8 @@ Module as_module(const std::shared_ptr<Graph> &graph) {
   module.type()->addMethod(forward);
   return module;
 }
+
+namespace {
 
 void open(lts_source &source, const char *path) {
   Module module = torch::jit::load(std::string(path), c10::Device(c10::kCPU),

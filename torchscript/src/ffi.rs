@@ -165,6 +165,15 @@ pub(crate) struct Observation {
     pub(crate) outputs: Vec<Layout>,
 }
 
+/// What came of tracing a model again.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Retraced {
+    /// Why the trace holds for batch 1 alone; `None` where it holds for any,
+    /// or no other was asked for.
+    pub(crate) fixed_batch: Option<String>,
+}
+
 /// Cost of one forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -214,6 +223,14 @@ mod sys {
         pub(super) fn lts_source_analyse(
             source: *mut Source,
             inputs_given: usize,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_source_retrace(
+            source: *mut Source,
+            inputs: *const *const C_tensor,
+            pair: *const *const C_tensor,
+            count: usize,
+            out: *mut *mut Source,
             text: *mut *mut c_char,
         ) -> c_int;
         pub(super) fn lts_source_free(source: *mut Source);
@@ -423,6 +440,37 @@ impl Source {
             )
         };
         parsed(status, text)
+    }
+
+    /// The analysed model traced with `inputs` of batch 1, as a new source that
+    /// is yet to be analysed; with `pair`, the same at batch 2, it holds for
+    /// any batch where it can.
+    pub(crate) fn retrace(
+        &mut self,
+        inputs: &[Tensor],
+        pair: Option<&[Tensor]>,
+    ) -> Result<(Self, Retraced)> {
+        let inputs = pointers(inputs);
+        let pair = pair.map(pointers);
+        if pair.as_ref().is_some_and(|pair| pair.len() != inputs.len()) {
+            return Err(TorchError("the two requests have different lengths".into()));
+        }
+        let pair = pair.as_ref().map_or(ptr::null(), Vec::as_ptr);
+        let (mut source, mut text) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the handle is valid, the tensors outlive the call, and both
+        // arrays have the length that is given.
+        let status = unsafe {
+            sys::lts_source_retrace(
+                self.0,
+                inputs.as_ptr(),
+                pair,
+                inputs.len(),
+                &raw mut source,
+                &raw mut text,
+            )
+        };
+        let retraced = parsed(status, text)?;
+        Ok((Self(source), retraced))
     }
 
     /// Archive of the nodes behind the cut `from` up to the cut `to`.

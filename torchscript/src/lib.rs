@@ -19,6 +19,7 @@ mod names;
 mod plan;
 mod prepare;
 mod profile;
+mod retrace;
 mod shapes;
 mod slice;
 mod stats;

@@ -6,6 +6,7 @@ use crate::cuts;
 use crate::ffi::{Analysis, Kind, Layout, Live, Observation, Source, TorchError};
 use crate::forward::{first_difference, run, torch_tensors};
 use crate::names::{self, Names};
+use crate::retrace::Original;
 use crate::shapes::{self, Shapes};
 use crate::tensors::max_abs_diff;
 use lamina_model::{InputSpec, OutputStructure, Rung, Tensor, ValueSpec};
@@ -16,9 +17,12 @@ const MOST_TENSORS: usize = 4;
 /// How often cuts are chosen anew without those whose shapes cannot be told.
 const ROUNDS: usize = 3;
 
-/// The rungs from the best way of cutting down. The direct cuts come twice: as
-/// the best where they suffice, and as better than none.
-pub(crate) const LADDER: [Step; 4] = [Step::Direct, Step::Typed, Step::FewDirect, Step::Whole];
+/// The ways of cutting a model well, the best first: as it is, then once more as
+/// it is traced again.
+pub(crate) const WELL: [Step; 2] = [Step::Direct, Step::Typed];
+/// What is left where none of them holds. The direct cuts come twice: as the best
+/// where they suffice, and as better than none.
+pub(crate) const LEFT: [Step; 2] = [Step::FewDirect, Step::Whole];
 
 /// A rung to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,8 @@ pub(crate) struct Trial<'a> {
     pub(crate) requests: Vec<Vec<Tensor>>,
     /// Cuts that were tried and gave other answers.
     pub(crate) failed: Vec<Vec<usize>>,
+    /// The nest that its outputs must have, where it is traced again.
+    pub(crate) structure: Option<OutputStructure>,
 }
 
 impl Plan {
@@ -193,7 +199,7 @@ impl Trial<'_> {
                 Err(error) => return Ok(Err(error.reason())),
             }
         }
-        if let Some(pair) = shapes::batch_of_two(&self.declared, &self.requests)
+        if let Some(pair) = self.pair()
             && let Ok(observation) = self.source.observe(cuts, &torch_tensors(&pair)?)
         {
             seen.push(observation);
@@ -214,6 +220,13 @@ impl Trial<'_> {
         let usable: BTreeSet<usize> = usable.map(|(i, _)| i).collect();
         let (cuts, seen) = kept(cuts, first, &usable);
         let names = names::name(&self.analysis, &self.declared, &seen);
+        if self
+            .structure
+            .as_ref()
+            .is_some_and(|s| *s != names.structure)
+        {
+            return Ok(Err("its outputs would lose their names".into()));
+        }
         let (answers, shapes) = self.reference(&cuts, &names)?;
         let told: BTreeSet<usize> = (0..cuts.len())
             .filter(|&i| shapes.at_cuts[i].is_some())
@@ -275,10 +288,56 @@ impl Trial<'_> {
                 ),
             });
         }
-        let pair = shapes::batch_of_two(&self.declared, &self.requests);
-        let at_two = pair.and_then(|request| run(&graph, &request).ok());
+        let at_two = self.pair().and_then(|request| run(&graph, &request).ok());
         let shapes = shapes::generalize(&self.declared, names, &answers, at_two.as_deref());
         Ok((answers, shapes))
+    }
+
+    /// Both requests as one batch, where the declaration leaves the batch free.
+    fn pair(&self) -> Option<Vec<Tensor>> {
+        shapes::batch(&self.declared, &self.requests.iter().collect::<Vec<_>>())
+    }
+
+    /// The model traced again, with the reason why it is for a batch of 1 alone,
+    /// if it is.
+    ///
+    /// # Errors
+    /// The model itself fails; inside, why a trace is of no use.
+    #[allow(clippy::type_complexity)] // taken apart at once
+    pub(crate) fn retraced(
+        &mut self,
+    ) -> Result<Result<(Self, Option<String>), String>, PrepareError> {
+        if self.analysis.writes_constants {
+            return Ok(Err("it overwrites its own weights".into()));
+        }
+        let whole = match self.plan(Step::Whole)? {
+            Ok(whole) => whole,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let original = Original {
+            source: &mut self.source,
+            inputs: &whole.inputs,
+            requests: &self.requests,
+            answers: (0..self.requests.len()).map(|i| whole.answers(i)).collect(),
+        };
+        let traced = match original.trace() {
+            Ok(traced) => traced,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let declared = match traced.fixed_batch {
+            Some(_) => whole.inputs.iter().map(shapes::at_batch_one).collect(),
+            None => whole.inputs,
+        };
+        let trial = Self {
+            source: traced.source,
+            analysis: traced.analysis,
+            declared,
+            inputs: self.inputs,
+            requests: self.requests.clone(),
+            failed: Vec::new(),
+            structure: Some(whole.structure),
+        };
+        Ok(Ok((trial, traced.fixed_batch)))
     }
 
     pub(crate) fn mismatch(&self, reason: String) -> PrepareError {

@@ -1,8 +1,9 @@
 use crate::draw;
 use crate::ffi::{self, Analysis, Block, Graph, Signature, Source, TorchError};
 use crate::forward::{first_difference, run, torch_tensors};
-use crate::plan::{LADDER, Plan, Trial};
+use crate::plan::{LEFT, Plan, Step, Trial, WELL};
 use crate::profile::{self, BlockProfile};
+use crate::retrace;
 use crate::{PrepareError, store};
 use lamina_model::{
     Block as ManifestBlock, BoundaryCheck, InputSpec, MANIFEST_VERSION, Manifest, Probe, Rung,
@@ -149,6 +150,7 @@ fn open<'a>(
         inputs: &options.inputs,
         requests,
         failed: Vec::new(),
+        structure: None,
     })
 }
 
@@ -160,30 +162,72 @@ fn climb_down(
     progress: Report<'_>,
 ) -> Result<(Plan, Option<String>, Chain), PrepareError> {
     let mut why = None;
-    for step in LADDER {
-        let plan = match trial.plan(step)? {
+    if let Some((plan, chain)) = first_to_hold(trial, &WELL, &mut why, out_dir, progress)? {
+        return Ok((plan, why, chain));
+    }
+    let reason = why.unwrap_or_default();
+    let refusal = match trial.retraced()? {
+        Ok((mut traced, fixed_batch)) => {
+            let mut why = None;
+            match first_to_hold(&mut traced, &WELL, &mut why, out_dir, progress) {
+                Ok(Some((plan, chain))) => {
+                    let plan = Plan {
+                        rung: Rung::Retraced,
+                        ..plan
+                    };
+                    let reason = retrace::reason_for_trace(&reason, fixed_batch.as_deref());
+                    return Ok((plan, Some(reason), chain));
+                }
+                Ok(None) => why.unwrap_or_default(),
+                Err(error @ (PrepareError::Io { .. } | PrepareError::DiskFull { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => error.to_string(),
+            }
+        }
+        Err(refusal) => refusal,
+    };
+    let mut why = Some(retrace::reason_against_trace(&reason, &refusal));
+    let held = first_to_hold(trial, &LEFT, &mut why, out_dir, progress)?;
+    let Some((plan, chain)) = held else {
+        // Not to be had: the last rung holds or is an error.
+        return Err(PrepareError::Unsupported {
+            reason: why.unwrap_or_default(),
+        });
+    };
+    Ok((plan, why, chain))
+}
+
+/// The first of `steps` whose chain gives what the model gives; `why` is the
+/// reason of the last one that does not.
+fn first_to_hold(
+    trial: &mut Trial<'_>,
+    steps: &[Step],
+    why: &mut Option<String>,
+    out_dir: &Path,
+    progress: Report<'_>,
+) -> Result<Option<(Plan, Chain)>, PrepareError> {
+    for step in steps {
+        let plan = match trial.plan(*step)? {
             Ok(plan) => plan,
             Err(reason) if reason.is_empty() => continue,
             Err(reason) => {
-                why = Some(reason);
+                *why = Some(reason);
                 continue;
             }
         };
         let mut files = Vec::new();
         match cut(trial, &plan, out_dir, &mut files, progress)? {
-            Ok(chain) => return Ok((plan, why, chain)),
+            Ok(chain) => return Ok(Some((plan, chain))),
             Err(fault) if plan.rung == Rung::Whole => return Err(fault.into_error()),
             Err(fault) => {
                 store::remove(&files);
-                why = Some(fault.reason());
+                *why = Some(fault.reason());
                 trial.failed.push(plan.cuts);
             }
         }
     }
-    // The last rung returns in the loop.
-    Err(PrepareError::Unsupported {
-        reason: why.unwrap_or_default(),
-    })
+    Ok(None)
 }
 
 /// Why the blocks of a plan are of no use.

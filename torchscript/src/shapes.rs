@@ -18,26 +18,24 @@ pub(crate) struct Shapes {
     pub(crate) outputs: Vec<ValueSpec>,
 }
 
-/// Both `requests` as one of batch 2, where the declaration leaves the batch
-/// free; inputs with a fixed shape are the first request's.
-pub(crate) fn batch_of_two(
-    declared: &[ValueSpec],
-    requests: &[Vec<Tensor>],
-) -> Option<Vec<Tensor>> {
-    let [first, second] = requests else {
-        return None;
-    };
+/// All `requests` as one batch, where the declaration leaves the batch free;
+/// inputs with a fixed shape are the first request's.
+pub(crate) fn batch(declared: &[ValueSpec], requests: &[&Vec<Tensor>]) -> Option<Vec<Tensor>> {
     if !declared.iter().any(is_free) {
         return None;
     }
     declared
         .iter()
-        .zip(first.iter().zip(second))
-        .map(|(value, (a, b))| {
+        .enumerate()
+        .map(|(i, value)| {
+            let rows: Vec<&Tensor> = requests
+                .iter()
+                .map(|request| request.get(i))
+                .collect::<Option<_>>()?;
             if is_free(value) {
-                stacked(&[a, b])
+                stacked(&rows)
             } else {
-                Some(a.clone())
+                rows.first().map(|&row| row.clone())
             }
         })
         .collect()
@@ -110,7 +108,7 @@ fn is_alike(a: &Tensor, b: &Tensor) -> bool {
     a.shape == b.shape && a.datatype == b.datatype
 }
 
-fn at_batch_one(value: &ValueSpec) -> ValueSpec {
+pub(crate) fn at_batch_one(value: &ValueSpec) -> ValueSpec {
     let mut value = value.clone();
     for dim in &mut value.shape {
         *dim = (*dim).max(1);
@@ -272,9 +270,10 @@ mod tests {
             .map(|_| vec![filled(&[1, 1], &[1.0]), filled(&[3], &[1.0, 2.0, 3.0])])
             .collect();
         let declared = [spec("x", &[-1, 1]), spec("scale", &[3])];
-        let two = batch_of_two(&declared, &requests).unwrap();
+        let rows: Vec<&Vec<Tensor>> = requests.iter().collect();
+        let two = batch(&declared, &rows).unwrap();
         assert_eq!(two[0].shape, [2, 1]);
         assert_eq!(two[1].shape, [3]);
-        assert_eq!(batch_of_two(&declared[1..], &requests), None);
+        assert_eq!(batch(&declared[1..], &rows), None);
     }
 }
