@@ -85,7 +85,11 @@ fn states_of_an_lstm_and_names_of_a_dictionary_survive() {
     assert_eq!(names, ["logits", "state"]);
     assert!(p.manifest.blocks.len() >= 2, "{:?}", p.manifest.rung_reason);
     assert_chain_and_merge_are_exact(&p);
-    assert_a_batch_of_three_holds(&p);
+    // The LSTM gives its rows transposed, and what crosses a cut is not: other
+    // kernels, and with several rows another last digit.
+    let probe = p.probe();
+    let answers = p.chain(&[1], false, &tripled(&probe.inputs));
+    assert!(difference(&answers, &tripled(&probe.outputs)) < 1e-5);
 }
 
 #[test]
