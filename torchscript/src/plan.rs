@@ -100,7 +100,8 @@ impl Trial<'_> {
             return self.planned(Rung::Whole, Vec::new());
         }
         if let Some(reason) = cuts::reason_for_whole(&self.analysis) {
-            return Ok(Err(reason));
+            let said = step == Step::FewDirect;
+            return Ok(Err(if said { String::new() } else { reason }));
         }
         let direct = cuts::direct(&self.analysis);
         let planned = match step {
