@@ -3,9 +3,10 @@
 use std::env;
 use std::path::Path;
 
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     "shim/codec.cpp",
     "shim/common.cpp",
+    "shim/exits.cpp",
     "shim/graph.cpp",
     "shim/source.cpp",
 ];

@@ -27,8 +27,9 @@ typedef struct lts_bytes lts_bytes;
 // Reads and freezes a model. JSON: `Signature` in ffi.rs.
 int lts_source_open(const char *path, lts_source **out, char **text);
 // Cleans the graph and finds its legal cuts. Arguments from `inputs_given` on
-// take their defaults. JSON: `Analysis` in ffi.rs.
-int lts_source_analyse(lts_source *source, size_t inputs_given, char **text);
+// take their defaults. With exits, all outputs but the last are side exits'.
+// JSON: `Analysis` in ffi.rs.
+int lts_source_analyse(lts_source *source, size_t inputs_given, int has_exits, char **text);
 void lts_source_free(lts_source *source);
 
 // One forward of the model: how the values that are live at each cut, and the
