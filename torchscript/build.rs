@@ -3,11 +3,12 @@
 use std::env;
 use std::path::Path;
 
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     "shim/batch.cpp",
     "shim/codec.cpp",
     "shim/common.cpp",
     "shim/dependence.cpp",
+    "shim/exits.cpp",
     "shim/graph.cpp",
     "shim/retrace.cpp",
     "shim/source.cpp",

@@ -135,6 +135,69 @@ pub enum ValueKind {
     Bools,
 }
 
+/// When a request is sure enough to leave at an exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ExitCriterion {
+    /// Its largest softmax probability is at least the threshold.
+    Confidence,
+    /// The entropy of its softmax, divided by that of an even one, is at most the
+    /// threshold.
+    Entropy,
+}
+
+/// A place where requests may leave a multi-exit model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exit {
+    /// Its label.
+    pub name: String,
+    /// Ordinal of the block that gives its logits.
+    pub block: u32,
+    /// Name of its logits among [`Manifest::outputs`].
+    pub output: String,
+    /// The exit at the end of the side branch on which it hangs; the trunk where
+    /// absent.
+    pub within: Option<String>,
+    /// When a request leaves.
+    pub criterion: ExitCriterion,
+    /// Number of classes.
+    pub classes: u32,
+    /// Divides the logits before the softmax.
+    pub temperature: f64,
+    /// Of the criterion, in `0..=1`. Absent where nobody leaves; at the last exit
+    /// everyone does.
+    pub threshold: Option<f64>,
+    /// Measured on a validation set, from strict to permissive; may be empty.
+    pub table: Vec<ExitRow>,
+    /// What all thresholds gave together on that set.
+    pub expected: Option<ExitExpectation>,
+}
+
+/// An exit's threshold and what it alone would give.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitRow {
+    /// Threshold, in `0..=1`.
+    pub threshold: f64,
+    /// Share of all requests that are sure enough.
+    pub exit_rate: f64,
+    /// Share of those that are right.
+    pub accuracy: f64,
+}
+
+/// What one exit gave on the validation set.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitExpectation {
+    /// Share of all requests that left here.
+    pub exit_rate: f64,
+    /// Share of those that were right; absent where nobody left.
+    pub accuracy: Option<f64>,
+    /// Share of all requests that this exit would get right.
+    pub accuracy_alone: f64,
+}
+
 /// One block: the smallest piece that is placed, stored as one file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -199,6 +262,10 @@ pub struct Manifest {
     /// before it was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_structure: Option<OutputStructure>,
+    /// The exits of a model that the SDK exported, in the order in which a
+    /// request meets them; the last one is the model's end. Empty for others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exits: Vec<Exit>,
     /// The blocks in order of execution.
     pub blocks: Vec<Block>,
     /// Content address of the [`crate::Probe`].
@@ -234,6 +301,8 @@ pub enum ManifestError {
     Size(String),
     #[error("the last block's outputs are not the model's")]
     Outputs,
+    #[error("exit `{0}` hangs on a block or gives an output that there is not")]
+    Exit(String),
 }
 
 impl Manifest {
@@ -269,6 +338,13 @@ impl Manifest {
         }
         if last.outputs != self.outputs {
             return Err(ManifestError::Outputs);
+        }
+        let is_there = |exit: &Exit| {
+            let block = usize::try_from(exit.block).is_ok_and(|b| b < self.blocks.len());
+            block && self.outputs.iter().any(|v| v.name == exit.output)
+        };
+        if let Some(exit) = self.exits.iter().find(|exit| !is_there(exit)) {
+            return Err(ManifestError::Exit(exit.name.clone()));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 // From a model's file to the archives of its blocks.
 
+#include "exits.hpp"
 #include "source.hpp"
 
 #include <torch/csrc/jit/ir/alias_analysis.h>
@@ -30,6 +31,9 @@ namespace lamina {
 namespace {
 
 constexpr size_t kEnd = SIZE_MAX;
+
+// Extra file of the SDK's models.
+constexpr const char *kMetadata = "lamina.json";
 
 // More live values than this make no cut.
 constexpr size_t kMostLive = 16;
@@ -168,13 +172,19 @@ class Writes {
   std::map<std::pair<Value *, Value *>, std::optional<size_t>> last_;
 };
 
-bool is_legal(const std::vector<Value *> &live, size_t position, Writes &writes) {
-  if (live.empty() || live.size() > kMostLive) return false;
-  size_t tensors = 0;
-  for (const Value *value : live) {
+// What is live beside the answers of side exits, which are small.
+size_t beside_exits(const lts_source &source, const std::vector<Value *> &live, bool tensors) {
+  return std::count_if(live.begin(), live.end(), [&](const Value *value) {
+    return source.exits.count(value) == 0 && (!tensors || is_tensor(value));
+  });
+}
+
+bool is_legal(const lts_source &source, const std::vector<Value *> &live, size_t position,
+              Writes &writes) {
+  if (live.empty() || beside_exits(source, live, false) > kMostLive) return false;
+  for (const Value *value : live)
     if (!is_transportable(value->type())) return false;
-    tensors += is_tensor(value) ? 1 : 0;
-  }
+  size_t tensors = beside_exits(source, live, true);
   if (tensors > kMostTensors) return false;
   for (size_t i = 0; i < live.size(); ++i)
     for (size_t j = i + 1; j < live.size(); ++j)
@@ -209,7 +219,7 @@ void find_cuts(lts_source &source, const torch::jit::AliasDb &aliases) {
     live.erase(std::remove_if(live.begin(), live.end(),
                               [&](const Value *value) { return last_use.at(value) <= i; }),
                live.end());
-    if (!is_legal(live, i, writes)) continue;
+    if (!is_legal(source, live, i, writes)) continue;
     source.cuts[i] = live;
     for (const Value *value : live)
       if (aliases.hasWriters(value)) source.written.insert(value);
@@ -225,7 +235,7 @@ bool writes_constants(const Block *block, const torch::jit::AliasDb &aliases) {
   return false;
 }
 
-std::string signature(const Module &module) {
+std::string signature(const Module &module, const std::string &metadata) {
   const auto &arguments = module.get_method("forward").function().getSchema().arguments();
   std::vector<std::string> parts;
   for (size_t i = 1; i < arguments.size(); ++i) {
@@ -235,7 +245,38 @@ std::string signature(const Module &module) {
          << (arguments[i].default_value().has_value() ? "true" : "false") << '}';
     parts.push_back(part.str());
   }
-  return "{\"arguments\":" + list(parts, [](const std::string &part) { return part; }) + '}';
+  return "{\"arguments\":" + list(parts, [](const std::string &part) { return part; }) +
+         ",\"metadata\":" + (metadata.empty() ? "null" : quoted(metadata)) + '}';
+}
+
+// Per head the position of the node that it hangs on, of its own last one, and
+// of its heavy operations. JSON: `Head` in ffi.rs.
+std::string heads(const lts_source &source) {
+  std::unordered_map<const Node *, size_t> positions;
+  for (size_t i = 0; i < source.nodes.size(); ++i) positions[source.nodes[i]] = i;
+  std::vector<std::string> parts;
+  for (size_t exit = 0; exit < source.heads.size(); ++exit) {
+    const auto &head = source.heads[exit];
+    auto outside = read_from_outside(head);
+    if (head.empty()) outside.push_back(source.graph->outputs()[exit]);
+    size_t from = 0, to = 0;
+    for (const Value *value : outside) {
+      auto giver = positions.find(value->node());
+      if (giver != positions.end()) from = std::max(from, giver->second);
+    }
+    to = from;
+    std::vector<size_t> heavy;
+    for (const Node *node : head) {
+      auto own = positions.find(node);
+      if (own == positions.end()) continue;
+      to = std::max(to, own->second);
+      if (is_heavy(node)) heavy.push_back(own->second);
+    }
+    parts.push_back("{\"from\":" + std::to_string(from) + ",\"to\":" + std::to_string(to) +
+                    ",\"heavy\":" +
+                    list(heavy, [](size_t position) { return std::to_string(position); }) + '}');
+  }
+  return list(parts, [](const std::string &part) { return part; });
 }
 
 std::string analysis(const lts_source &source, bool writes) {
@@ -248,15 +289,21 @@ std::string analysis(const lts_source &source, bool writes) {
   if (source.nodes.empty())
     add_operators(source.frozen.get_method("forward").graph()->block(), operators);
   auto number = [](size_t n) { return std::to_string(n); };
+  auto stage = [&](size_t position) {
+    auto found = stage_of(source.nodes[position]);
+    return found.has_value() ? std::to_string(*found) : std::string("null");
+  };
   auto identity = [](const Value *value) { return std::to_string(value->unique()); };
-  auto place = [](const auto &cut) {
-    bool direct = cut.second.size() == 1 && is_tensor(cut.second[0]);
+  auto place = [&](const auto &cut) {
+    bool direct = beside_exits(source, cut.second, false) == 1 &&
+                  beside_exits(source, cut.second, true) == 1;
     return "{\"at\":" + std::to_string(cut.first) + ",\"direct\":" + (direct ? "true" : "false") + '}';
   };
   std::ostringstream out;
   out << "{\"readsSelf\":" << (source.reads_self ? "true" : "false")
       << ",\"writesConstants\":" << (writes ? "true" : "false")
       << ",\"nodes\":" << source.nodes.size() << ",\"heavy\":" << list(heavy, number)
+      << ",\"stages\":" << list(heavy, stage) << ",\"heads\":" << heads(source)
       << ",\"cuts\":" << list(source.cuts, place)
       << ",\"inputs\":" << list(source.graph->inputs().slice(1), identity)
       << ",\"outputs\":" << list(source.graph->outputs(), identity)
@@ -407,14 +454,16 @@ Module as_module(const std::shared_ptr<Graph> &graph) {
 namespace {
 
 void open(lts_source &source, const char *path) {
-  Module module = torch::jit::load(std::string(path), c10::Device(c10::kCPU),
+  torch::jit::ExtraFilesMap extra{{kMetadata, ""}};
+  Module module = torch::jit::load(std::string(path), c10::Device(c10::kCPU), extra,
                                    /*load_debug_files=*/false);
+  source.metadata = extra.at(kMetadata);
   TORCH_CHECK(module.find_method("forward").has_value(), "the model has no `forward`");
   module.eval();
   source.frozen = torch::jit::freeze_module(module);
 }
 
-bool analyse(lts_source &source, size_t inputs_given) {
+bool analyse(lts_source &source, size_t inputs_given, bool has_exits) {
   const auto &arguments = source.frozen.get_method("forward").function().getSchema().arguments();
   for (size_t i = inputs_given + 1; i < arguments.size(); ++i)
     source.defaults.push_back(arguments[i].default_value());
@@ -425,6 +474,11 @@ bool analyse(lts_source &source, size_t inputs_given) {
   source.structure = clean(source.graph);
   TORCH_CHECK(!source.graph->outputs().empty(), "the model gives no tensor");
   source.reads_self = !source.graph->inputs().at(0)->uses().empty();
+  if (has_exits) {
+    source.heads = bring_up_heads(source.graph);
+    for (size_t i = 0; i < source.heads.size(); ++i)
+      source.exits.insert(source.graph->outputs()[i]);
+  }
   torch::jit::AliasDb aliases(source.graph);
   bool writes = writes_constants(source.graph->block(), aliases);
   if (!source.reads_self && !writes) find_cuts(source, aliases);
@@ -557,14 +611,14 @@ int lts_source_open(const char *path, lts_source **out, char **text) {
   return lamina::guarded(text, [&] {
     auto source = std::make_unique<lts_source>();
     lamina::open(*source, path);
-    *text = lamina::copy_text(lamina::signature(source->frozen));
+    *text = lamina::copy_text(lamina::signature(source->frozen, source->metadata));
     *out = source.release();
   });
 }
 
-int lts_source_analyse(lts_source *source, size_t inputs_given, char **text) {
+int lts_source_analyse(lts_source *source, size_t inputs_given, int has_exits, char **text) {
   return lamina::guarded(text, [&] {
-    bool writes = lamina::analyse(*source, inputs_given);
+    bool writes = lamina::analyse(*source, inputs_given, has_exits != 0);
     *text = lamina::copy_text(lamina::analysis(*source, writes));
   });
 }

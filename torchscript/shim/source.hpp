@@ -26,6 +26,11 @@ struct lts_source {
   std::vector<lamina::Layout> outputs;
   // Live values that some node writes to.
   std::unordered_set<const torch::jit::Value *> written;
+  // Outputs of side exits, and the nodes that each alone needs.
+  std::unordered_set<const torch::jit::Value *> exits;
+  std::vector<std::vector<torch::jit::Node *>> heads;
+  // Text of `lamina.json`; empty where the file has none.
+  std::string metadata;
   // JSON: the model's own nest of outputs, leaves numbered.
   std::string structure;
 };

@@ -84,6 +84,8 @@ mod tests {
             writes_constants: false,
             nodes: 20,
             heavy: heavy.to_vec(),
+            stages: vec![None; heavy.len()],
+            heads: Vec::new(),
             cuts: direct.iter().map(place).collect(),
             inputs: Vec::new(),
             outputs: Vec::new(),

@@ -27,6 +27,12 @@ pub enum PrepareError {
         /// What it does that cannot be served.
         reason: String,
     },
+    /// The model's `lamina.json` is broken, or contradicts the model.
+    #[error("the model's lamina.json is wrong: {reason}; export it again with the lamina package")]
+    Metadata {
+        /// The field and what is wrong with it.
+        reason: String,
+    },
     /// The chain of blocks does not give what the model gives.
     #[error(
         "the blocks do not reproduce the model: `{value}` differs by {max_abs_diff:e}; please report this model"

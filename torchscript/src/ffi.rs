@@ -35,6 +35,8 @@ pub(crate) struct Argument {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Signature {
     pub(crate) arguments: Vec<Argument>,
+    /// Text of `lamina.json`, where the file has one.
+    pub(crate) metadata: Option<String>,
 }
 
 /// What the shim found in a cleaned graph. Positions count top-level nodes in
@@ -50,6 +52,11 @@ pub(crate) struct Analysis {
     pub(crate) nodes: usize,
     /// Positions of the operations that do the work, ascending.
     pub(crate) heavy: Vec<usize>,
+    /// Per heavy operation the stage whose weights it reads, where the file
+    /// shows it.
+    pub(crate) stages: Vec<Option<usize>>,
+    /// Heads of the side exits, in order.
+    pub(crate) heads: Vec<Head>,
     /// Positions behind which all that is live can be sent, as far as types
     /// tell, ascending.
     pub(crate) cuts: Vec<Place>,
@@ -63,13 +70,25 @@ pub(crate) struct Analysis {
     pub(crate) operators: Vec<String>,
 }
 
+/// What a side exit alone needs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Head {
+    /// Position of the node that it hangs on.
+    pub(crate) from: usize,
+    /// Position of its last node.
+    pub(crate) to: usize,
+    /// Positions of its heavy operations.
+    pub(crate) heavy: Vec<usize>,
+}
+
 /// A legal cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Place {
     /// Its position.
     pub(crate) at: usize,
-    /// One tensor alone is live.
+    /// One tensor alone is live, beside the answers of side exits.
     pub(crate) direct: bool,
 }
 
@@ -223,6 +242,7 @@ mod sys {
         pub(super) fn lts_source_analyse(
             source: *mut Source,
             inputs_given: usize,
+            has_exits: c_int,
             text: *mut *mut c_char,
         ) -> c_int;
         pub(super) fn lts_source_retrace(
@@ -415,11 +435,14 @@ impl Source {
     }
 
     /// Cleans the graph and finds its cuts; arguments from `inputs_given` on
-    /// take their defaults. To be called once, before the other methods.
-    pub(crate) fn analyse(&mut self, inputs_given: usize) -> Result<Analysis> {
+    /// take their defaults; with exits, all outputs but the last are side
+    /// exits'. To be called once, before the other methods.
+    pub(crate) fn analyse(&mut self, inputs_given: usize, has_exits: bool) -> Result<Analysis> {
         let mut text = ptr::null_mut();
         // SAFETY: the handle is valid and ours alone.
-        let status = unsafe { sys::lts_source_analyse(self.0, inputs_given, &raw mut text) };
+        let status = unsafe {
+            sys::lts_source_analyse(self.0, inputs_given, c_int::from(has_exits), &raw mut text)
+        };
         parsed(status, text)
     }
 

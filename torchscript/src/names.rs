@@ -204,6 +204,8 @@ mod tests {
             writes_constants: false,
             nodes: 9,
             heavy: Vec::new(),
+            stages: Vec::new(),
+            heads: Vec::new(),
             cuts: Vec::new(),
             inputs: vec![1],
             outputs: vec![9],

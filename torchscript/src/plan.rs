@@ -181,7 +181,7 @@ impl Trial<'_> {
         let others: Vec<Observation> = others;
         let usable = first.cuts.iter().enumerate().map(|(cut, live)| {
             let alike = others.iter().all(|o| are_like(live, &o.cuts[cut]));
-            (alike && can_cross(live)).then(|| live.clone())
+            (alike && self.can_cross(live)).then(|| live.clone())
         });
         Ok(Some(usable.collect()))
     }
@@ -216,7 +216,7 @@ impl Trial<'_> {
             .map_err(|reason| self.mismatch(reason))?;
         check_outputs(&first, &others)?;
         let usable = first.cuts.iter().enumerate().filter(|(cut, live)| {
-            can_cross(live) && others.iter().all(|o| are_like(live, &o.cuts[*cut]))
+            self.can_cross(live) && others.iter().all(|o| are_like(live, &o.cuts[*cut]))
         });
         let usable: BTreeSet<usize> = usable.map(|(i, _)| i).collect();
         let (cuts, seen) = kept(cuts, first, &usable);
@@ -311,6 +311,9 @@ impl Trial<'_> {
         if self.analysis.writes_constants {
             return Ok(Err("it overwrites its own weights".into()));
         }
+        if !self.analysis.heads.is_empty() {
+            return Ok(Err("a trace does not show where its side exits hang".into()));
+        }
         let whole = match self.plan(Step::Whole)? {
             Ok(whole) => whole,
             Err(reason) => return Ok(Err(reason)),
@@ -339,6 +342,27 @@ impl Trial<'_> {
             structure: Some(whole.structure),
         };
         Ok(Ok((trial, traced.fixed_batch)))
+    }
+
+    /// Whether all of `live` can be sent, and little enough beside the answers of
+    /// side exits.
+    fn can_cross(&self, live: &[Live]) -> bool {
+        let (sides, rest): (Vec<&Live>, Vec<&Live>) =
+            live.iter().partition(|l| self.is_side_exit(l.value));
+        let all_tensors = sides
+            .iter()
+            .flat_map(|l| l.layout.wires())
+            .all(|(kind, _)| kind == Kind::Tensor);
+        all_tensors && can_cross(rest)
+    }
+
+    fn is_side_exit(&self, value: u64) -> bool {
+        let sides = self.analysis.heads.len();
+        self.analysis
+            .outputs
+            .iter()
+            .take(sides)
+            .any(|&o| o == value)
     }
 
     pub(crate) fn mismatch(&self, reason: String) -> PrepareError {
@@ -384,8 +408,13 @@ fn are_like(a: &[Live], b: &[Live]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.layout.is_like(&b.layout))
 }
 
-fn can_cross(live: &[Live]) -> bool {
-    let count = |wanted: Kind| wires(live).filter(|(kind, _)| *kind == wanted).count();
+fn can_cross<'a>(live: impl IntoIterator<Item = &'a Live>) -> bool {
+    let wires: Vec<Kind> = live
+        .into_iter()
+        .flat_map(|l| l.layout.wires())
+        .map(|(kind, _)| kind)
+        .collect();
+    let count = |wanted: Kind| wires.iter().filter(|kind| **kind == wanted).count();
     let tensors = count(Kind::Tensor);
     count(Kind::Other) == 0 && (1..=MOST_TENSORS).contains(&tensors)
 }

@@ -1,6 +1,8 @@
 use crate::draw;
+use crate::exits;
 use crate::ffi::{self, Analysis, Block, Graph, Signature, Source, TorchError};
 use crate::forward::{first_difference, run, torch_tensors};
+use crate::metadata::{self, Metadata};
 use crate::plan::{LEFT, Plan, Step, Trial, WELL};
 use crate::profile::{self, BlockProfile};
 use crate::retrace;
@@ -85,8 +87,13 @@ pub fn prepare(
         .map(|number| draw::request(&options.inputs, options.seed, number))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| mismatch(options, e.0))?;
-    let mut trial = open(model, options, requests)?;
+    let (mut trial, metadata) = open(model, options, requests)?;
     let (plan, reason, chain) = climb_down(&mut trial, out_dir, progress)?;
+    let exits = match &metadata {
+        Some(metadata) => exits::place(&trial.analysis, metadata, &plan.cuts, plan.outputs()),
+        None => Ok(Vec::new()),
+    };
+    let exits = exits.map_err(|reason| PrepareError::Metadata { reason })?;
     let total = count(chain.blocks.len());
     progress(Progress::Profiling { done: 0, total });
     let profiles = profile::profile(
@@ -112,6 +119,7 @@ pub fn prepare(
         inputs: plan.inputs.clone(),
         outputs: plan.outputs().to_vec(),
         output_structure: Some(plan.structure.clone()),
+        exits,
         blocks: manifest_blocks(&plan, &chain.files, &profiles),
         probe: probe.digest,
         probe_bytes: probe.bytes,
@@ -136,14 +144,20 @@ fn open<'a>(
     model: &Path,
     options: &'a PrepareOptions,
     requests: Vec<Vec<lamina_model::Tensor>>,
-) -> Result<Trial<'a>, PrepareError> {
+) -> Result<(Trial<'a>, Option<Metadata>), PrepareError> {
     let (mut source, signature) = Source::open(model).map_err(|e| unreadable(model, &e))?;
     check_signature(&signature, options)?;
-    let analysis = source
-        .analyse(options.inputs.len())
+    let wrong = |reason: String| PrepareError::Metadata { reason };
+    let metadata = signature.metadata.as_deref().map(metadata::parse);
+    let metadata = metadata.transpose().map_err(wrong)?;
+    let mut analysis = source
+        .analyse(options.inputs.len(), metadata.is_some())
         .map_err(|e| PrepareError::Unsupported { reason: e.reason() })?;
     check_operators(&analysis)?;
-    Ok(Trial {
+    if let Some(metadata) = &metadata {
+        exits::restrict(&mut analysis, metadata).map_err(wrong)?;
+    }
+    let trial = Trial {
         source,
         analysis,
         declared: options.inputs.iter().map(|i| i.value.clone()).collect(),
@@ -151,7 +165,8 @@ fn open<'a>(
         requests,
         failed: Vec::new(),
         structure: None,
-    })
+    };
+    Ok((trial, metadata))
 }
 
 /// The first rung whose chain gives what the model gives, with the reason why

@@ -50,7 +50,7 @@ impl Original<'_> {
             pair.as_deref().map(tensors).transpose()?.as_deref(),
         );
         let (mut source, retraced) = traced.map_err(torch)?;
-        let analysis = source.analyse(self.inputs.len()).map_err(torch)?;
+        let analysis = source.analyse(self.inputs.len(), false).map_err(torch)?;
         source.observe(&[], &tensors(first)?).map_err(torch)?;
         let graph = source.graph(&[]).map_err(torch)?;
         for (request, answer) in self.requests.iter().zip(&self.answers) {

@@ -40,6 +40,7 @@ fn manifest() -> Manifest {
             name: "y".into(),
             of: ValueKind::Tensor,
         }),
+        exits: Vec::new(),
         blocks: vec![
             block(&["x"], vec![value("a", &[-1, 5])]),
             block(&["a"], vec![value("a", &[-1, 5]), value("b", &[-1, 2])]),
@@ -109,6 +110,28 @@ fn contradictions_are_named() {
     let mut m = manifest();
     m.version = 2;
     assert_eq!(m.validate(), Err(ManifestError::Version(2)));
+
+    let exit = |block, output: &str| Exit {
+        name: "side".into(),
+        block,
+        output: output.into(),
+        within: None,
+        criterion: ExitCriterion::Confidence,
+        classes: 2,
+        temperature: 1.0,
+        threshold: Some(0.9),
+        table: Vec::new(),
+        expected: None,
+    };
+    for (exit, fits) in [
+        (exit(2, "y"), true),
+        (exit(3, "y"), false),
+        (exit(0, "z"), false),
+    ] {
+        let mut m = manifest();
+        m.exits = vec![exit];
+        assert_eq!(m.validate().is_ok(), fits, "{:?}", m.exits);
+    }
 
     let mut m = manifest();
     m.blocks.clear();

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod common;
+mod exits;
 mod retraced_models;
 mod small_models;
 mod typed_models;

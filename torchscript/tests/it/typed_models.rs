@@ -93,6 +93,22 @@ fn states_of_an_lstm_and_names_of_a_dictionary_survive() {
 }
 
 #[test]
+fn a_segmentation_network_keeps_the_names_of_its_dictionary() {
+    let image = [input("image", DataType::Fp32, &[-1, 3, 64, 64])];
+    let p = prepared("deeplabv3_mobilenet_v3_large-scripted", &image);
+    let names: Vec<&str> = p.manifest.outputs.iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(names, ["out", "aux"]);
+    assert!(matches!(&p.manifest.output_structure,
+        Some(OutputStructure::Dict { names, .. }) if names == &["out", "aux"]));
+    assert_eq!(p.manifest.rung, Rung::Typed, "{:?}", p.manifest.rung_reason);
+    assert!(p.manifest.blocks.len() > 20, "{}", p.manifest.blocks.len());
+    let probe = p.probe();
+    let every: Vec<usize> = (1..p.manifest.blocks.len()).collect();
+    assert_eq!(p.chain(&every, false, &probe.inputs), probe.outputs);
+    assert_eq!(p.chain(&[], false, &probe.inputs), probe.outputs);
+}
+
+#[test]
 fn forks_are_put_in_line() {
     let p = prepared("forked", &row());
     assert_chain_and_merge_are_exact(&p);
