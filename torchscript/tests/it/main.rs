@@ -4,6 +4,8 @@
 
 mod bad_input;
 mod common;
+mod counted_flops;
 mod retraced_models;
 mod small_models;
+mod stable_blocks;
 mod vision_models;
