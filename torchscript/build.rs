@@ -3,8 +3,9 @@
 use std::env;
 use std::path::Path;
 
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     "shim/batch.cpp",
+    "shim/codec.cpp",
     "shim/common.cpp",
     "shim/dependence.cpp",
     "shim/graph.cpp",

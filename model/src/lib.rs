@@ -14,8 +14,8 @@ mod tensor;
 pub use datatype::{DataType, UnknownDataType};
 pub use digest::{Digest, DigestError};
 pub use manifest::{
-    Block, BoundaryCheck, InputSpec, MANIFEST_VERSION, Manifest, ManifestError, Rung, Seconds,
-    ValueRange, ValueSpec,
+    Block, BoundaryCheck, InputSpec, MANIFEST_VERSION, Manifest, ManifestError, OutputStructure,
+    Rung, Seconds, ValueKind, ValueRange, ValueSpec,
 };
 pub use probe::{Probe, ProbeError};
 pub use tensor::{ShapeError, Tensor};

@@ -1,6 +1,7 @@
 // A model that is being cut, as the files that read and change it share it.
 #pragma once
 
+#include "codec.hpp"
 #include "common.hpp"
 
 #include <map>
@@ -17,8 +18,16 @@ struct lts_source {
   // in each block than to send.
   std::vector<torch::jit::Node *> nodes;
   std::unordered_set<const torch::jit::Node *> repeated;
-  // The one live tensor behind each node where a cut is legal.
-  std::map<size_t, torch::jit::Value *> cuts;
+  // The values that are live behind each node where a cut is legal, in order of
+  // definition.
+  std::map<size_t, std::vector<torch::jit::Value *>> cuts;
+  // How those values, and the outputs, were made up when they were first seen.
+  std::map<size_t, std::vector<lamina::Layout>> layouts;
+  std::vector<lamina::Layout> outputs;
+  // Live values that some node writes to.
+  std::unordered_set<const torch::jit::Value *> written;
+  // JSON: the model's own nest of outputs, leaves numbered.
+  std::string structure;
 };
 
 namespace lamina {

@@ -1,4 +1,4 @@
-use lamina_model::{DataType, ShapeError};
+use lamina_model::{DataType, InputSpec, ShapeError};
 use std::path::PathBuf;
 
 /// Why a model could not be prepared. A model that cannot be cut is no error:
@@ -64,6 +64,19 @@ pub enum PrepareError {
         /// What libtorch says, without its backtrace.
         reason: String,
     },
+}
+
+impl PrepareError {
+    pub(crate) fn input_mismatch(inputs: &[InputSpec], reason: String) -> Self {
+        let declared: Vec<String> = inputs
+            .iter()
+            .map(|i| format!("{} {} {:?}", i.value.name, i.value.datatype, i.value.shape))
+            .collect();
+        Self::InputMismatch {
+            declared: declared.join(", "),
+            reason,
+        }
+    }
 }
 
 /// Why blocks could not be loaded.

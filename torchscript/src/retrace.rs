@@ -3,7 +3,7 @@
 //! alone into constants. A trace is believed only as far as it was compared.
 
 use crate::ffi::{Analysis, Graph, Source};
-use crate::prepare::{first_difference, run};
+use crate::forward::{first_difference, run};
 use crate::shapes;
 use lamina_model::{Tensor, ValueSpec};
 
@@ -51,6 +51,7 @@ impl Original<'_> {
         );
         let (mut source, retraced) = traced.map_err(torch)?;
         let analysis = source.analyse(self.inputs.len()).map_err(torch)?;
+        source.observe(&[], &tensors(first)?).map_err(torch)?;
         let graph = source.graph(&[]).map_err(torch)?;
         for (request, answer) in self.requests.iter().zip(&self.answers) {
             let got = run(&graph, request)?;
@@ -102,9 +103,9 @@ pub(crate) fn reason_for_trace(reason: &str, fixed_batch: Option<&str>) -> Strin
     format!("{reason}; traced again it is cut{batch}")
 }
 
-/// What the manifest says of a model that stays in one piece for `reason`, and
-/// traced again for `refusal`.
-pub(crate) fn reason_for_whole(reason: &str, refusal: &str) -> String {
+/// What the manifest says of a model that `reason` keeps from being cut well, and
+/// traced again `refusal`.
+pub(crate) fn reason_against_trace(reason: &str, refusal: &str) -> String {
     if reason == refusal {
         format!("{reason}; traced again it is the same")
     } else {
@@ -127,11 +128,11 @@ mod tests {
             "ints are live; traced again it is cut, for a batch of 1 alone (a number changes)"
         );
         assert_eq!(
-            reason_for_whole("one operation", "one operation"),
+            reason_against_trace("one operation", "one operation"),
             "one operation; traced again it is the same"
         );
         assert_eq!(
-            reason_for_whole("ints are live", "a branch depends on values"),
+            reason_against_trace("ints are live", "a branch depends on values"),
             "ints are live; tracing it again is no help: a branch depends on values"
         );
     }

@@ -286,9 +286,27 @@ fn workload(
             Some((name, scaled(correction, manifest, gflops(snapshot, name)?)))
         })
         .collect();
+    let mut given: BTreeSet<&str> = BTreeSet::new();
+    let values = manifest
+        .inputs
+        .iter()
+        .chain(manifest.blocks.iter().flat_map(|b| &b.outputs))
+        .filter(|v| given.insert(&v.name))
+        .map(|v| solver::Value {
+            name: v.name.clone(),
+            bytes: v.bytes(1).unwrap_or(u64::MAX),
+        })
+        .collect();
+    let mut known: BTreeSet<&str> = manifest.inputs.iter().map(|v| v.name.as_str()).collect();
     let blocks = manifest.blocks.iter().map(|b| solver::Block {
         inputs: b.inputs.clone(),
-        outputs: b.outputs.iter().map(|v| v.name.clone()).collect(),
+        // What only passes through a block is given by another one.
+        outputs: b
+            .outputs
+            .iter()
+            .filter(|v| known.insert(&v.name))
+            .map(|v| v.name.clone())
+            .collect(),
         memory_bytes: memory_bytes(b),
         slice_bytes: b.weight_bytes,
         costs: speeds
@@ -307,15 +325,7 @@ fn workload(
         entry: question.entry.to_owned(),
         rate_per_second: question.spec.objective.requests_per_second,
         weight: 1.0,
-        values: manifest
-            .inputs
-            .iter()
-            .chain(manifest.blocks.iter().flat_map(|b| &b.outputs))
-            .map(|v| solver::Value {
-                name: v.name.clone(),
-                bytes: v.bytes(1).unwrap_or(u64::MAX),
-            })
-            .collect(),
+        values,
         blocks: blocks.collect(),
         outputs: manifest.outputs.iter().map(|v| v.name.clone()).collect(),
         final_accuracy: None,

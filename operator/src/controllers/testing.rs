@@ -73,6 +73,7 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
         rung_reason: None,
         inputs: vec![value(0)],
         outputs: vec![value(blocks)],
+        output_structure: None,
         blocks: (0..blocks)
             .map(|i| Block {
                 digest: Digest::of(format!("block {i}").as_bytes()),

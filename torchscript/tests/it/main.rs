@@ -8,4 +8,5 @@ mod counted_flops;
 mod retraced_models;
 mod small_models;
 mod stable_blocks;
+mod typed_models;
 mod vision_models;

@@ -58,7 +58,7 @@ fn a_loop_over_a_shape_is_unrolled() {
 #[test]
 fn the_first_state_of_an_lstm_is_made_for_every_batch() {
     // libtorch writes past the end of a state that is too small.
-    let p = retraced("recurrent", &[input("x", DataType::Fp32, &[-1, 5, 8])], 3);
+    let p = retraced("stepwise", &[input("x", DataType::Fp32, &[-1, 5, 8])], 3);
     assert_eq!(p.manifest.outputs[0].shape, [-1, 5, 3]);
     assert_any_batch(&p, &[5, 8]);
 }
