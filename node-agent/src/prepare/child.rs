@@ -161,7 +161,7 @@ fn died(status: ExitStatus, stderr: &str, cell: &CellArgs) -> Failure {
             let seconds = cell.cpu_limit;
             let message = format!(
                 "the model could not be prepared: it computed for more than {seconds} s; does its \
-                 forward, or code that runs on loading, end?"
+                 forward, code that runs on loading, or libtorch's work on its graph end?"
             );
             Failure::new(Reason::PrepareFailed, message)
         }

@@ -4,7 +4,7 @@
 
 mod bad_input;
 mod common;
-mod counted_flops;
+mod measured_profile;
 mod retraced_models;
 mod small_models;
 mod stable_blocks;

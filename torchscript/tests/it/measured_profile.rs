@@ -1,7 +1,9 @@
-//! The profile's FLOPs are those of PyTorch's own counter.
+//! The profile against what is measured: FLOPs as PyTorch's own counter has them,
+//! bytes of the values between blocks at any batch.
 
 use crate::common::*;
-use lamina_model::{DataType, InputSpec};
+use crate::vision_models::{googlenet, mobilenet};
+use lamina_model::{DataType, InputSpec, Tensor, ValueSpec};
 use std::process::Command;
 
 /// What PyTorch counts, a forward at batch 1 each.
@@ -34,6 +36,57 @@ fn every_kind_of_operation_is_counted_as_pytorch_counts_it() {
         counted_here("squeezenet1_1-plain", &image()),
     ];
     assert_eq!(here[..], counted[..]);
+}
+
+/// Whether the values have the type, the shape and the bytes that are declared.
+fn assert_as_declared(values: &[Tensor], declared: &[&ValueSpec], batch: i64) {
+    assert_eq!(values.len(), declared.len());
+    for (value, spec) in values.iter().zip(declared) {
+        let at_batch = |&dim: &i64| if dim == -1 { batch } else { dim };
+        let shape: Vec<i64> = spec.shape.iter().map(at_batch).collect();
+        let name = &spec.name;
+        assert_eq!(value.datatype, spec.datatype, "{name}");
+        assert_eq!(value.shape, shape, "{name} at batch {batch}");
+        let batch = u64::try_from(batch).unwrap();
+        assert_eq!(Some(value.data.len() as u64), spec.bytes(batch), "{name}");
+    }
+}
+
+/// `rows` copies of a value of batch 1, where its batch is free.
+fn repeated(value: &Tensor, spec: &ValueSpec, rows: i64) -> Tensor {
+    if spec.shape.first() != Some(&-1) {
+        return value.clone();
+    }
+    Tensor {
+        datatype: value.datatype,
+        shape: [&[rows], &value.shape[1..]].concat(),
+        data: value.data.repeat(usize::try_from(rows).unwrap()).into(),
+    }
+}
+
+fn assert_live_bytes_as_declared(p: &Prepared) {
+    let m = &p.manifest;
+    for batch in [1, 3] {
+        let inputs = p.probe().inputs;
+        let pairs = inputs.iter().zip(&m.inputs);
+        let mut values: Vec<Tensor> = pairs.map(|(v, spec)| repeated(v, spec, batch)).collect();
+        for block in 0..m.blocks.len() {
+            values = p.slice(block, block + 1, false).0.run(&values).unwrap();
+            assert_as_declared(&values, &m.live_at(block + 1), batch);
+            if batch == 1 {
+                let bytes: usize = values.iter().map(|v| v.data.len()).sum();
+                assert_eq!(bytes as u64, m.live_bytes(block + 1));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_bytes_of_every_live_value_are_those_declared_at_any_batch() {
+    assert_live_bytes_as_declared(mobilenet());
+    assert_live_bytes_as_declared(googlenet());
+    // Numbers and several tensors cross its cuts.
+    assert_live_bytes_as_declared(&prepared("sizes", &row()));
 }
 
 /// The table of 14 networks:
