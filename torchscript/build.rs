@@ -3,7 +3,12 @@
 use std::env;
 use std::path::Path;
 
-const SOURCES: [&str; 3] = ["shim/common.cpp", "shim/graph.cpp", "shim/source.cpp"];
+const SOURCES: [&str; 4] = [
+    "shim/common.cpp",
+    "shim/graph.cpp",
+    "shim/optimize.cpp",
+    "shim/source.cpp",
+];
 
 fn main() {
     let Ok(lib) = env::var("DEP_TCH_LIBTORCH_LIB") else {
@@ -29,8 +34,11 @@ fn main() {
         .flag("-isystem")
         .flag(include.display().to_string())
         .include("shim")
-        .files(SOURCES)
-        .compile("lamina_torchscript_shim");
+        .files(SOURCES);
+    if env::var_os("CARGO_FEATURE_BASELINE").is_some() {
+        build.file("shim/whole.cpp");
+    }
+    build.compile("lamina_torchscript_shim");
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
 }
