@@ -3,13 +3,14 @@
 use std::env;
 use std::path::Path;
 
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "shim/batch.cpp",
     "shim/codec.cpp",
     "shim/common.cpp",
     "shim/dependence.cpp",
     "shim/exits.cpp",
     "shim/graph.cpp",
+    "shim/optimize.cpp",
     "shim/retrace.cpp",
     "shim/source.cpp",
 ];
@@ -38,8 +39,11 @@ fn main() {
         .flag("-isystem")
         .flag(include.display().to_string())
         .include("shim")
-        .files(SOURCES)
-        .compile("lamina_torchscript_shim");
+        .files(SOURCES);
+    if env::var_os("CARGO_FEATURE_BASELINE").is_some() {
+        build.file("shim/whole.cpp");
+    }
+    build.compile("lamina_torchscript_shim");
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
 }

@@ -30,8 +30,7 @@ bool is_heavy(const Node *node) {
       "aten::conv_transpose1d", "aten::conv_transpose2d", "aten::conv_transpose3d",
       "aten::linear", "aten::addmm", "aten::matmul", "aten::mm", "aten::bmm", "aten::baddbmm",
       "aten::einsum", "aten::scaled_dot_product_attention", "aten::_native_multi_head_attention",
-      "aten::_transformer_encoder_layer_fwd", "aten::lstm", "aten::gru", "aten::embedding",
-      "prim::mkldnn_convolution"};
+      "aten::_transformer_encoder_layer_fwd", "aten::lstm", "aten::gru", "aten::embedding"};
   if (names.count(node->kind().toQualString()) > 0) return true;
   for (const Block *block : node->blocks())
     for (const Node *inner : block->nodes())

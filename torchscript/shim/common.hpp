@@ -62,6 +62,14 @@ void use_threads(int threads);
 
 std::vector<at::Tensor> private_copies(lts_tensor *const *inputs, size_t count);
 
+// Rewrites a merged graph so that it runs fast on this host, and says how to
+// run it. Before its first run.
+torch::jit::ExecutorExecutionMode optimize(std::shared_ptr<Graph> &graph);
+
+// Has the profiling executor hand its graphs to oneDNN Graph from now on, where
+// this build of libtorch has it.
+bool has_onednn_graph();
+
 // Bytes of the tensor constants of `block`, each storage once.
 uint64_t constant_bytes(const Block *block);
 
@@ -77,14 +85,18 @@ struct lts_graph {
   std::optional<torch::jit::Module> self;
   // For inputs that requests do not carry, from the first one on.
   std::vector<std::optional<c10::IValue>> defaults;
+  // Whether running it packs the weights once more, beside the constants.
+  bool packs = false;
   torch::jit::GraphExecutor executor;
 
+  // The simple executor neither profiles nor specializes: the first run is as
+  // exact as the last, and any batch size runs the same code.
   lts_graph(std::shared_ptr<torch::jit::Graph> g, std::optional<torch::jit::Module> m,
-            std::vector<std::optional<c10::IValue>> d)
+            std::vector<std::optional<c10::IValue>> d,
+            torch::jit::ExecutorExecutionMode mode = torch::jit::ExecutorExecutionMode::SIMPLE)
       : graph(std::move(g)), self(std::move(m)), defaults(std::move(d)),
-        // The simple executor neither profiles nor specializes: the first run
-        // is as exact as the last, and any batch size runs the same code.
-        executor(graph, "forward", torch::jit::ExecutorExecutionMode::SIMPLE) {}
+        packs(mode == torch::jit::ExecutorExecutionMode::PROFILING),
+        executor(graph, "forward", mode) {}
 };
 
 namespace lamina {

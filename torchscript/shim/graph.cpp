@@ -8,11 +8,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
-#include <torch/csrc/jit/passes/constant_propagation.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
-#include <torch/csrc/jit/passes/frozen_graph_optimizations.h>
-#include <torch/csrc/jit/passes/frozen_linear_transpose.h>
-#include <torch/csrc/jit/passes/frozen_ops_to_mkldnn.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/passes/lower_tuples.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -79,16 +75,6 @@ std::vector<Value *> unpacked(Graph &graph, Value *output) {
   return unpack->outputs().vec();
 }
 
-void optimize(std::shared_ptr<Graph> &graph) {
-  // An archive spells lists of numbers as code; folding wants constants.
-  torch::jit::ConstantPropagation(graph, /*ignore_custom_classes=*/true);
-  torch::jit::OptimizeFrozenGraph(graph, /*optimize_numerics=*/true);
-  torch::jit::ConvertFrozenOpsToMKLDNN(graph);
-  torch::jit::FrozenLinearTranspose(graph);
-  // The weights that were folded or transposed would stay in memory.
-  torch::jit::EliminateDeadCode(graph);
-}
-
 // A module that keeps attributes stands alone and runs as it is.
 lts_graph *stateful(const Module &module) {
   auto graph = inlined_forward(module);
@@ -98,13 +84,23 @@ lts_graph *stateful(const Module &module) {
   return new lts_graph(graph, module, defaults);
 }
 
-lts_graph *merge(lts_block *const *blocks, size_t count, bool optimized) {
+// With `clocks` the graph gives, after its outputs, the time at its begin, between
+// its blocks and at its end. Reading a clock is a side effect that no pass moves
+// others across, so what is measured between two clocks is one block's work.
+lts_graph *merge(lts_block *const *blocks, size_t count, bool optimized, bool clocks) {
   auto merged = std::make_shared<Graph>();
   std::vector<Value *> current;
+  std::vector<Value *> times;
+  auto read_clock = [&] {
+    if (!clocks) return;
+    Node *clock = merged->appendNode(merged->create(c10::prim::TimePoint));
+    times.push_back(clock->output()->setType(c10::IntType::get()));
+  };
   for (size_t i = 0; i < count; ++i) {
     auto callee = inlined_forward(blocks[i]->module);
     if (!drop_self(*callee)) {
-      TORCH_CHECK(count == 1, "block ", i, " keeps state and cannot be merged with others");
+      TORCH_CHECK(count == 1 && !clocks, "block ", i,
+                  " keeps state and cannot be merged with others");
       return stateful(blocks[i]->module);
     }
     if (i == 0) {
@@ -116,61 +112,20 @@ lts_graph *merge(lts_block *const *blocks, size_t count, bool optimized) {
     }
     TORCH_CHECK(callee->inputs().size() == current.size(), "block ", i, " takes ",
                 callee->inputs().size(), " values, the one before it gives ", current.size());
+    read_clock();
     torch::jit::WithInsertPoint end(merged->block());
     std::vector<Value *> outputs = torch::jit::insertGraph(*merged, *callee, current);
     TORCH_CHECK(outputs.size() == 1, "block ", i, " has ", outputs.size(), " results");
     current = unpacked(*merged, outputs[0]);
   }
+  read_clock();
   for (Value *value : current) merged->registerOutput(value);
+  for (Value *time : times) merged->registerOutput(time);
   remove_codecs(merged);
   torch::jit::EliminateDeadCode(merged);
   // Before the first run: an executor keeps its plan.
-  if (optimized) optimize(merged);
-  return new lts_graph(merged, std::nullopt, {});
-}
-
-size_t heavy_nodes(Graph &graph) {
-  size_t count = 0;
-  for (const Node *node : graph.nodes()) count += is_heavy(node) ? 1 : 0;
-  return count;
-}
-
-// The merged and optimized graph gives, after its outputs, the time at its
-// begin, before the first heavy operation of each further block, and at its
-// end. Optimizing renames operations and drops light ones, but it keeps the
-// number and the order of the heavy ones; that is how blocks are found again.
-lts_graph *stages(lts_block *const *blocks, size_t count) {
-  std::unique_ptr<lts_graph> whole(merge(blocks, count, true));
-  TORCH_CHECK(!whole->self.has_value(), "the model keeps state");
-  std::vector<size_t> first_heavy;
-  size_t before = 0;
-  for (size_t i = 0; i < count; ++i) {
-    first_heavy.push_back(before);
-    before += heavy_nodes(*inlined_forward(blocks[i]->module));
-  }
-  Graph &graph = *whole->graph;
-  TORCH_CHECK(heavy_nodes(graph) == before, "optimizing changed the number of heavy operations");
-
-  auto read_clock = [&] {
-    Node *clock = graph.create(c10::prim::TimePoint);
-    clock->output()->setType(c10::IntType::get());
-    return clock;
-  };
-  std::vector<Value *> times{graph.prependNode(read_clock())->output()};
-  size_t heavy = 0;
-  size_t stage = 1;
-  for (Node *node : graph.nodes()) {
-    if (!is_heavy(node)) continue;
-    if (stage < count && heavy == first_heavy[stage]) {
-      times.push_back(read_clock()->insertBefore(node)->output());
-      ++stage;
-    }
-    ++heavy;
-  }
-  TORCH_CHECK(stage == count, "a block has no heavy operation");
-  times.push_back(graph.appendNode(read_clock())->output());
-  for (Value *time : times) graph.registerOutput(time);
-  return new lts_graph(whole->graph, std::nullopt, {});
+  auto mode = optimized ? optimize(merged) : torch::jit::ExecutorExecutionMode::SIMPLE;
+  return new lts_graph(merged, std::nullopt, {}, mode);
 }
 
 void stage_times(lts_graph &graph, std::vector<at::Tensor> inputs, double *seconds,
@@ -195,6 +150,12 @@ std::vector<at::Tensor> forward(lts_graph &graph, std::vector<at::Tensor> inputs
   std::vector<at::Tensor> tensors;
   for (const IValue &value : stack) flatten(value, tensors);
   return tensors;
+}
+
+// As requests carry it.
+at::Tensor dense(const at::Tensor &result) {
+  bool packed = result.is_mkldnn() || result.is_sparse();
+  return (packed ? result.to_dense() : result).to(at::kCPU).contiguous();
 }
 
 // Counts multiply-adds twice, leaf operations only: `linear`, `matmul` and
@@ -296,9 +257,10 @@ std::string cost(lts_graph &graph, lts_tensor *const *inputs, size_t count) {
     c10::DebugInfoGuard watch(c10::DebugInfoKind::PROFILER_STATE, activations);
     forward(graph, private_copies(inputs, count));
   }
+  uint64_t constants = constant_bytes(graph.graph->block()) * (graph.packs ? 2 : 1);
   std::ostringstream out;
   out << "{\"flops\":" << flops.sum << ",\"peakBytes\":" << activations->peak
-      << ",\"constantBytes\":" << constant_bytes(graph.graph->block()) << '}';
+      << ",\"constantBytes\":" << constants << '}';
   return out.str();
 }
 
@@ -343,11 +305,11 @@ void lts_block_free(lts_block *block) { delete block; }
 
 int lts_graph_merge(lts_block *const *blocks, size_t count, int optimize, lts_graph **out,
                     char **text) {
-  return lamina::guarded(text, [&] { *out = lamina::merge(blocks, count, optimize != 0); });
+  return lamina::guarded(text, [&] { *out = lamina::merge(blocks, count, optimize != 0, /*clocks=*/false); });
 }
 
 int lts_graph_stages(lts_block *const *blocks, size_t count, lts_graph **out, char **text) {
-  return lamina::guarded(text, [&] { *out = lamina::stages(blocks, count); });
+  return lamina::guarded(text, [&] { *out = lamina::merge(blocks, count, /*optimized=*/true, /*clocks=*/true); });
 }
 
 int lts_graph_stage_times(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
@@ -367,10 +329,7 @@ int lts_graph_run(lts_graph *graph, lts_tensor *const *inputs, size_t count, int
     lamina::use_threads(threads);
     c10::InferenceMode inference;
     auto results = lamina::forward(*graph, lamina::given(inputs, count));
-    for (at::Tensor &result : results) {
-      if (result.is_mkldnn() || result.is_sparse()) result = result.to_dense();
-      result = result.to(at::kCPU).contiguous();
-    }
+    for (at::Tensor &result : results) result = lamina::dense(result);
     *outputs = lamina::given_away(results);
     *outputs_count = results.size();
   });
@@ -390,10 +349,12 @@ int lts_graph_time(lts_graph *graph, lts_tensor *const *inputs, size_t count, in
   return lamina::guarded(text, [&] {
     lamina::use_threads(threads);
     c10::InferenceMode inference;
-    auto copies = lamina::private_copies(inputs, count);
     double cpu = lamina::thread_cpu_seconds();
     auto wall = std::chrono::steady_clock::now();
-    lamina::forward(*graph, std::move(copies));
+    // With the copies that a request's values take in and out: they are part
+    // of what a cut costs.
+    auto results = lamina::forward(*graph, lamina::private_copies(inputs, count));
+    for (at::Tensor &result : results) result = lamina::dense(result).clone();
     *wall_seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - wall).count();
     *cpu_seconds = lamina::thread_cpu_seconds() - cpu;

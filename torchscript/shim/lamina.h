@@ -62,8 +62,8 @@ int lts_block_examples(lts_block *block, char **text);
 // One graph of consecutive blocks, optimized where asked.
 int lts_graph_merge(lts_block *const *blocks, size_t count, int optimize, lts_graph **out,
                     char **text);
-// The same, optimized, with a clock reading before each block but the first.
-// Fails where the optimized graph does not show which block a node came from.
+// The same, optimized, that also reads the clock between blocks. Fails where a
+// block keeps state.
 int lts_graph_stages(lts_block *const *blocks, size_t count, lts_graph **out, char **text);
 void lts_graph_free(lts_graph *graph);
 
@@ -73,7 +73,8 @@ int lts_graph_run(lts_graph *graph, lts_tensor *const *inputs, size_t count, int
 // JSON: `Cost` in ffi.rs.
 int lts_graph_cost(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
                    char **text);
-// One timed forward after copying the inputs: wall and thread CPU seconds.
+// One timed forward, copies of inputs and outputs included: wall and thread CPU
+// seconds.
 int lts_graph_time(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
                    double *wall_seconds, double *cpu_seconds, char **text);
 
@@ -82,6 +83,11 @@ int lts_graph_stage_times(lts_graph *graph, lts_tensor *const *inputs, size_t co
                           double *seconds, size_t stages, char **text);
 // Threads inside one operation on the calling thread.
 int lts_set_threads(int threads, char **text);
+
+// The whole model, run the way of libtorch that `Way` in baseline.rs numbers,
+// after its warm-up. Only where the feature `baseline` is on.
+int lts_whole_load(const char *path, int way, lts_tensor *const *inputs, size_t count,
+                   lts_graph **out, char **text);
 
 // libtorch's version, static.
 const char *lts_version(void);

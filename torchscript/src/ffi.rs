@@ -201,7 +201,7 @@ pub(crate) struct Cost {
     pub(crate) flops: u64,
     /// Most bytes of inputs and activations held at a time.
     pub(crate) peak_bytes: u64,
-    /// Bytes of the weights.
+    /// Bytes of the weights, and of their packed copies where there are any.
     pub(crate) constant_bytes: u64,
 }
 
@@ -329,6 +329,15 @@ mod sys {
             threads: c_int,
             wall_seconds: *mut f64,
             cpu_seconds: *mut f64,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        #[cfg(feature = "baseline")]
+        pub(super) fn lts_whole_load(
+            path: *const c_char,
+            way: c_int,
+            inputs: *const *const C_tensor,
+            count: usize,
+            out: *mut *mut Graph,
             text: *mut *mut c_char,
         ) -> c_int;
         pub(super) fn lts_set_threads(threads: c_int, text: *mut *mut c_char) -> c_int;
@@ -576,6 +585,28 @@ impl Graph {
         Ok(Self(graph))
     }
 
+    /// The whole model at `path`, run the `way` that the shim numbers so, after
+    /// its warm-up with `inputs`.
+    #[cfg(feature = "baseline")]
+    pub(crate) fn whole(path: &Path, way: c_int, inputs: &[Tensor]) -> Result<Self> {
+        let path = c_path(path)?;
+        let inputs = pointers(inputs);
+        let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: all pointers are valid for the call, the tensors outlive it.
+        let status = unsafe {
+            sys::lts_whole_load(
+                path.as_ptr(),
+                way,
+                inputs.as_ptr(),
+                inputs.len(),
+                &raw mut graph,
+                &raw mut text,
+            )
+        };
+        checked(status, text)?;
+        Ok(Self(graph))
+    }
+
     /// One forward, which may overwrite its inputs; the outputs are dense CPU
     /// tensors.
     pub(crate) fn run(&self, inputs: &mut [Tensor], threads: u32) -> Result<Vec<Tensor>> {
@@ -612,7 +643,7 @@ impl Graph {
         parsed(status, text)
     }
 
-    /// Times one forward on one thread; copying the inputs is not counted.
+    /// Times one forward on one thread, copies of inputs and outputs included.
     pub(crate) fn time(&self, inputs: &[Tensor]) -> Result<Timing> {
         let inputs = pointers(inputs);
         let mut timing = Timing {
@@ -645,7 +676,7 @@ pub(crate) struct Stages {
 }
 
 impl Stages {
-    /// Fails where the optimized graph does not show its blocks.
+    /// Fails where a block keeps state.
     pub(crate) fn new(blocks: &[Block]) -> Result<Self> {
         let handles: Vec<*mut sys::Block> = blocks.iter().map(|b| b.0).collect();
         let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());

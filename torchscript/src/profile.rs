@@ -3,7 +3,8 @@
 //! Blocks that are merged and optimized together are faster than the sum of
 //! blocks optimized alone, so times are attributed inside the merged whole: a
 //! copy of it reads the clock where a block begins, and a block's time is its
-//! share of the whole's.
+//! share of the whole's: of the smallest samples, for other work on the host can
+//! only add.
 //!
 //! The penalty of a cut is what merging its two neighbours saves. With `T(k)`
 //! the time of block `k` optimized alone and `T(k, k+1)` that of both merged
@@ -12,15 +13,13 @@
 //! That takes changes across a cut to be local, as layouts and fusions are,
 //! and measures a small difference between small times. Samples of the three
 //! alternate, so that a change of the host's speed meets all of them; the
-//! smallest CPU time of the thread is taken, for other work on the host can
-//! only add.
+//! smallest CPU time of the thread is taken.
 //!
-//! Where optimizing leaves no trace of the blocks in the whole, a block's time
-//! is `T(k)` less half the penalties at its two ends. In both ways the times
-//! are rescaled to sum to the wall time of the whole.
+//! Times are rescaled to sum to the wall time of the whole.
 
 use crate::ffi::{Block, Cost, Graph, Stages, Timing, TorchError};
-use crate::stats::{median, seconds};
+use crate::slice::SPECIALIZING_RUNS;
+use crate::stats::seconds;
 use lamina_model::Seconds;
 use std::slice::from_ref;
 use std::time::{Duration, Instant};
@@ -28,8 +27,6 @@ use tch::Tensor;
 
 /// Fewest samples per graph, whatever the budget.
 const FEWEST_RUNS: u32 = 3;
-/// Forwards before the first sample: kernels are compiled, memory is touched.
-const WARM_UPS: u32 = 2;
 /// No block takes less than this share of the mean block's time.
 const SMALLEST_SHARE: f64 = 0.01;
 
@@ -86,9 +83,9 @@ pub(crate) fn profile(
         borders.push(measure_border(blocks, boundaries, k, runs, end)?);
         measured(u32::try_from(k).unwrap_or(u32::MAX));
     }
-    let shares = match Stages::new(blocks) {
-        Ok(stages) => measure_stages(&stages, &boundaries[0], runs)?,
-        Err(_) => attribute(&borders),
+    let shares = match blocks {
+        [_] => vec![1.0],
+        _ => measure_stages(&Stages::new(blocks)?, &boundaries[0], runs)?,
     };
     Ok(combined(&costs, &whole, &borders, &shares))
 }
@@ -127,7 +124,7 @@ impl<'a> Warm<'a> {
             graph: Graph::merge(blocks, true)?,
             inputs,
         };
-        for _ in 0..WARM_UPS {
+        for _ in 0..SPECIALIZING_RUNS {
             warm.sample()?;
         }
         Ok(warm)
@@ -170,7 +167,7 @@ fn measure_border(
 
 /// Each block's share of the whole's time by the clocks inside it.
 fn measure_stages(stages: &Stages, inputs: &[Tensor], runs: u32) -> Result<Vec<f64>, TorchError> {
-    for _ in 0..WARM_UPS {
+    for _ in 0..SPECIALIZING_RUNS {
         stages.time(inputs)?;
     }
     let samples = (0..runs)
@@ -178,24 +175,9 @@ fn measure_stages(stages: &Stages, inputs: &[Tensor], runs: u32) -> Result<Vec<f
         .collect::<Result<Vec<_>, TorchError>>()?;
     let blocks = samples.first().map_or(0, Vec::len);
     let of_block = |i: usize| -> Vec<f64> { samples.iter().map(|run| run[i]).collect() };
-    Ok(shares((0..blocks).map(|i| median(&of_block(i))).collect()))
-}
-
-/// Each block's share of the whole's time by what it takes alone.
-fn attribute(borders: &[Border]) -> Vec<f64> {
-    let Some(last) = borders.last() else {
-        return vec![1.0];
-    };
-    let alone = borders.iter().map(|b| b.before).chain([last.behind]);
-    let penalties: Vec<f64> = [0.0]
-        .into_iter()
-        .chain(borders.iter().map(Border::penalty))
-        .chain([0.0])
-        .collect();
-    let net = alone
-        .zip(penalties.windows(2))
-        .map(|(time, ends)| time - (ends[0] + ends[1]) / 2.0);
-    shares(net.collect())
+    Ok(shares(
+        (0..blocks).map(|i| smallest(&of_block(i))).collect(),
+    ))
 }
 
 /// `times` as shares of their sum, none below the floor.
@@ -240,31 +222,17 @@ mod tests {
     }
 
     #[test]
-    fn without_penalties_a_block_takes_what_it_takes_alone() {
-        let borders = [border(2.0, 3.0, 5.0), border(3.0, 5.0, 8.0)];
-        assert_close(&attribute(&borders), &[0.2, 0.3, 0.5]);
+    fn a_penalty_is_what_merging_saves_and_never_negative() {
+        assert_close(&[border(2.5, 4.0, 5.5).penalty()], &[1.0]);
+        assert_close(&[border(0.1, 0.1, 0.3).penalty()], &[0.0]);
     }
 
     #[test]
-    fn penalties_are_taken_off_the_blocks_on_both_sides() {
-        // Blocks of 2, 3 and 5; each inner end of a block costs 0.5.
-        let borders = [border(2.5, 4.0, 5.5), border(4.0, 5.5, 8.5)];
-        assert_close(&[borders[0].penalty()], &[1.0]);
-        assert_close(&attribute(&borders), &[0.2, 0.3, 0.5]);
-    }
-
-    #[test]
-    fn noise_never_gives_a_negative_time_or_penalty() {
-        let borders = [border(0.1, 0.1, 0.3), border(0.1, 4.0, 1.0)];
-        assert_close(&[borders[0].penalty()], &[0.0]);
-        let shares = attribute(&borders);
-        assert!(shares.iter().all(|&s| s > 0.0), "{shares:?}");
-        assert_close(&[shares.iter().sum()], &[1.0]);
-    }
-
-    #[test]
-    fn one_block_takes_all() {
-        assert_close(&attribute(&[]), &[1.0]);
+    fn shares_sum_to_one_and_none_vanishes() {
+        assert_close(&shares(vec![2.0, 3.0, 5.0]), &[0.2, 0.3, 0.5]);
+        let clamped = shares(vec![-0.1, 4.0]);
+        assert!(clamped.iter().all(|&s| s > 0.0), "{clamped:?}");
+        assert_close(&[clamped.iter().sum()], &[1.0]);
     }
 
     #[test]

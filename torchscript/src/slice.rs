@@ -1,7 +1,7 @@
 use crate::draw;
-use crate::ffi::{self, Block, Graph, TorchError};
+use crate::ffi::{self, Block, Cost, Graph};
 use crate::stats::seconds;
-use crate::tensors::{from_torch, to_torch};
+use crate::tensors::{from_torch, relative_difference, to_torch};
 use crate::{LoadError, RunError};
 use lamina_model::{Seconds, Tensor, ValueSpec};
 use std::path::PathBuf;
@@ -9,16 +9,23 @@ use std::time::Instant;
 
 /// Measured forwards after the warm-up.
 const MEASURED_RUNS: usize = 5;
+/// Forwards until an optimized graph is as fast as it gets: one in which libtorch
+/// sees the shapes, one in which it compiles for them, one that fills caches.
+pub(crate) const SPECIALIZING_RUNS: u32 = 3;
+/// Largest difference of an optimized answer, as a share of its largest value.
+const TOLERANCE: f64 = 1e-3;
 
 /// How to load a slice.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadOptions {
     /// Threads per forward; 1 unless the host's CPU quota is larger.
     pub threads: u32,
-    /// Optimize the merged graph (folding, oneDNN layouts). Results then differ
-    /// from the whole model's in the last digits.
+    /// Optimize the merged graph (folding, fusion, layouts) for requests of
+    /// batch 1. Results then differ from the whole model's in the last digits;
+    /// where they differ by more, the graph stays as it was.
     pub optimize: bool,
-    /// Forwards before the measured ones; at least 1 is made.
+    /// Forwards before the measured ones; at least as many are made as libtorch
+    /// needs to specialize.
     pub warmup_runs: u32,
 }
 
@@ -57,16 +64,48 @@ impl Slice {
         options: &LoadOptions,
     ) -> Result<(Self, LoadReport), LoadError> {
         let start = Instant::now();
+        let fails = |reason: String| LoadError::WarmUp { reason };
         if blocks.is_empty() {
             return Err(LoadError::NoBlocks);
         }
-        let (graph, examples) = merged(blocks, options.optimize)?;
-        let slice = Self {
-            graph,
-            inputs: inputs.to_vec(),
-            threads: options.threads,
+        let files = blocks;
+        let blocks = read(files)?;
+        let examples = blocks[0].examples().map_err(|e| LoadError::Block {
+            path: files[0].clone(),
+            reason: e.reason(),
+        })?;
+        let request = draw::warm_up(inputs, &examples).map_err(|e| fails(e.0))?;
+        let warm = |optimize: bool, runs: u32| -> Result<(Self, Vec<Tensor>), LoadError> {
+            let slice = Self {
+                graph: Graph::merge(&blocks, optimize)
+                    .map_err(|e| LoadError::Chain { reason: e.reason() })?,
+                inputs: inputs.to_vec(),
+                threads: options.threads,
+            };
+            let mut answer = Vec::new();
+            for _ in 0..runs {
+                answer = slice.run(&request).map_err(|e| fails(e.to_string()))?;
+            }
+            Ok((slice, answer))
         };
-        let report = slice.warm_up(start, &examples, options)?;
+        let (plain, expected) = warm(false, 1)?;
+        let mut slice = plain;
+        if options.optimize {
+            let runs = options.warmup_runs.max(SPECIALIZING_RUNS);
+            // libtorch's passes are trusted as far as their answer is right.
+            slice = match warm(true, runs) {
+                Ok((optimized, answer)) if agrees(&answer, &expected) => optimized,
+                _ => slice,
+            };
+        }
+        drop(blocks);
+        let load_seconds = start.elapsed().as_secs_f64();
+        let (run_seconds, cost) = slice.measured(&request).map_err(fails)?;
+        let report = LoadReport {
+            load_seconds,
+            run_seconds,
+            resident_bytes: cost.constant_bytes + cost.peak_bytes,
+        };
         Ok((slice, report))
     }
 
@@ -85,22 +124,7 @@ impl Slice {
         for (tensor, spec) in inputs.iter().zip(&self.inputs) {
             tensor.check(spec)?;
         }
-        let mut inputs = inputs
-            .iter()
-            .map(to_torch)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| RunError::Forward { reason: e.0 })?;
-        let outputs = self
-            .graph
-            .run(&mut inputs, self.threads)
-            .map_err(|e| RunError::Forward { reason: e.reason() })?;
-        let carried = |(index, output): (usize, &tch::Tensor)| {
-            from_torch(output).map_err(|e| RunError::OutputType {
-                index,
-                datatype: e.0,
-            })
-        };
-        outputs.iter().enumerate().map(carried).collect()
+        forward(&self.graph, inputs, self.threads)
     }
 
     /// The values that it takes.
@@ -108,54 +132,57 @@ impl Slice {
         &self.inputs
     }
 
-    fn warm_up(
-        &self,
-        start: Instant,
-        examples: &[Option<Vec<i64>>],
-        options: &LoadOptions,
-    ) -> Result<LoadReport, LoadError> {
-        let fails = |reason: String| LoadError::WarmUp { reason };
-        let request = draw::warm_up(&self.inputs, examples).map_err(|e| fails(e.0))?;
-        for _ in 0..options.warmup_runs.max(1) {
-            self.run(&request).map_err(|e| fails(e.to_string()))?;
-        }
-        let load_seconds = start.elapsed().as_secs_f64();
+    fn measured(&self, request: &[Tensor]) -> Result<(Seconds, Cost), String> {
         let mut samples = Vec::with_capacity(MEASURED_RUNS);
         for _ in 0..MEASURED_RUNS {
             let run = Instant::now();
-            self.run(&request).map_err(|e| fails(e.to_string()))?;
+            self.run(request).map_err(|e| e.to_string())?;
             samples.push(run.elapsed().as_secs_f64());
         }
-        let tensors: Vec<tch::Tensor> = request
-            .iter()
-            .map(to_torch)
-            .collect::<Result<_, _>>()
-            .map_err(|e| fails(e.0))?;
-        let cost = self.graph.cost(&tensors).map_err(|e| fails(e.reason()))?;
-        Ok(LoadReport {
-            load_seconds,
-            run_seconds: seconds(&samples),
-            resident_bytes: cost.constant_bytes + cost.peak_bytes,
-        })
+        let tensors: Result<Vec<_>, _> = request.iter().map(to_torch).collect();
+        let cost = self.graph.cost(&tensors.map_err(|e| e.0)?);
+        Ok((seconds(&samples), cost.map_err(|e| e.reason())?))
     }
 }
 
-/// The blocks as one graph, with what to warm it up with; what they were read
-/// into is dropped again.
-#[allow(clippy::type_complexity)] // taken apart at once
-fn merged(files: &[PathBuf], optimize: bool) -> Result<(Graph, Vec<Option<Vec<i64>>>), LoadError> {
-    let unreadable = |path: &PathBuf, error: TorchError| LoadError::Block {
-        path: path.clone(),
-        reason: error.reason(),
-    };
-    let blocks = files
+/// One forward; inputs are copied first.
+pub(crate) fn forward(
+    graph: &Graph,
+    inputs: &[Tensor],
+    threads: u32,
+) -> Result<Vec<Tensor>, RunError> {
+    let mut inputs = inputs
         .iter()
-        .map(|path| Block::load(path).map_err(|e| unreadable(path, e)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let graph =
-        Graph::merge(&blocks, optimize).map_err(|e| LoadError::Chain { reason: e.reason() })?;
-    let examples = blocks[0].examples().map_err(|e| unreadable(&files[0], e))?;
-    Ok((graph, examples))
+        .map(to_torch)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| RunError::Forward { reason: e.0 })?;
+    let outputs = graph
+        .run(&mut inputs, threads)
+        .map_err(|e| RunError::Forward { reason: e.reason() })?;
+    let carried = |(index, output): (usize, &tch::Tensor)| {
+        from_torch(output).map_err(|e| RunError::OutputType {
+            index,
+            datatype: e.0,
+        })
+    };
+    outputs.iter().enumerate().map(carried).collect()
+}
+
+/// Whether answers of the optimized graph are those of the plain one, but for
+/// rounding.
+fn agrees(optimized: &[Tensor], plain: &[Tensor]) -> bool {
+    let same = |(a, b): (&Tensor, &Tensor)| relative_difference(a, b) <= TOLERANCE;
+    optimized.len() == plain.len() && optimized.iter().zip(plain).all(same)
+}
+
+fn read(files: &[PathBuf]) -> Result<Vec<Block>, LoadError> {
+    let block = |path: &PathBuf| {
+        Block::load(path).map_err(|e| LoadError::Block {
+            path: path.clone(),
+            reason: e.reason(),
+        })
+    };
+    files.iter().map(block).collect()
 }
 
 /// Threads that libtorch uses inside one operation on the calling thread,

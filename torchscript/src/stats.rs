@@ -13,11 +13,6 @@ pub(crate) fn seconds(samples: &[f64]) -> Seconds {
     }
 }
 
-/// Median; zero where nothing was measured.
-pub(crate) fn median(samples: &[f64]) -> f64 {
-    seconds(samples).p50
-}
-
 /// The nearest rank at or above `percent` of ascending `sorted`.
 fn percentile(sorted: &[f64], percent: usize) -> f64 {
     let last = sorted.len().saturating_sub(1);

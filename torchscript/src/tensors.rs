@@ -95,6 +95,20 @@ pub(crate) fn max_abs_diff(a: &Tensor, b: &Tensor) -> f64 {
     }
 }
 
+/// Largest difference of two tensors as a share of the largest value of `b`.
+pub(crate) fn relative_difference(a: &Tensor, b: &Tensor) -> f64 {
+    let difference = max_abs_diff(a, b);
+    if difference > 0.0 {
+        let zeros = Tensor {
+            data: vec![0; b.data.len()].into(),
+            ..b.clone()
+        };
+        difference / max_abs_diff(b, &zeros)
+    } else {
+        0.0
+    }
+}
+
 /// `tensors` joined along their first dimension; `None` where they do not fit.
 pub(crate) fn stacked(tensors: &[&Tensor]) -> Option<Tensor> {
     let first = tensors.first()?;
@@ -172,6 +186,15 @@ mod tests {
         assert!(max_abs_diff(&a, &a) < f64::MIN_POSITIVE);
         assert!(max_abs_diff(&a, &fp32(&[1, 2], &[1.0, 2.0])).is_infinite());
         assert!(max_abs_diff(&a, &fp32(&[2], &[f32::NAN, 2.0])).is_infinite());
+    }
+
+    #[test]
+    fn differences_are_related_to_the_largest_value() {
+        let b = fp32(&[2], &[-4.0, 1.0]);
+        assert!((relative_difference(&fp32(&[2], &[-4.0, 2.0]), &b) - 0.25).abs() < 1e-9);
+        assert!(relative_difference(&b, &b) < f64::MIN_POSITIVE);
+        assert!(relative_difference(&b, &fp32(&[2], &[0.0, 0.0])).is_infinite());
+        assert!(relative_difference(&b, &fp32(&[1], &[1.0])) > 1.0);
     }
 
     #[test]

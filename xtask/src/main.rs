@@ -4,10 +4,12 @@
 //! cargo xtask demo     the main job on this machine: cluster, split, serve, move
 //! cargo xtask test     everything that CI runs
 //! cargo xtask setup    only fetch and build what the two above need
+//! cargo xtask bench    measure, and write docs/benchmarks/
 //! cargo xtask codegen  write generated files
 //! cargo xtask tidy     check the rules of the house that no compiler checks
 //! ```
 
+mod bench;
 mod build;
 mod run;
 mod setup;
@@ -41,6 +43,11 @@ enum Command {
         /// Only the steps whose name contains this.
         #[arg(long)]
         only: Option<String>,
+    },
+    /// Measure, print ratios and write the page in docs/benchmarks/.
+    Bench {
+        #[command(subcommand)]
+        target: bench::BenchTarget,
     },
     /// Fetch and build what demo and test need, with progress.
     Setup,
@@ -77,6 +84,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             let kit = setup::everything()?;
             steps::test(&kit, only.as_deref())
         }
+        Command::Bench { target } => bench::run(&setup::everything()?, &target),
         Command::Setup => {
             let kit = setup::everything()?;
             println!("ready:");

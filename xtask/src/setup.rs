@@ -49,6 +49,11 @@ impl Kit {
         self.tools.join(name)
     }
 
+    /// Python with PyTorch.
+    pub(crate) fn python(&self) -> &Path {
+        &self.python
+    }
+
     /// Log file for one step.
     pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}.log"))
