@@ -68,12 +68,10 @@ impl Slice {
         if blocks.is_empty() {
             return Err(LoadError::NoBlocks);
         }
-        let blocks = read(blocks)?;
         let request = draw::warm_up(inputs).map_err(|e| fails(e.0))?;
-        let warm = |optimize: bool, runs: u32| -> Result<(Self, Vec<Tensor>), LoadError> {
+        let warm = |graph: Graph, runs: u32| -> Result<(Self, Vec<Tensor>), LoadError> {
             let slice = Self {
-                graph: Graph::merge(&blocks, optimize)
-                    .map_err(|e| LoadError::Chain { reason: e.reason() })?,
+                graph,
                 inputs: inputs.to_vec(),
                 threads: options.threads,
             };
@@ -83,17 +81,19 @@ impl Slice {
             }
             Ok((slice, answer))
         };
-        let (plain, expected) = warm(false, 1)?;
-        let mut slice = plain;
+        let (mut slice, expected) = warm(merged(blocks, false)?, 1)?;
         if options.optimize {
-            let runs = options.warmup_runs.max(SPECIALIZING_RUNS);
+            // One copy of the weights at a time: the plain graph goes before the
+            // optimized one packs its own.
+            drop(slice);
+            let optimized = merged(blocks, true)
+                .and_then(|graph| warm(graph, options.warmup_runs.max(SPECIALIZING_RUNS)));
             // libtorch's passes are trusted as far as their answer is right.
-            slice = match warm(true, runs) {
+            slice = match optimized {
                 Ok((optimized, answer)) if agrees(&answer, &expected) => optimized,
-                _ => slice,
+                _ => warm(merged(blocks, false)?, 1)?.0,
             };
         }
-        drop(blocks);
         let load_seconds = start.elapsed().as_secs_f64();
         let (run_seconds, cost) = slice.measured(&request).map_err(fails)?;
         let report = LoadReport {
@@ -170,14 +170,16 @@ fn agrees(optimized: &[Tensor], plain: &[Tensor]) -> bool {
     optimized.len() == plain.len() && optimized.iter().zip(plain).all(same)
 }
 
-fn read(files: &[PathBuf]) -> Result<Vec<Block>, LoadError> {
+/// The blocks as one graph; what they were read into is dropped again.
+fn merged(files: &[PathBuf], optimize: bool) -> Result<Graph, LoadError> {
     let block = |path: &PathBuf| {
         Block::load(path).map_err(|e| LoadError::Block {
             path: path.clone(),
             reason: e.reason(),
         })
     };
-    files.iter().map(block).collect()
+    let blocks = files.iter().map(block).collect::<Result<Vec<_>, _>>()?;
+    Graph::merge(&blocks, optimize).map_err(|e| LoadError::Chain { reason: e.reason() })
 }
 
 /// Threads that libtorch uses inside one operation on the calling thread,
