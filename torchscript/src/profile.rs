@@ -71,10 +71,11 @@ pub(crate) fn profile(
         .zip(boundaries)
         .map(|(block, inputs)| Graph::merge(from_ref(block), false)?.cost(inputs))
         .collect::<Result<Vec<Cost>, TorchError>>()?;
-    let whole = Warm::new(blocks, &boundaries[0])?;
-    let whole = (0..runs)
-        .map(|_| whole.sample())
-        .collect::<Result<Vec<Timing>, TorchError>>()?;
+    let whole = measure_whole(blocks, &boundaries[0], runs)?;
+    let shares = match blocks {
+        [_] => vec![1.0],
+        _ => measure_stages(blocks, &boundaries[0], runs)?,
+    };
     let mut borders = Vec::new();
     for k in 1..blocks.len() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -83,10 +84,6 @@ pub(crate) fn profile(
         borders.push(measure_border(blocks, boundaries, k, runs, end)?);
         measured(u32::try_from(k).unwrap_or(u32::MAX));
     }
-    let shares = match blocks {
-        [_] => vec![1.0],
-        _ => measure_stages(&Stages::new(blocks)?, &boundaries[0], runs)?,
-    };
     Ok(combined(&costs, &whole, &borders, &shares))
 }
 
@@ -165,8 +162,18 @@ fn measure_border(
     })
 }
 
+fn measure_whole(
+    blocks: &[Block],
+    inputs: &[Tensor],
+    runs: u32,
+) -> Result<Vec<Timing>, TorchError> {
+    let whole = Warm::new(blocks, inputs)?;
+    (0..runs).map(|_| whole.sample()).collect()
+}
+
 /// Each block's share of the whole's time by the clocks inside it.
-fn measure_stages(stages: &Stages, inputs: &[Tensor], runs: u32) -> Result<Vec<f64>, TorchError> {
+fn measure_stages(blocks: &[Block], inputs: &[Tensor], runs: u32) -> Result<Vec<f64>, TorchError> {
+    let stages = Stages::new(blocks)?;
     for _ in 0..SPECIALIZING_RUNS {
         stages.time(inputs)?;
     }

@@ -1,10 +1,10 @@
 use crate::draw;
-use crate::ffi::{self, Block, Cost, Graph};
+use crate::ffi::{self, Block, Cost, Graph, TorchError};
 use crate::stats::seconds;
 use crate::tensors::{from_torch, relative_difference, to_torch};
 use crate::{LoadError, RunError};
 use lamina_model::{Seconds, Tensor, ValueSpec};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Measured forwards after the warm-up.
@@ -68,17 +68,13 @@ impl Slice {
         if blocks.is_empty() {
             return Err(LoadError::NoBlocks);
         }
-        let files = blocks;
-        let blocks = read(files)?;
-        let examples = blocks[0].examples().map_err(|e| LoadError::Block {
-            path: files[0].clone(),
-            reason: e.reason(),
-        })?;
+        let first = read(&blocks[0])?;
+        let examples = first.examples().map_err(|e| unreadable(&blocks[0], &e))?;
+        drop(first);
         let request = draw::warm_up(inputs, &examples).map_err(|e| fails(e.0))?;
-        let warm = |optimize: bool, runs: u32| -> Result<(Self, Vec<Tensor>), LoadError> {
+        let warm = |graph: Graph, runs: u32| -> Result<(Self, Vec<Tensor>), LoadError> {
             let slice = Self {
-                graph: Graph::merge(&blocks, optimize)
-                    .map_err(|e| LoadError::Chain { reason: e.reason() })?,
+                graph,
                 inputs: inputs.to_vec(),
                 threads: options.threads,
             };
@@ -88,17 +84,19 @@ impl Slice {
             }
             Ok((slice, answer))
         };
-        let (plain, expected) = warm(false, 1)?;
-        let mut slice = plain;
+        let (mut slice, expected) = warm(merged(blocks, false)?, 1)?;
         if options.optimize {
-            let runs = options.warmup_runs.max(SPECIALIZING_RUNS);
+            // One copy of the weights at a time: the plain graph goes before the
+            // optimized one packs its own.
+            drop(slice);
+            let optimized = merged(blocks, true)
+                .and_then(|graph| warm(graph, options.warmup_runs.max(SPECIALIZING_RUNS)));
             // libtorch's passes are trusted as far as their answer is right.
-            slice = match warm(true, runs) {
+            slice = match optimized {
                 Ok((optimized, answer)) if agrees(&answer, &expected) => optimized,
-                _ => slice,
+                _ => warm(merged(blocks, false)?, 1)?.0,
             };
         }
-        drop(blocks);
         let load_seconds = start.elapsed().as_secs_f64();
         let (run_seconds, cost) = slice.measured(&request).map_err(fails)?;
         let report = LoadReport {
@@ -175,14 +173,21 @@ fn agrees(optimized: &[Tensor], plain: &[Tensor]) -> bool {
     optimized.len() == plain.len() && optimized.iter().zip(plain).all(same)
 }
 
-fn read(files: &[PathBuf]) -> Result<Vec<Block>, LoadError> {
-    let block = |path: &PathBuf| {
-        Block::load(path).map_err(|e| LoadError::Block {
-            path: path.clone(),
-            reason: e.reason(),
-        })
-    };
-    files.iter().map(block).collect()
+/// The blocks as one graph; what they were read into is dropped again.
+fn merged(files: &[PathBuf], optimize: bool) -> Result<Graph, LoadError> {
+    let blocks: Vec<Block> = files.iter().map(read).collect::<Result<_, _>>()?;
+    Graph::merge(&blocks, optimize).map_err(|e| LoadError::Chain { reason: e.reason() })
+}
+
+fn read(file: &PathBuf) -> Result<Block, LoadError> {
+    Block::load(file).map_err(|e| unreadable(file, &e))
+}
+
+fn unreadable(file: &Path, error: &TorchError) -> LoadError {
+    LoadError::Block {
+        path: file.to_owned(),
+        reason: error.reason(),
+    }
 }
 
 /// Threads that libtorch uses inside one operation on the calling thread,
