@@ -32,8 +32,10 @@ const BEAM: usize = 64;
 const LAST_BEAMS: [usize; 3] = [64, 256, 1024];
 
 /// Share of the time left that labels may take before branch and bound has its
-/// turn.
-const LABELS_SHARE: f64 = 0.6;
+/// turn, and what that may take before labels go on: what labels settle at all
+/// they mostly settle soon.
+const LABELS_SHARE: f64 = 0.12;
+const MILP_SHARE: f64 = 0.6;
 /// Share of the time left that workloads are regrouped for before prices are
 /// worked out, and after.
 const FIRST_REGROUP_SHARE: f64 = 0.15;
@@ -269,13 +271,23 @@ impl<'a> State<'a> {
         let Some(last) = self.relax(&prices) else {
             return "lagrangian";
         };
-        let left = self.how.max_work.saturating_sub(self.work);
-        let left = left.min(self.how.tuning.labels);
+        let labels = self.how.tuning.labels;
+        let left = self.how.max_work.saturating_sub(self.work).min(labels);
         if self.finished() || self.prove(&prices, &last.tables, left, LABELS_SHARE) {
             return "labels";
         }
         self.hand_over();
-        "milp"
+        let left = self.how.max_work.saturating_sub(self.work).min(labels);
+        let over = self.how.ctx.expired() || left == 0 || !self.how.tuning.thorough;
+        if self.finished() || over {
+            return if self.how.tuning.thorough {
+                "milp"
+            } else {
+                "labels"
+            };
+        }
+        self.prove(&prices, &last.tables, left, 1.0);
+        "labels"
     }
 
     /// Whether so many workloads are placed together that beams over all of
@@ -319,7 +331,8 @@ impl<'a> State<'a> {
             return;
         }
         let cutoff = self.cutoff();
-        let Ok(found) = milp::solve(&self.dense, Goal::Cost, cutoff, nodes, self.how.ctx) else {
+        let ctx = self.how.ctx.part(MILP_SHARE);
+        let Ok(found) = milp::solve(&self.dense, Goal::Cost, cutoff, nodes, &ctx) else {
             // Too large or numerically too hard: what the labels found stands.
             return;
         };

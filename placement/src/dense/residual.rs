@@ -69,3 +69,47 @@ fn residual_budget(budget: &Budget, spent: f64, free: &[usize]) -> Budget {
         total: budget.total,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nasty::{FEATURES, problem};
+    use crate::validate;
+
+    /// What two chains cost and whether they fit is what the second costs and
+    /// whether it fits on what the first leaves.
+    #[test]
+    fn one_after_the_other_is_both_together() {
+        let (mut fits, mut breaks) = (0, 0);
+        for seed in 0..3_000u64 {
+            let mut dice = crate::nasty::Dice(seed);
+            let mut mask = || dice.roll(1 << FEATURES) as u32;
+            let two = 1 << 11;
+            let p = problem(seed, 3, 2, mask() & mask() | two);
+            if validate(&p).is_err() {
+                continue;
+            }
+            let rows: Vec<Vec<usize>> =
+                p.workloads.iter().map(|w| vec![0; w.exits.len()]).collect();
+            let dense = Dense::new(&p, &rows);
+            let path: Vec<usize> = (0..dense.chains.iter().map(|c| c.l).sum())
+                .map(|_| dice.roll(dense.n as u64) as usize)
+                .collect();
+            let (first, second) = path.split_at(dense.chains[0].l);
+            let Some(alone) = dense.residual(&[], &[0]).evaluate(first) else {
+                continue;
+            };
+            let rest = dense.residual(&[(0, first)], &[1]).evaluate(second);
+            let whole = dense.evaluate(&path);
+            match (whole, rest) {
+                (Some(whole), Some(rest)) => {
+                    assert!((whole - alone - rest).abs() <= 1e-9, "seed {seed}");
+                    fits += 1;
+                }
+                (None, None) => breaks += 1,
+                other => panic!("seed {seed}: {other:?}"),
+            }
+        }
+        assert!(fits > 100 && breaks > 100, "{fits} {breaks}");
+    }
+}

@@ -3,11 +3,15 @@
 //! setting with dominance (Irnich and Desaulniers, "Shortest path problems with
 //! resource constraints", 2005).
 //!
+//! Where several workloads share the nodes, a few at a time are placed anew on
+//! what the others leave (large neighbourhood search: Shaw, 1998); the bound is
+//! that of the prices on what they share.
+//!
 //! The worst of several places is made small by asking again and again whether
-//! any placement stays below a value; a sum with such a term by lowering that
-//! value from one optimum of the sum to the next (Haimes et al., "On a
-//! bicriterion formulation", 1971); ranked criteria one after the other, each
-//! kept within its tolerance.
+//! any placement stays below a value and within every limit; a sum with such a
+//! term by lowering that value from one optimum of the sum to the next (Haimes et
+//! al., "On a bicriterion formulation", 1971); ranked criteria one after the
+//! other, each kept within its tolerance.
 
 mod worst;
 

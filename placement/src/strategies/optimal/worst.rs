@@ -117,12 +117,14 @@ impl Run<'_> {
     /// Whether there is any placement, within so many labels.
     fn ask_any(&mut self, dense: &Dense, labels: Option<u64>) -> Outcome {
         let (asked, cutoff) = as_question(dense);
+        let has_deadline = self.ctx.remaining().is_some();
         let part = self.ctx.part(labels.map_or(1.0, |_| SHARE_OF_TIME));
         let left = self.max_work.saturating_sub(self.stats.work);
         let exact = Exact {
             tuning: Tuning {
                 labels: labels.unwrap_or(u64::MAX),
-                thorough: labels.is_none_or(|l| l > FIRST_LABELS),
+                // Branch and bound without a deadline takes long for its work.
+                thorough: labels.is_none_or(|l| l > FIRST_LABELS && has_deadline),
                 ..Tuning::default()
             },
             ctx: &part,
