@@ -29,21 +29,29 @@ pub struct Policy {
     pub rollback_share: f64,
     /// Requests to measure before that is judged.
     pub rollback_requests: u64,
+    /// How many standard errors of that measurement are taken off it.
+    pub rollback_deviations: f64,
     /// No switch at all while true.
     pub paused: bool,
 }
 
 impl Default for Policy {
+    /// What regrets little on every kind of trace that the tests play: states
+    /// that hold for half a minute, deep fades, a wandering link without states.
+    /// That moving pays is what keeps a model still. A cool-down or a long hold
+    /// leaves it on a link that went bad, which costs far more than the moves it
+    /// saves; the hold only catches what moves faster than a gain can pay.
     fn default() -> Self {
         Self {
-            horizon_seconds: 60.0,
+            horizon_seconds: 25.0,
             min_gain_share: 0.05,
-            confidence_deviations: 1.0,
-            cool_down_seconds: 30.0,
-            flap_window_seconds: 600.0,
-            flap_returns: 2,
+            confidence_deviations: 0.25,
+            cool_down_seconds: 0.0,
+            flap_window_seconds: 60.0,
+            flap_returns: 4,
             rollback_share: 0.1,
             rollback_requests: 20,
+            rollback_deviations: 1.0,
             paused: false,
         }
     }
@@ -278,7 +286,7 @@ pub fn judge(
     }
     let reference_seconds = old_path_now_seconds.unwrap_or(before.mean_seconds);
     let error = after.deviation_seconds / (after.requests as f64).sqrt();
-    let surely = after.mean_seconds - policy.confidence_deviations * error;
+    let surely = after.mean_seconds - policy.rollback_deviations * error;
     let after_seconds = after.mean_seconds;
     if surely > reference_seconds * (1.0 + policy.rollback_share) {
         Verdict::Rollback {

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 mod chain;
 mod measure;
 mod reckon;
+mod residual;
 mod traffic;
 
 pub(crate) use chain::Chain;

@@ -3,7 +3,9 @@
 //! proved or the limits are reached. Whatever happens, the bound holds.
 
 mod labels;
+mod question;
 mod reduce;
+mod regroup;
 mod resources;
 mod subgradient;
 mod tables;
@@ -11,11 +13,14 @@ mod tables;
 mod tests;
 mod wide;
 
+pub(crate) use question::as_question;
+
 use crate::dense::{Dense, SLICES};
 use crate::milp::{self, Goal};
 use crate::strategy::Ctx;
 use labels::{Ahead, IMPROVEMENT, Search};
 use reduce::{restrict, restrict_prices, through};
+use regroup::Regroup;
 use subgradient::Ascent;
 use tables::{Prices, Table, backward, forward, priced, trace_backward};
 
@@ -27,8 +32,14 @@ const BEAM: usize = 64;
 const LAST_BEAMS: [usize; 3] = [64, 256, 1024];
 
 /// Share of the time left that labels may take before branch and bound has its
-/// turn.
-const LABELS_SHARE: f64 = 0.6;
+/// turn, and what that may take before labels go on: what labels settle at all
+/// they mostly settle soon.
+const LABELS_SHARE: f64 = 0.12;
+const MILP_SHARE: f64 = 0.6;
+/// Share of the time left that workloads are regrouped for before prices are
+/// worked out, and after.
+const FIRST_REGROUP_SHARE: f64 = 0.15;
+const REGROUP_SHARE: f64 = 0.5;
 /// Branch-and-bound nodes where no deadline limits them.
 const MILP_NODES: u64 = 2_000;
 /// What branch and bound may be wrong by.
@@ -44,6 +55,23 @@ pub(crate) struct Tuning {
     pub labels: u64,
     /// More nodes than this are first thinned out.
     pub wide: usize,
+    /// Rounds of price adjustment.
+    pub rounds: usize,
+    /// Whether passes that take long may run: workloads regrouped, wide beams,
+    /// branch and bound.
+    pub thorough: bool,
+}
+
+impl Tuning {
+    /// For one of many problems that a search asks.
+    fn part_of_a_search(labels: u64) -> Self {
+        Self {
+            labels,
+            rounds: ROUNDS / 4,
+            thorough: false,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Tuning {
@@ -52,6 +80,8 @@ impl Default for Tuning {
             quick_labels: 4_000,
             labels: u64::MAX,
             wide: 48,
+            rounds: ROUNDS,
+            thorough: true,
         }
     }
 }
@@ -69,6 +99,10 @@ pub(crate) struct Exact<'a> {
     pub cutoff: f64,
     /// Stop at the first placement that is cheap enough.
     pub any: bool,
+    /// A placement known, with what it costs.
+    pub start: Option<(f64, Vec<usize>)>,
+    /// Seed of everything random.
+    pub seed: u64,
 }
 
 /// What was found.
@@ -124,6 +158,8 @@ impl Exact<'_> {
 /// A solve under way; the problem shrinks as places are ruled out.
 struct State<'a> {
     how: &'a Exact<'a>,
+    /// As it came.
+    whole: &'a Dense,
     dense: Dense,
     ids: Vec<usize>,
     best: Option<(f64, Vec<usize>)>,
@@ -135,12 +171,13 @@ struct State<'a> {
 }
 
 impl<'a> State<'a> {
-    fn new(how: &'a Exact<'a>, dense: &Dense) -> Self {
+    fn new(how: &'a Exact<'a>, dense: &'a Dense) -> Self {
         let mut state = Self {
             how,
+            whole: dense,
             ids: (0..dense.n).collect(),
             dense: dense.clone(),
-            best: None,
+            best: how.start.clone().filter(|s| s.0 < how.cutoff),
             bound: f64::NEG_INFINITY,
             complete: false,
             work: 0,
@@ -175,11 +212,15 @@ impl<'a> State<'a> {
     }
 
     fn improve(&mut self, cost: f64, path: &[usize]) {
+        let old = path.iter().map(|i| self.ids[*i]).collect();
+        self.improve_whole(cost, old);
+    }
+
+    /// As [`Self::improve`], with the ordinals that the nodes came with.
+    fn improve_whole(&mut self, cost: f64, path: Vec<usize>) {
         let cutoff = self.cutoff();
-        let better = cutoff == f64::INFINITY || cost < cutoff - IMPROVEMENT * cutoff.abs();
-        if better {
-            let old = path.iter().map(|i| self.ids[*i]).collect();
-            self.best = Some((cost, old));
+        if cutoff == f64::INFINITY || cost < cutoff - IMPROVEMENT * cutoff.abs() {
+            self.best = Some((cost, path));
         }
     }
 
@@ -202,6 +243,10 @@ impl<'a> State<'a> {
         if self.finished() || self.prove(&free, &first.tables, self.how.tuning.quick_labels, 1.0) {
             return "labels";
         }
+        self.regroup(FIRST_REGROUP_SHARE);
+        if self.finished() {
+            return "regroup";
+        }
         let mut prices = self.ascend();
         if self.complete {
             return "lagrangian";
@@ -209,11 +254,14 @@ impl<'a> State<'a> {
         let Some(last) = self.relax(&prices) else {
             return "lagrangian";
         };
-        for width in LAST_BEAMS {
-            if !self.finished() {
-                self.beam(&prices, &last.tables, width);
+        if !self.is_joint() {
+            for width in LAST_BEAMS {
+                if !self.finished() && (self.how.tuning.thorough || width == BEAM) {
+                    self.beam(&prices, &last.tables, width);
+                }
             }
         }
+        self.regroup(REGROUP_SHARE);
         if self.finished() {
             return "labels";
         }
@@ -223,13 +271,52 @@ impl<'a> State<'a> {
         let Some(last) = self.relax(&prices) else {
             return "lagrangian";
         };
-        let left = self.how.max_work.saturating_sub(self.work);
-        let left = left.min(self.how.tuning.labels);
+        let labels = self.how.tuning.labels;
+        let left = self.how.max_work.saturating_sub(self.work).min(labels);
         if self.finished() || self.prove(&prices, &last.tables, left, LABELS_SHARE) {
             return "labels";
         }
         self.hand_over();
-        "milp"
+        let left = self.how.max_work.saturating_sub(self.work).min(labels);
+        let over = self.how.ctx.expired() || left == 0 || !self.how.tuning.thorough;
+        if self.finished() || over {
+            return if self.how.tuning.thorough {
+                "milp"
+            } else {
+                "labels"
+            };
+        }
+        self.prove(&prices, &last.tables, left, 1.0);
+        "labels"
+    }
+
+    /// Whether so many workloads are placed together that beams over all of
+    /// them lead nowhere.
+    fn is_joint(&self) -> bool {
+        self.dense.chains.len() > 2 && self.how.tuning.thorough
+    }
+
+    /// Places a few of several workloads anew, again and again.
+    fn regroup(&mut self, share_of_time: f64) {
+        let done = self.complete || (self.how.any && self.best.is_some());
+        if self.dense.chains.len() < 2 || !self.how.tuning.thorough || done {
+            return;
+        }
+        let ctx = self.how.ctx.part(share_of_time);
+        let left = self.how.max_work.saturating_sub(self.work);
+        let mut search = Regroup::new(self.how, self.whole, &ctx, left / 2);
+        let start = self.best.as_ref().map(|b| b.1.clone());
+        let enough = if self.how.any {
+            f64::INFINITY
+        } else {
+            self.bound + IMPROVEMENT * self.bound.abs()
+        };
+        let found = search.search(start, enough);
+        self.work += search.work;
+        if let Some((cost, path)) = found {
+            self.improve_whole(cost, path);
+        }
+        self.finished();
     }
 
     /// Where labels stall, branch and bound on what is left may go on.
@@ -239,11 +326,13 @@ impl<'a> State<'a> {
         } else {
             MILP_NODES
         };
-        if self.how.ctx.expired() || self.work >= self.how.max_work {
+        let over = self.how.ctx.expired() || self.work >= self.how.max_work;
+        if over || !self.how.tuning.thorough {
             return;
         }
         let cutoff = self.cutoff();
-        let Ok(found) = milp::solve(&self.dense, Goal::Cost, cutoff, nodes, self.how.ctx) else {
+        let ctx = self.how.ctx.part(MILP_SHARE);
+        let Ok(found) = milp::solve(&self.dense, Goal::Cost, cutoff, nodes, &ctx) else {
             // Too large or numerically too hard: what the labels found stands.
             return;
         };
@@ -351,7 +440,7 @@ impl<'a> State<'a> {
     fn ascend(&mut self) -> Prices {
         let mut ascent = Ascent::new(&self.dense);
         let worst = worst_cost(&self.dense);
-        for round in 0..ROUNDS {
+        for round in 0..self.how.tuning.rounds {
             if self.how.ctx.expired() || self.work > self.how.max_work {
                 break;
             }
@@ -359,7 +448,7 @@ impl<'a> State<'a> {
                 break;
             };
             self.complete = self.complete || self.bound > worst;
-            if round % 25 == 1 && !self.complete {
+            if round % 25 == 1 && !self.complete && !self.is_joint() {
                 self.beam(&ascent.prices.clone(), &relaxed.tables, BEAM);
             }
             if self.finished() || !ascent.step(&self.dense, &relaxed, self.cutoff()) {

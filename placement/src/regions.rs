@@ -334,6 +334,8 @@ impl<'a> Sweep<'a> {
                 max_work: self.work,
                 cutoff: best.as_ref().map_or(f64::INFINITY, |b| b.0),
                 any: false,
+                start: None,
+                seed: 1,
             };
             let outcome = exact.solve(&dense);
             self.work = self.work.saturating_sub(outcome.work);

@@ -3,8 +3,9 @@
 mod nasty;
 
 use lamina_placement::{
-    Answer, Certificate, Ctx, Parameters, Placement, Problem, Segment, SolveError, SolveOptions,
-    Stats, Status, Strategy, ValidProblem, solve_checked, strategy, strategy_names, validate,
+    Answer, Certificate, Ctx, Parameters, Placement, Previous, Problem, Segment, SolveError,
+    SolveOptions, Stats, Status, Strategy, ValidProblem, solve_checked, strategy, strategy_names,
+    validate,
 };
 use nasty::{Dice, FEATURES, problem};
 use std::sync::atomic::Ordering;
@@ -87,6 +88,64 @@ fn no_strategy_beats_the_optimum_and_none_is_refuted() {
             assert!(value >= least - 1e-6 * least.abs() - 1e-12, "{name}");
         }
     }
+}
+
+/// More workloads than can be proved at once, on nodes that hold little more
+/// than all of them.
+fn crowded(seed: u64) -> Problem {
+    const RATED: u32 = 1 << 4;
+    let (nodes, workloads) = (7, 6);
+    let mut p = problem(seed, nodes, 6, RATED);
+    let first = p.workloads[0].clone();
+    p.workloads = (0..workloads)
+        .map(|k| {
+            let mut workload = first.clone();
+            workload.name = format!("w{k}");
+            workload.entry = format!("n{}", k % nodes);
+            workload.weight = 1.0 + k as f64 / 2.0;
+            workload
+        })
+        .collect();
+    let bytes: u64 = first.blocks.iter().map(|b| b.memory_bytes).sum();
+    for node in &mut p.nodes {
+        node.memory_bytes = bytes * workloads as u64 / nodes as u64 + 2;
+    }
+    p
+}
+
+#[test]
+fn workloads_placed_together_stay_where_they_are_and_are_the_same_by_seed() {
+    let options = SolveOptions {
+        work_limit: Some(60_000),
+        ..SolveOptions::default()
+    };
+    let optimal = named("optimal").unwrap();
+    let solve = |p: &Problem| solve_checked(p, optimal.as_ref(), &options, &Ctx::unlimited());
+    let mut found = 0;
+    for p in (0..12).map(crowded).filter(|p| validate(p).is_ok()) {
+        let first = solve(&p).unwrap();
+        assert_eq!(first, solve(&p).unwrap());
+        let Some(metrics) = &first.metrics else {
+            continue;
+        };
+        found += 1;
+        let bound = first.certificate.lower_bound.unwrap();
+        assert!(bound <= metrics.objective * (1.0 + 1e-9), "{first:?}");
+        let mut again = p.clone();
+        for (workload, placement) in again.workloads.iter_mut().zip(&first.placements) {
+            workload.previous = Some(Previous {
+                segments: placement.segments.clone(),
+                move_seconds_per_byte: 0.0,
+            });
+        }
+        let second = solve(&again).unwrap();
+        let value = second.metrics.unwrap().objective;
+        assert!(value <= metrics.objective * (1.0 + 1e-9), "{value}");
+        if first.certificate.status == Status::Optimal {
+            assert_eq!(first.placements, second.placements);
+        }
+    }
+    assert!(found > 5, "{found}");
 }
 
 /// Limits may cost the answer or its proof, never make a claim wrong.

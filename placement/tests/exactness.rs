@@ -4,8 +4,8 @@ mod nasty;
 
 use lamina_placement::check::evaluate;
 use lamina_placement::{
-    Ctx, Metrics, Parameters, Placement, Previous, Problem, Solution, SolveError, SolveOptions,
-    Status, Workload, solve_checked, strategy, validate,
+    Criterion, Ctx, Metrics, Parameters, Placement, Previous, Problem, Solution, SolveError,
+    SolveOptions, Status, Workload, solve_checked, strategy, validate,
 };
 use nasty::{FEATURES, problem, segments};
 use proptest::prelude::*;
@@ -198,6 +198,32 @@ fn instance() -> impl Strategy<Value = Case> {
         .prop_filter("must be valid", |case| validate(&case.0).is_ok())
 }
 
+/// A worst place to be made small under limits on latency, with load on it.
+fn worst_place() -> impl Strategy<Value = Case> {
+    const LOADED: u32 = 1 << 4;
+    const LIMITED: u32 = 1 << 8;
+    const WORST: [Criterion; 3] = [
+        Criterion::Fairness,
+        Criterion::ProportionalFairness,
+        Criterion::Throughput,
+    ];
+    let mask = || 0u32..1 << FEATURES;
+    (
+        any::<u64>(),
+        1usize..=4,
+        1usize..=5,
+        mask(),
+        mask(),
+        0usize..3,
+    )
+        .prop_map(|(seed, n, l, a, b, worst)| {
+            let mut p = problem(seed, n, l, a & b | LOADED | LIMITED);
+            p.objective = WORST[worst].into();
+            Case(p)
+        })
+        .prop_filter("must be valid", |case| validate(&case.0).is_ok())
+}
+
 /// Ten thousand cases, or as many as the environment asks for.
 fn config() -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").is_ok();
@@ -218,6 +244,18 @@ proptest! {
         let truth = brute_force(&problem);
         let solution = agrees(&problem, "optimal", truth.as_ref())?;
         is_fixpoint(&problem, &solution)?;
+    }
+
+    #[test]
+    fn the_least_worst_place_agrees_with_trying_everything(Case(problem) in worst_place()) {
+        let truth = brute_force(&problem);
+        let solution = agrees(&problem, "optimal", truth.as_ref())?;
+        is_fixpoint(&problem, &solution)?;
+        // Under a limit of its own where there is none, it is checked as any other.
+        solve(&problem, "fair").or_else(|e| match e {
+            TestCaseError::Fail(why) if why.message().contains("does not apply") => Ok(solution),
+            other => Err(other),
+        })?;
     }
 
     #[test]

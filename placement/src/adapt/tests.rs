@@ -1,5 +1,17 @@
 use super::*;
 
+fn policy() -> Policy {
+    Policy {
+        horizon_seconds: 60.0,
+        min_gain_share: 0.05,
+        confidence_deviations: 1.0,
+        cool_down_seconds: 30.0,
+        flap_window_seconds: 600.0,
+        flap_returns: 2,
+        ..Policy::default()
+    }
+}
+
 fn situation() -> Situation {
     Situation {
         now_seconds: 1000.0,
@@ -20,7 +32,7 @@ fn switched(at_seconds: f64, from: &str, to: &str) -> Switched {
 }
 
 fn decide_with(change: impl FnOnce(&mut Policy, &mut Situation)) -> Decision {
-    let (mut policy, mut s) = (Policy::default(), situation());
+    let (mut policy, mut s) = (policy(), situation());
     change(&mut policy, &mut s);
     decide(&policy, &s, &[])
 }
@@ -75,7 +87,7 @@ fn small_uncertain_or_dear_gains_stay() {
 
 #[test]
 fn a_placement_that_cannot_serve_is_left_at_once() {
-    let (policy, mut s) = (Policy::default(), situation());
+    let (policy, mut s) = (policy(), situation());
     s.current_seconds = f64::INFINITY;
     s.rate_per_second = 0.0;
     let history = [switched(999.0, "a", "b")];
@@ -87,7 +99,7 @@ fn a_placement_that_cannot_serve_is_left_at_once() {
 
 #[test]
 fn cool_down_holds_for_its_time_only() {
-    let (policy, s) = (Policy::default(), situation());
+    let (policy, s) = (policy(), situation());
     assert_eq!(
         decide(&policy, &s, &[switched(980.0, "a", "b")]),
         Decision::Stay(Stay::CoolDown { left_seconds: 10.0 })
@@ -100,7 +112,7 @@ fn cool_down_holds_for_its_time_only() {
 
 #[test]
 fn going_back_and_forth_is_held_until_it_is_forgotten() {
-    let (policy, mut s) = (Policy::default(), situation());
+    let (policy, mut s) = (policy(), situation());
     let history = [
         switched(500.0, "a", "b"),
         switched(600.0, "b", "a"),
@@ -126,7 +138,7 @@ fn going_back_and_forth_is_held_until_it_is_forgotten() {
 
 #[test]
 fn a_switch_that_measures_worse_is_taken_back() {
-    let policy = Policy::default();
+    let policy = policy();
     let measured = |mean_seconds, requests| Measured {
         mean_seconds,
         deviation_seconds: 0.01,

@@ -20,9 +20,9 @@ pub(crate) struct Assessment {
 const MOST_EXCESS: f64 = 10.0;
 
 /// What a placement takes.
-struct Used {
-    nodes: [Vec<f64>; KINDS],
-    links: HashMap<usize, f64>,
+pub(super) struct Used {
+    pub(super) nodes: [Vec<f64>; KINDS],
+    pub(super) links: HashMap<usize, f64>,
     hosts: Vec<bool>,
 }
 
@@ -97,12 +97,7 @@ impl Dense {
     /// Weighs a whole placement (or the first few chains); `None` where a block
     /// or a crossing is impossible by itself.
     pub(crate) fn assess(&self, path: &[usize]) -> Option<Assessment> {
-        let n = self.n;
-        let mut used = Used {
-            nodes: std::array::from_fn(|_| vec![0.0; n]),
-            links: HashMap::new(),
-            hosts: vec![false; n],
-        };
+        let mut used = self.nothing_used();
         let (mut cost, mut offset, mut excess) = (0.0, 0, 0.0);
         let mut spent = vec![0.0; self.budgets.len()];
         for (k, chain) in self.chains.iter().enumerate() {
@@ -168,8 +163,16 @@ impl Dense {
         links.into_iter().collect()
     }
 
+    pub(super) fn nothing_used(&self) -> Used {
+        Used {
+            nodes: std::array::from_fn(|_| vec![0.0; self.n]),
+            links: HashMap::new(),
+            hosts: vec![false; self.n],
+        }
+    }
+
     /// A sum along one chain.
-    fn walk(&self, chain: &Chain, cost: &[f64], toll: &Toll, nodes: &[usize]) -> f64 {
+    pub(super) fn walk(&self, chain: &Chain, cost: &[f64], toll: &Toll, nodes: &[usize]) -> f64 {
         let (mut sum, mut at) = (0.0, chain.entry);
         for (b, &node) in nodes.iter().enumerate() {
             if node != at {
@@ -181,7 +184,7 @@ impl Dense {
         sum
     }
 
-    fn use_up(&self, chain: &Chain, nodes: &[usize], used: &mut Used) {
+    pub(super) fn use_up(&self, chain: &Chain, nodes: &[usize], used: &mut Used) {
         let n = self.n;
         // Held twice or not, what does not change is not loaded.
         let unchanged = chain.previous.as_ref().is_some_and(|p| p == nodes);

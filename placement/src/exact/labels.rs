@@ -17,10 +17,11 @@ pub(super) const IMPROVEMENT: f64 = 1e-9;
 const NONE: u32 = u32::MAX;
 
 /// Takes a grown label and what it uses.
-type Sink<'s> = dyn FnMut(Label, &[(u32, f64)]) + 's;
+type Sink<'s, const B: usize> = dyn FnMut(Label<B>, &[(u32, f64)]) + 's;
 
-/// A charge per budget.
-type Spent = [f64; MAX_BUDGETS];
+/// A charge per budget. Without budgets it takes no room: labels are read far
+/// more often than anything else here.
+type Spent<const B: usize> = [f64; B];
 
 /// The least that a budget will still be charged.
 pub(super) struct Ahead {
@@ -50,17 +51,17 @@ impl Ahead {
     }
 }
 
-fn no_more(a: &Spent, b: &Spent) -> bool {
+fn no_more<const B: usize>(a: &Spent<B>, b: &Spent<B>) -> bool {
     a.iter().zip(b).all(|(a, b)| a <= b)
 }
 
 /// A placement of the first `at` blocks.
 #[derive(Debug, Clone, Copy)]
-struct Label {
+struct Label<const B: usize> {
     cost: f64,
     /// What each budget was charged; one that each chain has by itself, by the
     /// chain under way.
-    spent: Spent,
+    spent: Spent<B>,
     /// Lower bound of every placement that it can grow into.
     bound: f64,
     /// Blocks placed, over all chains.
@@ -141,26 +142,32 @@ struct Room {
 
 /// What dominance compares, side by side in memory.
 #[derive(Clone, Copy)]
-struct Rival {
+struct Rival<const B: usize> {
     cost: f64,
-    spent: Spent,
+    spent: Spent<B>,
     mask: u128,
     id: u32,
     usage: (u32, u32),
 }
 
-#[derive(Default)]
-struct Store {
-    labels: Vec<Label>,
+struct Store<const B: usize> {
+    labels: Vec<Label<B>>,
     arena: Vec<(u32, f64)>,
 }
 
-impl Store {
-    fn usage(&self, label: &Label) -> &[(u32, f64)] {
+impl<const B: usize> Store<B> {
+    const fn new() -> Self {
+        Self {
+            labels: Vec::new(),
+            arena: Vec::new(),
+        }
+    }
+
+    fn usage(&self, label: &Label<B>) -> &[(u32, f64)] {
         &self.arena[label.usage.0 as usize..label.usage.1 as usize]
     }
 
-    fn push(&mut self, mut label: Label, usage: &[(u32, f64)]) -> u32 {
+    fn push(&mut self, mut label: Label<B>, usage: &[(u32, f64)]) -> u32 {
         let from = self.arena.len() as u32;
         self.arena.extend_from_slice(usage);
         label.usage = (from, self.arena.len() as u32);
@@ -230,10 +237,10 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn root(&self) -> Label {
+    fn root<const B: usize>(&self) -> Label<B> {
         Label {
             cost: 0.0,
-            spent: [0.0; MAX_BUDGETS],
+            spent: [0.0; B],
             bound: self.rest[0] - self.resources.credit(0, &[]),
             at: 0,
             node: NONE,
@@ -245,7 +252,13 @@ impl<'a> Search<'a> {
     }
 
     /// Every way to grow a label by one stretch that may still beat `cutoff`.
-    fn grow(&self, label: &Label, usage: &[(u32, f64)], cutoff: f64, sink: &mut Sink<'_>) {
+    fn grow<const B: usize>(
+        &self,
+        label: &Label<B>,
+        usage: &[(u32, f64)],
+        cutoff: f64,
+        sink: &mut Sink<'_, B>,
+    ) {
         let (dense, n) = (self.dense, self.dense.n);
         let at = label.at as usize;
         let k = self.chain_of[at];
@@ -301,7 +314,13 @@ impl<'a> Search<'a> {
 
     /// Charges block `j` of chain `k` on a node to every budget. Gives whether
     /// the stretch may go on, and whether it may end here.
-    fn charge(&self, k: usize, j: usize, node: usize, spent: &mut Spent) -> (bool, bool) {
+    fn charge<const B: usize>(
+        &self,
+        k: usize,
+        j: usize,
+        node: usize,
+        spent: &mut Spent<B>,
+    ) -> (bool, bool) {
         let (dense, at) = (self.dense, j * self.dense.n + node);
         let ended = j + 1 == dense.chains[k].l;
         let (mut on, mut end) = (true, true);
@@ -320,15 +339,15 @@ impl<'a> Search<'a> {
 
     /// Stretches of chain `k` from block `b` on a node, one label each.
     #[allow(clippy::too_many_arguments)] // they are one state, taken apart for speed
-    fn stretches(
+    fn stretches<const B: usize>(
         &self,
         k: usize,
         b: usize,
         node: usize,
-        mut grown: Label,
+        mut grown: Label<B>,
         room: &mut Room,
         cutoff: f64,
-        sink: &mut Sink<'_>,
+        sink: &mut Sink<'_, B>,
     ) {
         let (dense, n) = (self.dense, self.dense.n);
         let (chain, table) = (&dense.chains[k], &self.tables[k]);
@@ -345,7 +364,7 @@ impl<'a> Search<'a> {
             }
             grown.cost += cost;
             let ended = j + 1 == chain.l;
-            if !dense.budgets.is_empty() {
+            if B > 0 {
                 let (on, end) = self.charge(k, j, node, &mut grown.spent);
                 if !on {
                     return;
@@ -387,7 +406,15 @@ impl<'a> Search<'a> {
     /// Grows the `width` best labels of each length; finds good placements,
     /// proves nothing.
     pub(super) fn beam(&self, width: usize, cutoff: f64, ctx: &Ctx) -> Found {
-        let mut store = Store::default();
+        if self.dense.budgets.is_empty() {
+            self.beam_within::<0>(width, cutoff, ctx)
+        } else {
+            self.beam_within::<MAX_BUDGETS>(width, cutoff, ctx)
+        }
+    }
+
+    fn beam_within<const B: usize>(&self, width: usize, cutoff: f64, ctx: &Ctx) -> Found {
+        let mut store = Store::<B>::new();
         let root = store.push(self.root(), &[]);
         let mut layers: Vec<Vec<u32>> = vec![Vec::new(); self.total + 1];
         layers[0].push(root);
@@ -431,7 +458,13 @@ impl<'a> Search<'a> {
     }
 
     /// The best of a layer, not all on one node and none dominated.
-    fn thin(&self, store: &Store, layer: &[u32], width: usize, cutoff: f64) -> Vec<u32> {
+    fn thin<const B: usize>(
+        &self,
+        store: &Store<B>,
+        layer: &[u32],
+        width: usize,
+        cutoff: f64,
+    ) -> Vec<u32> {
         let mut kept: Vec<u32> = Vec::with_capacity(width);
         let per_node = width / 3 + 1;
         for &id in layer {
@@ -458,8 +491,17 @@ impl<'a> Search<'a> {
     /// Grows the label with the smallest bound until that bound proves the best
     /// placement found, or the limits are reached.
     pub(super) fn prove(&self, cutoff: f64, max_labels: u64, ctx: &Ctx) -> Found {
-        let mut store = Store::default();
-        let mut places: Vec<Vec<Rival>> = vec![Vec::new(); (self.total + 1) * (self.dense.n + 1)];
+        if self.dense.budgets.is_empty() {
+            self.prove_within::<0>(cutoff, max_labels, ctx)
+        } else {
+            self.prove_within::<MAX_BUDGETS>(cutoff, max_labels, ctx)
+        }
+    }
+
+    fn prove_within<const B: usize>(&self, cutoff: f64, max_labels: u64, ctx: &Ctx) -> Found {
+        let mut store = Store::<B>::new();
+        let mut places: Vec<Vec<Rival<B>>> =
+            vec![Vec::new(); (self.total + 1) * (self.dense.n + 1)];
         let mut dead: Vec<bool> = vec![false];
         let mut heap = BinaryHeap::new();
         let root = store.push(self.root(), &[]);
@@ -533,7 +575,7 @@ impl<'a> Search<'a> {
 }
 
 /// Whether `a`, at the same place, is at least as good as `b` in everything.
-fn dominates(store: &Store, a: &Label, b: &Label) -> bool {
+fn dominates<const B: usize>(store: &Store<B>, a: &Label<B>, b: &Label<B>) -> bool {
     a.cost <= b.cost
         && no_more(&a.spent, &b.spent)
         && a.mask & !b.mask == 0
@@ -542,14 +584,14 @@ fn dominates(store: &Store, a: &Label, b: &Label) -> bool {
 
 /// Whether a new label is worth keeping at its place; those that it dominates
 /// are marked dead.
-fn admit(
-    store: &Store,
-    place: &mut Vec<Rival>,
+fn admit<const B: usize>(
+    store: &Store<B>,
+    place: &mut Vec<Rival<B>>,
     dead: &mut [bool],
-    new: &Label,
+    new: &Label<B>,
     used: &[(u32, f64)],
 ) -> bool {
-    let usage = |old: &Rival| &store.arena[old.usage.0 as usize..old.usage.1 as usize];
+    let usage = |old: &Rival<B>| &store.arena[old.usage.0 as usize..old.usage.1 as usize];
     for z in 0..place.len().min(MAX_COMPARED) {
         let old = &place[z];
         if old.cost <= new.cost

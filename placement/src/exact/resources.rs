@@ -142,43 +142,14 @@ impl<'a> Resources<'a> {
     }
 
     /// Most that a chain can put on each critical link from block `b` on:
-    /// `[block][link]`. Knows that a chain must come back before it crosses the
-    /// same link again.
+    /// `[block][link]`.
     fn link_future(&self, chain: &Chain) -> Vec<f64> {
-        let (dense, n, count) = (self.dense, self.dense.n, self.links.len());
+        let count = self.links.len();
         let mut future = vec![0.0; chain.l * count];
-        let on = |b: usize, i: usize| chain.cost[b * n + i] < f64::INFINITY;
         for (z, &at) in self.links.iter().enumerate() {
-            let (from, to) = (at / n, at % n);
-            // Most load when the chain is at `from`, at `to`, or elsewhere.
-            let mut best = [0.0f64; 3];
-            for b in (0..chain.l).rev() {
-                let was_on = |i: usize| {
-                    if b == 0 {
-                        chain.entry == i
-                    } else {
-                        on(b - 1, i)
-                    }
-                };
-                let forth = load(dense, chain, b, from, to).0;
-                let back = load(dense, chain, b, to, from).1;
-                let [at_from, at_to, away] = best;
-                let mut next = [at_from.max(away), at_to.max(away), away];
-                if on(b, from) {
-                    next[2] = next[2].max(at_from);
-                    if was_on(to) && back <= dense.link_capacity {
-                        next[1] = next[1].max(at_from + back);
-                    }
-                }
-                if on(b, to) {
-                    next[2] = next[2].max(at_to);
-                    if was_on(from) && forth <= dense.link_capacity {
-                        next[0] = next[0].max(at_to + forth);
-                    }
-                }
-                best = next;
-                future[b * count + z] = best.into_iter().fold(0.0, f64::max);
-            }
+            most_on_link(self.dense, chain, at, |b, most| {
+                future[b * count + z] = most
+            });
         }
         future
     }
@@ -337,6 +308,43 @@ fn load(dense: &Dense, chain: &Chain, b: usize, from: usize, to: usize) -> (f64,
     )
 }
 
+/// Most that a chain can put on a link from each block on, the last block first.
+/// Knows that a chain must come back before it crosses the same link again.
+fn most_on_link(dense: &Dense, chain: &Chain, at: usize, mut sink: impl FnMut(usize, f64)) {
+    let n = dense.n;
+    let (from, to) = (at / n, at % n);
+    let on = |b: usize, i: usize| chain.cost[b * n + i] < f64::INFINITY;
+    // Most load when the chain is at `from`, at `to`, or elsewhere.
+    let mut best = [0.0f64; 3];
+    for b in (0..chain.l).rev() {
+        let was_on = |i: usize| {
+            if b == 0 {
+                chain.entry == i
+            } else {
+                on(b - 1, i)
+            }
+        };
+        let forth = load(dense, chain, b, from, to).0;
+        let back = load(dense, chain, b, to, from).1;
+        let [at_from, at_to, away] = best;
+        let mut next = [at_from.max(away), at_to.max(away), away];
+        if on(b, from) {
+            next[2] = next[2].max(at_from);
+            if was_on(to) && back <= dense.link_capacity {
+                next[1] = next[1].max(at_from + back);
+            }
+        }
+        if on(b, to) {
+            next[2] = next[2].max(at_to);
+            if was_on(from) && forth <= dense.link_capacity {
+                next[0] = next[0].max(at_to + forth);
+            }
+        }
+        best = next;
+        sink(b, best.into_iter().fold(0.0, f64::max));
+    }
+}
+
 /// Links that several crossings together could overload.
 fn critical_links(dense: &Dense) -> Vec<usize> {
     let n = dense.n;
@@ -352,10 +360,19 @@ fn critical_links(dense: &Dense) -> Vec<usize> {
     if forth + back == 0.0 {
         return Vec::new();
     }
+    let most = |at: usize| -> f64 {
+        let each = dense.chains.iter().map(|chain| {
+            let mut most = 0.0;
+            most_on_link(dense, chain, at, |_, from_here| most = from_here);
+            most
+        });
+        each.sum()
+    };
     (0..n * n)
         .filter(|at| {
             let load = dense.forth_load[*at];
-            load < f64::INFINITY && (forth + back) * load > dense.link_capacity
+            let all = (forth + back) * load;
+            load < f64::INFINITY && all > dense.link_capacity && most(*at) > dense.link_capacity
         })
         .collect()
 }

@@ -43,6 +43,8 @@ fn stages(tuning: Tuning, cases: u64) -> std::collections::BTreeMap<&'static str
             max_work: u64::MAX,
             cutoff: f64::INFINITY,
             any: false,
+            start: None,
+            seed: 1,
         };
         let found = exact.solve(&dense);
         assert!(found.complete, "seed {seed}");
@@ -94,6 +96,7 @@ fn branch_and_bound_takes_over_where_labels_may_not_go_on() {
         quick_labels: 0,
         labels: 0,
         wide: usize::MAX,
+        ..Tuning::default()
     };
     let stages = stages(tuning, 4_000);
     assert!(stages.get("milp") > Some(&20), "{stages:?}");

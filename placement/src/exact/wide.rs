@@ -22,6 +22,7 @@ pub(super) fn solve(how: &Exact<'_>, dense: &Dense) -> Outcome {
     let quick = Exact {
         ctx: &part,
         max_work: how.max_work / 10,
+        start: None,
         ..how.clone()
     }
     .solve_narrow(&short);
@@ -125,8 +126,14 @@ pub(super) fn solve(how: &Exact<'_>, dense: &Dense) -> Outcome {
     let (last, last_ids) = restrict(&left, |k, b, i| {
         through(&before[k], &after[k], b, i, left.n) + others(k) <= cutoff + room
     });
+    let at = |i: &usize| last_ids.iter().position(|z| ids[*z] == *i);
+    let start = best.as_ref().and_then(|(cost, path)| {
+        let path: Option<Vec<usize>> = path.iter().map(at).collect();
+        Some((*cost, path?))
+    });
     let found = Exact {
-        cutoff,
+        cutoff: if start.is_some() { how.cutoff } else { cutoff },
+        start,
         max_work: how.max_work.saturating_sub(work),
         ..how.clone()
     }

@@ -3,11 +3,17 @@
 //! setting with dominance (Irnich and Desaulniers, "Shortest path problems with
 //! resource constraints", 2005).
 //!
+//! Where several workloads share the nodes, a few at a time are placed anew on
+//! what the others leave (large neighbourhood search: Shaw, 1998); the bound is
+//! that of the prices on what they share.
+//!
 //! The worst of several places is made small by asking again and again whether
-//! any placement stays below a value; a sum with such a term by lowering that
-//! value from one optimum of the sum to the next (Haimes et al., "On a
-//! bicriterion formulation", 1971); ranked criteria one after the other, each
-//! kept within its tolerance.
+//! any placement stays below a value and within every limit; a sum with such a
+//! term by lowering that value from one optimum of the sum to the next (Haimes et
+//! al., "On a bicriterion formulation", 1971); ranked criteria one after the
+//! other, each kept within its tolerance.
+
+mod worst;
 
 use super::{no_parameters, rows};
 use crate::dense::{Aim, Dense, LOADING, Rows};
@@ -17,13 +23,10 @@ use crate::problem::{Problem, Transition};
 use crate::solution::{Answer, Certificate, Placement, Stats, Status};
 use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
 use crate::validate::ValidProblem;
+use worst::STEP;
 
 /// Relative difference below which a bound counts as reached.
 const TOLERANCE: f64 = 2e-9;
-/// Relative step below the best bottleneck at which its optimality is asked.
-const BOTTLENECK_STEP: f64 = 1e-8;
-/// While the bound is further off than this, the bottleneck is bisected.
-const BISECT_ABOVE: f64 = 1.02;
 /// Room for rounding when a ranked criterion is held to its best value.
 const RANK_SLACK: f64 = 4e-9;
 
@@ -70,6 +73,7 @@ pub(super) fn solve(
         choices,
         ctx,
         max_work: options.work_limit.unwrap_or(u64::MAX),
+        seed: options.seed,
         aim: Aim::of(&problem.objective),
         caps: Vec::new(),
         best: None,
@@ -91,6 +95,7 @@ struct Run<'a> {
     choices: &'a [Vec<Rows>],
     ctx: &'a Ctx,
     max_work: u64,
+    seed: u64,
     aim: Aim,
     /// Criteria of earlier ranks, and what they may not exceed.
     caps: Vec<(Criterion, f64)>,
@@ -167,19 +172,25 @@ impl Run<'_> {
         }
     }
 
-    fn exact(&mut self, dense: &Dense, cutoff: f64, any: bool) -> Outcome {
+    fn exact(&mut self, dense: &Dense, cutoff: f64) -> Outcome {
         let exact = Exact {
             tuning: Tuning::default(),
             ctx: self.ctx,
             max_work: self.max_work.saturating_sub(self.stats.work),
             cutoff,
-            any,
+            any: false,
+            start: None,
+            seed: self.seed,
         };
         let outcome = exact.solve(dense);
+        self.count(&outcome);
+        outcome
+    }
+
+    fn count(&mut self, outcome: &Outcome) {
         self.stats.work += outcome.work;
         self.stats.nodes_left = outcome.nodes_left;
         outcome.stage.clone_into(&mut self.stats.stage);
-        outcome
     }
 
     fn search(&mut self, dense: &Dense, choice: usize) {
@@ -225,50 +236,11 @@ impl Run<'_> {
 
     /// The smallest sum. Gives the bound proved.
     fn sum(&mut self, question: &Question<'_>) -> f64 {
-        let outcome = self.exact(question.searched, self.cutoff(), false);
+        let outcome = self.exact(question.searched, self.cutoff());
         if let Some((_, path)) = &outcome.best {
             self.accept(question, path);
         }
         outcome.bound
-    }
-
-    /// The smallest worst place: asks again and again whether a placement stays
-    /// below some value everywhere, first by bisection, at last just below the
-    /// best. Gives the bound proved.
-    fn worst(&mut self, question: &Question<'_>, criterion: Criterion, weight: f64) -> f64 {
-        let mut bound = 0.0;
-        if self.best.is_none() {
-            let first = self.exact(question.searched, f64::INFINITY, true);
-            match first.best {
-                Some((_, path)) if self.accept(question, &path) => {}
-                None if first.complete => return f64::INFINITY,
-                _ => return 0.0,
-            }
-        }
-        loop {
-            let best = self.cutoff();
-            let nearly = best * (1.0 - BOTTLENECK_STEP);
-            if bound >= nearly || best == 0.0 {
-                return best;
-            }
-            let target = if best > bound * BISECT_ABOVE {
-                f64::midpoint(best, bound).min(nearly)
-            } else {
-                nearly
-            };
-            let mut low = question.searched.clone();
-            low.lower(criterion, target / weight);
-            let outcome = self.exact(&low, f64::INFINITY, true);
-            match outcome.best {
-                Some((_, path)) => {
-                    if !self.accept(question, &path) {
-                        return bound;
-                    }
-                }
-                None if outcome.complete => bound = target,
-                None => return bound,
-            }
-        }
     }
 
     /// The smallest sum of which one term is the worst place: the best sum, then
@@ -282,7 +254,7 @@ impl Run<'_> {
                 low.lower(criterion, ceiling);
             }
             let cutoff = self.cutoff();
-            let outcome = self.exact(&low, cutoff, false);
+            let outcome = self.exact(&low, cutoff);
             let Some((_, path)) = &outcome.best else {
                 return outcome.bound.min(cutoff);
             };
@@ -301,7 +273,7 @@ impl Run<'_> {
             if found.worst <= 0.0 {
                 return self.cutoff();
             }
-            ceiling = found.worst * (1.0 - BOTTLENECK_STEP);
+            ceiling = found.worst * (1.0 - STEP);
         }
     }
 
@@ -351,7 +323,7 @@ impl Run<'_> {
 
     fn is_proved(&self) -> bool {
         let best = self.cutoff();
-        best - self.bound <= BOTTLENECK_STEP * 2.0 * best
+        best - self.bound <= STEP * 2.0 * best
     }
 
     fn solved(self) -> Solved {
@@ -371,7 +343,7 @@ impl Run<'_> {
             answer: Answer {
                 placements: best.placements,
                 objective: Some(best.value),
-                certificate: Certificate::of(best.value, Some(bound), BOTTLENECK_STEP * 2.0),
+                certificate: Certificate::of(best.value, Some(bound), STEP * 2.0),
                 stats: self.stats,
             },
             place: Some((best.choice, best.path)),

@@ -1,24 +1,11 @@
-//! Times strategies on device–edge–cloud worlds of growing size.
-//!
-//! `cargo run --release -p lamina-placement --example solve_times -- \
-//!    [PROFILE.json|synthL] [real|tight|packed] [N,N,…] [worlds] [seconds] [strategy,…]`
-//!
-//! A profile is `{"input_bytes": …, "blocks": [{"ms": …, "weight": …, "act": …,
-//! "out": …}]}`: milliseconds on the reference host, bytes of weights and
-//! activations, bytes given to the next block. `synthL` draws a deep network of
-//! L blocks. Strategies take turns on each world, so that a busy machine slows
-//! all of them.
+//! Seeded device–edge–cloud worlds.
 
-use lamina_placement::{
-    Block, BlockCost, Constraints, Ctx, Link, Node, Parameters, Problem, SolveOptions, Status,
-    Tier, Value, Workload, solve_checked, strategy,
-};
+use lamina_placement::{Block, BlockCost, Constraints, Link, Node, Problem, Tier, Value, Workload};
 use serde::Deserialize;
-use std::error::Error;
-use std::time::{Duration, Instant};
 
+/// What a network costs, block by block.
 #[derive(Deserialize)]
-struct Profile {
+pub(crate) struct Profile {
     input_bytes: f64,
     blocks: Vec<Measured>,
 }
@@ -32,14 +19,17 @@ struct Measured {
 }
 
 /// How scarce memory and compute time are.
-#[derive(Clone, Copy)]
-enum Regime {
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Regime {
     /// Devices hold 20–80 % of the model, edges 40–120 %, the cloud all.
     Real,
     /// No node holds more than 5–70 %.
     Tight,
     /// Every node holds about 12 %: bin packing.
     Packed,
+    /// So many workloads from several entries share what edges and clouds hold,
+    /// about all of them together.
+    Joint(usize),
 }
 
 /// A small deterministic generator (splitmix64).
@@ -64,7 +54,7 @@ impl Dice {
     }
 }
 
-fn synthetic(blocks: usize) -> Profile {
+pub(crate) fn synthetic(blocks: usize) -> Profile {
     let mut dice = Dice(42);
     let measured = |i: usize, dice: &mut Dice| Measured {
         ms: dice.scale(0.5, 4.0),
@@ -78,7 +68,9 @@ fn synthetic(blocks: usize) -> Profile {
     }
 }
 
-fn world(profile: &Profile, n: usize, regime: Regime, seed: u64) -> Problem {
+/// A world of `n` nodes for the first profile; of several workloads each draws
+/// its own.
+pub(crate) fn world(profiles: &[Profile], n: usize, regime: Regime, seed: u64) -> Problem {
     let mut dice = Dice(seed.wrapping_mul(7919).wrapping_add(17));
     let clouds = (n / 10).max(1);
     let edges = (3 * n / 10).max(1);
@@ -87,7 +79,9 @@ fn world(profile: &Profile, n: usize, regime: Regime, seed: u64) -> Problem {
         _ if i < n - clouds => Tier::Edge,
         _ => Tier::Cloud,
     };
-    let total: f64 = profile.blocks.iter().map(|b| b.weight + b.act).sum();
+    let chosen = drawn(profiles, regime, seed);
+    let total: f64 = chosen.iter().map(|p| p.bytes()).sum();
+    let largest = chosen.iter().map(|p| p.largest_bytes()).fold(0.0, f64::max);
     let mut problem = Problem::default();
     let mut speed = Vec::new();
     for i in 0..n {
@@ -105,21 +99,84 @@ fn world(profile: &Profile, n: usize, regime: Regime, seed: u64) -> Problem {
             (Regime::Tight, Tier::Edge) => dice.between(0.15, 0.5),
             (Regime::Tight, Tier::Cloud) => dice.between(0.3, 0.7),
             (Regime::Packed, _) => dice.between(0.8, 1.3) * (2.2 / n as f64).max(0.12),
+            (Regime::Joint(k), Tier::Device) => dice.between(0.1, 0.5) / k as f64,
+            (Regime::Joint(_), at) => {
+                let nodes = if at == Tier::Edge { 2.4 } else { 3.2 };
+                let least = 1.15 * largest / total;
+                (dice.between(0.5, 1.5) * nodes / n as f64).max(least)
+            }
         };
         let mut node = Node::new(format!("n{i:04}"), tier(i), (total * share) as u64);
         node.load_share = dice.between(0.0, 0.6);
-        node.utilisation_cap = 1.0;
+        node.utilisation_cap = match (regime, node.tier) {
+            (Regime::Joint(_), Tier::Cloud) => node.load_share + 0.25,
+            _ => 1.0,
+        };
         problem.nodes.push(node);
     }
     links(&mut problem, n, &mut dice);
-    let uplink = problem.links["n0000"]
+    let devices = n - clouds - edges;
+    for (k, profile) in chosen.iter().enumerate() {
+        let entry = if k == 0 {
+            0
+        } else {
+            (dice.unit() * devices as f64) as usize
+        };
+        let named = Named {
+            k,
+            entry: &format!("n{entry:04}"),
+        };
+        let uplink = uplink(&problem, named.entry);
+        // Most instances would be infeasible for the entry's uplink alone.
+        let rate = match regime {
+            Regime::Joint(_) => dice
+                .scale(0.5, 4.0)
+                .min(0.22 * uplink / profile.input_bytes),
+            _ => dice.scale(1.0, 6.0).min(0.5 * uplink / profile.input_bytes),
+        };
+        let workload = workload(profile, &problem, &speed, rate, &named);
+        problem.workloads.push(workload);
+    }
+    problem
+}
+
+/// What each workload runs.
+fn drawn(profiles: &[Profile], regime: Regime, seed: u64) -> Vec<&Profile> {
+    let mut dice = Dice(seed.wrapping_mul(31).wrapping_add(5));
+    let count = if let Regime::Joint(k) = regime { k } else { 1 };
+    (0..count)
+        .map(|k| match k {
+            0 => &profiles[0],
+            _ => &profiles[(dice.unit() * profiles.len() as f64) as usize],
+        })
+        .collect()
+}
+
+/// Bytes per second of the fastest link from a node.
+fn uplink(problem: &Problem, from: &str) -> f64 {
+    problem.links[from]
         .values()
         .map(|l| l.bytes_per_second)
-        .fold(0.0, f64::max);
-    // Most instances would be infeasible for the entry's uplink alone.
-    let rate = dice.scale(1.0, 6.0).min(0.5 * uplink / profile.input_bytes);
-    problem.workloads = vec![workload(profile, &problem, &speed, rate)];
-    problem
+        .fold(0.0, f64::max)
+}
+
+impl Profile {
+    fn bytes(&self) -> f64 {
+        self.blocks.iter().map(|b| b.weight + b.act).sum()
+    }
+
+    fn largest_bytes(&self) -> f64 {
+        self.blocks
+            .iter()
+            .map(|b| b.weight + b.act)
+            .fold(0.0, f64::max)
+    }
+}
+
+/// Which workload it is, and where its requests arise.
+struct Named<'a> {
+    k: usize,
+    entry: &'a str,
 }
 
 fn links(problem: &mut Problem, n: usize, dice: &mut Dice) {
@@ -151,7 +208,13 @@ fn links(problem: &mut Problem, n: usize, dice: &mut Dice) {
     }
 }
 
-fn workload(profile: &Profile, problem: &Problem, speed: &[f64], rate: f64) -> Workload {
+fn workload(
+    profile: &Profile,
+    problem: &Problem,
+    speed: &[f64],
+    rate: f64,
+    named: &Named<'_>,
+) -> Workload {
     let value = |i: usize, bytes: f64| Value {
         name: format!("v{i}"),
         bytes: bytes as u64,
@@ -171,8 +234,8 @@ fn workload(profile: &Profile, problem: &Problem, speed: &[f64], rate: f64) -> W
             .collect(),
     });
     Workload {
-        name: "net".into(),
-        entry: "n0000".into(),
+        name: format!("net-{}", named.k),
+        entry: named.entry.into(),
         rate_per_second: rate,
         weight: 1.0,
         values: std::iter::once(profile.input_bytes)
@@ -187,74 +250,4 @@ fn workload(profile: &Profile, problem: &Problem, speed: &[f64], rate: f64) -> W
         constraints: Constraints::default(),
         previous: None,
     }
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn main() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let arg = |i: usize, usual: &'static str| args.get(i).map_or(usual, String::as_str);
-    let name = arg(0, "synth18");
-    let profile: Profile = match name.strip_prefix("synth") {
-        Some(blocks) => synthetic(blocks.parse()?),
-        None => serde_json::from_str(&std::fs::read_to_string(name)?)?,
-    };
-    let regime = match arg(1, "tight") {
-        "real" => Regime::Real,
-        "tight" => Regime::Tight,
-        "packed" => Regime::Packed,
-        other => return Err(format!("unknown regime `{other}`: real, tight or packed").into()),
-    };
-    let worlds: u64 = arg(3, "7").parse()?;
-    let limit = Duration::from_secs_f64(arg(4, "10").parse()?);
-    let names: Vec<&str> = arg(5, "optimal").split(',').collect();
-    println!("nodes strategy        median ms     max ms  statuses (o f i u)  max gap");
-    for n in arg(2, "5,10,20,50").split(',') {
-        let n: usize = n.parse()?;
-        let mut times: Vec<Vec<f64>> = vec![Vec::new(); names.len()];
-        let mut statuses = vec![[0u32; 4]; names.len()];
-        let mut gaps = vec![0.0f64; names.len()];
-        for seed in 0..worlds {
-            let problem = world(&profile, n, regime, seed);
-            for (z, name) in names.iter().enumerate() {
-                let chosen = strategy(name, &Parameters::new())?;
-                let options = SolveOptions {
-                    work_limit: None,
-                    ..SolveOptions::default()
-                };
-                let start = Instant::now();
-                let ctx = Ctx::until(start + limit);
-                let solution = solve_checked(&problem, chosen.as_ref(), &options, &ctx)?;
-                let ms = start.elapsed().as_secs_f64() * 1e3;
-                times[z].push(ms);
-                statuses[z][match solution.certificate.status {
-                    Status::Optimal => 0,
-                    Status::Feasible => 1,
-                    Status::Infeasible => 2,
-                    Status::Unknown => 3,
-                }] += 1;
-                gaps[z] = gaps[z].max(solution.certificate.gap.unwrap_or(0.0));
-                if std::env::var_os("VERBOSE").is_some() {
-                    let value = solution.metrics.map(|m| m.objective * 1e3);
-                    println!(
-                        "  world {seed} {name}: {ms:.2} ms {value:?} {:?} {:?}",
-                        solution.certificate, solution.stats
-                    );
-                }
-            }
-        }
-        for (z, name) in names.iter().enumerate() {
-            times[z].sort_by(f64::total_cmp);
-            let worst = times[z].last().copied().unwrap_or(f64::NAN);
-            println!(
-                "{n:5} {name:14} {:10.3} {worst:10.3}  {:?}  {:.2} %",
-                median(&times[z]),
-                statuses[z],
-                gaps[z] * 100.0
-            );
-        }
-    }
-    Ok(())
 }

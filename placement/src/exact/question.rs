@@ -1,0 +1,60 @@
+//! A problem as a question: is there any placement within its limits?
+
+use super::worst_cost;
+use crate::dense::{Budget, Dense, Measure, Toll};
+
+/// Room above a limit, so that a placement which meets it exactly is still
+/// below the cutoff. More than what counts as an improvement.
+const ROOM: f64 = 3e-9;
+
+/// The same limits with costs that make them easy to refute, and a cutoff
+/// that every placement within the limits stays below: the cost is how much
+/// of their budgets the chains spend, in shares, so that prices on
+/// capacities are weighed against it. A budget that this says all of is left
+/// out. Without budgets the costs stay.
+pub(crate) fn as_question(dense: &Dense) -> (Dense, f64) {
+    let mut asked = dense.clone();
+    let limited = |b: &Budget| b.limits.iter().any(|l| l.is_finite());
+    let Some(at) = dense.budgets.iter().position(limited) else {
+        return (asked, worst_cost(dense) * (1.0 + ROOM));
+    };
+    let budget = &dense.budgets[at];
+    let mut shares = 0.0;
+    for (k, chain) in asked.chains.iter_mut().enumerate() {
+        let limit = budget.limits[k];
+        let per_unit = if limit == f64::INFINITY {
+            0.0
+        } else if limit > 0.0 {
+            shares += 1.0;
+            limit.recip()
+        } else {
+            // Nothing may be spent at all: that is for the budget to say.
+            return (dense.clone(), f64::INFINITY);
+        };
+        let measure = &budget.measures[k];
+        for (cost, counts) in chain.cost.iter_mut().zip(&measure.cost) {
+            if *cost < f64::INFINITY {
+                *cost = counts * per_unit;
+            }
+        }
+        chain.toll = scaled(measure, per_unit);
+    }
+    let cutoff = if budget.total { 1.0 } else { shares };
+    if budget.total || shares == 1.0 {
+        asked.budgets.remove(at);
+    }
+    (asked, cutoff * (1.0 + ROOM))
+}
+
+fn scaled(measure: &Measure, factor: f64) -> Toll {
+    let all = |values: &[f64]| values.iter().map(|v| v * factor).collect();
+    let toll = &measure.toll;
+    Toll {
+        trip: all(&toll.trip),
+        forth: all(&toll.forth),
+        back: all(&toll.back),
+        joules: toll.joules * factor,
+        money: toll.money * factor,
+        cut: all(&toll.cut),
+    }
+}
