@@ -163,7 +163,7 @@ def _decoders() -> list[Entry]:
     found += _hf("gpt_neo", "GPTNeoForCausalLM", "GPTNeoConfig", ids, attention="eager", **neo)
     found += _hf("gpt_neox", "GPTNeoXForCausalLM", "GPTNeoXConfig", ids, **_BERT)
     found += _hf("opt", "OPTForCausalLM", "OPTConfig", ids, **opt)
-    found += _hf("bloom", "BloomForCausalLM", "BloomConfig", ids, n_layer=4, n_head=4, **_DECODER)
+    found += _hf("bloom", "BloomForCausalLM", "BloomConfig", ids, attention="eager", n_layer=4, n_head=4, **_DECODER)
     found += _hf("llama", "LlamaForCausalLM", "LlamaConfig", ids, **_LLAMA)
     found += _hf("mistral", "MistralForCausalLM", "MistralConfig", ids, **_LLAMA)
     found += _hf("qwen2", "Qwen2ForCausalLM", "Qwen2Config", ids, **_LLAMA)
@@ -185,12 +185,13 @@ def _images() -> list[Entry]:
     found += _hf("dinov2", "Dinov2Model", "Dinov2Config", pixels, **_PIXELS)
     found += _hf("clip_vision", "CLIPVisionModel", "CLIPVisionConfig", pixels, **_PIXELS)
     found += _hf("siglip_vision", "SiglipVisionModel", "SiglipVisionConfig", pixels, **_PIXELS)
-    found += _hf("resnet", "ResNetForImageClassification", "ResNetConfig", pixels, depths=[1, 1, 1, 1])
+    found += _hf("resnet", "ResNetForImageClassification", "ResNetConfig", pixels, attention="eager", depths=[1, 1, 1, 1])
     found += _hf(
         "convnext",
         "ConvNextForImageClassification",
         "ConvNextConfig",
         pixels,
+        attention="eager",
         depths=[1, 1, 2, 1],
         hidden_sizes=[32, 64, 96, 128],
     )
@@ -213,7 +214,7 @@ def _images() -> list[Entry]:
         depths=[1, 1, 1, 1],
     )
     return found + _hf(
-        "mobilevit", "MobileViTForImageClassification", "MobileViTConfig", pixels, image_size=64
+        "mobilevit", "MobileViTForImageClassification", "MobileViTConfig", pixels, attention="eager", image_size=64
     )
 
 

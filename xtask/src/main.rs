@@ -4,11 +4,13 @@
 //! cargo xtask demo     the main job on this machine: cluster, split, serve, move
 //! cargo xtask test     everything that CI runs
 //! cargo xtask setup    only fetch and build what the two above need
+//! cargo xtask coverage which models are cut: exports them, tries them, writes docs/coverage.md
 //! cargo xtask codegen  write generated files
 //! cargo xtask tidy     check the rules of the house that no compiler checks
 //! ```
 
 mod build;
+mod coverage;
 mod run;
 mod setup;
 mod steps;
@@ -44,6 +46,8 @@ enum Command {
     },
     /// Fetch and build what demo and test need, with progress.
     Setup,
+    /// Try many models and write docs/coverage.md; takes more than an hour on two cores.
+    Coverage(coverage::CoverageArgs),
     /// Write generated files (CRDs).
     Codegen,
     /// Check layout, lints, file lengths and the direction of dependencies.
@@ -84,6 +88,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 println!("  {key}={value}");
             }
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Coverage(args) => {
+            let kit = setup::everything()?;
+            coverage::run(&kit, &args)
         }
         Command::Codegen => {
             build::codegen()?;
