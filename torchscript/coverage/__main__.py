@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import multiprocessing
 import os
 import platform
 import sys
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import export
 import registry
 import report
 import run
-from entry import Entry
 
 
 def main() -> int:
@@ -66,8 +67,9 @@ def _table(arguments: argparse.Namespace) -> int:
     digest = hashlib.sha256(arguments.agent.read_bytes()).hexdigest()[:12]
     bench = run.Bench(arguments.agent, digest, arguments.models, arguments.results)
     rows: list[report.Row] = []
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for row in pool.map(lambda entry: run.row(entry, bench), wanted):
+    # Forks, for they have all the modules; each forks again for what may crash.
+    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("fork")) as pool:
+        for row in pool.map(partial(run.row, bench=bench), wanted):
             rows.append(row)
             _say(row, len(rows), len(wanted))
     print(report.summary(rows))
@@ -89,7 +91,9 @@ def _say(row: report.Row, done: int, total: int) -> None:
     blocks = f"{row['blocks']} blocks" if "blocks" in row else ""
     seconds = f"{row['seconds']:.1f} s" if "seconds" in row else ""
     why = str(row.get("why") or "")[:90]
-    print(f"{done:4}/{total} {row['name']:44} {how:12} {blocks:>10} {seconds:>8}  {why}", flush=True)
+    print(
+        f"{done:4}/{total} {row['name']:44} {how:12} {blocks:>10} {seconds:>8}  {why}", flush=True
+    )
 
 
 def _made(agent: Path, seconds: float) -> str:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from entry import DTYPES
 from torch import Tensor
+
+from entry import DTYPES
 from values import flat, is_same, spread
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # A request of another batch than the two that preparing tries, which are 1 and 2.
 LARGE_BATCH = 3

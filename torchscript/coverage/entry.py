@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 SCRIPTED = "sc"
 TRACED = "tr"
@@ -97,9 +100,7 @@ def entries(
     telling: bool = True,
 ) -> list[Entry]:
     """One entry for each of `modes`, "tr sc"."""
-    return [
-        Entry(group, model, mode, build, tuple(inputs), telling) for mode in modes.split()
-    ]
+    return [Entry(group, model, mode, build, tuple(inputs), telling) for mode in modes.split()]
 
 
 def builder(function: Callable[..., nn.Module], *args: object, **kwargs: object) -> partial:

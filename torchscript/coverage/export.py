@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import warnings
 from importlib import metadata
 from pathlib import Path
 
-import telling
 import torch
+from torch import Tensor, nn
+
+import telling
 from entry import SCRIPTED, Entry
 from small_models import SDK
-from torch import Tensor, nn
 from values import flat, spread
 
 # Answers to two inputs differ by at least this share of their size, or a wrong
@@ -33,7 +35,7 @@ def versions() -> str:
 
 def path_of(entry: Entry, folder: Path) -> Path:
     """Where `export` leaves the file; another name after each change of its making."""
-    common = Path(telling.__file__).read_text() + Path(__file__).read_text()
+    common = "".join(inspect.getsource(part) for part in (telling, _write, _traced))
     return folder / f"{entry.name}-{entry.key(versions(), common)}.pt"
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from entry import Entry, builder, entries, image
-from torch import nn
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def timm_model(name: str, **options: object) -> nn.Module:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
 
 
 class IsolatedError(Exception):
@@ -44,5 +47,5 @@ def isolated(function: Callable[..., object], seconds: float, *arguments: object
 def _work(sender: Connection, function: Callable[..., object], arguments: tuple) -> None:
     try:
         sender.send((True, function(*arguments)))
-    except BaseException as error:  # noqa: BLE001 - told to the parent, whatever it is
+    except BaseException as error:
         sender.send((False, f"{type(error).__name__}: {error}"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from entry import Entry, Input, builder, entries, image, tokens
 from torch import Tensor, nn
+
+from entry import Entry, Input, builder, entries, tokens
 
 _LENGTH = 16
 _VOCABULARY = 500
@@ -128,12 +129,22 @@ def _encoders() -> list[Entry]:
     found += _hf("electra", "ElectraForTokenClassification", "ElectraConfig", pair, **_BERT)
     mobile = {**_BERT, "hidden_size": 128, "intra_bottleneck_size": 64, "embedding_size": 64}
     found += _hf("mobilebert", "MobileBertModel", "MobileBertConfig", pair, **mobile)
-    found += _hf("mpnet", "MPNetForSequenceClassification", "MPNetConfig", pair, **_BERT)
+    found += _hf(
+        "mpnet", "MPNetForSequenceClassification", "MPNetConfig", pair, attention="eager", **_BERT
+    )
     found += _hf("camembert", "CamembertForMaskedLM", "CamembertConfig", [_IDS], **_BERT)
     found += _hf(
-        "squeezebert", "SqueezeBertModel", "SqueezeBertConfig", pair, embedding_size=64, **_BERT
+        "squeezebert",
+        "SqueezeBertModel",
+        "SqueezeBertConfig",
+        pair,
+        attention="eager",
+        embedding_size=64,
+        **_BERT,
     )
-    found += _hf("deberta_v2", "DebertaV2Model", "DebertaV2Config", pair, **_BERT)
+    found += _hf(
+        "deberta_v2", "DebertaV2Model", "DebertaV2Config", pair, attention="eager", **_BERT
+    )
     return found + _hf("t5_encoder", "T5EncoderModel", "T5Config", [_IDS], **_T5)
 
 
@@ -163,7 +174,16 @@ def _decoders() -> list[Entry]:
     found += _hf("gpt_neo", "GPTNeoForCausalLM", "GPTNeoConfig", ids, attention="eager", **neo)
     found += _hf("gpt_neox", "GPTNeoXForCausalLM", "GPTNeoXConfig", ids, **_BERT)
     found += _hf("opt", "OPTForCausalLM", "OPTConfig", ids, **opt)
-    found += _hf("bloom", "BloomForCausalLM", "BloomConfig", ids, attention="eager", n_layer=4, n_head=4, **_DECODER)
+    found += _hf(
+        "bloom",
+        "BloomForCausalLM",
+        "BloomConfig",
+        ids,
+        attention="eager",
+        n_layer=4,
+        n_head=4,
+        **_DECODER,
+    )
     found += _hf("llama", "LlamaForCausalLM", "LlamaConfig", ids, **_LLAMA)
     found += _hf("mistral", "MistralForCausalLM", "MistralConfig", ids, **_LLAMA)
     found += _hf("qwen2", "Qwen2ForCausalLM", "Qwen2Config", ids, **_LLAMA)
@@ -185,7 +205,14 @@ def _images() -> list[Entry]:
     found += _hf("dinov2", "Dinov2Model", "Dinov2Config", pixels, **_PIXELS)
     found += _hf("clip_vision", "CLIPVisionModel", "CLIPVisionConfig", pixels, **_PIXELS)
     found += _hf("siglip_vision", "SiglipVisionModel", "SiglipVisionConfig", pixels, **_PIXELS)
-    found += _hf("resnet", "ResNetForImageClassification", "ResNetConfig", pixels, attention="eager", depths=[1, 1, 1, 1])
+    found += _hf(
+        "resnet",
+        "ResNetForImageClassification",
+        "ResNetConfig",
+        pixels,
+        attention="eager",
+        depths=[1, 1, 1, 1],
+    )
     found += _hf(
         "convnext",
         "ConvNextForImageClassification",
@@ -214,7 +241,12 @@ def _images() -> list[Entry]:
         depths=[1, 1, 1, 1],
     )
     return found + _hf(
-        "mobilevit", "MobileViTForImageClassification", "MobileViTConfig", pixels, attention="eager", image_size=64
+        "mobilevit",
+        "MobileViTForImageClassification",
+        "MobileViTConfig",
+        pixels,
+        attention="eager",
+        image_size=64,
     )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import image_models
 import language_models
 import small_models
 import vision
-from entry import Entry
+
+if TYPE_CHECKING:
+    from entry import Entry
 
 
 def all_entries() -> list[Entry]:

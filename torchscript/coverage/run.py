@@ -10,11 +10,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import check
 import export
-from entry import Entry
 from isolated import IsolatedError, isolated
+
+if TYPE_CHECKING:
+    from entry import Entry
 
 # Wall clock. The agent has a limit of its own on what it computes.
 EXPORT_SECONDS = 300.0
@@ -115,7 +118,9 @@ def _of_manifest(manifest: dict) -> dict[str, object]:
         "rung": manifest["rung"],
         "why": manifest["rungReason"],
         "blocks": len(blocks),
-        "cuts": [[_written(value) for value in _crossing(manifest, i)] for i in range(1, len(blocks))],
+        "cuts": [
+            [_written(value) for value in _crossing(manifest, i)] for i in range(1, len(blocks))
+        ],
         "compared": manifest["check"]["compared"],
         "max_abs_diff": manifest["check"]["maxAbsDiff"],
         "block_bytes": sum(block["fileBytes"] for block in blocks),

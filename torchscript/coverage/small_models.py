@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
 import torch
-from entry import Entry, Input, builder, entries, image, tokens
 from torch import Tensor, nn
+
+from entry import Entry, Input, builder, entries, image, tokens
 
 # How a model of the SDK is exported: traced, with `lamina.json` inside.
 SDK = "sdk"
@@ -19,9 +21,7 @@ class Recurrent(nn.Module):
     def __init__(self, kind: str, bidirectional: bool = False) -> None:
         super().__init__()
         self.embedding = nn.Embedding(200, 32)
-        self.recurrent = getattr(nn, kind)(
-            32, 64, 2, batch_first=True, bidirectional=bidirectional
-        )
+        self.recurrent = getattr(nn, kind)(32, 64, 2, batch_first=True, bidirectional=bidirectional)
         self.head = nn.Linear(128 if bidirectional else 64, 10)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         sizes = [3, 16, 32, 64]
-        pairs = list(zip(sizes, sizes[1:], strict=False))
+        pairs = list(itertools.pairwise(sizes))
         self.down = nn.ModuleList([nn.Conv2d(a, b, 3, padding=1) for a, b in pairs])
         self.middle = nn.Conv2d(64, 64, 3, padding=1)
         self.up = nn.ModuleList([nn.Conv2d(2 * b, a, 3, padding=1) for a, b in pairs[::-1]])

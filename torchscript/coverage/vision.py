@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import torchvision
+
 from entry import Entry, Input, builder, entries, image
-from torch import nn
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def torchvision_model(path: str, **options: object) -> nn.Module:
@@ -14,7 +18,9 @@ def torchvision_model(path: str, **options: object) -> nn.Module:
     return attrgetter(path)(torchvision.models)(**options)
 
 
-def _model(group: str, path: str, inputs: list[Input], modes: str, **options: object) -> list[Entry]:
+def _model(
+    group: str, path: str, inputs: list[Input], modes: str, **options: object
+) -> list[Entry]:
     name = path.rpartition(".")[2]
     return entries(group, name, builder(torchvision_model, path, **options), inputs, modes)
 
