@@ -1,13 +1,14 @@
 """Which models Lamina cuts: `cargo xtask coverage`.
 
-`export FOLDER NAME…` writes single models, which Lamina's own tests use; `table` tries
-all of them. Run the folder: `python torchscript/coverage table --help`.
+`export` and `check` are for single models, which Lamina's own tests use; `table` tries all
+of them. Run the folder: `python torchscript/coverage table --help`.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import multiprocessing
 import os
 import platform
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import check
 import export
 import registry
 import report
@@ -32,6 +34,10 @@ def main() -> int:
     one = commands.add_parser("export", help="write single models as FOLDER/NAME.pt")
     one.add_argument("folder", type=Path)
     one.add_argument("names", nargs="+")
+    proof = commands.add_parser("check", help="prove BLOCKS/NAME equal to MODELS/NAME.pt")
+    proof.add_argument("models", type=Path)
+    proof.add_argument("blocks", type=Path)
+    proof.add_argument("names", nargs="+")
     all_of_them = commands.add_parser("table", help="try all models and write the table")
     all_of_them.add_argument("--agent", type=Path, required=True)
     all_of_them.add_argument("--models", type=Path, required=True, help="exported files")
@@ -43,6 +49,8 @@ def main() -> int:
     warnings.simplefilter("ignore")
     if arguments.command == "export":
         return _export(arguments.folder, arguments.names)
+    if arguments.command == "check":
+        return _check(arguments.models, arguments.blocks, arguments.names)
     return _table(arguments)
 
 
@@ -54,6 +62,19 @@ def _export(folder: Path, names: list[str]) -> int:
             link = folder / f"{name}{suffix}"
             link.unlink(missing_ok=True)
             link.symlink_to(path.with_suffix(suffix).name)
+    return 0
+
+
+def _check(models: Path, blocks: Path, names: list[str]) -> int:
+    for name in names:
+        manifest = json.loads((blocks / name / "manifest.json").read_text())
+        try:
+            draw = registry.find(name).draw
+            found = check.check(models / f"{name}.pt", blocks / name, manifest, draw)
+        except check.WrongError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 1
+        print(json.dumps({"name": name} | found.json()))
     return 0
 
 

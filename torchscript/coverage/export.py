@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 import warnings
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class NotTellingError(Exception):
     """The model gives two inputs (nearly) the same answer, or no numbers at all."""
 
 
+@cache
 def versions() -> str:
     """Of what makes the files."""
     packages = ["torch", "torchvision", "timm", "transformers"]

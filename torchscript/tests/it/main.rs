@@ -4,5 +4,6 @@
 
 mod bad_input;
 mod common;
+mod coverage_rows;
 mod small_models;
 mod vision_models;
