@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import sys
@@ -30,9 +31,11 @@ class NotTellingError(Exception):
 @cache
 def versions() -> str:
     """Of what makes the files."""
-    packages = ["torch", "torchvision", "timm", "transformers"]
-    found = {d.metadata["Name"]: d.version for d in metadata.distributions()}
-    return " ".join(f"{name} {found[name]}" for name in packages if name in found)
+    found = []
+    for package in ("torch", "torchvision", "timm", "transformers"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{package} {metadata.version(package)}")
+    return " ".join(found)
 
 
 def path_of(entry: Entry, folder: Path) -> Path:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-import torchvision
-
 from entry import Entry, Input, builder, entries, image
 
 if TYPE_CHECKING:
@@ -15,6 +13,8 @@ if TYPE_CHECKING:
 
 def torchvision_model(path: str, **options: object) -> nn.Module:
     """`torchvision.models.<path>` with random weights."""
+    import torchvision
+
     return attrgetter(path)(torchvision.models)(**options)
 
 
