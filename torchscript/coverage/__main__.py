@@ -85,8 +85,9 @@ def _table(arguments: argparse.Namespace) -> int:
         print(f"no model's name contains {arguments.only!r}", file=sys.stderr)
         return 2
     start = time.monotonic()
-    digest = hashlib.sha256(arguments.agent.read_bytes()).hexdigest()[:12]
-    bench = run.Bench(arguments.agent, digest, arguments.models, arguments.results)
+    bench = run.Bench(
+        arguments.agent, _digest(arguments.agent), arguments.models, arguments.results
+    )
     rows: list[report.Row] = []
     # Forks, for they have all the modules; each forks again for what may crash.
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("fork")) as pool:
@@ -99,6 +100,14 @@ def _table(arguments: argparse.Namespace) -> int:
         (arguments.docs / "coverage.md").write_text(report.markdown(rows, made))
         (arguments.docs / "coverage.csv").write_text(report.table(rows))
     return 1 if any(row["status"] == run.WRONG for row in rows) else 0
+
+
+def _digest(agent: Path) -> str:
+    """Changes where a row's result might: with the agent and with what judges it."""
+    here = Path(__file__).parent
+    parts = [agent, *(here / f"{name}.py" for name in ("check", "run", "values"))]
+    digests = [hashlib.sha256(part.read_bytes()).digest() for part in parts]
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:12]
 
 
 def _import_all() -> None:

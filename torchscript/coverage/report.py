@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter, defaultdict
 
-from run import CUT, NOT_EXPORTED, REFUSED, WHOLE, WRONG
+from run import CUT, FAILED, NOT_EXPORTED, REFUSED, WHOLE, WRONG
 
 Row = dict[str, object]
 
@@ -32,21 +33,30 @@ Batch 3 is `fixed` where the manifest holds one batch size, because tracing bake
 """
 
 
+_REASONS = {
+    WRONG: "Wrong",
+    FAILED: "Failed to prepare",
+    WHOLE: "Served whole",
+    REFUSED: "Refused",
+    NOT_EXPORTED: "Not exported by PyTorch",
+}
+
+
 def summary(rows: list[Row]) -> str:
     """One line of counts."""
     counts = Counter(row["status"] for row in rows)
     exact = sum(1 for row in rows if row["status"] == CUT)
     parts = [f"{len(rows)} files", f"{exact} cut and bit-exact", f"{counts[WRONG]} wrong"]
-    parts += [f"{counts[WHOLE]} served whole", f"{counts[REFUSED]} refused"]
+    others = [(WHOLE, "served whole"), (REFUSED, "refused"), (FAILED, "failed to prepare")]
+    parts += [f"{counts[status]} {text}" for status, text in others]
     return ", ".join([*parts, f"{counts[NOT_EXPORTED]} not exported"])
 
 
 def markdown(rows: list[Row], made: str) -> str:
     """The whole page; `made` says when, where and with what."""
     parts = [_HEADER, f"## Summary\n\n{_summary_table(rows)}\n{made}\n"]
-    for status, title in [(WRONG, "Wrong"), (WHOLE, "Served whole"), (REFUSED, "Refused")]:
+    for status, title in _REASONS.items():
         parts.append(_reasons(rows, status, title))
-    parts.append(_reasons(rows, NOT_EXPORTED, "Not exported by PyTorch"))
     parts.append("## Files\n")
     groups = dict.fromkeys(row["group"] for row in rows)
     parts += [_group(str(group), [r for r in rows if r["group"] == group]) for group in groups]
@@ -55,12 +65,13 @@ def markdown(rows: list[Row], made: str) -> str:
 
 def _summary_table(rows: list[Row]) -> str:
     groups = dict.fromkeys(row["group"] for row in rows)
-    heads = ["", "files", "cut, bit-exact", "whole", "refused", "not exported", "wrong"]
-    lines = [_line(heads), _line(["---"] + ["---:"] * 6)]
+    shown = (CUT, WHOLE, REFUSED, FAILED, NOT_EXPORTED, WRONG)
+    heads = ["", "files", "cut, bit-exact", *shown[1:]]
+    lines = [_line(heads), _line(["---"] + ["---:"] * 7)]
     for group in [*groups, None]:
         mine = [row for row in rows if group in (None, row["group"])]
         counts = Counter(row["status"] for row in mine)
-        numbers = [counts[s] for s in (CUT, WHOLE, REFUSED, NOT_EXPORTED, WRONG)]
+        numbers = [counts[s] for s in shown]
         name = "**all**" if group is None else str(group)
         lines.append(_line([name, str(len(mine)), *map(str, numbers)]))
     rungs = Counter(str(row["rung"]) for row in rows if row["status"] == CUT)
@@ -76,7 +87,9 @@ def _reasons(rows: list[Row], status: str, title: str) -> str:
     by_reason: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if row["status"] == status:
-            by_reason[str(row["why"])].append(str(row["name"]))
+            # How many operations there are does not make another reason.
+            why = re.sub(r"\d+ heavy", "N heavy", str(row["why"]))
+            by_reason[why].append(str(row["name"]))
     if not by_reason:
         return ""
     lines = [f"## {title}\n", _line(["why", "files"]), _line(["---", "---"])]

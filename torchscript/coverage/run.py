@@ -27,28 +27,29 @@ CHECK_SECONDS = 300.0
 CUT = "cut"
 WHOLE = "whole"
 REFUSED = "refused"
+FAILED = "failed"
 NOT_EXPORTED = "not exported"
 WRONG = "wrong"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where files are, and what is tried."""
+    """Where files are, and what is tried; `digest` is that of the agent and the checker."""
 
     agent: Path
-    agent_digest: str
+    digest: str
     models: Path
     results: Path
 
 
 def row(entry: Entry, bench: Bench) -> dict[str, object]:
-    """The result, kept in the folder of results until model or agent change."""
+    """The result, kept in the folder of results until the model or `bench` change."""
     base = {"name": entry.name, "group": entry.group, "model": entry.model, "mode": entry.mode}
     try:
         path = Path(isolated(_exported, EXPORT_SECONDS, entry, bench.models))
     except IsolatedError as error:
         return base | {"status": NOT_EXPORTED, "why": _first_line(error)}
-    kept = bench.results / f"{path.stem}-{bench.agent_digest}.json"
+    kept = bench.results / f"{path.stem}-{bench.digest}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     result = base | {"file_bytes": path.stat().st_size} | _tried(entry, path, bench)
@@ -108,7 +109,10 @@ def _prepare(entry: Entry, model: Path, out: Path, agent: Path) -> dict:
 def _refused(line: dict) -> dict[str, object]:
     if "crash" in line:
         return {"status": WRONG, "why": line["crash"]}
-    return {"status": REFUSED, "why": line["error"]["message"], "reason": line["error"]["reason"]}
+    error = line["error"]
+    # A good reason lies in the model; whatever else stops preparing is a fault of Lamina's.
+    status = REFUSED if error["reason"] in ("InvalidModel", "InputMismatch") else FAILED
+    return {"status": status, "why": error["message"], "reason": error["reason"]}
 
 
 def _of_manifest(manifest: dict) -> dict[str, object]:

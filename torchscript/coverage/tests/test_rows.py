@@ -42,7 +42,7 @@ def test_rows_and_reasons_are_in_the_page() -> None:
     assert "| other sc | refused | - | - | - | - | - | - | - | 2.0 |" in page
     assert "| a\\|b | other.sc |" in page
     assert "| output `x` differs | bad.tr |" in page
-    assert "| **all** | 3 | 1 | 0 | 1 | 0 | 1 |" in page
+    assert "| **all** | 3 | 1 | 0 | 1 | 0 | 0 | 1 |" in page
     assert report.summary([CUT, REFUSED, WRONG]).startswith("3 files, 1 cut and bit-exact, 1 wrong")
 
 
