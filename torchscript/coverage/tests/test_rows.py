@@ -70,7 +70,6 @@ def _refuse() -> None:
     raise ValueError("the reason")
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_what_crashes_or_hangs_ends_with_a_reason() -> None:
     assert isolated(os.getpid, 60) != os.getpid()
     with pytest.raises(IsolatedError, match=r"crashed \(SIGKILL"):
