@@ -5,12 +5,14 @@
 //! cargo xtask test     everything that CI runs
 //! cargo xtask setup    only fetch and build what the two above need
 //! cargo xtask bench    measure, and write docs/benchmarks/
+//! cargo xtask coverage which models are cut: exports them, tries them, writes docs/coverage.md
 //! cargo xtask codegen  write generated files
 //! cargo xtask tidy     check the rules of the house that no compiler checks
 //! ```
 
 mod bench;
 mod build;
+mod coverage;
 mod run;
 mod setup;
 mod steps;
@@ -51,6 +53,8 @@ enum Command {
     },
     /// Fetch and build what demo and test need, with progress.
     Setup,
+    /// Try many models and write docs/coverage.md; takes more than an hour on two cores.
+    Coverage(coverage::CoverageArgs),
     /// Write generated files (CRDs).
     Codegen,
     /// Check layout, lints, file lengths and the direction of dependencies.
@@ -92,6 +96,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 println!("  {key}={value}");
             }
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Coverage(args) => {
+            let kit = setup::everything()?;
+            coverage::run(&kit, &args)
         }
         Command::Codegen => {
             build::codegen()?;

@@ -30,6 +30,14 @@ pub(crate) struct Kit {
     logs: PathBuf,
 }
 
+/// What exports the models of the coverage table.
+pub(crate) struct Zoo {
+    /// With timm and transformers.
+    pub(crate) python: PathBuf,
+    /// Where the exported models are kept.
+    pub(crate) models: PathBuf,
+}
+
 impl Kit {
     /// Environment for cargo, tests and the demo.
     pub(crate) fn env(&self) -> Vec<(&'static str, String)> {
@@ -63,17 +71,36 @@ impl Kit {
     /// environment of its own, so that a new linter does not fetch PyTorch again.
     pub(crate) fn sdk_python(&self) -> Result<PathBuf> {
         let list = self.root.join("sdk/requirements-dev.txt");
+        let extra = self.extra_python("sdk", &list, "the SDK's checks (linters, test tools)")?;
+        Ok(extra.join("bin/python"))
+    }
+
+    /// Python with PyTorch and the model zoos of the coverage table, and the
+    /// folder for the models that it exports.
+    pub(crate) fn zoo_python(&self) -> Result<Zoo> {
+        let list = self.root.join("torchscript/coverage/requirements.txt");
+        let extra = self.extra_python("zoo", &list, "the coverage table (timm, transformers)")?;
+        let name = extra.file_name().unwrap_or_default().to_string_lossy();
+        Ok(Zoo {
+            models: extra.with_file_name(format!("models-{name}")),
+            python: extra.join("bin/python"),
+        })
+    }
+
+    /// An environment with the packages of `list` that sees those of the kit's
+    /// Python too, made where it is missing.
+    fn extra_python(&self, kind: &str, list: &Path, purpose: &str) -> Result<PathBuf> {
         let shared = self.python.parent().and_then(Path::parent);
         let shared = shared.context("the Python of the lab lies in no environment")?;
         let cache = shared.parent().unwrap_or(shared);
         let name = shared.file_name().unwrap_or_default().to_string_lossy();
-        let folder = cache.join(format!("sdk-{name}-{}", hash_of(&[&list])?));
-        let program = folder.join("bin/python");
+        let folder = cache.join(format!("{kind}-{name}-{}", hash_of(&[list])?));
         if is_complete(&folder) {
-            return Ok(program);
+            return Ok(folder);
         }
-        println!("setting up Python for the SDK's checks:");
-        venv(&folder, &self.log("sdk-venv"))?;
+        println!("setting up Python for {purpose}:");
+        let program = folder.join("bin/python");
+        venv(&folder, &self.log(&format!("{kind}-venv")))?;
         let site = "import sysconfig; print(sysconfig.get_path('purelib'))";
         let packages = |python: &Path| {
             output(Command::new(python).args(["-c", site])).context("Python does not start")
@@ -82,10 +109,10 @@ impl Kit {
         let link = Path::new(&packages(&program)?).join("shared.pth");
         fs::write(&link, shared_packages + "\n")
             .with_context(|| format!("cannot write {}", link.display()))?;
-        let what = "installing linters and test tools";
-        pip(&program, &["--no-deps"], &list, what, &self.log("sdk-pip"))?;
+        let log = self.log(&format!("{kind}-pip"));
+        pip(&program, &["--no-deps"], list, "installing packages", &log)?;
         finish(&folder)?;
-        Ok(program)
+        Ok(folder)
     }
 
     /// `cargo` with this environment.

@@ -25,6 +25,9 @@ pub(crate) fn test(kit: &Kit, only: Option<&str>) -> Result<ExitCode> {
     if wanted("sdk") {
         all.extend(sdk_steps(kit)?);
     }
+    if wanted("coverage") {
+        all.extend(coverage_steps(kit)?);
+    }
     for (name, mut command) in all {
         if wanted(name) {
             step(name, &mut command, &mut tally)?;
@@ -126,6 +129,27 @@ fn sdk_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
         ("sdk: types", python(&["-m", "mypy"])),
         ("sdk: tests", python(&["-m", "pytest", "-q"])),
         ("sdk: wheel", wheel),
+    ])
+}
+
+/// The program of the coverage table: style, and tests of its checker. The table
+/// itself is `cargo xtask coverage`; a dozen of its rows are among the tests.
+fn coverage_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
+    let program = kit.sdk_python()?;
+    let python = |args: &[&str]| {
+        let mut c = Command::new(&program);
+        c.current_dir(kit.root.join("torchscript/coverage"))
+            .env("OMP_NUM_THREADS", "1")
+            .args(args);
+        c
+    };
+    Ok(vec![
+        ("coverage: lint", python(&["-m", "ruff", "check", "."])),
+        (
+            "coverage: format",
+            python(&["-m", "ruff", "format", "--check", "."]),
+        ),
+        ("coverage: tests", python(&["-m", "pytest", "-q", "tests"])),
     ])
 }
 

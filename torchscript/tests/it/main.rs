@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod common;
+mod coverage_rows;
 mod exits;
 mod measured_profile;
 mod retraced_models;

@@ -1,0 +1,80 @@
+import csv
+import os
+import signal
+import time
+
+import pytest
+
+import registry
+import report
+from entry import Input
+from isolated import IsolatedError, isolated
+
+CUT = {
+    "name": "net.tr",
+    "group": "nets",
+    "model": "net",
+    "mode": "tr",
+    "status": "cut",
+    "rung": "direct",
+    "why": None,
+    "blocks": 2,
+    "cuts": [["FP32:-1x8", "INT64:-1"]],
+    "compared": 2,
+    "max_abs_diff": 0.0,
+    "file_bytes": 2_000_000,
+    "block_bytes": 1_990_000,
+    "seconds": 1.25,
+    "check": {"telling": 0.5, "large_batch": "exact", "same_boundaries": []},
+}
+BASE = {"group": "nets", "model": "other", "mode": "sc"}
+REFUSED = BASE | {"name": "other.sc", "status": "refused", "why": "a|b", "seconds": 2.0}
+WRONG = {k: v for k, v in CUT.items() if k != "check"} | {
+    "name": "bad.tr",
+    "status": "wrong",
+    "why": "output `x` differs",
+}
+
+
+def test_rows_and_reasons_are_in_the_page() -> None:
+    page = report.markdown([CUT, REFUSED, WRONG], "made today")
+    assert "| net tr | direct | 2 | 2 | 2 | exact | exact | 50 % | 2.00 → 1.99 | 1.2 |" in page
+    assert "| other sc | refused | - | - | - | - | - | - | - | 2.0 |" in page
+    assert "| a\\|b | other.sc |" in page
+    assert "| output `x` differs | bad.tr |" in page
+    assert "| **all** | 3 | 1 | 0 | 1 | 0 | 0 | 1 |" in page
+    assert report.summary([CUT, REFUSED, WRONG]).startswith("3 files, 1 cut and bit-exact, 1 wrong")
+
+
+def test_the_csv_has_the_values_at_every_cut() -> None:
+    row = next(csv.DictReader(report.table([CUT]).splitlines()))
+    assert row["cuts"] == "FP32:-1x8+INT64:-1"
+    assert row["batch_3"] == "exact"
+
+
+def test_inputs_are_written_as_the_agent_takes_them() -> None:
+    ids = Input("ids", (-1, 12), "INT64", (0, 199))
+    assert ids.argument() == "ids:INT64:-1x12:0:199"
+    assert Input("image", (-1, 3, 8, 8)).argument() == "image:FP32:-1x3x8x8"
+
+
+def test_names_are_unique_and_there_are_enough() -> None:
+    assert len(registry.all_entries()) >= 110
+
+
+def _crash() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _refuse() -> None:
+    raise ValueError("the reason")
+
+
+def test_what_crashes_or_hangs_ends_with_a_reason() -> None:
+    assert isolated(os.getpid, 60) != os.getpid()
+    with pytest.raises(IsolatedError, match=r"crashed \(SIGKILL"):
+        isolated(_crash, 60)
+    with pytest.raises(IsolatedError, match="ValueError: the reason"):
+        isolated(_refuse, 60)
+    with pytest.raises(IsolatedError, match="not done after 0 s"):
+        isolated(time.sleep, 0.4, 600)
