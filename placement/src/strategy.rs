@@ -33,6 +33,15 @@ impl Ctx {
         }
     }
 
+    /// The same limits, and to stop within `duration` from now.
+    pub fn within(&self, duration: Duration) -> Self {
+        let own = Instant::now().checked_add(duration);
+        Self {
+            deadline: self.deadline.into_iter().chain(own).min(),
+            cancelled: Arc::clone(&self.cancelled),
+        }
+    }
+
     /// A handle that cancels the solve when set to true.
     pub fn cancel_handle(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.cancelled)

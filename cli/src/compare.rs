@@ -1,0 +1,180 @@
+//! Asks every strategy, and sets the best answer beside the best that does not
+//! split.
+
+use crate::report::{Row, Skipped, Verdict, Whole};
+use lamina_placement::check::evaluate;
+use lamina_placement::{
+    Ctx, Parameters, Placement, Problem, Segment, SolveError, SolveOptions, Status, Workload,
+    solve_checked, strategy,
+};
+use std::time::{Duration, Instant};
+
+/// Values that differ by less than this, relatively, rank alike.
+const SAME: f64 = 1e-9;
+
+/// Under which limits strategies run.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Time of each strategy.
+    pub each: Duration,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Carries the handle that cancels.
+    pub ctx: Ctx,
+}
+
+/// The answers of all strategies, the best first, and those that gave none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Comparison {
+    /// Answers.
+    pub rows: Vec<Row>,
+    /// The others.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Asks the strategies one after the other. `watch` is told of each before it is
+/// asked.
+pub(crate) fn compare(
+    problem: &Problem,
+    strategies: &[String],
+    limits: &Limits,
+    watch: &mut dyn FnMut(&str),
+) -> Comparison {
+    let mut comparison = Comparison::default();
+    for name in strategies {
+        if limits.ctx.expired() {
+            comparison.skipped.push(Skipped {
+                strategy: name.clone(),
+                reason: "cancelled".to_owned(),
+            });
+            continue;
+        }
+        watch(name);
+        let start = Instant::now();
+        match ask(problem, name, limits) {
+            Ok(solution) => {
+                let row = Row::new(solution, start.elapsed().as_secs_f64());
+                comparison.rows.push(row);
+            }
+            Err(error) => comparison.skipped.push(Skipped {
+                strategy: name.clone(),
+                reason: reason(error),
+            }),
+        }
+    }
+    rank(&mut comparison.rows);
+    comparison
+}
+
+fn ask(
+    problem: &Problem,
+    name: &str,
+    limits: &Limits,
+) -> Result<lamina_placement::Solution, SolveError> {
+    let strategy = strategy(name, &Parameters::new())?;
+    let options = SolveOptions {
+        seed: limits.seed,
+        // The limit on work stays the operator's, which also bounds the memory.
+        ..SolveOptions::default()
+    };
+    let ctx = limits.ctx.within(limits.each);
+    solve_checked(problem, strategy.as_ref(), &options, &ctx)
+}
+
+/// Without the strategy's name, which stands before it.
+fn reason(error: SolveError) -> String {
+    match error {
+        SolveError::NotApplicable { reason, .. } | SolveError::Parameter { reason, .. } => reason,
+        other => other.to_string(),
+    }
+}
+
+/// The best objective first; among equals a proof, then the order asked. Those
+/// without a placement come last.
+fn rank(rows: &mut [Row]) {
+    let best = rows
+        .iter()
+        .filter_map(Row::objective)
+        .min_by(f64::total_cmp);
+    let scale = best.unwrap_or(0.0).abs().max(f64::MIN_POSITIVE);
+    let key = |row: &Row| {
+        let steps = row.objective().map(|o| (o / scale / SAME).round());
+        (steps.unwrap_or(f64::INFINITY), !row.is_optimal())
+    };
+    rows.sort_by(|a, b| {
+        let (a, b) = (key(a), key(b));
+        a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
+    });
+}
+
+/// Whether any strategy proved that there is no placement.
+pub(crate) fn proved_infeasible(rows: &[Row]) -> bool {
+    rows.iter()
+        .any(|r| r.solution.certificate.status == Status::Infeasible)
+}
+
+/// The best answer beside the best whole one; `None` without a placement.
+pub(crate) fn verdict(problem: &Problem, rows: &[Row]) -> Option<Verdict> {
+    let best = rows.first()?;
+    let objective = best.objective()?;
+    let segments = best.solution.placements.iter().flat_map(|p| &p.segments);
+    let mut nodes: Vec<String> = Vec::new();
+    for segment in segments {
+        if !nodes.contains(&segment.node) {
+            nodes.push(segment.node.clone());
+        }
+    }
+    let whole = match problem.workloads.as_slice() {
+        [only] => whole(problem, only),
+        _ => None,
+    };
+    let gain = |w: &Whole| (objective > 0.0).then(|| w.objective / objective);
+    Some(Verdict {
+        strategy: best.solution.strategy.clone(),
+        nodes,
+        proved: best.is_optimal(),
+        gain: whole.as_ref().and_then(gain),
+        whole,
+    })
+}
+
+/// The best node for the whole model.
+fn whole(problem: &Problem, workload: &Workload) -> Option<Whole> {
+    let choices = threshold_choices(workload);
+    let tries = problem.nodes.iter().flat_map(|node| {
+        choices.iter().filter_map(|thresholds| {
+            let placement = Placement {
+                workload: workload.name.clone(),
+                segments: vec![Segment {
+                    node: node.name.clone(),
+                    blocks: (0..workload.blocks.len()).collect(),
+                }],
+                thresholds: thresholds.clone(),
+            };
+            let metrics = evaluate(problem, &[placement]).ok()?;
+            Some(Whole {
+                node: node.name.clone(),
+                objective: metrics.objective,
+            })
+        })
+    });
+    tries.min_by(|a, b| a.objective.total_cmp(&b.objective))
+}
+
+/// Every combination of the exits' thresholds.
+fn threshold_choices(workload: &Workload) -> Vec<Vec<f64>> {
+    let mut choices = vec![Vec::new()];
+    for exit in &workload.exits {
+        choices = choices
+            .iter()
+            .flat_map(|chosen: &Vec<f64>| {
+                exit.table.iter().map(move |row| {
+                    let mut longer = chosen.clone();
+                    longer.push(row.threshold);
+                    longer
+                })
+            })
+            .collect();
+    }
+    choices
+}
