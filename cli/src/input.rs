@@ -3,8 +3,9 @@
 use crate::mistake::{Mistake, Mistakes};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_saphyr::UserMessageFormatter;
+use serde_saphyr::options::NonFiniteFloatPolicy;
 use std::fmt;
 use std::fs;
 use std::io::Read as _;
@@ -13,13 +14,13 @@ use std::path::Path;
 
 /// No file of ours is longer; one that is would only eat the memory.
 const MAX_BYTES: u64 = 256 << 20;
-/// YAML nodes in one file: enough to count every entry of one that is too long.
+/// YAML nodes in one file: enough for every link between a thousand hosts.
 const MAX_YAML_NODES: usize = 16_000_000;
 
 /// The text of a file.
 ///
 /// # Errors
-/// It cannot be read, is too long, or is no text.
+/// It cannot be read, is too long or empty, or is no text.
 pub(crate) fn read(path: &Path) -> Result<String, Mistakes> {
     let place = path.display().to_string();
     let wrong = |reason: String| Mistakes::whole(place.clone(), reason);
@@ -31,7 +32,11 @@ pub(crate) fn read(path: &Path) -> Result<String, Mistakes> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(wrong(format!("is longer than {} MiB", MAX_BYTES >> 20)));
     }
-    String::from_utf8(bytes).map_err(|_| wrong("is no UTF-8 text".to_owned()))
+    match String::from_utf8(bytes) {
+        Ok(text) if text.trim().is_empty() => Err(wrong("is empty".to_owned())),
+        Ok(text) => Ok(text),
+        Err(_) => Err(wrong("is no UTF-8 text".to_owned())),
+    }
 }
 
 /// A value from YAML, of which JSON is a part.
@@ -46,6 +51,8 @@ pub(crate) fn yaml<T: DeserializeOwned>(place: &str, text: &str) -> Result<T, Mi
             max_total_scalar_bytes: MAX_BYTES as usize,
         },
         with_snippet: false,
+        // Said together with everything else that is wrong.
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| Mistakes {
         place: place.to_owned(),
@@ -78,46 +85,45 @@ pub(crate) fn json<T: DeserializeOwned>(place: &str, text: &str) -> Result<T, Mi
     })
 }
 
-/// The first `MOST` entries of a list, and how many there are: of a list that is
-/// far too long, the rest is only counted.
-#[derive(Debug, Clone)]
-pub(crate) struct Counted<T, const MOST: usize> {
-    pub(crate) kept: Vec<T>,
-    pub(crate) count: usize,
+/// Entries of a list that may not be of any length.
+pub(crate) trait Limited {
+    /// What the list is called.
+    const LIST: &'static str;
+    /// Most entries.
+    const MOST: usize;
 }
 
-impl<T, const MOST: usize> Default for Counted<T, MOST> {
+/// A list that is refused as soon as it is too long, without reading on.
+#[derive(Debug, Clone)]
+pub(crate) struct Bounded<T>(pub(crate) Vec<T>);
+
+impl<T> Default for Bounded<T> {
     fn default() -> Self {
-        Self {
-            kept: Vec::new(),
-            count: 0,
-        }
+        Self(Vec::new())
     }
 }
 
-impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Counted<T, MOST> {
+impl<'de, T: Deserialize<'de> + Limited> Deserialize<'de> for Bounded<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List<T, const MOST: usize>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST> {
-            type Value = Counted<T, MOST>;
+        struct List<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de> + Limited> Visitor<'de> for List<T> {
+            type Value = Bounded<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
+                write!(f, "a list of {}", T::LIST)
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut counted = Counted::default();
-                while counted.count < MOST {
-                    let Some(entry) = list.next_element()? else {
-                        return Ok(counted);
-                    };
-                    counted.kept.push(entry);
-                    counted.count += 1;
+                let mut entries = Vec::new();
+                while let Some(entry) = list.next_element()? {
+                    if entries.len() == T::MOST {
+                        let most =
+                            format!("{}: more than {}, the most there may be", T::LIST, T::MOST);
+                        return Err(A::Error::custom(most));
+                    }
+                    entries.push(entry);
                 }
-                while list.next_element::<IgnoredAny>()?.is_some() {
-                    counted.count += 1;
-                }
-                Ok(counted)
+                Ok(Bounded(entries))
             }
         }
         deserializer.deserialize_seq(List(PhantomData))

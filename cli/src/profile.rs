@@ -1,7 +1,7 @@
 //! The profile: what a model's blocks are and cost. Either the manifest of
 //! `lamina-node-agent prepare`, or a file that someone wrote.
 
-use crate::input::{self, Counted};
+use crate::input::{self, Bounded, Limited};
 use crate::mistake::{Found, Mistakes, Range, line_of};
 use crate::topology::{Speed, Topology};
 use crate::units::{Kind, Scalar};
@@ -78,7 +78,7 @@ struct File {
     #[serde(default)]
     inputs: Vec<ValueEntry>,
     outputs: Option<Vec<String>>,
-    blocks: Counted<BlockEntry, MAX_BLOCKS>,
+    blocks: Bounded<BlockEntry>,
     accuracy: Option<Quantity>,
     #[serde(default)]
     exits: Vec<ExitEntry>,
@@ -130,6 +130,11 @@ struct ExitsFile {
     exits: Vec<ExitEntry>,
 }
 
+impl Limited for BlockEntry {
+    const LIST: &'static str = "blocks";
+    const MOST: usize = MAX_BLOCKS;
+}
+
 /// Reads a profile: a manifest, the lines that `prepare --json` prints, or a
 /// profile file.
 ///
@@ -168,12 +173,8 @@ fn prepared(place: &str, text: &str) -> Result<Profile, Mistakes> {
 fn written(place: &str, text: &str) -> Result<Written, Mistakes> {
     let file: File = input::yaml(place, text)?;
     let mut found = Found::default();
-    if file.blocks.count == 0 {
+    if file.blocks.0.is_empty() {
         found.add(None, "blocks", "is empty; give at least one");
-    }
-    if file.blocks.count > MAX_BLOCKS {
-        let reason = format!("{} blocks, at most {MAX_BLOCKS}", file.blocks.count);
-        found.add(None, "blocks", reason);
     }
     let gflops = file
         .gflops
@@ -182,7 +183,7 @@ fn written(place: &str, text: &str) -> Result<Written, Mistakes> {
     let mut values = inputs(&file, &mut found);
     let mut before: Vec<String> = values.iter().map(|v| v.name.clone()).collect();
     let mut blocks = Vec::new();
-    for (b, entry) in file.blocks.kept.iter().enumerate() {
+    for (b, entry) in file.blocks.0.iter().enumerate() {
         let block = read_block(b, entry, &before, &mut values, &mut found);
         before.clone_from(&block.outputs);
         blocks.push(block);
@@ -378,7 +379,7 @@ fn factors(gflops: Option<f64>, topology: &Topology, found: &mut Found) -> BTree
     }
     if missing > 0 {
         let reason = format!(
-            "is needed, because the topology has {missing} nodes with gflops and this profile has times; or give these nodes a speed"
+            "is needed, because this profile has times and the topology gives gflops (nodes: {missing}); or give these nodes a speed"
         );
         found.add(None, "gflops", reason);
     }

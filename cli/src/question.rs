@@ -341,7 +341,12 @@ fn add_pins(
     for (first, last, node) in pins {
         if *last >= blocks {
             let reason = format!("there is no block {last}; the model has {blocks}, from 0 on");
-            options.add(format!("--pin {first}-{last}={node}"), reason);
+            let blocks = if first == last {
+                first.to_string()
+            } else {
+                format!("{first}-{last}")
+            };
+            options.add(format!("--pin {blocks}={node}"), reason);
             continue;
         }
         let pin = |block| BlockOnNode {

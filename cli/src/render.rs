@@ -5,7 +5,7 @@ use crate::show;
 use crate::table::{Dress, Table};
 use crate::what_if::{Moved, WhatIf};
 use lamina_placement::explain::{Explanation, Stretch, bytes};
-use lamina_placement::{Objective, Status};
+use lamina_placement::{Criterion, Objective, Status};
 
 mod explanation;
 
@@ -27,7 +27,12 @@ pub fn render(report: &Report, dress: &Dress) -> String {
     let objective = &report.question.objective;
     if let Some(explanation) = &report.explanation {
         lines.push(String::new());
-        lines.extend(explanation::lines(explanation, objective, dress));
+        let loaded = report
+            .question
+            .workloads
+            .iter()
+            .any(|w| w.rate_per_second > 0.0);
+        lines.extend(explanation::lines(explanation, objective, loaded, dress));
     }
     if let Some(what_if) = &report.what_if {
         lines.push(String::new());
@@ -55,7 +60,7 @@ fn headline(report: &Report) -> String {
             bytes(w.slice_bytes)
         );
         if w.rate_per_second > 0.0 {
-            text += &format!(", {}", show::rate(w.rate_per_second));
+            text += &format!(", {}/s", w.rate_per_second);
         }
         if let Some(limit) = w.latency_limit_seconds {
             text += &format!(", at most {}", show::time(limit));
@@ -78,7 +83,7 @@ fn strategies(report: &Report, dress: &Dress) -> Vec<String> {
         "LATENCY",
         "THROUGHPUT",
         "ENERGY",
-        "MONEY",
+        "MONEY/1M",
         "BUSIEST",
         "SOLVE",
         "PROOF",
@@ -109,11 +114,23 @@ fn strategies(report: &Report, dress: &Dress) -> Vec<String> {
         table.drop_column("ENERGY");
     }
     if metrics().all(|m| m.money == 0.0) {
-        table.drop_column("MONEY");
+        table.drop_column("MONEY/1M");
     }
     if metrics().all(|m| m.utilisation == 0.0) {
         table.drop_column("BUSIEST");
     }
+    let asked = &report.question.objective.criteria();
+    let optional = [
+        ("SOLVE", None),
+        ("MONEY/1M", Some(Criterion::Money)),
+        ("BUSIEST", Some(Criterion::Fairness)),
+        ("ENERGY", Some(Criterion::Energy)),
+    ];
+    let unasked = optional
+        .iter()
+        .filter(|(_, shows)| shows.is_none_or(|c| !asked.contains(&c)))
+        .map(|(name, _)| *name);
+    table.fit(dress, &unasked.collect::<Vec<_>>());
     table.lines(dress, report.outcome == Outcome::Found)
 }
 
@@ -161,7 +178,7 @@ fn sentence(verdict: &Verdict, objective: &Objective, dress: &Dress) -> Vec<Stri
             );
         }
         (None, _) if is_split => {
-            text += " No single node may take the whole model.";
+            text += " No single node can take the whole model within the limits (--explain names them).";
         }
         _ => {}
     }

@@ -37,7 +37,7 @@ pub(crate) fn energy(joules: f64) -> String {
 
 /// Money per million requests, because one request costs next to nothing.
 pub(crate) fn money(per_request: f64) -> String {
-    format!("{}/M", digits(per_request * 1e6))
+    digits(per_request * 1e6)
 }
 
 /// `80 %`.

@@ -33,6 +33,8 @@ impl Dress {
 const GAP: usize = 3;
 /// The last column is cut to this, however narrow the terminal is.
 const LEAST_LAST: usize = 12;
+/// `cam-1[0-14]→edge-1[15-32]` fits.
+const ROOM_FOR_PATH: usize = 26;
 
 /// A head and rows; the last column takes what is left of the line.
 #[derive(Debug, Clone, Default)]
@@ -71,21 +73,43 @@ impl Table {
         }
     }
 
+    /// Leaves out columns, in the given order, until the last one has room for a
+    /// short path.
+    pub(crate) fn fit(&mut self, dress: &Dress, least_useful: &[&str]) {
+        let Some(width) = dress.width else {
+            return;
+        };
+        for name in least_useful {
+            if self.before_last() + ROOM_FOR_PATH <= width {
+                return;
+            }
+            self.drop_column(name);
+        }
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let width = |c: usize| {
+            let cells = self.rows.iter().map(|row| measure_text_width(&row[c]));
+            cells.max().unwrap_or(0)
+        };
+        (0..columns).map(width).collect()
+    }
+
+    /// Columns of the terminal in front of the last column of the table.
+    fn before_last(&self) -> usize {
+        let widths = self.widths();
+        let others = widths.len().saturating_sub(1);
+        widths.iter().take(others).map(|w| w + GAP).sum::<usize>() + self.indent
+    }
+
     /// The lines. The first row of the body is the best one: `best` colours it.
     pub(crate) fn lines(&self, dress: &Dress, best: bool) -> Vec<String> {
-        let columns = self.rows.first().map_or(0, Vec::len);
-        let widths: Vec<usize> = (0..columns)
-            .map(|c| {
-                let of = |row: &Vec<String>| measure_text_width(&row[c]);
-                self.rows.iter().map(of).max().unwrap_or(0)
-            })
-            .collect();
-        let before: usize = widths.iter().take(columns.saturating_sub(1)).sum::<usize>()
-            + GAP * columns.saturating_sub(1)
-            + self.indent;
+        let widths = self.widths();
+        let columns = widths.len();
         let left = dress
             .width
-            .map(|w| w.saturating_sub(before).max(LEAST_LAST));
+            .map(|w| w.saturating_sub(self.before_last()).max(LEAST_LAST));
         let line = |row: &Vec<String>| {
             let mut line = " ".repeat(self.indent);
             for (c, cell) in row.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! The topology file: nodes and the links between them.
 
-use crate::input::{self, Counted};
+use crate::input::{self, Bounded, Limited};
 use crate::mistake::{Found, Mistakes, Range, line_of};
 use crate::units::{Kind, Scalar};
 use lamina_placement::{Link, MAX_NODES, Node, Tier};
@@ -17,9 +17,9 @@ type Quantity = Spanned<Scalar>;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct File {
-    nodes: Counted<NodeEntry, MAX_NODES>,
+    nodes: Bounded<NodeEntry>,
     #[serde(default)]
-    links: Counted<LinkEntry, MAX_LINKS>,
+    links: Bounded<LinkEntry>,
     #[serde(default)]
     tier_links: Vec<TierLinkEntry>,
     entry: Option<Spanned<String>>,
@@ -65,6 +65,16 @@ struct TierLinkEntry {
     price: Option<Quantity>,
 }
 
+impl Limited for NodeEntry {
+    const LIST: &'static str = "nodes";
+    const MOST: usize = MAX_NODES;
+}
+
+impl Limited for LinkEntry {
+    const LIST: &'static str = "links";
+    const MOST: usize = MAX_LINKS;
+}
+
 /// How fast a node runs blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Speed {
@@ -94,19 +104,11 @@ pub(crate) struct Topology {
 pub(crate) fn parse(place: &str, text: &str) -> Result<Topology, Mistakes> {
     let file: File = input::yaml(place, text)?;
     let mut found = Found::default();
-    if file.nodes.count > MAX_NODES {
-        let reason = format!("{} nodes, at most {MAX_NODES}", file.nodes.count);
-        found.add(None, "nodes", reason);
-    }
-    if file.links.count > MAX_LINKS {
-        let reason = format!("{} links, at most {MAX_LINKS}", file.links.count);
-        found.add(None, "links", reason);
-    }
-    if file.nodes.count == 0 {
+    if file.nodes.0.is_empty() {
         found.add(None, "nodes", "is empty; give at least one");
     }
     let mut topology = Topology::default();
-    for (i, entry) in file.nodes.kept.iter().enumerate() {
+    for (i, entry) in file.nodes.0.iter().enumerate() {
         read_node(i, entry, &mut topology, &mut found);
     }
     if let Some(entry) = &file.entry {
@@ -117,10 +119,8 @@ pub(crate) fn parse(place: &str, text: &str) -> Result<Topology, Mistakes> {
         topology.entry = Some(entry.value.clone());
     }
     let tiers = read_tier_links(&file.tier_links, &mut found);
-    if file.nodes.count <= MAX_NODES {
-        read_links(&file.links.kept, &mut topology, &mut found);
-        fill(&mut topology, &tiers);
-    }
+    read_links(&file.links.0, &mut topology, &mut found);
+    fill(&mut topology, &tiers);
     found.into_result(place)?;
     Ok(topology)
 }

@@ -25,7 +25,11 @@ fn a_placement_is_success() {
 fn no_placement_is_one() {
     let output = run(&["--slo", "1ms", "--strategy", "optimal"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8(output.stdout).unwrap().contains("no placement"));
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("no placement")
+    );
 }
 
 #[test]
@@ -33,7 +37,11 @@ fn bad_input_is_two_and_on_the_error_stream() {
     let output = run(&["--entry", "mars"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stdout.is_empty());
-    assert!(String::from_utf8(output.stderr).unwrap().contains("--entry mars"));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("--entry mars")
+    );
 }
 
 #[test]

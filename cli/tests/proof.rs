@@ -22,7 +22,13 @@ fn planned(problem: &Problem) -> Report {
         deadline: Duration::from_secs(3600),
         seed: 1,
     };
-    plan(&question, &Extras::default(), &Ctx::unlimited(), &mut |_| {}).unwrap()
+    plan(
+        &question,
+        &Extras::default(),
+        &Ctx::unlimited(),
+        &mut |_| {},
+    )
+    .unwrap()
 }
 
 /// Every placement of one workload, with every choice of thresholds.

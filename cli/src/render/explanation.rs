@@ -10,11 +10,12 @@ const MOST_UNUSED: usize = 12;
 pub(super) fn lines(
     explanation: &Explanation,
     objective: &Objective,
+    loaded: bool,
     dress: &Dress,
 ) -> Vec<String> {
     let mut lines = Vec::new();
     for way in &explanation.workloads {
-        lines.extend(stretches(way, &explanation.strategy, dress));
+        lines.extend(stretches(way, &explanation.strategy, loaded, dress));
     }
     let mut section = |title: &str, body: Vec<String>| {
         if !body.is_empty() {
@@ -34,14 +35,15 @@ pub(super) fn lines(
     lines
 }
 
-fn stretches(way: &Way, strategy: &str, dress: &Dress) -> Vec<String> {
-    let queue = way
-        .queue_seconds
-        .map_or("more work than time".to_owned(), |s| {
-            format!("about {} of waiting", show::time(s))
-        });
+/// `loaded`: whether a rate is known, without which nothing waits.
+fn stretches(way: &Way, strategy: &str, loaded: bool, dress: &Dress) -> Vec<String> {
+    let queue = match way.queue_seconds {
+        _ if !loaded => String::new(),
+        Some(seconds) => format!(" and about {} of waiting", show::time(seconds)),
+        None => " and more work than time".to_owned(),
+    };
     let title = format!(
-        "Why {} ({strategy}): {} and {queue}",
+        "Why {} ({strategy}): {}{queue}",
         way.path,
         show::time(way.latency_seconds),
     );
@@ -73,6 +75,9 @@ fn stretches(way: &Way, strategy: &str, dress: &Dress) -> Vec<String> {
     if way.stretches.iter().all(|s| s.reach >= 1.0) {
         table.drop_column("REACHED BY");
     }
+    if !loaded {
+        table.drop_column("QUEUE");
+    }
     let mut lines = vec![dress.bold(&title)];
     lines.extend(table.lines(dress, false));
     let stretches: f64 = way.stretches.iter().map(time_of).sum();
@@ -98,7 +103,10 @@ fn segment(stretch: &Stretch) -> String {
 fn tight(explanation: &Explanation) -> Vec<String> {
     let places = explanation.tight.iter();
     places
-        .map(|t| format!("  {} of {}: {}", t.what, t.place, show::share(t.share)))
+        .map(|t| {
+            let share = show::share(t.share);
+            format!("  {} of {}: {share} of what is allowed", t.what, t.place)
+        })
         .collect()
 }
 

@@ -8,7 +8,7 @@ use kubectl_lamina::report::Report;
 use lamina_placement::Ctx;
 
 /// Options as one string, as a shell splits it.
-pub fn args(options: &str) -> PlanArgs {
+pub(crate) fn args(options: &str) -> PlanArgs {
     let words = ["kubectl-lamina", "plan"].into_iter();
     let words = words.chain(options.split_whitespace());
     let Command::Plan(args) = Cli::try_parse_from(words).unwrap().command;
@@ -16,7 +16,7 @@ pub fn args(options: &str) -> PlanArgs {
 }
 
 /// The report, without times.
-pub fn report(options: &str) -> Result<Report, Refusal> {
+pub(crate) fn report(options: &str) -> Result<Report, Refusal> {
     let mut args = args(options);
     // A busy machine must not change an answer.
     args.deadline = "60min".to_owned();
@@ -32,6 +32,3 @@ pub fn report(options: &str) -> Result<Report, Refusal> {
     }
     Ok(report)
 }
-
-/// The small question of the golden tests.
-pub const SMALL: &str = "--profile tests/files/model.yaml --topology tests/files/world.yaml";
