@@ -117,13 +117,8 @@ pub(crate) fn proved_infeasible(rows: &[Row]) -> bool {
 pub(crate) fn verdict(problem: &Problem, rows: &[Row]) -> Option<Verdict> {
     let best = rows.first()?;
     let objective = best.objective()?;
-    let segments = best.solution.placements.iter().flat_map(|p| &p.segments);
-    let mut nodes: Vec<String> = Vec::new();
-    for segment in segments {
-        if !nodes.contains(&segment.node) {
-            nodes.push(segment.node.clone());
-        }
-    }
+    let placements = &best.solution.placements;
+    let segments: Vec<Segment> = placements.iter().flat_map(|p| p.segments.clone()).collect();
     let whole = match problem.workloads.as_slice() {
         [only] => whole(problem, only),
         _ => None,
@@ -131,11 +126,23 @@ pub(crate) fn verdict(problem: &Problem, rows: &[Row]) -> Option<Verdict> {
     let gain = |w: &Whole| (objective > 0.0).then(|| w.objective / objective);
     Some(Verdict {
         strategy: best.solution.strategy.clone(),
-        nodes,
+        nodes: nodes_of(&segments),
+        split: placements.iter().any(|p| nodes_of(&p.segments).len() > 1),
         proved: best.is_optimal(),
         gain: whole.as_ref().and_then(gain),
         whole,
     })
+}
+
+/// The nodes of segments, each once, in the order in which a request meets them.
+pub(crate) fn nodes_of(segments: &[Segment]) -> Vec<String> {
+    let mut nodes: Vec<String> = Vec::new();
+    for segment in segments {
+        if !nodes.contains(&segment.node) {
+            nodes.push(segment.node.clone());
+        }
+    }
+    nodes
 }
 
 /// The best node for the whole model.

@@ -134,10 +134,11 @@ impl Found {
     }
 
     /// Ok where nothing was found.
-    pub(crate) fn into_result(self, place: &str) -> Result<(), Mistakes> {
+    pub(crate) fn into_result(mut self, place: &str) -> Result<(), Mistakes> {
         if self.0.is_empty() {
             return Ok(());
         }
+        self.0.sort_by_key(|m| m.line);
         Err(Mistakes {
             place: place.to_owned(),
             found: self.0,

@@ -48,7 +48,12 @@ pub fn plan(
         }
         None => None,
     };
-    let Comparison { rows, skipped } = compare(problem, &question.strategies, &limits, watch);
+    let Comparison { rows, mut skipped } = compare(problem, &question.strategies, &limits, watch);
+    for (field, name) in question.names {
+        for skipped in &mut skipped {
+            skipped.reason = skipped.reason.replace(field, name);
+        }
+    }
     let outcome = outcome(&rows);
     let mut report = Report {
         api_version: API_VERSION,

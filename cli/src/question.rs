@@ -50,7 +50,17 @@ pub struct Question {
     pub deadline: Duration,
     /// Seed of everything random.
     pub seed: u64,
+    /// What the library's fields are called where they were given.
+    pub names: &'static [(&'static str, &'static str)],
 }
+
+/// The library's fields by the options and fields of a topology that set them.
+const NAMES: [(&str, &str); 4] = [
+    ("constraints.latencyLimitSeconds", "--slo"),
+    ("ratePerSecond", "--rate"),
+    ("activeWatts", "power"),
+    ("joulesPerByte", "energy"),
+];
 
 /// Reads all files and options.
 ///
@@ -79,6 +89,7 @@ pub fn read(args: &PlanArgs) -> Result<Question, Refusal> {
         strategies: wishes.strategies,
         deadline: wishes.deadline,
         seed: args.seed,
+        names: if args.problem.is_some() { &[] } else { &NAMES },
     })
 }
 

@@ -1,5 +1,6 @@
 //! The report as text.
 
+use crate::compare::nodes_of;
 use crate::report::{LinkRegions, Outcome, Report, Row, Verdict};
 use crate::show;
 use crate::table::{Dress, Table};
@@ -17,7 +18,8 @@ pub fn render(report: &Report, dress: &Dress) -> String {
         lines.push(String::new());
     }
     if let Some(verdict) = &report.verdict {
-        lines.extend(sentence(verdict, &report.question.objective, dress));
+        lines.extend(sentence(report, verdict, dress));
+        lines.extend(thresholds(report));
     }
     lines.extend(no_placement(report));
     if !report.skipped.is_empty() {
@@ -154,14 +156,10 @@ fn path(row: &Row) -> String {
 }
 
 /// Whether to split, in a sentence or two.
-fn sentence(verdict: &Verdict, objective: &Objective, dress: &Dress) -> Vec<String> {
-    let nodes = verdict.nodes.join(", ");
-    let is_split = verdict.nodes.len() > 1;
-    let lead = if is_split {
-        format!("Split over {nodes}.")
-    } else {
-        format!("Do not split: the whole model on {nodes}.")
-    };
+fn sentence(report: &Report, verdict: &Verdict, dress: &Dress) -> Vec<String> {
+    let objective = &report.question.objective;
+    let is_split = verdict.split;
+    let lead = lead(report, verdict);
     let proof = if verdict.proved {
         "No placement is better (proved)."
     } else {
@@ -177,12 +175,69 @@ fn sentence(verdict: &Verdict, objective: &Objective, dress: &Dress) -> Vec<Stri
                 whole.node
             );
         }
-        (None, _) if is_split => {
+        (None, _) if is_split && report.question.workloads.len() == 1 => {
             text += " No single node can take the whole model within the limits (--explain names them).";
         }
         _ => {}
     }
     vec![text]
+}
+
+/// Which thresholds the best answer chose.
+fn thresholds(report: &Report) -> Vec<String> {
+    let Some(best) = report.strategies.first() else {
+        return Vec::new();
+    };
+    let found = best.solution.metrics.iter().flat_map(|m| &m.workloads);
+    let chosen = best.solution.placements.iter().zip(found);
+    report
+        .question
+        .workloads
+        .iter()
+        .zip(chosen)
+        .filter(|(asked, _)| !asked.exits_after.is_empty())
+        .map(|(asked, (placement, metrics))| {
+            let exits = asked.exits_after.iter().zip(&placement.thresholds);
+            let exits: Vec<String> = exits
+                .map(|(block, threshold)| format!("behind block {block} from {threshold} on"))
+                .collect();
+            let accuracy = metrics.accuracy.map(|a| {
+                let share = show::share(a);
+                format!(" Expected accuracy {share}.")
+            });
+            format!(
+                "Requests of {} leave {}.{}",
+                asked.name,
+                exits.join(", "),
+                accuracy.unwrap_or_default()
+            )
+        })
+        .collect()
+}
+
+/// Who computes, in the words of the advice.
+fn lead(report: &Report, verdict: &Verdict) -> String {
+    let placements = report.strategies.first().map(|r| &r.solution.placements);
+    match placements.map(Vec::as_slice).unwrap_or_default() {
+        [_] if verdict.split => format!("Split over {}.", verdict.nodes.join(", ")),
+        [_] => format!(
+            "Do not split: the whole model on {}.",
+            verdict.nodes.join(", ")
+        ),
+        several => {
+            let each = several.iter().map(|p| {
+                let nodes = nodes_of(&p.segments);
+                let how = if nodes.len() > 1 {
+                    "split over"
+                } else {
+                    "whole on"
+                };
+                format!("{} {how} {}", p.workload, nodes.join(", "))
+            });
+            let each: Vec<String> = each.collect();
+            format!("{}.", each.join("; "))
+        }
+    }
 }
 
 fn no_placement(report: &Report) -> Vec<String> {

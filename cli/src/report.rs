@@ -5,6 +5,7 @@ use crate::what_if::WhatIf;
 use lamina_placement::explain::Explanation;
 use lamina_placement::{Metrics, Objective, Placement, Problem, Solution, Status};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Version of the JSON.
 pub const API_VERSION: &str = "plan.lamina.dev/v1";
@@ -84,6 +85,8 @@ pub struct AskedWorkload {
     pub rate_per_second: f64,
     /// The limit on its expected latency in seconds.
     pub latency_limit_seconds: Option<f64>,
+    /// Blocks behind which requests may leave.
+    pub exits_after: Vec<usize>,
 }
 
 impl Asked {
@@ -100,11 +103,12 @@ impl Asked {
                 .fold(0, u64::saturating_add),
             rate_per_second: w.rate_per_second,
             latency_limit_seconds: w.constraints.latency_limit_seconds,
+            exits_after: w.exits.iter().map(|e| e.after_block).collect(),
         });
         Self {
             workloads: workloads.collect(),
             nodes: problem.nodes.len(),
-            links: problem.links.values().map(|row| row.len()).sum(),
+            links: problem.links.values().map(BTreeMap::len).sum(),
             objective: problem.objective.clone(),
         }
     }
@@ -168,6 +172,8 @@ pub struct Verdict {
     pub strategy: String,
     /// Nodes that compute.
     pub nodes: Vec<String>,
+    /// Whether any model is split over several of them.
+    pub split: bool,
     /// Whether no placement is better; proved.
     pub proved: bool,
     /// The best placement of the whole model on one node, where one is allowed.

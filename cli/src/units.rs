@@ -235,11 +235,13 @@ pub(crate) fn parse(text: &str, kind: Kind) -> Result<f64, UnitError> {
 
 /// The longest number in front, and the rest.
 fn split(text: &str) -> (Option<f64>, &str) {
+    // Longer than any number is a text that is none.
     let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
+    let ends: Vec<usize> = ends.take_while(|end| *end <= 40).collect();
     let longest = ends
-        .filter(|end| *end <= 40)
-        .filter_map(|end| Some((text[..end].parse::<f64>().ok()?, &text[end..])))
-        .last();
+        .iter()
+        .rev()
+        .find_map(|end| Some((text[..*end].parse::<f64>().ok()?, &text[*end..])));
     match longest {
         Some((number, rest)) => (Some(number), rest.trim_start()),
         None => (None, text),

@@ -93,6 +93,9 @@ pub struct Moved {
     pub paths_after: Vec<String>,
 }
 
+/// Changes one figure of a link and gives it before and after.
+type SetLink = dyn Fn(&mut Link) -> [f64; 2];
+
 /// What a quantity becomes.
 enum Target {
     Value(f64),
@@ -205,7 +208,7 @@ fn change_links(
             return Err(ChangeError::Link((*from).to_owned(), (*to).to_owned()));
         }
     }
-    let set: Box<dyn Fn(&mut Link) -> [f64; 2]> = match property {
+    let set: Box<SetLink> = match property {
         "bandwidth" => {
             let text = needed(key, value)?;
             let target = Target::parse(text, Kind::Bandwidth)?;

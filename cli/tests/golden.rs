@@ -5,8 +5,12 @@ mod common;
 use common::report;
 use insta::assert_snapshot;
 use kubectl_lamina::Dress;
+use kubectl_lamina::plan::{Extras, plan};
+use kubectl_lamina::question;
 use kubectl_lamina::render::render;
 use kubectl_lamina::report::Outcome;
+use lamina_placement::Ctx;
+use std::sync::atomic::Ordering;
 
 /// Six blocks on three hosts.
 const SMALL: &str = "--profile tests/files/model.yaml --topology tests/files/world.yaml";
@@ -105,6 +109,40 @@ fn json_is_one_document() {
     );
     let report = report(&options).unwrap();
     assert_snapshot!(serde_json::to_string_pretty(&report).unwrap());
+}
+
+#[test]
+fn several_models_in_one_problem() {
+    let report = report("--problem tests/files/two-models.yaml --explain").unwrap();
+    assert_snapshot!(render(&report, &Dress::default()));
+}
+
+#[test]
+fn do_not_split_is_an_answer() {
+    let options = "--profile ../examples/plan/googlenet.json \
+                   --topology ../examples/plan/camera-edge-cloud.yaml --strategy optimal";
+    assert_snapshot!(render(&report(options).unwrap(), &Dress::default()));
+}
+
+#[test]
+fn what_was_found_before_ctrl_c_is_shown() {
+    let mut args = common::args(SMALL);
+    args.deadline = "60min".to_owned();
+    let question = question::read(&args).unwrap();
+    let ctx = Ctx::unlimited();
+    let handle = ctx.cancel_handle();
+    let mut cancel_at_the_second = |name: &str| {
+        if name != "optimal" {
+            handle.store(true, Ordering::Relaxed);
+        }
+    };
+    let extras = Extras::default();
+    let report = plan(&question, &extras, &ctx, &mut cancel_at_the_second).unwrap();
+    assert!(report.cancelled);
+    assert_eq!(report.strategies[0].solution.strategy, "optimal");
+    let cancelled = report.skipped.iter().filter(|s| s.reason == "cancelled");
+    assert!(cancelled.count() >= question.strategies.len() - 2);
+    assert!(render(&report, &Dress::default()).contains("until then"));
 }
 
 #[test]

@@ -21,6 +21,7 @@ fn planned(problem: &Problem) -> Report {
         strategies: strategy_names().into_iter().map(str::to_owned).collect(),
         deadline: Duration::from_secs(3600),
         seed: 1,
+        names: &[],
     };
     plan(
         &question,

@@ -14,7 +14,10 @@ pub(super) fn lines(
     dress: &Dress,
 ) -> Vec<String> {
     let mut lines = Vec::new();
-    for way in &explanation.workloads {
+    for (i, way) in explanation.workloads.iter().enumerate() {
+        if i > 0 {
+            lines.push(String::new());
+        }
         lines.extend(stretches(way, &explanation.strategy, loaded, dress));
     }
     let mut section = |title: &str, body: Vec<String>| {
