@@ -1,11 +1,11 @@
 //! Asks every strategy, and sets the best answer beside the best that does not
 //! split.
 
-use crate::report::{Row, Skipped, Verdict, Whole};
+use crate::report::{NotWhole, Row, Skipped, Verdict, Whole};
 use lamina_placement::check::evaluate;
 use lamina_placement::{
-    Ctx, Parameters, Placement, Problem, Segment, SolveError, SolveOptions, Status, Workload,
-    solve_checked, strategy,
+    Block, Ctx, Parameters, Placement, Problem, Segment, SolveError, SolveOptions, Status,
+    Workload, solve_checked, strategy,
 };
 use std::time::{Duration, Instant};
 
@@ -119,9 +119,12 @@ pub(crate) fn verdict(problem: &Problem, rows: &[Row]) -> Option<Verdict> {
     let objective = best.objective()?;
     let placements = &best.solution.placements;
     let segments: Vec<Segment> = placements.iter().flat_map(|p| p.segments.clone()).collect();
-    let whole = match problem.workloads.as_slice() {
-        [only] => whole(problem, only),
-        _ => None,
+    let (whole, why_not_whole) = match problem.workloads.as_slice() {
+        [only] => match whole(problem, only) {
+            Ok(whole) => (Some(whole), None),
+            Err(why) => (None, why),
+        },
+        _ => (None, None),
     };
     let gain = |w: &Whole| (objective > 0.0).then(|| w.objective / objective);
     Some(Verdict {
@@ -131,6 +134,7 @@ pub(crate) fn verdict(problem: &Problem, rows: &[Row]) -> Option<Verdict> {
         proved: best.is_optimal(),
         gain: whole.as_ref().and_then(gain),
         whole,
+        why_not_whole,
     })
 }
 
@@ -145,11 +149,14 @@ pub(crate) fn nodes_of(segments: &[Segment]) -> Vec<String> {
     nodes
 }
 
-/// The best node for the whole model.
-fn whole(problem: &Problem, workload: &Workload) -> Option<Whole> {
+/// The best node for the whole model, or what keeps it off the one that is nearest
+/// to taking it: with the fewest violations, and the fastest of those.
+fn whole(problem: &Problem, workload: &Workload) -> Result<Whole, Option<NotWhole>> {
     let choices = threshold_choices(workload);
-    let tries = problem.nodes.iter().flat_map(|node| {
-        choices.iter().filter_map(|thresholds| {
+    let mut best: Option<Whole> = None;
+    let mut nearest: Option<(usize, f64, NotWhole)> = None;
+    for node in &problem.nodes {
+        for thresholds in &choices {
             let placement = Placement {
                 workload: workload.name.clone(),
                 segments: vec![Segment {
@@ -158,14 +165,42 @@ fn whole(problem: &Problem, workload: &Workload) -> Option<Whole> {
                 }],
                 thresholds: thresholds.clone(),
             };
-            let metrics = evaluate(problem, &[placement]).ok()?;
-            Some(Whole {
-                node: node.name.clone(),
-                objective: metrics.objective,
-            })
-        })
-    });
-    tries.min_by(|a, b| a.objective.total_cmp(&b.objective))
+            match evaluate(problem, &[placement]) {
+                Ok(metrics)
+                    if best
+                        .as_ref()
+                        .is_none_or(|b| metrics.objective < b.objective) =>
+                {
+                    best = Some(Whole {
+                        node: node.name.clone(),
+                        objective: metrics.objective,
+                    });
+                }
+                Ok(_) => {}
+                Err(violations) => {
+                    let (count, seconds) =
+                        (violations.len(), compute_seconds(workload, &node.name));
+                    let nearer = |(c, s, _): &(usize, f64, NotWhole)| (count, seconds) < (*c, *s);
+                    if nearest.as_ref().is_none_or(nearer)
+                        && let Some(first) = violations.first()
+                    {
+                        let not = NotWhole {
+                            node: node.name.clone(),
+                            reason: first.to_string(),
+                        };
+                        nearest = Some((count, seconds, not));
+                    }
+                }
+            }
+        }
+    }
+    best.ok_or_else(|| nearest.map(|(_, _, why)| why))
+}
+
+/// Seconds of all blocks on a node; infinite where it cannot run them all.
+fn compute_seconds(workload: &Workload, node: &str) -> f64 {
+    let seconds = |b: &Block| b.costs.get(node).map_or(f64::INFINITY, |c| c.seconds);
+    workload.blocks.iter().map(seconds).sum()
 }
 
 /// Every combination of the exits' thresholds.

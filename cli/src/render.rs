@@ -175,8 +175,13 @@ fn sentence(report: &Report, verdict: &Verdict, dress: &Dress) -> Vec<String> {
                 whole.node
             );
         }
-        (None, _) if is_split && report.question.workloads.len() == 1 => {
-            text += " No single node can take the whole model within the limits (--explain names them).";
+        (None, _) if is_split => {
+            if let Some(not) = &verdict.why_not_whole {
+                text += &format!(
+                    " No single node can take the whole model; nearest is {} ({}).",
+                    not.node, not.reason
+                );
+            }
         }
         _ => {}
     }
@@ -303,7 +308,7 @@ fn changed(what_if: &WhatIf, objective: &Objective, dress: &Dress) -> Vec<String
 
 fn path_after(moved: &Moved) -> String {
     match (&moved.paths_after, &moved.paths_before) {
-        (after, _) if after.is_empty() => "no placement".to_owned(),
+        (after, _) if after.is_empty() => "none found".to_owned(),
         (after, before) if after == before => "unchanged".to_owned(),
         (after, _) => after.join(", "),
     }

@@ -178,6 +178,9 @@ pub struct Verdict {
     pub proved: bool,
     /// The best placement of the whole model on one node, where one is allowed.
     pub whole: Option<Whole>,
+    /// Where none is: the node that is nearest to taking it, and what stands in
+    /// the way.
+    pub why_not_whole: Option<NotWhole>,
     /// The whole model's objective over the best one's: above 1, splitting pays.
     pub gain: Option<f64>,
 }
@@ -190,6 +193,16 @@ pub struct Whole {
     pub node: String,
     /// Its objective.
     pub objective: f64,
+}
+
+/// A node that cannot take the whole model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotWhole {
+    /// The node.
+    pub node: String,
+    /// What stands in the way.
+    pub reason: String,
 }
 
 /// Which placement is best at which bandwidth of one link.

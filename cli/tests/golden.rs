@@ -119,8 +119,8 @@ fn several_models_in_one_problem() {
 
 #[test]
 fn do_not_split_is_an_answer() {
-    let options = "--profile ../examples/plan/googlenet.json \
-                   --topology ../examples/plan/camera-edge-cloud.yaml --strategy optimal";
+    let options = "--profile tests/files/model.yaml --topology tests/files/near-edge.yaml \
+                   --strategy optimal --strategy device-only";
     assert_snapshot!(render(&report(options).unwrap(), &Dress::default()));
 }
 
