@@ -1,6 +1,8 @@
 //! What users are told of mistakes: each with its file, line and field, all at
 //! once, and never a panic or a wrong answer.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
+
 mod common;
 
 use insta::assert_snapshot;

@@ -1,5 +1,7 @@
 //! The program itself: exit codes, streams, colours.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
+
 use std::process::{Command, Output};
 
 fn run(options: &[&str]) -> Output {

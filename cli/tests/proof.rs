@@ -1,6 +1,8 @@
 //! What `plan` prints as optimal or infeasible is so, by the checker's figures of
 //! every placement that there is.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
+
 #[path = "../../placement/tests/nasty/mod.rs"]
 mod nasty;
 

@@ -204,3 +204,27 @@ pub fn solve_checked(
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_time_is_never_longer_than_the_whole() {
+        let hour = Duration::from_secs(3600);
+        let day = 24 * hour;
+        assert!(Ctx::unlimited().within(Duration::ZERO).expired());
+        assert!(!Ctx::unlimited().within(hour).expired());
+        let left = Ctx::unlimited().within(hour).within(day).remaining();
+        assert!(left.is_some_and(|l| l <= hour));
+        assert_eq!(Ctx::unlimited().within(Duration::MAX).remaining(), None);
+    }
+
+    #[test]
+    fn cancelling_reaches_every_part() {
+        let ctx = Ctx::unlimited();
+        let part = ctx.within(Duration::from_secs(3600));
+        ctx.cancel_handle().store(true, Ordering::Relaxed);
+        assert!(part.expired());
+    }
+}
