@@ -3,7 +3,16 @@
 use std::env;
 use std::path::Path;
 
-const SOURCES: [&str; 3] = ["shim/common.cpp", "shim/graph.cpp", "shim/source.cpp"];
+const SOURCES: [&str; 8] = [
+    "shim/batch.cpp",
+    "shim/codec.cpp",
+    "shim/common.cpp",
+    "shim/dependence.cpp",
+    "shim/exits.cpp",
+    "shim/graph.cpp",
+    "shim/retrace.cpp",
+    "shim/source.cpp",
+];
 
 fn main() {
     let Ok(lib) = env::var("DEP_TCH_LIBTORCH_LIB") else {

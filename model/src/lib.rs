@@ -14,7 +14,8 @@ mod tensor;
 pub use datatype::{DataType, UnknownDataType};
 pub use digest::{Digest, DigestError};
 pub use manifest::{
-    Block, BoundaryCheck, InputSpec, MANIFEST_VERSION, Manifest, ManifestError, Rung, Seconds,
+    Block, BoundaryCheck, Exit, ExitCriterion, ExitExpectation, ExitRow, InputSpec,
+    MANIFEST_VERSION, Manifest, ManifestError, OutputStructure, Rung, Seconds, ValueKind,
     ValueRange, ValueSpec,
 };
 pub use probe::{Probe, ProbeError};

@@ -1,7 +1,7 @@
 use crate::tensor::checked_bytes;
 use crate::{DataType, Digest};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 /// Version of the manifest's format; a reader refuses a newer one.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -79,6 +79,125 @@ pub struct Seconds {
     pub p90: f64,
 }
 
+/// The nest that a model gives its outputs in, before they were flattened into
+/// named tensors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum OutputStructure {
+    /// One of [`Manifest::outputs`].
+    #[serde(rename_all = "camelCase")]
+    Value {
+        /// Its name.
+        name: String,
+        /// What the tensor stands for.
+        of: ValueKind,
+    },
+    /// `None`, which needs no tensor.
+    None,
+    /// A tuple.
+    Tuple {
+        /// Names of its fields, in order; empty where it has none.
+        names: Vec<String>,
+        /// Its fields.
+        fields: Vec<Self>,
+    },
+    /// A list.
+    List {
+        /// Its items.
+        fields: Vec<Self>,
+    },
+    /// A dictionary.
+    Dict {
+        /// Its keys, in order.
+        names: Vec<String>,
+        /// The values under them.
+        fields: Vec<Self>,
+    },
+}
+
+/// What a tensor stands for where a model gives a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ValueKind {
+    /// Itself.
+    Tensor,
+    /// A whole number, as INT64 of one element.
+    Int,
+    /// A float, as FP64 of one element.
+    Float,
+    /// A truth value, as BOOL of one element.
+    Bool,
+    /// A list of whole numbers, as INT64.
+    Ints,
+    /// A list of floats, as FP64.
+    Floats,
+    /// A list of truth values, as BOOL.
+    Bools,
+}
+
+/// When a request is sure enough to leave at an exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ExitCriterion {
+    /// Its largest softmax probability is at least the threshold.
+    Confidence,
+    /// The entropy of its softmax, divided by that of an even one, is at most the
+    /// threshold.
+    Entropy,
+}
+
+/// A place where requests may leave a multi-exit model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exit {
+    /// Its label.
+    pub name: String,
+    /// Ordinal of the block that gives its logits.
+    pub block: u32,
+    /// Name of its logits among [`Manifest::outputs`].
+    pub output: String,
+    /// The exit at the end of the side branch on which it hangs; the trunk where
+    /// absent.
+    pub within: Option<String>,
+    /// When a request leaves.
+    pub criterion: ExitCriterion,
+    /// Number of classes.
+    pub classes: u32,
+    /// Divides the logits before the softmax.
+    pub temperature: f64,
+    /// Of the criterion, in `0..=1`. Absent where nobody leaves; at the last exit
+    /// everyone does.
+    pub threshold: Option<f64>,
+    /// Measured on a validation set, from strict to permissive; may be empty.
+    pub table: Vec<ExitRow>,
+    /// What all thresholds gave together on that set.
+    pub expected: Option<ExitExpectation>,
+}
+
+/// An exit's threshold and what it alone would give.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitRow {
+    /// Threshold, in `0..=1`.
+    pub threshold: f64,
+    /// Share of all requests that are sure enough.
+    pub exit_rate: f64,
+    /// Share of those that are right.
+    pub accuracy: f64,
+}
+
+/// What one exit gave on the validation set.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitExpectation {
+    /// Share of all requests that left here.
+    pub exit_rate: f64,
+    /// Share of those that were right; absent where nobody left.
+    pub accuracy: Option<f64>,
+    /// Share of all requests that this exit would get right.
+    pub accuracy_alone: f64,
+}
+
 /// One block: the smallest piece that is placed, stored as one file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -99,9 +218,12 @@ pub struct Block {
     /// Additional time when the model is cut behind this block, on the same
     /// host: what merging and optimizing across the cut would have saved.
     pub cut_penalty_seconds: f64,
-    /// Names of the values it takes, in the order of `forward`.
+    /// Names of the values it takes, in the order of `forward`: all that the
+    /// block before it gives, or the model's inputs.
     pub inputs: Vec<String>,
-    /// The values it gives, in order; those of the last block are the model's.
+    /// The values it gives, in order: everything that a later block needs,
+    /// what only passes through under its old name. Those of the last block are
+    /// the model's.
     pub outputs: Vec<ValueSpec>,
 }
 
@@ -136,6 +258,14 @@ pub struct Manifest {
     pub inputs: Vec<ValueSpec>,
     /// The model's outputs in order.
     pub outputs: Vec<ValueSpec>,
+    /// The nest that the model itself gives them in; absent in manifests of
+    /// before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_structure: Option<OutputStructure>,
+    /// The exits of a model that the SDK exported, in the order in which a
+    /// request meets them; the last one is the model's end. Empty for others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exits: Vec<Exit>,
     /// The blocks in order of execution.
     pub blocks: Vec<Block>,
     /// Content address of the [`crate::Probe`].
@@ -157,14 +287,22 @@ pub enum ManifestError {
     Version(u32),
     #[error("the manifest has no block")]
     Empty,
-    #[error("block {block} takes `{value}`, which nothing before it gives")]
-    UnknownValue { block: usize, value: String },
+    #[error("block {block} takes `{takes}`, but what comes before it gives `{given}`")]
+    Chain {
+        block: usize,
+        takes: String,
+        given: String,
+    },
+    #[error("the name `{0}` stands for two values at one place")]
+    Twice(String),
     #[error("block {block}: {field} is negative or not a number")]
     Time { block: usize, field: &'static str },
     #[error("value `{0}` has a size that overflows")]
     Size(String),
     #[error("the last block's outputs are not the model's")]
     Outputs,
+    #[error("exit `{0}` hangs on a block or gives an output that there is not")]
+    Exit(String),
 }
 
 impl Manifest {
@@ -177,19 +315,14 @@ impl Manifest {
             return Err(ManifestError::Version(self.version));
         }
         let last = self.blocks.last().ok_or(ManifestError::Empty)?;
-        let mut known: BTreeMap<&str, &ValueSpec> = BTreeMap::new();
-        for value in &self.inputs {
-            known.insert(&value.name, value);
-        }
+        check_values(&self.inputs)?;
+        let mut given = &self.inputs;
         for (i, block) in self.blocks.iter().enumerate() {
-            if let Some(value) = block
-                .inputs
-                .iter()
-                .find(|v| !known.contains_key(v.as_str()))
-            {
-                return Err(ManifestError::UnknownValue {
+            if !block.inputs.iter().eq(given.iter().map(|v| &v.name)) {
+                return Err(ManifestError::Chain {
                     block: i,
-                    value: value.clone(),
+                    takes: block.inputs.join("`, `"),
+                    given: names(given).join("`, `"),
                 });
             }
             for (field, seconds) in [
@@ -200,13 +333,18 @@ impl Manifest {
                     return Err(ManifestError::Time { block: i, field });
                 }
             }
-            known.extend(block.outputs.iter().map(|v| (v.name.as_str(), v)));
-        }
-        if let Some(value) = known.values().find(|v| v.bytes(1).is_none()) {
-            return Err(ManifestError::Size(value.name.clone()));
+            check_values(&block.outputs)?;
+            given = &block.outputs;
         }
         if last.outputs != self.outputs {
             return Err(ManifestError::Outputs);
+        }
+        let is_there = |exit: &Exit| {
+            let block = usize::try_from(exit.block).is_ok_and(|b| b < self.blocks.len());
+            block && self.outputs.iter().any(|v| v.name == exit.output)
+        };
+        if let Some(exit) = self.exits.iter().find(|exit| !is_there(exit)) {
+            return Err(ManifestError::Exit(exit.name.clone()));
         }
         Ok(())
     }
@@ -215,21 +353,14 @@ impl Manifest {
     /// runs `boundary..` must be given. 0 gives the model's inputs, the number of
     /// blocks its outputs.
     pub fn live_at(&self, boundary: usize) -> Vec<&ValueSpec> {
-        if boundary >= self.blocks.len() {
-            return self.outputs.iter().collect();
-        }
-        let needed: Vec<&str> = self.blocks[boundary..]
-            .iter()
-            .flat_map(|b| b.inputs.iter().map(String::as_str))
-            .collect();
-        let given_before = self.inputs.iter().chain(
-            self.blocks[..boundary]
-                .iter()
-                .flat_map(|b| b.outputs.iter()),
-        );
-        given_before
-            .filter(|v| needed.contains(&v.name.as_str()))
-            .collect()
+        let values = match boundary.checked_sub(1) {
+            None => &self.inputs,
+            Some(before) => self
+                .blocks
+                .get(before)
+                .map_or(&self.outputs, |block| &block.outputs),
+        };
+        values.iter().collect()
     }
 
     /// Bytes that cross the boundary before block `boundary` at batch 1.
@@ -239,6 +370,24 @@ impl Manifest {
             .filter_map(|v| v.bytes(1))
             .sum()
     }
+}
+
+/// Names that differ and sizes that can be told.
+fn check_values(values: &[ValueSpec]) -> Result<(), ManifestError> {
+    let mut known = BTreeSet::new();
+    for value in values {
+        if !known.insert(&value.name) {
+            return Err(ManifestError::Twice(value.name.clone()));
+        }
+        if value.bytes(1).is_none() {
+            return Err(ManifestError::Size(value.name.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn names(values: &[ValueSpec]) -> Vec<&str> {
+    values.iter().map(|v| v.name.as_str()).collect()
 }
 
 #[cfg(test)]

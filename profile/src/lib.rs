@@ -4,7 +4,7 @@
 use lamina_model::{Block, Manifest};
 use lamina_placement as placement;
 use lamina_placement::{BlockCost, Constraints, Workload};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes that one block takes in a host's memory once it is loaded and runs.
 pub const fn memory_bytes(block: &Block) -> u64 {
@@ -34,26 +34,32 @@ pub fn workload(
     entry: &str,
     time_factors: &BTreeMap<String, f64>,
 ) -> Workload {
+    let mut given: BTreeSet<&str> = BTreeSet::new();
     let values = manifest
         .inputs
         .iter()
-        .chain(manifest.blocks.iter().flat_map(|b| &b.outputs));
+        .chain(manifest.blocks.iter().flat_map(|b| &b.outputs))
+        .filter(|v| given.insert(&v.name))
+        .map(|v| placement::Value {
+            name: v.name.clone(),
+            bytes: v.bytes(1).unwrap_or(u64::MAX),
+        })
+        .collect();
+    let mut known: BTreeSet<&str> = manifest.inputs.iter().map(|v| v.name.as_str()).collect();
+    let blocks = manifest.blocks.iter().map(|b| {
+        // What only passes through a block is given by another one.
+        let own = b.outputs.iter().filter(|v| known.insert(&v.name));
+        let outputs = own.map(|v| v.name.clone()).collect();
+        to_place(b, outputs, time_factors)
+    });
+    let blocks = blocks.collect();
     Workload {
         name: name.to_owned(),
         entry: entry.to_owned(),
         rate_per_second: 0.0,
         weight: 1.0,
-        values: values
-            .map(|v| placement::Value {
-                name: v.name.clone(),
-                bytes: v.bytes(1).unwrap_or(u64::MAX),
-            })
-            .collect(),
-        blocks: manifest
-            .blocks
-            .iter()
-            .map(|b| to_place(b, time_factors))
-            .collect(),
+        values,
+        blocks,
         outputs: manifest.outputs.iter().map(|v| v.name.clone()).collect(),
         final_accuracy: None,
         exits: Vec::new(),
@@ -62,14 +68,18 @@ pub fn workload(
     }
 }
 
-fn to_place(block: &Block, time_factors: &BTreeMap<String, f64>) -> placement::Block {
+fn to_place(
+    block: &Block,
+    outputs: Vec<String>,
+    time_factors: &BTreeMap<String, f64>,
+) -> placement::Block {
     let cost = |factor: f64| BlockCost {
         seconds: block.time.p50 * factor,
         cut_penalty_seconds: block.cut_penalty_seconds * factor,
     };
     placement::Block {
         inputs: block.inputs.clone(),
-        outputs: block.outputs.iter().map(|v| v.name.clone()).collect(),
+        outputs,
         memory_bytes: memory_bytes(block),
         slice_bytes: block.weight_bytes,
         costs: time_factors

@@ -35,6 +35,8 @@ fn manifest() -> Manifest {
         rung_reason: None,
         inputs: vec![value("image", 100)],
         outputs: vec![value("scores", 10)],
+        output_structure: None,
+        exits: Vec::new(),
         blocks: vec![
             block(0.01, "image", value("features", 50)),
             block(0.02, "features", value("scores", 10)),
@@ -70,4 +72,17 @@ fn an_unknown_speed_leaves_times_as_they_are() {
     assert_eq!(time_factor(&manifest, 0.0), 1.0);
     manifest.prepared_gflops = 0.0;
     assert_eq!(time_factor(&manifest, 4.0), 1.0);
+}
+
+#[test]
+fn what_passes_through_a_block_is_given_once() {
+    let mut manifest = manifest();
+    // The second block needs the image too, so it passes through the first one.
+    manifest.blocks[0].outputs.push(value("image", 100));
+    manifest.blocks[1].inputs.push("image".into());
+    let workload = workload(&manifest, "model", "cam", &BTreeMap::new());
+    assert_eq!(workload.blocks[0].outputs, ["features"]);
+    assert_eq!(workload.blocks[1].inputs, ["features", "image"]);
+    let names: Vec<&str> = workload.values.iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(names, ["image", "features", "scores"]);
 }

@@ -54,6 +54,14 @@ inline bool is_tensor(const Value *value) {
 // Operations that do the work; a block holds at least one.
 bool is_heavy(const Node *node);
 
+// Extra file of a block's archive: values to warm it up with.
+inline constexpr const char *kExamples = "examples.json";
+
+// OpenMP keeps its setting per thread, so each thread that runs is told.
+void use_threads(int threads);
+
+std::vector<at::Tensor> private_copies(lts_tensor *const *inputs, size_t count);
+
 // Bytes of the tensor constants of `block`, each storage once.
 uint64_t constant_bytes(const Block *block);
 
@@ -78,3 +86,10 @@ struct lts_graph {
         // is as exact as the last, and any batch size runs the same code.
         executor(graph, "forward", torch::jit::ExecutorExecutionMode::SIMPLE) {}
 };
+
+namespace lamina {
+
+// What `graph` is called with for these inputs.
+torch::jit::Stack stack_of(const lts_graph &graph, std::vector<at::Tensor> inputs);
+
+}  // namespace lamina

@@ -1,5 +1,6 @@
 // From blocks to something that runs, and what it costs.
 
+#include "codec.hpp"
 #include "common.hpp"
 
 #include <ATen/Parallel.h>
@@ -22,9 +23,40 @@
 
 struct lts_block {
   torch::jit::Module module;
+  // JSON of the file's examples; empty where it has none.
+  std::string examples;
 };
 
 namespace lamina {
+
+// OpenMP keeps its setting per thread, so each thread that runs is told.
+void use_threads(int threads) {
+  thread_local int current = 0;
+  if (current == threads) return;
+  at::set_num_threads(threads);
+  current = threads;
+}
+
+std::vector<at::Tensor> private_copies(lts_tensor *const *inputs, size_t count) {
+  std::vector<at::Tensor> copies;
+  for (size_t i = 0; i < count; ++i)
+    copies.push_back(inputs[i]->clone(at::MemoryFormat::Contiguous));
+  return copies;
+}
+
+torch::jit::Stack stack_of(const lts_graph &graph, std::vector<at::Tensor> inputs) {
+  torch::jit::Stack stack;
+  if (graph.self.has_value()) stack.emplace_back(graph.self->_ivalue());
+  for (at::Tensor &input : inputs) stack.emplace_back(std::move(input));
+  for (size_t i = inputs.size(); i < graph.defaults.size(); ++i) {
+    TORCH_CHECK(graph.defaults[i].has_value(), "input ", i, " is missing");
+    stack.push_back(*graph.defaults[i]);
+  }
+  TORCH_CHECK(stack.size() == graph.graph->inputs().size(), "the graph takes ",
+              graph.graph->inputs().size(), " values, got ", stack.size());
+  return stack;
+}
+
 namespace {
 
 // `self` is input 0 of every method's graph; where nothing reads it, it goes.
@@ -90,7 +122,7 @@ lts_graph *merge(lts_block *const *blocks, size_t count, bool optimized) {
     current = unpacked(*merged, outputs[0]);
   }
   for (Value *value : current) merged->registerOutput(value);
-  torch::jit::LowerSimpleTuples(merged);
+  remove_codecs(merged);
   torch::jit::EliminateDeadCode(merged);
   // Before the first run: an executor keeps its plan.
   if (optimized) optimize(merged);
@@ -141,49 +173,6 @@ lts_graph *stages(lts_block *const *blocks, size_t count) {
   return new lts_graph(whole->graph, std::nullopt, {});
 }
 
-// OpenMP keeps its setting per thread, so each thread that runs is told.
-void use_threads(int threads) {
-  thread_local int current = 0;
-  if (current == threads) return;
-  at::set_num_threads(threads);
-  current = threads;
-}
-
-std::vector<at::Tensor> private_copies(lts_tensor *const *inputs, size_t count) {
-  std::vector<at::Tensor> copies;
-  for (size_t i = 0; i < count; ++i)
-    copies.push_back(inputs[i]->clone(at::MemoryFormat::Contiguous));
-  return copies;
-}
-
-torch::jit::Stack stack_of(const lts_graph &graph, std::vector<at::Tensor> inputs) {
-  torch::jit::Stack stack;
-  if (graph.self.has_value()) stack.emplace_back(graph.self->_ivalue());
-  for (at::Tensor &input : inputs) stack.emplace_back(std::move(input));
-  for (size_t i = inputs.size(); i < graph.defaults.size(); ++i) {
-    TORCH_CHECK(graph.defaults[i].has_value(), "input ", i, " is missing");
-    stack.push_back(*graph.defaults[i]);
-  }
-  TORCH_CHECK(stack.size() == graph.graph->inputs().size(), "the graph takes ",
-              graph.graph->inputs().size(), " values, got ", stack.size());
-  return stack;
-}
-
-// Tensors of any nest of tuples, lists and dictionaries, in order.
-void add_tensors(const IValue &value, std::vector<at::Tensor> &tensors) {
-  if (value.isTensor()) {
-    if (value.toTensor().defined()) tensors.push_back(value.toTensor());
-  } else if (value.isTuple()) {
-    for (const IValue &field : value.toTupleRef().elements()) add_tensors(field, tensors);
-  } else if (value.isTensorList()) {
-    for (const at::Tensor &tensor : value.toTensorVector()) tensors.push_back(tensor);
-  } else if (value.isList()) {
-    for (const IValue &item : value.toListRef()) add_tensors(item, tensors);
-  } else if (value.isGenericDict()) {
-    for (const auto &entry : value.toGenericDict()) add_tensors(entry.value(), tensors);
-  }
-}
-
 void stage_times(lts_graph &graph, std::vector<at::Tensor> inputs, double *seconds,
                  size_t stages) {
   torch::jit::Stack stack = stack_of(graph, std::move(inputs));
@@ -204,7 +193,7 @@ std::vector<at::Tensor> forward(lts_graph &graph, std::vector<at::Tensor> inputs
   torch::jit::Stack stack = stack_of(graph, std::move(inputs));
   graph.executor.run(stack);
   std::vector<at::Tensor> tensors;
-  for (const IValue &value : stack) add_tensors(value, tensors);
+  for (const IValue &value : stack) flatten(value, tensors);
   return tensors;
 }
 
@@ -335,10 +324,18 @@ extern "C" {
 int lts_block_load(const char *path, lts_block **out, char **text) {
   return lamina::guarded(text, [&] {
     auto block = std::make_unique<lts_block>();
-    block->module = torch::jit::load(std::string(path), c10::Device(c10::kCPU),
+    torch::jit::ExtraFilesMap extra{{lamina::kExamples, ""}};
+    block->module = torch::jit::load(std::string(path), c10::Device(c10::kCPU), extra,
                                      /*load_debug_files=*/false);
+    block->examples = extra.at(lamina::kExamples);
     TORCH_CHECK(block->module.find_method("forward").has_value(), "no `forward` in the file");
     *out = block.release();
+  });
+}
+
+int lts_block_examples(lts_block *block, char **text) {
+  return lamina::guarded(text, [&] {
+    *text = lamina::copy_text(block->examples.empty() ? "[]" : block->examples);
   });
 }
 

@@ -27,20 +27,37 @@ typedef struct lts_bytes lts_bytes;
 // Reads and freezes a model. JSON: `Signature` in ffi.rs.
 int lts_source_open(const char *path, lts_source **out, char **text);
 // Cleans the graph and finds its legal cuts. Arguments from `inputs_given` on
-// take their defaults. JSON: `Analysis` in ffi.rs.
-int lts_source_analyse(lts_source *source, size_t inputs_given, char **text);
+// take their defaults. With exits, all outputs but the last are side exits'.
+// JSON: `Analysis` in ffi.rs.
+int lts_source_analyse(lts_source *source, size_t inputs_given, int has_exits, char **text);
+// The analysed model traced with `inputs`, of batch 1, as a source that is yet
+// to be analysed. With `pair`, the same at batch 2 (else null), it holds for any
+// batch where both traces agree. Refuses what a trace would get wrong. JSON:
+// `Retraced` in ffi.rs.
+int lts_source_retrace(lts_source *source, lts_tensor *const *inputs, lts_tensor *const *pair,
+                       size_t count, lts_source **out, char **text);
 void lts_source_free(lts_source *source);
+
+// One forward of the model: how the values that are live at each cut, and the
+// outputs, are made up. What is seen first at a cut is how blocks send it: to be
+// called before the two functions below with the cuts that they are told.
+// JSON: `Observation` in ffi.rs.
+int lts_source_observe(lts_source *source, const size_t *cuts, size_t count,
+                       lts_tensor *const *inputs, size_t inputs_count, char **text);
 
 // Archive of the nodes in (from, to], where a border is a cut of the analysis;
 // SIZE_MAX stands for the model's own begin or end.
 int lts_source_block(lts_source *source, size_t from, size_t to, lts_bytes **out, char **text);
 
-// The whole model, giving a copy of the value at each cut and then its outputs.
+// The whole model, giving copies of the tensors at each cut and then its outputs.
 int lts_source_graph(lts_source *source, const size_t *cuts, size_t count, lts_graph **out,
                      char **text);
 
 int lts_block_load(const char *path, lts_block **out, char **text);
 void lts_block_free(lts_block *block);
+// JSON: per tensor that the block takes null or the numbers to warm it up with;
+// empty where noise and zeros will do.
+int lts_block_examples(lts_block *block, char **text);
 
 // One graph of consecutive blocks, optimized where asked.
 int lts_graph_merge(lts_block *const *blocks, size_t count, int optimize, lts_graph **out,

@@ -1,12 +1,14 @@
 // From a model's file to the archives of its blocks.
 
-#include "common.hpp"
+#include "exits.hpp"
+#include "source.hpp"
 
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/passes/common_subexpression_elimination.h>
 #include <torch/csrc/jit/passes/constant_propagation.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
+#include <torch/csrc/jit/passes/inline_fork_wait.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/passes/loop_unrolling.h>
 #include <torch/csrc/jit/passes/lower_tuples.h>
@@ -16,34 +18,37 @@
 #include <torch/csrc/jit/serialization/export.h>
 #include <torch/csrc/jit/serialization/import.h>
 
-#include <map>
+#include <c10/core/InferenceMode.h>
+
 #include <set>
 #include <sstream>
 #include <unordered_map>
-#include <unordered_set>
 
 namespace aten = c10::aten;
 namespace prim = c10::prim;
-
-struct lts_source {
-  torch::jit::Module frozen;
-  std::shared_ptr<torch::jit::Graph> graph;
-  std::vector<std::optional<c10::IValue>> defaults;
-  // Attributes of the module survived freezing: state, or values that depend
-  // on it.
-  bool reads_self = false;
-  // Top-level nodes in program order, without those that are cheaper to repeat
-  // in each block than to send.
-  std::vector<torch::jit::Node *> nodes;
-  std::unordered_set<const torch::jit::Node *> repeated;
-  // The one live tensor behind each node where a cut is legal.
-  std::map<size_t, torch::jit::Value *> cuts;
-};
 
 namespace lamina {
 namespace {
 
 constexpr size_t kEnd = SIZE_MAX;
+
+// Extra file of the SDK's models.
+constexpr const char *kMetadata = "lamina.json";
+
+// More live values than this make no cut.
+constexpr size_t kMostLive = 16;
+// Nor do more live tensors, as far as types tell.
+constexpr size_t kMostTensors = 4;
+
+template <class Items, class Format>
+std::string list(const Items &items, Format &&format) {
+  std::string out = "[";
+  for (const auto &item : items) {
+    if (out.size() > 1) out += ',';
+    out += format(item);
+  }
+  return out + ']';
+}
 
 // Warnings and prints would be repeated with every request.
 void remove_messages(Block *block) {
@@ -54,20 +59,29 @@ void remove_messages(Block *block) {
   }
 }
 
-// Tuples at the end become their tensors; `None` fields, the outputs that
-// exist in training only, are dropped.
-void flatten_outputs(Graph &graph) {
+// Tuples at the end become their fields; `None` fields, the outputs that exist
+// in training only, are dropped. JSON: `Structure` in ffi.rs.
+std::string flatten_outputs(Graph &graph) {
   std::vector<Value *> flat;
-  std::function<void(Value *)> add = [&](Value *value) {
-    if (value->node()->kind() == prim::TupleConstruct) {
-      for (Value *field : value->node()->inputs()) add(field);
-    } else if (!value->mustBeNone()) {
+  std::function<std::string(Value *)> add = [&](Value *value) -> std::string {
+    if (value->mustBeNone()) return "{\"kind\":\"none\"}";
+    Node *node = value->node();
+    if (node->kind() != prim::TupleConstruct) {
       flat.push_back(value);
+      return "{\"kind\":\"output\"}";
     }
+    std::vector<std::string> fields, names;
+    for (Value *field : node->inputs()) fields.push_back(add(field));
+    auto schema = value->type()->expect<c10::TupleType>()->schema();
+    if (schema != nullptr)
+      for (const auto &argument : schema->arguments()) names.push_back(argument.name());
+    return "{\"kind\":\"tuple\",\"names\":" + list(names, quoted) +
+           ",\"fields\":" + list(fields, [](const std::string &field) { return field; }) + '}';
   };
-  for (Value *output : graph.outputs()) add(output);
+  std::string structure = add(graph.outputs().at(0));
   while (!graph.outputs().empty()) graph.eraseOutput(graph.outputs().size() - 1);
   for (Value *value : flat) graph.registerOutput(value);
+  return structure;
 }
 
 void bind_defaults(Graph &graph, const std::vector<std::optional<IValue>> &defaults) {
@@ -86,7 +100,7 @@ void bind_defaults(Graph &graph, const std::vector<std::optional<IValue>> &defau
 // wait until blocks are merged on the host that runs them. Not among them:
 // EliminateExceptions, which does not end on some scripted models, and
 // RemoveTensorMutation, which makes graphs slower.
-void clean(std::shared_ptr<Graph> &graph) {
+std::string clean(std::shared_ptr<Graph> &graph) {
   remove_messages(graph->block());
   for (int round = 0; round < 3; ++round) {
     torch::jit::LowerSimpleTuples(graph);
@@ -98,8 +112,9 @@ void clean(std::shared_ptr<Graph> &graph) {
   }
   torch::jit::removeDropout(graph);
   torch::jit::EliminateCommonSubexpression(graph);
-  flatten_outputs(*graph);
+  std::string structure = flatten_outputs(*graph);
   torch::jit::EliminateDeadCode(graph);
+  return structure;
 }
 
 void add_uses(const Node *node, std::vector<const Value *> &uses) {
@@ -128,9 +143,56 @@ bool is_repeated(const lts_source &source, const torch::jit::AliasDb &aliases, N
   return true;
 }
 
-// Finds every place where one tensor alone is live. Two live values that share
-// memory would be a second thing to check (across a network they would be
-// independent copies); with one value there is none.
+// Where nodes write, by pairs of values that may share memory.
+class Writes {
+ public:
+  Writes(const lts_source &source, const torch::jit::AliasDb &aliases)
+      : source_(source), aliases_(aliases) {}
+
+  // Whether a node behind `position` writes to memory that both may hold:
+  // across a network they would be independent copies.
+  bool divide(Value *a, Value *b, size_t position) {
+    auto key = std::make_pair(a, b);
+    auto found = last_.find(key);
+    if (found == last_.end()) found = last_.emplace(key, last_write(a, b)).first;
+    return found->second.has_value() && *found->second > position;
+  }
+
+ private:
+  std::optional<size_t> last_write(Value *a, Value *b) const {
+    if (!aliases_.mayContainAlias(a, b)) return std::nullopt;
+    torch::jit::ValueSet both{a, b};
+    for (size_t i = source_.nodes.size(); i-- > 0;)
+      if (aliases_.writesToAlias(source_.nodes[i], both)) return i;
+    return std::nullopt;
+  }
+
+  const lts_source &source_;
+  const torch::jit::AliasDb &aliases_;
+  std::map<std::pair<Value *, Value *>, std::optional<size_t>> last_;
+};
+
+// What is live beside the answers of side exits, which are small.
+size_t beside_exits(const lts_source &source, const std::vector<Value *> &live, bool tensors) {
+  return std::count_if(live.begin(), live.end(), [&](const Value *value) {
+    return source.exits.count(value) == 0 && (!tensors || is_tensor(value));
+  });
+}
+
+bool is_legal(const lts_source &source, const std::vector<Value *> &live, size_t position,
+              Writes &writes) {
+  if (live.empty() || beside_exits(source, live, false) > kMostLive) return false;
+  for (const Value *value : live)
+    if (!is_transportable(value->type())) return false;
+  size_t tensors = beside_exits(source, live, true);
+  if (tensors > kMostTensors) return false;
+  for (size_t i = 0; i < live.size(); ++i)
+    for (size_t j = i + 1; j < live.size(); ++j)
+      if (writes.divide(live[i], live[j], position)) return false;
+  return true;
+}
+
+// Finds every place where all that is live can be sent.
 void find_cuts(lts_source &source, const torch::jit::AliasDb &aliases) {
   for (Node *node : source.graph->nodes()) {
     if (is_repeated(source, aliases, node)) {
@@ -147,6 +209,7 @@ void find_cuts(lts_source &source, const torch::jit::AliasDb &aliases) {
   }
   for (const Value *output : source.graph->outputs()) last_use[output] = source.nodes.size();
 
+  Writes writes(source, aliases);
   std::vector<Value *> live;
   for (Value *input : source.graph->inputs())
     if (last_use.count(input) > 0) live.push_back(input);
@@ -156,7 +219,10 @@ void find_cuts(lts_source &source, const torch::jit::AliasDb &aliases) {
     live.erase(std::remove_if(live.begin(), live.end(),
                               [&](const Value *value) { return last_use.at(value) <= i; }),
                live.end());
-    if (live.size() == 1 && is_tensor(live[0])) source.cuts[i] = live[0];
+    if (!is_legal(source, live, i, writes)) continue;
+    source.cuts[i] = live;
+    for (const Value *value : live)
+      if (aliases.hasWriters(value)) source.written.insert(value);
   }
 }
 
@@ -169,17 +235,7 @@ bool writes_constants(const Block *block, const torch::jit::AliasDb &aliases) {
   return false;
 }
 
-template <class Items, class Format>
-std::string list(const Items &items, Format &&format) {
-  std::string out = "[";
-  for (const auto &item : items) {
-    if (out.size() > 1) out += ',';
-    out += format(item);
-  }
-  return out + ']';
-}
-
-std::string signature(const Module &module) {
+std::string signature(const Module &module, const std::string &metadata) {
   const auto &arguments = module.get_method("forward").function().getSchema().arguments();
   std::vector<std::string> parts;
   for (size_t i = 1; i < arguments.size(); ++i) {
@@ -189,7 +245,38 @@ std::string signature(const Module &module) {
          << (arguments[i].default_value().has_value() ? "true" : "false") << '}';
     parts.push_back(part.str());
   }
-  return "{\"arguments\":" + list(parts, [](const std::string &part) { return part; }) + '}';
+  return "{\"arguments\":" + list(parts, [](const std::string &part) { return part; }) +
+         ",\"metadata\":" + (metadata.empty() ? "null" : quoted(metadata)) + '}';
+}
+
+// Per head the position of the node that it hangs on, of its own last one, and
+// of its heavy operations. JSON: `Head` in ffi.rs.
+std::string heads(const lts_source &source) {
+  std::unordered_map<const Node *, size_t> positions;
+  for (size_t i = 0; i < source.nodes.size(); ++i) positions[source.nodes[i]] = i;
+  std::vector<std::string> parts;
+  for (size_t exit = 0; exit < source.heads.size(); ++exit) {
+    const auto &head = source.heads[exit];
+    auto outside = read_from_outside(head);
+    if (head.empty()) outside.push_back(source.graph->outputs()[exit]);
+    size_t from = 0, to = 0;
+    for (const Value *value : outside) {
+      auto giver = positions.find(value->node());
+      if (giver != positions.end()) from = std::max(from, giver->second);
+    }
+    to = from;
+    std::vector<size_t> heavy;
+    for (const Node *node : head) {
+      auto own = positions.find(node);
+      if (own == positions.end()) continue;
+      to = std::max(to, own->second);
+      if (is_heavy(node)) heavy.push_back(own->second);
+    }
+    parts.push_back("{\"from\":" + std::to_string(from) + ",\"to\":" + std::to_string(to) +
+                    ",\"heavy\":" +
+                    list(heavy, [](size_t position) { return std::to_string(position); }) + '}');
+  }
+  return list(parts, [](const std::string &part) { return part; });
 }
 
 std::string analysis(const lts_source &source, bool writes) {
@@ -198,12 +285,29 @@ std::string analysis(const lts_source &source, bool writes) {
     if (is_heavy(source.nodes[i])) heavy.push_back(i);
   std::set<std::string> operators;
   add_operators(source.graph->block(), operators);
+  // A block with state is the frozen model itself.
+  if (source.nodes.empty())
+    add_operators(source.frozen.get_method("forward").graph()->block(), operators);
   auto number = [](size_t n) { return std::to_string(n); };
+  auto stage = [&](size_t position) {
+    auto found = stage_of(source.nodes[position]);
+    return found.has_value() ? std::to_string(*found) : std::string("null");
+  };
+  auto identity = [](const Value *value) { return std::to_string(value->unique()); };
+  auto place = [&](const auto &cut) {
+    bool direct = beside_exits(source, cut.second, false) == 1 &&
+                  beside_exits(source, cut.second, true) == 1;
+    return "{\"at\":" + std::to_string(cut.first) + ",\"direct\":" + (direct ? "true" : "false") + '}';
+  };
   std::ostringstream out;
   out << "{\"readsSelf\":" << (source.reads_self ? "true" : "false")
       << ",\"writesConstants\":" << (writes ? "true" : "false")
       << ",\"nodes\":" << source.nodes.size() << ",\"heavy\":" << list(heavy, number)
-      << ",\"cuts\":" << list(source.cuts, [](const auto &cut) { return std::to_string(cut.first); })
+      << ",\"stages\":" << list(heavy, stage) << ",\"heads\":" << heads(source)
+      << ",\"cuts\":" << list(source.cuts, place)
+      << ",\"inputs\":" << list(source.graph->inputs().slice(1), identity)
+      << ",\"outputs\":" << list(source.graph->outputs(), identity)
+      << ",\"structure\":" << source.structure
       << ",\"operators\":" << list(operators, quoted) << '}';
   return out.str();
 }
@@ -215,9 +319,35 @@ class Copier {
 
   void give(const Value *from, Value *to) { copies_[from] = to; }
 
+  // A value that came as tensors; it is put together where it is used.
+  void give(const Value *from, const Layout &layout, std::vector<Value *> wires) {
+    if (layout.kind == Layout::Kind::kTensor) {
+      give(from, wires[0]);
+    } else {
+      arrived_[from] = {&layout, std::move(wires)};
+    }
+  }
+
+  // The tensors of a value; those that it came as where nothing wrote to it.
+  void send(const Value *value, const Layout &layout, std::vector<Value *> &wires) {
+    auto found = arrived_.find(value);
+    if (found != arrived_.end() && source_.written.count(value) == 0) {
+      wires.insert(wires.end(), found->second.second.begin(), found->second.second.end());
+    } else {
+      encode(target_, layout, get(value), wires);
+    }
+  }
+
   Value *get(const Value *value) {
     auto found = copies_.find(value);
     if (found != copies_.end()) return found->second;
+    auto arrived = arrived_.find(value);
+    if (arrived != arrived_.end()) {
+      Value *const *next = arrived->second.second.data();
+      Value *made = decode(target_, *arrived->second.first, value->type(), next);
+      give(value, made);
+      return made;
+    }
     TORCH_CHECK(source_.repeated.count(value->node()) > 0, "value %", value->debugName(),
                 " is not available in this block");
     append(const_cast<Node *>(value->node()));
@@ -249,7 +379,10 @@ class Copier {
   const lts_source &source_;
   Graph &target_;
   std::unordered_map<const Value *, Value *> copies_;
+  std::unordered_map<const Value *, std::pair<const Layout *, std::vector<Value *>>> arrived_;
 };
+
+}  // namespace
 
 void register_outputs(Graph &graph, const std::vector<Value *> &outputs) {
   if (outputs.size() == 1) {
@@ -259,10 +392,21 @@ void register_outputs(Graph &graph, const std::vector<Value *> &outputs) {
   }
 }
 
+namespace {
+
 Value *add_plain_input(Graph &graph, const Value *like, size_t index) {
   Value *input = graph.addInput("x" + std::to_string(index));
   input->setType(is_tensor(like) ? c10::TypePtr(c10::TensorType::get()) : like->type());
   return input;
+}
+
+// The tensors of everything that is live behind `to`.
+std::vector<Value *> sent(const lts_source &source, Copier &copier, size_t to) {
+  auto values = to == kEnd ? source.graph->outputs().vec() : source.cuts.at(to);
+  const auto &layouts = to == kEnd ? source.outputs : source.layouts.at(to);
+  std::vector<Value *> wires;
+  for (size_t i = 0; i < values.size(); ++i) copier.send(values[i], layouts.at(i), wires);
+  return wires;
 }
 
 std::shared_ptr<Graph> block_graph(const lts_source &source, size_t from, size_t to) {
@@ -275,21 +419,25 @@ std::shared_ptr<Graph> block_graph(const lts_source &source, size_t from, size_t
       copier.give(input, add_plain_input(*graph, input, i - 1));
     }
   } else {
-    copier.give(source.cuts.at(from), add_plain_input(*graph, source.cuts.at(from), 0));
+    const auto &layouts = source.layouts.at(from);
+    for (size_t i = 0; i < layouts.size(); ++i) {
+      std::vector<Value *> wires;
+      while (wires.size() < width(layouts[i])) {
+        wires.push_back(graph->addInput("x" + std::to_string(graph->inputs().size() - 1)));
+        wires.back()->setType(c10::TensorType::get());
+      }
+      copier.give(source.cuts.at(from)[i], layouts[i], wires);
+    }
   }
   size_t begin = from == kEnd ? 0 : from + 1;
   size_t end = to == kEnd ? source.nodes.size() : to + 1;
   for (size_t i = begin; i < end; ++i) copier.append(source.nodes[i]);
-  std::vector<Value *> outputs;
-  if (to == kEnd) {
-    for (const Value *output : source.graph->outputs()) outputs.push_back(copier.get(output));
-  } else {
-    outputs.push_back(copier.get(source.cuts.at(to)));
-  }
-  register_outputs(*graph, outputs);
+  register_outputs(*graph, sent(source, copier, to));
   graph->lint();
   return graph;
 }
+
+}  // namespace
 
 // One fixed name in a compilation unit of its own: equal blocks have equal
 // bytes.
@@ -303,24 +451,34 @@ Module as_module(const std::shared_ptr<Graph> &graph) {
   return module;
 }
 
+namespace {
+
 void open(lts_source &source, const char *path) {
-  Module module = torch::jit::load(std::string(path), c10::Device(c10::kCPU),
+  torch::jit::ExtraFilesMap extra{{kMetadata, ""}};
+  Module module = torch::jit::load(std::string(path), c10::Device(c10::kCPU), extra,
                                    /*load_debug_files=*/false);
+  source.metadata = extra.at(kMetadata);
   TORCH_CHECK(module.find_method("forward").has_value(), "the model has no `forward`");
   module.eval();
   source.frozen = torch::jit::freeze_module(module);
 }
 
-bool analyse(lts_source &source, size_t inputs_given) {
+bool analyse(lts_source &source, size_t inputs_given, bool has_exits) {
   const auto &arguments = source.frozen.get_method("forward").function().getSchema().arguments();
   for (size_t i = inputs_given + 1; i < arguments.size(); ++i)
     source.defaults.push_back(arguments[i].default_value());
   source.graph = source.frozen.get_method("forward").graph()->copy();
   torch::jit::Inline(*source.graph);
+  torch::jit::InlineForkWait(source.graph);
   bind_defaults(*source.graph, source.defaults);
-  clean(source.graph);
+  source.structure = clean(source.graph);
   TORCH_CHECK(!source.graph->outputs().empty(), "the model gives no tensor");
   source.reads_self = !source.graph->inputs().at(0)->uses().empty();
+  if (has_exits) {
+    source.heads = bring_up_heads(source.graph);
+    for (size_t i = 0; i < source.heads.size(); ++i)
+      source.exits.insert(source.graph->outputs()[i]);
+  }
   torch::jit::AliasDb aliases(source.graph);
   bool writes = writes_constants(source.graph->block(), aliases);
   if (!source.reads_self && !writes) find_cuts(source, aliases);
@@ -334,34 +492,114 @@ Module block_module(const lts_source &source, size_t from, size_t to) {
   return as_module(block_graph(source, from, to));
 }
 
-lts_graph *reference_graph(const lts_source &source, const size_t *cuts, size_t count) {
-  if (source.nodes.empty()) {
-    // A copy, for running it may change what it keeps.
-    return new lts_graph(source.graph->copy(), source.frozen.deepcopy(), {});
-  }
-  auto graph = std::make_shared<Graph>();
-  Copier copier(source, *graph);
+// The whole model's nodes in a new graph; `behind` is told of each one copied.
+template <class Behind>
+std::shared_ptr<Graph> copied(const lts_source &source, Copier &copier,
+                              std::shared_ptr<Graph> graph, Behind &&behind) {
   for (size_t i = 1; i < source.graph->inputs().size(); ++i) {
     const Value *input = source.graph->inputs()[i];
     copier.give(input, add_plain_input(*graph, input, i - 1));
   }
-  std::vector<Value *> outputs;
-  size_t next = 0;
   for (size_t i = 0; i < source.nodes.size(); ++i) {
     copier.append(source.nodes[i]);
-    if (next < count && cuts[next] == i) {
+    behind(i);
+  }
+  return graph;
+}
+
+// A copy of the model with what it keeps, for running it may change that.
+lts_graph *stateful_graph(const lts_source &source) {
+  return new lts_graph(source.graph->copy(), source.frozen.deepcopy(), {});
+}
+
+lts_graph *reference_graph(const lts_source &source, const size_t *cuts, size_t count) {
+  if (source.nodes.empty()) return stateful_graph(source);
+  auto graph = std::make_shared<Graph>();
+  Copier copier(source, *graph);
+  std::vector<Value *> outputs;
+  size_t next = 0;
+  copied(source, copier, graph, [&](size_t i) {
+    if (next == count || cuts[next] != i) return;
+    ++next;
+    for (Value *live : sent(source, copier, i)) {
       // A copy: a later operation may overwrite the value in place.
-      Value *live = copier.get(source.cuts.at(i));
       Value *format = graph->insertConstant(IValue());
       outputs.push_back(
           graph->appendNode(graph->create(aten::clone, {live, format}))->output());
-      ++next;
     }
-  }
-  for (const Value *output : source.graph->outputs()) outputs.push_back(copier.get(output));
+  });
+  for (Value *output : sent(source, copier, kEnd)) outputs.push_back(output);
   register_outputs(*graph, outputs);
   graph->lint();
   return new lts_graph(graph, std::nullopt, {});
+}
+
+// Everything that is live at `cuts`, and the outputs, as they are. Containers
+// are copied where they are, for they may grow later.
+lts_graph *raw_graph(const lts_source &source, const size_t *cuts, size_t count) {
+  if (source.nodes.empty()) return stateful_graph(source);
+  auto graph = std::make_shared<Graph>();
+  Copier copier(source, *graph);
+  size_t next = 0;
+  copied(source, copier, graph, [&](size_t i) {
+    if (next == count || cuts[next] != i) return;
+    ++next;
+    for (const Value *live : source.cuts.at(i)) {
+      Value *value = copier.get(live);
+      bool grows = live->type()->kind() == c10::TypeKind::ListType ||
+                   live->type()->kind() == c10::TypeKind::DictType;
+      if (grows) {
+        Node *copy = graph->create(
+            live->type()->kind() == c10::TypeKind::ListType ? aten::list : aten::copy, {value});
+        copy->output()->setType(live->type());
+        value = graph->appendNode(copy)->output();
+      }
+      graph->registerOutput(value);
+    }
+  });
+  for (const Value *output : source.graph->outputs()) graph->registerOutput(copier.get(output));
+  graph->lint();
+  return new lts_graph(graph, std::nullopt, {});
+}
+
+std::string observed(lts_source &source, const size_t *cuts, size_t count,
+                     std::vector<at::Tensor> inputs) {
+  std::unique_ptr<lts_graph> graph(raw_graph(source, cuts, count));
+  torch::jit::Stack stack = stack_of(*graph, std::move(inputs));
+  graph->executor.run(stack);
+  size_t next = 0;
+  auto layouts_of = [&](size_t values) {
+    std::vector<Layout> layouts;
+    for (size_t i = 0; i < values; ++i) layouts.push_back(observe(stack.at(next++)));
+    return layouts;
+  };
+  std::vector<std::string> places;
+  for (size_t i = 0; i < count; ++i) {
+    const auto &live = source.cuts.at(cuts[i]);
+    auto layouts = layouts_of(live.size());
+    std::vector<std::string> values;
+    for (size_t j = 0; j < live.size(); ++j)
+      values.push_back("{\"value\":" + std::to_string(live[j]->unique()) + ",\"written\":" +
+                       (source.written.count(live[j]) > 0 ? "true" : "false") +
+                       ",\"layout\":" + to_json(layouts[j]) + '}');
+    places.push_back(list(values, [](const std::string &value) { return value; }));
+    source.layouts.emplace(cuts[i], std::move(layouts));
+  }
+  auto outputs = layouts_of(source.graph->outputs().size());
+  if (source.outputs.empty()) source.outputs = outputs;
+  return "{\"cuts\":" + list(places, [](const std::string &place) { return place; }) +
+         ",\"outputs\":" + list(outputs, to_json) + '}';
+}
+
+// One line for each tensor that the block takes, so that a slice that begins
+// with it can be warmed up. JSON: an array; empty where zeros will do.
+std::string examples(const lts_source &source, size_t from) {
+  std::vector<std::string> parts;
+  if (from != kEnd)
+    for (const Layout &layout : source.layouts.at(from)) add_examples(layout, parts);
+  for (const std::string &part : parts)
+    if (part != "null") return list(parts, [](const std::string &text) { return text; });
+  return "";
 }
 
 }  // namespace
@@ -373,14 +611,14 @@ int lts_source_open(const char *path, lts_source **out, char **text) {
   return lamina::guarded(text, [&] {
     auto source = std::make_unique<lts_source>();
     lamina::open(*source, path);
-    *text = lamina::copy_text(lamina::signature(source->frozen));
+    *text = lamina::copy_text(lamina::signature(source->frozen, source->metadata));
     *out = source.release();
   });
 }
 
-int lts_source_analyse(lts_source *source, size_t inputs_given, char **text) {
+int lts_source_analyse(lts_source *source, size_t inputs_given, int has_exits, char **text) {
   return lamina::guarded(text, [&] {
-    bool writes = lamina::analyse(*source, inputs_given);
+    bool writes = lamina::analyse(*source, inputs_given, has_exits != 0);
     *text = lamina::copy_text(lamina::analysis(*source, writes));
   });
 }
@@ -390,12 +628,27 @@ void lts_source_free(lts_source *source) { delete source; }
 int lts_source_block(lts_source *source, size_t from, size_t to, lts_bytes **out, char **text) {
   return lamina::guarded(text, [&] {
     auto bytes = std::make_unique<lts_bytes>();
-    torch::jit::ExportModule(lamina::block_module(*source, from, to),
-                             [&](const void *data, size_t size) {
-                               bytes->data.append(static_cast<const char *>(data), size);
-                               return size;
-                             });
+    torch::jit::ExtraFilesMap extra;
+    std::string examples = lamina::examples(*source, from);
+    if (!examples.empty()) extra[lamina::kExamples] = examples;
+    torch::jit::ExportModule(
+        lamina::block_module(*source, from, to),
+        [&](const void *data, size_t size) {
+          bytes->data.append(static_cast<const char *>(data), size);
+          return size;
+        },
+        extra);
     *out = bytes.release();
+  });
+}
+
+int lts_source_observe(lts_source *source, const size_t *cuts, size_t count,
+                       lts_tensor *const *inputs, size_t inputs_count, char **text) {
+  return lamina::guarded(text, [&] {
+    lamina::use_threads(1);
+    c10::InferenceMode inference;
+    *text = lamina::copy_text(lamina::observed(*source, cuts, count,
+                                               lamina::private_copies(inputs, inputs_count)));
   });
 }
 

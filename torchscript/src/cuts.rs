@@ -1,55 +1,95 @@
 //! Which of the legal cuts become borders of blocks.
+//!
+//! Every block holds at least one heavy operation: at most one border lies
+//! between two of them.
 
 use crate::ffi::Analysis;
 
-/// Borders for blocks that hold at least one heavy operation each: a block
-/// ends at the last legal cut before the next heavy operation, which keeps a
-/// convolution together with what follows it.
-pub(crate) fn choose(analysis: &Analysis) -> Vec<usize> {
+/// Borders where one tensor alone crosses: a block ends at the last such place
+/// before the next heavy operation, which keeps a convolution together with
+/// what follows it.
+pub(crate) fn direct(analysis: &Analysis) -> Vec<usize> {
+    let places: Vec<(usize, u64)> = analysis
+        .cuts
+        .iter()
+        .filter(|place| place.direct)
+        .map(|place| (place.at, 0))
+        .collect();
+    cheapest(analysis, &places)
+}
+
+/// Legal cuts between two heavy operations.
+pub(crate) fn between_heavy(analysis: &Analysis) -> Vec<usize> {
+    let (Some(first), Some(last)) = (analysis.heavy.first(), analysis.heavy.last()) else {
+        return Vec::new();
+    };
+    let between = first..last;
+    let places = analysis.cuts.iter().map(|place| place.at);
+    places.filter(|at| between.contains(&at)).collect()
+}
+
+/// Borders at the place with the fewest bytes between two heavy operations, the
+/// last of equals. `places` are ascending positions with their bytes.
+pub(crate) fn cheapest(analysis: &Analysis, places: &[(usize, u64)]) -> Vec<usize> {
     analysis
         .heavy
         .windows(2)
-        .filter_map(|pair| last_within(&analysis.cuts, pair[0], pair[1]))
+        .filter_map(|pair| {
+            let between = pair[0]..pair[1];
+            let places = places.iter().rev().filter(|(at, _)| between.contains(at));
+            places.min_by_key(|(_, bytes)| *bytes).map(|(at, _)| *at)
+        })
         .collect()
 }
 
-/// The last of the ascending `cuts` in `from..before`.
-fn last_within(cuts: &[usize], from: usize, before: usize) -> Option<usize> {
-    let end = cuts.partition_point(|&cut| cut < before);
-    cuts[..end].last().copied().filter(|&cut| cut >= from)
+/// The most heavy operations that one block holds.
+pub(crate) fn heaviest(analysis: &Analysis, cuts: &[usize]) -> usize {
+    let before = |cut: &usize| analysis.heavy.partition_point(|heavy| heavy <= cut);
+    let ends = cuts.iter().map(before).chain([analysis.heavy.len()]);
+    let mut begin = 0;
+    ends.map(|end| end - std::mem::replace(&mut begin, end))
+        .max()
+        .unwrap_or(0)
 }
 
-/// Why a model stays in one piece although nothing forbids cutting it;
-/// `None` where it is cut.
-pub(crate) fn reason_for_whole(analysis: &Analysis, chosen: &[usize]) -> Option<String> {
-    if analysis.reads_self {
-        return Some(
-            "the model keeps attributes that change or that freezing cannot remove".into(),
-        );
-    }
-    if analysis.writes_constants {
-        return Some("the model overwrites its own weights".into());
-    }
-    if !chosen.is_empty() {
+/// Whether these cuts leave no block with more than half of the heavy
+/// operations: then they are good enough.
+pub(crate) fn suffice(analysis: &Analysis, cuts: &[usize]) -> bool {
+    !cuts.is_empty() && 2 * heaviest(analysis, cuts) <= analysis.heavy.len().max(2)
+}
+
+/// Why no cut is looked for; `None` where one may be found.
+pub(crate) fn reason_for_whole(analysis: &Analysis) -> Option<String> {
+    let reason = if analysis.reads_self {
+        "the model keeps attributes that change or that freezing cannot remove"
+    } else if analysis.writes_constants {
+        "the model overwrites its own weights"
+    } else if analysis.heavy.len() < 2 {
+        "the model has a single heavy operation"
+    } else {
         return None;
-    }
-    Some(match analysis.heavy.len() {
-        0 | 1 => "the model has a single heavy operation".into(),
-        n => format!("no place between its {n} heavy operations has one live tensor alone"),
-    })
+    };
+    Some(reason.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ffi::{Place, Structure};
 
-    fn analysis(heavy: &[usize], cuts: &[usize]) -> Analysis {
+    fn analysis(heavy: &[usize], direct: &[usize]) -> Analysis {
+        let place = |&at: &usize| Place { at, direct: true };
         Analysis {
             reads_self: false,
             writes_constants: false,
             nodes: 20,
             heavy: heavy.to_vec(),
-            cuts: cuts.to_vec(),
+            stages: vec![None; heavy.len()],
+            heads: Vec::new(),
+            cuts: direct.iter().map(place).collect(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            structure: Structure::Output,
             operators: Vec::new(),
         }
     }
@@ -58,30 +98,57 @@ mod tests {
     fn a_block_ends_at_the_last_cut_before_the_next_heavy_operation() {
         // conv bn relu | conv bn relu | linear
         let a = analysis(&[0, 3, 6], &[0, 1, 2, 3, 4, 5]);
-        assert_eq!(choose(&a), [2, 5]);
-        assert_eq!(reason_for_whole(&a, &choose(&a)), None);
+        assert_eq!(direct(&a), [2, 5]);
+        assert_eq!(heaviest(&a, &[2, 5]), 1);
+        assert!(suffice(&a, &direct(&a)));
     }
 
     #[test]
     fn branches_without_a_cut_stay_together() {
         // Between 3 and 7 several tensors are live.
         let a = analysis(&[0, 3, 5, 7, 10], &[1, 2, 8, 9]);
-        assert_eq!(choose(&a), [2, 9]);
+        assert_eq!(direct(&a), [2, 9]);
+        assert_eq!(heaviest(&a, &[2, 9]), 3);
+        assert!(!suffice(&a, &[2, 9]));
     }
 
     #[test]
     fn a_cut_right_behind_a_heavy_operation_counts() {
-        assert_eq!(choose(&analysis(&[0, 1], &[0])), [0]);
-        assert_eq!(choose(&analysis(&[1, 2], &[0])), Vec::<usize>::new());
+        assert_eq!(direct(&analysis(&[0, 1], &[0])), [0]);
+        assert_eq!(direct(&analysis(&[1, 2], &[0])), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn places_with_several_values_are_not_direct() {
+        let mut a = analysis(&[0, 4], &[1, 3]);
+        a.cuts[1].direct = false;
+        assert_eq!(direct(&a), [1]);
+        assert_eq!(between_heavy(&a), [1, 3]);
+    }
+
+    #[test]
+    fn the_fewest_bytes_win_and_of_equals_the_last() {
+        let a = analysis(&[0, 5, 9], &[]);
+        let places = [(1, 40), (2, 10), (3, 10), (4, 80), (5, 7), (8, 9)];
+        assert_eq!(cheapest(&a, &places), [3, 5]);
+    }
+
+    #[test]
+    fn two_heavy_operations_in_two_blocks_are_cut_enough() {
+        let a = analysis(&[0, 1], &[0]);
+        assert!(suffice(&a, &[0]));
+        assert!(!suffice(&a, &[]));
+        let a = analysis(&[0, 1, 2], &[0]);
+        assert!(!suffice(&a, &[0]));
     }
 
     #[test]
     fn the_reason_for_one_block_is_given() {
-        let reason = |a: &Analysis| reason_for_whole(a, &choose(a)).unwrap();
+        let reason = |a: &Analysis| reason_for_whole(a).unwrap();
         assert!(reason(&analysis(&[4], &[1, 2])).contains("single heavy operation"));
-        assert!(reason(&analysis(&[1, 4], &[])).contains("2 heavy operations"));
         let mut stateful = analysis(&[1, 4], &[2]);
         stateful.reads_self = true;
         assert!(reason(&stateful).contains("attributes that change"));
+        assert_eq!(reason_for_whole(&analysis(&[1, 4], &[])), None);
     }
 }

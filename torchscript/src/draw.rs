@@ -49,17 +49,37 @@ pub(crate) fn request(
         .collect()
 }
 
-/// Values to warm up with where nothing but type and shape is known: zeros for
-/// integers, which stay inside every vocabulary, noise for floats. Batch 1.
-pub(crate) fn warm_up(values: &[ValueSpec]) -> Result<Vec<Tensor>, BadInput> {
+/// Values to warm up with, batch 1: `examples` where there are, else zeros for
+/// integers, which stay inside every vocabulary, and noise for floats.
+pub(crate) fn warm_up(
+    values: &[ValueSpec],
+    examples: &[Option<Vec<i64>>],
+) -> Result<Vec<Tensor>, BadInput> {
     let mut generator = Generator(0);
     values
         .iter()
-        .map(|value| {
+        .enumerate()
+        .map(|(i, value)| {
             let range = (!is_float(value.datatype)).then_some(ValueRange { min: 0.0, max: 0.0 });
-            draw(value, range, &mut generator)
+            let tensor = draw(value, range, &mut generator)?;
+            let example = examples.get(i).and_then(Option::as_deref);
+            Ok(example.and_then(|e| filled(&tensor, e)).unwrap_or(tensor))
         })
         .collect()
+}
+
+/// A tensor like this one with the whole `numbers`; `None` where they do not
+/// fit it.
+fn filled(like: &Tensor, numbers: &[i64]) -> Option<Tensor> {
+    let data: Vec<u8> = match like.datatype {
+        DataType::Int64 => numbers.iter().flat_map(|n| n.to_le_bytes()).collect(),
+        DataType::Bool => numbers.iter().map(|&n| u8::from(n != 0)).collect(),
+        _ => return None,
+    };
+    (data.len() == like.data.len()).then(|| Tensor {
+        data: Bytes::from(data),
+        ..like.clone()
+    })
 }
 
 const fn is_float(datatype: DataType) -> bool {
@@ -235,6 +255,23 @@ mod tests {
             .collect();
         assert_eq!(ids.iter().min(), Some(&3));
         assert_eq!(ids.iter().max(), Some(&6));
+    }
+
+    #[test]
+    fn a_warm_up_takes_the_examples_that_fit() {
+        let value = |datatype, shape: &[i64]| spec(datatype, shape, None).value;
+        let values = [
+            value(DataType::Int64, &[2]),
+            value(DataType::Bool, &[1]),
+            value(DataType::Int64, &[-1, 3]),
+            value(DataType::Int64, &[1]),
+        ];
+        let examples = [Some(vec![3, 4]), Some(vec![1]), Some(vec![9])];
+        let drawn = warm_up(&values, &examples).unwrap();
+        assert_eq!(drawn[0].data[..], [3_i64, 4].map(i64::to_le_bytes).concat());
+        assert_eq!(drawn[1].data[..], [1]);
+        assert_eq!(drawn[2].data[..], [0; 24]);
+        assert_eq!(drawn[3].data[..], [0; 8]);
     }
 
     #[test]

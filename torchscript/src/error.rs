@@ -1,4 +1,4 @@
-use lamina_model::{DataType, ShapeError};
+use lamina_model::{DataType, InputSpec, ShapeError};
 use std::path::PathBuf;
 
 /// Why a model could not be prepared. A model that cannot be cut is no error:
@@ -25,6 +25,12 @@ pub enum PrepareError {
     #[error("the model cannot be served: {reason}")]
     Unsupported {
         /// What it does that cannot be served.
+        reason: String,
+    },
+    /// The model's `lamina.json` is broken, or contradicts the model.
+    #[error("the model's lamina.json is wrong: {reason}; export it again with the lamina package")]
+    Metadata {
+        /// The field and what is wrong with it.
         reason: String,
     },
     /// The chain of blocks does not give what the model gives.
@@ -64,6 +70,19 @@ pub enum PrepareError {
         /// What libtorch says, without its backtrace.
         reason: String,
     },
+}
+
+impl PrepareError {
+    pub(crate) fn input_mismatch(inputs: &[InputSpec], reason: String) -> Self {
+        let declared: Vec<String> = inputs
+            .iter()
+            .map(|i| format!("{} {} {:?}", i.value.name, i.value.datatype, i.value.shape))
+            .collect();
+        Self::InputMismatch {
+            declared: declared.join(", "),
+            reason,
+        }
+    }
 }
 
 /// Why blocks could not be loaded.

@@ -35,6 +35,8 @@ pub(crate) struct Argument {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Signature {
     pub(crate) arguments: Vec<Argument>,
+    /// Text of `lamina.json`, where the file has one.
+    pub(crate) metadata: Option<String>,
 }
 
 /// What the shim found in a cleaned graph. Positions count top-level nodes in
@@ -50,10 +52,145 @@ pub(crate) struct Analysis {
     pub(crate) nodes: usize,
     /// Positions of the operations that do the work, ascending.
     pub(crate) heavy: Vec<usize>,
-    /// Positions behind which one tensor alone is live, ascending.
-    pub(crate) cuts: Vec<usize>,
+    /// Per heavy operation the stage whose weights it reads, where the file
+    /// shows it.
+    pub(crate) stages: Vec<Option<usize>>,
+    /// Heads of the side exits, in order.
+    pub(crate) heads: Vec<Head>,
+    /// Positions behind which all that is live can be sent, as far as types
+    /// tell, ascending.
+    pub(crate) cuts: Vec<Place>,
+    /// Identities of the model's inputs.
+    pub(crate) inputs: Vec<u64>,
+    /// Identities of the leaves of `structure`, in order.
+    pub(crate) outputs: Vec<u64>,
+    /// The nest that the model gives its outputs in.
+    pub(crate) structure: Structure,
     /// Names of all operators, `aten::relu`.
     pub(crate) operators: Vec<String>,
+}
+
+/// What a side exit alone needs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Head {
+    /// Position of the node that it hangs on.
+    pub(crate) from: usize,
+    /// Position of its last node.
+    pub(crate) to: usize,
+    /// Positions of its heavy operations.
+    pub(crate) heavy: Vec<usize>,
+}
+
+/// A legal cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Place {
+    /// Its position.
+    pub(crate) at: usize,
+    /// One tensor alone is live, beside the answers of side exits.
+    pub(crate) direct: bool,
+}
+
+/// A nest of outputs as the graph builds it; a leaf may be of any type.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind", deny_unknown_fields)]
+pub(crate) enum Structure {
+    /// The next of the outputs.
+    Output,
+    /// An output that exists in training only.
+    None,
+    /// A tuple; names where it has them.
+    Tuple {
+        names: Vec<String>,
+        fields: Vec<Self>,
+    },
+}
+
+/// How a value is made up of tensors.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Layout {
+    pub(crate) kind: Kind,
+    /// Of the one tensor that it is sent as.
+    pub(crate) bytes: u64,
+    /// Of a dictionary's entries or a named tuple's fields.
+    pub(crate) names: Vec<String>,
+    /// Of a tuple, list or dictionary.
+    pub(crate) fields: Vec<Self>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Kind {
+    Tensor,
+    Int,
+    Float,
+    Bool,
+    Ints,
+    Floats,
+    Bools,
+    None,
+    Tuple,
+    List,
+    Dict,
+    /// Cannot be sent.
+    Other,
+}
+
+impl Layout {
+    /// The tensors that it is sent as, each with its kind and bytes.
+    pub(crate) fn wires(&self) -> Vec<(Kind, u64)> {
+        match self.kind {
+            Kind::None => Vec::new(),
+            Kind::Tuple | Kind::List | Kind::Dict => {
+                self.fields.iter().flat_map(Self::wires).collect()
+            }
+            kind => vec![(kind, self.bytes)],
+        }
+    }
+
+    /// Whether the two are made up alike, whatever their size.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && self.names == other.names
+            && self.fields.len() == other.fields.len()
+            && self
+                .fields
+                .iter()
+                .zip(&other.fields)
+                .all(|(a, b)| a.is_like(b))
+    }
+}
+
+/// A value that is live at a cut.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Live {
+    /// Its identity: the same at each cut that it is live at.
+    pub(crate) value: u64,
+    /// Some operation overwrites it: it may be another one at the next cut.
+    pub(crate) written: bool,
+    pub(crate) layout: Layout,
+}
+
+/// What one forward showed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Observation {
+    /// Per cut what is live there.
+    pub(crate) cuts: Vec<Vec<Live>>,
+    /// Per output.
+    pub(crate) outputs: Vec<Layout>,
+}
+
+/// What came of tracing a model again.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Retraced {
+    /// Why the trace holds for batch 1 alone; `None` where it holds for any,
+    /// or no other was asked for.
+    pub(crate) fixed_batch: Option<String>,
 }
 
 /// Cost of one forward.
@@ -105,6 +242,15 @@ mod sys {
         pub(super) fn lts_source_analyse(
             source: *mut Source,
             inputs_given: usize,
+            has_exits: c_int,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_source_retrace(
+            source: *mut Source,
+            inputs: *const *const C_tensor,
+            pair: *const *const C_tensor,
+            count: usize,
+            out: *mut *mut Source,
             text: *mut *mut c_char,
         ) -> c_int;
         pub(super) fn lts_source_free(source: *mut Source);
@@ -113,6 +259,14 @@ mod sys {
             from: usize,
             to: usize,
             out: *mut *mut Bytes,
+            text: *mut *mut c_char,
+        ) -> c_int;
+        pub(super) fn lts_source_observe(
+            source: *mut Source,
+            cuts: *const usize,
+            count: usize,
+            inputs: *const *const C_tensor,
+            inputs_count: usize,
             text: *mut *mut c_char,
         ) -> c_int;
         pub(super) fn lts_source_graph(
@@ -127,6 +281,7 @@ mod sys {
             out: *mut *mut Block,
             text: *mut *mut c_char,
         ) -> c_int;
+        pub(super) fn lts_block_examples(block: *mut Block, text: *mut *mut c_char) -> c_int;
         pub(super) fn lts_block_free(block: *mut Block);
         pub(super) fn lts_graph_merge(
             blocks: *const *mut Block,
@@ -280,12 +435,65 @@ impl Source {
     }
 
     /// Cleans the graph and finds its cuts; arguments from `inputs_given` on
-    /// take their defaults. To be called once, before the other methods.
-    pub(crate) fn analyse(&mut self, inputs_given: usize) -> Result<Analysis> {
+    /// take their defaults; with exits, all outputs but the last are side
+    /// exits'. To be called once, before the other methods.
+    pub(crate) fn analyse(&mut self, inputs_given: usize, has_exits: bool) -> Result<Analysis> {
         let mut text = ptr::null_mut();
         // SAFETY: the handle is valid and ours alone.
-        let status = unsafe { sys::lts_source_analyse(self.0, inputs_given, &raw mut text) };
+        let status = unsafe {
+            sys::lts_source_analyse(self.0, inputs_given, c_int::from(has_exits), &raw mut text)
+        };
         parsed(status, text)
+    }
+
+    /// How the values that are live at `cuts`, and the outputs, are made up in
+    /// one forward. To be called before the two methods below.
+    pub(crate) fn observe(&mut self, cuts: &[usize], inputs: &[Tensor]) -> Result<Observation> {
+        let inputs = pointers(inputs);
+        let mut text = ptr::null_mut();
+        // SAFETY: the handle is ours alone; arrays and tensors outlive the call.
+        let status = unsafe {
+            sys::lts_source_observe(
+                self.0,
+                cuts.as_ptr(),
+                cuts.len(),
+                inputs.as_ptr(),
+                inputs.len(),
+                &raw mut text,
+            )
+        };
+        parsed(status, text)
+    }
+
+    /// The analysed model traced with `inputs` of batch 1, as a new source that
+    /// is yet to be analysed; with `pair`, the same at batch 2, it holds for
+    /// any batch where it can.
+    pub(crate) fn retrace(
+        &mut self,
+        inputs: &[Tensor],
+        pair: Option<&[Tensor]>,
+    ) -> Result<(Self, Retraced)> {
+        let inputs = pointers(inputs);
+        let pair = pair.map(pointers);
+        if pair.as_ref().is_some_and(|pair| pair.len() != inputs.len()) {
+            return Err(TorchError("the two requests have different lengths".into()));
+        }
+        let pair = pair.as_ref().map_or(ptr::null(), Vec::as_ptr);
+        let (mut source, mut text) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the handle is valid, the tensors outlive the call, and both
+        // arrays have the length that is given.
+        let status = unsafe {
+            sys::lts_source_retrace(
+                self.0,
+                inputs.as_ptr(),
+                pair,
+                inputs.len(),
+                &raw mut source,
+                &raw mut text,
+            )
+        };
+        let retraced = parsed(status, text)?;
+        Ok((Self(source), retraced))
     }
 
     /// Archive of the nodes behind the cut `from` up to the cut `to`.
@@ -310,7 +518,7 @@ impl Source {
         }
     }
 
-    /// The whole model, giving the value at each cut and then its outputs.
+    /// The whole model, giving the tensors at each cut and then its outputs.
     pub(crate) fn graph(&mut self, cuts: &[usize]) -> Result<Graph> {
         let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the handle and the array are valid for the call.
@@ -337,6 +545,15 @@ impl Block {
         let status = unsafe { sys::lts_block_load(path.as_ptr(), &raw mut block, &raw mut text) };
         checked(status, text)?;
         Ok(Self(block))
+    }
+
+    /// Per tensor that it takes the numbers to warm it up with, where zeros
+    /// would not do; empty where they always will.
+    pub(crate) fn examples(&self) -> Result<Vec<Option<Vec<i64>>>> {
+        let mut text = ptr::null_mut();
+        // SAFETY: the handle is valid; the shim only reads it.
+        let status = unsafe { sys::lts_block_examples(self.0, &raw mut text) };
+        parsed(status, text)
     }
 }
 

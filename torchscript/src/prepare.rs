@@ -1,13 +1,15 @@
-use crate::cuts;
 use crate::draw;
+use crate::exits;
 use crate::ffi::{self, Analysis, Block, Graph, Signature, Source, TorchError};
+use crate::forward::{first_difference, run, torch_tensors};
+use crate::metadata::{self, Metadata};
+use crate::plan::{LEFT, Plan, Step, Trial, WELL};
 use crate::profile::{self, BlockProfile};
-use crate::shapes::{self, Shapes};
-use crate::tensors::{from_torch, max_abs_diff, to_torch};
+use crate::retrace;
 use crate::{PrepareError, store};
 use lamina_model::{
     Block as ManifestBlock, BoundaryCheck, InputSpec, MANIFEST_VERSION, Manifest, Probe, Rung,
-    Tensor, ValueSpec,
+    ValueSpec,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -63,10 +65,11 @@ type Report<'a> = &'a mut dyn FnMut(Progress);
 /// per block and the probe as `<digest>.safetensors`. The same model gives the
 /// same bytes. Runs on one thread.
 ///
-/// The chain of the written blocks is compared with the whole model, boundary
-/// value for boundary value, bit for bit, on two requests drawn from
-/// `options.seed`. Where it differs, or where no cut is legal, the model
-/// becomes one block and the manifest says why.
+/// Tries the rungs of [`Rung`] from the best down. The chain of the written
+/// blocks is compared with the whole model, boundary value for boundary value,
+/// bit for bit, on two requests drawn from `options.seed`; where it differs, the
+/// next rung is tried. The manifest says which rung held, and why not a better
+/// one.
 ///
 /// # Errors
 /// See [`PrepareError`]; a model that cannot be cut is one block, no error.
@@ -84,21 +87,13 @@ pub fn prepare(
         .map(|number| draw::request(&options.inputs, options.seed, number))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| mismatch(options, e.0))?;
-    let mut cutter = Cutter::open(model, options, requests)?;
-    let mut plan = cutter.plan()?;
-    let mut chain = cutter.cut(&plan, out_dir, progress)?;
-    if let (Some((value, difference)), Rung::Direct) = (&chain.differs, plan.rung) {
-        let reason = format!("cut, its value `{value}` would differ by {difference:e}");
-        store::remove(&chain.files);
-        plan = cutter.whole_plan(reason)?;
-        chain = cutter.cut(&plan, out_dir, progress)?;
-    }
-    if let Some((value, max_abs_diff)) = chain.differs {
-        return Err(PrepareError::Unequal {
-            value,
-            max_abs_diff,
-        });
-    }
+    let (mut trial, metadata) = open(model, options, requests)?;
+    let (plan, reason, chain) = climb_down(&mut trial, out_dir, progress)?;
+    let exits = match &metadata {
+        Some(metadata) => exits::place(&trial.analysis, metadata, &plan.cuts, plan.outputs()),
+        None => Ok(Vec::new()),
+    };
+    let exits = exits.map_err(|reason| PrepareError::Metadata { reason })?;
     let total = count(chain.blocks.len());
     progress(Progress::Profiling { done: 0, total });
     let profiles = profile::profile(
@@ -111,8 +106,8 @@ pub fn prepare(
     .map_err(torch("profiling the blocks"))?;
     progress(Progress::Profiling { done: total, total });
     let probe = Probe {
-        inputs: cutter.requests[0].clone(),
-        outputs: plan.reference[0][plan.cuts.len()..].to_vec(),
+        inputs: trial.requests[0].clone(),
+        outputs: plan.answers(0).to_vec(),
     };
     let probe = store::write_probe(out_dir, &probe)?;
     Ok(Manifest {
@@ -120,38 +115,21 @@ pub fn prepare(
         source: source_digest,
         runtime: format!("libtorch {}", ffi::version()),
         rung: plan.rung,
-        rung_reason: plan.reason.clone(),
-        inputs: plan.shapes.inputs.clone(),
-        outputs: plan.shapes.outputs.clone(),
+        rung_reason: reason,
+        inputs: plan.inputs.clone(),
+        outputs: plan.outputs().to_vec(),
+        output_structure: Some(plan.structure.clone()),
+        exits,
         blocks: manifest_blocks(&plan, &chain.files, &profiles),
         probe: probe.digest,
         probe_bytes: probe.bytes,
         check: BoundaryCheck {
-            compared: count(plan.cuts.len() + plan.shapes.outputs.len()),
+            compared: count(plan.values.iter().map(Vec::len).sum()),
             max_abs_diff: 0.0,
             telling_diff: plan.telling_diff(),
         },
         prepared_gflops: options.prepared_gflops,
     })
-}
-
-/// A model with the requests that it is tried with.
-struct Cutter<'a> {
-    source: Source,
-    analysis: Analysis,
-    options: &'a PrepareOptions,
-    /// Two different requests of batch 1.
-    requests: Vec<Vec<Tensor>>,
-}
-
-/// Where to cut, and what the whole model gives there.
-struct Plan {
-    rung: Rung,
-    reason: Option<String>,
-    cuts: Vec<usize>,
-    shapes: Shapes,
-    /// Per request: the value at each cut, then the outputs.
-    reference: Vec<Vec<Tensor>>,
 }
 
 /// The written blocks, loaded again.
@@ -160,206 +138,241 @@ struct Chain {
     blocks: Vec<Block>,
     /// Values of the first request that cross into each block.
     boundaries: Vec<Vec<tch::Tensor>>,
-    /// The first value that is not the whole model's, and by how much.
-    differs: Option<(String, f64)>,
 }
 
-impl<'a> Cutter<'a> {
-    fn open(
-        model: &Path,
-        options: &'a PrepareOptions,
-        requests: Vec<Vec<Tensor>>,
-    ) -> Result<Self, PrepareError> {
-        let (mut source, signature) = Source::open(model).map_err(|e| unreadable(model, &e))?;
-        check_signature(&signature, options)?;
-        let analysis = source
-            .analyse(options.inputs.len())
-            .map_err(|e| PrepareError::Unsupported { reason: e.reason() })?;
-        check_operators(&analysis)?;
-        Ok(Self {
-            source,
-            analysis,
-            options,
-            requests,
-        })
+fn open<'a>(
+    model: &Path,
+    options: &'a PrepareOptions,
+    requests: Vec<Vec<lamina_model::Tensor>>,
+) -> Result<(Trial<'a>, Option<Metadata>), PrepareError> {
+    let (mut source, signature) = Source::open(model).map_err(|e| unreadable(model, &e))?;
+    check_signature(&signature, options)?;
+    let wrong = |reason: String| PrepareError::Metadata { reason };
+    let metadata = signature.metadata.as_deref().map(metadata::parse);
+    let metadata = metadata.transpose().map_err(wrong)?;
+    let mut analysis = source
+        .analyse(options.inputs.len(), metadata.is_some())
+        .map_err(|e| PrepareError::Unsupported { reason: e.reason() })?;
+    check_operators(&analysis)?;
+    if let Some(metadata) = &metadata {
+        exits::restrict(&mut analysis, metadata).map_err(wrong)?;
     }
+    let trial = Trial {
+        source,
+        analysis,
+        declared: options.inputs.iter().map(|i| i.value.clone()).collect(),
+        inputs: &options.inputs,
+        requests,
+        failed: Vec::new(),
+        structure: None,
+    };
+    Ok((trial, metadata))
+}
 
-    fn plan(&mut self) -> Result<Plan, PrepareError> {
-        let candidates = cuts::choose(&self.analysis);
-        if let Some(reason) = cuts::reason_for_whole(&self.analysis, &candidates) {
-            return self.whole_plan(reason);
-        }
-        let (reference, shapes) = self.reference(&candidates)?;
-        let kept: Vec<usize> = (0..candidates.len())
-            .filter(|&i| shapes.at_cuts[i].is_some())
-            .collect();
-        if kept.is_empty() {
-            return self.whole_plan("no value between its blocks has the batch first".into());
-        }
-        Ok(Plan {
-            rung: Rung::Direct,
-            reason: None,
-            cuts: kept.iter().map(|&i| candidates[i]).collect(),
-            reference: reference
-                .into_iter()
-                .map(|values| without_dropped(values, &kept, candidates.len()))
-                .collect(),
-            shapes: Shapes {
-                at_cuts: kept.iter().map(|&i| shapes.at_cuts[i].clone()).collect(),
-                ..shapes
-            },
-        })
+/// The first rung whose chain gives what the model gives, with the reason why
+/// it is not a better one.
+fn climb_down(
+    trial: &mut Trial<'_>,
+    out_dir: &Path,
+    progress: Report<'_>,
+) -> Result<(Plan, Option<String>, Chain), PrepareError> {
+    let mut why = None;
+    if let Some((plan, chain)) = first_to_hold(trial, &WELL, &mut why, out_dir, progress)? {
+        return Ok((plan, why, chain));
     }
-
-    fn whole_plan(&mut self, reason: String) -> Result<Plan, PrepareError> {
-        let (reference, shapes) = self.reference(&[])?;
-        Ok(Plan {
-            rung: Rung::Whole,
-            reason: Some(reason),
-            cuts: Vec::new(),
-            shapes,
-            reference,
-        })
-    }
-
-    /// The values of the whole model at `cuts` and its outputs for both
-    /// requests, and what their shapes are at any batch.
-    fn reference(&mut self, cuts: &[usize]) -> Result<(Vec<Vec<Tensor>>, Shapes), PrepareError> {
-        let graph = self
-            .source
-            .graph(cuts)
-            .map_err(torch("building the whole model"))?;
-        let answers = self
-            .requests
-            .iter()
-            .map(|request| run(&graph, request).map_err(|reason| mismatch(self.options, reason)))
-            .collect::<Result<Vec<_>, _>>()?;
-        if answers[0].len() == cuts.len() {
-            return Err(PrepareError::Unsupported {
-                reason: "it gives no tensor".into(),
-            });
-        }
-        let again = run(&graph, &self.requests[0]).map_err(|r| mismatch(self.options, r))?;
-        if let Some(difference) = first_difference(&answers[0], &again) {
-            return Err(PrepareError::Unsupported {
-                reason: format!(
-                    "two equal requests get answers that differ by {:e}: it keeps state or \
-                     draws random numbers",
-                    difference.1
-                ),
-            });
-        }
-        let declared: Vec<ValueSpec> = self
-            .options
-            .inputs
-            .iter()
-            .map(|i| i.value.clone())
-            .collect();
-        let pair = shapes::batch_of_two(&declared, &self.requests);
-        let at_two = pair.and_then(|request| run(&graph, &request).ok());
-        let shapes = shapes::generalize(&declared, cuts.len(), &answers, at_two.as_deref());
-        Ok((answers, shapes))
-    }
-
-    /// Writes the blocks of `plan`, loads them again and runs both requests
-    /// through them.
-    fn cut(
-        &mut self,
-        plan: &Plan,
-        out_dir: &Path,
-        progress: Report<'_>,
-    ) -> Result<Chain, PrepareError> {
-        let total = count(plan.cuts.len() + 1);
-        progress(Progress::Slicing { done: 0, total });
-        let mut files = Vec::new();
-        let mut blocks = Vec::new();
-        for (from, to) in borders(&plan.cuts) {
-            let archive = self
-                .source
-                .block(from, to)
-                .map_err(torch("writing a block"))?;
-            let stored = store::write(out_dir, &archive, "pt")?;
-            blocks.push(Block::load(&stored.path).map_err(torch("reading a block back"))?);
-            files.push(stored);
-            progress(Progress::Slicing {
-                done: count(files.len()),
-                total,
-            });
-        }
-        let (boundaries, differs) = self.check(plan, &blocks, progress)?;
-        Ok(Chain {
-            files,
-            blocks,
-            boundaries,
-            differs,
-        })
-    }
-
-    /// Runs both requests block by block, each value through its wire form, and
-    /// compares with the whole model. Gives the first request's values.
-    #[allow(clippy::type_complexity)] // boundaries and the first difference, used at once
-    fn check(
-        &self,
-        plan: &Plan,
-        blocks: &[Block],
-        progress: Report<'_>,
-    ) -> Result<(Vec<Vec<tch::Tensor>>, Option<(String, f64)>), PrepareError> {
-        let total = count(blocks.len());
-        progress(Progress::Checking { done: 0, total });
-        let mut crossing = self.requests.clone();
-        let mut boundaries = Vec::new();
-        for (i, block) in blocks.iter().enumerate() {
-            let graph = Graph::merge(std::slice::from_ref(block), false)
-                .map_err(torch("reading a block back"))?;
-            boundaries.push(torch_tensors(&crossing[0])?);
-            let last = i + 1 == blocks.len();
-            for (request, values) in crossing.iter_mut().enumerate() {
-                *values = run(&graph, values).map_err(|reason| PrepareError::Torch {
-                    step: "running a block",
-                    reason,
-                })?;
-                let reference = &plan.reference[request];
-                let expected = if last {
-                    &reference[i..]
-                } else {
-                    &reference[i..=i]
-                };
-                if let Some((place, difference)) = first_difference(expected, values) {
-                    let specs = plan.outputs_of(i);
-                    let name = specs.get(place).map_or("output count", |s| s.name.as_str());
-                    return Ok((boundaries, Some((name.to_owned(), difference))));
+    let reason = why.unwrap_or_default();
+    let refusal = match trial.retraced()? {
+        Ok((mut traced, fixed_batch)) => {
+            let mut why = None;
+            match first_to_hold(&mut traced, &WELL, &mut why, out_dir, progress) {
+                Ok(Some((plan, chain))) => {
+                    let plan = Plan {
+                        rung: Rung::Retraced,
+                        ..plan
+                    };
+                    let reason = retrace::reason_for_trace(&reason, fixed_batch.as_deref());
+                    return Ok((plan, Some(reason), chain));
                 }
+                Ok(None) => why.unwrap_or_default(),
+                Err(error @ (PrepareError::Io { .. } | PrepareError::DiskFull { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => error.to_string(),
             }
-            progress(Progress::Checking {
-                done: count(i + 1),
-                total,
-            });
         }
-        Ok((boundaries, None))
+        Err(refusal) => refusal,
+    };
+    let mut why = Some(retrace::reason_against_trace(&reason, &refusal));
+    let held = first_to_hold(trial, &LEFT, &mut why, out_dir, progress)?;
+    let Some((plan, chain)) = held else {
+        // Not to be had: the last rung holds or is an error.
+        return Err(PrepareError::Unsupported {
+            reason: why.unwrap_or_default(),
+        });
+    };
+    Ok((plan, why, chain))
+}
+
+/// The first of `steps` whose chain gives what the model gives; `why` is the
+/// reason of the last one that does not.
+fn first_to_hold(
+    trial: &mut Trial<'_>,
+    steps: &[Step],
+    why: &mut Option<String>,
+    out_dir: &Path,
+    progress: Report<'_>,
+) -> Result<Option<(Plan, Chain)>, PrepareError> {
+    for step in steps {
+        let plan = match trial.plan(*step)? {
+            Ok(plan) => plan,
+            Err(reason) if reason.is_empty() => continue,
+            Err(reason) => {
+                *why = Some(reason);
+                continue;
+            }
+        };
+        let mut files = Vec::new();
+        match cut(trial, &plan, out_dir, &mut files, progress)? {
+            Ok(chain) => return Ok(Some((plan, chain))),
+            Err(fault) if plan.rung == Rung::Whole => return Err(fault.into_error()),
+            Err(fault) => {
+                store::remove(&files);
+                *why = Some(fault.reason());
+                trial.failed.push(plan.cuts);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Why the blocks of a plan are of no use.
+enum Fault {
+    /// The first value that is not the whole model's.
+    Differs {
+        value: String,
+        max_abs_diff: f64,
+    },
+    Fails {
+        step: &'static str,
+        reason: String,
+    },
+}
+
+impl Fault {
+    fn reason(&self) -> String {
+        match self {
+            Self::Differs {
+                value,
+                max_abs_diff,
+            } => format!("cut, its value `{value}` would differ by {max_abs_diff:e}"),
+            Self::Fails { step, reason } => format!("cut, it fails while {step}: {reason}"),
+        }
+    }
+
+    fn into_error(self) -> PrepareError {
+        match self {
+            Self::Differs {
+                value,
+                max_abs_diff,
+            } => PrepareError::Unequal {
+                value,
+                max_abs_diff,
+            },
+            Self::Fails { step, reason } => PrepareError::Torch { step, reason },
+        }
     }
 }
 
-impl Plan {
-    /// What block `i` gives.
-    fn outputs_of(&self, i: usize) -> Vec<ValueSpec> {
-        match self.shapes.at_cuts.get(i) {
-            Some(value) => value.iter().cloned().collect(),
-            None => self.shapes.outputs.clone(),
+/// Writes the blocks of `plan`, loads them again and runs both requests through
+/// them. `files` are those written, whatever comes of it.
+fn cut(
+    trial: &mut Trial<'_>,
+    plan: &Plan,
+    out_dir: &Path,
+    files: &mut Vec<store::Stored>,
+    progress: Report<'_>,
+) -> Result<Result<Chain, Fault>, PrepareError> {
+    let total = count(plan.values.len());
+    progress(Progress::Slicing { done: 0, total });
+    let mut blocks = Vec::new();
+    for (from, to) in borders(&plan.cuts) {
+        let archive = match trial.source.block(from, to) {
+            Ok(archive) => archive,
+            Err(e) => return Ok(Err(fails("writing a block", &e))),
+        };
+        files.push(store::write(out_dir, &archive, "pt")?);
+        match Block::load(&files[files.len() - 1].path) {
+            Ok(block) => blocks.push(block),
+            Err(e) => return Ok(Err(fails("reading a block back", &e))),
         }
+        progress(Progress::Slicing {
+            done: count(files.len()),
+            total,
+        });
     }
+    let boundaries = match check(trial, plan, &blocks, progress)? {
+        Ok(boundaries) => boundaries,
+        Err(fault) => return Ok(Err(fault)),
+    };
+    Ok(Ok(Chain {
+        files: files.clone(),
+        blocks,
+        boundaries,
+    }))
+}
 
-    /// Largest difference between the answers to the two requests.
-    fn telling_diff(&self) -> f64 {
-        let outputs = |request: usize| &self.reference[request][self.cuts.len()..];
-        let differences = outputs(0)
-            .iter()
-            .zip(outputs(1))
-            .map(|(a, b)| max_abs_diff(a, b));
-        let largest = differences.fold(0.0, f64::max);
-        // Outputs whose shapes depend on the values differ for sure; JSON has
-        // no infinity.
-        largest.min(f64::MAX)
+fn fails(step: &'static str, error: &TorchError) -> Fault {
+    Fault::Fails {
+        step,
+        reason: error.reason(),
     }
+}
+
+/// Runs both requests block by block, each value through its wire form, and
+/// compares with the whole model. Gives the first request's values.
+#[allow(clippy::type_complexity)] // taken apart at once
+fn check(
+    trial: &Trial<'_>,
+    plan: &Plan,
+    blocks: &[Block],
+    progress: Report<'_>,
+) -> Result<Result<Vec<Vec<tch::Tensor>>, Fault>, PrepareError> {
+    let total = count(blocks.len());
+    progress(Progress::Checking { done: 0, total });
+    let mut crossing = trial.requests.clone();
+    let mut boundaries = Vec::new();
+    for (i, block) in blocks.iter().enumerate() {
+        let graph = match Graph::merge(std::slice::from_ref(block), false) {
+            Ok(graph) => graph,
+            Err(e) => return Ok(Err(fails("reading a block back", &e))),
+        };
+        boundaries.push(torch_tensors(&crossing[0])?);
+        for (request, values) in crossing.iter_mut().enumerate() {
+            *values = match run(&graph, values) {
+                Ok(values) => values,
+                Err(reason) => {
+                    return Ok(Err(Fault::Fails {
+                        step: "running a block",
+                        reason,
+                    }));
+                }
+            };
+            if let Some((place, max_abs_diff)) =
+                first_difference(&plan.reference[request][i], values)
+            {
+                let name = plan.values[i].get(place);
+                return Ok(Err(Fault::Differs {
+                    value: name.map_or("output count", |s| s.name.as_str()).to_owned(),
+                    max_abs_diff,
+                }));
+            }
+        }
+        progress(Progress::Checking {
+            done: count(i + 1),
+            total,
+        });
+    }
+    Ok(Ok(boundaries))
 }
 
 /// Borders of the blocks that `cuts` make.
@@ -369,28 +382,18 @@ fn borders(cuts: &[usize]) -> Vec<(Option<usize>, Option<usize>)> {
     starts.zip(ends).collect()
 }
 
-/// The values at the `kept` ones of `candidates` cuts, and the outputs.
-fn without_dropped(values: Vec<Tensor>, kept: &[usize], candidates: usize) -> Vec<Tensor> {
-    values
-        .into_iter()
-        .enumerate()
-        .filter(|(i, _)| *i >= candidates || kept.contains(i))
-        .map(|(_, value)| value)
-        .collect()
-}
-
 fn manifest_blocks(
     plan: &Plan,
     files: &[store::Stored],
     profiles: &[BlockProfile],
 ) -> Vec<ManifestBlock> {
-    let mut inputs: Vec<String> = names(&plan.shapes.inputs);
+    let mut inputs: Vec<String> = names(&plan.inputs);
     files
         .iter()
         .zip(profiles)
-        .enumerate()
-        .map(|(i, (file, profile))| {
-            let outputs = plan.outputs_of(i);
+        .zip(&plan.values)
+        .map(|((file, profile), outputs)| {
+            let outputs = outputs.clone();
             ManifestBlock {
                 digest: file.digest.clone(),
                 file_bytes: file.bytes,
@@ -408,36 +411,6 @@ fn manifest_blocks(
 
 fn names(values: &[ValueSpec]) -> Vec<String> {
     values.iter().map(|v| v.name.clone()).collect()
-}
-
-/// The first place where two lists of tensors differ in a bit, and by how much.
-fn first_difference(expected: &[Tensor], got: &[Tensor]) -> Option<(usize, f64)> {
-    if expected.len() != got.len() {
-        return Some((expected.len().min(got.len()), f64::INFINITY));
-    }
-    let place = expected.iter().zip(got).position(|(a, b)| a != b)?;
-    Some((place, max_abs_diff(&expected[place], &got[place])))
-}
-
-fn torch_tensors(tensors: &[Tensor]) -> Result<Vec<tch::Tensor>, PrepareError> {
-    let converted: Result<Vec<_>, _> = tensors.iter().map(to_torch).collect();
-    converted.map_err(|e| PrepareError::Unsupported {
-        reason: format!("a value has the type {}", e.0),
-    })
-}
-
-/// One forward on one thread; the error is the reason.
-fn run(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
-    let mut inputs: Vec<tch::Tensor> = inputs
-        .iter()
-        .map(to_torch)
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.0)?;
-    let outputs = graph.run(&mut inputs, 1).map_err(|e| e.reason())?;
-    outputs
-        .iter()
-        .map(|t| from_torch(t).map_err(|e| format!("a value has the type {}", e.0)))
-        .collect()
 }
 
 fn check_signature(signature: &Signature, options: &PrepareOptions) -> Result<(), PrepareError> {
@@ -469,12 +442,15 @@ fn check_signature(signature: &Signature, options: &PrepareOptions) -> Result<()
 
 /// Operators that reach outside the forward have no place in a block.
 fn check_operators(analysis: &Analysis) -> Result<(), PrepareError> {
-    match analysis.operators.iter().find(|name| !is_allowed(name)) {
-        Some(name) => Err(PrepareError::Unsupported {
-            reason: format!("it uses the operator {name}"),
-        }),
-        None => Ok(()),
-    }
+    let reason = match analysis.operators.iter().find(|name| !is_allowed(name)) {
+        None => return Ok(()),
+        Some(name) if is_asynchronous(name) => format!(
+            "it uses the operator {name}, which runs beside the rest: export it without \
+             torch.jit.fork"
+        ),
+        Some(name) => format!("it uses the operator {name}"),
+    };
+    Err(PrepareError::Unsupported { reason })
 }
 
 /// Operators of libtorch itself, without those that touch files, other hosts
@@ -489,6 +465,12 @@ fn is_allowed(operator: &str) -> bool {
     ];
     NAMESPACES.iter().any(|n| operator.starts_with(n))
         && !FORBIDDEN.iter().any(|f| operator.starts_with(f))
+        && !is_asynchronous(operator)
+}
+
+/// What is left of forks whose branches could not be put in line.
+fn is_asynchronous(operator: &str) -> bool {
+    ["prim::fork", "prim::awaitable", "aten::wait"].contains(&operator)
 }
 
 fn unreadable(model: &Path, error: &TorchError) -> PrepareError {
@@ -504,15 +486,7 @@ fn unreadable(model: &Path, error: &TorchError) -> PrepareError {
 }
 
 fn mismatch(options: &PrepareOptions, reason: String) -> PrepareError {
-    let declared: Vec<String> = options
-        .inputs
-        .iter()
-        .map(|i| format!("{} {} {:?}", i.value.name, i.value.datatype, i.value.shape))
-        .collect();
-    PrepareError::InputMismatch {
-        declared: declared.join(", "),
-        reason,
-    }
+    PrepareError::input_mismatch(&options.inputs, reason)
 }
 
 fn torch(step: &'static str) -> impl Fn(TorchError) -> PrepareError {
@@ -540,6 +514,8 @@ mod tests {
             "aten::from_file",
             "prim::rpc_sync",
             "prim::PythonOp",
+            "prim::fork",
+            "aten::wait",
             "my::op",
         ] {
             assert!(!is_allowed(bad), "{bad}");
@@ -551,16 +527,5 @@ mod tests {
         assert_eq!(borders(&[]), [(None, None)]);
         let want = [(None, Some(2)), (Some(2), Some(7)), (Some(7), None)];
         assert_eq!(borders(&[2, 7]), want);
-    }
-
-    #[test]
-    fn dropped_cuts_lose_their_values_and_outputs_stay() {
-        let value = |v: u8| Tensor {
-            datatype: lamina_model::DataType::Uint8,
-            shape: vec![1],
-            data: vec![v].into(),
-        };
-        let kept = without_dropped((0..4).map(value).collect(), &[0, 2], 3);
-        assert_eq!(kept, [value(0), value(2), value(3)]);
     }
 }

@@ -1,5 +1,6 @@
 //! Shapes that hold for any batch size, found by running two sizes.
 
+use crate::names::Names;
 use crate::tensors::{max_abs_diff, stacked};
 use lamina_model::{Tensor, ValueSpec};
 
@@ -11,32 +12,30 @@ const BATCH_TOLERANCE: f64 = 1e-3;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Shapes {
     pub(crate) inputs: Vec<ValueSpec>,
-    /// Per cut; `None` where the value does not have the batch first although
-    /// the model takes any batch: no agent could check its shape.
-    pub(crate) at_cuts: Vec<Option<ValueSpec>>,
+    /// Per cut what crosses; `None` where a shape depends on the request, or on
+    /// the batch in another than the first place: no agent could check it.
+    pub(crate) at_cuts: Vec<Option<Vec<ValueSpec>>>,
     pub(crate) outputs: Vec<ValueSpec>,
 }
 
-/// Both `requests` as one of batch 2, where the declaration leaves the batch
-/// free; inputs with a fixed shape are the first request's.
-pub(crate) fn batch_of_two(
-    declared: &[ValueSpec],
-    requests: &[Vec<Tensor>],
-) -> Option<Vec<Tensor>> {
-    let [first, second] = requests else {
-        return None;
-    };
+/// All `requests` as one batch, where the declaration leaves the batch free;
+/// inputs with a fixed shape are the first request's.
+pub(crate) fn batch(declared: &[ValueSpec], requests: &[&Vec<Tensor>]) -> Option<Vec<Tensor>> {
     if !declared.iter().any(is_free) {
         return None;
     }
     declared
         .iter()
-        .zip(first.iter().zip(second))
-        .map(|(value, (a, b))| {
+        .enumerate()
+        .map(|(i, value)| {
+            let rows: Vec<&Tensor> = requests
+                .iter()
+                .map(|request| request.get(i))
+                .collect::<Option<_>>()?;
             if is_free(value) {
-                stacked(&[a, b])
+                stacked(&rows)
             } else {
-                Some(a.clone())
+                rows.first().map(|&row| row.clone())
             }
         })
         .collect()
@@ -46,32 +45,47 @@ fn is_free(value: &ValueSpec) -> bool {
     value.shape.first() == Some(&-1)
 }
 
-/// Shapes from the values (`cuts` boundary values, then the outputs) of two
-/// requests of batch 1 and, where that ran, of both as one batch.
+/// Shapes from the values (those of each cut, then the outputs) of two requests
+/// of batch 1 and, where that ran, of both as one batch.
 ///
 /// Where the batch did not run or changed the answers, or an output does not
 /// carry it in the first place, all shapes are those of batch 1.
 pub(crate) fn generalize(
     declared: &[ValueSpec],
-    cuts: usize,
+    names: &Names,
     at_one: &[Vec<Tensor>],
     at_two: Option<&[Tensor]>,
 ) -> Shapes {
     let values = at_one.first().map_or(&[][..], Vec::as_slice);
-    let free = at_two.filter(|two| batch_holds(declared, cuts, at_one, two));
-    let named = |i: usize, shape: Vec<i64>| ValueSpec {
-        name: if i < cuts {
-            value_name(declared, "block", i)
-        } else {
-            value_name(declared, "output", i - cuts)
-        },
+    let crossing: usize = names.at_cuts.iter().map(Vec::len).sum();
+    let free = at_two.filter(|two| batch_holds(declared, crossing, at_one, two));
+    let named = |i: usize, name: &String, shape: Vec<i64>| ValueSpec {
+        name: name.clone(),
         datatype: values[i].datatype,
         shape,
     };
-    let spec = |i: usize| match free {
-        None => Some(named(i, values[i].shape.clone())),
-        Some(two) => free_shape(&values[i], &two[i]).map(|shape| named(i, shape)),
+    let shape = |i: usize| {
+        let alike = at_one
+            .iter()
+            .all(|request| is_alike(&request[i], &values[i]));
+        match free {
+            _ if !alike => None,
+            Some(two) if is_alike(&two[i], &values[i]) => Some(values[i].shape.clone()),
+            Some(two) => free_shape(&values[i], &two[i]),
+            None => Some(values[i].shape.clone()),
+        }
     };
+    let mut next = 0;
+    let at_cuts = names.at_cuts.iter().map(|names| {
+        let first = next;
+        next += names.len();
+        let specs = names.iter().zip(first..);
+        specs
+            .map(|(name, i)| Some(named(i, name, shape(i)?)))
+            .collect()
+    });
+    let at_cuts = at_cuts.collect();
+    let outputs = names.outputs.iter().zip(crossing..);
     Shapes {
         inputs: declared
             .iter()
@@ -80,23 +94,21 @@ pub(crate) fn generalize(
                 None => at_batch_one(value),
             })
             .collect(),
-        at_cuts: (0..cuts).map(spec).collect(),
-        outputs: (cuts..values.len())
-            .map(|i| spec(i).unwrap_or_else(|| named(i, values[i].shape.clone())))
+        at_cuts,
+        outputs: outputs
+            .map(|(name, i)| {
+                let shape = shape(i).unwrap_or_else(|| values[i].shape.clone());
+                named(i, name, shape)
+            })
             .collect(),
     }
 }
 
-/// `block3`, unless the user's inputs use that name.
-fn value_name(declared: &[ValueSpec], prefix: &str, number: usize) -> String {
-    let mut name = format!("{prefix}{number}");
-    while declared.iter().any(|value| value.name == name) {
-        name.push('_');
-    }
-    name
+fn is_alike(a: &Tensor, b: &Tensor) -> bool {
+    a.shape == b.shape && a.datatype == b.datatype
 }
 
-fn at_batch_one(value: &ValueSpec) -> ValueSpec {
+pub(crate) fn at_batch_one(value: &ValueSpec) -> ValueSpec {
     let mut value = value.clone();
     for dim in &mut value.shape {
         *dim = (*dim).max(1);
@@ -152,7 +164,7 @@ fn free_shape(one: &Tensor, two: &Tensor) -> Option<Vec<i64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lamina_model::DataType;
+    use lamina_model::{DataType, OutputStructure};
 
     fn spec(name: &str, shape: &[i64]) -> ValueSpec {
         ValueSpec {
@@ -171,6 +183,14 @@ mod tests {
         }
     }
 
+    fn names(cut: &[&str]) -> Names {
+        Names {
+            at_cuts: vec![cut.iter().map(ToString::to_string).collect()],
+            outputs: vec!["y".into()],
+            structure: OutputStructure::None,
+        }
+    }
+
     /// One cut, one output, both of one element per row.
     fn at_one() -> Vec<Vec<Tensor>> {
         [1.0, 2.0]
@@ -182,38 +202,66 @@ mod tests {
     #[test]
     fn a_batch_that_holds_frees_every_first_dimension() {
         let two = [filled(&[2, 1], &[1.0, 2.0]), filled(&[2, 1], &[10.0, 20.0])];
-        let shapes = generalize(&[spec("x", &[-1, 3])], 1, &at_one(), Some(&two));
+        let shapes = generalize(
+            &[spec("x", &[-1, 3])],
+            &names(&["a"]),
+            &at_one(),
+            Some(&two),
+        );
         assert_eq!(shapes.inputs, [spec("x", &[-1, 3])]);
-        assert_eq!(shapes.at_cuts, [Some(spec("block0", &[-1, 1]))]);
-        assert_eq!(shapes.outputs, [spec("output0", &[-1, 1])]);
+        assert_eq!(shapes.at_cuts, [Some(vec![spec("a", &[-1, 1])])]);
+        assert_eq!(shapes.outputs, [spec("y", &[-1, 1])]);
     }
 
     #[test]
     fn a_batch_that_fails_or_changes_answers_fixes_every_shape() {
         let wrong = [filled(&[2, 1], &[1.0, 2.0]), filled(&[2, 1], &[10.0, 21.0])];
         for two in [None, Some(&wrong[..])] {
-            let shapes = generalize(&[spec("x", &[-1, 3])], 1, &at_one(), two);
+            let shapes = generalize(&[spec("x", &[-1, 3])], &names(&["a"]), &at_one(), two);
             assert_eq!(shapes.inputs, [spec("x", &[1, 3])]);
-            assert_eq!(shapes.at_cuts, [Some(spec("block0", &[1, 1]))]);
-            assert_eq!(shapes.outputs, [spec("output0", &[1, 1])]);
+            assert_eq!(shapes.at_cuts, [Some(vec![spec("a", &[1, 1])])]);
+            assert_eq!(shapes.outputs, [spec("y", &[1, 1])]);
         }
     }
 
     #[test]
     fn a_value_that_hides_the_batch_is_no_border() {
         let two = [filled(&[1, 2], &[1.0, 2.0]), filled(&[2, 1], &[10.0, 20.0])];
-        let shapes = generalize(&[spec("x", &[-1, 3])], 1, &at_one(), Some(&two));
+        let shapes = generalize(
+            &[spec("x", &[-1, 3])],
+            &names(&["a"]),
+            &at_one(),
+            Some(&two),
+        );
         assert_eq!(shapes.at_cuts, [None]);
-        assert_eq!(shapes.outputs, [spec("output0", &[-1, 1])]);
+        assert_eq!(shapes.outputs, [spec("y", &[-1, 1])]);
     }
 
     #[test]
-    fn names_do_not_collide_with_the_users() {
-        let shapes = generalize(&[spec("block0", &[1])], 1, &at_one(), None);
-        assert_eq!(
-            shapes.at_cuts[0].as_ref().map(|v| v.name.as_str()),
-            Some("block0_")
-        );
+    fn values_without_the_batch_cross_with_the_shape_that_they_have() {
+        // A number, and a mask of the batch, beside a tensor per row.
+        let request = |v: f32| {
+            let row = filled(&[1, 1], &[v]);
+            vec![row.clone(), filled(&[1], &[7.0]), row]
+        };
+        let rows = filled(&[2, 1], &[1.0, 2.0]);
+        let two = [rows.clone(), filled(&[1], &[8.0]), rows];
+        let declared = [spec("x", &[-1, 3])];
+        let at_one = [request(1.0), request(2.0)];
+        let shapes = generalize(&declared, &names(&["a", "n"]), &at_one, Some(&two));
+        let want = vec![spec("a", &[-1, 1]), spec("n", &[1])];
+        assert_eq!(shapes.at_cuts, [Some(want)]);
+    }
+
+    #[test]
+    fn a_value_whose_shape_depends_on_the_request_is_no_border() {
+        let request = |values: &[f32]| {
+            let row = filled(&[1, 1], &values[..1]);
+            vec![filled(&[i64::try_from(values.len()).unwrap()], values), row]
+        };
+        let at_one = [request(&[1.0]), request(&[2.0, 3.0])];
+        let shapes = generalize(&[spec("x", &[1, 3])], &names(&["a"]), &at_one, None);
+        assert_eq!(shapes.at_cuts, [None]);
     }
 
     #[test]
@@ -222,9 +270,10 @@ mod tests {
             .map(|_| vec![filled(&[1, 1], &[1.0]), filled(&[3], &[1.0, 2.0, 3.0])])
             .collect();
         let declared = [spec("x", &[-1, 1]), spec("scale", &[3])];
-        let two = batch_of_two(&declared, &requests).unwrap();
+        let rows: Vec<&Vec<Tensor>> = requests.iter().collect();
+        let two = batch(&declared, &rows).unwrap();
         assert_eq!(two[0].shape, [2, 1]);
         assert_eq!(two[1].shape, [3]);
-        assert_eq!(batch_of_two(&declared[1..], &requests), None);
+        assert_eq!(batch(&declared[1..], &rows), None);
     }
 }

@@ -1,5 +1,5 @@
 use crate::draw;
-use crate::ffi::{self, Block, Graph};
+use crate::ffi::{self, Block, Graph, TorchError};
 use crate::stats::seconds;
 use crate::tensors::{from_torch, to_torch};
 use crate::{LoadError, RunError};
@@ -60,12 +60,13 @@ impl Slice {
         if blocks.is_empty() {
             return Err(LoadError::NoBlocks);
         }
+        let (graph, examples) = merged(blocks, options.optimize)?;
         let slice = Self {
-            graph: merged(blocks, options.optimize)?,
+            graph,
             inputs: inputs.to_vec(),
             threads: options.threads,
         };
-        let report = slice.warm_up(start, options)?;
+        let report = slice.warm_up(start, &examples, options)?;
         Ok((slice, report))
     }
 
@@ -107,9 +108,14 @@ impl Slice {
         &self.inputs
     }
 
-    fn warm_up(&self, start: Instant, options: &LoadOptions) -> Result<LoadReport, LoadError> {
+    fn warm_up(
+        &self,
+        start: Instant,
+        examples: &[Option<Vec<i64>>],
+        options: &LoadOptions,
+    ) -> Result<LoadReport, LoadError> {
         let fails = |reason: String| LoadError::WarmUp { reason };
-        let request = draw::warm_up(&self.inputs).map_err(|e| fails(e.0))?;
+        let request = draw::warm_up(&self.inputs, examples).map_err(|e| fails(e.0))?;
         for _ in 0..options.warmup_runs.max(1) {
             self.run(&request).map_err(|e| fails(e.to_string()))?;
         }
@@ -134,18 +140,22 @@ impl Slice {
     }
 }
 
-/// The blocks as one graph; what they were read into is dropped again.
-fn merged(files: &[PathBuf], optimize: bool) -> Result<Graph, LoadError> {
+/// The blocks as one graph, with what to warm it up with; what they were read
+/// into is dropped again.
+#[allow(clippy::type_complexity)] // taken apart at once
+fn merged(files: &[PathBuf], optimize: bool) -> Result<(Graph, Vec<Option<Vec<i64>>>), LoadError> {
+    let unreadable = |path: &PathBuf, error: TorchError| LoadError::Block {
+        path: path.clone(),
+        reason: error.reason(),
+    };
     let blocks = files
         .iter()
-        .map(|path| {
-            Block::load(path).map_err(|e| LoadError::Block {
-                path: path.clone(),
-                reason: e.reason(),
-            })
-        })
+        .map(|path| Block::load(path).map_err(|e| unreadable(path, e)))
         .collect::<Result<Vec<_>, _>>()?;
-    Graph::merge(&blocks, optimize).map_err(|e| LoadError::Chain { reason: e.reason() })
+    let graph =
+        Graph::merge(&blocks, optimize).map_err(|e| LoadError::Chain { reason: e.reason() })?;
+    let examples = blocks[0].examples().map_err(|e| unreadable(&files[0], e))?;
+    Ok((graph, examples))
 }
 
 /// Threads that libtorch uses inside one operation on the calling thread,

@@ -24,8 +24,8 @@ pub const AGENT_PORT: u16 = 8001;
 pub const FILE_PORT: u16 = 8000;
 /// Namespace of the chart.
 pub const SYSTEM: &str = "lamina-system";
-/// Hosts that the operator runs on.
-const CLOUD: &str = "cloud-1";
+/// The cloud host, which also carries the operator.
+pub const CLOUD: &str = "cloud-1";
 
 /// The scene could not be set.
 #[derive(Debug, thiserror::Error)]

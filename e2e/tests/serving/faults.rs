@@ -4,7 +4,7 @@ use crate::good::{photographs, serve};
 use anyhow::{Context, Result, ensure};
 use lamina_e2e::netlab::Link;
 use lamina_e2e::scene::redeploy::{self, Load};
-use lamina_e2e::scene::{DEVICE_LINK, Scene, Step, poll};
+use lamina_e2e::scene::{CLOUD, DEVICE_LINK, Scene, Step, poll};
 use lamina_e2e::workload::{Client, Line, Summary};
 use nix::sys::signal::Signal;
 use std::time::Duration;
@@ -116,9 +116,46 @@ pub(crate) async fn node_lost_for_good(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// The host of the last segment, once that is not the operator's own: where the
+/// blocks lie there, the entry's links to it are made slow until they leave.
+async fn last_host_without_operator(scene: &Scene) -> Result<String> {
+    let slow = |rate_bits_per_s: u64| -> Result<()> {
+        for (from, to) in [("cam-1", CLOUD), (CLOUD, "cam-1")] {
+            let link = scene.lab.link(from, to)?;
+            let link = Link {
+                rate_bits_per_s,
+                ..link
+            };
+            scene.lab.set_link(from, to, link)?;
+        }
+        Ok(())
+    };
+    if last_host(scene).await? == CLOUD {
+        slow(DEVICE_LINK.rate_bits_per_s / 10)?;
+        let client = redeploy::start(scene, &load(2.0)).await?;
+        let left = poll(
+            "a path without the operator's host",
+            Duration::from_secs(120),
+            async || {
+                let path = redeploy::path(scene, MODEL).await?;
+                Ok(if path.is_empty() || path.contains(CLOUD) {
+                    Step::NotYet(path)
+                } else {
+                    Step::Done(())
+                })
+            },
+        )
+        .await;
+        all_answered(client).await?;
+        slow(DEVICE_LINK.rate_bits_per_s)?;
+        left?;
+    }
+    last_host(scene).await
+}
+
 /// Both hosts live and reach the operator, but not each other.
 pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
-    let host = last_host(scene).await?;
+    let host = last_host_without_operator(scene).await?;
     let patient = Load {
         deadline_seconds: 30.0,
         ..load(2.0)

@@ -26,7 +26,7 @@ fn block(inputs: &[&str], outputs: Vec<ValueSpec>) -> Block {
     }
 }
 
-/// x → a → b, where the last block takes a again.
+/// x → a → b, where a passes the second block for the third.
 fn manifest() -> Manifest {
     Manifest {
         version: MANIFEST_VERSION,
@@ -36,9 +36,14 @@ fn manifest() -> Manifest {
         rung_reason: None,
         inputs: vec![value("x", &[-1, 3])],
         outputs: vec![value("y", &[-1, 1])],
+        output_structure: Some(OutputStructure::Value {
+            name: "y".into(),
+            of: ValueKind::Tensor,
+        }),
+        exits: Vec::new(),
         blocks: vec![
             block(&["x"], vec![value("a", &[-1, 5])]),
-            block(&["a"], vec![value("b", &[-1, 2])]),
+            block(&["a"], vec![value("a", &[-1, 5]), value("b", &[-1, 2])]),
             block(&["a", "b"], vec![value("y", &[-1, 1])]),
         ],
         probe: Digest::of(b"probe"),
@@ -64,6 +69,16 @@ fn live_values_cross_every_boundary_up_to_their_last_use() {
 }
 
 #[test]
+fn a_manifest_without_the_structure_of_its_outputs_is_read() {
+    let mut json = serde_json::to_value(manifest()).unwrap();
+    let object = json.as_object_mut().unwrap();
+    assert!(object.remove("outputStructure").is_some());
+    let read: Manifest = serde_json::from_value(json).unwrap();
+    assert_eq!(read.output_structure, None);
+    assert_eq!(read.validate(), Ok(()));
+}
+
+#[test]
 fn a_manifest_survives_json() {
     let m = manifest();
     let json = serde_json::to_string(&m).unwrap();
@@ -78,8 +93,12 @@ fn contradictions_are_named() {
     let err = m.validate().unwrap_err().to_string();
     assert_eq!(
         err,
-        "block 1 takes `nowhere`, which nothing before it gives"
+        "block 1 takes `nowhere`, but what comes before it gives `a`"
     );
+
+    let mut m = manifest();
+    m.blocks[1].outputs[1].name = "a".into();
+    assert_eq!(m.validate(), Err(ManifestError::Twice("a".into())));
 
     let mut m = manifest();
     m.blocks[2].time.p50 = f64::NAN;
@@ -91,6 +110,28 @@ fn contradictions_are_named() {
     let mut m = manifest();
     m.version = 2;
     assert_eq!(m.validate(), Err(ManifestError::Version(2)));
+
+    let exit = |block, output: &str| Exit {
+        name: "side".into(),
+        block,
+        output: output.into(),
+        within: None,
+        criterion: ExitCriterion::Confidence,
+        classes: 2,
+        temperature: 1.0,
+        threshold: Some(0.9),
+        table: Vec::new(),
+        expected: None,
+    };
+    for (exit, fits) in [
+        (exit(2, "y"), true),
+        (exit(3, "y"), false),
+        (exit(0, "z"), false),
+    ] {
+        let mut m = manifest();
+        m.exits = vec![exit];
+        assert_eq!(m.validate().is_ok(), fits, "{:?}", m.exits);
+    }
 
     let mut m = manifest();
     m.blocks.clear();

@@ -1,6 +1,7 @@
 //! The cell in which an untrusted model is opened: what the command line asks
 //! for, and how the process shuts itself in.
 
+use super::room::room_bytes;
 use super::{Failure, Reason};
 use crate::measure::memory_free_bytes;
 use clap::Args;
@@ -12,10 +13,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-/// Frozen and folded weights may be larger than the model's file, by this much.
-const FILE_GROWTH: u64 = 4;
-/// Blocks of a tiny model hold more code than weights.
-const FILE_BYTES_AT_LEAST: u64 = 64 << 20;
 /// libtorch alone takes a quarter of it.
 const MEMORY_BYTES_AT_LEAST: u64 = 256 << 20;
 
@@ -153,7 +150,7 @@ fn cell(args: &CellArgs, memory_bytes: u64, model: &Path, out: &Path) -> Result<
         limits: Limits {
             memory_bytes,
             cpu: Duration::from_secs(args.cpu_limit),
-            file_bytes: bytes.saturating_mul(FILE_GROWTH).max(FILE_BYTES_AT_LEAST),
+            file_bytes: room_bytes(bytes),
         },
     })
 }

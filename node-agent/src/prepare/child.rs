@@ -1,6 +1,7 @@
 //! The process in which an untrusted model is opened.
 
 use super::input::format_input;
+use super::room::Room;
 use super::{CellArgs, Failure, Line, Reason, Step};
 use lamina_model::{InputSpec, Manifest};
 use std::io;
@@ -76,8 +77,8 @@ impl Program {
         command
     }
 
-    /// Prepares `model` into `out`; `None` when cancelled. The child has ended
-    /// in every case.
+    /// Prepares `model` into `out`, a folder of its own; `None` when cancelled.
+    /// The child has ended in every case.
     ///
     /// # Errors
     /// What the child says, or how it died.
@@ -89,27 +90,40 @@ impl Program {
         progress: &mut (dyn FnMut(Step) + Send),
         cancel: &CancellationToken,
     ) -> Option<Result<Manifest, Failure>> {
+        let room = match Room::of(model, out) {
+            Ok(room) => room,
+            Err(e) => return Some(Err(failed(&format!("cannot read it: {e}")))),
+        };
         let mut child = match self.command(model, inputs, out).spawn() {
             Ok(child) => child,
             Err(e) => return Some(Err(failed(&format!("cannot start a process for it: {e}")))),
         };
         let outcome = {
+            let overflow = room.overflow(child.id());
             let reading = timeout(self.wall_limit, read_all(&mut child, progress));
-            cancel.run_until_cancelled(reading).await
+            let watched = async {
+                tokio::select! {
+                    read = reading => Ok(read),
+                    failure = overflow => Err(failure),
+                }
+            };
+            cancel.run_until_cancelled(watched).await
         };
-        if !matches!(outcome, Some(Ok(_)))
+        if !matches!(outcome, Some(Ok(Ok(_))))
             && let Err(error) = child.kill().await
         {
             tracing::warn!(%error, "cannot end the process that prepares");
         }
-        outcome.map(|in_time| match in_time {
-            Ok(Ok(said)) => said.judge(&self.cell),
-            Ok(Err(e)) => Err(failed(&format!("the process for it is lost: {e}"))),
-            Err(_) => {
+        Some(match outcome? {
+            // What it wrote since the last look counts as well.
+            Ok(Ok(Ok(said))) => room.check(None).and_then(|()| said.judge(&self.cell)),
+            Ok(Ok(Err(e))) => Err(failed(&format!("the process for it is lost: {e}"))),
+            Ok(Err(_)) => {
                 let seconds = self.wall_limit.as_secs();
                 let message = format!("preparing takes longer than {seconds} s");
                 Err(Failure::new(Reason::PrepareFailed, message))
             }
+            Err(overflow) => Err(overflow),
         })
     }
 }
@@ -147,7 +161,7 @@ fn died(status: ExitStatus, stderr: &str, cell: &CellArgs) -> Failure {
             let seconds = cell.cpu_limit;
             let message = format!(
                 "the model could not be prepared: it computed for more than {seconds} s; does its \
-                 forward, or code that runs on loading, end?"
+                 forward, code that runs on loading, or libtorch's work on its graph end?"
             );
             Failure::new(Reason::PrepareFailed, message)
         }

@@ -72,9 +72,9 @@ impl From<Failure> for PrepareFailed {
 impl From<&PrepareError> for Failure {
     fn from(error: &PrepareError) -> Self {
         let (reason, retryable) = match error {
-            PrepareError::NotTorchScript { .. } | PrepareError::Unsupported { .. } => {
-                (Reason::InvalidModel, false)
-            }
+            PrepareError::NotTorchScript { .. }
+            | PrepareError::Unsupported { .. }
+            | PrepareError::Metadata { .. } => (Reason::InvalidModel, false),
             PrepareError::InputMismatch { .. } => (Reason::InputMismatch, false),
             PrepareError::Unequal { .. } | PrepareError::Torch { .. } => {
                 (Reason::PrepareFailed, false)

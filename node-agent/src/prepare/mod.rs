@@ -9,6 +9,7 @@ mod fetch;
 mod input;
 mod job;
 mod lines;
+mod room;
 mod table;
 mod updates;
 

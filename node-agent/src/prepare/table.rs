@@ -1,6 +1,6 @@
 //! A manifest for people.
 
-use lamina_model::Manifest;
+use lamina_model::{Exit, ExitCriterion, Manifest, Rung};
 use std::fmt::Write as _;
 
 const HEAD: [&str; 7] = [
@@ -13,7 +13,7 @@ const HEAD: [&str; 7] = [
     "out shape",
 ];
 
-/// One line per block and one about the whole.
+/// One line per block, one per exit and one about the whole.
 pub(super) fn table(manifest: &Manifest) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     for (i, block) in manifest.blocks.iter().enumerate() {
@@ -38,7 +38,32 @@ pub(super) fn table(manifest: &Manifest) -> String {
         text.truncate(text.trim_end().len());
         text.push('\n');
     }
+    for exit in &manifest.exits {
+        text += &exit_line(exit);
+    }
     text + &summary(manifest)
+}
+
+/// `exit aux1 behind block 5: output0, leave at confidence >= 0.800 (32.0 %)`.
+fn exit_line(exit: &Exit) -> String {
+    let sign = match exit.criterion {
+        ExitCriterion::Confidence => "confidence >=",
+        ExitCriterion::Entropy => "entropy <=",
+    };
+    let rule = match exit.threshold {
+        Some(threshold) => format!("leave at {sign} {threshold:.3}"),
+        None => "no threshold".to_owned(),
+    };
+    let rate = exit.expected.map_or_else(String::new, |share| {
+        format!(" ({:.1} %)", share.exit_rate * 100.0)
+    });
+    let Exit {
+        name,
+        block,
+        output,
+        ..
+    } = exit;
+    format!("exit {name} behind block {block}: {output}, {rule}{rate}\n")
 }
 
 fn summary(manifest: &Manifest) -> String {
@@ -46,7 +71,8 @@ fn summary(manifest: &Manifest) -> String {
     let blocks = manifest.blocks.len();
     let why = manifest.rung_reason.as_deref();
     format!(
-        "{blocks} blocks, {:.2} ms at {:.1} GFLOP/s, {}{}\n",
+        "{blocks} blocks, {}, {:.2} ms at {:.1} GFLOP/s, {}{}\n",
+        cuts(manifest.rung),
         seconds * 1e3,
         manifest.prepared_gflops,
         manifest.runtime,
@@ -54,7 +80,52 @@ fn summary(manifest: &Manifest) -> String {
     )
 }
 
+const fn cuts(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Direct => "direct cuts",
+        Rung::Typed => "typed cuts",
+        Rung::Retraced => "cut after tracing again",
+        Rung::Whole => "whole",
+    }
+}
+
 fn shape(sizes: &[i64]) -> String {
     let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
     sizes.join("x")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lamina_model::ExitExpectation;
+
+    #[test]
+    fn an_exit_says_where_it_hangs_and_who_leaves() {
+        let mut exit = Exit {
+            name: "aux1".into(),
+            block: 5,
+            output: "output0".into(),
+            within: None,
+            criterion: ExitCriterion::Entropy,
+            classes: 10,
+            temperature: 1.0,
+            threshold: Some(0.25),
+            table: Vec::new(),
+            expected: Some(ExitExpectation {
+                exit_rate: 0.32,
+                accuracy: Some(0.9),
+                accuracy_alone: 0.8,
+            }),
+        };
+        assert_eq!(
+            exit_line(&exit),
+            "exit aux1 behind block 5: output0, leave at entropy <= 0.250 (32.0 %)\n"
+        );
+        exit.threshold = None;
+        exit.expected = None;
+        assert_eq!(
+            exit_line(&exit),
+            "exit aux1 behind block 5: output0, no threshold\n"
+        );
+    }
 }

@@ -284,6 +284,38 @@ async fn a_child_that_dies_fails_the_job_with_its_last_words() {
 }
 
 #[tokio::test]
+async fn a_child_that_fills_the_disk_is_ended() {
+    let megabyte = "mkdir -p \"$5\"; s=$(head -c 1048576 /dev/zero | tr '\\0' x); i=0";
+    for (endless, want) in [
+        (
+            "while :; do printf %s \"$s\" > \"$5/$i\"; i=$((i+1)); done",
+            "take more than 64",
+        ),
+        (
+            "exec 3> \"$5/a\"; rm \"$5/a\"; while :; do printf %s \"$s\" >&3; done",
+            "take more than 64",
+        ),
+        (
+            "while :; do : > \"$5/$i\"; i=$((i+1)); done",
+            "more than 20000 files",
+        ),
+        // Done before anybody looks.
+        ("head -c 70000000 /dev/zero > \"$5/a\"", "take more than 64"),
+    ] {
+        let lab = Lab::with_script(&format!("{megabyte}; {endless}")).await;
+        lab.publish("m.pt", b"m");
+        let failed = lab.fail(lab.job("m.pt", "")).await;
+        assert_eq!(failed.reason, "PrepareFailed");
+        assert!(!failed.retryable, "another try would do the same");
+        assert!(
+            failed.message.contains(want),
+            "{endless}: {}",
+            failed.message
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_cancelled_job_leaves_no_process_and_no_file() {
     let lab = Lab::with_script("echo $$ > \"${0%program}pid\"; exec sleep 600").await;
     lab.publish("m.pt", b"m");

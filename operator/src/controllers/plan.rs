@@ -257,8 +257,10 @@ impl Case<'_> {
         if let Some(host) = moved {
             return leave(format!("{} has a new address", host.node));
         }
+        // Replies travel the path back.
         let down = links::of_path(self.entry(), plan)
             .into_iter()
+            .flat_map(|(from, to)| [(from.clone(), to.clone()), (to, from)])
             .find(|pair| self.snapshot.links.get(pair).is_some_and(|v| !v.reachable));
         if let Some((from, to)) = down {
             return leave(format!("link {from}→{to} is down"));

@@ -73,6 +73,8 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
         rung_reason: None,
         inputs: vec![value(0)],
         outputs: vec![value(blocks)],
+        output_structure: None,
+        exits: Vec::new(),
         blocks: (0..blocks)
             .map(|i| Block {
                 digest: Digest::of(format!("block {i}").as_bytes()),

@@ -178,3 +178,46 @@ pub(crate) fn difference(a: &[Tensor], b: &[Tensor]) -> f32 {
     }
     largest
 }
+
+/// Names of what a block gives.
+pub(crate) fn outputs_of(p: &Prepared, block: usize) -> Vec<String> {
+    let outputs = p.manifest.blocks[block].outputs.iter();
+    outputs.map(|v| v.name.clone()).collect()
+}
+
+/// The chain of single blocks, the merged whole and every split in two give the
+/// whole model's bits.
+pub(crate) fn assert_chain_and_merge_are_exact(p: &Prepared) {
+    let probe = p.probe();
+    let every: Vec<usize> = (1..p.manifest.blocks.len()).collect();
+    assert_eq!(p.chain(&every, false, &probe.inputs), probe.outputs);
+    assert_eq!(p.chain(&[], false, &probe.inputs), probe.outputs);
+    for &border in &every {
+        assert_eq!(p.chain(&[border], false, &probe.inputs), probe.outputs);
+    }
+}
+
+/// The probe's request three times as one batch.
+pub(crate) fn tripled(request: &[Tensor]) -> Vec<Tensor> {
+    let triple = |t: &Tensor| {
+        let mut shape = t.shape.clone();
+        shape[0] *= 3;
+        Tensor {
+            datatype: t.datatype,
+            shape,
+            data: t.data.repeat(3).into(),
+        }
+    };
+    request.iter().map(triple).collect()
+}
+
+/// Three equal rows get three answers like the probe's, through every block and
+/// through the merged whole alike.
+pub(crate) fn assert_a_batch_of_three_holds(p: &Prepared) {
+    let probe = p.probe();
+    let request = tripled(&probe.inputs);
+    let whole = p.chain(&[], false, &request);
+    let every: Vec<usize> = (1..p.manifest.blocks.len()).collect();
+    assert_eq!(p.chain(&every, false, &request), whole);
+    assert!(difference(&whole, &tripled(&probe.outputs)) < 1e-5);
+}

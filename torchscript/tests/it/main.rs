@@ -4,5 +4,10 @@
 
 mod bad_input;
 mod common;
+mod exits;
+mod measured_profile;
+mod retraced_models;
 mod small_models;
+mod stable_blocks;
+mod typed_models;
 mod vision_models;

@@ -56,7 +56,7 @@ fn a_dictionary_gives_its_tensors_in_order() {
     let p = prepared("dict_output", &row());
     assert_eq!(p.manifest.rung, Rung::Direct);
     let names: Vec<&str> = p.manifest.outputs.iter().map(|o| o.name.as_str()).collect();
-    assert_eq!(names, ["output0", "output1"]);
+    assert_eq!(names, ["logits", "confidence"]);
     let probe = p.probe();
     let sums: f32 = floats(&probe.outputs[1]).iter().sum();
     assert!((sums - 1.0).abs() < 1e-5, "the second is the softmax");
@@ -114,14 +114,14 @@ fn shapes_that_hold_for_one_batch_size_are_written_so() {
 }
 
 #[test]
-fn without_a_cut_the_model_is_one_block_and_the_reason_is_given() {
+fn what_stays_live_crosses_beside_the_rest() {
     let p = prepared("skipping", &row());
-    assert_eq!(p.manifest.rung, Rung::Whole);
+    assert_eq!(p.manifest.rung, Rung::Typed);
     let reason = p.manifest.rung_reason.clone().unwrap();
     assert!(reason.contains("one live tensor alone"), "{reason}");
-    let probe = p.probe();
-    assert_eq!(p.chain(&[], false, &probe.inputs), probe.outputs);
-    assert!(difference(&p.chain(&[], true, &probe.inputs), &probe.outputs) < 1e-5);
+    assert_eq!(outputs_of(&p, 0), ["x", "block0.1"]);
+    assert_eq!(p.manifest.blocks[1].inputs, ["x", "block0.1"]);
+    assert_chain_and_merge_are_exact(&p);
 }
 
 #[test]

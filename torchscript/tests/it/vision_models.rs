@@ -7,12 +7,12 @@ use std::sync::OnceLock;
 /// How far an optimized answer may be from the whole model's.
 const TOLERANCE: f32 = 1e-4;
 
-fn mobilenet() -> &'static Prepared {
+pub(crate) fn mobilenet() -> &'static Prepared {
     static PREPARED: OnceLock<Prepared> = OnceLock::new();
     PREPARED.get_or_init(|| prepared("mobilenet_v2-traced", &image()))
 }
 
-fn googlenet() -> &'static Prepared {
+pub(crate) fn googlenet() -> &'static Prepared {
     static PREPARED: OnceLock<Prepared> = OnceLock::new();
     PREPARED.get_or_init(|| prepared("googlenet-scripted", &image()))
 }

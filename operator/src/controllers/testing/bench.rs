@@ -210,6 +210,12 @@ impl Bench {
         }
     }
 
+    /// Cuts or mends one direction of a link.
+    pub(crate) fn set_reachable(&mut self, from: &str, to: &str, reachable: bool) {
+        let pair = (from.to_owned(), to.to_owned());
+        self.snapshot.links.get_mut(&pair).unwrap().reachable = reachable;
+    }
+
     pub(crate) fn edit(&mut self, change: impl Fn(&mut DnnModel)) {
         let model = Arc::make_mut(&mut self.snapshot.models[0]);
         change(model);

@@ -1,0 +1,68 @@
+// Values of any type as tensors. On the wire between blocks everything is a
+// tensor; nodes inside the blocks take other values apart and put them
+// together again, and vanish where blocks are merged.
+#pragma once
+
+#include "common.hpp"
+
+#include <optional>
+#include <vector>
+
+namespace lamina {
+
+// How a value was made up when it was seen.
+struct Layout {
+  enum class Kind {
+    kTensor,  // one tensor
+    kInt,     // INT64 [1]
+    kFloat,   // FP64 [1]
+    kBool,    // BOOL [1]
+    kInts,    // INT64 [n], n at least 1; so are the next two
+    kFloats,  // FP64 [n]
+    kBools,   // BOOL [n]
+    kNone,    // nothing
+    kTuple,   // its fields; so are the next two
+    kList,
+    kDict,
+    kOther,  // cannot be sent
+  };
+  Kind kind = Kind::kOther;
+  std::vector<Layout> fields;
+  // Of a dictionary's entries, or of a named tuple's fields.
+  std::vector<std::string> names;
+  // Of one tensor.
+  uint64_t bytes = 0;
+  // What was seen, for small whole numbers alone: they may be sizes, and a
+  // warm-up with zeros would fail.
+  std::optional<std::vector<int64_t>> example;
+};
+
+// Whether values of this type may be made of what can be sent.
+bool is_transportable(const c10::TypePtr &type);
+
+Layout observe(const c10::IValue &value);
+
+// JSON: `Layout` in ffi.rs.
+std::string to_json(const Layout &layout);
+
+// One JSON value per tensor of the layout: its example or null.
+void add_examples(const Layout &layout, std::vector<std::string> &examples);
+
+// Number of tensors.
+size_t width(const Layout &layout);
+
+// Appends nodes that take `value` apart, and adds its tensors to `wires`.
+void encode(Graph &graph, const Layout &layout, Value *value, std::vector<Value *> &wires);
+
+// Appends nodes that make a value of `type` again from the tensors at `wires`,
+// which moves behind them.
+Value *decode(Graph &graph, const Layout &layout, c10::TypePtr type, Value *const *&wires);
+
+// Removes nodes that make a value again from tensors that it was taken apart
+// into, where nothing writes to either.
+void remove_codecs(const std::shared_ptr<Graph> &graph);
+
+// What `encode` would give, for values that no graph takes apart.
+void flatten(const c10::IValue &value, std::vector<at::Tensor> &tensors);
+
+}  // namespace lamina

@@ -1,0 +1,58 @@
+// A model that is being cut, as the files that read and change it share it.
+#pragma once
+
+#include "codec.hpp"
+#include "common.hpp"
+
+#include <map>
+#include <unordered_set>
+
+struct lts_source {
+  torch::jit::Module frozen;
+  std::shared_ptr<torch::jit::Graph> graph;
+  std::vector<std::optional<c10::IValue>> defaults;
+  // Attributes of the module survived freezing: state, or values that depend
+  // on it.
+  bool reads_self = false;
+  // Top-level nodes in program order, without those that are cheaper to repeat
+  // in each block than to send.
+  std::vector<torch::jit::Node *> nodes;
+  std::unordered_set<const torch::jit::Node *> repeated;
+  // The values that are live behind each node where a cut is legal, in order of
+  // definition.
+  std::map<size_t, std::vector<torch::jit::Value *>> cuts;
+  // How those values, and the outputs, were made up when they were first seen.
+  std::map<size_t, std::vector<lamina::Layout>> layouts;
+  std::vector<lamina::Layout> outputs;
+  // Live values that some node writes to.
+  std::unordered_set<const torch::jit::Value *> written;
+  // Outputs of side exits, and the nodes that each alone needs.
+  std::unordered_set<const torch::jit::Value *> exits;
+  std::vector<std::vector<torch::jit::Node *>> heads;
+  // Text of `lamina.json`; empty where the file has none.
+  std::string metadata;
+  // JSON: the model's own nest of outputs, leaves numbered.
+  std::string structure;
+};
+
+namespace lamina {
+
+// Gives one value as it is, several as a tuple.
+void register_outputs(Graph &graph, const std::vector<Value *> &outputs);
+
+// A module whose `forward` is `graph`; equal graphs give equal archives.
+Module as_module(const std::shared_ptr<Graph> &graph);
+
+// What a trace of `graph` would fix although it depends on the values of a
+// request: a branch, the length of a loop, a number read from a tensor.
+std::optional<std::string> fixed_by_tracing(const std::shared_ptr<Graph> &graph);
+
+// Why what `graph` keeps in its module cannot be left out of a trace.
+std::optional<std::string> state_lost_by_tracing(const std::shared_ptr<Graph> &graph);
+
+// Makes `one`, traced at batch 1, hold for any batch, with `two`, the same
+// model traced at batch 2. Gives the reason where that is impossible; `one` is
+// then what it was.
+std::optional<std::string> free_batch(Graph &one, Graph &two);
+
+}  // namespace lamina

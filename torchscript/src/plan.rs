@@ -1,0 +1,526 @@
+//! Where to cut, and what the whole model gives there: one rung of the ladder
+//! at a time.
+
+use crate::PrepareError;
+use crate::cuts;
+use crate::ffi::{Analysis, Kind, Layout, Live, Observation, Source, TorchError};
+use crate::forward::{first_difference, run, torch_tensors};
+use crate::names::{self, Names};
+use crate::retrace::Original;
+use crate::shapes::{self, Shapes};
+use crate::tensors::max_abs_diff;
+use lamina_model::{InputSpec, OutputStructure, Rung, Tensor, ValueSpec};
+use std::collections::BTreeSet;
+
+/// Most tensors that cross one cut, numbers aside.
+const MOST_TENSORS: usize = 4;
+/// How often cuts are chosen anew without those whose shapes cannot be told.
+const ROUNDS: usize = 3;
+
+/// The ways of cutting a model well, the best first: as it is, then once more as
+/// it is traced again.
+pub(crate) const WELL: [Step; 2] = [Step::Direct, Step::Typed];
+/// What is left where none of them holds. The direct cuts come twice: as the best
+/// where they suffice, and as better than none.
+pub(crate) const LEFT: [Step; 2] = [Step::FewDirect, Step::Whole];
+
+/// A rung to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// One tensor at each cut, where that cuts the model well enough.
+    Direct,
+    /// Everything that can be sent at each cut.
+    Typed,
+    /// One tensor at each cut, however few cuts there are.
+    FewDirect,
+    /// No cut.
+    Whole,
+}
+
+/// Where to cut, and what the whole model gives there.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) rung: Rung,
+    pub(crate) cuts: Vec<usize>,
+    pub(crate) inputs: Vec<ValueSpec>,
+    /// What each block gives; the last one's are the model's outputs.
+    pub(crate) values: Vec<Vec<ValueSpec>>,
+    pub(crate) structure: OutputStructure,
+    /// Per request and block, what it must give.
+    pub(crate) reference: Vec<Vec<Vec<Tensor>>>,
+}
+
+/// A plan, or why this rung has none; empty where another rung said it.
+pub(crate) type Planned = Result<Plan, String>;
+
+/// A model with the requests that it is tried with.
+#[derive(Debug)]
+pub(crate) struct Trial<'a> {
+    pub(crate) source: Source,
+    pub(crate) analysis: Analysis,
+    pub(crate) declared: Vec<ValueSpec>,
+    /// The declaration for messages.
+    pub(crate) inputs: &'a [InputSpec],
+    /// Two different requests of batch 1.
+    pub(crate) requests: Vec<Vec<Tensor>>,
+    /// Cuts that were tried and gave other answers.
+    pub(crate) failed: Vec<Vec<usize>>,
+    /// The nest that its outputs must have, where it is traced again.
+    pub(crate) structure: Option<OutputStructure>,
+}
+
+impl Plan {
+    /// What the model must answer to a request.
+    pub(crate) fn answers(&self, request: usize) -> &[Tensor] {
+        self.reference[request].last().map_or(&[], Vec::as_slice)
+    }
+
+    /// The model's outputs.
+    pub(crate) fn outputs(&self) -> &[ValueSpec] {
+        self.values.last().map_or(&[], Vec::as_slice)
+    }
+
+    /// Largest difference between the answers to the two requests.
+    pub(crate) fn telling_diff(&self) -> f64 {
+        let pairs = self.answers(0).iter().zip(self.answers(1));
+        let largest = pairs.map(|(a, b)| max_abs_diff(a, b)).fold(0.0, f64::max);
+        // Outputs whose shapes depend on the values differ for sure; JSON has
+        // no infinity.
+        largest.min(f64::MAX)
+    }
+}
+
+impl Trial<'_> {
+    /// The plan of one rung.
+    ///
+    /// # Errors
+    /// The model itself fails, or cannot be served.
+    pub(crate) fn plan(&mut self, step: Step) -> Result<Planned, PrepareError> {
+        if step == Step::Whole {
+            return self.planned(Rung::Whole, Vec::new());
+        }
+        if let Some(reason) = cuts::reason_for_whole(&self.analysis) {
+            let said = step == Step::FewDirect;
+            return Ok(Err(if said { String::new() } else { reason }));
+        }
+        let direct = cuts::direct(&self.analysis);
+        let planned = match step {
+            Step::Direct if !cuts::suffice(&self.analysis, &direct) => {
+                return Ok(Err(self.too_few(&direct)));
+            }
+            Step::FewDirect if direct.is_empty() => return Ok(Err(String::new())),
+            Step::Typed => self.typed()?,
+            _ => self.planned(Rung::Direct, direct)?,
+        };
+        Ok(planned.and_then(|plan| self.worth_a_try(step, plan)))
+    }
+
+    /// Refuses a plan that is no better than what another rung has.
+    fn worth_a_try(&self, step: Step, plan: Plan) -> Planned {
+        if self.failed.contains(&plan.cuts) {
+            return Err(String::new());
+        }
+        let direct = cuts::direct(&self.analysis);
+        let most = |cuts: &[usize]| cuts::heaviest(&self.analysis, cuts);
+        if step == Step::Direct && !cuts::suffice(&self.analysis, &plan.cuts) {
+            return Err(self.too_few(&plan.cuts));
+        }
+        if step == Step::Typed
+            && most(&plan.cuts) >= most(&direct)
+            && !self.failed.contains(&direct)
+        {
+            return Err(self.too_few(&direct));
+        }
+        Ok(plan)
+    }
+
+    fn too_few(&self, cuts: &[usize]) -> String {
+        let heavy = self.analysis.heavy.len();
+        match cuts::heaviest(&self.analysis, cuts) {
+            most if most == heavy => {
+                format!("no place between its {heavy} heavy operations has one live tensor alone")
+            }
+            most => format!(
+                "cuts with one live tensor alone leave {most} of its {heavy} heavy operations in \
+                 one block"
+            ),
+        }
+    }
+
+    /// Typed cuts: of all that can be sent, those with the fewest bytes.
+    fn typed(&mut self) -> Result<Planned, PrepareError> {
+        let candidates = cuts::between_heavy(&self.analysis);
+        let Some(seen) = self.observe(&candidates)? else {
+            return Ok(Err("its values cannot be looked at".into()));
+        };
+        let mut places: Vec<(usize, u64)> = candidates
+            .iter()
+            .zip(&seen)
+            .filter_map(|(&at, seen)| Some((at, bytes(seen.as_ref()?))))
+            .collect();
+        for _ in 0..ROUNDS {
+            let chosen = cuts::cheapest(&self.analysis, &places);
+            let planned = self.planned(Rung::Typed, chosen.clone())?;
+            let Ok(plan) = planned else {
+                return Ok(planned);
+            };
+            if plan.cuts == chosen {
+                return Ok(Ok(plan));
+            }
+            places.retain(|(at, _)| plan.cuts.contains(at) || !chosen.contains(at));
+        }
+        self.planned(Rung::Typed, cuts::cheapest(&self.analysis, &places))
+    }
+
+    /// What is live at each of `cuts`; `None` where it is made up in another way
+    /// from request to request. `None` for all where that cannot be seen.
+    fn observe(&mut self, cuts: &[usize]) -> Result<Option<Vec<Option<Vec<Live>>>>, PrepareError> {
+        let Ok((first, others)) = self.observations(cuts)? else {
+            return Ok(None);
+        };
+        let others: Vec<Observation> = others;
+        let usable = first.cuts.iter().enumerate().map(|(cut, live)| {
+            let alike = others.iter().all(|o| are_like(live, &o.cuts[cut]));
+            (alike && self.can_cross(live)).then(|| live.clone())
+        });
+        Ok(Some(usable.collect()))
+    }
+
+    /// Observations of the first request, and of the second and both as a batch.
+    #[allow(clippy::type_complexity)] // taken apart at once
+    fn observations(
+        &mut self,
+        cuts: &[usize],
+    ) -> Result<Result<(Observation, Vec<Observation>), String>, PrepareError> {
+        let mut seen = Vec::new();
+        for request in &self.requests {
+            let request = torch_tensors(request)?;
+            match self.source.observe(cuts, &request) {
+                Ok(observation) => seen.push(observation),
+                Err(error) => return Ok(Err(error.reason())),
+            }
+        }
+        if let Some(pair) = self.pair()
+            && let Ok(observation) = self.source.observe(cuts, &torch_tensors(&pair)?)
+        {
+            seen.push(observation);
+        }
+        let first = seen.remove(0);
+        Ok(Ok((first, seen)))
+    }
+
+    /// The plan with those of `cuts` that hold for every request.
+    fn planned(&mut self, rung: Rung, cuts: Vec<usize>) -> Result<Planned, PrepareError> {
+        let (first, others) = self
+            .observations(&cuts)?
+            .map_err(|reason| self.mismatch(reason))?;
+        check_outputs(&first, &others)?;
+        let usable = first.cuts.iter().enumerate().filter(|(cut, live)| {
+            self.can_cross(live) && others.iter().all(|o| are_like(live, &o.cuts[*cut]))
+        });
+        let usable: BTreeSet<usize> = usable.map(|(i, _)| i).collect();
+        let (cuts, seen) = kept(cuts, first, &usable);
+        let names = names::name(&self.analysis, &self.declared, &seen);
+        if self
+            .structure
+            .as_ref()
+            .is_some_and(|s| *s != names.structure)
+        {
+            return Ok(Err("its outputs would lose their names".into()));
+        }
+        let (answers, shapes) = self.reference(&cuts, &names)?;
+        let told: BTreeSet<usize> = (0..cuts.len())
+            .filter(|&i| shapes.at_cuts[i].is_some())
+            .collect();
+        if told.len() < cuts.len() {
+            // Without them other values are the first with their names.
+            let (cuts, _) = kept(cuts, seen, &told);
+            return self.planned(rung, cuts);
+        }
+        if cuts.is_empty() && rung != Rung::Whole {
+            let reason = "no value between its blocks has a type and shape that hold for every \
+                          request";
+            return Ok(Err(reason.into()));
+        }
+        let mut values: Vec<Vec<ValueSpec>> = shapes.at_cuts.into_iter().flatten().collect();
+        values.push(shapes.outputs);
+        Ok(Ok(Plan {
+            rung,
+            cuts,
+            inputs: shapes.inputs,
+            reference: answers.into_iter().map(|a| split(a, &values)).collect(),
+            values,
+            structure: names.structure,
+        }))
+    }
+
+    /// The values of the whole model at `cuts` and its outputs for both
+    /// requests, and what their shapes are at any batch.
+    fn reference(
+        &mut self,
+        cuts: &[usize],
+        names: &Names,
+    ) -> Result<(Vec<Vec<Tensor>>, Shapes), PrepareError> {
+        let graph = self
+            .source
+            .graph(cuts)
+            .map_err(|e: TorchError| PrepareError::Torch {
+                step: "building the whole model",
+                reason: e.reason(),
+            })?;
+        let answers = self
+            .requests
+            .iter()
+            .map(|request| run(&graph, request).map_err(|reason| self.mismatch(reason)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let expected: usize =
+            names.at_cuts.iter().map(Vec::len).sum::<usize>() + names.outputs.len();
+        if let Some(answer) = answers.iter().find(|a| a.len() != expected) {
+            return Err(PrepareError::Unsupported {
+                reason: format!("it gives {} tensors, then {expected}", answer.len()),
+            });
+        }
+        let again = run(&graph, &self.requests[0]).map_err(|r| self.mismatch(r))?;
+        if let Some((_, difference)) = first_difference(&answers[0], &again) {
+            return Err(PrepareError::Unsupported {
+                reason: format!(
+                    "two equal requests get answers that differ by {difference:e}: it keeps \
+                     state or draws random numbers"
+                ),
+            });
+        }
+        let at_two = self.pair().and_then(|request| run(&graph, &request).ok());
+        let shapes = shapes::generalize(&self.declared, names, &answers, at_two.as_deref());
+        Ok((answers, shapes))
+    }
+
+    /// Both requests as one batch, where the declaration leaves the batch free.
+    fn pair(&self) -> Option<Vec<Tensor>> {
+        shapes::batch(&self.declared, &self.requests.iter().collect::<Vec<_>>())
+    }
+
+    /// The model traced again, with the reason why it is for a batch of 1 alone,
+    /// if it is.
+    ///
+    /// # Errors
+    /// The model itself fails; inside, why a trace is of no use.
+    #[allow(clippy::type_complexity)] // taken apart at once
+    pub(crate) fn retraced(
+        &mut self,
+    ) -> Result<Result<(Self, Option<String>), String>, PrepareError> {
+        if self.analysis.writes_constants {
+            return Ok(Err("it overwrites its own weights".into()));
+        }
+        if !self.analysis.heads.is_empty() {
+            return Ok(Err("a trace does not show where its side exits hang".into()));
+        }
+        let whole = match self.plan(Step::Whole)? {
+            Ok(whole) => whole,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let original = Original {
+            source: &mut self.source,
+            inputs: &whole.inputs,
+            requests: &self.requests,
+            answers: (0..self.requests.len()).map(|i| whole.answers(i)).collect(),
+        };
+        let traced = match original.trace() {
+            Ok(traced) => traced,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let declared = match traced.fixed_batch {
+            Some(_) => whole.inputs.iter().map(shapes::at_batch_one).collect(),
+            None => whole.inputs,
+        };
+        let trial = Self {
+            source: traced.source,
+            analysis: traced.analysis,
+            declared,
+            inputs: self.inputs,
+            requests: self.requests.clone(),
+            failed: Vec::new(),
+            structure: Some(whole.structure),
+        };
+        Ok(Ok((trial, traced.fixed_batch)))
+    }
+
+    /// Whether all of `live` can be sent, and little enough beside the answers of
+    /// side exits.
+    fn can_cross(&self, live: &[Live]) -> bool {
+        let (sides, rest): (Vec<&Live>, Vec<&Live>) =
+            live.iter().partition(|l| self.is_side_exit(l.value));
+        let all_tensors = sides
+            .iter()
+            .flat_map(|l| l.layout.wires())
+            .all(|(kind, _)| kind == Kind::Tensor);
+        all_tensors && can_cross(rest)
+    }
+
+    fn is_side_exit(&self, value: u64) -> bool {
+        let sides = self.analysis.heads.len();
+        self.analysis
+            .outputs
+            .iter()
+            .take(sides)
+            .any(|&o| o == value)
+    }
+
+    pub(crate) fn mismatch(&self, reason: String) -> PrepareError {
+        PrepareError::input_mismatch(self.inputs, reason)
+    }
+}
+
+/// `cuts` and what was seen there, those of `usable` indices alone.
+fn kept(
+    cuts: Vec<usize>,
+    seen: Observation,
+    usable: &BTreeSet<usize>,
+) -> (Vec<usize>, Observation) {
+    let at = seen.cuts.into_iter().enumerate();
+    let seen = Observation {
+        cuts: at
+            .filter(|(i, _)| usable.contains(i))
+            .map(|(_, l)| l)
+            .collect(),
+        ..seen
+    };
+    let cuts = cuts.into_iter().enumerate();
+    let cuts = cuts.filter(|(i, _)| usable.contains(i)).map(|(_, c)| c);
+    (cuts.collect(), seen)
+}
+
+/// A list of tensors as one list per block.
+fn split(tensors: Vec<Tensor>, values: &[Vec<ValueSpec>]) -> Vec<Vec<Tensor>> {
+    let mut rest = tensors.into_iter();
+    let mut next = |count: usize| rest.by_ref().take(count).collect();
+    values.iter().map(|v| next(v.len())).collect()
+}
+
+fn wires(live: &[Live]) -> impl Iterator<Item = (Kind, u64)> + '_ {
+    live.iter().flat_map(|l| l.layout.wires())
+}
+
+fn bytes(live: &[Live]) -> u64 {
+    wires(live).map(|(_, bytes)| bytes).sum()
+}
+
+fn are_like(a: &[Live], b: &[Live]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.layout.is_like(&b.layout))
+}
+
+fn can_cross<'a>(live: impl IntoIterator<Item = &'a Live>) -> bool {
+    let wires: Vec<Kind> = live
+        .into_iter()
+        .flat_map(|l| l.layout.wires())
+        .map(|(kind, _)| kind)
+        .collect();
+    let count = |wanted: Kind| wires.iter().filter(|kind| **kind == wanted).count();
+    let tensors = count(Kind::Tensor);
+    count(Kind::Other) == 0 && (1..=MOST_TENSORS).contains(&tensors)
+}
+
+/// The outputs must be made up alike for every request.
+fn check_outputs(first: &Observation, others: &[Observation]) -> Result<(), PrepareError> {
+    let unsupported = |reason: &str| {
+        Err(PrepareError::Unsupported {
+            reason: reason.into(),
+        })
+    };
+    let has = |wanted: Kind| {
+        let wires = first.outputs.iter().flat_map(Layout::wires);
+        wires.into_iter().any(|(kind, _)| kind == wanted)
+    };
+    if has(Kind::Other) {
+        return unsupported("an output holds something else than tensors, numbers and None");
+    }
+    if !has(Kind::Tensor) {
+        return unsupported("it gives no tensor");
+    }
+    let alike = |o: &Observation| {
+        first
+            .outputs
+            .iter()
+            .zip(&o.outputs)
+            .all(|(a, b)| a.is_like(b))
+    };
+    if !others.iter().take(1).all(alike) {
+        return unsupported(
+            "the number of tensors that it gives depends on the request; give a fixed number, \
+             padded where needed",
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(kind: Kind, bytes: u64) -> Layout {
+        Layout {
+            kind,
+            bytes,
+            names: Vec::new(),
+            fields: Vec::new(),
+        }
+    }
+
+    fn live(layout: Layout) -> Live {
+        Live {
+            value: 1,
+            written: false,
+            layout,
+        }
+    }
+
+    fn tensor(v: u8) -> Tensor {
+        Tensor {
+            datatype: lamina_model::DataType::Uint8,
+            shape: vec![1],
+            data: vec![v].into(),
+        }
+    }
+
+    #[test]
+    fn numbers_cross_beside_a_tensor_but_not_alone() {
+        let number = || live(layout(Kind::Int, 8));
+        let one = || live(layout(Kind::Tensor, 40));
+        assert!(can_cross(&[one(), number()]));
+        assert_eq!(bytes(&[one(), number()]), 48);
+        assert!(!can_cross(&[number()]));
+        assert!(!can_cross(&[]));
+        assert!(!can_cross(&[one(), live(layout(Kind::Other, 0))]));
+        let many = live(Layout {
+            fields: vec![layout(Kind::Tensor, 4); 5],
+            ..layout(Kind::List, 0)
+        });
+        assert!(!can_cross(&[many]));
+    }
+
+    #[test]
+    fn lists_of_another_length_are_not_alike() {
+        let list = |n: usize| {
+            live(Layout {
+                fields: vec![layout(Kind::Tensor, 4); n],
+                ..layout(Kind::List, 0)
+            })
+        };
+        assert!(are_like(&[list(2)], &[list(2)]));
+        assert!(!are_like(&[list(2)], &[list(3)]));
+        // The size of a tensor may follow the batch.
+        let sized = |bytes| live(layout(Kind::Tensor, bytes));
+        assert!(are_like(&[sized(4)], &[sized(8)]));
+    }
+
+    #[test]
+    fn tensors_are_dealt_out_to_the_blocks_that_give_them() {
+        let spec = |name: &str| ValueSpec {
+            name: name.into(),
+            datatype: lamina_model::DataType::Uint8,
+            shape: vec![1],
+        };
+        let values = [vec![spec("a")], vec![spec("a"), spec("b")]];
+        let dealt = split((0..3).map(tensor).collect(), &values);
+        assert_eq!(dealt, [vec![tensor(0)], vec![tensor(1), tensor(2)]]);
+    }
+}

@@ -1,0 +1,139 @@
+//! The rung between typed cuts and the whole model: the model traced again
+//! inside libtorch, which turns control flow and numbers that depend on shapes
+//! alone into constants. A trace is believed only as far as it was compared.
+
+use crate::ffi::{Analysis, Graph, Source};
+use crate::forward::{first_difference, run};
+use crate::shapes;
+use lamina_model::{Tensor, ValueSpec};
+
+/// A model that is to be traced again, with what it answers.
+pub(crate) struct Original<'a> {
+    pub(crate) source: &'a mut Source,
+    /// Names, types and shapes of its inputs: -1 where it takes any batch.
+    pub(crate) inputs: &'a [ValueSpec],
+    /// Two different requests of batch 1.
+    pub(crate) requests: &'a [Vec<Tensor>],
+    /// The outputs for each request.
+    pub(crate) answers: Vec<&'a [Tensor]>,
+}
+
+/// A trace that answers like its original.
+pub(crate) struct Traced {
+    pub(crate) source: Source,
+    pub(crate) analysis: Analysis,
+    /// Why it holds for a batch of 1 alone although its original takes any.
+    pub(crate) fixed_batch: Option<String>,
+}
+
+impl Original<'_> {
+    /// Traces the model and compares the trace with it, bit for bit: on both
+    /// requests, and on batches of 2 and 3 where it takes any batch.
+    ///
+    /// # Errors
+    /// Why there is no trace, or why it is not to be believed.
+    pub(crate) fn trace(self) -> Result<Traced, String> {
+        if self.answers[0] == self.answers[1] {
+            return Err(
+                "the two requests it was tried with get the same answer, so nothing would show \
+                 that a trace is right"
+                    .into(),
+            );
+        }
+        let torch = |e: crate::ffi::TorchError| e.reason();
+        let [first, second] = self.requests else {
+            return Err("it was not tried with two requests".into());
+        };
+        let pair = shapes::batch(self.inputs, &[first, second]);
+        let traced = self.source.retrace(
+            &tensors(first)?,
+            pair.as_deref().map(tensors).transpose()?.as_deref(),
+        );
+        let (mut source, retraced) = traced.map_err(torch)?;
+        let analysis = source.analyse(self.inputs.len(), false).map_err(torch)?;
+        source.observe(&[], &tensors(first)?).map_err(torch)?;
+        let graph = source.graph(&[]).map_err(torch)?;
+        for (request, answer) in self.requests.iter().zip(&self.answers) {
+            let got = run(&graph, request)?;
+            if let Some((place, difference)) = first_difference(answer, &got) {
+                return Err(format!("output {place} would differ by {difference:e}"));
+            }
+        }
+        let mut fixed_batch = retraced.fixed_batch;
+        if let (Some(pair), None) = (pair, &fixed_batch) {
+            let original = self.source.graph(&[]).map_err(torch)?;
+            let three = shapes::batch(self.inputs, &[first, second, first]);
+            fixed_batch = [Some(pair), three]
+                .iter()
+                .flatten()
+                .find_map(|batch| differs(&original, &graph, batch));
+        }
+        Ok(Traced {
+            source,
+            analysis,
+            fixed_batch,
+        })
+    }
+}
+
+/// Why the trace does not hold for `batch`; a batch that the original does not
+/// take proves nothing against it.
+fn differs(original: &Graph, traced: &Graph, batch: &[Tensor]) -> Option<String> {
+    let expected = run(original, batch).ok()?;
+    let rows = batch.first()?.shape.first()?;
+    match run(traced, batch) {
+        Ok(got) => first_difference(&expected, &got).map(|(place, difference)| {
+            format!("with a batch of {rows} its output {place} would differ by {difference:e}")
+        }),
+        Err(reason) => Some(format!("it fails with a batch of {rows}: {reason}")),
+    }
+}
+
+fn tensors(values: &[Tensor]) -> Result<Vec<tch::Tensor>, String> {
+    let converted = values.iter().map(crate::tensors::to_torch);
+    converted.collect::<Result<_, _>>().map_err(|e| e.0)
+}
+
+/// What the manifest says of a model that is cut as it was traced, where
+/// `reason` kept it in one piece.
+pub(crate) fn reason_for_trace(reason: &str, fixed_batch: Option<&str>) -> String {
+    let batch = fixed_batch.map_or_else(String::new, |why| {
+        format!(", for a batch of 1 alone ({why})")
+    });
+    format!("{reason}; traced again it is cut{batch}")
+}
+
+/// What the manifest says of a model that `reason` keeps from being cut well, and
+/// traced again `refusal`.
+pub(crate) fn reason_against_trace(reason: &str, refusal: &str) -> String {
+    if reason == refusal {
+        format!("{reason}; traced again it is the same")
+    } else {
+        format!("{reason}; tracing it again is no help: {refusal}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_says_why_and_for_which_batch() {
+        assert_eq!(
+            reason_for_trace("ints are live", None),
+            "ints are live; traced again it is cut"
+        );
+        assert_eq!(
+            reason_for_trace("ints are live", Some("a number changes")),
+            "ints are live; traced again it is cut, for a batch of 1 alone (a number changes)"
+        );
+        assert_eq!(
+            reason_against_trace("one operation", "one operation"),
+            "one operation; traced again it is the same"
+        );
+        assert_eq!(
+            reason_against_trace("ints are live", "a branch depends on values"),
+            "ints are live; tracing it again is no help: a branch depends on values"
+        );
+    }
+}
