@@ -33,6 +33,15 @@ impl Ctx {
         }
     }
 
+    /// The same limits, and to stop within `duration` from now.
+    pub fn within(&self, duration: Duration) -> Self {
+        let own = Instant::now().checked_add(duration);
+        Self {
+            deadline: self.deadline.into_iter().chain(own).min(),
+            cancelled: Arc::clone(&self.cancelled),
+        }
+    }
+
     /// A handle that cancels the solve when set to true.
     pub fn cancel_handle(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.cancelled)
@@ -193,5 +202,29 @@ pub fn solve_checked(
             strategy: strategy.name().to_owned(),
             violations,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_time_is_never_longer_than_the_whole() {
+        let hour = Duration::from_secs(3600);
+        let day = 24 * hour;
+        assert!(Ctx::unlimited().within(Duration::ZERO).expired());
+        assert!(!Ctx::unlimited().within(hour).expired());
+        let left = Ctx::unlimited().within(hour).within(day).remaining();
+        assert!(left.is_some_and(|l| l <= hour));
+        assert_eq!(Ctx::unlimited().within(Duration::MAX).remaining(), None);
+    }
+
+    #[test]
+    fn cancelling_reaches_every_part() {
+        let ctx = Ctx::unlimited();
+        let part = ctx.within(Duration::from_secs(3600));
+        ctx.cancel_handle().store(true, Ordering::Relaxed);
+        assert!(part.expired());
     }
 }

@@ -10,13 +10,16 @@ use std::process::Command;
 const MAX_LINES: usize = 800;
 
 /// Crates that must stay free of others, whatever their manifests pull in.
-const FORBIDDEN: [(&str, &[&str]); 5] = [
+const FORBIDDEN: [(&str, &[&str]); 7] = [
     ("lamina-model", &["tokio", "kube", "tch", "tonic"]),
     ("lamina-sandbox", &["tokio", "kube", "tch", "tonic"]),
     (
         "lamina-placement",
         &["tokio", "kube", "tch", "tonic", "k8s-openapi"],
     ),
+    ("lamina-profile", &["tokio", "kube", "tch", "tonic"]),
+    // `plan` works with no cluster at all.
+    ("kubectl-lamina", &["tokio", "kube", "tch", "torch-sys"]),
     ("lamina-crds", &["tokio", "hyper", "tch", "kube-client"]),
     ("lamina-operator", &["tch", "torch-sys"]),
 ];

@@ -11,7 +11,8 @@ use lamina_crds::placement::{Plan, Segment};
 use lamina_crds::{ComputeNode, DnnModelSpec, Placement};
 use lamina_model::Manifest;
 use lamina_placement as solver;
-use lamina_placement::{BlockCost, BlockOnNode, Problem, Tier};
+use lamina_placement::{BlockOnNode, Problem, Tier};
+use lamina_profile::{memory_bytes, time_factor};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Name of the one workload in our problems.
@@ -129,12 +130,6 @@ fn block_indices<'a>(
         .filter(|b| *b < manifest.blocks.len())
 }
 
-const fn memory_bytes(block: &lamina_model::Block) -> u64 {
-    block
-        .weight_bytes
-        .saturating_add(block.peak_activation_bytes)
-}
-
 /// Why `name` must not compute for this model now, as the kube-scheduler words it.
 fn exclusion(
     snapshot: &Snapshot,
@@ -208,15 +203,6 @@ fn measured(snapshot: &Snapshot, uid: &str, plan: &Plan, index: usize) -> Option
     live.or_else(warm).filter(|s| s.is_finite() && *s > 0.0)
 }
 
-/// Seconds of one block on a host of `gflops`, by the host that prepared it.
-fn scaled(seconds: f64, manifest: &Manifest, gflops: f64) -> f64 {
-    if gflops > 0.0 && manifest.prepared_gflops > 0.0 {
-        seconds * manifest.prepared_gflops / gflops
-    } else {
-        seconds
-    }
-}
-
 fn gflops(snapshot: &Snapshot, node: &str) -> Option<f64> {
     let status = snapshot.compute_nodes.get(node)?.status.as_ref()?;
     status.capacity.map(|c| c.gflops).filter(|g| *g > 0.0)
@@ -243,7 +229,7 @@ pub(crate) fn learn(snapshot: &Snapshot, memory: &mut Memory) {
                     continue;
                 };
                 let is_cut = index + 1 < plan.segments.len();
-                let expected = scaled(expected(segment, manifest, is_cut), manifest, gflops);
+                let expected = expected(segment, manifest, is_cut) * time_factor(manifest, gflops);
                 if expected > 0.0 {
                     let key = (node.clone(), plan.manifest.clone());
                     let sum = sums.entry(key).or_default();
@@ -277,64 +263,24 @@ fn workload(
     constraints: solver::Constraints,
 ) -> solver::Workload {
     let manifest = question.manifest;
-    let speeds: Vec<(&String, f64)> = snapshot
+    let factors: BTreeMap<String, f64> = snapshot
         .compute_nodes
         .keys()
         .filter_map(|name| {
             let key = (name.clone(), question.digest.to_owned());
             let correction = memory.corrections.get(&key).copied().unwrap_or(1.0);
-            Some((name, scaled(correction, manifest, gflops(snapshot, name)?)))
+            let benchmark = time_factor(manifest, gflops(snapshot, name)?);
+            Some((name.clone(), correction * benchmark))
         })
         .collect();
-    let mut given: BTreeSet<&str> = BTreeSet::new();
-    let values = manifest
-        .inputs
-        .iter()
-        .chain(manifest.blocks.iter().flat_map(|b| &b.outputs))
-        .filter(|v| given.insert(&v.name))
-        .map(|v| solver::Value {
-            name: v.name.clone(),
-            bytes: v.bytes(1).unwrap_or(u64::MAX),
-        })
-        .collect();
-    let mut known: BTreeSet<&str> = manifest.inputs.iter().map(|v| v.name.as_str()).collect();
-    let blocks = manifest.blocks.iter().map(|b| solver::Block {
-        inputs: b.inputs.clone(),
-        // What only passes through a block is given by another one.
-        outputs: b
-            .outputs
-            .iter()
-            .filter(|v| known.insert(&v.name))
-            .map(|v| v.name.clone())
-            .collect(),
-        memory_bytes: memory_bytes(b),
-        slice_bytes: b.weight_bytes,
-        costs: speeds
-            .iter()
-            .map(|(name, factor)| {
-                let cost = BlockCost {
-                    seconds: b.time.p50 * factor,
-                    cut_penalty_seconds: b.cut_penalty_seconds * factor,
-                };
-                ((*name).clone(), cost)
-            })
-            .collect(),
-    });
     solver::Workload {
-        name: WORKLOAD.to_owned(),
-        entry: question.entry.to_owned(),
         rate_per_second: question.spec.objective.requests_per_second,
-        weight: 1.0,
-        values,
-        blocks: blocks.collect(),
-        outputs: manifest.outputs.iter().map(|v| v.name.clone()).collect(),
-        final_accuracy: None,
-        exits: Vec::new(),
         constraints,
         previous: question.serving().map(|plan| solver::Previous {
             segments: segments(plan),
             move_seconds_per_byte: 0.0,
         }),
+        ..lamina_profile::workload(manifest, WORKLOAD, question.entry, &factors)
     }
 }
 

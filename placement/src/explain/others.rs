@@ -120,10 +120,13 @@ pub(super) fn baselines(problem: &Problem, ctx: &Ctx) -> Vec<Baseline> {
         .collect()
 }
 
-/// What the checker has against the model on the roomiest open node of a tier.
+/// What the checker has against the model on the roomiest open node of a tier, an
+/// entry before others.
 fn obstacle(problem: &Problem, tier: Tier) -> String {
+    let is_entry = |name: &str| problem.workloads.iter().any(|w| w.entry == name);
     let nodes = problem.nodes.iter().filter(|n| n.tier == tier);
-    let Some(node) = nodes.max_by_key(|n| (n.excluded.is_none(), n.memory_bytes)) else {
+    let best = nodes.max_by_key(|n| (n.excluded.is_none(), n.memory_bytes, is_entry(&n.name)));
+    let Some(node) = best else {
         return "no such node".to_owned();
     };
     let placements: Vec<Placement> = problem

@@ -1,0 +1,160 @@
+//! What may be asked on the command line.
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use lamina_placement::Objective;
+use std::path::PathBuf;
+
+/// Lamina for kubectl.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-lamina", bin_name = "kubectl lamina", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the plugin does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compare placements of a model over hosts, with no cluster at all.
+    Plan(Box<PlanArgs>),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  # every strategy side by side
+  kubectl lamina plan --profile examples/plan/mobilenet-v2.json \\
+      --topology examples/plan/camera-edge-cloud.yaml --rate 10/s
+
+  # why this placement, and which limits bind
+  kubectl lamina plan --profile ... --topology ... --entry-blocks 2 --explain
+
+  # what happens when a link gets slow, and how slow it must get
+  kubectl lamina plan --profile ... --topology ... --what-if link.cam-1:edge-1.bandwidth=5Mbit
+  kubectl lamina plan --profile ... --topology ... --regions link.cam-1:edge-1.bandwidth
+
+  # the fewest joules under a limit on latency, for a script
+  kubectl lamina plan --profile ... --topology ... --objective energy --slo 150ms --json
+
+What-if keys (repeat --what-if; all changes apply together):
+  link.A:B.bandwidth=5Mbit   both directions; also latency=80ms, and gone
+  oneway.A:B.bandwidth=...   from A to B alone
+  node.N.memory=512MiB       also load=50%, speed=0.5x (half as fast as now), and gone
+  rate=20/s
+  Bandwidth, latency, memory and rate also take a factor: bandwidth=0.1x
+
+Exit status: 0 a placement was found, 1 there is none, 2 the input cannot be used.
+Colours follow NO_COLOR. docs/plan.md describes the files and the JSON.";
+
+/// Compares placements of a model over hosts, with no cluster at all.
+#[derive(Debug, Clone, Default, Args)]
+#[command(after_help = EXAMPLES)]
+#[command(group = ArgGroup::new("question").required(true).args(["profile", "problem"]))]
+pub struct PlanArgs {
+    /// The model: what `lamina-node-agent prepare --json` printed, or a profile
+    /// file (YAML, JSON).
+    #[arg(long, value_name = "FILE", requires = "topology")]
+    pub profile: Option<PathBuf>,
+    /// Nodes and links (YAML, JSON).
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    pub topology: Option<PathBuf>,
+    /// The whole question in one file, as the placement library has it (YAML,
+    /// JSON).
+    #[arg(long, value_name = "FILE", conflicts_with = "topology")]
+    pub problem: Option<PathBuf>,
+    /// Node where requests arise [default: the topology's `entry`, else its only
+    /// device].
+    #[arg(long, value_name = "NODE")]
+    pub entry: Option<String>,
+    /// Expected requests, such as 10/s. Without it, nodes and links are never too
+    /// busy.
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<String>,
+    /// What is made small (throughput: made large) [default: latency].
+    #[arg(long, value_enum)]
+    pub objective: Option<Goal>,
+    /// Highest expected latency, such as 100ms.
+    #[arg(long, value_name = "TIME")]
+    pub slo: Option<String>,
+    /// Only this strategy; may be repeated [default: all that apply].
+    #[arg(long, value_name = "NAME")]
+    pub strategy: Vec<String>,
+    /// Blocks that must run on a node, such as 3=edge-1 or 0-14=cam-1; may be
+    /// repeated.
+    #[arg(long, value_name = "BLOCKS=NODE")]
+    pub pin: Vec<String>,
+    /// The first so many blocks stay on the entry, for privacy.
+    #[arg(long, value_name = "COUNT")]
+    pub entry_blocks: Option<usize>,
+    /// Early exits of a model whose profile has none (YAML, JSON).
+    #[arg(long, value_name = "FILE", conflicts_with = "problem")]
+    pub exits: Option<PathBuf>,
+    /// Lowest expected accuracy where thresholds of exits can be chosen, such as
+    /// 85%.
+    #[arg(long, value_name = "SHARE")]
+    pub min_accuracy: Option<String>,
+    /// How long each strategy may take; it then gives what it found.
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub deadline: String,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Say why the best placement is as it is, and why not another.
+    #[arg(long)]
+    pub explain: bool,
+    /// Show a change beside what is now, such as
+    /// link.edge-1:cloud-1.bandwidth=5Mbit; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub what_if: Vec<String>,
+    /// Which placement is best at which bandwidth of a link, such as
+    /// link.cam-1:edge-1.bandwidth.
+    #[arg(long, value_name = "LINK")]
+    pub regions: Option<String>,
+    /// One JSON document instead of tables.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A criterion on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Goal {
+    /// Expected latency.
+    Latency,
+    /// Latency of a request that takes no exit.
+    TailLatency,
+    /// Highest rate that can be sustained.
+    Throughput,
+    /// Joules per request.
+    Energy,
+    /// Utilisation of the busiest node.
+    Fairness,
+    /// Utilisation of the busiest node, of what others left free.
+    ProportionalFairness,
+    /// Money per request.
+    Money,
+}
+
+impl From<Goal> for Objective {
+    fn from(goal: Goal) -> Self {
+        match goal {
+            Goal::Latency => Self::Latency,
+            Goal::TailLatency => Self::TailLatency,
+            Goal::Throughput => Self::Throughput,
+            Goal::Energy => Self::Energy,
+            Goal::Fairness => Self::Fairness,
+            Goal::ProportionalFairness => Self::ProportionalFairness,
+            Goal::Money => Self::Money,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,405 @@
+//! `--what-if`: one world changed in places, beside the one that is.
+
+use crate::report::Row;
+use crate::units::{self, Kind, UnitError};
+use lamina_placement::check::evaluate;
+use lamina_placement::{Link, Placement, Problem};
+use serde::Serialize;
+
+/// What an unknown key is answered with.
+const KEYS: &str = "link.A:B.bandwidth, link.A:B.latency, link.A:B.gone (oneway. for A to B alone), node.N.memory, node.N.load, node.N.speed, node.N.gone or rate";
+
+/// A change that cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ChangeError {
+    /// The key is none that there is.
+    #[error("unknown key `{0}`; it is one of {KEYS}")]
+    Key(String),
+    /// A value is missing.
+    #[error("`{0}` has no value; write {0}=VALUE")]
+    NoValue(String),
+    /// A key that takes no value.
+    #[error("`{0}` takes no value")]
+    NeedsNone(String),
+    /// There is no such node.
+    #[error("there is no node `{0}`")]
+    Node(String),
+    /// There is no such link.
+    #[error("there is no link from {0} to {1}")]
+    Link(String, String),
+    /// The entry cannot go.
+    #[error("requests arise at {0}, so it cannot go")]
+    Entry(String),
+    /// The value is no quantity.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    /// The value is out of its range.
+    #[error("{value} {reason}")]
+    Range {
+        /// As it was written.
+        value: String,
+        /// What it is not.
+        reason: &'static str,
+    },
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// As it was asked, `link.edge-1:cloud-1.bandwidth=5Mbit`.
+    pub change: String,
+    /// What it was before, for people.
+    pub before: String,
+    /// What it is after.
+    pub after: String,
+}
+
+/// The changed world.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WhatIf {
+    /// The changes, all made together.
+    pub changes: Vec<Change>,
+    /// Every strategy that answers in both worlds or in one, in the order of the
+    /// changed one.
+    pub strategies: Vec<Moved>,
+    /// Why there is no placement in the changed world, where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+/// One strategy in both worlds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Moved {
+    /// The strategy.
+    pub strategy: String,
+    /// Its objective before the change.
+    pub before: Option<f64>,
+    /// The objective of that placement after the change, nothing moved.
+    pub kept: Option<f64>,
+    /// Why it cannot be kept, where it cannot.
+    pub why_not_kept: Option<String>,
+    /// Its objective after the change, with its new placement.
+    pub after: Option<f64>,
+    /// `kept` over `after`: above 1, moving pays.
+    pub gain: Option<f64>,
+    /// Whether the new placement is the best; proved.
+    pub proved: bool,
+    /// Paths before.
+    pub paths_before: Vec<String>,
+    /// Paths after.
+    pub paths_after: Vec<String>,
+}
+
+/// Changes one figure of a link and gives it before and after.
+type SetLink = dyn Fn(&mut Link) -> [f64; 2];
+
+/// What a quantity becomes.
+enum Target {
+    Value(f64),
+    Factor(f64),
+}
+
+impl Target {
+    /// `50Mbit`, or a factor such as `0.5x`.
+    fn parse(text: &str, kind: Kind) -> Result<Self, ChangeError> {
+        let factor = text.strip_suffix('x').and_then(|t| t.parse().ok());
+        let (value, target) = match factor {
+            Some(factor) => (factor, Self::Factor(factor)),
+            None => {
+                let value = units::parse(text, kind)?;
+                (value, Self::Value(value))
+            }
+        };
+        if value.is_finite() && value >= 0.0 {
+            Ok(target)
+        } else {
+            Err(out_of_range(text, "is not a number of at least zero"))
+        }
+    }
+
+    fn of(&self, before: f64) -> f64 {
+        match self {
+            Self::Value(value) => *value,
+            Self::Factor(factor) => before * factor,
+        }
+    }
+}
+
+fn out_of_range(value: &str, reason: &'static str) -> ChangeError {
+    ChangeError::Range {
+        value: value.to_owned(),
+        reason,
+    }
+}
+
+/// Makes one change, such as `link.edge-1:cloud-1.bandwidth=5Mbit`.
+///
+/// # Errors
+/// [`ChangeError`]; the problem is then as it was.
+pub(crate) fn apply(problem: &mut Problem, change: &str) -> Result<Change, ChangeError> {
+    let (key, value) = match change.split_once('=') {
+        Some((key, value)) => (key.trim(), Some(value.trim()).filter(|v| !v.is_empty())),
+        None => (change.trim(), None),
+    };
+    let told = |(before, after): (String, String)| Change {
+        change: change.to_owned(),
+        before,
+        after,
+    };
+    if key == "rate" {
+        return change_rate(problem, needed(key, value)?).map(told);
+    }
+    let unknown = || ChangeError::Key(key.to_owned());
+    let (what, rest) = key.split_once('.').ok_or_else(unknown)?;
+    // Names of nodes may hold dots; those of properties do not.
+    let (place, property) = rest.rsplit_once('.').ok_or_else(unknown)?;
+    match what {
+        "link" | "oneway" => {
+            let (from, to) = place.split_once(':').ok_or_else(unknown)?;
+            let ways: &[(&str, &str)] = &[(from, to), (to, from)];
+            let ways = if what == "link" { ways } else { &ways[..1] };
+            change_links(problem, ways, key, property, value).map(told)
+        }
+        "node" => change_node(problem, place, key, property, value).map(told),
+        _ => Err(unknown()),
+    }
+}
+
+fn needed<'a>(key: &str, value: Option<&'a str>) -> Result<&'a str, ChangeError> {
+    value.ok_or_else(|| ChangeError::NoValue(key.to_owned()))
+}
+
+fn needs_none(key: &str, value: Option<&str>) -> Result<(), ChangeError> {
+    match value {
+        None => Ok(()),
+        Some(_) => Err(ChangeError::NeedsNone(key.to_owned())),
+    }
+}
+
+fn change_rate(problem: &mut Problem, value: &str) -> Result<(String, String), ChangeError> {
+    let target = Target::parse(value, Kind::Rate)?;
+    let mut texts = (Vec::new(), Vec::new());
+    for workload in &mut problem.workloads {
+        let before = workload.rate_per_second;
+        workload.rate_per_second = target.of(before);
+        texts.0.push(format!("{before}/s"));
+        texts.1.push(format!("{}/s", workload.rate_per_second));
+    }
+    Ok((texts.0.join(", "), texts.1.join(", ")))
+}
+
+fn change_links(
+    problem: &mut Problem,
+    ways: &[(&str, &str)],
+    key: &str,
+    property: &str,
+    value: Option<&str>,
+) -> Result<(String, String), ChangeError> {
+    for (from, to) in ways {
+        for name in [from, to] {
+            if !problem.nodes.iter().any(|n| n.name == **name) {
+                return Err(ChangeError::Node((*name).to_owned()));
+            }
+        }
+        if problem.link(from, to).is_none() {
+            return Err(ChangeError::Link((*from).to_owned(), (*to).to_owned()));
+        }
+    }
+    let set: Box<SetLink> = match property {
+        "bandwidth" => {
+            let text = needed(key, value)?;
+            let target = Target::parse(text, Kind::Bandwidth)?;
+            if target.of(1.0) <= 0.0 {
+                let reason = "is not above zero; write .gone for a link that fails";
+                return Err(out_of_range(text, reason));
+            }
+            Box::new(move |link| {
+                let before = link.bytes_per_second;
+                link.bytes_per_second = target.of(before);
+                [before, link.bytes_per_second]
+            })
+        }
+        "latency" => {
+            let target = Target::parse(needed(key, value)?, Kind::Time)?;
+            Box::new(move |link| {
+                let before = link.latency_seconds;
+                link.latency_seconds = target.of(before);
+                [before, link.latency_seconds]
+            })
+        }
+        "gone" => {
+            needs_none(key, value)?;
+            for (from, to) in ways {
+                if let Some(row) = problem.links.get_mut(*from) {
+                    row.remove(*to);
+                }
+            }
+            return Ok(("there".to_owned(), "gone".to_owned()));
+        }
+        _ => return Err(ChangeError::Key(key.to_owned())),
+    };
+    let show = |value: f64| match property {
+        "bandwidth" => crate::show::bandwidth(value),
+        _ => crate::show::time(value),
+    };
+    let mut texts: [Vec<String>; 2] = [Vec::new(), Vec::new()];
+    for (from, to) in ways {
+        let Some(link) = problem.links.get_mut(*from).and_then(|r| r.get_mut(*to)) else {
+            continue;
+        };
+        for (text, value) in texts.iter_mut().zip(set(link)) {
+            text.push(show(value));
+        }
+    }
+    let [before, after] = texts.map(|mut t| {
+        t.dedup();
+        t.join(" and back ")
+    });
+    Ok((before, after))
+}
+
+fn change_node(
+    problem: &mut Problem,
+    name: &str,
+    key: &str,
+    property: &str,
+    value: Option<&str>,
+) -> Result<(String, String), ChangeError> {
+    let at = problem.nodes.iter().position(|n| n.name == name);
+    let at = at.ok_or_else(|| ChangeError::Node(name.to_owned()))?;
+    let node = &mut problem.nodes[at];
+    match property {
+        "memory" => {
+            let target = Target::parse(needed(key, value)?, Kind::Size)?;
+            let before = node.memory_bytes;
+            node.memory_bytes = target.of(before as f64).round() as u64;
+            let show = lamina_placement::explain::bytes;
+            Ok((show(before), show(node.memory_bytes)))
+        }
+        "load" => {
+            let text = needed(key, value)?;
+            let before = node.load_share;
+            let after = Target::parse(text, Kind::Share)?.of(before);
+            if after >= 1.0 {
+                return Err(out_of_range(text, "is not below 100%"));
+            }
+            node.load_share = after;
+            Ok((crate::show::share(before), crate::show::share(after)))
+        }
+        "speed" => {
+            let text = needed(key, value)?;
+            let Target::Factor(factor) = Target::parse(text, Kind::Number)? else {
+                return Err(out_of_range(
+                    text,
+                    "is no factor; write 0.5x for half as fast as now",
+                ));
+            };
+            if factor <= 0.0 {
+                return Err(out_of_range(
+                    text,
+                    "is not above zero; write .gone for a node that fails",
+                ));
+            }
+            let blocks = problem.workloads.iter_mut().flat_map(|w| &mut w.blocks);
+            for cost in blocks.filter_map(|b| b.costs.get_mut(name)) {
+                cost.seconds /= factor;
+                cost.cut_penalty_seconds /= factor;
+            }
+            Ok(("1x".to_owned(), format!("{factor}x")))
+        }
+        "gone" => {
+            needs_none(key, value)?;
+            if problem.workloads.iter().any(|w| w.entry == name) {
+                return Err(ChangeError::Entry(name.to_owned()));
+            }
+            node.excluded = Some("gone".to_owned());
+            problem.links.remove(name);
+            for row in problem.links.values_mut() {
+                row.remove(name);
+            }
+            Ok(("there".to_owned(), "gone".to_owned()))
+        }
+        _ => Err(ChangeError::Key(key.to_owned())),
+    }
+}
+
+/// The two ends of `link.A:B.bandwidth`, as `--regions` has it.
+///
+/// # Errors
+/// [`ChangeError`] where it is no such key or there is no such link.
+pub(crate) fn link_of(problem: &Problem, key: &str) -> Result<(String, String), ChangeError> {
+    let inner = key
+        .strip_prefix("link.")
+        .and_then(|k| k.strip_suffix(".bandwidth"))
+        .and_then(|k| k.split_once(':'));
+    let Some((a, b)) = inner else {
+        return Err(ChangeError::Key(key.to_owned()));
+    };
+    for (from, to) in [(a, b), (b, a)] {
+        if problem.link(from, to).is_none() {
+            return Err(ChangeError::Link(from.to_owned(), to.to_owned()));
+        }
+    }
+    Ok((a.to_owned(), b.to_owned()))
+}
+
+/// Sets the answers of both worlds side by side.
+pub(crate) fn beside(
+    changed: &Problem,
+    changes: Vec<Change>,
+    before: &[Row],
+    after: &[Row],
+    reasons: Vec<String>,
+) -> WhatIf {
+    let named = |rows: &[Row], name: &str| {
+        let row = rows.iter().find(|r| r.solution.strategy == name);
+        row.cloned()
+    };
+    let answers = after.iter().map(|r| r.solution.strategy.as_str());
+    let lost = before.iter().map(|r| r.solution.strategy.as_str());
+    let mut names: Vec<&str> = answers.collect();
+    for name in lost {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let strategies = names
+        .iter()
+        .map(|name| moved(changed, name, named(before, name), named(after, name)))
+        .collect();
+    WhatIf {
+        changes,
+        strategies,
+        reasons,
+    }
+}
+
+fn moved(changed: &Problem, name: &str, before: Option<Row>, after: Option<Row>) -> Moved {
+    let placements: &[Placement] = before.as_ref().map_or(&[], |r| &r.solution.placements);
+    let kept = match placements {
+        [] => None,
+        placements => Some(evaluate(changed, placements)),
+    };
+    let (kept, why_not_kept) = match kept {
+        None => (None, None),
+        Some(Ok(metrics)) => (Some(metrics.objective), None),
+        Some(Err(violations)) => (None, violations.first().map(ToString::to_string)),
+    };
+    let objective = |row: &Option<Row>| row.as_ref().and_then(Row::objective);
+    let after_objective = objective(&after);
+    let gain = kept.zip(after_objective).filter(|(_, a)| *a > 0.0);
+    Moved {
+        strategy: name.to_owned(),
+        before: objective(&before),
+        kept,
+        why_not_kept,
+        after: after_objective,
+        gain: gain.map(|(kept, after)| kept / after),
+        proved: after.as_ref().is_some_and(Row::is_optimal),
+        paths_before: before.map(|r| r.paths).unwrap_or_default(),
+        paths_after: after.map(|r| r.paths).unwrap_or_default(),
+    }
+}

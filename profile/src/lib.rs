@@ -1,0 +1,93 @@
+//! A prepared model as a workload to place, reckoned alike by the operator and by
+//! `kubectl lamina plan`. Pure, as both sides of it are.
+
+use lamina_model::{Block, Manifest};
+use lamina_placement as placement;
+use lamina_placement::{BlockCost, Constraints, Workload};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Bytes that one block takes in a host's memory once it is loaded and runs.
+pub const fn memory_bytes(block: &Block) -> u64 {
+    block
+        .weight_bytes
+        .saturating_add(block.peak_activation_bytes)
+}
+
+/// By what the times of a manifest are multiplied on a host of `gflops` by the
+/// same benchmark: 1 where one of the two speeds is not known.
+pub fn time_factor(manifest: &Manifest, gflops: f64) -> f64 {
+    if gflops > 0.0 && manifest.prepared_gflops > 0.0 {
+        manifest.prepared_gflops / gflops
+    } else {
+        1.0
+    }
+}
+
+/// The workload of one model whose requests arise at `entry`.
+///
+/// `time_factors` has each host that can run its blocks by name, with the factor
+/// by which their times are multiplied there. No rate, no constraints and no
+/// previous placement are set.
+pub fn workload(
+    manifest: &Manifest,
+    name: &str,
+    entry: &str,
+    time_factors: &BTreeMap<String, f64>,
+) -> Workload {
+    let mut given: BTreeSet<&str> = BTreeSet::new();
+    let values = manifest
+        .inputs
+        .iter()
+        .chain(manifest.blocks.iter().flat_map(|b| &b.outputs))
+        .filter(|v| given.insert(&v.name))
+        .map(|v| placement::Value {
+            name: v.name.clone(),
+            bytes: v.bytes(1).unwrap_or(u64::MAX),
+        })
+        .collect();
+    let mut known: BTreeSet<&str> = manifest.inputs.iter().map(|v| v.name.as_str()).collect();
+    let blocks = manifest.blocks.iter().map(|b| {
+        // What only passes through a block is given by another one.
+        let own = b.outputs.iter().filter(|v| known.insert(&v.name));
+        let outputs = own.map(|v| v.name.clone()).collect();
+        to_place(b, outputs, time_factors)
+    });
+    let blocks = blocks.collect();
+    Workload {
+        name: name.to_owned(),
+        entry: entry.to_owned(),
+        rate_per_second: 0.0,
+        weight: 1.0,
+        values,
+        blocks,
+        outputs: manifest.outputs.iter().map(|v| v.name.clone()).collect(),
+        final_accuracy: None,
+        exits: Vec::new(),
+        constraints: Constraints::default(),
+        previous: None,
+    }
+}
+
+fn to_place(
+    block: &Block,
+    outputs: Vec<String>,
+    time_factors: &BTreeMap<String, f64>,
+) -> placement::Block {
+    let cost = |factor: f64| BlockCost {
+        seconds: block.time.p50 * factor,
+        cut_penalty_seconds: block.cut_penalty_seconds * factor,
+    };
+    placement::Block {
+        inputs: block.inputs.clone(),
+        outputs,
+        memory_bytes: memory_bytes(block),
+        slice_bytes: block.weight_bytes,
+        costs: time_factors
+            .iter()
+            .map(|(name, factor)| (name.clone(), cost(*factor)))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
