@@ -4,10 +4,12 @@
 //! cargo xtask demo     the main job on this machine: cluster, split, serve, move
 //! cargo xtask test     everything that CI runs
 //! cargo xtask setup    only fetch and build what the two above need
+//! cargo xtask bench    measure, and write docs/benchmarks
 //! cargo xtask codegen  write generated files
 //! cargo xtask tidy     check the rules of the house that no compiler checks
 //! ```
 
+mod bench;
 mod build;
 mod run;
 mod setup;
@@ -44,6 +46,11 @@ enum Command {
     },
     /// Fetch and build what demo and test need, with progress.
     Setup,
+    /// Measure, and write docs/benchmarks.
+    Bench {
+        #[command(subcommand)]
+        target: bench::BenchTarget,
+    },
     /// Write generated files (CRDs).
     Codegen,
     /// Check layout, lints, file lengths and the direction of dependencies.
@@ -85,6 +92,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Bench { target } => bench::run(&target),
         Command::Codegen => {
             build::codegen()?;
             Ok(ExitCode::SUCCESS)

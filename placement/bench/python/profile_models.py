@@ -278,13 +278,18 @@ def models() -> dict[str, Callable[[], nn.Module]]:
     }
 
 
-def camel(value: object) -> object:
+def camel(name: str) -> str:
+    """`weight_bytes` as `weightBytes`."""
+    head, *rest = name.split("_")
+    return head + "".join(word.title() for word in rest)
+
+
+def plain(value: object) -> object:
     """Keys as the benchmarks read them, times to the nanosecond."""
     if isinstance(value, dict):
-        return {k.split("_")[0] + k.title().replace("_", "")[len(k.split("_")[0]) :]: camel(v)
-                for k, v in value.items()}
+        return {camel(k): plain(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [camel(v) for v in value]
+        return [plain(v) for v in value]
     return round(value, 9) if isinstance(value, float) else value
 
 
@@ -310,7 +315,7 @@ def write(folder: Path, profile: Profile) -> None:
         "weights": "random",
     }
     data = {"name": profile.name, "provenance": provenance, **asdict(profile)}
-    text = json.dumps(camel(data), indent=1)
+    text = json.dumps(plain(data), indent=1)
     (folder / f"{profile.name}.json").write_text(text + "\n")
     print(
         f"{profile.name}: {len(profile.blocks)} blocks, "

@@ -24,7 +24,7 @@ INFINITY = float("inf")
 ROUNDING = 1e-9
 
 
-class NotCovered(Exception):
+class NotCoveredError(Exception):
     """The problem has something that this formulation leaves out."""
 
 
@@ -93,9 +93,9 @@ def read_network(data: dict, workload: dict, index: dict[str, int]) -> Network:
     rules = workload["constraints"]
     for rule in ("pins", "forbidden", "allowedTiers", "minAccuracy", "latencyLimitSeconds"):
         if rules.get(rule):
-            raise NotCovered(rule)
+            raise NotCoveredError(rule)
     if rules["keepFirstOnEntry"] or workload.get("previous") or rules["tierSliceLimitBytes"]:
-        raise NotCovered("entry blocks, previous placements, tier limits")
+        raise NotCoveredError("entry blocks, previous placements, tier limits")
     nodes = data["nodes"]
     count, length = len(nodes), len(workload["blocks"])
     reach, reply = np.ones(length), np.zeros(length)
@@ -104,7 +104,7 @@ def read_network(data: dict, workload: dict, index: dict[str, int]) -> Network:
         reach[b] = left
         for side in (e for e in workload["exits"] if e["afterBlock"] == b):
             if len(side["table"]) != 1:
-                raise NotCovered("a choice of thresholds")
+                raise NotCoveredError("a choice of thresholds")
             leaving = side["table"][0]["rate"]
             reply[b] += left * leaving * side["replyBytes"]
             left *= 1 - leaving
@@ -114,7 +114,7 @@ def read_network(data: dict, workload: dict, index: dict[str, int]) -> Network:
     for b, block in enumerate(workload["blocks"]):
         for name, cost in block["costs"].items():
             if cost["cutPenaltySeconds"]:
-                raise NotCovered("cut penalties")
+                raise NotCoveredError("cut penalties")
             work[b, index[name]] = reach[b] * cost["seconds"]
     free = np.array([1 - n["loadShare"] for n in nodes])
     limit = np.full(count, INFINITY)
@@ -140,10 +140,10 @@ def read_network(data: dict, workload: dict, index: dict[str, int]) -> Network:
 def read(data: dict) -> World:
     """The problem as arrays."""
     if data["objective"] != "latency":
-        raise NotCovered("objectives other than latency")
+        raise NotCoveredError("objectives other than latency")
     nodes = data["nodes"]
     if any(n.get("excluded") or n["residentBytes"] for n in nodes):
-        raise NotCovered("excluded nodes and resident bytes")
+        raise NotCoveredError("excluded nodes and resident bytes")
     index = {n["name"]: i for i, n in enumerate(nodes)}
     count = len(nodes)
     latency = np.full((count, count), INFINITY)
@@ -246,9 +246,7 @@ class Program:
             self.cut(net, b, place, binaries)
         self.place.append(place)
 
-    def cut(
-        self, net: Network, b: int, place: Ints, binaries: list[NDArray[np.bool_]]
-    ) -> None:
+    def cut(self, net: Network, b: int, place: Ints, binaries: list[NDArray[np.bool_]]) -> None:
         """What the cut before block b costs."""
         seconds = net.weight * self.world.crossing(net, b)
         before, here = place[b - 1], place[b]
@@ -287,9 +285,7 @@ class Program:
             columns = np.append(here[never[node]], before[node])
             self.rows.add(columns, np.ones(len(columns)), -INFINITY, 1.0)
 
-    def load_links(
-        self, net: Network, cut: int, source: Ints, target: Ints, columns: Ints
-    ) -> None:
+    def load_links(self, net: Network, cut: int, source: Ints, target: Ints, columns: Ints) -> None:
         """Notes how a crossing loads the link there and the link back."""
         if net.rate == 0:
             return
@@ -330,9 +326,7 @@ class Program:
 
     def paths(self, solution: Floats) -> list[Ints]:
         """The node of each block."""
-        return [
-            np.where(place >= 0, solution[place], -1.0).argmax(axis=1) for place in self.place
-        ]
+        return [np.where(place >= 0, solution[place], -1.0).argmax(axis=1) for place in self.place]
 
     def value(self, paths: list[Ints]) -> float:
         """Seconds of whole placements, worked out again."""

@@ -102,9 +102,7 @@ def cplex(program: Program, limit: float) -> tuple[Found, float]:
         ub=[1.0] * program.count,
         types="".join("B" if b else "C" for b in program.binary),
     )
-    expressions = [
-        [c.tolist(), v.tolist()] for c, v in zip(rows.columns, rows.values, strict=True)
-    ]
+    expressions = [[c.tolist(), v.tolist()] for c, v in zip(rows.columns, rows.values, strict=True)]
     senses, sides = [], []
     for low, high in zip(rows.low, rows.high, strict=True):
         equal = low == high

@@ -3,7 +3,8 @@
 //!
 //! The cloud computes as fast as the machine that profiled, the edge node 1–5
 //! times slower, the device 2–20 times. From the device to the cloud one passes
-//! the edge node's links: latencies add up, and the slower one limits.
+//! the edge node's links: latencies add up, and the slower one limits. A request
+//! never goes back to a lower tier, so that a placement is two cuts at most.
 
 use crate::dice::Dice;
 use crate::profile::{Encoding, Input, Measured, Profile};
@@ -23,8 +24,17 @@ pub(crate) enum Reason {
     /// Of the requests 35 % leave at the first exit and 40 % of the others at the
     /// second.
     Exits,
+    /// The same, asked for throughput.
+    ExitsThroughput,
     /// The device computes convolutions 5–30 times faster than the rest.
     Kinds,
+}
+
+impl Reason {
+    /// Whether side exits are taken.
+    pub(crate) const fn is_exits(self) -> bool {
+        matches!(self, Self::Exits | Self::ExitsThroughput)
+    }
 }
 
 /// What is asked: a reason, and what travels.
@@ -56,7 +66,7 @@ const JPEG: Encoding = Encoding {
     ..Encoding::FP32
 };
 
-pub(crate) const QUESTIONS: [Question; 12] = [
+pub(crate) const QUESTIONS: [Question; 13] = [
     question(
         "latency, fp32 input, fp32 wire",
         Reason::Latency,
@@ -109,6 +119,11 @@ pub(crate) const QUESTIONS: [Question; 12] = [
         encoding(1, 2),
     ),
     question(
+        "side exits (throughput, uint8, fp16)",
+        Reason::ExitsThroughput,
+        encoding(1, 2),
+    ),
+    question(
         "convolutions fast on the device (latency, uint8, fp16)",
         Reason::Kinds,
         encoding(1, 2),
@@ -154,7 +169,7 @@ pub(crate) fn problem(profile: &Profile, question: &Question, seed: u64) -> Prob
             plain
         }
     };
-    let rates: &[f64] = if question.reason == Reason::Exits {
+    let rates: &[f64] = if question.reason.is_exits() {
         &EXIT_RATES
     } else {
         &[]
@@ -162,11 +177,15 @@ pub(crate) fn problem(profile: &Profile, question: &Question, seed: u64) -> Prob
     let entry = problem.nodes[0].name.clone();
     let nodes = problem.nodes.clone();
     let mut workload = profile.workload("net", &entry, question.encoding, &nodes, seconds, rates);
+    workload.constraints.monotone_tiers = true;
     if question.reason == Reason::Privacy {
         workload.constraints.keep_first_on_entry = profile.blocks.len().div_ceil(10);
     }
     problem.workloads = vec![workload];
-    if question.reason == Reason::Throughput {
+    if matches!(
+        question.reason,
+        Reason::Throughput | Reason::ExitsThroughput
+    ) {
         problem.objective = Objective::Throughput;
     }
     problem

@@ -3,6 +3,7 @@
 
 use crate::agreement::contradictions;
 use crate::instance::Instance;
+use crate::profile::Profile;
 use crate::report::{Csv, Results, cell, digits, machine, table, time};
 use crate::run::{
     CPLEX_FLOW, CPLEX_QUADRATIC, Field, HIGHS, HIGHS_PRODUCTS, Outcome, Run, Solver, median,
@@ -212,7 +213,7 @@ fn section(field: &Field, sizes: &[usize], runs: &Runs) -> Result<String> {
          As published, one multiply-add counts as one operation of a node's rate, everything is fp32, no \
          request rate is given, tiers never go back, and no exit has been taken yet. Its heads' memory and \
          compute count. Own assumptions: activations' peak as each unit's input and outputs, a reply of 4 \
-         bytes that costs its transfer.\n\n\
+         bytes that costs its transfer. Profile: {}.\n\n\
          Latency of `optimal`, and the others' as multiples of it (medians; *none*: no placement that fits):\n\n\
          {}\n\
          ![latency over nodes](placement/latency.svg)\n\n\
@@ -228,6 +229,7 @@ fn section(field: &Field, sizes: &[usize], runs: &Runs) -> Result<String> {
          every pair of nodes); the solvers in Python start at 31 MB. All runs: \
          [figure.csv](placement/figure.csv).",
         machine(field)?,
+        Profile::named("googlenet_units")?.provenance,
         table(&latency_header, &latencies),
         table(&time_header, &times),
     ))

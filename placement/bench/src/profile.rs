@@ -5,6 +5,7 @@ use crate::dice::Dice;
 use anyhow::{Context, Result, bail, ensure};
 use lamina_placement::{Block, BlockCost, Constraints, Exit, ExitPoint, Node, Value, Workload};
 use serde::Deserialize;
+use std::fmt;
 
 macro_rules! committed {
     ($name:literal) => {
@@ -51,6 +52,24 @@ pub(crate) struct Provenance {
     pub threads: u32,
     pub runs: u32,
     pub weights: String,
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` of {}: torch {}, torchvision {}, Python {}, {}, threads {}, fastest of {} runs, {} weights",
+            self.command,
+            self.date,
+            self.torch,
+            self.torchvision,
+            self.python,
+            self.cpu,
+            self.threads,
+            self.runs,
+            self.weights
+        )
+    }
 }
 
 /// One block.

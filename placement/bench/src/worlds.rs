@@ -5,7 +5,7 @@
 //! fast as it sends.
 
 use crate::dice::Dice;
-use crate::profile::{Encoding, Profile};
+use crate::profile::{Encoding, Measured, Profile};
 use anyhow::Result;
 use lamina_placement::{Link, Node, Problem, Tier};
 
@@ -81,7 +81,7 @@ pub(crate) fn joint(networks: usize, n: usize, seed: u64) -> Result<Problem> {
         let uplink = 0.22 * fastest_link(&problem, entry) / input;
         let rate = dice.scale(0.25, 2.0).min(uplink);
         total += profile.memory_bytes() as f64;
-        let blocks = profile.blocks.iter().map(|b| b.memory_bytes());
+        let blocks = profile.blocks.iter().map(Measured::memory_bytes);
         largest = largest.max(blocks.max().unwrap_or(0));
         let mut workload = workload(&profile, &format!("net-{k}"), entry, &problem, &speed);
         workload.rate_per_second = rate;
