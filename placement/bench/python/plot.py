@@ -85,9 +85,13 @@ def lines(
                 marker=mark,
                 markersize=5,
                 label=solver,
+                zorder=3 if solver == "optimal" else 2,
             )
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.set_xticks([3, 10, 30, 100, 300, 1000], labels=["3", "10", "30", "100", "300", "1000"])
+    axes.minorticks_off()
+    axes.set_xlim(2.7, 1100)
     axes.set_xlabel("nodes")
 
 

@@ -21,16 +21,20 @@ impl Csv {
     }
 
     pub(crate) fn row(&mut self, cells: &[&dyn Display]) {
-        // No cell has a comma of its own, but the notes of solvers may.
-        let cells: Vec<String> = cells
-            .iter()
-            .map(|c| c.to_string().replace(',', ";"))
-            .collect();
+        let cells: Vec<String> = cells.iter().map(|c| quoted(&c.to_string())).collect();
         self.text += &(cells.join(",") + "\n");
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         fs::write(path, &self.text).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+fn quoted(cell: &str) -> String {
+    if cell.contains([',', '"', '\n']) {
+        format!("\"{}\"", cell.replace('"', "\"\""))
+    } else {
+        cell.to_owned()
     }
 }
 
@@ -150,6 +154,13 @@ mod tests {
         assert!(second.contains("new") && !second.contains("old\n"));
         assert_eq!(second, replaced(SKELETON, "targets", "new").unwrap());
         assert!(replaced("no marks", "targets", "new").is_err());
+    }
+
+    #[test]
+    fn cells_with_commas_are_quoted() {
+        let mut csv = Csv::new(&["a", "b"]);
+        csv.row(&[&"x, \"y\"", &1.5]);
+        assert_eq!(csv.text, "a,b\n\"x, \"\"y\"\"\",1.5\n");
     }
 
     #[test]
