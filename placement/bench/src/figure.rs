@@ -110,8 +110,8 @@ pub(crate) fn run(field: &Field, results: &Results, quick: bool) -> Result<Vec<S
             }
         }
         println!("{}", line(nodes, &runs));
+        csv.write(&results.file("figure.csv"))?;
     }
-    csv.write(&results.file("figure.csv"))?;
     results.section("figure", &section(field, sizes, &runs)?)?;
     Ok(wrong)
 }

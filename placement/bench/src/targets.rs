@@ -165,8 +165,8 @@ pub(crate) fn run(field: &Field, results: &Results, quick: bool) -> Result<Vec<S
             );
             rows.push(verdict.row(gate.name, &duels, g));
         }
+        csv.write(&results.file("targets.csv"))?;
     }
-    csv.write(&results.file("targets.csv"))?;
     let header = [
         "instances",
         "asked",
