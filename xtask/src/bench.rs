@@ -2,7 +2,7 @@
 //! its page in docs/benchmarks/.
 
 use crate::run::{logged, output};
-use crate::setup::Kit;
+use crate::setup::{self, Kit};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use std::fs;
@@ -23,19 +23,29 @@ pub(crate) enum BenchTarget {
         #[arg(long, value_delimiter = ',', default_values = SLICING_MODELS)]
         models: Vec<String>,
     },
+    /// Placement: targets against general solvers, the paper's figure, when splitting pays.
+    Placement {
+        /// A few instances of each, written outside the checkout.
+        #[arg(long)]
+        quick: bool,
+        /// Only this part: targets, figure or splits.
+        #[arg(long)]
+        only: Option<String>,
+    },
 }
 
 /// The paper's network, and three that stress slicing in different ways.
 const SLICING_MODELS: [&str; 4] = ["googlenet", "resnet50", "vit_b_16", "mobilenet_v2"];
 
 /// Runs one benchmark.
-pub(crate) fn run(kit: &Kit, target: &BenchTarget) -> Result<ExitCode> {
+pub(crate) fn run(target: &BenchTarget) -> Result<ExitCode> {
     match target {
+        BenchTarget::Placement { quick, only } => placement(*quick, only.as_deref()),
         BenchTarget::Slicing {
             json,
             rounds,
             models,
-        } => slicing(kit, *json, *rounds, models),
+        } => slicing(&setup::everything()?, *json, *rounds, models),
     }
 }
 
@@ -92,4 +102,42 @@ fn exported(kit: &Kit, model: &str) -> Result<PathBuf> {
         logged(&what, &mut export, &kit.log("bench-export"))?;
     }
     Ok(file)
+}
+
+fn placement(quick: bool, only: Option<&str>) -> Result<ExitCode> {
+    let bench = setup::bench()?;
+    let root = setup::root();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(&root)
+        .env("CARGO_TARGET_DIR", &bench.target)
+        .args(["build", "--release", "--package", "lamina-placement-bench"]);
+    logged(
+        "cargo build --release",
+        &mut cargo,
+        &bench.log("bench-build"),
+    )?;
+    let work = bench.target.join("bench/placement");
+    let out = if quick {
+        work.join("quick")
+    } else {
+        root.join("docs/benchmarks")
+    };
+    let mut run = Command::new(bench.target.join("release/placement-bench"));
+    run.current_dir(&root).arg("all");
+    run.arg("--python").arg(&bench.python);
+    run.arg("--scripts")
+        .arg(root.join("placement/bench/python"));
+    run.arg("--work").arg(&work).arg("--out").arg(&out);
+    if quick {
+        run.arg("--quick");
+    }
+    if let Some(part) = only {
+        run.args(["--only", part]);
+    }
+    let status = run.status().context("cannot start the benchmark")?;
+    if !status.success() {
+        bail!("the placement benchmark failed; what it found is above");
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -88,7 +88,6 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             let kit = setup::everything()?;
             steps::test(&kit, only.as_deref())
         }
-        Command::Bench { target } => bench::run(&setup::everything()?, &target),
         Command::Setup => {
             let kit = setup::everything()?;
             println!("ready:");
@@ -97,6 +96,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Bench { target } => bench::run(&target),
         Command::Coverage(args) => {
             let kit = setup::everything()?;
             coverage::run(&kit, &args)

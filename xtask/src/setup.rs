@@ -157,8 +157,7 @@ pub(crate) fn everything() -> Result<Kit> {
         None => libtorch(&cache, &python)?,
     };
     let tools = tools(&root, &cache, &logs)?;
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache.join("target"), PathBuf::from);
+    let target = target_folder(&cache);
     Ok(Kit {
         root,
         target,
@@ -168,6 +167,59 @@ pub(crate) fn everything() -> Result<Kit> {
         models,
         logs,
     })
+}
+
+/// What benchmarks need: neither PyTorch nor the lab.
+pub(crate) struct Bench {
+    /// Cargo's target directory, as [`Kit::target`].
+    pub(crate) target: PathBuf,
+    /// Python with general solvers and plots.
+    pub(crate) python: PathBuf,
+    logs: PathBuf,
+}
+
+impl Bench {
+    /// Log file for one step.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
+    }
+}
+
+/// Fetches what the benchmarks of placement need and is not there yet.
+pub(crate) fn bench() -> Result<Bench> {
+    let root = root();
+    let cache = cache_folder()?;
+    let logs = cache.join("logs");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    let lists = ["requirements.txt", "requirements-cplex.txt"]
+        .map(|f| root.join("placement/bench").join(f));
+    let key = hash_of(&lists.each_ref().map(PathBuf::as_path))?;
+    let folder = cache.join(format!("bench-python-{key}"));
+    let python = folder.join("bin/python");
+    let bench = Bench {
+        target: target_folder(&cache),
+        python,
+        logs,
+    };
+    if is_complete(&folder) {
+        return Ok(bench);
+    }
+    println!("setting up Python for the benchmarks (about a minute, 400 MB):");
+    venv(&folder, &bench.log("bench-venv"))?;
+    let log = bench.log("bench-pip");
+    let what = "installing HiGHS and matplotlib";
+    pip(&bench.python, &[], &lists[0], what, &log)?;
+    let log = bench.log("bench-pip-cplex");
+    let what = "installing CPLEX's Community Edition";
+    if pip(&bench.python, &[], &lists[1], what, &log).is_err() {
+        println!("  CPLEX is not to be had here; the benchmarks leave it out");
+    }
+    finish(&folder)?;
+    Ok(bench)
+}
+
+fn target_folder(cache: &Path) -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache.join("target"), PathBuf::from)
 }
 
 fn cache_folder() -> Result<PathBuf> {

@@ -118,6 +118,8 @@ fn sdk_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
             .args(args);
         c
     };
+    let style = "--config=pyproject.toml";
+    let bench = "../placement/bench/python";
     let mut wheel = python(&["-m", "build", "--wheel", "--no-isolation", "--outdir"]);
     wheel.arg(&wheels);
     Ok(vec![
@@ -125,6 +127,14 @@ fn sdk_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
         (
             "sdk: format",
             python(&["-m", "ruff", "format", "--check", "."]),
+        ),
+        (
+            "sdk: lint of the benchmarks' scripts",
+            python(&["-m", "ruff", "check", style, bench]),
+        ),
+        (
+            "sdk: format of the benchmarks' scripts",
+            python(&["-m", "ruff", "format", "--check", style, bench]),
         ),
         ("sdk: types", python(&["-m", "mypy"])),
         ("sdk: tests", python(&["-m", "pytest", "-q"])),
