@@ -115,6 +115,17 @@ fn sdk_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
             .args(args);
         c
     };
+    // gRPC's own names are not Python's, and its types are not known.
+    let example = [
+        "-m",
+        "ruff",
+        "check",
+        "--ignore",
+        "N802,ANN401",
+        "--config",
+        "pyproject.toml",
+        "../examples/plugins/python/random_restart.py",
+    ];
     let mut wheel = python(&["-m", "build", "--wheel", "--no-isolation", "--outdir"]);
     wheel.arg(&wheels);
     Ok(vec![
@@ -123,6 +134,7 @@ fn sdk_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
             "sdk: format",
             python(&["-m", "ruff", "format", "--check", "."]),
         ),
+        ("sdk: lint of the plugin example", python(&example)),
         ("sdk: types", python(&["-m", "mypy"])),
         ("sdk: tests", python(&["-m", "pytest", "-q"])),
         ("sdk: wheel", wheel),

@@ -10,7 +10,7 @@ use std::process::Command;
 const MAX_LINES: usize = 800;
 
 /// Crates that must stay free of others, whatever their manifests pull in.
-const FORBIDDEN: [(&str, &[&str]); 5] = [
+const FORBIDDEN: [(&str, &[&str]); 6] = [
     ("lamina-model", &["tokio", "kube", "tch", "tonic"]),
     ("lamina-sandbox", &["tokio", "kube", "tch", "tonic"]),
     (
@@ -18,6 +18,10 @@ const FORBIDDEN: [(&str, &[&str]); 5] = [
         &["tokio", "kube", "tch", "tonic", "k8s-openapi"],
     ),
     ("lamina-crds", &["tokio", "hyper", "tch", "kube-client"]),
+    (
+        "lamina-plugin-host",
+        &["kube", "k8s-openapi", "tch", "torch-sys"],
+    ),
     ("lamina-operator", &["tch", "torch-sys"]),
 ];
 
