@@ -108,7 +108,8 @@ impl PluginError {
 
     /// What a failed call means when it had `seconds`.
     pub(crate) fn of_status(status: &Status, seconds: f64) -> Self {
-        let message = brief(&with_causes(status));
+        let message = with_causes(status.message().to_owned(), status.source());
+        let message = brief(&message);
         match status.code() {
             Code::DeadlineExceeded => Self::Deadline { seconds },
             Code::InvalidArgument | Code::FailedPrecondition => Self::Refused(message),
@@ -140,10 +141,8 @@ impl PluginError {
     }
 }
 
-/// The call's text, and what caused it where that says more.
-fn with_causes(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut source = status.source();
+/// A text, and what caused it where that says more.
+fn with_causes(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
     while let Some(cause) = source {
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {
@@ -196,13 +195,8 @@ impl fmt::Display for Trouble {
         } else {
             write!(f, "the last good answer of strategy {strategy} is used: ")?;
         }
-        write!(f, "the plugin at {address} {cause}")?;
-        let mut source = cause.source();
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        Ok(())
+        let text = with_causes(cause.to_string(), cause.source());
+        write!(f, "the plugin at {address} {text}")
     }
 }
 

@@ -80,6 +80,11 @@ impl Process {
         };
         Self { child, address }
     }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait(&mut self) {
+        self.child.wait().unwrap();
+    }
 }
 
 impl Drop for Process {
