@@ -1,7 +1,12 @@
 //! Compiles the .proto files without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["inference.proto", "hop.proto", "control.proto"];
+    let files = [
+        "inference.proto",
+        "hop.proto",
+        "control.proto",
+        "strategy.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");
     }

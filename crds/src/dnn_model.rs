@@ -135,8 +135,9 @@ pub struct Entry {
 pub struct StrategySpec {
     /// `optimal` (default) or one of the field's: `milp`, `genetic`, `first-fit`,
     /// `cloud-only`, `device-only`, `neurosurgeon`, `dads`, `throughput`, `fair`, …
-    /// An unknown name is reported with the list of known ones, and one that does
-    /// not apply to the model or the hosts says why.
+    /// `plugin/NAME` is a strategy of your own, which the chart's
+    /// `operator.plugins` names. An unknown name is reported with the list of known
+    /// ones, and one that does not apply to the model or the hosts says why.
     #[serde(default = "default_strategy")]
     #[schemars(length(min = 1, max = 63))]
     pub name: String,

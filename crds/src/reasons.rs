@@ -30,6 +30,8 @@ pub const PREPARE_FAILED: &str = "PrepareFailed";
 pub const INVALID_SPEC: &str = "InvalidSpec";
 /// Warning: no placement meets the constraints.
 pub const NO_FEASIBLE_PLACEMENT: &str = "NoFeasiblePlacement";
+/// Warning: a plugin gave no good answer, and a built-in strategy answered.
+pub const STRATEGY_FELL_BACK: &str = "StrategyFellBack";
 /// Warning: no host matches the entry selector.
 pub const NO_ENTRY_NODE: &str = "NoEntryNode";
 /// Warning: a host could not load its slice.

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use lamina_operator::operator::{self, Options};
+use lamina_plugin_host::Plugins;
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -53,6 +54,12 @@ struct Run {
     /// Folder for prepared models.
     #[arg(long, default_value = "/var/lib/lamina")]
     store_dir: PathBuf,
+    /// Strategies in processes of their own: a JSON list of name, address
+    /// (http://HOST:PORT or unix:/PATH) and timeoutSeconds, such as
+    /// [{"name": "mine", "address": "http://mine:50051"}]. A DnnModel selects one as
+    /// `plugin/NAME`.
+    #[arg(long, default_value = "")]
+    plugins: String,
     /// Format of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -99,6 +106,7 @@ async fn start(run: Run) -> Result<()> {
     {
         tracing::debug!("a TLS provider was installed already");
     }
+    let plugins = Plugins::parse(&run.plugins).context("--plugins cannot be used")?;
     let shutdown = CancellationToken::new();
     tokio::spawn(stop_at_signal(shutdown.clone())?);
     let client = kube::Client::try_default()
@@ -123,6 +131,7 @@ async fn start(run: Run) -> Result<()> {
         admin_port: run.admin_port,
         store: run.store_dir,
         identity,
+        plugins,
     };
     operator::run(options, client, shutdown).await?;
     tracing::info!("stopped");

@@ -35,6 +35,8 @@ pub(crate) struct Solve {
     /// `(objective - lower bound) / objective`; `None` where nothing was proved or
     /// found.
     pub gap: Option<f64>,
+    /// It was a plugin that gave no good answer, and another one answered.
+    pub fell_back: bool,
 }
 
 /// The process's figures. Clones share them.
@@ -51,6 +53,7 @@ struct Inner {
     leader: Gauge,
     solver_seconds: Family<Labels, Histogram>,
     solver_gap: Family<Labels, RealGauge>,
+    fallbacks: Family<Labels, Counter>,
     store_bytes: Gauge,
 }
 
@@ -71,6 +74,7 @@ impl Metrics {
             leader: Gauge::default(),
             solver_seconds: Family::new_with_constructor(seconds_histogram),
             solver_gap: Family::default(),
+            fallbacks: Family::default(),
             store_bytes: Gauge::default(),
             registry: Registry::default(),
         };
@@ -107,6 +111,11 @@ impl Metrics {
             "solver_gap_ratio",
             "Gap between the last answer of a strategy and what it proved",
             inner.solver_gap.clone(),
+        );
+        registry.register(
+            "solver_fallbacks",
+            "Questions that a plugin gave no good answer to",
+            inner.fallbacks.clone(),
         );
         registry.register(
             "store_bytes",
@@ -160,6 +169,9 @@ impl Metrics {
         let time = self.0.solver_seconds.get_or_create(&labels);
         time.observe(solve.seconds);
         drop(time);
+        if solve.fell_back {
+            self.0.fallbacks.get_or_create(&labels).inc();
+        }
         if let Some(gap) = solve.gap {
             self.0.solver_gap.get_or_create(&labels).set(gap);
         }
@@ -181,6 +193,13 @@ mod tests {
             strategy: "optimal".into(),
             seconds: 0.01,
             gap: Some(0.0),
+            fell_back: false,
+        });
+        metrics.solved(&Solve {
+            strategy: "plugin/mine".into(),
+            seconds: 2.0,
+            gap: None,
+            fell_back: true,
         });
         let plan = testing::plan(1, &[("cam-1", 0..2), ("edge-1", 2..4)]);
         let mut placement = testing::placement(Some(plan.clone()), Some(plan));
@@ -201,6 +220,7 @@ mod tests {
             "lamina_reconcile_duration_seconds_count 1",
             "lamina_solver_duration_seconds_count{strategy=\"optimal\"} 1",
             "lamina_solver_gap_ratio{strategy=\"optimal\"} 0",
+            "lamina_solver_fallbacks_total{strategy=\"plugin/mine\"} 1",
             "lamina_placement_info{namespace=\"default\",model=\"net\",placement=\"net-cam-1\",path=\"cam-1[0-1]→edge-1[2-3]\"} 1",
             "lamina_placement_condition{namespace=\"default\",placement=\"net-cam-1\",type=\"Ready\",status=\"True\"} 1",
             "lamina_latency_estimate_seconds{namespace=\"default\",model=\"net\",placement=\"net-cam-1\"} 0.05",

@@ -9,6 +9,7 @@ use crate::metrics::Metrics;
 use crate::store::{BlobStore, StoreError};
 use crate::world::World;
 use kube::Client;
+use lamina_plugin_host::Plugins;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct Options {
     pub store: PathBuf,
     /// Names this process, among candidates for the lease and in Events.
     pub identity: String,
+    /// Strategies in processes of their own.
+    pub plugins: Plugins,
 }
 
 /// Why the process ended.
@@ -124,6 +127,7 @@ pub async fn run(
         node: options.node.clone(),
         endpoint: SocketAddr::new(options.ip, options.port).to_string(),
         identity: options.identity.clone(),
+        plugins: options.plugins,
     };
     let controllers = Controllers::new(settings, client, world, store, health, metrics);
     let token = stop.clone();

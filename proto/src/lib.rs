@@ -3,6 +3,7 @@
 //! - [`inference`]: Open Inference Protocol v2, what users speak.
 //! - [`hop`]: agent to agent, a request on its way.
 //! - [`control`]: agent to operator.
+//! - [`strategy`]: host to a strategy that runs elsewhere.
 
 // The documentation of generated items is in the .proto files; lints of our
 // style do not apply to what we did not write.
@@ -21,6 +22,14 @@ pub mod hop {
 /// Agent to operator.
 pub mod control {
     tonic::include_proto!("lamina.control.v1");
+}
+
+/// Host to a strategy that runs elsewhere.
+pub mod strategy {
+    tonic::include_proto!("lamina.strategy.v1");
+
+    /// The version of this protocol, problem included.
+    pub const PROTOCOL_VERSION: u32 = 1;
 }
 
 /// Largest message on any of our connections, 1 GiB: tensors are large, and

@@ -120,6 +120,17 @@ fn sdk_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
     };
     let style = "--config=pyproject.toml";
     let bench = "../placement/bench/python";
+    // gRPC's own names are not Python's, and its types are not known.
+    let example = [
+        "-m",
+        "ruff",
+        "check",
+        "--ignore",
+        "N802,ANN401",
+        "--config",
+        "pyproject.toml",
+        "../examples/plugins/python/random_restart.py",
+    ];
     let mut wheel = python(&["-m", "build", "--wheel", "--no-isolation", "--outdir"]);
     wheel.arg(&wheels);
     Ok(vec![
@@ -136,6 +147,7 @@ fn sdk_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
             "sdk: format of the benchmarks' scripts",
             python(&["-m", "ruff", "format", "--check", style, bench]),
         ),
+        ("sdk: lint of the plugin example", python(&example)),
         ("sdk: types", python(&["-m", "mypy"])),
         ("sdk: tests", python(&["-m", "pytest", "-q"])),
         ("sdk: wheel", wheel),

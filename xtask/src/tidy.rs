@@ -10,7 +10,7 @@ use std::process::Command;
 const MAX_LINES: usize = 800;
 
 /// Crates that must stay free of others, whatever their manifests pull in.
-const FORBIDDEN: [(&str, &[&str]); 7] = [
+const FORBIDDEN: [(&str, &[&str]); 8] = [
     ("lamina-model", &["tokio", "kube", "tch", "tonic"]),
     ("lamina-sandbox", &["tokio", "kube", "tch", "tonic"]),
     (
@@ -21,6 +21,10 @@ const FORBIDDEN: [(&str, &[&str]); 7] = [
     // `plan` works with no cluster at all.
     ("kubectl-lamina", &["tokio", "kube", "tch", "torch-sys"]),
     ("lamina-crds", &["tokio", "hyper", "tch", "kube-client"]),
+    (
+        "lamina-plugin-host",
+        &["kube", "k8s-openapi", "tch", "torch-sys"],
+    ),
     ("lamina-operator", &["tch", "torch-sys"]),
 ];
 

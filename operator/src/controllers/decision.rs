@@ -3,7 +3,9 @@
 use crate::metrics::Solve;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use lamina_crds::{ComputeNodeSpec, DnnModelStatus, Hop, PlacementSpec, PlacementStatus};
+use lamina_placement::{Parameters, Problem};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Everything that one look at the world led to.
 #[derive(Debug, Default, PartialEq)]
@@ -18,6 +20,10 @@ pub(crate) struct Decisions {
     pub forget_prepares: Vec<String>,
     /// Strategies that were asked.
     pub solves: Vec<Solve>,
+    /// Questions for plugins. One replaces another with the same key.
+    pub asks: Vec<Ask>,
+    /// Keys of questions whose answer was taken, or that nobody waits for.
+    pub forget_asks: Vec<String>,
 }
 
 /// One write. Its Events are published once it has succeeded, so that each
@@ -138,6 +144,21 @@ pub(crate) struct StartPrepare {
     pub sha256: String,
     /// JSON list of lamina-model's `InputSpec`.
     pub inputs_json: String,
+}
+
+/// A question for a plugin.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Ask {
+    /// What is placed, as [`super::memory::placement_key`] names it.
+    pub key: String,
+    /// The strategy's name, which selects the plugin.
+    pub strategy: String,
+    /// Generation of the DnnModel.
+    pub generation: i64,
+    /// The problem.
+    pub problem: Arc<Problem>,
+    /// Parameters of the strategy.
+    pub parameters: Parameters,
 }
 
 impl Decisions {

@@ -2,7 +2,7 @@
 //! restarted operator takes up the work from the objects alone, and only waits,
 //! learns and tells again.
 
-use super::snapshot::Snapshot;
+use super::snapshot::{Remark, Snapshot};
 use k8s_openapi::jiff::Timestamp;
 use lamina_crds::dnn_model::Redeploy;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +74,8 @@ pub(crate) struct PlacementMemory {
     pub problem: Option<(&'static str, String)>,
     /// The problem that people were told.
     pub told_problem: Option<String>,
+    /// What is wrong with the plugin that was asked.
+    pub remark: Option<Remark>,
     /// When the plan that failed may be tried again, and how often plans failed.
     pub retry: Option<(Timestamp, u32)>,
     /// The newest revision whose failure is counted there.

@@ -9,6 +9,7 @@
 mod collect;
 mod decision;
 mod deploy;
+mod desk;
 mod events;
 mod execute;
 mod links;

@@ -94,7 +94,7 @@ pub(crate) fn prepare(
 ) -> Preparation {
     let uid = model.metadata.uid.clone().unwrap_or_default();
     let memory = memory.models.entry(uid.clone()).or_default();
-    if let Err(e) = spec::check(&model.spec) {
+    if let Err(e) = spec::check(&model.spec, &snapshot.plugins) {
         return invalid(model, e.to_string());
     }
     let hash = spec::source_hash(&model.spec);

@@ -1,7 +1,9 @@
 //! Puts the world together as plain data.
 
 use super::objects::Listed;
-use super::snapshot::{LinkView, LiveNode, NodeView, PrepareView, RequestView, Snapshot};
+use super::snapshot::{
+    LinkView, LiveNode, NodeView, PrepareView, QuestionView, RequestView, Snapshot,
+};
 use crate::world::{LinkMatrix, NodeState, PrepareState, World};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -19,6 +21,8 @@ pub(crate) struct Place {
     pub endpoint: String,
     /// Its node.
     pub node: String,
+    /// Names that select a plugin.
+    pub plugins: BTreeSet<String>,
 }
 
 /// The snapshot at `now`.
@@ -29,6 +33,7 @@ pub(crate) fn snapshot(
     world: &World,
     prepares: BTreeMap<String, PrepareView>,
     manifests: BTreeMap<String, Arc<Manifest>>,
+    questions: BTreeMap<String, QuestionView>,
 ) -> Snapshot {
     let timings = timings(&listed, world);
     Snapshot {
@@ -55,6 +60,8 @@ pub(crate) fn snapshot(
         requests: requests(world),
         manifests,
         prepares,
+        plugins: place.plugins.clone(),
+        questions,
     }
 }
 

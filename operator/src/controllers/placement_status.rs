@@ -185,7 +185,17 @@ fn conditions(
                 millis(p.estimated_latency_ms),
                 p.certificate
             );
-            make(SOLVED, true, reasons::PLACEMENT_SOLVED, message)
+            match &own.remark {
+                Some(r) if r.fell_back => {
+                    let message = format!("{message}; {}", r.text);
+                    make(SOLVED, true, reasons::STRATEGY_FELL_BACK, message)
+                }
+                Some(r) => {
+                    let message = format!("{message}; {}", r.text);
+                    make(SOLVED, true, reasons::PLACEMENT_SOLVED, message)
+                }
+                None => make(SOLVED, true, reasons::PLACEMENT_SOLVED, message),
+            }
         }),
         (None, None) => Some(make(SOLVED, false, "Solving", "no plan yet".to_owned())),
     };

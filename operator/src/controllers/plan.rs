@@ -4,6 +4,7 @@
 //! replaced when the gain pays for the move and the last move is long enough
 //! ago. Each decision, taken or suppressed, is told once, with numbers.
 
+use super::decision::Ask;
 use super::deploy::{self, Phase};
 use super::memory::{Memory, PlacementMemory, placement_key};
 use super::problem::{self, Question, WORKLOAD};
@@ -14,13 +15,13 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use lamina_crds::placement::Plan;
 use lamina_crds::{DnnModel, reasons};
 use lamina_placement::check::{Violation, evaluate};
-use lamina_placement::explain::why_infeasible;
-use lamina_placement::{
-    self as solver, Ctx, Problem, Solution, SolveError, SolveOptions, solve_checked,
-};
+use lamina_placement::{self as solver, Ctx, Problem};
 
 mod answer;
+mod ask;
 mod weigh;
+
+use ask::{Asked, Solved, remark};
 
 /// A strategy is asked again after so long, though nothing happened.
 const RESOLVE_SECONDS: f64 = 10.0;
@@ -42,6 +43,10 @@ pub(crate) struct Planned {
     pub notices: Vec<PlanNotice>,
     /// How a strategy was asked.
     pub solve: Option<Solve>,
+    /// A question for a plugin.
+    pub ask: Option<Ask>,
+    /// The answer to the last one was taken.
+    pub answered: bool,
 }
 
 /// An Event without its object.
@@ -168,31 +173,65 @@ impl Case<'_> {
         };
         let must = self.must_leave(&built);
         let news = self.news(own);
-        if !self.is_due(own, must.is_some(), news.is_some()) {
-            return Planned::default();
+        let asked = self.asked();
+        if asked.is_none() {
+            if !self.is_due(own, must.is_some(), news.is_some()) {
+                return Planned::default();
+            }
+            if matches!(must, Some(Must::First)) && !self.is_settled(own) {
+                let message = format!("waiting until the links of {entry} are measured");
+                own.problem = Some((WAITING, message));
+                return Planned::default();
+            }
+            own.solved_at = Some(self.snapshot.now);
         }
-        if matches!(must, Some(Must::First)) && !self.is_settled(own) {
-            let message = format!("waiting until the links of {entry} are measured");
-            own.problem = Some((WAITING, message));
-            return Planned::default();
+        let solved = match asked {
+            None => self.ask(&built, ctx),
+            Some(question) => self.heard(question, &built, ctx),
+        };
+        match solved {
+            Asked::Question(ask) => {
+                own.problem = own.problem.take().filter(|(reason, _)| *reason != WAITING);
+                Planned {
+                    ask: Some(ask),
+                    ..Planned::default()
+                }
+            }
+            Asked::Awaited => Planned::default(),
+            // The next look asks again.
+            Asked::Outdated => Planned {
+                answered: true,
+                ..Planned::default()
+            },
+            Asked::Solved(solved) => Planned {
+                answered: asked.is_some(),
+                ..self.conclude(own, &built, *solved, must, news)
+            },
         }
-        own.solved_at = Some(self.snapshot.now);
+    }
+
+    /// What follows from what a strategy says.
+    fn conclude(
+        &self,
+        own: &mut PlacementMemory,
+        built: &Problem,
+        solved: Solved,
+        must: Option<Must>,
+        news: Option<String>,
+    ) -> Planned {
         own.alive = self.alive().map(str::to_owned).collect();
         own.planned_generation = self.model.metadata.generation;
-        let began = ctx.remaining();
-        let solution = self.solve(&built, ctx);
-        let took = began.zip(ctx.remaining()).map(|(a, b)| a.saturating_sub(b));
-        let solve = Solve {
-            strategy: self.question.spec.strategy.name.clone(),
-            seconds: took.unwrap_or_default().as_secs_f64(),
-            gap: solution.as_ref().ok().and_then(|s| s.certificate.gap),
-        };
-        let planned = match solution {
-            Ok(solution) => self.compare(own, &built, &solution, must, news),
+        let notice = remark(own, solved.remark);
+        let planned = match solved.solution {
+            Ok(solution) => {
+                let must = must.or_else(|| self.is_back(&solution));
+                self.compare(own, built, &solution, must, news)
+            }
             Err((reason, message)) => self.infeasible(own, must.is_some(), reason, message),
         };
         Planned {
-            solve: Some(solve),
+            solve: Some(solved.solve),
+            notices: notice.into_iter().chain(planned.notices).collect(),
             ..planned
         }
     }
@@ -266,7 +305,7 @@ impl Case<'_> {
             return leave(format!("link {from}→{to} is down"));
         }
         let wanted = &self.question.spec.strategy.name;
-        if plan.strategy != *wanted {
+        if !spec::answers_for(&plan.strategy, wanted) {
             return leave(format!("strategy {} → {wanted}", plan.strategy));
         }
         let violation = self
@@ -367,48 +406,6 @@ impl Case<'_> {
         let since = *own.waiting_since.get_or_insert(self.snapshot.now);
         let waited = self.snapshot.seconds_since(since) >= SETTLE_SECONDS;
         (all_here && measured) || (waited && !self.snapshot.is_starting())
-    }
-
-    fn solve(&self, built: &Problem, ctx: &Ctx) -> Result<Solution, (&'static str, String)> {
-        let invalid = |message: String| (reasons::INVALID_SPEC, message);
-        if let Some(pin) = self
-            .question
-            .spec
-            .constraints
-            .pins
-            .iter()
-            .find(|p| !self.snapshot.compute_nodes.contains_key(&p.node))
-        {
-            let message = format!(
-                "blocks {}..{} are pinned to {}, which runs no agent",
-                pin.first, pin.last, pin.node
-            );
-            return Err((reasons::NO_FEASIBLE_PLACEMENT, message));
-        }
-        let strategy = spec::strategy_of(self.question.spec).map_err(|e| invalid(e.to_string()))?;
-        let solution = solve_checked(built, strategy.as_ref(), &SolveOptions::default(), ctx)
-            .map_err(|e| match e {
-                SolveError::UnknownStrategy { .. } | SolveError::Parameter { .. } => {
-                    invalid(e.to_string())
-                }
-                other => (reasons::NO_FEASIBLE_PLACEMENT, other.to_string()),
-            })?;
-        if solution.placements.is_empty() {
-            return Err((
-                reasons::NO_FEASIBLE_PLACEMENT,
-                self.why_infeasible(built, ctx),
-            ));
-        }
-        Ok(solution)
-    }
-
-    /// Another strategy may find what this one does not.
-    fn why_infeasible(&self, built: &Problem, ctx: &Ctx) -> String {
-        let why = why_infeasible(built, &ctx.part(0.5)).join("; ");
-        match self.question.spec.strategy.name.as_str() {
-            "optimal" => why,
-            name => format!("strategy {name} found no placement: {why}"),
-        }
     }
 
     /// Adds what people should hear of a problem and of the path's links.

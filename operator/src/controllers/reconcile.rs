@@ -8,7 +8,7 @@ use super::models::{self, Preparation};
 use super::nodes::{self, Wishes};
 use super::plan::{self, PlanNotice};
 use super::problem::{self, Question};
-use super::snapshot::Snapshot;
+use super::snapshot::{QuestionView, Snapshot};
 use super::{placement_status, slices};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use lamina_crds::{DnnModel, Placement, PlacementSpec, reasons};
@@ -36,6 +36,7 @@ pub(crate) fn decide(snapshot: &Snapshot, memory: &mut Memory, ctx: &Ctx) -> Dec
     }
     delete_orphans(snapshot, &mut out);
     forget_prepares(snapshot, &mut out);
+    forget_questions(snapshot, &mut out);
     nodes::peers(snapshot, &entries, &mut out);
     nodes::apply(snapshot, wishes, &mut out);
     out
@@ -203,6 +204,10 @@ impl EntryWork<'_> {
         });
         let mut planned = planned.unwrap_or_default();
         self.out.solves.extend(planned.solve.take());
+        self.out.asks.extend(planned.ask.take());
+        self.out
+            .forget_asks
+            .extend(planned.answered.then_some(key.clone()));
         self.told.extend(planned.notices.iter().cloned());
         self.write_plan(placement.as_deref(), &name, planned, is_prepared);
         let status = placement.map(|p| {
@@ -436,6 +441,20 @@ fn forget_prepares(snapshot: &Snapshot, out: &mut Decisions) {
     let jobs = snapshot.prepares.keys();
     let unwanted = jobs.filter(|job| !wanted.contains(models::owner_of(job)));
     out.forget_prepares.extend(unwanted.cloned());
+}
+
+/// Drops questions of models that are gone or want something else by now.
+fn forget_questions(snapshot: &Snapshot, out: &mut Decisions) {
+    let is_wanted = |key: &str, question: &QuestionView| {
+        snapshot.models.iter().filter(|m| is_wanted(m)).any(|m| {
+            m.metadata.uid.as_deref() == Some(models::owner_of(key))
+                && m.metadata.generation.unwrap_or_default() == question.generation
+                && m.spec.strategy.name == question.strategy
+        })
+    };
+    let questions = snapshot.questions.iter();
+    let unwanted = questions.filter(|(key, question)| !is_wanted(key, question));
+    out.forget_asks.extend(unwanted.map(|(key, _)| key.clone()));
 }
 
 #[cfg(test)]

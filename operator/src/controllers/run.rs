@@ -1,6 +1,7 @@
 //! The loop: looks at the world, decides, does, and waits for the next change.
 
 use super::decision::StartPrepare;
+use super::desk::Desk;
 use super::execute::{Executor, Outcome};
 use super::manifests::{self, Manifests};
 use super::memory::Memory;
@@ -17,6 +18,7 @@ use futures::stream::FuturesUnordered;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use lamina_placement::Ctx;
+use lamina_plugin_host::Plugins;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, broadcast, watch};
@@ -46,6 +48,8 @@ pub struct Settings {
     pub endpoint: String,
     /// Names this process in Events.
     pub identity: String,
+    /// Strategies in processes of their own.
+    pub plugins: Plugins,
 }
 
 /// Why the loop ended.
@@ -144,6 +148,7 @@ struct Looks<'a> {
     place: Place,
     manifests: Manifests,
     memory: Memory,
+    desk: Desk,
     executor: Executor,
     collected: Instant,
     counted: Option<Instant>,
@@ -160,9 +165,11 @@ impl<'a> Looks<'a> {
                 started: Timestamp::now(),
                 endpoint: settings.endpoint.clone(),
                 node: settings.node.clone(),
+                plugins: settings.plugins.strategies(),
             },
             manifests: Manifests::new(all.store.clone()),
             memory: Memory::default(),
+            desk: Desk::new(settings.plugins.clone()),
             executor: Executor::new(
                 all.client.clone(),
                 objects.clone(),
@@ -191,6 +198,7 @@ impl<'a> Looks<'a> {
             tokio::select! {
                 () = changed.notified() => {}
                 () = something_happened(&mut events) => {}
+                () = self.desk.answered() => {}
                 () = tokio::time::sleep(next) => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
@@ -228,6 +236,7 @@ impl<'a> Looks<'a> {
             &self.all.world,
             prepares,
             loaded.manifests,
+            self.desk.views(),
         ));
         self.all.metrics.set_snapshot(Arc::clone(&snapshot));
         let mut memory = std::mem::take(&mut self.memory);
@@ -244,6 +253,12 @@ impl<'a> Looks<'a> {
         }
         for (node, peers) in decisions.peers {
             self.all.world.set_peers(&node, peers);
+        }
+        for key in &decisions.forget_asks {
+            self.desk.forget(key);
+        }
+        for ask in decisions.asks {
+            self.desk.ask(ask);
         }
         for job in &decisions.forget_prepares {
             self.all.world.forget_prepare(job);

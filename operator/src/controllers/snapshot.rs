@@ -3,6 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use lamina_crds::{ComputeNode, DnnModel, Hop, Placement};
 use lamina_model::Manifest;
+use lamina_placement::Solution;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -40,6 +41,10 @@ pub(crate) struct Snapshot {
     pub manifests: BTreeMap<String, Arc<Manifest>>,
     /// Prepare jobs by id.
     pub prepares: BTreeMap<String, PrepareView>,
+    /// Names that select a plugin as a strategy.
+    pub plugins: BTreeSet<String>,
+    /// What plugins were asked, by [`super::memory::placement_key`].
+    pub questions: BTreeMap<String, QuestionView>,
 }
 
 /// What matters of a Kubernetes Node.
@@ -132,6 +137,39 @@ pub(crate) enum PrepareView {
         /// The agent's node.
         node: String,
     },
+}
+
+/// A question to a plugin.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct QuestionView {
+    /// The strategy that was asked.
+    pub strategy: String,
+    /// Generation of the DnnModel that it was asked for.
+    pub generation: i64,
+    /// What came; `None` while it is awaited.
+    pub answer: Option<AnswerView>,
+}
+
+/// The answer of a plugin, or what was found in its place.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AnswerView {
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// The checked answer, or why there is none at all.
+    pub solution: Result<Arc<Solution>, String>,
+    /// What went wrong with the plugin.
+    pub remark: Option<Remark>,
+}
+
+/// What people should know of a plugin's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Remark {
+    /// Kind of the fault, the same whatever the numbers are.
+    pub kind: &'static str,
+    /// A built-in strategy answered in its place.
+    pub fell_back: bool,
+    /// What happened.
+    pub text: String,
 }
 
 impl Snapshot {

@@ -4,7 +4,8 @@ use lamina_crds::DnnModelSpec;
 use lamina_crds::dnn_model::{InputDataType, ModelInput};
 use lamina_crds::quantity::parse_bytes;
 use lamina_model::{DataType, Digest, InputSpec, Manifest, ValueRange, ValueSpec};
-use lamina_placement::{Parameters, Strategy, Tier, strategy};
+use lamina_placement::{Parameters, SolveError, Strategy, Tier, strategy};
+use lamina_plugin_host::{FALLBACK, PREFIX};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a spec cannot be followed, in words for its author.
@@ -34,18 +35,51 @@ fn known_tier(field: &str, name: &str) -> Result<Tier, SpecError> {
     })
 }
 
-/// The strategy that the spec names.
+/// Who places the model.
+pub(crate) enum Choice {
+    /// A strategy of ours.
+    BuiltIn(Box<dyn Strategy>),
+    /// A plugin, with the parameters that it judges itself.
+    Plugin(Parameters),
+}
+
+/// The strategy that the spec names; `plugins` are those there are.
 ///
 /// # Errors
 /// An unknown name, with the known ones, or a parameter that it does not take.
-pub(crate) fn strategy_of(spec: &DnnModelSpec) -> Result<Box<dyn Strategy>, SpecError> {
+pub(crate) fn choice(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Choice, SpecError> {
     let parameters: Parameters = spec
         .strategy
         .parameters
         .iter()
         .map(|(name, text)| (name.clone(), parameter(text)))
         .collect();
-    strategy(&spec.strategy.name, &parameters).map_err(|e| SpecError(format!("spec.strategy: {e}")))
+    if plugins.contains(&spec.strategy.name) {
+        return Ok(Choice::Plugin(parameters));
+    }
+    match strategy(&spec.strategy.name, &parameters) {
+        Ok(strategy) => Ok(Choice::BuiltIn(strategy)),
+        Err(e) => wrong(format!("spec.strategy: {}", with_plugins(e, plugins))),
+    }
+}
+
+/// The text of `error`, in which plugins are known names, too.
+fn with_plugins(error: SolveError, plugins: &BTreeSet<String>) -> String {
+    match error {
+        SolveError::UnknownStrategy { name, known } => {
+            let names = plugins.iter().map(String::as_str);
+            let all: Vec<&str> = std::iter::once(known.as_str()).chain(names).collect();
+            let known = all.join(", ");
+            SolveError::UnknownStrategy { name, known }.to_string()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Whether a plan of strategy `by` is what `wanted` asks for, or was made in the
+/// place of a plugin.
+pub(crate) fn answers_for(by: &str, wanted: &str) -> bool {
+    by == wanted || wanted.starts_with(PREFIX) && by == FALLBACK
 }
 
 /// `8` as a number, `true` as a truth value, anything else as text.
@@ -86,8 +120,8 @@ pub(crate) fn allowed_tiers(spec: &DnnModelSpec) -> Result<Option<BTreeSet<Tier>
 ///
 /// # Errors
 /// The first contradiction.
-pub(crate) fn check(spec: &DnnModelSpec) -> Result<(), SpecError> {
-    strategy_of(spec)?;
+pub(crate) fn check(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<(), SpecError> {
+    choice(spec, plugins)?;
     slice_limits(spec)?;
     allowed_tiers(spec)?;
     let mut names = BTreeSet::new();
@@ -203,7 +237,7 @@ mod tests {
     fn message(change: impl Fn(&mut DnnModelSpec)) -> String {
         let mut spec = testing::model_spec();
         change(&mut spec);
-        check(&spec)
+        check(&spec, &BTreeSet::new())
             .and_then(|()| check_blocks(&spec, &testing::manifest(4)))
             .unwrap_err()
             .to_string()
@@ -212,7 +246,7 @@ mod tests {
     #[test]
     fn a_sound_spec_passes() {
         let spec = testing::model_spec();
-        assert_eq!(check(&spec), Ok(()));
+        assert_eq!(check(&spec, &BTreeSet::new()), Ok(()));
         assert_eq!(check_blocks(&spec, &testing::manifest(4)), Ok(()));
     }
 

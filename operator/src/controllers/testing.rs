@@ -19,6 +19,7 @@ use lamina_crds::{
 use lamina_model::{
     Block, BoundaryCheck, DataType, Digest, MANIFEST_VERSION, Manifest, Rung, Seconds, ValueSpec,
 };
+use lamina_placement::Problem;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -290,7 +291,38 @@ pub(crate) fn world() -> Snapshot {
         requests: BTreeMap::new(),
         manifests: BTreeMap::from([(digest(), Arc::new(manifest(4)))]),
         prepares: BTreeMap::new(),
+        plugins: BTreeSet::from(["plugin/mine".to_owned()]),
+        questions: BTreeMap::new(),
     }
+}
+
+/// Two blocks on a camera or an edge host.
+pub(crate) fn small_problem() -> Problem {
+    serde_json::from_value(serde_json::json!({
+        "nodes": [
+            {"name": "cam-1", "tier": "device", "memoryBytes": 1 << 30},
+            {"name": "edge-1", "tier": "edge", "memoryBytes": 1 << 30},
+        ],
+        "links": {
+            "cam-1": {"edge-1": {"latencySeconds": 0.001, "bytesPerSecond": 1e6}},
+            "edge-1": {"cam-1": {"latencySeconds": 0.001, "bytesPerSecond": 1e6}},
+        },
+        "workloads": [{
+            "name": "model", "entry": "cam-1", "ratePerSecond": 1,
+            "values": [
+                {"name": "x", "bytes": 4000}, {"name": "v1", "bytes": 400},
+                {"name": "v2", "bytes": 40},
+            ],
+            "blocks": [
+                {"inputs": ["x"], "outputs": ["v1"], "memoryBytes": 9, "sliceBytes": 9,
+                 "costs": {"cam-1": {"seconds": 0.01}, "edge-1": {"seconds": 0.005}}},
+                {"inputs": ["v1"], "outputs": ["v2"], "memoryBytes": 9, "sliceBytes": 9,
+                 "costs": {"cam-1": {"seconds": 0.1}, "edge-1": {"seconds": 0.02}}},
+            ],
+            "outputs": ["v2"],
+        }],
+    }))
+    .unwrap()
 }
 
 pub(crate) fn slice(uid: &str, revision: i64, segment: u32) -> Slice {

@@ -222,6 +222,10 @@ fn lies_are_caught() {
     };
     assert!(lie(&|a| a.objective = Some(value * 0.9)));
     assert!(lie(&|a| a.objective = None));
+    for number in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+        assert!(lie(&|a| a.objective = Some(number)));
+        assert!(lie(&|a| a.certificate.lower_bound = Some(number)));
+    }
     assert!(lie(&|a| a.certificate.lower_bound = Some(value * 0.9)));
     assert!(lie(&|a| a.certificate.lower_bound = Some(value * 1.1)));
     assert!(lie(&|a| a.certificate.status = Status::Infeasible));

@@ -85,7 +85,7 @@ impl Case<'_> {
                 action,
                 note,
             }],
-            solve: None,
+            ..Planned::default()
         }
     }
 

@@ -1,10 +1,10 @@
 //! A tiny API server with agents, around the pure decisions.
 
 use super::{digest, manifest, model, world};
-use crate::controllers::decision::{Change, Decisions, Notice};
+use crate::controllers::decision::{Ask, Change, Decisions, Notice};
 use crate::controllers::memory::Memory;
 use crate::controllers::reconcile::decide;
-use crate::controllers::snapshot::{PrepareView, Snapshot};
+use crate::controllers::snapshot::{AnswerView, PrepareView, QuestionView, Snapshot};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::SignedDuration;
 use lamina_crds::compute_node::{RouteStatus, SliceState, SliceStatus, Verification};
@@ -26,6 +26,8 @@ pub(crate) struct Bench {
     pub broken: BTreeSet<String>,
     /// What the probe answers.
     pub probe_passes: bool,
+    /// The last question to a plugin.
+    pub asked: Option<Ask>,
     uids: u32,
 }
 
@@ -47,6 +49,7 @@ impl Bench {
             told: Vec::new(),
             broken: BTreeSet::new(),
             probe_passes: true,
+            asked: None,
             uids: 0,
         }
     }
@@ -77,6 +80,18 @@ impl Bench {
         for job in &decisions.forget_prepares {
             self.snapshot.prepares.remove(job);
         }
+        for key in &decisions.forget_asks {
+            self.snapshot.questions.remove(key);
+        }
+        for ask in &decisions.asks {
+            let question = QuestionView {
+                strategy: ask.strategy.clone(),
+                generation: ask.generation,
+                answer: None,
+            };
+            self.snapshot.questions.insert(ask.key.clone(), question);
+            self.asked = Some(ask.clone());
+        }
         for start in &decisions.prepares {
             let running = PrepareView::Running {
                 node: start.node.clone(),
@@ -88,6 +103,13 @@ impl Bench {
             self.snapshot.prepares.insert(start.job.clone(), running);
         }
         decisions
+    }
+
+    /// The plugin, or what answers in its place, says this.
+    pub(crate) fn answer(&mut self, answer: AnswerView) {
+        let mut questions = self.snapshot.questions.values_mut();
+        let question = questions.next().expect("a plugin is asked");
+        question.answer = Some(answer);
     }
 
     /// Looks and lets agents work for so many seconds.

@@ -1,0 +1,233 @@
+//! What can go wrong with a plugin, in words for the person who runs it.
+
+use crate::plugin::FALLBACK;
+use lamina_placement::SolveError;
+use lamina_proto::strategy::StrategyInfo;
+use std::error::Error;
+use std::fmt;
+use tonic::{Code, Status};
+
+/// Longest text of a plugin's own that is passed on, in characters.
+const MAX_TEXT: usize = 240;
+/// Violations that are named; the others are counted.
+const MAX_NAMED: usize = 3;
+
+/// Why a plugin gave no usable answer. Says what *the plugin* did, as the second
+/// half of a sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum PluginError {
+    /// No connection.
+    #[error("cannot be reached")]
+    Unreachable(#[source] tonic::transport::Error),
+    /// What listens there is no plugin of ours.
+    #[error("does not speak lamina.strategy.v1: {0}")]
+    Stranger(String),
+    /// It speaks another version.
+    #[error(
+        "speaks version {theirs} of the protocol, this is version {ours}; update the older one"
+    )]
+    Version {
+        /// Its version.
+        theirs: u32,
+        /// Ours.
+        ours: u32,
+    },
+    /// It does not know the name.
+    #[error("has no strategy `{name}`, it offers {offers}; correct the name in operator.plugins")]
+    NotOffered {
+        /// The name asked for.
+        name: String,
+        /// What it has.
+        offers: String,
+    },
+    /// It says itself that it cannot do this kind of problem.
+    #[error("does not apply: {0}")]
+    Unable(String),
+    /// The problem takes too many bytes.
+    #[error("was not asked, for the problem takes {bytes} bytes of JSON, more than {limit}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// It refused the question or a parameter.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The call ended badly: it died, or what it sent is no message.
+    #[error("broke off ({code:?}): {message}")]
+    Broke {
+        /// The call's status.
+        code: Code,
+        /// Its text.
+        message: String,
+    },
+    /// No usable answer in time.
+    #[error("gave no usable answer within {seconds} s")]
+    Deadline {
+        /// The time it had.
+        seconds: f64,
+    },
+    /// Nobody wants the answer any more.
+    #[error("was cancelled")]
+    Cancelled,
+    /// It ended without a placement.
+    #[error("ended without a placement")]
+    NoAnswer,
+    /// The checker does not agree.
+    #[error("gave a wrong answer: {0}")]
+    Wrong(String),
+    /// It floods.
+    #[error("sent more than {0} answers to one question")]
+    TooMany(usize),
+    /// The checker itself broke.
+    #[error("gave an answer that could not be checked, which is a bug of Lamina")]
+    Unchecked(#[source] tokio::task::JoinError),
+}
+
+impl PluginError {
+    /// Its kind, the same for the same cause whatever the numbers are.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "Unreachable",
+            Self::Stranger(_) => "Stranger",
+            Self::Version { .. } => "Version",
+            Self::NotOffered { .. } => "NotOffered",
+            Self::Unable(_) => "Unable",
+            Self::TooLarge { .. } => "TooLarge",
+            Self::Refused(_) => "Refused",
+            Self::Broke { .. } => "Broke",
+            Self::Deadline { .. } => "Deadline",
+            Self::Cancelled => "Cancelled",
+            Self::NoAnswer => "NoAnswer",
+            Self::Wrong(_) => "Wrong",
+            Self::TooMany(_) => "TooMany",
+            Self::Unchecked(_) => "Unchecked",
+        }
+    }
+
+    /// What a failed call means when it had `seconds`.
+    pub(crate) fn of_status(status: &Status, seconds: f64) -> Self {
+        let message = with_causes(status.message().to_owned(), status.source());
+        let message = brief(&message);
+        match status.code() {
+            Code::DeadlineExceeded => Self::Deadline { seconds },
+            Code::InvalidArgument | Code::FailedPrecondition => Self::Refused(message),
+            code => Self::Broke { code, message },
+        }
+    }
+
+    /// The plugin has other strategies than `name`.
+    pub(crate) fn not_offered(name: &str, offered: &[StrategyInfo]) -> Self {
+        let names: Vec<String> = offered.iter().map(|s| format!("`{}`", s.name)).collect();
+        let offers = match names.as_slice() {
+            [] => "none".to_owned(),
+            names => brief(&names.join(", ")),
+        };
+        Self::NotOffered {
+            name: name.to_owned(),
+            offers,
+        }
+    }
+
+    /// An answer with these faults.
+    pub(crate) fn wrong(faults: &[impl ToString]) -> Self {
+        let named = faults.iter().take(MAX_NAMED).map(|f| brief(&f.to_string()));
+        let mut text = named.collect::<Vec<_>>().join("; ");
+        if faults.len() > MAX_NAMED {
+            text.push_str(&format!("; and {} more", faults.len() - MAX_NAMED));
+        }
+        Self::Wrong(text)
+    }
+}
+
+/// A text, and what caused it where that says more.
+fn with_causes(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// A plugin's text, on one line and no longer than people read.
+fn brief(text: &str) -> String {
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_TEXT)
+        .collect();
+    if text.chars().nth(MAX_TEXT).is_some() {
+        format!("{line}…")
+    } else {
+        line
+    }
+}
+
+/// What went wrong with a plugin, and what was done about it. Its text is made for
+/// the user who chose the plugin.
+#[derive(Debug)]
+pub struct Trouble {
+    /// The strategy, `plugin/NAME`.
+    pub strategy: String,
+    /// Where the plugin is.
+    pub address: String,
+    /// What it did.
+    pub cause: PluginError,
+    /// [`FALLBACK`] answered in its place; otherwise the last good answer that it
+    /// gave before is used.
+    pub fell_back: bool,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            strategy,
+            address,
+            cause,
+            fell_back,
+        } = self;
+        if *fell_back {
+            write!(f, "strategy {strategy} fell back to {FALLBACK}: ")?;
+        } else {
+            write!(f, "the last good answer of strategy {strategy} is used: ")?;
+        }
+        let text = with_causes(cause.to_string(), cause.source());
+        write!(f, "the plugin at {address} {text}")
+    }
+}
+
+/// Why there is no answer at all, not even of the built-in strategy.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// The problem is wrong, or does not suit the built-in strategy.
+    #[error(transparent)]
+    Solve(#[from] SolveError),
+    /// A solver broke.
+    #[error("solving broke off, which is a bug of Lamina")]
+    Broke(#[source] tokio::task::JoinError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugins_text_cannot_fill_an_event_or_forge_a_line() {
+        let text = brief(&format!("a\nb{}", "→".repeat(1000)));
+        assert!(text.starts_with("a b→"), "{text}");
+        assert_eq!(text.chars().count(), MAX_TEXT + 1);
+        assert_eq!(brief("short"), "short");
+    }
+
+    #[test]
+    fn the_first_faults_are_named_and_the_others_counted() {
+        let PluginError::Wrong(text) = PluginError::wrong(&["a", "b", "c", "d", "e"]) else {
+            panic!("another kind");
+        };
+        assert_eq!(text, "a; b; c; and 2 more");
+    }
+}
