@@ -6,8 +6,6 @@ use std::collections::BTreeSet;
 
 /// Version of the format; a newer one is refused.
 const FORMAT: u32 = 1;
-/// Name of the extra file.
-pub(crate) const FILE: &str = "lamina.json";
 /// A longer file is refused unread.
 const MAX_BYTES: usize = 1 << 20;
 /// How far the rates of all exits may be from 1 in sum.
