@@ -6,8 +6,6 @@ use std::collections::BTreeSet;
 
 /// Version of the format; a newer one is refused.
 const FORMAT: u32 = 1;
-/// Name of the extra file.
-pub(crate) const FILE: &str = "lamina.json";
 /// A longer file is refused unread.
 const MAX_BYTES: usize = 1 << 20;
 /// How far the rates of all exits may be from 1 in sum.
@@ -296,8 +294,8 @@ mod tests {
                 "exits[0].output: must be 0",
             ),
             (
-                |v| v["exits"][3]["stage"] = json!(9),
-                "exits[3].stage: 9 must be within 1..=3",
+                |v| v["exits"][0]["stage"] = json!(9),
+                "exits[0].stage: 9 must be within 0..=3",
             ),
             (
                 |v| v["exits"][4]["threshold"] = json!(0.5),
