@@ -294,8 +294,8 @@ mod tests {
                 "exits[0].output: must be 0",
             ),
             (
-                |v| v["exits"][3]["stage"] = json!(9),
-                "exits[3].stage: 9 must be within 1..=3",
+                |v| v["exits"][0]["stage"] = json!(9),
+                "exits[0].stage: 9 must be within 0..=3",
             ),
             (
                 |v| v["exits"][4]["threshold"] = json!(0.5),
