@@ -4,6 +4,7 @@
 use super::{ScanError, ScanLimits, Text, TextKind};
 use std::collections::HashSet;
 use std::io::{Read, Seek, SeekFrom};
+use zip::read::{ArchiveOffset, Config};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
@@ -43,10 +44,13 @@ impl<R: Read + Seek> Archive<R> {
     pub(super) fn open(mut reader: R, limits: &ScanLimits) -> Result<Self, ScanError> {
         let bytes = reader.seek(SeekFrom::End(0)).map_err(ScanError::Read)?;
         check_ends(&mut reader, bytes, limits)?;
-        let mut zip = ZipArchive::new(reader).map_err(not_zip)?;
-        if zip.offset() != 0 {
-            return Err(ambiguous("it does not begin at the file's first byte"));
-        }
+        // The crate's guess of the beginning is not wanted: where the end records of
+        // a large archive, which torch always writes, are as long as the directory's
+        // first entry, it takes the second entry for the first.
+        let at_first_byte = Config {
+            archive_offset: ArchiveOffset::Known(0),
+        };
+        let mut zip = ZipArchive::with_config(at_first_byte, reader).map_err(not_zip)?;
         let entries = entries(&mut zip)?;
         check_entries(&entries, bytes, limits)?;
         zip.validate_header_consistency().map_err(|e| match e {
@@ -154,8 +158,9 @@ fn check_ends<R: Read + Seek>(
     if !end.starts_with(END_SIGNATURE) {
         return Err(no_zip("its end is missing, or something follows it"));
     }
+    let directory = Directory::find(reader, bytes, &end)?;
     // Before the directory is read, which takes memory for each of them.
-    let claimed = claimed_entries(reader, bytes, &end)?;
+    let claimed = directory.entries;
     if claimed > limits.entries as u64 {
         return Err(ScanError::TooManyEntries {
             entries: usize::try_from(claimed).unwrap_or(usize::MAX),
@@ -165,32 +170,70 @@ fn check_ends<R: Read + Seek>(
     if claimed * DIRECTORY_ENTRY_BYTES > bytes {
         return Err(no_zip("it has no room for its files"));
     }
+    if !directory.records_agree {
+        return Err(ambiguous("its two end records do not agree"));
+    }
+    if directory.begin.checked_add(directory.bytes) != Some(directory.end) {
+        return Err(ambiguous("its directory does not lie right before its end"));
+    }
     reader.seek(SeekFrom::Start(0)).map_err(ScanError::Read)?;
     Ok(())
 }
 
-/// The larger of the two numbers of files that an archive can claim.
-fn claimed_entries<R: Read + Seek>(
-    reader: &mut R,
+/// What the records at the end say of the directory.
+struct Directory {
+    begin: u64,
     bytes: u64,
-    end: &[u8],
-) -> Result<u64, ScanError> {
-    let small = u64::from(u16::from_le_bytes([end[10], end[11]]));
-    let Some(place) = bytes.checked_sub(END_BYTES + LOCATOR_BYTES) else {
-        return Ok(small);
-    };
-    let locator = read_at(reader, place, LOCATOR_BYTES)?;
-    if !locator.starts_with(LOCATOR_SIGNATURE) {
-        return Ok(small);
+    /// Where the first of these records begins.
+    end: u64,
+    /// The larger of the two numbers of files that an archive can claim.
+    entries: u64,
+    /// Whether both records, where there are two, place it alike.
+    records_agree: bool,
+}
+
+impl Directory {
+    /// `end` is the small record, the file's last bytes.
+    fn find<R: Read + Seek>(reader: &mut R, bytes: u64, end: &[u8]) -> Result<Self, ScanError> {
+        let small = Self {
+            begin: small_number(end, 16, 4),
+            bytes: small_number(end, 12, 4),
+            end: bytes - END_BYTES,
+            entries: small_number(end, 10, 2),
+            records_agree: true,
+        };
+        let Some(place) = bytes.checked_sub(END_BYTES + LOCATOR_BYTES) else {
+            return Ok(small);
+        };
+        let locator = read_at(reader, place, LOCATOR_BYTES)?;
+        if !locator.starts_with(LOCATOR_SIGNATURE) {
+            return Ok(small);
+        }
+        let end = number(&locator, 8);
+        if end > bytes.saturating_sub(LARGE_END_BYTES) {
+            return Err(no_zip("its directory lies behind its end"));
+        }
+        let large = read_at(reader, end, LARGE_END_BYTES)?;
+        let [files, size, begin] = [32, 40, 48].map(|at| number(&large, at));
+        // All ones in the small one: see the large one.
+        let agree = |small: u64, large: u64| small == large || small == u64::from(u32::MAX);
+        Ok(Self {
+            begin,
+            bytes: size,
+            end,
+            entries: match small.entries {
+                0xffff => files,
+                few => few.max(files),
+            },
+            records_agree: agree(small.begin, begin) && agree(small.bytes, size),
+        })
     }
-    let place = number(&locator, 8);
-    if place > bytes.saturating_sub(LARGE_END_BYTES) {
-        return Err(no_zip("its directory lies behind its end"));
-    }
-    let large = read_at(reader, place, LARGE_END_BYTES)?;
-    // All ones in the small one: see the large one.
-    let small = if small == 0xffff { 0 } else { small };
-    Ok(small.max(number(&large, 32)))
+}
+
+/// The `count` bytes at `at` as a number.
+fn small_number(bytes: &[u8], at: usize, count: usize) -> u64 {
+    let bytes = bytes.iter().skip(at).take(count).rev();
+    bytes.fold(0, |number, &byte| (number << 8) | u64::from(byte))
 }
 
 /// The eight bytes at `at` as a number; 0 beyond the end.

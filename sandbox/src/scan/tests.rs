@@ -58,6 +58,49 @@ fn what_torch_jit_save_writes_is_accepted() {
     assert!(verdict(&zipped(&newer, CompressionMethod::Stored)).is_ok());
 }
 
+/// `bytes` with the end records of large archives, which torch writes always.
+fn as_large(bytes: &[u8]) -> Vec<u8> {
+    let (files, end) = bytes.split_at(bytes.len() - 22);
+    let number = |at: usize, count: usize| {
+        let mut eight = [0; 8];
+        eight[..count].copy_from_slice(&end[at..at + count]);
+        eight
+    };
+    let entries = number(10, 2);
+    let record = [
+        b"PK\x06\x06".as_slice(),
+        &44_u64.to_le_bytes(),
+        &[0x1e, 3, 0x2d, 0],
+        &[0; 8],
+        &entries,
+        &entries,
+        &number(12, 4),
+        &number(16, 4),
+    ];
+    let locator = [
+        b"PK\x06\x07\0\0\0\0".as_slice(),
+        &(files.len() as u64).to_le_bytes(),
+        &[1, 0, 0, 0],
+    ];
+    [files, &record.concat(), &locator.concat(), end].concat()
+}
+
+#[test]
+fn names_of_any_length_are_accepted_with_the_records_that_torch_writes() {
+    // The directory's entry of the first file is 46 bytes and its name; the
+    // records are 76 bytes.
+    for length in 1..40 {
+        let folder = "m".repeat(length);
+        let name = |inner: &str| format!("{folder}/{inner}");
+        let names = ["data.pkl", "code/__torch__.py", "constants.pkl", "version"].map(name);
+        let contents: [&[u8]; 4] = [PICKLE, b"def f() -> int:\n  return 1\n", PICKLE, b"3\n"];
+        let files: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(contents).collect();
+        let bytes = as_large(&zipped(&files, CompressionMethod::Stored));
+        let verdict = verdict(&bytes);
+        assert!(verdict.is_ok(), "{length}: {verdict:?}");
+    }
+}
+
 #[test]
 fn what_is_no_archive_is_named() {
     assert_refused(b"", "empty");
@@ -78,6 +121,11 @@ fn two_readers_never_see_two_archives() {
     assert_refused(&behind, "ambiguous");
     let comment = [good.as_slice(), b"x"].concat();
     assert_refused(&comment, "its end is missing");
+    let mut two_ends = as_large(&good);
+    assert!(verdict(&two_ends).is_ok());
+    let begin_of_directory = two_ends.len() - 22 + 16;
+    two_ends[begin_of_directory] ^= 1;
+    assert_refused(&two_ends, "do not agree");
 }
 
 #[test]
