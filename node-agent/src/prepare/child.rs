@@ -116,7 +116,7 @@ impl Program {
         }
         Some(match outcome? {
             // What it wrote since the last look counts as well.
-            Ok(Ok(Ok(said))) => room.check(None).and_then(|()| said.judge(&self.cell)),
+            Ok(Ok(Ok(said))) => room.look(None).await.and_then(|()| said.judge(&self.cell)),
             Ok(Ok(Err(e))) => Err(failed(&format!("the process for it is lost: {e}"))),
             Ok(Err(_)) => {
                 let seconds = self.wall_limit.as_secs();

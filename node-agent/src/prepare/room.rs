@@ -50,17 +50,23 @@ impl Room {
     pub(super) async fn overflow(&self, pid: Option<u32>) -> Failure {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            let room = self.clone();
-            let checking = tokio::task::spawn_blocking(move || room.check(pid));
-            if let Ok(Err(failure)) = checking.await {
+            if let Err(failure) = self.look(pid).await {
                 return failure;
             }
         }
     }
 
     /// Whether the files in the folder, and those of process `pid` that have no
-    /// name any more, fit. Blocks; not for an async thread.
-    pub(super) fn check(&self, pid: Option<u32>) -> Result<(), Failure> {
+    /// name any more, fit.
+    pub(super) async fn look(&self, pid: Option<u32>) -> Result<(), Failure> {
+        let room = self.clone();
+        let checking = tokio::task::spawn_blocking(move || room.check(pid));
+        checking
+            .await
+            .unwrap_or_else(|e| Err(refused(&format!("its folder cannot be looked into: {e}"))))
+    }
+
+    fn check(&self, pid: Option<u32>) -> Result<(), Failure> {
         let mut found = Found::default();
         self.add_folder(&mut found)
             .map_err(|e| refused(&format!("its folder cannot be looked into: {e}")))?;
@@ -160,7 +166,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let this = Some(std::process::id());
         let file = tempfile::tempfile_in(dir.path()).unwrap();
-        file.set_len(1 << 50).unwrap();
+        file.set_len(1 << 30).unwrap();
         assert!(room(dir.path()).check(this).is_err());
         assert_eq!(room(dir.path()).check(None), Ok(()));
     }
