@@ -176,6 +176,12 @@ impl Case<'_> {
             horizon_seconds: f64::from(wishes.horizon_seconds),
             cool_down_seconds: f64::from(wishes.cool_down_seconds),
             paused: wishes.paused,
+            // The library's own figures are for moves that are made as soon as they
+            // are wanted. Here a move takes seconds in which blocks share the link
+            // with requests, and its gain is an estimate from a few samples.
+            confidence_deviations: 1.0,
+            flap_window_seconds: 600.0,
+            flap_returns: 2,
             ..Policy::default()
         }
     }
