@@ -6,10 +6,13 @@ use lamina_placement as placement;
 use lamina_placement::{BlockCost, Constraints, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Bytes that one block takes in a host's memory once it is loaded and runs.
+/// Bytes that one block takes in a host's memory once it is loaded and runs: its
+/// weights as constants of the graph and once more as they are packed for the
+/// host's processor, and what its activations take at most.
 pub const fn memory_bytes(block: &Block) -> u64 {
     block
         .weight_bytes
+        .saturating_mul(2)
         .saturating_add(block.peak_activation_bytes)
 }
 

@@ -62,7 +62,7 @@ fn times_follow_the_benchmark_and_bytes_the_shapes() {
     let bytes: Vec<u64> = workload.values.iter().map(|v| v.bytes).collect();
     assert_eq!(bytes, [400, 200, 40]);
     let block = &workload.blocks[0];
-    assert_eq!((block.memory_bytes, block.slice_bytes), (640, 600));
+    assert_eq!((block.memory_bytes, block.slice_bytes), (1240, 600));
     assert_eq!(workload.outputs, ["scores"]);
 }
 
