@@ -74,7 +74,7 @@ def _tried(entry: Entry, model: Path, bench: Bench) -> dict[str, object]:
             return {"status": WRONG, "why": f"preparing was not done in {PREPARE_SECONDS:.0f} s"}
         seconds = time.monotonic() - start
         if "manifest" not in line:
-            return _refused(line) | {"seconds": seconds}
+            return _refused(line, model) | {"seconds": seconds}
         found = _of_manifest(line["manifest"]) | {"seconds": seconds}
         try:
             proof = isolated(_checked, CHECK_SECONDS, entry, model, out, line["manifest"])
@@ -106,13 +106,14 @@ def _prepare(entry: Entry, model: Path, out: Path, agent: Path) -> dict:
     return {"crash": ended}
 
 
-def _refused(line: dict) -> dict[str, object]:
+def _refused(line: dict, model: Path) -> dict[str, object]:
     if "crash" in line:
         return {"status": WRONG, "why": line["crash"]}
     error = line["error"]
     # A good reason lies in the model; whatever else stops preparing is a fault of Lamina's.
     status = REFUSED if error["reason"] in ("InvalidModel", "InputMismatch") else FAILED
-    return {"status": status, "why": error["message"], "reason": error["reason"]}
+    why = error["message"].replace(str(model), "the file")
+    return {"status": status, "why": why, "reason": error["reason"]}
 
 
 def _of_manifest(manifest: dict) -> dict[str, object]:
