@@ -63,8 +63,9 @@ void use_threads(int threads);
 std::vector<at::Tensor> private_copies(lts_tensor *const *inputs, size_t count);
 
 // Rewrites a merged graph so that it runs fast on this host, and says how to
-// run it. Before its first run.
-torch::jit::ExecutorExecutionMode optimize(std::shared_ptr<Graph> &graph);
+// run it. Before its first run. Where it is fused, its first runs may throw: the
+// fuser does not know every operation.
+torch::jit::ExecutorExecutionMode optimize(std::shared_ptr<Graph> &graph, bool fuse);
 
 // Has the profiling executor hand its graphs to oneDNN Graph from now on, where
 // this build of libtorch has it.

@@ -87,7 +87,7 @@ lts_graph *stateful(const Module &module) {
 // With `clocks` the graph gives, after its outputs, the time at its begin, between
 // its blocks and at its end. Reading a clock is a side effect that no pass moves
 // others across, so what is measured between two clocks is one block's work.
-lts_graph *merge(lts_block *const *blocks, size_t count, bool optimized, bool clocks) {
+lts_graph *merge(lts_block *const *blocks, size_t count, int gear, bool clocks) {
   auto merged = std::make_shared<Graph>();
   std::vector<Value *> current;
   std::vector<Value *> times;
@@ -124,7 +124,8 @@ lts_graph *merge(lts_block *const *blocks, size_t count, bool optimized, bool cl
   remove_codecs(merged);
   torch::jit::EliminateDeadCode(merged);
   // Before the first run: an executor keeps its plan.
-  auto mode = optimized ? optimize(merged) : torch::jit::ExecutorExecutionMode::SIMPLE;
+  auto mode = gear == LTS_PLAIN ? torch::jit::ExecutorExecutionMode::SIMPLE
+                                : optimize(merged, /*fuse=*/gear == LTS_FUSED);
   return new lts_graph(merged, std::nullopt, {}, mode);
 }
 
@@ -303,13 +304,16 @@ int lts_block_examples(lts_block *block, char **text) {
 
 void lts_block_free(lts_block *block) { delete block; }
 
-int lts_graph_merge(lts_block *const *blocks, size_t count, int optimize, lts_graph **out,
+int lts_graph_merge(lts_block *const *blocks, size_t count, int gear, lts_graph **out,
                     char **text) {
-  return lamina::guarded(text, [&] { *out = lamina::merge(blocks, count, optimize != 0, /*clocks=*/false); });
+  return lamina::guarded(text,
+                         [&] { *out = lamina::merge(blocks, count, gear, /*clocks=*/false); });
 }
 
-int lts_graph_stages(lts_block *const *blocks, size_t count, lts_graph **out, char **text) {
-  return lamina::guarded(text, [&] { *out = lamina::merge(blocks, count, /*optimized=*/true, /*clocks=*/true); });
+int lts_graph_stages(lts_block *const *blocks, size_t count, int gear, lts_graph **out,
+                     char **text) {
+  return lamina::guarded(text,
+                         [&] { *out = lamina::merge(blocks, count, gear, /*clocks=*/true); });
 }
 
 int lts_graph_stage_times(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,

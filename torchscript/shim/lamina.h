@@ -59,12 +59,17 @@ void lts_block_free(lts_block *block);
 // empty where noise and zeros will do.
 int lts_block_examples(lts_block *block, char **text);
 
-// One graph of consecutive blocks, optimized where asked.
-int lts_graph_merge(lts_block *const *blocks, size_t count, int optimize, lts_graph **out,
+// How a merged graph is made fast. `LTS_FUSED` does not know every operation and
+// may fail, also in the first runs; `LTS_FOLDED` is slower and fails rarely.
+enum { LTS_PLAIN = 0, LTS_FOLDED = 1, LTS_FUSED = 2 };
+
+// One graph of consecutive blocks.
+int lts_graph_merge(lts_block *const *blocks, size_t count, int gear, lts_graph **out,
                     char **text);
-// The same, optimized, that also reads the clock between blocks. Fails where a
-// block keeps state.
-int lts_graph_stages(lts_block *const *blocks, size_t count, lts_graph **out, char **text);
+// The same, that also reads the clock between blocks. Fails where a block keeps
+// state.
+int lts_graph_stages(lts_block *const *blocks, size_t count, int gear, lts_graph **out,
+                     char **text);
 void lts_graph_free(lts_graph *graph);
 
 // May overwrite its inputs; outputs are new dense CPU tensors that the caller frees.

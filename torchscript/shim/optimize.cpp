@@ -32,11 +32,11 @@ bool has_onednn_graph() {
   return available;
 }
 
-torch::jit::ExecutorExecutionMode optimize(std::shared_ptr<Graph> &graph) {
+torch::jit::ExecutorExecutionMode optimize(std::shared_ptr<Graph> &graph, bool fuse) {
   // An archive spells lists of numbers as code; folding wants constants.
   torch::jit::ConstantPropagation(graph, /*ignore_custom_classes=*/true);
   torch::jit::OptimizeFrozenGraph(graph, /*optimize_numerics=*/true);
-  bool fused_later = has_onednn_graph();
+  bool fused_later = fuse && has_onednn_graph();
   if (!fused_later) {
     torch::jit::ConvertFrozenOpsToMKLDNN(graph);
     torch::jit::FrozenLinearTranspose(graph);

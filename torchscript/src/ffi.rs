@@ -286,13 +286,14 @@ mod sys {
         pub(super) fn lts_graph_merge(
             blocks: *const *mut Block,
             count: usize,
-            optimize: c_int,
+            gear: c_int,
             out: *mut *mut Graph,
             text: *mut *mut c_char,
         ) -> c_int;
         pub(super) fn lts_graph_stages(
             blocks: *const *mut Block,
             count: usize,
+            gear: c_int,
             out: *mut *mut Graph,
             text: *mut *mut c_char,
         ) -> c_int;
@@ -566,9 +567,32 @@ impl Block {
     }
 }
 
+/// How a merged graph is made fast; the numbers are the shim's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gear {
+    /// As it is, and exact.
+    Plain = 0,
+    /// Batch normalisation folded, weights in oneDNN's layouts.
+    Folded = 1,
+    /// Fused by oneDNN Graph, which does not know every operation.
+    Fused = 2,
+}
+
+impl Gear {
+    /// What `make` gives in the fastest gear in which it does not fail. It must
+    /// run what it makes: the fuser fails as late as in the second forward.
+    pub(crate) fn fastest<T, E>(
+        mut make: impl FnMut(Self) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        make(Self::Fused)
+            .or_else(|_| make(Self::Folded))
+            .or_else(|_| make(Self::Plain))
+    }
+}
+
 impl Graph {
     /// One graph of consecutive blocks.
-    pub(crate) fn merge(blocks: &[Block], optimize: bool) -> Result<Self> {
+    pub(crate) fn merge(blocks: &[Block], gear: Gear) -> Result<Self> {
         let handles: Vec<*mut sys::Block> = blocks.iter().map(|b| b.0).collect();
         let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the handles are valid; the shim only reads the blocks.
@@ -576,7 +600,7 @@ impl Graph {
             sys::lts_graph_merge(
                 handles.as_ptr(),
                 handles.len(),
-                c_int::from(optimize),
+                gear as c_int,
                 &raw mut graph,
                 &raw mut text,
             )
@@ -677,7 +701,7 @@ pub(crate) struct Stages {
 
 impl Stages {
     /// Fails where a block keeps state.
-    pub(crate) fn new(blocks: &[Block]) -> Result<Self> {
+    pub(crate) fn new(blocks: &[Block], gear: Gear) -> Result<Self> {
         let handles: Vec<*mut sys::Block> = blocks.iter().map(|b| b.0).collect();
         let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the handles are valid; the shim only reads the blocks.
@@ -685,6 +709,7 @@ impl Stages {
             sys::lts_graph_stages(
                 handles.as_ptr(),
                 handles.len(),
+                gear as c_int,
                 &raw mut graph,
                 &raw mut text,
             )

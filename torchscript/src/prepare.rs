@@ -1,6 +1,6 @@
 use crate::draw;
 use crate::exits;
-use crate::ffi::{self, Analysis, Block, Graph, Signature, Source, TorchError};
+use crate::ffi::{self, Analysis, Block, Gear, Graph, Signature, Source, TorchError};
 use crate::forward::{first_difference, run, torch_tensors};
 use crate::metadata::{self, Metadata};
 use crate::plan::{LEFT, Plan, Step, Trial, WELL};
@@ -342,7 +342,7 @@ fn check(
     let mut crossing = trial.requests.clone();
     let mut boundaries = Vec::new();
     for (i, block) in blocks.iter().enumerate() {
-        let graph = match Graph::merge(std::slice::from_ref(block), false) {
+        let graph = match Graph::merge(std::slice::from_ref(block), Gear::Plain) {
             Ok(graph) => graph,
             Err(e) => return Ok(Err(fails("reading a block back", &e))),
         };

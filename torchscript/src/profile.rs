@@ -17,7 +17,7 @@
 //!
 //! Times are rescaled to sum to the wall time of the whole.
 
-use crate::ffi::{Block, Cost, Graph, Stages, Timing, TorchError};
+use crate::ffi::{Block, Cost, Gear, Graph, Stages, Timing, TorchError};
 use crate::slice::SPECIALIZING_RUNS;
 use crate::stats::seconds;
 use lamina_model::Seconds;
@@ -69,7 +69,7 @@ pub(crate) fn profile(
     let costs = blocks
         .iter()
         .zip(boundaries)
-        .map(|(block, inputs)| Graph::merge(from_ref(block), false)?.cost(inputs))
+        .map(|(block, inputs)| Graph::merge(from_ref(block), Gear::Plain)?.cost(inputs))
         .collect::<Result<Vec<Cost>, TorchError>>()?;
     let whole = measure_whole(blocks, &boundaries[0], runs)?;
     let shares = match blocks {
@@ -117,14 +117,16 @@ struct Warm<'a> {
 
 impl<'a> Warm<'a> {
     fn new(blocks: &[Block], inputs: &'a [Tensor]) -> Result<Self, TorchError> {
-        let warm = Self {
-            graph: Graph::merge(blocks, true)?,
-            inputs,
-        };
-        for _ in 0..SPECIALIZING_RUNS {
-            warm.sample()?;
-        }
-        Ok(warm)
+        Gear::fastest(|gear| {
+            let warm = Self {
+                graph: Graph::merge(blocks, gear)?,
+                inputs,
+            };
+            for _ in 0..SPECIALIZING_RUNS {
+                warm.sample()?;
+            }
+            Ok(warm)
+        })
     }
 
     fn sample(&self) -> Result<Timing, TorchError> {
@@ -173,10 +175,13 @@ fn measure_whole(
 
 /// Each block's share of the whole's time by the clocks inside it.
 fn measure_stages(blocks: &[Block], inputs: &[Tensor], runs: u32) -> Result<Vec<f64>, TorchError> {
-    let stages = Stages::new(blocks)?;
-    for _ in 0..SPECIALIZING_RUNS {
-        stages.time(inputs)?;
-    }
+    let stages = Gear::fastest(|gear| {
+        let stages = Stages::new(blocks, gear)?;
+        for _ in 0..SPECIALIZING_RUNS {
+            stages.time(inputs)?;
+        }
+        Ok(stages)
+    })?;
     let samples = (0..runs)
         .map(|_| stages.time(inputs))
         .collect::<Result<Vec<_>, TorchError>>()?;

@@ -1,5 +1,5 @@
 use crate::draw;
-use crate::ffi::{self, Block, Cost, Graph, TorchError};
+use crate::ffi::{self, Block, Cost, Gear, Graph, TorchError};
 use crate::stats::seconds;
 use crate::tensors::{from_torch, relative_difference, to_torch};
 use crate::{LoadError, RunError};
@@ -84,19 +84,27 @@ impl Slice {
             }
             Ok((slice, answer))
         };
-        let (mut slice, expected) = warm(merged(blocks, false)?, 1)?;
-        if options.optimize {
+        let (plain, expected) = warm(merged(blocks, Gear::Plain)?, 1)?;
+        let slice = if options.optimize {
             // One copy of the weights at a time: the plain graph goes before the
             // optimized one packs its own.
-            drop(slice);
-            let optimized = merged(blocks, true)
-                .and_then(|graph| warm(graph, options.warmup_runs.max(SPECIALIZING_RUNS)));
-            // libtorch's passes are trusted as far as their answer is right.
-            slice = match optimized {
-                Ok((optimized, answer)) if agrees(&answer, &expected) => optimized,
-                _ => warm(merged(blocks, false)?, 1)?.0,
-            };
-        }
+            drop(plain);
+            let runs = options.warmup_runs.max(SPECIALIZING_RUNS);
+            Gear::fastest(|gear| {
+                if gear == Gear::Plain {
+                    return Ok(warm(merged(blocks, gear)?, 1)?.0);
+                }
+                let (slice, answer) = warm(merged(blocks, gear)?, runs)?;
+                // libtorch's passes are trusted as far as their answer is right.
+                if agrees(&answer, &expected) {
+                    Ok(slice)
+                } else {
+                    Err(fails("optimizing changes the answer".into()))
+                }
+            })?
+        } else {
+            plain
+        };
         let load_seconds = start.elapsed().as_secs_f64();
         let (run_seconds, cost) = slice.measured(&request).map_err(fails)?;
         let report = LoadReport {
@@ -174,9 +182,9 @@ fn agrees(optimized: &[Tensor], plain: &[Tensor]) -> bool {
 }
 
 /// The blocks as one graph; what they were read into is dropped again.
-fn merged(files: &[PathBuf], optimize: bool) -> Result<Graph, LoadError> {
+fn merged(files: &[PathBuf], gear: Gear) -> Result<Graph, LoadError> {
     let blocks: Vec<Block> = files.iter().map(read).collect::<Result<_, _>>()?;
-    Graph::merge(&blocks, optimize).map_err(|e| LoadError::Chain { reason: e.reason() })
+    Graph::merge(&blocks, gear).map_err(|e| LoadError::Chain { reason: e.reason() })
 }
 
 fn read(file: &PathBuf) -> Result<Block, LoadError> {

@@ -148,7 +148,7 @@ impl<'a> Resources<'a> {
         let mut future = vec![0.0; chain.l * count];
         for (z, &at) in self.links.iter().enumerate() {
             most_on_link(self.dense, chain, at, |b, most| {
-                future[b * count + z] = most
+                future[b * count + z] = most;
             });
         }
         future
