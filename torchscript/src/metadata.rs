@@ -265,12 +265,13 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_with_its_field() {
-        let reason = |change: fn(&mut Value)| {
+        type Change = fn(&mut Value);
+        let reason = |change: Change| {
             let mut value = sample();
             change(&mut value);
             parse(&value.to_string()).unwrap_err()
         };
-        let cases: [(fn(&mut Value), &str); 12] = [
+        let cases: [(Change, &str); 12] = [
             (|v| v["version"] = json!(2), "version: 2 is not known"),
             (|v| v["more"] = json!(1), "unknown field `more`"),
             (

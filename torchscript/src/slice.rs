@@ -183,11 +183,11 @@ fn agrees(optimized: &[Tensor], plain: &[Tensor]) -> bool {
 
 /// The blocks as one graph; what they were read into is dropped again.
 fn merged(files: &[PathBuf], gear: Gear) -> Result<Graph, LoadError> {
-    let blocks: Vec<Block> = files.iter().map(read).collect::<Result<_, _>>()?;
+    let blocks: Vec<Block> = files.iter().map(|f| read(f)).collect::<Result<_, _>>()?;
     Graph::merge(&blocks, gear).map_err(|e| LoadError::Chain { reason: e.reason() })
 }
 
-fn read(file: &PathBuf) -> Result<Block, LoadError> {
+fn read(file: &Path) -> Result<Block, LoadError> {
     Block::load(file).map_err(|e| unreadable(file, &e))
 }
 

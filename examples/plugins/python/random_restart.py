@@ -17,7 +17,6 @@ from math import inf
 from typing import Any
 
 import grpc
-
 import strategy_pb2 as wire
 import strategy_pb2_grpc as service
 
