@@ -4,7 +4,9 @@
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/lower_tuples.h>
 
+#include <algorithm>
 #include <functional>
+#include <numeric>
 #include <sstream>
 
 namespace aten = c10::aten;
@@ -41,6 +43,16 @@ bool is_carried(at::ScalarType type) {
   }
 }
 
+// See `Layout::order`.
+std::vector<int64_t> memory_order(const at::Tensor &tensor) {
+  if (tensor.is_contiguous() || !tensor.is_non_overlapping_and_dense()) return {};
+  std::vector<int64_t> order(tensor.dim());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return tensor.stride(a) > tensor.stride(b); });
+  return order;
+}
+
 Layout of_tensor(const at::Tensor &tensor) {
   Layout layout;
   if (!tensor.defined() || tensor.layout() != c10::Layout::Strided ||
@@ -48,6 +60,7 @@ Layout of_tensor(const at::Tensor &tensor) {
     return layout;
   layout.kind = Kind::kTensor;
   layout.bytes = static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
+  layout.order = memory_order(tensor);
   if (tensor.scalar_type() == at::kLong && tensor.numel() <= kMostExamples) {
     at::Tensor flat = tensor.contiguous();
     const int64_t *data = flat.const_data_ptr<int64_t>();
@@ -195,6 +208,60 @@ Value *decode_fields(Graph &graph, const Layout &layout, const c10::TypePtr &typ
       ->output();
 }
 
+// Counted from the end, as models seldom write them: a permutation of ours is
+// told from theirs by that.
+std::vector<int64_t> from_the_end(std::vector<int64_t> dimensions) {
+  for (int64_t &dimension : dimensions) dimension -= static_cast<int64_t>(dimensions.size());
+  return dimensions;
+}
+
+std::vector<int64_t> inverse(const std::vector<int64_t> &order) {
+  std::vector<int64_t> back(order.size());
+  for (size_t i = 0; i < order.size(); ++i) back[order[i]] = static_cast<int64_t>(i);
+  return back;
+}
+
+// The dense tensor `wire` in the memory order in which it was seen. libtorch
+// chooses kernels by that, and another kernel may round in another way.
+Value *in_memory_order(Graph &graph, const std::vector<int64_t> &order, Value *wire) {
+  auto permuted = [&](Value *tensor, const std::vector<int64_t> &dimensions) {
+    Value *constant = graph.insertConstant(from_the_end(dimensions));
+    return append(graph, aten::permute, {tensor, constant}, c10::TensorType::get());
+  };
+  Value *format = graph.insertConstant(static_cast<int64_t>(at::MemoryFormat::Contiguous));
+  Value *dense = append(graph, aten::contiguous, {permuted(wire, order), format},
+                        c10::TensorType::get());
+  return permuted(dense, inverse(order));
+}
+
+// Of a permutation of ours. In a block's file its dimensions are a list of
+// constants.
+std::optional<std::vector<int64_t>> order_of(const Node *node) {
+  if (node->kind() != aten::permute) return std::nullopt;
+  const Node *list = node->input(1)->node();
+  if (list->kind() != prim::ListConstruct) return std::nullopt;
+  std::vector<int64_t> order;
+  for (const Value *item : list->inputs()) {
+    auto dimension = torch::jit::toIValue(item);
+    if (!dimension.has_value() || !dimension->isInt() || dimension->toInt() >= 0)
+      return std::nullopt;
+    order.push_back(dimension->toInt() + static_cast<int64_t>(list->inputs().size()));
+  }
+  return order;
+}
+
+// The tensor that `node` brings into memory order, where another block gives it:
+// there it has that order already.
+Value *ordered_by_its_giver(const Node *node) {
+  auto back = order_of(node);
+  if (!back.has_value() || node->input(0)->node()->kind() != aten::contiguous) return nullptr;
+  const Node *permute = node->input(0)->node()->input(0)->node();
+  auto order = order_of(permute);
+  if (!order.has_value() || inverse(*order) != *back) return nullptr;
+  Value *wire = permute->input(0);
+  return wire->node()->kind() == prim::Param ? nullptr : wire;
+}
+
 // The list of numbers that `tensor` was made of.
 Value *source_of(Value *tensor, at::ScalarType type) {
   Node *node = tensor->node();
@@ -228,6 +295,11 @@ Value *undone(Node *node, std::vector<Value *> &unwritten) {
       unwritten = {node->input(0), list, node->output()};
       return list;
     }
+  }
+  if (node->kind() == aten::permute) {
+    Value *wire = ordered_by_its_giver(node);
+    if (wire != nullptr) unwritten = {wire, node->output()};
+    return wire;
   }
   if (node->kind() == prim::ListConstruct && !node->inputs().empty()) {
     Node *unpack = node->input(0)->node();
@@ -369,8 +441,10 @@ Value *decode(Graph &graph, const Layout &layout, c10::TypePtr type, Value *cons
   torch::jit::WithInsertPoint end(graph.block());
   type = without_optional(type);
   switch (layout.kind) {
-    case Kind::kTensor:
-      return *wires++;
+    case Kind::kTensor: {
+      Value *wire = *wires++;
+      return layout.order.empty() ? wire : in_memory_order(graph, layout.order, wire);
+    }
     case Kind::kInt:
       return append(graph, aten::Int, {*wires++}, c10::IntType::get());
     case Kind::kFloat:

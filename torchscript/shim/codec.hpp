@@ -32,6 +32,9 @@ struct Layout {
   std::vector<std::string> names;
   // Of one tensor.
   uint64_t bytes = 0;
+  // Of one tensor: its dimensions from the outermost in memory to the innermost,
+  // where that is not their own order.
+  std::vector<int64_t> order;
   // What was seen, for small whole numbers alone: they may be sizes, and a
   // warm-up with zeros would fail.
   std::optional<std::vector<int64_t>> example;

@@ -84,23 +84,13 @@ lts_graph *stateful(const Module &module) {
   return new lts_graph(graph, module, defaults);
 }
 
-// With `clocks` the graph gives, after its outputs, the time at its begin, between
-// its blocks and at its end. Reading a clock is a side effect that no pass moves
-// others across, so what is measured between two clocks is one block's work.
-lts_graph *merge(lts_block *const *blocks, size_t count, int gear, bool clocks) {
+lts_graph *merge(lts_block *const *blocks, size_t count, int gear) {
   auto merged = std::make_shared<Graph>();
   std::vector<Value *> current;
-  std::vector<Value *> times;
-  auto read_clock = [&] {
-    if (!clocks) return;
-    Node *clock = merged->appendNode(merged->create(c10::prim::TimePoint));
-    times.push_back(clock->output()->setType(c10::IntType::get()));
-  };
   for (size_t i = 0; i < count; ++i) {
     auto callee = inlined_forward(blocks[i]->module);
     if (!drop_self(*callee)) {
-      TORCH_CHECK(count == 1 && !clocks, "block ", i,
-                  " keeps state and cannot be merged with others");
+      TORCH_CHECK(count == 1, "block ", i, " keeps state and cannot be merged with others");
       return stateful(blocks[i]->module);
     }
     if (i == 0) {
@@ -112,31 +102,18 @@ lts_graph *merge(lts_block *const *blocks, size_t count, int gear, bool clocks) 
     }
     TORCH_CHECK(callee->inputs().size() == current.size(), "block ", i, " takes ",
                 callee->inputs().size(), " values, the one before it gives ", current.size());
-    read_clock();
     torch::jit::WithInsertPoint end(merged->block());
     std::vector<Value *> outputs = torch::jit::insertGraph(*merged, *callee, current);
     TORCH_CHECK(outputs.size() == 1, "block ", i, " has ", outputs.size(), " results");
     current = unpacked(*merged, outputs[0]);
   }
-  read_clock();
   for (Value *value : current) merged->registerOutput(value);
-  for (Value *time : times) merged->registerOutput(time);
   remove_codecs(merged);
   torch::jit::EliminateDeadCode(merged);
   // Before the first run: an executor keeps its plan.
   auto mode = gear == LTS_PLAIN ? torch::jit::ExecutorExecutionMode::SIMPLE
                                 : optimize(merged, /*fuse=*/gear == LTS_FUSED);
   return new lts_graph(merged, std::nullopt, {}, mode);
-}
-
-void stage_times(lts_graph &graph, std::vector<at::Tensor> inputs, double *seconds,
-                 size_t stages) {
-  torch::jit::Stack stack = stack_of(graph, std::move(inputs));
-  graph.executor.run(stack);
-  TORCH_CHECK(stack.size() > stages, "the graph has no stages");
-  const IValue *times = &stack[stack.size() - stages - 1];
-  for (size_t i = 0; i < stages; ++i)
-    seconds[i] = static_cast<double>(times[i + 1].toInt() - times[i].toInt()) * 1e-9;
 }
 
 std::vector<at::Tensor> given(lts_tensor *const *inputs, size_t count) {
@@ -153,10 +130,13 @@ std::vector<at::Tensor> forward(lts_graph &graph, std::vector<at::Tensor> inputs
   return tensors;
 }
 
-// As requests carry it.
-at::Tensor dense(const at::Tensor &result) {
-  bool packed = result.is_mkldnn() || result.is_sparse();
-  return (packed ? result.to_dense() : result).to(at::kCPU).contiguous();
+// As requests carry it: dense, and nobody else's, for it is sent from where it
+// is while the graph may run again.
+at::Tensor dense(at::Tensor result) {
+  if (result.is_mkldnn() || result.is_sparse()) result = result.to_dense();
+  result = result.to(at::kCPU).contiguous();
+  bool shared = result.use_count() > 1 || result.storage().use_count() > 1;
+  return shared ? result.clone() : result;
 }
 
 // Counts multiply-adds twice, leaf operations only: `linear`, `matmul` and
@@ -307,22 +287,7 @@ void lts_block_free(lts_block *block) { delete block; }
 int lts_graph_merge(lts_block *const *blocks, size_t count, int gear, lts_graph **out,
                     char **text) {
   return lamina::guarded(text,
-                         [&] { *out = lamina::merge(blocks, count, gear, /*clocks=*/false); });
-}
-
-int lts_graph_stages(lts_block *const *blocks, size_t count, int gear, lts_graph **out,
-                     char **text) {
-  return lamina::guarded(text,
-                         [&] { *out = lamina::merge(blocks, count, gear, /*clocks=*/true); });
-}
-
-int lts_graph_stage_times(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
-                          double *seconds, size_t stages, char **text) {
-  return lamina::guarded(text, [&] {
-    lamina::use_threads(threads);
-    c10::InferenceMode inference;
-    lamina::stage_times(*graph, lamina::private_copies(inputs, count), seconds, stages);
-  });
+                         [&] { *out = lamina::merge(blocks, count, gear); });
 }
 
 void lts_graph_free(lts_graph *graph) { delete graph; }
@@ -333,7 +298,7 @@ int lts_graph_run(lts_graph *graph, lts_tensor *const *inputs, size_t count, int
     lamina::use_threads(threads);
     c10::InferenceMode inference;
     auto results = lamina::forward(*graph, lamina::given(inputs, count));
-    for (at::Tensor &result : results) result = lamina::dense(result);
+    for (at::Tensor &result : results) result = lamina::dense(std::move(result));
     *outputs = lamina::given_away(results);
     *outputs_count = results.size();
   });
@@ -355,10 +320,10 @@ int lts_graph_time(lts_graph *graph, lts_tensor *const *inputs, size_t count, in
     c10::InferenceMode inference;
     double cpu = lamina::thread_cpu_seconds();
     auto wall = std::chrono::steady_clock::now();
-    // With the copies that a request's values take in and out: they are part
-    // of what a cut costs.
+    // With the copies that a request's values take: they are part of what a
+    // cut costs.
     auto results = lamina::forward(*graph, lamina::private_copies(inputs, count));
-    for (at::Tensor &result : results) result = lamina::dense(result).clone();
+    for (at::Tensor &result : results) result = lamina::dense(std::move(result));
     *wall_seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - wall).count();
     *cpu_seconds = lamina::thread_cpu_seconds() - cpu;

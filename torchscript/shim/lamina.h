@@ -66,13 +66,10 @@ enum { LTS_PLAIN = 0, LTS_FOLDED = 1, LTS_FUSED = 2 };
 // One graph of consecutive blocks.
 int lts_graph_merge(lts_block *const *blocks, size_t count, int gear, lts_graph **out,
                     char **text);
-// The same, that also reads the clock between blocks. Fails where a block keeps
-// state.
-int lts_graph_stages(lts_block *const *blocks, size_t count, int gear, lts_graph **out,
-                     char **text);
 void lts_graph_free(lts_graph *graph);
 
-// May overwrite its inputs; outputs are new dense CPU tensors that the caller frees.
+// May overwrite its inputs; outputs are dense CPU tensors of their own memory, that
+// the caller frees.
 int lts_graph_run(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
                   lts_tensor ***outputs, size_t *outputs_count, char **text);
 // JSON: `Cost` in ffi.rs.
@@ -82,10 +79,6 @@ int lts_graph_cost(lts_graph *graph, lts_tensor *const *inputs, size_t count, in
 // seconds.
 int lts_graph_time(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
                    double *wall_seconds, double *cpu_seconds, char **text);
-
-// One forward of a graph of stages: `seconds` takes the wall time of each.
-int lts_graph_stage_times(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
-                          double *seconds, size_t stages, char **text);
 // Threads inside one operation on the calling thread.
 int lts_set_threads(int threads, char **text);
 

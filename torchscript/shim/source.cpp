@@ -321,7 +321,7 @@ class Copier {
 
   // A value that came as tensors; it is put together where it is used.
   void give(const Value *from, const Layout &layout, std::vector<Value *> wires) {
-    if (layout.kind == Layout::Kind::kTensor) {
+    if (layout.kind == Layout::Kind::kTensor && layout.order.empty()) {
       give(from, wires[0]);
     } else {
       arrived_[from] = {&layout, std::move(wires)};

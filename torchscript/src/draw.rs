@@ -208,7 +208,7 @@ fn narrowed(tensor: Tensor, datatype: DataType) -> Result<Tensor, Unsupported> {
         DataType::Bf16 => tch::Kind::BFloat16,
         _ => return Ok(tensor),
     };
-    from_torch(&crate::tensors::to_torch(&tensor)?.f_to_kind(kind)?)
+    from_torch(crate::tensors::to_torch(&tensor)?.f_to_kind(kind)?)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! non-zero status comes with a message, handles stay valid until freed.
 #![allow(unsafe_code)]
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -288,22 +289,6 @@ mod sys {
             count: usize,
             gear: c_int,
             out: *mut *mut Graph,
-            text: *mut *mut c_char,
-        ) -> c_int;
-        pub(super) fn lts_graph_stages(
-            blocks: *const *mut Block,
-            count: usize,
-            gear: c_int,
-            out: *mut *mut Graph,
-            text: *mut *mut c_char,
-        ) -> c_int;
-        pub(super) fn lts_graph_stage_times(
-            graph: *mut Graph,
-            inputs: *const *const C_tensor,
-            count: usize,
-            threads: c_int,
-            seconds: *mut f64,
-            stages: usize,
             text: *mut *mut c_char,
         ) -> c_int;
         pub(super) fn lts_graph_free(graph: *mut Graph);
@@ -667,7 +652,7 @@ impl Graph {
         parsed(status, text)
     }
 
-    /// Times one forward on one thread, copies of inputs and outputs included.
+    /// Times one forward on one thread, copies of its inputs included.
     pub(crate) fn time(&self, inputs: &[Tensor]) -> Result<Timing> {
         let inputs = pointers(inputs);
         let mut timing = Timing {
@@ -692,55 +677,23 @@ impl Graph {
     }
 }
 
-/// The merged and optimized blocks with a clock between them.
-#[derive(Debug)]
-pub(crate) struct Stages {
-    graph: Graph,
-    count: usize,
-}
+/// The elements of a dense CPU tensor, where they are. Nothing else may hold the
+/// tensor: what is read here must not be written.
+pub(crate) fn elements(tensor: Tensor, bytes: usize) -> Bytes {
+    struct Elements(Tensor, usize);
 
-impl Stages {
-    /// Fails where a block keeps state.
-    pub(crate) fn new(blocks: &[Block], gear: Gear) -> Result<Self> {
-        let handles: Vec<*mut sys::Block> = blocks.iter().map(|b| b.0).collect();
-        let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: the handles are valid; the shim only reads the blocks.
-        let status = unsafe {
-            sys::lts_graph_stages(
-                handles.as_ptr(),
-                handles.len(),
-                gear as c_int,
-                &raw mut graph,
-                &raw mut text,
-            )
-        };
-        checked(status, text)?;
-        Ok(Self {
-            graph: Graph(graph),
-            count: blocks.len(),
-        })
+    impl AsRef<[u8]> for Elements {
+        fn as_ref(&self) -> &[u8] {
+            if self.1 == 0 {
+                return &[];
+            }
+            // SAFETY: a dense tensor's elements are `bytes` bytes from there on,
+            // and live as long as the tensor, which is ours.
+            unsafe { std::slice::from_raw_parts(self.0.data_ptr().cast(), self.1) }
+        }
     }
 
-    /// Wall seconds of each block in one forward on one thread.
-    pub(crate) fn time(&self, inputs: &[Tensor]) -> Result<Vec<f64>> {
-        let inputs = pointers(inputs);
-        let mut seconds = vec![0.0; self.count];
-        let mut text = ptr::null_mut();
-        // SAFETY: the tensors outlive the call; `seconds` has room for `count`.
-        let status = unsafe {
-            sys::lts_graph_stage_times(
-                self.graph.0,
-                inputs.as_ptr(),
-                inputs.len(),
-                1,
-                seconds.as_mut_ptr(),
-                seconds.len(),
-                &raw mut text,
-            )
-        };
-        checked(status, text)?;
-        Ok(seconds)
-    }
+    Bytes::from_owner(Elements(tensor, bytes))
 }
 
 fn c_threads(threads: u32) -> c_int {

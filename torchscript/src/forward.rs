@@ -30,7 +30,7 @@ pub(crate) fn run(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, Strin
         .map_err(|e| e.0)?;
     let outputs = graph.run(&mut inputs, 1).map_err(|e| e.reason())?;
     outputs
-        .iter()
+        .into_iter()
         .map(|t| from_torch(t).map_err(|e| format!("a value has the type {}", e.0)))
         .collect()
 }

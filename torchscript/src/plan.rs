@@ -91,6 +91,11 @@ impl Plan {
 }
 
 impl Trial<'_> {
+    /// Leaves `cuts` out of every plan from now on.
+    pub(crate) fn bar(&mut self, cuts: &[usize]) {
+        self.analysis.cuts.retain(|c| !cuts.contains(&c.at));
+    }
+
     /// The plan of one rung.
     ///
     /// # Errors

@@ -14,6 +14,9 @@ use lamina_model::{
 use std::path::Path;
 use std::time::Duration;
 
+/// How often a rung is tried again without the cuts that were found to be bad.
+const MOST_BARRINGS: usize = 4;
+
 /// How to prepare a model.
 #[derive(Debug, Clone)]
 pub struct PrepareOptions {
@@ -222,30 +225,56 @@ fn first_to_hold(
     out_dir: &Path,
     progress: Report<'_>,
 ) -> Result<Option<(Plan, Chain)>, PrepareError> {
+    // What is left once bad cuts are barred may read as if there had been none.
+    let mut first_fault = None;
     for step in steps {
-        let plan = match trial.plan(*step)? {
-            Ok(plan) => plan,
-            Err(reason) if reason.is_empty() => continue,
-            Err(reason) => {
-                *why = Some(reason);
-                continue;
-            }
-        };
-        let mut files = Vec::new();
-        match cut(trial, &plan, out_dir, &mut files, progress)? {
-            Ok(chain) => return Ok(Some((plan, chain))),
-            Err(fault) if plan.rung == Rung::Whole => return Err(fault.into_error()),
-            Err(fault) => {
-                store::remove(&files);
-                *why = Some(fault.reason());
+        for attempt in 0..=MOST_BARRINGS {
+            let plan = match trial.plan(*step)? {
+                Ok(plan) => plan,
+                Err(reason) => {
+                    let reason = Some(reason).filter(|r| !r.is_empty());
+                    *why = first_fault.clone().or(reason).or(why.take());
+                    break;
+                }
+            };
+            let mut files = Vec::new();
+            let fault = match cut(trial, &plan, out_dir, &mut files, progress)? {
+                Ok(chain) => return Ok(Some((plan, chain))),
+                Err(fault) if plan.rung == Rung::Whole => return Err(fault.first.into_error()),
+                Err(fault) => fault,
+            };
+            store::remove(&files);
+            let reason = fault.first.reason();
+            *why = Some(reason.clone());
+            first_fault.get_or_insert(reason);
+            if fault.bad_cuts.is_empty() || attempt == MOST_BARRINGS {
                 trial.failed.push(plan.cuts);
+                break;
             }
+            trial.bar(&fault.bad_cuts);
         }
     }
     Ok(None)
 }
 
 /// Why the blocks of a plan are of no use.
+struct Faults {
+    first: Fault,
+    /// The cuts whose values, copied, make the block behind them give something
+    /// else: without them the rest may hold. Empty where that is no remedy.
+    bad_cuts: Vec<usize>,
+}
+
+impl From<Fault> for Faults {
+    fn from(first: Fault) -> Self {
+        Self {
+            first,
+            bad_cuts: Vec::new(),
+        }
+    }
+}
+
+/// What is wrong with a block.
 enum Fault {
     /// The first value that is not the whole model's.
     Differs {
@@ -291,29 +320,31 @@ fn cut(
     out_dir: &Path,
     files: &mut Vec<store::Stored>,
     progress: Report<'_>,
-) -> Result<Result<Chain, Fault>, PrepareError> {
+) -> Result<Result<Chain, Faults>, PrepareError> {
     let total = count(plan.values.len());
     progress(Progress::Slicing { done: 0, total });
     let mut blocks = Vec::new();
     for (from, to) in borders(&plan.cuts) {
         let archive = match trial.source.block(from, to) {
             Ok(archive) => archive,
-            Err(e) => return Ok(Err(fails("writing a block", &e))),
+            Err(e) => return Ok(Err(fails("writing a block", &e).into())),
         };
         files.push(store::write(out_dir, &archive, "pt")?);
         match Block::load(&files[files.len() - 1].path) {
             Ok(block) => blocks.push(block),
-            Err(e) => return Ok(Err(fails("reading a block back", &e))),
+            Err(e) => return Ok(Err(fails("reading a block back", &e).into())),
         }
         progress(Progress::Slicing {
             done: count(files.len()),
             total,
         });
     }
-    let boundaries = match check(trial, plan, &blocks, progress)? {
-        Ok(boundaries) => boundaries,
-        Err(fault) => return Ok(Err(fault)),
-    };
+    if let Some(faults) = check(trial, plan, &blocks, progress)? {
+        return Ok(Err(faults));
+    }
+    let boundaries = (0..blocks.len())
+        .map(|block| torch_tensors(crossing(trial, plan, 0, block)))
+        .collect::<Result<_, _>>()?;
     Ok(Ok(Chain {
         files: files.clone(),
         blocks,
@@ -329,50 +360,72 @@ fn fails(step: &'static str, error: &TorchError) -> Fault {
 }
 
 /// Runs both requests block by block, each value through its wire form, and
-/// compares with the whole model. Gives the first request's values.
-#[allow(clippy::type_complexity)] // taken apart at once
+/// compares with the whole model. Every block is given what the whole model has
+/// there, which is what the block before it must give.
 fn check(
     trial: &Trial<'_>,
     plan: &Plan,
     blocks: &[Block],
     progress: Report<'_>,
-) -> Result<Result<Vec<Vec<tch::Tensor>>, Fault>, PrepareError> {
+) -> Result<Option<Faults>, PrepareError> {
     let total = count(blocks.len());
     progress(Progress::Checking { done: 0, total });
-    let mut crossing = trial.requests.clone();
-    let mut boundaries = Vec::new();
+    let mut faults: Option<Faults> = None;
     for (i, block) in blocks.iter().enumerate() {
-        let graph = match Graph::merge(std::slice::from_ref(block), Gear::Plain) {
-            Ok(graph) => graph,
-            Err(e) => return Ok(Err(fails("reading a block back", &e))),
-        };
-        boundaries.push(torch_tensors(&crossing[0])?);
-        for (request, values) in crossing.iter_mut().enumerate() {
-            *values = match run(&graph, values) {
-                Ok(values) => values,
-                Err(reason) => {
-                    return Ok(Err(Fault::Fails {
-                        step: "running a block",
-                        reason,
-                    }));
-                }
+        if let Some(fault) = check_block(trial, plan, i, block) {
+            let Some(before) = i.checked_sub(1) else {
+                // The model's inputs do not come over a cut.
+                return Ok(Some(fault.into()));
             };
-            if let Some((place, max_abs_diff)) =
-                first_difference(&plan.reference[request][i], values)
-            {
-                let name = plan.values[i].get(place);
-                return Ok(Err(Fault::Differs {
-                    value: name.map_or("output count", |s| s.name.as_str()).to_owned(),
-                    max_abs_diff,
-                }));
-            }
+            let faults = faults.get_or_insert_with(|| fault.into());
+            faults.bad_cuts.push(plan.cuts[before]);
         }
         progress(Progress::Checking {
             done: count(i + 1),
             total,
         });
     }
-    Ok(Ok(boundaries))
+    Ok(faults)
+}
+
+/// What is wrong with block `i` of `plan`.
+fn check_block(trial: &Trial<'_>, plan: &Plan, i: usize, block: &Block) -> Option<Fault> {
+    let graph = match Graph::merge(std::slice::from_ref(block), Gear::Plain) {
+        Ok(graph) => graph,
+        Err(e) => return Some(fails("reading a block back", &e)),
+    };
+    for (request, reference) in plan.reference.iter().enumerate() {
+        let values = match run(&graph, crossing(trial, plan, request, i)) {
+            Ok(values) => values,
+            Err(reason) => {
+                return Some(Fault::Fails {
+                    step: "running a block",
+                    reason,
+                });
+            }
+        };
+        if let Some((place, max_abs_diff)) = first_difference(&reference[i], &values) {
+            let name = plan.values[i].get(place);
+            return Some(Fault::Differs {
+                value: name.map_or("output count", |s| s.name.as_str()).to_owned(),
+                max_abs_diff,
+            });
+        }
+    }
+    None
+}
+
+/// What crosses into a block with a request.
+fn crossing<'a>(
+    trial: &'a Trial<'_>,
+    plan: &'a Plan,
+    request: usize,
+    block: usize,
+) -> &'a [lamina_model::Tensor] {
+    match block.checked_sub(1) {
+        None => &trial.requests[request],
+        Some(before) => &plan.reference[request][before],
+    }
 }
 
 /// Borders of the blocks that `cuts` make.

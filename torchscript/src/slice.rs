@@ -165,13 +165,13 @@ pub(crate) fn forward(
     let outputs = graph
         .run(&mut inputs, threads)
         .map_err(|e| RunError::Forward { reason: e.reason() })?;
-    let carried = |(index, output): (usize, &tch::Tensor)| {
+    let carried = |(index, output): (usize, tch::Tensor)| {
         from_torch(output).map_err(|e| RunError::OutputType {
             index,
             datatype: e.0,
         })
     };
-    outputs.iter().enumerate().map(carried).collect()
+    outputs.into_iter().enumerate().map(carried).collect()
 }
 
 /// Whether answers of the optimized graph are those of the plain one, but for

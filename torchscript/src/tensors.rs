@@ -1,5 +1,6 @@
 //! Tensors between torch and the wire.
 
+use crate::ffi::elements;
 use bytes::Bytes;
 use lamina_model::{DataType, Tensor};
 use tch::{Kind, TchError};
@@ -57,20 +58,20 @@ pub(crate) fn to_torch(tensor: &Tensor) -> Result<tch::Tensor, Unsupported> {
     )?)
 }
 
-/// A copy of a dense CPU tensor's elements in row-major order.
-pub(crate) fn from_torch(tensor: &tch::Tensor) -> Result<Tensor, Unsupported> {
+/// A tensor as it is on the wire; its elements in row-major order, not copied
+/// where they lie so. Nothing else may hold it.
+pub(crate) fn from_torch(tensor: tch::Tensor) -> Result<Tensor, Unsupported> {
     let kind = tensor.f_kind()?;
     let datatype = DataType::ALL
         .into_iter()
         .find(|&d| kind_of(d) == kind)
         .ok_or_else(|| Unsupported(format!("{kind:?}")))?;
-    let elements = tensor.numel();
-    let mut data = vec![0; elements * datatype.size_bytes()];
-    tensor.f_copy_data_u8(&mut data, elements)?;
+    let tensor = tensor.f_contiguous()?;
+    let bytes = tensor.numel() * datatype.size_bytes();
     Ok(Tensor {
         datatype,
         shape: tensor.size(),
-        data: Bytes::from(data),
+        data: elements(tensor, bytes),
     })
 }
 
@@ -153,7 +154,7 @@ mod tests {
                 shape: vec![2, 1],
                 data: Bytes::from(vec![1; 2 * datatype.size_bytes()]),
             };
-            assert_eq!(from_torch(&to_torch(&tensor).unwrap()).unwrap(), tensor);
+            assert_eq!(from_torch(to_torch(&tensor).unwrap()).unwrap(), tensor);
         }
     }
 
@@ -175,7 +176,7 @@ mod tests {
             shape: vec![3],
             data: Bytes::from_static(&[0, 1, 7]),
         };
-        let back = from_torch(&to_torch(&tensor).unwrap()).unwrap();
+        let back = from_torch(to_torch(&tensor).unwrap()).unwrap();
         assert_eq!(back.data, Bytes::from_static(&[0, 1, 1]));
     }
 

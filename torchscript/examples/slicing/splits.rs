@@ -11,6 +11,10 @@ use std::time::Instant;
 
 /// Turns whose times are not kept.
 const FIRST_TURNS: usize = 2;
+/// What is read between two slices, at least what the caches hold: on its host a
+/// slice is not the last thing that ran.
+const CACHE_BYTES: usize = 32 << 20;
+const CACHE_LINE_BYTES: usize = 64;
 
 #[derive(Serialize)]
 pub(crate) struct Slice {
@@ -50,6 +54,7 @@ pub(crate) fn measure(
     count: usize,
     rounds: usize,
 ) -> Result<Vec<Slice>> {
+    let filler = vec![1_u8; CACHE_BYTES];
     let mut measured = Vec::new();
     for borders in drawn(manifest.blocks.len(), count) {
         let slices = slices(folder, manifest, &borders)?;
@@ -57,6 +62,8 @@ pub(crate) fn measure(
         for round in 0..rounds + FIRST_TURNS {
             let mut values = request(&manifest.inputs);
             for (slice, (wall, cpu)) in slices.iter().zip(&mut samples) {
+                let lines = filler.iter().step_by(CACHE_LINE_BYTES);
+                std::hint::black_box(lines.fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
                 let (start, cpu_start) = (Instant::now(), thread_seconds());
                 values = slice.run(&values)?;
                 if round >= FIRST_TURNS {

@@ -89,6 +89,16 @@ fn the_bytes_of_every_live_value_are_those_declared_at_any_batch() {
     assert_live_bytes_as_declared(&prepared("sizes", &row()));
 }
 
+#[test]
+fn the_peak_of_activations_is_the_most_that_lives_at_once() {
+    let p = prepared("wide", &row());
+    let peaks = p.manifest.blocks.iter().map(|b| b.peak_activation_bytes);
+    let (narrow, wide) = (8 * 4, 512 * 4);
+    // In the first block what tanh reads and gives, in the second the linear
+    // layer's.
+    assert_eq!(peaks.collect::<Vec<_>>(), [2 * wide, wide + narrow]);
+}
+
 /// The table of 14 networks:
 /// `cargo test -p lamina-torchscript --test it fourteen -- --ignored --nocapture`
 #[test]
