@@ -119,16 +119,11 @@ pub(crate) async fn node_lost_for_good(scene: &Scene) -> Result<()> {
 /// The host of the last segment, once that is not the operator's own: where the
 /// blocks lie there, the entry's links to it are made slow until they leave.
 async fn last_host_without_operator(scene: &Scene) -> Result<String> {
-    let slow = |rate_bits_per_s: u64| -> Result<()> {
-        for (from, to) in [("cam-1", CLOUD), (CLOUD, "cam-1")] {
-            let link = scene.lab.link(from, to)?;
-            let link = Link {
-                rate_bits_per_s,
-                ..link
-            };
-            scene.lab.set_link(from, to, link)?;
-        }
-        Ok(())
+    let slow = |rate_bits_per_s: u64| {
+        set_both_ways(scene, "cam-1", CLOUD, |link| Link {
+            rate_bits_per_s,
+            ..link
+        })
     };
     if last_host(scene).await? == CLOUD {
         slow(DEVICE_LINK.rate_bits_per_s / 10)?;
@@ -146,11 +141,21 @@ async fn last_host_without_operator(scene: &Scene) -> Result<String> {
             },
         )
         .await;
-        all_answered(client).await?;
+        let answered = all_answered(client).await;
         slow(DEVICE_LINK.rate_bits_per_s)?;
+        answered?;
         left?;
     }
     last_host(scene).await
+}
+
+/// Changes the links between two hosts, each as it is.
+fn set_both_ways(scene: &Scene, a: &str, b: &str, changed: impl Fn(Link) -> Link) -> Result<()> {
+    for (from, to) in [(a, b), (b, a)] {
+        let link = scene.lab.link(from, to)?;
+        scene.lab.set_link(from, to, changed(link))?;
+    }
+    Ok(())
 }
 
 /// Both hosts live and reach the operator, but not each other.
@@ -163,13 +168,7 @@ pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
     let client = redeploy::start(scene, &patient).await?;
     sleep(Duration::from_secs(3)).await;
     let old = redeploy::path(scene, MODEL).await?;
-    let cut = |up: bool| -> Result<()> {
-        for (from, to) in [("cam-1", host.as_str()), (host.as_str(), "cam-1")] {
-            let link = scene.lab.link(from, to)?;
-            scene.lab.set_link(from, to, Link { up, ..link })?;
-        }
-        Ok(())
-    };
+    let cut = |up: bool| set_both_ways(scene, "cam-1", &host, |link| Link { up, ..link });
     cut(false)?;
     let moved = poll("another path", Duration::from_secs(60), async || {
         let path = redeploy::path(scene, MODEL).await?;
