@@ -212,8 +212,8 @@ pub struct Block {
     pub peak_activation_bytes: u64,
     /// Floating-point operations at batch 1, two per multiply-add.
     pub flops: u64,
-    /// Time at batch 1 on the host that prepared it, one thread, attributed
-    /// inside the merged and optimized whole.
+    /// Time at batch 1 on the host that prepared it, one thread: its share of the
+    /// merged and optimized whole.
     pub time: Seconds,
     /// Additional time when the model is cut behind this block, on the same
     /// host: what merging and optimizing across the cut would have saved.

@@ -171,8 +171,9 @@ fn predictions(out: &mut String, all: &[Measured]) {
         out,
         "\n## Predicted and measured slices\n\nRandom cuts into two and three slices. A slice is \
          predicted as strategies do it: the times of its blocks and the penalty of the cut behind \
-         it, from the manifest. Errors are shares of the measured median. The corrected error \
-         compares CPU time after one factor for all slices, as the operator learns one for each \
+         it, from the manifest. Before each slice runs, the caches are filled with other data, as \
+         on a host that does something else between two requests. Errors are shares of the \
+         measured median. The corrected error compares CPU time after one factor for all slices, as the operator learns one for each \
          host: it shows the prediction without other work on the host.\n\n\
          | model | slices | median error | 90th percentile | median error, corrected \
          | 90th percentile | prepared in |\n|---|---|---|---|---|---|---|"
