@@ -371,6 +371,13 @@ Layout observe(const IValue &value) {
   return layout;
 }
 
+void take_orders(std::vector<Layout> &layouts, const std::vector<Layout> &seen) {
+  for (size_t i = 0; i < std::min(layouts.size(), seen.size()); ++i) {
+    take_orders(layouts[i].fields, seen[i].fields);
+    if (!seen[i].order.empty()) layouts[i].order = seen[i].order;
+  }
+}
+
 std::string to_json(const Layout &layout) {
   std::ostringstream out;
   out << "{\"kind\":\"" << name_of(layout.kind) << "\",\"bytes\":" << layout.bytes

@@ -45,6 +45,10 @@ bool is_transportable(const c10::TypePtr &type);
 
 Layout observe(const c10::IValue &value);
 
+// Takes over orders in memory of the same values seen once more: at batch 1 an
+// order may not show.
+void take_orders(std::vector<Layout> &layouts, const std::vector<Layout> &seen);
+
 // JSON: `Layout` in ffi.rs.
 std::string to_json(const Layout &layout);
 

@@ -583,7 +583,8 @@ std::string observed(lts_source &source, const size_t *cuts, size_t count,
                        (source.written.count(live[j]) > 0 ? "true" : "false") +
                        ",\"layout\":" + to_json(layouts[j]) + '}');
     places.push_back(list(values, [](const std::string &value) { return value; }));
-    source.layouts.emplace(cuts[i], std::move(layouts));
+    auto [known, is_new] = source.layouts.emplace(cuts[i], layouts);
+    if (!is_new) take_orders(known->second, layouts);
   }
   auto outputs = layouts_of(source.graph->outputs().size());
   if (source.outputs.empty()) source.outputs = outputs;

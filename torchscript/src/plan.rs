@@ -46,6 +46,9 @@ pub(crate) struct Plan {
     /// What each block gives; the last one's are the model's outputs.
     pub(crate) values: Vec<Vec<ValueSpec>>,
     pub(crate) structure: OutputStructure,
+    /// What it is tried with: the trial's requests, and both as a batch where the
+    /// model leaves that free.
+    pub(crate) requests: Vec<Vec<Tensor>>,
     /// Per request and block, what it must give.
     pub(crate) reference: Vec<Vec<Vec<Tensor>>>,
 }
@@ -233,7 +236,7 @@ impl Trial<'_> {
         {
             return Ok(Err("its outputs would lose their names".into()));
         }
-        let (answers, shapes) = self.reference(&cuts, &names)?;
+        let (mut answers, at_two, shapes) = self.reference(&cuts, &names)?;
         let told: BTreeSet<usize> = (0..cuts.len())
             .filter(|&i| shapes.at_cuts[i].is_some())
             .collect();
@@ -247,12 +250,20 @@ impl Trial<'_> {
                           request";
             return Ok(Err(reason.into()));
         }
+        let mut requests = self.requests.clone();
+        if shapes::is_batch_free(&shapes.inputs)
+            && let (Some(pair), Some(at_two)) = (self.pair(), at_two)
+        {
+            requests.push(pair);
+            answers.push(at_two);
+        }
         let mut values: Vec<Vec<ValueSpec>> = shapes.at_cuts.into_iter().flatten().collect();
         values.push(shapes.outputs);
         Ok(Ok(Plan {
             rung,
             cuts,
             inputs: shapes.inputs,
+            requests,
             reference: answers.into_iter().map(|a| split(a, &values)).collect(),
             values,
             structure: names.structure,
@@ -260,12 +271,14 @@ impl Trial<'_> {
     }
 
     /// The values of the whole model at `cuts` and its outputs for both
-    /// requests, and what their shapes are at any batch.
+    /// requests, for both as a batch where it takes them so, and what their shapes
+    /// are at any batch.
+    #[allow(clippy::type_complexity)] // taken apart at once
     fn reference(
         &mut self,
         cuts: &[usize],
         names: &Names,
-    ) -> Result<(Vec<Vec<Tensor>>, Shapes), PrepareError> {
+    ) -> Result<(Vec<Vec<Tensor>>, Option<Vec<Tensor>>, Shapes), PrepareError> {
         let graph = self
             .source
             .graph(cuts)
@@ -295,8 +308,9 @@ impl Trial<'_> {
             });
         }
         let at_two = self.pair().and_then(|request| run(&graph, &request).ok());
+        let at_two = at_two.filter(|values| values.len() == expected);
         let shapes = shapes::generalize(&self.declared, names, &answers, at_two.as_deref());
-        Ok((answers, shapes))
+        Ok((answers, at_two, shapes))
     }
 
     /// Both requests as one batch, where the declaration leaves the batch free.

@@ -70,8 +70,9 @@ type Report<'a> = &'a mut dyn FnMut(Progress);
 ///
 /// Tries the rungs of [`Rung`] from the best down. The chain of the written
 /// blocks is compared with the whole model, boundary value for boundary value,
-/// bit for bit, on two requests drawn from `options.seed`; where it differs, the
-/// next rung is tried. The manifest says which rung held, and why not a better
+/// bit for bit, on two requests drawn from `options.seed` and on both as a batch
+/// where that is free; cuts behind which it differs are left out, and where that
+/// is no help the next rung is tried. The manifest says which rung held, and why not a better
 /// one.
 ///
 /// # Errors
@@ -312,7 +313,7 @@ impl Fault {
     }
 }
 
-/// Writes the blocks of `plan`, loads them again and runs both requests through
+/// Writes the blocks of `plan`, loads them again and runs its requests through
 /// them. `files` are those written, whatever comes of it.
 fn cut(
     trial: &mut Trial<'_>,
@@ -339,11 +340,11 @@ fn cut(
             total,
         });
     }
-    if let Some(faults) = check(trial, plan, &blocks, progress)? {
+    if let Some(faults) = check(plan, &blocks, progress) {
         return Ok(Err(faults));
     }
     let boundaries = (0..blocks.len())
-        .map(|block| torch_tensors(crossing(trial, plan, 0, block)))
+        .map(|block| torch_tensors(crossing(plan, 0, block)))
         .collect::<Result<_, _>>()?;
     Ok(Ok(Chain {
         files: files.clone(),
@@ -359,23 +360,18 @@ fn fails(step: &'static str, error: &TorchError) -> Fault {
     }
 }
 
-/// Runs both requests block by block, each value through its wire form, and
-/// compares with the whole model. Every block is given what the whole model has
-/// there, which is what the block before it must give.
-fn check(
-    trial: &Trial<'_>,
-    plan: &Plan,
-    blocks: &[Block],
-    progress: Report<'_>,
-) -> Result<Option<Faults>, PrepareError> {
+/// Runs the requests of `plan` block by block, each value through its wire form,
+/// and compares with the whole model. Every block is given what the whole model
+/// has there, which is what the block before it must give.
+fn check(plan: &Plan, blocks: &[Block], progress: Report<'_>) -> Option<Faults> {
     let total = count(blocks.len());
     progress(Progress::Checking { done: 0, total });
     let mut faults: Option<Faults> = None;
     for (i, block) in blocks.iter().enumerate() {
-        if let Some(fault) = check_block(trial, plan, i, block) {
+        if let Some(fault) = check_block(plan, i, block) {
             let Some(before) = i.checked_sub(1) else {
                 // The model's inputs do not come over a cut.
-                return Ok(Some(fault.into()));
+                return Some(fault.into());
             };
             let faults = faults.get_or_insert_with(|| fault.into());
             faults.bad_cuts.push(plan.cuts[before]);
@@ -385,17 +381,17 @@ fn check(
             total,
         });
     }
-    Ok(faults)
+    faults
 }
 
 /// What is wrong with block `i` of `plan`.
-fn check_block(trial: &Trial<'_>, plan: &Plan, i: usize, block: &Block) -> Option<Fault> {
+fn check_block(plan: &Plan, i: usize, block: &Block) -> Option<Fault> {
     let graph = match Graph::merge(std::slice::from_ref(block), Gear::Plain) {
         Ok(graph) => graph,
         Err(e) => return Some(fails("reading a block back", &e)),
     };
     for (request, reference) in plan.reference.iter().enumerate() {
-        let values = match run(&graph, crossing(trial, plan, request, i)) {
+        let values = match run(&graph, crossing(plan, request, i)) {
             Ok(values) => values,
             Err(reason) => {
                 return Some(Fault::Fails {
@@ -416,14 +412,9 @@ fn check_block(trial: &Trial<'_>, plan: &Plan, i: usize, block: &Block) -> Optio
 }
 
 /// What crosses into a block with a request.
-fn crossing<'a>(
-    trial: &'a Trial<'_>,
-    plan: &'a Plan,
-    request: usize,
-    block: usize,
-) -> &'a [lamina_model::Tensor] {
+fn crossing(plan: &Plan, request: usize, block: usize) -> &[lamina_model::Tensor] {
     match block.checked_sub(1) {
-        None => &trial.requests[request],
+        None => &plan.requests[request],
         Some(before) => &plan.reference[request][before],
     }
 }

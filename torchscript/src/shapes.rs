@@ -108,6 +108,11 @@ fn is_alike(a: &Tensor, b: &Tensor) -> bool {
     a.shape == b.shape && a.datatype == b.datatype
 }
 
+/// Whether some input takes any number of rows.
+pub(crate) fn is_batch_free(inputs: &[ValueSpec]) -> bool {
+    inputs.iter().any(|value| value.shape.first() == Some(&-1))
+}
+
 pub(crate) fn at_batch_one(value: &ValueSpec) -> ValueSpec {
     let mut value = value.clone();
     for dim in &mut value.shape {
