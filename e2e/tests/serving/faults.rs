@@ -116,9 +116,9 @@ pub(crate) async fn node_lost_for_good(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// The host of the last segment, once that is not the operator's own: where the
-/// blocks lie there, the entry's links to it are made slow until they leave.
-async fn last_host_without_operator(scene: &Scene) -> Result<String> {
+/// Waits until the last segment is off the operator's own host: where it is on it, the
+/// entry's links to it are made slow until the blocks leave.
+async fn leave_operators_host(scene: &Scene) -> Result<()> {
     let slow = |rate_bits_per_s: u64| {
         set_both_ways(scene, "cam-1", CLOUD, |link| Link {
             rate_bits_per_s,
@@ -146,7 +146,7 @@ async fn last_host_without_operator(scene: &Scene) -> Result<String> {
         answered?;
         left?;
     }
-    last_host(scene).await
+    Ok(())
 }
 
 /// Changes the links between two hosts, each as it is.
@@ -160,14 +160,16 @@ fn set_both_ways(scene: &Scene, a: &str, b: &str, changed: impl Fn(Link) -> Link
 
 /// Both hosts live and reach the operator, but not each other.
 pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
-    let host = last_host_without_operator(scene).await?;
+    leave_operators_host(scene).await?;
     let patient = Load {
         deadline_seconds: 30.0,
         ..load(2.0)
     };
     let client = redeploy::start(scene, &patient).await?;
     sleep(Duration::from_secs(3)).await;
+    // Now, for a move that was pending may have come to pass.
     let old = redeploy::path(scene, MODEL).await?;
+    let host = last_host(scene).await?;
     let cut = |up: bool| set_both_ways(scene, "cam-1", &host, |link| Link { up, ..link });
     cut(false)?;
     let moved = poll("another path", Duration::from_secs(60), async || {
