@@ -71,12 +71,24 @@ fn stages(tuning: Tuning, cases: u64) -> std::collections::BTreeMap<&'static str
 fn prices_and_labels_agree_with_trying_everything() {
     let tuning = Tuning {
         quick_labels: 0,
+        halves: 0,
         wide: usize::MAX,
         ..Tuning::default()
     };
     let stages = stages(tuning, 6_000);
     assert!(stages.get("lagrangian") > Some(&100), "{stages:?}");
     assert!(stages.get("labels") > Some(&100), "{stages:?}");
+}
+
+#[test]
+fn both_halves_agree_with_trying_everything() {
+    let tuning = Tuning {
+        rounds: 0,
+        wide: usize::MAX,
+        ..Tuning::default()
+    };
+    let stages = stages(tuning, 6_000);
+    assert!(stages.get("halves") > Some(&100), "{stages:?}");
 }
 
 #[test]
@@ -94,6 +106,7 @@ fn the_wide_passes_agree_with_trying_everything() {
 fn branch_and_bound_takes_over_where_labels_may_not_go_on() {
     let tuning = Tuning {
         quick_labels: 0,
+        halves: 0,
         labels: 0,
         wide: usize::MAX,
         ..Tuning::default()
