@@ -1,6 +1,8 @@
 //! The exact method: run-feasible Viterbi, then prices on capacities
-//! (Lagrangian relaxation) with fixing, then A* over labels until the answer is
-//! proved or the limits are reached. Whatever happens, the bound holds.
+//! (Lagrangian relaxation) with fixing, and labels from both ends of a chain that
+//! meet in the middle, where that applies; then A* over labels from one end until
+//! the answer is proved or the limits are reached. Whatever happens, the bound
+//! holds.
 
 mod halves;
 mod labels;
@@ -271,7 +273,9 @@ impl<'a> State<'a> {
         if self.finished() {
             return "regroup";
         }
-        let mut prices = self.ascend();
+        let Some(mut prices) = self.ascend() else {
+            return "halves";
+        };
         if self.complete {
             return "lagrangian";
         }
@@ -483,8 +487,9 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Raises prices where capacity is overdrawn; gives the best ones.
-    fn ascend(&mut self) -> Prices {
+    /// Raises prices where capacity is overdrawn; gives the best ones. `None` when
+    /// a search from both ends settled the question meanwhile.
+    fn ascend(&mut self) -> Option<Prices> {
         let mut ascent = Ascent::new(&self.dense);
         let worst = worst_cost(&self.dense);
         for round in 0..self.how.tuning.rounds {
@@ -499,7 +504,7 @@ impl<'a> State<'a> {
             if let Some((_, labels)) = pause
                 && self.hunt(&ascent.best, *labels)
             {
-                break;
+                return None;
             }
             let beams = !self.hunts || HUNTS.iter().all(|(after, _)| *after < round);
             if round % 25 == 1 && beams && !self.complete && !self.is_joint() {
@@ -515,7 +520,7 @@ impl<'a> State<'a> {
                 }
             }
         }
-        ascent.best
+        Some(ascent.best)
     }
 
     /// Rules out every place that cannot be part of anything cheaper than the
