@@ -90,7 +90,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             quick_labels: 4_000,
-            halves: 200_000,
+            halves: 400_000,
             labels: u64::MAX,
             wide: 48,
             rounds: ROUNDS,

@@ -20,7 +20,7 @@ use packed::{FULL, LANES, Packed, rounded_down, rounded_up};
 use pairs::{Pair, Tree};
 
 /// Most labels that a new one is compared with at one place.
-const MOST_COMPARED: usize = 64;
+const MOST_COMPARED: usize = 32;
 /// How far above the bound the first try looks, as a share of it.
 const FIRST_STEP: f64 = 0.002;
 /// A try with fewer labels than this cost next to nothing.
