@@ -44,6 +44,8 @@ const LAST_BEAMS: [usize; 3] = [64, 256, 1024];
 /// turn, and what that may take before labels go on: what labels settle at all
 /// they mostly settle soon.
 const LABELS_SHARE: f64 = 0.12;
+/// That where labels from both ends have stalled already.
+const STALLED_SHARE: f64 = 0.02;
 const MILP_SHARE: f64 = 0.6;
 /// Share of the time left that workloads are regrouped for before prices are
 /// worked out, and after.
@@ -304,7 +306,12 @@ impl<'a> State<'a> {
         };
         let labels = self.how.tuning.labels;
         let left = self.how.max_work.saturating_sub(self.work).min(labels);
-        if self.finished() || self.prove(&prices, &last.tables, left, LABELS_SHARE) {
+        let share = if self.hunts {
+            STALLED_SHARE
+        } else {
+            LABELS_SHARE
+        };
+        if self.finished() || self.prove(&prices, &last.tables, left, share) {
             return "labels";
         }
         self.hand_over();
