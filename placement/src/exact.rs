@@ -1,7 +1,10 @@
 //! The exact method: run-feasible Viterbi, then prices on capacities
-//! (Lagrangian relaxation) with fixing, then A* over labels until the answer is
-//! proved or the limits are reached. Whatever happens, the bound holds.
+//! (Lagrangian relaxation) with fixing, and labels from both ends of a chain that
+//! meet in the middle, where that applies; then A* over labels from one end until
+//! the answer is proved or the limits are reached. Whatever happens, the bound
+//! holds.
 
+mod halves;
 mod labels;
 mod question;
 mod reduce;
@@ -18,6 +21,7 @@ pub(crate) use question::as_question;
 use crate::dense::{Dense, SLICES};
 use crate::milp::{self, Goal};
 use crate::strategy::Ctx;
+use halves::Hunt;
 use labels::{Ahead, IMPROVEMENT, Search};
 use reduce::{restrict, restrict_prices, through};
 use regroup::Regroup;
@@ -26,6 +30,11 @@ use tables::{Prices, Table, backward, forward, priced, trace_backward};
 
 /// Rounds of price adjustment.
 const ROUNDS: usize = 160;
+/// Rounds after which to search from both ends, and with how many labels: most
+/// small problems need no better prices.
+const HUNTS: [(usize, u64); 3] = [(15, 1_500), (40, 3_000), (80, 10_000)];
+/// Labels from both ends before any price is worked out.
+const FIRST_HUNT: u64 = 300;
 /// Width of the beams that look for placements.
 const BEAM: usize = 64;
 /// Widths of the last beams before the proof.
@@ -35,6 +44,8 @@ const LAST_BEAMS: [usize; 3] = [64, 256, 1024];
 /// turn, and what that may take before labels go on: what labels settle at all
 /// they mostly settle soon.
 const LABELS_SHARE: f64 = 0.12;
+/// That where labels from both ends have stalled already.
+const STALLED_SHARE: f64 = 0.02;
 const MILP_SHARE: f64 = 0.6;
 /// Share of the time left that workloads are regrouped for before prices are
 /// worked out, and after.
@@ -51,6 +62,8 @@ pub(crate) struct Tuning {
     /// Labels tried before any price is worked out: enough for most small
     /// problems.
     pub quick_labels: u64,
+    /// Labels tried from both ends before those from one; 0 for never.
+    pub halves: u64,
     /// Labels tried before branch and bound has its turn.
     pub labels: u64,
     /// More nodes than this are first thinned out.
@@ -66,6 +79,7 @@ impl Tuning {
     /// For one of many problems that a search asks.
     fn part_of_a_search(labels: u64) -> Self {
         Self {
+            halves: labels,
             labels,
             rounds: ROUNDS / 4,
             thorough: false,
@@ -78,6 +92,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             quick_labels: 4_000,
+            halves: 400_000,
             labels: u64::MAX,
             wide: 48,
             rounds: ROUNDS,
@@ -168,6 +183,9 @@ struct State<'a> {
     work: u64,
     /// Least that each budget will still be charged.
     ahead: Vec<Ahead>,
+    /// Whether to search from both ends: there is one chain without budgets,
+    /// the best is wanted, and nothing was found that way that does not hold.
+    hunts: bool,
 }
 
 impl<'a> State<'a> {
@@ -182,6 +200,10 @@ impl<'a> State<'a> {
             complete: false,
             work: 0,
             ahead: Vec::new(),
+            hunts: dense.chains.len() == 1
+                && dense.budgets.is_empty()
+                && !how.any
+                && how.tuning.halves > 0,
         };
         state.set_ahead();
         state
@@ -239,21 +261,32 @@ impl<'a> State<'a> {
         if self.complete {
             return "viterbi";
         }
-        self.beam(&free, &first.tables, BEAM / 4);
-        if self.finished() || self.prove(&free, &first.tables, self.how.tuning.quick_labels, 1.0) {
-            return "labels";
+        if self.hunt(&free, FIRST_HUNT) {
+            return "halves";
+        }
+        if !self.hunts {
+            self.beam(&free, &first.tables, BEAM / 4);
+            let quick = self.how.tuning.quick_labels;
+            if self.finished() || self.prove(&free, &first.tables, quick, 1.0) {
+                return "labels";
+            }
         }
         self.regroup(FIRST_REGROUP_SHARE);
         if self.finished() {
             return "regroup";
         }
-        let mut prices = self.ascend();
+        let Some(mut prices) = self.ascend() else {
+            return "halves";
+        };
         if self.complete {
             return "lagrangian";
         }
         let Some(last) = self.relax(&prices) else {
             return "lagrangian";
         };
+        if self.hunt(&prices, self.how.tuning.halves) {
+            return "halves";
+        }
         if !self.is_joint() {
             for width in LAST_BEAMS {
                 if !self.finished() && (self.how.tuning.thorough || width == BEAM) {
@@ -273,7 +306,12 @@ impl<'a> State<'a> {
         };
         let labels = self.how.tuning.labels;
         let left = self.how.max_work.saturating_sub(self.work).min(labels);
-        if self.finished() || self.prove(&prices, &last.tables, left, LABELS_SHARE) {
+        let share = if self.hunts {
+            STALLED_SHARE
+        } else {
+            LABELS_SHARE
+        };
+        if self.finished() || self.prove(&prices, &last.tables, left, share) {
             return "labels";
         }
         self.hand_over();
@@ -346,6 +384,28 @@ impl<'a> State<'a> {
         self.complete = found.complete;
     }
 
+    /// Searches from both ends, where that applies; true when it settled the
+    /// question.
+    fn hunt(&mut self, prices: &Prices, max_labels: u64) -> bool {
+        if !self.hunts || self.finished() {
+            return self.complete;
+        }
+        let left = self.how.max_work.saturating_sub(self.work);
+        let hunt = Hunt {
+            dense: &self.dense,
+            prices,
+            bound: self.bound,
+            cutoff: self.cutoff(),
+            max_labels: max_labels.min(self.how.tuning.halves).min(left),
+            ctx: self.how.ctx,
+        };
+        let caught = hunt.run();
+        self.bound = self.bound.max(caught.bound);
+        self.hunts = self.take(caught.best, caught.labels);
+        self.complete = caught.complete && self.hunts;
+        self.finished()
+    }
+
     fn finished(&mut self) -> bool {
         self.complete = self.complete || self.done();
         self.complete
@@ -368,7 +428,6 @@ impl<'a> State<'a> {
             return None;
         }
         let value = total - spent(&self.dense, prices);
-        let improved = value > self.bound;
         self.bound = self.bound.max(value);
         let paths: Vec<Vec<usize>> = costs
             .iter()
@@ -385,7 +444,6 @@ impl<'a> State<'a> {
             tables,
             paths,
             value,
-            improved,
         })
     }
 
@@ -436,8 +494,9 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Raises prices where capacity is overdrawn; gives the best ones.
-    fn ascend(&mut self) -> Prices {
+    /// Raises prices where capacity is overdrawn; gives the best ones. `None` when
+    /// a search from both ends settled the question meanwhile.
+    fn ascend(&mut self) -> Option<Prices> {
         let mut ascent = Ascent::new(&self.dense);
         let worst = worst_cost(&self.dense);
         for round in 0..self.how.tuning.rounds {
@@ -448,7 +507,14 @@ impl<'a> State<'a> {
                 break;
             };
             self.complete = self.complete || self.bound > worst;
-            if round % 25 == 1 && !self.complete && !self.is_joint() {
+            let pause = HUNTS.iter().find(|(after, _)| *after == round);
+            if let Some((_, labels)) = pause
+                && self.hunt(&ascent.best, *labels)
+            {
+                return None;
+            }
+            let beams = !self.hunts || HUNTS.iter().all(|(after, _)| *after < round);
+            if round % 25 == 1 && beams && !self.complete && !self.is_joint() {
                 self.beam(&ascent.prices.clone(), &relaxed.tables, BEAM);
             }
             if self.finished() || !ascent.step(&self.dense, &relaxed, self.cutoff()) {
@@ -461,7 +527,7 @@ impl<'a> State<'a> {
                 }
             }
         }
-        ascent.best
+        Some(ascent.best)
     }
 
     /// Rules out every place that cannot be part of anything cheaper than the
@@ -536,8 +602,6 @@ struct Relaxed {
     paths: Vec<Vec<usize>>,
     /// Its lower bound.
     value: f64,
-    /// Whether that is the best so far.
-    improved: bool,
 }
 
 /// The problem whose cost is what a budget counts.

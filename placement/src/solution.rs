@@ -114,7 +114,8 @@ impl Certificate {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
-    /// The pass that settled the answer: `viterbi`, `lagrangian`, `labels`, …
+    /// The pass that settled the answer: `viterbi`, `lagrangian`, `halves`,
+    /// `labels`, …
     pub stage: String,
     /// Units of work (labels, relaxations, columns) that count against
     /// [`crate::SolveOptions::work_limit`].

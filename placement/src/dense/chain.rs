@@ -174,7 +174,7 @@ impl Chain {
         self.cost[block * n + node] = f64::INFINITY;
     }
 
-    pub(super) fn total_need(&self, kind: usize, node: usize, n: usize) -> f64 {
+    pub(crate) fn total_need(&self, kind: usize, node: usize, n: usize) -> f64 {
         if self.need[kind].is_empty() {
             return 0.0;
         }

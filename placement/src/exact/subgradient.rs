@@ -19,6 +19,8 @@ pub(super) struct Ascent {
     pub last: Prices,
     /// Prices of the best bound so far.
     pub best: Prices,
+    /// The best bound of these prices so far.
+    value: f64,
     step: f64,
     stalled: usize,
 }
@@ -36,6 +38,7 @@ impl Ascent {
             prices: Prices::zero(dense),
             last: Prices::zero(dense),
             best: Prices::zero(dense),
+            value: f64::NEG_INFINITY,
             step: 1.0,
             stalled: 0,
         }
@@ -52,7 +55,8 @@ impl Ascent {
     /// more.
     pub(super) fn step(&mut self, dense: &Dense, round: &Relaxed, cutoff: f64) -> bool {
         self.last = self.prices.clone();
-        if round.improved {
+        if round.value > self.value {
+            self.value = round.value;
             self.best = self.prices.clone();
             self.stalled = 0;
         } else {

@@ -1,7 +1,8 @@
 //! `optimal`: the exact method with a certificate, for every objective there
 //! is. Run-feasible Viterbi, Lagrangian relaxation and fixing, then label
 //! setting with dominance (Irnich and Desaulniers, "Shortest path problems with
-//! resource constraints", 2005).
+//! resource constraints", 2005), for one workload alone from both ends (Righini
+//! and Salani, 2006).
 //!
 //! Where several workloads share the nodes, a few at a time are placed anew on
 //! what the others leave (large neighbourhood search: Shaw, 1998); the bound is
