@@ -152,4 +152,8 @@ def _checked(entry: Entry, model: Path, out: Path, manifest: dict) -> dict[str, 
 def _first_line(error: Exception) -> str:
     """The line that says most: exceptions of TorchScript bring pages of code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    if lines[0].endswith(":"):  # what it is alone; the next line says what was wrong
+        lines[0] = " ".join(lines[:2])
+    return lines[0][:300]
