@@ -22,9 +22,10 @@ Weights are random but telling: rescaled, and BatchNorm calibrated, until two in
 clearly different answers (`differ by`: the largest difference of two answers over the
 largest magnitude in them). Each file is prepared by `lamina-node-agent prepare`, locked up
 as in a cluster, which compares the value at **every** boundary with the whole model's, bit
-for bit, on two requests. A checker in Python that shares no code with the slicer then loads
-model and blocks with `torch.jit.load`, chains the blocks by the manifest and compares the
-outputs bit for bit at batch 1 on two requests of its own and at batch 3.
+for bit, on two requests and on both as a batch. A checker in Python that shares no code
+with the slicer then loads model and blocks with `torch.jit.load`, chains the blocks by the
+manifest and compares the outputs bit for bit at batch 1 on two requests of its own and at
+batch 3.
 
 `tr` is traced, `sc` scripted, `sdk` exported by [the SDK](../sdk/README.md). Rungs: `direct`
 cuts where one tensor is live; `typed` cuts where several values are; `retraced` was traced
