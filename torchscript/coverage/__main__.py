@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import platform
 import sys
-import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
@@ -84,7 +83,6 @@ def _table(arguments: argparse.Namespace) -> int:
     if not wanted:
         print(f"no model's name contains {arguments.only!r}", file=sys.stderr)
         return 2
-    start = time.monotonic()
     bench = run.Bench(
         arguments.agent, _digest(arguments.agent), arguments.models, arguments.results
     )
@@ -96,7 +94,7 @@ def _table(arguments: argparse.Namespace) -> int:
             _say(row, len(rows), len(wanted))
     print(report.summary(rows))
     if arguments.docs and not arguments.only:
-        made = _made(arguments.agent, time.monotonic() - start)
+        made = _made()
         (arguments.docs / "coverage.md").write_text(report.markdown(rows, made))
         (arguments.docs / "coverage.csv").write_text(report.table(rows))
     return 1 if any(row["status"] == run.WRONG for row in rows) else 0
@@ -126,17 +124,15 @@ def _say(row: report.Row, done: int, total: int) -> None:
     )
 
 
-def _made(agent: Path, seconds: float) -> str:
+def _made() -> str:
     """When, where and with what."""
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
     processor = models[0] if models else platform.machine()
-    build = "debug" if "debug" in agent.parts else "release"
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {export.versions()}, Python {platform.python_version()}; "
-        f"{processor}, {os.cpu_count()} cores, Linux {platform.release()}; a {build} build of the "
-        f"agent, one thread a model; this run took {seconds / 60:.0f} minutes, with what earlier "
-        "runs had left. `prepare s` is wall clock on a machine that others used too."
+        f"{processor}, {os.cpu_count()} cores, Linux {platform.release()}; "
+        "one thread a model. `prepare s` is wall clock, two models at a time where so asked."
     )
 
 
