@@ -84,6 +84,7 @@ pub async fn run(scene: &Scene, load: &Load, told: &mut (dyn FnMut(&str) + Send)
     let in_flight_at_flip = in_flight_at_flip(scene, &load.entry).await?;
     let redeploy_seconds = now() - slow_at;
     let carried_when_moved = carried(scene, &load.entry);
+    let moved_at = now();
     let new_path = path(scene, &load.model).await?;
     told(&format!("{old_path} is now {new_path}"));
     sleep(Duration::from_secs(load.phase_seconds)).await;
@@ -111,6 +112,7 @@ pub async fn run(scene: &Scene, load: &Load, told: &mut (dyn FnMut(&str) + Send)
             requests,
             summary,
             slow_at,
+            moved_at,
             slow_bits_per_second: SLOW_DEVICE_LINK.rate_bits_per_s as f64,
             in_flight_at_flip,
             router_bytes_before: carried_when_slow - carried_at_start,

@@ -12,6 +12,9 @@ pub struct Evidence {
     pub summary: Summary,
     /// When the link was made slow, seconds since 1970.
     pub slow_at: f64,
+    /// When the router was asked for the first time on the new path, seconds since
+    /// 1970.
+    pub moved_at: f64,
     /// Rate of the slow link in bits per second.
     pub slow_bits_per_second: f64,
     /// Requests in flight at the entry when its route flipped.
@@ -30,7 +33,7 @@ pub struct Phases<'a> {
     pub before: Vec<&'a Request>,
     /// Sent on the slow link and answered by that path.
     pub during: Vec<&'a Request>,
-    /// Answered by the last path.
+    /// Sent once the router's count on the last path began, and answered by it.
     pub after: Vec<&'a Request>,
 }
 
@@ -68,7 +71,7 @@ impl Evidence {
                 phases.before.push(request);
             } else if request.revision == old && request.at >= self.slow_at {
                 phases.during.push(request);
-            } else if request.revision == last && last != old {
+            } else if request.revision == last && last != old && request.at >= self.moved_at {
                 phases.after.push(request);
             }
         }

@@ -46,6 +46,7 @@ fn good() -> Evidence {
             wrong: 0,
         },
         slow_at: 20.0,
+        moved_at: 28.0,
         slow_bits_per_second: 5e6,
         in_flight_at_flip: 3,
         router_bytes_before: 120_000,
@@ -99,6 +100,15 @@ fn every_finding_can_fail() {
         },
         "5.1 requests/s",
     );
+}
+
+#[test]
+fn what_the_router_did_not_count_is_not_held_against_it() {
+    let mut evidence = good();
+    // On the new path, before the count of the new path began.
+    evidence.requests.insert(2, request(9, 27.0, 0.3, 2));
+    (evidence.summary.sent, evidence.summary.correct) = (4, 4);
+    assert_eq!(broken(&evidence), Vec::<String>::new());
 }
 
 #[test]
