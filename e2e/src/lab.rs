@@ -249,14 +249,19 @@ impl Lab {
         self.tool("helm", &arguments, &[]).await
     }
 
-    /// The link from one host to another as it is now.
-    pub fn link(&self, from: &str, to: &str) -> Result<Link, LabError> {
-        Ok(self.network.link(from, to)?)
-    }
-
-    /// Changes the link from one host to another.
-    pub fn set_link(&self, from: &str, to: &str, link: Link) -> Result<(), LabError> {
-        Ok(self.network.set_link(from, to, link)?)
+    /// Changes the links between two hosts, each as it is.
+    pub fn set_links_between(
+        &self,
+        a: &str,
+        b: &str,
+        change: impl Fn(&mut Link),
+    ) -> Result<(), LabError> {
+        for (from, to) in [(a, b), (b, a)] {
+            let mut link = self.network.link(from, to)?;
+            change(&mut link);
+            self.network.set_link(from, to, link)?;
+        }
+        Ok(())
     }
 
     /// Changes every link that begins or ends at a host, those to the control

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
 
 from entry import Entry, Input, builder, entries, image
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def torchvision_model(path: str, **options: object) -> nn.Module:
@@ -87,8 +86,6 @@ def _segmentation() -> list[Entry]:
 
 def detector(path: str) -> nn.Module:
     """A detection network that takes one image and gives its boxes."""
-    import torch
-    from torch import Tensor, nn
 
     class OneImage(nn.Module):
         def __init__(self) -> None:

@@ -11,6 +11,7 @@
 #[cfg(feature = "baseline")]
 pub mod baseline;
 mod benchmark;
+mod caches;
 mod cuts;
 mod draw;
 mod error;
@@ -31,6 +32,7 @@ mod store;
 mod tensors;
 
 pub use benchmark::{ReferenceSpeed, reference_speed};
+pub use caches::Caches;
 pub use error::{LoadError, PrepareError, RunError};
 pub use prepare::{PrepareOptions, Progress, prepare};
 pub use slice::{LoadOptions, LoadReport, Slice, set_threads};

@@ -236,7 +236,7 @@ impl Trial<'_> {
         {
             return Ok(Err("its outputs would lose their names".into()));
         }
-        let (mut answers, at_two, shapes) = self.reference(&cuts, &names)?;
+        let (requests, answers, shapes) = self.reference(&cuts, &names)?;
         let told: BTreeSet<usize> = (0..cuts.len())
             .filter(|&i| shapes.at_cuts[i].is_some())
             .collect();
@@ -249,13 +249,6 @@ impl Trial<'_> {
             let reason = "no value between its blocks has a type and shape that hold for every \
                           request";
             return Ok(Err(reason.into()));
-        }
-        let mut requests = self.requests.clone();
-        if shapes::is_batch_free(&shapes.inputs)
-            && let (Some(pair), Some(at_two)) = (self.pair(), at_two)
-        {
-            requests.push(pair);
-            answers.push(at_two);
         }
         let mut values: Vec<Vec<ValueSpec>> = shapes.at_cuts.into_iter().flatten().collect();
         values.push(shapes.outputs);
@@ -270,15 +263,15 @@ impl Trial<'_> {
         }))
     }
 
-    /// The values of the whole model at `cuts` and its outputs for both
-    /// requests, for both as a batch where it takes them so, and what their shapes
-    /// are at any batch.
+    /// Both requests, and both as a batch where the model leaves that free; for
+    /// each the values of the whole model at `cuts` and its outputs; and what
+    /// their shapes are at any batch.
     #[allow(clippy::type_complexity)] // taken apart at once
     fn reference(
         &mut self,
         cuts: &[usize],
         names: &Names,
-    ) -> Result<(Vec<Vec<Tensor>>, Option<Vec<Tensor>>, Shapes), PrepareError> {
+    ) -> Result<(Vec<Vec<Tensor>>, Vec<Vec<Tensor>>, Shapes), PrepareError> {
         let graph = self
             .source
             .graph(cuts)
@@ -286,7 +279,7 @@ impl Trial<'_> {
                 step: "building the whole model",
                 reason: e.reason(),
             })?;
-        let answers = self
+        let mut answers = self
             .requests
             .iter()
             .map(|request| run(&graph, request).map_err(|reason| self.mismatch(reason)))
@@ -307,10 +300,16 @@ impl Trial<'_> {
                 ),
             });
         }
-        let at_two = self.pair().and_then(|request| run(&graph, &request).ok());
-        let at_two = at_two.filter(|values| values.len() == expected);
+        let pair = self.pair();
+        let at_two = pair.as_ref().and_then(|pair| run(&graph, pair).ok());
         let shapes = shapes::generalize(&self.declared, names, &answers, at_two.as_deref());
-        Ok((answers, at_two, shapes))
+        let mut requests = self.requests.clone();
+        // Free only where the batch ran and gave both answers.
+        if shapes::is_batch_free(&shapes.inputs) {
+            requests.extend(pair);
+            answers.extend(at_two);
+        }
+        Ok((requests, answers, shapes))
     }
 
     /// Both requests as one batch, where the declaration leaves the batch free.

@@ -24,6 +24,7 @@
 //! their time). Times of blocks are then rescaled to sum to the wall time of the
 //! whole.
 
+use crate::caches::Caches;
 use crate::ffi::{Block, Cost, Gear, Graph, Timing, TorchError};
 use crate::slice::SPECIALIZING_RUNS;
 use crate::stats::seconds;
@@ -36,10 +37,6 @@ use tch::Tensor;
 const FEWEST_RUNS: u32 = 3;
 /// No block takes less than this share of the mean block's time.
 const SMALLEST_SHARE: f64 = 0.01;
-
-/// As much as the caches hold that a core shares with others, or more.
-const CACHE_BYTES: usize = 32 << 20;
-const CACHE_LINE_BYTES: usize = 64;
 
 /// Profile of one block.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -136,20 +133,6 @@ impl<'a> Warm<'a> {
     fn sample(&self, caches: &Caches) -> Result<Timing, TorchError> {
         caches.fill();
         self.graph.time(self.inputs)
-    }
-}
-
-/// What the caches are filled with.
-struct Caches(Vec<u8>);
-
-impl Caches {
-    fn new() -> Self {
-        Self(vec![1; CACHE_BYTES])
-    }
-
-    fn fill(&self) {
-        let lines = self.0.iter().step_by(CACHE_LINE_BYTES);
-        std::hint::black_box(lines.fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Shapes {
 /// All `requests` as one batch, where the declaration leaves the batch free;
 /// inputs with a fixed shape are the first request's.
 pub(crate) fn batch(declared: &[ValueSpec], requests: &[&Vec<Tensor>]) -> Option<Vec<Tensor>> {
-    if !declared.iter().any(is_free) {
+    if !is_batch_free(declared) {
         return None;
     }
     declared
@@ -39,6 +39,11 @@ pub(crate) fn batch(declared: &[ValueSpec], requests: &[&Vec<Tensor>]) -> Option
             }
         })
         .collect()
+}
+
+/// Whether some input takes any number of rows.
+pub(crate) fn is_batch_free(inputs: &[ValueSpec]) -> bool {
+    inputs.iter().any(is_free)
 }
 
 fn is_free(value: &ValueSpec) -> bool {
@@ -106,11 +111,6 @@ pub(crate) fn generalize(
 
 fn is_alike(a: &Tensor, b: &Tensor) -> bool {
     a.shape == b.shape && a.datatype == b.datatype
-}
-
-/// Whether some input takes any number of rows.
-pub(crate) fn is_batch_free(inputs: &[ValueSpec]) -> bool {
-    inputs.iter().any(|value| value.shape.first() == Some(&-1))
 }
 
 pub(crate) fn at_batch_one(value: &ValueSpec) -> ValueSpec {

@@ -242,10 +242,8 @@ impl Scene {
     /// A host is unknown, which cannot be.
     pub fn api_server_away(&self, away: bool) -> Result<()> {
         for host in DEVICES.into_iter().chain(EDGES).chain([CLOUD]) {
-            for (from, to) in [(host, CONTROL), (CONTROL, host)] {
-                let link = self.lab.link(from, to)?;
-                self.lab.set_link(from, to, Link { up: !away, ..link })?;
-            }
+            let links = |link: &mut Link| link.up = !away;
+            self.lab.set_links_between(host, CONTROL, links)?;
         }
         Ok(())
     }

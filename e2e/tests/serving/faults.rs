@@ -116,14 +116,12 @@ pub(crate) async fn node_lost_for_good(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the last segment is off the operator's own host: where it is on it, the
-/// entry's links to it are made slow until the blocks leave.
+/// Waits until the last segment is not on the operator's own host. Where it is, the
+/// entry's links to that are slow until the blocks leave.
 async fn leave_operators_host(scene: &Scene) -> Result<()> {
     let slow = |rate_bits_per_s: u64| {
-        set_both_ways(scene, "cam-1", CLOUD, |link| Link {
-            rate_bits_per_s,
-            ..link
-        })
+        let links = |link: &mut Link| link.rate_bits_per_s = rate_bits_per_s;
+        scene.lab.set_links_between("cam-1", CLOUD, links)
     };
     if last_host(scene).await? == CLOUD {
         slow(DEVICE_LINK.rate_bits_per_s / 10)?;
@@ -149,15 +147,6 @@ async fn leave_operators_host(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Changes the links between two hosts, each as it is.
-fn set_both_ways(scene: &Scene, a: &str, b: &str, changed: impl Fn(Link) -> Link) -> Result<()> {
-    for (from, to) in [(a, b), (b, a)] {
-        let link = scene.lab.link(from, to)?;
-        scene.lab.set_link(from, to, changed(link))?;
-    }
-    Ok(())
-}
-
 /// Both hosts live and reach the operator, but not each other.
 pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
     leave_operators_host(scene).await?;
@@ -170,7 +159,10 @@ pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
     // Now, for a move that was pending may have come to pass.
     let old = redeploy::path(scene, MODEL).await?;
     let host = last_host(scene).await?;
-    let cut = |up: bool| set_both_ways(scene, "cam-1", &host, |link| Link { up, ..link });
+    let cut = |up: bool| {
+        let links = |link: &mut Link| link.up = up;
+        scene.lab.set_links_between("cam-1", &host, links)
+    };
     cut(false)?;
     let moved = poll("another path", Duration::from_secs(60), async || {
         let path = redeploy::path(scene, MODEL).await?;

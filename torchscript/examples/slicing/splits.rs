@@ -4,6 +4,7 @@ use crate::rounds::{Spread, thread_seconds};
 use crate::variants::{request, slices};
 use anyhow::Result;
 use lamina_model::Manifest;
+use lamina_torchscript::Caches;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,10 +12,6 @@ use std::time::Instant;
 
 /// Turns whose times are not kept.
 const FIRST_TURNS: usize = 2;
-/// What is read between two slices, at least what the caches hold: on its host a
-/// slice is not the last thing that ran.
-const CACHE_BYTES: usize = 32 << 20;
-const CACHE_LINE_BYTES: usize = 64;
 
 #[derive(Serialize)]
 pub(crate) struct Slice {
@@ -54,7 +51,7 @@ pub(crate) fn measure(
     count: usize,
     rounds: usize,
 ) -> Result<Vec<Slice>> {
-    let filler = vec![1_u8; CACHE_BYTES];
+    let caches = Caches::new();
     let mut measured = Vec::new();
     for borders in drawn(manifest.blocks.len(), count) {
         let slices = slices(folder, manifest, &borders)?;
@@ -62,8 +59,8 @@ pub(crate) fn measure(
         for round in 0..rounds + FIRST_TURNS {
             let mut values = request(&manifest.inputs);
             for (slice, (wall, cpu)) in slices.iter().zip(&mut samples) {
-                let lines = filler.iter().step_by(CACHE_LINE_BYTES);
-                std::hint::black_box(lines.fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
+                // On its host a slice is not the last thing that ran.
+                caches.fill();
                 let (start, cpu_start) = (Instant::now(), thread_seconds());
                 values = slice.run(&values)?;
                 if round >= FIRST_TURNS {

@@ -1,0 +1,22 @@
+/// As much as the caches hold that a core shares with others, or more.
+const CACHE_BYTES: usize = 32 << 20;
+const CACHE_LINE_BYTES: usize = 64;
+
+/// What the processor's caches are filled with before a run is timed: a slice that
+/// gets a request now and then does not find its own data there.
+#[derive(Debug)]
+pub struct Caches(Vec<u8>);
+
+impl Caches {
+    /// Data to fill them with.
+    #[allow(clippy::new_without_default)] // 32 MiB are no default
+    pub fn new() -> Self {
+        Self(vec![1; CACHE_BYTES])
+    }
+
+    /// Reads all of it.
+    pub fn fill(&self) {
+        let lines = self.0.iter().step_by(CACHE_LINE_BYTES);
+        std::hint::black_box(lines.fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
+    }
+}
