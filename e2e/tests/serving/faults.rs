@@ -2,9 +2,10 @@
 
 use crate::good::{photographs, serve};
 use anyhow::{Context, Result, ensure};
+use lamina_crds::placement::Segment;
 use lamina_e2e::netlab::Link;
 use lamina_e2e::scene::redeploy::{self, Load};
-use lamina_e2e::scene::{CLOUD, DEVICE_LINK, Scene, Step, poll};
+use lamina_e2e::scene::{CLOUD, DEVICE_LINK, SLOW_DEVICE_LINK, Scene, SceneError, Step, poll};
 use lamina_e2e::workload::{Client, Line, Summary};
 use nix::sys::signal::Signal;
 use std::time::Duration;
@@ -50,20 +51,17 @@ async fn all_answered(mut client: Client) -> Result<()> {
     Ok(())
 }
 
+/// The hosts of the segments that serve, in their order; none while nothing does.
+async fn hosts(scene: &Scene) -> Result<Vec<String>, SceneError> {
+    let status = scene.placement(MODEL).await?.and_then(|p| p.status);
+    let segments = status.and_then(|s| s.active).map(|a| a.segments);
+    let host = |segment: Segment| segment.host.node;
+    Ok(segments.unwrap_or_default().into_iter().map(host).collect())
+}
+
 /// The host of the last segment.
 async fn last_host(scene: &Scene) -> Result<String> {
-    let placement = scene.placement(MODEL).await?.context("no placement")?;
-    let active = placement
-        .status
-        .and_then(|s| s.active)
-        .context("nothing serves")?;
-    Ok(active
-        .segments
-        .last()
-        .context("no segment")?
-        .host
-        .node
-        .clone())
+    hosts(scene).await?.pop().context("nothing serves")
 }
 
 pub(crate) async fn agent_killed_and_restarted(scene: &Scene) -> Result<()> {
@@ -116,68 +114,54 @@ pub(crate) async fn node_lost_for_good(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the last segment is not on the operator's own host. Where it is, the
-/// entry's links to that are slow until the blocks leave.
-async fn leave_operators_host(scene: &Scene) -> Result<()> {
-    let slow = |rate_bits_per_s: u64| {
+/// Both hosts live and reach the operator, but not each other.
+///
+/// The hop is not one to the operator's own host: with that, the entry would lose the
+/// operator too. So its links to that host stay slow for as long as the case lasts.
+pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
+    let to_operator = |rate_bits_per_s: u64| {
         let links = |link: &mut Link| link.rate_bits_per_s = rate_bits_per_s;
         scene.lab.set_links_between("cam-1", CLOUD, links)
     };
-    if last_host(scene).await? == CLOUD {
-        slow(DEVICE_LINK.rate_bits_per_s / 10)?;
-        let client = redeploy::start(scene, &load(2.0)).await?;
-        let left = poll(
-            "a path without the operator's host",
-            Duration::from_secs(120),
-            async || {
-                let path = redeploy::path(scene, MODEL).await?;
-                Ok(if path.is_empty() || path.contains(CLOUD) {
-                    Step::NotYet(path)
-                } else {
-                    Step::Done(())
-                })
-            },
-        )
-        .await;
-        let answered = all_answered(client).await;
-        slow(DEVICE_LINK.rate_bits_per_s)?;
-        answered?;
-        left?;
-    }
-    Ok(())
+    to_operator(SLOW_DEVICE_LINK.rate_bits_per_s)?;
+    let answered = next_hop_cut(scene).await;
+    to_operator(DEVICE_LINK.rate_bits_per_s)?;
+    answered
 }
 
-/// Both hosts live and reach the operator, but not each other.
-pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
-    leave_operators_host(scene).await?;
+async fn next_hop_cut(scene: &Scene) -> Result<()> {
     let patient = Load {
         deadline_seconds: 30.0,
         ..load(2.0)
     };
     let client = redeploy::start(scene, &patient).await?;
+    // A move that was pending comes to pass first.
     sleep(Duration::from_secs(3)).await;
-    // Now, for a move that was pending may have come to pass.
-    let old = redeploy::path(scene, MODEL).await?;
-    let host = last_host(scene).await?;
+    let hop = another_next_hop(scene, CLOUD, Duration::from_secs(120)).await?;
     let cut = |up: bool| {
         let links = |link: &mut Link| link.up = up;
-        scene.lab.set_links_between("cam-1", &host, links)
+        scene.lab.set_links_between("cam-1", &hop, links)
     };
     cut(false)?;
-    let moved = poll("another path", Duration::from_secs(60), async || {
-        let path = redeploy::path(scene, MODEL).await?;
-        Ok(if !path.is_empty() && path != old {
-            Step::Done(path)
-        } else {
-            Step::NotYet(path)
-        })
-    })
-    .await;
+    let moved = another_next_hop(scene, &hop, Duration::from_secs(60)).await;
     sleep(Duration::from_secs(3)).await;
     let answered = all_answered(client).await;
     cut(true)?;
     moved?;
     answered
+}
+
+/// Waits until the entry hands its requests to another host than this.
+async fn another_next_hop(scene: &Scene, than: &str, within: Duration) -> Result<String> {
+    let what = format!("a next hop other than {than}");
+    let hop = poll(&what, within, async || {
+        let path = redeploy::path(scene, MODEL).await?;
+        Ok(match hosts(scene).await?.into_iter().nth(1) {
+            Some(hop) if hop != than => Step::Done(hop),
+            _ => Step::NotYet(path),
+        })
+    });
+    Ok(hop.await?)
 }
 
 pub(crate) async fn slow_link_moves_blocks_and_operator_dies_meanwhile(
