@@ -230,6 +230,46 @@ fn good_models_are_prepared_as_ever() {
     }
 }
 
+/// What the command says to people on standard error, and its exit code.
+fn tell_people(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_lamina-node-agent"))
+        .arg("prepare")
+        .args(arguments)
+        .current_dir(&CORPUS.files)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
+}
+
+#[test]
+fn people_are_told_why_it_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out").display().to_string();
+    let file = folder.path().join("file").display().to_string();
+    fs::write(&file, "").unwrap();
+    for (arguments, cause) in [
+        (["endless.pt", "--out", &out], "computed for more than 2 s"),
+        ([".", "--out", &out], "`.` is no file"),
+        (["none.pt", "--out", &out], "No such file"),
+        (["good.pt", "--out", &file], "is no folder"),
+    ] {
+        let all = [&["--cpu-limit=2", "--input=x:FP32:-1x8"], &arguments[..]].concat();
+        let (code, said) = tell_people(&all);
+        assert_eq!(code, Some(1), "{arguments:?}: {said}");
+        assert!(said.starts_with("error: "), "{said}");
+        assert!(said.contains(cause), "{said}");
+    }
+}
+
+#[test]
+fn a_shape_alone_is_an_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out").display().to_string();
+    let (code, said) = tell_people(&["good.pt", "--input", "-1x8", "--out", &out]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
 /// Like [`prepare`] on a kernel that does not know Landlock.
 fn prepare_without_landlock(folder: &Path, more: &[&str]) -> Output {
     let rules = BTreeMap::from([(libc::SYS_landlock_create_ruleset, Vec::new())]);

@@ -26,8 +26,8 @@ pub struct CellArgs {
     /// Landlock or no seccomp): only for models that you trust.
     #[arg(long)]
     pub allow_unsandboxed: bool,
-    /// Memory that preparing may take, `4Gi`; four fifths of what is free where
-    /// left out.
+    /// Memory that preparing may take, such as 4Gi; four fifths of what is free
+    /// where left out.
     #[arg(long, value_parser = parse_bytes, value_name = "BYTES")]
     pub memory_limit: Option<u64>,
     /// Seconds that preparing may compute, so that a forward that never ends
@@ -47,6 +47,18 @@ pub enum CellError {
         /// Cause.
         #[source]
         source: io::Error,
+    },
+    /// The model is a folder, a pipe or a device.
+    #[error("`{path}` is no file: name the TorchScript file itself", path = path.display())]
+    NoFile {
+        /// The model.
+        path: PathBuf,
+    },
+    /// There is a file where the folder for the blocks should be.
+    #[error("`{path}` is no folder: the blocks need one of their own", path = path.display())]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
     },
     /// The process is not locked up.
     #[error(transparent)]
@@ -135,13 +147,33 @@ fn scan(model: &Path) -> Result<(), CellError> {
     })
 }
 
-fn cell(args: &CellArgs, memory_bytes: u64, model: &Path, out: &Path) -> Result<Cell, CellError> {
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CellError::Path { path, source }
-    };
+/// The bytes of `model`, where `out` is a folder, made if it is not there.
+///
+/// # Errors
+/// Either is not what it should be.
+pub(super) fn check_paths(model: &Path, out: &Path) -> Result<u64, CellError> {
+    let file = fs::metadata(model).map_err(at(model))?;
+    if !file.is_file() {
+        return Err(CellError::NoFile {
+            path: model.to_owned(),
+        });
+    }
+    if out.exists() && !out.is_dir() {
+        return Err(CellError::NoFolder {
+            path: out.to_owned(),
+        });
+    }
     fs::create_dir_all(out).map_err(at(out))?;
-    let bytes = fs::metadata(model).map_err(at(model))?.len();
+    Ok(file.len())
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> CellError {
+    let path = path.to_owned();
+    move |source| CellError::Path { path, source }
+}
+
+fn cell(args: &CellArgs, memory_bytes: u64, model: &Path, out: &Path) -> Result<Cell, CellError> {
+    let bytes = check_paths(model, out)?;
     let read = fs::canonicalize(model).map_err(at(model))?;
     let write = fs::canonicalize(out).map_err(at(out))?;
     Ok(Cell {
@@ -163,7 +195,9 @@ impl From<&CellError> for Failure {
                 error: ScanError::Read(_),
                 ..
             }
-            | CellError::Path { .. } => Self::retryable(Reason::PrepareFailed, text),
+            | CellError::Path { .. }
+            | CellError::NoFile { .. }
+            | CellError::NoFolder { .. } => Self::retryable(Reason::PrepareFailed, text),
             CellError::Scan { .. } => Self::new(Reason::InvalidModel, text),
             // Another host or another setting may do.
             CellError::Lock(_) => Self::retryable(
@@ -179,7 +213,13 @@ impl From<&CellError> for Failure {
 
 /// Says that memory ran out where libtorch's words mean that.
 pub(super) fn naming_memory(mut failure: Failure, memory_bytes: u64) -> Failure {
-    let marks = ["can't allocate memory", "bad_alloc", "not enough memory"];
+    // The last is what oneDNN's later calls say after one that had no memory.
+    let marks = [
+        "can't allocate memory",
+        "bad_alloc",
+        "not enough memory",
+        "Broken promise",
+    ];
     if marks.iter().any(|m| failure.message.contains(m)) {
         failure = Failure::retryable(
             Reason::PrepareFailed,

@@ -1,8 +1,9 @@
 //! The process in which an untrusted model is opened.
 
 use super::input::format_input;
+use super::lines::Told;
 use super::room::Room;
-use super::{CellArgs, Failure, Line, Reason, Step};
+use super::{CellArgs, Failure, Line, Reason};
 use lamina_model::{InputSpec, Manifest};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,9 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+/// At least this, and several times what it may compute: a host's share may be small.
 const WALL_LIMIT: Duration = Duration::from_secs(30 * 60);
+const WALL_OVER_CPU: u32 = 3;
 /// Longer lines are none of ours. A manifest of ten thousand blocks fits.
 const LINE_BYTES: u64 = 16 << 20;
 /// The end of what a crashing child said, enough for the cause.
@@ -25,7 +28,7 @@ const SIGXFSZ: i32 = 25;
 /// All that a child learns of this process's environment, which holds secrets.
 const KEPT_VARIABLES: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR"];
 
-/// The program that understands `prepare FILE --input … --out DIR --json`.
+/// The program that understands `prepare FILE --input … --out DIR --here`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// Its file.
@@ -38,11 +41,12 @@ pub struct Program {
 
 impl Program {
     /// The program at `path`.
-    pub const fn new(path: PathBuf, cell: CellArgs) -> Self {
+    pub fn new(path: PathBuf, cell: CellArgs) -> Self {
+        let computing = Duration::from_secs(cell.cpu_limit);
         Self {
             path,
+            wall_limit: WALL_LIMIT.max(computing.saturating_mul(WALL_OVER_CPU)),
             cell,
-            wall_limit: WALL_LIMIT,
         }
     }
 
@@ -56,7 +60,7 @@ impl Program {
 
     fn command(&self, model: &Path, inputs: &[InputSpec], out: &Path) -> Command {
         let mut command = Command::new(&self.path);
-        command.arg("prepare").arg(model).arg("--json");
+        command.arg("prepare").arg(model).arg("--here");
         command.arg("--out").arg(out);
         command.args(self.cell.arguments());
         for input in inputs {
@@ -87,7 +91,7 @@ impl Program {
         model: &Path,
         inputs: &[InputSpec],
         out: &Path,
-        progress: &mut (dyn FnMut(Step) + Send),
+        told: &mut (dyn FnMut(Told) + Send),
         cancel: &CancellationToken,
     ) -> Option<Result<Manifest, Failure>> {
         let room = match Room::of(model, out) {
@@ -100,7 +104,7 @@ impl Program {
         };
         let outcome = {
             let overflow = room.overflow(child.id());
-            let reading = timeout(self.wall_limit, read_all(&mut child, progress));
+            let reading = timeout(self.wall_limit, read_all(&mut child, told));
             let watched = async {
                 tokio::select! {
                     read = reading => Ok(read),
@@ -182,11 +186,11 @@ fn failed(what: &str) -> Failure {
     Failure::retryable(Reason::PrepareFailed, message)
 }
 
-async fn read_all(child: &mut Child, progress: &mut (dyn FnMut(Step) + Send)) -> io::Result<Said> {
+async fn read_all(child: &mut Child, told: &mut (dyn FnMut(Told) + Send)) -> io::Result<Said> {
     let pipe = || io::Error::other("it has no pipe");
     let stdout = child.stdout.take().ok_or_else(pipe)?;
     let stderr = child.stderr.take().ok_or_else(pipe)?;
-    let (last, stderr) = tokio::join!(read_lines(stdout, progress), read_tail(stderr));
+    let (last, stderr) = tokio::join!(read_lines(stdout, told), read_tail(stderr));
     Ok(Said {
         last: last?,
         stderr: stderr?,
@@ -194,11 +198,11 @@ async fn read_all(child: &mut Child, progress: &mut (dyn FnMut(Step) + Send)) ->
     })
 }
 
-/// Passes progress on and gives the last other line. What is no line of ours is
+/// Passes steps and warnings on and gives the last other line. What is no line of ours is
 /// libtorch's or the model's and of no interest.
 async fn read_lines(
     stdout: impl AsyncRead + Unpin,
-    progress: &mut (dyn FnMut(Step) + Send),
+    told: &mut (dyn FnMut(Told) + Send),
 ) -> io::Result<Option<Line>> {
     let mut reader = BufReader::new(stdout);
     let mut last = None;
@@ -209,8 +213,8 @@ async fn read_lines(
             return Ok(last);
         }
         match serde_json::from_slice(&text) {
-            Ok(Line::Progress(step)) => progress(step),
-            Ok(Line::Warning(warning)) => tracing::warn!(warning, "preparing a model"),
+            Ok(Line::Progress(step)) => told(Told::Step(step)),
+            Ok(Line::Warning(warning)) => told(Told::Warning(warning)),
             Ok(line) => last = Some(line),
             Err(_) => tracing::debug!(bytes = text.len(), "no line of ours"),
         }

@@ -1,16 +1,19 @@
 //! `lamina-node-agent prepare`.
 
-use super::cell::{enter, naming_memory};
+use super::cell::{check_paths, enter, naming_memory};
+use super::input::{name_by_place, parse_input};
+use super::lines::Told;
 use super::table::table;
-use super::{CellArgs, Failure, Line, Step, parse_input};
+use super::{CellArgs, Failure, Line, Program, Reason};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use lamina_model::{InputSpec, Manifest};
-use lamina_torchscript::{PrepareOptions, prepare, reference_speed, set_threads};
+use lamina_torchscript::{PrepareOptions, Progress, prepare, reference_speed, set_threads};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 const TIMING_RUNS: u32 = 10;
 const PROFILE_BUDGET: Duration = Duration::from_secs(30);
@@ -18,15 +21,22 @@ const BENCHMARK_BUDGET: Duration = Duration::from_millis(500);
 /// The same model gives the same probe on every host.
 const SEED: u64 = 1;
 
-/// Slices a TorchScript model into blocks and profiles them. The process locks
-/// itself up before it opens the model.
+/// Slices a TorchScript model into blocks and profiles them, in a process that
+/// locks itself up before it opens the model.
 #[derive(Debug, Clone, Args)]
 pub struct PrepareArgs {
     /// The model, exported with torch.jit.save.
     pub file: PathBuf,
-    /// An input as NAME:DATATYPE:SHAPE[:MIN:MAX], such as
-    /// image:FP32:-1x3x224x224; once for each, in the order of forward.
-    #[arg(long = "input", value_parser = parse_input, required = true)]
+    /// An input as NAME:DATATYPE:SHAPE[:MIN:MAX], such as image:FP32:-1x3x224x224, where
+    /// -1 is any batch, or as a shape alone, 1x3x224x224, which is FP32; once for each, in
+    /// the order of forward.
+    #[arg(
+        long = "input",
+        value_name = "INPUT",
+        value_parser = parse_input,
+        allow_hyphen_values = true,
+        required = true
+    )]
     pub inputs: Vec<InputSpec>,
     /// Folder for the blocks and the probe.
     #[arg(long)]
@@ -34,6 +44,9 @@ pub struct PrepareArgs {
     /// Progress and the manifest as JSON lines on standard output.
     #[arg(long)]
     pub json: bool,
+    /// Open the model in this process, and tell its parent in JSON lines.
+    #[arg(long, hide = true)]
+    pub here: bool,
     /// The cell.
     #[command(flatten)]
     pub cell: CellArgs,
@@ -41,8 +54,10 @@ pub struct PrepareArgs {
 
 /// Runs the command to its end.
 pub fn run(args: &PrepareArgs) -> ExitCode {
-    let is_done = if args.json {
-        run_json(args)
+    let is_done = if args.here {
+        run_here(args)
+    } else if args.json {
+        run_for_programs(args)
     } else {
         run_for_people(args)
     };
@@ -53,23 +68,27 @@ pub fn run(args: &PrepareArgs) -> ExitCode {
     }
 }
 
-fn run_json(args: &PrepareArgs) -> bool {
+/// In this process, which was started for it.
+fn run_here(args: &PrepareArgs) -> bool {
     // An untrusted model that takes all memory should die alone. Raising the
     // score needs no right; where it fails, nothing is lost.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
-    let say = |line: &Line| {
-        if write_line(line).is_err() {
-            // Nobody reads: the agent that started this is gone.
-            std::process::exit(1);
-        }
-    };
-    let outcome = prepare_file(
-        args,
-        &mut |warning| say(&Line::Warning(warning)),
-        &mut |s| {
-            say(&Line::Progress(s));
-        },
-    );
+    end(prepare_file(args, &mut |told| say(&told.into())))
+}
+
+fn run_for_programs(args: &PrepareArgs) -> bool {
+    end(in_child(args, &mut |told| say(&told.into())))
+}
+
+/// Writes a line, if anybody is there to read it.
+fn say(line: &Line) {
+    if write_line(line).is_err() {
+        std::process::exit(1);
+    }
+}
+
+/// Writes the last line.
+fn end(outcome: Result<Manifest, Failure>) -> bool {
     let (line, is_done) = match outcome {
         Ok(manifest) => (Line::Manifest(Box::new(manifest)), true),
         Err(failure) => (Line::Error(failure), false),
@@ -82,11 +101,13 @@ fn run_for_people(args: &PrepareArgs) -> bool {
     if let Ok(style) = ProgressStyle::with_template("{msg:10} {bar:30} {pos}/{len} {elapsed}") {
         bar.set_style(style);
     }
-    let mut warn = |warning: String| bar.println(format!("warning: {warning}"));
-    let outcome = prepare_file(args, &mut warn, &mut |step| {
-        bar.set_message(step.step.as_str());
-        bar.set_length(step.total);
-        bar.set_position(step.done);
+    let outcome = in_child(args, &mut |told| match told {
+        Told::Warning(warning) => bar.println(format!("warning: {warning}")),
+        Told::Step(step) => {
+            bar.set_message(step.step.as_str());
+            bar.set_length(step.total);
+            bar.set_position(step.done);
+        }
     });
     bar.finish_and_clear();
     let written = match &outcome {
@@ -96,16 +117,45 @@ fn run_for_people(args: &PrepareArgs) -> bool {
     outcome.is_ok() && written.is_ok()
 }
 
-fn prepare_file(
-    args: &PrepareArgs,
-    warn: &mut dyn FnMut(String),
-    progress: &mut dyn FnMut(Step),
-) -> Result<Manifest, Failure> {
+/// As agents do it: whoever is killed for its limits or crashes is not the one that
+/// tells of it.
+fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<Manifest, Failure> {
+    check_paths(&args.file, &args.out).map_err(|e| Failure::from(&e))?;
+    let failed = |e: io::Error| {
+        Failure::retryable(
+            Reason::PrepareFailed,
+            format!("cannot start a process: {e}"),
+        )
+    };
+    let program = Program::this(args.cell.clone()).map_err(failed)?;
+    let inputs = name_by_place(args.inputs.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let interrupt = CancellationToken::new();
+    runtime.block_on(async {
+        let interrupted = interrupt.clone();
+        tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                interrupted.cancel();
+            }
+        });
+        program
+            .run(&args.file, &inputs, &args.out, told, &interrupt)
+            .await
+            .unwrap_or_else(|| Err(Failure::retryable(Reason::PrepareFailed, "interrupted")))
+    })
+}
+
+fn prepare_file(args: &PrepareArgs, told: &mut dyn FnMut(Told)) -> Result<Manifest, Failure> {
     // Before anything else: what comes after may start threads.
     let memory_bytes = args.cell.memory_bytes();
     let missing = enter(&args.cell, memory_bytes, &args.file, &args.out);
     for missing in missing.map_err(|e| Failure::from(&e))? {
-        warn(format!("the model is opened with {missing} on this host"));
+        told(Told::Warning(format!(
+            "the model is opened with {missing} on this host"
+        )));
     }
     set_threads(1);
     let options = PrepareOptions {
@@ -115,7 +165,8 @@ fn prepare_file(
         prepared_gflops: reference_speed(BENCHMARK_BUDGET).peak_gflops,
         seed: SEED,
     };
-    prepare(&args.file, &args.out, &options, &mut |p| progress(p.into()))
+    let mut progress = |progress: Progress| told(Told::Step(progress.into()));
+    prepare(&args.file, &args.out, &options, &mut progress)
         .map_err(|e| naming_memory(Failure::from(&e), memory_bytes))
 }
 

@@ -3,11 +3,23 @@
 use lamina_model::{DataType, InputSpec, ValueRange, ValueSpec};
 
 /// Reads `NAME:DATATYPE:SHAPE[:MIN:MAX]`, `image:FP32:-1x3x224x224` or
-/// `ids:INT64:-1x128:0:30521`. An empty shape is a scalar.
+/// `ids:INT64:-1x128:0:30521`. An empty shape is a scalar. A shape alone,
+/// `1x3x224x224`, is FP32 and has no name until [`name_by_place`] gives it one.
 ///
 /// # Errors
 /// What is wrong, for people.
-pub fn parse_input(text: &str) -> Result<InputSpec, String> {
+pub(super) fn parse_input(text: &str) -> Result<InputSpec, String> {
+    if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) && !text.contains(':')
+    {
+        return Ok(InputSpec {
+            value: ValueSpec {
+                name: String::new(),
+                datatype: DataType::Fp32,
+                shape: parse_shape(text)?,
+            },
+            range: None,
+        });
+    }
     let last: Vec<&str> = text.rsplitn(5, ':').collect();
     // A name may hold colons, so the end decides; a number is no datatype.
     let is_plain = last.get(1).is_some_and(|d| d.parse::<DataType>().is_ok());
@@ -36,6 +48,17 @@ pub fn parse_input(text: &str) -> Result<InputSpec, String> {
         },
         range,
     })
+}
+
+/// Calls those without a name `input0`, `input1`, …, by their place in `forward`, as
+/// outputs without one are called.
+pub(super) fn name_by_place(mut inputs: Vec<InputSpec>) -> Vec<InputSpec> {
+    for (place, input) in inputs.iter_mut().enumerate() {
+        if input.value.name.is_empty() {
+            input.value.name = format!("input{place}");
+        }
+    }
+    inputs
 }
 
 /// Writes what [`parse_input`] reads.
@@ -76,7 +99,10 @@ fn range(min: &str, max: &str) -> Result<ValueRange, String> {
 }
 
 fn usage(text: &str) -> String {
-    format!("`{text}` is not NAME:DATATYPE:SHAPE[:MIN:MAX], such as image:FP32:-1x3x224x224")
+    format!(
+        "`{text}` is neither a shape such as 1x3x224x224 nor NAME:DATATYPE:SHAPE[:MIN:MAX], \
+         such as image:FP32:-1x3x224x224"
+    )
 }
 
 #[cfg(test)]
@@ -110,12 +136,26 @@ mod tests {
     }
 
     #[test]
+    fn a_shape_alone_is_fp32_and_named_by_its_place() {
+        let inputs = ["mask:FP32:1", "-1x3x8x8", "5"].map(|text| parse_input(text).unwrap());
+        let expected = [
+            spec("mask", &[1], None),
+            spec("input1", &[-1, 3, 8, 8], None),
+            spec("input2", &[5], None),
+        ];
+        assert_eq!(name_by_place(inputs.to_vec()), expected);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, about) in [
             ("image", "NAME:DATATYPE:SHAPE"),
             (":FP32:1", "NAME:DATATYPE:SHAPE"),
             ("image:float:1x2", "float"),
             ("image:FP32:1x-2", "1x-2"),
+            ("1x3xfoo", "1x3xfoo"),
+            ("1,3,224", "1,3,224"),
+            ("", "NAME:DATATYPE:SHAPE"),
             ("image:FP32:1x2:a:1", "`a`"),
             ("image:FP32:1x2:2:1", "2:1"),
         ] {

@@ -2,6 +2,7 @@
 
 use super::cell::scan_blocks;
 use super::fetch::{fetch, without_secrets};
+use super::lines::Told;
 use super::updates::Updates;
 use super::{Failure, Program, Reason, Step, StepName};
 use crate::blobs::{Blobs, PutError};
@@ -109,10 +110,13 @@ async fn work(
     if let Err(failure) = cancel.run_until_cancelled(fetching).await? {
         return Some(Err(failure));
     }
-    let mut progress = |step| updates.progress(step);
+    let mut told = |told| match told {
+        Told::Step(step) => updates.progress(step),
+        Told::Warning(warning) => tracing::warn!(warning, "preparing a model"),
+    };
     let child = tools
         .program
-        .run(&source, &wanted.inputs, &out, &mut progress, cancel);
+        .run(&source, &wanted.inputs, &out, &mut told, cancel);
     let manifest = match child.await? {
         Ok(manifest) => manifest,
         Err(failure) => return Some(Err(named(failure, &source, &wanted.uri))),

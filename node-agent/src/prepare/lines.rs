@@ -19,6 +19,13 @@ pub enum Line {
     Error(Failure),
 }
 
+/// What is told before the last line.
+#[derive(Debug)]
+pub(super) enum Told {
+    Step(Step),
+    Warning(String),
+}
+
 /// A step of preparing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
@@ -50,6 +57,15 @@ impl StepName {
             Self::Checking => "Checking",
             Self::Profiling => "Profiling",
             Self::Storing => "Storing",
+        }
+    }
+}
+
+impl From<Told> for Line {
+    fn from(told: Told) -> Self {
+        match told {
+            Told::Step(step) => Self::Progress(step),
+            Told::Warning(warning) => Self::Warning(warning),
         }
     }
 }

@@ -18,7 +18,6 @@ pub use child::Program;
 pub use cli::{PrepareArgs, run};
 pub(crate) use failure::with_causes;
 pub use failure::{Failure, Reason};
-pub use input::parse_input;
 pub use job::{Tools, run_job};
 pub use lines::{Line, Step, StepName};
 
