@@ -263,6 +263,34 @@ fn people_are_told_why_it_ended() {
 }
 
 #[test]
+fn the_process_that_opens_the_model_ends_with_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lamina-node-agent"))
+        .arg("prepare")
+        .arg(CORPUS.files.join("endless.pt"))
+        .args(["--input=x:FP32:-1x8", "--cpu-limit=60", "--out"])
+        .arg(folder.path().join("out"))
+        .spawn()
+        .unwrap();
+    wait_for_processes(folder.path(), 2);
+    command.kill().unwrap();
+    command.wait().unwrap();
+    wait_for_processes(folder.path(), 0);
+}
+
+fn wait_for_processes(folder: &Path, count: usize) {
+    let end = Instant::now() + TIME_LIMIT / 2;
+    while processes_of(folder).len() != count {
+        assert!(
+            Instant::now() < end,
+            "not {count}: {:?}",
+            processes_of(folder)
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn a_shape_alone_is_an_input() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out").display().to_string();

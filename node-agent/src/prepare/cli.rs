@@ -9,6 +9,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use lamina_model::{InputSpec, Manifest};
 use lamina_torchscript::{PrepareOptions, Progress, prepare, reference_speed, set_threads};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +74,8 @@ fn run_here(args: &PrepareArgs) -> bool {
     // An untrusted model that takes all memory should die alone. Raising the
     // score needs no right; where it fails, nothing is lost.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    // Nobody else bounds its time and room. Fails for no valid signal.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
     end(prepare_file(args, &mut |told| say(&told.into())))
 }
 
