@@ -260,6 +260,27 @@ fn people_are_told_why_it_ended() {
         assert!(said.starts_with("error: "), "{said}");
         assert!(said.contains(cause), "{said}");
     }
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "half of the blocks");
+}
+
+#[test]
+fn what_else_is_in_the_folder_takes_no_room_and_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let film = fs::File::create(out.join("film")).unwrap();
+    film.set_len(1 << 40).unwrap();
+    let output = prepare("good", folder.path(), &[]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    let files = fs::read_dir(&out).unwrap().map(|f| f.unwrap().path());
+    let files: Vec<PathBuf> = files.collect();
+    assert!(
+        files.len() >= 3,
+        "blocks, a probe and what was there: {files:?}"
+    );
+    assert!(files.iter().all(|f| f.is_file()), "{files:?}");
+    assert!(files.contains(&out.join("film")), "{files:?}");
 }
 
 #[test]

@@ -4,14 +4,15 @@ use super::cell::{check_paths, enter, naming_memory};
 use super::input::{name_by_place, parse_input};
 use super::lines::Told;
 use super::table::table;
-use super::{CellArgs, Failure, Line, Program, Reason};
+use super::{CellArgs, CellError, Failure, Line, Program, Reason};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use lamina_model::{InputSpec, Manifest};
 use lamina_torchscript::{PrepareOptions, Progress, prepare, reference_speed, set_threads};
 use rustix::process::{Signal, set_parent_process_death_signal};
+use std::fs;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -73,7 +74,7 @@ pub fn run(args: &PrepareArgs) -> ExitCode {
 fn run_here(args: &PrepareArgs) -> bool {
     // An untrusted model that takes all memory should die alone. Raising the
     // score needs no right; where it fails, nothing is lost.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
     // Nobody else bounds its time and room. Fails for no valid signal.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     end(prepare_file(args, &mut |told| say(&told.into())))
@@ -124,6 +125,18 @@ fn run_for_people(args: &PrepareArgs) -> bool {
 /// tells of it.
 fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<Manifest, Failure> {
     check_paths(&args.file, &args.out).map_err(|e| Failure::from(&e))?;
+    let unusable = |source: io::Error| {
+        Failure::from(&CellError::Path {
+            path: args.out.clone(),
+            source,
+        })
+    };
+    // One of its own: what else is in the folder is not the model's, and what a
+    // failure leaves goes with it.
+    let own = tempfile::Builder::new()
+        .prefix("preparing-")
+        .tempdir_in(&args.out)
+        .map_err(unusable)?;
     let failed = |e: io::Error| {
         Failure::retryable(
             Reason::PrepareFailed,
@@ -137,7 +150,7 @@ fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<M
         .build()
         .map_err(failed)?;
     let interrupt = CancellationToken::new();
-    runtime.block_on(async {
+    let manifest = runtime.block_on(async {
         let interrupted = interrupt.clone();
         tokio::spawn(async move {
             if tokio::signal::ctrl_c().await.is_ok() {
@@ -145,10 +158,20 @@ fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<M
             }
         });
         program
-            .run(&args.file, &inputs, &args.out, told, &interrupt)
+            .run(&args.file, &inputs, own.path(), told, &interrupt)
             .await
             .unwrap_or_else(|| Err(Failure::retryable(Reason::PrepareFailed, "interrupted")))
-    })
+    })?;
+    move_files(own.path(), &args.out).map_err(unusable)?;
+    Ok(manifest)
+}
+
+fn move_files(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::rename(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 fn prepare_file(args: &PrepareArgs, told: &mut dyn FnMut(Told)) -> Result<Manifest, Failure> {
