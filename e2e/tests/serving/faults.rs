@@ -155,10 +155,10 @@ async fn next_hop_cut(scene: &Scene) -> Result<()> {
 async fn another_next_hop(scene: &Scene, than: &str, within: Duration) -> Result<String> {
     let what = format!("a next hop other than {than}");
     let hop = poll(&what, within, async || {
-        let path = redeploy::path(scene, MODEL).await?;
-        Ok(match hosts(scene).await?.into_iter().nth(1) {
-            Some(hop) if hop != than => Step::Done(hop),
-            _ => Step::NotYet(path),
+        let hosts = hosts(scene).await?;
+        Ok(match hosts.get(1) {
+            Some(hop) if hop != than => Step::Done(hop.clone()),
+            _ => Step::NotYet(hosts.join("→")),
         })
     });
     Ok(hop.await?)

@@ -9,13 +9,13 @@ use lamina_model::{DataType, InputSpec, ValueRange, ValueSpec};
 /// # Errors
 /// What is wrong, for people.
 pub(super) fn parse_input(text: &str) -> Result<InputSpec, String> {
-    if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) && !text.contains(':')
-    {
+    if !text.contains(':') {
+        let shape = parse_shape(text).ok().filter(|sizes| !sizes.is_empty());
         return Ok(InputSpec {
             value: ValueSpec {
                 name: String::new(),
                 datatype: DataType::Fp32,
-                shape: parse_shape(text)?,
+                shape: shape.ok_or_else(|| usage(text))?,
             },
             range: None,
         });
