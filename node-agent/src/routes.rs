@@ -51,6 +51,8 @@ pub(crate) struct Ticket {
     /// Fires when the revision is no longer wanted while this request is still
     /// on it: its hosts may be gone without a word.
     pub(crate) abandoned: CancellationToken,
+    /// Fires when new requests take another revision, or none.
+    pub(crate) superseded: CancellationToken,
 }
 
 /// The routes of this host. Clones share them.
@@ -70,6 +72,8 @@ struct Entry {
     in_flight: BTreeMap<i64, InFlight>,
     in_flight_at_flip: u32,
     verified: Option<Verification>,
+    /// Of the active revision.
+    superseded: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +103,7 @@ impl Routes {
             table.extract_if(.., |uid, _| !wanted.iter().any(|r| r.placement_uid == *uid))
         {
             gone.in_flight.values().for_each(|f| f.abandoned.cancel());
+            gone.superseded.cancel();
         }
         let mut outcome = Ok(());
         for route in wanted {
@@ -165,6 +170,7 @@ impl Routes {
             first,
             path,
             abandoned: in_flight.abandoned.clone(),
+            superseded: entry.superseded.clone(),
         })
     }
 
@@ -255,6 +261,7 @@ fn follow(table: &mut Table, route: &Route, model: Arc<Model>) {
             in_flight: BTreeMap::new(),
             in_flight_at_flip: 0,
             verified: None,
+            superseded: CancellationToken::new(),
         };
         table.insert(route.placement_uid.clone(), entry);
         return;
@@ -268,6 +275,7 @@ fn follow(table: &mut Table, route: &Route, model: Arc<Model>) {
             in_flight = entry.in_flight_at_flip,
             "route flipped"
         );
+        std::mem::take(&mut entry.superseded).cancel();
     }
     for (revision, in_flight) in &entry.in_flight {
         if !route.revisions.iter().any(|r| r.revision == *revision) {
@@ -362,12 +370,13 @@ mod tests {
         routes.apply(&[with_revisions(1, &[1])]).unwrap();
         let ticket = routes.begin("u").unwrap();
         routes.apply(&[with_revisions(2, &[1, 2])]).unwrap();
-        assert!(!ticket.abandoned.is_cancelled());
+        assert!(!ticket.abandoned.is_cancelled() && ticket.superseded.is_cancelled());
         routes.apply(&[with_revisions(2, &[2])]).unwrap();
         assert!(ticket.abandoned.is_cancelled());
         let fresh = routes.begin("u").unwrap();
+        assert!(!fresh.superseded.is_cancelled());
         routes.apply(&[]).unwrap();
-        assert!(fresh.abandoned.is_cancelled());
+        assert!(fresh.abandoned.is_cancelled() && fresh.superseded.is_cancelled());
         assert!(routes.begin("u").is_none());
     }
 

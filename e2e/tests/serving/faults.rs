@@ -19,7 +19,8 @@ fn load(rate: f64) -> Load {
         entry: "cam-1".to_owned(),
         rate,
         phase_seconds: 8,
-        deadline_seconds: 15.0,
+        // What clients get that set none.
+        deadline_seconds: 30.0,
     }
 }
 
@@ -85,19 +86,7 @@ pub(crate) async fn node_lost_for_good(scene: &Scene) -> Result<()> {
     sleep(Duration::from_secs(3)).await;
     scene.lab.suspend_restart(&host, true)?;
     scene.kill("agent", Some(&host), Signal::SIGKILL).await?;
-    let moved = poll(
-        "a path without the lost host",
-        Duration::from_secs(60),
-        async || {
-            let path = redeploy::path(scene, MODEL).await?;
-            Ok(if !path.is_empty() && !path.contains(&host) {
-                Step::Done(path)
-            } else {
-                Step::NotYet(path)
-            })
-        },
-    )
-    .await;
+    let moved = path_without(scene, &host).await;
     sleep(Duration::from_secs(3)).await;
     let answered = all_answered(client).await;
     scene.lab.suspend_restart(&host, false)?;
@@ -112,6 +101,60 @@ pub(crate) async fn node_lost_for_good(scene: &Scene) -> Result<()> {
     );
     scene.wait_nodes(5, Duration::from_secs(60)).await?;
     Ok(())
+}
+
+/// The entry, a small device, loads a larger slice of its own while requests wait
+/// for it there.
+pub(crate) async fn node_lost_and_the_entry_loads_more(scene: &Scene) -> Result<()> {
+    let host = last_host(scene).await?;
+    let client = redeploy::start(scene, &load(4.0)).await?;
+    sleep(Duration::from_secs(3)).await;
+    // Nothing moves until the host is known to be lost.
+    let paused = r#"{"constraints":{"keepOnEntry":28},"adaptation":{"paused":true}}"#;
+    wish(scene, paused).await?;
+    scene.lab.suspend_restart(&host, true)?;
+    scene.kill("agent", Some(&host), Signal::SIGKILL).await?;
+    let node = format!("computenode/{host}");
+    let lost = [
+        "wait",
+        &node,
+        "--for=condition=Ready=false",
+        "--timeout=30s",
+    ];
+    let lost = scene.lab.kubectl(&lost).await;
+    wish(scene, r#"{"adaptation":null}"#).await?;
+    let moved = path_without(scene, &host).await;
+    sleep(Duration::from_secs(3)).await;
+    let answered = all_answered(client).await;
+    scene.lab.suspend_restart(&host, false)?;
+    wish(scene, r#"{"constraints":{"keepOnEntry":null}}"#).await?;
+    lost?;
+    let path = moved?;
+    ensure!(path.starts_with("cam-1[0-27]"), "{path}");
+    answered?;
+    scene.wait_nodes(5, Duration::from_secs(60)).await?;
+    Ok(())
+}
+
+/// Merges this into the model's spec.
+async fn wish(scene: &Scene, spec: &str) -> Result<()> {
+    let patch = format!(r#"{{"spec":{spec}}}"#);
+    let arguments = ["patch", "dnn", MODEL, "--type=merge", "--patch", &patch];
+    scene.lab.kubectl(&arguments).await?;
+    Ok(())
+}
+
+async fn path_without(scene: &Scene, host: &str) -> Result<String, SceneError> {
+    let what = format!("a path without {host}");
+    poll(&what, Duration::from_secs(60), async || {
+        let path = redeploy::path(scene, MODEL).await?;
+        Ok(if !path.is_empty() && !path.contains(host) {
+            Step::Done(path)
+        } else {
+            Step::NotYet(path)
+        })
+    })
+    .await
 }
 
 /// Both hosts live and reach the operator, but not each other.
@@ -130,11 +173,7 @@ pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
 }
 
 async fn next_hop_cut(scene: &Scene) -> Result<()> {
-    let patient = Load {
-        deadline_seconds: 30.0,
-        ..load(2.0)
-    };
-    let client = redeploy::start(scene, &patient).await?;
+    let client = redeploy::start(scene, &load(2.0)).await?;
     // A move that was pending comes to pass first.
     sleep(Duration::from_secs(3)).await;
     let hop = another_next_hop(scene, CLOUD, Duration::from_secs(120)).await?;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 /// Counts cases and prints them as cargo's own harness does.
 struct Suite {
-    filter: Option<String>,
+    filters: Vec<String>,
     passed: u32,
     failed: u32,
     skipped: u32,
@@ -27,11 +27,8 @@ const CASE_LIMIT: Duration = Duration::from_secs(300);
 
 impl Suite {
     async fn case(&mut self, name: &str, scene: &Scene, work: impl Future<Output = Result<()>>) {
-        if self
-            .filter
-            .as_ref()
-            .is_some_and(|f| !name.contains(f.as_str()))
-        {
+        let filters = &self.filters;
+        if !filters.is_empty() && !filters.iter().any(|f| name.contains(f.as_str())) {
             self.skipped += 1;
             return;
         }
@@ -72,7 +69,10 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut suite = Suite {
-        filter: arguments.into_iter().find(|a| !a.starts_with('-')),
+        filters: arguments
+            .into_iter()
+            .filter(|a| !a.starts_with('-'))
+            .collect(),
         passed: 0,
         failed: 0,
         skipped: 0,
@@ -126,6 +126,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(bad_models::a_broken_update_leaves_the_last_good_one_serving);
     case!(faults::agent_killed_and_restarted);
     case!(faults::node_lost_for_good);
+    case!(faults::node_lost_and_the_entry_loads_more);
     case!(faults::link_between_two_hosts_cut);
     case!(faults::slow_link_moves_blocks_and_operator_dies_meanwhile);
     case!(faults::api_server_away);

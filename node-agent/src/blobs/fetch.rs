@@ -92,8 +92,8 @@ impl Blobs {
     /// that together they keep to the pace.
     async fn next_chunk(&self, part: &mut Part<'_>) -> Result<(), BlobError> {
         let _turn = self.turn.lock().await;
-        let in_flight = self.telemetry.requests_in_flight();
-        let wanted = pace::chunk_bytes(in_flight, part.total - part.len);
+        let under_way = self.telemetry.requests_under_way();
+        let wanted = pace::chunk_bytes(under_way, part.total - part.len);
         let before = part.len;
         let start = Instant::now();
         let outcome = timeout(CHUNK_TIMEOUT, self.receive(part, wanted)).await;
@@ -108,8 +108,8 @@ impl Blobs {
             bytes: part.len - before,
             seconds: took.as_secs_f64(),
         });
-        let in_flight = self.telemetry.requests_in_flight().max(in_flight);
-        tokio::time::sleep(pace::pause(in_flight, took)).await;
+        let under_way = self.telemetry.requests_under_way().max(under_way);
+        tokio::time::sleep(pace::pause(under_way, took)).await;
         Ok(())
     }
 

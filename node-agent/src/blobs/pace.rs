@@ -1,4 +1,5 @@
-//! How fast blobs may come in, decided apart from fetching them.
+//! How fast blobs may come in, decided apart from fetching them. Requests that wait
+//! for a path do not count: blobs are what they wait for.
 
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ const LARGE_CHUNK_BYTES: u64 = 256 << 10;
 const SMALL_CHUNK_BYTES: u64 = 64 << 10;
 
 /// Bytes to ask for next.
-pub(super) const fn chunk_bytes(requests_in_flight: u32, missing: u64) -> u64 {
-    let chunk = if requests_in_flight > 0 {
+pub(super) const fn chunk_bytes(requests_under_way: u32, missing: u64) -> u64 {
+    let chunk = if requests_under_way > 0 {
         SMALL_CHUNK_BYTES
     } else {
         LARGE_CHUNK_BYTES
@@ -20,8 +21,8 @@ pub(super) const fn chunk_bytes(requests_in_flight: u32, missing: u64) -> u64 {
 
 /// How long to leave the link to requests after a chunk that took `took`: as
 /// long again, so that fetching takes half of the rate at most and never stops.
-pub(super) const fn pause(requests_in_flight: u32, took: Duration) -> Duration {
-    if requests_in_flight > 0 {
+pub(super) const fn pause(requests_under_way: u32, took: Duration) -> Duration {
+    if requests_under_way > 0 {
         took
     } else {
         Duration::ZERO

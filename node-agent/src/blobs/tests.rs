@@ -178,6 +178,22 @@ async fn requests_are_left_half_of_the_link() {
 }
 
 #[tokio::test]
+async fn requests_that_wait_for_a_path_leave_the_link() {
+    let want = content(300_000);
+    let store = Store::with(&[&want]);
+    let (address, _server) = store.serve().await;
+    let cache = Cache::new(&address);
+    let _request = cache.telemetry.request_began();
+    let _waits = cache.telemetry.request_waits();
+    cache
+        .blobs
+        .ensure(&Digest::of(&want), 300_000)
+        .await
+        .unwrap();
+    assert_eq!(cache.blobs.inbound().drain().len(), 2);
+}
+
+#[tokio::test]
 async fn an_operator_that_moves_is_followed() {
     let digest = Digest::of(b"here");
     let cache = Cache::new("");

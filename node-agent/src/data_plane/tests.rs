@@ -127,6 +127,60 @@ async fn requests_follow_the_route_when_it_moves_to_another_host() {
     assert_eq!((values(&reply)[0], revision(&reply)), (7.0, 2));
 }
 
+/// Runs of the entry's slice while 30 requests wait for two seconds, `away` having
+/// made the next host useless. Then they all go another way.
+async fn runs_while_requests_wait(away: fn(&mut Host)) -> usize {
+    let folder = Folder::new();
+    let mut cam = Host::slow("cam-1", &folder, MS(2));
+    let mut edge = Host::start("edge-1", &folder);
+    let mut spare = Host::start("edge-2", &folder);
+    deploy(1, &mut [(&mut cam, (2.0, 0.0)), (&mut edge, (1.0, 1.0))]).await;
+    deploy(2, &mut [(&mut spare, (2.0, 1.0))]).await;
+    cam.routes
+        .apply(&[route_to(&cam, 1, &[(1, &cam)])])
+        .unwrap();
+    away(&mut edge);
+    let client = cam.client();
+    let waiting: Vec<_> = (0..30u8)
+        .map(|i| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let x = f32::from(i);
+                // The first alone finds out.
+                sleep(MS(if i == 0 { 0 } else { 500 })).await;
+                let reply = client.model_infer(request("", &[x, x])).await.unwrap();
+                assert_eq!(values(reply.get_ref())[0], 2.0f32.mul_add(x, 1.0));
+            })
+        })
+        .collect();
+    sleep(MS(2000)).await;
+    let runs = |host: &Host| {
+        let segments = host.telemetry.drain().segments;
+        segments.values().map(Vec::len).sum::<usize>()
+    };
+    let meanwhile = runs(&cam);
+    cam.routes
+        .apply(&[route_to(&cam, 2, &[(2, &spare)])])
+        .unwrap();
+    for one in waiting {
+        one.await.unwrap();
+    }
+    assert_eq!(runs(&spare), 30);
+    meanwhile
+}
+
+#[tokio::test]
+async fn nothing_is_computed_for_a_host_that_is_away() {
+    assert_eq!(runs_while_requests_wait(Host::kill).await, 0);
+}
+
+#[tokio::test]
+async fn of_requests_that_wait_one_tries_at_a_time() {
+    // One every 250 to 500 ms; 30 at least if each had tried.
+    let runs = runs_while_requests_wait(|edge| edge.drop_revision(1)).await;
+    assert!((2..20).contains(&runs), "{runs}");
+}
+
 #[tokio::test]
 async fn requests_on_a_dropped_revision_are_sent_again() {
     let folder = Folder::new();

@@ -1,25 +1,23 @@
 //! From the entry along the path, again where a host fails on the way.
 
 use super::error::{FrontError, Setback};
+use super::trouble::{PAUSES, Troubles, Turn};
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::hop::Forwarder;
 use crate::routes::{Model, Routes, Ticket};
 use crate::shared::{Outcome, RequestKey, RequestSample};
 use lamina_proto::hop::{ForwardReply, ForwardRequest, Tensor};
-use std::time::{Duration, Instant};
+use std::future::Future;
+use std::time::Instant;
 use tonic::Code;
-
-/// Pauses between tries: a host that restarts or a route that moves takes some
-/// hundred milliseconds at least.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Sends requests of models whose entry is this host.
 #[derive(Clone)]
 pub(crate) struct Dispatcher {
     pub(super) routes: Routes,
     pub(super) forwarder: Forwarder,
+    pub(super) troubles: Troubles,
 }
 
 /// A request on its way into the path.
@@ -58,7 +56,7 @@ impl Tries {
     pub(super) const fn until(deadline: Deadline) -> Self {
         Self {
             deadline,
-            pauses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            pauses: PAUSES,
             failed: 0,
         }
     }
@@ -68,13 +66,26 @@ impl Tries {
     /// # Errors
     /// No time is left for another one.
     pub(super) async fn pause(&mut self, setback: Setback) -> Result<(), FrontError> {
-        self.failed += 1;
         let pause = tokio::time::sleep(self.pauses.next_wait());
+        self.wait(setback, pause).await
+    }
+
+    /// Waits for `pause` after a try that met `setback`.
+    async fn wait(
+        &mut self,
+        setback: Setback,
+        pause: impl Future<Output = ()>,
+    ) -> Result<(), FrontError> {
+        self.failed += 1;
         let paused = self.deadline.bound(pause).await;
-        paused.ok_or(FrontError::OutOfTime {
+        paused.ok_or_else(|| self.out_of_time(setback))
+    }
+
+    const fn out_of_time(&self, last: Setback) -> FrontError {
+        FrontError::OutOfTime {
             tries: self.failed,
-            last: setback,
-        })
+            last,
+        }
     }
 }
 
@@ -119,28 +130,71 @@ impl Dispatcher {
         tries: &mut Tries,
         revision: &mut i64,
     ) -> Result<Answered, FrontError> {
+        let uid = model.placement_uid.as_str();
         loop {
-            let setback = match self.routes.begin(&model.placement_uid) {
-                None if tries.failed == 0 => {
-                    return Err(FrontError::NotServing(model.full_name.clone()));
-                }
-                None => Setback::NotServing,
-                Some(ticket) => {
-                    *revision = ticket.revision;
-                    match self
-                        .attempt(&model.placement_uid, ticket, inbound, tries.deadline)
-                        .await
-                    {
-                        Ok(answered) => return Ok(answered),
-                        Err(Setback::Hop(error)) if !is_passing(error.code()) => {
-                            return Err(error.into());
-                        }
-                        Err(setback) => setback,
-                    }
-                }
+            let turn = self.turn(uid, tries, revision).await?;
+            // Once may be chance.
+            let again = turn.is_some() || tries.failed > 0;
+            let tried = self.try_once(model, inbound, tries.deadline, again, revision);
+            let setback = match tried.await? {
+                Ok(answered) => return Ok(answered),
+                Err(setback) => setback,
             };
             tracing::debug!(id = inbound.id, revision = *revision, %setback, "trying again");
-            tries.pause(setback).await?;
+            let _waits = self.forwarder.telemetry.request_waits();
+            match turn {
+                Some(turn) => tries.wait(setback, turn.pause()).await?,
+                None => tries.pause(setback).await?,
+            }
+        }
+    }
+
+    /// Waits until the request may try, which it may at once while its path works.
+    async fn turn(
+        &self,
+        placement_uid: &str,
+        tries: &Tries,
+        revision: &mut i64,
+    ) -> Result<Option<Turn>, FrontError> {
+        let _waits = self.forwarder.telemetry.request_waits();
+        let turn = self.troubles.turn(placement_uid, tries.deadline).await;
+        turn.map_err(|last| {
+            let route = self.routes.route(placement_uid);
+            *revision = route.map_or(*revision, |r| r.active_revision);
+            tries.out_of_time(last)
+        })
+    }
+
+    /// The answer, or what was met on the path. `again`: a try before failed.
+    async fn try_once(
+        &self,
+        model: &Model,
+        inbound: &Inbound,
+        deadline: Deadline,
+        again: bool,
+        revision: &mut i64,
+    ) -> Result<Result<Answered, Setback>, FrontError> {
+        let uid = model.placement_uid.as_str();
+        let Some(ticket) = self.routes.begin(uid) else {
+            return match again {
+                true => Ok(Err(Setback::NotServing)),
+                false => Err(FrontError::NotServing(model.full_name.clone())),
+            };
+        };
+        *revision = ticket.revision;
+        let superseded = ticket.superseded.clone();
+        match self.attempt(uid, ticket, inbound, deadline).await {
+            Ok(answered) => {
+                self.troubles.answered(uid);
+                Ok(Ok(answered))
+            }
+            Err(Setback::Hop(error)) if !is_passing(error.code()) => Err(error.into()),
+            Err(setback) => {
+                if again {
+                    self.troubles.failed(uid, &superseded, setback.clone());
+                }
+                Ok(Err(setback))
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Any agent takes any model. One that is not the model's entry checks the
 //! request and passes it to the entry; the entry sends it along the path of the
-//! active revision, again and again where hosts fail on the way.
+//! active revision, again where hosts fail on the way: one request at a time finds
+//! out whether the path works again, the others wait for it or for another path.
 
 mod dispatch;
 mod error;
@@ -10,6 +11,7 @@ mod input;
 mod output;
 mod relay;
 mod service;
+mod trouble;
 mod typed;
 
 pub(crate) use service::Front;

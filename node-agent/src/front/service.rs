@@ -1,6 +1,7 @@
 use super::dispatch::{Dispatcher, Inbound};
 use super::error::FrontError;
 use super::output::{self, VERSION};
+use super::trouble::Troubles;
 use super::{input, relay};
 use crate::deadline::Deadline;
 use crate::hop::Forwarder;
@@ -27,13 +28,13 @@ pub(crate) struct Front {
 
 impl Front {
     /// `ready` tells whether the agent takes requests at all.
-    pub(crate) const fn new(
-        routes: Routes,
-        forwarder: Forwarder,
-        ready: watch::Receiver<bool>,
-    ) -> Self {
+    pub(crate) fn new(routes: Routes, forwarder: Forwarder, ready: watch::Receiver<bool>) -> Self {
         Self {
-            dispatcher: Dispatcher { routes, forwarder },
+            dispatcher: Dispatcher {
+                routes,
+                forwarder,
+                troubles: Troubles::default(),
+            },
             ready,
         }
     }
@@ -55,7 +56,9 @@ impl Front {
         metadata: &MetadataMap,
         deadline: Deadline,
     ) -> Result<ModelInferResponse, FrontError> {
-        let Dispatcher { routes, forwarder } = &self.dispatcher;
+        let Dispatcher {
+            routes, forwarder, ..
+        } = &self.dispatcher;
         let model = self.model(&request.model_name, &request.model_version)?;
         let tensors = input::inputs(&model, &request)?;
         let wanted = input::wanted_outputs(&model, &request.outputs)?;

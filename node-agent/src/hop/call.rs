@@ -55,6 +55,30 @@ impl Hops {
         .await
     }
 
+    /// Connects to `to` where it is not connected.
+    ///
+    /// # Errors
+    /// It cannot be reached, or not before the deadline.
+    pub(super) async fn reach(&self, to: &Hop, deadline: Deadline) -> Result<(), CallError> {
+        self.connected(to, deadline).await.map(|_| ())
+    }
+
+    async fn connected(
+        &self,
+        to: &Hop,
+        deadline: Deadline,
+    ) -> Result<(Connection, Channel), CallError> {
+        let connection = self.connection(to);
+        let connected = deadline.bound(connection.channel()).await;
+        match connected.ok_or_else(|| late(to))? {
+            Ok(channel) => Ok((connection, channel)),
+            Err(reason) => {
+                self.leave(to, &connection, false);
+                Err(lost(to, &reason))
+            }
+        }
+    }
+
     /// What `send` does on the connection to `to`. Dropping the future cancels
     /// the call there.
     pub(crate) async fn call<T, F>(
@@ -66,21 +90,10 @@ impl Hops {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let connection = self.connection(to);
-        let late = || CallError::Late {
-            node: to.node.clone(),
-        };
-        let connected = deadline
-            .bound(connection.channel())
-            .await
-            .ok_or_else(late)?;
-        let channel = connected.map_err(|reason| {
-            self.leave(to, &connection, false);
-            lost(to, &reason)
-        })?;
+        let (connection, channel) = self.connected(to, deadline).await?;
         let begin = Instant::now();
         let outcome = tokio::select! {
-            outcome = deadline.bound(send(channel)) => outcome.ok_or_else(late)?,
+            outcome = deadline.bound(send(channel)) => outcome.ok_or_else(|| late(to))?,
             () = connection.lost.cancelled() => return Err(lost(to, "it cannot be reached")),
         };
         match outcome {
@@ -89,7 +102,7 @@ impl Hops {
                 took: begin.elapsed(),
             }),
             // tonic's own timer may win by a hair.
-            Err(_) if deadline.has_passed() => Err(late()),
+            Err(_) if deadline.has_passed() => Err(late(to)),
             Err(status) => Err(self.judge(to, &connection, status)),
         }
     }
@@ -119,6 +132,12 @@ fn is_connect_error(cause: &(dyn std::error::Error + 'static)) -> bool {
         next = error.source();
     }
     false
+}
+
+fn late(to: &Hop) -> CallError {
+    CallError::Late {
+        node: to.node.clone(),
+    }
 }
 
 fn lost(to: &Hop, reason: &str) -> CallError {

@@ -65,6 +65,10 @@ impl Forwarder {
             revision: key.revision,
             segment: key.segment,
         })?;
+        // Nothing is computed for a host that is not there.
+        if let Some(next) = &serving.next {
+            self.hops.reach(next, deadline).await?;
+        }
         let bytes_in = bytes_of(&request.tensors);
         let computed = self
             .compute(&serving, key.segment, &request, deadline)

@@ -18,6 +18,7 @@ pub struct Telemetry {
 struct Inner {
     window: Mutex<Window>,
     in_flight: AtomicU32,
+    waiting: AtomicU32,
     metrics: Metrics,
 }
 
@@ -95,15 +96,26 @@ pub struct RequestSample {
     pub retried: u32,
 }
 
-/// Counts a request as inside this agent until it is dropped.
+/// Counts a request as inside this agent, or as waiting there, until it is dropped.
 #[derive(Debug)]
 pub struct RequestToken {
     inner: Arc<Inner>,
+    counter: fn(&Inner) -> &AtomicU32,
+}
+
+impl RequestToken {
+    fn new(inner: &Arc<Inner>, counter: fn(&Inner) -> &AtomicU32) -> Self {
+        counter(inner).fetch_add(1, Ordering::Relaxed);
+        Self {
+            inner: Arc::clone(inner),
+            counter,
+        }
+    }
 }
 
 impl Drop for RequestToken {
     fn drop(&mut self) {
-        self.inner.in_flight.fetch_sub(1, Ordering::Relaxed);
+        (self.counter)(&self.inner).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -133,15 +145,23 @@ impl Telemetry {
 
     /// Counts a request that arrived, whether from a client or a hop.
     pub fn request_began(&self) -> RequestToken {
-        self.inner.in_flight.fetch_add(1, Ordering::Relaxed);
-        RequestToken {
-            inner: Arc::clone(&self.inner),
-        }
+        RequestToken::new(&self.inner, |inner| &inner.in_flight)
+    }
+
+    /// Counts a request, one of those inside, that waits for its path.
+    pub fn request_waits(&self) -> RequestToken {
+        RequestToken::new(&self.inner, |inner| &inner.waiting)
     }
 
     /// Requests inside this agent.
     pub fn requests_in_flight(&self) -> u32 {
         self.inner.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that need this host or its links now.
+    pub fn requests_under_way(&self) -> u32 {
+        let waiting = self.inner.waiting.load(Ordering::Relaxed);
+        self.requests_in_flight().saturating_sub(waiting)
     }
 
     /// Everything since the last drain.
@@ -211,7 +231,11 @@ mod tests {
         let first = telemetry.request_began();
         let second = telemetry.request_began();
         drop(first);
+        let waits = telemetry.request_waits();
         assert_eq!(telemetry.requests_in_flight(), 1);
+        assert_eq!(telemetry.requests_under_way(), 0);
+        drop(waits);
+        assert_eq!(telemetry.requests_under_way(), 1);
         drop(second);
         assert_eq!(telemetry.requests_in_flight(), 0);
     }
