@@ -105,8 +105,8 @@ async fn nothing_is_lost_when_a_host_is_killed_and_comes_back() {
     assert!(requests.values().flatten().any(|r| r.retried > 0));
 }
 
-#[tokio::test]
-async fn requests_follow_the_route_when_it_moves_to_another_host() {
+/// Revision 1 serves on cam-1→edge-1; edge-2 holds all of revision 2.
+async fn a_path_and_a_spare() -> [Host; 3] {
     let folder = Folder::new();
     let mut cam = Host::start("cam-1", &folder);
     let mut edge = Host::start("edge-1", &folder);
@@ -116,6 +116,12 @@ async fn requests_follow_the_route_when_it_moves_to_another_host() {
     cam.routes
         .apply(&[route_to(&cam, 1, &[(1, &cam)])])
         .unwrap();
+    [cam, edge, spare]
+}
+
+#[tokio::test]
+async fn requests_follow_the_route_when_it_moves_to_another_host() {
+    let [cam, mut edge, spare] = a_path_and_a_spare().await;
     edge.kill();
     let mut client = cam.client();
     let waiting = tokio::spawn(async move { client.model_infer(request("", &[3.0, 0.0])).await });
@@ -130,15 +136,7 @@ async fn requests_follow_the_route_when_it_moves_to_another_host() {
 /// Runs of the entry's slice while 30 requests wait for two seconds, `away` having
 /// made the next host useless. Then they all go another way.
 async fn runs_while_requests_wait(away: fn(&mut Host)) -> usize {
-    let folder = Folder::new();
-    let mut cam = Host::slow("cam-1", &folder, MS(2));
-    let mut edge = Host::start("edge-1", &folder);
-    let mut spare = Host::start("edge-2", &folder);
-    deploy(1, &mut [(&mut cam, (2.0, 0.0)), (&mut edge, (1.0, 1.0))]).await;
-    deploy(2, &mut [(&mut spare, (2.0, 1.0))]).await;
-    cam.routes
-        .apply(&[route_to(&cam, 1, &[(1, &cam)])])
-        .unwrap();
+    let [cam, mut edge, spare] = a_path_and_a_spare().await;
     away(&mut edge);
     let client = cam.client();
     let waiting: Vec<_> = (0..30u8)
