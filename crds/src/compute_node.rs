@@ -44,7 +44,7 @@ pub struct ComputeNodeSpec {
     /// serving and of the coming revision stand side by side.
     #[serde(default)]
     pub slices: Vec<Slice>,
-    /// How requests for each model leave this host.
+    /// Placements whose entry this host is.
     #[serde(default)]
     pub routes: Vec<Route>,
 }
@@ -82,7 +82,7 @@ pub struct Blob {
     pub bytes: u64,
 }
 
-/// How requests for one model leave this host.
+/// How requests for one model leave this host, which is their entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
@@ -92,21 +92,17 @@ pub struct Route {
     pub namespace: String,
     /// Name of the DnnModel, by which clients call it.
     pub name: String,
-    /// The entry of the Placement. Another host than this one forwards to it.
-    pub entry: Hop,
     /// Revision that new requests take; 0 where none serves yet.
     pub active_revision: i64,
     /// Revision that the entry is to verify with the probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify_revision: Option<i64>,
+    /// Why requests are refused though a revision is there, if so: what serves breaks
+    /// a limit that protects data, such as `keepOnEntry`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refuse: Option<String>,
     /// First host of each revision that may be called.
     pub revisions: Vec<RouteRevision>,
-    /// What the model takes.
-    pub inputs: Vec<TensorSpec>,
-    /// What the model gives.
-    pub outputs: Vec<TensorSpec>,
-    /// A request with its known answer.
-    pub probe: Blob,
 }
 
 /// First host of a revision.
@@ -120,6 +116,15 @@ pub struct RouteRevision {
     /// The whole path, `cam-1[0-4]→edge-2[5-14]`, which replies carry.
     #[serde(default)]
     pub path: String,
+    /// What this revision takes; another revision of the model may take something else.
+    pub inputs: Vec<TensorSpec>,
+    /// What this revision gives.
+    pub outputs: Vec<TensorSpec>,
+    /// A request with its known answer, which proves this revision.
+    pub probe: Blob,
+    /// Manifest of the blocks of this revision, which the entry keeps so that an
+    /// operator that lost its store can plan again.
+    pub manifest: Blob,
 }
 
 /// What a host reports.

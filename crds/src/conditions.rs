@@ -18,6 +18,8 @@ pub const VERIFIED: &str = "Verified";
 pub const REGISTERED: &str = "Registered";
 /// The agent has measured the host's speed. (ComputeNode)
 pub const BENCHMARKED: &str = "Benchmarked";
+/// Requests are answered, though perhaps as an earlier spec asked for.
+pub const SERVING: &str = "Serving";
 /// The object does what its spec asks for.
 pub const READY: &str = "Ready";
 /// Work towards the spec goes on (kstatus).

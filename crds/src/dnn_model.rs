@@ -69,6 +69,11 @@ pub struct ModelSource {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub sha256: Option<String>,
+    /// Any text. A new one fetches the file again; without it, a model that was
+    /// accepted stays what it is until the source changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub refresh: Option<String>,
 }
 
 /// One input of the model.
@@ -321,9 +326,9 @@ pub struct DnnModelStatus {
     /// Names of the Placements, one for each entry.
     #[serde(default)]
     pub placements: Vec<String>,
-    /// The last ten redeploys, newest first.
+    /// The last ten moves of all entries, newest first.
     #[serde(default)]
-    pub history: Vec<Redeploy>,
+    pub history: Vec<Move>,
     /// The last failure, kept after recovery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failure>,
@@ -389,29 +394,18 @@ pub struct ProfileSummary {
     pub max_abs_diff: f64,
 }
 
-/// One redeploy.
+/// A move of one Placement; the Placement has the whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Redeploy {
+pub struct Move {
     /// When the new revision began to serve.
     pub time: Time,
     /// The Placement.
     pub placement: String,
     /// Revision that serves since.
     pub revision: i64,
-    /// What caused it.
-    pub trigger: String,
-    /// Path before.
-    pub from: String,
-    /// Path after.
-    pub to: String,
-    /// Latency of the old path under the new conditions, estimated.
-    pub estimated_before_ms: f64,
-    /// Latency of the new path, estimated.
-    pub estimated_after_ms: f64,
-    /// Median latency measured on the new path, once known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub measured_after_ms: Option<f64>,
+    /// What caused it, and what it changed: `cam-1→edge-1 48→4.8 Mbit/s: 142ms → 122ms`.
+    pub summary: String,
 }
 
 /// A failure.

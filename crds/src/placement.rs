@@ -56,6 +56,9 @@ pub struct PlacementSpec {
 pub struct Plan {
     /// Counts up with every plan of this Placement; a higher one replaces a lower.
     pub revision: i64,
+    /// Generation of the DnnModel that the plan answers; 0 where it is not known.
+    #[serde(default)]
+    pub generation: i64,
     /// SHA-256 of the manifest whose blocks are placed.
     pub manifest: String,
     /// The segments in order of execution.
@@ -128,6 +131,57 @@ pub struct PlacementStatus {
     /// When the active revision began to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_since: Option<Time>,
+    /// The last ten redeploys, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Redeploy>,
+}
+
+/// One redeploy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Redeploy {
+    /// When the new revision began to serve.
+    pub time: Time,
+    /// Revision that serves since.
+    pub revision: i64,
+    /// What caused it.
+    pub trigger: String,
+    /// Path before.
+    pub from: String,
+    /// Path after.
+    pub to: String,
+    /// Latency of the old path under the new conditions, estimated.
+    pub estimated_before_ms: f64,
+    /// Latency of the new path, estimated.
+    pub estimated_after_ms: f64,
+    /// Median latency measured on the old path before the move, where requests came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_before_ms: Option<f64>,
+    /// Median latency measured on the new path, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_after_ms: Option<f64>,
+    /// The measured latency was judged: the move stands, or it was taken back.
+    #[serde(default)]
+    pub judged: bool,
+    /// Where its time went; absent where the operator was restarted meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took: Option<RedeployPhases>,
+}
+
+/// Seconds of each phase of a redeploy, in order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RedeployPhases {
+    /// From the first sign of the change to the decision to move.
+    pub decide_seconds: f64,
+    /// Until every host had its blocks.
+    pub fetch_seconds: f64,
+    /// Until every slice was merged, optimized and warmed up.
+    pub load_seconds: f64,
+    /// Until the probe had passed.
+    pub verify_seconds: f64,
+    /// Until new requests took the path and the old ones had ended.
+    pub flip_seconds: f64,
 }
 
 const fn unobserved() -> i64 {
@@ -149,6 +203,7 @@ impl Default for PlacementStatus {
             measured: String::new(),
             redeploys: 0,
             active_since: None,
+            history: Vec::new(),
         }
     }
 }

@@ -46,3 +46,9 @@ pub const LINK_RECOVERED: &str = "LinkRecovered";
 pub const NODE_LOST: &str = "NodeLost";
 /// Normal: a better placement exists, and moving does not pay.
 pub const REDEPLOY_SUPPRESSED: &str = "RedeploySuppressed";
+/// Warning: a move measured worse than what it replaced, and was taken back.
+pub const ROLLED_BACK: &str = "RolledBack";
+/// Warning: what serves breaks a limit that protects data; requests are refused.
+pub const REQUESTS_REFUSED: &str = "RequestsRefused";
+/// Warning: an object cannot be read; what it asked for before stays in force.
+pub const UNREADABLE: &str = "Unreadable";
