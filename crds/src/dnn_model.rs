@@ -260,6 +260,9 @@ pub enum AdaptationPolicy {
     CostAware,
     /// Move only when the present placement cannot go on.
     Never,
+    /// Move as the work function says, which weighs what each placement would have
+    /// cost until now and needs no horizon.
+    WorkFunction,
 }
 
 /// When blocks may move while the model serves.
@@ -323,6 +326,10 @@ pub struct DnnModelStatus {
     /// What preparing found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<ProfileSummary>,
+    /// The last spec that was met at every entry. It keeps what serves alive while the
+    /// present one is invalid or cannot be met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<AcceptedSpec>,
     /// Names of the Placements, one for each entry.
     #[serde(default)]
     pub placements: Vec<String>,
@@ -346,6 +353,7 @@ impl Default for DnnModelStatus {
             stage: String::new(),
             progress: None,
             profile: None,
+            accepted: None,
             placements: Vec::new(),
             history: Vec::new(),
             last_failure: None,
@@ -373,6 +381,10 @@ pub struct ProfileSummary {
     pub source: String,
     /// SHA-256 of the manifest in the operator's store.
     pub manifest: String,
+    /// Names the source and the inputs that it answers: what was accepted stays until
+    /// one of them changes.
+    #[serde(default)]
+    pub wish: String,
     /// Generation of the spec that was prepared.
     pub generation: i64,
     /// Number of blocks.
@@ -406,6 +418,24 @@ pub struct Move {
     pub revision: i64,
     /// What caused it, and what it changed: `cam-1→edge-1 48→4.8 Mbit/s: 142ms → 122ms`.
     pub summary: String,
+}
+
+/// A spec that was met.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AcceptedSpec {
+    /// Its generation.
+    pub generation: i64,
+    /// The spec as it was.
+    #[schemars(schema_with = "any_object")]
+    pub spec: Box<DnnModelSpec>,
+}
+
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "x-kubernetes-preserve-unknown-fields": true,
+    })
 }
 
 /// A failure.

@@ -107,6 +107,10 @@ pub struct PlacementStatus {
     /// Revision of the plan that serves; 0 before the first.
     #[serde(default)]
     pub active_revision: i64,
+    /// Generation of the DnnModel that what serves was found to meet; 0 before the
+    /// first.
+    #[serde(default)]
+    pub model_generation: i64,
     /// Revision on its way; 0 where none is.
     #[serde(default)]
     pub target_revision: i64,
@@ -195,6 +199,7 @@ impl Default for PlacementStatus {
             conditions: Vec::new(),
             active: None,
             active_revision: 0,
+            model_generation: 0,
             target_revision: 0,
             failed_revision: 0,
             path: String::new(),

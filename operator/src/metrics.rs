@@ -6,9 +6,11 @@
 
 mod facts;
 
-use crate::controllers::Snapshot;
+use crate::state::decision::Solve;
+use crate::state::snapshot::Snapshot;
 use crate::world::World;
 use facts::Facts;
+use lamina_crds::placement::RedeployPhases;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,20 +27,6 @@ type Labels = Vec<(&'static str, String)>;
 /// A gauge of a real number.
 type RealGauge = Gauge<f64, AtomicU64>;
 
-/// One call of a strategy.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Solve {
-    /// Its name.
-    pub strategy: String,
-    /// Time that it took.
-    pub seconds: f64,
-    /// `(objective - lower bound) / objective`; `None` where nothing was proved or
-    /// found.
-    pub gap: Option<f64>,
-    /// It was a plugin that gave no good answer, and another one answered.
-    pub fell_back: bool,
-}
-
 /// The process's figures. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -49,6 +37,8 @@ struct Inner {
     facts: Arc<Facts>,
     looks: Family<Labels, Counter>,
     look_seconds: Histogram,
+    decide_seconds: Histogram,
+    redeploy_seconds: Family<Labels, Histogram>,
     writes: Family<Labels, Counter>,
     leader: Gauge,
     solver_seconds: Family<Labels, Histogram>,
@@ -70,6 +60,8 @@ impl Metrics {
             facts: Arc::clone(&facts),
             looks: Family::default(),
             look_seconds: seconds_histogram(),
+            decide_seconds: seconds_histogram(),
+            redeploy_seconds: Family::new_with_constructor(seconds_histogram),
             writes: Family::default(),
             leader: Gauge::default(),
             solver_seconds: Family::new_with_constructor(seconds_histogram),
@@ -90,6 +82,18 @@ impl Metrics {
             "Time of one look at the world, its writes included",
             Unit::Seconds,
             inner.look_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "reconcile_decide",
+            "Time of one look at the world, without its writes",
+            Unit::Seconds,
+            inner.decide_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "redeploy_phase",
+            "Time of each phase of a redeploy",
+            Unit::Seconds,
+            inner.redeploy_seconds.clone(),
         );
         registry.register(
             "api_writes",
@@ -153,14 +157,30 @@ impl Metrics {
     }
 
     /// One look at the world is over.
-    pub(crate) fn looked(&self, took: Duration, written: u64, failed: u64) {
+    pub(crate) fn looked(&self, decided: Duration, took: Duration, written: u64, failed: u64) {
         let result = |word: &str| vec![("result", word.to_owned())];
         let word = if failed > 0 { "error" } else { "ok" };
         self.0.looks.get_or_create(&result(word)).inc();
+        self.0.decide_seconds.observe(decided.as_secs_f64());
         self.0.look_seconds.observe(took.as_secs_f64());
         let writes = &self.0.writes;
         writes.get_or_create(&result("ok")).inc_by(written);
         writes.get_or_create(&result("error")).inc_by(failed);
+    }
+
+    /// A redeploy ended.
+    pub(crate) fn redeployed(&self, phases: &RedeployPhases) {
+        for (phase, seconds) in [
+            ("decide", phases.decide_seconds),
+            ("fetch", phases.fetch_seconds),
+            ("load", phases.load_seconds),
+            ("verify", phases.verify_seconds),
+            ("flip", phases.flip_seconds),
+        ] {
+            let labels = vec![("phase", phase.to_owned())];
+            let histogram = self.0.redeploy_seconds.get_or_create(&labels);
+            histogram.observe(seconds);
+        }
     }
 
     /// A strategy was asked.
@@ -181,14 +201,15 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controllers::testing;
+    use crate::testing;
     use lamina_crds::conditions::{READY, condition};
 
     #[test]
     fn the_catalogue_is_there_with_the_facts_of_the_moment() {
         let metrics = Metrics::new(World::new());
         metrics.set_leader(true);
-        metrics.looked(Duration::from_millis(3), 2, 0);
+        metrics.looked(Duration::from_millis(2), Duration::from_millis(3), 2, 0);
+        metrics.redeployed(&RedeployPhases::default());
         metrics.solved(&Solve {
             strategy: "optimal".into(),
             seconds: 0.01,
@@ -218,6 +239,8 @@ mod tests {
             "lamina_leader 1",
             "lamina_reconcile_total{result=\"ok\"} 1",
             "lamina_reconcile_duration_seconds_count 1",
+            "lamina_reconcile_decide_seconds_count 1",
+            "lamina_redeploy_phase_seconds_count{phase=\"load\"} 1",
             "lamina_solver_duration_seconds_count{strategy=\"optimal\"} 1",
             "lamina_solver_gap_ratio{strategy=\"optimal\"} 0",
             "lamina_solver_fallbacks_total{strategy=\"plugin/mine\"} 1",

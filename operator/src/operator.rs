@@ -2,7 +2,7 @@
 
 use crate::admin;
 use crate::control::{self, ControlService, TokenReviews};
-use crate::controllers::{Controllers, ControllersError, Settings};
+use crate::run::{Controllers, ControllersError, Settings};
 use crate::health::Health;
 use crate::lease::{Elector, LeaseError, PULSE};
 use crate::metrics::Metrics;
@@ -61,7 +61,7 @@ pub enum OperatorError {
     Control(#[from] tonic::transport::Error),
     #[error("serving probes and metrics broke off")]
     Admin(#[source] std::io::Error),
-    #[error("this process leads no more")]
+    #[error("lost leadership")]
     Lease(#[from] LeaseError),
     #[error("the controllers ended")]
     Controllers(#[from] ControllersError),

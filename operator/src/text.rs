@@ -19,6 +19,22 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// `address` without user, password, query and fragment, which may be secrets.
+pub(crate) fn without_secrets(address: &str) -> String {
+    let end = address.find(['?', '#']).unwrap_or(address.len());
+    let (address, is_cut) = (&address[..end], end < address.len());
+    let shown = match address.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.find('/').unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(host);
+            let authority = authority.rsplit('@').next().unwrap_or(authority);
+            format!("{scheme}://{authority}{path}")
+        }
+        None => address.to_owned(),
+    };
+    if is_cut { format!("{shown}?…") } else { shown }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +47,18 @@ mod tests {
     fn every_cause_is_named() {
         let cause = std::fmt::Error;
         assert_eq!(with_causes(&Outer(cause)), format!("outer: {cause}"));
+    }
+
+    #[test]
+    fn an_address_is_shown_without_its_secrets() {
+        let cases = [
+            ("http://files/model.pt", "http://files/model.pt"),
+            ("https://me:pass@files:80/a@b.pt?token=1#x", "https://files:80/a@b.pt?…"),
+            ("http://host#x@y", "http://host?…"),
+            ("nonsense", "nonsense"),
+        ];
+        for (address, shown) in cases {
+            assert_eq!(without_secrets(address), shown);
+        }
     }
 }

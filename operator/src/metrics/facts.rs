@@ -1,4 +1,4 @@
-use crate::controllers::Snapshot;
+use crate::state::snapshot::Snapshot;
 use crate::world::World;
 use lamina_crds::Placement;
 use prometheus_client::collector::Collector;
@@ -113,7 +113,7 @@ impl Facts {
             Some(s) => s
                 .links
                 .iter()
-                .map(|((a, b), v)| (a.as_str(), b.as_str(), v.rtt_seconds, v.bytes_per_second))
+                .map(|(a, b, v)| (a, b, v.rtt_seconds, v.bytes_per_second))
                 .collect(),
             None => matrix
                 .iter()

@@ -2,7 +2,7 @@
 
 use super::types::{RequestEstimate, SegmentTimingEstimate};
 use lamina_proto::control::{ModelRequests, SegmentTiming};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// How far back figures look.
@@ -74,6 +74,14 @@ impl<T> Window<T> {
 }
 
 impl Live {
+    /// Forgets Placements that are gone.
+    pub(super) fn retain(&mut self, placements: &BTreeSet<String>) {
+        self.segments
+            .retain(|key, _| placements.contains(&key.placement_uid));
+        self.requests.retain(|uid, _| placements.contains(uid));
+        self.totals.retain(|uid, _| placements.contains(uid));
+    }
+
     /// Takes in an agent's times of a segment.
     pub(super) fn add_segment(&mut self, node: &str, timing: SegmentTiming, now: Duration) {
         if timing.count == 0 {

@@ -5,6 +5,8 @@
 //! open sessions and the listeners. Nothing here is kept over a restart: agents
 //! come back and tell it anew.
 
+mod directory;
+mod holders;
 mod links;
 mod live;
 mod nodes;
@@ -19,11 +21,15 @@ pub use types::{
     SegmentTimingEstimate, WorldError, WorldEvent,
 };
 
+use crate::kube::objects::Known;
+use crate::state::decision::Entries;
+use crate::state::links::Pair;
 use lamina_crds::Hop;
+use lamina_model::Digest;
 use lamina_proto::control::OperatorMessage;
 use lamina_proto::control::agent_message::Message as FromAgent;
 use state::{Effects, State};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc};
@@ -124,6 +130,36 @@ impl World {
     /// changed and whenever it reconnects.
     pub fn set_peers(&self, node: &str, peers: Vec<Hop>) {
         self.change(|state, _| state.set_peers(node, peers));
+    }
+
+    /// Sets where requests for each model enter; agents are told what changed.
+    pub(crate) fn set_directory(&self, models: BTreeMap<(String, String), Entries>) {
+        self.change(|state, _| state.set_directory(models));
+    }
+
+    /// Asks a host that holds `blob` to send it to the store; false where none is
+    /// there.
+    pub(crate) fn take_back(&self, blob: &Digest) -> bool {
+        let mut held = self.held();
+        let (is_coming, effects) = held.state.take_back(blob, self.now());
+        self.carry_out(&held, effects);
+        is_coming
+    }
+
+    /// Forgets hosts and Placements that are gone.
+    pub(crate) fn retain(&self, known: &Known) {
+        self.held().state.retain(known);
+    }
+
+    /// Sets whose links matter: those of paths, those that a better path would use,
+    /// those of entries.
+    pub(crate) fn set_interest(
+        &self,
+        paths: BTreeSet<Pair>,
+        wanted: BTreeSet<Pair>,
+        entries: BTreeSet<String>,
+    ) {
+        self.change(|state, now| state.set_interest(&paths, &wanted, &entries, now));
     }
 
     /// Sets the node on which this operator runs.

@@ -2,7 +2,7 @@
 
 use super::types::{Identity, NodeState, WorldEvent};
 use lamina_proto::control::Heartbeat;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Silence after which an agent is lost, though its stream looks open.
@@ -29,6 +29,19 @@ struct Record {
 }
 
 impl Nodes {
+    /// Agents whose stream is open.
+    pub(super) fn connected(&self) -> Vec<String> {
+        let all = self.by_name.iter();
+        let open = all.filter(|(_, r)| r.closed.is_none());
+        open.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Forgets hosts that are gone and whose agents are.
+    pub(super) fn retain(&mut self, hosts: &BTreeSet<String>) {
+        self.by_name
+            .retain(|name, r| hosts.contains(name) || r.lost.is_none());
+    }
+
     /// An agent opened a session.
     pub(super) fn opened(&mut self, identity: Identity, now: Duration) -> Option<WorldEvent> {
         let node = identity.node.clone();

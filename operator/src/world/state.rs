@@ -1,16 +1,23 @@
 //! The pure core: messages and moments in, events and messages out. No clock, no
 //! I/O, no locks.
 
+use super::directory::Directory;
+use super::holders::Holders;
 use super::links::{Links, Sample};
 use super::live::Live;
 use super::nodes::Nodes;
 use super::prepares::{self, Outcome, Prepares};
 use super::types::{Identity, PrepareRequest, WorldError, WorldEvent};
+use super::directory::Models;
+use super::holders::Asked;
+use crate::kube::objects::Known;
 use lamina_crds::Hop;
+use lamina_model::Digest;
 use lamina_proto::control::agent_message::Message as FromAgent;
 use lamina_proto::control::operator_message::Message as ToAgent;
-use lamina_proto::control::{LinkSample, Peer, Peers, PrepareUpdate, Welcome};
-use std::collections::BTreeMap;
+use lamina_proto::control::{LinkSample, Peer, Peers, PrepareUpdate, WantBlobs, Welcome};
+use crate::state::links::Pair;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Everything known.
@@ -20,6 +27,8 @@ pub(super) struct State {
     pub(super) links: Links,
     pub(super) live: Live,
     pub(super) prepares: Prepares,
+    pub(super) directory: Directory,
+    pub(super) holders: Holders,
     operator_node: String,
     peers: BTreeMap<String, Vec<Hop>>,
 }
@@ -52,6 +61,7 @@ impl State {
         for message in self.prepares.running_on(&node) {
             effects.send(&node, message);
         }
+        effects.send(&node, self.directory.whole());
         effects
     }
 
@@ -84,6 +94,7 @@ impl State {
                 }
             }
             FromAgent::Prepare(update) => self.prepare_update(node, update, &mut effects),
+            FromAgent::Blobs(inventory) => self.holders.heard(node, inventory),
         }
         effects
     }
@@ -125,6 +136,75 @@ impl State {
             }
         }
         effects
+    }
+
+    /// Sets where requests for each model enter; every agent is told what changed.
+    pub(super) fn set_directory(&mut self, models: Models) -> Effects {
+        let mut effects = Effects::default();
+        if let Some(change) = self.directory.set(models) {
+            for node in self.nodes.connected() {
+                effects.send(&node, ToAgent::Directory(change.clone()));
+            }
+        }
+        effects
+    }
+
+    /// Asks a host that holds `blob` to send it; false where none is there.
+    pub(super) fn take_back(&mut self, blob: &Digest, now: Duration) -> (bool, Effects) {
+        let mut effects = Effects::default();
+        let nodes = &self.nodes;
+        let Some(asked) = self.holders.ask(blob, now, |node| nodes.is_alive(node)) else {
+            return (false, effects);
+        };
+        if let Asked::Now(node) = asked {
+            let digests = vec![blob.to_string()];
+            effects.send(&node, ToAgent::WantBlobs(WantBlobs { digests }));
+        }
+        (true, effects)
+    }
+
+    /// Tells each agent whose links to measure.
+    pub(super) fn set_interest(
+        &mut self,
+        paths: &BTreeSet<Pair>,
+        wanted: &BTreeSet<Pair>,
+        entries: &BTreeSet<String>,
+        now: Duration,
+    ) -> Effects {
+        let mut effects = Effects::default();
+        let alive: Vec<(String, String)> = self
+            .nodes
+            .all(now)
+            .into_iter()
+            .filter(|(_, n)| n.alive && !n.address.is_empty())
+            .map(|(name, n)| (name, n.address))
+            .collect();
+        let matters = |a: &String, b: &String| {
+            let pair = (a.clone(), b.clone());
+            alive.len() <= 12
+                || paths.contains(&pair)
+                || wanted.contains(&pair)
+                || entries.contains(a)
+                || entries.contains(b)
+        };
+        for (name, _) in &alive {
+            let peers = alive.iter().filter(|(other, _)| other != name && matters(name, other));
+            let peers = peers.map(|(node, address)| Hop {
+                node: node.clone(),
+                address: address.clone(),
+            });
+            let more = self.set_peers(name, peers.collect());
+            effects.messages.extend(more.messages);
+        }
+        effects
+    }
+
+    /// Forgets hosts and Placements that are gone.
+    pub(super) fn retain(&mut self, known: &Known) {
+        self.nodes.retain(&known.hosts);
+        self.peers.retain(|node, _| known.hosts.contains(node));
+        self.holders.retain(&known.hosts);
+        self.live.retain(&known.placements);
     }
 
     /// Starts a job on a node whose agent is connected.
@@ -187,6 +267,7 @@ fn to_message(peers: &[Hop]) -> ToAgent {
     let peers = peers.iter().map(|hop| Peer {
         node: hop.node.clone(),
         address: hop.address.clone(),
+        every_ms: 0,
     });
     ToAgent::Peers(Peers {
         peers: peers.collect(),

@@ -1,0 +1,5 @@
+//! How a plan comes to serve: what hosts hold, and how requests reach it.
+
+pub(crate) mod nodes;
+pub(crate) mod phases;
+pub(crate) mod slices;

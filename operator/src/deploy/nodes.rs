@@ -1,0 +1,235 @@
+//! ComputeNodes: which there are, and whether their agents are there.
+
+use crate::state::cluster::tier;
+use crate::state::decision::{Change, Decisions};
+use crate::state::ids::ObjectId;
+use crate::state::notice::{Notice, Regarding};
+use crate::state::snapshot::Snapshot;
+use crate::state::time::seconds_only;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use lamina_crds::compute_node::{Route, Slice};
+use lamina_crds::conditions::{BENCHMARKED, READY, condition, is_true};
+use lamina_crds::{ComputeNode, ComputeNodeSpec, TIER_LABEL, reasons};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How the message of a lost host begins.
+const SILENT: &str = "no heartbeat since";
+
+/// What hosts are to hold, by host.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    /// Slices by host.
+    pub slices: BTreeMap<String, Vec<Slice>>,
+    /// Routes by host.
+    pub routes: BTreeMap<String, Vec<Route>>,
+}
+
+/// Hosts that have a ComputeNode or are to get one.
+pub(crate) fn hosts(snapshot: &Snapshot) -> BTreeSet<&str> {
+    let known = snapshot.compute_nodes.keys();
+    known
+        .chain(&snapshot.agents)
+        .map(String::as_str)
+        .filter(|name| snapshot.nodes.contains_key(*name))
+        .collect()
+}
+
+/// Writes every ComputeNode that is missing or differs.
+pub(crate) fn apply(snapshot: &Snapshot, mut wishes: Wishes, out: &mut Decisions) {
+    for name in hosts(snapshot) {
+        let Some(node) = snapshot.nodes.get(name) else {
+            continue;
+        };
+        let mut slices = wishes.slices.remove(name).unwrap_or_default();
+        slices.sort_by(|a, b| {
+            (&a.placement_uid, a.revision, a.segment).cmp(&(
+                &b.placement_uid,
+                b.revision,
+                b.segment,
+            ))
+        });
+        let mut routes = wishes.routes.remove(name).unwrap_or_default();
+        routes.sort_by(|a, b| a.placement_uid.cmp(&b.placement_uid));
+        let spec = ComputeNodeSpec {
+            tier: node.label(TIER_LABEL).unwrap_or_default().to_owned(),
+            operator: snapshot.endpoint.clone(),
+            slices,
+            routes,
+        };
+        let same = snapshot
+            .compute_nodes
+            .get(name)
+            .is_some_and(|present| present.spec == spec);
+        if !same {
+            let change = Change::ComputeNode {
+                name: name.to_owned(),
+                owner: owner(name, node.uid()),
+                spec,
+            };
+            out.write(change, Vec::new());
+        }
+    }
+}
+
+fn owner(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        controller: Some(true),
+        block_owner_deletion: Some(false),
+    }
+}
+
+/// Sets Ready of every ComputeNode, and tells when an agent comes, goes or returns.
+pub(crate) fn conditions(snapshot: &Snapshot, out: &mut Decisions) {
+    for (name, node) in &snapshot.compute_nodes {
+        let before = node
+            .status
+            .as_ref()
+            .and_then(|s| s.conditions.iter().find(|c| c.type_ == READY));
+        let Some(ready) = readiness(snapshot, name, node, before) else {
+            continue;
+        };
+        let unchanged = before.is_some_and(|b| {
+            (&b.status, &b.reason, &b.message) == (&ready.status, &ready.reason, &ready.message)
+        });
+        if unchanged {
+            continue;
+        }
+        let ready = match before {
+            Some(b) if b.status == ready.status => Condition {
+                last_transition_time: b.last_transition_time.clone(),
+                ..ready
+            },
+            _ => ready,
+        };
+        let events = notice(name, node, before, &ready).into_iter().collect();
+        let change = Change::ComputeNodeConditions {
+            name: name.clone(),
+            conditions: vec![ready],
+        };
+        out.write(change, events);
+    }
+}
+
+/// Ready of one host; `None` while it may not have found this operator yet.
+fn readiness(
+    snapshot: &Snapshot,
+    name: &str,
+    node: &ComputeNode,
+    before: Option<&Condition>,
+) -> Option<Condition> {
+    let make = |is: bool, reason: &str, message: String| {
+        let now = seconds_only(snapshot.wall);
+        Some(condition(
+            READY,
+            is,
+            reason,
+            message,
+            node.metadata.generation,
+            now,
+        ))
+    };
+    let was_there = before.is_some_and(|b| b.status == "True" || b.reason == reasons::NODE_LOST);
+    if !snapshot.is_alive(name) {
+        if snapshot.is_starting() {
+            return None;
+        }
+        if !snapshot.agents.contains(name) {
+            return make(
+                false,
+                reasons::NODE_LOST,
+                "no agent pod runs here".to_owned(),
+            );
+        }
+        if was_there {
+            let seen = snapshot.live.get(name).and_then(|l| l.last_seen);
+            let message = match (seen, before) {
+                // The moment is told once: seen from a later one it may fall into
+                // the second before or after.
+                (_, Some(b)) if b.message.starts_with(SILENT) => b.message.clone(),
+                (Some(t), _) => format!("{SILENT} {}", t.strftime("%H:%M:%SZ")),
+                (None, Some(b)) if b.reason == reasons::NODE_LOST => b.message.clone(),
+                (None, _) => "the agent did not come back to the restarted operator".to_owned(),
+            };
+            return make(false, reasons::NODE_LOST, message);
+        }
+        let message = "the agent has not connected to the operator yet".to_owned();
+        return make(false, "NotConnected", message);
+    }
+    if !node.spec.tier.is_empty() && tier(&node.spec.tier).is_none() {
+        let message = format!(
+            "node label {TIER_LABEL} is `{}`; use device, edge or cloud. It counts as edge",
+            node.spec.tier
+        );
+        return make(false, reasons::INVALID_SPEC, message);
+    }
+    let status = node.status.as_ref();
+    match status.and_then(|s| s.capacity) {
+        Some(c) if status.is_some_and(|s| is_true(&s.conditions, BENCHMARKED)) => make(
+            true,
+            "Connected",
+            format!("{:.1} GFLOP/s measured", c.gflops),
+        ),
+        _ => make(
+            false,
+            "NotBenchmarked",
+            "the agent measures its speed".to_owned(),
+        ),
+    }
+}
+
+fn notice(
+    name: &str,
+    node: &ComputeNode,
+    before: Option<&Condition>,
+    ready: &Condition,
+) -> Option<Notice> {
+    let was_lost = before.is_some_and(|b| b.reason == reasons::NODE_LOST);
+    let was_ready = before.is_some_and(|b| b.status == "True");
+    let is_ready = ready.status == "True";
+    let status = node.status.as_ref();
+    let what = || {
+        let capacity = status.and_then(|s| s.capacity);
+        let speed = capacity.map_or(0.0, |c| c.gflops);
+        let memory = capacity.map_or(0, |c| c.memory_bytes);
+        let address = status.map_or("", |s| s.address.as_str());
+        format!(
+            "{speed:.1} GFLOP/s, {} memory, at {address}",
+            lamina_crds::quantity::format_bytes(memory)
+        )
+    };
+    let (warning, reason, note) = if is_ready && was_lost {
+        (
+            false,
+            reasons::NODE_RECOVERED,
+            format!("{name} is back: {}", what()),
+        )
+    } else if is_ready && !was_ready {
+        (
+            false,
+            reasons::NODE_REGISTERED,
+            format!("{name}: {}", what()),
+        )
+    } else if ready.reason == reasons::NODE_LOST && !was_lost {
+        (
+            true,
+            reasons::NODE_LOST,
+            format!("{name}: {}", ready.message),
+        )
+    } else {
+        return None;
+    };
+    Some(Notice {
+        regarding: Regarding {
+            kind: "ComputeNode",
+            id: ObjectId::of(&node.metadata),
+        },
+        warning,
+        reason,
+        action: "Watch",
+        note,
+    })
+}

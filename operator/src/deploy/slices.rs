@@ -1,0 +1,198 @@
+//! What the hosts of a plan must hold, and how requests reach it.
+//!
+//! A slice never changes once it is written: agents refuse a revision that
+//! differs from the one they know. So what the ComputeNodes already say is kept
+//! where the manifest is not at hand, which is so after a restart with an empty
+//! store.
+
+use crate::state::ids;
+use crate::state::plans;
+use crate::state::snapshot::Snapshot;
+use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice};
+use lamina_crds::placement::{Plan, Segment, format_path};
+use lamina_crds::{Placement, TensorSpec};
+use lamina_model::{Manifest, ValueSpec};
+
+/// A slice on its host.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct HostedSlice {
+    /// The host's name.
+    pub node: String,
+    /// The slice.
+    pub slice: Slice,
+}
+
+fn tensor(value: &ValueSpec) -> TensorSpec {
+    TensorSpec {
+        name: value.name.clone(),
+        datatype: value.datatype.as_str().to_owned(),
+        shape: value.shape.clone(),
+    }
+}
+
+fn tensors<'a>(values: impl IntoIterator<Item = &'a ValueSpec>) -> Vec<TensorSpec> {
+    values.into_iter().map(tensor).collect()
+}
+
+/// The blocks of `segment` as ordinals of the manifest; `None` where the plan
+/// speaks of blocks that the manifest lacks.
+fn ordinals(manifest: &Manifest, segment: &Segment) -> Option<Vec<usize>> {
+    segment
+        .blocks
+        .iter()
+        .map(|b| {
+            usize::try_from(*b)
+                .ok()
+                .filter(|b| *b < manifest.blocks.len())
+        })
+        .collect()
+}
+
+/// Slice `index` of `plan`.
+fn build_slice(
+    uid: &str,
+    model: &str,
+    plan: &Plan,
+    manifest: &Manifest,
+    index: usize,
+) -> Option<Slice> {
+    let segment = plan.segments.get(index)?;
+    let blocks = ordinals(manifest, segment)?;
+    let (first, last) = (*blocks.first()?, *blocks.last()?);
+    Some(Slice {
+        placement_uid: uid.to_owned(),
+        model: model.to_owned(),
+        revision: plan.revision,
+        segment: u32::try_from(index).ok()?,
+        blocks: blocks
+            .iter()
+            .map(|b| &manifest.blocks[*b])
+            .map(|b| Blob {
+                digest: b.digest.to_string(),
+                bytes: b.file_bytes,
+            })
+            .collect(),
+        inputs: tensors(manifest.live_at(first)),
+        outputs: tensors(manifest.live_at(last + 1)),
+        next: plan.segments.get(index + 1).map(|s| s.host.clone()),
+    })
+}
+
+/// The slice as the host's ComputeNode has it now.
+fn written_slice(
+    snapshot: &Snapshot,
+    uid: &str,
+    revision: i64,
+    index: usize,
+    node: &str,
+) -> Option<Slice> {
+    let spec = &snapshot.compute_nodes.get(node)?.spec;
+    spec.slices
+        .iter()
+        .find(|s| {
+            s.placement_uid == uid
+                && s.revision == revision
+                && usize::try_from(s.segment).is_ok_and(|i| i == index)
+        })
+        .cloned()
+}
+
+/// Every slice of `plan`; `None` where one is neither written nor can be built,
+/// because the manifest is not at hand.
+pub(crate) fn slices_of(
+    snapshot: &Snapshot,
+    placement: &Placement,
+    plan: &Plan,
+) -> Option<Vec<HostedSlice>> {
+    let uid = placement.metadata.uid.as_deref()?;
+    let namespace = placement.metadata.namespace.as_deref().unwrap_or_default();
+    let model = format!("{namespace}/{}", placement.spec.model);
+    let manifest = snapshot.manifests.get(&plan.manifest);
+    plan.segments
+        .iter()
+        .enumerate()
+        .map(|(index, segment)| {
+            let node = &segment.host.node;
+            let slice = written_slice(snapshot, uid, plan.revision, index, node)
+                .or_else(|| build_slice(uid, &model, plan, manifest?, index))?;
+            Some(HostedSlice {
+                node: node.clone(),
+                slice,
+            })
+        })
+        .collect()
+}
+
+/// Where requests of a Placement go.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RoutePlan<'a> {
+    /// Revision that new requests take; 0 where none serves.
+    pub active_revision: i64,
+    /// Plans that may be called, oldest first.
+    pub plans: Vec<&'a Plan>,
+}
+
+/// The route of `placement`, which lies on its entry; `None` where it cannot be built
+/// yet. `keep` is the number of blocks that must not leave the entry.
+pub(crate) fn route_of(
+    snapshot: &Snapshot,
+    placement: &Placement,
+    wanted: &RoutePlan<'_>,
+    keep: usize,
+) -> Option<Route> {
+    let uid = placement.metadata.uid.as_deref()?;
+    let entry = placement.spec.entry.as_str();
+    let written = snapshot.route_on(entry, uid);
+    let revisions: Option<Vec<RouteRevision>> = wanted
+        .plans
+        .iter()
+        .map(|plan| revision(snapshot, written, plan))
+        .collect();
+    Some(Route {
+        placement_uid: uid.to_owned(),
+        namespace: placement.metadata.namespace.clone().unwrap_or_default(),
+        name: placement.spec.model.clone(),
+        active_revision: wanted.active_revision,
+        verify_revision: None,
+        refuse: refusal(entry, wanted, keep),
+        revisions: revisions?,
+    })
+}
+
+/// One revision of a route: as it was written, or from the manifest.
+fn revision(snapshot: &Snapshot, written: Option<&Route>, plan: &Plan) -> Option<RouteRevision> {
+    let known = written.and_then(|r| r.revisions.iter().find(|x| x.revision == plan.revision));
+    if let Some(known) = known {
+        return Some(known.clone());
+    }
+    let manifest = snapshot.manifests.get(&plan.manifest)?;
+    Some(RouteRevision {
+        revision: plan.revision,
+        first: plan.segments.first()?.host.clone(),
+        path: format_path(&plan.segments),
+        inputs: tensors(&manifest.inputs),
+        outputs: tensors(&manifest.outputs),
+        probe: Blob {
+            digest: manifest.probe.to_string(),
+            bytes: manifest.probe_bytes,
+        },
+        manifest: Blob {
+            digest: plan.manifest.clone(),
+            bytes: snapshot.manifest_bytes.get(&plan.manifest).copied()?,
+        },
+    })
+}
+
+/// Why requests are refused, if so: raw input would leave the entry though the spec
+/// keeps it there.
+fn refusal(entry: &str, wanted: &RoutePlan<'_>, keep: usize) -> Option<String> {
+    let mut plans = wanted.plans.iter();
+    let serving = plans.find(|p| p.revision == wanted.active_revision)?;
+    plans::leaks(entry, serving, keep).then(|| {
+        format!(
+            "spec.constraints.keepOnEntry is {keep}, and revision {} ({}) would send what must stay on {entry}; requests are refused until a placement keeps it there",
+            serving.revision,
+            format_path(&serving.segments)
+        )
+    })
+}

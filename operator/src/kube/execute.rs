@@ -1,0 +1,463 @@
+//! Doing what was decided: server-side apply with our field manager.
+
+use crate::state::decision::{Change, Write};
+use crate::state::ids::ObjectId;
+use crate::state::notice::Notice;
+use crate::kube::events::{self, Series};
+use crate::kube::objects::Objects;
+use crate::kube::retry::{Owed, Retries, Target};
+use crate::text::with_causes;
+use futures::StreamExt;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, Resource};
+use lamina_crds::{ComputeNode, DnnModel, OPERATOR_MANAGER, Placement};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A write that takes longer is given up; the next look decides again. kube
+/// itself would try for minutes.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Writes that go on at once.
+const CONCURRENCY: usize = 16;
+/// Objects written in one look at most: what is left out is decided again by the
+/// next, so that a burst of a thousand holds up no deploy step.
+const OBJECTS_A_LOOK: usize = 64;
+/// Writes a second that are sustained, and how many may come at once.
+const WRITES_A_SECOND: f64 = 100.0;
+const BURST: f64 = 200.0;
+/// Of the burst, what only deploy steps may use.
+const RESERVE: f64 = 100.0;
+
+/// Why a write did not come about.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    // kube prints the whole answer, field by field.
+    #[error("the API server refused ({code} {reason}): {message}")]
+    Refused {
+        code: u16,
+        reason: String,
+        message: String,
+    },
+    #[error("the API server could not be asked")]
+    Api(#[source] kube::Error),
+    #[error("the API server did not answer within {} s", WRITE_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+impl From<kube::Error> for WriteError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Refused {
+                code: status.code,
+                reason: status.reason.clone(),
+                message: status.message.clone(),
+            },
+            other => Self::Api(other),
+        }
+    }
+}
+
+/// Writes to the API server and keeps the copies in step.
+pub(crate) struct Executor {
+    client: Client,
+    objects: Objects,
+    series: Mutex<Series>,
+    retries: Retries,
+    owed: Owed,
+    budget: Budget,
+    reporter: String,
+    /// A request of this look timed out: none of the others is begun, for each
+    /// would take as long.
+    is_away: AtomicBool,
+}
+
+/// What became of the writes of one look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Writes that succeeded.
+    pub written: u64,
+    /// Objects with a write that failed.
+    pub failed: u64,
+    /// Some were left out, for the next look to decide again.
+    pub is_cut: bool,
+}
+
+impl Executor {
+    /// `reporter` names this process in Events.
+    pub(crate) fn new(client: Client, objects: Objects, reporter: String) -> Self {
+        Self {
+            client,
+            objects,
+            series: Mutex::default(),
+            retries: Retries::default(),
+            owed: Owed::default(),
+            budget: Budget::new(Instant::now()),
+            reporter,
+            is_away: AtomicBool::new(false),
+        }
+    }
+
+    /// Carries out every write, those of one object in their order. What fails is
+    /// logged, decided again by a later look, and put off for a while then.
+    pub(crate) async fn run(&mut self, writes: Vec<Write>) -> Outcome {
+        let now = Instant::now();
+        let due = self.due(writes, now);
+        let (groups, is_cut) = self.affordable(due, now);
+        self.is_away.store(false, Ordering::Relaxed);
+        let this = &*self;
+        let done: Vec<Done> = futures::stream::iter(groups)
+            .map(|(target, writes)| this.group(target, writes))
+            .buffer_unordered(CONCURRENCY)
+            .collect()
+            .await;
+        let mut outcome = Outcome {
+            is_cut,
+            ..Outcome::default()
+        };
+        for one in done {
+            outcome.written += one.written;
+            let Some(target) = one.target else { continue };
+            if one.failed {
+                outcome.failed += 1;
+                self.owed.keep(target.clone(), one.untold, now);
+                self.retries.failed(target, Instant::now());
+            } else {
+                self.retries.succeeded(&target);
+            }
+        }
+        outcome
+    }
+
+    /// When what was put off may be tried again.
+    pub(crate) fn next_retry(&self) -> Option<Instant> {
+        self.retries.next(Instant::now())
+    }
+
+    /// The writes that may be tried now, by object, with the Events owed to each.
+    fn due(&mut self, writes: Vec<Write>, now: Instant) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut places: BTreeMap<Target, usize> = BTreeMap::new();
+        for mut write in writes {
+            let target = Target::of(&write.change);
+            let Some(known) = &target else {
+                groups.push((None, vec![write]));
+                continue;
+            };
+            if !self.retries.may(known, now) {
+                self.owed.keep(known.clone(), write.events, now);
+                continue;
+            }
+            write.events = self.owed.with(known, write.events);
+            match places.get(known) {
+                Some(&place) => groups[place].1.push(write),
+                None => {
+                    places.insert(known.clone(), groups.len());
+                    groups.push((target, vec![write]));
+                }
+            }
+        }
+        groups
+    }
+
+    /// The groups that the budget lets through, deploy steps first, and whether any was
+    /// left out. What those would have told is owed.
+    fn affordable(&mut self, mut groups: Vec<Group>, now: Instant) -> (Vec<Group>, bool) {
+        groups.sort_by_key(|(_, writes)| !is_deploy_step(writes));
+        let mut let_through = Vec::new();
+        let mut is_cut = false;
+        for (target, writes) in groups {
+            let count = writes.iter().filter(|w| w.change != Change::Nothing).count();
+            let is_free = count == 0;
+            let has_room = let_through.len() < OBJECTS_A_LOOK;
+            if is_free || has_room && self.budget.take(count, is_deploy_step(&writes), now) {
+                let_through.push((target, writes));
+                continue;
+            }
+            is_cut = true;
+            if let Some(target) = target {
+                let events = writes.into_iter().flat_map(|w| w.events).collect();
+                self.owed.keep(target, events, now);
+            }
+        }
+        (let_through, is_cut)
+    }
+
+    async fn group(&self, target: Option<Target>, writes: Vec<Write>) -> Done {
+        let mut done = Done {
+            target,
+            written: 0,
+            failed: false,
+            untold: Vec::new(),
+        };
+        for write in writes {
+            if !done.failed {
+                done.failed = !self.one(&write).await;
+            }
+            if done.failed {
+                done.untold.extend(write.events);
+                continue;
+            }
+            for notice in &write.events {
+                self.publish(notice).await;
+            }
+            done.written += u64::from(write.change != Change::Nothing);
+        }
+        done
+    }
+
+    async fn one(&self, write: &Write) -> bool {
+        let done = self.in_time(self.change(&write.change)).await;
+        if let Err(error) = &done {
+            tracing::warn!(
+                what = describe(&write.change),
+                error = with_causes(error),
+                "write failed; deciding again"
+            );
+        }
+        done.is_ok()
+    }
+
+    async fn in_time<T>(
+        &self,
+        request: impl Future<Output = Result<T, WriteError>>,
+    ) -> Result<T, WriteError> {
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(WriteError::Timeout);
+        }
+        tokio::time::timeout(WRITE_TIMEOUT, request)
+            .await
+            .unwrap_or_else(|_| {
+                self.is_away.store(true, Ordering::Relaxed);
+                Err(WriteError::Timeout)
+            })
+    }
+
+    async fn change(&self, change: &Change) -> Result<(), WriteError> {
+        match change {
+            Change::ComputeNode { name, owner, spec } => {
+                let body = object::<ComputeNode>(&unnamed(name), Some(owner), "spec", spec);
+                let api = Api::<ComputeNode>::all(self.client.clone());
+                self.objects
+                    .compute_nodes
+                    .observe(apply(&api, name, body).await?);
+            }
+            Change::ComputeNodeConditions { name, conditions } => {
+                let status = json!({ "conditions": conditions });
+                let body = object::<ComputeNode>(&unnamed(name), None, "status", &status);
+                let api = Api::<ComputeNode>::all(self.client.clone());
+                self.objects
+                    .compute_nodes
+                    .observe(apply_status(&api, name, body).await?);
+            }
+            Change::Placement { id, owner, spec } => {
+                let body = object::<Placement>(id, Some(owner), "spec", spec);
+                let api = Api::<Placement>::namespaced(self.client.clone(), &id.namespace);
+                self.objects
+                    .placements
+                    .observe(apply(&api, &id.name, body).await?);
+            }
+            Change::PlacementStatus { id, status } => {
+                let body = object::<Placement>(id, None, "status", status);
+                let api = Api::<Placement>::namespaced(self.client.clone(), &id.namespace);
+                self.objects
+                    .placements
+                    .observe(apply_status(&api, &id.name, body).await?);
+            }
+            Change::ModelStatus { id, status } => {
+                let body = object::<DnnModel>(id, None, "status", status);
+                let api = Api::<DnnModel>::namespaced(self.client.clone(), &id.namespace);
+                self.objects
+                    .models
+                    .observe(apply_status(&api, &id.name, body).await?);
+            }
+            Change::DeletePlacement { id } => self.delete_placement(id).await?,
+            Change::Nothing => {}
+        }
+        Ok(())
+    }
+
+    async fn delete_placement(&self, id: &ObjectId) -> Result<(), WriteError> {
+        let api = Api::<Placement>::namespaced(self.client.clone(), &id.namespace);
+        let only = DeleteParams::background().preconditions(Preconditions {
+            uid: Some(id.uid.clone()),
+            resource_version: None,
+        });
+        match api.delete(&id.name, &only).await {
+            Ok(_) => {}
+            // Somebody else, the garbage collector for one, was faster.
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.objects
+            .placements
+            .remove(&id.namespace, &id.name, &id.uid);
+        Ok(())
+    }
+
+    /// Publishes one Event. One that is lost is logged: nothing depends on it.
+    async fn publish(&self, notice: &Notice) {
+        tracing::info!(
+            kind = notice.regarding.kind,
+            namespace = notice.regarding.id.namespace,
+            name = notice.regarding.id.name,
+            reason = notice.reason,
+            "{}",
+            notice.note
+        );
+        let event = self.series().event(notice, &self.reporter, Timestamp::now());
+        let api =
+            Api::<Event>::namespaced(self.client.clone(), events::namespace(&notice.regarding));
+        let written = async {
+            if event.series.is_some() {
+                let name = event.metadata.name.clone().unwrap_or_default();
+                let patch = Patch::Merge(json!({ "series": event.series }));
+                api.patch(&name, &PatchParams::default(), &patch).await?;
+            } else {
+                api.create(&PostParams::default(), &event).await?;
+            }
+            Ok(())
+        };
+        let Err(error) = self.in_time(written).await else {
+            return;
+        };
+        let error = with_causes(&error);
+        self.series().forget(notice);
+        tracing::warn!(
+            reason = notice.reason,
+            error,
+            "event could not be published"
+        );
+    }
+
+    fn series(&self) -> MutexGuard<'_, Series> {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The writes of one object, in their order; those that only tell something have none.
+type Group = (Option<Target>, Vec<Write>);
+
+/// Whether requests wait for these writes, or will.
+fn is_deploy_step(writes: &[Write]) -> bool {
+    writes.iter().any(|w| {
+        matches!(
+            w.change,
+            Change::Placement { .. } | Change::PlacementStatus { .. } | Change::ComputeNode { .. }
+        )
+    })
+}
+
+/// Writes that may be made: so many a second, and some at once.
+struct Budget {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Budget {
+    const fn new(now: Instant) -> Self {
+        Self {
+            tokens: BURST,
+            at: now,
+        }
+    }
+
+    /// Takes `count` writes, if they are there; all but deploy steps leave a reserve.
+    fn take(&mut self, count: usize, is_deploy_step: bool, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.tokens = (self.tokens + elapsed * WRITES_A_SECOND).min(BURST);
+        self.at = now;
+        let least = if is_deploy_step { 0.0 } else { RESERVE };
+        let left = self.tokens - count as f64;
+        if left < least {
+            return false;
+        }
+        self.tokens = left;
+        true
+    }
+}
+
+/// What became of the writes of one object.
+struct Done {
+    target: Option<Target>,
+    written: u64,
+    failed: bool,
+    untold: Vec<Notice>,
+}
+
+/// A host's object: it has no namespace, and any UID will do.
+fn unnamed(name: &str) -> ObjectId {
+    ObjectId {
+        name: name.to_owned(),
+        ..ObjectId::default()
+    }
+}
+
+/// The object as server-side apply takes it: what we own and nothing else. With a
+/// UID it never makes a new object out of one that is gone.
+fn object<K: Resource<DynamicType = ()>>(
+    id: &ObjectId,
+    owner: Option<&OwnerReference>,
+    part: &str,
+    content: &impl Serialize,
+) -> Value {
+    let mut metadata = json!({ "name": id.name });
+    if !id.namespace.is_empty() {
+        metadata["namespace"] = json!(id.namespace);
+    }
+    if !id.uid.is_empty() {
+        metadata["uid"] = json!(id.uid);
+    }
+    if let Some(owner) = owner {
+        metadata["ownerReferences"] = json!([owner]);
+        metadata["labels"] = json!({ "app.kubernetes.io/managed-by": OPERATOR_MANAGER });
+    }
+    json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": metadata,
+        part: content,
+    })
+}
+
+fn params() -> PatchParams {
+    PatchParams::apply(OPERATOR_MANAGER).force()
+}
+
+async fn apply<K>(api: &Api<K>, name: &str, body: Value) -> Result<K, WriteError>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    Ok(api.patch(name, &params(), &Patch::Apply(body)).await?)
+}
+
+async fn apply_status<K>(api: &Api<K>, name: &str, body: Value) -> Result<K, WriteError>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    Ok(api
+        .patch_status(name, &params(), &Patch::Apply(body))
+        .await?)
+}
+
+fn describe(change: &Change) -> String {
+    let named = |id: &ObjectId| format!("{}/{}", id.namespace, id.name);
+    match change {
+        Change::ComputeNode { name, .. } => format!("ComputeNode {name}"),
+        Change::ComputeNodeConditions { name, .. } => format!("status of ComputeNode {name}"),
+        Change::Placement { id, .. } => format!("Placement {}", named(id)),
+        Change::PlacementStatus { id, .. } => format!("status of Placement {}", named(id)),
+        Change::DeletePlacement { id } => format!("removal of Placement {}", named(id)),
+        Change::ModelStatus { id, .. } => format!("status of DnnModel {}", named(id)),
+        Change::Nothing => "nothing".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! The way to the API server and back: watches, writes, Events.
+
+pub(crate) mod events;
+pub(crate) mod execute;
+pub(crate) mod objects;
+pub(crate) mod retry;
+pub(crate) mod watch;

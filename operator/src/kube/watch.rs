@@ -1,0 +1,384 @@
+//! Copies of the objects in the API server, kept up to date.
+//!
+//! What this process wrote is put into the copy at once, so that the next look
+//! at the world does not decide the same thing again because its watch is late.
+
+use crate::text::with_causes;
+use futures::{Stream, StreamExt};
+use kube::core::DeserializeGuard;
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// First pause after a watch failed; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause between two tries at a watch.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A watch that did not fail for this time works.
+const WORKS: Duration = Duration::from_secs(20);
+
+/// Namespace and name.
+type Key = (String, String);
+
+/// The copies of one kind.
+#[derive(Debug)]
+pub(crate) struct Copies<K> {
+    inner: Mutex<Inner<K>>,
+}
+
+#[derive(Debug)]
+struct Inner<K> {
+    present: BTreeMap<Key, Arc<K>>,
+    /// Objects of a list that is not complete yet.
+    listing: BTreeMap<Key, Arc<K>>,
+    /// UIDs that this process removed; a late watch must not bring them back.
+    removed: Vec<String>,
+    is_complete: bool,
+    /// Objects that cannot be read, with what is wrong. The last readable version
+    /// of each stays among those present.
+    unreadable: BTreeMap<Key, String>,
+    /// What the watch last complained of, until it works.
+    complaint: Option<String>,
+}
+
+impl<K> Default for Copies<K> {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                present: BTreeMap::new(),
+                listing: BTreeMap::new(),
+                removed: Vec::new(),
+                is_complete: false,
+                unreadable: BTreeMap::new(),
+                complaint: None,
+            }),
+        }
+    }
+}
+
+fn key<K: Resource>(object: &K) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Versions of one resource are comparable numbers.
+fn version<K: Resource>(object: &K) -> u64 {
+    object
+        .meta()
+        .resource_version
+        .as_deref()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0)
+}
+
+impl<K: Resource<DynamicType = ()>> Copies<K> {
+    fn lock(&self) -> MutexGuard<'_, Inner<K>> {
+        // Every change of the maps is a single step: after a panic elsewhere
+        // they are still whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every object, once the first list was complete.
+    pub(crate) fn all(&self) -> Option<Vec<Arc<K>>> {
+        let inner = self.lock();
+        inner
+            .is_complete
+            .then(|| inner.present.values().cloned().collect())
+    }
+
+    /// Objects that are there but cannot be read, with what is wrong.
+    pub(crate) fn unreadable(&self) -> BTreeMap<(String, String), String> {
+        self.lock().unreadable.clone()
+    }
+
+    /// An object is there in a form that cannot be read.
+    fn cannot_read(&self, key: Key, error: String) {
+        let mut inner = self.lock();
+        if let Some(known) = inner.present.get(&key).cloned() {
+            // In a list under way as well: unreadable is not gone.
+            inner.listing.insert(key.clone(), known);
+        }
+        inner.unreadable.insert(key, error);
+    }
+
+    /// `kind` with what its watch complains of, as long as the first list is not
+    /// complete.
+    pub(crate) fn missing(&self, kind: &str) -> Option<String> {
+        let inner = self.lock();
+        let why = inner.complaint.as_ref().map(|c| format!(" ({c})"));
+        (!inner.is_complete).then(|| format!("{kind}{}", why.unwrap_or_default()))
+    }
+
+    /// Takes over an object as a watch or a write gave it, unless a newer
+    /// version is here.
+    pub(crate) fn observe(&self, object: K) {
+        let mut inner = self.lock();
+        let uid = object.meta().uid.clone().unwrap_or_default();
+        if inner.removed.contains(&uid) {
+            return;
+        }
+        let key = key(&object);
+        let newer = inner
+            .present
+            .get(&key)
+            .is_none_or(|old| version(old.as_ref()) <= version(&object));
+        if newer {
+            inner.unreadable.remove(&key);
+            inner.present.insert(key, Arc::new(object));
+        }
+    }
+
+    /// An object that cannot be read is gone.
+    fn gone(&self, key: &Key) {
+        let mut inner = self.lock();
+        inner.present.remove(key);
+        inner.unreadable.remove(key);
+    }
+
+    /// Drops an object that this process removed.
+    pub(crate) fn remove(&self, namespace: &str, name: &str, uid: &str) {
+        let mut inner = self.lock();
+        let key = (namespace.to_owned(), name.to_owned());
+        if inner
+            .present
+            .get(&key)
+            .is_some_and(|o| o.meta().uid.as_deref() == Some(uid))
+        {
+            inner.present.remove(&key);
+        }
+        inner.removed.push(uid.to_owned());
+    }
+
+    fn apply(&self, event: watcher::Event<K>) {
+        match event {
+            watcher::Event::Apply(object) => self.observe(object),
+            watcher::Event::Delete(object) => {
+                let mut inner = self.lock();
+                let uid = object.meta().uid.clone();
+                let key = key(&object);
+                if inner.present.get(&key).is_some_and(|o| o.meta().uid == uid) {
+                    inner.present.remove(&key);
+                }
+                inner.unreadable.remove(&key);
+                inner.removed.retain(|r| Some(r) != uid.as_ref());
+            }
+            watcher::Event::Init => {
+                let mut inner = self.lock();
+                inner.listing.clear();
+                inner.unreadable.clear();
+            }
+            watcher::Event::InitApply(object) => {
+                self.lock().listing.insert(key(&object), Arc::new(object));
+            }
+            watcher::Event::InitDone => {
+                let mut inner = self.lock();
+                let mut listed = std::mem::take(&mut inner.listing);
+                for (key, object) in &mut listed {
+                    if let Some(ours) = inner.present.get(key)
+                        && version(ours.as_ref()) > version(object.as_ref())
+                    {
+                        *object = Arc::clone(ours);
+                    }
+                }
+                let removed = std::mem::take(&mut inner.removed);
+                listed.retain(|_, o| !o.meta().uid.as_ref().is_some_and(|u| removed.contains(u)));
+                inner.removed = removed;
+                inner.present = listed;
+                inner.is_complete = true;
+                inner.complaint = None;
+            }
+        }
+    }
+}
+
+/// Objects that a watch delivers, readable or not.
+fn events<K>(
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+) -> impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>> + Send
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    // Each try begins with an event, so that only time can tell that a watch works.
+    let pauses = ResetTimerBackoff::new(Pause(FIRST_PAUSE), WORKS);
+    watcher(api, config).backoff(pauses)
+}
+
+/// Pauses between tries at a watch. kube's own grow to half a minute, in which
+/// an operator is blind after the API server is back.
+struct Pause(Duration);
+
+impl Iterator for Pause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        Some(pause.mul_f64(rand::random_range(0.8..1.2)))
+    }
+}
+
+impl Backoff for Pause {
+    fn reset(&mut self) {
+        self.0 = FIRST_PAUSE;
+    }
+}
+
+/// Keeps `copies` up to date until the watch ends, which only a shutdown does.
+/// `changed` is told of each change.
+pub(crate) async fn keep<K>(
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+    copies: Arc<Copies<K>>,
+    changed: Arc<Notify>,
+) where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let kind = K::kind(&()).into_owned();
+    let mut events = std::pin::pin!(events(api, config));
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                if let Some(event) = readable(&kind, &copies, event) {
+                    copies.apply(event);
+                    changed.notify_one();
+                }
+            }
+            Err(error) => {
+                let error = with_causes(&error);
+                let mut inner = copies.lock();
+                if inner.is_complete {
+                    tracing::warn!(kind, error, "watch failed; trying again");
+                } else {
+                    tracing::warn!(
+                        kind,
+                        error,
+                        "cannot list; trying again. Are the CRDs installed, and may the operator list them?"
+                    );
+                }
+                inner.complaint = Some(error);
+                drop(inner);
+                changed.notify_one();
+            }
+        }
+    }
+}
+
+/// The event without its guard; an object that cannot be read is noted and left out,
+/// so that it does not stop all others.
+fn readable<K: Resource<DynamicType = ()>>(
+    kind: &str,
+    copies: &Copies<K>,
+    event: watcher::Event<DeserializeGuard<K>>,
+) -> Option<watcher::Event<K>> {
+    let open = |guard: DeserializeGuard<K>| match guard.0 {
+        Ok(object) => Ok(object),
+        Err(bad) => {
+            let name = bad.metadata.name.unwrap_or_default();
+            let namespace = bad.metadata.namespace.unwrap_or_default();
+            tracing::warn!(
+                kind,
+                namespace,
+                name,
+                error = bad.error,
+                "object cannot be read; update the CRDs or correct it"
+            );
+            Err(((namespace, name), bad.error))
+        }
+    };
+    let noted = |guard| match open(guard) {
+        Ok(object) => Some(object),
+        Err((key, error)) => {
+            copies.cannot_read(key, error);
+            None
+        }
+    };
+    Some(match event {
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitDone => watcher::Event::InitDone,
+        watcher::Event::InitApply(guard) => watcher::Event::InitApply(noted(guard)?),
+        watcher::Event::Apply(guard) => watcher::Event::Apply(noted(guard)?),
+        watcher::Event::Delete(guard) => match open(guard) {
+            Ok(object) => watcher::Event::Delete(object),
+            Err((key, _)) => {
+                copies.gone(&key);
+                return None;
+            }
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::core::ObjectMeta;
+
+    fn pod(name: &str, uid: &str, version: u64) -> Pod {
+        Pod {
+            metadata: ObjectMeta {
+                name: Some(name.into()),
+                uid: Some(uid.into()),
+                resource_version: Some(version.to_string()),
+                ..ObjectMeta::default()
+            },
+            ..Pod::default()
+        }
+    }
+
+    fn versions(copies: &Copies<Pod>) -> Vec<(String, u64)> {
+        let all = copies.all().unwrap();
+        all.iter()
+            .map(|p| (p.name_any(), version(p.as_ref())))
+            .collect()
+    }
+
+    fn listed(pods: &[Pod]) -> Copies<Pod> {
+        let copies = Copies::default();
+        copies.apply(watcher::Event::Init);
+        for p in pods {
+            copies.apply(watcher::Event::InitApply(p.clone()));
+        }
+        copies.apply(watcher::Event::InitDone);
+        copies
+    }
+
+    #[test]
+    fn nothing_is_known_before_the_first_list_is_complete() {
+        let copies = Copies::<Pod>::default();
+        copies.apply(watcher::Event::Init);
+        copies.apply(watcher::Event::InitApply(pod("a", "1", 5)));
+        assert!(copies.all().is_none());
+        copies.apply(watcher::Event::InitDone);
+        assert_eq!(versions(&copies), [("a".to_owned(), 5)]);
+    }
+
+    #[test]
+    fn a_late_watch_does_not_undo_our_own_write() {
+        let copies = listed(&[pod("a", "1", 5)]);
+        copies.observe(pod("a", "1", 9));
+        copies.apply(watcher::Event::Apply(pod("a", "1", 7)));
+        assert_eq!(versions(&copies), [("a".to_owned(), 9)]);
+        copies.apply(watcher::Event::Init);
+        copies.apply(watcher::Event::InitApply(pod("a", "1", 8)));
+        copies.apply(watcher::Event::InitDone);
+        assert_eq!(versions(&copies), [("a".to_owned(), 9)]);
+    }
+
+    #[test]
+    fn what_we_removed_stays_away_and_its_successor_comes() {
+        let copies = listed(&[pod("a", "1", 5)]);
+        copies.remove("", "a", "1");
+        copies.apply(watcher::Event::Apply(pod("a", "1", 6)));
+        assert_eq!(versions(&copies), []);
+        copies.apply(watcher::Event::Apply(pod("a", "2", 8)));
+        copies.apply(watcher::Event::Delete(pod("a", "1", 7)));
+        assert_eq!(versions(&copies), [("a".to_owned(), 8)]);
+    }
+}

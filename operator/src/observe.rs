@@ -1,0 +1,231 @@
+//! Puts the world together as plain data.
+
+use crate::kube::objects::Listed;
+use crate::prepare::manifests::Loaded;
+use crate::state::ids::{JobId, PlacementKey};
+use crate::state::links::{LinkView, Links};
+use crate::state::snapshot::{
+    LiveNode, NodeView, PrepareView, QuestionView, RequestView, Snapshot,
+};
+use crate::state::time::Moment;
+use crate::world::{LinkMatrix, NodeState, PrepareState, World};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What does not change while the process leads.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// Since when it leads.
+    pub started: Moment,
+    /// Where agents reach it.
+    pub endpoint: String,
+    /// Its node.
+    pub node: String,
+    /// Names that select a plugin.
+    pub plugins: BTreeSet<String>,
+}
+
+/// What a snapshot is made from, beside the world.
+pub(crate) struct Seen {
+    /// The moment, to decide by.
+    pub now: Moment,
+    /// The moment, to show.
+    pub wall: Timestamp,
+    /// Objects of the API server.
+    pub listed: Listed,
+    /// Prepare jobs.
+    pub prepares: BTreeMap<JobId, PrepareView>,
+    /// Manifests out of the store.
+    pub loaded: Loaded,
+    /// Questions to strategies.
+    pub questions: BTreeMap<PlacementKey, QuestionView>,
+}
+
+/// The snapshot of what was seen.
+pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
+    let Seen { now, wall, .. } = seen;
+    let listed = seen.listed;
+    let timings = timings(&listed, world);
+    Snapshot {
+        now,
+        wall,
+        started: place.started,
+        operator_node: place.node.clone(),
+        endpoint: place.endpoint.clone(),
+        models: listed.models,
+        unreadable: listed.unreadable,
+        placements: listed.placements,
+        compute_nodes: listed
+            .compute_nodes
+            .into_iter()
+            .map(|n| (n.name_any(), n))
+            .collect(),
+        nodes: listed
+            .nodes
+            .into_iter()
+            .map(|n| (n.name_any(), NodeView(n)))
+            .collect(),
+        agents: listed.agents.iter().filter_map(|p| agent(p)).collect(),
+        live: world
+            .nodes()
+            .into_iter()
+            .map(|(name, state)| (name, live(&state, wall)))
+            .collect(),
+        links: links(&world.links()),
+        timings,
+        requests: requests(world),
+        manifests: seen.loaded.manifests,
+        manifest_bytes: seen.loaded.bytes,
+        recovering: seen.loaded.recovering,
+        prepares: seen.prepares,
+        plugins: place.plugins.clone(),
+        questions: seen.questions,
+    }
+}
+
+/// The node of an agent's pod that runs or will.
+fn agent(pod: &Pod) -> Option<String> {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+    let node = pod.spec.as_ref()?.node_name.clone()?;
+    (!is_over).then_some(node)
+}
+
+fn live(state: &NodeState, wall: Timestamp) -> LiveNode {
+    let ago = SignedDuration::try_from(state.last_seen).ok();
+    LiveNode {
+        address: state.address.clone(),
+        alive: state.alive,
+        memory_free_bytes: state.memory_free_bytes.unwrap_or(0),
+        last_seen: ago.and_then(|ago| wall.checked_sub(ago).ok()),
+    }
+}
+
+fn links(matrix: &LinkMatrix) -> Links {
+    matrix
+        .iter()
+        .map(|(from, to, e)| {
+            let view = LinkView {
+                rtt_seconds: e.rtt_seconds,
+                bytes_per_second: e.bytes_per_second,
+                noise: e.noise,
+                bandwidth_age_seconds: e
+                    .bandwidth_age
+                    .map_or(f64::INFINITY, |age| age.as_secs_f64()),
+                reachable: e.reachable,
+                estimated: false,
+            };
+            ((from.to_owned(), to.to_owned()), view)
+        })
+        .collect()
+}
+
+/// Live times of fewer runs say less than the warm-up: a host that was idle has
+/// some processor time to spare, which it lacks under load.
+const TELLING_RUNS: u64 = 10;
+
+/// Live times of every revision that serves or is about to.
+fn timings(listed: &Listed, world: &World) -> BTreeMap<(String, i64, u32), f64> {
+    let mut timings = BTreeMap::new();
+    for placement in &listed.placements {
+        let uid = placement.uid().unwrap_or_default();
+        let active = placement.status.as_ref().map_or(0, |s| s.active_revision);
+        let newest = placement.spec.plan.as_ref().map_or(0, |p| p.revision);
+        for revision in BTreeSet::from([active, newest]) {
+            let told = world.segment_timings(&uid, revision);
+            for t in told.into_iter().filter(|t| t.count >= TELLING_RUNS) {
+                let key = (uid.clone(), revision, t.segment);
+                timings.insert(key, t.compute_p50_seconds);
+            }
+        }
+    }
+    timings
+}
+
+fn requests(world: &World) -> BTreeMap<String, RequestView> {
+    let estimates = world.requests().into_iter();
+    estimates
+        .filter_map(|(uid, (_, estimate))| {
+            let e = estimate?;
+            let view = RequestView {
+                revision: e.revision,
+                answered: e.answered,
+                latency_p50_seconds: e.p50_seconds,
+                latency_p95_seconds: e.p95_seconds,
+            };
+            Some((uid, view))
+        })
+        .collect()
+}
+
+/// Prepare jobs as they are.
+pub(crate) fn prepares(world: &World) -> BTreeMap<JobId, PrepareView> {
+    let view = |state: PrepareState| match state {
+        PrepareState::Running {
+            node,
+            step,
+            done,
+            total,
+            bytes,
+        } => PrepareView::Running {
+            node,
+            step,
+            done,
+            total,
+            bytes,
+        },
+        PrepareState::Done {
+            node,
+            manifest_digest,
+        } => PrepareView::Done {
+            node,
+            manifest: manifest_digest,
+        },
+        PrepareState::Failed {
+            node,
+            reason,
+            message,
+            retryable,
+        } => PrepareView::Failed {
+            node,
+            reason,
+            message,
+            retryable,
+        },
+        PrepareState::Lost { node } => PrepareView::Lost { node },
+    };
+    let jobs = world.prepares().into_iter();
+    // Every job of ours was started under such a name.
+    jobs.filter_map(|(job, state)| Some((job.parse().ok()?, view(state))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
+
+    fn pod(node: Option<&str>, phase: &str) -> Pod {
+        Pod {
+            spec: Some(PodSpec {
+                node_name: node.map(str::to_owned),
+                ..PodSpec::default()
+            }),
+            status: Some(PodStatus {
+                phase: Some(phase.into()),
+                ..PodStatus::default()
+            }),
+            ..Pod::default()
+        }
+    }
+
+    #[test]
+    fn an_agent_counts_from_when_it_is_bound_until_it_is_over() {
+        assert_eq!(agent(&pod(None, "Pending")), None);
+        assert_eq!(agent(&pod(Some("a"), "Pending")).as_deref(), Some("a"));
+        assert_eq!(agent(&pod(Some("a"), "Running")).as_deref(), Some("a"));
+        assert_eq!(agent(&pod(Some("a"), "Failed")), None);
+    }
+}

@@ -1,0 +1,91 @@
+//! Putting a question to a strategy, and judging its answer. All of it is pure but
+//! for the deadline; `super::desk` says where and when it runs.
+
+use super::judge::standing;
+use super::problem;
+use crate::state::decision::Question;
+use crate::state::snapshot::{Answer, Remark};
+use crate::state::wish::Choice;
+use lamina_crds::reasons;
+use lamina_placement::explain::why_infeasible;
+use lamina_placement::{
+    Ctx, Problem, Solution, SolveError, SolveOptions, Strategy, solve_checked, strategy,
+};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Why there is nothing to place: a reason and its message.
+type Refusal = (&'static str, String);
+
+/// What a built-in strategy answers.
+pub(crate) fn solve(question: &Question, ctx: &Ctx) -> Answer {
+    let problem = problem::build(question);
+    let began = Instant::now();
+    let solution = pinned_to_nobody(question).map_or_else(
+        || built_in(&question.wish.strategy, &problem, ctx),
+        Err,
+    );
+    let seconds = began.elapsed().as_secs_f64();
+    judged(question, Arc::new(problem), solution, seconds, None, ctx)
+}
+
+/// An answer as it is taken in: that of a plugin was checked by its host.
+pub(crate) fn judged(
+    question: &Question,
+    problem: Arc<Problem>,
+    solution: Result<Solution, Refusal>,
+    seconds: f64,
+    remark: Option<Remark>,
+    ctx: &Ctx,
+) -> Answer {
+    let solution = solution.and_then(|found| {
+        if found.placements.is_empty() {
+            let why = why_nothing(&problem, &found.strategy, ctx);
+            return Err((reasons::NO_FEASIBLE_PLACEMENT, why));
+        }
+        Ok(Arc::new(found))
+    });
+    let current = question.current.as_ref();
+    let same_model = current.filter(|plan| plan.manifest == question.digest);
+    Answer {
+        seconds,
+        standing: same_model.map(|plan| standing(&problem, plan)),
+        problem,
+        solution,
+        remark,
+    }
+}
+
+fn built_in(choice: &Choice, problem: &Problem, ctx: &Ctx) -> Result<Solution, Refusal> {
+    let known = |e: SolveError| match e {
+        SolveError::UnknownStrategy { .. } | SolveError::Parameter { .. } => {
+            (reasons::INVALID_SPEC, e.to_string())
+        }
+        other => (reasons::NO_FEASIBLE_PLACEMENT, other.to_string()),
+    };
+    let by: Box<dyn Strategy> = strategy(&choice.name, &choice.parameters).map_err(known)?;
+    solve_checked(problem, by.as_ref(), &SolveOptions::default(), ctx).map_err(known)
+}
+
+/// A pin to a host that no agent runs on, which no strategy can follow.
+pub(crate) fn pinned_to_nobody(question: &Question) -> Option<Refusal> {
+    let mut pins = question.wish.pins.iter();
+    let pin = pins.find(|p| question.cluster.host(&p.node).is_none())?;
+    let message = format!(
+        "blocks {}..{} are pinned to {}, which runs no agent",
+        pin.first, pin.last, pin.node
+    );
+    Some((reasons::NO_FEASIBLE_PLACEMENT, message))
+}
+
+/// Another strategy may find what this one does not.
+fn why_nothing(problem: &Problem, strategy: &str, ctx: &Ctx) -> String {
+    let why = why_infeasible(problem, &ctx.part(0.5)).join("; ");
+    match strategy {
+        "optimal" => why,
+        name => format!("strategy {name} found no placement: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

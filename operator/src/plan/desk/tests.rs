@@ -1,0 +1,103 @@
+use super::*;
+use crate::state::snapshot::{About, Need};
+use crate::testing::question;
+use lamina_placement::Status;
+use lamina_plugin_host::PluginConfig;
+use tokio::net::TcpListener;
+
+fn key() -> PlacementKey {
+    PlacementKey::new("model-uid", "cam-1")
+}
+
+fn ask(strategy: &str) -> Ask {
+    Ask {
+        key: key(),
+        about: About {
+            strategy: strategy.into(),
+            generation: 3,
+            manifest: String::new(),
+            revision: 0,
+        },
+        need: Need::First,
+        question: Arc::new(question(strategy)),
+    }
+}
+
+fn desk(address: String, timeout_seconds: f64) -> Desk {
+    let plugins = Plugins::new(vec![PluginConfig {
+        name: "mine".into(),
+        address,
+        timeout_seconds,
+    }]);
+    Desk::new(plugins.unwrap())
+}
+
+#[tokio::test]
+async fn the_answer_in_a_plugins_place_wakes_the_loop() {
+    // Bound and dropped: nothing listens on that port any more.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let desk = desk(address, 5.0);
+    desk.ask(ask("plugin/mine"));
+    assert_eq!(desk.views()[&key()].answer, None);
+    desk.answered().await;
+    let question = desk.views().remove(&key()).unwrap();
+    assert_eq!(
+        (question.about.strategy.as_str(), question.about.generation),
+        ("plugin/mine", 3)
+    );
+    let answer = question.answer.unwrap();
+    let solution = answer.solution.clone().unwrap();
+    assert_eq!(solution.strategy, "optimal");
+    assert_eq!(solution.certificate.status, Status::Optimal);
+    let remark = answer.remark.clone().unwrap();
+    assert_eq!((remark.kind, remark.fell_back), ("Unreachable", true));
+    assert!(
+        remark
+            .text
+            .starts_with("strategy plugin/mine fell back to optimal: ")
+    );
+    desk.forget(&key());
+    assert_eq!(desk.views(), BTreeMap::new());
+}
+
+#[tokio::test]
+async fn a_question_that_nobody_waits_for_any_more_is_hung_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let desk = desk(format!("http://{}", listener.local_addr().unwrap()), 60.0);
+    desk.ask(ask("plugin/mine"));
+    let (mut call, _) = listener.accept().await.unwrap();
+    desk.forget(&key());
+    // Reads what the client sent, then the end of the connection.
+    let mut sent = Vec::new();
+    let end = tokio::io::AsyncReadExt::read_to_end(&mut call, &mut sent).await;
+    assert!(end.is_ok_and(|bytes| bytes == sent.len()));
+    assert_eq!(desk.views(), BTreeMap::new());
+}
+
+#[tokio::test]
+async fn the_most_urgent_question_is_solved_first() {
+    let shared = Shared::default();
+    for (number, need) in [(1, Need::Period), (2, Need::Leave), (3, Need::Change), (4, Need::Leave)] {
+        let key = PlacementKey::new(&format!("model-{number}"), "cam-1");
+        let mut ask = ask("optimal");
+        ask.need = need;
+        let mut open = shared.lock();
+        open.queue.push((need, Reverse(number), key.clone()));
+        let view = QuestionView {
+            about: ask.about,
+            need,
+            answer: None,
+        };
+        let asked = Asked {
+            number,
+            view,
+            question: ask.question,
+            call: None,
+        };
+        open.questions.insert(key, asked);
+    }
+    let order: Vec<u64> = (0..4).map(|_| shared.next().unwrap().1).collect();
+    assert_eq!(order, [2, 4, 3, 1]);
+}

@@ -1,0 +1,148 @@
+//! When a strategy is asked: at once where something that the Placement depends on
+//! changed, else now and then. Periods are spread, so that hundreds of Placements
+//! never come due together.
+
+use super::{Case, answers_for, links, problem};
+use crate::state::memory::PlacementMemory;
+use crate::state::snapshot::Need;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// A strategy is asked again after so long, though nothing happened; longer where
+/// there are many Placements.
+const PERIOD_SECONDS: f64 = 10.0;
+/// All Placements together ask no more often than this.
+const PERIODIC_PER_SECOND: f64 = 10.0;
+/// A strategy is not asked more often than this, whatever happens.
+const PAUSE_SECONDS: f64 = 1.0;
+/// A change that led to nothing is looked at again now and then only.
+const NEWS_SECONDS: f64 = 3.0;
+/// The first plan waits so long for links to be measured.
+const SETTLE_SECONDS: f64 = 10.0;
+/// Up to so many hosts, the first plan waits for every link of the entry; beyond,
+/// for so many.
+const SETTLED_LINKS: usize = 12;
+
+impl Case<'_> {
+    /// Why a strategy should be asked, whether or not it is time.
+    pub(super) fn need(&self, own: &PlacementMemory, news: bool) -> Need {
+        if self.current.is_none() {
+            Need::First
+        } else if self.broken.is_some() {
+            Need::Leave
+        } else if news || own.candidate.is_some() || self.is_unlike(own) || self.trial_ripe(own) {
+            Need::Change
+        } else {
+            Need::Period
+        }
+    }
+
+    /// Why a strategy is to be asked now, if so.
+    pub(super) fn due(&self, own: &PlacementMemory, news: bool) -> Option<Need> {
+        let since = own.solved_at.map(|t| self.snapshot.seconds_since(t));
+        if since.is_some_and(|s| s < PAUSE_SECONDS) {
+            return None;
+        }
+        let need = self.need(own, news);
+        let is_new_wish = self.is_new_wish(own);
+        if self.current.is_some() && need < Need::Leave {
+            if self.is_moving() && !is_new_wish {
+                return None;
+            }
+            if self.snapshot.is_starting() {
+                return None;
+            }
+        }
+        if self.current.is_some() && self.wanted.wish.adaptation.paused && !is_new_wish {
+            return None;
+        }
+        let is_waiting = own.problem.as_ref().is_some_and(|p| p.0 == crate::state::plans::WAITING);
+        let period = match need {
+            Need::First if is_waiting => 0.0,
+            Need::First => self.period(),
+            Need::Leave => PAUSE_SECONDS,
+            Need::Change if is_new_wish || own.candidate.is_some() => PAUSE_SECONDS,
+            Need::Change => NEWS_SECONDS,
+            Need::Period => self.period(),
+        };
+        since.is_none_or(|s| s >= period).then_some(need)
+    }
+
+    fn period(&self) -> f64 {
+        let placements = self.snapshot.placements.len() as f64;
+        let period = PERIOD_SECONDS.max(placements / PERIODIC_PER_SECOND);
+        // Each has a phase of its own and keeps it.
+        period * (0.85 + 0.3 * self.site.key().spread())
+    }
+
+    /// The wish is another than the one that was last planned for.
+    fn is_new_wish(&self, own: &PlacementMemory) -> bool {
+        own.planned_generation != Some(self.wanted.generation)
+    }
+
+    /// What serves was made for something else than what is wished for.
+    fn is_unlike(&self, own: &PlacementMemory) -> bool {
+        let Some(plan) = self.current else {
+            return false;
+        };
+        let strategy = &self.wanted.wish.strategy.name;
+        plan.manifest != self.wanted.digest
+            || !answers_for(&plan.strategy, strategy)
+            || self.is_new_wish(own) && plan.generation != self.wanted.generation
+    }
+
+    /// What has changed since the plan was chosen.
+    pub(super) fn news(&self, own: &mut PlacementMemory) -> Option<String> {
+        let is_later = own
+            .planned_generation
+            .is_some_and(|g| g != self.wanted.generation);
+        if is_later {
+            return Some("the spec changed".to_owned());
+        }
+        self.current
+            .and_then(|plan| links::change_since_plan(self.snapshot, own, self.entry(), plan))
+            .or_else(|| self.joined(own).map(|name| format!("{name} joined")))
+    }
+
+    /// A host that was not there when a strategy last answered.
+    fn joined(&self, own: &PlacementMemory) -> Option<String> {
+        if own.alive.is_empty() {
+            return None;
+        }
+        let hosts = self.site.cluster.hosts.iter();
+        let mut fit = hosts.filter(|h| h.unfit.is_none());
+        let came = fit.find(|h| !own.alive.contains(&h.name))?;
+        Some(came.name.clone())
+    }
+
+    /// Hosts that could compute.
+    pub(super) fn alive(&self) -> Arc<BTreeSet<String>> {
+        let hosts = self.site.cluster.hosts.iter();
+        let fit = hosts.filter(|h| h.unfit.is_none());
+        Arc::new(fit.map(|h| h.name.clone()).collect())
+    }
+
+    /// The first plan waits until agents are here and the entry's links are
+    /// measured, or long enough.
+    pub(super) fn is_settled(&self, own: &mut PlacementMemory) -> bool {
+        let (snapshot, entry) = (self.snapshot, self.entry());
+        let since = *own.waiting_since.get_or_insert(snapshot.now);
+        if snapshot.seconds_since(since) >= SETTLE_SECONDS && !snapshot.is_starting() {
+            return true;
+        }
+        let all_here = snapshot.agents.iter().all(|a| snapshot.is_alive(a));
+        let known = |a: &str, b: &str| {
+            let view = snapshot.links.get(a, b);
+            view.as_ref().and_then(problem::link).is_some()
+        };
+        let hosts = self.site.cluster.hosts.iter().map(|h| h.name.as_str());
+        let others = hosts.filter(|n| *n != entry && snapshot.is_alive(n));
+        let mut wanted = others.clone().count();
+        if wanted > SETTLED_LINKS {
+            // Of many hosts the entry only ever measures some.
+            wanted = SETTLED_LINKS;
+        }
+        let measured = others.filter(|n| known(entry, n) && known(n, entry));
+        all_here && measured.take(wanted).count() == wanted
+    }
+}

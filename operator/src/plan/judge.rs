@@ -1,0 +1,167 @@
+//! What a plan is worth in a problem, and how sure a difference between two is.
+
+use super::problem::{self, WORKLOAD};
+use crate::state::links::Links;
+use crate::state::snapshot::Standing;
+use lamina_crds::placement::{Plan, Segment};
+use lamina_placement as solver;
+use lamina_placement::check::{Violation, evaluate};
+use lamina_placement::{Constraints, Metrics, Problem};
+use std::collections::BTreeMap;
+
+/// Relative noise of a compute time: live times of one slice differ so much between
+/// minutes on a host that does other things as well.
+const COMPUTE_NOISE: f64 = 0.1;
+/// Noise of a crossing beside its bytes: its share of the round trip …
+const RTT_NOISE: f64 = 0.2;
+/// … and what either end adds by scheduling.
+const CROSSING_NOISE_SECONDS: f64 = 0.001;
+
+/// What `plan` is worth in `problem`.
+pub(super) fn standing(problem: &Problem, plan: &Plan) -> Standing {
+    let placement = placement_of(problem::segments(plan));
+    // Where a link of it is not known, nobody can say what it breaks.
+    let violations = if are_links_known(problem, &placement) {
+        evaluate(problem, std::slice::from_ref(&placement))
+            .err()
+            .unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    Standing {
+        metrics: figures(problem, &placement),
+        violations,
+    }
+}
+
+/// Latency and times of segments as things are, whatever the limits say of them.
+pub(super) fn figures_of(problem: &Problem, segments: &[Segment]) -> Option<Metrics> {
+    let segments = segments.iter().map(problem::segment).collect();
+    figures(problem, &placement_of(segments))
+}
+
+fn figures(problem: &Problem, placement: &solver::Placement) -> Option<Metrics> {
+    let mut free = problem.clone();
+    for node in &mut free.nodes {
+        node.memory_bytes = u64::MAX;
+        node.utilisation_cap = 1.0;
+        node.excluded = None;
+    }
+    for workload in &mut free.workloads {
+        workload.constraints = Constraints::default();
+        workload.rate_per_second = 0.0;
+        workload.previous = None;
+    }
+    evaluate(&free, std::slice::from_ref(placement)).ok()
+}
+
+pub(super) fn placement_of(segments: Vec<solver::Segment>) -> solver::Placement {
+    solver::Placement {
+        workload: WORKLOAD.to_owned(),
+        segments,
+        thresholds: Vec::new(),
+    }
+}
+
+fn are_links_known(problem: &Problem, placement: &solver::Placement) -> bool {
+    let entry = problem.workloads.first().map(|w| w.entry.as_str());
+    let hosts = placement.segments.iter().map(|s| s.node.as_str());
+    let path: Vec<&str> = entry.into_iter().chain(hosts).collect();
+    path.windows(2).filter(|w| w[0] != w[1]).all(|w| {
+        problem.link(w[0], w[1]).is_some() && problem.link(w[1], w[0]).is_some()
+    })
+}
+
+/// Whether `violation` breaks what the spec asks for, rather than being slow or
+/// short of memory at this moment.
+pub(super) fn is_broken_wish(violation: &Violation) -> bool {
+    match violation {
+        Violation::Host { .. }
+        | Violation::Blocks { .. }
+        | Violation::TierOrder { .. }
+        | Violation::Latency { .. }
+        | Violation::NoLink { .. } => true,
+        Violation::Bytes { what, .. } => *what == "slice limit",
+        _ => false,
+    }
+}
+
+/// Standard deviation, in seconds, of the difference between the latencies of two
+/// plans. What both have in common, such as the same bytes over the same link, is
+/// wrong by the same amount in both and tells nothing.
+pub(super) fn deviation_of_difference(links: &Links, a: &Metrics, b: &Metrics) -> f64 {
+    let (a, b) = (Parts::of(a), Parts::of(b));
+    let mut variance = 0.0;
+    for (host, difference) in differences(&a.compute, &b.compute) {
+        let _ = host;
+        variance += (difference * COMPUTE_NOISE).powi(2);
+    }
+    for ((from, to), difference) in differences(&a.transfer, &b.transfer) {
+        let noise = links.get(from, to).map_or(0.0, |v| v.noise);
+        variance += (difference * noise).powi(2);
+    }
+    for ((from, to), count) in differences(&a.crossings, &b.crossings) {
+        let rtt = links.get(from, to).and_then(|v| v.rtt_seconds);
+        let noise = (rtt.unwrap_or(0.0) * RTT_NOISE).hypot(CROSSING_NOISE_SECONDS);
+        variance += (count * noise).powi(2);
+    }
+    variance.sqrt()
+}
+
+/// Where a plan's time goes.
+#[derive(Default)]
+struct Parts<'a> {
+    compute: BTreeMap<&'a str, f64>,
+    transfer: BTreeMap<(&'a str, &'a str), f64>,
+    crossings: BTreeMap<(&'a str, &'a str), f64>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(metrics: &'a Metrics) -> Self {
+        let mut parts = Self::default();
+        for workload in &metrics.workloads {
+            for s in &workload.segments {
+                *parts.compute.entry(&s.node).or_default() += s.compute_seconds;
+            }
+            for c in &workload.crossings {
+                let pair = (c.from.as_str(), c.to.as_str());
+                *parts.transfer.entry(pair).or_default() += c.transfer_seconds;
+                *parts.crossings.entry(pair).or_default() += 1.0;
+            }
+        }
+        parts
+    }
+}
+
+/// What of each key one side has more than the other.
+fn differences<K: Ord + Copy>(
+    a: &BTreeMap<K, f64>,
+    b: &BTreeMap<K, f64>,
+) -> impl Iterator<Item = (K, f64)> {
+    let mut all = a.clone();
+    for (key, value) in b {
+        *all.entry(*key).or_default() -= value;
+    }
+    all.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::plan;
+
+    #[test]
+    fn speed_and_memory_of_the_moment_break_no_wish() {
+        let plan = plan(3, &[("cam-1", 0..2), ("edge-1", 2..4)]);
+        let placement = placement_of(problem::segments(&plan));
+        assert_eq!(placement.path(), "cam-1[0-1]→edge-1[2-3]");
+        let limit = |what| Violation::Bytes {
+            node: "cam-1".into(),
+            what,
+            used: 2,
+            limit: 1,
+        };
+        assert!(is_broken_wish(&limit("slice limit")));
+        assert!(!is_broken_wish(&limit("memory")));
+    }
+}

@@ -1,0 +1,106 @@
+//! What changed on the links of a path.
+
+use crate::state::links::{LinkView, Pair};
+use crate::state::memory::{LinkReference, PlacementMemory};
+use crate::state::plans;
+use crate::state::snapshot::Snapshot;
+use crate::state::text::{millis, rate_change};
+use lamina_crds::placement::Plan;
+use lamina_crds::reasons;
+
+/// A change of bandwidth by this factor asks for another look at the plan.
+const LOOK_FACTOR: f64 = 1.25;
+/// A change of bandwidth by this factor is told.
+const TELL_FACTOR: f64 = 2.0;
+/// A round trip that changes by less is noise, whatever the factor.
+const RTT_NOISE_SECONDS: f64 = 0.01;
+/// A link is told of at most once in this time: estimates take a few samples to
+/// arrive at a new value.
+const TELL_PAUSE_SECONDS: f64 = 10.0;
+
+fn reference(view: LinkView) -> Option<LinkReference> {
+    Some(LinkReference {
+        bytes_per_second: view.bytes_per_second?,
+        rtt_seconds: view.rtt_seconds?,
+    })
+}
+
+/// Whether `after` differs from `before` by `factor`, in bandwidth or round trip.
+fn changed_by(before: LinkReference, after: LinkReference, factor: f64) -> bool {
+    let ratio = after.bytes_per_second / before.bytes_per_second;
+    let rtt = after.rtt_seconds / before.rtt_seconds;
+    let rtt_moved = (after.rtt_seconds - before.rtt_seconds).abs() > RTT_NOISE_SECONDS;
+    ratio >= factor
+        || ratio <= 1.0 / factor
+        || (rtt_moved && (rtt >= factor || rtt <= 1.0 / factor))
+}
+
+/// `cam-1→edge-1 50→5.1 Mbit/s`, with the round trip where that is what changed.
+fn describe((from, to): &Pair, before: LinkReference, after: LinkReference) -> String {
+    let ratio = after.bytes_per_second / before.bytes_per_second;
+    if ratio >= LOOK_FACTOR || ratio <= 1.0 / LOOK_FACTOR {
+        let change = rate_change(before.bytes_per_second, after.bytes_per_second);
+        format!("{from}→{to} {change}")
+    } else {
+        let (a, b) = (before.rtt_seconds * 1e3, after.rtt_seconds * 1e3);
+        format!("{from}→{to} round trip {}→{}", millis(a), millis(b))
+    }
+}
+
+/// What changed on the path since `plan` was chosen; `None` where nothing did.
+/// Links that are met for the first time are remembered.
+pub(crate) fn change_since_plan(
+    snapshot: &Snapshot,
+    memory: &mut PlacementMemory,
+    entry: &str,
+    plan: &Plan,
+) -> Option<String> {
+    if memory.links_of != plan.revision {
+        memory.links_of = plan.revision;
+        memory.links.clear();
+    }
+    let mut change = None;
+    for pair in plans::links(entry, plan) {
+        let Some(now) = snapshot.links.get(&pair.0, &pair.1).and_then(reference) else {
+            continue;
+        };
+        let before = *memory.links.entry(pair.clone()).or_insert(now);
+        if change.is_none() && changed_by(before, now, LOOK_FACTOR) {
+            change = Some(describe(&pair, before, now));
+        }
+    }
+    change
+}
+
+/// What people should be told of the path's links: whether it is bad news, the
+/// reason and the note.
+pub(crate) fn news(
+    snapshot: &Snapshot,
+    memory: &mut PlacementMemory,
+    entry: &str,
+    plan: &Plan,
+) -> Vec<(bool, &'static str, String)> {
+    let mut news = Vec::new();
+    for pair in plans::links(entry, plan) {
+        let Some(now) = snapshot.links.get(&pair.0, &pair.1).and_then(reference) else {
+            continue;
+        };
+        let fresh = (now, None);
+        let (before, told) = *memory.told_links.entry(pair.clone()).or_insert(fresh);
+        let is_recent = told.is_some_and(|t| snapshot.seconds_since(t) < TELL_PAUSE_SECONDS);
+        if is_recent || !changed_by(before, now, TELL_FACTOR) {
+            continue;
+        }
+        let worse = now.bytes_per_second < before.bytes_per_second / TELL_FACTOR
+            || (now.bytes_per_second < before.bytes_per_second * TELL_FACTOR
+                && now.rtt_seconds > before.rtt_seconds);
+        let reason = if worse {
+            reasons::LINK_DEGRADED
+        } else {
+            reasons::LINK_RECOVERED
+        };
+        news.push((worse, reason, describe(&pair, before, now)));
+        memory.told_links.insert(pair, (now, Some(snapshot.now)));
+    }
+    news
+}

@@ -1,0 +1,533 @@
+//! Whether a Placement needs another plan, and which.
+//!
+//! A plan that cannot go on is replaced at once. One that could be better is
+//! replaced when the gain pays for the move and the last move is long enough
+//! ago. Each decision, taken or suppressed, is told once, with numbers.
+//!
+//! Two wishes stand behind a Placement: the spec as it is now, and the last one that
+//! was met. Where the first is invalid, not prepared yet or cannot be met, the second
+//! keeps what serves alive.
+
+mod answer;
+mod ask;
+mod candidates;
+pub(crate) mod desk;
+mod due;
+mod judge;
+mod learn;
+mod links;
+mod problem;
+mod trial;
+mod weigh;
+mod work;
+
+pub(crate) use learn::learn;
+
+use crate::state::cluster::Cluster;
+use crate::state::decision::{Ask, Question, Solve};
+use crate::state::ids::{self, ObjectId, PlacementKey};
+use crate::state::links::Pair;
+use crate::state::memory::{Memory, PlacementMemory};
+use crate::state::notice::{Notice, Regarding};
+use crate::state::plans::{self, DeployFailure, Phase, WAITING};
+use crate::state::snapshot::{About, Answer, Need, QuestionView, Snapshot};
+use crate::state::wish::Wish;
+use judge::is_broken_wish;
+use lamina_crds::placement::{Plan, Segment};
+use lamina_crds::{Placement, reasons};
+use lamina_model::Manifest;
+use lamina_placement::{Metrics, Problem, Solution};
+use lamina_plugin_host::{FALLBACK, PREFIX};
+use std::sync::Arc;
+
+/// A plan that failed is tried again after this; the pause doubles.
+const RETRY_SECONDS: f64 = 60.0;
+/// Longest pause before a failed plan is tried again.
+const RETRY_LIMIT_SECONDS: f64 = 900.0;
+
+/// What is decided about a plan.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    /// The plan to write.
+    pub plan: Option<Plan>,
+    /// What people are told.
+    pub notices: Vec<Notice>,
+    /// How a strategy answered.
+    pub solve: Option<Solve>,
+    /// A question for a strategy.
+    pub ask: Option<Ask>,
+    /// The answer to the last one was taken, or is not wanted any more.
+    pub answered: bool,
+    /// Links that a better path would use, which are to be measured first.
+    pub wanted_links: Vec<Pair>,
+}
+
+/// A wish with the blocks that it is about.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// Generation of the DnnModel.
+    pub generation: i64,
+    /// The wish.
+    pub wish: Arc<Wish>,
+    /// Digest of the manifest.
+    pub digest: String,
+    /// The prepared model.
+    pub manifest: Arc<Manifest>,
+}
+
+/// One model at one entry.
+pub(crate) struct Site<'a> {
+    /// The world.
+    pub snapshot: &'a Snapshot,
+    /// Its hosts and links.
+    pub cluster: &'a Arc<Cluster>,
+    /// The DnnModel.
+    pub model: &'a ObjectId,
+    /// The node where requests arise.
+    pub entry: &'a str,
+    /// The Placement, once there is one.
+    pub placement: Option<&'a Placement>,
+    /// Where its newest plan stands.
+    pub phase: &'a Phase,
+    /// What the spec asks for now, where it is valid and prepared.
+    pub asked: Option<Wanted>,
+    /// What it asked for when it was last met.
+    pub in_force: Option<Wanted>,
+}
+
+/// Everything that a decision about one Placement is made from.
+struct Case<'a> {
+    site: &'a Site<'a>,
+    snapshot: &'a Snapshot,
+    /// The wish that counts now.
+    wanted: &'a Wanted,
+    /// It is the spec's own.
+    is_asked: bool,
+    /// The plan that serves or is on its way.
+    current: Option<&'a Plan>,
+    /// Why the present plan cannot go on, whatever is wished for.
+    broken: Option<String>,
+}
+
+/// Why the present plan must be left.
+enum Must {
+    /// There is none.
+    First,
+    /// It cannot go on: why.
+    Leave(String),
+}
+
+/// Decides about the plan of one model at one entry.
+pub(crate) fn decide(site: &Site<'_>, memory: &mut Memory) -> Planned {
+    if matches!(site.phase, Phase::Flipping(_) | Phase::Flipped { .. }) {
+        return Planned::default();
+    }
+    let key = site.key();
+    let mut own = memory.placements.remove(&key).unwrap_or_default();
+    site.note_failure(memory, &mut own);
+    let mut planned = site.decide(memory, &mut own);
+    site.tell(&mut own, &mut planned);
+    let candidate = own.candidate.iter().flat_map(|c| &c.links);
+    planned.wanted_links.extend(candidate.cloned());
+    memory.placements.insert(key, own);
+    planned
+}
+
+impl<'a> Site<'a> {
+    fn key(&self) -> PlacementKey {
+        PlacementKey::new(&self.model.uid, self.entry)
+    }
+
+    fn regarding(&self) -> Regarding {
+        Regarding::model(self.model.clone())
+    }
+
+    /// Counts a plan that could not be deployed. Seen again, its status could not be
+    /// written meanwhile.
+    fn note_failure(&self, memory: &mut Memory, own: &mut PlacementMemory) {
+        let newest = self.placement.and_then(|p| p.spec.plan.as_ref());
+        let (Phase::Failed(failure), Some(newest)) = (self.phase, newest) else {
+            return;
+        };
+        if own.failed_revision >= newest.revision {
+            return;
+        }
+        own.failed_revision = newest.revision;
+        remember_failure(self.snapshot, memory, own, newest, failure);
+    }
+
+    /// The plan that serves or is on its way.
+    fn current(&self) -> Option<&'a Plan> {
+        let placement = self.placement?;
+        match self.phase {
+            Phase::Failed(_) => plans::active(placement),
+            _ => plans::target(placement).or_else(|| plans::active(placement)),
+        }
+    }
+
+    fn decide(&self, memory: &Memory, own: &mut PlacementMemory) -> Planned {
+        if !self.snapshot.is_alive(self.entry) {
+            if !self.snapshot.is_starting() {
+                let message = format!("the agent on the entry {} is not connected", self.entry);
+                own.problem = Some((reasons::NODE_LOST, message));
+            }
+            return Planned::default();
+        }
+        let is_lost = |p: &(&str, String)| p.0 == reasons::NODE_LOST;
+        own.problem = own.problem.take().filter(|p| !is_lost(p));
+        let current = self.current();
+        let broken = current.and_then(|plan| self.broken(plan));
+        let Some((wanted, is_asked)) = self.wanted(own, broken.is_some()) else {
+            return Planned::default();
+        };
+        let case = Case {
+            site: self,
+            snapshot: self.snapshot,
+            wanted,
+            is_asked,
+            current,
+            broken,
+        };
+        case.decide(memory, own)
+    }
+
+    /// The wish that counts: the spec's own, unless it cannot be met and what serves
+    /// must be left.
+    fn wanted(&self, own: &PlacementMemory, is_broken: bool) -> Option<(&Wanted, bool)> {
+        let in_force = self.in_force.as_ref();
+        match (&self.asked, in_force) {
+            (Some(asked), Some(in_force))
+                if is_broken && own.unmet_generation == Some(asked.generation) =>
+            {
+                let is_same = asked.generation == in_force.generation;
+                Some((in_force, is_same))
+            }
+            (Some(asked), _) => Some((asked, true)),
+            (None, Some(in_force)) => Some((in_force, false)),
+            (None, None) => None,
+        }
+    }
+
+    /// Why `plan` cannot go on, whatever is wished for.
+    fn broken(&self, plan: &Plan) -> Option<String> {
+        let snapshot = self.snapshot;
+        if !snapshot.is_starting()
+            && let Some(host) = plans::hosts(plan).find(|h| !snapshot.is_alive(h))
+        {
+            return Some(format!("{host} is lost"));
+        }
+        let moved = plan.segments.iter().map(|s| &s.host).find(|h| {
+            let live = snapshot.live.get(&h.node);
+            live.is_some_and(|l| l.alive && !l.address.is_empty() && l.address != h.address)
+        });
+        if let Some(host) = moved {
+            return Some(format!("{} has a new address", host.node));
+        }
+        // Replies travel the path back.
+        let (from, to) = plans::links(self.entry, plan)
+            .into_iter()
+            .flat_map(|(from, to)| [(from.clone(), to.clone()), (to, from)])
+            .find(|(a, b)| snapshot.links.get(a, b).is_some_and(|v| !v.reachable))?;
+        Some(format!("link {from}→{to} is down"))
+    }
+
+    /// Adds what people should hear of a problem and of the path's links.
+    fn tell(&self, own: &mut PlacementMemory, planned: &mut Planned) {
+        if planned.plan.is_none()
+            && let Some((reason, message)) = own.problem.clone()
+            && reason != WAITING
+            && own.told_problem.as_ref() != Some(&message)
+        {
+            own.told_problem = Some(message.clone());
+            let notice = Notice::warning(self.regarding(), reason, "Solve", message);
+            planned.notices.push(notice);
+        }
+        if own.problem.is_none() && planned.plan.is_some() {
+            own.told_problem = None;
+        }
+        let Some(plan) = self.current() else { return };
+        for (warning, reason, note) in links::news(self.snapshot, own, self.entry, plan) {
+            planned.notices.push(Notice {
+                regarding: self.regarding(),
+                warning,
+                reason,
+                action: "Measure",
+                note,
+            });
+        }
+    }
+}
+
+fn remember_failure(
+    snapshot: &Snapshot,
+    memory: &mut Memory,
+    own: &mut PlacementMemory,
+    failed: &Plan,
+    failure: &DeployFailure,
+) {
+    if let Some(node) = &failure.node {
+        let key = (node.clone(), failed.manifest.clone());
+        let learned = Arc::make_mut(&mut memory.learned);
+        learned.load_failures.insert(key, snapshot.now);
+    }
+    let failures = own.retry.map_or(0, |(_, n)| n);
+    let pause = (RETRY_SECONDS * f64::from(1_u32 << failures.min(5))).min(RETRY_LIMIT_SECONDS);
+    own.retry = Some((snapshot.now.plus(pause), failures + 1));
+    own.solved_at = None;
+}
+
+/// Whether a plan of strategy `by` is what `wanted` asks for, or was made in the
+/// place of a plugin.
+fn answers_for(by: &str, wanted: &str) -> bool {
+    by == wanted || wanted.starts_with(PREFIX) && by == FALLBACK
+}
+
+impl Case<'_> {
+    fn entry(&self) -> &str {
+        self.site.entry
+    }
+
+    fn decide(&self, memory: &Memory, own: &mut PlacementMemory) -> Planned {
+        let news = self.news(own);
+        if (self.broken.is_some() || news.is_some()) && self.current.is_some() {
+            own.noticed.get_or_insert(self.snapshot.now);
+        }
+        match self.snapshot.questions.get(&self.site.key()) {
+            Some(question) if question.about != self.about() => {
+                // Nobody waits for it any more; the next look asks anew.
+                Planned {
+                    answered: true,
+                    ..Planned::default()
+                }
+            }
+            Some(question) => self.heard(memory, own, question, news),
+            None => self.ask_when_due(memory, own, news.is_some()),
+        }
+    }
+
+    fn ask_when_due(&self, memory: &Memory, own: &mut PlacementMemory, news: bool) -> Planned {
+        let Some(need) = self.due(own, news) else {
+            return Planned::default();
+        };
+        if need == Need::First && !self.is_settled(own) {
+            let message = format!("waiting until the links of {} are measured", self.entry());
+            own.problem = Some((WAITING, message));
+            return Planned::default();
+        }
+        self.ask(memory, own, need)
+    }
+
+    fn ask(&self, memory: &Memory, own: &mut PlacementMemory, need: Need) -> Planned {
+        own.solved_at = Some(self.snapshot.now);
+        own.problem = own.problem.take().filter(|(reason, _)| *reason != WAITING);
+        Planned {
+            ask: Some(Ask {
+                key: self.site.key(),
+                about: self.about(),
+                need,
+                question: Arc::new(self.question(memory, need)),
+            }),
+            ..Planned::default()
+        }
+    }
+
+    fn heard(
+        &self,
+        memory: &Memory,
+        own: &mut PlacementMemory,
+        question: &QuestionView,
+        news: Option<String>,
+    ) -> Planned {
+        let Some(answer) = &question.answer else {
+            // What serves broke after it was asked for another reason.
+            let need = self.need(own, news.is_some());
+            let is_overtaken = need >= Need::Leave && question.need < need;
+            return if is_overtaken {
+                self.ask(memory, own, need)
+            } else {
+                Planned::default()
+            };
+        };
+        if let Ok(solution) = &answer.solution
+            && self.is_overtaken(solution)
+        {
+            // The world changed while it was computed; the next look asks again.
+            own.solved_at = None;
+            return Planned {
+                answered: true,
+                ..Planned::default()
+            };
+        }
+        own.answered_at = Some(self.snapshot.now);
+        own.alive = self.alive();
+        own.planned_generation = Some(self.wanted.generation);
+        let remark = self.remark(own, answer);
+        let planned = self.conclude(own, answer, news);
+        Planned {
+            answered: true,
+            solve: Some(self.solve_of(answer)),
+            notices: remark.into_iter().chain(planned.notices).collect(),
+            ..planned
+        }
+    }
+
+    /// Whether a host or a link of `solution` is away by now.
+    fn is_overtaken(&self, solution: &Solution) -> bool {
+        let mut hosts = solution.placements.iter().flat_map(|p| &p.segments);
+        let is_away = |node: &str| {
+            let host = self.site.cluster.host(node);
+            host.is_none_or(|h| h.unfit.is_some())
+        };
+        let crossings = solution.metrics.iter().flat_map(|m| &m.workloads);
+        let mut crossings = crossings.flat_map(|w| &w.crossings);
+        let links = &self.snapshot.links;
+        let is_down =
+            |from: &str, to: &str| links.get(from, to).is_some_and(|v| !v.reachable);
+        hosts.any(|s| is_away(&s.node))
+            || crossings.any(|c| is_down(&c.from, &c.to) || is_down(&c.to, &c.from))
+    }
+
+    fn about(&self) -> About {
+        About {
+            strategy: self.wanted.wish.strategy.name.clone(),
+            generation: self.wanted.generation,
+            manifest: self.wanted.digest.clone(),
+            revision: self.current.map_or(0, |p| p.revision),
+        }
+    }
+
+    fn question(&self, memory: &Memory, need: Need) -> Question {
+        let placement = self.site.placement;
+        Question {
+            wish: Arc::clone(&self.wanted.wish),
+            manifest: Arc::clone(&self.wanted.manifest),
+            digest: self.wanted.digest.clone(),
+            entry: self.entry().to_owned(),
+            placement_uid: placement.map_or("", |p| ids::uid(&p.metadata)).to_owned(),
+            current: self.current.cloned(),
+            serving: placement.and_then(plans::active).cloned(),
+            is_urgent: need >= Need::Leave,
+            cluster: Arc::clone(self.site.cluster),
+            learned: Arc::clone(&memory.learned),
+        }
+    }
+
+    /// What follows from what a strategy says.
+    fn conclude(
+        &self,
+        own: &mut PlacementMemory,
+        answer: &Answer,
+        news: Option<String>,
+    ) -> Planned {
+        if let Some(back) = self.judge_trial(own, answer) {
+            return back;
+        }
+        let must = self.must_leave(answer);
+        match &answer.solution {
+            Ok(solution) => self.compare(own, answer, solution, must, news),
+            Err((reason, message)) => self.infeasible(own, answer, reason, message),
+        }
+    }
+
+    /// Why the present plan must be left, if so.
+    fn must_leave(&self, answer: &Answer) -> Option<Must> {
+        let Some(plan) = self.current else {
+            return Some(Must::First);
+        };
+        if let Some(why) = &self.broken {
+            return Some(Must::Leave(why.clone()));
+        }
+        if plan.manifest != self.wanted.digest {
+            return Some(Must::Leave("the model was prepared anew".to_owned()));
+        }
+        let wanted = &self.wanted.wish.strategy.name;
+        if !answers_for(&plan.strategy, wanted) {
+            return Some(Must::Leave(format!("strategy {} → {wanted}", plan.strategy)));
+        }
+        let violation = self.broken_wish(answer)?;
+        Some(Must::Leave(format!(
+            "the spec no longer allows it: {violation}"
+        )))
+    }
+
+    /// What of the wish the present plan breaks.
+    fn broken_wish(&self, answer: &Answer) -> Option<String> {
+        let violations = &answer.standing.as_ref()?.violations;
+        let violation = violations.iter().find(|v| is_broken_wish(v))?;
+        Some(violation.to_string())
+    }
+
+    /// Notes that what serves meets the spec as it is now.
+    fn met(&self, own: &mut PlacementMemory) {
+        if self.is_asked {
+            own.met_generation = Some(self.wanted.generation);
+            own.unmet_generation = None;
+            own.unmet_since = None;
+        }
+    }
+
+    fn infeasible(
+        &self,
+        own: &mut PlacementMemory,
+        answer: &Answer,
+        reason: &'static str,
+        message: &str,
+    ) -> Planned {
+        let is_unmet = self.must_leave(answer).is_some() || reason == reasons::INVALID_SPEC;
+        let message = match self.current {
+            Some(plan) => format!("{message}; revision {} stays", plan.revision),
+            None => message.to_owned(),
+        };
+        if is_unmet {
+            if self.is_asked && own.unmet_generation != Some(self.wanted.generation) {
+                own.unmet_generation = Some(self.wanted.generation);
+                own.unmet_since = Some(self.snapshot.now);
+                own.met_generation = None;
+            }
+            own.problem = Some((reason, message));
+            return Planned::default();
+        }
+        // It still serves as the spec asks, but nothing that the spec allows keeps up.
+        self.met(own);
+        own.problem = None;
+        if own.told_problem.as_ref() == Some(&message) {
+            return Planned::default();
+        }
+        own.told_problem = Some(message.clone());
+        let notice = Notice::warning(self.site.regarding(), reason, "Solve", message);
+        Planned {
+            notices: vec![notice],
+            ..Planned::default()
+        }
+    }
+
+    fn segments(&self, solution: &Solution) -> Option<Vec<Segment>> {
+        let placement = solution.placements.first()?;
+        placement
+            .segments
+            .iter()
+            .map(|s| {
+                Some(Segment {
+                    host: self.snapshot.hop(&s.node)?,
+                    blocks: s
+                        .blocks
+                        .iter()
+                        .filter_map(|b| u32::try_from(*b).ok())
+                        .collect(),
+                })
+            })
+            .collect()
+    }
+
+    /// What `segments` are worth in the problem of `answer`.
+    fn figures(&self, problem: &Problem, segments: &[Segment]) -> Option<Metrics> {
+        judge::figures_of(problem, segments)
+    }
+
+    fn is_moving(&self) -> bool {
+        matches!(self.site.phase, Phase::Loading { .. } | Phase::Verifying)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! The question that a strategy is asked: what the manifest says, on hosts and
+//! links as they were measured.
+
+use super::candidates;
+use crate::state::cluster::{Cluster, Host};
+use crate::state::decision::Question;
+use crate::state::links::LinkView;
+use lamina_crds::dnn_model::Goal;
+use lamina_crds::placement::{Plan, Segment};
+use lamina_model::Manifest;
+use lamina_placement as solver;
+use lamina_placement::{BlockOnNode, Problem, Tier};
+use lamina_profile::{memory_bytes, time_factor};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Name of the one workload in our problems.
+pub(crate) const WORKLOAD: &str = "model";
+/// What a crossing costs beyond its round trip and its bytes: a message is encoded,
+/// sent, woken up for and decoded on either end. Measured as 2 to 3 ms a hop.
+const CROSSING_SECONDS: f64 = 0.002;
+/// Share of a link that all Placements may use together.
+const LINK_SHARE: f64 = 0.8;
+/// A link that others fill keeps this share: their load is an expectation.
+const LEAST_LINK_SHARE: f64 = 0.05;
+/// Moving a block is charged as if its transfer were spread over so many requests
+/// where a better place is looked for …
+const REQUESTS_PER_MOVE: f64 = 2000.0;
+/// … and over so many where requests wait for it.
+const URGENT_REQUESTS_PER_MOVE: f64 = 20.0;
+
+/// The problem of one model at one entry.
+pub(crate) fn build(question: &Question) -> Problem {
+    let cluster = &*question.cluster;
+    let hosts = candidates::of(question, cluster);
+    let mut problem = Problem {
+        nodes: hosts.iter().map(|h| node(question, h)).collect(),
+        objective: match question.wish.goal {
+            Goal::Latency => solver::Objective::Latency,
+            Goal::Throughput => solver::Objective::Throughput,
+        },
+        // Each revision merges blocks of its own: what stays is loaded twice.
+        transition: solver::Transition::Separate,
+        ..Problem::default()
+    };
+    let constraints = constraints(question, &mut problem.nodes);
+    problem
+        .workloads
+        .push(workload(question, &hosts, constraints));
+    add_links(question, cluster, &hosts, &mut problem);
+    problem
+}
+
+fn add_links(question: &Question, cluster: &Cluster, hosts: &[&Host], problem: &mut Problem) {
+    for from in hosts {
+        for to in hosts.iter().filter(|to| to.name != from.name) {
+            let view = cluster.links.or_estimated(&from.name, &to.name);
+            if let Some(mut link) = view.as_ref().and_then(link) {
+                let uid = &question.placement_uid;
+                let others = cluster.traffic_of_others(&from.name, &to.name, uid);
+                link.share = (LINK_SHARE - others / link.bytes_per_second)
+                    .clamp(LEAST_LINK_SHARE, LINK_SHARE);
+                problem.set_link(&from.name, &to.name, link);
+            }
+        }
+    }
+}
+
+/// A link that works and whose latency and bandwidth are both known.
+pub(crate) fn link(view: &LinkView) -> Option<solver::Link> {
+    let (rtt, rate) = view.figures()?;
+    Some(solver::Link::new((rtt + CROSSING_SECONDS) / 2.0, rate))
+}
+
+fn node(question: &Question, host: &Host) -> solver::Node {
+    let held: u64 = question
+        .serving
+        .as_ref()
+        .filter(|plan| plan.manifest == question.digest)
+        .map_or(0, |plan| held_bytes(plan, &question.manifest, &host.name));
+    let uid = &question.placement_uid;
+    solver::Node {
+        load_share: question.cluster.share_of_others(&host.name, uid),
+        excluded: exclusion(question, host),
+        ..solver::Node::new(
+            &host.name,
+            host.tier,
+            host.memory_free_bytes.saturating_add(held),
+        )
+    }
+}
+
+/// Memory that the plan's blocks take on `node`, which its heartbeat counts as
+/// taken though this workload may use it.
+fn held_bytes(plan: &Plan, manifest: &Manifest, node: &str) -> u64 {
+    plan.segments
+        .iter()
+        .filter(|s| s.host.node == node)
+        .flat_map(|s| block_indices(s, manifest))
+        .map(|b| memory_bytes(&manifest.blocks[b]))
+        .fold(0, u64::saturating_add)
+}
+
+/// The blocks of `segment` that `manifest` has.
+pub(crate) fn block_indices<'a>(
+    segment: &'a Segment,
+    manifest: &'a Manifest,
+) -> impl Iterator<Item = usize> + 'a {
+    segment
+        .blocks
+        .iter()
+        .filter_map(|b| usize::try_from(*b).ok())
+        .filter(|b| *b < manifest.blocks.len())
+}
+
+/// Why `host` must not compute for this model now, as the kube-scheduler words it.
+fn exclusion(question: &Question, host: &Host) -> Option<String> {
+    if let Some(why) = host.unfit {
+        return Some(why.to_owned());
+    }
+    // What requests arise at must compute what stays on it.
+    if host.is_cordoned && host.name != question.entry {
+        return Some("cordoned".to_owned());
+    }
+    let failed = (host.name.clone(), question.digest.clone());
+    question
+        .learned
+        .load_failures
+        .contains_key(&failed)
+        .then(|| "failed to load this model recently".to_owned())
+}
+
+fn workload(
+    question: &Question,
+    hosts: &[&Host],
+    constraints: solver::Constraints,
+) -> solver::Workload {
+    let manifest = &question.manifest;
+    let factors: BTreeMap<String, f64> = hosts
+        .iter()
+        .filter_map(|host| {
+            let key = (host.name.clone(), question.digest.clone());
+            let correction = question.learned.corrections.get(&key).copied();
+            let benchmark = time_factor(manifest, host.gflops?);
+            Some((host.name.clone(), correction.unwrap_or(1.0) * benchmark))
+        })
+        .collect();
+    let serving = question.serving.as_ref();
+    solver::Workload {
+        rate_per_second: question.wish.rate_per_second,
+        constraints,
+        previous: serving
+            .filter(|plan| plan.manifest == question.digest)
+            .map(|plan| solver::Previous {
+                segments: segments(plan),
+                move_seconds_per_byte: move_seconds_per_byte(question),
+            }),
+        ..lamina_profile::workload(manifest, WORKLOAD, &question.entry, &factors)
+    }
+}
+
+/// What a byte that moves is charged: its time on the entry's slowest way in, spread
+/// over the requests that the move is for. Where requests wait, a plan that reuses
+/// what hosts hold serves sooner.
+fn move_seconds_per_byte(question: &Question) -> f64 {
+    let cluster = &question.cluster;
+    let plan = question.serving.iter().chain(&question.current);
+    let hosts: BTreeSet<&str> = plan
+        .flat_map(crate::state::plans::hosts)
+        .chain([question.entry.as_str()])
+        .collect();
+    let rates = hosts.iter().flat_map(|to| {
+        let from = hosts.iter().filter(move |from| *from != to);
+        from.filter_map(|from| cluster.links.get(from, to)?.figures())
+    });
+    let slowest = rates.map(|(_, rate)| rate).fold(f64::INFINITY, f64::min);
+    let requests = if question.is_urgent {
+        URGENT_REQUESTS_PER_MOVE
+    } else {
+        REQUESTS_PER_MOVE
+    };
+    1.0 / (slowest * requests)
+}
+
+/// The plan's segments as the solver has them.
+pub(crate) fn segments(plan: &Plan) -> Vec<solver::Segment> {
+    plan.segments.iter().map(segment).collect()
+}
+
+/// A segment as the solver has it.
+pub(crate) fn segment(s: &Segment) -> solver::Segment {
+    solver::Segment {
+        node: s.host.node.clone(),
+        blocks: s
+            .blocks
+            .iter()
+            .filter_map(|b| usize::try_from(*b).ok())
+            .collect(),
+    }
+}
+
+/// The wish's constraints. `nodes` lose hosts of tiers that may not compute.
+fn constraints(question: &Question, nodes: &mut [solver::Node]) -> solver::Constraints {
+    let wish = &*question.wish;
+    let blocks = question.manifest.blocks.len();
+    let keep = wish.keep_on_entry.min(blocks);
+    let mut forbidden = Vec::new();
+    let mut allowed = wish.tiers.clone();
+    let entry_tier = nodes
+        .iter()
+        .find(|n| n.name == question.entry)
+        .map(|n| n.tier);
+    if let (Some(tiers), Some(entry_tier)) = (&mut allowed, entry_tier)
+        && keep > 0
+        && !tiers.contains(&entry_tier)
+    {
+        // The entry may compute what must stay on it, and nothing else.
+        let others: BTreeSet<Tier> = tiers.clone();
+        tiers.insert(entry_tier);
+        for node in nodes.iter_mut().filter(|n| !others.contains(&n.tier)) {
+            if node.name != question.entry {
+                let reason = format!("tier={} excluded", node.tier);
+                node.excluded.get_or_insert(reason);
+            }
+        }
+        forbidden.extend((keep..blocks).map(|block| BlockOnNode {
+            block,
+            node: question.entry.clone(),
+        }));
+    }
+    let pins = wish.pins.iter().flat_map(|p| {
+        // Clipped to what the model has, whatever the spec says.
+        let last = p.last.min(blocks.saturating_sub(1));
+        (p.first..=last).map(|block| BlockOnNode {
+            block,
+            node: p.node.clone(),
+        })
+    });
+    solver::Constraints {
+        pins: pins.collect(),
+        forbidden,
+        keep_first_on_entry: keep,
+        allowed_tiers: allowed,
+        tier_slice_limit_bytes: wish.slice_limits.clone(),
+        ..solver::Constraints::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+use super::*;
+use crate::plan::learn;
+use crate::prepare::spec;
+use crate::state::memory::Memory;
+use crate::state::plans;
+use crate::state::snapshot::Snapshot;
+use crate::state::time::Moment;
+use crate::testing::{
+    PLACEMENT_UID, digest, manifest, model_spec, node as kube_node, placement, plan, world,
+};
+use lamina_crds::compute_node::{SliceState, SliceStatus};
+use lamina_crds::{DnnModelSpec, Placement};
+use std::sync::Arc;
+
+fn question(
+    snapshot: &Snapshot,
+    memory: &Memory,
+    spec: &DnnModelSpec,
+    placement: Option<&Placement>,
+) -> Question {
+    let serving = placement.and_then(plans::active).cloned();
+    Question {
+        wish: Arc::new(spec::wish(spec, &snapshot.plugins).unwrap()),
+        manifest: Arc::new(manifest(4)),
+        digest: digest(),
+        entry: "cam-1".into(),
+        placement_uid: placement.map_or(String::new(), |_| PLACEMENT_UID.to_owned()),
+        current: serving.clone(),
+        serving,
+        is_urgent: false,
+        cluster: Arc::new(Cluster::of(snapshot)),
+        learned: Arc::clone(&memory.learned),
+    }
+}
+
+fn built(
+    snapshot: &Snapshot,
+    memory: &Memory,
+    spec: &DnnModelSpec,
+    placement: Option<&Placement>,
+) -> Problem {
+    let problem = build(&question(snapshot, memory, spec, placement));
+    solver::validate(&problem).unwrap();
+    problem
+}
+
+fn node<'a>(problem: &'a Problem, name: &str) -> &'a solver::Node {
+    problem.nodes.iter().find(|n| n.name == name).unwrap()
+}
+
+fn seconds(problem: &Problem, node: &str) -> f64 {
+    problem.workloads[0].blocks[0].costs[node].seconds
+}
+
+#[test]
+fn times_scale_with_speed_and_values_with_their_shapes() {
+    let problem = built(&world(), &Memory::default(), &model_spec(), None);
+    assert_eq!(problem.nodes.len(), 3);
+    assert!((seconds(&problem, "cam-1") - 0.04).abs() < 1e-9);
+    assert!((seconds(&problem, "cloud-1") - 0.004).abs() < 1e-9);
+    let sizes: Vec<u64> = problem.workloads[0]
+        .values
+        .iter()
+        .map(|v| v.bytes)
+        .collect();
+    assert_eq!(sizes, [4000, 2000, 1000, 500, 248]);
+    let link = problem.link("cam-1", "edge-1").unwrap();
+    assert!((link.latency_seconds - 0.006).abs() < 1e-9, "with its own cost");
+}
+
+#[test]
+fn hosts_that_cannot_compute_say_why() {
+    let (mut snapshot, mut memory) = (world(), Memory::default());
+    let excluded = |snapshot: &Snapshot, memory: &Memory| {
+        let problem = built(snapshot, memory, &model_spec(), None);
+        node(&problem, "edge-1").excluded.clone()
+    };
+    assert_eq!(excluded(&snapshot, &memory), None);
+    let key = ("edge-1".to_owned(), digest());
+    Arc::make_mut(&mut memory.learned)
+        .load_failures
+        .insert(key, snapshot.now);
+    let reason = excluded(&snapshot, &memory).unwrap();
+    assert_eq!(reason, "failed to load this model recently");
+    snapshot.now = Moment::at(1000.0);
+    learn(&snapshot, &mut memory);
+    assert_eq!(excluded(&snapshot, &memory), None);
+    let cordoned = kube_node("edge-1", "edge", true);
+    snapshot.nodes.insert("edge-1".into(), cordoned);
+    assert_eq!(excluded(&snapshot, &memory).unwrap(), "cordoned");
+    let compute = snapshot.compute_nodes.get_mut("edge-1").unwrap();
+    let status = Arc::make_mut(compute).status.as_mut().unwrap();
+    status.capacity = None;
+    assert_eq!(excluded(&snapshot, &memory).unwrap(), "not benchmarked yet");
+    snapshot.live.get_mut("edge-1").unwrap().alive = false;
+    assert_eq!(excluded(&snapshot, &memory).unwrap(), "not connected");
+}
+
+#[test]
+fn a_link_that_is_down_or_half_known_is_none() {
+    let mut snapshot = world();
+    snapshot.links.each(|(from, to), view| match (from.as_str(), to.as_str()) {
+        ("cam-1", "edge-1") => view.reachable = false,
+        ("cam-1", "cloud-1") => view.bytes_per_second = None,
+        _ => {}
+    });
+    let problem = built(&snapshot, &Memory::default(), &model_spec(), None);
+    assert!(problem.link("cam-1", "edge-1").is_none());
+    assert!(problem.link("cam-1", "cloud-1").is_none());
+    assert!(problem.link("edge-1", "cam-1").is_some());
+}
+
+#[test]
+fn what_serves_is_counted_as_memory_that_it_may_use_again() {
+    let serving = plan(1, &[("edge-1", 0..4)]);
+    let placement = placement(Some(serving.clone()), Some(serving));
+    let problem = built(
+        &world(),
+        &Memory::default(),
+        &model_spec(),
+        Some(&placement),
+    );
+    let held = 4 * (2 * (1 << 20) + 4096);
+    assert_eq!(node(&problem, "edge-1").memory_bytes, (1 << 30) + held);
+    assert_eq!(node(&problem, "cam-1").memory_bytes, 1 << 30);
+    let previous = problem.workloads[0].previous.as_ref().unwrap();
+    assert_eq!(previous.segments[0].blocks, [0, 1, 2, 3]);
+}
+
+#[test]
+fn live_times_correct_what_the_benchmark_said_within_bounds() {
+    let serving = plan(1, &[("edge-1", 0..4)]);
+    let placement = placement(Some(serving.clone()), Some(serving));
+    let mut snapshot = world();
+    snapshot.placements.push(Arc::new(placement));
+    let mut memory = Memory::default();
+    // Prepared at 4 GFLOP/s: 160 ms there, 40 ms at 16.
+    let compute = snapshot.compute_nodes.get_mut("edge-1").unwrap();
+    let status = Arc::make_mut(compute).status.as_mut().unwrap();
+    status.slices.push(SliceStatus {
+        placement_uid: PLACEMENT_UID.into(),
+        revision: 1,
+        segment: 0,
+        state: SliceState::Ready,
+        message: String::new(),
+        run_ms: Some(60.0),
+    });
+    learn(&snapshot, &mut memory);
+    let problem = built(&snapshot, &memory, &model_spec(), None);
+    assert!(
+        (seconds(&problem, "edge-1") - 0.015).abs() < 1e-9,
+        "the warm-up took 1.5 times"
+    );
+    let live = (PLACEMENT_UID.to_owned(), 1, 0);
+    snapshot.timings.insert(live.clone(), 0.08);
+    learn(&snapshot, &mut memory);
+    let problem = built(&snapshot, &memory, &model_spec(), None);
+    assert!(
+        (seconds(&problem, "edge-1") - 0.02).abs() < 1e-9,
+        "live requests know better"
+    );
+    snapshot.timings.insert(live, 1e6);
+    learn(&snapshot, &mut memory);
+    let problem = built(&snapshot, &memory, &model_spec(), None);
+    assert!((seconds(&problem, "edge-1") - 0.01 * 8.0).abs() < 1e-9);
+}
+
+#[test]
+fn other_models_take_their_share_of_a_host() {
+    let serving = plan(1, &[("edge-1", 0..4)]);
+    let mut other = placement(Some(serving.clone()), Some(serving));
+    other.metadata.uid = Some("other".into());
+    other.spec.model = "other".into();
+    let mut model = crate::testing::model();
+    model.metadata.name = Some("other".into());
+    model.spec.objective.requests_per_second = 5.0;
+    let mut snapshot = world();
+    snapshot.placements.push(Arc::new(other));
+    snapshot.models.push(Arc::new(model));
+    snapshot.timings.insert(("other".into(), 1, 0), 0.04);
+    let problem = built(&snapshot, &Memory::default(), &model_spec(), None);
+    assert!((node(&problem, "edge-1").load_share - 0.2).abs() < 1e-9);
+    assert_eq!(node(&problem, "cam-1").load_share, 0.0);
+}
+
+#[test]
+fn an_entry_outside_the_allowed_tiers_computes_what_must_stay_on_it() {
+    let mut spec = model_spec();
+    spec.constraints.tiers = vec!["cloud".into()];
+    spec.constraints.keep_on_entry = 1;
+    let problem = built(&world(), &Memory::default(), &spec, None);
+    let constraints = &problem.workloads[0].constraints;
+    assert_eq!(constraints.keep_first_on_entry, 1);
+    let forbidden: Vec<usize> = constraints.forbidden.iter().map(|f| f.block).collect();
+    assert_eq!(forbidden, [1, 2, 3]);
+    assert_eq!(
+        node(&problem, "edge-1").excluded.as_deref(),
+        Some("tier=edge excluded")
+    );
+    assert_eq!(node(&problem, "cam-1").excluded, None);
+}
+
+#[test]
+fn a_value_that_passes_a_block_is_given_once_and_crosses_every_cut_up_to_its_use() {
+    let mut manifest = manifest(4);
+    // What the first block gives passes the second and third on its way.
+    let skip = manifest.blocks[0].outputs[0].clone();
+    for block in 1..3 {
+        manifest.blocks[block].outputs.push(skip.clone());
+        manifest.blocks[block + 1].inputs.push(skip.name.clone());
+    }
+    manifest.validate().unwrap();
+    let question = Question {
+        manifest: Arc::new(manifest),
+        ..question(&world(), &Memory::default(), &model_spec(), None)
+    };
+    let problem = build(&question);
+    solver::validate(&problem).unwrap();
+    let workload = &problem.workloads[0];
+    let values: Vec<&str> = workload.values.iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(values, ["x", "v1", "v2", "v3", "v4"]);
+    let given: Vec<usize> = workload.blocks.iter().map(|b| b.outputs.len()).collect();
+    assert_eq!(given, [1, 1, 1, 1]);
+    assert_eq!(workload.blocks[3].inputs, ["v3", "v1"]);
+}
+
+#[test]
+fn bytes_of_others_are_taken_off_a_link() {
+    let serving = plan(1, &[("edge-1", 0..4)]);
+    let mut other = placement(Some(serving.clone()), Some(serving));
+    other.metadata.uid = Some("other".into());
+    let mut model = crate::testing::model();
+    // Its input is 4000 bytes: a quarter of 12.5 MB/s.
+    model.spec.objective.requests_per_second = 781.25;
+    let mut snapshot = world();
+    snapshot.placements.push(Arc::new(other));
+    snapshot.models.push(Arc::new(model));
+    let problem = built(&snapshot, &Memory::default(), &model_spec(), None);
+    let share = |from, to| problem.link(from, to).unwrap().share;
+    assert!((share("cam-1", "edge-1") - 0.55).abs() < 1e-6, "{}", share("cam-1", "edge-1"));
+    assert!((share("cam-1", "cloud-1") - 0.8).abs() < 1e-9);
+}
+
+#[test]
+fn a_pin_beyond_every_bound_costs_nothing() {
+    let mut spec = model_spec();
+    spec.constraints.pins = vec![lamina_crds::dnn_model::Pin {
+        first: 2,
+        last: u32::MAX,
+        node: "edge-1".into(),
+    }];
+    spec.constraints.keep_on_entry = u32::MAX;
+    let problem = build(&question(&world(), &Memory::default(), &spec, None));
+    let constraints = &problem.workloads[0].constraints;
+    assert_eq!((constraints.pins.len(), constraints.keep_first_on_entry), (2, 4));
+}
+
+/// A cluster of `count` more edge hosts, of which those with higher numbers are further
+/// away.
+fn large(count: usize) -> Snapshot {
+    let mut snapshot = world();
+    let mut links: Vec<_> = snapshot
+        .links
+        .iter()
+        .map(|(a, b, v)| ((a.to_owned(), b.to_owned()), v))
+        .collect();
+    let template = links[0].1;
+    for i in 0..count {
+        let name = format!("far-{i:04}");
+        let node = snapshot.compute_nodes["edge-1"].clone();
+        snapshot.compute_nodes.insert(name.clone(), node);
+        let live = snapshot.live["edge-1"].clone();
+        snapshot.live.insert(name.clone(), live);
+        snapshot.nodes.insert(name.clone(), kube_node(&name, "edge", false));
+        for (a, b) in [("cam-1".to_owned(), name.clone()), (name, "cam-1".to_owned())] {
+            let mut view = template;
+            view.rtt_seconds = Some(0.02 + i as f64 * 1e-3);
+            links.push(((a, b), view));
+        }
+    }
+    snapshot.links = links.into_iter().collect();
+    snapshot
+}
+
+#[test]
+fn of_many_hosts_a_question_is_about_the_near_ones() {
+    let snapshot = large(500);
+    let problem = built(&snapshot, &Memory::default(), &model_spec(), None);
+    assert!(problem.nodes.len() <= 64, "{}", problem.nodes.len());
+    for needed in ["cam-1", "cloud-1", "edge-1", "far-0000"] {
+        assert!(problem.nodes.iter().any(|n| n.name == needed), "{needed}");
+    }
+    assert!(problem.nodes.iter().all(|n| n.name != "far-0499"));
+    // What serves is among them, however far it is.
+    let serving = plan(1, &[("far-0499", 0..4)]);
+    let placement = placement(Some(serving.clone()), Some(serving));
+    let problem = built(&snapshot, &Memory::default(), &model_spec(), Some(&placement));
+    assert!(problem.nodes.iter().any(|n| n.name == "far-0499"));
+}

@@ -1,0 +1,130 @@
+use super::*;
+use crate::testing::Bench;
+use lamina_crds::dnn_model::{Goal, Pin};
+
+#[test]
+fn a_pin_to_a_host_without_agent_is_named() {
+    let mut bench = Bench::serving();
+    bench.edit(|m| {
+        m.spec.constraints.pins = vec![Pin {
+            first: 1,
+            last: 2,
+            node: "edge-9".into(),
+        }];
+    });
+    bench.run(8);
+    assert_eq!(bench.status().active_revision, 1, "what serves goes on");
+    let note = bench.note(reasons::NO_FEASIBLE_PLACEMENT);
+    assert!(
+        note.contains("blocks 1..2 are pinned to edge-9, which runs no agent"),
+        "{note}"
+    );
+    bench.expect_fixpoint();
+}
+
+#[test]
+fn another_strategy_is_taken_at_once() {
+    let mut bench = Bench::serving();
+    bench.edit(|m| m.spec.strategy.name = "device-only".into());
+    bench.run(8);
+    assert_eq!(bench.status().path, "cam-1[0-3]");
+    let note = bench.note(reasons::REDEPLOY_STARTED);
+    assert!(
+        note.starts_with("strategy optimal → device-only; "),
+        "{note}"
+    );
+    bench.expect_fixpoint();
+}
+
+#[test]
+fn a_link_down_on_the_way_back_is_named() {
+    let mut bench = Bench::serving();
+    let old = bench.status().path;
+    bench.set_reachable("cloud-1", "cam-1", false);
+    bench.run(8);
+    assert_ne!(bench.status().path, old);
+    let note = bench.note(reasons::REDEPLOY_STARTED);
+    assert!(note.starts_with("link cloud-1→cam-1 is down; "), "{note}");
+    bench.expect_fixpoint();
+}
+
+#[test]
+fn one_odd_look_moves_nothing() {
+    let mut bench = Bench::serving();
+    bench.run(12);
+    bench.links_of("cam-1", 1e4);
+    bench.look();
+    bench.links_of("cam-1", 12.5e6);
+    bench.run(30);
+    assert_eq!(bench.status().active_revision, 1);
+    bench.expect_fixpoint();
+}
+
+#[test]
+fn a_link_that_comes_and_goes_does_not_drag_blocks_along_for_ever() {
+    let mut bench = Bench::serving();
+    for _ in 0..10 {
+        bench.links_of("cam-1", 1e4);
+        bench.run(25);
+        bench.links_of("cam-1", 12.5e6);
+        bench.run(25);
+    }
+    let moves = bench.status().redeploys;
+    assert!((2..=8).contains(&moves), "{moves} moves");
+    let held: Vec<&str> = bench
+        .told
+        .iter()
+        .filter(|n| n.reason == reasons::REDEPLOY_SUPPRESSED)
+        .map(|n| n.note.as_str())
+        .collect();
+    assert!(
+        held.iter().any(|n| n.contains("back and forth")),
+        "{held:?}"
+    );
+}
+
+#[test]
+fn a_host_that_joins_is_used_when_it_pays() {
+    let mut bench = Bench::new();
+    bench.lose("cloud-1");
+    bench.snapshot.agents.remove("cloud-1");
+    bench.look();
+    bench.finish_prepare();
+    bench.run(15);
+    assert_eq!(bench.status().path, "edge-1[0-3]");
+    bench.snapshot.agents.insert("cloud-1".into());
+    bench.snapshot.live.get_mut("cloud-1").unwrap().alive = true;
+    bench.run(15);
+    assert_eq!(bench.status().path, "cloud-1[0-3]");
+    assert!(
+        bench
+            .note(reasons::REDEPLOY_STARTED)
+            .starts_with("cloud-1 joined; ")
+    );
+}
+
+#[test]
+fn throughput_is_judged_by_the_slowest_stage() {
+    let mut bench = Bench::serving();
+    bench.edit(|m| {
+        m.spec.objective.goal = Goal::Throughput;
+        m.spec.objective.requests_per_second = 60.0;
+    });
+    bench.run(20);
+    let path = bench.status().path;
+    assert!(path.contains('→') && path.contains("cloud-1"), "{path}");
+    bench.expect_fixpoint();
+}
+
+#[test]
+fn a_strategy_is_not_asked_at_every_look() {
+    let mut bench = Bench::serving();
+    let before = bench.solves;
+    for _ in 0..100 {
+        bench.look();
+        bench.pass(100);
+    }
+    let asked = bench.solves - before;
+    assert!((1..=2).contains(&asked), "{asked}");
+}
+

@@ -1,0 +1,163 @@
+//! Judging a move by what was measured after it, and taking it back where it is
+//! worse than what it replaced.
+
+use super::{Case, Planned};
+use crate::state::memory::{PlacementMemory, Trial};
+use crate::state::plans::Phase;
+use crate::state::snapshot::{Answer, RequestView};
+use crate::state::text;
+use lamina_crds::placement::{Plan, Segment, format_path};
+use lamina_crds::reasons;
+use lamina_placement::adapt::{self, Measured, Verdict};
+
+/// A path that was taken back is left alone for so long.
+const REJECTED_SECONDS: f64 = 1800.0;
+/// A trial that saw too few requests by then is over.
+const TRIAL_SECONDS: f64 = 300.0;
+/// Requests that the old path must have answered to be compared with.
+const LEAST_BEFORE: u64 = 5;
+/// Measured over estimated time of the old path, at most, either way.
+const CALIBRATION: f64 = 3.0;
+/// The 95th percentile of a normal distribution is so many deviations above its median.
+const P95_DEVIATIONS: f64 = 1.645;
+
+impl Case<'_> {
+    /// Begins to watch a move for a gain.
+    pub(super) fn begin_trial(
+        &self,
+        own: &mut PlacementMemory,
+        current: &Plan,
+        revision: i64,
+        old_path_seconds: Option<f64>,
+    ) {
+        let before = self.requests_of(current.revision);
+        own.trial = before
+            .filter(|r| r.answered >= LEAST_BEFORE)
+            .zip(old_path_seconds)
+            .map(|(before, old_path_seconds)| Trial {
+                revision,
+                from: current.segments.clone(),
+                before: measured(&before),
+                old_path_seconds,
+                since: None,
+            });
+    }
+
+    fn requests_of(&self, revision: i64) -> Option<RequestView> {
+        let uid = self.site.placement?.metadata.uid.as_ref()?;
+        let requests = self.snapshot.requests.get(uid)?;
+        (requests.revision == revision).then_some(*requests)
+    }
+
+    /// Enough was measured to judge a move.
+    pub(super) fn trial_ripe(&self, own: &PlacementMemory) -> bool {
+        let Some(trial) = own.trial.as_ref().filter(|t| self.is_on(t)) else {
+            return false;
+        };
+        let requests = self.requests_of(trial.revision);
+        requests.is_some_and(|r| r.answered >= self.policy().rollback_requests)
+    }
+
+    fn is_on(&self, trial: &Trial) -> bool {
+        *self.site.phase == Phase::Serving
+            && self.current.is_some_and(|p| p.revision == trial.revision)
+    }
+
+    /// Takes a move back that measured worse; `None` where it stands or is not
+    /// judged yet.
+    pub(super) fn judge_trial(
+        &self,
+        own: &mut PlacementMemory,
+        answer: &Answer,
+    ) -> Option<Planned> {
+        let mut trial = own.trial.take().filter(|t| {
+            self.current.is_some_and(|p| p.revision == t.revision) && self.broken.is_none()
+        })?;
+        let current = self.current?;
+        let since = *trial.since.get_or_insert(self.snapshot.now);
+        let is_late = self.snapshot.seconds_since(since) > TRIAL_SECONDS;
+        let Some(after) = self.requests_of(trial.revision).filter(|_| self.is_on(&trial)) else {
+            own.trial = (!is_late).then_some(trial);
+            return None;
+        };
+        let old_now = self.old_path_now(&trial, answer);
+        match adapt::judge(&self.policy(), &trial.before, &measured(&after), old_now) {
+            Verdict::Wait { .. } => {
+                own.trial = (!is_late).then_some(trial);
+                None
+            }
+            Verdict::Keep { .. } => None,
+            Verdict::Rollback {
+                after_seconds,
+                reference_seconds,
+            } => self.take_back(own, current, &trial, after_seconds, reference_seconds),
+        }
+    }
+
+    /// What the old path would take now: its estimate, corrected by how its estimate
+    /// compared with what was measured on it.
+    fn old_path_now(&self, trial: &Trial, answer: &Answer) -> Option<f64> {
+        let now = self.figures(&answer.problem, &trial.from)?.latency_seconds;
+        let calibration = trial.before.mean_seconds / trial.old_path_seconds;
+        let calibration = calibration.clamp(1.0 / CALIBRATION, CALIBRATION);
+        let reference = now * calibration;
+        reference.is_finite().then_some(reference)
+    }
+
+    fn take_back(
+        &self,
+        own: &mut PlacementMemory,
+        current: &Plan,
+        trial: &Trial,
+        after_seconds: f64,
+        reference_seconds: f64,
+    ) -> Option<Planned> {
+        let to = self.reachable(&trial.from)?;
+        let until = self.snapshot.now.plus(REJECTED_SECONDS);
+        own.rejected.insert(format_path(&current.segments), until);
+        own.candidate = None;
+        let trigger = format!(
+            "revision {} measured {}, where the path before would take {}",
+            current.revision,
+            text::millis(after_seconds * 1e3),
+            text::millis(reference_seconds * 1e3)
+        );
+        let note = format!("{trigger}; back to {}", format_path(&to));
+        let plan = Plan {
+            revision: self.next_revision(),
+            segments: to,
+            estimated_latency_ms: (reference_seconds * 1e4).round() / 10.0,
+            replaced_latency_ms: Some((after_seconds * 1e4).round() / 10.0),
+            certificate: "Measured".to_owned(),
+            trigger,
+            time: crate::state::time::seconds_only(self.snapshot.wall),
+            ..current.clone()
+        };
+        self.stage(own, plan.revision);
+        Some(self.announce(plan, true, reasons::ROLLED_BACK, "Redeploy", note))
+    }
+
+    /// `segments` at the addresses of now; `None` where a host of them is away.
+    fn reachable(&self, segments: &[Segment]) -> Option<Vec<Segment>> {
+        segments
+            .iter()
+            .map(|s| {
+                let node = &s.host.node;
+                let host = self.snapshot.hop(node);
+                Some(Segment {
+                    host: host.filter(|_| self.snapshot.is_alive(node))?,
+                    blocks: s.blocks.clone(),
+                })
+            })
+            .collect()
+    }
+}
+
+fn measured(requests: &RequestView) -> Measured {
+    let (p50, p95) = (requests.latency_p50_seconds, requests.latency_p95_seconds);
+    Measured {
+        mean_seconds: p50,
+        deviation_seconds: ((p95 - p50) / P95_DEVIATIONS).max(0.0),
+        requests: requests.answered,
+    }
+}

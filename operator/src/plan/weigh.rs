@@ -1,0 +1,388 @@
+//! Whether a solution is better than what serves, by enough.
+
+use super::judge::deviation_of_difference;
+use super::{Case, Must, Planned};
+use crate::state::links::Pair;
+use crate::state::memory::{Candidate, PlacementMemory};
+use crate::state::notice::Notice;
+use crate::state::plans::{Phase, WAITING};
+use crate::state::snapshot::Answer;
+use crate::state::text;
+use lamina_crds::dnn_model::AdaptationPolicy;
+use lamina_crds::placement::{Plan, Segment, format_path};
+use lamina_crds::reasons;
+use lamina_placement::adapt::{self, Decision, Policy, Situation, Stay, Switched};
+use lamina_placement::check::Violation;
+use lamina_placement::{Metrics, Solution};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A link that was measured so shortly before a change was seen was measured
+/// after it came: seeing it takes a few samples.
+const FRESH_SECONDS: f64 = 1.0;
+/// Links of a better path that nobody measures are waited for no longer than this.
+const MEASURE_LIMIT_SECONDS: f64 = 4.0;
+/// A gain below this is within what nobody can measure.
+const LEAST_GAIN_SECONDS: f64 = 0.001;
+
+impl Case<'_> {
+    /// What follows from a solution.
+    pub(super) fn compare(
+        &self,
+        own: &mut PlacementMemory,
+        answer: &Answer,
+        solution: &Solution,
+        must: Option<Must>,
+        news: Option<String>,
+    ) -> Planned {
+        let must = must.or_else(|| self.is_back(solution));
+        let Some(segments) = self.segments(solution) else {
+            let message = "waiting for the address of a host".to_owned();
+            own.problem = Some((WAITING, message));
+            return Planned::default();
+        };
+        let digest = &self.wanted.digest;
+        let same = |plan: &Plan| plan.manifest == *digest && plan.segments == segments;
+        if let Some(plan) = self.current.filter(|p| same(p))
+            && plan.strategy == solution.strategy
+        {
+            self.met(own);
+            own.problem = None;
+            own.candidate = None;
+            own.suppressed = None;
+            own.noticed = None;
+            return Planned::default();
+        }
+        if let Some(failed) = self.failed_plan().filter(|p| same(p))
+            && let Some((again, failures)) = own.retry
+            && self.snapshot.now < again
+        {
+            if self.current.is_none() {
+                let message = format!(
+                    "revision {} failed and nothing else is possible; it is tried again after a pause ({} so far)",
+                    failed.revision, failures
+                );
+                own.problem = Some((reasons::NO_FEASIBLE_PLACEMENT, message));
+            }
+            return Planned::default();
+        }
+        match (self.current, must) {
+            (None, _) | (_, Some(Must::First)) => {
+                let path = format_path(&segments);
+                if self.waits_for_links(own, solution, path, None) {
+                    return Planned::default();
+                }
+                self.first(own, solution, segments)
+            }
+            (Some(current), Some(Must::Leave(why))) => {
+                self.leave(own, answer, solution, current, segments, why)
+            }
+            (Some(current), None) => {
+                self.met(own);
+                own.problem = None;
+                self.weigh(own, answer, solution, current, segments, news)
+            }
+        }
+    }
+
+    /// Leaves a plan that cannot go on, or that the spec no longer allows.
+    fn leave(
+        &self,
+        own: &mut PlacementMemory,
+        answer: &Answer,
+        solution: &Solution,
+        current: &Plan,
+        segments: Vec<Segment>,
+        why: String,
+    ) -> Planned {
+        if self.wanted.wish.adaptation.paused {
+            // Asked only because the spec changed: what it asks for waits for the pause.
+            let message = format!("{why}, and spec.adaptation.paused keeps everything in place");
+            own.problem = Some((reasons::REDEPLOY_SUPPRESSED, message));
+            return Planned::default();
+        }
+        own.problem = None;
+        let before = answer.standing.as_ref().and_then(|s| s.metrics.as_ref());
+        let before = before.map(|m| m.latency_seconds);
+        self.switch(own, before, solution, current, segments, why)
+    }
+
+    /// What serves was found in the place of the plugin that answers now.
+    fn is_back(&self, solution: &Solution) -> Option<Must> {
+        let current = self.current?;
+        let wanted = &self.wanted.wish.strategy.name;
+        let differs = self.segments(solution)? != current.segments;
+        let is_back = solution.strategy == *wanted && current.strategy != *wanted && differs;
+        is_back.then(|| Must::Leave(format!("strategy {} → {wanted}", current.strategy)))
+    }
+
+    /// The newest plan, if it could not be deployed.
+    fn failed_plan(&self) -> Option<&Plan> {
+        let placement = self.site.placement?;
+        let newest = placement.spec.plan.as_ref()?;
+        let failed = placement.status.as_ref().map_or(0, |s| s.failed_revision);
+        let fails_now = matches!(self.site.phase, Phase::Failed(_));
+        (fails_now || newest.revision <= failed).then_some(newest)
+    }
+
+    /// Moves for a gain, or says why not.
+    fn weigh(
+        &self,
+        own: &mut PlacementMemory,
+        answer: &Answer,
+        solution: &Solution,
+        current: &Plan,
+        to: Vec<Segment>,
+        news: Option<String>,
+    ) -> Planned {
+        let standing = answer.standing.as_ref();
+        let now = standing.and_then(|s| s.metrics.as_ref());
+        let (Some(standing), Some(now), Some(then)) = (standing, now, &solution.metrics) else {
+            return Planned::default();
+        };
+        let goal = |m: &Metrics| m.goal(&answer.problem.objective);
+        let (before, after) = (goal(now), goal(then));
+        let path = format_path(&to);
+        let busy = standing.violations.iter();
+        let busy = busy.clone().any(|v| matches!(v, Violation::Busy { .. }));
+        if !busy && before - after < LEAST_GAIN_SECONDS {
+            own.candidate = None;
+            return Planned::default();
+        }
+        let adaptation = &self.wanted.wish.adaptation;
+        if !busy && self.is_rejected(own, &path) {
+            let why = "it measured worse than it was expected to";
+            return self.suppress(own, &path, "rejected", before, after, why);
+        }
+        let network = now.workloads.first().map_or(0.0, |w| w.network_seconds);
+        let rate = self.wanted.wish.rate_per_second;
+        let migration = rate * network * self.fetch_seconds(&current.segments, &to);
+        if adaptation.policy == AdaptationPolicy::WorkFunction && !busy {
+            return self.by_work(own, answer, solution, current, to, network);
+        }
+        let situation = Situation {
+            now_seconds: self.snapshot.now.seconds(),
+            // A host or link that cannot keep up lets requests wait for ever.
+            current_seconds: if busy { f64::INFINITY } else { before },
+            best_seconds: after,
+            deviation_seconds: deviation_of_difference(&self.snapshot.links, now, then),
+            rate_per_second: rate,
+            // While blocks are on the way, requests share links with them.
+            migration_request_seconds: migration,
+        };
+        match adapt::decide(&self.policy(), &situation, &self.moves_made(own)) {
+            Decision::Stay(Stay::SmallGain { .. } | Stay::NothingServes | Stay::Paused) => {
+                own.candidate = None;
+                own.noticed = None;
+                Planned::default()
+            }
+            Decision::Stay(why) => {
+                let kind = format!("{:?}", std::mem::discriminant(&why));
+                self.suppress(own, &path, &kind, before, after, &why.to_string())
+            }
+            Decision::Switch(_) | Decision::Rescue { .. }
+                if adaptation.policy == AdaptationPolicy::Never =>
+            {
+                let why = "adaptation.policy is Never";
+                self.suppress(own, &path, "never", before, after, why)
+            }
+            Decision::Switch(_) | Decision::Rescue { .. } => {
+                if self.waits_for_links(own, solution, path, news) {
+                    return Planned::default();
+                }
+                self.go(own, answer, solution, current, to)
+            }
+        }
+    }
+
+    /// Moves for a gain that a second look confirmed.
+    pub(super) fn go(
+        &self,
+        own: &mut PlacementMemory,
+        answer: &Answer,
+        solution: &Solution,
+        current: &Plan,
+        to: Vec<Segment>,
+    ) -> Planned {
+        let candidate = own.candidate.take();
+        let trigger = candidate.and_then(|c| c.trigger);
+        let trigger = trigger.unwrap_or_else(|| "a better placement was found".to_owned());
+        let before = answer.standing.as_ref().and_then(|s| s.metrics.as_ref());
+        let before = before.map(|m| m.latency_seconds);
+        let planned = self.switch(own, before, solution, current, to, trigger);
+        if let Some(plan) = &planned.plan {
+            let promised = current.estimated_latency_ms / 1e3;
+            let promised = Some(promised).filter(|s| *s > 0.0);
+            self.begin_trial(own, current, plan.revision, promised);
+            self.remember_move(own, current, plan);
+        }
+        planned
+    }
+
+    /// Whether a better path is to be looked at once more. Seen once, it may be one bad
+    /// sample. And where something changed, links that it would use may have changed,
+    /// too, or were only ever estimated: they are waited for until they were measured
+    /// since, but not for ever.
+    pub(super) fn waits_for_links(
+        &self,
+        own: &mut PlacementMemory,
+        solution: &Solution,
+        path: String,
+        news: Option<String>,
+    ) -> bool {
+        let known = own.candidate.take().filter(|c| c.path == path);
+        let candidate = Candidate {
+            found: known.as_ref().map_or(self.snapshot.now, |c| c.found),
+            trigger: news.or(known.and_then(|c| c.trigger)),
+            links: crossings(solution),
+            path,
+        };
+        let waited = self.snapshot.seconds_since(candidate.found);
+        let view = |(from, to): &Pair| self.snapshot.links.get(from, to);
+        let is_measured = |pair| view(pair).is_some_and(|v| !v.estimated);
+        let is_fresh = |pair| {
+            view(pair).is_some_and(|v| v.bandwidth_age_seconds <= waited + FRESH_SECONDS)
+        };
+        let mut links = candidate.links.iter();
+        let is_first = self.current.is_none();
+        let all_known = if is_first || candidate.trigger.is_none() {
+            links.all(is_measured)
+        } else {
+            links.all(is_fresh)
+        };
+        let waits = waited < MEASURE_LIMIT_SECONDS && !all_known || !is_first && waited <= 0.0;
+        own.candidate = Some(candidate);
+        waits
+    }
+
+    /// The policy that the spec asks for.
+    pub(super) fn policy(&self) -> Policy {
+        let wishes = &self.wanted.wish.adaptation;
+        Policy {
+            horizon_seconds: f64::from(wishes.horizon_seconds),
+            cool_down_seconds: f64::from(wishes.cool_down_seconds),
+            paused: wishes.paused,
+            // The library's own figures are for moves that are made as soon as they
+            // are wanted. Here a move takes seconds in which blocks share the link
+            // with requests, and its gain is an estimate from a few samples.
+            confidence_deviations: 1.0,
+            flap_window_seconds: 600.0,
+            flap_returns: 2,
+            ..Policy::default()
+        }
+    }
+
+    /// Moves of this Placement, oldest first, on this process's clock.
+    fn moves_made(&self, own: &mut PlacementMemory) -> Vec<Switched> {
+        let moves = own.moves.get_or_insert_with(|| {
+            let status = self.site.placement.and_then(|p| p.status.as_ref());
+            let history = status.map_or(&[][..], |s| &s.history);
+            let at = |r: &lamina_crds::placement::Redeploy| {
+                let ago = self.snapshot.seconds_since_wall(r.time.0);
+                self.snapshot.now.plus(-ago).seconds()
+            };
+            let history = history.iter().rev();
+            history
+                .map(|r| Switched {
+                    at_seconds: at(r),
+                    from: r.from.clone(),
+                    to: r.to.clone(),
+                })
+                .collect()
+        });
+        moves.clone()
+    }
+
+    fn remember_move(&self, own: &mut PlacementMemory, from: &Plan, to: &Plan) {
+        let mut moves = self.moves_made(own);
+        let window = self.policy().flap_window_seconds;
+        let now = self.snapshot.now.seconds();
+        moves.retain(|m| now - m.at_seconds <= window);
+        moves.push(Switched {
+            at_seconds: now,
+            from: format_path(&from.segments),
+            to: format_path(&to.segments),
+        });
+        own.moves = Some(moves);
+    }
+
+    fn is_rejected(&self, own: &mut PlacementMemory, path: &str) -> bool {
+        let now = self.snapshot.now;
+        own.rejected.retain(|_, until| now < *until);
+        own.rejected.contains_key(path)
+    }
+
+    /// Time in which hosts fetch what they lack for `to`.
+    pub(super) fn fetch_seconds(&self, from: &[Segment], to: &[Segment]) -> f64 {
+        let held: BTreeSet<(&str, u32)> = from
+            .iter()
+            .flat_map(|s| s.blocks.iter().map(|b| (s.host.node.as_str(), *b)))
+            .collect();
+        let mut lacking: BTreeMap<&str, u64> = BTreeMap::new();
+        for segment in to {
+            let node = segment.host.node.as_str();
+            let blocks = segment.blocks.iter();
+            for block in blocks.filter(|b| !held.contains(&(node, **b))) {
+                let index = usize::try_from(*block).unwrap_or(usize::MAX);
+                let block = self.wanted.manifest.blocks.get(index);
+                *lacking.entry(node).or_default() += block.map_or(0, |b| b.file_bytes);
+            }
+        }
+        lacking
+            .iter()
+            .map(|(node, bytes)| *bytes as f64 / self.inbound(node))
+            .fold(0.0, f64::max)
+    }
+
+    /// Bytes per second at which `node` fetches: from the operator's host, else
+    /// by its slowest measured link.
+    fn inbound(&self, node: &str) -> f64 {
+        let links = &self.snapshot.links;
+        let rate = |from: &str| links.get(from, node)?.bytes_per_second.filter(|r| *r > 0.0);
+        rate(&self.snapshot.operator_node).unwrap_or_else(|| {
+            let hosts = self.site.cluster.hosts.iter();
+            hosts
+                .filter_map(|h| rate(&h.name))
+                .fold(f64::INFINITY, f64::min)
+        })
+    }
+
+    /// Says once that a better path is not taken.
+    fn suppress(
+        &self,
+        own: &mut PlacementMemory,
+        path: &str,
+        kind: &str,
+        before_seconds: f64,
+        after_seconds: f64,
+        why: &str,
+    ) -> Planned {
+        own.candidate = None;
+        let key = format!("{path} {kind}");
+        if own.suppressed.as_ref() == Some(&key) {
+            return Planned::default();
+        }
+        own.suppressed = Some(key);
+        let note = format!(
+            "{path} would take {} rather than {}, but {why}",
+            text::millis(after_seconds * 1e3),
+            text::millis(before_seconds * 1e3),
+        );
+        Planned {
+            notices: vec![Notice::normal(
+                self.site.regarding(),
+                reasons::REDEPLOY_SUPPRESSED,
+                "Redeploy",
+                note,
+            )],
+            ..Planned::default()
+        }
+    }
+}
+
+fn crossings(solution: &Solution) -> Vec<Pair> {
+    let workloads = solution.metrics.iter().flat_map(|m| &m.workloads);
+    let crossings = workloads.flat_map(|w| &w.crossings);
+    crossings
+        .map(|c| (c.from.clone(), c.to.clone()))
+        .collect()
+}

@@ -1,0 +1,320 @@
+//! What a DnnModel asks for, validated once, beyond what the API server's schema can.
+
+use crate::state::cluster::tier;
+use crate::state::ids::ObjectId;
+use crate::state::wish::{Choice, Pin, ValidModel, Wish};
+use lamina_crds::dnn_model::{InputDataType, ModelInput};
+use lamina_crds::quantity::parse_bytes;
+use lamina_crds::{DnnModel, DnnModelSpec};
+use lamina_model::{DataType, Digest, InputSpec, Manifest, ValueRange, ValueSpec};
+use lamina_placement::{Parameters, SolveError, Tier, strategy};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Why a spec cannot be followed, in words for its author.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct SpecError(String);
+
+fn wrong<T>(message: String) -> Result<T, SpecError> {
+    Err(SpecError(message))
+}
+
+fn known_tier(field: &str, name: &str) -> Result<Tier, SpecError> {
+    tier(name).ok_or_else(|| {
+        SpecError(format!(
+            "{field} names the tier `{name}`; use device, edge or cloud"
+        ))
+    })
+}
+
+/// The strategy that the spec names; `plugins` are those there are.
+///
+/// # Errors
+/// An unknown name, with the known ones, or a parameter that it does not take.
+fn choice(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Choice, SpecError> {
+    let name = &spec.strategy.name;
+    let parameters: Parameters = spec
+        .strategy
+        .parameters
+        .iter()
+        .map(|(name, text)| (name.clone(), parameter(text)))
+        .collect();
+    let is_plugin = plugins.contains(name);
+    if !is_plugin && let Err(e) = strategy(name, &parameters) {
+        return wrong(format!("spec.strategy: {}", with_plugins(e, plugins)));
+    }
+    Ok(Choice {
+        name: name.clone(),
+        parameters,
+        is_plugin,
+    })
+}
+
+/// The text of `error`, in which plugins are known names, too.
+fn with_plugins(error: SolveError, plugins: &BTreeSet<String>) -> String {
+    match error {
+        SolveError::UnknownStrategy { name, known } => {
+            let names = plugins.iter().map(String::as_str);
+            let all: Vec<&str> = std::iter::once(known.as_str()).chain(names).collect();
+            let known = all.join(", ");
+            SolveError::UnknownStrategy { name, known }.to_string()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// `8` as a number, `true` as a truth value, anything else as text.
+fn parameter(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_owned()))
+}
+
+/// Limits of slice bytes by tier.
+///
+/// # Errors
+/// An unknown tier, or a text that is no quantity.
+fn slice_limits(spec: &DnnModelSpec) -> Result<BTreeMap<Tier, u64>, SpecError> {
+    let mut limits: BTreeMap<Tier, u64> = BTreeMap::new();
+    for limit in &spec.constraints.slice_memory {
+        let tier = known_tier("spec.constraints.sliceMemory", &limit.tier)?;
+        let bytes = parse_bytes(&limit.limit)
+            .map_err(|e| SpecError(format!("spec.constraints.sliceMemory: {e}")))?;
+        let least = limits.entry(tier).or_insert(bytes);
+        *least = bytes.min(*least);
+    }
+    Ok(limits)
+}
+
+/// Tiers that may compute; `None` allows all.
+///
+/// # Errors
+/// An unknown tier.
+fn allowed_tiers(spec: &DnnModelSpec) -> Result<Option<BTreeSet<Tier>>, SpecError> {
+    let tiers = &spec.constraints.tiers;
+    let known: Result<BTreeSet<Tier>, SpecError> = tiers
+        .iter()
+        .map(|t| known_tier("spec.constraints.tiers", t))
+        .collect();
+    known.map(|t| (!t.is_empty()).then_some(t))
+}
+
+/// The model, if its spec holds together as far as that can be judged before it is
+/// prepared.
+///
+/// # Errors
+/// The first contradiction.
+pub(crate) fn validate(
+    model: &DnnModel,
+    plugins: &BTreeSet<String>,
+) -> Result<ValidModel, SpecError> {
+    Ok(ValidModel {
+        id: ObjectId::of(&model.metadata),
+        generation: model.metadata.generation.unwrap_or_default(),
+        wish: Arc::new(wish(&model.spec, plugins)?),
+    })
+}
+
+/// What `spec` asks for.
+///
+/// # Errors
+/// The first contradiction.
+pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wish, SpecError> {
+    check_inputs(&spec.inputs)?;
+    let rate = spec.objective.requests_per_second;
+    if !(rate.is_finite() && rate > 0.0) {
+        return wrong("spec.objective.requestsPerSecond must be above 0".to_owned());
+    }
+    Ok(Wish {
+        uri: spec.source.uri.clone(),
+        sha256: spec.source.sha256.clone(),
+        source_hash: source_hash(spec),
+        inputs: spec.inputs.iter().map(input).collect(),
+        strategy: choice(spec, plugins)?,
+        goal: spec.objective.goal,
+        rate_per_second: rate,
+        keep_on_entry: ordinal(spec.constraints.keep_on_entry),
+        tiers: allowed_tiers(spec)?,
+        slice_limits: slice_limits(spec)?,
+        pins: pins(spec)?,
+        adaptation: spec.adaptation.clone(),
+    })
+}
+
+fn ordinal(block: u32) -> usize {
+    usize::try_from(block).unwrap_or(usize::MAX)
+}
+
+fn check_inputs(inputs: &[ModelInput]) -> Result<(), SpecError> {
+    let mut names = BTreeSet::new();
+    for input in inputs {
+        if !names.insert(&input.name) {
+            return wrong(format!(
+                "spec.inputs has two inputs named `{}`; give each a name of its own",
+                input.name
+            ));
+        }
+        if input.shape.iter().skip(1).any(|d| *d < 1) {
+            return wrong(format!(
+                "spec.inputs: `{}` has shape {:?}; -1 is possible in the first place only",
+                input.name, input.shape
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn pins(spec: &DnnModelSpec) -> Result<Vec<Pin>, SpecError> {
+    let pins = &spec.constraints.pins;
+    for (i, a) in pins.iter().enumerate() {
+        let clash = pins[i + 1..]
+            .iter()
+            .find(|b| a.node != b.node && a.first <= b.last && b.first <= a.last);
+        if let Some(b) = clash {
+            return wrong(format!(
+                "spec.constraints.pins: block {} is pinned to {} and to {}; keep one of them",
+                a.first.max(b.first),
+                a.node,
+                b.node
+            ));
+        }
+    }
+    let pin = pins.iter().map(|p| Pin {
+        first: ordinal(p.first),
+        last: ordinal(p.last),
+        node: p.node.clone(),
+    });
+    Ok(pin.collect())
+}
+
+/// What can be judged only against the prepared model.
+///
+/// # Errors
+/// A block that the model does not have.
+pub(crate) fn check_blocks(wish: &Wish, manifest: &Manifest) -> Result<(), SpecError> {
+    let blocks = manifest.blocks.len();
+    if let Some(pin) = wish.pins.iter().find(|p| p.last >= blocks) {
+        return wrong(format!(
+            "spec.constraints.pins: blocks {}..{} on {} go beyond the model, which has blocks 0..{}",
+            pin.first,
+            pin.last,
+            pin.node,
+            blocks.saturating_sub(1)
+        ));
+    }
+    let keep = wish.keep_on_entry;
+    if keep > blocks {
+        return wrong(format!(
+            "spec.constraints.keepOnEntry is {keep}, but the model has {blocks} blocks"
+        ));
+    }
+    Ok(())
+}
+
+const fn datatype(declared: InputDataType) -> DataType {
+    match declared {
+        InputDataType::Bool => DataType::Bool,
+        InputDataType::Uint8 => DataType::Uint8,
+        InputDataType::Int8 => DataType::Int8,
+        InputDataType::Int16 => DataType::Int16,
+        InputDataType::Int32 => DataType::Int32,
+        InputDataType::Int64 => DataType::Int64,
+        InputDataType::Fp16 => DataType::Fp16,
+        InputDataType::Bf16 => DataType::Bf16,
+        InputDataType::Fp32 => DataType::Fp32,
+        InputDataType::Fp64 => DataType::Fp64,
+    }
+}
+
+fn input(declared: &ModelInput) -> InputSpec {
+    InputSpec {
+        value: ValueSpec {
+            name: declared.name.clone(),
+            datatype: datatype(declared.datatype),
+            shape: declared.shape.clone(),
+        },
+        range: declared.range.map(|r| ValueRange {
+            min: r.min,
+            max: r.max,
+        }),
+    }
+}
+
+/// Names what is prepared: another source or other inputs give another name.
+fn source_hash(spec: &DnnModelSpec) -> String {
+    let text = serde_json::json!([spec.source, spec.inputs]).to_string();
+    Digest::of(text.as_bytes()).short().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use lamina_crds::dnn_model::{Pin, SliceMemory};
+
+    fn message(change: impl Fn(&mut DnnModelSpec)) -> String {
+        let mut spec = testing::model_spec();
+        change(&mut spec);
+        wish(&spec, &BTreeSet::new())
+            .and_then(|w| check_blocks(&w, &testing::manifest(4)))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_sound_spec_passes() {
+        let spec = testing::model_spec();
+        let wish = wish(&spec, &BTreeSet::new()).unwrap();
+        assert_eq!(check_blocks(&wish, &testing::manifest(4)), Ok(()));
+    }
+
+    #[test]
+    fn contradictions_are_told_to_their_author() {
+        let said = message(|s| s.strategy.name = "magic".into());
+        assert!(
+            said.starts_with("spec.strategy: unknown strategy `magic`; use one of: "),
+            "{said}"
+        );
+        assert!(said.contains("cloud-only"), "{said}");
+        assert_eq!(
+            message(|s| s.constraints.tiers = vec!["fog".into()]),
+            "spec.constraints.tiers names the tier `fog`; use device, edge or cloud"
+        );
+        assert_eq!(
+            message(|s| s.constraints.slice_memory = vec![SliceMemory {
+                tier: "device".into(),
+                limit: "8MB".into()
+            }]),
+            "spec.constraints.sliceMemory: `8MB` is not a quantity of bytes; write 8M, 612Mi or 1.5Gi"
+        );
+        assert_eq!(
+            message(|s| s.inputs[0].shape = vec![1, -1]),
+            "spec.inputs: `x` has shape [1, -1]; -1 is possible in the first place only"
+        );
+        let pin = |first, last, node: &str| Pin {
+            first,
+            last,
+            node: node.into(),
+        };
+        assert_eq!(
+            message(|s| s.constraints.pins = vec![pin(0, 2, "cam-1"), pin(2, 3, "edge-1")]),
+            "spec.constraints.pins: block 2 is pinned to cam-1 and to edge-1; keep one of them"
+        );
+        assert_eq!(
+            message(|s| s.constraints.pins = vec![pin(0, 9, "cam-1")]),
+            "spec.constraints.pins: blocks 0..9 on cam-1 go beyond the model, which has blocks 0..3"
+        );
+    }
+
+    #[test]
+    fn the_hash_names_source_and_inputs_only() {
+        let spec = testing::model_spec();
+        let mut other = spec.clone();
+        other.constraints.keep_on_entry = 1;
+        assert_eq!(source_hash(&spec), source_hash(&other));
+        other.inputs[0].shape = vec![-1, 9];
+        assert_ne!(source_hash(&spec), source_hash(&other));
+        other = spec.clone();
+        other.source.uri.push('2');
+        assert_ne!(source_hash(&spec), source_hash(&other));
+    }
+}

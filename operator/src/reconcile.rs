@@ -1,0 +1,578 @@
+//! One look at the whole world, and everything that follows from it.
+//!
+//! The cost of a look grows with hosts and Placements, never with their product:
+//! what is needed of all of them is indexed once, and strategies are only asked here,
+//! for the Placements that are due. They answer on threads of their own.
+
+use crate::deploy::nodes::{self, Wishes};
+use crate::deploy::{phases, slices};
+use crate::plan::{self, Planned, Site, Wanted};
+use crate::prepare::{models, spec};
+use crate::state::cluster::Cluster;
+use crate::state::decision::{Change, Decisions, Entries, EntryAt};
+use crate::state::ids::{self, ObjectId, PlacementKey};
+use crate::state::memory::{Memory, ModelMemory};
+use crate::state::notice::Notice;
+use crate::state::plans::{self, Phase};
+use crate::state::preparation::Preparation;
+use crate::state::snapshot::{QuestionView, Snapshot};
+use crate::state::text;
+use crate::state::wish::{ValidModel, Wish};
+use crate::status::model::{self as model_status, EntryState, Parts};
+use crate::status::placement::{self as placement_status, Facts};
+use index::{Index, is_wanted, owner_uid};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use lamina_crds::dnn_model::Move;
+use lamina_crds::placement::Redeploy;
+use lamina_crds::{DnnModel, Placement, PlacementSpec};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+mod index;
+
+/// Decides everything. `memory` is what earlier looks left behind.
+pub(crate) fn decide(snapshot: &Snapshot, memory: &mut Memory) -> Decisions {
+    let mut out = Decisions::default();
+    memory.forget_absent(snapshot);
+    plan::learn(snapshot, memory);
+    nodes::conditions(snapshot, &mut out);
+    let index = Index::of(snapshot);
+    let mut look = Look {
+        snapshot,
+        cluster: Arc::new(Cluster::of(snapshot)),
+        index,
+        wishes: Wishes::default(),
+        wanted: BTreeSet::new(),
+        out,
+    };
+    for model in snapshot.models.iter().filter(|m| is_wanted(m)) {
+        look.model(model, memory);
+    }
+    look.delete_orphans();
+    look.keep_unreadable();
+    look.forget_prepares();
+    look.forget_questions();
+    let Look {
+        wishes, mut out, ..
+    } = look;
+    nodes::apply(snapshot, wishes, &mut out);
+    out
+}
+
+/// One look at the world.
+struct Look<'a> {
+    snapshot: &'a Snapshot,
+    cluster: Arc<Cluster>,
+    index: Index<'a>,
+    wishes: Wishes,
+    /// UIDs of the Placements that a model wants, or that serve until others do.
+    wanted: BTreeSet<String>,
+    out: Decisions,
+}
+
+/// A model, as all of its entries see it.
+struct ModelView<'a> {
+    model: &'a DnnModel,
+    id: ObjectId,
+    valid: Result<Arc<ValidModel>, String>,
+    preparation: Preparation,
+    /// The last spec that was met, with its generation.
+    accepted: Option<(i64, Arc<Wish>)>,
+}
+
+impl ModelView<'_> {
+    fn generation(&self) -> i64 {
+        self.model.metadata.generation.unwrap_or_default()
+    }
+
+    /// Blocks of `plan` that must not leave the entry.
+    fn keep(&self, manifest: &str) -> usize {
+        let wish = match &self.valid {
+            Ok(valid) => Some(&valid.wish),
+            Err(_) => self.accepted.as_ref().map(|(_, wish)| wish),
+        };
+        let keep = wish.map_or(0, |w| w.keep_on_entry);
+        let is_same = match &self.preparation {
+            Preparation::Ready { profile, .. } => profile.manifest == manifest,
+            _ => false,
+        };
+        // Blocks of another model are counted otherwise; its raw input is the same.
+        if is_same { keep } else { keep.min(1) }
+    }
+}
+
+/// The spec of `model`, validated once for each generation and set of plugins.
+fn valid(
+    snapshot: &Snapshot,
+    model: &DnnModel,
+    memory: &mut ModelMemory,
+) -> Result<Arc<ValidModel>, String> {
+    let generation = model.metadata.generation.unwrap_or_default();
+    if let Some((of, valid)) = &memory.valid
+        && *of == generation
+    {
+        return valid.clone();
+    }
+    let valid = spec::validate(model, &snapshot.plugins);
+    let valid = valid.map(Arc::new).map_err(|e| e.to_string());
+    memory.valid = Some((generation, valid.clone()));
+    valid
+}
+
+/// The last spec that was met; where none is known yet, the present one.
+fn accepted(
+    snapshot: &Snapshot,
+    model: &DnnModel,
+    valid: &Result<Arc<ValidModel>, String>,
+    memory: &mut ModelMemory,
+) -> Option<(i64, Arc<Wish>)> {
+    let Some(accepted) = model.status.as_ref().and_then(|s| s.accepted.as_ref()) else {
+        let valid = valid.as_ref().ok()?;
+        return Some((valid.generation, Arc::clone(&valid.wish)));
+    };
+    let generation = accepted.generation;
+    if let Ok(valid) = valid
+        && valid.generation == generation
+    {
+        return Some((generation, Arc::clone(&valid.wish)));
+    }
+    if let Some((of, wish)) = &memory.accepted
+        && *of == generation
+    {
+        return Some((generation, Arc::clone(wish.as_ref()?)));
+    }
+    let wish = spec::wish(&accepted.spec, &snapshot.plugins).ok();
+    let wish = wish.map(Arc::new);
+    memory.accepted = Some((generation, wish.clone()));
+    Some((generation, wish?))
+}
+
+impl<'a> Look<'a> {
+    fn model(&mut self, model: &'a DnnModel, memory: &mut Memory) {
+        let (snapshot, id) = (self.snapshot, ObjectId::of(&model.metadata));
+        let own = memory.models.entry(id.uid.clone()).or_default();
+        let valid = valid(snapshot, model, own);
+        let preparation = models::prepare(snapshot, model, &valid, own, &mut self.out);
+        let accepted = accepted(snapshot, model, &valid, own);
+        let view = ModelView {
+            model,
+            id,
+            valid,
+            preparation,
+            accepted,
+        };
+        let found = self.index.entries_of(&model.spec.entry.node_selector);
+        let mut told = Vec::new();
+        let mut states: Vec<EntryState> = found
+            .iter()
+            .map(|entry| self.entry(&view, entry, memory, &mut told))
+            .collect();
+        let leaving = self.leaving(&view, &found, &states);
+        let left: Vec<EntryState> = leaving
+            .iter()
+            .map(|entry| self.entry(&view, entry, memory, &mut told))
+            .collect();
+        self.report(&view, &found, &states, &told, memory);
+        states.extend(left);
+        self.add_to_directory(&view, &states);
+    }
+
+    /// Entries that are not wished for any more, but serve until all others do.
+    fn leaving(
+        &self,
+        view: &ModelView<'_>,
+        found: &[String],
+        states: &[EntryState],
+    ) -> Vec<String> {
+        let serves = |e: &EntryState| e.status.as_ref().is_some_and(|s| s.active.is_some());
+        if !found.is_empty() && states.iter().all(serves) {
+            return Vec::new();
+        }
+        let placements = self.index.placements_of(&view.id.uid);
+        placements
+            .filter(|p| plans::active(p).is_some() && !found.contains(&p.spec.entry))
+            .map(|p| p.spec.entry.clone())
+            .filter(|entry| self.snapshot.compute_nodes.contains_key(entry))
+            .collect()
+    }
+
+    fn report(
+        &mut self,
+        view: &ModelView<'_>,
+        found: &[String],
+        states: &[EntryState],
+        told: &[Notice],
+        memory: &mut Memory,
+    ) {
+        let model = view.model;
+        let no_entry = found.is_empty().then(|| self.index.no_entry(model));
+        let parts = Parts {
+            preparation: &view.preparation,
+            entries: states,
+            no_entry,
+            told,
+        };
+        let own = memory.models.entry(view.id.uid.clone()).or_default();
+        let (status, notices) = model_status::report(self.snapshot, model, own, &parts);
+        if model.status.as_ref() != Some(&status) {
+            let change = Change::ModelStatus {
+                id: view.id.clone(),
+                status: Box::new(status),
+            };
+            self.out.write(change, notices);
+        }
+    }
+
+    /// Plans and deploys one model at one entry; nothing yet where the name of its
+    /// Placement is still taken by one that is being removed.
+    fn entry(
+        &mut self,
+        view: &ModelView<'_>,
+        entry: &str,
+        memory: &mut Memory,
+        told: &mut Vec<Notice>,
+    ) -> EntryState {
+        self.out.entries.insert(entry.to_owned());
+        let placement = self.index.placement(&view.id.uid, entry);
+        let uid = placement.map(|p| ids::uid(&p.metadata).to_owned());
+        self.wanted.extend(uid);
+        let named = placement.map(|p| p.metadata.name.clone().unwrap_or_default());
+        let Some(name) = named.or_else(|| self.index.free_name(view.model, entry)) else {
+            return EntryState {
+                name: format!("{}-{entry}", view.id.name),
+                entry: entry.to_owned(),
+                phase: Phase::Unplanned,
+                status: None,
+                unmet_since: None,
+            };
+        };
+        let key = PlacementKey::new(&view.id.uid, entry);
+        let clock = &mut memory.placements.entry(key.clone()).or_default().clock;
+        let phase = placement.map_or(Phase::Unplanned, |p| {
+            phases::phase(self.snapshot, p, clock)
+        });
+        let asked = self.asked(view);
+        let is_prepared = asked.is_some() || placement.is_some();
+        let site = Site {
+            snapshot: self.snapshot,
+            cluster: &self.cluster,
+            model: &view.id,
+            entry,
+            placement,
+            phase: &phase,
+            in_force: self.in_force(view, placement, asked.as_ref()),
+            asked,
+        };
+        let planned = plan::decide(&site, memory);
+        told.extend(planned.notices.iter().cloned());
+        self.take_plan(view, placement, name.clone(), key.clone(), planned, is_prepared);
+        let status = placement.map(|p| {
+            let refused = self.wish(view, p, &phase);
+            self.placement_status(view, p, &phase, refused.as_deref(), memory, told)
+        });
+        let own = memory.placements.get(&key);
+        let unmet = own.filter(|o| o.unmet_generation == Some(view.generation()));
+        EntryState {
+            name,
+            entry: entry.to_owned(),
+            phase,
+            status,
+            unmet_since: unmet.and_then(|o| o.unmet_since),
+        }
+    }
+
+    /// What the spec asks for now, where it is valid and prepared.
+    fn asked(&self, view: &ModelView<'_>) -> Option<Wanted> {
+        let valid = view.valid.as_ref().ok()?;
+        let digest = match &view.preparation {
+            // What was prepared is told before what becomes of it.
+            Preparation::Ready {
+                profile,
+                fresh: false,
+            } => &profile.manifest,
+            _ => return None,
+        };
+        Some(Wanted {
+            generation: valid.generation,
+            wish: Arc::clone(&valid.wish),
+            digest: digest.clone(),
+            manifest: Arc::clone(self.snapshot.manifests.get(digest)?),
+        })
+    }
+
+    /// What it asked for when it was last met, with the blocks that serve, which must
+    /// be able to leave a lost host though an update of them is broken.
+    fn in_force(
+        &self,
+        view: &ModelView<'_>,
+        placement: Option<&Placement>,
+        asked: Option<&Wanted>,
+    ) -> Option<Wanted> {
+        let (generation, wish) = view.accepted.as_ref()?;
+        let active = plans::active(placement?)?;
+        if asked.is_some_and(|a| a.generation == *generation && a.digest == active.manifest) {
+            return asked.cloned();
+        }
+        Some(Wanted {
+            generation: *generation,
+            wish: Arc::clone(wish),
+            digest: active.manifest.clone(),
+            manifest: Arc::clone(self.snapshot.manifests.get(&active.manifest)?),
+        })
+    }
+
+    fn take_plan(
+        &mut self,
+        view: &ModelView<'_>,
+        placement: Option<&Placement>,
+        name: String,
+        key: PlacementKey,
+        planned: Planned,
+        is_prepared: bool,
+    ) {
+        self.out.solves.extend(planned.solve);
+        self.out.asks.extend(planned.ask);
+        self.out.forget_asks.extend(planned.answered.then_some(key.clone()));
+        self.out.wanted_links.extend(planned.wanted_links);
+        if planned.plan.is_none() && (placement.is_some() || !is_prepared) {
+            self.out.write(Change::Nothing, planned.notices);
+            return;
+        }
+        let id = ObjectId {
+            namespace: view.id.namespace.clone(),
+            name,
+            uid: placement.map_or("", |p| ids::uid(&p.metadata)).to_owned(),
+        };
+        let change = Change::Placement {
+            id,
+            owner: owner(&view.id),
+            spec: PlacementSpec {
+                model: view.id.name.clone(),
+                entry: key.entry,
+                plan: planned.plan.or(placement.and_then(|p| p.spec.plan.clone())),
+            },
+        };
+        self.out.write(change, planned.notices);
+    }
+
+    /// What hosts are to hold for the Placement in this phase; gives why requests are
+    /// refused, if so.
+    fn wish(
+        &mut self,
+        view: &ModelView<'_>,
+        placement: &Placement,
+        phase: &Phase,
+    ) -> Option<String> {
+        let (snapshot, uid) = (self.snapshot, ids::uid(&placement.metadata));
+        let entry = &placement.spec.entry;
+        let (wanted, verify) = phases::wanted(placement, phase);
+        for plan in &wanted.plans {
+            for (from, to) in plans::links(entry, plan) {
+                self.out.paths.insert((to.clone(), from.clone()));
+                self.out.paths.insert((from, to));
+            }
+        }
+        let all: Option<Vec<Vec<slices::HostedSlice>>> = wanted
+            .plans
+            .iter()
+            .map(|p| slices::slices_of(snapshot, placement, p))
+            .collect();
+        match all {
+            Some(all) => {
+                for hosted in all.into_iter().flatten() {
+                    let on = self.wishes.slices.entry(hosted.node).or_default();
+                    on.push(hosted.slice);
+                }
+            }
+            // Without the manifest, hosts keep what they have.
+            None => self.index.keep_slices(uid, &mut self.wishes),
+        }
+        if wanted.plans.is_empty() {
+            return None;
+        }
+        let serving = wanted.plans.iter();
+        let mut serving = serving.filter(|p| p.revision == wanted.active_revision);
+        let keep = serving.next().map_or(0, |p| view.keep(&p.manifest));
+        let built = slices::route_of(snapshot, placement, &wanted, keep).map(|route| {
+            lamina_crds::compute_node::Route {
+                verify_revision: verify,
+                ..route
+            }
+        });
+        let route = built.or_else(|| snapshot.route_on(entry, uid).cloned())?;
+        let refused = route.refuse.clone();
+        let on = self.wishes.routes.entry(entry.clone()).or_default();
+        on.push(route);
+        refused
+    }
+
+    fn placement_status(
+        &mut self,
+        view: &ModelView<'_>,
+        placement: &Placement,
+        phase: &Phase,
+        refused: Option<&str>,
+        memory: &mut Memory,
+        told: &mut Vec<Notice>,
+    ) -> lamina_crds::PlacementStatus {
+        let key = PlacementKey::new(&view.id.uid, &placement.spec.entry);
+        let own = memory.placements.entry(key).or_default();
+        let facts = Facts {
+            snapshot: self.snapshot,
+            model: &view.id,
+            generation: view.generation(),
+            phase,
+            refused,
+        };
+        let report = placement_status::report(&facts, own, placement);
+        if let Some(redeploy) = &report.redeploy {
+            self.out.redeployed.extend(redeploy.took);
+            let name = placement.metadata.name.clone().unwrap_or_default();
+            let known = &mut memory.models.entry(view.id.uid.clone()).or_default().moves;
+            known.retain(|m| (&m.placement, m.revision) != (&name, redeploy.revision));
+            known.push(digest_of(name, redeploy));
+        }
+        told.extend(report.notices.iter().cloned());
+        if placement.status.as_ref() != Some(&report.status) {
+            let change = Change::PlacementStatus {
+                id: ObjectId::of(&placement.metadata),
+                status: Box::new(report.status.clone()),
+            };
+            self.out.write(change, report.notices);
+        }
+        report.status
+    }
+
+    /// Tells other hosts where requests for the model enter.
+    fn add_to_directory(&mut self, view: &ModelView<'_>, states: &[EntryState]) {
+        let snapshot = self.snapshot;
+        let mut entries: Vec<EntryAt> = states
+            .iter()
+            .filter_map(|e| {
+                let placement = self.index.placement(&view.id.uid, &e.entry)?;
+                let is_here = snapshot.is_alive(&e.entry) || snapshot.is_starting();
+                let active = e.status.as_ref().is_some_and(|s| s.active.is_some());
+                Some(EntryAt {
+                    node: e.entry.clone(),
+                    address: snapshot.address(&e.entry)?.to_owned(),
+                    placement_uid: ids::uid(&placement.metadata).to_owned(),
+                    serves: active && is_here,
+                })
+            })
+            .collect();
+        entries.sort_by(|a, b| a.node.cmp(&b.node));
+        let serves = entries.iter().any(|e| e.serves);
+        let (reason, coming) = match &view.preparation {
+            _ if serves => (String::new(), false),
+            Preparation::Failed {
+                reason,
+                message,
+                permanent,
+                ..
+            } => (format!("failed: {reason}: {message}"), !permanent),
+            Preparation::Working { message, .. } => (format!("not ready yet: {message}"), true),
+            Preparation::Ready { .. } => {
+                let unmet = states.iter().find_map(|e| e.unmet_since);
+                let why = if unmet.is_some() {
+                    "failed: no placement meets the spec"
+                } else {
+                    "not ready yet: being placed"
+                };
+                (why.to_owned(), unmet.is_none())
+            }
+        };
+        let name = (view.id.namespace.clone(), view.id.name.clone());
+        let model = Entries {
+            entries,
+            reason,
+            coming,
+        };
+        self.out.directory.insert(name, model);
+    }
+
+    /// Removes Placements whose model is gone or was made anew, and those at entries
+    /// that it does not want any more, once all others serve.
+    fn delete_orphans(&mut self) {
+        for placement in &self.snapshot.placements {
+            let Some(owner) = owner_uid(placement) else {
+                continue;
+            };
+            let uid = ids::uid(&placement.metadata);
+            let is_kept = self.index.is_unreadable(placement)
+                || self.index.model(owner).is_some() && self.wanted.contains(uid);
+            if is_kept || placement.metadata.deletion_timestamp.is_some() || uid.is_empty() {
+                continue;
+            }
+            let change = Change::DeletePlacement {
+                id: ObjectId::of(&placement.metadata),
+            };
+            self.out.write(change, Vec::new());
+        }
+    }
+
+    /// What serves for a model that cannot be read stays as it is: unreadable is not
+    /// gone.
+    fn keep_unreadable(&mut self) {
+        for placement in &self.snapshot.placements {
+            if !self.index.is_unreadable(placement) {
+                continue;
+            }
+            let uid = ids::uid(&placement.metadata);
+            self.index.keep_slices(uid, &mut self.wishes);
+            let entry = &placement.spec.entry;
+            if let Some(route) = self.snapshot.route_on(entry, uid) {
+                let on = self.wishes.routes.entry(entry.clone()).or_default();
+                on.push(route.clone());
+            }
+        }
+    }
+
+    /// Stops preparing for models that are gone. What a model itself no longer wants
+    /// is forgotten where it is prepared.
+    fn forget_prepares(&mut self) {
+        let jobs = self.snapshot.prepares.keys();
+        let unwanted = jobs.filter(|job| self.index.model(&job.model_uid).is_none());
+        self.out.forget_prepares.extend(unwanted.cloned());
+    }
+
+    /// Drops questions of models that are gone or that nobody waits for by now.
+    fn forget_questions(&mut self) {
+        let is_wanted = |key: &PlacementKey, _: &QuestionView| {
+            self.index.model(&key.model_uid).is_some() && self.out.entries.contains(&key.entry)
+        };
+        let questions = self.snapshot.questions.iter();
+        let unwanted = questions.filter(|(key, question)| !is_wanted(key, question));
+        let unwanted: Vec<PlacementKey> = unwanted.map(|(key, _)| key.clone()).collect();
+        self.out.forget_asks.extend(unwanted);
+    }
+}
+
+fn owner(model: &ObjectId) -> OwnerReference {
+    OwnerReference {
+        api_version: format!("{}/v1alpha1", lamina_crds::GROUP),
+        kind: "DnnModel".to_owned(),
+        name: model.name.clone(),
+        uid: model.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: Some(false),
+    }
+}
+
+fn digest_of(placement: String, redeploy: &Redeploy) -> Move {
+    Move {
+        time: redeploy.time.clone(),
+        placement,
+        revision: redeploy.revision,
+        summary: format!(
+            "{}: {} → {} (est. {} → {})",
+            redeploy.trigger,
+            redeploy.from,
+            redeploy.to,
+            text::millis(redeploy.estimated_before_ms),
+            text::millis(redeploy.estimated_after_ms)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

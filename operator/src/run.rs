@@ -1,0 +1,379 @@
+//! The loop: looks at the world, decides, does, and waits for the next change.
+
+use crate::health::Health;
+use crate::kube::execute::{Executor, Outcome};
+use crate::kube::objects::{Listed, Objects};
+use crate::metrics::Metrics;
+use crate::observe::{self, Place, Seen};
+use crate::plan::desk::Desk;
+use crate::prepare::collect;
+use crate::prepare::manifests::{self, Loaded, Manifests};
+use crate::reconcile;
+use crate::state::decision::{Decisions, StartPrepare};
+use crate::state::memory::Memory;
+use crate::state::time::Moment;
+use crate::store::BlobStore;
+use crate::text::with_causes;
+use crate::world::{PrepareRequest, World, WorldEvent};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use lamina_model::Digest;
+use lamina_plugin_host::Plugins;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The world is looked at again after this time, though nothing happened.
+const PERIOD: Duration = Duration::from_secs(2);
+/// Time between two looks, however much happens: changes come in bursts.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The loop is idle for at least this multiple of the time that a look took, so that
+/// many changes of little weight never fill a processor.
+const REST: u32 = 2;
+/// Time between two counts of the store's bytes.
+const COUNT_PERIOD: Duration = Duration::from_secs(30);
+/// Name under which the loop says that it lives.
+const PULSE: &str = "controllers";
+/// Name under which it says whether it knows the objects.
+const OBJECTS: &str = "objects";
+
+/// Where this operator is.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Namespace of the operator and of the agents' pods.
+    pub namespace: String,
+    /// Node on which the operator runs.
+    pub node: String,
+    /// Where agents reach it, `10.0.0.3:9000`.
+    pub endpoint: String,
+    /// Names this process in Events.
+    pub identity: String,
+    /// Strategies in processes of their own.
+    pub plugins: Plugins,
+}
+
+/// Why the loop ended.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum ControllersError {
+    #[error("deciding broke off, which is a bug; please report it with the log above")]
+    Decide(#[source] tokio::task::JoinError),
+}
+
+/// Everything that decides and writes.
+pub(crate) struct Controllers {
+    settings: Settings,
+    client: Client,
+    world: World,
+    store: BlobStore,
+    health: Health,
+    metrics: Metrics,
+}
+
+impl Controllers {
+    /// Controllers that write with `client` and know agents by `world`.
+    pub(crate) fn new(
+        settings: Settings,
+        client: Client,
+        world: World,
+        store: BlobStore,
+        health: Health,
+        metrics: Metrics,
+    ) -> Self {
+        health.waits(OBJECTS, "the first lists are on their way");
+        Self {
+            settings,
+            client,
+            world,
+            store,
+            health,
+            metrics,
+        }
+    }
+
+    /// Decides and writes while `leads` says so, until `shutdown`. A look that has
+    /// begun is finished first.
+    ///
+    /// # Errors
+    /// Deciding panicked.
+    pub(crate) async fn run(
+        self,
+        mut leads: watch::Receiver<bool>,
+        shutdown: CancellationToken,
+    ) -> Result<(), ControllersError> {
+        let changed = Arc::new(Notify::new());
+        let objects = Objects::default();
+        let watches = objects.watches(&self.client, &self.settings.namespace, &changed);
+        let mut watches: FuturesUnordered<_> = watches.into_iter().collect();
+        let work = async {
+            tokio::select! {
+                held = leads.wait_for(|leads| *leads) => {
+                    if held.is_err() {
+                        return Ok(());
+                    }
+                }
+                () = self.watch_lists(&objects, &changed) => return Ok(()),
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            self.metrics.set_leader(true);
+            Looks::new(&self, objects.clone())
+                .run(&changed, &shutdown)
+                .await
+        };
+        tokio::select! {
+            done = work => done,
+            // Watches go on for ever.
+            () = async { while watches.next().await.is_some() {} } => Ok(()),
+        }
+    }
+
+    /// Says whether the objects are known, for as long as another process leads.
+    async fn watch_lists(&self, objects: &Objects, changed: &Notify) {
+        loop {
+            self.health.beat(PULSE);
+            match objects.list() {
+                Ok(_) => self.health.ready(OBJECTS),
+                Err(awaited) => self.health.waits(OBJECTS, awaited),
+            }
+            let _ = tokio::time::timeout(PERIOD, changed.notified()).await;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// The looks of a process that leads.
+struct Looks<'a> {
+    all: &'a Controllers,
+    objects: Objects,
+    /// Moments are counted from here.
+    began: Instant,
+    place: Place,
+    manifests: Manifests,
+    memory: Memory,
+    desk: Desk,
+    executor: Executor,
+    collected: Instant,
+    counted: Option<Instant>,
+    /// What the last look waited for.
+    awaited: Option<String>,
+}
+
+impl<'a> Looks<'a> {
+    fn new(all: &'a Controllers, objects: Objects) -> Self {
+        let settings = &all.settings;
+        Self {
+            all,
+            began: Instant::now(),
+            place: Place {
+                started: Moment::default(),
+                endpoint: settings.endpoint.clone(),
+                node: settings.node.clone(),
+                plugins: settings.plugins.strategies(),
+            },
+            manifests: Manifests::new(all.store.clone()),
+            memory: Memory::default(),
+            desk: Desk::new(settings.plugins.clone()),
+            executor: Executor::new(
+                all.client.clone(),
+                objects.clone(),
+                settings.identity.clone(),
+            ),
+            objects,
+            collected: Instant::now(),
+            counted: None,
+            awaited: None,
+        }
+    }
+
+    async fn run(
+        &mut self,
+        changed: &Notify,
+        shutdown: &CancellationToken,
+    ) -> Result<(), ControllersError> {
+        let mut events = self.all.world.subscribe();
+        loop {
+            self.all.health.beat(PULSE);
+            let began = Instant::now();
+            let is_cut = self.look().await?;
+            let took = began.elapsed();
+            let retry = self.executor.next_retry();
+            let next = retry.map_or(PERIOD, |at| {
+                at.saturating_duration_since(Instant::now()).min(PERIOD)
+            });
+            let next = if is_cut { PAUSE } else { next };
+            tokio::select! {
+                () = changed.notified() => {}
+                () = something_happened(&mut events) => {}
+                () = self.desk.answered() => {}
+                () = tokio::time::sleep(next) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE.max(took * REST)) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            while events.try_recv().is_ok() {}
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment::at(self.began.elapsed().as_secs_f64())
+    }
+
+    /// One look, and everything that follows from it; whether some of it is left for
+    /// the next.
+    async fn look(&mut self) -> Result<bool, ControllersError> {
+        let began = Instant::now();
+        let listed = match self.objects.list() {
+            Ok(listed) => listed,
+            Err(awaited) => {
+                self.awaits(awaited);
+                return Ok(false);
+            }
+        };
+        if self.awaited.take().is_some() {
+            tracing::info!("every list is here");
+        }
+        self.all.health.ready(OBJECTS);
+        self.all.world.retain(&listed.known());
+        // First the jobs: what one of them has done is in the store by now.
+        let prepares = observe::prepares(&self.all.world);
+        let wanted = manifests::referenced(&listed, &prepares);
+        let mut loaded = self.manifests.load(&wanted).await;
+        self.take_back(&mut loaded);
+        self.keep_house(&listed, &loaded).await;
+        let seen = Seen {
+            now: self.now(),
+            wall: Timestamp::now(),
+            listed,
+            prepares,
+            loaded,
+            questions: self.desk.views(),
+        };
+        let snapshot = Arc::new(observe::snapshot(&self.place, seen, &self.all.world));
+        self.all.metrics.set_snapshot(Arc::clone(&snapshot));
+        let mut memory = std::mem::take(&mut self.memory);
+        // Even a short look is too long for the threads that sessions share.
+        let decided = tokio::task::spawn_blocking(move || {
+            let decisions = reconcile::decide(&snapshot, &mut memory);
+            (decisions, memory)
+        });
+        let (decisions, memory) = decided.await.map_err(ControllersError::Decide)?;
+        self.memory = memory;
+        let decided = began.elapsed();
+        let Outcome {
+            written,
+            failed,
+            is_cut,
+        } = self.carry_out(decisions).await;
+        let metrics = &self.all.metrics;
+        metrics.looked(decided, began.elapsed(), written, failed);
+        Ok(is_cut)
+    }
+
+    async fn carry_out(&mut self, decisions: Decisions) -> Outcome {
+        let (world, metrics) = (&self.all.world, &self.all.metrics);
+        for solve in &decisions.solves {
+            metrics.solved(solve);
+        }
+        for phases in &decisions.redeployed {
+            metrics.redeployed(phases);
+        }
+        for key in &decisions.forget_asks {
+            self.desk.forget(key);
+        }
+        for ask in decisions.asks {
+            self.desk.ask(ask);
+        }
+        for job in &decisions.forget_prepares {
+            world.forget_prepare(&job.to_string());
+        }
+        for job in decisions.prepares {
+            self.start(job);
+        }
+        world.set_directory(decisions.directory);
+        world.set_interest(decisions.paths, decisions.wanted_links, decisions.entries);
+        self.executor.run(decisions.writes).await
+    }
+
+    /// Asks hosts for blobs that the store lacks.
+    fn take_back(&self, loaded: &mut Loaded) {
+        for (manifest, blobs) in &loaded.missing {
+            let is_coming = |blob: &Digest| self.all.world.take_back(blob);
+            // Each is asked for, whatever becomes of the others.
+            let coming = blobs.iter().filter(|blob| is_coming(blob)).count();
+            if coming > 0 {
+                loaded.recovering.insert(manifest.clone());
+            }
+        }
+    }
+
+    fn awaits(&mut self, awaited: String) {
+        if self.awaited.as_ref() != Some(&awaited) {
+            tracing::info!("{awaited}");
+        }
+        self.all.health.waits(OBJECTS, awaited.as_str());
+        self.awaited = Some(awaited);
+    }
+
+    fn start(&self, job: StartPrepare) {
+        let uri = crate::text::without_secrets(&job.uri);
+        tracing::info!(node = job.node, uri, job = %job.job, "preparing");
+        let request = PrepareRequest {
+            job: job.job.to_string(),
+            node: job.node,
+            uri: job.uri,
+            sha256: job.sha256,
+            inputs_json: job.inputs_json,
+        };
+        if let Err(error) = self.all.world.start_prepare(request) {
+            // The agent went away meanwhile; the next look finds another.
+            tracing::warn!(%error, "preparing could not begin");
+        }
+    }
+
+    /// Removes blobs that nothing needs, and counts the others.
+    async fn keep_house(&mut self, listed: &Listed, loaded: &Loaded) {
+        let store = &self.all.store;
+        if self.collected.elapsed() >= collect::PERIOD && loaded.is_certain {
+            self.collected = Instant::now();
+            let needed = collect::needed(listed, loaded);
+            match store.gc(&needed, collect::MIN_AGE).await {
+                Ok(gone) if gone.blobs > 0 => {
+                    tracing::info!(
+                        blobs = gone.blobs,
+                        bytes = gone.bytes,
+                        "removed from the store"
+                    );
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let error = with_causes(&error);
+                    tracing::warn!(error, "the store could not be cleaned");
+                }
+            }
+        }
+        if self.counted.is_none_or(|at| at.elapsed() >= COUNT_PERIOD) {
+            self.counted = Some(Instant::now());
+            match store.total_bytes().await {
+                Ok(bytes) => self.all.metrics.set_store_bytes(bytes),
+                Err(error) => {
+                    let error = with_causes(&error);
+                    tracing::warn!(error, "the store could not be read");
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the next event of the world. A listener that lags has missed some,
+/// which is an event as well.
+async fn something_happened(events: &mut broadcast::Receiver<WorldEvent>) {
+    if let Err(broadcast::error::RecvError::Closed) = events.recv().await {
+        // The world outlives the loop; without events the period will do.
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,204 @@
+//! What is to be done, as data. The executor has no choice left.
+
+use super::cluster::Cluster;
+use super::ids::{JobId, ObjectId, PlacementKey};
+use super::links::Pair;
+use super::memory::Learned;
+use super::notice::Notice;
+use super::snapshot::{About, Need};
+use super::wish::Wish;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use lamina_crds::placement::{Plan, RedeployPhases};
+use lamina_crds::{ComputeNodeSpec, DnnModelStatus, PlacementSpec, PlacementStatus};
+use lamina_model::Manifest;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Everything that one look at the world led to.
+#[derive(Debug, Default)]
+pub(crate) struct Decisions {
+    /// Writes, in the order in which they are to be started.
+    pub writes: Vec<Write>,
+    /// Links of paths that serve or come: both ends are to watch them closely.
+    pub paths: BTreeSet<Pair>,
+    /// Links that a better path would use, and that nobody measured lately.
+    pub wanted_links: BTreeSet<Pair>,
+    /// Hosts where requests arise.
+    pub entries: BTreeSet<String>,
+    /// Where requests for each model enter, by namespace and name.
+    pub directory: BTreeMap<(String, String), Entries>,
+    /// Prepare jobs to start.
+    pub prepares: Vec<StartPrepare>,
+    /// Prepare jobs that nobody waits for.
+    pub forget_prepares: Vec<JobId>,
+    /// Strategies that answered.
+    pub solves: Vec<Solve>,
+    /// Redeploys that ended, with their phases.
+    pub redeployed: Vec<RedeployPhases>,
+    /// Questions. One replaces another with the same key.
+    pub asks: Vec<Ask>,
+    /// Keys of questions whose answer was taken, or that nobody waits for.
+    pub forget_asks: Vec<PlacementKey>,
+}
+
+/// One answer of a strategy, for the metrics.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Solve {
+    /// The strategy's name.
+    pub strategy: String,
+    /// Time that it took.
+    pub seconds: f64,
+    /// `(objective - lower bound) / objective`; `None` where nothing was proved or
+    /// found.
+    pub gap: Option<f64>,
+    /// It was a plugin that gave no good answer, and another one answered.
+    pub fell_back: bool,
+}
+
+/// Where requests for one model enter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Entries {
+    /// The entries.
+    pub entries: Vec<EntryAt>,
+    /// Why none of them serves; empty where one does.
+    pub reason: String,
+    /// It is on its way, so that a request may wait for it.
+    pub coming: bool,
+}
+
+/// One entry of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EntryAt {
+    /// The host.
+    pub node: String,
+    /// Where its agent listens.
+    pub address: String,
+    /// UID of the Placement.
+    pub placement_uid: String,
+    /// A verified revision serves there.
+    pub serves: bool,
+}
+
+/// One write. Its Events are published once it has succeeded, so that each
+/// decision is told once.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Write {
+    /// What is written.
+    pub change: Change,
+    /// What people are told then.
+    pub events: Vec<Notice>,
+}
+
+/// A change of one object.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Change {
+    /// Create or update a ComputeNode.
+    ComputeNode {
+        /// Its name.
+        name: String,
+        /// The Node.
+        owner: OwnerReference,
+        /// The wish.
+        spec: ComputeNodeSpec,
+    },
+    /// The operator's conditions of a ComputeNode.
+    ComputeNodeConditions {
+        /// Its name.
+        name: String,
+        /// Ready.
+        conditions: Vec<Condition>,
+    },
+    /// Create or update a Placement.
+    Placement {
+        /// Which one; without UID, one is made.
+        id: ObjectId,
+        /// The DnnModel.
+        owner: OwnerReference,
+        /// The plan.
+        spec: PlacementSpec,
+    },
+    /// A Placement's status.
+    PlacementStatus {
+        /// Which one.
+        id: ObjectId,
+        /// The report.
+        status: Box<PlacementStatus>,
+    },
+    /// Remove a Placement.
+    DeletePlacement {
+        /// Which one.
+        id: ObjectId,
+    },
+    /// A DnnModel's status.
+    ModelStatus {
+        /// Which one.
+        id: ObjectId,
+        /// The report.
+        status: Box<DnnModelStatus>,
+    },
+    /// Nothing; only the Events matter.
+    Nothing,
+}
+
+/// A prepare job for an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StartPrepare {
+    /// The agent's node.
+    pub node: String,
+    /// The job.
+    pub job: JobId,
+    /// Where the model's file is.
+    pub uri: String,
+    /// Its hash; empty where any file is taken.
+    pub sha256: String,
+    /// JSON list of lamina-model's `InputSpec`.
+    pub inputs_json: String,
+}
+
+/// A question for a strategy, with everything that its problem is built from.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    /// What is placed.
+    pub key: PlacementKey,
+    /// What it is about.
+    pub about: About,
+    /// How urgent it is.
+    pub need: Need,
+    /// The question.
+    pub question: Arc<Question>,
+}
+
+/// What is placed, on which hosts, and where it is now.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    /// The wishes.
+    pub wish: Arc<Wish>,
+    /// The prepared model.
+    pub manifest: Arc<Manifest>,
+    /// Its digest.
+    pub digest: String,
+    /// The node where requests arise.
+    pub entry: String,
+    /// UID of the Placement; empty before there is one.
+    pub placement_uid: String,
+    /// The plan that serves or is on its way.
+    pub current: Option<Plan>,
+    /// The plan that serves, whose memory its hosts count as taken.
+    pub serving: Option<Plan>,
+    /// What serves must be left: moving is waited for.
+    pub is_urgent: bool,
+    /// Hosts and links, shared by all questions of a look.
+    pub cluster: Arc<Cluster>,
+    /// What was learned of hosts.
+    pub learned: Arc<Learned>,
+}
+
+impl Decisions {
+    /// Adds a write with its Events.
+    pub(crate) fn write(&mut self, change: Change, events: Vec<Notice>) {
+        if change == Change::Nothing && events.is_empty() {
+            return;
+        }
+        self.writes.push(Write { change, events });
+    }
+}

@@ -1,0 +1,126 @@
+//! What things are called.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::fmt;
+use std::str::FromStr;
+
+/// One object of the API server: its place and its UID.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub(crate) struct ObjectId {
+    /// Its namespace; empty for what has none.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID: an object made anew under the same name has another.
+    pub uid: String,
+}
+
+impl ObjectId {
+    /// The object that `meta` speaks of.
+    pub(crate) fn of(meta: &ObjectMeta) -> Self {
+        Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// UID of an object that the API server gave us; empty in a test at most.
+pub(crate) fn uid(meta: &ObjectMeta) -> &str {
+    meta.uid.as_deref().unwrap_or_default()
+}
+
+/// One model at one entry; there may be no Placement yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PlacementKey {
+    /// UID of the DnnModel.
+    pub model_uid: String,
+    /// The entry's node.
+    pub entry: String,
+}
+
+impl PlacementKey {
+    /// `entry` of the model with `model_uid`.
+    pub(crate) fn new(model_uid: &str, entry: &str) -> Self {
+        Self {
+            model_uid: model_uid.to_owned(),
+            entry: entry.to_owned(),
+        }
+    }
+
+    /// A number in `0..1` that is always the same for this key: work that comes
+    /// round for all is spread by it.
+    pub(crate) fn spread(&self) -> f64 {
+        // FNV-1a: spreads well and is the same in every build.
+        let bytes = self.model_uid.bytes().chain(self.entry.bytes());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        (hash >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+impl fmt::Display for PlacementKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.model_uid, self.entry)
+    }
+}
+
+/// One job of preparing: a model's source and inputs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub(crate) struct JobId {
+    /// UID of the DnnModel.
+    pub model_uid: String,
+    /// Names source and inputs, as [`super::wish::Wish::source_hash`].
+    pub source: String,
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.model_uid, self.source)
+    }
+}
+
+/// A name that is no job of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` names no job")]
+pub(crate) struct NoJob(String);
+
+impl FromStr for JobId {
+    type Err = NoJob;
+
+    fn from_str(text: &str) -> Result<Self, NoJob> {
+        let (model_uid, source) = text.split_once('/').ok_or_else(|| NoJob(text.to_owned()))?;
+        Ok(Self {
+            model_uid: model_uid.to_owned(),
+            source: source.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_survives_its_way_over_the_wire() {
+        let job = JobId {
+            model_uid: "uid".into(),
+            source: "hash".into(),
+        };
+        assert_eq!(job.to_string().parse(), Ok(job));
+        assert!("nonsense".parse::<JobId>().is_err());
+    }
+
+    #[test]
+    fn keys_spread_evenly() {
+        let keys = (0..1000).map(|i| PlacementKey::new(&format!("uid-{i}"), "cam-1").spread());
+        let mut tenths = [0; 10];
+        for spread in keys {
+            assert!((0.0..1.0).contains(&spread));
+            tenths[(spread * 10.0) as usize] += 1;
+        }
+        assert!(tenths.iter().all(|n| (60..140).contains(n)), "{tenths:?}");
+    }
+}

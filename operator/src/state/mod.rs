@@ -1,0 +1,14 @@
+//! What every decision is made from, and what it leads to, as plain data.
+
+pub(crate) mod cluster;
+pub(crate) mod decision;
+pub(crate) mod ids;
+pub(crate) mod links;
+pub(crate) mod memory;
+pub(crate) mod notice;
+pub(crate) mod plans;
+pub(crate) mod preparation;
+pub(crate) mod snapshot;
+pub(crate) mod text;
+pub(crate) mod time;
+pub(crate) mod wish;

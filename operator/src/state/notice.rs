@@ -1,0 +1,71 @@
+//! What people are told: an Event before it is one.
+
+use super::ids::ObjectId;
+
+/// An object that an Event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Regarding {
+    /// `DnnModel`, `Placement` or `ComputeNode`.
+    pub kind: &'static str,
+    /// Which one.
+    pub id: ObjectId,
+}
+
+impl Regarding {
+    /// The DnnModel `id`.
+    pub(crate) const fn model(id: ObjectId) -> Self {
+        Self {
+            kind: "DnnModel",
+            id,
+        }
+    }
+}
+
+/// An Event to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Notice {
+    /// What it is about.
+    pub regarding: Regarding,
+    /// It needs attention.
+    pub warning: bool,
+    /// A reason of [`lamina_crds::reasons`].
+    pub reason: &'static str,
+    /// What is done, in one word.
+    pub action: &'static str,
+    /// What happened, with numbers.
+    pub note: String,
+}
+
+impl Notice {
+    /// News that need attention.
+    pub(crate) const fn warning(
+        regarding: Regarding,
+        reason: &'static str,
+        action: &'static str,
+        note: String,
+    ) -> Self {
+        Self {
+            regarding,
+            warning: true,
+            reason,
+            action,
+            note,
+        }
+    }
+
+    /// News that do not.
+    pub(crate) const fn normal(
+        regarding: Regarding,
+        reason: &'static str,
+        action: &'static str,
+        note: String,
+    ) -> Self {
+        Self {
+            regarding,
+            warning: false,
+            reason,
+            action,
+            note,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Which plans of a Placement serve, come or failed, and where the newest stands.
+
+use super::links::Pair;
+use lamina_crds::Placement;
+use lamina_crds::compute_node::Verification;
+use lamina_crds::placement::Plan;
+
+/// Reason of a plan that waits for measurements.
+pub(crate) const WAITING: &str = "WaitingForMeasurements";
+
+/// Where the newest plan stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Phase {
+    /// There is no plan yet.
+    Unplanned,
+    /// The newest plan that could be deployed serves.
+    Serving,
+    /// The newest plan failed and none serves.
+    Nothing,
+    /// Hosts fetch and load.
+    Loading {
+        /// Slices that are ready.
+        ready: usize,
+        /// Slices in all.
+        total: usize,
+        /// Every host has its blocks.
+        fetched: bool,
+        /// What the first slow host says.
+        waiting_for: String,
+    },
+    /// The entry sends the probe.
+    Verifying,
+    /// The probe passed; the entry changes over, or older requests are in flight.
+    Flipping(Option<Verification>),
+    /// The newest plan serves alone.
+    Flipped {
+        /// Requests that were in flight when the entry changed over.
+        in_flight_at_flip: u32,
+    },
+    /// The newest plan cannot be deployed.
+    Failed(DeployFailure),
+}
+
+impl Phase {
+    /// Whether the newest plan is on its way.
+    pub(crate) const fn is_moving(&self) -> bool {
+        matches!(
+            self,
+            Self::Loading { .. } | Self::Verifying | Self::Flipping(_)
+        )
+    }
+}
+
+/// Why a plan cannot be deployed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DeployFailure {
+    /// `SegmentLoadFailed` or `VerifyFailed`.
+    pub reason: &'static str,
+    /// What happened.
+    pub message: String,
+    /// The host at fault, where one is.
+    pub node: Option<String>,
+}
+
+/// The plan that serves.
+pub(crate) fn active(placement: &Placement) -> Option<&Plan> {
+    placement.status.as_ref()?.active.as_ref()
+}
+
+/// The newest plan, if it neither serves nor failed.
+pub(crate) fn target(placement: &Placement) -> Option<&Plan> {
+    let plan = placement.spec.plan.as_ref()?;
+    let (active, failed) = placement
+        .status
+        .as_ref()
+        .map_or((0, 0), |s| (s.active_revision, s.failed_revision));
+    (plan.revision > active && plan.revision > failed).then_some(plan)
+}
+
+/// The hosts of `plan` in order of its path.
+pub(crate) fn hosts(plan: &Plan) -> impl Iterator<Item = &str> {
+    plan.segments.iter().map(|s| s.host.node.as_str())
+}
+
+/// The links that requests of `plan` take, in order.
+pub(crate) fn links(entry: &str, plan: &Plan) -> Vec<Pair> {
+    let hosts: Vec<&str> = std::iter::once(entry).chain(hosts(plan)).collect();
+    hosts
+        .windows(2)
+        .filter(|w| w[0] != w[1])
+        .map(|w| (w[0].to_owned(), w[1].to_owned()))
+        .collect()
+}
+
+/// Whether raw input leaves `entry` though the first `keep` blocks should stay on it.
+pub(crate) fn leaks(entry: &str, plan: &Plan, keep: usize) -> bool {
+    let elsewhere = plan.segments.iter().filter(|s| s.host.node != entry);
+    elsewhere
+        .flat_map(|s| &s.blocks)
+        .any(|b| usize::try_from(*b).is_ok_and(|b| b < keep))
+}

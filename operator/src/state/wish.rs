@@ -1,0 +1,71 @@
+//! A DnnModel's spec, validated: what everything behind the validation takes.
+
+use super::ids::ObjectId;
+use lamina_crds::dnn_model::{Adaptation, Goal};
+use lamina_model::InputSpec;
+use lamina_placement::{Parameters, Tier};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A DnnModel whose spec holds together. Made by `prepare::spec::validate` alone.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ValidModel {
+    /// The object.
+    pub id: ObjectId,
+    /// Generation of the spec.
+    pub generation: i64,
+    /// What it asks for.
+    pub wish: Arc<Wish>,
+}
+
+/// What a valid spec asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Wish {
+    /// Where the model's file is.
+    pub uri: String,
+    /// The only hash that is taken, if the spec names one.
+    pub sha256: Option<String>,
+    /// Names source and inputs: another source or other inputs give another name.
+    pub source_hash: String,
+    /// The declared inputs as preparing takes them.
+    pub inputs: Vec<InputSpec>,
+    /// Who places it.
+    pub strategy: Choice,
+    /// What is made small.
+    pub goal: Goal,
+    /// Requests per second expected at each entry.
+    pub rate_per_second: f64,
+    /// Blocks that stay on the entry.
+    pub keep_on_entry: usize,
+    /// Tiers that may compute; `None` allows all.
+    pub tiers: Option<BTreeSet<Tier>>,
+    /// Most bytes of slices that one host of a tier may hold.
+    pub slice_limits: BTreeMap<Tier, u64>,
+    /// Blocks on nodes.
+    pub pins: Vec<Pin>,
+    /// When blocks may move.
+    pub adaptation: Adaptation,
+}
+
+/// Blocks that must run on one node. The range may go beyond what the model has:
+/// it is clipped where it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pin {
+    /// First block.
+    pub first: usize,
+    /// Last block, included.
+    pub last: usize,
+    /// Name of the node.
+    pub node: String,
+}
+
+/// Who places the model.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Choice {
+    /// Name of the strategy.
+    pub name: String,
+    /// Its parameters.
+    pub parameters: Parameters,
+    /// It runs in a process of its own.
+    pub is_plugin: bool,
+}

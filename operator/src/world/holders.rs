@@ -1,0 +1,125 @@
+//! Which hosts hold which blobs, so that a store that lost some gets them back.
+
+use lamina_model::Digest;
+use lamina_proto::control::BlobInventory;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+/// A host that was asked for a blob is not asked again within this time.
+const ASK_AGAIN: Duration = Duration::from_secs(20);
+/// Blobs of one host that are remembered; what it says beyond is passed over.
+const MOST_BLOBS: usize = 20_000;
+
+/// What hosts hold.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    by_node: BTreeMap<String, HashSet<Digest>>,
+    asked: BTreeMap<Digest, Ask>,
+}
+
+#[derive(Debug)]
+struct Ask {
+    at: Duration,
+    /// Hosts that were asked, and did not send it so far.
+    nodes: BTreeSet<String>,
+}
+
+/// Whom a blob comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// This host is to be asked.
+    Now(String),
+    /// One was, a moment ago.
+    Before,
+}
+
+impl Holders {
+    /// A host said what it holds.
+    pub(super) fn heard(&mut self, node: &str, inventory: BlobInventory) {
+        let held = self.by_node.entry(node.to_owned()).or_default();
+        if inventory.complete {
+            held.clear();
+        }
+        for gone in &inventory.gone {
+            if let Ok(digest) = gone.parse::<Digest>() {
+                held.remove(&digest);
+            }
+        }
+        let room = MOST_BLOBS.saturating_sub(held.len());
+        let came = inventory.held.iter().take(room);
+        // What is no digest cannot be asked for.
+        held.extend(came.filter_map(|d| d.parse::<Digest>().ok()));
+    }
+
+    /// The host to ask for `blob`, of those that hold it and are `alive`; another one
+    /// where the last did not send it. `None` where nobody holds it.
+    pub(super) fn ask(
+        &mut self,
+        blob: &Digest,
+        now: Duration,
+        alive: impl Fn(&str) -> bool,
+    ) -> Option<Asked> {
+        self.asked
+            .retain(|_, ask| now.saturating_sub(ask.at) < ASK_AGAIN * 10);
+        let holds = |node: &&String| {
+            alive(node) && self.by_node.get(*node).is_some_and(|held| held.contains(blob))
+        };
+        let holders: Vec<&String> = self.by_node.keys().filter(holds).collect();
+        let first = holders.first()?;
+        let known = self.asked.get(blob);
+        if known.is_some_and(|ask| now.saturating_sub(ask.at) < ASK_AGAIN) {
+            return Some(Asked::Before);
+        }
+        let was_asked = |node: &str| known.is_some_and(|ask| ask.nodes.contains(node));
+        let fresh = holders.iter().find(|node| !was_asked(node));
+        let node = (*fresh.unwrap_or(first)).clone();
+        let ask = self.asked.entry(blob.clone()).or_insert(Ask {
+            at: now,
+            nodes: BTreeSet::new(),
+        });
+        ask.at = now;
+        ask.nodes.insert(node.clone());
+        Some(Asked::Now(node))
+    }
+
+    /// Forgets hosts that are gone.
+    pub(super) fn retain(&mut self, hosts: &BTreeSet<String>) {
+        self.by_node.retain(|node, _| hosts.contains(node));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: u64) -> Duration {
+        Duration::from_secs(second)
+    }
+
+    fn inventory(held: &[&Digest], complete: bool) -> BlobInventory {
+        BlobInventory {
+            held: held.iter().map(|d| d.to_string()).collect(),
+            complete,
+            gone: vec!["nonsense".into()],
+        }
+    }
+
+    #[test]
+    fn a_blob_is_asked_of_one_host_at_a_time_and_of_another_if_it_does_not_come() {
+        let (blob, other) = (Digest::of(b"blob"), Digest::of(b"other"));
+        let mut holders = Holders::default();
+        assert_eq!(holders.ask(&blob, at(0), |_| true), None);
+        holders.heard("a", inventory(&[&blob, &other], true));
+        holders.heard("b", inventory(&[&blob], false));
+        holders.heard("dead", inventory(&[&blob], true));
+        let alive = |node: &str| node != "dead";
+        assert_eq!(holders.ask(&blob, at(0), alive), Some(Asked::Now("a".into())));
+        assert_eq!(holders.ask(&blob, at(5), alive), Some(Asked::Before));
+        assert_eq!(holders.ask(&blob, at(30), alive), Some(Asked::Now("b".into())));
+        assert_eq!(holders.ask(&blob, at(60), alive), Some(Asked::Now("a".into())));
+        holders.heard("a", inventory(&[], true));
+        assert_eq!(holders.ask(&other, at(60), alive), None);
+        holders.retain(&BTreeSet::from(["dead".to_owned()]));
+        assert_eq!(holders.ask(&blob, at(99), alive), None);
+    }
+}
