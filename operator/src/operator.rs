@@ -2,10 +2,10 @@
 
 use crate::admin;
 use crate::control::{self, ControlService, TokenReviews};
-use crate::run::{Controllers, ControllersError, Settings};
 use crate::health::Health;
 use crate::lease::{Elector, LeaseError, PULSE};
 use crate::metrics::Metrics;
+use crate::run::{Controllers, ControllersError, Settings};
 use crate::store::{BlobStore, StoreError};
 use crate::world::World;
 use kube::Client;

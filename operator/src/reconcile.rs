@@ -207,6 +207,7 @@ impl<'a> Look<'a> {
         let model = view.model;
         let no_entry = found.is_empty().then(|| self.index.no_entry(model));
         let parts = Parts {
+            generation: view.generation(),
             preparation: &view.preparation,
             entries: states,
             no_entry,
@@ -248,9 +249,7 @@ impl<'a> Look<'a> {
         };
         let key = PlacementKey::new(&view.id.uid, entry);
         let clock = &mut memory.placements.entry(key.clone()).or_default().clock;
-        let phase = placement.map_or(Phase::Unplanned, |p| {
-            phases::phase(self.snapshot, p, clock)
-        });
+        let phase = placement.map_or(Phase::Unplanned, |p| phases::phase(self.snapshot, p, clock));
         let asked = self.asked(view);
         let is_prepared = asked.is_some() || placement.is_some();
         let site = Site {
@@ -265,7 +264,14 @@ impl<'a> Look<'a> {
         };
         let planned = plan::decide(&site, memory);
         told.extend(planned.notices.iter().cloned());
-        self.take_plan(view, placement, name.clone(), key.clone(), planned, is_prepared);
+        self.take_plan(
+            view,
+            placement,
+            name.clone(),
+            key.clone(),
+            planned,
+            is_prepared,
+        );
         let status = placement.map(|p| {
             let refused = self.wish(view, p, &phase);
             self.placement_status(view, p, &phase, refused.as_deref(), memory, told)
@@ -332,7 +338,9 @@ impl<'a> Look<'a> {
     ) {
         self.out.solves.extend(planned.solve);
         self.out.asks.extend(planned.ask);
-        self.out.forget_asks.extend(planned.answered.then_some(key.clone()));
+        self.out
+            .forget_asks
+            .extend(planned.answered.then_some(key.clone()));
         self.out.wanted_links.extend(planned.wanted_links);
         if planned.plan.is_none() && (placement.is_some() || !is_prepared) {
             self.out.write(Change::Nothing, planned.notices);

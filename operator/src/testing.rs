@@ -273,9 +273,7 @@ pub(crate) fn world() -> Snapshot {
             .collect(),
         nodes: NODES
             .iter()
-            .map(|(n, tier, _)| {
-                (by_name(n), node(n, tier, false))
-            })
+            .map(|(n, tier, _)| (by_name(n), node(n, tier, false)))
             .collect(),
         agents: NODES
             .iter()

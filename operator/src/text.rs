@@ -32,7 +32,11 @@ pub(crate) fn without_secrets(address: &str) -> String {
         }
         None => address.to_owned(),
     };
-    if is_cut { format!("{shown}?…") } else { shown }
+    if is_cut {
+        format!("{shown}?…")
+    } else {
+        shown
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +57,10 @@ mod tests {
     fn an_address_is_shown_without_its_secrets() {
         let cases = [
             ("http://files/model.pt", "http://files/model.pt"),
-            ("https://me:pass@files:80/a@b.pt?token=1#x", "https://files:80/a@b.pt?…"),
+            (
+                "https://me:pass@files:80/a@b.pt?token=1#x",
+                "https://files:80/a@b.pt?…",
+            ),
             ("http://host#x@y", "http://host?…"),
             ("nonsense", "nonsense"),
         ];

@@ -140,10 +140,16 @@ impl Agent {
         self.say.send(AgentMessage { message }).await.unwrap();
     }
 
+    /// The next message, the directory left out.
     async fn hear(&mut self) -> Result<FromOperator, Code> {
-        let next = tokio::time::timeout(PATIENCE, self.hears.message());
-        let message = next.await.unwrap().map_err(|s| s.code())?;
-        Ok(message.unwrap().message.unwrap())
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.hears.message());
+            let message = next.await.unwrap().map_err(|s| s.code())?;
+            match message.unwrap().message.unwrap() {
+                FromOperator::Directory(_) => {}
+                other => return Ok(other),
+            }
+        }
     }
 }
 

@@ -122,9 +122,8 @@ fn load(snapshot: &Snapshot, uid: &str, target: &Plan, clock: &mut Clock) -> Opt
         let message = format!("no progress for {LOAD_TIMEOUT_SECONDS:.0}s; {waiting_for}");
         return Some(load_failed(segment, &message));
     }
-    let has_blocks = |status: &Option<&SliceStatus>| {
-        status.is_some_and(|s| s.state != SliceState::Fetching)
-    };
+    let has_blocks =
+        |status: &Option<&SliceStatus>| status.is_some_and(|s| s.state != SliceState::Fetching);
     Some(Phase::Loading {
         ready,
         total: statuses.len(),

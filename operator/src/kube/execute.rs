@@ -1,11 +1,11 @@
 //! Doing what was decided: server-side apply with our field manager.
 
-use crate::state::decision::{Change, Write};
-use crate::state::ids::ObjectId;
-use crate::state::notice::Notice;
 use crate::kube::events::{self, Series};
 use crate::kube::objects::Objects;
 use crate::kube::retry::{Owed, Retries, Target};
+use crate::state::decision::{Change, Write};
+use crate::state::ids::ObjectId;
+use crate::state::notice::Notice;
 use crate::text::with_causes;
 use futures::StreamExt;
 use k8s_openapi::api::events::v1::Event;
@@ -173,7 +173,10 @@ impl Executor {
         let mut let_through = Vec::new();
         let mut is_cut = false;
         for (target, writes) in groups {
-            let count = writes.iter().filter(|w| w.change != Change::Nothing).count();
+            let count = writes
+                .iter()
+                .filter(|w| w.change != Change::Nothing)
+                .count();
             let is_free = count == 0;
             let has_room = let_through.len() < OBJECTS_A_LOOK;
             if is_free || has_room && self.budget.take(count, is_deploy_step(&writes), now) {
@@ -311,7 +314,9 @@ impl Executor {
             "{}",
             notice.note
         );
-        let event = self.series().event(notice, &self.reporter, Timestamp::now());
+        let event = self
+            .series()
+            .event(notice, &self.reporter, Timestamp::now());
         let api =
             Api::<Event>::namespaced(self.client.clone(), events::namespace(&notice.regarding));
         let written = async {

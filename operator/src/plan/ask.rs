@@ -21,10 +21,8 @@ type Refusal = (&'static str, String);
 pub(crate) fn solve(question: &Question, ctx: &Ctx) -> Answer {
     let problem = problem::build(question);
     let began = Instant::now();
-    let solution = pinned_to_nobody(question).map_or_else(
-        || built_in(&question.wish.strategy, &problem, ctx),
-        Err,
-    );
+    let solution = pinned_to_nobody(question)
+        .map_or_else(|| built_in(&question.wish.strategy, &problem, ctx), Err);
     let seconds = began.elapsed().as_secs_f64();
     judged(question, Arc::new(problem), solution, seconds, None, ctx)
 }

@@ -28,7 +28,11 @@ pub(crate) fn of<'a>(question: &'a Question, cluster: &'a Cluster) -> Vec<&'a Ho
         let mut ranked: Vec<(f64, f64, &str)> = able
             .filter_map(|h| {
                 let rtt = rtt(cluster, &question.entry, &h.name)?;
-                Some((rtt + work_seconds(question, cluster, h), rtt, h.name.as_str()))
+                Some((
+                    rtt + work_seconds(question, cluster, h),
+                    rtt,
+                    h.name.as_str(),
+                ))
             })
             .collect();
         take(&mut ranked, SOONEST, |r| r.0, &mut chosen);
@@ -78,9 +82,8 @@ fn take<'a>(
     chosen: &mut BTreeSet<&'a str>,
 ) {
     // Names decide between equals, so that an unchanged world gives the same hosts.
-    let order = |a: &(f64, f64, &str), b: &(f64, f64, &str)| {
-        by(a).total_cmp(&by(b)).then(a.2.cmp(b.2))
-    };
+    let order =
+        |a: &(f64, f64, &str), b: &(f64, f64, &str)| by(a).total_cmp(&by(b)).then(a.2.cmp(b.2));
     if ranked.len() > count {
         ranked.select_nth_unstable_by(count, order);
     }

@@ -126,7 +126,8 @@ impl Desk {
         let call = match self.plugins.get(&view.about.strategy) {
             Some(plugin) => Some(self.call(plugin, number, &ask.key, &ask.question)),
             None => {
-                open.queue.push((ask.need, Reverse(number), ask.key.clone()));
+                open.queue
+                    .push((ask.need, Reverse(number), ask.key.clone()));
                 self.shared.work.notify_one();
                 None
             }

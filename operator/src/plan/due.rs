@@ -56,7 +56,10 @@ impl Case<'_> {
         if self.current.is_some() && self.wanted.wish.adaptation.paused && !is_new_wish {
             return None;
         }
-        let is_waiting = own.problem.as_ref().is_some_and(|p| p.0 == crate::state::plans::WAITING);
+        let is_waiting = own
+            .problem
+            .as_ref()
+            .is_some_and(|p| p.0 == crate::state::plans::WAITING);
         let period = match need {
             Need::First if is_waiting => 0.0,
             Need::First => self.period(),

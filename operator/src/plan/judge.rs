@@ -67,9 +67,9 @@ fn are_links_known(problem: &Problem, placement: &solver::Placement) -> bool {
     let entry = problem.workloads.first().map(|w| w.entry.as_str());
     let hosts = placement.segments.iter().map(|s| s.node.as_str());
     let path: Vec<&str> = entry.into_iter().chain(hosts).collect();
-    path.windows(2).filter(|w| w[0] != w[1]).all(|w| {
-        problem.link(w[0], w[1]).is_some() && problem.link(w[1], w[0]).is_some()
-    })
+    path.windows(2)
+        .filter(|w| w[0] != w[1])
+        .all(|w| problem.link(w[0], w[1]).is_some() && problem.link(w[1], w[0]).is_some())
 }
 
 /// Whether `violation` breaks what the spec asks for, rather than being slow or

@@ -381,8 +381,7 @@ impl Case<'_> {
         let crossings = solution.metrics.iter().flat_map(|m| &m.workloads);
         let mut crossings = crossings.flat_map(|w| &w.crossings);
         let links = &self.snapshot.links;
-        let is_down =
-            |from: &str, to: &str| links.get(from, to).is_some_and(|v| !v.reachable);
+        let is_down = |from: &str, to: &str| links.get(from, to).is_some_and(|v| !v.reachable);
         hosts.any(|s| is_away(&s.node))
             || crossings.any(|c| is_down(&c.from, &c.to) || is_down(&c.to, &c.from))
     }
@@ -442,7 +441,10 @@ impl Case<'_> {
         }
         let wanted = &self.wanted.wish.strategy.name;
         if !answers_for(&plan.strategy, wanted) {
-            return Some(Must::Leave(format!("strategy {} → {wanted}", plan.strategy)));
+            return Some(Must::Leave(format!(
+                "strategy {} → {wanted}",
+                plan.strategy
+            )));
         }
         let violation = self.broken_wish(answer)?;
         Some(Must::Leave(format!(

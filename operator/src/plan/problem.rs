@@ -22,11 +22,11 @@ const CROSSING_SECONDS: f64 = 0.002;
 const LINK_SHARE: f64 = 0.8;
 /// A link that others fill keeps this share: their load is an expectation.
 const LEAST_LINK_SHARE: f64 = 0.05;
-/// Moving a block is charged as if its transfer were spread over so many requests
-/// where a better place is looked for …
-const REQUESTS_PER_MOVE: f64 = 2000.0;
-/// … and over so many where requests wait for it.
-const URGENT_REQUESTS_PER_MOVE: f64 = 20.0;
+/// Requests that wait for blocks are charged for their way over so many seconds …
+const URGENT_SECONDS: f64 = 30.0;
+/// … and what only looks for a better place over so many: whether the move pays is
+/// weighed afterwards, here it decides between plans that are nearly equal.
+const CALM_SECONDS: f64 = 20_000.0;
 
 /// The problem of one model at one entry.
 pub(crate) fn build(question: &Question) -> Problem {
@@ -158,13 +158,13 @@ fn workload(
     }
 }
 
-/// What a byte that moves is charged: its time on the entry's slowest way in, spread
-/// over the requests that the move is for. Where requests wait, a plan that reuses
-/// what hosts hold serves sooner.
+/// What a byte that moves is charged: its time on the slowest link of the path, spread
+/// over the time that the move is for. Where requests wait, a plan that reuses what hosts
+/// hold serves sooner.
 fn move_seconds_per_byte(question: &Question) -> f64 {
     let cluster = &question.cluster;
-    let plan = question.serving.iter().chain(&question.current);
-    let hosts: BTreeSet<&str> = plan
+    let plans = question.serving.iter().chain(&question.current);
+    let hosts: BTreeSet<&str> = plans
         .flat_map(crate::state::plans::hosts)
         .chain([question.entry.as_str()])
         .collect();
@@ -173,12 +173,12 @@ fn move_seconds_per_byte(question: &Question) -> f64 {
         from.filter_map(|from| cluster.links.get(from, to)?.figures())
     });
     let slowest = rates.map(|(_, rate)| rate).fold(f64::INFINITY, f64::min);
-    let requests = if question.is_urgent {
-        URGENT_REQUESTS_PER_MOVE
+    let seconds = if question.is_urgent {
+        URGENT_SECONDS
     } else {
-        REQUESTS_PER_MOVE
+        CALM_SECONDS
     };
-    1.0 / (slowest * requests)
+    1.0 / (slowest * seconds)
 }
 
 /// The plan's segments as the solver has them.

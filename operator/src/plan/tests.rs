@@ -127,4 +127,3 @@ fn a_strategy_is_not_asked_at_every_look() {
     let asked = bench.solves - before;
     assert!((1..=2).contains(&asked), "{asked}");
 }
-

@@ -76,7 +76,10 @@ impl Case<'_> {
         let current = self.current?;
         let since = *trial.since.get_or_insert(self.snapshot.now);
         let is_late = self.snapshot.seconds_since(since) > TRIAL_SECONDS;
-        let Some(after) = self.requests_of(trial.revision).filter(|_| self.is_on(&trial)) else {
+        let Some(after) = self
+            .requests_of(trial.revision)
+            .filter(|_| self.is_on(&trial))
+        else {
             own.trial = (!is_late).then_some(trial);
             return None;
         };

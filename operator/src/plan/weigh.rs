@@ -239,9 +239,8 @@ impl Case<'_> {
         let waited = self.snapshot.seconds_since(candidate.found);
         let view = |(from, to): &Pair| self.snapshot.links.get(from, to);
         let is_measured = |pair| view(pair).is_some_and(|v| !v.estimated);
-        let is_fresh = |pair| {
-            view(pair).is_some_and(|v| v.bandwidth_age_seconds <= waited + FRESH_SECONDS)
-        };
+        let is_fresh =
+            |pair| view(pair).is_some_and(|v| v.bandwidth_age_seconds <= waited + FRESH_SECONDS);
         let mut links = candidate.links.iter();
         let is_first = self.current.is_none();
         let all_known = if is_first || candidate.trigger.is_none() {
@@ -382,7 +381,5 @@ impl Case<'_> {
 fn crossings(solution: &Solution) -> Vec<Pair> {
     let workloads = solution.metrics.iter().flat_map(|m| &m.workloads);
     let crossings = workloads.flat_map(|w| &w.crossings);
-    crossings
-        .map(|c| (c.from.clone(), c.to.clone()))
-        .collect()
+    crossings.map(|c| (c.from.clone(), c.to.clone())).collect()
 }

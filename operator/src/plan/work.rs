@@ -72,9 +72,8 @@ impl Case<'_> {
             let mut paths = vec![current.segments.clone()];
             paths.push(best.to_vec());
             paths.truncate(PATHS);
-            let function = WorkFunction::new(paths.len(), 0, |from, to| {
-                moving(&paths[from], &paths[to])
-            });
+            let function =
+                WorkFunction::new(paths.len(), 0, |from, to| moving(&paths[from], &paths[to]));
             Work {
                 paths,
                 function,

@@ -11,12 +11,12 @@ use crate::state::memory::{ModelMemory, Tries};
 use crate::state::preparation::{Preparation, Step};
 use crate::state::snapshot::{PrepareView, Snapshot};
 use crate::state::wish::ValidModel;
+use k8s_openapi::jiff::SignedDuration;
 use lamina_crds::conditions::{BENCHMARKED, is_true};
 use lamina_crds::dnn_model::{ProfileSummary, Progress};
 use lamina_crds::quantity::format_bytes;
 use lamina_crds::{DnnModel, reasons};
 use lamina_model::{Manifest, Rung};
-use k8s_openapi::jiff::SignedDuration;
 use std::sync::Arc;
 
 /// First pause after a failure; it doubles.

@@ -177,7 +177,9 @@ impl<'a> Index<'a> {
 /// Hosts with a ComputeNode, by each label that a model selects by.
 fn labelled(snapshot: &Snapshot) -> HashMap<(&str, &str), BTreeSet<&str>> {
     let selectors = snapshot.models.iter().map(|m| &m.spec.entry.node_selector);
-    let keys: BTreeSet<&str> = selectors.flat_map(|s| s.keys().map(String::as_str)).collect();
+    let keys: BTreeSet<&str> = selectors
+        .flat_map(|s| s.keys().map(String::as_str))
+        .collect();
     let mut labelled: HashMap<(&str, &str), BTreeSet<&str>> = HashMap::new();
     for name in snapshot.compute_nodes.keys() {
         let Some(node) = snapshot.nodes.get(name) else {

@@ -215,18 +215,27 @@ fn crossings<'a>(
     plan: &'a Plan,
     manifest: &Manifest,
 ) -> Vec<(&'a str, &'a str, u64)> {
-    let reply: u64 = manifest.outputs.iter().map(|v| v.bytes(1).unwrap_or(0)).sum();
+    let reply: u64 = manifest
+        .outputs
+        .iter()
+        .map(|v| v.bytes(1).unwrap_or(0))
+        .sum();
     let mut at = entry;
     let mut sent: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for segment in &plan.segments {
         let host = segment.host.node.as_str();
         if host != at {
-            let first = segment.blocks.first().and_then(|b| usize::try_from(*b).ok());
+            let first = segment
+                .blocks
+                .first()
+                .and_then(|b| usize::try_from(*b).ok());
             let first = first.filter(|b| *b < manifest.blocks.len());
             *sent.entry((at, host)).or_default() += first.map_or(0, |b| manifest.live_bytes(b));
             *sent.entry((host, at)).or_default() += reply;
         }
         at = host;
     }
-    sent.into_iter().map(|((a, b), bytes)| (a, b, bytes)).collect()
+    sent.into_iter()
+        .map(|((a, b), bytes)| (a, b, bytes))
+        .collect()
 }

@@ -43,7 +43,9 @@ pub(crate) struct Links {
 impl Links {
     /// The measured link from `from` to `to`.
     pub(crate) fn get(&self, from: &str, to: &str) -> Option<LinkView> {
-        self.measured.get(&(from.to_owned(), to.to_owned())).copied()
+        self.measured
+            .get(&(from.to_owned(), to.to_owned()))
+            .copied()
     }
 
     /// The measured link, else what coordinates say of it.

@@ -39,6 +39,8 @@ pub(crate) struct EntryState {
 
 /// Everything that the status is made from.
 pub(crate) struct Parts<'a> {
+    /// Generation of the spec.
+    pub generation: i64,
     /// How far preparing is.
     pub preparation: &'a Preparation,
     /// The entries.
@@ -239,11 +241,7 @@ fn steps(parts: &Parts<'_>) -> [(&'static str, bool, String, String); 3] {
     })
 }
 
-fn conditions(
-    snapshot: &Snapshot,
-    model: &DnnModel,
-    parts: &Parts<'_>,
-) -> Vec<Condition> {
+fn conditions(snapshot: &Snapshot, model: &DnnModel, parts: &Parts<'_>) -> Vec<Condition> {
     let now = seconds_only(snapshot.wall);
     let generation = model.metadata.generation;
     let make = |kind: &str, is: bool, reason: &str, message: String| {
@@ -320,6 +318,12 @@ impl EntryState {
         conditions.iter().find(|c| c.type_ == kind)
     }
 
+    /// Whether what serves there was found to meet the spec as it is.
+    fn meets(&self, parts: &Parts<'_>) -> bool {
+        let status = self.status.as_ref();
+        status.is_some_and(|s| s.active.is_some() && s.model_generation == parts.generation)
+    }
+
     fn is(&self, kind: &str) -> bool {
         self.condition(kind).is_some_and(|c| c.status == "True")
     }
@@ -357,7 +361,13 @@ fn readiness(parts: &Parts<'_>) -> Verdict {
             message.to_owned()
         }
     };
+    // What was lost of a model that serves as the spec asks is no matter of its users.
+    let is_met = !parts.entries.is_empty() && parts.entries.iter().all(|e| e.meets(parts));
     match parts.preparation {
+        Preparation::Failed { reason, .. } if is_met && *reason != reasons::INVALID_SPEC => {
+            of_entries(parts, READY)
+        }
+        Preparation::Working { .. } if is_met => of_entries(parts, READY),
         Preparation::Failed {
             reason, message, ..
         } => Verdict::no(reason, but(message)),
@@ -418,11 +428,7 @@ fn shortened(names: &[&str]) -> String {
 fn accept(model: &DnnModel, parts: &Parts<'_>, status: &mut DnnModelStatus) {
     let generation = model.metadata.generation.unwrap_or_default();
     let is_known = status.accepted.as_ref().map(|a| a.generation) == Some(generation);
-    let meets = |e: &EntryState| {
-        let status = e.status.as_ref();
-        status.is_some_and(|s| s.active.is_some() && s.model_generation == generation)
-    };
-    if is_known || parts.entries.is_empty() || !parts.entries.iter().all(meets) {
+    if is_known || parts.entries.is_empty() || !parts.entries.iter().all(|e| e.meets(parts)) {
         return;
     }
     if matches!(parts.preparation, Preparation::Ready { .. }) {

@@ -263,7 +263,10 @@ fn measure_history(
     if newest.measured_after_ms.is_none() && is_settled {
         newest.measured_after_ms = measured(snapshot, placement, newest.revision);
     }
-    let is_tried = own.trial.as_ref().is_some_and(|t| t.revision == newest.revision);
+    let is_tried = own
+        .trial
+        .as_ref()
+        .is_some_and(|t| t.revision == newest.revision);
     newest.judged |= newest.measured_after_ms.is_some() && !is_tried;
 }
 
@@ -500,7 +503,10 @@ fn ready(
     if !serving.is_true() {
         return Truth::new(serving.status, &serving.reason, serving.message.clone());
     }
-    let problem = own.problem.as_ref().filter(|(reason, _)| *reason != WAITING);
+    let problem = own
+        .problem
+        .as_ref()
+        .filter(|(reason, _)| *reason != WAITING);
     if own.unmet_generation == Some(facts.generation)
         && let Some((reason, message)) = problem
     {

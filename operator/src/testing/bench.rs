@@ -2,10 +2,10 @@
 
 use super::{digest, manifest, model, world};
 use crate::plan::desk;
-use crate::state::decision::{Ask, Change, Decisions};
-use crate::state::notice::Notice;
-use crate::state::memory::Memory;
 use crate::reconcile::decide;
+use crate::state::decision::{Ask, Change, Decisions};
+use crate::state::memory::Memory;
+use crate::state::notice::Notice;
 use crate::state::snapshot::{Answer, PrepareView, QuestionView, Snapshot};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::SignedDuration;

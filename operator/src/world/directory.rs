@@ -17,10 +17,14 @@ pub(super) struct Directory {
 impl Directory {
     /// Takes over `models`; gives what differs from what agents were told.
     pub(super) fn set(&mut self, models: Models) -> Option<Told> {
-        let differing = models.iter().filter(|(name, m)| self.models.get(*name) != Some(*m));
-        let mut changed: Vec<DirectoryModel> =
-            differing.map(|(name, m)| model(name, m)).collect();
-        let gone = self.models.keys().filter(|name| !models.contains_key(*name));
+        let differing = models
+            .iter()
+            .filter(|(name, m)| self.models.get(*name) != Some(*m));
+        let mut changed: Vec<DirectoryModel> = differing.map(|(name, m)| model(name, m)).collect();
+        let gone = self
+            .models
+            .keys()
+            .filter(|name| !models.contains_key(*name));
         changed.extend(gone.map(|(namespace, name)| DirectoryModel {
             namespace: namespace.clone(),
             name: name.clone(),
@@ -84,8 +88,11 @@ mod tests {
         assert_eq!((told.complete, told.models.len()), (false, 2));
         assert_eq!(directory.set(models(&[("a", ""), ("b", "")])), None);
         let told = directory.set(models(&[("b", "failed")])).unwrap();
-        let names: Vec<(&str, bool)> =
-            told.models.iter().map(|m| (m.name.as_str(), m.gone)).collect();
+        let names: Vec<(&str, bool)> = told
+            .models
+            .iter()
+            .map(|m| (m.name.as_str(), m.gone))
+            .collect();
         assert_eq!(names, [("b", false), ("a", true)]);
         let ToAgent::Directory(whole) = directory.whole() else {
             panic!("no directory");

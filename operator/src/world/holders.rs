@@ -62,7 +62,11 @@ impl Holders {
         self.asked
             .retain(|_, ask| now.saturating_sub(ask.at) < ASK_AGAIN * 10);
         let holds = |node: &&String| {
-            alive(node) && self.by_node.get(*node).is_some_and(|held| held.contains(blob))
+            alive(node)
+                && self
+                    .by_node
+                    .get(*node)
+                    .is_some_and(|held| held.contains(blob))
         };
         let holders: Vec<&String> = self.by_node.keys().filter(holds).collect();
         let first = holders.first()?;
@@ -113,10 +117,19 @@ mod tests {
         holders.heard("b", inventory(&[&blob], false));
         holders.heard("dead", inventory(&[&blob], true));
         let alive = |node: &str| node != "dead";
-        assert_eq!(holders.ask(&blob, at(0), alive), Some(Asked::Now("a".into())));
+        assert_eq!(
+            holders.ask(&blob, at(0), alive),
+            Some(Asked::Now("a".into()))
+        );
         assert_eq!(holders.ask(&blob, at(5), alive), Some(Asked::Before));
-        assert_eq!(holders.ask(&blob, at(30), alive), Some(Asked::Now("b".into())));
-        assert_eq!(holders.ask(&blob, at(60), alive), Some(Asked::Now("a".into())));
+        assert_eq!(
+            holders.ask(&blob, at(30), alive),
+            Some(Asked::Now("b".into()))
+        );
+        assert_eq!(
+            holders.ask(&blob, at(60), alive),
+            Some(Asked::Now("a".into()))
+        );
         holders.heard("a", inventory(&[], true));
         assert_eq!(holders.ask(&other, at(60), alive), None);
         holders.retain(&BTreeSet::from(["dead".to_owned()]));

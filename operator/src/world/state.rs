@@ -2,21 +2,21 @@
 //! I/O, no locks.
 
 use super::directory::Directory;
+use super::directory::Models;
+use super::holders::Asked;
 use super::holders::Holders;
 use super::links::{Links, Sample};
 use super::live::Live;
 use super::nodes::Nodes;
 use super::prepares::{self, Outcome, Prepares};
 use super::types::{Identity, PrepareRequest, WorldError, WorldEvent};
-use super::directory::Models;
-use super::holders::Asked;
 use crate::kube::objects::Known;
+use crate::state::links::Pair;
 use lamina_crds::Hop;
 use lamina_model::Digest;
 use lamina_proto::control::agent_message::Message as FromAgent;
 use lamina_proto::control::operator_message::Message as ToAgent;
 use lamina_proto::control::{LinkSample, Peer, Peers, PrepareUpdate, WantBlobs, Welcome};
-use crate::state::links::Pair;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -188,7 +188,9 @@ impl State {
                 || entries.contains(b)
         };
         for (name, _) in &alive {
-            let peers = alive.iter().filter(|(other, _)| other != name && matters(name, other));
+            let peers = alive
+                .iter()
+                .filter(|(other, _)| other != name && matters(name, other));
             let peers = peers.map(|(node, address)| Hop {
                 node: node.clone(),
                 address: address.clone(),

@@ -31,7 +31,11 @@ fn answer(
             .collect(),
         thresholds: Vec::new(),
     }];
-    let placements = if path.is_empty() { Vec::new() } else { placements };
+    let placements = if path.is_empty() {
+        Vec::new()
+    } else {
+        placements
+    };
     let solution = Solution {
         strategy: strategy.to_owned(),
         metrics: evaluate(&problem, &placements).ok(),
@@ -43,7 +47,14 @@ fn answer(
         },
         stats: Stats::default(),
     };
-    judged(&asked.question, Arc::new(problem), Ok(solution), 0.2, remark, &ctx())
+    judged(
+        &asked.question,
+        Arc::new(problem),
+        Ok(solution),
+        0.2,
+        remark,
+        &ctx(),
+    )
 }
 
 fn good(bench: &Bench, path: &[(&str, &[usize])]) -> Answer {
@@ -119,8 +130,14 @@ fn parameters_are_the_plugins_own_business() {
     });
     bench.run(5);
     let asked = bench.asked.unwrap();
-    assert_eq!(asked.question.wish.strategy.parameters["depth"], serde_json::json!(8));
-    assert_eq!(asked.question.wish.strategy.parameters["mood"], serde_json::json!("bold"));
+    assert_eq!(
+        asked.question.wish.strategy.parameters["depth"],
+        serde_json::json!(8)
+    );
+    assert_eq!(
+        asked.question.wish.strategy.parameters["mood"],
+        serde_json::json!("bold")
+    );
     assert_eq!(problem::build(&asked.question).workloads[0].blocks.len(), 4);
 }
 
@@ -155,7 +172,7 @@ fn a_fallback_is_told_once_and_shown() {
         bench.run(12);
         let text = format!("strategy plugin/mine fell back to optimal: 2.{round}");
         let said = fallen_back(&bench, &at, &text);
-    bench.answer(said);
+        bench.answer(said);
         bench.look();
     }
     assert_eq!(times_told(&bench, reasons::STRATEGY_FELL_BACK), 1);

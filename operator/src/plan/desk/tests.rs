@@ -79,7 +79,12 @@ async fn a_question_that_nobody_waits_for_any_more_is_hung_up() {
 #[tokio::test]
 async fn the_most_urgent_question_is_solved_first() {
     let shared = Shared::default();
-    for (number, need) in [(1, Need::Period), (2, Need::Leave), (3, Need::Change), (4, Need::Leave)] {
+    for (number, need) in [
+        (1, Need::Period),
+        (2, Need::Leave),
+        (3, Need::Change),
+        (4, Need::Leave),
+    ] {
         let key = PlacementKey::new(&format!("model-{number}"), "cam-1");
         let mut ask = ask("optimal");
         ask.need = need;

@@ -65,7 +65,10 @@ fn times_scale_with_speed_and_values_with_their_shapes() {
         .collect();
     assert_eq!(sizes, [4000, 2000, 1000, 500, 248]);
     let link = problem.link("cam-1", "edge-1").unwrap();
-    assert!((link.latency_seconds - 0.006).abs() < 1e-9, "with its own cost");
+    assert!(
+        (link.latency_seconds - 0.006).abs() < 1e-9,
+        "with its own cost"
+    );
 }
 
 #[test]
@@ -99,11 +102,13 @@ fn hosts_that_cannot_compute_say_why() {
 #[test]
 fn a_link_that_is_down_or_half_known_is_none() {
     let mut snapshot = world();
-    snapshot.links.each(|(from, to), view| match (from.as_str(), to.as_str()) {
-        ("cam-1", "edge-1") => view.reachable = false,
-        ("cam-1", "cloud-1") => view.bytes_per_second = None,
-        _ => {}
-    });
+    snapshot
+        .links
+        .each(|(from, to), view| match (from.as_str(), to.as_str()) {
+            ("cam-1", "edge-1") => view.reachable = false,
+            ("cam-1", "cloud-1") => view.bytes_per_second = None,
+            _ => {}
+        });
     let problem = built(&snapshot, &Memory::default(), &model_spec(), None);
     assert!(problem.link("cam-1", "edge-1").is_none());
     assert!(problem.link("cam-1", "cloud-1").is_none());
@@ -237,7 +242,11 @@ fn bytes_of_others_are_taken_off_a_link() {
     snapshot.models.push(Arc::new(model));
     let problem = built(&snapshot, &Memory::default(), &model_spec(), None);
     let share = |from, to| problem.link(from, to).unwrap().share;
-    assert!((share("cam-1", "edge-1") - 0.55).abs() < 1e-6, "{}", share("cam-1", "edge-1"));
+    assert!(
+        (share("cam-1", "edge-1") - 0.55).abs() < 1e-6,
+        "{}",
+        share("cam-1", "edge-1")
+    );
     assert!((share("cam-1", "cloud-1") - 0.8).abs() < 1e-9);
 }
 
@@ -252,7 +261,10 @@ fn a_pin_beyond_every_bound_costs_nothing() {
     spec.constraints.keep_on_entry = u32::MAX;
     let problem = build(&question(&world(), &Memory::default(), &spec, None));
     let constraints = &problem.workloads[0].constraints;
-    assert_eq!((constraints.pins.len(), constraints.keep_first_on_entry), (2, 4));
+    assert_eq!(
+        (constraints.pins.len(), constraints.keep_first_on_entry),
+        (2, 4)
+    );
 }
 
 /// A cluster of `count` more edge hosts, of which those with higher numbers are further
@@ -271,8 +283,13 @@ fn large(count: usize) -> Snapshot {
         snapshot.compute_nodes.insert(name.clone(), node);
         let live = snapshot.live["edge-1"].clone();
         snapshot.live.insert(name.clone(), live);
-        snapshot.nodes.insert(name.clone(), kube_node(&name, "edge", false));
-        for (a, b) in [("cam-1".to_owned(), name.clone()), (name, "cam-1".to_owned())] {
+        snapshot
+            .nodes
+            .insert(name.clone(), kube_node(&name, "edge", false));
+        for (a, b) in [
+            ("cam-1".to_owned(), name.clone()),
+            (name, "cam-1".to_owned()),
+        ] {
             let mut view = template;
             view.rtt_seconds = Some(0.02 + i as f64 * 1e-3);
             links.push(((a, b), view));
@@ -294,6 +311,11 @@ fn of_many_hosts_a_question_is_about_the_near_ones() {
     // What serves is among them, however far it is.
     let serving = plan(1, &[("far-0499", 0..4)]);
     let placement = placement(Some(serving.clone()), Some(serving));
-    let problem = built(&snapshot, &Memory::default(), &model_spec(), Some(&placement));
+    let problem = built(
+        &snapshot,
+        &Memory::default(),
+        &model_spec(),
+        Some(&placement),
+    );
     assert!(problem.nodes.iter().any(|n| n.name == "far-0499"));
 }
