@@ -7,6 +7,7 @@
 
 use crate::health::Health;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
@@ -20,6 +21,10 @@ use tokio_util::sync::CancellationToken;
 /// updated frees it, and an API server that is away for some seconds, as happens
 /// at the edge, must not end the process that agents speak to.
 const DURATION: Duration = Duration::from_secs(40);
+/// A Lease whose holder's pod is gone, as after an uninstall that took its token before
+/// it could free the Lease, may be taken once it did not change for this time: a pod that
+/// was removed by force may run on, and then renews it.
+const ORPHAN_WAIT: Duration = Duration::from_secs(6);
 /// A holder that could not renew for this time gives up.
 const RENEW_DEADLINE: Duration = Duration::from_secs(30);
 /// Time between two tries.
@@ -28,6 +33,9 @@ const RETRY: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// Name under which this loop says that it lives.
 pub const PULSE: &str = "lease";
+
+/// How the identity of a process that runs in no pod begins.
+pub const LOCAL: &str = "local-";
 
 /// Why the election ended.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +50,7 @@ pub enum LeaseError {
 /// One candidate.
 pub struct Elector {
     leases: Api<Lease>,
+    pods: Api<Pod>,
     name: String,
     identity: String,
     health: Health,
@@ -60,8 +69,9 @@ enum Step {
     Wait,
 }
 
-/// Decides about a Lease that was last seen to change `unchanged_for` ago.
-fn decide(me: &str, lease: Option<&LeaseSpec>, unchanged_for: Duration) -> Step {
+/// Decides about a Lease that was last seen to change `unchanged_for` ago, and whose
+/// holder's pod is gone where `is_orphan` says so.
+fn decide(me: &str, lease: Option<&LeaseSpec>, unchanged_for: Duration, is_orphan: bool) -> Step {
     let Some(lease) = lease else {
         return Step::Create;
     };
@@ -70,7 +80,10 @@ fn decide(me: &str, lease: Option<&LeaseSpec>, unchanged_for: Duration) -> Step 
     let duration = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
     if holder == me {
         Step::Renew
-    } else if holder.is_empty() || unchanged_for > duration {
+    } else if holder.is_empty()
+        || unchanged_for > duration
+        || is_orphan && unchanged_for >= ORPHAN_WAIT
+    {
         Step::Acquire
     } else {
         Step::Wait
@@ -129,6 +142,7 @@ impl Elector {
         health: Health,
     ) -> Self {
         Self {
+            pods: Api::namespaced(client.clone(), namespace),
             leases: Api::namespaced(client, namespace),
             name: name.to_owned(),
             identity,
@@ -210,14 +224,28 @@ impl Elector {
         // A Lease without a spec is a free one.
         let free = LeaseSpec::default();
         let spec = lease.as_ref().map(|_| spec.unwrap_or(&free));
-        let step = decide(&self.identity, spec, unchanged_for);
+        let mut step = decide(&self.identity, spec, unchanged_for, false);
         if step == Step::Wait {
             let holder = spec.and_then(|s| s.holder_identity.clone());
-            return Ok(Turn::HeldBy(holder.unwrap_or_default()));
+            let holder = holder.unwrap_or_default();
+            let is_orphan = self.is_gone(&holder).await;
+            step = decide(&self.identity, spec, unchanged_for, is_orphan);
+            if step == Step::Wait {
+                return Ok(Turn::HeldBy(holder));
+            }
         }
         let content = renewed(&self.identity, spec, step, Timestamp::now());
         self.write(lease, content, step).await?;
         Ok(Turn::Holds)
+    }
+
+    /// Whether no pod of that name is there. Where nobody can say, or the holder was no
+    /// pod, it is not.
+    async fn is_gone(&self, holder: &str) -> bool {
+        if holder.starts_with(LOCAL) {
+            return false;
+        }
+        matches!(in_time(self.pods.get_opt(holder)).await, Ok(None))
     }
 
     /// Writes with the version that was read, so that of two candidates one fails.
@@ -283,19 +311,24 @@ mod tests {
 
     #[test]
     fn a_candidate_takes_what_is_free_and_leaves_what_is_held() {
-        assert_eq!(decide("a", None, Duration::ZERO), Step::Create);
-        assert_eq!(
-            decide("a", Some(&LeaseSpec::default()), HALF),
-            Step::Acquire
-        );
-        assert_eq!(decide("a", Some(&held_by("b")), HALF), Step::Wait);
-        assert_eq!(decide("a", Some(&held_by("b")), OVER), Step::Acquire);
-        assert_eq!(decide("a", Some(&held_by("a")), OVER), Step::Renew);
+        let decide = |lease, unchanged| decide("a", lease, unchanged, false);
+        assert_eq!(decide(None, Duration::ZERO), Step::Create);
+        assert_eq!(decide(Some(&LeaseSpec::default()), HALF), Step::Acquire);
+        assert_eq!(decide(Some(&held_by("b")), HALF), Step::Wait);
+        assert_eq!(decide(Some(&held_by("b")), OVER), Step::Acquire);
+        assert_eq!(decide(Some(&held_by("a")), OVER), Step::Renew);
         let freed = LeaseSpec {
             holder_identity: None,
             ..held_by("b")
         };
-        assert_eq!(decide("a", Some(&freed), Duration::ZERO), Step::Acquire);
+        assert_eq!(decide(Some(&freed), Duration::ZERO), Step::Acquire);
+    }
+
+    #[test]
+    fn what_a_pod_that_is_gone_held_is_taken_soon_but_not_from_under_a_live_one() {
+        let orphan = |unchanged| decide("a", Some(&held_by("b")), unchanged, true);
+        assert_eq!(orphan(RETRY * 2), Step::Wait);
+        assert_eq!(orphan(ORPHAN_WAIT), Step::Acquire);
     }
 
     #[test]

@@ -113,7 +113,11 @@ async fn start(run: Run) -> Result<()> {
         .await
         .context("no way to the API server; run in a pod or set KUBECONFIG")?;
     let identity = if run.pod_name.is_empty() {
-        format!("local-{:08x}", rand::random::<u32>())
+        format!(
+            "{}{:08x}",
+            lamina_operator::lease::LOCAL,
+            rand::random::<u32>()
+        )
     } else {
         run.pod_name
     };

@@ -10,6 +10,7 @@ use crate::store::{BlobStore, StoreError};
 use crate::world::World;
 use kube::Client;
 use lamina_plugin_host::Plugins;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// Names of the parts that write to the API server.
+const CONTROLLERS: &str = "the controllers";
+const ELECTION: &str = "the election";
 /// Name of the Lease that decides who decides.
 const LEASE: &str = "lamina-operator";
 /// Time that everything has to end after a signal; the kubelet gives 30 s.
@@ -133,25 +137,37 @@ pub async fn run(
     let token = stop.clone();
     parts.spawn(async move {
         let done = controllers.run(leads, token).await;
-        ("the controllers", done.map_err(Into::into))
+        (CONTROLLERS, done.map_err(Into::into))
     });
     let (candidate, token) = (Arc::clone(&elector), stop.clone());
     parts.spawn(async move {
         let done = candidate.run(&lead, &token).await;
-        ("the election", done.map_err(Into::into))
+        (ELECTION, done.map_err(Into::into))
     });
 
     let first = wait(&mut parts, &stop, &shutdown).await;
     stop.cancel();
     let ended = tokio::time::timeout(SHUTDOWN, async {
-        while parts.join_next().await.is_some() {}
+        let mut writers = BTreeSet::from([CONTROLLERS, ELECTION]);
+        while let Some(part) = parts.join_next().await {
+            // As soon as nothing writes any more: an uninstall takes the token away.
+            if let Ok((name, _)) = part
+                && writers.remove(name)
+                && writers.is_empty()
+            {
+                elector.release().await;
+            }
+        }
+        writers.is_empty()
     });
-    if ended.await.is_err() {
+    let is_released = ended.await.unwrap_or_else(|_| {
         tracing::warn!("some parts did not end within {} s", SHUTDOWN.as_secs());
+        false
+    });
+    if !is_released {
+        parts.shutdown().await;
+        elector.release().await;
     }
-    parts.shutdown().await;
-    // Only now, when nothing writes any more.
-    elector.release().await;
     first
 }
 
