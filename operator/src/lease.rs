@@ -311,7 +311,9 @@ mod tests {
 
     #[test]
     fn a_candidate_takes_what_is_free_and_leaves_what_is_held() {
-        let decide = |lease, unchanged| decide("a", lease, unchanged, false);
+        fn decide(lease: Option<&LeaseSpec>, unchanged: Duration) -> Step {
+            super::decide("a", lease, unchanged, false)
+        }
         assert_eq!(decide(None, Duration::ZERO), Step::Create);
         assert_eq!(decide(Some(&LeaseSpec::default()), HALF), Step::Acquire);
         assert_eq!(decide(Some(&held_by("b")), HALF), Step::Wait);
