@@ -4,7 +4,7 @@ use super::objects::Listed;
 use super::snapshot::{
     LinkView, LiveNode, NodeView, PrepareView, QuestionView, RequestView, Snapshot,
 };
-use crate::world::{LinkMatrix, NodeState, PrepareState, World};
+use crate::world::{LinkTable, NodeState, PrepareState, World};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -96,7 +96,7 @@ fn live(state: &NodeState, now: Timestamp) -> LiveNode {
     }
 }
 
-fn links(matrix: &LinkMatrix) -> BTreeMap<(String, String), LinkView> {
+fn links(matrix: &LinkTable) -> BTreeMap<(String, String), LinkView> {
     matrix
         .iter()
         .map(|(from, to, e)| {

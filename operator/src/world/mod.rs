@@ -5,25 +5,27 @@
 //! open sessions and the listeners. Nothing here is kept over a restart: agents
 //! come back and tell it anew.
 
+mod coordinates;
 mod links;
 mod live;
 mod nodes;
 mod prepares;
+pub mod probing;
 mod state;
 mod types;
 
+pub use links::LinkTable;
 pub(crate) use live::RequestTotals;
 pub(crate) use types::Identity;
 pub use types::{
-    LinkEstimate, LinkMatrix, NodeState, PrepareRequest, PrepareState, RequestEstimate,
+    LinkEstimate, NodeState, PrepareRequest, PrepareState, ProbePeer, RequestEstimate,
     SegmentTimingEstimate, WorldError, WorldEvent,
 };
 
-use lamina_crds::Hop;
 use lamina_proto::control::OperatorMessage;
 use lamina_proto::control::agent_message::Message as FromAgent;
 use state::{Effects, State};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc};
@@ -90,9 +92,35 @@ impl World {
         self.held().state.nodes.all(self.now())
     }
 
-    /// Every link that was measured.
-    pub fn links(&self) -> LinkMatrix {
-        self.held().state.links.matrix(self.now())
+    /// Every link that was measured, at this moment. Costs a few pointers, however
+    /// many links there are.
+    pub fn links(&self) -> LinkTable {
+        self.held().state.links.table(self.now())
+    }
+
+    /// Sets the hosts that the cluster has. What agents say of links to others, and
+    /// what is held of others, goes.
+    pub fn set_known(&self, hosts: impl IntoIterator<Item = String>) {
+        let hosts = hosts.into_iter().collect();
+        self.held().state.set_known(hosts);
+    }
+
+    /// Drops what is held of a host that is gone: links, peers, the jobs that it did
+    /// not finish and, once its agent is silent, the agent.
+    pub fn forget_host(&self, host: &str) {
+        self.change(|state, _| state.forget_host(host));
+    }
+
+    /// Keeps requests and times of these placements, by UID, and takes none of
+    /// others.
+    pub fn retain_placements(&self, uids: &BTreeSet<String>) {
+        self.held().state.retain_placements(uids);
+    }
+
+    /// Median relative error of the round trips that network coordinates predict,
+    /// over the pairs that were measured; `None` before there are any.
+    pub fn coordinates_error(&self) -> Option<f64> {
+        self.links().coordinates_error()
     }
 
     /// Live times of a revision's segments over the last minute, in order; empty
@@ -122,7 +150,8 @@ impl World {
 
     /// Sets the hosts whose links to `node` matter; its agent is told when they
     /// changed and whenever it reconnects.
-    pub fn set_peers(&self, node: &str, peers: Vec<Hop>) {
+    pub fn set_peers<P: Into<ProbePeer>>(&self, node: &str, peers: impl IntoIterator<Item = P>) {
+        let peers = peers.into_iter().map(Into::into).collect();
         self.change(|state, _| state.set_peers(node, peers));
     }
 
