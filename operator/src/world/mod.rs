@@ -22,6 +22,7 @@ pub use types::{
     SegmentTimingEstimate, WorldError, WorldEvent,
 };
 
+use lamina_placement::Tier;
 use lamina_proto::control::OperatorMessage;
 use lamina_proto::control::agent_message::Message as FromAgent;
 use state::{Effects, State};
@@ -153,6 +154,37 @@ impl World {
     pub fn set_peers<P: Into<ProbePeer>>(&self, node: &str, peers: impl IntoIterator<Item = P>) {
         let peers = peers.into_iter().map(Into::into).collect();
         self.change(|state, _| state.set_peers(node, peers));
+    }
+
+    /// Sets whose links matter: `paths` as requests travel, those that a planner wishes
+    /// to know, those of hosts at which requests enter. Agents of these hosts are told
+    /// what to measure, see [`probing`]; an agent is told again when that changed.
+    pub fn set_interest(
+        &self,
+        hosts: &BTreeMap<String, Tier>,
+        paths: &BTreeSet<(String, String)>,
+        candidates: &BTreeSet<(String, String)>,
+        entries: &BTreeSet<String>,
+    ) {
+        // Not under the lock: sessions go on meanwhile.
+        let (nodes, links) = (self.nodes(), self.links());
+        let host = |(name, node): (String, NodeState)| {
+            Some(probing::ProbeHost {
+                tier: *hosts.get(&name)?,
+                name,
+                address: node.address,
+                alive: node.alive,
+            })
+        };
+        let hosts: Vec<_> = nodes.into_iter().filter_map(host).collect();
+        let plan = probing::plan(&probing::Situation {
+            hosts: &hosts,
+            paths,
+            entries,
+            candidates,
+            links: &links,
+        });
+        self.change(|state, _| state.set_all_peers(plan));
     }
 
     /// Sets the node on which this operator runs.
@@ -292,3 +324,6 @@ impl Drop for SessionHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

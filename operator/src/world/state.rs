@@ -176,6 +176,17 @@ impl State {
         effects
     }
 
+    /// Sets the hosts whose links matter to each of these.
+    pub(super) fn set_all_peers(&mut self, all: BTreeMap<String, Vec<ProbePeer>>) -> Effects {
+        let mut effects = Effects::default();
+        for (node, peers) in all {
+            effects
+                .messages
+                .extend(self.set_peers(&node, peers).messages);
+        }
+        effects
+    }
+
     /// Sets the node on which the operator runs.
     pub(super) fn set_operator_node(&mut self, node: &str, now: Duration) -> Effects {
         let mut effects = Effects::default();
