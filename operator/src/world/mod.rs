@@ -10,7 +10,7 @@ mod links;
 mod live;
 mod nodes;
 mod prepares;
-pub mod probing;
+mod probing;
 mod state;
 mod types;
 
@@ -158,7 +158,7 @@ impl World {
 
     /// Sets whose links matter: `paths` as requests travel, those that a planner wishes
     /// to know, those of hosts at which requests enter. Agents of these hosts are told
-    /// what to measure, see [`probing`]; an agent is told again when that changed.
+    /// what to measure, within bounds, and again when that changed.
     pub fn set_interest(
         &self,
         hosts: &BTreeMap<String, Tier>,

@@ -17,14 +17,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Up to this many hosts every pair is measured.
-pub const ALL_PAIRS: usize = 12;
+pub(super) const ALL_PAIRS: usize = 12;
 /// Hosts that one host measures links to at most.
-pub const MOST_PEERS: usize = 32;
+pub(super) const MOST_PEERS: usize = 32;
 /// Round trips that one host asks for in a second at most.
-pub const MOST_PROBES_A_SECOND: f64 = 20.0;
+pub(super) const MOST_PROBES_A_SECOND: f64 = 20.0;
 /// Hosts that measure links to one host at most, beside those whose requests take
 /// that link: these ask each second at any size.
-pub const MOST_INBOUND: usize = 64;
+pub(super) const MOST_INBOUND: usize = 64;
 
 /// A dead link of a path is known within three seconds.
 const PATH_MS: u32 = 1000;
@@ -51,34 +51,34 @@ const STALE: Duration = Duration::from_secs(600);
 
 /// A host that may measure and be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProbeHost {
+pub(super) struct ProbeHost {
     /// Its name.
-    pub name: String,
+    pub(super) name: String,
     /// Where its agent listens, `10.0.0.7:8001`.
-    pub address: String,
+    pub(super) address: String,
     /// Where it stands.
-    pub tier: Tier,
+    pub(super) tier: Tier,
     /// Its agent is there.
-    pub alive: bool,
+    pub(super) alive: bool,
 }
 
 /// What the answer follows from.
 #[derive(Debug, Clone, Copy)]
-pub struct Situation<'a> {
+pub(super) struct Situation<'a> {
     /// Every host.
-    pub hosts: &'a [ProbeHost],
+    pub(super) hosts: &'a [ProbeHost],
     /// Neighbours on paths, `(from, to)` as requests travel; answers travel back.
-    pub paths: &'a BTreeSet<(String, String)>,
+    pub(super) paths: &'a BTreeSet<(String, String)>,
     /// Hosts at which requests enter.
-    pub entries: &'a BTreeSet<String>,
+    pub(super) entries: &'a BTreeSet<String>,
     /// Links `(from, to)` that a planner wishes to know.
-    pub candidates: &'a BTreeSet<(String, String)>,
+    pub(super) candidates: &'a BTreeSet<(String, String)>,
     /// What is known of links.
-    pub links: &'a LinkTable,
+    pub(super) links: &'a LinkTable,
 }
 
 /// The peers of every host that is alive, ordered by name.
-pub fn plan(situation: &Situation<'_>) -> BTreeMap<String, Vec<ProbePeer>> {
+pub(super) fn plan(situation: &Situation<'_>) -> BTreeMap<String, Vec<ProbePeer>> {
     let hosts = Hosts::new(situation);
     let mut grants = Grants::new(hosts.all.len());
     let paths = hosts.pairs(situation.paths);
