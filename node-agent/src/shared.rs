@@ -1,10 +1,12 @@
 //! What the data plane and the measuring, session and preparing side of the
 //! agent know of each other.
 
+mod activity;
 mod metrics;
 mod peers;
 mod telemetry;
 
+pub use activity::{Activity, UnderWay};
 pub use peers::{OperatorEndpoint, Peers};
 pub use telemetry::{
     Outcome, RequestKey, RequestSample, RequestToken, SegmentKey, SegmentSample, Telemetry,

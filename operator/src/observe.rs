@@ -3,12 +3,12 @@
 use crate::kube::objects::Listed;
 use crate::prepare::manifests::Loaded;
 use crate::state::ids::{JobId, PlacementKey};
-use crate::state::links::{LinkView, Links};
+use crate::state::links::{LinkView, Links, Source};
 use crate::state::snapshot::{
     LiveNode, NodeView, PrepareView, QuestionView, RequestView, Snapshot,
 };
 use crate::state::time::Moment;
-use crate::world::{LinkMatrix, NodeState, PrepareState, World};
+use crate::world::{LinkEstimate, LinkTable, NodeState, PrepareState, World};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -48,6 +48,7 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
     let Seen { now, wall, .. } = seen;
     let listed = seen.listed;
     let timings = timings(&listed, world);
+    let hosts = listed.compute_nodes.len();
     Snapshot {
         now,
         wall,
@@ -73,7 +74,10 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
             .into_iter()
             .map(|(name, state)| (name, live(&state, wall)))
             .collect(),
-        links: links(&world.links()),
+        links: Links::new(Measured {
+            table: world.links(),
+            is_large: hosts > FEW_HOSTS,
+        }),
         timings,
         requests: requests(world),
         manifests: seen.loaded.manifests,
@@ -103,23 +107,46 @@ fn live(state: &NodeState, wall: Timestamp) -> LiveNode {
     }
 }
 
-fn links(matrix: &LinkMatrix) -> Links {
-    matrix
-        .iter()
-        .map(|(from, to, e)| {
-            let view = LinkView {
-                rtt_seconds: e.rtt_seconds,
-                bytes_per_second: e.bytes_per_second,
-                noise: e.noise,
-                bandwidth_age_seconds: e
-                    .bandwidth_age
-                    .map_or(f64::INFINITY, |age| age.as_secs_f64()),
-                reachable: e.reachable,
-                estimated: false,
-            };
-            ((from.to_owned(), to.to_owned()), view)
-        })
-        .collect()
+/// Between so few hosts every link is measured before long.
+const FEW_HOSTS: usize = 12;
+
+/// The links that agents measured.
+#[derive(Debug)]
+struct Measured {
+    table: LinkTable,
+    is_large: bool,
+}
+
+impl Source for Measured {
+    fn get(&self, from: &str, to: &str) -> Option<LinkView> {
+        self.table.get(from, to).map(link)
+    }
+
+    fn estimated(&self, from: &str, to: &str) -> Option<LinkView> {
+        if !self.is_large {
+            return None;
+        }
+        self.table.estimated(from, to).map(link)
+    }
+
+    fn each(&self, see: &mut dyn FnMut(&str, &str, LinkView)) {
+        for (from, to, estimate) in self.table.iter() {
+            see(from, to, link(estimate));
+        }
+    }
+}
+
+fn link(e: LinkEstimate) -> LinkView {
+    LinkView {
+        rtt_seconds: e.rtt_seconds,
+        bytes_per_second: e.bytes_per_second,
+        noise: e.noise,
+        bandwidth_age_seconds: e
+            .bandwidth_age
+            .map_or(f64::INFINITY, |age| age.as_secs_f64()),
+        reachable: e.reachable,
+        estimated: e.estimated,
+    }
 }
 
 /// Live times of fewer runs say less than the warm-up: a host that was idle has

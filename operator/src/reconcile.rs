@@ -53,8 +53,13 @@ pub(crate) fn decide(snapshot: &Snapshot, memory: &mut Memory) -> Decisions {
     look.forget_prepares();
     look.forget_questions();
     let Look {
-        wishes, mut out, ..
+        cluster,
+        wishes,
+        mut out,
+        ..
     } = look;
+    let hosts = cluster.hosts.iter();
+    out.interest.hosts = hosts.map(|h| (h.name.clone(), h.tier)).collect();
     nodes::apply(snapshot, wishes, &mut out);
     out
 }
@@ -233,7 +238,7 @@ impl<'a> Look<'a> {
         memory: &mut Memory,
         told: &mut Vec<Notice>,
     ) -> EntryState {
-        self.out.entries.insert(entry.to_owned());
+        self.out.interest.entries.insert(entry.to_owned());
         let placement = self.index.placement(&view.id.uid, entry);
         let uid = placement.map(|p| ids::uid(&p.metadata).to_owned());
         self.wanted.extend(uid);
@@ -341,7 +346,7 @@ impl<'a> Look<'a> {
         self.out
             .forget_asks
             .extend(planned.answered.then_some(key.clone()));
-        self.out.wanted_links.extend(planned.wanted_links);
+        self.out.interest.wanted.extend(planned.wanted_links);
         if planned.plan.is_none() && (placement.is_some() || !is_prepared) {
             self.out.write(Change::Nothing, planned.notices);
             return;
@@ -376,8 +381,8 @@ impl<'a> Look<'a> {
         let (wanted, verify) = phases::wanted(placement, phase);
         for plan in &wanted.plans {
             for (from, to) in plans::links(entry, plan) {
-                self.out.paths.insert((to.clone(), from.clone()));
-                self.out.paths.insert((from, to));
+                self.out.interest.paths.insert((to.clone(), from.clone()));
+                self.out.interest.paths.insert((from, to));
             }
         }
         let all: Option<Vec<Vec<slices::HostedSlice>>> = wanted
@@ -546,7 +551,7 @@ impl<'a> Look<'a> {
     /// Drops questions of models that are gone or that nobody waits for by now.
     fn forget_questions(&mut self) {
         let is_wanted = |key: &PlacementKey, _: &QuestionView| {
-            self.index.model(&key.model_uid).is_some() && self.out.entries.contains(&key.entry)
+            self.index.model(&key.model_uid).is_some() && self.out.interest.entries.contains(&key.entry)
         };
         let questions = self.snapshot.questions.iter();
         let unwanted = questions.filter(|(key, question)| !is_wanted(key, question));

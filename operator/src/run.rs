@@ -9,7 +9,7 @@ use crate::plan::desk::Desk;
 use crate::prepare::collect;
 use crate::prepare::manifests::{self, Loaded, Manifests};
 use crate::reconcile;
-use crate::state::decision::{Decisions, StartPrepare};
+use crate::state::decision::{Decisions, Interest, StartPrepare};
 use crate::state::memory::Memory;
 use crate::state::time::Moment;
 use crate::store::BlobStore;
@@ -33,6 +33,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The loop is idle for at least this multiple of the time that a look took, so that
 /// many changes of little weight never fill a processor.
 const REST: u32 = 2;
+/// Whose links matter is thought over after this time, though nothing changed: hosts
+/// come, and coordinates get better.
+const MEASURE_PERIOD: Duration = Duration::from_secs(3);
 /// Time between two counts of the store's bytes.
 const COUNT_PERIOD: Duration = Duration::from_secs(30);
 /// Name under which the loop says that it lives.
@@ -155,6 +158,8 @@ struct Looks<'a> {
     memory: Memory,
     desk: Desk,
     executor: Executor,
+    /// Whose links were last said to matter, and when.
+    measured: Option<(Interest, Instant)>,
     collected: Instant,
     counted: Option<Instant>,
     /// What the last look waited for.
@@ -182,6 +187,7 @@ impl<'a> Looks<'a> {
                 settings.identity.clone(),
             ),
             objects,
+            measured: None,
             collected: Instant::now(),
             counted: None,
             awaited: None,
@@ -238,7 +244,9 @@ impl<'a> Looks<'a> {
             tracing::info!("every list is here");
         }
         self.all.health.ready(OBJECTS);
-        self.all.world.retain(&listed.known());
+        let world = &self.all.world;
+        world.set_known(listed.hosts());
+        world.retain_placements(&listed.placement_uids());
         // First the jobs: what one of them has done is in the store by now.
         let prepares = observe::prepares(&self.all.world);
         let wanted = manifests::referenced(&listed, &prepares);
@@ -275,7 +283,7 @@ impl<'a> Looks<'a> {
     }
 
     async fn carry_out(&mut self, decisions: Decisions) -> Outcome {
-        let (world, metrics) = (&self.all.world, &self.all.metrics);
+        let (world, metrics) = (self.all.world.clone(), &self.all.metrics);
         for solve in &decisions.solves {
             metrics.solved(solve);
         }
@@ -295,8 +303,31 @@ impl<'a> Looks<'a> {
             self.start(job);
         }
         world.set_directory(decisions.directory);
-        world.set_interest(decisions.paths, decisions.wanted_links, decisions.entries);
+        self.measure(decisions.interest).await;
         self.executor.run(decisions.writes).await
+    }
+
+    /// Tells agents whose links to measure, where that changed or after a while.
+    async fn measure(&mut self, interest: Interest) {
+        let is_due = self.measured.as_ref().is_none_or(|(last, at)| {
+            *last != interest || at.elapsed() >= MEASURE_PERIOD
+        });
+        if !is_due {
+            return;
+        }
+        self.measured = Some((interest.clone(), Instant::now()));
+        let world = self.all.world.clone();
+        let planned = tokio::task::spawn_blocking(move || {
+            world.set_interest(
+                &interest.hosts,
+                &interest.paths,
+                &interest.wanted,
+                &interest.entries,
+            );
+        });
+        if let Err(error) = planned.await {
+            tracing::error!(%error, "whom to measure could not be planned, which is a bug");
+        }
     }
 
     /// Asks hosts for blobs that the store lacks.

@@ -303,6 +303,16 @@ pub(crate) fn world() -> Snapshot {
     }
 }
 
+/// Changes links in place.
+pub(crate) fn change_links(links: &mut Links, mut change: impl FnMut(&str, &str, &mut LinkView)) {
+    let mut all = Vec::new();
+    links.each(|from, to, mut view| {
+        change(from, to, &mut view);
+        all.push(((from.to_owned(), to.to_owned()), view));
+    });
+    *links = all.into_iter().collect();
+}
+
 /// A Node with the labels that are selected by.
 pub(crate) fn node(name: &str, tier: &str, is_cordoned: bool) -> NodeView {
     let labels = [("kubernetes.io/hostname", name), (TIER_LABEL, tier)];

@@ -95,6 +95,7 @@ impl Blobs {
         let under_way = self.telemetry.requests_under_way();
         let wanted = pace::chunk_bytes(under_way, part.total - part.len);
         let before = part.len;
+        let _moves = self.telemetry.blobs().begin();
         let start = Instant::now();
         let outcome = timeout(CHUNK_TIMEOUT, self.receive(part, wanted)).await;
         let took = start.elapsed();

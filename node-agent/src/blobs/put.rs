@@ -106,6 +106,7 @@ impl Blobs {
         content: impl AsyncRead + Unpin + Send,
     ) -> Result<(), Failed> {
         let mut client = self.operator.client().map_err(Failed::NoClient)?;
+        let _moves = self.telemetry.blobs().begin();
         let (sender, receiver) = mpsc::channel(2);
         let call = client.put_blob(ReceiverStream::new(receiver));
         let (fed, reply) = tokio::join!(feed(digest, content, sender), call);

@@ -30,7 +30,7 @@ pub fn memory_free_bytes() -> u64 {
 
 /// Folders of this process's control groups for `controller`: version 1 with its
 /// own hierarchy, then version 2.
-fn groups(controller: &str) -> Vec<PathBuf> {
+pub(super) fn groups(controller: &str) -> Vec<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     groups_in(&own, controller)
 }

@@ -1,11 +1,16 @@
 //! What this host can do, and what its links to other hosts can.
 //!
-//! Estimating is pure ([`estimate`]), asking is apart from it ([`host`] for the
-//! machine, [`prober`] for links).
+//! Deciding is pure: what was seen of a link ([`link_memory`]), how much of it probes
+//! may take ([`budget`]). Asking is apart from it: [`host`] and [`lost_time`] ask the
+//! machine, [`prober`] the links.
 
-pub mod estimate;
+mod budget;
 mod host;
+mod link_memory;
+mod lost_time;
+mod percentile;
 mod prober;
 
 pub use host::{CpuMeter, benchmark, memory_free_bytes};
+pub use percentile::{median, percentile};
 pub use prober::Prober;

@@ -1,177 +1,242 @@
-use super::estimate::{LinkMemory, fitting, passive_samples, probe_told};
-use crate::shared::{Peers, Transfer};
-use bytes::Bytes;
-use lamina_proto::MAX_MESSAGE_BYTES;
-use lamina_proto::control::LinkSample;
-use lamina_proto::hop::PingRequest;
-use lamina_proto::hop::hop_client::HopClient;
+//! Asks the links of this host.
+//!
+//! Each peer has a task of its own ([`peer`]), so that one that does not answer delays
+//! no other. Round trips go on while a bandwidth is measured; of these there is one at
+//! a time, since they would compete.
+
+mod pace;
+mod peer;
+
+use super::link_memory::{HostBudget, LinkMemory, Seen, passive_samples, probe_told};
+use super::lost_time::process_denied;
+use crate::shared::{Activity, Telemetry, Transfer};
+use lamina_proto::control::{LinkSample, Peer};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::time::{sleep, timeout};
-use tonic::transport::{Channel, Endpoint};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
-/// How often each peer is asked.
-const ROUND: Duration = Duration::from_secs(2);
-/// A peer that does not answer an empty message for this long is not reachable.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// A probe that takes longer is given up; the link is slower than that.
-const PROBE_PATIENCE: Duration = Duration::from_secs(20);
+/// How often a peer is asked where the operator leaves it open, and the bounds of
+/// what it may say.
+const EVERY: Duration = Duration::from_secs(2);
+const EVERY_BOUNDS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(600));
+/// Peers asked at most, whatever the operator says.
+const MOST_PEERS: usize = 256;
 /// Samples kept while no session takes them.
 const KEPT: usize = 1024;
+/// What is remembered of a host that is no peer goes after this time.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// Requests of a window tell less when this process was denied a larger part of it.
+const DENIED: f64 = 0.1;
 
-/// Measures the links from this host to its peers, on their real traffic first
-/// and with small probes where there is none.
-#[derive(Debug, Clone)]
-pub struct Prober {
-    peers: Peers,
-    start: Instant,
-    state: Arc<Mutex<State>>,
+/// A host to which the link is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Target {
+    address: String,
+    every: Duration,
 }
 
-#[derive(Debug, Default)]
+/// Measures the links from this host to its peers, on their real traffic first and
+/// with small probes where there is none. Clones share their content.
+#[derive(Debug, Clone)]
+pub struct Prober(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    telemetry: Telemetry,
+    start: Instant,
+    targets: watch::Sender<BTreeMap<String, Target>>,
+    state: Mutex<State>,
+    /// Held while a bandwidth is measured.
+    turn: tokio::sync::Mutex<()>,
+    measuring: Activity,
+    failed: Notify,
+}
+
+#[derive(Debug)]
 struct State {
     links: BTreeMap<String, LinkMemory>,
+    host: HostBudget,
     samples: Vec<LinkSample>,
+    /// When real traffic was last taken in, and what this process was denied by then.
+    window: (Instant, Duration),
 }
 
 impl Prober {
     /// Nothing is measured before [`Prober::run`].
-    pub fn new(peers: Peers) -> Self {
-        Self {
-            peers,
+    pub fn new(telemetry: Telemetry) -> Self {
+        Self(Arc::new(Inner {
+            telemetry,
             start: Instant::now(),
-            state: Arc::default(),
-        }
+            targets: watch::Sender::default(),
+            state: Mutex::new(State {
+                links: BTreeMap::new(),
+                host: HostBudget::default(),
+                samples: Vec::new(),
+                window: (Instant::now(), process_denied()),
+            }),
+            turn: tokio::sync::Mutex::default(),
+            measuring: Activity::default(),
+            failed: Notify::new(),
+        }))
     }
 
-    /// Takes in the transfers of real requests.
+    /// Sets the hosts to which links are measured. Those that stay as they are go on
+    /// undisturbed.
+    pub fn set_targets<'a>(&self, peers: impl IntoIterator<Item = &'a Peer>) {
+        let targets = peers.into_iter().take(MOST_PEERS).map(|peer| {
+            let target = Target {
+                address: peer.address.clone(),
+                every: every(peer.every_ms),
+            };
+            (peer.node.clone(), target)
+        });
+        self.0.targets.send_replace(targets.collect());
+    }
+
+    /// Takes in the transfers of real requests since the last call.
     pub fn passive(&self, transfers: &[Transfer]) {
-        let now = self.start.elapsed();
-        self.with(|state| {
-            let samples = passive_samples(transfers, &mut state.links, now);
+        let inner = &self.0;
+        let (now, denied) = (Instant::now(), process_denied());
+        inner.with(|state| {
+            let (since, before) = std::mem::replace(&mut state.window, (now, denied));
+            let lost = denied.saturating_sub(before);
+            let contended = inner.telemetry.blobs().was_since(since)
+                || lost > now.duration_since(since).mul_f64(DENIED);
+            let samples = passive_samples(transfers, &mut state.links, contended, inner.now());
             state.keep(samples);
         });
     }
 
     /// Smallest recent round trip to `node` in seconds; `None` before the first.
     pub fn rtt(&self, node: &str) -> Option<f64> {
-        self.with(|state| state.links.get(node).and_then(LinkMemory::rtt))
+        self.0.rtt(node)
     }
 
     /// The samples since the last drain.
     pub fn drain(&self) -> Vec<LinkSample> {
-        self.with(|state| std::mem::take(&mut state.samples))
+        self.0.with(|state| std::mem::take(&mut state.samples))
     }
 
-    /// Probes until dropped. Peers are asked one after the other, so that probes
-    /// of one host do not compete.
+    /// Waits for a peer that does not answer: there is a sample that should not wait.
+    pub async fn failed(&self) {
+        self.0.failed.notified().await;
+    }
+
+    /// Probes until dropped.
     pub async fn run(self) {
-        let mut channels: BTreeMap<String, (String, HopClient<Channel>)> = BTreeMap::new();
+        let mut targets = self.0.targets.subscribe();
+        let mut tasks: BTreeMap<String, (Target, AbortOnDropHandle<()>)> = BTreeMap::new();
         loop {
-            let peers = self.peers.list();
-            channels.retain(|node, _| peers.iter().any(|(n, _)| n == node));
-            for (node, address) in &peers {
-                let known = channels.get(node).filter(|(a, _)| a == address);
-                let client = match known {
-                    Some((_, client)) => client.clone(),
-                    None => {
-                        let Some(client) = connect(address) else {
-                            continue;
-                        };
-                        channels.insert(node.clone(), (address.clone(), client.clone()));
-                        client
-                    }
-                };
-                self.probe(node, client).await;
+            let wanted = targets.borrow_and_update().clone();
+            tasks.retain(|node, (target, _)| wanted.get(node) == Some(target));
+            self.0.forget_others(&wanted);
+            for (node, target) in wanted {
+                tasks.entry(node).or_insert_with_key(|node| {
+                    let watch = peer::watch(Arc::clone(&self.0), node.clone(), target.clone());
+                    (target, AbortOnDropHandle::new(tokio::spawn(watch)))
+                });
             }
-            sleep(ROUND).await;
+            if targets.changed().await.is_err() {
+                return;
+            }
         }
     }
+}
 
-    async fn probe(&self, node: &str, mut client: HopClient<Channel>) {
-        let mut fastest: Option<f64> = None;
-        for _ in 0..3 {
-            match timeout(PATIENCE, ping(&mut client, 0)).await {
-                Ok(Some(seconds)) => {
-                    fastest = Some(fastest.map_or(seconds, |f| f.min(seconds)));
-                }
-                _ => break,
-            }
-        }
-        let Some(rtt) = fastest else {
-            return self.with(|state| state.keep([failed(node)]));
-        };
-        let due = self.with(|state| {
-            let link = state.links.entry(node.to_owned()).or_default();
-            link.round_trip(rtt);
-            let smallest = link.rtt().unwrap_or(rtt);
-            let due = link.probe_due(self.start.elapsed());
+impl Inner {
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn rtt(&self, node: &str) -> Option<f64> {
+        self.with(|state| state.links.get(node).and_then(LinkMemory::rtt))
+    }
+
+    /// Takes in a round trip.
+    fn answered(&self, node: &str, seen: Seen) {
+        self.with(|state| {
+            let told = state.link(node).round_trip(seen);
             state.keep([LinkSample {
                 peer: node.to_owned(),
-                rtt_seconds: smallest,
+                rtt_seconds: told.value,
+                contended: told.contended,
                 ..LinkSample::default()
             }]);
-            due
-        });
-        if let Some(bytes) = due {
-            self.measure_bandwidth(node, &mut client, bytes).await;
-        }
-    }
-
-    /// Probes with payloads that grow until they take long enough to tell.
-    async fn measure_bandwidth(&self, node: &str, client: &mut HopClient<Channel>, bytes: u64) {
-        let begin = Instant::now();
-        let repetitions = self.with(|s| s.links.get(node).map_or(1, LinkMemory::repetitions));
-        let mut next = Some(bytes);
-        let mut measured = None;
-        while let Some(bytes) = next {
-            let Some(seconds) = fastest(client, bytes, repetitions).await else {
-                break;
-            };
-            let rate = self.rate(node, bytes, seconds);
-            measured = rate.map(|rate| (rate, bytes)).or(measured);
-            next = LinkMemory::larger_probe(bytes, rate);
-        }
-        if let Some((rate, bytes)) = measured
-            && self.tell(node, rate, bytes)
-        {
-            // One odd sample is no change; a second one that agrees is.
-            let bytes = bytes.min(fitting(rate));
-            let again = fastest(client, bytes, repetitions).await;
-            if let Some(rate) = again.and_then(|seconds| self.rate(node, bytes, seconds)) {
-                self.tell(node, rate, bytes);
-            }
-        }
-        self.probed(node, begin);
-    }
-
-    fn rate(&self, node: &str, bytes: u64, seconds: f64) -> Option<f64> {
-        self.with(|state| state.links.get(node)?.bandwidth(bytes, seconds))
-    }
-
-    /// Notes the end of a probe.
-    fn probed(&self, node: &str, begin: Instant) {
-        let now = self.start.elapsed();
-        let took = begin.elapsed().as_secs_f64();
-        self.with(|state| {
-            let link = state.links.entry(node.to_owned()).or_default();
-            link.probed(took, now);
         });
     }
 
-    /// Keeps a probe's sample; whether it differs from the last by more than noise.
-    fn tell(&self, node: &str, rate: f64, bytes: u64) -> bool {
-        let now = self.start.elapsed();
+    /// Takes note that a peer did not answer.
+    fn missed(&self, node: &str) {
         self.with(|state| {
             state.keep([LinkSample {
                 peer: node.to_owned(),
-                bytes_per_second: rate,
-                bytes,
+                failed: true,
                 ..LinkSample::default()
             }]);
-            probe_told(&mut state.links, node, rate, now)
+        });
+        self.failed.notify_one();
+    }
+
+    /// Bytes of the bandwidth probe that is due, and how often it is repeated.
+    fn due(&self, node: &str) -> Option<(u64, u32)> {
+        let is_shared = self.telemetry.blobs().was_since(Instant::now());
+        let now = self.now();
+        self.with(|state| {
+            let link = state.links.get(node)?;
+            let bytes = link.probe_due(&state.host, is_shared, now)?;
+            Some((bytes, link.repetitions()))
         })
+    }
+
+    /// Takes note of bytes sent, whatever they told.
+    fn spent(&self, node: &str, bytes: u64, seen: Seen) {
+        let now = self.now();
+        self.with(|state| {
+            let link = state.link(node);
+            link.spend(seen.seconds - link.rtt().unwrap_or(0.0), now);
+            state.host.spend(bytes, now);
+        });
+    }
+
+    /// Takes in a probe of `bytes`: its rate, and whether that is news.
+    fn told(&self, node: &str, bytes: u64, seen: Seen) -> Option<Rate> {
+        let now = self.now();
+        self.with(|state| {
+            let told = state.link(node).rate(bytes, seen)?;
+            state.keep([LinkSample {
+                peer: node.to_owned(),
+                bytes_per_second: told.value,
+                bytes,
+                contended: told.contended,
+                ..LinkSample::default()
+            }]);
+            let is_news = !told.contended && probe_told(&mut state.links, node, told.value, now);
+            state.host.rates(&state.links);
+            Some(Rate {
+                bytes_per_second: told.value,
+                is_news,
+                is_bound: told.contended,
+            })
+        })
+    }
+
+    /// Takes note of the end of a measurement, and whether it told the rate.
+    fn measured(&self, node: &str, has_told: bool) {
+        let now = self.now();
+        self.with(|state| state.link(node).probed(has_told, now));
+    }
+
+    fn forget_others(&self, targets: &BTreeMap<String, Target>) {
+        let now = self.now();
+        self.with(|state| {
+            state.links.retain(|node, link| {
+                let is_recent = link.seen_at().is_some_and(|at| now < at + REMEMBERED);
+                targets.contains_key(node) || is_recent
+            });
+        });
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -179,115 +244,30 @@ impl Prober {
     }
 }
 
+/// What a probe told.
+struct Rate {
+    bytes_per_second: f64,
+    is_news: bool,
+    is_bound: bool,
+}
+
 impl State {
+    fn link(&mut self, node: &str) -> &mut LinkMemory {
+        self.links.entry(node.to_owned()).or_default()
+    }
+
     fn keep(&mut self, samples: impl IntoIterator<Item = LinkSample>) {
         let room = KEPT.saturating_sub(self.samples.len());
         self.samples.extend(samples.into_iter().take(room));
     }
 }
 
-fn failed(node: &str) -> LinkSample {
-    LinkSample {
-        peer: node.to_owned(),
-        failed: true,
-        ..LinkSample::default()
+fn every(millis: u32) -> Duration {
+    match millis {
+        0 => EVERY,
+        millis => Duration::from_millis(millis.into()).clamp(EVERY_BOUNDS.0, EVERY_BOUNDS.1),
     }
-}
-
-fn connect(address: &str) -> Option<HopClient<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-    let channel = endpoint
-        .tcp_nodelay(true)
-        .connect_timeout(PATIENCE)
-        .initial_stream_window_size(8 << 20)
-        .initial_connection_window_size(16 << 20)
-        .connect_lazy();
-    Some(
-        HopClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES),
-    )
-}
-
-/// Seconds of the fastest of some payloads, back to back. One before them opens the
-/// congestion window. `None` where one did not arrive.
-async fn fastest(client: &mut HopClient<Channel>, bytes: u64, repetitions: u32) -> Option<f64> {
-    let mut best = f64::INFINITY;
-    for i in 0..=repetitions {
-        let seconds = timeout(PROBE_PATIENCE, ping(client, bytes)).await.ok()??;
-        if i > 0 {
-            best = best.min(seconds);
-        }
-    }
-    Some(best)
-}
-
-/// Seconds of a round trip with `bytes` of payload, less the time in the server.
-async fn ping(client: &mut HopClient<Channel>, bytes: u64) -> Option<f64> {
-    let payload = Bytes::from(vec![0; usize::try_from(bytes).ok()?]);
-    let begin = Instant::now();
-    let reply = client.ping(PingRequest { payload }).await.ok()?;
-    let server = reply.into_inner().server_us as f64 / 1e6;
-    Some((begin.elapsed().as_secs_f64() - server).max(0.0))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use lamina_proto::hop::hop_server::{Hop, HopServer};
-    use lamina_proto::hop::{ForwardReply, ForwardRequest, PingReply};
-    use tokio::net::TcpListener;
-    use tokio_stream::wrappers::TcpListenerStream;
-    use tonic::{Request, Response, Status};
-
-    struct Echo;
-
-    #[tonic::async_trait]
-    impl Hop for Echo {
-        async fn forward(
-            &self,
-            _: Request<ForwardRequest>,
-        ) -> Result<Response<ForwardReply>, Status> {
-            Err(Status::unimplemented("only pings"))
-        }
-
-        async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
-            // As if the link carried 1 MB/s.
-            let bytes = request.into_inner().payload.len();
-            sleep(Duration::from_secs_f64(bytes as f64 / 1e6)).await;
-            Ok(Response::new(PingReply { server_us: 0 }))
-        }
-    }
-
-    #[tokio::test]
-    async fn round_trip_and_bandwidth_of_a_peer_are_measured_and_a_dead_one_fails() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        tokio::spawn(
-            tonic::transport::Server::builder()
-                .add_service(HopServer::new(Echo))
-                .serve_with_incoming(TcpListenerStream::new(listener)),
-        );
-        let peers = Peers::default();
-        peers.replace([
-            ("alive".to_owned(), address),
-            ("dead".to_owned(), "127.0.0.1:1".to_owned()),
-        ]);
-        let prober = Prober::new(peers);
-        let run = tokio::spawn(prober.clone().run());
-        let mut seen = Vec::new();
-        for _ in 0..50 {
-            sleep(Duration::from_millis(100)).await;
-            seen.extend(prober.drain());
-            if seen.iter().any(|s: &LinkSample| s.failed) {
-                break;
-            }
-        }
-        run.abort();
-        let alive = || seen.iter().filter(|s| s.peer == "alive");
-        assert!(alive().any(|s| s.rtt_seconds > 0.0 && s.rtt_seconds < 0.1));
-        let rate = alive().find(|s| s.bytes > 0).unwrap().bytes_per_second;
-        assert!((4e5..1.1e6).contains(&rate), "{rate}");
-        assert!(seen.iter().any(|s| s.peer == "dead" && s.failed));
-    }
-}
+mod tests;

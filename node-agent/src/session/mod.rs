@@ -53,7 +53,7 @@ pub fn spawn(config: SessionConfig) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name("session".to_owned())
         .spawn(move || {
-            let prober = Prober::new(config.peers.clone());
+            let prober = Prober::new(config.telemetry.clone());
             runtime.block_on(async {
                 tokio::join!(prober.clone().run(), stream::run(config, prober));
             });

@@ -1,7 +1,7 @@
 //! From a window of telemetry to messages. Pure.
 
 use crate::blobs::InboundTransfer;
-use crate::measure::estimate::{median, percentile};
+use crate::measure::{median, percentile};
 use crate::shared::{Outcome, Window};
 use lamina_proto::control::agent_message::Message;
 use lamina_proto::control::{
@@ -50,6 +50,8 @@ pub(super) fn inbound_sample(
         bytes_per_second: rate,
         bytes,
         passive: true,
+        // The store may serve others at once, and requests share the link.
+        contended: true,
         ..LinkSample::default()
     })
 }
@@ -150,7 +152,7 @@ mod tests {
         let piece = |bytes, seconds| InboundTransfer { bytes, seconds };
         let arrived = [piece(100_000, 0.22), piece(100_000, 0.12), piece(10, 0.5)];
         let sample = inbound_sample("cloud-1", &arrived, 0.02).unwrap();
-        assert!(sample.inbound && sample.passive);
+        assert!(sample.inbound && sample.passive && sample.contended);
         assert!((sample.bytes_per_second - 1e6).abs() < 1.0);
         assert_eq!(inbound_sample("", &arrived, 0.02), None);
         assert_eq!(inbound_sample("cloud-1", &arrived[2..], 0.02), None);

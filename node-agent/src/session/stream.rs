@@ -2,6 +2,7 @@ use super::SessionConfig;
 use super::report::{inbound_sample, messages};
 use crate::backoff::Backoff;
 use crate::measure::{CpuMeter, Prober, memory_free_bytes};
+use crate::shared::Window;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::control::agent_message::Message;
 use lamina_proto::control::control_client::ControlClient;
@@ -97,10 +98,18 @@ async fn session(
                 }
             }
             order = orders.message() => match order {
-                Ok(Some(order)) => obey(config, order, &mut operator_node),
+                Ok(Some(order)) => obey(config, prober, order, &mut operator_node),
                 Ok(None) => return SessionEnd::Ended,
                 Err(status) => return SessionEnd::Refused(Box::new(status)),
             },
+            // A link that is dead is told at once.
+            () = prober.failed() => {
+                for message in messages(&Window::default(), prober.drain()) {
+                    if send(&sender, message).await.is_err() {
+                        return SessionEnd::Stuck;
+                    }
+                }
+            }
             Some(update) = config.jobs.next() => {
                 if send(&sender, Message::Prepare(update)).await.is_err() {
                     return SessionEnd::Stuck;
@@ -193,10 +202,16 @@ async fn report(
     Ok(())
 }
 
-fn obey(config: &SessionConfig, order: OperatorMessage, operator_node: &mut String) {
+fn obey(
+    config: &SessionConfig,
+    prober: &Prober,
+    order: OperatorMessage,
+    operator_node: &mut String,
+) {
     match order.message {
         Some(Order::Welcome(welcome)) => *operator_node = welcome.operator_node,
         Some(Order::Peers(list)) => {
+            prober.set_targets(&list.peers);
             let peers = list.peers.into_iter().map(|p| (p.node, p.address));
             config.peers.replace(peers);
         }

@@ -1,3 +1,4 @@
+use super::activity::Activity;
 use super::metrics::Metrics;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ struct Inner {
     window: Mutex<Window>,
     in_flight: AtomicU32,
     waiting: AtomicU32,
+    blobs: Activity,
     metrics: Metrics,
 }
 
@@ -151,6 +153,11 @@ impl Telemetry {
     /// Counts a request, one of those inside, that waits for its path.
     pub fn request_waits(&self) -> RequestToken {
         RequestToken::new(&self.inner, |inner| &inner.waiting)
+    }
+
+    /// Blobs on their way to or from this host.
+    pub fn blobs(&self) -> &Activity {
+        &self.inner.blobs
     }
 
     /// Requests inside this agent.

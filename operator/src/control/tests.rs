@@ -179,6 +179,7 @@ async fn a_session_carries_what_both_sides_have_to_say() {
                 .is_some_and(|n| n.memory_free_bytes == Some(1 << 20))
         })
         .await;
+    server.world.set_known(["cam-1".into(), "edge-1".into()]);
     let sample = LinkSample {
         peer: "edge-1".into(),
         rtt_seconds: 0.02,

@@ -5,7 +5,6 @@
 //! where the manifest is not at hand, which is so after a restart with an empty
 //! store.
 
-use crate::state::ids;
 use crate::state::plans;
 use crate::state::snapshot::Snapshot;
 use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice};

@@ -127,22 +127,14 @@ impl Objects {
     }
 }
 
-/// Names that the world may speak of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Known {
-    /// Hosts.
-    pub hosts: BTreeSet<String>,
-    /// UIDs of Placements.
-    pub placements: BTreeSet<String>,
-}
-
 impl Listed {
-    /// Names that the world may speak of.
-    pub(crate) fn known(&self) -> Known {
-        let nodes = self.compute_nodes.iter().map(|n| n.name_any());
-        Known {
-            hosts: nodes.collect(),
-            placements: self.placements.iter().filter_map(|p| p.uid()).collect(),
-        }
+    /// Names of the hosts.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = String> {
+        self.compute_nodes.iter().map(|n| n.name_any())
+    }
+
+    /// UIDs of the Placements.
+    pub(crate) fn placement_uids(&self) -> BTreeSet<String> {
+        self.placements.iter().filter_map(|p| p.uid()).collect()
     }
 }

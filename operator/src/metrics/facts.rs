@@ -106,26 +106,27 @@ impl Facts {
     }
 
     fn links(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut links = Vec::new();
+        let mut keep = |a: &str, b: &str, rtt: Option<f64>, rate: Option<f64>| {
+            links.push((a.to_owned(), b.to_owned(), rtt, rate));
+        };
         // What was decided from, or what agents say where nothing is decided here.
-        let matrix = self.world.links();
-        let known = self.snapshot().filter(|s| !s.links.is_empty());
-        let links: Vec<(&str, &str, Option<f64>, Option<f64>)> = match &known {
+        match self.snapshot() {
             Some(s) => s
                 .links
-                .iter()
-                .map(|(a, b, v)| (a, b, v.rtt_seconds, v.bytes_per_second))
-                .collect(),
-            None => matrix
-                .iter()
-                .map(|(a, b, e)| (a, b, e.rtt_seconds, e.bytes_per_second))
-                .collect(),
-        };
+                .each(|a, b, v| keep(a, b, v.rtt_seconds, v.bytes_per_second)),
+            None => {
+                for (a, b, e) in self.world.links().iter() {
+                    keep(a, b, e.rtt_seconds, e.bytes_per_second);
+                }
+            }
+        }
         gauges(
             encoder,
             ("link_rtt_seconds", "Round trip of an empty message"),
             links
                 .iter()
-                .filter_map(|(src, dst, rtt, _)| Some(([("src", *src), ("dst", *dst)], (*rtt)?))),
+                .filter_map(|(src, dst, rtt, _)| Some((pair(src, dst), (*rtt)?))),
         )?;
         gauges(
             encoder,
@@ -135,7 +136,7 @@ impl Facts {
             ),
             links
                 .iter()
-                .filter_map(|(src, dst, _, rate)| Some(([("src", *src), ("dst", *dst)], (*rate)?))),
+                .filter_map(|(src, dst, _, rate)| Some((pair(src, dst), (*rate)?))),
         )
     }
 
@@ -187,6 +188,10 @@ impl Facts {
             }),
         )
     }
+}
+
+fn pair<'a>(src: &'a str, dst: &'a str) -> [(&'static str, &'a str); 2] {
+    [("src", src), ("dst", dst)]
 }
 
 fn labels(placement: &Placement) -> [(&'static str, &str); 3] {

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use lamina_crds::placement::{Plan, RedeployPhases};
 use lamina_crds::{ComputeNodeSpec, DnnModelStatus, PlacementSpec, PlacementStatus};
 use lamina_model::Manifest;
+use lamina_placement::Tier;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -19,12 +20,8 @@ use std::sync::Arc;
 pub(crate) struct Decisions {
     /// Writes, in the order in which they are to be started.
     pub writes: Vec<Write>,
-    /// Links of paths that serve or come: both ends are to watch them closely.
-    pub paths: BTreeSet<Pair>,
-    /// Links that a better path would use, and that nobody measured lately.
-    pub wanted_links: BTreeSet<Pair>,
-    /// Hosts where requests arise.
-    pub entries: BTreeSet<String>,
+    /// Whose links matter.
+    pub interest: Interest,
     /// Where requests for each model enter, by namespace and name.
     pub directory: BTreeMap<(String, String), Entries>,
     /// Prepare jobs to start.
@@ -39,6 +36,19 @@ pub(crate) struct Decisions {
     pub asks: Vec<Ask>,
     /// Keys of questions whose answer was taken, or that nobody waits for.
     pub forget_asks: Vec<PlacementKey>,
+}
+
+/// Whose links matter, and how much.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Interest {
+    /// Hosts with their tiers.
+    pub hosts: BTreeMap<String, Tier>,
+    /// Links of paths that serve or come: both ends are to watch them closely.
+    pub paths: BTreeSet<Pair>,
+    /// Links that a better path would use, and that nobody measured lately.
+    pub wanted: BTreeSet<Pair>,
+    /// Hosts where requests arise.
+    pub entries: BTreeSet<String>,
 }
 
 /// One answer of a strategy, for the metrics.

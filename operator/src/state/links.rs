@@ -34,51 +34,72 @@ impl LinkView {
     }
 }
 
-/// The links at one moment. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Links {
-    measured: Arc<BTreeMap<Pair, LinkView>>,
+/// Where links are looked up.
+pub(crate) trait Source: std::fmt::Debug + Send + Sync {
+    /// The measured link from `from` to `to`.
+    fn get(&self, from: &str, to: &str) -> Option<LinkView>;
+
+    /// What coordinates say of a link that nobody measured.
+    fn estimated(&self, from: &str, to: &str) -> Option<LinkView>;
+
+    /// Every measured link.
+    fn each(&self, see: &mut dyn FnMut(&str, &str, LinkView));
 }
 
+/// The links at one moment. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Links(Arc<dyn Source>);
+
 impl Links {
+    /// Links of `source`.
+    pub(crate) fn new(source: impl Source + 'static) -> Self {
+        Self(Arc::new(source))
+    }
+
     /// The measured link from `from` to `to`.
     pub(crate) fn get(&self, from: &str, to: &str) -> Option<LinkView> {
-        self.measured
-            .get(&(from.to_owned(), to.to_owned()))
-            .copied()
+        self.0.get(from, to)
     }
 
     /// The measured link, else what coordinates say of it.
     pub(crate) fn or_estimated(&self, from: &str, to: &str) -> Option<LinkView> {
-        self.get(from, to)
+        self.get(from, to).or_else(|| self.0.estimated(from, to))
     }
 
-    /// Every measured link.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str, LinkView)> {
-        let all = self.measured.iter();
-        all.map(|((from, to), view)| (from.as_str(), to.as_str(), *view))
+    /// Shows every measured link.
+    pub(crate) fn each(&self, mut see: impl FnMut(&str, &str, LinkView)) {
+        self.0.each(&mut see);
+    }
+}
+
+/// Links by the names of sender and receiver.
+#[derive(Debug, Clone, Default)]
+struct Few(BTreeMap<Pair, LinkView>);
+
+impl Source for Few {
+    fn get(&self, from: &str, to: &str) -> Option<LinkView> {
+        self.0.get(&(from.to_owned(), to.to_owned())).copied()
     }
 
-    /// Whether nothing was measured.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.measured.is_empty()
+    fn estimated(&self, _: &str, _: &str) -> Option<LinkView> {
+        None
+    }
+
+    fn each(&self, see: &mut dyn FnMut(&str, &str, LinkView)) {
+        for ((from, to), view) in &self.0 {
+            see(from, to, *view);
+        }
+    }
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self::new(Few::default())
     }
 }
 
 impl FromIterator<(Pair, LinkView)> for Links {
     fn from_iter<T: IntoIterator<Item = (Pair, LinkView)>>(all: T) -> Self {
-        Self {
-            measured: Arc::new(all.into_iter().collect()),
-        }
-    }
-}
-
-#[cfg(test)]
-impl Links {
-    /// Changes links in place.
-    pub(crate) fn each(&mut self, mut change: impl FnMut(&Pair, &mut LinkView)) {
-        for (pair, view) in Arc::make_mut(&mut self.measured) {
-            change(pair, view);
-        }
+        Self::new(Few(all.into_iter().collect()))
     }
 }

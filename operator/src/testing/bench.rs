@@ -12,6 +12,7 @@ use k8s_openapi::jiff::SignedDuration;
 use lamina_crds::compute_node::{RouteStatus, SliceState, SliceStatus, Verification};
 use lamina_crds::conditions::set;
 use lamina_crds::{ComputeNode, DnnModel, Placement, PlacementStatus};
+use crate::testing::change_links;
 use lamina_placement::Ctx;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -257,7 +258,7 @@ impl Bench {
 
     /// Changes the bandwidth of every link of a host.
     pub(crate) fn links_of(&mut self, node: &str, bytes_per_second: f64) {
-        self.snapshot.links.each(|(a, b), view| {
+        change_links(&mut self.snapshot.links, |a, b, view| {
             if a == node || b == node {
                 view.bytes_per_second = Some(bytes_per_second);
             }
@@ -266,7 +267,7 @@ impl Bench {
 
     /// Cuts or mends one direction of a link.
     pub(crate) fn set_reachable(&mut self, from: &str, to: &str, reachable: bool) {
-        self.snapshot.links.each(|(a, b), view| {
+        change_links(&mut self.snapshot.links, |a, b, view| {
             if a == from && b == to {
                 view.reachable = reachable;
             }

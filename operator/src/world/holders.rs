@@ -86,9 +86,9 @@ impl Holders {
         Some(Asked::Now(node))
     }
 
-    /// Forgets hosts that are gone.
-    pub(super) fn retain(&mut self, hosts: &BTreeSet<String>) {
-        self.by_node.retain(|node, _| hosts.contains(node));
+    /// Forgets a host that is gone.
+    pub(super) fn forget(&mut self, node: &str) {
+        self.by_node.remove(node);
     }
 }
 
@@ -132,7 +132,8 @@ mod tests {
         );
         holders.heard("a", inventory(&[], true));
         assert_eq!(holders.ask(&other, at(60), alive), None);
-        holders.retain(&BTreeSet::from(["dead".to_owned()]));
+        holders.forget("a");
+        holders.forget("b");
         assert_eq!(holders.ask(&blob, at(99), alive), None);
     }
 }

@@ -11,6 +11,16 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// as their latency; the others its median. A mixture of reports so gives back
 /// both figures where all reports agree, and where each is of one request.
 const TAIL_SHARE: f64 = 0.1;
+/// Reports of one kind kept in a window: one comes each second, of two revisions
+/// at a flip.
+const MOST_REPORTS: usize = 240;
+/// Placements, and segments of one host, that are kept before anybody said which
+/// ones there are.
+const MOST_UNKNOWN: usize = 1024;
+const MOST_SEGMENTS_OF_HOST: usize = 4096;
+/// What one report may say: more is an error, or a lie.
+const MOST_COUNTED: u64 = 1_000_000_000;
+const LONGEST_SECONDS: f64 = 3600.0;
 
 /// Live figures of segments and of requests.
 #[derive(Debug, Default)]
@@ -18,6 +28,10 @@ pub(super) struct Live {
     segments: BTreeMap<SegmentKey, Window<SegmentTiming>>,
     requests: BTreeMap<String, Window<ModelRequests>>,
     totals: BTreeMap<String, RequestTotals>,
+    /// Placements that there are; `None` before anybody said so.
+    placements: Option<BTreeSet<String>>,
+    /// Keys of `segments` by host.
+    of_host: BTreeMap<String, usize>,
 }
 
 /// Requests of a placement since the operator's start.
@@ -55,6 +69,9 @@ impl<T> Default for Window<T> {
 
 impl<T> Window<T> {
     fn add(&mut self, report: T, now: Duration) {
+        if self.reports.len() == MOST_REPORTS {
+            self.reports.pop_front();
+        }
         self.reports.push_back((now, report));
         self.expire(now);
     }
@@ -74,17 +91,12 @@ impl<T> Window<T> {
 }
 
 impl Live {
-    /// Forgets Placements that are gone.
-    pub(super) fn retain(&mut self, placements: &BTreeSet<String>) {
-        self.segments
-            .retain(|key, _| placements.contains(&key.placement_uid));
-        self.requests.retain(|uid, _| placements.contains(uid));
-        self.totals.retain(|uid, _| placements.contains(uid));
-    }
-
     /// Takes in an agent's times of a segment.
     pub(super) fn add_segment(&mut self, node: &str, timing: SegmentTiming, now: Duration) {
-        if timing.count == 0 {
+        let Some(timing) = bounded_timing(timing) else {
+            return;
+        };
+        if !self.is_wanted(&timing.placement_uid) {
             return;
         }
         let key = SegmentKey {
@@ -93,25 +105,77 @@ impl Live {
             segment: timing.segment,
             node: node.to_owned(),
         };
+        if !self.segments.contains_key(&key) {
+            let held = self.of_host.entry(node.to_owned()).or_default();
+            if *held >= MOST_SEGMENTS_OF_HOST {
+                return;
+            }
+            *held += 1;
+        }
         self.segments.entry(key).or_default().add(timing, now);
     }
 
     /// Takes in an entry's count of requests.
     pub(super) fn add_requests(&mut self, requests: ModelRequests, now: Duration) {
+        let Some(requests) = bounded_requests(requests) else {
+            return;
+        };
+        if !self.is_wanted(&requests.placement_uid) {
+            return;
+        }
         let uid = requests.placement_uid.clone();
         let total = self.totals.entry(uid.clone()).or_default();
-        total.answered += requests.answered;
-        total.failed += requests.failed;
-        total.retried += requests.retried;
+        total.answered = total.answered.saturating_add(requests.answered);
+        total.failed = total.failed.saturating_add(requests.failed);
+        total.retried = total.retried.saturating_add(requests.retried);
         self.requests.entry(uid).or_default().add(requests, now);
+    }
+
+    /// Whether reports of a placement count: it exists or, where nobody said yet
+    /// which ones do, there is room for it.
+    fn is_wanted(&self, placement_uid: &str) -> bool {
+        match &self.placements {
+            Some(placements) => placements.contains(placement_uid),
+            None => self.totals.contains_key(placement_uid) || self.totals.len() < MOST_UNKNOWN,
+        }
+    }
+
+    /// Keeps nothing of placements other than these.
+    pub(super) fn retain(&mut self, placements: &BTreeSet<String>) {
+        if self.placements.as_ref() == Some(placements) {
+            return;
+        }
+        self.totals.retain(|uid, _| placements.contains(uid));
+        self.requests.retain(|uid, _| placements.contains(uid));
+        let is_kept = |key: &SegmentKey| placements.contains(&key.placement_uid);
+        self.segments.retain(|key, _| is_kept(key));
+        self.placements = Some(placements.clone());
+        self.count();
+    }
+
+    /// Counts the segments of each host anew.
+    fn count(&mut self) {
+        self.of_host.clear();
+        for key in self.segments.keys() {
+            match self.of_host.get_mut(&key.node) {
+                Some(held) => *held += 1,
+                None => {
+                    self.of_host.insert(key.node.clone(), 1);
+                }
+            }
+        }
     }
 
     /// Forgets what is older than the window.
     pub(super) fn expire(&mut self, now: Duration) {
+        let before = self.segments.len();
         self.segments.retain(|_, window| {
             window.expire(now);
             !window.reports.is_empty()
         });
+        if self.segments.len() < before {
+            self.count();
+        }
         self.requests.retain(|_, window| {
             window.expire(now);
             !window.reports.is_empty()
@@ -125,9 +189,15 @@ impl Live {
         revision: i64,
         now: Duration,
     ) -> Vec<SegmentTimingEstimate> {
+        let first = SegmentKey {
+            placement_uid: placement_uid.to_owned(),
+            revision,
+            segment: 0,
+            node: String::new(),
+        };
         self.segments
-            .iter()
-            .filter(|(key, _)| key.placement_uid == placement_uid && key.revision == revision)
+            .range(first..)
+            .take_while(|(key, _)| key.placement_uid == placement_uid && key.revision == revision)
             .filter_map(|(key, window)| summarize_segment(key, window, now))
             .collect()
     }
@@ -144,6 +214,38 @@ impl Live {
     /// Counts since the start by placement UID.
     pub(super) const fn totals(&self) -> &BTreeMap<String, RequestTotals> {
         &self.totals
+    }
+}
+
+/// A report within bounds; `None` where it says nothing.
+fn bounded_timing(timing: SegmentTiming) -> Option<SegmentTiming> {
+    (timing.count > 0).then(|| SegmentTiming {
+        count: timing.count.min(MOST_COUNTED),
+        compute_p50_seconds: seconds(timing.compute_p50_seconds),
+        queue_p50_seconds: seconds(timing.queue_p50_seconds),
+        ..timing
+    })
+}
+
+/// A report within bounds; `None` where it says nothing.
+fn bounded_requests(requests: ModelRequests) -> Option<ModelRequests> {
+    let bounded = ModelRequests {
+        answered: requests.answered.min(MOST_COUNTED),
+        failed: requests.failed.min(MOST_COUNTED),
+        retried: requests.retried.min(MOST_COUNTED),
+        latency_p50_seconds: seconds(requests.latency_p50_seconds),
+        latency_p95_seconds: seconds(requests.latency_p95_seconds),
+        ..requests
+    };
+    (bounded.answered > 0 || bounded.failed > 0 || bounded.retried > 0).then_some(bounded)
+}
+
+/// A time within bounds; 0 where it is none.
+fn seconds(told: f64) -> f64 {
+    if told.is_finite() {
+        told.clamp(0.0, LONGEST_SECONDS)
+    } else {
+        0.0
     }
 }
 
@@ -277,6 +379,63 @@ mod tests {
         live.expire(at(70));
         assert_eq!(live.request_stats("p", at(70)), None);
         assert_eq!(live.totals()["p"].answered, 10, "totals stay");
+    }
+
+    #[test]
+    fn placements_that_are_gone_leave_nothing_and_unknown_ones_do_not_come() {
+        let mut live = Live::default();
+        let of = |uid: &str| ModelRequests {
+            placement_uid: uid.into(),
+            ..requests(1, 1, 0.1, 0.1)
+        };
+        for n in 0..100_000 {
+            live.add_requests(of(&n.to_string()), at(0));
+        }
+        assert_eq!(live.totals().len(), MOST_UNKNOWN);
+        live.retain(&BTreeSet::from(["1".to_owned(), "p".to_owned()]));
+        assert_eq!((live.totals().len(), live.requests.len()), (1, 1));
+        live.add_requests(of("2"), at(1));
+        live.add_segment("a", timing(1, 0.1), at(1));
+        assert_eq!(live.totals().len(), 1);
+        live.retain(&BTreeSet::new());
+        let held = live.totals.len() + live.requests.len() + live.segments.len();
+        assert_eq!((held, live.of_host.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_host_that_makes_up_segments_fills_its_own_room_only() {
+        let mut live = Live::default();
+        for revision in 0..10_000 {
+            let made_up = SegmentTiming {
+                revision,
+                ..timing(1, 0.1)
+            };
+            live.add_segment("a", made_up, at(0));
+        }
+        assert_eq!(live.segments.len(), MOST_SEGMENTS_OF_HOST);
+        live.add_segment("b", timing(1, 0.2), at(0));
+        assert_eq!(live.segment_timings("p", 1, at(0)).len(), 2);
+        live.expire(at(61));
+        assert_eq!((live.segments.len(), live.of_host.len()), (0, 0));
+        for _ in 0..10_000 {
+            live.add_segment("a", timing(1, 0.1), at(62));
+        }
+        let reports = live.segments.values().map(|w| w.reports.len());
+        assert_eq!(reports.sum::<usize>(), MOST_REPORTS);
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_do_no_harm() {
+        let mut live = Live::default();
+        for _ in 0..3 {
+            live.add_requests(requests(1, u64::MAX, f64::NAN, f64::INFINITY), at(0));
+            live.add_segment("a", timing(u64::MAX, -1.0), at(0));
+        }
+        let stats = live.request_stats("p", at(0)).unwrap();
+        assert_eq!((stats.p50_seconds, stats.p95_seconds), (0.0, 0.0));
+        assert_eq!(stats.answered, 3 * MOST_COUNTED);
+        let timings = live.segment_timings("p", 1, at(0));
+        assert_eq!(timings[0].compute_p50_seconds, 0.0);
     }
 
     #[test]

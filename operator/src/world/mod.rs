@@ -5,27 +5,28 @@
 //! open sessions and the listeners. Nothing here is kept over a restart: agents
 //! come back and tell it anew.
 
+mod coordinates;
 mod directory;
 mod holders;
 mod links;
 mod live;
 mod nodes;
 mod prepares;
+mod probing;
 mod state;
 mod types;
 
+pub use links::LinkTable;
 pub(crate) use live::RequestTotals;
 pub(crate) use types::Identity;
 pub use types::{
-    LinkEstimate, LinkMatrix, NodeState, PrepareRequest, PrepareState, RequestEstimate,
+    LinkEstimate, NodeState, PrepareRequest, PrepareState, ProbePeer, RequestEstimate,
     SegmentTimingEstimate, WorldError, WorldEvent,
 };
 
-use crate::kube::objects::Known;
 use crate::state::decision::Entries;
-use crate::state::links::Pair;
-use lamina_crds::Hop;
 use lamina_model::Digest;
+use lamina_placement::Tier;
 use lamina_proto::control::OperatorMessage;
 use lamina_proto::control::agent_message::Message as FromAgent;
 use state::{Effects, State};
@@ -96,9 +97,35 @@ impl World {
         self.held().state.nodes.all(self.now())
     }
 
-    /// Every link that was measured.
-    pub fn links(&self) -> LinkMatrix {
-        self.held().state.links.matrix(self.now())
+    /// Every link that was measured, at this moment. Costs a few pointers, however
+    /// many links there are.
+    pub fn links(&self) -> LinkTable {
+        self.held().state.links.table(self.now())
+    }
+
+    /// Sets the hosts that the cluster has. What agents say of links to others, and
+    /// what is held of others, goes.
+    pub fn set_known(&self, hosts: impl IntoIterator<Item = String>) {
+        let hosts = hosts.into_iter().collect();
+        self.held().state.set_known(hosts);
+    }
+
+    /// Drops what is held of a host that is gone: links, peers, the jobs that it did
+    /// not finish and, once its agent is silent, the agent.
+    pub fn forget_host(&self, host: &str) {
+        self.change(|state, _| state.forget_host(host));
+    }
+
+    /// Keeps requests and times of these placements, by UID, and takes none of
+    /// others.
+    pub fn retain_placements(&self, uids: &BTreeSet<String>) {
+        self.held().state.retain_placements(uids);
+    }
+
+    /// Median relative error of the round trips that network coordinates predict,
+    /// over the pairs that were measured; `None` before there are any.
+    pub fn coordinates_error(&self) -> Option<f64> {
+        self.links().coordinates_error()
     }
 
     /// Live times of a revision's segments over the last minute, in order; empty
@@ -128,7 +155,8 @@ impl World {
 
     /// Sets the hosts whose links to `node` matter; its agent is told when they
     /// changed and whenever it reconnects.
-    pub fn set_peers(&self, node: &str, peers: Vec<Hop>) {
+    pub fn set_peers<P: Into<ProbePeer>>(&self, node: &str, peers: impl IntoIterator<Item = P>) {
+        let peers = peers.into_iter().map(Into::into).collect();
         self.change(|state, _| state.set_peers(node, peers));
     }
 
@@ -146,21 +174,36 @@ impl World {
         is_coming
     }
 
-    /// Forgets hosts and Placements that are gone.
-    pub(crate) fn retain(&self, known: &Known) {
-        self.held().state.retain(known);
-    }
-
-    /// Sets whose links matter: those of paths, those that a better path would use,
-    /// those of entries.
-    pub(crate) fn set_interest(
+    /// Sets whose links matter: `paths` as requests travel, those that a planner wishes
+    /// to know, those of hosts at which requests enter. Agents of these hosts are told
+    /// what to measure, within bounds, and again when that changed.
+    pub fn set_interest(
         &self,
-        paths: BTreeSet<Pair>,
-        wanted: BTreeSet<Pair>,
-        entries: BTreeSet<String>,
+        hosts: &BTreeMap<String, Tier>,
+        paths: &BTreeSet<(String, String)>,
+        candidates: &BTreeSet<(String, String)>,
+        entries: &BTreeSet<String>,
     ) {
-        self.change(|state, now| state.set_interest(&paths, &wanted, &entries, now));
-    }
+        // Not under the lock: sessions go on meanwhile.
+        let (nodes, links) = (self.nodes(), self.links());
+        let host = |(name, node): (String, NodeState)| {
+            Some(probing::ProbeHost {
+                tier: *hosts.get(&name)?,
+                name,
+                address: node.address,
+                alive: node.alive,
+            })
+        };
+        let hosts: Vec<_> = nodes.into_iter().filter_map(host).collect();
+        let plan = probing::plan(&probing::Situation {
+            hosts: &hosts,
+            paths,
+            entries,
+            candidates,
+            links: &links,
+        });
+        self.change(|state, _| state.set_all_peers(plan));
+        }
 
     /// Sets the node on which this operator runs.
     pub fn set_operator_node(&self, node: &str) {
@@ -299,3 +342,6 @@ impl Drop for SessionHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use super::types::{Identity, NodeState, WorldEvent};
 use lamina_proto::control::Heartbeat;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Silence after which an agent is lost, though its stream looks open.
@@ -34,12 +34,6 @@ impl Nodes {
         let all = self.by_name.iter();
         let open = all.filter(|(_, r)| r.closed.is_none());
         open.map(|(name, _)| name.clone()).collect()
-    }
-
-    /// Forgets hosts that are gone and whose agents are.
-    pub(super) fn retain(&mut self, hosts: &BTreeSet<String>) {
-        self.by_name
-            .retain(|name, r| hosts.contains(name) || r.lost.is_none());
     }
 
     /// An agent opened a session.
@@ -114,6 +108,23 @@ impl Nodes {
         self.by_name.get(node).is_some_and(|r| r.lost.is_none())
     }
 
+    /// Whether an agent of `node` ever came.
+    pub(super) fn contains(&self, node: &str) -> bool {
+        self.by_name.contains_key(node)
+    }
+
+    /// Every node by name.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// Forgets a node whose agent is not there.
+    pub(super) fn forget(&mut self, node: &str) {
+        if !self.is_alive(node) {
+            self.by_name.remove(node);
+        }
+    }
+
     /// The state of one node.
     pub(super) fn get(&self, node: &str, now: Duration) -> Option<NodeState> {
         self.by_name.get(node).map(|r| r.state(now))
@@ -144,10 +155,19 @@ impl Record {
             alive: self.lost.is_none(),
             last_seen: now.saturating_sub(self.last_message),
             since_lost: self.lost.map(|at| now.saturating_sub(at)),
-            cpu_load: self.heartbeat.map_or(0.0, |h| h.cpu_load),
+            cpu_load: self.heartbeat.map_or(0.0, |h| share(h.cpu_load)),
             memory_free_bytes: self.heartbeat.map(|h| h.memory_free_bytes),
             in_flight: self.heartbeat.map_or(0, |h| h.in_flight),
         }
+    }
+}
+
+/// A share as an agent says it, within 0 and 1.
+fn share(told: f64) -> f64 {
+    if told.is_finite() {
+        told.clamp(0.0, 1.0)
+    } else {
+        0.0
     }
 }
 

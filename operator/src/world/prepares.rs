@@ -96,6 +96,19 @@ impl Prepares {
         lost
     }
 
+    /// Drops the jobs that a host that is gone did not finish; gives those jobs. What
+    /// it finished is in the store, and whoever asked for it may still want to know.
+    pub(super) fn forget_node(&mut self, node: &str) -> Vec<String> {
+        let is_gone = |state: &PrepareState| match state {
+            PrepareState::Running { node: n, .. }
+            | PrepareState::Failed { node: n, .. }
+            | PrepareState::Lost { node: n } => n == node,
+            PrepareState::Done { .. } => false,
+        };
+        let gone = self.jobs.extract_if(.., |_, job| is_gone(&job.state));
+        gone.map(|(name, _)| name).collect()
+    }
+
     /// Takes in what the agent of `node` says of a job.
     pub(super) fn update(&mut self, node: &str, update: PrepareUpdate) -> Outcome {
         let (Some(job), Some(news)) = (self.jobs.get_mut(&update.job), update.update) else {
@@ -216,6 +229,18 @@ mod tests {
         assert!(matches!(jobs.state("j"), Some(PrepareState::Lost { .. })));
         assert_eq!(jobs.update("a", done()), Outcome::Changed);
         assert!(matches!(jobs.state("j"), Some(PrepareState::Done { .. })));
+    }
+
+    #[test]
+    fn a_host_that_is_gone_takes_what_it_did_not_finish_along() {
+        let mut jobs = Prepares::default();
+        jobs.start(request("a")).unwrap();
+        assert_eq!(jobs.forget_node("b"), [""; 0]);
+        assert_eq!(jobs.forget_node("a"), ["j"]);
+        jobs.start(request("a")).unwrap();
+        jobs.update("a", done());
+        assert_eq!(jobs.forget_node("a"), [""; 0]);
+        assert!(jobs.state("j").is_some());
     }
 
     #[test]

@@ -9,16 +9,19 @@ use super::links::{Links, Sample};
 use super::live::Live;
 use super::nodes::Nodes;
 use super::prepares::{self, Outcome, Prepares};
-use super::types::{Identity, PrepareRequest, WorldError, WorldEvent};
-use crate::kube::objects::Known;
-use crate::state::links::Pair;
-use lamina_crds::Hop;
+use super::types::{Identity, PrepareRequest, ProbePeer, WorldError, WorldEvent};
 use lamina_model::Digest;
 use lamina_proto::control::agent_message::Message as FromAgent;
 use lamina_proto::control::operator_message::Message as ToAgent;
 use lamina_proto::control::{LinkSample, Peer, Peers, PrepareUpdate, WantBlobs, Welcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// A host that nobody lists and whose agent is silent is forgotten after this
+/// time, though nobody said that it is gone.
+const FORGET: Duration = Duration::from_secs(600);
+/// Time between two looks for such hosts.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// Everything known.
 #[derive(Debug, Default)]
@@ -30,7 +33,12 @@ pub(super) struct State {
     pub(super) directory: Directory,
     pub(super) holders: Holders,
     operator_node: String,
-    peers: BTreeMap<String, Vec<Hop>>,
+    peers: BTreeMap<String, Vec<ProbePeer>>,
+    /// Hosts that the cluster has.
+    known: BTreeSet<String>,
+    /// Others of which something is held and whose agent is silent, since when.
+    strange: BTreeMap<String, Duration>,
+    swept: Duration,
 }
 
 /// What follows from an input.
@@ -103,6 +111,7 @@ impl State {
     pub(super) fn tick(&mut self, now: Duration) -> Effects {
         let mut effects = Effects::default();
         self.live.expire(now);
+        self.sweep(now, &mut effects);
         for event in self.nodes.tick(now) {
             if let WorldEvent::NodeLost { node } = &event {
                 let jobs = self.prepares.node_lost(node);
@@ -116,12 +125,74 @@ impl State {
         effects
     }
 
+    /// Sets the hosts that the cluster has: nobody measures links to others.
+    pub(super) fn set_known(&mut self, hosts: BTreeSet<String>) {
+        self.known = hosts;
+    }
+
+    /// Drops what is held of a host that is gone. Its session, if it is still open,
+    /// goes on; that is then forgotten some time after its end.
+    pub(super) fn forget_host(&mut self, host: &str) -> Effects {
+        self.known.remove(host);
+        self.strange.remove(host);
+        self.peers.remove(host);
+        self.links.forget(host);
+        self.holders.forget(host);
+        let mut effects = Effects::default();
+        if !self.nodes.is_alive(host) {
+            self.nodes.forget(host);
+            let jobs = self.prepares.forget_node(host).into_iter();
+            let changed = jobs.map(|job| WorldEvent::PrepareChanged { job });
+            effects.events.extend(changed);
+        }
+        effects
+    }
+
+    /// Keeps nothing of placements other than these.
+    pub(super) fn retain_placements(&mut self, placements: &BTreeSet<String>) {
+        self.live.retain(placements);
+    }
+
+    /// Forgets the hosts that were strange for long.
+    fn sweep(&mut self, now: Duration, effects: &mut Effects) {
+        if now < self.swept + SWEEP {
+            return;
+        }
+        self.swept = now;
+        let held = self.nodes.names().chain(self.links.hosts());
+        let held = held.chain(self.peers.keys().map(String::as_str));
+        let is_strange = |host: &str| !self.known.contains(host) && !self.nodes.is_alive(host);
+        let strange: BTreeSet<&str> = held.filter(|host| is_strange(host)).collect();
+        let since = |host: &str| self.strange.get(host).copied().unwrap_or(now);
+        let strange = strange.into_iter().map(|h| (h.to_owned(), since(h)));
+        self.strange = strange.collect();
+        let overdue = self
+            .strange
+            .iter()
+            .filter(|(_, since)| now >= **since + FORGET);
+        let overdue: Vec<String> = overdue.map(|(host, _)| host.clone()).collect();
+        for host in overdue {
+            effects.events.extend(self.forget_host(&host).events);
+        }
+    }
+
     /// Sets the hosts whose links to `node` matter.
-    pub(super) fn set_peers(&mut self, node: &str, peers: Vec<Hop>) -> Effects {
+    pub(super) fn set_peers(&mut self, node: &str, peers: Vec<ProbePeer>) -> Effects {
         let mut effects = Effects::default();
         if self.peers.get(node) != Some(&peers) {
             effects.send(node, to_message(&peers));
             self.peers.insert(node.to_owned(), peers);
+        }
+        effects
+    }
+
+    /// Sets the hosts whose links matter to each of these.
+    pub(super) fn set_all_peers(&mut self, all: BTreeMap<String, Vec<ProbePeer>>) -> Effects {
+        let mut effects = Effects::default();
+        for (node, peers) in all {
+            effects
+                .messages
+                .extend(self.set_peers(&node, peers).messages);
         }
         effects
     }
@@ -163,52 +234,6 @@ impl State {
         (true, effects)
     }
 
-    /// Tells each agent whose links to measure.
-    pub(super) fn set_interest(
-        &mut self,
-        paths: &BTreeSet<Pair>,
-        wanted: &BTreeSet<Pair>,
-        entries: &BTreeSet<String>,
-        now: Duration,
-    ) -> Effects {
-        let mut effects = Effects::default();
-        let alive: Vec<(String, String)> = self
-            .nodes
-            .all(now)
-            .into_iter()
-            .filter(|(_, n)| n.alive && !n.address.is_empty())
-            .map(|(name, n)| (name, n.address))
-            .collect();
-        let matters = |a: &String, b: &String| {
-            let pair = (a.clone(), b.clone());
-            alive.len() <= 12
-                || paths.contains(&pair)
-                || wanted.contains(&pair)
-                || entries.contains(a)
-                || entries.contains(b)
-        };
-        for (name, _) in &alive {
-            let peers = alive
-                .iter()
-                .filter(|(other, _)| other != name && matters(name, other));
-            let peers = peers.map(|(node, address)| Hop {
-                node: node.clone(),
-                address: address.clone(),
-            });
-            let more = self.set_peers(name, peers.collect());
-            effects.messages.extend(more.messages);
-        }
-        effects
-    }
-
-    /// Forgets hosts and Placements that are gone.
-    pub(super) fn retain(&mut self, known: &Known) {
-        self.nodes.retain(&known.hosts);
-        self.peers.retain(|node, _| known.hosts.contains(node));
-        self.holders.retain(&known.hosts);
-        self.live.retain(&known.placements);
-    }
-
     /// Starts a job on a node whose agent is connected.
     pub(super) fn start_prepare(&mut self, request: PrepareRequest) -> Result<Effects, WorldError> {
         let (node, job) = (request.node.clone(), request.job.clone());
@@ -238,21 +263,19 @@ impl State {
     }
 
     fn link_sample(&mut self, node: &str, sample: &LinkSample, now: Duration) -> Vec<WorldEvent> {
-        if sample.peer.is_empty() || sample.peer == node {
+        let is_host = self.known.contains(&sample.peer) || self.nodes.contains(&sample.peer);
+        if sample.peer == node || !is_host {
             return Vec::new();
         }
-        let (from, to) = if sample.inbound {
-            (sample.peer.as_str(), node)
-        } else {
-            (node, sample.peer.as_str())
-        };
         let measured = Sample {
+            inbound: sample.inbound,
             rtt_seconds: Some(sample.rtt_seconds),
             bytes_per_second: Some(sample.bytes_per_second),
             bytes: sample.bytes,
             failed: sample.failed,
+            contended: sample.contended,
         };
-        self.links.add(from, to, measured, now)
+        self.links.add(node, &sample.peer, measured, now)
     }
 
     fn prepare_update(&mut self, node: &str, update: PrepareUpdate, effects: &mut Effects) {
@@ -265,13 +288,16 @@ impl State {
     }
 }
 
-fn to_message(peers: &[Hop]) -> ToAgent {
-    let peers = peers.iter().map(|hop| Peer {
-        node: hop.node.clone(),
-        address: hop.address.clone(),
-        every_ms: 0,
+fn to_message(peers: &[ProbePeer]) -> ToAgent {
+    let peers = peers.iter().map(|peer| Peer {
+        node: peer.node.clone(),
+        address: peer.address.clone(),
+        every_ms: peer.every_ms,
     });
     ToAgent::Peers(Peers {
         peers: peers.collect(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,5 @@
+use lamina_crds::Hop;
 use lamina_proto::control::Hello;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// What is known of one agent.
@@ -41,32 +40,29 @@ pub struct LinkEstimate {
     /// False after the peer left several measurements in a row unanswered; the
     /// figures are those of before.
     pub reachable: bool,
+    /// Something of it was not measured but follows from network coordinates and
+    /// the hosts' other links.
+    pub estimated: bool,
 }
 
-/// Every measured link at one moment. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct LinkMatrix {
-    by_from: Arc<BTreeMap<String, BTreeMap<String, LinkEstimate>>>,
+/// A host that an agent is to measure its link to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbePeer {
+    /// The host.
+    pub node: String,
+    /// Where its agent listens, `10.0.0.7:8001`.
+    pub address: String,
+    /// Time between two round trips; 0 leaves it to the agent.
+    pub every_ms: u32,
 }
 
-impl LinkMatrix {
-    pub(crate) fn new(by_from: BTreeMap<String, BTreeMap<String, LinkEstimate>>) -> Self {
+impl From<Hop> for ProbePeer {
+    fn from(hop: Hop) -> Self {
         Self {
-            by_from: Arc::new(by_from),
+            node: hop.node,
+            address: hop.address,
+            every_ms: 0,
         }
-    }
-
-    /// The link from host `from` to host `to`; `None` where nothing was measured.
-    pub fn get(&self, from: &str, to: &str) -> Option<LinkEstimate> {
-        self.by_from.get(from)?.get(to).copied()
-    }
-
-    /// Every link as `(from, to, estimate)`, ordered by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, LinkEstimate)> {
-        self.by_from.iter().flat_map(|(from, row)| {
-            row.iter()
-                .map(move |(to, estimate)| (from.as_str(), to.as_str(), *estimate))
-        })
     }
 }
 

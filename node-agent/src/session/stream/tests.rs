@@ -43,6 +43,7 @@ impl Control for FakeOperator {
                     peers: vec![Peer {
                         node: "edge-1".into(),
                         address: "127.0.0.1:1".into(),
+                        every_ms: 0,
                     }],
                 }),
                 Order::Prepare(Prepare {

@@ -102,9 +102,7 @@ fn hosts_that_cannot_compute_say_why() {
 #[test]
 fn a_link_that_is_down_or_half_known_is_none() {
     let mut snapshot = world();
-    snapshot
-        .links
-        .each(|(from, to), view| match (from.as_str(), to.as_str()) {
+    crate::testing::change_links(&mut snapshot.links, |from, to, view| match (from, to) {
             ("cam-1", "edge-1") => view.reachable = false,
             ("cam-1", "cloud-1") => view.bytes_per_second = None,
             _ => {}
@@ -271,11 +269,8 @@ fn a_pin_beyond_every_bound_costs_nothing() {
 /// away.
 fn large(count: usize) -> Snapshot {
     let mut snapshot = world();
-    let mut links: Vec<_> = snapshot
-        .links
-        .iter()
-        .map(|(a, b, v)| ((a.to_owned(), b.to_owned()), v))
-        .collect();
+    let mut links = Vec::new();
+    snapshot.links.each(|a, b, view| links.push(((a.to_owned(), b.to_owned()), view)));
     let template = links[0].1;
     for i in 0..count {
         let name = format!("far-{i:04}");

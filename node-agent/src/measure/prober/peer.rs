@@ -1,0 +1,270 @@
+//! One peer: its connection, its round trips, its bandwidth.
+
+use super::pace::{Pace, patience};
+use super::{Inner, Target};
+use crate::measure::link_memory::{LinkMemory, Seen, fitting};
+use crate::measure::lost_time::thread_waited;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::future::{BoxFuture, FutureExt as _, pending};
+use futures::stream::FuturesUnordered;
+use lamina_proto::MAX_MESSAGE_BYTES;
+use lamina_proto::hop::PingRequest;
+use lamina_proto::hop::hop_client::HopClient;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::transport::{Channel, Endpoint};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// An answer that comes later than this is none. One that is missing and then comes
+/// after all says that the peer is there, behind a queue.
+const LATE: Duration = Duration::from_secs(10);
+/// A probe that takes longer is given up; the link is slower than that.
+const PROBE_PATIENCE: Duration = Duration::from_secs(20);
+/// Repetitions end when together they took this long.
+const ENOUGH: Duration = Duration::from_millis(300);
+/// Questions that wait for their answers at once.
+const MOST_OPEN: usize = 6;
+
+/// What became of a question.
+enum Answer {
+    Came(Seen),
+    /// Not in time. It may still come.
+    Missing(BoxFuture<'static, Option<Seen>>),
+    /// The connection says that nobody is there.
+    Refused,
+    /// It was missing before, and never came.
+    Never,
+}
+
+/// The connection to a peer, made once it is needed. Clones share it.
+#[derive(Debug, Clone, Default)]
+struct Line(Arc<OnceCell<HopClient<Channel>>>);
+
+struct Watch {
+    inner: Arc<Inner>,
+    node: String,
+    target: Target,
+    line: Line,
+    pace: Pace,
+    answers: FuturesUnordered<BoxFuture<'static, Answer>>,
+    measuring: Option<BoxFuture<'static, ()>>,
+}
+
+/// Asks a peer for as long as it runs.
+pub(super) async fn watch(inner: Arc<Inner>, node: String, target: Target) {
+    let pace = Pace::new(target.every, rand::random(), inner.now());
+    let mut watch = Watch {
+        inner,
+        node,
+        target,
+        line: Line::default(),
+        pace,
+        answers: FuturesUnordered::new(),
+        measuring: None,
+    };
+    loop {
+        watch.step().await;
+    }
+}
+
+impl Watch {
+    async fn step(&mut self) {
+        let next = self.inner.start + self.pace.next();
+        let (answers, measuring) = (&mut self.answers, &mut self.measuring);
+        let measured = async {
+            match measuring {
+                Some(measuring) => measuring.await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            Some(answer) = answers.next() => self.heard(answer),
+            () = measured => self.measuring = None,
+            () = sleep_until(next) => self.ask(),
+        }
+    }
+
+    fn ask(&mut self) {
+        let behind_blobs = self.inner.telemetry.blobs().was_since(Instant::now());
+        let patience = patience(self.inner.rtt(&self.node), behind_blobs);
+        self.pace.asked(patience, self.inner.now());
+        if self.answers.len() < MOST_OPEN {
+            let call = round_trip(Arc::clone(&self.inner), self.line.clone(), self.address());
+            self.answers.push(within(patience, call.boxed()).boxed());
+        }
+    }
+
+    fn heard(&mut self, answer: Answer) {
+        match answer {
+            Answer::Came(seen) => {
+                // Questions before and after it would say the same.
+                self.answers.clear();
+                self.pace.answered(rand::random(), self.inner.now());
+                self.inner.answered(&self.node, seen);
+                if self.measuring.is_none() && self.inner.due(&self.node).is_some() {
+                    let (inner, line) = (Arc::clone(&self.inner), self.line.clone());
+                    let measure = measure(inner, self.node.clone(), line, self.address());
+                    self.measuring = Some(measure.boxed());
+                }
+            }
+            Answer::Missing(call) => {
+                let late = timeout(LATE, call).map(|call| match call {
+                    Ok(Some(seen)) => Answer::Came(seen),
+                    _ => Answer::Never,
+                });
+                self.answers.push(late.boxed());
+                self.missed();
+                if self.pace.is_stuck() {
+                    self.line = Line::default();
+                }
+            }
+            Answer::Refused => {
+                self.line = Line::default();
+                self.missed();
+            }
+            Answer::Never => {}
+        }
+    }
+
+    fn missed(&mut self) {
+        self.pace.failed(self.inner.now());
+        self.inner.missed(&self.node);
+        if self.pace.is_gone() {
+            // It must not hold up the measurements of others.
+            self.measuring = None;
+        }
+    }
+
+    fn address(&self) -> String {
+        self.target.address.clone()
+    }
+}
+
+/// What becomes of a call within its `patience`.
+async fn within(patience: Duration, mut call: BoxFuture<'static, Option<Seen>>) -> Answer {
+    match timeout(patience, &mut call).await {
+        Ok(Some(seen)) => Answer::Came(seen),
+        Ok(None) => Answer::Refused,
+        Err(_) => Answer::Missing(call),
+    }
+}
+
+impl Line {
+    async fn client(&self, address: &str) -> Option<HopClient<Channel>> {
+        let client = self.0.get_or_try_init(|| connect(address)).await;
+        client.ok().cloned()
+    }
+}
+
+async fn connect(address: &str) -> Result<HopClient<Channel>, tonic::transport::Error> {
+    let channel = Endpoint::from_shared(format!("http://{address}"))?
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20)
+        .connect()
+        .await?;
+    Ok(HopClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+/// An empty round trip; `None` where nobody is there.
+async fn round_trip(inner: Arc<Inner>, line: Line, address: String) -> Option<Seen> {
+    let mut client = line.client(&address).await?;
+    let begin = Instant::now();
+    let mut seen = ping(&mut client, 0).await?;
+    seen.is_shared = inner.telemetry.blobs().was_since(begin) || inner.measuring.was_since(begin);
+    Some(seen)
+}
+
+/// A round trip with `bytes` of payload, less the time in the server; `None` where it
+/// failed.
+async fn ping(client: &mut HopClient<Channel>, bytes: u64) -> Option<Seen> {
+    let payload = Bytes::from(vec![0; usize::try_from(bytes).ok()?]);
+    let (begin, waited) = (Instant::now(), thread_waited());
+    let reply = client.ping(PingRequest { payload }).await.ok()?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let lost = thread_waited()
+        .zip(waited)
+        .map(|(now, then)| now.saturating_sub(then));
+    let server = Duration::from_micros(reply.into_inner().server_us).as_secs_f64();
+    Some(Seen {
+        seconds: (seconds - server).max(0.0),
+        lost_seconds: lost.unwrap_or_default().as_secs_f64(),
+        is_shared: false,
+    })
+}
+
+/// Measures the bandwidth, once it is this link's turn and if it still is due, with
+/// payloads that grow until they take long enough to tell.
+async fn measure(inner: Arc<Inner>, node: String, line: Line, address: String) {
+    let _turn = inner.turn.lock().await;
+    let (Some((bytes, repetitions)), Some(client)) =
+        (inner.due(&node), line.client(&address).await)
+    else {
+        return;
+    };
+    let _measuring = inner.measuring.begin();
+    let mut probe = Probe {
+        inner: &inner,
+        node: &node,
+        client,
+        repetitions,
+    };
+    let mut next = Some(bytes);
+    let mut best = None;
+    while let Some(bytes) = next {
+        let Some(seen) = probe.fastest(bytes).await else {
+            break;
+        };
+        let rate = inner.with(|state| state.link(&node).bandwidth(bytes, seen.seconds));
+        best = rate.map(|_| (bytes, seen)).or(best);
+        next = LinkMemory::larger_probe(bytes, rate);
+    }
+    let told = best.and_then(|(bytes, seen)| Some((bytes, inner.told(&node, bytes, seen)?)));
+    if let Some((bytes, rate)) = &told
+        && rate.is_news
+    {
+        // One odd sample is no change; a second one that agrees is.
+        let bytes = *bytes.min(&fitting(rate.bytes_per_second));
+        if let Some(seen) = probe.fastest(bytes).await {
+            inner.told(&node, bytes, seen);
+        }
+    }
+    inner.measured(&node, told.is_some_and(|(_, rate)| !rate.is_bound));
+}
+
+/// Payloads to one peer.
+struct Probe<'a> {
+    inner: &'a Inner,
+    node: &'a str,
+    client: HopClient<Channel>,
+    repetitions: u32,
+}
+
+impl Probe<'_> {
+    /// The fastest of some payloads, back to back. One before them opens the congestion
+    /// window. `None` where one did not arrive.
+    async fn fastest(&mut self, bytes: u64) -> Option<Seen> {
+        let begin = Instant::now();
+        let mut best: Option<Seen> = None;
+        for repetition in 0..=self.repetitions {
+            let sent = Instant::now();
+            let ping = timeout(PROBE_PATIENCE, ping(&mut self.client, bytes));
+            let mut seen = ping.await.ok()??;
+            seen.is_shared = self.inner.telemetry.blobs().was_since(sent);
+            self.inner.spent(self.node, bytes, seen);
+            if repetition > 0 && best.is_none_or(|best| seen.seconds < best.seconds) {
+                best = Some(seen);
+            }
+            if best.is_some() && begin.elapsed() > ENOUGH {
+                break;
+            }
+        }
+        best
+    }
+}

@@ -1,0 +1,357 @@
+//! The table that listeners get: hosts by ordinal, a row of links for each, all
+//! behind pointers. A clone costs two of them; what changes afterwards is copied
+//! once, a row at a time.
+
+use super::bandwidth::evidence_at;
+use super::median;
+use crate::world::coordinates::Coordinate;
+use crate::world::types::LinkEstimate;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Place of a host in the table.
+pub(super) type Ordinal = u32;
+
+/// Part of a host's measured rates that lies below what the host itself can do:
+/// slower ones tell of the other end. The fastest might be a lie.
+const TYPICAL: f64 = 0.75;
+/// An estimate for a pair that was never measured is worth this much.
+const ESTIMATED_CONFIDENCE: f64 = 0.1;
+/// And may be off by this factor less one.
+const ESTIMATED_NOISE: f64 = 1.0;
+
+/// Every link at one moment. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct LinkTable {
+    at: Duration,
+    hosts: Arc<Hosts>,
+    rows: Arc<Vec<Arc<Row>>>,
+}
+
+/// Names of hosts by ordinal, and back.
+#[derive(Debug, Clone, Default)]
+struct Hosts {
+    names: Vec<Option<Arc<str>>>,
+    ordinals: BTreeMap<Arc<str>, Ordinal>,
+}
+
+/// What is known of the links of one host. A pair is in both hosts' rows, or in
+/// neither.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Row {
+    /// Links to others, ordered by ordinal.
+    cells: Vec<(Ordinal, Cell)>,
+    /// What this host typically sends and gets, in bytes per second.
+    sends: Option<f64>,
+    gets: Option<f64>,
+    coordinate: Option<Coordinate>,
+}
+
+/// What is known of one direction of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Cell {
+    /// Round trip of the pair, in seconds.
+    pub(super) rtt_seconds: Option<f64>,
+    pub(super) rate: Option<Rate>,
+    /// The receiving host left several probes in a row unanswered.
+    pub(super) is_dead: bool,
+    /// Moment of the newest sample of the pair.
+    pub(super) seen: Duration,
+}
+
+/// A bandwidth and the moment that it was measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rate {
+    pub(super) bytes_per_second: f64,
+    pub(super) noise: f64,
+    pub(super) evidence: f64,
+    pub(super) at: Duration,
+}
+
+impl LinkTable {
+    /// The link from host `from` to host `to`; `None` where nothing was measured.
+    pub fn get(&self, from: &str, to: &str) -> Option<LinkEstimate> {
+        let (from, to) = (self.hosts.ordinal(from)?, self.hosts.ordinal(to)?);
+        self.row(from)?.cell(to)?.estimate(self.at)
+    }
+
+    /// The link from `from` to `to` as it was measured or, where it was not, as
+    /// coordinates and the hosts' other links suggest; `None` where they say nothing
+    /// either. What was not measured in full has `estimated` set.
+    pub fn estimated(&self, from: &str, to: &str) -> Option<LinkEstimate> {
+        let known = self.get(from, to);
+        let (from, to) = (self.hosts.ordinal(from)?, self.hosts.ordinal(to)?);
+        let (from, to) = (self.row(from)?, self.row(to)?);
+        let rtt = || Some(from.coordinate?.distance(&to.coordinate?));
+        let rate = || Some(from.sends?.min(to.gets?));
+        let mut link = known.unwrap_or(LinkEstimate {
+            rtt_seconds: None,
+            bytes_per_second: None,
+            confidence: ESTIMATED_CONFIDENCE,
+            noise: ESTIMATED_NOISE,
+            bandwidth_age: None,
+            reachable: true,
+            estimated: true,
+        });
+        if link.rtt_seconds.is_none() {
+            link.rtt_seconds = rtt();
+            link.estimated = true;
+        }
+        if link.bytes_per_second.is_none() {
+            link.bytes_per_second = rate();
+            link.confidence = ESTIMATED_CONFIDENCE;
+            link.noise = ESTIMATED_NOISE;
+            link.estimated = true;
+        }
+        let says_something = link.rtt_seconds.is_some() || link.bytes_per_second.is_some();
+        (says_something || known.is_some()).then_some(link)
+    }
+
+    /// The measured links from `node`, as `(to, estimate)`, in no order.
+    pub fn outbound(&self, node: &str) -> impl Iterator<Item = (&str, LinkEstimate)> {
+        let peers = self.peers(node);
+        peers.filter_map(|(_, _, name, cell)| Some((name, cell.estimate(self.at)?)))
+    }
+
+    /// The measured links to `node`, as `(from, estimate)`, in no order.
+    pub fn inbound(&self, node: &str) -> impl Iterator<Item = (&str, LinkEstimate)> {
+        self.peers(node).filter_map(|(own, other, name, _)| {
+            let estimate = self.row(other)?.cell(own)?.estimate(self.at)?;
+            Some((name, estimate))
+        })
+    }
+
+    /// Every measured link as `(from, to, estimate)`, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, LinkEstimate)> {
+        let rows = self.rows.iter().zip(&self.hosts.names);
+        rows.flat_map(move |(row, from)| {
+            row.cells.iter().filter_map(move |(to, cell)| {
+                let (from, to) = (from.as_deref()?, self.hosts.name(*to)?);
+                Some((from, to, cell.estimate(self.at)?))
+            })
+        })
+    }
+
+    /// Number of measured links, each direction for itself.
+    pub fn len(&self) -> usize {
+        let cells = self.rows.iter().flat_map(|row| &row.cells);
+        cells.filter(|(_, cell)| cell.is_known()).count()
+    }
+
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Median relative error of the round trips that coordinates predict, over the
+    /// pairs that were measured; `None` before there are any.
+    pub fn coordinates_error(&self) -> Option<f64> {
+        let mut errors = Vec::new();
+        for row in self.rows.iter() {
+            for (other, cell) in &row.cells {
+                let other = self.row(*other).and_then(|row| row.coordinate);
+                if let (Some(a), Some(b), Some(rtt)) = (row.coordinate, other, cell.rtt_seconds) {
+                    errors.push((a.distance(&b) - rtt).abs() / rtt);
+                }
+            }
+        }
+        median(errors)
+    }
+
+    /// Where a host is in the network, once that is known.
+    pub(in crate::world) fn coordinate(&self, host: &str) -> Option<Coordinate> {
+        self.row(self.hosts.ordinal(host)?)?.coordinate
+    }
+
+    /// The table as of `now`.
+    pub(super) fn at(&self, now: Duration) -> Self {
+        Self {
+            at: now,
+            ..self.clone()
+        }
+    }
+
+    /// Whether both hold the very same row of `host`.
+    #[cfg(test)]
+    pub(super) fn shares_row(&self, other: &Self, host: &str) -> bool {
+        let row = |table: &Self| {
+            let ordinal = table.hosts.ordinal(host)?;
+            table.rows.get(ordinal as usize).cloned()
+        };
+        row(self)
+            .zip(row(other))
+            .is_some_and(|(a, b)| Arc::ptr_eq(&a, &b))
+    }
+
+    /// Every host in the table.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.hosts.ordinals.keys()
+    }
+
+    pub(super) fn ordinal(&self, host: &str) -> Option<Ordinal> {
+        self.hosts.ordinal(host)
+    }
+
+    pub(super) fn name(&self, host: Ordinal) -> Option<&str> {
+        self.hosts.name(host)
+    }
+
+    pub(super) fn cell(&self, from: Ordinal, to: Ordinal) -> Option<Cell> {
+        self.row(from)?.cell(to).copied()
+    }
+
+    /// Hosts that share a pair with `host`.
+    pub(super) fn neighbours(&self, host: Ordinal) -> Vec<Ordinal> {
+        let cells = self.row(host).map(|row| row.cells.as_slice());
+        let cells = cells.unwrap_or_default();
+        cells.iter().map(|(other, _)| *other).collect()
+    }
+
+    /// The neighbour that was not heard of for longest, where `host` has `limit` of
+    /// them or more.
+    pub(super) fn oldest_over(&self, host: Ordinal, limit: usize) -> Option<Ordinal> {
+        let cells = &self.row(host)?.cells;
+        let oldest = cells.iter().min_by_key(|(_, cell)| cell.seen);
+        oldest
+            .filter(|_| cells.len() >= limit)
+            .map(|(other, _)| *other)
+    }
+
+    /// The ordinal of `host`, made where it has none.
+    pub(super) fn intern(&mut self, host: &str) -> Ordinal {
+        if let Some(ordinal) = self.hosts.ordinal(host) {
+            return ordinal;
+        }
+        let hosts = Arc::make_mut(&mut self.hosts);
+        let name: Arc<str> = host.into();
+        let free = hosts.names.iter().position(Option::is_none);
+        let place = free.unwrap_or(hosts.names.len());
+        if free.is_none() {
+            hosts.names.push(None);
+            Arc::make_mut(&mut self.rows).push(Arc::default());
+        }
+        hosts.names[place] = Some(Arc::clone(&name));
+        let ordinal = Ordinal::try_from(place).unwrap_or(Ordinal::MAX);
+        hosts.ordinals.insert(name, ordinal);
+        ordinal
+    }
+
+    /// Drops a host that shares no pair any more; its ordinal is used again.
+    pub(super) fn remove_host(&mut self, host: Ordinal) {
+        let hosts = Arc::make_mut(&mut self.hosts);
+        if let Some(name) = hosts.names.get_mut(host as usize).and_then(Option::take) {
+            hosts.ordinals.remove(&name);
+        }
+        self.change(host, |row| *row = Row::default());
+    }
+
+    /// Sets both directions of a pair.
+    pub(super) fn set(&mut self, (a, b): (Ordinal, Ordinal), there: Cell, back: Cell) {
+        for (from, to, cell) in [(a, b, there), (b, a, back)] {
+            self.change(from, |row| row.set(to, cell));
+        }
+    }
+
+    /// Drops both directions of a pair.
+    pub(super) fn remove(&mut self, (a, b): (Ordinal, Ordinal)) {
+        for (from, to) in [(a, b), (b, a)] {
+            self.change(from, |row| row.cells.retain(|(other, _)| *other != to));
+        }
+    }
+
+    pub(super) fn set_coordinate(&mut self, host: Ordinal, coordinate: Coordinate) {
+        self.change(host, |row| row.coordinate = Some(coordinate));
+    }
+
+    /// Looks anew at what `from` sends and `to` gets.
+    pub(super) fn rate_changed(&mut self, from: Ordinal, to: Ordinal) {
+        let rate = |cell: Option<Cell>| Some(cell?.rate?.bytes_per_second);
+        let sent = self.neighbours(from).into_iter();
+        let sends = upper(
+            sent.filter_map(|other| rate(self.cell(from, other)))
+                .collect(),
+        );
+        let got = self.neighbours(to).into_iter();
+        let gets = upper(got.filter_map(|other| rate(self.cell(other, to))).collect());
+        self.change(from, |row| row.sends = sends);
+        self.change(to, |row| row.gets = gets);
+    }
+
+    fn change(&mut self, host: Ordinal, change: impl FnOnce(&mut Row)) {
+        if let Some(row) = Arc::make_mut(&mut self.rows).get_mut(host as usize) {
+            change(Arc::make_mut(row));
+        }
+    }
+
+    fn row(&self, host: Ordinal) -> Option<&Row> {
+        self.rows.get(host as usize).map(AsRef::as_ref)
+    }
+
+    /// The cells of `node`'s row with its ordinal, the other's and the other's name.
+    fn peers(&self, node: &str) -> impl Iterator<Item = (Ordinal, Ordinal, &str, &Cell)> {
+        let own = self.hosts.ordinal(node);
+        let row = own.and_then(|own| Some((own, self.row(own)?)));
+        row.into_iter().flat_map(move |(own, row)| {
+            let cells = row.cells.iter();
+            cells.filter_map(move |(to, cell)| Some((own, *to, self.hosts.name(*to)?, cell)))
+        })
+    }
+}
+
+impl Hosts {
+    fn ordinal(&self, name: &str) -> Option<Ordinal> {
+        self.ordinals.get(name).copied()
+    }
+
+    fn name(&self, ordinal: Ordinal) -> Option<&str> {
+        self.names.get(ordinal as usize)?.as_deref()
+    }
+}
+
+impl Row {
+    fn cell(&self, to: Ordinal) -> Option<&Cell> {
+        let at = self.cells.binary_search_by_key(&to, |(other, _)| *other);
+        at.ok().map(|at| &self.cells[at].1)
+    }
+
+    fn set(&mut self, to: Ordinal, cell: Cell) {
+        match self.cells.binary_search_by_key(&to, |(other, _)| *other) {
+            Ok(at) => self.cells[at].1 = cell,
+            Err(at) => self.cells.insert(at, (to, cell)),
+        }
+    }
+}
+
+impl Cell {
+    const fn is_known(&self) -> bool {
+        self.rtt_seconds.is_some() || self.rate.is_some() || self.is_dead
+    }
+
+    /// What is told of it at `now`; `None` where nothing is known.
+    pub(super) fn estimate(&self, now: Duration) -> Option<LinkEstimate> {
+        let confidence = |r: Rate| 1.0 - (-evidence_at(r.evidence, r.at, now)).exp();
+        self.is_known().then(|| LinkEstimate {
+            rtt_seconds: self.rtt_seconds,
+            bytes_per_second: self.rate.map(|r| r.bytes_per_second),
+            confidence: self.rate.map_or(0.0, confidence),
+            noise: self.rate.map_or(0.0, |r| r.noise),
+            bandwidth_age: self.rate.map(|r| now.saturating_sub(r.at)),
+            reachable: !self.is_dead,
+            estimated: false,
+        })
+    }
+}
+
+/// The rate that a host is good for, out of those measured.
+fn upper(mut rates: Vec<f64>) -> Option<f64> {
+    rates.sort_by(f64::total_cmp);
+    let last = rates.len().checked_sub(1)?;
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    let at = (last as f64 * TYPICAL) as usize; // an index of the list
+    rates.get(at).copied()
+}
