@@ -10,9 +10,10 @@ mod queue;
 mod relief;
 mod split;
 
+pub use others::{Alternative, Baseline};
 pub use queue::waiting_seconds;
 pub use relief::{Limit, Relief, what_helps, why_infeasible};
-pub use split::{Alternative, Baseline, Explanation, Stretch, Tight, Unused, Way, explain};
+pub use split::{Explanation, Stretch, Tight, Unused, Way, explain};
 
 /// Blocks that no node can host, and what keeps each node from it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,11 @@
 //! Which limit stands in the way, found by leaving each out in turn.
 
 use super::explain_infeasible;
+use crate::limits::{Ctx, SolveOptions};
 use crate::problem::{Constraints, Problem, Transition};
-use crate::strategy::{Ctx, Parameters, SolveOptions, solve_checked, strategy};
+use crate::solve::solve_checked;
+use crate::strategies::strategy;
+use crate::strategy::Parameters;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

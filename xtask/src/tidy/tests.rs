@@ -1,3 +1,4 @@
+use super::rooms::Circles;
 use super::*;
 
 /// What is wrong with a crate in memory: its files with their code.
@@ -20,7 +21,7 @@ const APP: Crate = Crate {
     package: "app",
     may_use: &[],
     rows: &[],
-    circles_within: false,
+    circles: Circles::None,
 };
 const ROOMS: &[&[&str]] = &[&["state"], &["plan", "deploy"], &["run"]];
 
@@ -43,7 +44,8 @@ const GOOD: [(&str, &str); 7] = [
     (
         "deploy.rs",
         "fn f() { let x = crate::state::Text; vec![crate::state::State] }
-         #[cfg(test)] mod tests { use crate::run::Run; use super::*; }",
+         #[cfg(test)] mod tests { use crate::run::Run; use super::rooms::Circles;
+use super::*; }",
     ),
     (
         "run.rs",
@@ -145,7 +147,7 @@ fn a_parent_that_only_passes_names_on_makes_no_circle_and_one_that_uses_them_doe
 #[test]
 fn circles_within_a_room_may_be_allowed_and_those_across_are_not() {
     let of = Crate {
-        circles_within: true,
+        circles: Circles::Within,
         ..APP
     };
     let root = ("lib.rs", "mod a; mod b;");
