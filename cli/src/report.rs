@@ -7,13 +7,13 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Version of the JSON.
-pub const API_VERSION: &str = "plan.lamina.dev/v1";
+pub(crate) const API_VERSION: &str = "plan.lamina.dev/v1";
 
 /// The whole answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// [`API_VERSION`].
+    /// Version of the JSON.
     pub api_version: &'static str,
     /// What was asked.
     pub question: Asked,
@@ -131,7 +131,7 @@ pub struct Row {
 
 impl Row {
     /// An answer and the time that it took.
-    pub fn new(solution: Solution, solve_seconds: f64) -> Self {
+    pub(crate) fn new(solution: Solution, solve_seconds: f64) -> Self {
         let bottleneck = |m: &Metrics| m.bottleneck.as_ref().map(|b| b.seconds);
         let seconds = solution.metrics.as_ref().and_then(bottleneck);
         Self {
@@ -148,7 +148,7 @@ impl Row {
     }
 
     /// Whether no placement is better; proved.
-    pub fn is_optimal(&self) -> bool {
+    pub(crate) fn is_optimal(&self) -> bool {
         self.solution.certificate.status == Status::Optimal
     }
 }

@@ -37,10 +37,7 @@ pub use solution::{
 pub use solve::solve_checked;
 pub use strategies::{strategy, strategy_names};
 pub use strategy::{Parameters, SolveError, Strategy};
-pub use validate::{
-    FieldError, FieldErrors, MAX_BLOCKS, MAX_NODES, MAX_THRESHOLD_COMBINATIONS, ValidProblem,
-    validate,
-};
+pub use validate::{FieldError, FieldErrors, MAX_BLOCKS, MAX_NODES, ValidProblem, validate};
 
 #[cfg(test)]
 mod testing;

@@ -17,4 +17,4 @@ mod terms;
 pub use config::{ConfigError, PluginConfig, Plugins};
 pub use error::{PluginError, Trouble, WorkError};
 pub use plugin::{Plugin, Question, Solved};
-pub use terms::{FALLBACK, MAX_QUESTION_BYTES, MAX_REPLIES, MAX_REPLY_BYTES, PREFIX};
+pub use terms::{FALLBACK, MAX_REPLIES, MAX_REPLY_BYTES, PREFIX};

@@ -7,7 +7,7 @@ pub const PREFIX: &str = "plugin/";
 pub const FALLBACK: &str = "optimal";
 /// Largest problem that is sent, in bytes of JSON: 300 hosts that all measure each
 /// other take 11 MB.
-pub const MAX_QUESTION_BYTES: usize = 64 << 20;
+pub(crate) const MAX_QUESTION_BYTES: usize = 64 << 20;
 /// Largest message that is taken from a plugin.
 pub const MAX_REPLY_BYTES: usize = 4 << 20;
 /// Most answers that are taken for one question.

@@ -116,7 +116,7 @@ pub struct Relief {
 /// Solves the problem once without each limit that it sets. Only limits whose
 /// loss makes a placement possible, or a better one than `objective`, are given:
 /// those that bind. `ctx` bounds all solves together.
-pub fn what_helps(problem: &Problem, objective: Option<f64>, ctx: &Ctx) -> Vec<Relief> {
+pub(super) fn what_helps(problem: &Problem, objective: Option<f64>, ctx: &Ctx) -> Vec<Relief> {
     let Ok(optimal) = strategy("optimal", &Parameters::new()) else {
         return Vec::new();
     };
