@@ -3,8 +3,10 @@
 use crate::compare::{Comparison, Limits, compare, proved_infeasible, verdict};
 use crate::mistake::{Mistake, Mistakes};
 use crate::question::{Question, Refusal};
-use crate::report::{API_VERSION, Asked, LinkRegion, LinkRegions, Outcome, Report, Row};
-use crate::what_if::{self, Change, WhatIf};
+use crate::report::{
+    API_VERSION, Asked, Change, LinkRegion, LinkRegions, Outcome, Report, Row, WhatIf,
+};
+use crate::what_if;
 use lamina_placement::explain::{explain, why_infeasible};
 use lamina_placement::regions::{Line, Regions, regions};
 use lamina_placement::{Ctx, Placement, Problem, SolveOptions, validate};

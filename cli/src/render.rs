@@ -1,10 +1,9 @@
 //! The report as text.
 
 use crate::compare::nodes_of;
-use crate::report::{LinkRegions, Outcome, Report, Row, Verdict};
+use crate::report::{LinkRegions, Moved, Outcome, Report, Row, Verdict, WhatIf};
 use crate::show;
 use crate::table::{Dress, Table};
-use crate::what_if::{Moved, WhatIf};
 use lamina_placement::explain::{Explanation, Stretch, bytes};
 use lamina_placement::{Criterion, Objective, Status};
 

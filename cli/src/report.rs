@@ -1,20 +1,19 @@
 //! What `plan` found out, as one structure: tables and `--json` print the same.
 //! docs/plan.md documents the JSON; fields are added, never renamed.
 
-use crate::what_if::WhatIf;
 use lamina_placement::explain::Explanation;
 use lamina_placement::{Metrics, Objective, Placement, Problem, Solution, Status};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Version of the JSON.
-pub const API_VERSION: &str = "plan.lamina.dev/v1";
+pub(crate) const API_VERSION: &str = "plan.lamina.dev/v1";
 
 /// The whole answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// [`API_VERSION`].
+    /// Version of the JSON.
     pub api_version: &'static str,
     /// What was asked.
     pub question: Asked,
@@ -132,7 +131,7 @@ pub struct Row {
 
 impl Row {
     /// An answer and the time that it took.
-    pub fn new(solution: Solution, solve_seconds: f64) -> Self {
+    pub(crate) fn new(solution: Solution, solve_seconds: f64) -> Self {
         let bottleneck = |m: &Metrics| m.bottleneck.as_ref().map(|b| b.seconds);
         let seconds = solution.metrics.as_ref().and_then(bottleneck);
         Self {
@@ -149,7 +148,7 @@ impl Row {
     }
 
     /// Whether no placement is better; proved.
-    pub fn is_optimal(&self) -> bool {
+    pub(crate) fn is_optimal(&self) -> bool {
         self.solution.certificate.status == Status::Optimal
     }
 }
@@ -203,6 +202,56 @@ pub struct NotWhole {
     pub node: String,
     /// What stands in the way.
     pub reason: String,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// As it was asked, `link.edge-1:cloud-1.bandwidth=5Mbit`.
+    pub change: String,
+    /// What it was before, for people.
+    pub before: String,
+    /// What it is after.
+    pub after: String,
+}
+
+/// The changed world.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WhatIf {
+    /// The changes, all made together.
+    pub changes: Vec<Change>,
+    /// Every strategy that answers in both worlds or in one, in the order of the
+    /// changed one.
+    pub strategies: Vec<Moved>,
+    /// Why there is no placement in the changed world, where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+/// One strategy in both worlds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Moved {
+    /// The strategy.
+    pub strategy: String,
+    /// Its objective before the change.
+    pub before: Option<f64>,
+    /// The objective of that placement after the change, nothing moved.
+    pub kept: Option<f64>,
+    /// Why it cannot be kept, where it cannot.
+    pub why_not_kept: Option<String>,
+    /// Its objective after the change, with its new placement.
+    pub after: Option<f64>,
+    /// `kept` over `after`: above 1, moving pays.
+    pub gain: Option<f64>,
+    /// Whether the new placement is the best; proved.
+    pub proved: bool,
+    /// Paths before.
+    pub paths_before: Vec<String>,
+    /// Paths after.
+    pub paths_after: Vec<String>,
 }
 
 /// Which placement is best at which bandwidth of one link.

@@ -1,10 +1,9 @@
 //! `--what-if`: one world changed in places, beside the one that is.
 
-use crate::report::Row;
+use crate::report::{Change, Moved, Row, WhatIf};
 use crate::units::{self, Kind, UnitError};
 use lamina_placement::check::evaluate;
 use lamina_placement::{Link, Placement, Problem};
-use serde::Serialize;
 
 /// What an unknown key is answered with.
 const KEYS: &str = "link.A:B.bandwidth, link.A:B.latency, link.A:B.gone (oneway. for A to B alone), node.N.memory, node.N.load, node.N.speed, node.N.gone or rate";
@@ -41,56 +40,6 @@ pub(crate) enum ChangeError {
         /// What it is not.
         reason: &'static str,
     },
-}
-
-/// One change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Change {
-    /// As it was asked, `link.edge-1:cloud-1.bandwidth=5Mbit`.
-    pub change: String,
-    /// What it was before, for people.
-    pub before: String,
-    /// What it is after.
-    pub after: String,
-}
-
-/// The changed world.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct WhatIf {
-    /// The changes, all made together.
-    pub changes: Vec<Change>,
-    /// Every strategy that answers in both worlds or in one, in the order of the
-    /// changed one.
-    pub strategies: Vec<Moved>,
-    /// Why there is no placement in the changed world, where there is none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub reasons: Vec<String>,
-}
-
-/// One strategy in both worlds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Moved {
-    /// The strategy.
-    pub strategy: String,
-    /// Its objective before the change.
-    pub before: Option<f64>,
-    /// The objective of that placement after the change, nothing moved.
-    pub kept: Option<f64>,
-    /// Why it cannot be kept, where it cannot.
-    pub why_not_kept: Option<String>,
-    /// Its objective after the change, with its new placement.
-    pub after: Option<f64>,
-    /// `kept` over `after`: above 1, moving pays.
-    pub gain: Option<f64>,
-    /// Whether the new placement is the best; proved.
-    pub proved: bool,
-    /// Paths before.
-    pub paths_before: Vec<String>,
-    /// Paths after.
-    pub paths_after: Vec<String>,
 }
 
 /// Changes one figure of a link and gives it before and after.

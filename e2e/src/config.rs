@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::netlab::{CONTROL, Link};
-use crate::pods::Image;
 
 /// Which part of the continuum a host belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +94,24 @@ impl Links {
                 true => self.control,
                 false => self.default,
             })
+    }
+}
+
+/// What stands for a container image: a program of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The program that containers of this image run.
+    pub program: PathBuf,
+    /// Environment that the image brings along, such as `LD_LIBRARY_PATH`.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl From<PathBuf> for Image {
+    fn from(program: PathBuf) -> Self {
+        Self {
+            program,
+            environment: BTreeMap::new(),
+        }
     }
 }
 

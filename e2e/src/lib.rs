@@ -20,12 +20,11 @@ mod tools;
 pub mod workload;
 
 pub use cgroup::CgroupError;
-pub use config::{HostSpec, LabConfig, Links, Tier};
+pub use config::{HostSpec, Image, LabConfig, Links, Tier};
 pub use control_plane::{ControlPlaneError, CredentialsError};
 pub use index::{IndexError, IndexLock};
 pub use lab::{Lab, LabError};
 pub use netlab::{CONTROL, Counters, Link};
 pub use nix::sys::signal::Signal;
 pub use nodes::{CONTROL_PLANE_LABEL, TIER_LABEL, WORKER_LABEL};
-pub use pods::Image;
 pub use tools::MissingTool;

@@ -51,6 +51,16 @@ impl DataType {
         }
     }
 
+    /// Bytes of a tensor of `shape`; `None` where a dimension is negative or the
+    /// product overflows.
+    pub(crate) fn checked_bytes(self, shape: &[i64]) -> Option<u64> {
+        let mut bytes = self.size_bytes() as u64;
+        for &dim in shape {
+            bytes = bytes.checked_mul(u64::try_from(dim).ok()?)?;
+        }
+        Some(bytes)
+    }
+
     /// The protocol's name, `FP32`.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,3 @@
-use crate::tensor::checked_bytes;
 use crate::{DataType, Digest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -41,7 +40,7 @@ impl ValueSpec {
             .iter()
             .map(|&d| if d == -1 { batch } else { d })
             .collect();
-        checked_bytes(self.datatype, &shape)
+        self.datatype.checked_bytes(&shape)
     }
 }
 

@@ -41,16 +41,6 @@ pub enum ShapeError {
     Overflow { name: String, shape: Vec<i64> },
 }
 
-/// Bytes of a tensor of `shape`; `None` where a dimension is negative or the
-/// product overflows.
-pub(crate) fn checked_bytes(datatype: DataType, shape: &[i64]) -> Option<u64> {
-    let mut bytes = datatype.size_bytes() as u64;
-    for &dim in shape {
-        bytes = bytes.checked_mul(u64::try_from(dim).ok()?)?;
-    }
-    Some(bytes)
-}
-
 impl Tensor {
     /// Checks datatype, rank, shape and byte size against `spec`, before a
     /// forward: a wrong shape can corrupt memory inside a kernel.
@@ -79,7 +69,7 @@ impl Tensor {
                 got: self.shape.clone(),
             });
         }
-        let Some(expected) = checked_bytes(self.datatype, &self.shape) else {
+        let Some(expected) = self.datatype.checked_bytes(&self.shape) else {
             return Err(ShapeError::Overflow {
                 name: name(),
                 shape: self.shape.clone(),

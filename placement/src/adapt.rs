@@ -4,9 +4,9 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+// Says how much the rules below regret, on traces; nothing else plays it.
+#[cfg(test)]
 mod simulate;
-
-pub use simulate::{Fare, LTE, Rule, Trace, WIFI, Wander, World, simulate};
 
 /// How eager to be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

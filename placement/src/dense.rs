@@ -7,32 +7,22 @@ use crate::solution::{Placement, Segment};
 use std::collections::HashMap;
 
 mod chain;
+mod kinds;
 mod measure;
+mod plan;
 mod reckon;
 mod residual;
 mod traffic;
 
 pub(crate) use chain::Chain;
+pub(crate) use kinds::{COMPUTE, KINDS, LOADING, MEMORY, Rows, SLICES};
 pub(crate) use measure::{Aim, Measure, Toll};
 
-/// What a node has a limited amount of. The slice limit counts one workload
-/// alone, the others are shared by all.
-pub(crate) const MEMORY: usize = 0;
-/// Bytes loaded during the switch.
-pub(crate) const LOADING: usize = 1;
-/// Utilisation.
-pub(crate) const COMPUTE: usize = 2;
-/// Slice bytes of one workload.
-pub(crate) const SLICES: usize = 3;
-/// How many kinds there are.
-pub(crate) const KINDS: usize = 4;
+use plan::Plan;
 
 /// Room for rounding in capacities that are not whole bytes; half of what the
 /// checker allows.
 const SLACK: f64 = 5e-10;
-
-/// The choice of one table row per exit.
-pub(crate) type Rows = Vec<usize>;
 
 /// A problem in ordinals. Costs are in objective seconds.
 #[derive(Debug, Clone)]
@@ -98,38 +88,6 @@ pub(crate) struct Budget {
     pub limits: Vec<f64>,
     /// Whether all chains draw on one limit.
     pub total: bool,
-}
-
-/// What every chain is compiled for.
-struct Plan<'a> {
-    aim: &'a Aim,
-    /// What each budget counts; `None` is plain latency.
-    budgets: Vec<Option<Criterion>>,
-    index: &'a HashMap<&'a str, usize>,
-    /// Requests per second of the mix.
-    mix: f64,
-    workloads: usize,
-    /// As [`Dense::nominal`].
-    nominal: bool,
-}
-
-impl Plan<'_> {
-    /// Share of a workload among all requests.
-    fn share(&self, workload: &Workload) -> f64 {
-        if self.mix > 0.0 {
-            workload.rate_per_second / self.mix
-        } else {
-            (self.workloads as f64).recip()
-        }
-    }
-
-    fn rate(&self, workload: &Workload) -> f64 {
-        if self.nominal {
-            self.share(workload)
-        } else {
-            workload.rate_per_second
-        }
-    }
 }
 
 impl Dense {

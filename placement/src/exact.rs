@@ -12,24 +12,25 @@ mod regroup;
 mod resources;
 mod subgradient;
 mod tables;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod wide;
 
 pub(crate) use question::as_question;
+pub(crate) use terms::{Exact, Outcome, Tuning};
 
-use crate::dense::{Dense, SLICES};
+use crate::dense::Dense;
+use crate::limits::Ctx;
 use crate::milp::{self, Goal};
-use crate::strategy::Ctx;
 use halves::Hunt;
 use labels::{Ahead, IMPROVEMENT, Search};
+use question::worst_cost;
 use reduce::{restrict, restrict_prices, through};
 use regroup::Regroup;
 use subgradient::Ascent;
-use tables::{Prices, Table, backward, forward, priced, trace_backward};
+use tables::{Prices, Relaxed, Table, backward, forward, priced, trace_backward};
 
-/// Rounds of price adjustment.
-const ROUNDS: usize = 160;
 /// Rounds after which to search from both ends, and with how many labels: most
 /// small problems need no better prices.
 const HUNTS: [(usize, u64); 3] = [(15, 1_500), (40, 3_000), (80, 10_000)];
@@ -55,90 +56,6 @@ const REGROUP_SHARE: f64 = 0.5;
 const MILP_NODES: u64 = 2_000;
 /// What branch and bound may be wrong by.
 const MILP_TOLERANCE: f64 = 1e-6;
-
-/// When to use which pass.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Tuning {
-    /// Labels tried before any price is worked out: enough for most small
-    /// problems.
-    pub quick_labels: u64,
-    /// Labels tried from both ends before those from one; 0 for never.
-    pub halves: u64,
-    /// Labels tried before branch and bound has its turn.
-    pub labels: u64,
-    /// More nodes than this are first thinned out.
-    pub wide: usize,
-    /// Rounds of price adjustment.
-    pub rounds: usize,
-    /// Whether passes that take long may run: workloads regrouped, wide beams,
-    /// branch and bound.
-    pub thorough: bool,
-}
-
-impl Tuning {
-    /// For one of many problems that a search asks.
-    fn part_of_a_search(labels: u64) -> Self {
-        Self {
-            halves: labels,
-            labels,
-            rounds: ROUNDS / 4,
-            thorough: false,
-            ..Self::default()
-        }
-    }
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        Self {
-            quick_labels: 4_000,
-            halves: 400_000,
-            labels: u64::MAX,
-            wide: 48,
-            rounds: ROUNDS,
-            thorough: true,
-        }
-    }
-}
-
-/// How to solve.
-#[derive(Debug, Clone)]
-pub(crate) struct Exact<'a> {
-    /// When to use which pass.
-    pub tuning: Tuning,
-    /// Limits.
-    pub ctx: &'a Ctx,
-    /// Most labels.
-    pub max_work: u64,
-    /// Only placements cheaper than this are wanted.
-    pub cutoff: f64,
-    /// Stop at the first placement that is cheap enough.
-    pub any: bool,
-    /// A placement known, with what it costs.
-    pub start: Option<(f64, Vec<usize>)>,
-    /// Seed of everything random.
-    pub seed: u64,
-}
-
-/// What was found.
-#[derive(Debug, Clone)]
-pub(crate) struct Outcome {
-    /// Cost and node per block, all chains one after the other; cheaper than
-    /// the cutoff.
-    pub best: Option<(f64, Vec<usize>)>,
-    /// No placement costs less than the smaller of this and the best (or the
-    /// cutoff, without one).
-    pub bound: f64,
-    /// Whether the search ended by itself: then `best` is the optimum below the
-    /// cutoff, or there is none.
-    pub complete: bool,
-    /// The pass that ended it.
-    pub stage: &'static str,
-    /// Labels and rounds spent.
-    pub work: u64,
-    /// Nodes left at the end.
-    pub nodes_left: usize,
-}
 
 impl Exact<'_> {
     /// Solves a compiled problem.
@@ -427,7 +344,7 @@ impl<'a> State<'a> {
             self.complete = true;
             return None;
         }
-        let value = total - spent(&self.dense, prices);
+        let value = total - prices.spent(&self.dense);
         self.bound = self.bound.max(value);
         let paths: Vec<Vec<usize>> = costs
             .iter()
@@ -592,18 +509,6 @@ pub(crate) fn bounds_through_nodes(dense: &Dense, ctx: &Ctx) -> Option<Vec<f64>>
     Some(least)
 }
 
-/// A relaxation solved.
-struct Relaxed {
-    /// Priced block costs per chain.
-    costs: Vec<Vec<f64>>,
-    /// Cost-to-go tables per chain.
-    tables: Vec<Table>,
-    /// Best path per chain.
-    paths: Vec<Vec<usize>>,
-    /// Its lower bound.
-    value: f64,
-}
-
 /// The problem whose cost is what a budget counts.
 fn as_cost(dense: &Dense, budget: usize) -> Dense {
     let mut counted = dense.clone();
@@ -620,52 +525,4 @@ fn as_cost(dense: &Dense, budget: usize) -> Dense {
         chain.toll.clone_from(&measure.toll);
     }
     counted
-}
-
-/// Prices times capacities.
-fn spent(dense: &Dense, prices: &Prices) -> f64 {
-    let n = dense.n;
-    let mut sum = 0.0;
-    for (kind, all) in prices.node.iter().enumerate() {
-        for (at, price) in all.iter().enumerate().filter(|(_, p)| **p > 0.0) {
-            let capacity = if kind == SLICES {
-                dense.chains[at / n].slice_capacity[at % n]
-            } else {
-                dense.capacity[kind][at]
-            };
-            sum += price * capacity;
-        }
-    }
-    let links: f64 = prices.link.iter().sum();
-    if links > 0.0 {
-        sum += links * dense.link_capacity;
-    }
-    sum
-}
-
-/// No placement can cost more than this.
-fn worst_cost(dense: &Dense) -> f64 {
-    let finite_max = |all: &[f64]| {
-        all.iter()
-            .copied()
-            .filter(|v| v.is_finite())
-            .fold(0.0, f64::max)
-    };
-    let trip = finite_max(&dense.round_trip);
-    let per_byte = finite_max(&dense.forth);
-    let joules = finite_max(&dense.joules.forth);
-    let money = finite_max(&dense.money.forth);
-    let n = dense.n;
-    let mut sum = 0.0;
-    for chain in &dense.chains {
-        let toll = &chain.toll;
-        for b in 0..chain.l {
-            sum += finite_max(&chain.cost[b * n..(b + 1) * n]);
-            sum += toll.cut.get(b * n..(b + 1) * n).map_or(0.0, finite_max);
-            sum += toll.trip[b] * trip + (toll.forth[b] + toll.back[b]) * per_byte;
-            let bytes = chain.bytes[b] + chain.reply[b];
-            sum += bytes * (toll.joules * joules + toll.money * money);
-        }
-    }
-    sum * (1.0 + 1e-9) + 1e-9
 }

@@ -10,13 +10,13 @@ mod queue;
 mod relief;
 mod split;
 
-pub use queue::waiting_seconds;
-pub use relief::{Limit, Relief, what_helps, why_infeasible};
-pub use split::{Alternative, Baseline, Explanation, Stretch, Tight, Unused, Way, explain};
+pub use others::{Alternative, Baseline};
+pub use relief::{Limit, Relief, why_infeasible};
+pub use split::{Explanation, Stretch, Tight, Unused, Way, explain};
 
 /// Blocks that no node can host, and what keeps each node from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unplaced {
+pub(crate) struct Unplaced {
     /// The workload.
     pub workload: String,
     /// First of the blocks.
@@ -72,7 +72,7 @@ pub fn bytes(count: u64) -> String {
 /// Nodes that lack memory are judged by the stretch as a whole, which is as long
 /// as one node would have to take: from the first block that cannot be placed to
 /// the last that cannot.
-pub fn explain_infeasible(problem: &Problem) -> Vec<Unplaced> {
+pub(crate) fn explain_infeasible(problem: &Problem) -> Vec<Unplaced> {
     problem
         .workloads
         .iter()

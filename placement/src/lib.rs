@@ -12,16 +12,19 @@ pub mod check;
 mod dense;
 mod exact;
 pub mod explain;
+mod limits;
 mod milp;
 mod objective;
 mod problem;
 mod random;
 pub mod regions;
 mod solution;
+mod solve;
 mod strategies;
 mod strategy;
 mod validate;
 
+pub use limits::{Ctx, SolveOptions};
 pub use objective::{Criterion, Objective, RankedCriterion, WeightedCriterion};
 pub use problem::{
     Block, BlockCost, BlockOnNode, Constraints, Exit, ExitPoint, Link, Node, Previous, Problem,
@@ -31,13 +34,10 @@ pub use solution::{
     Answer, Bottleneck, Certificate, CrossingMetrics, LinkMetrics, Metrics, NodeMetrics, Placement,
     Segment, SegmentMetrics, Solution, Stats, Status, WorkloadMetrics,
 };
-pub use strategy::{
-    Ctx, Parameters, SolveError, SolveOptions, Strategy, solve_checked, strategy, strategy_names,
-};
-pub use validate::{
-    FieldError, FieldErrors, MAX_BLOCKS, MAX_NODES, MAX_THRESHOLD_COMBINATIONS, ValidProblem,
-    validate,
-};
+pub use solve::solve_checked;
+pub use strategies::{strategy, strategy_names};
+pub use strategy::{Parameters, SolveError, Strategy};
+pub use validate::{FieldError, FieldErrors, MAX_BLOCKS, MAX_NODES, ValidProblem, validate};
 
 #[cfg(test)]
 mod testing;

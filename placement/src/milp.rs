@@ -5,7 +5,7 @@
 //! capacities this is a network matrix, whose relaxation is already integral.
 
 use crate::dense::{COMPUTE, Chain, Dense, KINDS, SLICES};
-use crate::strategy::Ctx;
+use crate::limits::Ctx;
 use microlp::{
     ComparisonOp, Error, OptimizationDirection, Solution, SolveOptions, SolveOutcome,
     TerminationReason, Variable,

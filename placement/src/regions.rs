@@ -12,11 +12,11 @@
 
 use crate::dense::{Aim, Dense, Rows};
 use crate::exact::{Exact, Tuning};
+use crate::limits::{Ctx, SolveOptions};
 use crate::objective::Objective;
 use crate::problem::{Problem, Transition};
 use crate::solution::Placement;
 use crate::strategies::threshold_choices;
-use crate::strategy::{Ctx, SolveOptions};
 use crate::validate::{FieldErrors, ValidProblem};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

@@ -72,14 +72,14 @@ pub struct Certificate {
 
 impl Certificate {
     /// Nothing is known.
-    pub const UNKNOWN: Self = Self {
+    pub(crate) const UNKNOWN: Self = Self {
         status: Status::Unknown,
         lower_bound: None,
         gap: None,
     };
 
     /// It was proved that no placement exists.
-    pub const INFEASIBLE: Self = Self {
+    pub(crate) const INFEASIBLE: Self = Self {
         status: Status::Infeasible,
         lower_bound: None,
         gap: None,

@@ -1,4 +1,4 @@
-//! Every built-in strategy, a file each.
+//! The registry of the built-in strategies, which have a file each.
 
 mod cloud_only;
 mod dads;
@@ -23,15 +23,16 @@ mod throughput;
 mod turns;
 mod whole;
 
-use crate::dense::Rows;
-use crate::problem::{Problem, Tier};
-use crate::solution::Placement;
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+pub(crate) use rows::threshold_choices;
+pub(crate) use whole::whole_on_tier;
+
+use crate::strategy::{Parameters, SolveError, Strategy};
 
 type Make = fn(&Parameters) -> Result<Box<dyn Strategy>, SolveError>;
 
-/// Name and constructor of each.
-pub(crate) const KNOWN: &[(&str, Make)] = &[
+/// Name and constructor of each: a new one is its file, its `mod` line above and a
+/// row here.
+const KNOWN: &[(&str, Make)] = &[
     ("optimal", optimal::make),
     ("milp", milp::make),
     ("genetic", genetic::make),
@@ -48,25 +49,22 @@ pub(crate) const KNOWN: &[(&str, Make)] = &[
     ("throughput", throughput::make),
 ];
 
-/// The whole model on the best node of a tier; empty where there is none.
-pub(crate) fn whole_on_tier(problem: &Problem, tier: Tier, ctx: &Ctx) -> Vec<Placement> {
-    let options = SolveOptions::default();
-    let answer = whole::solve(problem, "whole", &options, ctx, |_| {
-        let nodes = problem.nodes.iter().enumerate();
-        nodes
-            .filter(|(_, n)| n.tier == tier)
-            .map(|(i, _)| i)
-            .collect()
-    });
-    answer.map(|a| a.placements).unwrap_or_default()
+/// The strategy of that name.
+///
+/// # Errors
+/// [`SolveError::UnknownStrategy`] naming the known ones,
+/// [`SolveError::Parameter`] for a parameter that it does not take.
+pub fn strategy(name: &str, parameters: &Parameters) -> Result<Box<dyn Strategy>, SolveError> {
+    let Some((_, make)) = KNOWN.iter().find(|(known, _)| *known == name) else {
+        return Err(SolveError::UnknownStrategy {
+            name: name.to_owned(),
+            known: strategy_names().join(", "),
+        });
+    };
+    make(parameters)
 }
 
-/// Every choice of thresholds; `None` where there are too many.
-pub(crate) fn threshold_choices(problem: &Problem) -> Option<Vec<Vec<Rows>>> {
-    rows::choices(problem, "").ok()
-}
-
-/// For strategies that take no parameter.
-fn no_parameters(strategy: &'static str, parameters: &Parameters) -> Result<(), SolveError> {
-    parameters::Reader::new(strategy, parameters).finish()
+/// Names of every built-in strategy.
+pub fn strategy_names() -> Vec<&'static str> {
+    KNOWN.iter().map(|(name, _)| *name).collect()
 }

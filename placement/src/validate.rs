@@ -11,7 +11,7 @@ pub const MAX_NODES: usize = 2048;
 /// More blocks than this in one workload are refused.
 pub const MAX_BLOCKS: usize = 4096;
 /// More combinations of thresholds than this are refused.
-pub const MAX_THRESHOLD_COMBINATIONS: usize = 4096;
+pub(crate) const MAX_THRESHOLD_COMBINATIONS: usize = 4096;
 
 /// One field that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]

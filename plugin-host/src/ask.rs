@@ -1,10 +1,10 @@
 //! One question to a plugin: handshake, then its answers as they come, until the
 //! last one, the deadline or a fault.
 
+use crate::description;
 use crate::error::PluginError;
 use crate::incumbent::{self, Incumbent};
-use crate::plugin::Heard;
-use crate::{MAX_REPLIES, MAX_REPLY_BYTES, description};
+use crate::terms::{MAX_REPLIES, MAX_REPLY_BYTES};
 use lamina_placement::{Ctx, Problem};
 use lamina_proto::strategy::strategy_client::StrategyClient;
 use lamina_proto::strategy::{DescribeRequest, PROTOCOL_VERSION, SolveReply, SolveRequest};
@@ -25,6 +25,13 @@ pub(crate) struct Call<'a> {
     /// Time for everything.
     pub(crate) limit: Duration,
     pub(crate) ctx: &'a Ctx,
+}
+
+/// What a plugin gave: its last good answer, and why it is not whole.
+pub(crate) struct Heard {
+    pub(crate) incumbent: Incumbent,
+    pub(crate) answers: usize,
+    pub(crate) trouble: Option<PluginError>,
 }
 
 /// What was heard so far.

@@ -6,9 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Begins every strategy's name that means a plugin, so that no built-in strategy,
-/// present or future, has the same.
-pub const PREFIX: &str = "plugin/";
 /// Longest name; with the prefix it fits `spec.strategy.name`.
 const MAX_NAME: usize = 40;
 /// Timeouts in seconds that make sense: a plan is wanted within seconds.

@@ -1,6 +1,6 @@
 //! What can go wrong with a plugin, in words for the person who runs it.
 
-use crate::plugin::FALLBACK;
+use crate::terms::FALLBACK;
 use lamina_placement::SolveError;
 use lamina_proto::strategy::StrategyInfo;
 use std::error::Error;

@@ -12,15 +12,9 @@ mod description;
 mod error;
 mod incumbent;
 mod plugin;
+mod terms;
 
-pub use config::{ConfigError, PREFIX, PluginConfig, Plugins};
+pub use config::{ConfigError, PluginConfig, Plugins};
 pub use error::{PluginError, Trouble, WorkError};
-pub use plugin::{FALLBACK, Plugin, Question, Solved};
-
-/// Largest problem that is sent, in bytes of JSON: 300 hosts that all measure each
-/// other take 11 MB.
-pub const MAX_QUESTION_BYTES: usize = 64 << 20;
-/// Largest message that is taken from a plugin.
-pub const MAX_REPLY_BYTES: usize = 4 << 20;
-/// Most answers that are taken for one question.
-pub const MAX_REPLIES: usize = 1000;
+pub use plugin::{Plugin, Question, Solved};
+pub use terms::{FALLBACK, MAX_REPLIES, MAX_REPLY_BYTES, PREFIX};

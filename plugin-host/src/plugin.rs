@@ -1,9 +1,9 @@
 //! One plugin, and the strategy that answers where it does not.
 
-use crate::ask::Call;
+use crate::ask::{Call, Heard};
 use crate::error::{PluginError, Trouble, WorkError};
 use crate::incumbent::Incumbent;
-use crate::{MAX_QUESTION_BYTES, PREFIX};
+use crate::terms::{FALLBACK, MAX_QUESTION_BYTES, PREFIX};
 use lamina_placement::{
     Certificate, Ctx, Parameters, Problem, Solution, SolveError, SolveOptions, Stats, Status,
     ValidProblem, solve_checked, strategy,
@@ -13,8 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::Endpoint;
 
-/// The built-in strategy that answers in a plugin's place.
-pub const FALLBACK: &str = "optimal";
 /// Time that is kept for it, where there is so much.
 const RESERVE: Duration = Duration::from_secs(1);
 /// Share of its time that a plugin is told of: the answer has to travel, too.
@@ -53,13 +51,6 @@ pub struct Solved {
     pub claimed_lower_bound: Option<f64>,
     /// What went wrong, if anything.
     pub trouble: Option<Trouble>,
-}
-
-/// What a plugin gave: its last good answer, and why it is not whole.
-pub(crate) struct Heard {
-    pub(crate) incumbent: Incumbent,
-    pub(crate) answers: usize,
-    pub(crate) trouble: Option<PluginError>,
 }
 
 impl Plugin {

@@ -13,6 +13,7 @@
 mod bench;
 mod build;
 mod coverage;
+mod deny;
 mod run;
 mod setup;
 mod steps;

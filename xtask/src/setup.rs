@@ -222,7 +222,8 @@ fn target_folder(cache: &Path) -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache.join("target"), PathBuf::from)
 }
 
-fn cache_folder() -> Result<PathBuf> {
+/// Where everything is kept that outlives a checkout.
+pub(crate) fn cache_folder() -> Result<PathBuf> {
     if let Some(given) = env::var_os("LAMINA_CACHE") {
         return Ok(given.into());
     }

@@ -1,7 +1,7 @@
 //! Everything that CI runs, in order of cost, with a closing count.
 
 use crate::setup::Kit;
-use crate::{build, tidy};
+use crate::{build, deny, tidy};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -16,12 +16,17 @@ struct Tally {
     broken: Vec<String>,
 }
 
+const DEPENDENCIES: &str = "dependencies: licences, bans and sources";
+
 /// Runs the steps whose name contains `only`, all where absent.
 pub(crate) fn test(kit: &Kit, only: Option<&str>) -> Result<ExitCode> {
     let start = Instant::now();
     let mut tally = Tally::default();
     let wanted = |name: &str| only.is_none_or(|o| name.contains(o));
     let mut all = steps(kit);
+    if wanted(DEPENDENCIES) {
+        all.push((DEPENDENCIES, deny::command(kit)?));
+    }
     if wanted("sdk") {
         all.extend(sdk_steps(kit)?);
     }
@@ -78,6 +83,8 @@ fn steps(kit: &Kit) -> Vec<(&'static str, Command)> {
         c.current_dir(&kit.root).args(args).arg("charts/lamina");
         c
     };
+    let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
+    documentation.env("RUSTDOCFLAGS", "--deny warnings");
     vec![
         ("format", cargo(&["fmt", "--all", "--check"])),
         (
@@ -99,6 +106,7 @@ fn steps(kit: &Kit) -> Vec<(&'static str, Command)> {
             "examples in the documentation",
             cargo(&["test", "--workspace", "--doc"]),
         ),
+        ("documentation", documentation),
         ("chart: helm lint", helm(&["lint", "--strict"])),
         (
             "chart: helm template",

@@ -1,8 +1,16 @@
 //! Rules of the house that no compiler checks.
 
+mod catalogue;
+mod circles;
+mod imports;
+mod rooms;
+mod tokens;
+
 use crate::run::output;
 use crate::setup::root;
 use anyhow::{Result, bail};
+use rooms::{CRATES, Crate, TABLE};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -32,14 +40,21 @@ const FORBIDDEN: [(&str, &[&str]); 8] = [
 pub(crate) fn check() -> Result<()> {
     let root = root();
     let mut wrong = Vec::new();
-    for file in tracked(&root) {
+    let files = tracked(&root);
+    for file in &files {
         if file.ends_with(".rs") {
-            check_length(&root, &file, &mut wrong);
+            check_length(&root, file, &mut wrong);
         }
         if file.ends_with("Cargo.toml") && file != "Cargo.toml" {
-            check_manifest(&root, &file, &mut wrong);
+            check_manifest(&root, file, &mut wrong);
         }
     }
+    let text = |file: &str| fs::read_to_string(root.join(file)).ok();
+    for one in CRATES {
+        wrong.extend(check_imports(one, &files, &text));
+    }
+    check_uses(&root, &mut wrong);
+    wrong.extend(catalogue::check(&files, &text));
     for (package, forbidden) in FORBIDDEN {
         check_dependencies(&root, package, forbidden, &mut wrong);
     }
@@ -78,6 +93,96 @@ fn check_manifest(root: &Path, file: &str, wrong: &mut Vec<String>) {
     }
 }
 
+/// Rooms and circles of one crate.
+fn check_imports(
+    of: &Crate,
+    files: &[String],
+    text: &dyn Fn(&str) -> Option<String>,
+) -> Vec<String> {
+    let source = format!("{}/src/", of.folder);
+    let mut wrong = Vec::new();
+    let mut roots = Vec::new();
+    for file in files.iter().filter(|file| is_root(file, &source)) {
+        let imports = match imports::read(file, text) {
+            Ok(imports) => imports,
+            Err(unreadable) => {
+                wrong.push(unreadable.to_string());
+                continue;
+            }
+        };
+        wrong.extend(rooms::judge(of, &imports));
+        roots.push(imports);
+    }
+    wrong.extend(rooms::empty_rooms(of, &roots));
+    wrong
+}
+
+/// Whether a crate's library or one of its programs begins in `file`.
+fn is_root(file: &str, source: &str) -> bool {
+    let Some(inside) = file.strip_prefix(source) else {
+        return false;
+    };
+    match inside.strip_prefix("bin/") {
+        Some(program) => program
+            .split_once('/')
+            .is_none_or(|(_, inside)| inside == "main.rs"),
+        None => ["lib.rs", "main.rs"].contains(&inside),
+    }
+}
+
+/// Which crate of the workspace uses which.
+fn check_uses(root: &Path, wrong: &mut Vec<String>) {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root).args([
+        "tree",
+        "--workspace",
+        "--no-dedupe",
+        "--depth",
+        "1",
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "depth",
+        "--format",
+        " {p}",
+    ]);
+    let Some(tree) = output(&mut cargo) else {
+        wrong.push("cargo tree of the workspace failed".to_owned());
+        return;
+    };
+    let mut uses = uses_of_each(&tree);
+    for one in CRATES {
+        match uses.remove(one.package) {
+            Some(used) => wrong.extend(rooms::judge_uses(one, &used)),
+            None => wrong.push(format!("{TABLE} names {}, which is no crate", one.package)),
+        }
+    }
+    wrong.extend(
+        uses.keys()
+            .map(|package| format!("{TABLE} lacks {package}")),
+    );
+}
+
+/// Crates of the workspace that each one uses, out of `0 a v1 (/path)` with
+/// `1 b v1 (/path)` below; those of a registry have no path.
+fn uses_of_each(tree: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut user = String::new();
+    for line in tree.lines().filter(|line| line.contains("(/")) {
+        let mut words = line.split_whitespace();
+        let (Some(depth), Some(package)) = (words.next(), words.next()) else {
+            continue;
+        };
+        if depth == "0" {
+            package.clone_into(&mut user);
+            uses.entry(user.clone()).or_default();
+        } else if let Some(used) = uses.get_mut(&user) {
+            used.insert(package.to_owned());
+        }
+    }
+    uses
+}
+
 fn check_dependencies(root: &Path, package: &str, forbidden: &[&str], wrong: &mut Vec<String>) {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root).args([
@@ -104,3 +209,6 @@ fn check_dependencies(root: &Path, package: &str, forbidden: &[&str], wrong: &mu
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,28 +27,11 @@ use nix::sys::signal::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::config::Image;
 use crate::nodes::Size;
 use container::Process;
 use environment::HostFacts;
 use task::{Identity, PodTask};
-
-/// What stands for a container image: a program of this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
-    /// The program that containers of this image run.
-    pub program: PathBuf,
-    /// Environment that the image brings along, such as `LD_LIBRARY_PATH`.
-    pub environment: BTreeMap<String, String>,
-}
-
-impl From<PathBuf> for Image {
-    fn from(program: PathBuf) -> Self {
-        Self {
-            program,
-            environment: BTreeMap::new(),
-        }
-    }
-}
 
 /// A host as the runner sees it.
 pub(crate) struct Host {

@@ -22,7 +22,8 @@ use super::probe::ProbeSpec;
 use super::script::{Mount, Start, User, script};
 use super::status::{Conditions, ContainerState, Ended, State, status};
 use super::volumes::{Place, TokenWish, needs, place, write};
-use super::{Host, Image, Shared};
+use super::{Host, Shared};
+use crate::config::Image;
 
 /// How often ConfigMaps, Secrets and the age of tokens are looked at.
 const REFRESH: Duration = Duration::from_secs(10);

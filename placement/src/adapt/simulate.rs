@@ -4,7 +4,6 @@
 use super::{Decision, Policy, Situation, Switched, WorkFunction, decide};
 use crate::random::Dice;
 use crate::regions::Line;
-use serde::{Deserialize, Serialize};
 
 /// Weight of a new sample in the smoothed logarithm of the factor.
 const SMOOTHING: f64 = 0.3;
@@ -14,9 +13,8 @@ const VARIANCE_SMOOTHING: f64 = 0.05;
 const FIRST_VARIANCE: f64 = 0.1;
 
 /// A rule for when to move.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Rule {
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Rule {
     /// Where it began it stays.
     Never,
     /// The optimum of the raw sample every so many seconds, as the paper does.
@@ -37,50 +35,48 @@ pub enum Rule {
 }
 
 /// What a model and its world are like.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct World {
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct World {
     /// The placements to choose from.
-    pub lines: Vec<Line>,
+    pub(super) lines: Vec<Line>,
     /// Requests per second.
-    pub rate_per_second: f64,
+    pub(super) rate_per_second: f64,
     /// What moving costs, `[from][to]`, in request-seconds.
-    pub moving: Vec<Vec<f64>>,
+    pub(super) moving: Vec<Vec<f64>>,
     /// Seconds charged to a request that the placement in use cannot serve.
-    pub outage_seconds: f64,
+    pub(super) outage_seconds: f64,
 }
 
 /// Bandwidth factors over time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Trace {
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Trace {
     /// Seconds between two samples.
-    pub step_seconds: f64,
+    pub(super) step_seconds: f64,
     /// The true factors.
-    pub factors: Vec<f64>,
+    pub(super) factors: Vec<f64>,
     /// What was measured of them.
-    pub measured: Vec<f64>,
+    pub(super) measured: Vec<f64>,
 }
 
 /// States that a link wanders between, with noise on top.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Wander {
+pub(super) struct Wander {
     /// Factor of each state, neighbours beside each other.
-    pub states: &'static [f64],
+    pub(super) states: &'static [f64],
     /// Probability per step of going to a neighbour.
-    pub step: f64,
+    pub(super) step: f64,
     /// Probability per step of going anywhere.
-    pub jump: f64,
+    pub(super) jump: f64,
     /// How much of the noise lasts to the next step.
-    pub memory: f64,
+    pub(super) memory: f64,
     /// Standard deviation of new noise, in logarithms.
-    pub noise: f64,
+    pub(super) noise: f64,
     /// Standard deviation of measuring, in logarithms.
-    pub measuring: f64,
+    pub(super) measuring: f64,
 }
 
 /// A phone on LTE: five states, each held for about half a minute.
-pub const LTE: Wander = Wander {
+pub(super) const LTE: Wander = Wander {
     states: &[0.08, 0.25, 0.6, 1.0, 1.6],
     step: 0.03,
     jump: 0.004,
@@ -90,7 +86,7 @@ pub const LTE: Wander = Wander {
 };
 
 /// A host on Wi-Fi: mostly good, with deep fades that come at once.
-pub const WIFI: Wander = Wander {
+pub(super) const WIFI: Wander = Wander {
     states: &[0.05, 0.4, 1.0],
     step: 0.01,
     jump: 0.02,
@@ -101,7 +97,7 @@ pub const WIFI: Wander = Wander {
 
 impl Trace {
     /// A synthetic trace of one sample a second; the same seed gives the same.
-    pub fn wander(how: &Wander, seconds: usize, seed: u64) -> Self {
+    pub(super) fn wander(how: &Wander, seconds: usize, seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let (mut state, mut noise) = (how.states.len() / 2, 0.0);
         let (mut factors, mut measured) = (Vec::new(), Vec::new());
@@ -137,20 +133,19 @@ fn normal(dice: &mut Dice) -> f64 {
 }
 
 /// How a rule fared.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Fare {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Fare {
     /// What all requests and moves cost together, in request-seconds.
-    pub request_seconds: f64,
+    pub(super) request_seconds: f64,
     /// Moves made.
-    pub moves: usize,
+    pub(super) moves: usize,
     /// What the clairvoyant pays.
-    pub clairvoyant_request_seconds: f64,
+    pub(super) clairvoyant_request_seconds: f64,
 }
 
 impl Fare {
     /// What was paid more than the clairvoyant pays, as a share of it.
-    pub fn regret(&self) -> f64 {
+    pub(super) fn regret(&self) -> f64 {
         if self.clairvoyant_request_seconds > 0.0 {
             self.request_seconds / self.clairvoyant_request_seconds - 1.0
         } else {
@@ -162,7 +157,7 @@ impl Fare {
 /// Plays a rule. It begins at the optimum of the first sample, as the
 /// clairvoyant may begin anywhere. `None` without lines or samples, or where
 /// `moving` is not a square of the lines.
-pub fn simulate(world: &World, trace: &Trace, rule: &Rule) -> Option<Fare> {
+pub(super) fn simulate(world: &World, trace: &Trace, rule: &Rule) -> Option<Fare> {
     let n = world.lines.len();
     let square = world.moving.len() == n && world.moving.iter().all(|row| row.len() == n);
     let samples = trace.measured.len() == trace.factors.len();
@@ -329,5 +324,4 @@ impl<'a> Play<'a> {
     }
 }
 
-#[cfg(test)]
 mod tests;

@@ -1,8 +1,9 @@
 //! One workload, compiled.
 
+use super::kinds::{COMPUTE, KINDS, LOADING, MEMORY, Rows, SLICES};
 use super::measure::{Measure, Source, Toll};
+use super::plan::Plan;
 use super::traffic::Traffic;
-use super::{COMPUTE, KINDS, LOADING, MEMORY, Plan, Rows, SLICES};
 use crate::problem::{Problem, Transition, Workload};
 use std::collections::HashMap;
 

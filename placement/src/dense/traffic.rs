@@ -1,6 +1,6 @@
 //! What travels over each cut, by the thresholds chosen.
 
-use super::Rows;
+use super::kinds::Rows;
 use crate::problem::Workload;
 use std::collections::HashMap;
 

@@ -9,13 +9,14 @@
 //! relaxation; its best placement, where it respects the true limits, is the best
 //! of all.
 
+mod layer;
 mod packed;
 mod pairs;
 
-use super::spent;
 use super::tables::{Prices, Table, backward, forward, priced};
 use crate::dense::{COMPUTE, Chain, Dense, KINDS};
-use crate::strategy::Ctx;
+use crate::limits::Ctx;
+use layer::{Label, Layer};
 use packed::{FULL, LANES, Packed, rounded_down, rounded_up};
 use pairs::{Pair, Tree};
 
@@ -158,41 +159,6 @@ fn lanes(dense: &Dense) -> Vec<Lane> {
     lanes
 }
 
-/// A label: a way to place the blocks on one side.
-#[derive(Clone, Copy)]
-struct Label<const W: usize> {
-    cost: f64,
-    used: Packed<W>,
-    /// Ordinal in the layer before.
-    parent: u32,
-}
-
-/// Labels after the same number of blocks, by the node next to the other side:
-/// that of the last block of a head, and of the block before a tail. Those of a
-/// node are sorted by cost.
-struct Layer<const W: usize> {
-    labels: Vec<Label<W>>,
-    /// First of each node, and the end.
-    first: Vec<usize>,
-}
-
-impl<const W: usize> Layer<W> {
-    fn empty() -> Self {
-        Self {
-            labels: Vec::new(),
-            first: vec![0],
-        }
-    }
-
-    fn of(&self, node: usize) -> &[Label<W>] {
-        &self.labels[self.first[node]..self.first[node + 1]]
-    }
-
-    fn node_of(&self, label: usize) -> usize {
-        self.first.partition_point(|f| *f <= label) - 1
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Head,
@@ -289,7 +255,7 @@ impl<'a, const W: usize> Halves<'a, W> {
                 ctx,
             )?,
             lanes: Vec::new(),
-            elsewhere: spent(dense, prices),
+            elsewhere: prices.spent(dense),
         };
         let able = chain.cost.iter().zip(&with_prices);
         let mut halves = Self {

@@ -5,7 +5,7 @@
 use super::resources::{Resources, Usage};
 use super::tables::{Prices, Table};
 use crate::dense::{COMPUTE, Dense, MAX_BUDGETS};
-use crate::strategy::Ctx;
+use crate::limits::Ctx;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 

@@ -1,6 +1,5 @@
 //! A problem as a question: is there any placement within its limits?
 
-use super::worst_cost;
 use crate::dense::{Budget, Dense, Measure, Toll};
 
 /// Room above a limit, so that a placement which meets it exactly is still
@@ -57,4 +56,31 @@ fn scaled(measure: &Measure, factor: f64) -> Toll {
         money: toll.money * factor,
         cut: all(&toll.cut),
     }
+}
+
+/// No placement can cost more than this.
+pub(super) fn worst_cost(dense: &Dense) -> f64 {
+    let finite_max = |all: &[f64]| {
+        all.iter()
+            .copied()
+            .filter(|v| v.is_finite())
+            .fold(0.0, f64::max)
+    };
+    let trip = finite_max(&dense.round_trip);
+    let per_byte = finite_max(&dense.forth);
+    let joules = finite_max(&dense.joules.forth);
+    let money = finite_max(&dense.money.forth);
+    let n = dense.n;
+    let mut sum = 0.0;
+    for chain in &dense.chains {
+        let toll = &chain.toll;
+        for b in 0..chain.l {
+            sum += finite_max(&chain.cost[b * n..(b + 1) * n]);
+            sum += toll.cut.get(b * n..(b + 1) * n).map_or(0.0, finite_max);
+            sum += toll.trip[b] * trip + (toll.forth[b] + toll.back[b]) * per_byte;
+            let bytes = chain.bytes[b] + chain.reply[b];
+            sum += bytes * (toll.joules * joules + toll.money * money);
+        }
+    }
+    sum * (1.0 + 1e-9) + 1e-9
 }

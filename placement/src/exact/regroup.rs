@@ -4,10 +4,10 @@
 //! good placements, proves nothing.
 
 use super::labels::IMPROVEMENT;
-use super::{Exact, Tuning};
+use super::terms::{Exact, Tuning};
 use crate::dense::{Dense, MEMORY};
+use crate::limits::Ctx;
 use crate::random::Dice;
-use crate::strategy::Ctx;
 
 /// Labels of one placing anew.
 const LABELS: u64 = 20_000;

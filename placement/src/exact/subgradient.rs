@@ -1,9 +1,8 @@
 //! Prices that rise where the relaxed placement overdraws a capacity and fall
 //! where it leaves some (subgradient ascent with Polyak's step).
 
-use super::Relaxed;
 use super::reduce::restrict_prices;
-use super::tables::Prices;
+use super::tables::{Prices, Relaxed};
 use crate::dense::{COMPUTE, Dense, KINDS, SLICES};
 
 /// Rounds without progress after which the step is halved.

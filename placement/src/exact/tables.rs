@@ -4,7 +4,7 @@
 //! whenever the path it gives happens to fit. About `blocks × nodes²` steps.
 
 use crate::dense::{COMPUTE, Chain, Dense, KINDS, SLICES};
-use crate::strategy::Ctx;
+use crate::limits::Ctx;
 
 /// Prices on capacities (Lagrange multipliers), all at least zero.
 #[derive(Debug, Clone)]
@@ -34,6 +34,39 @@ impl Prices {
             self.node[kind][node]
         }
     }
+
+    /// Prices times capacities.
+    pub(super) fn spent(&self, dense: &Dense) -> f64 {
+        let n = dense.n;
+        let mut sum = 0.0;
+        for (kind, all) in self.node.iter().enumerate() {
+            for (at, price) in all.iter().enumerate().filter(|(_, p)| **p > 0.0) {
+                let capacity = if kind == SLICES {
+                    dense.chains[at / n].slice_capacity[at % n]
+                } else {
+                    dense.capacity[kind][at]
+                };
+                sum += price * capacity;
+            }
+        }
+        let links: f64 = self.link.iter().sum();
+        if links > 0.0 {
+            sum += links * dense.link_capacity;
+        }
+        sum
+    }
+}
+
+/// A relaxation solved.
+pub(super) struct Relaxed {
+    /// Priced block costs per chain.
+    pub costs: Vec<Vec<f64>>,
+    /// Cost-to-go tables per chain.
+    pub tables: Vec<Table>,
+    /// Best path per chain.
+    pub paths: Vec<Vec<usize>>,
+    /// Its lower bound.
+    pub value: f64,
 }
 
 /// Block costs with prices, `[block][node]`; infinite where the block does not

@@ -5,7 +5,7 @@
 use super::labels::IMPROVEMENT;
 use super::reduce::{restrict, through};
 use super::tables::{Prices, Table, backward, forward, priced, trace_forward};
-use super::{Exact, Outcome};
+use super::terms::{Exact, Outcome};
 use crate::dense::{Chain, Dense};
 
 /// Nodes per chain and measure on the shortlist.

@@ -1,20 +1,53 @@
 //! What else could be done: placements without a node, with a cut elsewhere, in
 //! one piece, and bounds for using a node at all.
 
-use super::split::{Alternative, Baseline};
 use crate::check::evaluate;
 use crate::dense::Dense;
 use crate::exact::bounds_through_nodes;
+use crate::limits::{Ctx, SolveOptions};
 use crate::problem::{Problem, Tier};
 use crate::solution::{Placement, Segment, Solution, Status};
+use crate::solve::solve_checked;
+use crate::strategies::strategy;
 use crate::strategies::{threshold_choices, whole_on_tier};
-use crate::strategy::{Ctx, Parameters, SolveOptions, solve_checked, strategy};
+use crate::strategy::Parameters;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Most alternatives told.
 const MOST: usize = 5;
 /// Most choices of thresholds over which bounds are worked out.
 const MOST_CHOICES: usize = 64;
+
+/// Another placement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alternative {
+    /// What is different, in words.
+    pub change: String,
+    /// Its paths, one per workload.
+    pub paths: Vec<String>,
+    /// Its objective.
+    pub objective: f64,
+    /// Whether nothing better has this change; proved.
+    pub proved: bool,
+}
+
+/// The whole model on one tier.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Baseline {
+    /// The tier.
+    pub tier: Tier,
+    /// Its paths; empty where it is not possible.
+    pub paths: Vec<String>,
+    /// Its objective, where it is possible.
+    pub objective: Option<f64>,
+    /// Its weighted expected latency in seconds, where it is possible.
+    pub latency_seconds: Option<f64>,
+    /// Why it is not possible, where it is not.
+    pub why_not: Option<String>,
+}
 
 /// The best placements that differ from the solution.
 pub(super) fn alternatives(problem: &Problem, solution: &Solution, ctx: &Ctx) -> Vec<Alternative> {

@@ -1,8 +1,11 @@
 //! Which limit stands in the way, found by leaving each out in turn.
 
 use super::explain_infeasible;
+use crate::limits::{Ctx, SolveOptions};
 use crate::problem::{Constraints, Problem, Transition};
-use crate::strategy::{Ctx, Parameters, SolveOptions, solve_checked, strategy};
+use crate::solve::solve_checked;
+use crate::strategies::strategy;
+use crate::strategy::Parameters;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -113,7 +116,7 @@ pub struct Relief {
 /// Solves the problem once without each limit that it sets. Only limits whose
 /// loss makes a placement possible, or a better one than `objective`, are given:
 /// those that bind. `ctx` bounds all solves together.
-pub fn what_helps(problem: &Problem, objective: Option<f64>, ctx: &Ctx) -> Vec<Relief> {
+pub(super) fn what_helps(problem: &Problem, objective: Option<f64>, ctx: &Ctx) -> Vec<Relief> {
     let Ok(optimal) = strategy("optimal", &Parameters::new()) else {
         return Vec::new();
     };

@@ -1,12 +1,13 @@
 //! Why this split and no other, as one piece of data that command line, status
 //! and dashboard print.
 
+use super::others::{self, Alternative, Baseline};
 use super::queue::waiting_seconds;
+use super::reason_alone;
 use super::relief::{Relief, what_helps};
-use super::{others, reason_alone};
-use crate::problem::{Problem, Tier};
+use crate::limits::Ctx;
+use crate::problem::Problem;
 use crate::solution::{Certificate, Metrics, Placement, Solution, WorkloadMetrics};
-use crate::strategy::Ctx;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -96,36 +97,6 @@ pub struct Tight {
     pub what: String,
     /// Used, as a share of the limit.
     pub share: f64,
-}
-
-/// Another placement.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Alternative {
-    /// What is different, in words.
-    pub change: String,
-    /// Its paths, one per workload.
-    pub paths: Vec<String>,
-    /// Its objective.
-    pub objective: f64,
-    /// Whether nothing better has this change; proved.
-    pub proved: bool,
-}
-
-/// The whole model on one tier.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Baseline {
-    /// The tier.
-    pub tier: Tier,
-    /// Its paths; empty where it is not possible.
-    pub paths: Vec<String>,
-    /// Its objective, where it is possible.
-    pub objective: Option<f64>,
-    /// Its weighted expected latency in seconds, where it is possible.
-    pub latency_seconds: Option<f64>,
-    /// Why it is not possible, where it is not.
-    pub why_not: Option<String>,
 }
 
 /// A node that hosts nothing.

@@ -1,3 +1,4 @@
+use super::relief::what_helps;
 use super::*;
 use crate::testing::chain;
 use crate::{Link, Tier};
@@ -90,7 +91,8 @@ fn a_switch_for_which_there_is_no_room_is_told() {
 }
 
 mod split {
-    use crate::explain::{explain, waiting_seconds};
+    use crate::explain::explain;
+    use crate::explain::queue::waiting_seconds;
     use crate::nasty::{Dice, FEATURES, problem};
     use crate::testing::chain;
     use crate::{

@@ -9,11 +9,13 @@
 //! nodes (or other hosts, where there is none) the best is taken.
 
 use super::min_cut::Graph;
+use super::parameters::no_parameters;
+use super::rows;
 use super::turns::{Effort, Turn, in_turn, not_applicable};
-use super::{no_parameters, rows};
+use crate::limits::{Ctx, SolveOptions};
 use crate::problem::Tier;
 use crate::solution::{Answer, Certificate};
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
 /// Relative difference below which the cut is reached.

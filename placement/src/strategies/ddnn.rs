@@ -3,11 +3,12 @@
 //! runs the model up to one exit, an edge host up to a later one if there is any,
 //! the cloud the rest; which exits and hosts is tried out.
 
-use super::no_parameters;
+use super::parameters::no_parameters;
 use super::turns::{Effort, Turn, choices_with_exits, in_turn, not_applicable};
+use crate::limits::{Ctx, SolveOptions};
 use crate::problem::Tier;
 use crate::solution::Answer;
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
 #[derive(Debug)]

@@ -1,10 +1,11 @@
 //! `device-only`: the whole model on its entry, the other baseline (Kang et al.,
 //! Neurosurgeon, ASPLOS 2017).
 
-use super::no_parameters;
+use super::parameters::no_parameters;
 use super::whole;
+use crate::limits::{Ctx, SolveOptions};
 use crate::solution::Answer;
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
 #[derive(Debug)]

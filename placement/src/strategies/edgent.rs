@@ -4,13 +4,14 @@
 //! between the entry and an edge host brings below the deadline; of equally
 //! accurate ones, the best by the objective.
 
-use super::no_parameters;
+use super::parameters::no_parameters;
 use super::rows;
 use super::turns::{Effort, choices_with_exits, feasible, in_turn, not_applicable};
 use crate::dense::Rows;
+use crate::limits::{Ctx, SolveOptions};
 use crate::problem::Tier;
 use crate::solution::Answer;
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
 #[derive(Debug)]

@@ -9,9 +9,10 @@ use super::energy::SLOWDOWN;
 use super::instead;
 use super::parameters::Reader;
 use super::turns::not_applicable;
+use crate::limits::{Ctx, SolveOptions};
 use crate::objective::Criterion;
 use crate::solution::Answer;
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
 #[derive(Debug)]

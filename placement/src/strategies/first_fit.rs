@@ -3,11 +3,13 @@
 //! Johnson, "Near-optimal bin packing algorithms", 1973). Looks at no cost but
 //! the nodes' speed, and never goes back on a choice.
 
+use super::parameters::no_parameters;
+use super::rows;
 use super::turns::{Effort, Turn, in_turn};
-use super::{no_parameters, rows};
 use crate::dense::{COMPUTE, KINDS};
+use crate::limits::{Ctx, SolveOptions};
 use crate::solution::Answer;
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 use std::collections::HashMap;
 

@@ -12,10 +12,11 @@ use super::parameters::Reader;
 use super::rows;
 use super::turns::{Effort, feasible, not_applicable};
 use crate::dense::{Dense, Rows};
+use crate::limits::{Ctx, SolveOptions};
 use crate::problem::Problem;
 use crate::random::Dice;
 use crate::solution::Answer;
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
 /// Link entries over all choices of thresholds that are worth the memory.

@@ -5,10 +5,11 @@ use super::optimal::{self, Solved};
 use super::rows;
 use crate::check::evaluate;
 use crate::dense::{Dense, Rows};
+use crate::limits::{Ctx, SolveOptions};
 use crate::objective::{Criterion, Objective};
 use crate::problem::Problem;
 use crate::solution::{Answer, Certificate};
-use crate::strategy::{Ctx, SolveError, SolveOptions};
+use crate::strategy::SolveError;
 
 /// Share of the time for finding the fastest placement, of which the limit on
 /// latency is a multiple.

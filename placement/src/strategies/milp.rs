@@ -2,13 +2,15 @@
 //! solver (microlp). Slower than `optimal`, and independent of it: each is the
 //! other's proof in the tests.
 
-use super::{no_parameters, rows};
+use super::parameters::no_parameters;
+use super::rows;
 use crate::dense::{Aim, Dense};
+use crate::limits::{Ctx, SolveOptions};
 use crate::milp::{Goal, MilpError, solve};
 use crate::objective::Criterion;
 use crate::problem::Transition;
 use crate::solution::{Answer, Certificate, Placement, Stats};
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
 /// The solver's tolerance: what is no better than this is a tie.

@@ -3,11 +3,12 @@
 //! mobile edge", ASPLOS 2017). All cuts and hosts are tried, so that no single
 //! split of one workload is better; several workloads are split in turn.
 
-use super::no_parameters;
+use super::parameters::no_parameters;
 use super::rows;
 use super::turns::{Effort, in_turn};
+use crate::limits::{Ctx, SolveOptions};
 use crate::solution::Answer;
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
 #[derive(Debug)]

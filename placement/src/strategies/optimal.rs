@@ -16,16 +16,19 @@
 
 mod worst;
 
-use super::{no_parameters, rows};
+use super::parameters::no_parameters;
+use super::rows;
 use crate::dense::{Aim, Dense, LOADING, Rows};
 use crate::exact::{Exact, Outcome, Tuning};
+use crate::limits::{Ctx, SolveOptions};
 use crate::objective::{Criterion, Objective, RankedCriterion};
 use crate::problem::{Problem, Transition};
 use crate::solution::{Answer, Certificate, Placement, Stats, Status};
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
-use worst::STEP;
 
+/// Relative step below the best at which its optimality is asked.
+const STEP: f64 = 1e-8;
 /// Relative difference below which a bound counts as reached.
 const TOLERANCE: f64 = 2e-9;
 /// Room for rounding when a ranked criterion is held to its best value.

@@ -109,3 +109,11 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+/// For strategies that take no parameter.
+pub(super) fn no_parameters(
+    strategy: &'static str,
+    parameters: &Parameters,
+) -> Result<(), SolveError> {
+    Reader::new(strategy, parameters).finish()
+}

@@ -39,6 +39,11 @@ pub(crate) fn choices(problem: &Problem, strategy: &str) -> Result<Vec<Vec<Rows>
     Ok(all)
 }
 
+/// Every choice of thresholds; `None` where there are too many.
+pub(crate) fn threshold_choices(problem: &Problem) -> Option<Vec<Vec<Rows>>> {
+    choices(problem, "").ok()
+}
+
 fn of_workload(workload: &Workload) -> Vec<Rows> {
     let mut all: Vec<Rows> = vec![Vec::new()];
     for exit in &workload.exits {

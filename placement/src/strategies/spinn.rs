@@ -4,10 +4,11 @@
 //! answered when the other host is lost. SPINN ties all exits to one threshold;
 //! here each has its own, which includes that.
 
-use super::no_parameters;
+use super::parameters::no_parameters;
 use super::turns::{Effort, choices_with_exits, in_turn};
+use crate::limits::{Ctx, SolveOptions};
 use crate::solution::Answer;
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
 #[derive(Debug)]

@@ -4,10 +4,11 @@
 //! below `latencyLimitSeconds` where that is set.
 
 use super::instead;
-use super::no_parameters;
+use super::parameters::no_parameters;
+use crate::limits::{Ctx, SolveOptions};
 use crate::objective::Criterion;
 use crate::solution::Answer;
-use crate::strategy::{Ctx, Parameters, SolveError, SolveOptions, Strategy};
+use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
 #[derive(Debug)]

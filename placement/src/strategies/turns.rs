@@ -3,9 +3,10 @@
 
 use super::rows;
 use crate::dense::{Chain, Dense, Rows};
+use crate::limits::{Ctx, SolveOptions};
 use crate::problem::Problem;
 use crate::solution::{Answer, Certificate, Placement, Stats};
-use crate::strategy::{Ctx, SolveError, SolveOptions};
+use crate::strategy::SolveError;
 use std::ops::RangeInclusive;
 
 /// Limits of a solve, and what was spent of them.

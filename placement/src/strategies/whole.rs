@@ -4,9 +4,10 @@
 
 use super::rows;
 use super::turns::{Effort, Turn, in_turn};
-use crate::problem::{Problem, Workload};
-use crate::solution::Answer;
-use crate::strategy::{Ctx, SolveError, SolveOptions};
+use crate::limits::{Ctx, SolveOptions};
+use crate::problem::{Problem, Tier, Workload};
+use crate::solution::{Answer, Placement};
+use crate::strategy::SolveError;
 
 /// Each workload on the best of the nodes that `homes` gives for it.
 pub(super) fn solve(
@@ -52,4 +53,17 @@ fn blocks_at(turn: &Turn<'_>, workload: &Workload, home: usize) -> Vec<usize> {
                 .unwrap_or(home)
         })
         .collect()
+}
+
+/// The whole model on the best node of a tier; empty where there is none.
+pub(crate) fn whole_on_tier(problem: &Problem, tier: Tier, ctx: &Ctx) -> Vec<Placement> {
+    let options = SolveOptions::default();
+    let answer = solve(problem, "whole", &options, ctx, |_| {
+        let nodes = problem.nodes.iter().enumerate();
+        nodes
+            .filter(|(_, n)| n.tier == tier)
+            .map(|(i, _)| i)
+            .collect()
+    });
+    answer.map(|a| a.placements).unwrap_or_default()
 }

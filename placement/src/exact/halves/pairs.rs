@@ -1,8 +1,8 @@
 //! The cheapest pair of a head and a tail that fit together.
 
+use super::layer::{Label, Layer};
 use super::packed::{LANES, Packed};
-use super::{Label, Layer};
-use crate::strategy::Ctx;
+use crate::limits::Ctx;
 
 /// Labels of a branch that is not halved.
 const LEAF: usize = 12;

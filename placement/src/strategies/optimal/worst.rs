@@ -2,13 +2,11 @@
 //! below a value? Asked by bisection, first with little effort, then with more
 //! between what is proved and what is found.
 
-use super::{Question, Run};
+use super::{Question, Run, STEP};
 use crate::dense::Dense;
 use crate::exact::{Exact, Outcome, Tuning, as_question};
 use crate::objective::Criterion;
 
-/// Relative step below the best at which its optimality is asked.
-pub(super) const STEP: f64 = 1e-8;
 /// While the bound is further off than this, the value is bisected.
 const BISECT_ABOVE: f64 = 1.02;
 /// What stays open with little effort is closed in from both sides until they
