@@ -1,6 +1,6 @@
 //! Puts the world together as plain data.
 
-use crate::kube::objects::Listed;
+use crate::state::listed::Listed;
 use crate::prepare::manifests::Loaded;
 use crate::state::ids::{JobId, PlacementKey};
 use crate::state::links::{LinkView, Links, Source};

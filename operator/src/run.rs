@@ -2,7 +2,8 @@
 
 use crate::health::Health;
 use crate::kube::execute::{Executor, Outcome};
-use crate::kube::objects::{Listed, Objects};
+use crate::kube::objects::Objects;
+use crate::state::listed::Listed;
 use crate::metrics::Metrics;
 use crate::observe::{self, Place, Seen};
 use crate::plan::desk::Desk;

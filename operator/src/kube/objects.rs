@@ -4,9 +4,9 @@ use crate::kube::watch::{Copies, keep};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::watcher::Config;
-use kube::{Api, Client, ResourceExt};
+use crate::state::listed::Listed;
+use kube::{Api, Client};
 use lamina_crds::{ComputeNode, DnnModel, Placement};
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -29,23 +29,6 @@ pub(crate) struct Objects {
     pub nodes: Arc<Copies<Node>>,
     /// The agents' pods.
     pub agents: Arc<Copies<Pod>>,
-}
-
-/// The objects at one moment.
-#[derive(Debug, Default)]
-pub(crate) struct Listed {
-    /// Every DnnModel.
-    pub models: Vec<Arc<DnnModel>>,
-    /// DnnModels that cannot be read, by namespace and name, with what is wrong.
-    pub unreadable: BTreeMap<(String, String), String>,
-    /// Every Placement.
-    pub placements: Vec<Arc<Placement>>,
-    /// Every ComputeNode.
-    pub compute_nodes: Vec<Arc<ComputeNode>>,
-    /// Every Node.
-    pub nodes: Vec<Arc<Node>>,
-    /// The agents' pods.
-    pub agents: Vec<Arc<Pod>>,
 }
 
 impl Objects {
@@ -124,17 +107,5 @@ impl Objects {
         ];
         let missing: Vec<String> = missing.into_iter().flatten().collect();
         Err(format!("waiting for the list of {}", missing.join(", ")))
-    }
-}
-
-impl Listed {
-    /// Names of the hosts.
-    pub(crate) fn hosts(&self) -> impl Iterator<Item = String> {
-        self.compute_nodes.iter().map(|n| n.name_any())
-    }
-
-    /// UIDs of the Placements.
-    pub(crate) fn placement_uids(&self) -> BTreeSet<String> {
-        self.placements.iter().filter_map(|p| p.uid()).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! Which blobs are needed; the others are collected now and then.
 
-use crate::kube::objects::Listed;
+use crate::state::listed::Listed;
 use crate::prepare::manifests::{Loaded, blobs};
 use lamina_model::Digest;
 use std::collections::BTreeSet;

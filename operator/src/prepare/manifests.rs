@@ -1,6 +1,6 @@
 //! Manifests out of the store, as far as everything that they name is there too.
 
-use crate::kube::objects::Listed;
+use crate::state::listed::Listed;
 use crate::state::ids::JobId;
 use crate::state::snapshot::PrepareView;
 use crate::store::{BlobStore, StoreError};

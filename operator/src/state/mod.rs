@@ -4,6 +4,7 @@ pub(crate) mod cluster;
 pub(crate) mod decision;
 pub(crate) mod ids;
 pub(crate) mod links;
+pub(crate) mod listed;
 pub(crate) mod memory;
 pub(crate) mod notice;
 pub(crate) mod plans;

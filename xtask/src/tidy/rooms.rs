@@ -162,18 +162,15 @@ pub(super) const CRATES: &[Crate] = &[
             "lamina-profile",
             "lamina-proto",
         ],
-        // The target; `Circles::Within` then.
-        // rows: &[
-        //     &["text", "state"],
-        //     &["world", "store"],
-        //     &["prepare", "plan", "deploy", "status", "metrics", "control"],
-        //     &["kube", "health"],
-        //     &["reconcile", "observe"],
-        //     &["run"],
-        //     &["admin", "lease", "operator"],
-        // ],
-        rows: &[],
-        circles: Circles::Any,
+        rows: &[
+            &["text", "health"],
+            &["state", "store", "lease"],
+            &["prepare", "plan", "deploy", "status", "kube", "world"],
+            &["control", "metrics", "observe", "reconcile"],
+            &["admin", "run"],
+            &["operator"],
+        ],
+        circles: Circles::Within,
     },
     Crate {
         folder: "e2e",

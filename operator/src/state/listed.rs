@@ -1,0 +1,36 @@
+//! The objects of the API server at one moment.
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::ResourceExt;
+use lamina_crds::{ComputeNode, DnnModel, Placement};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The objects at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    /// Every DnnModel.
+    pub models: Vec<Arc<DnnModel>>,
+    /// DnnModels that cannot be read, by namespace and name, with what is wrong.
+    pub unreadable: BTreeMap<(String, String), String>,
+    /// Every Placement.
+    pub placements: Vec<Arc<Placement>>,
+    /// Every ComputeNode.
+    pub compute_nodes: Vec<Arc<ComputeNode>>,
+    /// Every Node.
+    pub nodes: Vec<Arc<Node>>,
+    /// The agents' pods.
+    pub agents: Vec<Arc<Pod>>,
+}
+
+impl Listed {
+    /// Names of the hosts.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = String> {
+        self.compute_nodes.iter().map(|n| n.name_any())
+    }
+
+    /// UIDs of the Placements.
+    pub(crate) fn placement_uids(&self) -> BTreeSet<String> {
+        self.placements.iter().filter_map(|p| p.uid()).collect()
+    }
+}
