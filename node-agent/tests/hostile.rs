@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 use lamina_node_agent::blobs::Blobs;
+use lamina_node_agent::net::OperatorEndpoint;
 use lamina_node_agent::prepare::{CellArgs, Program, Tools, run_job};
-use lamina_node_agent::shared::{OperatorEndpoint, Telemetry};
+use lamina_node_agent::telemetry::Telemetry;
 use lamina_proto::control::prepare_update::Update;
 use lamina_proto::control::{Prepare, PrepareFailed};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};

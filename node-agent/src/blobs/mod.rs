@@ -6,11 +6,14 @@ mod inbound;
 mod operator;
 mod pace;
 mod put;
+mod source;
 
 pub use inbound::{InboundTransfer, InboundTransfers};
 pub use put::PutError;
+pub use source::{BlobError, BlobSource};
 
-use crate::shared::{BlobError, BlobSource, OperatorEndpoint, Telemetry};
+use crate::net::OperatorEndpoint;
+use crate::telemetry::Telemetry;
 use async_trait::async_trait;
 use lamina_model::Digest;
 use operator::Operator;

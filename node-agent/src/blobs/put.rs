@@ -1,7 +1,7 @@
 //! Blobs into the operator's store.
 
 use super::Blobs;
-use crate::backoff::Backoff;
+use crate::net::Backoff;
 use lamina_model::Digest;
 use lamina_proto::control::PutBlobChunk;
 use std::io::{self, Cursor};
@@ -105,7 +105,7 @@ impl Blobs {
         digest: &Digest,
         content: impl AsyncRead + Unpin + Send,
     ) -> Result<(), Failed> {
-        let mut client = self.operator.client().map_err(Failed::NoClient)?;
+        let mut client = self.operator.client().await.map_err(Failed::NoClient)?;
         let (sender, receiver) = mpsc::channel(2);
         let call = client.put_blob(ReceiverStream::new(receiver));
         let (fed, reply) = tokio::join!(feed(digest, content, sender), call);

@@ -1,6 +1,6 @@
 //! From what was seen of a link to what is told of it. Pure: times come in.
 
-use crate::shared::Transfer;
+use crate::telemetry::Transfer;
 use lamina_proto::control::LinkSample;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -1,5 +1,6 @@
 use super::estimate::{LinkMemory, fitting, passive_samples, probe_told};
-use crate::shared::{Peers, Transfer};
+use crate::net::{Peers, Profile, connect_lazy};
+use crate::telemetry::Transfer;
 use bytes::Bytes;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::control::LinkSample;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// How often each peer is asked.
 const ROUND: Duration = Duration::from_secs(2);
@@ -195,13 +196,7 @@ fn failed(node: &str) -> LinkSample {
 }
 
 fn connect(address: &str) -> Option<HopClient<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-    let channel = endpoint
-        .tcp_nodelay(true)
-        .connect_timeout(PATIENCE)
-        .initial_stream_window_size(8 << 20)
-        .initial_connection_window_size(16 << 20)
-        .connect_lazy();
+    let channel = connect_lazy(address, &Profile::PROBES).ok()?;
     Some(
         HopClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -1,6 +1,6 @@
 //! The source of a model by http or https.
 
-use super::failure::with_causes;
+use crate::causes::with_causes;
 use super::{Failure, Reason, Step, StepName};
 use lamina_model::Digest;
 use reqwest::{Client, Response, Url};

@@ -202,5 +202,5 @@ const fn storing(done: u64, total: u64) -> Step {
 }
 
 fn not_stored(error: &PutError) -> Failure {
-    Failure::retryable(Reason::PrepareFailed, super::failure::with_causes(error))
+    Failure::retryable(Reason::PrepareFailed, crate::causes::with_causes(error))
 }

@@ -1,7 +1,8 @@
 use super::*;
 use crate::blobs::Blobs;
 use crate::blobs::testing::Store;
-use crate::shared::{OperatorEndpoint, Telemetry};
+use crate::net::OperatorEndpoint;
+use crate::telemetry::Telemetry;
 use clap::Parser as _;
 use lamina_model::{Digest, Manifest, Probe};
 use lamina_proto::control::prepare_update::Update;

@@ -1,8 +1,8 @@
 //! /livez, /readyz and /metrics.
 
-use crate::engine::Engine;
-use crate::shared::Telemetry;
-use crate::slices::Slices;
+use crate::serve::engine::Engine;
+use crate::telemetry::Telemetry;
+use crate::serve::slices::Slices;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -125,8 +125,9 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 mod tests {
     use super::*;
     use crate::blobs::Blobs;
-    use crate::engine::fake::FakeEngine;
-    use crate::shared::{OperatorEndpoint, Outcome, RequestKey, RequestSample};
+    use crate::serve::engine::fake::FakeEngine;
+    use crate::net::OperatorEndpoint;
+    use crate::telemetry::{Outcome, RequestKey, RequestSample};
     use axum::body::{Body, to_bytes};
     use tower::ServiceExt as _;
 

@@ -4,27 +4,23 @@
 mod admin;
 mod args;
 mod capacity;
-mod follow;
-mod publish;
-mod report;
 
 pub use args::{LogFormat, RunArgs};
 
 use crate::blobs::Blobs;
-use crate::data_plane::DataPlane;
-use crate::engine::{Engine, TorchEngine, TorchOptions};
-use crate::ledger::LedgerFile;
+use crate::serve::data_plane::DataPlane;
+use crate::serve::engine::{Engine, TorchEngine, TorchOptions};
+use crate::wish::{Follower, LedgerFile, Publisher, Seen};
 use crate::prepare::{CellArgs, Program, Tools, run_job};
-use crate::routes::Routes;
+use crate::serve::routes::Routes;
 use crate::session::{self, JobStarter, Jobs, SessionConfig};
-use crate::shared::{OperatorEndpoint, Peers, Telemetry};
-use crate::slices::Slices;
+use crate::net::{OperatorEndpoint, Peers};
+use crate::telemetry::Telemetry;
+use crate::serve::slices::Slices;
 use admin::Admin;
 use anyhow::{Context as _, Result};
-use follow::{Follower, Seen};
 use kube::{Api, Client};
 use lamina_crds::ComputeNode;
-use publish::Publisher;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use tokio::net::TcpListener;

@@ -2,7 +2,7 @@
 
 use crate::blobs::InboundTransfer;
 use crate::measure::estimate::{median, percentile};
-use crate::shared::{Outcome, Window};
+use crate::telemetry::{Outcome, Window};
 use lamina_proto::control::agent_message::Message;
 use lamina_proto::control::{
     LinkSample, LinkSamples, ModelRequests, RequestStats, SegmentTiming, SegmentTimings,
@@ -98,7 +98,7 @@ fn requests(window: &Window) -> RequestStats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::{RequestKey, RequestSample, SegmentKey, SegmentSample};
+    use crate::telemetry::{RequestKey, RequestSample, SegmentKey, SegmentSample};
 
     #[test]
     fn a_quiet_second_sends_nothing() {

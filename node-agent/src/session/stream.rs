@@ -1,6 +1,7 @@
 use super::SessionConfig;
 use super::report::{inbound_sample, messages};
-use crate::backoff::Backoff;
+use crate::causes::with_causes;
+use crate::net::{Backoff, DialError, Profile, bearer, connect};
 use crate::measure::{CpuMeter, Prober, memory_free_bytes};
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::control::agent_message::Message;
@@ -11,8 +12,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataValue;
-use tonic::transport::Endpoint;
 use tonic::{Request, Status, Streaming};
 
 /// One heartbeat a second.
@@ -27,10 +26,8 @@ const GOOD_SESSION: Duration = Duration::from_secs(10);
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum SessionEnd {
-    #[error("the operator's address {0:?} is not one")]
-    Address(String),
     #[error("cannot connect")]
-    Connect(#[source] tonic::transport::Error),
+    Connect(#[from] DialError),
     #[error("the operator refused the session")]
     Refused(#[source] Box<Status>),
     #[error("the operator ended the session")]
@@ -122,17 +119,7 @@ async fn open(
     receiver: mpsc::Receiver<AgentMessage>,
     sender: &mpsc::Sender<AgentMessage>,
 ) -> Result<Streaming<OperatorMessage>, SessionEnd> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| SessionEnd::Address(address.to_owned()))?
-        .tcp_nodelay(true)
-        .connect_timeout(PATIENCE)
-        // A host that vanished sends no reset; silence must end the session.
-        .http2_keep_alive_interval(BEAT * 2)
-        .keep_alive_timeout(PATIENCE)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(SessionEnd::Connect)?;
+    let channel = connect(address, &Profile::SESSION).await?;
     let hello = Hello {
         node: config.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -141,8 +128,12 @@ async fn open(
     // The channel is empty and holds more than one.
     let _ = send(sender, Message::Hello(hello)).await;
     let mut request = Request::new(ReceiverStream::new(receiver));
-    if let Some(token) = token(config) {
-        request.metadata_mut().insert("authorization", token);
+    // Without one the operator says what it thinks of that.
+    match bearer(&config.token_file).await {
+        Ok(token) => {
+            request.metadata_mut().insert("authorization", token);
+        }
+        Err(error) => tracing::debug!(error = with_causes(&error), "no token to show"),
     }
     let reply = ControlClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -150,11 +141,6 @@ async fn open(
         .await
         .map_err(|status| SessionEnd::Refused(Box::new(status)))?;
     Ok(reply.into_inner())
-}
-
-fn token(config: &SessionConfig) -> Option<MetadataValue<tonic::metadata::Ascii>> {
-    let token = std::fs::read_to_string(&config.token_file).ok()?;
-    format!("Bearer {}", token.trim()).parse().ok()
 }
 
 async fn send(sender: &mpsc::Sender<AgentMessage>, message: Message) -> Result<(), ()> {

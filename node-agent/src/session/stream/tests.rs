@@ -1,7 +1,8 @@
 use super::*;
 use crate::blobs::InboundTransfers;
 use crate::session::{Jobs, spawn};
-use crate::shared::{OperatorEndpoint, Peers, Telemetry};
+use crate::net::{OperatorEndpoint, Peers};
+use crate::telemetry::Telemetry;
 use lamina_proto::control::control_server::{Control, ControlServer};
 use lamina_proto::control::{
     BlobChunk, GetBlobRequest, Peer, Prepare, PrepareUpdate, PutBlobChunk, PutBlobReply, Welcome,

@@ -1,0 +1,11 @@
+//! What the operator wants of this host, from its ComputeNode to what the agent does,
+//! and the report that goes back.
+
+mod follow;
+mod ledger;
+mod publish;
+mod report;
+
+pub(crate) use follow::{Follower, Seen};
+pub(crate) use ledger::LedgerFile;
+pub(crate) use publish::Publisher;
