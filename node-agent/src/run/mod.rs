@@ -180,7 +180,7 @@ async fn cached(
         limit_bytes: args.cache_size / 4 * 3,
         token_file: Some(args.token_file.clone()),
     };
-    let reading = tokio::task::spawn_blocking(move || {
+    let reading = tokio::task::spawn_blocking(move || -> Result<Cached> {
         let blobs =
             Blobs::open(options, endpoint, telemetry).context("the cache folder cannot be used")?;
         let ledger_file = LedgerFile::in_dir(&dir);
