@@ -1,22 +1,19 @@
 //! The agent on each host: measures, loads slices, serves and forwards inference.
+//!
+//! Rooms, each of which uses only those before it: `net`, `telemetry`, `blobs`,
+//! `measure`, `prepare`, `serve`, then `session` and `wish`, and [`run`] on top.
 
-mod backoff;
 pub mod blobs;
-mod data_plane;
-mod deadline;
-pub mod engine;
-mod front;
-mod hop;
-pub mod ledger;
+mod causes;
+mod files;
 pub mod measure;
+pub mod net;
 pub mod prepare;
-mod routes;
 pub mod run;
-pub mod session;
-pub mod shared;
-mod slices;
-mod specs;
-mod verify;
+mod serve;
+mod session;
+pub mod telemetry;
+mod wish;
 
 #[cfg(test)]
 mod testing;

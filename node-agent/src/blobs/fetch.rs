@@ -1,9 +1,9 @@
 //! One blob from the store into the cache folder.
 
+use super::BlobError;
 use super::inbound::InboundTransfer;
 use super::{Blobs, digest_of_file, disk, pace};
-use crate::backoff::Backoff;
-use crate::shared::BlobError;
+use crate::net::Backoff;
 use lamina_model::Digest;
 use lamina_proto::control::GetBlobRequest;
 use std::io::SeekFrom;
@@ -115,7 +115,8 @@ impl Blobs {
     }
 
     async fn receive(&self, part: &mut Part<'_>, wanted: u64) -> Result<(), BlobError> {
-        let mut client = self.operator.client().map_err(|r| part.unavailable(&r))?;
+        let client = self.operator.client().await;
+        let mut client = client.map_err(|r| part.unavailable(&r))?;
         let request = GetBlobRequest {
             digest: part.digest.to_string(),
             offset: part.len,

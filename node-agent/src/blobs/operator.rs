@@ -1,21 +1,15 @@
 //! The connection to the operator's store.
 
-use crate::shared::OperatorEndpoint;
+use crate::causes::with_causes;
+use crate::net::{Bearer, OperatorEndpoint, Profile, bearer, connect_lazy};
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::control::control_client::ControlClient;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 use tonic::Status;
-use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection whose other end is gone without a word is noticed after two of
-/// these.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+use tonic::transport::Channel;
 
 pub(super) type Client = ControlClient<InterceptedService<Channel, Authorization>>;
 
@@ -29,7 +23,7 @@ pub(super) struct Operator {
 
 /// Adds the token that the operator expects.
 #[derive(Debug, Clone)]
-pub(super) struct Authorization(Option<MetadataValue<Ascii>>);
+pub(super) struct Authorization(Option<Bearer>);
 
 impl Interceptor for Authorization {
     fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
@@ -52,12 +46,17 @@ impl Operator {
     }
 
     /// A client on the kept connection; the error is the reason why there is none.
-    pub(super) fn client(&self) -> Result<Client, String> {
+    pub(super) async fn client(&self) -> Result<Client, String> {
         let channel = self.channel()?;
-        let authorization = Authorization(self.token()?);
-        Ok(ControlClient::with_interceptor(channel, authorization)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+        let token = match &self.token_file {
+            Some(file) => Some(bearer(file).await.map_err(|e| with_causes(&e))?),
+            None => None,
+        };
+        Ok(
+            ControlClient::with_interceptor(channel, Authorization(token))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
     }
 
     /// Lets go of the connection, which may be one to an operator that is gone.
@@ -76,27 +75,8 @@ impl Operator {
         {
             return Ok(channel.clone());
         }
-        let channel = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|e| format!("`{address}` is no address: {e}"))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .connect_lazy();
+        let channel = connect_lazy(&address, &Profile::BLOBS).map_err(|e| e.to_string())?;
         *held = Some((address, channel.clone()));
         Ok(channel)
-    }
-
-    /// Read each time: a projected token is replaced before it expires.
-    fn token(&self) -> Result<Option<MetadataValue<Ascii>>, String> {
-        let Some(file) = &self.token_file else {
-            return Ok(None);
-        };
-        let token = std::fs::read_to_string(file)
-            .map_err(|e| format!("cannot read the token {}: {e}", file.display()))?;
-        format!("Bearer {}", token.trim())
-            .parse()
-            .map(Some)
-            .map_err(|_| format!("{} holds no token", file.display()))
     }
 }

@@ -2,7 +2,7 @@
 //! in.
 
 use super::budget::Budget;
-use crate::shared::Transfer;
+use crate::telemetry::Transfer;
 use lamina_proto::control::LinkSample;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

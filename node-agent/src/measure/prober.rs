@@ -9,7 +9,7 @@ mod peer;
 
 use super::link_memory::{HostBudget, LinkMemory, Seen, passive_samples, probe_told};
 use super::lost_time::process_denied;
-use crate::shared::{Activity, Telemetry, Transfer};
+use crate::telemetry::{Activity, Telemetry, Transfer};
 use lamina_proto::control::{LinkSample, Peer};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -189,7 +189,7 @@ fn cell(args: &CellArgs, memory_bytes: u64, model: &Path, out: &Path) -> Result<
 
 impl From<&CellError> for Failure {
     fn from(error: &CellError) -> Self {
-        let text = super::failure::with_causes(error);
+        let text = crate::causes::with_causes(error);
         match error {
             CellError::Scan {
                 error: ScanError::Read(_),

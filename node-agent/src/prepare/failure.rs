@@ -1,7 +1,7 @@
+use crate::causes::with_causes;
 use lamina_proto::control::PrepareFailed;
 use lamina_torchscript::PrepareError;
 use serde::{Deserialize, Serialize};
-use std::error::Error;
 
 /// Why a model could not be prepared, as conditions name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,15 +89,4 @@ impl From<&PrepareError> for Failure {
             retryable,
         }
     }
-}
-
-/// An error with everything behind it in one line.
-pub(crate) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -16,7 +16,6 @@ mod updates;
 pub use cell::{CellArgs, CellError};
 pub use child::Program;
 pub use cli::{PrepareArgs, run};
-pub(crate) use failure::with_causes;
 pub use failure::{Failure, Reason};
 pub use job::{Tools, run_job};
 pub use lines::{Line, Step, StepName};

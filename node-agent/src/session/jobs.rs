@@ -7,13 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 /// Starts a job elsewhere and returns at once. The job sends its updates, the last
 /// of them Done or Failed, and ends early when cancelled.
-pub type JobStarter =
+pub(crate) type JobStarter =
     Arc<dyn Fn(Prepare, mpsc::UnboundedSender<PrepareUpdate>, CancellationToken) + Send + Sync>;
 
 /// The prepare jobs of this agent. They outlive sessions: an operator that comes
 /// back joins the job that it started before.
 #[derive(Clone)]
-pub struct Jobs {
+pub(crate) struct Jobs {
     start: JobStarter,
     updates: mpsc::UnboundedSender<PrepareUpdate>,
     incoming: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<PrepareUpdate>>>,
@@ -33,7 +33,7 @@ impl fmt::Debug for Jobs {
 
 impl Jobs {
     /// No job yet.
-    pub fn new(start: JobStarter) -> Self {
+    pub(crate) fn new(start: JobStarter) -> Self {
         let (updates, incoming) = mpsc::unbounded_channel();
         Self {
             start,

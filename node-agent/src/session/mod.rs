@@ -8,37 +8,44 @@ mod jobs;
 mod report;
 mod stream;
 
-pub use jobs::{JobStarter, Jobs};
+pub(crate) use jobs::{JobStarter, Jobs};
 
-use crate::blobs::InboundTransfers;
+use crate::blobs::Blobs;
 use crate::measure::Prober;
-use crate::shared::{OperatorEndpoint, Peers, Telemetry};
+use crate::net::{OperatorEndpoint, Peers};
+use crate::serve::directory::Directory;
+use crate::telemetry::Telemetry;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// What the session speaks for, and what it feeds.
 #[derive(Clone)]
-pub struct SessionConfig {
+pub(crate) struct SessionConfig {
     /// Name of this node.
-    pub node: String,
+    pub(crate) node: String,
     /// Where other agents reach this one, `10.0.0.7:8001`.
-    pub address: String,
+    pub(crate) address: String,
     /// The projected token that proves which node this is; read anew for each
     /// session, because the kubelet renews it.
-    pub token_file: PathBuf,
+    pub(crate) token_file: PathBuf,
     /// This process's processor share, in thousandths of a processor.
-    pub cpu_millis: u64,
+    pub(crate) cpu_millis: u64,
     /// Where the operator listens.
-    pub endpoint: OperatorEndpoint,
+    pub(crate) endpoint: OperatorEndpoint,
     /// Filled from the operator's list.
-    pub peers: Peers,
+    pub(crate) peers: Peers,
     /// Drained each second.
-    pub telemetry: Telemetry,
-    /// Drained each second.
-    pub inbound: InboundTransfers,
+    pub(crate) telemetry: Telemetry,
+    /// Told to the operator, whose transfers into them are drained each second.
+    pub(crate) blobs: Arc<Blobs>,
+    /// Filled with what the operator tells.
+    pub(crate) directory: Directory,
+    /// Measures the links to the peers.
+    pub(crate) prober: Prober,
     /// Prepare jobs.
-    pub jobs: Jobs,
+    pub(crate) jobs: Jobs,
 }
 
 /// Starts session and link measuring on a thread of their own, for the rest of
@@ -46,16 +53,15 @@ pub struct SessionConfig {
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn spawn(config: SessionConfig) -> io::Result<JoinHandle<()>> {
+pub(crate) fn spawn(config: SessionConfig) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     std::thread::Builder::new()
         .name("session".to_owned())
         .spawn(move || {
-            let prober = Prober::new(config.telemetry.clone());
             runtime.block_on(async {
-                tokio::join!(prober.clone().run(), stream::run(config, prober));
+                tokio::join!(config.prober.clone().run(), stream::run(config));
             });
         })
 }

@@ -1,8 +1,9 @@
 use super::SessionConfig;
-use super::report::{inbound_sample, messages};
-use crate::backoff::Backoff;
-use crate::measure::{CpuMeter, Prober, memory_free_bytes};
-use crate::shared::Window;
+use super::report::{changed_inventory, inbound_sample, messages, whole_inventory};
+use crate::causes::with_causes;
+use crate::measure::{CpuMeter, memory_free_bytes};
+use crate::net::{Backoff, DialError, Profile, bearer, connect};
+use crate::telemetry::Window;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::control::agent_message::Message;
 use lamina_proto::control::control_client::ControlClient;
@@ -12,8 +13,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataValue;
-use tonic::transport::Endpoint;
 use tonic::{Request, Status, Streaming};
 
 /// One heartbeat a second.
@@ -28,10 +27,8 @@ const GOOD_SESSION: Duration = Duration::from_secs(10);
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum SessionEnd {
-    #[error("the operator's address {0:?} is not one")]
-    Address(String),
     #[error("cannot connect")]
-    Connect(#[source] tonic::transport::Error),
+    Connect(#[from] DialError),
     #[error("the operator refused the session")]
     Refused(#[source] Box<Status>),
     #[error("the operator ended the session")]
@@ -43,7 +40,7 @@ enum SessionEnd {
 }
 
 /// Keeps a session open for as long as the process lives.
-pub(super) async fn run(config: SessionConfig, prober: Prober) {
+pub(super) async fn run(config: SessionConfig) {
     let mut endpoint = config.endpoint.subscribe();
     let mut meter = CpuMeter::new(config.cpu_millis);
     let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
@@ -56,7 +53,7 @@ pub(super) async fn run(config: SessionConfig, prober: Prober) {
             continue;
         }
         let begin = tokio::time::Instant::now();
-        let end = session(&config, &prober, &address, &mut endpoint, &mut meter).await;
+        let end = session(&config, &address, &mut endpoint, &mut meter).await;
         if begin.elapsed() >= GOOD_SESSION || matches!(end, SessionEnd::Moved) {
             backoff.reset();
         }
@@ -69,7 +66,6 @@ pub(super) async fn run(config: SessionConfig, prober: Prober) {
 
 async fn session(
     config: &SessionConfig,
-    prober: &Prober,
     address: &str,
     endpoint: &mut watch::Receiver<String>,
     meter: &mut CpuMeter,
@@ -82,8 +78,10 @@ async fn session(
         Err(_) => return SessionEnd::Stuck,
     };
     tracing::info!(operator = address, "session open");
-    for update in config.jobs.last_updates() {
-        if send(&sender, Message::Prepare(update)).await.is_err() {
+    let held = whole_inventory(config.blobs.held()).map(Message::Blobs);
+    let updates = config.jobs.last_updates().into_iter().map(Message::Prepare);
+    for message in held.chain(updates) {
+        if send(&sender, message).await.is_err() {
             return SessionEnd::Stuck;
         }
     }
@@ -93,18 +91,18 @@ async fn session(
     loop {
         tokio::select! {
             _ = beat.tick() => {
-                if report(config, prober, meter, &operator_node, &sender).await.is_err() {
+                if report(config, meter, &operator_node, &sender).await.is_err() {
                     return SessionEnd::Stuck;
                 }
             }
             order = orders.message() => match order {
-                Ok(Some(order)) => obey(config, prober, order, &mut operator_node),
+                Ok(Some(order)) => obey(config, order, &mut operator_node),
                 Ok(None) => return SessionEnd::Ended,
                 Err(status) => return SessionEnd::Refused(Box::new(status)),
             },
             // A link that is dead is told at once.
-            () = prober.failed() => {
-                for message in messages(&Window::default(), prober.drain()) {
+            () = config.prober.failed() => {
+                for message in messages(&Window::default(), config.prober.drain()) {
                     if send(&sender, message).await.is_err() {
                         return SessionEnd::Stuck;
                     }
@@ -131,17 +129,7 @@ async fn open(
     receiver: mpsc::Receiver<AgentMessage>,
     sender: &mpsc::Sender<AgentMessage>,
 ) -> Result<Streaming<OperatorMessage>, SessionEnd> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| SessionEnd::Address(address.to_owned()))?
-        .tcp_nodelay(true)
-        .connect_timeout(PATIENCE)
-        // A host that vanished sends no reset; silence must end the session.
-        .http2_keep_alive_interval(BEAT * 2)
-        .keep_alive_timeout(PATIENCE)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(SessionEnd::Connect)?;
+    let channel = connect(address, &Profile::SESSION).await?;
     let hello = Hello {
         node: config.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -150,8 +138,12 @@ async fn open(
     // The channel is empty and holds more than one.
     let _ = send(sender, Message::Hello(hello)).await;
     let mut request = Request::new(ReceiverStream::new(receiver));
-    if let Some(token) = token(config) {
-        request.metadata_mut().insert("authorization", token);
+    // Without one the operator says what it thinks of that.
+    match bearer(&config.token_file).await {
+        Ok(token) => {
+            request.metadata_mut().insert("authorization", token);
+        }
+        Err(error) => tracing::debug!(error = with_causes(&error), "no token to show"),
     }
     let reply = ControlClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -159,11 +151,6 @@ async fn open(
         .await
         .map_err(|status| SessionEnd::Refused(Box::new(status)))?;
     Ok(reply.into_inner())
-}
-
-fn token(config: &SessionConfig) -> Option<MetadataValue<tonic::metadata::Ascii>> {
-    let token = std::fs::read_to_string(&config.token_file).ok()?;
-    format!("Bearer {}", token.trim()).parse().ok()
 }
 
 async fn send(sender: &mpsc::Sender<AgentMessage>, message: Message) -> Result<(), ()> {
@@ -179,7 +166,6 @@ async fn send(sender: &mpsc::Sender<AgentMessage>, message: Message) -> Result<(
 /// The heartbeat, and all that was seen since the last.
 async fn report(
     config: &SessionConfig,
-    prober: &Prober,
     meter: &mut CpuMeter,
     operator_node: &str,
     sender: &mpsc::Sender<AgentMessage>,
@@ -191,12 +177,14 @@ async fn report(
     };
     send(sender, Message::Heartbeat(heartbeat)).await?;
     let window = config.telemetry.drain();
+    let prober = &config.prober;
     prober.passive(&window.transfers);
     let mut links = prober.drain();
-    let arrived = config.inbound.drain();
+    let arrived = config.blobs.inbound().drain();
     let rtt = prober.rtt(operator_node).unwrap_or(0.0);
     links.extend(inbound_sample(operator_node, &arrived, rtt));
-    for message in messages(&window, links) {
+    let changes = changed_inventory(config.blobs.changes()).map(Message::Blobs);
+    for message in messages(&window, links).into_iter().chain(changes) {
         send(sender, message).await?;
     }
     Ok(())
@@ -204,19 +192,23 @@ async fn report(
 
 fn obey(
     config: &SessionConfig,
-    prober: &Prober,
     order: OperatorMessage,
     operator_node: &mut String,
 ) {
     match order.message {
         Some(Order::Welcome(welcome)) => *operator_node = welcome.operator_node,
         Some(Order::Peers(list)) => {
-            prober.set_targets(&list.peers);
+            config.prober.set_targets(&list.peers);
             let peers = list.peers.into_iter().map(|p| (p.node, p.address));
             config.peers.replace(peers);
         }
         Some(Order::Prepare(job)) => config.jobs.begin(job),
         Some(Order::CancelPrepare(cancel)) => config.jobs.cancel(&cancel.job),
+        Some(Order::Directory(directory)) => config.directory.apply(directory),
+        Some(Order::WantBlobs(wanted)) => {
+            let digests = wanted.digests.iter().filter_map(|d| d.parse().ok());
+            config.blobs.want(digests);
+        }
         // An operator of a newer version may say more.
         None => {}
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _, pending};
 use futures::stream::FuturesUnordered;
+use crate::net::{self as dial, DialError, Profile};
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::hop::PingRequest;
 use lamina_proto::hop::hop_client::HopClient;
@@ -15,9 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// An answer that comes later than this is none. One that is missing and then comes
 /// after all says that the peer is there, behind a queue.
 const LATE: Duration = Duration::from_secs(10);
@@ -159,14 +159,8 @@ impl Line {
     }
 }
 
-async fn connect(address: &str) -> Result<HopClient<Channel>, tonic::transport::Error> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))?
-        .tcp_nodelay(true)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .initial_stream_window_size(8 << 20)
-        .initial_connection_window_size(16 << 20)
-        .connect()
-        .await?;
+async fn connect(address: &str) -> Result<HopClient<Channel>, DialError> {
+    let channel = dial::connect(address, &Profile::PROBES).await?;
     Ok(HopClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))

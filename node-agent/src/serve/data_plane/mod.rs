@@ -1,0 +1,185 @@
+//! Everything that requests touch on this host, behind one port.
+
+use crate::blobs::BlobSource;
+use crate::net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use crate::serve::directory::Directory;
+use crate::serve::front::{Front, RoundTrip};
+use crate::serve::hop::{Forwarder, HopService, Hops};
+use crate::serve::routes::Routes;
+use crate::serve::slices::Slices;
+use crate::serve::verify::{PATIENCE, Verifier};
+use crate::telemetry::Telemetry;
+use lamina_proto::MAX_MESSAGE_BYTES;
+use lamina_proto::hop::hop_server::HopServer;
+use lamina_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::codec::CompressionEncoding;
+use tonic::server::NamedService;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// A connection whose other end is gone is dropped. Slow: a client at a tenth of
+/// a core must keep its own.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Requests in flight at a shutdown get this long. Watchers of the health service
+/// never end by themselves.
+const DRAIN: Duration = Duration::from_secs(25);
+/// How often connections are looked through for unused ones.
+const TIDY: Duration = Duration::from_secs(30);
+/// A connection without a request for this long belongs to an old route.
+const UNUSED: Duration = Duration::from_secs(300);
+
+/// The data plane of one agent.
+///
+/// The caller applies what the operator wants to [`Routes::apply`] and
+/// [`Slices::apply`], and reports their statuses; all fields are shared handles.
+pub(crate) struct DataPlane {
+    /// Name of this host's ComputeNode, as routes and slices spell it.
+    pub(crate) node: Arc<str>,
+    /// Models whose entry this host is.
+    pub(crate) routes: Routes,
+    /// Where those of other hosts enter.
+    pub(crate) directory: Directory,
+    /// How near other hosts are.
+    pub(crate) round_trip: RoundTrip,
+    /// What this host runs.
+    pub(crate) slices: Slices,
+    /// Where probes come from.
+    pub(crate) blobs: Arc<dyn BlobSource>,
+    /// What is seen on the way.
+    pub(crate) telemetry: Telemetry,
+    /// Whether the agent takes requests at all: registered, and its engine
+    /// alive. Independent of single models. Answers ServerReady and the health
+    /// service; requests are taken in any case.
+    pub(crate) ready: watch::Receiver<bool>,
+}
+
+impl DataPlane {
+    /// Serves users (Open Inference Protocol), other agents (Hop) and probes
+    /// (grpc.health.v1) on `listener`, and verifies revisions, until `shutdown`.
+    /// Then no connection is taken any more, and requests in flight are finished,
+    /// for 25 s at most.
+    ///
+    /// # Errors
+    /// The listener failed.
+    pub(crate) async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), tonic::transport::Error> {
+        let forwarder = Forwarder {
+            node: self.node,
+            slices: self.slices,
+            telemetry: self.telemetry,
+            hops: Hops::default(),
+        };
+        let verifier = Verifier {
+            routes: self.routes.clone(),
+            forwarder: forwarder.clone(),
+            blobs: self.blobs,
+            patience: PATIENCE,
+        };
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let _beside = [
+            AbortOnDropHandle::new(tokio::spawn(verifier.run())),
+            AbortOnDropHandle::new(tokio::spawn(tidy(forwarder.hops.clone()))),
+            AbortOnDropHandle::new(tokio::spawn(report_health(
+                reporter,
+                self.ready.clone(),
+                shutdown.clone(),
+            ))),
+        ];
+        let service = Front::new(
+            self.routes,
+            self.directory,
+            self.round_trip,
+            forwarder.clone(),
+            self.ready,
+        );
+        let front = GrpcInferenceServiceServer::new(service)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Deflate)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let hop = HopServer::new(HopService(forwarder))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let server = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .add_service(front)
+            .add_service(hop)
+            .add_service(health)
+            .serve_with_incoming_shutdown(
+                // Accepted sockets are not the server's own, so its option misses
+                // them.
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                shutdown.clone().cancelled_owned(),
+            );
+        tokio::select! {
+            served = server => served,
+            () = drained(shutdown) => Ok(()),
+        }
+    }
+}
+
+async fn drained(shutdown: CancellationToken) {
+    shutdown.cancelled_owned().await;
+    tokio::time::sleep(DRAIN).await;
+    tracing::warn!("gave up on requests in flight at the shutdown");
+}
+
+async fn tidy(hops: Hops) {
+    loop {
+        tokio::time::sleep(TIDY).await;
+        hops.drop_unused(UNUSED);
+    }
+}
+
+/// The health service says what `ready` says, and `""` that the process answers.
+async fn report_health(
+    reporter: HealthReporter,
+    mut ready: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+) {
+    const INFERENCE: &str = <GrpcInferenceServiceServer<Front> as NamedService>::NAME;
+    reporter
+        .set_service_status("", ServingStatus::Serving)
+        .await;
+    loop {
+        let status = if *ready.borrow_and_update() && !shutdown.is_cancelled() {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        reporter.set_service_status(INFERENCE, status).await;
+        tokio::select! {
+            // Without a sender it stays as it is.
+            changed = ready.changed() => if changed.is_err() {
+                shutdown.cancelled().await;
+            },
+            () = shutdown.cancelled() => {}
+        }
+        if shutdown.is_cancelled() {
+            reporter
+                .set_service_status(INFERENCE, ServingStatus::NotServing)
+                .await;
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

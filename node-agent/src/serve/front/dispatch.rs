@@ -1,0 +1,144 @@
+//! From the entry along the path, again where a host fails on the way.
+
+use super::error::{FrontError, Setback};
+use super::journey::Journey;
+use super::trouble::{Troubles, Turn};
+use crate::serve::hop::Forwarder;
+use crate::serve::routes::{Model, NoTicket, Routes, Ticket};
+use crate::telemetry::RequestKey;
+use lamina_proto::hop::{ForwardReply, ForwardRequest};
+use tonic::Code;
+
+/// Sends requests of models whose entry is this host.
+#[derive(Clone)]
+pub(crate) struct Dispatcher {
+    pub(super) routes: Routes,
+    pub(super) forwarder: Forwarder,
+    pub(super) troubles: Troubles,
+}
+
+/// An answer with the revision that gave it.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) revision: i64,
+    pub(super) path: String,
+    /// Names of the outputs that the client wants, in its order.
+    pub(super) wanted: Vec<String>,
+    pub(super) reply: ForwardReply,
+}
+
+/// Whether another try on the route as it then is may succeed. Inference is
+/// pure, so it may be made.
+const fn is_passing(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable | Code::FailedPrecondition | Code::Cancelled
+    )
+}
+
+impl Dispatcher {
+    /// The answer to the request, or none where the model does not serve here any
+    /// more.
+    ///
+    /// # Errors
+    /// The request is refused or does not fit the revision that it takes, or no try
+    /// succeeded before the deadline.
+    pub(super) async fn answer(
+        &self,
+        model: &Model,
+        journey: &mut Journey,
+    ) -> Result<Option<Answered>, FrontError> {
+        let uid = model.placement_uid.as_str();
+        loop {
+            let turn = self.turn(uid, journey).await?;
+            let ticket = match self.routes.begin(uid) {
+                Ok(ticket) => ticket,
+                Err(NoTicket::Gone | NoTicket::NotServing) => return Ok(None),
+                Err(NoTicket::Refused(reason)) => {
+                    let model = model.full_name.clone();
+                    return Err(FrontError::Refused { model, reason });
+                }
+            };
+            // Once may be chance.
+            let again = turn.is_some() || journey.tries.failed > 0;
+            let setback = match self.try_once(model, ticket, journey, again).await? {
+                Ok(answered) => return Ok(Some(answered)),
+                Err(setback) => setback,
+            };
+            tracing::debug!(id = journey.id, %setback, "trying again");
+            let _waits = self.forwarder.telemetry.request_waits();
+            match turn {
+                Some(turn) => journey.tries.wait(setback, turn.pause()).await?,
+                None => journey.tries.pause(setback).await?,
+            }
+        }
+    }
+
+    /// Waits until the request may try, which it may at once while its path works.
+    async fn turn(
+        &self,
+        placement_uid: &str,
+        journey: &mut Journey,
+    ) -> Result<Option<Turn>, FrontError> {
+        let _waits = self.forwarder.telemetry.request_waits();
+        let deadline = journey.tries.deadline;
+        let turn = self.troubles.turn(placement_uid, deadline).await;
+        turn.map_err(|last| {
+            let revision = self.routes.active_revision(placement_uid);
+            journey.counted_as = Some(key(placement_uid, revision));
+            journey.tries.out_of_time(last)
+        })
+    }
+
+    /// The answer, or what was met on the path. `again`: a try before failed.
+    async fn try_once(
+        &self,
+        model: &Model,
+        ticket: Ticket,
+        journey: &mut Journey,
+        again: bool,
+    ) -> Result<Result<Answered, Setback>, FrontError> {
+        let uid = model.placement_uid.as_str();
+        journey.counted_as = Some(key(uid, ticket.revision()));
+        let reading = journey.reading(&model.name, &ticket)?.clone();
+        let request = ForwardRequest {
+            placement_uid: uid.to_owned(),
+            revision: ticket.revision(),
+            segment: 0,
+            request_id: journey.id.clone(),
+            traceparent: journey.traceparent.clone(),
+            tensors: reading.tensors,
+        };
+        let superseded = ticket.superseded.clone();
+        let deadline = journey.tries.deadline;
+        let outcome = tokio::select! {
+            reply = self.forwarder.send(&ticket.first, request, deadline) => reply.map_err(Setback::from),
+            () = ticket.abandoned.cancelled() => Err(Setback::Abandoned(ticket.revision())),
+        };
+        match outcome {
+            Ok(reply) => {
+                self.troubles.answered(uid);
+                Ok(Ok(Answered {
+                    revision: ticket.revision(),
+                    path: ticket.path.clone(),
+                    wanted: reading.wanted,
+                    reply,
+                }))
+            }
+            Err(Setback::Hop(error)) if !is_passing(error.code()) => Err(error.into()),
+            Err(setback) => {
+                if again {
+                    self.troubles.failed(uid, &superseded, setback.clone());
+                }
+                Ok(Err(setback))
+            }
+        }
+    }
+}
+
+fn key(placement_uid: &str, revision: i64) -> RequestKey {
+    RequestKey {
+        placement_uid: placement_uid.to_owned(),
+        revision,
+    }
+}

@@ -1,0 +1,184 @@
+use crate::serve::hop::{CallError, HopError};
+use lamina_model::{DataType, ShapeError, UnknownDataType};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+/// Marks the answer of a host that is not the entry of what was passed on to it, so
+/// that the other one looks further.
+pub(super) const NOT_ENTRY: &str = "lamina-not-entry";
+/// Advice with UNAVAILABLE, in milliseconds.
+const RETRY_AFTER_MS: &str = "500";
+
+/// A request is not what the model takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InputError {
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    #[error("unknown input `{name}`; model `{model}` takes: {takes}")]
+    Unknown {
+        name: String,
+        model: String,
+        takes: String,
+    },
+    #[error("missing input `{name}`; model `{model}` takes: {takes}")]
+    Missing {
+        name: String,
+        model: String,
+        takes: String,
+    },
+    #[error(
+        "inputs `{one}` and `{other}` hold batches of {of_one} and {of_other}; send as many rows \
+         in each"
+    )]
+    Batches {
+        one: String,
+        of_one: i64,
+        other: String,
+        of_other: i64,
+    },
+    #[error(
+        "model `{model}` was updated: revision {revision} takes {takes} and gives {gives}, which \
+         this request does not fit: {reason}"
+    )]
+    Updated {
+        model: String,
+        revision: i64,
+        takes: String,
+        gives: String,
+        reason: Box<InputError>,
+    },
+    #[error("{kind} `{name}` is named twice")]
+    Twice { kind: &'static str, name: String },
+    #[error("input `{name}`: {reason}")]
+    DataType {
+        name: String,
+        reason: UnknownDataType,
+    },
+    #[error(
+        "input `{name}`: BYTES tensors cannot be sent to a TorchScript model; encode them first"
+    )]
+    Bytes { name: String },
+    #[error("{inputs} inputs and {raw} raw_input_contents; send raw contents for all or for none")]
+    RawCount { inputs: usize, raw: usize },
+    #[error("input `{name}` has typed contents beside raw_input_contents; send one of them")]
+    Both { name: String },
+    #[error("input `{name}`: {datatype} travels only in raw_input_contents")]
+    OnlyRaw { name: String, datatype: DataType },
+    #[error("input `{name}`: elements of {datatype} travel in {field}, got {other}")]
+    Field {
+        name: String,
+        datatype: DataType,
+        field: &'static str,
+        other: &'static str,
+    },
+    #[error("input `{name}`: {value} does not fit into {datatype}")]
+    Range {
+        name: String,
+        datatype: DataType,
+        value: i64,
+    },
+    #[error("unknown output `{name}`; model `{model}` gives: {gives}")]
+    UnknownOutput {
+        name: String,
+        model: String,
+        gives: String,
+    },
+    #[error(
+        "`{parameter}` of tensor `{tensor}` is not supported; send and take tensors in messages"
+    )]
+    Extension {
+        tensor: String,
+        parameter: &'static str,
+    },
+}
+
+/// Why a try gave no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Setback {
+    #[error(transparent)]
+    Hop(#[from] HopError),
+    #[error("revision {0} was dropped")]
+    Abandoned(i64),
+    #[error("{0}")]
+    Entry(String),
+}
+
+/// Why a client got no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum FrontError {
+    #[error("unknown model `{name}`; this cluster serves: {known}")]
+    Unknown { name: String, known: String },
+    #[error("model `{name}` is in several namespaces; call one of: {candidates}")]
+    Ambiguous { name: String, candidates: String },
+    #[error("model `{model}` has no version `{version}`; leave it out or ask for version 1")]
+    Version { model: String, version: String },
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error("model `{0}` is known but does not serve yet; try again")]
+    NotServing(String),
+    #[error("model `{model}` does not serve: {reason}")]
+    Failed { model: String, reason: String },
+    #[error("model `{model}` refuses requests: {reason}")]
+    Refused { model: String, reason: String },
+    #[error(
+        "whether there is a model `{0}` is not known yet: the operator has not spoken; try again"
+    )]
+    Unheard(String),
+    #[error("too many requests wait for models that do not serve yet; model `{0}` is one")]
+    Crowded(String),
+    #[error("{node} does not serve model `{model}` as its entry now; try again")]
+    NotEntry { node: String, model: String },
+    #[error(transparent)]
+    Hop(#[from] HopError),
+    #[error(transparent)]
+    Relay(#[from] CallError),
+    #[error("no answer before the deadline after {tries} tries; at last: {last}")]
+    OutOfTime { tries: u32, last: Setback },
+    #[error("the path gave no output `{0}`; please report this model")]
+    NoOutput(String),
+}
+
+impl FrontError {
+    /// The one map from what happened to what clients are told.
+    pub(crate) const fn code(&self) -> Code {
+        match self {
+            Self::Unknown { .. } | Self::Version { .. } => Code::NotFound,
+            Self::Ambiguous { .. } => Code::InvalidArgument,
+            Self::Input(error) => error.code(),
+            Self::Refused { .. } => Code::FailedPrecondition,
+            Self::NotServing(_)
+            | Self::Failed { .. }
+            | Self::Unheard(_)
+            | Self::NotEntry { .. } => Code::Unavailable,
+            Self::Crowded(_) => Code::ResourceExhausted,
+            Self::Hop(error) => error.code(),
+            Self::Relay(error) => error.code(),
+            Self::OutOfTime { .. } => Code::DeadlineExceeded,
+            Self::NoOutput(_) => Code::Internal,
+        }
+    }
+}
+
+impl InputError {
+    const fn code(&self) -> Code {
+        match self {
+            Self::Extension { .. } => Code::Unimplemented,
+            _ => Code::InvalidArgument,
+        }
+    }
+}
+
+impl From<FrontError> for Status {
+    fn from(error: FrontError) -> Self {
+        let mut status = Self::new(error.code(), error.to_string());
+        if matches!(error, FrontError::NotEntry { .. }) {
+            let mark = MetadataValue::from_static("1");
+            status.metadata_mut().insert(NOT_ENTRY, mark);
+        }
+        if status.code() == Code::Unavailable {
+            let advice = MetadataValue::from_static(RETRY_AFTER_MS);
+            status.metadata_mut().insert("retry-after-ms", advice);
+        }
+        status
+    }
+}

@@ -1,0 +1,166 @@
+use crate::causes::root_cause;
+use crate::net::{Connection, Pool};
+use crate::serve::deadline::Deadline;
+use lamina_crds::Hop;
+use lamina_proto::MAX_MESSAGE_BYTES;
+use lamina_proto::hop::hop_client::HopClient;
+use lamina_proto::hop::{ForwardReply, ForwardRequest};
+use std::error::Error as _;
+use std::future::Future;
+use std::time::{Duration, Instant};
+use tonic::transport::Channel;
+use tonic::{Code, ConnectError, Response, Status};
+
+/// Why a call to another agent gave nothing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum CallError {
+    /// The other agent answered with an error.
+    #[error("{1}")]
+    Refused(Code, String),
+    /// The deadline passed first.
+    #[error("{node} did not answer before the deadline")]
+    Late { node: String },
+    /// It cannot be reached, or the connection broke.
+    #[error("no connection to {node} at {address}: {reason}")]
+    Lost {
+        node: String,
+        address: String,
+        reason: String,
+    },
+}
+
+/// A reply with how long it took from the moment of sending.
+#[derive(Debug)]
+pub(crate) struct Replied<T> {
+    pub(crate) reply: T,
+    pub(crate) took: Duration,
+}
+
+/// Calls to other agents on kept-open connections. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hops {
+    pool: Pool,
+}
+
+impl Hops {
+    /// Closes what no request used for `unused`, once its last request is done.
+    pub(crate) fn drop_unused(&self, unused: Duration) {
+        self.pool.drop_unused(unused);
+    }
+
+    #[cfg(test)]
+    pub(super) fn addresses(&self) -> Vec<String> {
+        self.pool.addresses()
+    }
+
+    /// Has `to` run the addressed segment and everything behind it.
+    pub(super) async fn forward(
+        &self,
+        to: &Hop,
+        request: ForwardRequest,
+        deadline: Deadline,
+    ) -> Result<Replied<ForwardReply>, CallError> {
+        self.call(to, deadline, |channel| async move {
+            let mut client = HopClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+            let mut request = tonic::Request::new(request);
+            request.set_timeout(deadline.left());
+            client.forward(request).await
+        })
+        .await
+    }
+
+    /// Connects to `to` where it is not connected.
+    ///
+    /// # Errors
+    /// It cannot be reached, or not before the deadline.
+    pub(super) async fn reach(&self, to: &Hop, deadline: Deadline) -> Result<(), CallError> {
+        self.connected(to, deadline).await.map(|_| ())
+    }
+
+    async fn connected(
+        &self,
+        to: &Hop,
+        deadline: Deadline,
+    ) -> Result<(Connection, Channel), CallError> {
+        let connection = self.pool.connection(&to.address);
+        let connected = deadline.bound(connection.channel()).await;
+        match connected.ok_or_else(|| late(to))? {
+            Ok(channel) => Ok((connection, channel)),
+            Err(reason) => {
+                self.pool.leave(&to.address, &connection, false);
+                Err(lost(to, &reason.to_string()))
+            }
+        }
+    }
+
+    /// What `send` does on the connection to `to`. Dropping the future cancels
+    /// the call there.
+    pub(crate) async fn call<T, F>(
+        &self,
+        to: &Hop,
+        deadline: Deadline,
+        send: impl FnOnce(Channel) -> F,
+    ) -> Result<Replied<T>, CallError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let (connection, channel) = self.connected(to, deadline).await?;
+        let begin = Instant::now();
+        let outcome = tokio::select! {
+            outcome = deadline.bound(send(channel)) => outcome.ok_or_else(|| late(to))?,
+            () = connection.lost.cancelled() => return Err(lost(to, "it cannot be reached")),
+        };
+        match outcome {
+            Ok(reply) => Ok(Replied {
+                reply: reply.into_inner(),
+                took: begin.elapsed(),
+            }),
+            // tonic's own timer may win by a hair.
+            Err(_) if deadline.has_passed() => Err(late(to)),
+            Err(status) => Err(self.judge(to, &connection, status)),
+        }
+    }
+
+    /// An answer of the other agent carries no source; what the transport says
+    /// does.
+    fn judge(&self, to: &Hop, connection: &Connection, status: Status) -> CallError {
+        let Some(cause) = status.source() else {
+            return match status.code() {
+                // No agent answers so; the stream ended before its status.
+                Code::Unknown | Code::Cancelled => lost(to, status.message()),
+                code => CallError::Refused(code, status.message().to_owned()),
+            };
+        };
+        let reason = root_cause(cause);
+        self.pool
+            .leave(&to.address, connection, is_connect_error(cause));
+        lost(to, &reason)
+    }
+}
+
+fn is_connect_error(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(cause);
+    while let Some(error) = next {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+fn late(to: &Hop) -> CallError {
+    CallError::Late {
+        node: to.node.clone(),
+    }
+}
+
+fn lost(to: &Hop, reason: &str) -> CallError {
+    CallError::Lost {
+        node: to.node.clone(),
+        address: to.address.clone(),
+        reason: reason.to_owned(),
+    }
+}

@@ -1,0 +1,184 @@
+use super::{CallError, HopError, Hops, bytes_of, tensors};
+use crate::serve::deadline::Deadline;
+use crate::serve::engine::Run;
+use crate::serve::slices::{Serving, Slices};
+use crate::telemetry::{SegmentKey, SegmentSample, Telemetry, Transfer};
+use lamina_crds::Hop;
+use lamina_proto::hop::{ForwardReply, ForwardRequest, HopTiming};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Runs slices of this host and has other hosts run what follows.
+#[derive(Clone)]
+pub(crate) struct Forwarder {
+    pub(crate) node: Arc<str>,
+    pub(crate) slices: Slices,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) hops: Hops,
+}
+
+/// What one slice made of a request.
+struct Computed {
+    /// Everything that is live behind the slice.
+    live: Vec<lamina_proto::hop::Tensor>,
+    queue: Duration,
+    compute: Duration,
+}
+
+impl Forwarder {
+    /// Runs the addressed segment and everything behind it, beginning at the
+    /// host `first`.
+    ///
+    /// # Errors
+    /// See [`HopError`].
+    pub(crate) async fn send(
+        &self,
+        first: &Hop,
+        request: ForwardRequest,
+        deadline: Deadline,
+    ) -> Result<ForwardReply, HopError> {
+        if *first.node == *self.node {
+            return self.run(request, Instant::now(), deadline).await;
+        }
+        Ok(self.pass_on(first, request, deadline).await?.0)
+    }
+
+    /// Runs the addressed segment, which is this host's, and everything behind
+    /// it. Dropping the future takes a waiting run out of the queue and cancels
+    /// the call to the next host.
+    ///
+    /// # Errors
+    /// See [`HopError`].
+    pub(crate) async fn run(
+        &self,
+        request: ForwardRequest,
+        arrived: Instant,
+        deadline: Deadline,
+    ) -> Result<ForwardReply, HopError> {
+        let key = SegmentKey {
+            placement_uid: request.placement_uid.clone(),
+            revision: request.revision,
+            segment: request.segment,
+        };
+        let serving = self.slices.get(&key).ok_or_else(|| HopError::NotHeld {
+            node: self.node.to_string(),
+            revision: key.revision,
+            segment: key.segment,
+        })?;
+        // Nothing is computed for a host that is not there.
+        if let Some(next) = &serving.next {
+            self.hops.reach(next, deadline).await?;
+        }
+        let bytes_in = bytes_of(&request.tensors);
+        let computed = self
+            .compute(&serving, key.segment, &request, deadline)
+            .await?;
+        let sample = SegmentSample {
+            queue_s: computed.queue.as_secs_f64(),
+            compute_s: computed.compute.as_secs_f64(),
+        };
+        self.telemetry.segment_run(key, sample);
+        let mut timing = HopTiming {
+            node: self.node.to_string(),
+            segment: request.segment,
+            queue_us: micros(computed.queue),
+            compute_us: micros(computed.compute),
+            bytes_in,
+            bytes_out: bytes_of(&computed.live),
+            ..HopTiming::default()
+        };
+        let mut reply = match &serving.next {
+            None => ForwardReply {
+                tensors: computed.live,
+                timings: Vec::with_capacity(1),
+            },
+            Some(next) => {
+                let onward = ForwardRequest {
+                    segment: request.segment + 1,
+                    tensors: computed.live,
+                    ..request
+                };
+                let (reply, took) = self.pass_on(next, onward, deadline).await?;
+                timing.downstream_us = micros(took);
+                reply
+            }
+        };
+        timing.total_us = micros(arrived.elapsed());
+        reply.timings.insert(0, timing);
+        Ok(reply)
+    }
+
+    async fn compute(
+        &self,
+        serving: &Serving,
+        segment: u32,
+        request: &ForwardRequest,
+        deadline: Deadline,
+    ) -> Result<Computed, HopError> {
+        let node = || self.node.to_string();
+        let inputs = tensors::take(&serving.inputs, &request.tensors).map_err(|reason| {
+            HopError::Tensor {
+                node: node(),
+                segment,
+                reason,
+            }
+        })?;
+        let run = deadline.bound(serving.segment.run(inputs)).await;
+        let run = run.ok_or_else(|| HopError::Late {
+            node: node(),
+            segment,
+        })?;
+        let Run {
+            outputs,
+            queue,
+            compute,
+        } = run.map_err(|reason| HopError::Engine {
+            node: node(),
+            segment,
+            reason,
+        })?;
+        let got = outputs.len();
+        let live = tensors::live_behind(&serving.outputs, &request.tensors, outputs).map_err(
+            |expected| HopError::Outputs {
+                node: node(),
+                segment,
+                expected,
+                got,
+            },
+        )?;
+        Ok(Computed {
+            live,
+            queue,
+            compute,
+        })
+    }
+
+    /// The reply of `next` and how long it took.
+    async fn pass_on(
+        &self,
+        next: &Hop,
+        request: ForwardRequest,
+        deadline: Deadline,
+    ) -> Result<(ForwardReply, Duration), CallError> {
+        let bytes_out = bytes_of(&request.tensors);
+        let replied = self.hops.forward(next, request, deadline).await?;
+        let (reply, took) = (replied.reply, replied.took);
+        let inside = Duration::from_micros(total_us(&reply));
+        self.telemetry.hop_transfer(Transfer {
+            peer: next.node.clone(),
+            bytes_out,
+            bytes_in: bytes_of(&reply.tensors),
+            seconds: took.saturating_sub(inside).as_secs_f64(),
+        });
+        Ok((reply, took))
+    }
+}
+
+/// Microseconds that `reply` spent inside the host that gave it.
+pub(crate) fn total_us(reply: &ForwardReply) -> u64 {
+    reply.timings.first().map_or(0, |t| t.total_us)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

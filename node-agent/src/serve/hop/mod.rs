@@ -1,0 +1,16 @@
+//! Agent to agent: a request goes from slice to slice and its answer back.
+
+mod call;
+mod error;
+mod forward;
+mod service;
+mod tensors;
+
+pub(crate) use call::{CallError, Hops};
+pub(crate) use error::HopError;
+pub(crate) use forward::{Forwarder, total_us};
+pub(crate) use service::HopService;
+pub(crate) use tensors::{TensorError, bytes_of, from_wire, to_wire};
+
+#[cfg(test)]
+mod tests;

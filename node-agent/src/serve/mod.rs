@@ -1,0 +1,12 @@
+//! Serving: from a client's request to its answer, over slices on this host and others.
+
+pub(crate) mod data_plane;
+pub(crate) mod deadline;
+pub(crate) mod directory;
+pub(crate) mod engine;
+mod front;
+mod hop;
+pub(crate) mod routes;
+pub(crate) mod slices;
+mod specs;
+mod verify;

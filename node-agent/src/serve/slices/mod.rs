@@ -1,0 +1,327 @@
+//! The slices of this host: what is wanted becomes what is held.
+
+mod decide;
+
+pub(crate) use decide::key_of;
+use decide::{Action, decide};
+
+use crate::blobs::{BlobError, BlobSource};
+use crate::net::Backoff;
+use crate::serve::engine::{Engine, EngineError, Loaded, Segment};
+use crate::serve::specs::{SpecError, value_specs};
+use crate::telemetry::SegmentKey;
+use lamina_crds::Hop;
+use lamina_crds::compute_node::{Slice, SliceState, SliceStatus};
+use lamina_model::{Digest, ValueSpec};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard, Weak};
+use std::time::Duration;
+use tokio::sync::{Mutex, Notify};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Tries at a blob that the store does not have or that arrives damaged.
+const FINAL_TRIES: u32 = 3;
+
+/// A slice that serves.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    /// What it takes, in order.
+    pub(crate) inputs: Arc<[ValueSpec]>,
+    /// What it gives, in order.
+    pub(crate) outputs: Arc<[ValueSpec]>,
+    /// The next host; none where this one replies.
+    pub(crate) next: Option<Hop>,
+    /// The graph.
+    pub(crate) segment: Arc<dyn Segment>,
+}
+
+/// Every slice that this host holds or tries to hold. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Slices {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    engine: Arc<dyn Engine>,
+    blobs: Arc<dyn BlobSource>,
+    held: RwLock<BTreeMap<SegmentKey, Entry>>,
+    /// Segments by content: two revisions with the same blocks on this host
+    /// share one. Held while loading, so that a second one waits and shares.
+    loaded: Mutex<BTreeMap<Vec<String>, Cached>>,
+    changed: Arc<Notify>,
+}
+
+struct Cached {
+    segment: Weak<dyn Segment>,
+    run_seconds: f64,
+    resident_bytes: u64,
+}
+
+struct Entry {
+    spec: Slice,
+    progress: Progress,
+    // Dropping the entry ends its fetching.
+    _work: AbortOnDropHandle<()>,
+}
+
+enum Progress {
+    Fetching(String),
+    Loading,
+    Ready {
+        serving: Serving,
+        run_seconds: f64,
+        resident_bytes: u64,
+    },
+    Failed(String),
+}
+
+/// Sums over the slices that serve.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Slices that serve.
+    pub(crate) ready: u32,
+    /// Slices on their way.
+    pub(crate) pending: u32,
+    /// Slices that cannot be loaded.
+    pub(crate) failed: u32,
+    /// Memory of those that serve, as the engine reports it.
+    pub(crate) resident_bytes: u64,
+    /// Block files of those that serve.
+    pub(crate) file_bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SliceError {
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Digest(#[from] lamina_model::DigestError),
+}
+
+impl Slices {
+    /// None held; `changed` is notified when a status changes.
+    pub(crate) fn new(
+        engine: Arc<dyn Engine>,
+        blobs: Arc<dyn BlobSource>,
+        changed: Arc<Notify>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                engine,
+                blobs,
+                held: RwLock::default(),
+                loaded: Mutex::default(),
+                changed,
+            }),
+        }
+    }
+
+    /// Starts what leads to `wanted`; loading goes on in tasks of its own.
+    pub(crate) fn apply(&self, wanted: &[Slice]) {
+        let mut held = self.shared.write();
+        let specs = held
+            .iter()
+            .map(|(key, entry)| (key.clone(), entry.spec.clone()))
+            .collect();
+        for action in decide(wanted, &specs) {
+            match action {
+                Action::Unload(key) => {
+                    tracing::info!(?key, "slice unloaded");
+                    held.remove(&key);
+                }
+                Action::Readdress(spec) => readdress(&mut held, spec),
+                Action::Load(spec) => {
+                    let task = tokio::spawn(Arc::clone(&self.shared).bring_up(spec.clone()));
+                    let entry = Entry {
+                        progress: Progress::Fetching(String::new()),
+                        _work: AbortOnDropHandle::new(task),
+                        spec,
+                    };
+                    held.insert(key_of(&entry.spec), entry);
+                }
+            }
+        }
+        drop(held);
+        self.shared.changed.notify_one();
+    }
+
+    /// The slice, where it serves.
+    pub(crate) fn get(&self, key: &SegmentKey) -> Option<Serving> {
+        match self.shared.read().get(key)?.progress {
+            Progress::Ready { ref serving, .. } => Some(serving.clone()),
+            _ => None,
+        }
+    }
+
+    /// How far each slice is.
+    pub(crate) fn statuses(&self) -> Vec<SliceStatus> {
+        self.shared.read().values().map(status).collect()
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for entry in self.shared.read().values() {
+            match &entry.progress {
+                Progress::Ready { resident_bytes, .. } => {
+                    totals.ready += 1;
+                    totals.resident_bytes += resident_bytes;
+                    totals.file_bytes += entry.spec.blocks.iter().map(|b| b.bytes).sum::<u64>();
+                }
+                Progress::Failed(_) => totals.failed += 1,
+                _ => totals.pending += 1,
+            }
+        }
+        totals
+    }
+}
+
+fn readdress(held: &mut BTreeMap<SegmentKey, Entry>, spec: Slice) {
+    if let Some(entry) = held.get_mut(&key_of(&spec)) {
+        if let Progress::Ready { serving, .. } = &mut entry.progress {
+            serving.next.clone_from(&spec.next);
+        }
+        entry.spec = spec;
+    }
+}
+
+fn status(entry: &Entry) -> SliceStatus {
+    let (state, message, run_ms) = match &entry.progress {
+        Progress::Fetching(message) => (SliceState::Fetching, message.clone(), None),
+        Progress::Loading => (SliceState::Loading, String::new(), None),
+        Progress::Ready { run_seconds, .. } => {
+            (SliceState::Ready, String::new(), Some(run_seconds * 1e3))
+        }
+        Progress::Failed(message) => (SliceState::Failed, message.clone(), None),
+    };
+    SliceStatus {
+        placement_uid: entry.spec.placement_uid.clone(),
+        revision: entry.spec.revision,
+        segment: entry.spec.segment,
+        state,
+        message,
+        run_ms,
+    }
+}
+
+impl Shared {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<SegmentKey, Entry>> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<SegmentKey, Entry>> {
+        self.held.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn bring_up(self: Arc<Self>, spec: Slice) {
+        let key = key_of(&spec);
+        match self.load(&key, &spec).await {
+            Ok(loaded) => {
+                tracing::info!(?key, run_ms = loaded.run_seconds * 1e3, "slice ready");
+                self.serve(&key, loaded);
+            }
+            Err(error) => {
+                tracing::warn!(?key, %error, "slice failed");
+                self.note(&key, Progress::Failed(error.to_string()));
+            }
+        }
+    }
+
+    async fn load(&self, key: &SegmentKey, spec: &Slice) -> Result<Loaded, SliceError> {
+        let inputs = value_specs(&spec.inputs)?;
+        value_specs(&spec.outputs)?;
+        let mut files = Vec::with_capacity(spec.blocks.len());
+        for (done, blob) in spec.blocks.iter().enumerate() {
+            let digest: Digest = blob.digest.parse()?;
+            self.note(
+                key,
+                Progress::Fetching(format!("{done}/{} blocks", spec.blocks.len())),
+            );
+            files.push(self.fetch(key, &digest, blob.bytes).await?);
+        }
+        self.note(key, Progress::Loading);
+        self.load_or_share(spec, files, inputs).await
+    }
+
+    async fn fetch(
+        &self,
+        key: &SegmentKey,
+        digest: &Digest,
+        bytes: u64,
+    ) -> Result<PathBuf, SliceError> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut final_tries = 0;
+        loop {
+            let error = match self.blobs.ensure(digest, bytes).await {
+                Ok(path) => return Ok(path),
+                Err(error) => error,
+            };
+            final_tries += u32::from(!error.is_passing());
+            if final_tries >= FINAL_TRIES {
+                return Err(error.into());
+            }
+            self.note(key, Progress::Fetching(error.to_string()));
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    async fn load_or_share(
+        &self,
+        spec: &Slice,
+        files: Vec<PathBuf>,
+        inputs: Vec<ValueSpec>,
+    ) -> Result<Loaded, SliceError> {
+        let content: Vec<String> = spec.blocks.iter().map(|b| b.digest.clone()).collect();
+        let mut loaded = self.loaded.lock().await;
+        loaded.retain(|_, cached| cached.segment.strong_count() > 0);
+        if let Some(cached) = loaded.get(&content)
+            && let Some(segment) = cached.segment.upgrade()
+        {
+            return Ok(Loaded {
+                segment,
+                run_seconds: cached.run_seconds,
+                resident_bytes: cached.resident_bytes,
+            });
+        }
+        let new = self.engine.load(files, inputs).await?;
+        let cached = Cached {
+            segment: Arc::downgrade(&new.segment),
+            run_seconds: new.run_seconds,
+            resident_bytes: new.resident_bytes,
+        };
+        loaded.insert(content, cached);
+        Ok(new)
+    }
+
+    fn serve(&self, key: &SegmentKey, loaded: Loaded) {
+        if let Some(entry) = self.write().get_mut(key) {
+            // Checked before loading.
+            let specs = |list| value_specs(list).unwrap_or_default().into();
+            entry.progress = Progress::Ready {
+                serving: Serving {
+                    inputs: specs(&entry.spec.inputs),
+                    outputs: specs(&entry.spec.outputs),
+                    next: entry.spec.next.clone(),
+                    segment: loaded.segment,
+                },
+                run_seconds: loaded.run_seconds,
+                resident_bytes: loaded.resident_bytes,
+            };
+        }
+        self.changed.notify_one();
+    }
+
+    fn note(&self, key: &SegmentKey, progress: Progress) {
+        if let Some(entry) = self.write().get_mut(key) {
+            entry.progress = progress;
+        }
+        self.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+//! From this host's ComputeNode to what the agent does: the wish is admitted by
+//! the ledger, written to disk, and followed.
+
+use super::kept;
+use super::ledger::{Ledger, LedgerFile, Wish};
+use crate::blobs::Blobs;
+use crate::causes::with_causes;
+use crate::net::OperatorEndpoint;
+use crate::serve::routes::Routes;
+use crate::serve::slices::Slices;
+use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::Api;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use lamina_crds::ComputeNode;
+use lamina_crds::compute_node::{Blob, Route};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+/// A wish that could not be taken up is tried again after this time.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The ComputeNode as it was last seen.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Seen {
+    /// UID of the object; empty before it was seen.
+    pub(crate) uid: String,
+    /// Generation that was taken up; -1 before the first.
+    pub(crate) generation: i64,
+    /// Conditions that the API server holds.
+    pub(crate) conditions: Vec<Condition>,
+    /// Why the wish is not followed as it stands.
+    pub(crate) trouble: Option<String>,
+}
+
+/// Follows wishes.
+pub(crate) struct Follower {
+    ledger: Ledger,
+    file: LedgerFile,
+    slices: Slices,
+    routes: Routes,
+    endpoint: OperatorEndpoint,
+    blobs: Arc<Blobs>,
+    seen: watch::Sender<Seen>,
+    /// The last wish could not be written to disk.
+    is_unwritten: bool,
+    /// Probes and manifests that are kept, and what fetches them.
+    held: Vec<Blob>,
+    fetching: Option<AbortOnDropHandle<()>>,
+}
+
+impl Follower {
+    /// Follows nothing yet; `ledger` is what `file` holds.
+    pub(crate) fn new(
+        ledger: Ledger,
+        file: LedgerFile,
+        serving: (Slices, Routes),
+        endpoint: OperatorEndpoint,
+        blobs: Arc<Blobs>,
+        seen: watch::Sender<Seen>,
+    ) -> Self {
+        let (slices, routes) = serving;
+        Self {
+            ledger,
+            file,
+            slices,
+            routes,
+            endpoint,
+            blobs,
+            seen,
+            is_unwritten: false,
+            held: Vec::new(),
+            fetching: None,
+        }
+    }
+
+    /// Does what the ledger says, as after a restart.
+    pub(crate) fn resume(&mut self) {
+        self.endpoint.set(&self.ledger.operator);
+        // Routes first: nothing new starts on a revision whose slices go.
+        if let Err(error) = self.routes.apply(&self.ledger.routes) {
+            tracing::error!(%error, "a route cannot be followed");
+        }
+        self.slices.apply(&self.ledger.slices);
+        self.hold();
+    }
+
+    /// Watches the ComputeNode `name` for the rest of the process. While the API
+    /// server is away, what was told last goes on.
+    pub(crate) async fn run(mut self, api: Api<ComputeNode>, name: &str) {
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let objects = watcher(api, config).default_backoff().applied_objects();
+        let mut objects = pin!(objects);
+        let mut latest: Option<ComputeNode> = None;
+        loop {
+            let next = if self.is_unwritten {
+                timeout(RETRY, objects.next()).await
+            } else {
+                Ok(objects.next().await)
+            };
+            match next {
+                Ok(Some(Ok(object))) => latest = Some(object),
+                Ok(Some(Err(error))) => {
+                    tracing::warn!(%error, "cannot watch this host's ComputeNode; trying again");
+                    continue;
+                }
+                Ok(None) => return,
+                Err(_) => {}
+            }
+            if let Some(object) = &latest {
+                self.take(object).await;
+            }
+        }
+    }
+
+    async fn take(&mut self, object: &ComputeNode) {
+        let wish = wish(object);
+        let is_known = wish.uid == self.ledger.uid && wish.generation == self.ledger.generation;
+        let trouble = if is_known && !self.is_unwritten {
+            self.seen.borrow().trouble.clone()
+        } else {
+            self.follow(&wish).await
+        };
+        self.seen.send_if_modified(|seen| {
+            let new = Seen {
+                uid: wish.uid,
+                generation: self.ledger.generation,
+                conditions: conditions(object),
+                trouble,
+            };
+            let changed = *seen != new;
+            *seen = new;
+            changed
+        });
+    }
+
+    /// Takes `wish` up; says what stood against it.
+    async fn follow(&mut self, wish: &Wish) -> Option<String> {
+        let (next, refusals) = self.ledger.admit(wish);
+        for refusal in &refusals {
+            tracing::warn!(%refusal, "not followed");
+        }
+        // Never do what a restart would not know of.
+        let written = self.file.store(&next).await;
+        self.is_unwritten = written.is_err();
+        if let Err(error) = written {
+            tracing::error!(error = with_causes(&error), "the wish is not followed");
+            return Some(with_causes(&error));
+        }
+        self.ledger = next;
+        self.resume();
+        self.evict().await;
+        (!refusals.is_empty()).then(|| {
+            let all: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+            all.join("; ")
+        })
+    }
+
+    /// Keeps in the cache what the ledger names, and fetches what no slice does.
+    fn hold(&mut self) {
+        let of_routes = kept::of_routes(&self.ledger.routes);
+        let blocks = self.ledger.slices.iter().flat_map(|s| &s.blocks);
+        let digests = blocks.chain(&of_routes).map(|b| &b.digest);
+        self.blobs
+            .keep(digests.filter_map(|d| d.parse().ok()).collect());
+        if self.held != of_routes {
+            self.held.clone_from(&of_routes);
+            let fetching = kept::fetch(self.blobs.clone(), of_routes);
+            self.fetching = Some(AbortOnDropHandle::new(tokio::spawn(fetching)));
+        }
+    }
+
+    async fn evict(&self) {
+        match self.blobs.evict().await {
+            Ok(0) => {}
+            Ok(bytes) => tracing::info!(bytes, "blobs that nothing uses were removed"),
+            Err(error) => tracing::warn!(%error, "old blobs stay"),
+        }
+    }
+}
+
+fn conditions(object: &ComputeNode) -> Vec<Condition> {
+    let status = object.status.as_ref();
+    status.map(|s| s.conditions.clone()).unwrap_or_default()
+}
+
+fn wish(object: &ComputeNode) -> Wish {
+    Wish {
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        generation: object.metadata.generation.unwrap_or_default(),
+        operator: object.spec.operator.clone(),
+        slices: object.spec.slices.clone(),
+        routes: object
+            .spec
+            .routes
+            .iter()
+            .filter(|r| is_entry(r))
+            .cloned()
+            .collect(),
+    }
+}
+
+/// An operator before directories gave every host a route to each model; such a one
+/// has no revisions where the host is not the entry.
+fn is_entry(route: &Route) -> bool {
+    route.active_revision == 0 || !route.revisions.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blobs::BlobOptions;
+    use crate::serve::engine::fake::FakeEngine;
+    use crate::telemetry::Telemetry;
+    use crate::testing::{route, slice};
+    use lamina_crds::ComputeNodeSpec;
+
+    fn follower(dir: &std::path::Path) -> Follower {
+        let endpoint = OperatorEndpoint::default();
+        let options = BlobOptions {
+            dir: dir.join("blobs"),
+            limit_bytes: 0,
+            token_file: None,
+        };
+        let blobs = Blobs::open(options, endpoint.clone(), Telemetry::default());
+        let blobs = Arc::new(blobs.unwrap());
+        let file = LedgerFile::in_dir(dir);
+        let slices = Slices::new(
+            Arc::new(FakeEngine::default()),
+            blobs.clone(),
+            Arc::default(),
+        );
+        Follower::new(
+            file.read().unwrap(),
+            file,
+            (slices, Routes::new(Arc::default())),
+            endpoint,
+            blobs,
+            watch::Sender::default(),
+        )
+    }
+
+    fn object(generation: i64, revisions: &[i64]) -> ComputeNode {
+        let mut object = ComputeNode::new(
+            "cam-1",
+            ComputeNodeSpec {
+                operator: "10.0.0.3:9000".into(),
+                slices: revisions.iter().map(|r| slice("u", *r, 0)).collect(),
+                routes: vec![route("u", "m", 1)],
+                ..ComputeNodeSpec::default()
+            },
+        );
+        object.metadata.uid = Some("node-uid".into());
+        object.metadata.generation = Some(generation);
+        object
+    }
+
+    #[tokio::test]
+    async fn a_wish_is_followed_and_known_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut follower = follower(dir.path());
+        follower.take(&object(4, &[1])).await;
+        assert_eq!(follower.seen.borrow().generation, 4);
+        assert_eq!(follower.slices.statuses().len(), 1);
+        assert_eq!(follower.routes.find("m").len(), 1);
+        let mut again = self::follower(dir.path());
+        again.resume();
+        assert_eq!(again.slices.statuses().len(), 1);
+        assert!(again.routes.find("m")[0].active.is_some());
+        assert_eq!(*again.endpoint.subscribe().borrow(), "10.0.0.3:9000");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_and_the_rest_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut follower = follower(dir.path());
+        follower.take(&object(4, &[2])).await;
+        follower.take(&object(5, &[1, 3])).await;
+        let seen = follower.seen.borrow().clone();
+        assert_eq!(seen.generation, 5);
+        assert!(seen.trouble.unwrap().contains("is older than 2"));
+        let held: Vec<i64> = follower
+            .slices
+            .statuses()
+            .iter()
+            .map(|s| s.revision)
+            .collect();
+        assert_eq!(held, [3]);
+        // Once the operator has seen it and asks for what is possible, all is well.
+        follower.take(&object(6, &[3])).await;
+        assert_eq!(follower.seen.borrow().trouble, None);
+    }
+
+    #[tokio::test]
+    async fn on_a_disk_that_takes_nothing_the_last_wish_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut follower = follower(dir.path());
+        follower.take(&object(4, &[1])).await;
+        let good = std::mem::replace(
+            &mut follower.file,
+            LedgerFile::in_dir(&dir.path().join("nowhere")),
+        );
+        follower.take(&object(5, &[1, 2])).await;
+        let seen = follower.seen.borrow().clone();
+        assert_eq!(seen.generation, 4);
+        assert!(seen.trouble.unwrap().contains("cannot write the ledger"));
+        assert_eq!(follower.slices.statuses().len(), 1);
+        follower.file = good;
+        follower.take(&object(5, &[1, 2])).await;
+        assert_eq!(follower.seen.borrow().generation, 5);
+        assert_eq!(follower.slices.statuses().len(), 2);
+    }
+}
