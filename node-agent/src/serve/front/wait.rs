@@ -140,7 +140,7 @@ mod tests {
     async fn a_bounded_number_waits_and_large_ones_count_for_more() {
         let room = WaitingRoom::new(Telemetry::default());
         let (routes, directory) = (Routes::new(Arc::default()), Directory::default());
-        let mut wait = async |journey: &mut Journey| {
+        let wait = async |journey: &mut Journey| {
             let waited = Waited::Operator { name: "m".into() };
             let changes = Changes::of(&routes, &directory);
             room.for_model(waited, journey, changes).await.unwrap_err()
