@@ -44,16 +44,22 @@ pub(crate) fn route(placement_uid: &str, name: &str, active_revision: i64) -> Ro
         placement_uid: placement_uid.into(),
         namespace: "default".into(),
         name: name.into(),
-        entry: hop("cam-1"),
         active_revision,
         verify_revision: None,
-        revisions: vec![RouteRevision {
-            revision: active_revision,
-            first: hop("cam-1"),
-            path: "cam-1[0-4]".into(),
-        }],
+        refuse: None,
+        revisions: vec![revision(active_revision, "cam-1")],
+    }
+}
+
+/// A revision that begins at `node`.
+pub(crate) fn revision(revision: i64, node: &str) -> RouteRevision {
+    RouteRevision {
+        revision,
+        first: hop(node),
+        path: format!("{node}[0-{revision}]"),
         inputs: vec![image("image")],
         outputs: vec![image("scores")],
         probe: blob(b"probe"),
+        manifest: blob(b"manifest"),
     }
 }

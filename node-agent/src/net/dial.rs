@@ -162,7 +162,10 @@ mod tests {
     async fn an_address_that_is_none_and_one_that_is_deaf_are_told_apart() {
         let nowhere = connect("not an address", &Profile::SESSION).await;
         let nowhere = nowhere.unwrap_err().to_string();
-        assert!(nowhere.starts_with("`not an address` is no address"), "{nowhere}");
+        assert!(
+            nowhere.starts_with("`not an address` is no address"),
+            "{nowhere}"
+        );
         assert!(connect_lazy("not an address", &Profile::PROBES).is_err());
         let deaf = connect("127.0.0.1:1", &Profile::REQUESTS).await;
         let deaf = deaf.unwrap_err().to_string();

@@ -13,4 +13,4 @@ pub(crate) use dial::{
 };
 pub use peers::{OperatorEndpoint, Peers};
 pub(crate) use pool::{Connection, Pool};
-pub(crate) use token::{Bearer, TokenError, bearer};
+pub(crate) use token::{Bearer, bearer};

@@ -1,4 +1,8 @@
-use super::metrics::Metrics;
+//! What the data plane sees, for the operator and for Prometheus.
+
+mod metrics;
+
+use metrics::Metrics;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,13 +1,14 @@
 //! Everything that requests touch on this host, behind one port.
 
-use crate::serve::front::Front;
+use crate::blobs::BlobSource;
 use crate::net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use crate::serve::directory::Directory;
+use crate::serve::front::{Front, RoundTrip};
 use crate::serve::hop::{Forwarder, HopService, Hops};
 use crate::serve::routes::Routes;
-use crate::blobs::BlobSource;
-use crate::telemetry::Telemetry;
 use crate::serve::slices::Slices;
 use crate::serve::verify::{PATIENCE, Verifier};
+use crate::telemetry::Telemetry;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::hop::hop_server::HopServer;
 use lamina_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
@@ -43,8 +44,12 @@ const UNUSED: Duration = Duration::from_secs(300);
 pub(crate) struct DataPlane {
     /// Name of this host's ComputeNode, as routes and slices spell it.
     pub(crate) node: Arc<str>,
-    /// Where requests go.
+    /// Models whose entry this host is.
     pub(crate) routes: Routes,
+    /// Where those of other hosts enter.
+    pub(crate) directory: Directory,
+    /// How near other hosts are.
+    pub(crate) round_trip: RoundTrip,
     /// What this host runs.
     pub(crate) slices: Slices,
     /// Where probes come from.
@@ -92,12 +97,18 @@ impl DataPlane {
                 shutdown.clone(),
             ))),
         ];
-        let front =
-            GrpcInferenceServiceServer::new(Front::new(self.routes, forwarder.clone(), self.ready))
-                .accept_compressed(CompressionEncoding::Gzip)
-                .accept_compressed(CompressionEncoding::Deflate)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let service = Front::new(
+            self.routes,
+            self.directory,
+            self.round_trip,
+            forwarder.clone(),
+            self.ready,
+        );
+        let front = GrpcInferenceServiceServer::new(service)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Deflate)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let hop = HopServer::new(HopService(forwarder))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);

@@ -2,24 +2,27 @@
 //! killed as a process can.
 
 use super::DataPlane;
+use crate::blobs::{BlobError, BlobSource};
+use crate::serve::directory::Directory;
 use crate::serve::engine::Engine;
 use crate::serve::engine::fake::{FakeBlock, FakeEngine, floats, fp32};
 use crate::serve::routes::Routes;
-use crate::blobs::{BlobError, BlobSource};
-use crate::telemetry::Telemetry;
 use crate::serve::slices::Slices;
-use crate::testing::{blob, image, route};
+use crate::telemetry::Telemetry;
+use crate::testing::{blob, image, revision as revision_at, route};
 use async_trait::async_trait;
 use lamina_crds::Hop;
 use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice, SliceState};
 use lamina_model::{DataType, Digest, Tensor};
+use lamina_proto::control::{DirectoryEntry, DirectoryModel};
 use lamina_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use lamina_proto::inference::infer_parameter::ParameterChoice;
 use lamina_proto::inference::model_infer_request::InferInputTensor;
 use lamina_proto::inference::{ModelInferRequest, ModelInferResponse};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -56,10 +59,23 @@ impl BlobSource for Folder {
     }
 }
 
+type Rtts = Arc<Mutex<BTreeMap<String, f64>>>;
+
+/// The whole directory, as the operator sends it.
+fn directory_of(models: Vec<DirectoryModel>) -> lamina_proto::control::Directory {
+    lamina_proto::control::Directory {
+        complete: true,
+        models,
+    }
+}
+
 /// One agent's data plane.
 pub(crate) struct Host {
     pub(crate) hop: Hop,
     pub(crate) routes: Routes,
+    pub(crate) directory: Directory,
+    /// Measured round trips in seconds, by node.
+    pub(crate) rtts: Rtts,
     pub(crate) slices: Slices,
     pub(crate) telemetry: Telemetry,
     pub(crate) shutdown: CancellationToken,
@@ -89,7 +105,11 @@ impl Host {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let blobs: Arc<dyn BlobSource> = Arc::<Folder>::clone(folder);
-        let routes = Routes::new(name, Arc::default());
+        let routes = Routes::new(Arc::default());
+        let directory = Directory::default();
+        directory.apply(directory_of(Vec::new()));
+        let rtts: Rtts = Arc::default();
+        let measured = Arc::clone(&rtts);
         let slices = Slices::new(Arc::clone(&engine), Arc::clone(&blobs), Arc::default());
         let telemetry = Telemetry::default();
         let (ready, readiness) = watch::channel(true);
@@ -97,6 +117,8 @@ impl Host {
         let plane = DataPlane {
             node: name.into(),
             routes: routes.clone(),
+            directory: directory.clone(),
+            round_trip: Arc::new(move |node: &str| measured.lock().unwrap().get(node).copied()),
             slices: slices.clone(),
             blobs,
             telemetry: telemetry.clone(),
@@ -118,6 +140,8 @@ impl Host {
                 address,
             },
             routes,
+            directory,
+            rtts,
             slices,
             telemetry,
             shutdown,
@@ -167,6 +191,11 @@ impl Host {
     pub(crate) fn drop_revision(&mut self, revision: i64) {
         self.wanted.retain(|s| s.revision != revision);
         self.slices.apply(&self.wanted);
+    }
+
+    /// Hears from the operator that these are all models.
+    pub(crate) fn hear(&self, models: &[DirectoryModel]) {
+        self.directory.apply(directory_of(models.to_vec()));
     }
 
     pub(crate) fn channel(&self) -> Channel {
@@ -230,20 +259,33 @@ pub(crate) async fn deploy(revision: i64, hosts: &mut [(&mut Host, (f32, f32))])
     }
 }
 
-/// The route of model `m` that enters at `entry`; revisions with their first
-/// hosts.
-pub(crate) fn route_to(entry: &Host, active: i64, revisions: &[(i64, &Host)]) -> Route {
+/// The route of model `m` on its entry; revisions with their first hosts.
+pub(crate) fn route_to(active: i64, revisions: &[(i64, &Host)]) -> Route {
     Route {
-        entry: entry.hop.clone(),
         revisions: revisions
             .iter()
-            .map(|(revision, first)| RouteRevision {
-                revision: *revision,
+            .map(|&(number, first)| RouteRevision {
                 first: first.hop.clone(),
-                path: format!("{}[0-{revision}]", first.hop.node),
+                ..revision_at(number, &first.hop.node)
             })
             .collect(),
         ..route("u", "m", active)
+    }
+}
+
+/// The directory's line of model `m`: its entries, and whether each serves.
+pub(crate) fn listed(entries: &[(&Host, bool)]) -> DirectoryModel {
+    let entry = |&(host, serves): &(&Host, bool)| DirectoryEntry {
+        node: host.hop.node.clone(),
+        address: host.hop.address.clone(),
+        placement_uid: "u".into(),
+        serves,
+    };
+    DirectoryModel {
+        namespace: "default".into(),
+        name: "m".into(),
+        entries: entries.iter().map(entry).collect(),
+        ..DirectoryModel::default()
     }
 }
 

@@ -1,6 +1,10 @@
 use super::testing::{Folder, Host, deploy, parameter, part, request, revision, route_to, values};
 use crate::telemetry::{Outcome, RequestKey, SegmentKey};
+use crate::testing::image;
 use futures::future::join_all;
+use lamina_crds::compute_node::Route;
+use lamina_proto::inference::ModelInferRequest;
+use lamina_proto::inference::model_infer_request::InferInputTensor;
 use std::time::Duration;
 use tokio::time::sleep;
 use tonic::{Code, Request};
@@ -25,9 +29,7 @@ async fn a_request_goes_through_every_host_and_its_answer_back() {
         ],
     )
     .await;
-    cam.routes
-        .apply(&[route_to(&cam, 1, &[(1, &cam)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
 
     let reply = cam.client().model_infer(request("a", &[1.0, 2.0])).await;
     let reply = reply.unwrap().into_inner();
@@ -79,9 +81,7 @@ async fn nothing_is_lost_when_a_host_is_killed_and_comes_back() {
     let mut cam = Host::start("cam-1", &folder);
     let mut edge = Host::slow("edge-1", &folder, MS(5));
     deploy(1, &mut [(&mut cam, (2.0, 0.0)), (&mut edge, (1.0, 1.0))]).await;
-    cam.routes
-        .apply(&[route_to(&cam, 1, &[(1, &cam)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
     let client = cam.client();
     let sending = tokio::spawn(async move {
         let one = |i: u16| {
@@ -113,9 +113,7 @@ async fn a_path_and_a_spare() -> [Host; 3] {
     let mut spare = Host::start("edge-2", &folder);
     deploy(1, &mut [(&mut cam, (2.0, 0.0)), (&mut edge, (1.0, 1.0))]).await;
     deploy(2, &mut [(&mut spare, (2.0, 1.0))]).await;
-    cam.routes
-        .apply(&[route_to(&cam, 1, &[(1, &cam)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
     [cam, edge, spare]
 }
 
@@ -126,9 +124,7 @@ async fn requests_follow_the_route_when_it_moves_to_another_host() {
     let mut client = cam.client();
     let waiting = tokio::spawn(async move { client.model_infer(request("", &[3.0, 0.0])).await });
     sleep(MS(100)).await;
-    cam.routes
-        .apply(&[route_to(&cam, 2, &[(2, &spare)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(2, &[(2, &spare)])]).unwrap();
     let reply = waiting.await.unwrap().unwrap().into_inner();
     assert_eq!((values(&reply)[0], revision(&reply)), (7.0, 2));
 }
@@ -157,9 +153,7 @@ async fn runs_while_requests_wait(away: fn(&mut Host)) -> usize {
         segments.values().map(Vec::len).sum::<usize>()
     };
     let meanwhile = runs(&cam);
-    cam.routes
-        .apply(&[route_to(&cam, 2, &[(2, &spare)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(2, &[(2, &spare)])]).unwrap();
     for one in waiting {
         one.await.unwrap();
     }
@@ -186,17 +180,13 @@ async fn requests_on_a_dropped_revision_are_sent_again() {
     let mut stuck = Host::slow("edge-1", &folder, Duration::from_secs(60));
     deploy(1, &mut [(&mut stuck, (2.0, 1.0))]).await;
     deploy(2, &mut [(&mut cam, (2.0, 1.0))]).await;
-    cam.routes
-        .apply(&[route_to(&cam, 1, &[(1, &stuck)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(1, &[(1, &stuck)])]).unwrap();
     let mut client = cam.client();
     let waiting = tokio::spawn(async move { client.model_infer(request("", &[3.0, 0.0])).await });
     while stuck.telemetry.requests_in_flight() == 0 {
         sleep(MS(5)).await;
     }
-    cam.routes
-        .apply(&[route_to(&cam, 2, &[(2, &cam)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(2, &[(2, &cam)])]).unwrap();
     let reply = waiting.await.unwrap().unwrap().into_inner();
     assert_eq!((values(&reply)[0], revision(&reply)), (7.0, 2));
     assert_eq!(cam.routes.statuses()[0].oldest_in_flight, 2);
@@ -211,7 +201,7 @@ async fn a_flip_under_load_loses_nothing_and_mixes_nothing() {
     // Gives the same on another split; a mixture of the two does not.
     deploy(2, &mut [(&mut cam, (1.0, 0.5)), (&mut edge, (2.0, 0.0))]).await;
     cam.routes
-        .apply(&[route_to(&cam, 1, &[(1, &cam), (2, &cam)])])
+        .apply(&[route_to(1, &[(1, &cam), (2, &cam)])])
         .unwrap();
     let client = cam.client();
     let worker = |number: u16| {
@@ -230,14 +220,12 @@ async fn a_flip_under_load_loses_nothing_and_mixes_nothing() {
     let workers: Vec<_> = (0..6).map(worker).collect();
     sleep(MS(100)).await;
     cam.routes
-        .apply(&[route_to(&cam, 2, &[(1, &cam), (2, &cam)])])
+        .apply(&[route_to(2, &[(1, &cam), (2, &cam)])])
         .unwrap();
     while cam.routes.statuses()[0].oldest_in_flight < 2 {
         sleep(MS(2)).await;
     }
-    cam.routes
-        .apply(&[route_to(&cam, 2, &[(2, &cam)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(2, &[(2, &cam)])]).unwrap();
     cam.drop_revision(1);
     edge.drop_revision(1);
     let mut sums = [0; 3];
@@ -264,9 +252,7 @@ async fn a_client_that_goes_away_is_forgotten_on_every_host() {
         ],
     )
     .await;
-    cam.routes
-        .apply(&[route_to(&cam, 1, &[(1, &cam)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
     let mut client = cam.client();
     let waiting = tokio::spawn(async move { client.model_infer(request("", &[3.0, 0.0])).await });
     while stuck.telemetry.requests_in_flight() == 0 {
@@ -292,9 +278,7 @@ async fn a_passed_deadline_names_the_host_that_was_late() {
     let mut cam = Host::start("cam-1", &folder);
     let mut edge = Host::slow("edge-1", &folder, Duration::from_secs(60));
     deploy(1, &mut [(&mut cam, (2.0, 0.0)), (&mut edge, (1.0, 1.0))]).await;
-    cam.routes
-        .apply(&[route_to(&cam, 1, &[(1, &cam)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
     let mut late = Request::new(request("", &[3.0, 0.0]));
     late.set_timeout(MS(300));
     let status = cam.client().model_infer(late).await.unwrap_err();
@@ -315,9 +299,7 @@ async fn a_host_that_stays_away_costs_the_deadline_and_is_named() {
     let mut cam = Host::start("cam-1", &folder);
     let mut edge = Host::start("edge-1", &folder);
     deploy(1, &mut [(&mut cam, (2.0, 0.0)), (&mut edge, (1.0, 1.0))]).await;
-    cam.routes
-        .apply(&[route_to(&cam, 1, &[(1, &cam)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
     edge.kill();
     let mut late = Request::new(request("", &[3.0, 0.0]));
     late.set_timeout(MS(400));
@@ -334,9 +316,7 @@ async fn health_says_ready_and_a_shutdown_finishes_what_is_inside() {
     let folder = Folder::new();
     let mut cam = Host::slow("cam-1", &folder, MS(300));
     deploy(1, &mut [(&mut cam, (2.0, 0.0))]).await;
-    cam.routes
-        .apply(&[route_to(&cam, 1, &[(1, &cam)])])
-        .unwrap();
+    cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
     let mut health = HealthClient::new(cam.channel());
     for service in ["", "inference.GRPCInferenceService"] {
         let service = service.to_owned();
@@ -356,4 +336,143 @@ async fn health_says_ready_and_a_shutdown_finishes_what_is_inside() {
             .await
             .is_err()
     );
+}
+
+/// A request for what revision 2 takes in [`two_signatures`].
+fn new_request(x: f32) -> ModelInferRequest {
+    let one = request("", &[x, x]);
+    let input = |name: &str| InferInputTensor {
+        name: name.into(),
+        ..one.inputs[0].clone()
+    };
+    ModelInferRequest {
+        inputs: vec![input("pixels"), input("mask")],
+        raw_input_contents: vec![one.raw_input_contents[0].clone(); 2],
+        ..one
+    }
+}
+
+/// Revision 1 takes `image` and gives `scores` by way of `edge`; revision 2, all on
+/// `cam`, takes `pixels` and `mask` and gives `labels` and `extra`.
+async fn two_signatures(cam: &mut Host, edge: &mut Host, active: i64) -> Route {
+    deploy(1, &mut [(edge, (2.0, 1.0))]).await;
+    let mut second = part(&cam.folder, 2, 0, (3.0, 0.0), None);
+    second.inputs = vec![image("pixels"), image("mask")];
+    second.outputs = vec![image("labels"), image("extra")];
+    let mut route = route_to(active, &[(1, edge), (2, cam)]);
+    route.revisions[1].inputs.clone_from(&second.inputs);
+    route.revisions[1].outputs.clone_from(&second.outputs);
+    cam.hold(second).await;
+    cam.routes.apply(std::slice::from_ref(&route)).unwrap();
+    route
+}
+
+/// Takes up `route` without `revision`, as when it has drained.
+fn without(route: &Route, revision: i64) -> Route {
+    let mut route = route.clone();
+    route.revisions.retain(|r| r.revision != revision);
+    route
+}
+
+#[tokio::test]
+async fn an_update_with_another_signature_loses_nothing_and_every_client_gets_a_clear_answer() {
+    let folder = Folder::new();
+    let mut cam = Host::slow("cam-1", &folder, MS(2));
+    let mut edge = Host::slow("edge-1", &folder, MS(2));
+    let mut route = two_signatures(&mut cam, &mut edge, 1).await;
+    let worker = |is_new: bool| {
+        let mut client = cam.client();
+        tokio::spawn(async move {
+            let (mut answered, mut refused) = (0, 0);
+            for i in 0..60u8 {
+                let x = f32::from(i);
+                let asked = if is_new {
+                    new_request(x)
+                } else {
+                    request("", &[x, x])
+                };
+                match client.model_infer(asked).await {
+                    Ok(reply) => {
+                        let reply = reply.into_inner();
+                        let (revision, first) = (revision(&reply), values(&reply)[0]);
+                        let expected = if is_new {
+                            (2, 3.0 * x, 2)
+                        } else {
+                            (1, 2.0f32.mul_add(x, 1.0), 1)
+                        };
+                        assert_eq!((revision, first, reply.outputs.len()), expected);
+                        answered += 1;
+                    }
+                    Err(status) => {
+                        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+                        let words = if is_new {
+                            "model `m` takes: `image` FP32 [-1, 2]"
+                        } else {
+                            "model `m` was updated: revision 2 takes `pixels` FP32 [-1, 2], `mask` \
+                             FP32 [-1, 2] and gives `labels` FP32 [-1, 2], `extra` FP32 [-1, 2]"
+                        };
+                        assert!(status.message().contains(words), "{status}");
+                        refused += 1;
+                    }
+                }
+                sleep(MS(3)).await;
+            }
+            (answered, refused)
+        })
+    };
+    let workers = [false, true, false, true].map(worker);
+    sleep(MS(150)).await;
+    route.active_revision = 2;
+    cam.routes.apply(std::slice::from_ref(&route)).unwrap();
+    while cam.routes.statuses()[0].oldest_in_flight < 2 {
+        sleep(MS(2)).await;
+    }
+    cam.routes.apply(&[without(&route, 1)]).unwrap();
+    edge.drop_revision(1);
+    for worker in workers {
+        let (answered, refused) = worker.await.unwrap();
+        assert!(answered > 0 && refused > 0, "{answered} {refused}");
+    }
+    let requests = cam.telemetry.drain().requests;
+    let all = || requests.values().flatten();
+    assert!(all().all(|r| r.outcome == Outcome::Answered));
+}
+
+#[tokio::test]
+async fn a_request_inside_finishes_on_the_revision_that_took_it() {
+    let folder = Folder::new();
+    let mut cam = Host::start("cam-1", &folder);
+    let mut edge = Host::slow("edge-1", &folder, MS(300));
+    let mut route = two_signatures(&mut cam, &mut edge, 1).await;
+    let mut client = cam.client();
+    let waiting = tokio::spawn(async move { client.model_infer(request("", &[3.0, 0.0])).await });
+    while edge.telemetry.requests_in_flight() == 0 {
+        sleep(MS(2)).await;
+    }
+    route.active_revision = 2;
+    cam.routes.apply(&[route]).unwrap();
+    let reply = waiting.await.unwrap().unwrap().into_inner();
+    assert_eq!((values(&reply)[0], revision(&reply)), (7.0, 1));
+}
+
+#[tokio::test]
+async fn a_retry_is_never_sent_to_a_revision_that_takes_something_else() {
+    let folder = Folder::new();
+    let mut cam = Host::start("cam-1", &folder);
+    let mut stuck = Host::slow("edge-1", &folder, Duration::from_secs(60));
+    let mut route = two_signatures(&mut cam, &mut stuck, 1).await;
+    // In its names alone: by shape it would fit.
+    route.revisions[1].inputs.truncate(1);
+    let mut client = cam.client();
+    let waiting = tokio::spawn(async move { client.model_infer(request("", &[3.0, 0.0])).await });
+    while stuck.telemetry.requests_in_flight() == 0 {
+        sleep(MS(2)).await;
+    }
+    route.active_revision = 2;
+    cam.routes.apply(&[without(&route, 1)]).unwrap();
+    let status = waiting.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let words = "model `m` was updated: revision 2 takes `pixels`";
+    assert!(status.message().contains(words), "{status}");
+    assert!(cam.telemetry.drain().segments.is_empty());
 }

@@ -73,6 +73,10 @@ pub(crate) enum EngineError {
     /// An input does not fit.
     #[error(transparent)]
     Input(#[from] ShapeError),
+    /// A value of the request is none that the model takes, such as a token id beyond
+    /// its vocabulary.
+    #[error("a value in the request is out of the range that the model takes: {0}")]
+    Value(String),
     /// The forward failed.
     #[error("{0}")]
     Forward(String),

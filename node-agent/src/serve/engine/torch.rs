@@ -186,6 +186,53 @@ fn guarded<T>(
 fn run_error(error: RunError) -> EngineError {
     match error {
         RunError::Input(e) => EngineError::Input(e),
+        RunError::Forward { reason } if tells_of_an_index(&reason) => EngineError::Value(reason),
         other => EngineError::Forward(other.to_string()),
+    }
+}
+
+/// Whether libtorch stopped at an index that a tensor does not have. Shapes were checked
+/// before, and the probe has passed, so it came with the request.
+fn tells_of_an_index(reason: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        // Embeddings, index_select.
+        "index out of range in self",
+        // gather, scatter, indexing by a tensor.
+        "is out of bounds for dimension",
+        // embedding_bag.
+        "which is not in the valid range",
+        // take.
+        "out of range: tried to access index",
+        // select.
+        "out of range for tensor of size",
+        // one_hot.
+        "Class values must be ",
+    ];
+    WORDS.iter().any(|words| reason.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_a_tensor_lacks_is_the_requests_fault() {
+        let error = |reason: &str| {
+            run_error(RunError::Forward {
+                reason: reason.to_owned(),
+            })
+        };
+        for reason in [
+            "index out of range in self",
+            "index 9 is out of bounds for dimension 0 with size 5",
+            "Index 0 of input takes value 9 which is not in the valid range [0, 5)",
+            "out of range: tried to access index 9 on a tensor of 5 elements.",
+            "select(): index 9 out of range for tensor of size [5] at dimension 0",
+            "Class values must be smaller than num_classes.",
+        ] {
+            assert_eq!(error(reason), EngineError::Value(reason.to_owned()));
+        }
+        let other = error("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)");
+        assert!(matches!(other, EngineError::Forward(_)), "{other}");
     }
 }

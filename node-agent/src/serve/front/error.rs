@@ -1,10 +1,11 @@
 use crate::serve::hop::{CallError, HopError};
-use crate::serve::routes::LookupError;
-use lamina_crds::Hop;
 use lamina_model::{DataType, ShapeError, UnknownDataType};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
+/// Marks the answer of a host that is not the entry of what was passed on to it, so
+/// that the other one looks further.
+pub(super) const NOT_ENTRY: &str = "lamina-not-entry";
 /// Advice with UNAVAILABLE, in milliseconds.
 const RETRY_AFTER_MS: &str = "500";
 
@@ -24,6 +25,27 @@ pub(crate) enum InputError {
         name: String,
         model: String,
         takes: String,
+    },
+    #[error(
+        "inputs `{one}` and `{other}` hold batches of {of_one} and {of_other}; send as many rows \
+         in each"
+    )]
+    Batches {
+        one: String,
+        of_one: i64,
+        other: String,
+        of_other: i64,
+    },
+    #[error(
+        "model `{model}` was updated: revision {revision} takes {takes} and gives {gives}, which \
+         this request does not fit: {reason}"
+    )]
+    Updated {
+        model: String,
+        revision: i64,
+        takes: String,
+        gives: String,
+        reason: Box<InputError>,
     },
     #[error("{kind} `{name}` is named twice")]
     Twice { kind: &'static str, name: String },
@@ -77,8 +99,6 @@ pub(crate) enum Setback {
     Hop(#[from] HopError),
     #[error("revision {0} was dropped")]
     Abandoned(i64),
-    #[error("no revision serves")]
-    NotServing,
     #[error("{0}")]
     Entry(String),
 }
@@ -86,23 +106,28 @@ pub(crate) enum Setback {
 /// Why a client got no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum FrontError {
-    #[error(transparent)]
-    Lookup(#[from] LookupError),
+    #[error("unknown model `{name}`; this cluster serves: {known}")]
+    Unknown { name: String, known: String },
+    #[error("model `{name}` is in several namespaces; call one of: {candidates}")]
+    Ambiguous { name: String, candidates: String },
     #[error("model `{model}` has no version `{version}`; leave it out or ask for version 1")]
     Version { model: String, version: String },
     #[error(transparent)]
     Input(#[from] InputError),
     #[error("model `{0}` is known but does not serve yet; try again")]
     NotServing(String),
+    #[error("model `{model}` does not serve: {reason}")]
+    Failed { model: String, reason: String },
+    #[error("model `{model}` refuses requests: {reason}")]
+    Refused { model: String, reason: String },
     #[error(
-        "{node} is not the entry of model `{model}` but was forwarded a request as if it were; \
-         {} is, try again", .entry.node
+        "whether there is a model `{0}` is not known yet: the operator has not spoken; try again"
     )]
-    Loop {
-        node: String,
-        model: String,
-        entry: Hop,
-    },
+    Unheard(String),
+    #[error("too many requests wait for models that do not serve yet; model `{0}` is one")]
+    Crowded(String),
+    #[error("{node} does not serve model `{model}` as its entry now; try again")]
+    NotEntry { node: String, model: String },
     #[error(transparent)]
     Hop(#[from] HopError),
     #[error(transparent)]
@@ -117,11 +142,15 @@ impl FrontError {
     /// The one map from what happened to what clients are told.
     pub(crate) const fn code(&self) -> Code {
         match self {
-            Self::Lookup(LookupError::Unknown { .. }) | Self::Version { .. } => Code::NotFound,
-            Self::Lookup(LookupError::Ambiguous { .. }) => Code::InvalidArgument,
-            Self::Input(InputError::Extension { .. }) => Code::Unimplemented,
-            Self::Input(_) => Code::InvalidArgument,
-            Self::NotServing(_) | Self::Loop { .. } => Code::Unavailable,
+            Self::Unknown { .. } | Self::Version { .. } => Code::NotFound,
+            Self::Ambiguous { .. } => Code::InvalidArgument,
+            Self::Input(error) => error.code(),
+            Self::Refused { .. } => Code::FailedPrecondition,
+            Self::NotServing(_)
+            | Self::Failed { .. }
+            | Self::Unheard(_)
+            | Self::NotEntry { .. } => Code::Unavailable,
+            Self::Crowded(_) => Code::ResourceExhausted,
             Self::Hop(error) => error.code(),
             Self::Relay(error) => error.code(),
             Self::OutOfTime { .. } => Code::DeadlineExceeded,
@@ -130,9 +159,22 @@ impl FrontError {
     }
 }
 
+impl InputError {
+    const fn code(&self) -> Code {
+        match self {
+            Self::Extension { .. } => Code::Unimplemented,
+            _ => Code::InvalidArgument,
+        }
+    }
+}
+
 impl From<FrontError> for Status {
     fn from(error: FrontError) -> Self {
         let mut status = Self::new(error.code(), error.to_string());
+        if matches!(error, FrontError::NotEntry { .. }) {
+            let mark = MetadataValue::from_static("1");
+            status.metadata_mut().insert(NOT_ENTRY, mark);
+        }
         if status.code() == Code::Unavailable {
             let advice = MetadataValue::from_static(RETRY_AFTER_MS);
             status.metadata_mut().insert("retry-after-ms", advice);

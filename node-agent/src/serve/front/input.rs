@@ -3,7 +3,7 @@
 use super::error::InputError;
 use super::typed;
 use crate::serve::hop::to_wire;
-use crate::serve::routes::Model;
+use crate::serve::routes::Signature;
 use bytes::Bytes;
 use lamina_model::{DataType, Tensor, ValueSpec};
 use lamina_proto::hop::Tensor as WireTensor;
@@ -14,56 +14,155 @@ use std::collections::BTreeSet;
 /// Parameters that ask for what would silently not be done.
 const EXTENSIONS: [&str; 2] = ["shared_memory_region", "classification"];
 
-/// The model's inputs out of `request`, in the model's order.
-///
-/// # Errors
-/// The first thing that does not fit, by name.
-pub(super) fn inputs(
-    model: &Model,
-    request: &ModelInferRequest,
-) -> Result<Vec<WireTensor>, InputError> {
-    let raw = &request.raw_input_contents;
-    let given = &request.inputs;
-    if !raw.is_empty() && raw.len() != given.len() {
-        return Err(InputError::RawCount {
-            inputs: given.len(),
-            raw: raw.len(),
-        });
-    }
-    refuse_misnamed(model, given)?;
-    let one = |spec: &ValueSpec| {
-        let place = given.iter().position(|i| i.name == spec.name);
-        let place = place.ok_or_else(|| InputError::Missing {
-            name: spec.name.clone(),
-            model: model.name.clone(),
-            takes: describe(&model.inputs),
-        })?;
-        let tensor = decode(&given[place], raw.get(place))?;
-        tensor.check(spec)?;
-        Ok(to_wire(&spec.name, tensor))
-    };
-    model.inputs.iter().map(one).collect()
+/// A request as one revision understands it.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    /// Its inputs, in the revision's order.
+    pub(super) tensors: Vec<WireTensor>,
+    /// Names of the outputs that the client wants, in its order.
+    pub(super) wanted: Vec<String>,
 }
 
-fn refuse_misnamed(model: &Model, given: &[InferInputTensor]) -> Result<(), InputError> {
-    let mut seen = BTreeSet::new();
-    for input in given {
-        if !model.inputs.iter().any(|spec| spec.name == input.name) {
-            return Err(InputError::Unknown {
-                name: input.name.clone(),
-                model: model.name.clone(),
-                takes: describe(&model.inputs),
-            });
+/// `request` for the model `model` as the revision with `signature` takes it.
+/// `earlier` is what a revision before took, if that was something else.
+///
+/// # Errors
+/// The first thing that does not fit, by name; where it is one for the earlier
+/// revision, what it takes now.
+pub(super) fn read(
+    model: &str,
+    signature: &Signature,
+    earlier: Option<&Signature>,
+    request: &ModelInferRequest,
+) -> Result<Reading, InputError> {
+    Reader { model, signature }.read(request).map_err(|reason| {
+        let fitted = |signature| Reader { model, signature }.read(request).is_ok();
+        if !earlier.is_some_and(fitted) {
+            return reason;
         }
-        if !seen.insert(&input.name) {
-            return Err(InputError::Twice {
-                kind: "input",
-                name: input.name.clone(),
-            });
+        InputError::Updated {
+            model: model.to_owned(),
+            revision: signature.revision,
+            takes: describe(&signature.inputs),
+            gives: describe(&signature.outputs),
+            reason: Box::new(reason),
         }
-        refuse_extensions(&input.name, |key| input.parameters.contains_key(key))?;
+    })
+}
+
+struct Reader<'a> {
+    model: &'a str,
+    signature: &'a Signature,
+}
+
+impl Reader<'_> {
+    fn read(&self, request: &ModelInferRequest) -> Result<Reading, InputError> {
+        Ok(Reading {
+            tensors: self.inputs(request)?,
+            wanted: self.wanted_outputs(&request.outputs)?,
+        })
     }
-    Ok(())
+
+    fn inputs(&self, request: &ModelInferRequest) -> Result<Vec<WireTensor>, InputError> {
+        let raw = &request.raw_input_contents;
+        let given = &request.inputs;
+        if !raw.is_empty() && raw.len() != given.len() {
+            return Err(InputError::RawCount {
+                inputs: given.len(),
+                raw: raw.len(),
+            });
+        }
+        self.refuse_misnamed(given)?;
+        let one = |spec: &ValueSpec| {
+            let place = given.iter().position(|i| i.name == spec.name);
+            let place = place.ok_or_else(|| InputError::Missing {
+                name: spec.name.clone(),
+                model: self.model.to_owned(),
+                takes: describe(&self.signature.inputs),
+            })?;
+            let tensor = decode(&given[place], raw.get(place))?;
+            tensor.check(spec)?;
+            Ok(to_wire(&spec.name, tensor))
+        };
+        let specs = &self.signature.inputs;
+        let tensors: Vec<WireTensor> = specs.iter().map(one).collect::<Result<_, InputError>>()?;
+        refuse_uneven(specs, &tensors)?;
+        Ok(tensors)
+    }
+
+    fn refuse_misnamed(&self, given: &[InferInputTensor]) -> Result<(), InputError> {
+        let specs = &self.signature.inputs;
+        let mut seen = BTreeSet::new();
+        for input in given {
+            if !specs.iter().any(|spec| spec.name == input.name) {
+                return Err(InputError::Unknown {
+                    name: input.name.clone(),
+                    model: self.model.to_owned(),
+                    takes: describe(specs),
+                });
+            }
+            if !seen.insert(&input.name) {
+                return Err(InputError::Twice {
+                    kind: "input",
+                    name: input.name.clone(),
+                });
+            }
+            refuse_extensions(&input.name, |key| input.parameters.contains_key(key))?;
+        }
+        Ok(())
+    }
+
+    /// All outputs, in the revision's order, where the client names none.
+    fn wanted_outputs(
+        &self,
+        requested: &[InferRequestedOutputTensor],
+    ) -> Result<Vec<String>, InputError> {
+        let specs = &self.signature.outputs;
+        if requested.is_empty() {
+            return Ok(specs.iter().map(|o| o.name.clone()).collect());
+        }
+        let mut names: Vec<String> = Vec::with_capacity(requested.len().min(specs.len()));
+        for output in requested {
+            if !specs.iter().any(|spec| spec.name == output.name) {
+                return Err(InputError::UnknownOutput {
+                    name: output.name.clone(),
+                    model: self.model.to_owned(),
+                    gives: describe(specs),
+                });
+            }
+            if names.contains(&output.name) {
+                return Err(InputError::Twice {
+                    kind: "output",
+                    name: output.name.clone(),
+                });
+            }
+            refuse_extensions(&output.name, |key| output.parameters.contains_key(key))?;
+            names.push(output.name.clone());
+        }
+        Ok(names)
+    }
+}
+
+/// Inputs whose first dimension is free hold one row for each row of the batch; a
+/// single one beside several would be used for all of them without a word.
+fn refuse_uneven(specs: &[ValueSpec], tensors: &[WireTensor]) -> Result<(), InputError> {
+    let is_free = |spec: &ValueSpec| spec.shape.first() == Some(&-1);
+    let mut batches = specs.iter().zip(tensors).filter_map(|(spec, tensor)| {
+        let rows = tensor.shape.first()?;
+        is_free(spec).then_some((&spec.name, *rows))
+    });
+    let Some((one, of_one)) = batches.next() else {
+        return Ok(());
+    };
+    match batches.find(|(_, rows)| *rows != of_one) {
+        None => Ok(()),
+        Some((other, of_other)) => Err(InputError::Batches {
+            one: one.clone(),
+            of_one,
+            other: other.clone(),
+            of_other,
+        }),
+    }
 }
 
 fn refuse_extensions(tensor: &str, has: impl Fn(&str) -> bool) -> Result<(), InputError> {
@@ -99,39 +198,6 @@ fn decode(input: &InferInputTensor, raw: Option<&Bytes>) -> Result<Tensor, Input
         shape: input.shape.clone(),
         data,
     })
-}
-
-/// Names of the outputs that the client wants, in its order; all of them, in the
-/// model's order, where it names none.
-///
-/// # Errors
-/// A name that the model does not give, or one given twice.
-pub(super) fn wanted_outputs(
-    model: &Model,
-    requested: &[InferRequestedOutputTensor],
-) -> Result<Vec<String>, InputError> {
-    if requested.is_empty() {
-        return Ok(model.outputs.iter().map(|o| o.name.clone()).collect());
-    }
-    let mut names: Vec<String> = Vec::with_capacity(requested.len());
-    for output in requested {
-        if !model.outputs.iter().any(|spec| spec.name == output.name) {
-            return Err(InputError::UnknownOutput {
-                name: output.name.clone(),
-                model: model.name.clone(),
-                gives: describe(&model.outputs),
-            });
-        }
-        if names.contains(&output.name) {
-            return Err(InputError::Twice {
-                kind: "output",
-                name: output.name.clone(),
-            });
-        }
-        refuse_extensions(&output.name, |key| output.parameters.contains_key(key))?;
-        names.push(output.name.clone());
-    }
-    Ok(names)
 }
 
 /// `` `image` FP32 [-1, 3, 224, 224] ``.

@@ -1,20 +1,24 @@
 //! What users call: the Open Inference Protocol v2 over gRPC.
 //!
-//! Any agent takes any model. One that is not the model's entry checks the
-//! request and passes it to the entry; the entry sends it along the path of the
-//! active revision, again where hosts fail on the way: one request at a time finds
-//! out whether the path works again, the others wait for it or for another path.
+//! Any agent takes any model. One that is not the model's entry passes the request to
+//! the nearest entry that serves. The entry checks it against the revision that it
+//! takes and sends it along that revision's path, again where hosts fail on the way:
+//! one request at a time finds out whether the path works again, the others wait for
+//! it or for another path. A model that is on its way is waited for.
 
 mod dispatch;
 mod error;
 mod input;
+mod journey;
 mod output;
+mod place;
 mod relay;
 mod service;
 mod trouble;
 mod typed;
+mod wait;
 
-pub(crate) use service::Front;
+pub(crate) use service::{Front, RoundTrip};
 
 #[cfg(test)]
 mod tests;

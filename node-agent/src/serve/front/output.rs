@@ -27,20 +27,19 @@ struct TimingLine<'a> {
     bytes_out: u64,
 }
 
-/// The outputs `wanted`, in that order.
+/// The outputs that the client wants, in its order.
 ///
 /// # Errors
 /// The path did not give one of them.
 pub(super) fn response(
     model_name: String,
     id: String,
-    wanted: &[String],
     answered: Answered,
 ) -> Result<ModelInferResponse, FrontError> {
     let parameters = parameters(&answered);
-    let mut outputs = Vec::with_capacity(wanted.len());
-    let mut raw = Vec::with_capacity(wanted.len());
-    for name in wanted {
+    let mut outputs = Vec::with_capacity(answered.wanted.len());
+    let mut raw = Vec::with_capacity(answered.wanted.len());
+    for name in &answered.wanted {
         let found = answered.reply.tensors.iter().find(|t| t.name == *name);
         let tensor = found.ok_or_else(|| FrontError::NoOutput(name.clone()))?;
         outputs.push(InferOutputTensor {

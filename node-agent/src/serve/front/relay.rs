@@ -1,66 +1,123 @@
-//! From an agent that is not the entry to the one that is.
+//! From an agent that is not the entry to one that is.
 
-use super::dispatch::Tries;
-use super::error::{FrontError, Setback};
+use super::error::{FrontError, NOT_ENTRY, Setback};
 use crate::serve::deadline::Deadline;
 use crate::serve::hop::{CallError, Hops};
-use crate::serve::routes::Routes;
 use lamina_crds::Hop;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
-use lamina_proto::inference::{ModelInferRequest, ModelInferResponse};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
 
 /// Marks a request that an agent passed on, so that two agents that disagree
 /// about the entry do not send it to and fro.
 pub(super) const FORWARDED: &str = "lamina-forwarded";
 /// W3C trace context.
 pub(super) const TRACEPARENT: &str = "traceparent";
+/// An entry that could not be reached is tried after the others for this long.
+const AVOIDED_FOR: Duration = Duration::from_secs(5);
 
-/// The answer of the entry of `request`'s model. An entry that cannot be reached
-/// is tried again where its route then leads, until the deadline.
-///
-/// # Errors
-/// What the entry answered, or that it was never reached.
-pub(super) async fn to_entry(
-    routes: &Routes,
-    hops: &Hops,
-    request: &ModelInferRequest,
-    metadata: &MetadataMap,
-    deadline: Deadline,
-) -> Result<ModelInferResponse, FrontError> {
-    let mut tries = Tries::until(deadline);
-    loop {
-        let entry = routes.find(&request.model_name)?.entry.clone();
-        match call(hops, &entry, request.clone(), metadata, deadline).await {
-            Err(error @ CallError::Lost { .. }) => {
-                tries.pause(Setback::Entry(error.to_string())).await?;
-            }
-            outcome => return Ok(outcome?),
+pub(super) type Client = GrpcInferenceServiceClient<Channel>;
+
+/// Passes requests on. Clones share what they know of entries.
+#[derive(Debug, Clone)]
+pub(super) struct Relay {
+    hops: Hops,
+    unreachable: Arc<Mutex<BTreeMap<String, Instant>>>,
+}
+
+impl Relay {
+    pub(super) fn new(hops: Hops) -> Self {
+        Self {
+            hops,
+            unreachable: Arc::default(),
         }
+    }
+
+    /// Whether nobody could be reached at `address` lately.
+    pub(super) fn is_unreachable(&self, address: &str) -> bool {
+        let since = self.lock().get(address).copied();
+        since.is_some_and(|since| since.elapsed() < AVOIDED_FOR)
+    }
+
+    /// What the first of `entries` says that can be reached and is the entry;
+    /// otherwise why the last was not. Inference is pure, so a request whose
+    /// connection broke may be sent to another one.
+    ///
+    /// # Errors
+    /// What that entry refused, or it was too late.
+    pub(super) async fn first<R, F>(
+        &self,
+        entries: &[Hop],
+        deadline: Deadline,
+        send: impl Fn(Client) -> F,
+    ) -> Result<Result<R, Setback>, FrontError>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let mut last = Setback::Entry("no entry serves".to_owned());
+        for entry in entries {
+            let asked = self.hops.call(entry, deadline, |channel| {
+                let sending = send(client(channel));
+                async move {
+                    match sending.await {
+                        Ok(reply) => Ok(reply.map(Some)),
+                        Err(status) if status.metadata().contains_key(NOT_ENTRY) => {
+                            Ok(Response::new(None))
+                        }
+                        Err(status) => Err(status),
+                    }
+                }
+            });
+            let error = match asked.await {
+                Ok(replied) => match replied.reply {
+                    Some(reply) => return Ok(Ok(reply)),
+                    None => format!("{} does not serve it as its entry now", entry.node),
+                },
+                Err(error @ CallError::Lost { .. }) => {
+                    self.avoid(&entry.address);
+                    error.to_string()
+                }
+                Err(error) => return Err(error.into()),
+            };
+            last = Setback::Entry(error);
+        }
+        Ok(Err(last))
+    }
+
+    fn avoid(&self, address: &str) {
+        let mut unreachable = self.lock();
+        unreachable.retain(|_, since| since.elapsed() < AVOIDED_FOR);
+        unreachable.insert(address.to_owned(), Instant::now());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+        self.unreachable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn call(
-    hops: &Hops,
-    entry: &Hop,
-    request: ModelInferRequest,
-    metadata: &MetadataMap,
-    deadline: Deadline,
-) -> Result<ModelInferResponse, CallError> {
-    let trace = metadata.get(TRACEPARENT).cloned();
-    let replied = hops.call(entry, deadline, |channel| async move {
-        let mut client = GrpcInferenceServiceClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let mut request = tonic::Request::new(request);
-        request.set_timeout(deadline.left());
-        let headers = request.metadata_mut();
-        headers.insert(FORWARDED, MetadataValue::from_static("1"));
-        if let Some(trace) = trace {
-            headers.insert(TRACEPARENT, trace);
-        }
-        client.model_infer(request).await
-    });
-    Ok(replied.await?.reply)
+fn client(channel: Channel) -> Client {
+    GrpcInferenceServiceClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// `message` as it is passed on, with what is left of its deadline.
+pub(super) fn marked<M>(message: M, metadata: &MetadataMap, deadline: Deadline) -> Request<M> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline.left());
+    let headers = request.metadata_mut();
+    headers.insert(FORWARDED, MetadataValue::from_static("1"));
+    if let Some(trace) = metadata.get(TRACEPARENT) {
+        headers.insert(TRACEPARENT, trace.clone());
+    }
+    request
 }

@@ -1,11 +1,17 @@
-use super::dispatch::{Dispatcher, Inbound};
-use super::error::FrontError;
+use super::dispatch::Dispatcher;
+use super::error::{FrontError, Setback};
+use super::journey::Journey;
 use super::output::{self, VERSION};
+use super::place::{Place, View, place};
+use super::relay::{FORWARDED, Relay, marked};
 use super::trouble::Troubles;
-use super::{input, relay};
+use super::wait::{Changes, WaitingRoom};
 use crate::serve::deadline::Deadline;
+use crate::serve::directory::Directory;
 use crate::serve::hop::Forwarder;
 use crate::serve::routes::{Model, Routes};
+use crate::telemetry::{Outcome, RequestSample};
+use lamina_crds::Hop;
 use lamina_model::ValueSpec;
 use lamina_proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use lamina_proto::inference::model_metadata_response::TensorMetadata;
@@ -17,19 +23,36 @@ use lamina_proto::inference::{
 use std::sync::Arc;
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
+
+/// Smallest round trip to a host in seconds, where it was measured.
+pub(crate) type RoundTrip = Arc<dyn Fn(&str) -> Option<f64> + Send + Sync>;
 
 /// The inference service of one agent.
 #[derive(Clone)]
 pub(crate) struct Front {
     dispatcher: Dispatcher,
+    directory: Directory,
+    round_trip: RoundTrip,
+    relay: Relay,
+    waiting: WaitingRoom,
     ready: watch::Receiver<bool>,
 }
 
 impl Front {
     /// `ready` tells whether the agent takes requests at all.
-    pub(crate) fn new(routes: Routes, forwarder: Forwarder, ready: watch::Receiver<bool>) -> Self {
+    pub(crate) fn new(
+        routes: Routes,
+        directory: Directory,
+        round_trip: RoundTrip,
+        forwarder: Forwarder,
+        ready: watch::Receiver<bool>,
+    ) -> Self {
         Self {
+            directory,
+            round_trip,
+            relay: Relay::new(forwarder.hops.clone()),
+            waiting: WaitingRoom::new(forwarder.telemetry.clone()),
             dispatcher: Dispatcher {
                 routes,
                 forwarder,
@@ -39,15 +62,39 @@ impl Front {
         }
     }
 
-    fn model(&self, name: &str, version: &str) -> Result<Arc<Model>, FrontError> {
-        let model = self.dispatcher.routes.find(name)?;
-        if version.is_empty() || version == VERSION {
-            return Ok(model);
+    fn node(&self) -> &str {
+        &self.dispatcher.forwarder.node
+    }
+
+    fn place(&self, name: &str) -> Result<Place, FrontError> {
+        let routes = &self.dispatcher.routes;
+        place(
+            name,
+            &View {
+                node: self.node(),
+                routed: &routes.find(name),
+                routed_names: &|| routes.names(),
+                directory: &self.directory.now(),
+                round_trip: &*self.round_trip,
+                is_unreachable: &|address| self.relay.is_unreachable(address),
+            },
+        )
+    }
+
+    /// As [`Front::place`] for a request that another agent passed on: it is answered
+    /// here or not at all, since the other one knows where else to look.
+    fn place_of_forwarded(&self, name: &str) -> Result<Place, FrontError> {
+        match self.place(name) {
+            here @ (Ok(Place::Here(_)) | Err(FrontError::Refused { .. })) => here,
+            _ => Err(self.not_entry(name)),
         }
-        Err(FrontError::Version {
+    }
+
+    fn not_entry(&self, name: &str) -> FrontError {
+        FrontError::NotEntry {
+            node: self.node().to_owned(),
             model: name.to_owned(),
-            version: version.to_owned(),
-        })
+        }
     }
 
     async fn infer(
@@ -56,45 +103,182 @@ impl Front {
         metadata: &MetadataMap,
         deadline: Deadline,
     ) -> Result<ModelInferResponse, FrontError> {
-        let Dispatcher {
-            routes, forwarder, ..
-        } = &self.dispatcher;
-        let model = self.model(&request.model_name, &request.model_version)?;
-        let tensors = input::inputs(&model, &request)?;
-        let wanted = input::wanted_outputs(&model, &request.outputs)?;
-        if *model.entry.node != *forwarder.node {
-            if metadata.contains_key(relay::FORWARDED) {
-                return Err(FrontError::Loop {
-                    node: forwarder.node.to_string(),
-                    model: model.full_name.clone(),
-                    entry: model.entry.clone(),
-                });
-            }
-            return relay::to_entry(routes, &forwarder.hops, &request, metadata, deadline).await;
-        }
-        let inbound = Inbound {
-            id: id_of(&request),
-            traceparent: text(metadata, relay::TRACEPARENT),
-            tensors,
+        check_version(&request.model_name, &request.model_version)?;
+        let mut journey = Journey::new(request, metadata, deadline);
+        let outcome = if metadata.contains_key(FORWARDED) {
+            self.answer_forwarded(&mut journey).await
+        } else {
+            self.answer(&mut journey, metadata).await
         };
-        let answered = self.dispatcher.answer(&model, &inbound, deadline).await?;
-        output::response(request.model_name, inbound.id, &wanted, answered)
+        self.count(&journey, &outcome);
+        outcome
+    }
+
+    async fn answer_forwarded(
+        &self,
+        journey: &mut Journey,
+    ) -> Result<ModelInferResponse, FrontError> {
+        let name = journey.request.model_name.clone();
+        if let Place::Here(model) = self.place_of_forwarded(&name)?
+            && let Some(response) = self.answer_here(&model, journey).await?
+        {
+            return Ok(response);
+        }
+        journey.counted_as = None;
+        Err(self.not_entry(&name))
+    }
+
+    async fn answer(
+        &self,
+        journey: &mut Journey,
+        metadata: &MetadataMap,
+    ) -> Result<ModelInferResponse, FrontError> {
+        loop {
+            let changes = Changes::of(&self.dispatcher.routes, &self.directory);
+            match self.place(&journey.request.model_name)? {
+                Place::Here(model) => {
+                    journey.seat = None;
+                    // Otherwise it has just gone: to another host, or for now.
+                    if let Some(response) = self.answer_here(&model, journey).await? {
+                        return Ok(response);
+                    }
+                }
+                Place::There { full_name, entries } => {
+                    journey.counted_as = None;
+                    let passed_on = self.pass_on(&full_name, &entries, journey, metadata);
+                    match passed_on.await? {
+                        Ok(response) => return Ok(response),
+                        Err(setback) => {
+                            let waiting = &self.waiting;
+                            waiting
+                                .for_entry(&full_name, setback, journey, changes)
+                                .await?;
+                        }
+                    }
+                }
+                Place::Wait(waited) => self.waiting.for_model(waited, journey, changes).await?,
+            }
+        }
+    }
+
+    async fn answer_here(
+        &self,
+        model: &Model,
+        journey: &mut Journey,
+    ) -> Result<Option<ModelInferResponse>, FrontError> {
+        let Some(answered) = self.dispatcher.answer(model, journey).await? else {
+            return Ok(None);
+        };
+        let name = journey.request.model_name.clone();
+        output::response(name, journey.id.clone(), answered).map(Some)
+    }
+
+    /// The full name goes on, since a short one may mean two models elsewhere.
+    async fn pass_on(
+        &self,
+        full_name: &str,
+        entries: &[Hop],
+        journey: &Journey,
+        metadata: &MetadataMap,
+    ) -> Result<Result<ModelInferResponse, Setback>, FrontError> {
+        let deadline = journey.tries.deadline;
+        let passed_on = self.relay.first(entries, deadline, |mut client| {
+            let mut request = journey.request.clone();
+            full_name.clone_into(&mut request.model_name);
+            request.id.clone_from(&journey.id);
+            let request = marked(request, metadata, deadline);
+            async move { client.model_infer(request).await }
+        });
+        let named = |mut response: ModelInferResponse| {
+            response.model_name.clone_from(&journey.request.model_name);
+            response
+        };
+        Ok(passed_on.await?.map(named))
+    }
+
+    fn count<T>(&self, journey: &Journey, outcome: &Result<T, FrontError>) {
+        let outcome = match outcome {
+            Ok(_) => Outcome::Answered,
+            Err(error) if is_clients_doing(error) => return,
+            Err(_) => Outcome::Failed,
+        };
+        if let Some(key) = journey.counted_as.clone() {
+            let sample = RequestSample {
+                outcome,
+                latency_s: journey.began.elapsed().as_secs_f64(),
+                retried: journey.tries.failed,
+            };
+            self.dispatcher
+                .forwarder
+                .telemetry
+                .request_done(key, sample);
+        }
+    }
+
+    async fn metadata_of(
+        &self,
+        asked: ModelMetadataRequest,
+        metadata: &MetadataMap,
+        deadline: Deadline,
+    ) -> Result<ModelMetadataResponse, FrontError> {
+        check_version(&asked.name, &asked.version)?;
+        let place = if metadata.contains_key(FORWARDED) {
+            self.place_of_forwarded(&asked.name)?
+        } else {
+            self.place(&asked.name)?
+        };
+        match place {
+            Place::Here(model) => self.described(asked.name, &model),
+            Place::There { full_name, entries } => {
+                let passed_on = self.relay.first(&entries, deadline, |mut client| {
+                    let mut asked = asked.clone();
+                    asked.name.clone_from(&full_name);
+                    let request = marked(asked, metadata, deadline);
+                    async move { client.model_metadata(request).await }
+                });
+                let mut response = passed_on
+                    .await?
+                    .map_err(|_| FrontError::NotServing(full_name.clone()))?;
+                response.name = asked.name;
+                Ok(response)
+            }
+            Place::Wait(_) => Err(FrontError::NotServing(asked.name)),
+        }
+    }
+
+    /// What the revision takes that new requests take.
+    fn described(&self, name: String, model: &Model) -> Result<ModelMetadataResponse, FrontError> {
+        let active = model.active.as_ref();
+        let active = active.ok_or_else(|| FrontError::NotServing(model.full_name.clone()))?;
+        let properties = [
+            ("lamina_entry", self.node().to_owned()),
+            ("lamina_placement_revision", active.revision.to_string()),
+        ];
+        Ok(ModelMetadataResponse {
+            name,
+            versions: vec![VERSION.to_owned()],
+            platform: "pytorch_torchscript".to_owned(),
+            inputs: described(&active.inputs),
+            outputs: described(&active.outputs),
+            properties: properties
+                .map(|(key, value)| (key.to_owned(), value))
+                .into(),
+        })
     }
 }
 
-/// The client's id; one made here where it sent none, so that logs can tell
-/// requests apart.
-fn id_of(request: &ModelInferRequest) -> String {
-    if request.id.is_empty() {
-        format!("{:016x}", rand::random::<u64>())
-    } else {
-        request.id.clone()
+fn check_version(model: &str, version: &str) -> Result<(), FrontError> {
+    if version.is_empty() || version == VERSION {
+        return Ok(());
     }
+    Err(FrontError::Version {
+        model: model.to_owned(),
+        version: version.to_owned(),
+    })
 }
 
-fn text(metadata: &MetadataMap, key: &str) -> String {
-    let value = metadata.get(key).and_then(|v| v.to_str().ok());
-    value.unwrap_or_default().to_owned()
+const fn is_clients_doing(error: &FrontError) -> bool {
+    matches!(error.code(), Code::InvalidArgument | Code::Unimplemented)
 }
 
 fn described(specs: &[ValueSpec]) -> Vec<TensorMetadata> {
@@ -130,7 +314,8 @@ impl GrpcInferenceService for Front {
         request: Request<ModelReadyRequest>,
     ) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        let ready = self.model(&name, &version).is_ok_and(|m| m.serves);
+        let place = check_version(&name, &version).and_then(|()| self.place(&name));
+        let ready = matches!(place, Ok(Place::Here(_) | Place::There { .. }));
         Ok(Response::new(ModelReadyResponse { ready }))
     }
 
@@ -149,16 +334,10 @@ impl GrpcInferenceService for Front {
         &self,
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
-        let ModelMetadataRequest { name, version } = request.into_inner();
-        let model = self.model(&name, &version)?;
-        Ok(Response::new(ModelMetadataResponse {
-            name,
-            versions: vec![VERSION.to_owned()],
-            platform: "pytorch_torchscript".to_owned(),
-            inputs: described(&model.inputs),
-            outputs: described(&model.outputs),
-            properties: [("lamina_entry".to_owned(), model.entry.node.clone())].into(),
-        }))
+        let deadline = Deadline::of(request.metadata());
+        let (metadata, _, asked) = request.into_parts();
+        let response = self.metadata_of(asked, &metadata, deadline).await?;
+        Ok(Response::new(response))
     }
 
     async fn model_infer(

@@ -1,8 +1,9 @@
 use super::relay::FORWARDED;
-use crate::serve::data_plane::testing::{Folder, Host, deploy, part, request, route_to, values};
+use crate::serve::data_plane::testing::{
+    Folder, Host, deploy, listed, part, request, route_to, values,
+};
 use crate::testing::image;
 use bytes::Bytes;
-use lamina_crds::Hop;
 use lamina_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use lamina_proto::inference::{
     InferParameter, InferTensorContents, ModelInferRequest, ModelMetadataRequest,
@@ -18,7 +19,7 @@ async fn serving() -> Host {
     let folder = Folder::new();
     let mut cam = Host::start("cam-1", &folder);
     deploy(1, &mut [(&mut cam, (2.0, 1.0))]).await;
-    let route = route_to(&cam, 1, &[(1, &cam)]);
+    let route = route_to(1, &[(1, &cam)]);
     cam.routes.apply(&[route]).unwrap();
     cam
 }
@@ -210,9 +211,9 @@ async fn inputs_come_in_any_order_and_outputs_as_they_are_asked_for() {
     let mut slice = part(&folder, 1, 0, (2.0, 0.0), None);
     slice.inputs = vec![image("a"), image("b")];
     slice.outputs = vec![image("c"), image("d")];
-    let mut route = route_to(&cam, 1, &[(1, &cam)]);
-    route.inputs.clone_from(&slice.inputs);
-    route.outputs.clone_from(&slice.outputs);
+    let mut route = route_to(1, &[(1, &cam)]);
+    route.revisions[0].inputs.clone_from(&slice.inputs);
+    route.revisions[0].outputs.clone_from(&slice.outputs);
     cam.hold(slice).await;
     cam.routes.apply(&[route]).unwrap();
     let input = |name: &str, value: f32| {
@@ -273,15 +274,24 @@ async fn inputs_come_in_any_order_and_outputs_as_they_are_asked_for() {
     );
 }
 
+/// `request`, whose client waits for 300 ms.
+fn hurried(request: ModelInferRequest) -> Request<ModelInferRequest> {
+    let mut request = Request::new(request);
+    request.set_timeout(Duration::from_millis(300));
+    request
+}
+
 #[tokio::test]
 async fn metadata_and_readiness_tell_the_truth() {
     let cam = serving().await;
-    let mut loading = route_to(&cam, 0, &[]);
+    let edge = Host::start("edge-1", &cam.folder);
+    let mut loading = route_to(0, &[]);
     loading.name = "soon".into();
     loading.placement_uid = "v".into();
     cam.routes
-        .apply(&[route_to(&cam, 1, &[(1, &cam)]), loading])
+        .apply(&[route_to(1, &[(1, &cam)]), loading])
         .unwrap();
+    edge.hear(&[listed(&[(&cam, true)])]);
     let mut client = cam.client();
     let live = client.server_live(ServerLiveRequest {}).await.unwrap();
     assert!(live.into_inner().live);
@@ -293,12 +303,14 @@ async fn metadata_and_readiness_tell_the_truth() {
         ("soon", false),
         ("n", false),
     ] {
-        let asked = ModelReadyRequest {
-            name: name.into(),
-            version: String::new(),
-        };
-        let ready = client.model_ready(asked).await.unwrap().into_inner().ready;
-        assert_eq!(ready, expected, "{name}");
+        for mut client in [cam.client(), edge.client()] {
+            let asked = ModelReadyRequest {
+                name: name.into(),
+                version: String::new(),
+            };
+            let ready = client.model_ready(asked).await.unwrap().into_inner().ready;
+            assert_eq!(ready, expected, "{name}");
+        }
     }
     let server = client.server_metadata(ServerMetadataRequest {}).await;
     assert_eq!(server.unwrap().into_inner().name, "lamina");
@@ -306,67 +318,147 @@ async fn metadata_and_readiness_tell_the_truth() {
         name: name.into(),
         version: String::new(),
     };
-    let model = client
-        .model_metadata(about("m"))
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(model.platform, "pytorch_torchscript");
-    assert_eq!(
-        (
-            model.inputs[0].datatype.as_str(),
-            &model.inputs[0].shape[..]
-        ),
-        ("FP32", &[-1, 2][..])
-    );
-    assert_eq!(model.outputs[0].name, "scores");
-    let unknown = client.model_metadata(about("n")).await.unwrap_err();
-    assert_eq!(unknown.code(), Code::NotFound);
+    for mut client in [cam.client(), edge.client()] {
+        let model = client.model_metadata(about("m")).await;
+        let model = model.unwrap().into_inner();
+        assert_eq!(
+            (model.name.as_str(), &model.properties["lamina_entry"][..]),
+            ("m", "cam-1")
+        );
+        assert_eq!(model.platform, "pytorch_torchscript");
+        assert_eq!(
+            (
+                model.inputs[0].datatype.as_str(),
+                &model.inputs[0].shape[..]
+            ),
+            ("FP32", &[-1, 2][..])
+        );
+        assert_eq!(model.outputs[0].name, "scores");
+        let unknown = client.model_metadata(about("n")).await.unwrap_err();
+        assert_eq!(unknown.code(), Code::NotFound);
+    }
+    let early = client.model_metadata(about("soon")).await.unwrap_err();
+    assert_eq!(early.code(), Code::Unavailable);
+}
 
-    let mut early = request("", &[1.0, 2.0]);
-    early.model_name = "soon".into();
-    let status = refused(&cam, early).await;
-    assert_eq!(status.code(), Code::Unavailable);
-    assert!(status.message().contains("does not serve yet"), "{status}");
-    assert!(status.metadata().contains_key("retry-after-ms"));
+#[tokio::test]
+async fn metadata_speaks_of_the_active_revision() {
+    let cam = serving().await;
+    let mut route = route_to(1, &[(1, &cam), (2, &cam)]);
+    route.revisions[1].inputs = vec![image("pixels"), image("mask")];
+    for active in [1, 2] {
+        route.active_revision = active;
+        cam.routes.apply(std::slice::from_ref(&route)).unwrap();
+        let asked = ModelMetadataRequest {
+            name: "m".into(),
+            version: String::new(),
+        };
+        let model = cam
+            .client()
+            .model_metadata(asked)
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(model.inputs.len() as i64, active);
+        assert_eq!(
+            model.properties["lamina_placement_revision"],
+            active.to_string()
+        );
+    }
+}
+
+#[tokio::test]
+async fn batches_that_differ_between_inputs_are_refused() {
+    let folder = Folder::new();
+    let mut cam = Host::start("cam-1", &folder);
+    let fixed = lamina_crds::TensorSpec {
+        shape: vec![1, 2],
+        ..image("table")
+    };
+    let mut slice = part(&folder, 1, 0, (2.0, 0.0), None);
+    slice.inputs = vec![image("a"), fixed, image("b")];
+    slice.outputs = vec![image("c"), image("d"), image("e")];
+    let mut route = route_to(1, &[(1, &cam)]);
+    route.revisions[0].inputs.clone_from(&slice.inputs);
+    route.revisions[0].outputs.clone_from(&slice.outputs);
+    cam.hold(slice).await;
+    cam.routes.apply(&[route]).unwrap();
+    let asked = |rows: [usize; 3]| {
+        let all = rows.map(|rows| request("", &vec![1.0; 2 * rows]));
+        let names = ["a", "table", "b"];
+        let inputs = all.iter().zip(names).map(|(one, name)| InferInputTensor {
+            name: name.into(),
+            ..one.inputs[0].clone()
+        });
+        ModelInferRequest {
+            inputs: inputs.collect(),
+            raw_input_contents: all
+                .iter()
+                .map(|r| r.raw_input_contents[0].clone())
+                .collect(),
+            ..request("", &[])
+        }
+    };
+    for uneven in [[1, 1, 2], [2, 1, 1]] {
+        let status = refused(&cam, asked(uneven)).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        let words = format!(
+            "inputs `a` and `b` hold batches of {} and {}",
+            uneven[0], uneven[2]
+        );
+        assert!(status.message().contains(&words), "{status}");
+    }
+    cam.client().model_infer(asked([3, 1, 3])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refusing_route_answers_nobody_and_says_why() {
+    let cam = serving().await;
+    let edge = Host::start("edge-1", &cam.folder);
+    edge.hear(&[listed(&[(&cam, true)])]);
+    let mut route = route_to(1, &[(1, &cam)]);
+    route.refuse = Some("keepOnEntry: 2 is not met".into());
+    cam.routes.apply(&[route]).unwrap();
+    for host in [&cam, &edge] {
+        let status = refused(host, request("", &[1.0, 2.0])).await;
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        let words = "model `default/m` refuses requests: keepOnEntry: 2 is not met";
+        assert_eq!(status.message(), words);
+    }
+    assert!(cam.telemetry.drain().segments.is_empty());
 }
 
 #[tokio::test]
 async fn any_agent_takes_the_request_to_the_entry_and_relays_its_answer() {
     let cam = serving().await;
     let edge = Host::start("edge-1", &cam.folder);
-    edge.routes.apply(&[route_to(&cam, 1, &[])]).unwrap();
+    edge.hear(&[listed(&[(&cam, true)])]);
     let reply = edge.client().model_infer(request("a", &[1.0, 2.0])).await;
     let reply = reply.unwrap().into_inner();
     assert_eq!((values(&reply), reply.id.as_str()), (vec![3.0, 5.0], "a"));
+    assert_eq!(reply.model_name, "m");
     // It is the entry that counts it.
     assert!(edge.telemetry.drain().requests.is_empty());
     assert_eq!(cam.telemetry.drain().requests.len(), 1);
-
-    // It checks by itself, and relays what the entry refuses.
+    // It relays what the entry refuses.
     let mut wrong = request("a", &[1.0, 2.0]);
     wrong.inputs[0].name = "picture".into();
     assert_eq!(refused(&edge, wrong).await.code(), Code::InvalidArgument);
-    cam.routes.apply(&[route_to(&cam, 0, &[])]).unwrap();
-    let status = refused(&edge, request("a", &[1.0, 2.0])).await;
-    assert_eq!(status.code(), Code::Unavailable);
-    assert!(status.message().contains("does not serve yet"), "{status}");
 }
 
 #[tokio::test]
 async fn an_entry_that_restarts_is_waited_for() {
     let mut cam = serving().await;
     let edge = Host::start("edge-1", &cam.folder);
-    edge.routes.apply(&[route_to(&cam, 1, &[])]).unwrap();
+    edge.hear(&[listed(&[(&cam, true)])]);
     cam.kill();
     let mut client = edge.client();
     let waiting = tokio::spawn(async move { client.model_infer(request("", &[1.0, 2.0])).await });
     sleep(Duration::from_millis(100)).await;
     let mut spare = Host::start("cam-1", &cam.folder);
     deploy(1, &mut [(&mut spare, (2.0, 1.0))]).await;
-    let route = route_to(&spare, 1, &[(1, &spare)]);
-    spare.routes.apply(std::slice::from_ref(&route)).unwrap();
-    edge.routes.apply(&[route]).unwrap();
+    spare.routes.apply(&[route_to(1, &[(1, &spare)])]).unwrap();
+    edge.hear(&[listed(&[(&spare, true)])]);
     assert_eq!(
         values(waiting.await.unwrap().unwrap().get_ref()),
         [3.0, 5.0]
@@ -380,12 +472,13 @@ async fn agents_that_disagree_about_the_entry_do_not_play_ball() {
         Host::start("edge-1", &folder),
         Host::start("edge-2", &folder),
     );
-    one.routes.apply(&[route_to(&two, 1, &[])]).unwrap();
-    two.routes.apply(&[route_to(&one, 1, &[])]).unwrap();
-    let status = refused(&one, request("", &[1.0, 2.0])).await;
-    assert_eq!(status.code(), Code::Unavailable);
+    one.hear(&[listed(&[(&two, true)])]);
+    two.hear(&[listed(&[(&one, true)])]);
+    let asked = hurried(request("", &[1.0, 2.0]));
+    let status = one.client().model_infer(asked).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(
-        status.message().contains("edge-2 is not the entry"),
+        status.message().contains("edge-2 does not serve it"),
         "{status}"
     );
     let mut marked = Request::new(request("", &[1.0, 2.0]));
@@ -393,27 +486,151 @@ async fn agents_that_disagree_about_the_entry_do_not_play_ball() {
         .metadata_mut()
         .insert(FORWARDED, "1".parse().unwrap());
     let status = one.client().model_infer(marked).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
     assert!(
-        status.message().contains("edge-1 is not the entry"),
+        status.message().contains("edge-1 does not serve model `m`"),
         "{status}"
     );
+    assert!(status.metadata().contains_key("retry-after-ms"));
 }
 
 #[tokio::test]
 async fn the_deadline_holds_at_an_entry_that_cannot_be_reached() {
     let edge = Host::start("edge-1", &Folder::new());
-    let mut route = route_to(&edge, 1, &[]);
-    route.entry = Hop {
-        node: "cam-1".into(),
-        address: "127.0.0.1:1".into(),
-    };
-    edge.routes.apply(&[route]).unwrap();
-    let mut late = Request::new(request("", &[1.0, 2.0]));
-    late.set_timeout(Duration::from_millis(300));
+    let mut model = listed(&[(&edge, true)]);
+    model.entries[0].node = "cam-1".into();
+    model.entries[0].address = "127.0.0.1:1".into();
+    edge.hear(&[model]);
+    let late = hurried(request("", &[1.0, 2.0]));
     let status = edge.client().model_infer(late).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
     // It may pass in a pause between two tries or within one.
     assert!(status.message().contains("cam-1"), "{status}");
+}
+
+/// An entry of `m` that multiplies by `factor`.
+async fn entry(name: &str, folder: &std::sync::Arc<Folder>, factor: f32) -> Host {
+    let mut host = Host::start(name, folder);
+    deploy(1, &mut [(&mut host, (factor, 0.0))]).await;
+    host.routes.apply(&[route_to(1, &[(1, &host)])]).unwrap();
+    host
+}
+
+#[tokio::test]
+async fn the_nearest_entry_answers_and_the_next_where_it_cannot_be_reached() {
+    let folder = Folder::new();
+    let far = entry("cam-1", &folder, 10.0).await;
+    let mut near = entry("cam-2", &folder, 20.0).await;
+    let edge = Host::start("edge-1", &folder);
+    edge.hear(&[listed(&[(&far, true), (&near, true)])]);
+    let ask = async || {
+        let reply = edge.client().model_infer(request("", &[1.0, 1.0])).await;
+        values(reply.unwrap().get_ref())[0]
+    };
+    // Not measured: as the operator has them.
+    assert_eq!(ask().await, 10.0);
+    edge.rtts.lock().unwrap().insert("cam-2".into(), 0.001);
+    assert_eq!(ask().await, 20.0);
+    near.kill();
+    for _ in 0..5 {
+        assert_eq!(ask().await, 10.0);
+    }
+    // The entry itself answers what arrives there, however far.
+    let reply = far.client().model_infer(request("", &[1.0, 1.0])).await;
+    assert_eq!(values(reply.unwrap().get_ref())[0], 10.0);
+}
+
+#[tokio::test]
+async fn a_model_that_is_on_its_way_is_waited_for() {
+    let folder = Folder::new();
+    let cam = entry("cam-1", &folder, 10.0).await;
+    let edge = Host::start("edge-1", &folder);
+    let coming = lamina_proto::control::DirectoryModel {
+        coming: true,
+        reason: "Preparing".into(),
+        ..listed(&[])
+    };
+    edge.hear(std::slice::from_ref(&coming));
+    cam.routes.apply(&[route_to(0, &[(1, &cam)])]).unwrap();
+    let waiting = [&edge, &cam].map(|host| {
+        let mut client = host.client();
+        tokio::spawn(async move { client.model_infer(request("", &[1.0, 1.0])).await })
+    });
+    let late = hurried(request("", &[1.0, 1.0]));
+    let status = edge.client().model_infer(late).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("does not serve yet"), "{status}");
+    let late = hurried(request("", &[1.0, 1.0]));
+    let status = cam.client().model_infer(late).await.unwrap_err();
+    assert!(status.message().contains("does not serve yet"), "{status}");
+    for host in [&edge, &cam] {
+        // They take no link from the blocks that they wait for.
+        assert_eq!(host.telemetry.requests_in_flight(), 1);
+        assert_eq!(host.telemetry.requests_under_way(), 0);
+    }
+    // What the entry lost counts as such, and nothing else does.
+    let failed = cam.telemetry.drain().requests;
+    assert_eq!(failed.values().map(Vec::len).sum::<usize>(), 1);
+    assert!(edge.telemetry.drain().requests.is_empty());
+    cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
+    edge.hear(&[listed(&[(&cam, true)])]);
+    for one in waiting {
+        let reply = one.await.unwrap().unwrap();
+        assert_eq!(values(reply.get_ref())[0], 10.0);
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_failed_says_why_at_every_agent() {
+    let edge = Host::start("edge-1", &Folder::new());
+    let failed = lamina_proto::control::DirectoryModel {
+        reason: "Failed: InvalidModel: no TorchScript".into(),
+        ..listed(&[(&edge, false)])
+    };
+    edge.hear(&[failed]);
+    let status = refused(&edge, request("", &[1.0, 2.0])).await;
+    assert_eq!(status.code(), Code::Unavailable);
+    let words = "Failed: InvalidModel: no TorchScript";
+    assert!(status.message().contains(words), "{status}");
+}
+
+#[tokio::test]
+async fn an_entry_that_moves_under_load_loses_nothing() {
+    let folder = Folder::new();
+    let old = entry("cam-1", &folder, 2.0).await;
+    let new = entry("cam-2", &folder, 2.0).await;
+    let edge = Host::start("edge-1", &folder);
+    for host in [&old, &new, &edge] {
+        host.hear(&[listed(&[(&old, true)])]);
+    }
+    new.routes.apply(&[route_to(0, &[(1, &new)])]).unwrap();
+    let workers: Vec<_> = [&old, &edge, &old, &edge]
+        .into_iter()
+        .map(|host| {
+            let mut client = host.client();
+            tokio::spawn(async move {
+                for i in 0..60u8 {
+                    let x = f32::from(i);
+                    let reply = client.model_infer(request("", &[x, x])).await.unwrap();
+                    assert_eq!(values(reply.get_ref())[0], 2.0 * x);
+                    sleep(Duration::from_millis(5)).await;
+                }
+            })
+        })
+        .collect();
+    sleep(Duration::from_millis(50)).await;
+    // The worst order: the old one has lost its route before anybody knows the new one.
+    old.routes.apply(&[]).unwrap();
+    sleep(Duration::from_millis(50)).await;
+    new.routes.apply(&[route_to(1, &[(1, &new)])]).unwrap();
+    for host in [&old, &new, &edge] {
+        sleep(Duration::from_millis(20)).await;
+        host.hear(&[listed(&[(&new, true)])]);
+    }
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    assert!(!new.telemetry.drain().requests.is_empty());
 }
 
 #[tokio::test]

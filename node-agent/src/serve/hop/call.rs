@@ -134,7 +134,8 @@ impl Hops {
             };
         };
         let reason = root_cause(cause);
-        self.pool.leave(&to.address, connection, is_connect_error(cause));
+        self.pool
+            .leave(&to.address, connection, is_connect_error(cause));
         lost(to, &reason)
     }
 }

@@ -47,7 +47,7 @@ impl HopError {
             Self::NotHeld { .. } => Code::FailedPrecondition,
             Self::Tensor { .. } => Code::InvalidArgument,
             Self::Engine { reason, .. } => match reason {
-                EngineError::Input(_) => Code::InvalidArgument,
+                EngineError::Input(_) | EngineError::Value(_) => Code::InvalidArgument,
                 EngineError::Busy(_) => Code::ResourceExhausted,
                 EngineError::Stopped => Code::Unavailable,
                 EngineError::Load(_) | EngineError::Forward(_) => Code::Internal,

@@ -1,8 +1,8 @@
 use super::{CallError, HopError, Hops, bytes_of, tensors};
 use crate::serve::deadline::Deadline;
 use crate::serve::engine::Run;
-use crate::telemetry::{SegmentKey, SegmentSample, Telemetry, Transfer};
 use crate::serve::slices::{Serving, Slices};
+use crate::telemetry::{SegmentKey, SegmentSample, Telemetry, Transfer};
 use lamina_crds::Hop;
 use lamina_proto::hop::{ForwardReply, ForwardRequest, HopTiming};
 use std::sync::Arc;

@@ -131,7 +131,7 @@ async fn a_value_that_only_passes_a_host_reaches_the_next() {
 }
 
 #[tokio::test]
-async fn a_full_queue_and_a_stopped_engine_have_their_codes() {
+async fn what_stops_the_engine_has_its_code() {
     let error = |reason| HopError::Engine {
         node: "edge-1".into(),
         segment: 1,
@@ -140,6 +140,7 @@ async fn a_full_queue_and_a_stopped_engine_have_their_codes() {
     let cases = [
         (EngineError::Busy(256), Code::ResourceExhausted),
         (EngineError::Stopped, Code::Unavailable),
+        (EngineError::Value("index 9".into()), Code::InvalidArgument),
         (EngineError::Forward("nan".into()), Code::Internal),
     ];
     for (reason, code) in cases {

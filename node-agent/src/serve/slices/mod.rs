@@ -5,11 +5,11 @@ mod decide;
 pub(crate) use decide::key_of;
 use decide::{Action, decide};
 
+use crate::blobs::{BlobError, BlobSource};
 use crate::net::Backoff;
 use crate::serve::engine::{Engine, EngineError, Loaded, Segment};
-use crate::blobs::{BlobError, BlobSource};
-use crate::telemetry::SegmentKey;
 use crate::serve::specs::{SpecError, value_specs};
+use crate::telemetry::SegmentKey;
 use lamina_crds::Hop;
 use lamina_crds::compute_node::{Slice, SliceState, SliceStatus};
 use lamina_model::{Digest, ValueSpec};

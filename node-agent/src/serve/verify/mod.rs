@@ -3,15 +3,16 @@
 
 mod compare;
 
+use crate::blobs::{BlobError, BlobSource};
 use crate::net::Backoff;
 use crate::serve::deadline::{self, Deadline};
 use crate::serve::hop::{Forwarder, HopError, TensorError, from_wire, to_wire, total_us};
 use crate::serve::routes::Routes;
-use crate::blobs::{BlobError, BlobSource};
+use crate::serve::specs::{SpecError, value_specs};
 use compare::{Deviation, Misfit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use lamina_crds::compute_node::{Route, Verification};
+use lamina_crds::compute_node::{RouteRevision, Verification};
 use lamina_model::{DigestError, Probe, ProbeError, Tensor};
 use lamina_proto::hop::{ForwardReply, ForwardRequest};
 use std::collections::BTreeMap;
@@ -43,6 +44,8 @@ enum VerifyError {
     NoRoute(i64),
     #[error(transparent)]
     Blob(#[from] BlobError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     #[error(transparent)]
     Digest(#[from] DigestError),
     #[error("cannot read the probe: {0}")]
@@ -158,31 +161,34 @@ impl Verifier {
     }
 
     async fn once(&self, uid: &str, revision: i64) -> Result<Passed, VerifyError> {
-        let no_route = || VerifyError::NoRoute(revision);
-        let route = self.routes.route(uid).ok_or_else(no_route)?;
-        let target = route.revisions.iter().find(|r| r.revision == revision);
-        let first = &target.ok_or_else(no_route)?.first;
-        let probe = self.probe(&route).await?;
-        let request = request(&route, revision, &probe);
+        let target = self.routes.revision(uid, revision);
+        let target = target.ok_or(VerifyError::NoRoute(revision))?;
+        value_specs(&target.inputs)?;
+        value_specs(&target.outputs)?;
+        let probe = self.probe(&target).await?;
+        let request = request(uid, &target, &probe);
         let begin = Instant::now();
         let deadline = Deadline::after(deadline::DEFAULT);
-        let reply = self.forwarder.send(first, request, deadline).await?;
+        let reply = self
+            .forwarder
+            .send(&target.first, request, deadline)
+            .await?;
         let latency = begin.elapsed();
         tracing::debug!(uid, revision, total_us = total_us(&reply), "probe answered");
         Ok(Passed {
-            deviation: judge(&route, &probe, &reply)?,
+            deviation: judge(&target, &probe, &reply)?,
             latency,
         })
     }
 
-    async fn probe(&self, route: &Route) -> Result<Probe, VerifyError> {
-        let digest = route.probe.digest.parse()?;
-        let path = self.blobs.ensure(&digest, route.probe.bytes).await?;
+    async fn probe(&self, target: &RouteRevision) -> Result<Probe, VerifyError> {
+        let digest = target.probe.digest.parse()?;
+        let path = self.blobs.ensure(&digest, target.probe.bytes).await?;
         let file = tokio::fs::read(path).await.map_err(VerifyError::Read)?;
         let probe = Probe::from_bytes(&file)?;
         for (kind, expected, got) in [
-            ("inputs", route.inputs.len(), probe.inputs.len()),
-            ("outputs", route.outputs.len(), probe.outputs.len()),
+            ("inputs", target.inputs.len(), probe.inputs.len()),
+            ("outputs", target.outputs.len(), probe.outputs.len()),
         ] {
             if expected != got {
                 return Err(VerifyError::Count {
@@ -196,22 +202,26 @@ impl Verifier {
     }
 }
 
-fn request(route: &Route, revision: i64, probe: &Probe) -> ForwardRequest {
-    let named = route.inputs.iter().zip(&probe.inputs);
+fn request(placement_uid: &str, target: &RouteRevision, probe: &Probe) -> ForwardRequest {
+    let named = target.inputs.iter().zip(&probe.inputs);
     ForwardRequest {
-        placement_uid: route.placement_uid.clone(),
-        revision,
+        placement_uid: placement_uid.to_owned(),
+        revision: target.revision,
         segment: 0,
-        request_id: format!("verify-{revision}"),
+        request_id: format!("verify-{}", target.revision),
         traceparent: String::new(),
         tensors: named.map(|(s, t)| to_wire(&s.name, t.clone())).collect(),
     }
 }
 
 /// Compares every output with the known one.
-fn judge(route: &Route, probe: &Probe, reply: &ForwardReply) -> Result<Deviation, VerifyError> {
+fn judge(
+    target: &RouteRevision,
+    probe: &Probe,
+    reply: &ForwardReply,
+) -> Result<Deviation, VerifyError> {
     let mut deviation = Deviation::default();
-    for (spec, expected) in route.outputs.iter().zip(&probe.outputs) {
+    for (spec, expected) in target.outputs.iter().zip(&probe.outputs) {
         let wire = reply.tensors.iter().find(|t| t.name == spec.name);
         let wire = wire.ok_or_else(|| VerifyError::Missing(spec.name.clone()))?;
         let got: Tensor = from_wire(wire)?;

@@ -2,6 +2,7 @@ use super::Verifier;
 use crate::serve::data_plane::testing::{Folder, Host, deploy, part, route_to};
 use crate::serve::engine::fake::fp32;
 use crate::serve::hop::{Forwarder, Hops};
+use crate::testing::image;
 use lamina_crds::compute_node::{Blob, Route, Verification};
 use lamina_model::Probe;
 use std::sync::Arc;
@@ -17,11 +18,10 @@ fn probe(folder: &Folder, answer: &[f32]) -> Blob {
 }
 
 fn verifying(entry: &Host, answer: &[f32]) -> Route {
-    Route {
-        verify_revision: Some(2),
-        probe: probe(&entry.folder, answer),
-        ..route_to(entry, 0, &[(2, entry)])
-    }
+    let mut route = route_to(0, &[(2, entry)]);
+    route.verify_revision = Some(2);
+    route.revisions[0].probe = probe(&entry.folder, answer);
+    route
 }
 
 async fn outcome(host: &Host, within: Duration) -> Option<Verification> {
@@ -112,7 +112,7 @@ async fn a_probe_that_cannot_be_had_fails() {
     let mut cam = Host::start("cam-1", &Folder::new());
     deploy(2, &mut [(&mut cam, (2.0, 1.0))]).await;
     let mut wanted = verifying(&cam, &[3.0, 5.0]);
-    wanted.probe = crate::testing::blob(b"nobody has this");
+    wanted.revisions[0].probe = crate::testing::blob(b"nobody has this");
     cam.routes.apply(&[wanted]).unwrap();
     let verified = outcome(&cam, SOON).await.unwrap();
     assert!(verified.message.contains("has no blob"), "{verified:?}");
@@ -148,4 +148,27 @@ async fn a_dead_host_fails_the_revision_and_is_named() {
         verified.message.contains("no connection to edge-1"),
         "{verified:?}"
     );
+}
+
+#[tokio::test]
+async fn a_revision_is_verified_by_its_own_probe_and_signature() {
+    let mut cam = Host::start("cam-1", &Folder::new());
+    deploy(1, &mut [(&mut cam, (5.0, 0.0))]).await;
+    let mut second = part(&cam.folder, 2, 0, (2.0, 1.0), None);
+    second.inputs = vec![image("pixels")];
+    second.outputs = vec![image("labels")];
+    cam.hold(second).await;
+    let mut wanted = route_to(1, &[(1, &cam), (2, &cam)]);
+    wanted.verify_revision = Some(2);
+    // What serves takes something else and has another probe; requests are refused.
+    wanted.refuse = Some("keepOnEntry".into());
+    wanted.revisions[0].probe = probe(&cam.folder, &[5.0, 10.0]);
+    let revision = &mut wanted.revisions[1];
+    revision.probe = probe(&cam.folder, &[3.0, 5.0]);
+    revision.inputs = vec![image("pixels")];
+    revision.outputs = vec![image("labels")];
+    cam.routes.apply(&[wanted]).unwrap();
+    let verified = outcome(&cam, SOON).await.unwrap();
+    assert!(verified.passed, "{verified:?}");
+    assert_eq!(verified.revision, 2);
 }

@@ -1,0 +1,170 @@
+//! Where requests for each model enter, as the operator tells every agent, so that any
+//! agent takes any model.
+
+mod file;
+
+pub(crate) use file::{DirectoryFile, keep};
+
+use lamina_crds::Hop;
+use lamina_proto::control::{Directory as Message, DirectoryModel};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
+
+/// The directory of this agent. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Directory {
+    table: Arc<RwLock<Arc<Table>>>,
+    changes: watch::Sender<u64>,
+}
+
+/// What was heard last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// By `namespace/name`.
+    models: BTreeMap<String, Listed>,
+    /// `namespace/name` by name.
+    full_names: BTreeMap<String, BTreeSet<String>>,
+    /// The operator has told the whole of it, in this life or an earlier one.
+    is_heard: bool,
+}
+
+/// One model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Listed {
+    /// Hosts at which requests enter.
+    pub(crate) entries: Vec<Entry>,
+    /// Why none serves; empty where one does.
+    #[serde(default)]
+    pub(crate) reason: String,
+    /// It is on its way.
+    #[serde(default)]
+    pub(crate) coming: bool,
+}
+
+/// One entry of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Entry {
+    /// The host and where its agent listens.
+    pub(crate) hop: Hop,
+    /// A verified revision serves there.
+    pub(crate) serves: bool,
+}
+
+impl Directory {
+    /// Knows what an earlier process wrote to its file.
+    pub(crate) fn with(table: Table) -> Self {
+        Self {
+            table: Arc::new(RwLock::new(Arc::new(table))),
+            changes: watch::Sender::default(),
+        }
+    }
+
+    /// Takes up what the operator says: everything, or what changed.
+    pub(crate) fn apply(&self, message: Message) {
+        let mut held = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let next = held.after(message);
+        if **held == next {
+            return;
+        }
+        *held = Arc::new(next);
+        drop(held);
+        self.changes.send_modify(|times| *times += 1);
+    }
+
+    /// What is known now.
+    pub(crate) fn now(&self) -> Arc<Table> {
+        let held = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&held)
+    }
+
+    /// Changes with every change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+impl Table {
+    fn of(models: BTreeMap<String, Listed>, is_heard: bool) -> Self {
+        let mut full_names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for full_name in models.keys() {
+            let name = full_name.rsplit('/').next().unwrap_or_default();
+            let same = full_names.entry(name.to_owned()).or_default();
+            same.insert(full_name.clone());
+        }
+        Self {
+            models,
+            full_names,
+            is_heard,
+        }
+    }
+
+    fn after(&self, message: Message) -> Self {
+        let Message { complete, models } = message;
+        let mut next = if complete {
+            BTreeMap::new()
+        } else {
+            self.models.clone()
+        };
+        for model in models {
+            let full_name = format!("{}/{}", model.namespace, model.name);
+            if model.gone {
+                next.remove(&full_name);
+            } else {
+                next.insert(full_name, listed(model));
+            }
+        }
+        Self::of(next, self.is_heard || complete)
+    }
+
+    /// Whether what is not in it does not exist.
+    pub(crate) const fn is_heard(&self) -> bool {
+        self.is_heard
+    }
+
+    /// The model `namespace/name`.
+    pub(crate) fn get(&self, full_name: &str) -> Option<&Listed> {
+        self.models.get(full_name)
+    }
+
+    /// The full names by which clients may mean `name` or `namespace/name`.
+    pub(crate) fn full_names(&self, name: &str) -> impl Iterator<Item = &String> {
+        let full = self.models.get_key_value(name).map(|(full, _)| full);
+        let short = self.full_names.get(name).into_iter().flatten();
+        full.into_iter().chain(short)
+    }
+
+    /// `namespace/name` of every model.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        self.models.keys()
+    }
+}
+
+fn listed(model: DirectoryModel) -> Listed {
+    let DirectoryModel {
+        namespace: _,
+        name: _,
+        gone: _,
+        entries,
+        reason,
+        coming,
+    } = model;
+    let entries = entries.into_iter().map(|entry| Entry {
+        hop: Hop {
+            node: entry.node,
+            address: entry.address,
+        },
+        serves: entry.serves,
+    });
+    Listed {
+        entries: entries.collect(),
+        reason,
+        coming,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! One request while this agent has it.
+
+use super::error::{FrontError, InputError, Setback};
+use super::input::{self, Reading};
+use super::relay::TRACEPARENT;
+use super::trouble::PAUSES;
+use crate::net::Backoff;
+use crate::serve::deadline::Deadline;
+use crate::serve::routes::{Signature, Ticket};
+use crate::telemetry::RequestKey;
+use lamina_proto::inference::ModelInferRequest;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::metadata::MetadataMap;
+
+/// A request, and how far it is.
+#[derive(Debug)]
+pub(super) struct Journey {
+    pub(super) request: ModelInferRequest,
+    /// The client's id; one made here where it sent none, so that logs can tell
+    /// requests apart.
+    pub(super) id: String,
+    pub(super) traceparent: String,
+    pub(super) began: Instant,
+    pub(super) tries: Tries,
+    /// What counts it once it ends: the placement and the revision that was tried
+    /// last. None while it never was on a path of this host.
+    pub(super) counted_as: Option<RequestKey>,
+    /// Room for it among those that wait.
+    pub(super) seat: Option<OwnedSemaphorePermit>,
+    read: Option<(Arc<Signature>, Reading)>,
+}
+
+impl Journey {
+    pub(super) fn new(
+        request: ModelInferRequest,
+        metadata: &MetadataMap,
+        deadline: Deadline,
+    ) -> Self {
+        let traceparent = metadata.get(TRACEPARENT).and_then(|v| v.to_str().ok());
+        let id = if request.id.is_empty() {
+            format!("{:016x}", rand::random::<u64>())
+        } else {
+            request.id.clone()
+        };
+        Self {
+            request,
+            id,
+            traceparent: traceparent.unwrap_or_default().to_owned(),
+            began: Instant::now(),
+            tries: Tries::until(deadline),
+            counted_as: None,
+            seat: None,
+            read: None,
+        }
+    }
+
+    /// The request as the revision of `ticket` takes it. One that was read before is
+    /// read again only where this revision takes something else.
+    ///
+    /// # Errors
+    /// It does not fit.
+    pub(super) fn reading(&mut self, model: &str, ticket: &Ticket) -> Result<&Reading, InputError> {
+        let signature = &ticket.signature;
+        let reading = match self.read.take() {
+            Some((known, reading)) if known.takes_the_same(signature) => reading,
+            _ => input::read(model, signature, ticket.earlier.as_deref(), &self.request)?,
+        };
+        let (_, reading) = self.read.insert((Arc::clone(signature), reading));
+        Ok(reading)
+    }
+
+    /// Bytes that it holds, about.
+    pub(super) fn bytes(&self) -> usize {
+        let raw = self
+            .request
+            .raw_input_contents
+            .iter()
+            .map(bytes::Bytes::len);
+        let typed = self
+            .request
+            .inputs
+            .iter()
+            .filter_map(|i| i.contents.as_ref());
+        let typed = typed.map(|c| {
+            let narrow = c.int_contents.len() + c.uint_contents.len() + c.fp32_contents.len();
+            let wide = c.int64_contents.len() + c.uint64_contents.len() + c.fp64_contents.len();
+            c.bool_contents.len() + 4 * narrow + 8 * wide
+        });
+        raw.chain(typed).sum()
+    }
+}
+
+/// Counts tries and pauses between them.
+#[derive(Debug)]
+pub(super) struct Tries {
+    pub(super) deadline: Deadline,
+    pauses: Backoff,
+    pub(super) failed: u32,
+}
+
+impl Tries {
+    const fn until(deadline: Deadline) -> Self {
+        Self {
+            deadline,
+            pauses: PAUSES,
+            failed: 0,
+        }
+    }
+
+    /// Waits after a try that met `setback`.
+    ///
+    /// # Errors
+    /// No time is left for another one.
+    pub(super) async fn pause(&mut self, setback: Setback) -> Result<(), FrontError> {
+        let pause = tokio::time::sleep(self.pauses.next_wait());
+        self.wait(setback, pause).await
+    }
+
+    /// As [`Tries::pause`], but no longer than until `change`.
+    pub(super) async fn pause_or(
+        &mut self,
+        setback: Setback,
+        change: impl Future<Output = ()>,
+    ) -> Result<(), FrontError> {
+        let pause = tokio::time::sleep(self.pauses.next_wait());
+        let either = async {
+            tokio::select! {
+                () = pause => {}
+                () = change => {}
+            }
+        };
+        self.wait(setback, either).await
+    }
+
+    /// Waits for `pause` after a try that met `setback`.
+    pub(super) async fn wait(
+        &mut self,
+        setback: Setback,
+        pause: impl Future<Output = ()>,
+    ) -> Result<(), FrontError> {
+        self.failed += 1;
+        let paused = self.deadline.bound(pause).await;
+        paused.ok_or_else(|| self.out_of_time(setback))
+    }
+
+    pub(super) const fn out_of_time(&self, last: Setback) -> FrontError {
+        FrontError::OutOfTime {
+            tries: self.failed,
+            last,
+        }
+    }
+}

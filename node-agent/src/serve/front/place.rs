@@ -1,0 +1,339 @@
+//! Where a request goes, decided from what this host routes and what the operator
+//! tells of the others. Pure.
+
+use super::error::FrontError;
+use crate::serve::directory::{Entry, Table};
+use crate::serve::routes::Model;
+use lamina_crds::Hop;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Names told to a client that asked for another one; more are counted.
+const NAMES_SHOWN: usize = 20;
+
+/// Where a request goes.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// This host is the model's entry, and a revision serves.
+    Here(Arc<Model>),
+    /// Entries that serve it, in the order in which they are to be tried.
+    There {
+        full_name: String,
+        entries: Vec<Hop>,
+    },
+    /// It is on its way: the request waits for a change.
+    Wait(Waited),
+}
+
+/// What a request waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Waited {
+    /// This model, which enters at this host where there is a UID.
+    Model {
+        full_name: String,
+        placement_uid: Option<String>,
+    },
+    /// The operator's first word: whether there is such a model is not known.
+    Operator { name: String },
+}
+
+/// What the decision is made from.
+pub(super) struct View<'a> {
+    /// This host.
+    pub(super) node: &'a str,
+    /// Models of the name whose entry this host is.
+    pub(super) routed: &'a [Arc<Model>],
+    /// Names of all models whose entry this host is.
+    pub(super) routed_names: &'a dyn Fn() -> Vec<String>,
+    pub(super) directory: &'a Table,
+    /// Smallest round trip to a host in seconds, where it was measured.
+    pub(super) round_trip: &'a dyn Fn(&str) -> Option<f64>,
+    /// Whether an address could not be reached lately.
+    pub(super) is_unreachable: &'a dyn Fn(&str) -> bool,
+}
+
+/// Where a request for `name` goes.
+///
+/// # Errors
+/// There is no such model, or none to wait for.
+pub(super) fn place(name: &str, view: &View<'_>) -> Result<Place, FrontError> {
+    let routed = view.routed.iter().map(|m| &m.full_name);
+    let full_names: BTreeSet<&String> = routed.chain(view.directory.full_names(name)).collect();
+    let mut full_names = full_names.into_iter();
+    let Some(full_name) = full_names.next() else {
+        return unknown(name, view);
+    };
+    let others: Vec<&String> = full_names.collect();
+    if !others.is_empty() {
+        let all: Vec<&str> = [full_name]
+            .into_iter()
+            .chain(others)
+            .map(String::as_str)
+            .collect();
+        return Err(FrontError::Ambiguous {
+            name: name.to_owned(),
+            candidates: all.join(", "),
+        });
+    }
+    // A Placement that is made anew stands beside the old one for a moment.
+    let best = view
+        .routed
+        .iter()
+        .min_by_key(|m| (m.active.is_none(), m.refuse.is_some()));
+    match best {
+        Some(model) => at_entry(model, view),
+        None => elsewhere(full_name, view),
+    }
+}
+
+fn unknown(name: &str, view: &View<'_>) -> Result<Place, FrontError> {
+    if !view.directory.is_heard() {
+        let name = name.to_owned();
+        return Ok(Place::Wait(Waited::Operator { name }));
+    }
+    let mut known: BTreeSet<String> = (view.routed_names)().into_iter().collect();
+    known.extend(view.directory.names().cloned());
+    Err(FrontError::Unknown {
+        name: name.to_owned(),
+        known: enumerated(&known),
+    })
+}
+
+/// The entry itself passes nothing on: what arrives here may be such as must not
+/// leave this host, and only its own plan knows.
+fn at_entry(model: &Arc<Model>, view: &View<'_>) -> Result<Place, FrontError> {
+    if let Some(reason) = &model.refuse {
+        return Err(FrontError::Refused {
+            model: model.full_name.clone(),
+            reason: reason.clone(),
+        });
+    }
+    if model.active.is_some() {
+        return Ok(Place::Here(Arc::clone(model)));
+    }
+    let full_name = model.full_name.clone();
+    match view.directory.get(&full_name) {
+        Some(listed) if !listed.reason.is_empty() && !listed.coming => Err(FrontError::Failed {
+            model: full_name,
+            reason: listed.reason.clone(),
+        }),
+        _ => Ok(Place::Wait(Waited::Model {
+            full_name,
+            placement_uid: Some(model.placement_uid.clone()),
+        })),
+    }
+}
+
+fn elsewhere(full_name: &str, view: &View<'_>) -> Result<Place, FrontError> {
+    let full_name = full_name.to_owned();
+    let listed = view.directory.get(&full_name).cloned().unwrap_or_default();
+    let entries = in_order(&listed.entries, view);
+    if !entries.is_empty() {
+        return Ok(Place::There { full_name, entries });
+    }
+    let is_here = |e: &Entry| e.hop.node == view.node;
+    if listed.coming || listed.entries.iter().any(|e| e.serves && is_here(e)) {
+        // The route to it comes another way than the directory.
+        return Ok(Place::Wait(Waited::Model {
+            full_name,
+            placement_uid: None,
+        }));
+    }
+    if listed.reason.is_empty() {
+        return Err(FrontError::NotServing(full_name));
+    }
+    Err(FrontError::Failed {
+        model: full_name,
+        reason: listed.reason,
+    })
+}
+
+/// Other hosts that serve: the nearest first, those that were not measured behind
+/// them as the operator has them, and last what could not be reached lately.
+fn in_order(entries: &[Entry], view: &View<'_>) -> Vec<Hop> {
+    let others = entries
+        .iter()
+        .filter(|e| e.serves && e.hop.node != view.node);
+    let mut ranked: Vec<(bool, f64, &Hop)> = others
+        .map(|Entry { hop, .. }| {
+            let seconds = (view.round_trip)(&hop.node).unwrap_or(f64::INFINITY);
+            ((view.is_unreachable)(&hop.address), seconds, hop)
+        })
+        .collect();
+    ranked.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    ranked.into_iter().map(|(_, _, hop)| hop.clone()).collect()
+}
+
+fn enumerated(names: &BTreeSet<String>) -> String {
+    if names.is_empty() {
+        return "none yet".to_owned();
+    }
+    let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
+    let more = names.len() - shown.len();
+    let rest = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    shown.join(", ") + &rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::directory::Directory;
+    use crate::serve::routes::Routes;
+    use lamina_crds::compute_node::Route;
+    use lamina_proto::control::{Directory as Message, DirectoryEntry, DirectoryModel};
+
+    fn listed(namespace: &str, entries: &[(&str, bool)]) -> DirectoryModel {
+        let entry = |&(node, serves): &(&str, bool)| DirectoryEntry {
+            node: node.into(),
+            address: format!("{node}:8001"),
+            placement_uid: "u".into(),
+            serves,
+        };
+        DirectoryModel {
+            namespace: namespace.into(),
+            name: "m".into(),
+            entries: entries.iter().map(entry).collect(),
+            ..DirectoryModel::default()
+        }
+    }
+
+    fn heard(models: &[DirectoryModel]) -> Directory {
+        let directory = Directory::default();
+        directory.apply(Message {
+            complete: true,
+            models: models.to_vec(),
+        });
+        directory
+    }
+
+    /// Where a request for `m` on `cam-1` goes, in words.
+    fn placed_with(
+        directory: &Directory,
+        routes: &[Route],
+        round_trip: &dyn Fn(&str) -> Option<f64>,
+    ) -> String {
+        let held = Routes::new(Arc::default());
+        held.apply(routes).unwrap();
+        let view = View {
+            node: "cam-1",
+            routed: &held.find("m"),
+            routed_names: &|| held.names(),
+            directory: &directory.now(),
+            round_trip,
+            is_unreachable: &|address| address == "gone:8001",
+        };
+        match place("m", &view) {
+            Ok(Place::Here(model)) => format!("here: {}", model.placement_uid),
+            Ok(Place::There { entries, .. }) => {
+                let nodes: Vec<String> = entries.into_iter().map(|e| e.node).collect();
+                format!("there: {}", nodes.join(" "))
+            }
+            Ok(Place::Wait(Waited::Operator { .. })) => "wait for the operator".into(),
+            Ok(Place::Wait(Waited::Model { placement_uid, .. })) => {
+                format!("wait: {}", placement_uid.unwrap_or_default())
+            }
+            Err(error) => format!("{:?}: {error}", error.code()),
+        }
+    }
+
+    fn placed(directory: &[DirectoryModel], routes: &[Route]) -> String {
+        placed_with(&heard(directory), routes, &|_| None)
+    }
+
+    fn route(active: i64) -> Route {
+        crate::testing::route("u", "m", active)
+    }
+
+    #[test]
+    fn a_route_of_this_host_comes_first() {
+        let elsewhere = [listed("default", &[("edge-1", true)])];
+        assert_eq!(placed(&elsewhere, &[route(1)]), "here: u");
+        // It passes nothing on while it does not serve itself.
+        assert_eq!(placed(&elsewhere, &[route(0)]), "wait: u");
+        let again = crate::testing::route("v", "m", 3);
+        assert_eq!(placed(&[], &[route(0), again]), "here: v");
+    }
+
+    #[test]
+    fn a_refusal_stands_above_everything() {
+        let refusing = Route {
+            refuse: Some("raw input would leave cam-1".into()),
+            ..route(1)
+        };
+        assert_eq!(
+            placed(&[listed("default", &[("edge-1", true)])], &[refusing]),
+            "FailedPrecondition: model `default/m` refuses requests: raw input would leave cam-1"
+        );
+    }
+
+    #[test]
+    fn the_nearest_entry_that_serves_is_tried_first() {
+        let all = ["gone", "idle", "far", "new", "near", "newer", "cam-1"];
+        let entries = all.map(|node| (node, node != "idle"));
+        let round_trip = |node: &str| match node {
+            "gone" => Some(0.0001),
+            "near" => Some(0.001),
+            "far" => Some(0.1),
+            _ => None,
+        };
+        let directory = heard(&[listed("default", &entries)]);
+        assert_eq!(
+            placed_with(&directory, &[], &round_trip),
+            "there: near far new newer gone"
+        );
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_waited_for_and_what_failed_is_not() {
+        let mut model = listed("default", &[("edge-1", false)]);
+        assert!(
+            placed(&[model.clone()], &[]).starts_with("Unavailable: model `default/m` is known")
+        );
+        model.coming = true;
+        model.reason = "Preparing".into();
+        assert_eq!(placed(&[model.clone()], &[]), "wait: ");
+        model.coming = false;
+        model.reason = "Failed: InvalidModel: no TorchScript".into();
+        let failed =
+            "Unavailable: model `default/m` does not serve: Failed: InvalidModel: no TorchScript";
+        assert_eq!(placed(&[model.clone()], &[]), failed);
+        assert_eq!(placed(&[model], &[route(0)]), failed);
+        // Its route has not arrived, or has just gone.
+        assert_eq!(
+            placed(&[listed("default", &[("cam-1", true)])], &[]),
+            "wait: "
+        );
+    }
+
+    #[test]
+    fn an_unknown_model_is_not_found_once_the_operator_has_spoken() {
+        let silent = placed_with(&Directory::default(), &[], &|_| None);
+        assert_eq!(silent, "wait for the operator");
+        assert_eq!(
+            placed(&[], &[]),
+            "NotFound: unknown model `m`; this cluster serves: none yet"
+        );
+        let mut other = listed("lab", &[]);
+        other.name = "n".into();
+        let many: Vec<DirectoryModel> = (0..25)
+            .map(|i| DirectoryModel {
+                name: format!("n{i:02}"),
+                ..other.clone()
+            })
+            .collect();
+        assert!(placed(&many, &[]).ends_with("lab/n18, lab/n19 and 5 more"));
+    }
+
+    #[test]
+    fn a_short_name_in_two_namespaces_means_neither() {
+        let other = listed("lab", &[("edge-1", true)]);
+        assert_eq!(
+            placed(&[other], &[route(1)]),
+            "InvalidArgument: model `m` is in several namespaces; call one of: default/m, lab/m"
+        );
+    }
+}
