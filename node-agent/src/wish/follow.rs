@@ -1,24 +1,25 @@
 //! From this host's ComputeNode to what the agent does: the wish is admitted by
 //! the ledger, written to disk, and followed.
 
-use crate::blobs::Blobs;
+use super::kept;
 use super::ledger::{Ledger, LedgerFile, Wish};
+use crate::blobs::Blobs;
 use crate::causes::with_causes;
-use crate::serve::routes::Routes;
 use crate::net::OperatorEndpoint;
+use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use lamina_crds::ComputeNode;
-use lamina_model::Digest;
-use std::collections::BTreeSet;
+use lamina_crds::compute_node::{Blob, Route};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 /// A wish that could not be taken up is tried again after this time.
 const RETRY: Duration = Duration::from_secs(5);
@@ -38,28 +39,54 @@ pub(crate) struct Seen {
 
 /// Follows wishes.
 pub(crate) struct Follower {
-    pub(crate) ledger: Ledger,
-    pub(crate) file: LedgerFile,
-    pub(crate) slices: Slices,
-    pub(crate) routes: Routes,
-    pub(crate) endpoint: OperatorEndpoint,
-    pub(crate) blobs: Arc<Blobs>,
-    /// Blobs that nothing uses are removed beyond this.
-    pub(crate) cache_limit_bytes: u64,
-    pub(crate) seen: watch::Sender<Seen>,
+    ledger: Ledger,
+    file: LedgerFile,
+    slices: Slices,
+    routes: Routes,
+    endpoint: OperatorEndpoint,
+    blobs: Arc<Blobs>,
+    seen: watch::Sender<Seen>,
     /// The last wish could not be written to disk.
-    pub(crate) is_unwritten: bool,
+    is_unwritten: bool,
+    /// Probes and manifests that are kept, and what fetches them.
+    held: Vec<Blob>,
+    fetching: Option<AbortOnDropHandle<()>>,
 }
 
 impl Follower {
+    /// Follows nothing yet; `ledger` is what `file` holds.
+    pub(crate) fn new(
+        ledger: Ledger,
+        file: LedgerFile,
+        serving: (Slices, Routes),
+        endpoint: OperatorEndpoint,
+        blobs: Arc<Blobs>,
+        seen: watch::Sender<Seen>,
+    ) -> Self {
+        let (slices, routes) = serving;
+        Self {
+            ledger,
+            file,
+            slices,
+            routes,
+            endpoint,
+            blobs,
+            seen,
+            is_unwritten: false,
+            held: Vec::new(),
+            fetching: None,
+        }
+    }
+
     /// Does what the ledger says, as after a restart.
-    pub(crate) fn resume(&self) {
+    pub(crate) fn resume(&mut self) {
         self.endpoint.set(&self.ledger.operator);
         // Routes first: nothing new starts on a revision whose slices go.
         if let Err(error) = self.routes.apply(&self.ledger.routes) {
             tracing::error!(%error, "a route cannot be followed");
         }
         self.slices.apply(&self.ledger.slices);
+        self.hold();
     }
 
     /// Watches the ComputeNode `name` for the rest of the process. While the API
@@ -118,7 +145,7 @@ impl Follower {
             tracing::warn!(%refusal, "not followed");
         }
         // Never do what a restart would not know of.
-        let written = self.file.write(&next);
+        let written = self.file.store(&next).await;
         self.is_unwritten = written.is_err();
         if let Err(error) = written {
             tracing::error!(error = with_causes(&error), "the wish is not followed");
@@ -133,14 +160,22 @@ impl Follower {
         })
     }
 
-    async fn evict(&self) {
+    /// Keeps in the cache what the ledger names, and fetches what no slice does.
+    fn hold(&mut self) {
+        let of_routes = kept::of_routes(&self.ledger.routes);
         let blocks = self.ledger.slices.iter().flat_map(|s| &s.blocks);
-        let probes = self.ledger.routes.iter().map(|r| &r.probe);
-        let keep: BTreeSet<Digest> = blocks
-            .chain(probes)
-            .filter_map(|b| b.digest.parse().ok())
-            .collect();
-        match self.blobs.evict(&keep, self.cache_limit_bytes).await {
+        let digests = blocks.chain(&of_routes).map(|b| &b.digest);
+        self.blobs
+            .keep(digests.filter_map(|d| d.parse().ok()).collect());
+        if self.held != of_routes {
+            self.held.clone_from(&of_routes);
+            let fetching = kept::fetch(self.blobs.clone(), of_routes);
+            self.fetching = Some(AbortOnDropHandle::new(tokio::spawn(fetching)));
+        }
+    }
+
+    async fn evict(&self) {
+        match self.blobs.evict().await {
             Ok(0) => {}
             Ok(bytes) => tracing::info!(bytes, "blobs that nothing uses were removed"),
             Err(error) => tracing::warn!(%error, "old blobs stay"),
@@ -159,13 +194,26 @@ fn wish(object: &ComputeNode) -> Wish {
         generation: object.metadata.generation.unwrap_or_default(),
         operator: object.spec.operator.clone(),
         slices: object.spec.slices.clone(),
-        routes: object.spec.routes.clone(),
+        routes: object
+            .spec
+            .routes
+            .iter()
+            .filter(|r| is_entry(r))
+            .cloned()
+            .collect(),
     }
+}
+
+/// An operator before directories gave every host a route to each model; such a one
+/// has no revisions where the host is not the entry.
+fn is_entry(route: &Route) -> bool {
+    route.active_revision == 0 || !route.revisions.is_empty()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blobs::BlobOptions;
     use crate::serve::engine::fake::FakeEngine;
     use crate::telemetry::Telemetry;
     use crate::testing::{route, slice};
@@ -173,29 +221,27 @@ mod tests {
 
     fn follower(dir: &std::path::Path) -> Follower {
         let endpoint = OperatorEndpoint::default();
-        let blobs = Blobs::open(
-            dir.join("blobs"),
-            endpoint.clone(),
-            Telemetry::default(),
-            None,
-        );
+        let options = BlobOptions {
+            dir: dir.join("blobs"),
+            limit_bytes: 0,
+            token_file: None,
+        };
+        let blobs = Blobs::open(options, endpoint.clone(), Telemetry::default());
         let blobs = Arc::new(blobs.unwrap());
         let file = LedgerFile::in_dir(dir);
-        Follower {
-            ledger: file.read().unwrap(),
+        let slices = Slices::new(
+            Arc::new(FakeEngine::default()),
+            blobs.clone(),
+            Arc::default(),
+        );
+        Follower::new(
+            file.read().unwrap(),
             file,
-            slices: Slices::new(
-                Arc::new(FakeEngine::default()),
-                blobs.clone(),
-                Arc::default(),
-            ),
-            routes: Routes::new("cam-1", Arc::default()),
+            (slices, Routes::new(Arc::default())),
             endpoint,
             blobs,
-            cache_limit_bytes: 0,
-            seen: watch::Sender::default(),
-            is_unwritten: false,
-        }
+            watch::Sender::default(),
+        )
     }
 
     fn object(generation: i64, revisions: &[i64]) -> ComputeNode {
@@ -220,11 +266,11 @@ mod tests {
         follower.take(&object(4, &[1])).await;
         assert_eq!(follower.seen.borrow().generation, 4);
         assert_eq!(follower.slices.statuses().len(), 1);
-        assert!(follower.routes.find("m").is_ok());
-        let again = self::follower(dir.path());
+        assert_eq!(follower.routes.find("m").len(), 1);
+        let mut again = self::follower(dir.path());
         again.resume();
         assert_eq!(again.slices.statuses().len(), 1);
-        assert!(again.routes.find("m").unwrap().serves);
+        assert!(again.routes.find("m")[0].active.is_some());
         assert_eq!(*again.endpoint.subscribe().borrow(), "10.0.0.3:9000");
     }
 

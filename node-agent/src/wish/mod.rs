@@ -2,10 +2,11 @@
 //! and the report that goes back.
 
 mod follow;
+mod kept;
 mod ledger;
 mod publish;
 mod report;
 
 pub(crate) use follow::{Follower, Seen};
-pub(crate) use ledger::LedgerFile;
+pub(crate) use ledger::{Ledger, LedgerFile};
 pub(crate) use publish::Publisher;
