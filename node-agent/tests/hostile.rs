@@ -2,7 +2,7 @@
 //! to the agent's job around it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
-use lamina_node_agent::blobs::Blobs;
+use lamina_node_agent::blobs::{BlobOptions, Blobs};
 use lamina_node_agent::net::OperatorEndpoint;
 use lamina_node_agent::prepare::{CellArgs, Program, Tools, run_job};
 use lamina_node_agent::telemetry::Telemetry;
@@ -84,7 +84,12 @@ impl Agent {
         let folder = tempfile::tempdir().unwrap();
         let operator = OperatorEndpoint::default();
         let cache = folder.path().join("cache");
-        let blobs = Blobs::open(cache, operator, Telemetry::default(), None).unwrap();
+        let options = BlobOptions {
+            dir: cache,
+            limit_bytes: 1 << 30,
+            token_file: None,
+        };
+        let blobs = Blobs::open(options, operator, Telemetry::default()).unwrap();
         let program = env!("CARGO_BIN_EXE_lamina-node-agent").into();
         let program = Program::new(program, cell());
         let work = folder.path().join("work");

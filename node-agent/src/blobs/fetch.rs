@@ -1,9 +1,9 @@
 //! One blob from the store into the cache folder.
 
+use super::BlobError;
 use super::inbound::InboundTransfer;
 use super::{Blobs, digest_of_file, disk, pace};
 use crate::net::Backoff;
-use super::BlobError;
 use lamina_model::Digest;
 use lamina_proto::control::GetBlobRequest;
 use std::io::SeekFrom;

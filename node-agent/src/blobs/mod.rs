@@ -3,20 +3,25 @@
 
 mod fetch;
 mod inbound;
+mod inventory;
 mod operator;
 mod pace;
 mod put;
+mod refill;
 mod source;
 
 pub use inbound::{InboundTransfer, InboundTransfers};
+pub use inventory::InventoryChanges;
 pub use put::PutError;
 pub use source::{BlobError, BlobSource};
 
 use crate::net::OperatorEndpoint;
 use crate::telemetry::Telemetry;
 use async_trait::async_trait;
+use inventory::Inventory;
 use lamina_model::Digest;
 use operator::Operator;
+use refill::Asked;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -28,6 +33,7 @@ use std::time::SystemTime;
 #[derive(Debug)]
 pub struct Blobs {
     dir: PathBuf,
+    limit_bytes: u64,
     operator: Operator,
     telemetry: Telemetry,
     inbound: InboundTransfers,
@@ -35,6 +41,21 @@ pub struct Blobs {
     turn: tokio::sync::Mutex<()>,
     /// One lock per blob that is being looked for, so that it comes once.
     wanted: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    inventory: Inventory,
+    /// Never removed.
+    kept: Mutex<BTreeSet<Digest>>,
+    asked: Asked,
+}
+
+/// Where blobs lie and how they are fetched.
+#[derive(Debug, Clone, Default)]
+pub struct BlobOptions {
+    /// The folder, made where it is missing.
+    pub dir: PathBuf,
+    /// Blobs that nothing keeps are removed beyond this.
+    pub limit_bytes: u64,
+    /// Holds what the operator wants as `authorization: Bearer`.
+    pub token_file: Option<PathBuf>,
 }
 
 /// A file of the cache folder, for [`Blobs::evict`].
@@ -46,26 +67,53 @@ struct Cached {
 }
 
 impl Blobs {
-    /// The folder `dir`, made where it is missing. `token_file` holds what the
-    /// operator wants as `authorization: Bearer`.
+    /// The folder of `options`, with what is in it. Blocks.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The folder cannot be made or read.
     pub fn open(
-        dir: PathBuf,
+        options: BlobOptions,
         endpoint: OperatorEndpoint,
         telemetry: Telemetry,
-        token_file: Option<PathBuf>,
     ) -> Result<Self, BlobError> {
-        std::fs::create_dir_all(&dir).map_err(disk(&dir))?;
-        Ok(Self {
+        let BlobOptions {
             dir,
+            limit_bytes,
+            token_file,
+        } = options;
+        std::fs::create_dir_all(&dir).map_err(disk(&dir))?;
+        let held = list(&dir).map_err(disk(&dir))?;
+        // One that is not whole has another name.
+        let held = held
+            .iter()
+            .filter_map(|f| f.path.file_name()?.to_str()?.parse().ok());
+        Ok(Self {
+            inventory: Inventory::of(held.collect()),
+            dir,
+            limit_bytes,
             operator: Operator::new(endpoint, token_file),
             telemetry,
             inbound: InboundTransfers::default(),
             turn: tokio::sync::Mutex::default(),
             wanted: Mutex::default(),
+            kept: Mutex::default(),
+            asked: Asked::default(),
         })
+    }
+
+    /// Digests of all blobs held; [`Blobs::changes`] counts from here.
+    pub fn held(&self) -> BTreeSet<Digest> {
+        self.inventory.whole()
+    }
+
+    /// Blobs that came and went since the last look.
+    pub fn changes(&self) -> InventoryChanges {
+        self.inventory.changes()
+    }
+
+    /// From now on none of `digests` is removed, and any other may be.
+    pub fn keep(&self, digests: BTreeSet<Digest>) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = digests;
     }
 
     /// What came from the operator's node, to be drained for samples of that link.
@@ -73,42 +121,52 @@ impl Blobs {
         self.inbound.clone()
     }
 
-    /// Removes the blobs that were not used for longest until at most
-    /// `limit_bytes` are held, but none of `keep` and none that is coming.
-    /// Gives the bytes freed.
+    /// Removes the blobs that were not used for longest until no more than the limit
+    /// are held, but none that is kept and none that is coming. Gives the bytes freed.
     ///
     /// # Errors
     /// The folder cannot be read or a file not be removed.
-    pub async fn evict(&self, keep: &BTreeSet<Digest>, limit_bytes: u64) -> Result<u64, BlobError> {
-        let files = self.list().await.map_err(disk(&self.dir))?;
-        let is_kept = |path: &Path| {
-            let name = path.file_stem().and_then(|n| n.to_str());
-            let digest = name.and_then(|n| n.parse::<Digest>().ok());
-            digest.is_some_and(|d| keep.contains(&d) || self.is_wanted(&d))
+    pub async fn evict(&self) -> Result<u64, BlobError> {
+        let files = self.list().await?;
+        self.evict_of(files, self.limit_bytes).await
+    }
+
+    /// Makes room for `bytes`; whether there is.
+    async fn has_room_for(&self, bytes: u64) -> Result<bool, BlobError> {
+        let Some(limit_bytes) = self.limit_bytes.checked_sub(bytes) else {
+            return Ok(false);
         };
+        let files = self.list().await?;
+        let held: u64 = files.iter().map(|f| f.bytes).sum();
+        let freed = self.evict_of(files, limit_bytes).await?;
+        Ok(held.saturating_sub(freed) <= limit_bytes)
+    }
+
+    async fn evict_of(&self, files: Vec<Cached>, limit_bytes: u64) -> Result<u64, BlobError> {
+        let kept = self
+            .kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let is_kept =
+            |path: &Path| digest_of(path).is_some_and(|d| kept.contains(&d) || self.is_wanted(&d));
         let mut freed = 0;
         for file in to_evict(files, is_kept, limit_bytes) {
             let removed = tokio::fs::remove_file(&file.path).await;
             removed.map_err(disk(&file.path))?;
+            if let Some(digest) = digest_of(&file.path) {
+                self.inventory.remove(&digest);
+            }
             freed += file.bytes;
         }
         Ok(freed)
     }
 
-    async fn list(&self) -> io::Result<Vec<Cached>> {
-        let mut entries = tokio::fs::read_dir(&self.dir).await?;
-        let mut files = Vec::new();
-        while let Some(entry) = entries.next_entry().await? {
-            let metadata = entry.metadata().await?;
-            if metadata.is_file() {
-                files.push(Cached {
-                    path: entry.path(),
-                    bytes: metadata.len(),
-                    used: metadata.modified()?,
-                });
-            }
-        }
-        Ok(files)
+    async fn list(&self) -> Result<Vec<Cached>, BlobError> {
+        let dir = self.dir.clone();
+        let listed = tokio::task::spawn_blocking(move || list(&dir)).await;
+        let listed = listed.map_err(io::Error::other).and_then(|files| files);
+        listed.map_err(disk(&self.dir))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -144,9 +202,35 @@ impl BlobSource for Blobs {
                 touch(&path).await;
                 Ok(path)
             }
-            _ => self.fetch(digest, bytes).await,
+            _ => {
+                self.inventory.remove(digest);
+                let path = self.fetch(digest, bytes).await?;
+                self.inventory.add(digest);
+                Ok(path)
+            }
         }
     }
+}
+
+fn list(dir: &Path) -> io::Result<Vec<Cached>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_file() {
+            files.push(Cached {
+                path: entry.path(),
+                bytes: metadata.len(),
+                used: metadata.modified()?,
+            });
+        }
+    }
+    Ok(files)
+}
+
+/// Of the blob in the file at `path`, or that is to come there.
+fn digest_of(path: &Path) -> Option<Digest> {
+    path.file_stem()?.to_str()?.parse().ok()
 }
 
 /// What to remove, in order, so that the rest fits into `limit_bytes`.

@@ -52,9 +52,11 @@ impl Operator {
             Some(file) => Some(bearer(file).await.map_err(|e| with_causes(&e))?),
             None => None,
         };
-        Ok(ControlClient::with_interceptor(channel, Authorization(token))
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+        Ok(
+            ControlClient::with_interceptor(channel, Authorization(token))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
     }
 
     /// Lets go of the connection, which may be one to an operator that is gone.

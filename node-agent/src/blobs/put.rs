@@ -1,19 +1,19 @@
 //! Blobs into the operator's store.
 
-use super::Blobs;
+use super::{Blobs, pace};
 use crate::net::Backoff;
+use crate::telemetry::Telemetry;
 use lamina_model::Digest;
 use lamina_proto::control::PutBlobChunk;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-const CHUNK_BYTES: usize = 256 << 10;
 /// With the waits between them, about half a minute: an operator that restarts
 /// is back by then.
 const TRIES: u32 = 8;
@@ -106,9 +106,10 @@ impl Blobs {
         content: impl AsyncRead + Unpin + Send,
     ) -> Result<(), Failed> {
         let mut client = self.operator.client().await.map_err(Failed::NoClient)?;
-        let (sender, receiver) = mpsc::channel(2);
+        let (sender, receiver) = mpsc::channel(1);
         let call = client.put_blob(ReceiverStream::new(receiver));
-        let (fed, reply) = tokio::join!(feed(digest, content, sender), call);
+        let feeding = feed(digest, content, sender, &self.telemetry);
+        let (fed, reply) = tokio::join!(feeding, call);
         fed.map_err(Failed::Read)?;
         reply.map(|_| ()).map_err(Failed::Call)
     }
@@ -162,17 +163,21 @@ impl Tries {
     }
 }
 
-/// Sends `content` in chunks until its end, or until nobody takes them.
+/// Sends `content` in chunks until its end, or until nobody takes them. Requests have
+/// the link first, as when fetching: a chunk takes as long to be taken as the one
+/// before it takes to leave.
 async fn feed(
     digest: &Digest,
     mut content: impl AsyncRead + Unpin,
     chunks: mpsc::Sender<PutBlobChunk>,
+    telemetry: &Telemetry,
 ) -> io::Result<()> {
     let mut digest = digest.to_string();
     loop {
-        let mut data = Vec::with_capacity(CHUNK_BYTES);
+        let under_way = telemetry.requests_under_way();
+        let mut data = Vec::new();
         let read = (&mut content)
-            .take(CHUNK_BYTES as u64)
+            .take(pace::chunk_bytes(under_way, u64::MAX))
             .read_to_end(&mut data)
             .await?;
         let is_first = !digest.is_empty();
@@ -183,10 +188,14 @@ async fn feed(
             digest: std::mem::take(&mut digest),
             data: data.into(),
         };
+        let start = Instant::now();
         // The call has ended and says why.
         if chunks.send(chunk).await.is_err() {
             return Ok(());
         }
+        let took = start.elapsed();
+        let under_way = telemetry.requests_under_way().max(under_way);
+        tokio::time::sleep(pace::pause(under_way, took)).await;
     }
 }
 

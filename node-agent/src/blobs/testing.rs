@@ -23,6 +23,8 @@ pub(crate) struct Held {
     pub(crate) asked: Vec<(u64, u64)>,
     /// Digests in the order in which they were put.
     pub(crate) put: Vec<String>,
+    /// Chunks of each call of PutBlob.
+    pub(crate) put_chunks: Vec<usize>,
     /// Ranges from this offset on end in an error after half of them.
     pub(crate) breaks_at: Option<u64>,
     /// So many calls of PutBlob are refused for now.
@@ -115,7 +117,9 @@ impl Control for Store {
         let mut chunks = request.into_inner();
         let mut name = String::new();
         let mut content = Vec::new();
+        let mut count = 0;
         while let Some(chunk) = chunks.message().await? {
+            count += 1;
             name.push_str(&chunk.digest);
             content.extend_from_slice(&chunk.data);
         }
@@ -127,6 +131,7 @@ impl Control for Store {
         if Digest::of(&content).as_str() != name {
             return Err(Status::invalid_argument("the content is another"));
         }
+        held.put_chunks.push(count);
         held.put.push(name.clone());
         let existed = held.blobs.insert(name, content).is_some();
         Ok(Response::new(PutBlobReply { existed }))

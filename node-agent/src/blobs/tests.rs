@@ -13,16 +13,27 @@ struct Cache {
 
 impl Cache {
     fn new(address: &str) -> Self {
-        Self::with_token(address, None)
+        Self::with(address, BlobOptions::default())
     }
 
-    fn with_token(address: &str, token_file: Option<PathBuf>) -> Self {
+    fn with_limit(address: &str, limit_bytes: u64) -> Self {
+        let options = BlobOptions {
+            limit_bytes,
+            ..BlobOptions::default()
+        };
+        Self::with(address, options)
+    }
+
+    fn with(address: &str, options: BlobOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let telemetry = Telemetry::default();
         let endpoint = OperatorEndpoint::default();
         endpoint.set(address);
-        let dir = folder.path().join("blobs");
-        let blobs = Blobs::open(dir, endpoint.clone(), telemetry.clone(), token_file);
+        let options = BlobOptions {
+            dir: folder.path().join("blobs"),
+            ..options
+        };
+        let blobs = Blobs::open(options, endpoint.clone(), telemetry.clone());
         Self {
             blobs: Arc::new(blobs.unwrap()),
             telemetry,
@@ -213,7 +224,11 @@ async fn the_token_goes_along_as_it_is_now() {
     let (address, _server) = store.serve().await;
     let tokens = tempfile::tempdir().unwrap();
     let file = tokens.path().join("token");
-    let cache = Cache::with_token(&address, Some(file.clone()));
+    let options = BlobOptions {
+        token_file: Some(file.clone()),
+        ..BlobOptions::default()
+    };
+    let cache = Cache::with(&address, options);
     for token in ["1", "2"] {
         std::fs::write(&file, format!("{token}\n")).unwrap();
         let digest = Digest::of(token.as_bytes());
@@ -269,21 +284,133 @@ async fn a_file_of_other_content_is_refused_at_once() {
 #[tokio::test]
 async fn the_longest_unused_go_first_and_the_kept_never() {
     let (address, _server) = Store::with(&[b"old", b"new", b"kept"]).serve().await;
-    let cache = Cache::new(&address);
-    let ensure = async |content: &[u8]| {
-        let digest = Digest::of(content);
-        let bytes = content.len() as u64;
-        cache.blobs.ensure(&digest, bytes).await.unwrap()
+    for (limit, freed, left) in [(10, 0, 3), (7, 3, 2), (0, 6, 1)] {
+        let cache = Cache::with_limit(&address, limit);
+        let ensure = async |content: &[u8]| {
+            let digest = Digest::of(content);
+            let bytes = content.len() as u64;
+            cache.blobs.ensure(&digest, bytes).await.unwrap()
+        };
+        ensure(b"kept").await;
+        let new = ensure(b"new").await;
+        ensure(b"old").await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        ensure(b"new").await;
+        cache.blobs.keep([Digest::of(b"kept")].into());
+        assert_eq!(cache.blobs.evict().await, Ok(freed), "{limit}");
+        assert_eq!(cache.names().len(), left, "{limit}");
+        assert_eq!(cache.blobs.held().len(), left, "{limit}");
+        assert_eq!(new.exists(), limit > 0, "{limit}");
+        assert!(cache.names().contains(&Digest::of(b"kept").to_string()));
+    }
+}
+
+#[tokio::test]
+async fn the_inventory_follows_the_folder() {
+    let (address, _server) = Store::with(&[b"one", b"two"]).serve().await;
+    let cache = Cache::with_limit(&address, 0);
+    let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+    assert!(cache.blobs.held().is_empty());
+    cache.blobs.ensure(&one, 3).await.unwrap();
+    assert_eq!(cache.blobs.changes().came, [one.clone()].into());
+    cache.blobs.ensure(&two, 3).await.unwrap();
+    cache.blobs.keep([two.clone()].into());
+    cache.blobs.evict().await.unwrap();
+    let changes = cache.blobs.changes();
+    assert_eq!(
+        (changes.came, changes.gone),
+        ([two.clone()].into(), [one].into())
+    );
+    // After a restart, too; a part that came is no blob.
+    let dir = cache.folder.path().join("blobs");
+    std::fs::write(dir.join(format!("{}.part", Digest::of(b"half"))), b"ha").unwrap();
+    let options = BlobOptions {
+        dir,
+        ..BlobOptions::default()
     };
-    ensure(b"kept").await;
-    let new = ensure(b"new").await;
-    ensure(b"old").await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    ensure(b"new").await;
-    let keep = BTreeSet::from([Digest::of(b"kept")]);
-    assert_eq!(cache.blobs.evict(&keep, 10).await, Ok(0));
-    assert_eq!(cache.blobs.evict(&keep, 7).await, Ok(3));
-    assert!(new.exists());
-    assert_eq!(cache.blobs.evict(&keep, 0).await, Ok(3));
-    assert_eq!(cache.names(), [Digest::of(b"kept").to_string()]);
+    let again = Blobs::open(options, cache.endpoint.clone(), Telemetry::default()).unwrap();
+    assert_eq!(again.held(), [two].into());
+}
+
+#[tokio::test]
+async fn a_store_that_lost_its_blobs_is_filled_again() {
+    let store = Store::with(&[b"one", b"two"]);
+    let (address, _server) = store.serve().await;
+    let cache = Cache::new(&address);
+    let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+    for digest in [&one, &two] {
+        cache.blobs.ensure(digest, 3).await.unwrap();
+    }
+    store.0.lock().unwrap().blobs.clear();
+    let blobs = Arc::clone(&cache.blobs);
+    let refilling = tokio::spawn(async move { blobs.refill().await });
+    let never_held = Digest::of(b"never held");
+    cache.blobs.want([two.clone(), never_held, one.clone()]);
+    let begin = Instant::now();
+    while store.0.lock().unwrap().put.len() < 2 {
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // One that was lost meanwhile is left out and told.
+    let path = cache.blobs.ensure(&one, 3).await.unwrap();
+    std::fs::remove_file(path).unwrap();
+    cache.blobs.held();
+    cache.blobs.want([one.clone(), two.clone()]);
+    while store.0.lock().unwrap().put.len() < 3 {
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    while cache.blobs.changes().gone != [one.clone()].into() {
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    refilling.abort();
+    let held = store.0.lock().unwrap();
+    assert_eq!(held.blobs[one.as_str()], b"one");
+    assert_eq!(held.blobs[two.as_str()], b"two");
+}
+
+#[tokio::test]
+async fn what_is_sent_leaves_half_of_the_link_to_requests() {
+    let store = Store::default();
+    let (address, _server) = store.serve().await;
+    let cache = Cache::new(&address);
+    let large = content(400_000);
+    let quiet = Instant::now();
+    cache.blobs.put_bytes(&large).await.unwrap();
+    let quiet = quiet.elapsed();
+    let _request = cache.telemetry.request_began();
+    let sizes = pace::chunk_bytes(cache.telemetry.requests_under_way(), 400_000);
+    assert_eq!(sizes, 64 << 10);
+    let busy = Instant::now();
+    cache.blobs.put_bytes(&large).await.unwrap();
+    // In smaller pieces with pauses, and it ends.
+    assert!(busy.elapsed() < quiet + Duration::from_secs(5));
+    let chunks = &store.0.lock().unwrap().put_chunks;
+    assert_eq!((chunks[0], chunks[1]), (2, 7));
+}
+
+#[tokio::test]
+async fn what_was_prepared_here_stays_as_far_as_there_is_room() {
+    let (address, _server) = Store::with(&[b"old", b"kept"]).serve().await;
+    let cache = Cache::with_limit(&address, 10);
+    let file = cache.folder.path().join("block.pt");
+    std::fs::write(&file, b"block").unwrap();
+    let block = Digest::of(b"block");
+    cache.blobs.ensure(&Digest::of(b"kept"), 4).await.unwrap();
+    cache.blobs.keep([Digest::of(b"kept")].into());
+    cache.blobs.ensure(&Digest::of(b"old"), 3).await.unwrap();
+    cache.blobs.adopt_file(&block, &file).await;
+    std::fs::remove_file(&file).unwrap();
+    // What nothing keeps made room; it needs no fetching.
+    let held = [block.clone(), Digest::of(b"kept")].into();
+    assert_eq!(cache.blobs.held(), held);
+    let path = cache.blobs.ensure(&block, 5).await.unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), b"block");
+    let manifest = Digest::of(b"manifest");
+    cache.blobs.adopt_bytes(&manifest, b"manifest".into()).await;
+    assert!(!cache.blobs.held().contains(&manifest));
+    let small = Digest::of(b"small");
+    cache.blobs.adopt_bytes(&small, b"small".into()).await;
+    assert!(cache.blobs.held().contains(&small));
 }

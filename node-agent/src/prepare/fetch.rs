@@ -1,7 +1,7 @@
 //! The source of a model by http or https.
 
-use crate::causes::with_causes;
 use super::{Failure, Reason, Step, StepName};
+use crate::causes::with_causes;
 use lamina_model::Digest;
 use reqwest::{Client, Response, Url};
 use sha2::{Digest as _, Sha256};

@@ -75,8 +75,13 @@ pub async fn run_job(
     cancel: CancellationToken,
 ) {
     let mut updates = Updates::new(job.job.clone(), updates);
-    let outcome = match tempfile::tempdir_in(&tools.work_dir) {
-        Ok(folder) => work(&job, &tools, &folder, &mut updates, &cancel).await,
+    let outcome = match new_folder(tools.work_dir.clone()).await {
+        Ok(folder) => {
+            let outcome = work(&job, &tools, &folder, &mut updates, &cancel).await;
+            // Gigabytes, perhaps.
+            let _ = tokio::task::spawn_blocking(move || drop(folder)).await;
+            outcome
+        }
         Err(e) => Some(Err(Failure::retryable(
             Reason::PrepareFailed,
             format!("cannot make a folder for the job: {e}"),
@@ -86,6 +91,11 @@ pub async fn run_job(
         Some(outcome) => updates.end(outcome).await,
         None => tracing::info!(job = job.job, "preparing was cancelled"),
     }
+}
+
+async fn new_folder(work_dir: PathBuf) -> io::Result<TempDir> {
+    let made = tokio::task::spawn_blocking(move || tempfile::tempdir_in(work_dir)).await;
+    made.map_err(io::Error::other)?
 }
 
 /// The manifest's digest, or `None` when cancelled.
@@ -169,7 +179,8 @@ fn named(mut failure: Failure, source: &Path, uri: &str) -> Failure {
     failure
 }
 
-/// Stores blocks and probe, and the manifest last: who has it has all.
+/// Stores blocks and probe, and the manifest last: who has it has all. They stay in
+/// the cache here, too.
 async fn store(
     blobs: &Blobs,
     manifest: &Manifest,
@@ -184,13 +195,16 @@ async fn store(
         let path = dir.join(format!("{digest}.{extension}"));
         let stored = blobs.put_file(digest, &path).await;
         stored.map_err(|e| not_stored(&e))?;
+        blobs.adopt_file(digest, &path).await;
     }
     updates.progress(storing(total - 1, total));
     let json = serde_json::to_vec(manifest).map_err(|e| {
         let what = format!("the manifest cannot be written: {e}");
         Failure::new(Reason::PrepareFailed, what)
     })?;
-    blobs.put_bytes(&json).await.map_err(|e| not_stored(&e))
+    let digest = blobs.put_bytes(&json).await.map_err(|e| not_stored(&e))?;
+    blobs.adopt_bytes(&digest, json).await;
+    Ok(digest)
 }
 
 const fn storing(done: u64, total: u64) -> Step {

@@ -1,6 +1,6 @@
 use super::*;
-use crate::blobs::Blobs;
 use crate::blobs::testing::Store;
+use crate::blobs::{BlobOptions, Blobs};
 use crate::net::OperatorEndpoint;
 use crate::telemetry::Telemetry;
 use clap::Parser as _;
@@ -70,7 +70,12 @@ impl Lab {
         let endpoint = OperatorEndpoint::default();
         endpoint.set(&address);
         let cache = folder.path().join("cache");
-        let blobs = Blobs::open(cache, endpoint, Telemetry::default(), None).unwrap();
+        let options = BlobOptions {
+            dir: cache,
+            limit_bytes: 1 << 30,
+            token_file: None,
+        };
+        let blobs = Blobs::open(options, endpoint, Telemetry::default()).unwrap();
         let work = folder.path().join("work");
         // The harness has threads, for which Landlock does not hold; what the
         // lock does is shown with the real program in `tests/hostile.rs`.

@@ -1,8 +1,8 @@
 //! /livez, /readyz and /metrics.
 
 use crate::serve::engine::Engine;
-use crate::telemetry::Telemetry;
 use crate::serve::slices::Slices;
+use crate::telemetry::Telemetry;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -124,9 +124,9 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blobs::Blobs;
-    use crate::serve::engine::fake::FakeEngine;
+    use crate::blobs::{BlobOptions, Blobs};
     use crate::net::OperatorEndpoint;
+    use crate::serve::engine::fake::FakeEngine;
     use crate::telemetry::{Outcome, RequestKey, RequestSample};
     use axum::body::{Body, to_bytes};
     use tower::ServiceExt as _;
@@ -136,7 +136,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let telemetry = Telemetry::default();
         let endpoint = OperatorEndpoint::default();
-        let blobs = Blobs::open(dir.path().into(), endpoint, telemetry.clone(), None).unwrap();
+        let options = BlobOptions {
+            dir: dir.path().into(),
+            ..BlobOptions::default()
+        };
+        let blobs = Blobs::open(options, endpoint, telemetry.clone()).unwrap();
         let engine = Arc::new(FakeEngine::default());
         let slices = Slices::new(engine.clone(), Arc::new(blobs), Arc::default());
         let key = RequestKey {

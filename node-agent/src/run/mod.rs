@@ -7,16 +7,18 @@ mod capacity;
 
 pub use args::{LogFormat, RunArgs};
 
-use crate::blobs::Blobs;
-use crate::serve::data_plane::DataPlane;
-use crate::serve::engine::{Engine, TorchEngine, TorchOptions};
-use crate::wish::{Follower, LedgerFile, Publisher, Seen};
-use crate::prepare::{CellArgs, Program, Tools, run_job};
-use crate::serve::routes::Routes;
-use crate::session::{self, JobStarter, Jobs, SessionConfig};
+use crate::blobs::{BlobOptions, Blobs};
+use crate::measure::Prober;
 use crate::net::{OperatorEndpoint, Peers};
-use crate::telemetry::Telemetry;
+use crate::prepare::{CellArgs, Program, Tools, run_job};
+use crate::serve::data_plane::DataPlane;
+use crate::serve::directory::{self, Directory, DirectoryFile};
+use crate::serve::engine::{Engine, TorchEngine, TorchOptions};
+use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
+use crate::session::{self, JobStarter, Jobs, SessionConfig};
+use crate::telemetry::Telemetry;
+use crate::wish::{Follower, Ledger, LedgerFile, Publisher, Seen};
 use admin::Admin;
 use anyhow::{Context as _, Result};
 use kube::{Api, Client};
@@ -28,6 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Forwards before a slice counts as ready.
 const WARMUP_RUNS: u32 = 3;
@@ -69,13 +72,12 @@ fn init_tracing(format: LogFormat) {
 async fn agent(args: &RunArgs) -> Result<()> {
     let telemetry = Telemetry::default();
     let endpoint = OperatorEndpoint::default();
-    let token = Some(args.token_file.clone());
-    let blob_dir = args.cache_dir.join("blobs");
-    let blobs = Blobs::open(blob_dir, endpoint.clone(), telemetry.clone(), token)
-        .context("the cache folder cannot be used")?;
-    let blobs = Arc::new(blobs);
-    let file = LedgerFile::in_dir(&args.cache_dir);
-    let ledger = file.read()?;
+    let Cached {
+        blobs,
+        ledger,
+        ledger_file,
+        directory,
+    } = cached(args, &endpoint, &telemetry).await?;
 
     let measured = args.cache_dir.clone();
     let capacity = tokio::task::spawn_blocking(move || capacity::capacity(&measured)).await?;
@@ -91,7 +93,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
 
     let changed = Arc::new(Notify::new());
     let slices = Slices::new(Arc::clone(&engine), blobs.clone(), Arc::clone(&changed));
-    let routes = Routes::new(&args.node_name, Arc::clone(&changed));
+    let routes = Routes::new(Arc::clone(&changed));
     let seen = watch::Sender::new(Seen {
         generation: ledger.generation,
         ..Seen::default()
@@ -110,28 +112,30 @@ async fn agent(args: &RunArgs) -> Result<()> {
         seen: seen.subscribe(),
         changed,
     };
-    let follower = Follower {
+    let mut follower = Follower::new(
         ledger,
-        file,
-        slices: slices.clone(),
-        routes: routes.clone(),
-        endpoint: endpoint.clone(),
-        blobs: Arc::clone(&blobs),
-        cache_limit_bytes: args.cache_size / 4 * 3,
+        ledger_file,
+        (slices.clone(), routes.clone()),
+        endpoint.clone(),
+        Arc::clone(&blobs),
         seen,
-        is_unwritten: false,
-    };
+    );
     follower.resume();
+    let peers = Peers::default();
+    let prober = Prober::new(peers.clone());
+    let keeping = directory::keep(directory.clone(), DirectoryFile::in_dir(&args.cache_dir));
     session::spawn(SessionConfig {
         node: args.node_name.clone(),
         address: args.address(),
         token_file: args.token_file.clone(),
         cpu_millis: capacity.cpu_millis,
         endpoint,
-        peers: Peers::default(),
+        peers,
         telemetry: telemetry.clone(),
-        inbound: blobs.inbound(),
-        jobs: Jobs::new(job_starter(Arc::clone(&blobs), args)?),
+        blobs: Arc::clone(&blobs),
+        directory: directory.clone(),
+        prober: prober.clone(),
+        jobs: Jobs::new(job_starter(Arc::clone(&blobs), args).await?),
     })
     .context("cannot start the session's thread")?;
 
@@ -141,16 +145,53 @@ async fn agent(args: &RunArgs) -> Result<()> {
         data_plane: DataPlane {
             node: args.node_name.as_str().into(),
             routes,
+            directory,
+            round_trip: Arc::new(move |node: &str| prober.rtt(node)),
             slices,
-            blobs,
+            blobs: blobs.clone(),
             telemetry,
             ready,
         },
+        blobs,
         follower,
         publisher,
         set_ready,
     };
+    let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
     parts.serve(args, api).await
+}
+
+/// What the cache folder holds.
+struct Cached {
+    blobs: Arc<Blobs>,
+    ledger: Ledger,
+    ledger_file: LedgerFile,
+    directory: Directory,
+}
+
+async fn cached(
+    args: &RunArgs,
+    endpoint: &OperatorEndpoint,
+    telemetry: &Telemetry,
+) -> Result<Cached> {
+    let (dir, endpoint, telemetry) = (args.cache_dir.clone(), endpoint.clone(), telemetry.clone());
+    let options = BlobOptions {
+        dir: dir.join("blobs"),
+        limit_bytes: args.cache_size / 4 * 3,
+        token_file: Some(args.token_file.clone()),
+    };
+    let reading = tokio::task::spawn_blocking(move || -> Result<Cached> {
+        let blobs =
+            Blobs::open(options, endpoint, telemetry).context("the cache folder cannot be used")?;
+        let ledger_file = LedgerFile::in_dir(&dir);
+        Ok(Cached {
+            blobs: Arc::new(blobs),
+            ledger: ledger_file.read()?,
+            ledger_file,
+            directory: Directory::with(DirectoryFile::in_dir(&dir).read()),
+        })
+    });
+    reading.await?
 }
 
 /// Threads inside one forward: whole processors only.
@@ -161,6 +202,7 @@ fn threads(cpu_millis: u64) -> u32 {
 /// What runs side by side.
 struct Parts {
     admin: Admin,
+    blobs: Arc<Blobs>,
     data_plane: DataPlane,
     follower: Follower,
     publisher: Publisher,
@@ -183,6 +225,11 @@ impl Parts {
         beside.spawn(async move {
             publisher.run().await;
             Ok("the report")
+        });
+        let blobs = self.blobs;
+        beside.spawn(async move {
+            blobs.refill().await;
+            Ok("the refilling of the store")
         });
         let admin = self.admin.serve(probes, admin_ends.clone());
         beside.spawn(async move { admin.await.map(|()| "the admin server").map_err(Into::into) });
@@ -226,14 +273,16 @@ async fn signalled() -> Result<&'static str> {
 }
 
 /// Prepares models on the main runtime, away from the session's thread.
-fn job_starter(blobs: Arc<Blobs>, args: &RunArgs) -> Result<JobStarter> {
+async fn job_starter(blobs: Arc<Blobs>, args: &RunArgs) -> Result<JobStarter> {
     let cell = CellArgs {
         allow_unsandboxed: args.allow_unsandboxed,
         ..CellArgs::default()
     };
     let program = Program::this(cell).context("cannot find this program's own file")?;
-    let tools = Tools::new(blobs, program, args.cache_dir.join("work"))
-        .context("the folder for preparing cannot be used")?;
+    let work_dir = args.cache_dir.join("work");
+    // Empties the folder first.
+    let tools = tokio::task::spawn_blocking(move || Tools::new(blobs, program, work_dir)).await?;
+    let tools = tools.context("the folder for preparing cannot be used")?;
     let runtime = tokio::runtime::Handle::current();
     Ok(Arc::new(move |job, updates, cancel| {
         let tools = tools.clone();

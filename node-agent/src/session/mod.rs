@@ -10,12 +10,14 @@ mod stream;
 
 pub(crate) use jobs::{JobStarter, Jobs};
 
-use crate::blobs::InboundTransfers;
+use crate::blobs::Blobs;
 use crate::measure::Prober;
 use crate::net::{OperatorEndpoint, Peers};
+use crate::serve::directory::Directory;
 use crate::telemetry::Telemetry;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// What the session speaks for, and what it feeds.
@@ -36,8 +38,12 @@ pub(crate) struct SessionConfig {
     pub(crate) peers: Peers,
     /// Drained each second.
     pub(crate) telemetry: Telemetry,
-    /// Drained each second.
-    pub(crate) inbound: InboundTransfers,
+    /// Told to the operator, whose transfers into them are drained each second.
+    pub(crate) blobs: Arc<Blobs>,
+    /// Filled with what the operator tells.
+    pub(crate) directory: Directory,
+    /// Measures the links to the peers.
+    pub(crate) prober: Prober,
     /// Prepare jobs.
     pub(crate) jobs: Jobs,
 }
@@ -54,9 +60,8 @@ pub(crate) fn spawn(config: SessionConfig) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name("session".to_owned())
         .spawn(move || {
-            let prober = Prober::new(config.peers.clone());
             runtime.block_on(async {
-                tokio::join!(prober.clone().run(), stream::run(config, prober));
+                tokio::join!(config.prober.clone().run(), stream::run(config));
             });
         })
 }

@@ -1,12 +1,15 @@
 //! From a window of telemetry to messages. Pure.
 
-use crate::blobs::InboundTransfer;
+use crate::blobs::{InboundTransfer, InventoryChanges};
 use crate::measure::estimate::{median, percentile};
 use crate::telemetry::{Outcome, Window};
+use lamina_model::Digest;
 use lamina_proto::control::agent_message::Message;
 use lamina_proto::control::{
-    LinkSample, LinkSamples, ModelRequests, RequestStats, SegmentTiming, SegmentTimings,
+    BlobInventory, LinkSample, LinkSamples, ModelRequests, RequestStats, SegmentTiming,
+    SegmentTimings,
 };
+use std::collections::BTreeSet;
 
 /// A piece of a blob below this says nothing about bandwidth.
 const LEAST_INBOUND_BYTES: u64 = 32 * 1024;
@@ -26,6 +29,50 @@ pub(super) fn messages(window: &Window, links: Vec<LinkSample>) -> Vec<Message> 
         all.push(Message::Requests(requests(window)));
     }
     all
+}
+
+/// Digests in one message, which stays small.
+const DIGESTS: usize = 1000;
+
+/// Messages for all blobs held: the first begins anew, the others add to it.
+pub(super) fn whole_inventory(held: BTreeSet<Digest>) -> impl Iterator<Item = BlobInventory> {
+    let mut chunks = chunked(held);
+    // There is one even where nothing is held.
+    let first = chunks.next().unwrap_or_default();
+    let first = BlobInventory {
+        held: first,
+        complete: true,
+        gone: Vec::new(),
+    };
+    [first].into_iter().chain(chunks.map(came))
+}
+
+/// Messages for the blobs that came and went.
+pub(super) fn changed_inventory(changes: InventoryChanges) -> impl Iterator<Item = BlobInventory> {
+    let gone = chunked(changes.gone).map(|gone| BlobInventory {
+        gone,
+        ..BlobInventory::default()
+    });
+    gone.chain(chunked(changes.came).map(came))
+}
+
+fn came(held: Vec<String>) -> BlobInventory {
+    BlobInventory {
+        held,
+        ..BlobInventory::default()
+    }
+}
+
+fn chunked(digests: BTreeSet<Digest>) -> impl Iterator<Item = Vec<String>> {
+    let mut digests = digests.into_iter();
+    std::iter::from_fn(move || {
+        let chunk: Vec<String> = digests
+            .by_ref()
+            .take(DIGESTS)
+            .map(|d| d.to_string())
+            .collect();
+        (!chunk.is_empty()).then_some(chunk)
+    })
 }
 
 /// The link from the operator's node, out of the pieces of blobs that arrived; the
@@ -154,5 +201,40 @@ mod tests {
         assert!((sample.bytes_per_second - 1e6).abs() < 1.0);
         assert_eq!(inbound_sample("", &arrived, 0.02), None);
         assert_eq!(inbound_sample("cloud-1", &arrived[2..], 0.02), None);
+    }
+
+    #[test]
+    fn an_inventory_comes_in_small_messages() {
+        let digest = |i: usize| Digest::of(&i.to_le_bytes());
+        let held: BTreeSet<Digest> = (0..2001).map(digest).collect();
+        let all: Vec<BlobInventory> = whole_inventory(held.clone()).collect();
+        let shape = |all: &[BlobInventory]| {
+            let one = |m: &BlobInventory| (m.complete, m.held.len(), m.gone.len());
+            all.iter().map(one).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            shape(&all),
+            [(true, 1000, 0), (false, 1000, 0), (false, 1, 0)]
+        );
+        let told: BTreeSet<String> = all.into_iter().flat_map(|m| m.held).collect();
+        assert_eq!(told, held.iter().map(ToString::to_string).collect());
+        let none: Vec<BlobInventory> = whole_inventory(BTreeSet::new()).collect();
+        assert_eq!(shape(&none), [(true, 0, 0)]);
+
+        assert_eq!(changed_inventory(InventoryChanges::default()).count(), 0);
+        let changes = InventoryChanges {
+            came: held,
+            gone: [digest(5000)].into(),
+        };
+        let changes: Vec<BlobInventory> = changed_inventory(changes).collect();
+        assert_eq!(
+            shape(&changes),
+            [
+                (false, 0, 1),
+                (false, 1000, 0),
+                (false, 1000, 0),
+                (false, 1, 0)
+            ]
+        );
     }
 }

@@ -1,8 +1,8 @@
 use super::SessionConfig;
-use super::report::{inbound_sample, messages};
+use super::report::{changed_inventory, inbound_sample, messages, whole_inventory};
 use crate::causes::with_causes;
+use crate::measure::{CpuMeter, memory_free_bytes};
 use crate::net::{Backoff, DialError, Profile, bearer, connect};
-use crate::measure::{CpuMeter, Prober, memory_free_bytes};
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::control::agent_message::Message;
 use lamina_proto::control::control_client::ControlClient;
@@ -39,7 +39,7 @@ enum SessionEnd {
 }
 
 /// Keeps a session open for as long as the process lives.
-pub(super) async fn run(config: SessionConfig, prober: Prober) {
+pub(super) async fn run(config: SessionConfig) {
     let mut endpoint = config.endpoint.subscribe();
     let mut meter = CpuMeter::new(config.cpu_millis);
     let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
@@ -52,7 +52,7 @@ pub(super) async fn run(config: SessionConfig, prober: Prober) {
             continue;
         }
         let begin = tokio::time::Instant::now();
-        let end = session(&config, &prober, &address, &mut endpoint, &mut meter).await;
+        let end = session(&config, &address, &mut endpoint, &mut meter).await;
         if begin.elapsed() >= GOOD_SESSION || matches!(end, SessionEnd::Moved) {
             backoff.reset();
         }
@@ -65,7 +65,6 @@ pub(super) async fn run(config: SessionConfig, prober: Prober) {
 
 async fn session(
     config: &SessionConfig,
-    prober: &Prober,
     address: &str,
     endpoint: &mut watch::Receiver<String>,
     meter: &mut CpuMeter,
@@ -78,8 +77,10 @@ async fn session(
         Err(_) => return SessionEnd::Stuck,
     };
     tracing::info!(operator = address, "session open");
-    for update in config.jobs.last_updates() {
-        if send(&sender, Message::Prepare(update)).await.is_err() {
+    let held = whole_inventory(config.blobs.held()).map(Message::Blobs);
+    let updates = config.jobs.last_updates().into_iter().map(Message::Prepare);
+    for message in held.chain(updates) {
+        if send(&sender, message).await.is_err() {
             return SessionEnd::Stuck;
         }
     }
@@ -89,7 +90,7 @@ async fn session(
     loop {
         tokio::select! {
             _ = beat.tick() => {
-                if report(config, prober, meter, &operator_node, &sender).await.is_err() {
+                if report(config, meter, &operator_node, &sender).await.is_err() {
                     return SessionEnd::Stuck;
                 }
             }
@@ -156,7 +157,6 @@ async fn send(sender: &mpsc::Sender<AgentMessage>, message: Message) -> Result<(
 /// The heartbeat, and all that was seen since the last.
 async fn report(
     config: &SessionConfig,
-    prober: &Prober,
     meter: &mut CpuMeter,
     operator_node: &str,
     sender: &mpsc::Sender<AgentMessage>,
@@ -168,12 +168,14 @@ async fn report(
     };
     send(sender, Message::Heartbeat(heartbeat)).await?;
     let window = config.telemetry.drain();
+    let prober = &config.prober;
     prober.passive(&window.transfers);
     let mut links = prober.drain();
-    let arrived = config.inbound.drain();
+    let arrived = config.blobs.inbound().drain();
     let rtt = prober.rtt(operator_node).unwrap_or(0.0);
     links.extend(inbound_sample(operator_node, &arrived, rtt));
-    for message in messages(&window, links) {
+    let changes = changed_inventory(config.blobs.changes()).map(Message::Blobs);
+    for message in messages(&window, links).into_iter().chain(changes) {
         send(sender, message).await?;
     }
     Ok(())
@@ -188,6 +190,11 @@ fn obey(config: &SessionConfig, order: OperatorMessage, operator_node: &mut Stri
         }
         Some(Order::Prepare(job)) => config.jobs.begin(job),
         Some(Order::CancelPrepare(cancel)) => config.jobs.cancel(&cancel.job),
+        Some(Order::Directory(directory)) => config.directory.apply(directory),
+        Some(Order::WantBlobs(wanted)) => {
+            let digests = wanted.digests.iter().filter_map(|d| d.parse().ok());
+            config.blobs.want(digests);
+        }
         // An operator of a newer version may say more.
         None => {}
     }

@@ -1,11 +1,14 @@
 use super::*;
-use crate::blobs::InboundTransfers;
-use crate::session::{Jobs, spawn};
+use crate::blobs::{BlobOptions, Blobs};
+use crate::measure::Prober;
 use crate::net::{OperatorEndpoint, Peers};
+use crate::serve::directory::Directory;
+use crate::session::{Jobs, spawn};
 use crate::telemetry::Telemetry;
 use lamina_proto::control::control_server::{Control, ControlServer};
 use lamina_proto::control::{
-    BlobChunk, GetBlobRequest, Peer, Prepare, PrepareUpdate, PutBlobChunk, PutBlobReply, Welcome,
+    BlobChunk, DirectoryModel, GetBlobRequest, Peer, Prepare, PrepareUpdate, PutBlobChunk,
+    PutBlobReply, Welcome,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +47,15 @@ impl Control for FakeOperator {
                     peers: vec![Peer {
                         node: "edge-1".into(),
                         address: "127.0.0.1:1".into(),
+                        every_ms: 0,
+                    }],
+                }),
+                Order::Directory(lamina_proto::control::Directory {
+                    complete: true,
+                    models: vec![DirectoryModel {
+                        namespace: "default".into(),
+                        name: "m".into(),
+                        ..DirectoryModel::default()
                     }],
                 }),
                 Order::Prepare(Prepare {
@@ -91,16 +103,24 @@ async fn operator() -> (String, mpsc::UnboundedReceiver<Message>) {
     (address, messages)
 }
 
-fn config(endpoint: OperatorEndpoint) -> SessionConfig {
+fn config(endpoint: OperatorEndpoint, cache: &std::path::Path) -> SessionConfig {
+    let peers = Peers::default();
+    let options = BlobOptions {
+        dir: cache.to_owned(),
+        ..BlobOptions::default()
+    };
+    let blobs = Blobs::open(options, endpoint.clone(), Telemetry::default()).unwrap();
     SessionConfig {
         node: "cam-1".into(),
         address: "10.0.0.7:8001".into(),
         token_file: "/nowhere".into(),
         cpu_millis: 1000,
         endpoint,
-        peers: Peers::default(),
+        prober: Prober::new(peers.clone()),
+        peers,
         telemetry: Telemetry::default(),
-        inbound: InboundTransfers::default(),
+        blobs: Arc::new(blobs),
+        directory: Directory::default(),
         jobs: Jobs::new(Arc::new(|job, updates, _| {
             let _ = updates.send(PrepareUpdate {
                 job: job.job,
@@ -122,7 +142,11 @@ async fn hello_comes_first_then_heartbeats_even_when_every_core_burns() {
     let (address, mut messages) = operator().await;
     let endpoint = OperatorEndpoint::default();
     endpoint.set(&address);
-    let config = config(endpoint);
+    let cache = tempfile::tempdir().unwrap();
+    let held = lamina_model::Digest::of(b"block").to_string();
+    std::fs::write(cache.path().join(&held), b"block").unwrap();
+    let config = config(endpoint, cache.path());
+    let directory = config.directory.clone();
     let peers = config.peers.clone();
     let stop = Arc::new(AtomicBool::new(false));
     for _ in 0..std::thread::available_parallelism().unwrap().get() * 2 {
@@ -137,6 +161,11 @@ async fn hello_comes_first_then_heartbeats_even_when_every_core_burns() {
         (hello.node.as_str(), hello.address.as_str()),
         ("cam-1", "10.0.0.7:8001")
     );
+    let Message::Blobs(inventory) = next(&mut messages).await else {
+        panic!("no inventory behind it");
+    };
+    assert!(inventory.complete);
+    assert_eq!(inventory.held, [held]);
     let (mut beats, mut job) = (0, false);
     while beats < 3 || !job {
         match next(&mut messages).await {
@@ -150,6 +179,7 @@ async fn hello_comes_first_then_heartbeats_even_when_every_core_burns() {
         assert!(beats < 10, "the job's update did not come");
     }
     stop.store(true, Ordering::Relaxed);
+    assert!(directory.now().get("default/m").is_some());
     assert_eq!(
         peers.list(),
         [("edge-1".to_owned(), "127.0.0.1:1".to_owned())]
@@ -162,7 +192,8 @@ async fn a_session_follows_the_operator_to_another_address() {
     let (second, mut at_second) = operator().await;
     let endpoint = OperatorEndpoint::default();
     endpoint.set("127.0.0.1:1");
-    spawn(config(endpoint.clone())).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    spawn(config(endpoint.clone(), cache.path())).unwrap();
     sleep(Duration::from_millis(300)).await;
     endpoint.set(&first);
     assert!(matches!(next(&mut at_first).await, Message::Hello(_)));
