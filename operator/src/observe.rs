@@ -1,9 +1,9 @@
 //! Puts the world together as plain data.
 
-use crate::state::listed::Listed;
 use crate::prepare::manifests::Loaded;
 use crate::state::ids::{JobId, PlacementKey};
 use crate::state::links::{LinkView, Links, Source};
+use crate::state::listed::Listed;
 use crate::state::snapshot::{
     LiveNode, NodeView, PrepareView, QuestionView, RequestView, Snapshot,
 };

@@ -551,7 +551,8 @@ impl<'a> Look<'a> {
     /// Drops questions of models that are gone or that nobody waits for by now.
     fn forget_questions(&mut self) {
         let is_wanted = |key: &PlacementKey, _: &QuestionView| {
-            self.index.model(&key.model_uid).is_some() && self.out.interest.entries.contains(&key.entry)
+            self.index.model(&key.model_uid).is_some()
+                && self.out.interest.entries.contains(&key.entry)
         };
         let questions = self.snapshot.questions.iter();
         let unwanted = questions.filter(|(key, question)| !is_wanted(key, question));

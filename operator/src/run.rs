@@ -3,7 +3,6 @@
 use crate::health::Health;
 use crate::kube::execute::{Executor, Outcome};
 use crate::kube::objects::Objects;
-use crate::state::listed::Listed;
 use crate::metrics::Metrics;
 use crate::observe::{self, Place, Seen};
 use crate::plan::desk::Desk;
@@ -11,6 +10,7 @@ use crate::prepare::collect;
 use crate::prepare::manifests::{self, Loaded, Manifests};
 use crate::reconcile;
 use crate::state::decision::{Decisions, Interest, StartPrepare};
+use crate::state::listed::Listed;
 use crate::state::memory::Memory;
 use crate::state::time::Moment;
 use crate::store::BlobStore;
@@ -310,9 +310,10 @@ impl<'a> Looks<'a> {
 
     /// Tells agents whose links to measure, where that changed or after a while.
     async fn measure(&mut self, interest: Interest) {
-        let is_due = self.measured.as_ref().is_none_or(|(last, at)| {
-            *last != interest || at.elapsed() >= MEASURE_PERIOD
-        });
+        let is_due = self
+            .measured
+            .as_ref()
+            .is_none_or(|(last, at)| *last != interest || at.elapsed() >= MEASURE_PERIOD);
         if !is_due {
             return;
         }

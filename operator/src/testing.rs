@@ -346,6 +346,7 @@ pub(crate) fn question(strategy: &str) -> Question {
         current: None,
         serving: None,
         is_urgent: false,
+        doubt: None,
         cluster: Arc::new(Cluster::of(&snapshot)),
         learned: Arc::default(),
     }

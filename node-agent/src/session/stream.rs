@@ -190,11 +190,7 @@ async fn report(
     Ok(())
 }
 
-fn obey(
-    config: &SessionConfig,
-    order: OperatorMessage,
-    operator_node: &mut String,
-) {
+fn obey(config: &SessionConfig, order: OperatorMessage, operator_node: &mut String) {
     match order.message {
         Some(Order::Welcome(welcome)) => *operator_node = welcome.operator_node,
         Some(Order::Peers(list)) => {

@@ -3,7 +3,7 @@
 mod activity;
 mod metrics;
 
-pub(crate) use activity::{Activity, UnderWay};
+pub(crate) use activity::Activity;
 
 use metrics::Metrics;
 use prometheus_client::registry::Registry;

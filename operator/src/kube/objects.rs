@@ -1,10 +1,10 @@
 //! Copies of every kind that decisions are made from.
 
 use crate::kube::watch::{Copies, keep};
+use crate::state::listed::Listed;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::watcher::Config;
-use crate::state::listed::Listed;
 use kube::{Api, Client};
 use lamina_crds::{ComputeNode, DnnModel, Placement};
 use std::sync::Arc;

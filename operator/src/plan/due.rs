@@ -5,6 +5,7 @@
 use super::{Case, answers_for, links, problem};
 use crate::state::memory::PlacementMemory;
 use crate::state::snapshot::Need;
+use crate::state::time::Moment;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -65,10 +66,18 @@ impl Case<'_> {
             Need::First => self.period(),
             Need::Leave => PAUSE_SECONDS,
             Need::Change if is_new_wish || own.candidate.is_some() => PAUSE_SECONDS,
+            // It has only just been seen.
+            Need::Change if own.noticed.is_some_and(|at| at >= self.last_asked(own)) => {
+                PAUSE_SECONDS
+            }
             Need::Change => NEWS_SECONDS,
             Need::Period => self.period(),
         };
         since.is_none_or(|s| s >= period).then_some(need)
+    }
+
+    fn last_asked(&self, own: &PlacementMemory) -> Moment {
+        own.solved_at.unwrap_or_default()
     }
 
     fn period(&self) -> f64 {

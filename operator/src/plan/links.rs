@@ -1,5 +1,6 @@
 //! What changed on the links of a path.
 
+use crate::state::decision::Doubt;
 use crate::state::links::{LinkView, Pair};
 use crate::state::memory::{LinkReference, PlacementMemory};
 use crate::state::plans;
@@ -70,6 +71,28 @@ pub(crate) fn change_since_plan(
         }
     }
     change
+}
+
+/// The link of the path that became slower since `plan` was chosen, by most.
+pub(crate) fn doubt(
+    snapshot: &Snapshot,
+    memory: &PlacementMemory,
+    entry: &str,
+    plan: &Plan,
+) -> Option<Doubt> {
+    let since = snapshot.seconds_since(memory.noticed?);
+    let slower = plans::links(entry, plan).into_iter().filter_map(|pair| {
+        let before = memory.links.get(&pair)?;
+        let now = snapshot.links.get(&pair.0, &pair.1).and_then(reference)?;
+        let ratio = now.bytes_per_second / before.bytes_per_second;
+        (ratio <= 1.0 / TELL_FACTOR).then_some((pair, ratio))
+    });
+    let (link, ratio) = slower.min_by(|a, b| a.1.total_cmp(&b.1))?;
+    Some(Doubt {
+        link,
+        ratio,
+        since_seconds: since,
+    })
 }
 
 /// What people should be told of the path's links: whether it is bad news, the

@@ -289,9 +289,13 @@ impl Case<'_> {
 
     fn decide(&self, memory: &Memory, own: &mut PlacementMemory) -> Planned {
         let news = self.news(own);
-        if (self.broken.is_some() || news.is_some()) && self.current.is_some() {
+        let is_news = self.broken.is_some() || news.is_some();
+        if is_news && self.current.is_some() {
             own.noticed.get_or_insert(self.snapshot.now);
+        } else if own.candidate.is_none() {
+            own.noticed = None;
         }
+        self.watch_trial(own);
         match self.snapshot.questions.get(&self.site.key()) {
             Some(question) if question.about != self.about() => {
                 // Nobody waits for it any more; the next look asks anew.
@@ -325,7 +329,7 @@ impl Case<'_> {
                 key: self.site.key(),
                 about: self.about(),
                 need,
-                question: Arc::new(self.question(memory, need)),
+                question: Arc::new(self.question(memory, own, need)),
             }),
             ..Planned::default()
         }
@@ -395,8 +399,11 @@ impl Case<'_> {
         }
     }
 
-    fn question(&self, memory: &Memory, need: Need) -> Question {
+    fn question(&self, memory: &Memory, own: &PlacementMemory, need: Need) -> Question {
         let placement = self.site.placement;
+        let doubt = self
+            .current
+            .and_then(|plan| links::doubt(self.snapshot, own, self.entry(), plan));
         Question {
             wish: Arc::clone(&self.wanted.wish),
             manifest: Arc::clone(&self.wanted.manifest),
@@ -406,6 +413,7 @@ impl Case<'_> {
             current: self.current.cloned(),
             serving: placement.and_then(plans::active).cloned(),
             is_urgent: need >= Need::Leave,
+            doubt,
             cluster: Arc::clone(self.site.cluster),
             learned: Arc::clone(&memory.learned),
         }

@@ -12,6 +12,8 @@ use lamina_placement::adapt::{self, Measured, Verdict};
 
 /// A path that was taken back is left alone for so long.
 const REJECTED_SECONDS: f64 = 1800.0;
+/// Requests of the first moments wait behind those that the move held up.
+const SETTLE_SECONDS: f64 = 30.0;
 /// A trial that saw too few requests by then is over.
 const TRIAL_SECONDS: f64 = 300.0;
 /// Requests that the old path must have answered to be compared with.
@@ -43,6 +45,13 @@ impl Case<'_> {
             });
     }
 
+    /// Notes since when the revision on trial serves.
+    pub(super) fn watch_trial(&self, own: &mut PlacementMemory) {
+        if let Some(trial) = own.trial.as_mut().filter(|t| self.is_on(t)) {
+            trial.since.get_or_insert(self.snapshot.now);
+        }
+    }
+
     fn requests_of(&self, revision: i64) -> Option<RequestView> {
         let uid = self.site.placement?.metadata.uid.as_ref()?;
         let requests = self.snapshot.requests.get(uid)?;
@@ -54,6 +63,10 @@ impl Case<'_> {
         let Some(trial) = own.trial.as_ref().filter(|t| self.is_on(t)) else {
             return false;
         };
+        let since = trial.since.map(|t| self.snapshot.seconds_since(t));
+        if since.is_none_or(|s| s < SETTLE_SECONDS) {
+            return false;
+        }
         let requests = self.requests_of(trial.revision);
         requests.is_some_and(|r| r.answered >= self.policy().rollback_requests)
     }
@@ -70,16 +83,15 @@ impl Case<'_> {
         own: &mut PlacementMemory,
         answer: &Answer,
     ) -> Option<Planned> {
-        let mut trial = own.trial.take().filter(|t| {
+        let trial = own.trial.take().filter(|t| {
             self.current.is_some_and(|p| p.revision == t.revision) && self.broken.is_none()
         })?;
         let current = self.current?;
-        let since = *trial.since.get_or_insert(self.snapshot.now);
-        let is_late = self.snapshot.seconds_since(since) > TRIAL_SECONDS;
-        let Some(after) = self
-            .requests_of(trial.revision)
-            .filter(|_| self.is_on(&trial))
-        else {
+        let since = trial.since.map_or(0.0, |t| self.snapshot.seconds_since(t));
+        let is_late = since > TRIAL_SECONDS;
+        let is_settled = since >= SETTLE_SECONDS && self.is_on(&trial);
+        let after = self.requests_of(trial.revision).filter(|_| is_settled);
+        let Some(after) = after else {
             own.trial = (!is_late).then_some(trial);
             return None;
         };

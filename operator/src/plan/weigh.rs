@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// after it came: seeing it takes a few samples.
 const FRESH_SECONDS: f64 = 1.0;
 /// Links of a better path that nobody measures are waited for no longer than this.
-const MEASURE_LIMIT_SECONDS: f64 = 4.0;
+const MEASURE_LIMIT_SECONDS: f64 = 3.0;
 /// A gain below this is within what nobody can measure.
 const LEAST_GAIN_SECONDS: f64 = 0.001;
 

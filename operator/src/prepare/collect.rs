@@ -1,7 +1,7 @@
 //! Which blobs are needed; the others are collected now and then.
 
-use crate::state::listed::Listed;
 use crate::prepare::manifests::{Loaded, blobs};
+use crate::state::listed::Listed;
 use lamina_model::Digest;
 use std::collections::BTreeSet;
 use std::time::Duration;

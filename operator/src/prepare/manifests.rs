@@ -1,7 +1,7 @@
 //! Manifests out of the store, as far as everything that they name is there too.
 
-use crate::state::listed::Listed;
 use crate::state::ids::JobId;
+use crate::state::listed::Listed;
 use crate::state::snapshot::PrepareView;
 use crate::store::{BlobStore, StoreError};
 use crate::text::with_causes;

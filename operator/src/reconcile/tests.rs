@@ -944,7 +944,14 @@ fn a_move_that_measures_worse_is_taken_back_and_left_alone() {
         .snapshot
         .requests
         .insert(uid.clone(), measured(2, 1.6));
-    bench.run(10);
+    bench.edit(|m| m.spec.adaptation.policy = AdaptationPolicy::Never);
+    bench.run(20);
+    assert_eq!(
+        bench.status().path,
+        "cam-1[0-3]",
+        "the first moments do not count"
+    );
+    bench.run(25);
     assert_eq!(bench.status().path, "cloud-1[0-3]");
     let note = bench.note(reasons::ROLLED_BACK);
     assert!(

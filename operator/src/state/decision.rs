@@ -15,6 +15,18 @@ use lamina_placement::Tier;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// A link that became slower. Links of one host often share a bottleneck: until they
+/// were measured since, others of its hosts are taken to have become slower as well.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Doubt {
+    /// The link.
+    pub link: Pair,
+    /// Its rate now over what it was; below 1.
+    pub ratio: f64,
+    /// Seconds since that was noticed.
+    pub since_seconds: f64,
+}
+
 /// Everything that one look at the world led to.
 #[derive(Debug, Default)]
 pub(crate) struct Decisions {
@@ -197,6 +209,8 @@ pub(crate) struct Question {
     pub serving: Option<Plan>,
     /// What serves must be left: moving is waited for.
     pub is_urgent: bool,
+    /// A link that became slower, and what that says of others.
+    pub doubt: Option<Doubt>,
     /// Hosts and links, shared by all questions of a look.
     pub cluster: Arc<Cluster>,
     /// What was learned of hosts.

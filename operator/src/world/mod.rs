@@ -203,7 +203,7 @@ impl World {
             links: &links,
         });
         self.change(|state, _| state.set_all_peers(plan));
-        }
+    }
 
     /// Sets the node on which this operator runs.
     pub fn set_operator_node(&self, node: &str) {

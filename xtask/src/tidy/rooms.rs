@@ -28,8 +28,6 @@ pub(super) enum Circles {
     None,
     /// Within a room.
     Within,
-    /// Anywhere: the crate's rooms are still to be built.
-    Any,
 }
 
 /// Every crate of the workspace.

@@ -28,6 +28,7 @@ fn question(
         current: serving.clone(),
         serving,
         is_urgent: false,
+        doubt: None,
         cluster: Arc::new(Cluster::of(snapshot)),
         learned: Arc::clone(&memory.learned),
     }
@@ -103,10 +104,10 @@ fn hosts_that_cannot_compute_say_why() {
 fn a_link_that_is_down_or_half_known_is_none() {
     let mut snapshot = world();
     crate::testing::change_links(&mut snapshot.links, |from, to, view| match (from, to) {
-            ("cam-1", "edge-1") => view.reachable = false,
-            ("cam-1", "cloud-1") => view.bytes_per_second = None,
-            _ => {}
-        });
+        ("cam-1", "edge-1") => view.reachable = false,
+        ("cam-1", "cloud-1") => view.bytes_per_second = None,
+        _ => {}
+    });
     let problem = built(&snapshot, &Memory::default(), &model_spec(), None);
     assert!(problem.link("cam-1", "edge-1").is_none());
     assert!(problem.link("cam-1", "cloud-1").is_none());
@@ -270,7 +271,9 @@ fn a_pin_beyond_every_bound_costs_nothing() {
 fn large(count: usize) -> Snapshot {
     let mut snapshot = world();
     let mut links = Vec::new();
-    snapshot.links.each(|a, b, view| links.push(((a.to_owned(), b.to_owned()), view)));
+    snapshot
+        .links
+        .each(|a, b, view| links.push(((a.to_owned(), b.to_owned()), view)));
     let template = links[0].1;
     for i in 0..count {
         let name = format!("far-{i:04}");
