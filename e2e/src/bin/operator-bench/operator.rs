@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -19,6 +19,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const PROBE_FAILURES: u32 = 3;
 /// Time to end after a signal.
 const GRACE: Duration = Duration::from_secs(30);
+/// A process that lived for less than this is started again after this time.
+const BACK_OFF: Duration = Duration::from_secs(10);
 /// Its figures may be megabytes of text.
 const FIGURES_WITHIN: Duration = Duration::from_secs(20);
 /// The histogram of its loop.
@@ -161,6 +163,7 @@ async fn keep(how: How, mut child: Child, admin: SocketAddr, seen: Arc<Mutex<See
         change(&mut seen.lock().unwrap_or_else(PoisonError::into_inner));
     };
     let mut failures = 0;
+    let mut begin = Instant::now();
     loop {
         let process = child.id();
         note(&|seen| seen.process = process);
@@ -185,6 +188,10 @@ async fn keep(how: How, mut child: Child, admin: SocketAddr, seen: Arc<Mutex<See
             seen.restarts += 1;
             seen.process = None;
         });
+        if begin.elapsed() < BACK_OFF {
+            sleep(BACK_OFF).await;
+        }
+        begin = Instant::now();
         match how.spawn() {
             Ok(next) => child = next,
             Err(error) => {
