@@ -69,6 +69,8 @@ pub(super) struct Host {
     changed: Notify,
     /// The operator says that it can be used.
     is_ready: AtomicBool,
+    /// A session is open.
+    is_connected: AtomicBool,
 }
 
 struct State {
@@ -128,6 +130,7 @@ impl Host {
             operator: watch::Sender::default(),
             changed: Notify::new(),
             is_ready: AtomicBool::new(false),
+            is_connected: AtomicBool::new(false),
         }
     }
 
@@ -167,8 +170,18 @@ impl Host {
         *self.operator.borrow() != address
     }
 
-    pub(super) fn connected(&self) {
+    pub(super) fn session_opened(&self) {
         lock(&self.state).sessions += 1;
+        self.is_connected.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn session_ended(&self) {
+        self.is_connected.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a session is open now.
+    pub(super) fn is_connected(&self) -> bool {
+        self.is_connected.load(Ordering::Relaxed)
     }
 
     /// Sessions that were opened so far.

@@ -186,6 +186,12 @@ impl Fleet {
         self.hosts.values().map(|host| host.sessions()).sum()
     }
 
+    /// Hosts whose session is open now.
+    pub fn connected(&self) -> usize {
+        let hosts = self.hosts.values();
+        hosts.filter(|host| host.is_connected()).count()
+    }
+
     /// Hosts whose ComputeNode is Ready.
     pub fn ready(&self) -> usize {
         self.hosts.values().filter(|host| host.is_ready()).count()

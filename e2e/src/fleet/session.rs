@@ -49,6 +49,7 @@ pub(super) async fn keep(host: Arc<Host>) {
         let address = host.operator().await;
         let begin = tokio::time::Instant::now();
         let Err(end) = session(&host, &address).await;
+        host.session_ended();
         if begin.elapsed() > PAUSES.1 {
             pause = PAUSES.0;
         }
@@ -64,7 +65,7 @@ async fn session(host: &Arc<Host>, address: &str) -> Result<std::convert::Infall
     let (sender, receiver) = mpsc::channel(64);
     let opened = timeout(PATIENCE * 2, open(host, address, receiver, &sender)).await;
     let (mut orders, channel) = opened.map_err(|_| SessionEnd::Stuck)??;
-    host.connected();
+    host.session_opened();
     // Beats of many hosts are spread over the second.
     let first = tokio::time::Instant::now() + BEAT.mul_f64(host.share());
     let mut beat = interval_at(first, BEAT);

@@ -115,7 +115,7 @@ fn effort(args: &Args) -> Effort {
             changes: 20,
             redeploys: 3,
             idle: seconds(30),
-            limits: (seconds(230), seconds(90)),
+            limits: (seconds(190), seconds(65)),
         }
     }
 }

@@ -89,6 +89,12 @@ impl Operator {
             .clone()
     }
 
+    /// Whether it says that it is ready.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let answer = metrics::fetch(self.admin, "/readyz", PROBE_TIMEOUT).await;
+        answer.is_ok()
+    }
+
     /// The times of its looks so far; `None` where it does not tell.
     pub(crate) async fn looks(&self) -> Option<Histogram> {
         let text = metrics::fetch(self.admin, "/metrics", FIGURES_WITHIN).await;
