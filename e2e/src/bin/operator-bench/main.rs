@@ -9,7 +9,7 @@ mod plans;
 mod result;
 mod scenes;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use cluster::{Bench, Parts};
 use page::Named;
@@ -18,6 +18,7 @@ use scenes::Effort;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measure the operator with fleets of agents, and print each figure beside its goal.
 #[derive(Debug, Parser)]
@@ -64,13 +65,30 @@ async fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
-    match run(&Args::parse()).await {
+    let args = Args::parse();
+    let outcome = tokio::select! {
+        outcome = run(&args) => outcome,
+        // What was started is in process groups of its own, which no Ctrl-C reaches;
+        // with the run it is dropped, and so killed.
+        interrupted = interrupted() => interrupted,
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Waits for a signal to end.
+async fn interrupted() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("no handler for SIGTERM")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        pressed = tokio::signal::ctrl_c() => pressed.context("no handler for Ctrl-C")?,
+    }
+    bail!("interrupted")
 }
 
 async fn run(args: &Args) -> Result<()> {
