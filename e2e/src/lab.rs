@@ -215,13 +215,13 @@ impl Lab {
 
     /// Runs `kubectl` and returns what it printed.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, LabError> {
-        self.tool("kubectl", arguments, &[]).await
+        self.tool("kubectl", arguments, "").await
     }
 
     /// Runs `kubectl apply --server-side` on a manifest given as text.
     pub async fn apply(&self, manifest: &str) -> Result<String, LabError> {
         let arguments = ["apply", "--server-side", "--filename=-"];
-        self.tool("kubectl", &arguments, manifest.as_bytes()).await
+        self.tool("kubectl", &arguments, manifest).await
     }
 
     /// Installs a chart, or upgrades its release, and waits until what it
@@ -246,7 +246,7 @@ impl Lab {
         for value in &values {
             arguments.extend(["--set", value]);
         }
-        self.tool("helm", &arguments, &[]).await
+        self.tool("helm", &arguments, "").await
     }
 
     /// Changes the links between two hosts, each as it is.
@@ -459,37 +459,18 @@ impl Lab {
         &self,
         program: &str,
         arguments: &[&str],
-        input: &[u8],
+        input: &str,
     ) -> Result<String, LabError> {
-        use tokio::io::AsyncWriteExt as _;
-        let path = self.tools.find(program)?;
-        let failed = |source| LabError::Run {
-            program: path.clone(),
-            source,
-        };
-        let mut child = Command::new(&path)
-            .args(arguments)
-            .env("KUBECONFIG", self.kubeconfig())
-            // Helm and kubectl keep caches; not in the developer's home.
-            .env("HOME", &self.dir)
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that does not read its input says why by itself.
-            let _ = stdin.write_all(input).await;
-        }
-        let output = child.wait_with_output().await.map_err(failed)?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        Err(LabError::Command {
-            command: format!("{program} {}", arguments.join(" ")),
-            said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        })
+        let kubeconfig = self.kubeconfig();
+        tool(
+            &self.tools,
+            kubeconfig,
+            &self.dir,
+            program,
+            arguments,
+            input,
+        )
+        .await
     }
 
     async fn wait_for_nodes(&mut self, count: usize) -> Result<(), LabError> {
@@ -520,6 +501,46 @@ impl Lab {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// What `program` prints, given `input`. `home` is where it may keep caches.
+pub(crate) async fn tool(
+    tools: &Tools,
+    kubeconfig: &Path,
+    home: &Path,
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+) -> Result<String, LabError> {
+    use tokio::io::AsyncWriteExt as _;
+    let path = tools.find(program)?;
+    let failed = |source| LabError::Run {
+        program: path.clone(),
+        source,
+    };
+    let mut child = Command::new(&path)
+        .args(arguments)
+        .env("KUBECONFIG", kubeconfig)
+        // Helm and kubectl keep caches; not in the developer's home.
+        .env("HOME", home)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that does not read its input says why by itself.
+        let _ = stdin.write_all(input.as_bytes()).await;
+    }
+    let output = child.wait_with_output().await.map_err(failed)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(LabError::Command {
+        command: format!("{program} {}", arguments.join(" ")),
+        said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
 }
 
 fn api(what: &str) -> impl FnOnce(kube::Error) -> LabError {

@@ -5,13 +5,16 @@
 //! namespaces with a share of the processors), the links between them, and the
 //! container runtime.
 
+mod api_server;
 mod cgroup;
 mod config;
 mod control_plane;
+pub mod fleet;
 mod index;
 mod interrupt;
 mod lab;
 mod launch;
+pub mod metrics;
 pub mod netlab;
 mod nodes;
 mod pods;
@@ -19,6 +22,7 @@ pub mod scene;
 mod tools;
 pub mod workload;
 
+pub use api_server::ApiServer;
 pub use cgroup::CgroupError;
 pub use config::{HostSpec, Image, LabConfig, Links, Tier};
 pub use control_plane::{ControlPlaneError, CredentialsError};

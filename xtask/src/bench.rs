@@ -1,6 +1,7 @@
 //! Benchmarks. Each prints ratios against a baseline of the same run and writes
 //! its page in docs/benchmarks/.
 
+use crate::build;
 use crate::run::{logged, output};
 use crate::setup::{self, Kit};
 use anyhow::{Context, Result, bail};
@@ -32,6 +33,33 @@ pub(crate) enum BenchTarget {
         #[arg(long)]
         only: Option<String>,
     },
+    /// The operator at size: looks, changes, writes, memory, with fleets of agents.
+    Operator(OperatorArgs),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct OperatorArgs {
+    /// Sizes of the fleet.
+    #[arg(long, value_delimiter = ',', default_values_t = [250, 500, 1000])]
+    nodes: Vec<usize>,
+    /// Models that are served at once.
+    #[arg(long, default_value_t = 200)]
+    models: usize,
+    /// Only the smallest size with fewer models and changes; the page stays as it is.
+    #[arg(long)]
+    quick: bool,
+    /// Build the operator with the release profile instead of the lab's.
+    #[arg(long, conflicts_with = "operator")]
+    release: bool,
+    /// Measure this program instead of building one.
+    #[arg(long)]
+    operator: Option<PathBuf>,
+    /// Commit of that program, for the page.
+    #[arg(long, requires = "operator")]
+    commit: Option<String>,
+    /// The figures' place on the page: before or after.
+    #[arg(long, default_value = "after", value_parser = ["before", "after"])]
+    keep_as: String,
 }
 
 /// The paper's network, and three that stress slicing in different ways.
@@ -41,6 +69,10 @@ const SLICING_MODELS: [&str; 4] = ["googlenet", "resnet50", "vit_b_16", "mobilen
 pub(crate) fn run(target: &BenchTarget) -> Result<ExitCode> {
     match target {
         BenchTarget::Placement { quick, only } => placement(*quick, only.as_deref()),
+        BenchTarget::Operator(args) => {
+            setup::require_lab_host()?;
+            operator(&setup::everything()?, args)
+        }
         BenchTarget::Slicing {
             json,
             rounds,
@@ -82,6 +114,69 @@ fn slicing(kit: &Kit, json: bool, rounds: u32, models: &[String]) -> Result<Exit
         fs::write(&page, out.stdout).with_context(|| format!("cannot write {}", page.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn operator(kit: &Kit, args: &OperatorArgs) -> Result<ExitCode> {
+    build::binaries(kit)?;
+    let built = match (&args.operator, args.release) {
+        (Some(given), _) => given.clone(),
+        (None, false) => kit.target.join("debug/lamina-operator"),
+        (None, true) => {
+            let mut cargo = kit.cargo();
+            cargo.args(["build", "--release", "--package", "lamina-operator"]);
+            logged("cargo build --release", &mut cargo, &kit.log("bench-build"))?;
+            kit.target.join("release/lamina-operator")
+        }
+    };
+    // One connection for each agent at either end of them.
+    let mut bench = Command::new("sh");
+    bench.args(["-c", "ulimit -n 16384 && exec \"$@\"", "sh"]);
+    bench.arg(kit.target.join("debug/operator-bench"));
+    bench.envs(kit.env()).current_dir(&kit.root);
+    bench.arg("--operator").arg(built);
+    bench.arg("--chart").arg(kit.root.join("charts/lamina"));
+    bench.arg(format!("--models={}", args.models));
+    if args.quick {
+        let smallest = args.nodes.iter().min().copied().unwrap_or(250);
+        bench.arg("--quick").arg(format!("--nodes={smallest}"));
+    } else {
+        let sizes: Vec<String> = args.nodes.iter().map(ToString::to_string).collect();
+        bench.arg(format!("--nodes={}", sizes.join(",")));
+        let page = kit.root.join("docs/benchmarks/operator.md");
+        bench.arg("--page").arg(page);
+        bench.args(["--keep-as", &args.keep_as]);
+    }
+    let profile = if args.release { "release" } else { "dev" };
+    bench.args(["--profile", profile, "--machine", &machine()]);
+    let head = || output(Command::new("git").args(["rev-parse", "--short", "HEAD"]));
+    if let Some(commit) = args.commit.clone().or_else(head) {
+        bench.args(["--commit", &commit]);
+    }
+    let status = bench.status().context("cannot start the benchmark")?;
+    if !status.success() {
+        bail!("the benchmark broke off; what it found is above");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The day, the processor, its cores, the memory and what else keeps it busy.
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split(':').nth(1)?.trim().to_owned())
+    };
+    let day = output(Command::new("date").args(["-u", "+%F"])).unwrap_or_default();
+    let processor = field(&read("/proc/cpuinfo"), "model name").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let kilobytes = field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
+    let gigabytes = kilobytes
+        .strip_suffix(" kB")
+        .and_then(|n| n.parse::<u64>().ok())
+        .map_or(0, |kb| kb >> 20);
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or_default();
+    format!("{day}, {processor}, {cores} cores, {gigabytes} GiB, load {load} at the start")
 }
 
 /// The model, traced with random weights that the same seed gives again.

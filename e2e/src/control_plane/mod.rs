@@ -27,6 +27,7 @@ pub(crate) const KWOK_ANNOTATION: (&str, &str) = ("kwok.x-k8s.io/node", "fake");
 /// The address of the Service `kubernetes`, the first of its range.
 const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const SERVICE_RANGE: &str = "10.96.0.0/16";
+const ETCD_QUOTA_BYTES: u64 = 8 << 30;
 /// How long the API server may take; it needs 3 s on an idle machine.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const READY_POLL: Duration = Duration::from_millis(100);
@@ -114,17 +115,47 @@ impl ControlPlane {
         address: Ipv4Addr,
         groups: &[PathBuf],
     ) -> Result<Self, ControlPlaneError> {
+        let mut plane =
+            Self::start_api_server(tools, folder, index, address, groups, Vec::new()).await?;
+        let stages = folder.join("kwok.yaml");
+        std::fs::write(&stages, KWOK_STAGES).map_err(|source| ControlPlaneError::Write {
+            path: stages.clone(),
+            source,
+        })?;
+        let spawner = Spawner {
+            tools,
+            folder,
+            groups,
+        };
+        for (program, arguments) in [
+            (
+                "kube-controller-manager",
+                controller_manager_arguments(&plane.credentials),
+            ),
+            ("kube-scheduler", scheduler_arguments(&plane.credentials)),
+            ("kwok", kwok_arguments(&plane.credentials, &stages)),
+        ] {
+            plane.daemons.push(spawner.spawn(program, &arguments)?);
+        }
+        Ok(plane)
+    }
+
+    /// Starts etcd and an API server with further arguments, and waits until it is
+    /// ready.
+    pub(crate) async fn start_api_server(
+        tools: &Tools,
+        folder: &Path,
+        index: u8,
+        address: Ipv4Addr,
+        groups: &[PathBuf],
+        arguments: Vec<String>,
+    ) -> Result<Self, ControlPlaneError> {
         for sub in ["etcd", "logs"] {
             let path = folder.join(sub);
             std::fs::create_dir_all(&path)
                 .map_err(|source| ControlPlaneError::Write { path, source })?;
         }
         let credentials = Credentials::create(folder, address, API_PORT, KUBERNETES_SERVICE)?;
-        let stages = folder.join("kwok.yaml");
-        std::fs::write(&stages, KWOK_STAGES).map_err(|source| ControlPlaneError::Write {
-            path: stages.clone(),
-            source,
-        })?;
         let client = client(&credentials.kubeconfig).await?;
         let mut plane = Self {
             daemons: Vec::new(),
@@ -140,22 +171,17 @@ impl ControlPlane {
         plane
             .daemons
             .push(spawner.spawn("etcd", &etcd_arguments(index, folder, &etcd))?);
-        plane.daemons.push(spawner.spawn(
-            "kube-apiserver",
-            &apiserver_arguments(&plane.credentials, address, &etcd),
-        )?);
+        let mut all = apiserver_arguments(&plane.credentials, address, &etcd);
+        all.extend(arguments);
+        plane.daemons.push(spawner.spawn("kube-apiserver", &all)?);
         plane.wait_until_ready().await?;
-        for (program, arguments) in [
-            (
-                "kube-controller-manager",
-                controller_manager_arguments(&plane.credentials),
-            ),
-            ("kube-scheduler", scheduler_arguments(&plane.credentials)),
-            ("kwok", kwok_arguments(&plane.credentials, &stages)),
-        ] {
-            plane.daemons.push(spawner.spawn(program, &arguments)?);
-        }
         Ok(plane)
+    }
+
+    /// The process of a program, as the kernel numbers it; `None` where it has ended.
+    pub(crate) fn process(&self, program: &str) -> Option<u32> {
+        let daemon = self.daemons.iter().find(|d| d.program == program)?;
+        daemon.child.id()
     }
 
     /// A client with all rights.
@@ -304,6 +330,9 @@ fn etcd_arguments(index: u8, folder: &Path, client: &str) -> Vec<String> {
         flag("initial-cluster", format!("default={peer}")),
         // The data ends with the lab.
         "--unsafe-no-fsync".to_owned(),
+        // Large objects that are written often fill the default of 2 GB between two
+        // compactions.
+        flag("quota-backend-bytes", ETCD_QUOTA_BYTES),
         flag("log-level", "warn"),
     ]
 }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 const MODEL: &str = "mobilenet-v2";
 
-fn load(rate: f64) -> Load {
+pub(crate) fn load(rate: f64) -> Load {
     Load {
         model: MODEL.to_owned(),
         entry: "cam-1".to_owned(),

@@ -4,6 +4,7 @@
 
 mod bad_models;
 mod faults;
+mod fleet;
 mod good;
 mod manifests;
 mod requests;
@@ -131,4 +132,5 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(faults::slow_link_moves_blocks_and_operator_dies_meanwhile);
     case!(faults::api_server_away);
     case!(faults::model_deleted_and_applied_again);
+    case!(fleet::two_hundred_agents_beside_five_real_ones);
 }

@@ -1,0 +1,164 @@
+//! The Placements as a watch shows them, and when each plan was first seen.
+
+use futures::StreamExt as _;
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use lamina_crds::Placement;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// One Placement.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct View {
+    pub(crate) model: String,
+    pub(crate) entry: String,
+    /// Revision of the newest plan; 0 before the first.
+    pub(crate) planned: i64,
+    /// When that revision was first seen.
+    pub(crate) planned_at: Option<Instant>,
+    /// Revision that serves; 0 where none does.
+    pub(crate) active: i64,
+    /// Revision on its way; 0 where none is.
+    pub(crate) target: i64,
+    /// Hosts of what serves, in order.
+    pub(crate) hosts: Vec<String>,
+}
+
+impl View {
+    /// The newest plan serves.
+    pub(crate) const fn is_settled(&self) -> bool {
+        self.active > 0 && self.target == 0 && self.active == self.planned
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    views: Mutex<BTreeMap<String, View>>,
+    changed: Notify,
+}
+
+/// Every Placement, by name.
+pub(crate) struct Plans {
+    inner: Arc<Inner>,
+    watching: JoinHandle<()>,
+}
+
+impl Drop for Plans {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
+}
+
+impl Plans {
+    pub(crate) fn watch(client: Client) -> Self {
+        let inner = Arc::<Inner>::default();
+        let watching = tokio::spawn(follow(client, Arc::clone(&inner)));
+        Self { inner, watching }
+    }
+
+    pub(crate) fn all(&self) -> BTreeMap<String, View> {
+        self.inner.lock().clone()
+    }
+
+    pub(crate) fn get(&self, name: &str) -> View {
+        self.inner.lock().get(name).cloned().unwrap_or_default()
+    }
+
+    /// Waits until `is_so`; false where that takes too long.
+    pub(crate) async fn until(
+        &self,
+        within: Duration,
+        is_so: impl Fn(&BTreeMap<String, View>) -> bool,
+    ) -> bool {
+        let wait = async {
+            loop {
+                let changed = self.inner.changed.notified();
+                if is_so(&self.inner.lock()) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        timeout(within, wait).await.is_ok()
+    }
+
+    /// When a plan of `name` was first seen that is newer than the moment `since`;
+    /// `None` where none is in time.
+    pub(crate) async fn plan_since(
+        &self,
+        name: &str,
+        since: Instant,
+        within: Duration,
+    ) -> Option<Instant> {
+        let newer = |view: &View| view.planned_at.filter(|at| *at >= since);
+        self.until(within, |all| all.get(name).and_then(newer).is_some())
+            .await;
+        newer(&self.get(name))
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, View>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, event: watcher::Event<DynamicObject>) {
+        let mut views = self.lock();
+        match event {
+            watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
+                let known = views.entry(object.name_any()).or_default();
+                known.update(&object.data);
+            }
+            watcher::Event::Delete(object) => drop(views.remove(&object.name_any())),
+            // Nothing is deleted while a watch is down in a benchmark.
+            watcher::Event::Init | watcher::Event::InitDone => {}
+        }
+        drop(views);
+        self.changed.notify_waiters();
+    }
+}
+
+impl View {
+    fn update(&mut self, object: &Value) {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let number = |value: &Value| value.as_i64().unwrap_or_default();
+        let planned = number(&spec["plan"]["revision"]);
+        if planned > self.planned {
+            self.planned_at = Some(Instant::now());
+        }
+        let segments = status["active"]["segments"].as_array();
+        *self = Self {
+            model: text(&spec["model"]),
+            entry: text(&spec["entry"]),
+            planned,
+            planned_at: self.planned_at,
+            active: number(&status["activeRevision"]),
+            target: number(&status["targetRevision"]),
+            hosts: segments
+                .into_iter()
+                .flatten()
+                .map(|segment| text(&segment["host"]["node"]))
+                .collect(),
+        };
+    }
+}
+
+async fn follow(client: Client, inner: Arc<Inner>) {
+    let resource = ApiResource::erase::<Placement>(&());
+    let api = Api::<DynamicObject>::all_with(client, &resource);
+    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let mut events = std::pin::pin!(events);
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => inner.take(event),
+            Err(error) => tracing::warn!(%error, "cannot watch Placements; trying again"),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The Nodes of a fleet's hosts, the Pods of its agents, and their tokens.
+
+use super::{FleetError, FleetHost};
+use crate::config::HostSpec;
+use crate::nodes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// Requests to the API server that go on at once.
+const CONCURRENCY: usize = 16;
+/// Lifetime of a token; no fleet lives longer.
+const TOKEN_SECONDS: i64 = 7200;
+/// Time in which a DaemonSet has made a Pod for each host.
+const PODS_WITHIN: Duration = Duration::from_secs(90);
+/// What an agent's Pod may ask for of its Node.
+const POD_MILLIS: u64 = 1000;
+const POD_BYTES: u64 = 1 << 30;
+/// Service account of agents, and the labels by which the operator knows their
+/// Pods, as the chart sets them for a release named `lamina`.
+const ACCOUNT: &str = "lamina-agent";
+const AGENTS: &str = "app.kubernetes.io/name=lamina,app.kubernetes.io/component=agent";
+
+/// Who makes the agents' Pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pods {
+    /// The fleet itself, where no controller runs.
+    Ours,
+    /// The chart's DaemonSet. Nobody runs them, for their hosts are not real.
+    DaemonSet,
+}
+
+/// Creates a Node for each host.
+pub(super) async fn create_nodes(client: &Client, hosts: &[FleetHost]) -> Result<(), FleetError> {
+    let of = |host: &FleetHost| {
+        // Room for an agent's Pod, whatever the agent then says that it may take.
+        let (cpu, memory) = (host.cpu_millis + POD_MILLIS, host.memory_bytes + POD_BYTES);
+        let mut spec = HostSpec::new(&host.name, host.tier, cpu, memory);
+        spec.labels.clone_from(&host.labels);
+        nodes::worker(&spec, address(&host.address))
+    };
+    let all: Vec<Node> = hosts.iter().map(of).collect();
+    each(all.chunks(1), |one| async move {
+        Ok(nodes::create(client, one).await?)
+    })
+    .await?;
+    Ok(())
+}
+
+/// Removes the Nodes; with them go their Pods and ComputeNodes.
+pub(super) async fn delete_nodes(client: &Client, names: &[&str]) -> Result<(), FleetError> {
+    let api = &Api::<Node>::all(client.clone());
+    each(names, |name| async move {
+        match api.delete(name, &DeleteParams::default()).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    })
+    .await?;
+    Ok(())
+}
+
+/// A token bound to the Pod of each host's agent, by host.
+pub(super) async fn tokens(
+    client: &Client,
+    namespace: &str,
+    hosts: &[FleetHost],
+    pods: Pods,
+) -> Result<BTreeMap<String, String>, FleetError> {
+    let pods = match pods {
+        Pods::Ours => create_pods(client, namespace, hosts).await?,
+        Pods::DaemonSet => pods_of_others(client, namespace, hosts).await?,
+    };
+    let accounts = &Api::<ServiceAccount>::namespaced(client.clone(), namespace);
+    let tokens = each(pods, |(host, pod)| async move {
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: Vec::new(),
+                expiration_seconds: Some(TOKEN_SECONDS),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".to_owned()),
+                    kind: Some("Pod".to_owned()),
+                    name: Some(pod.name_any()),
+                    uid: pod.uid(),
+                }),
+            },
+            ..TokenRequest::default()
+        };
+        let answer = accounts
+            .create_token_request(ACCOUNT, &PostParams::default(), &request)
+            .await?;
+        Ok((host, answer.status.map(|s| s.token).unwrap_or_default()))
+    });
+    Ok(tokens.await?.into_iter().collect())
+}
+
+async fn create_pods(
+    client: &Client,
+    namespace: &str,
+    hosts: &[FleetHost],
+) -> Result<BTreeMap<String, Pod>, FleetError> {
+    let api = &Api::<Pod>::namespaced(client.clone(), namespace);
+    let pods = each(hosts, |host| async move {
+        let name = format!("lamina-agent-{}", host.name);
+        let labels: BTreeMap<&str, &str> = AGENTS
+            .split(',')
+            .filter_map(|label| label.split_once('='))
+            .collect();
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": labels},
+            "spec": {
+                "serviceAccountName": ACCOUNT,
+                "nodeName": host.name,
+                "containers": [{"name": "agent", "image": "lamina/node-agent"}],
+            },
+        });
+        let pod = serde_json::from_value(pod).map_err(FleetError::Object)?;
+        let pod = api.create(&PostParams::default(), &pod).await?;
+        Ok((host.name.clone(), pod))
+    });
+    Ok(pods.await?.into_iter().collect())
+}
+
+/// The Pods that a DaemonSet makes, once there is one for each host.
+async fn pods_of_others(
+    client: &Client,
+    namespace: &str,
+    hosts: &[FleetHost],
+) -> Result<BTreeMap<String, Pod>, FleetError> {
+    let api = Api::<Pod>::namespaced(client.clone(), namespace);
+    let begin = tokio::time::Instant::now();
+    loop {
+        let all = api.list(&ListParams::default().labels(AGENTS)).await?;
+        let bound = all.into_iter().filter_map(|pod| {
+            let node = pod.spec.as_ref()?.node_name.clone()?;
+            hosts
+                .iter()
+                .any(|host| host.name == node)
+                .then_some((node, pod))
+        });
+        let bound: BTreeMap<String, Pod> = bound.collect();
+        if bound.len() == hosts.len() {
+            return Ok(bound);
+        }
+        if begin.elapsed() > PODS_WITHIN {
+            return Err(FleetError::Pods {
+                there: bound.len(),
+                wanted: hosts.len(),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Does `work` for all of `items`, several at once.
+async fn each<T, R, F>(
+    items: impl IntoIterator<Item = T>,
+    work: impl FnMut(T) -> F,
+) -> Result<Vec<R>, FleetError>
+where
+    F: Future<Output = Result<R, FleetError>>,
+{
+    let all = futures::stream::iter(items).map(work);
+    all.buffer_unordered(CONCURRENCY).try_collect().await
+}
+
+/// The address without its port; hosts of a fleet have ordinary ones.
+fn address(address: &str) -> Ipv4Addr {
+    let host = address.split(':').next().unwrap_or_default();
+    host.parse().unwrap_or(Ipv4Addr::UNSPECIFIED)
+}
