@@ -174,8 +174,8 @@ fn obey(
         Some(Order::Peers(list)) => {
             let peers = list.peers.into_iter().map(|peer| Peer {
                 node: peer.node,
-                // Operators of before say no pace: peers are asked in turn.
-                every: None,
+                // An operator that says no pace has peers asked in turn.
+                every: (peer.every_ms > 0).then(|| Duration::from_millis(peer.every_ms.into())),
             });
             host.set_peers(peers.collect());
         }

@@ -279,8 +279,9 @@ impl Scene {
     ) -> Result<()> {
         let mut last = String::new();
         poll(&format!("{model} Ready"), within, async || {
-            let status = self.model(model).await?.and_then(|m| m.status);
-            let Some(status) = status else {
+            let model = self.model(model).await?;
+            let generation = model.as_ref().and_then(|m| m.metadata.generation);
+            let Some(status) = model.and_then(|m| m.status) else {
                 return Ok(Step::NotYet("no status".to_owned()));
             };
             let progress = status.progress.map(|p| p.text).unwrap_or_default();
@@ -289,8 +290,11 @@ impl Scene {
                 told(&now);
                 last.clone_from(&now);
             }
-            let ready = conditions::is_true(&status.conditions, conditions::READY)
-                && status.observed_generation >= 0;
+            // As `kubectl wait` judges it: what was true of an older spec does not count.
+            let mut all = status.conditions.iter();
+            let ready = all.find(|c| c.type_ == conditions::READY);
+            let ready = ready
+                .is_some_and(|c| c.status == "True" && c.observed_generation == generation);
             Ok(if ready {
                 Step::Done(())
             } else {

@@ -137,16 +137,14 @@ pub(super) const CRATES: &[Crate] = &[
             "lamina-sandbox",
             "lamina-torchscript",
         ],
-        // The target:
-        // rows: &[
-        //     &["telemetry", "net", "blobs"],
-        //     &["measure"],
-        //     &["wish"],
-        //     &["serve", "prepare"],
-        //     &["session"],
-        //     &["run"],
-        // ],
-        rows: &[],
+        rows: &[
+            &["causes", "files"],
+            &["net", "telemetry"],
+            &["blobs", "measure"],
+            &["serve", "prepare"],
+            &["session", "wish"],
+            &["run"],
+        ],
         circles: Circles::Within,
     },
     Crate {
