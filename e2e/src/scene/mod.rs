@@ -293,8 +293,8 @@ impl Scene {
             // As `kubectl wait` judges it: what was true of an older spec does not count.
             let mut all = status.conditions.iter();
             let ready = all.find(|c| c.type_ == conditions::READY);
-            let ready = ready
-                .is_some_and(|c| c.status == "True" && c.observed_generation == generation);
+            let ready =
+                ready.is_some_and(|c| c.status == "True" && c.observed_generation == generation);
             Ok(if ready {
                 Step::Done(())
             } else {

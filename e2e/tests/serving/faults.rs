@@ -25,7 +25,7 @@ pub(crate) fn load(rate: f64) -> Load {
 }
 
 /// Stops the load and expects every answer, in time and right.
-async fn all_answered(mut client: Client) -> Result<()> {
+pub(crate) async fn all_answered(mut client: Client) -> Result<()> {
     client.command("stop").await?;
     let lines = client.finish(Duration::from_secs(60)).await?;
     let first_loss = lines.iter().find_map(|l| match l {
@@ -66,7 +66,7 @@ async fn hosts(scene: &Scene) -> Result<Vec<String>, SceneError> {
 }
 
 /// The host of the last segment, once no move is under way.
-async fn last_host(scene: &Scene) -> Result<String> {
+pub(crate) async fn last_host(scene: &Scene) -> Result<String> {
     poll("no move", Duration::from_secs(60), async || {
         let status = scene.placement(MODEL).await?.and_then(|p| p.status);
         let target = status.map_or(0, |s| s.target_revision);
@@ -149,7 +149,7 @@ pub(crate) async fn node_lost_and_the_entry_loads_more(scene: &Scene) -> Result<
 
 /// Another path serves after `host`'s agent died and `then` was done, and `client` got
 /// every answer. The agent may come back in every outcome.
-async fn moved_off(
+pub(crate) async fn moved_off(
     scene: &Scene,
     host: &str,
     client: Client,
@@ -170,7 +170,7 @@ async fn moved_off(
     moved
 }
 
-async fn path_without(scene: &Scene, host: &str) -> Result<String, SceneError> {
+pub(crate) async fn path_without(scene: &Scene, host: &str) -> Result<String, SceneError> {
     let what = format!("a path without {host}");
     poll(&what, Duration::from_secs(60), async || {
         let path = redeploy::path(scene, MODEL).await?;

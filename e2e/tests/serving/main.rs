@@ -8,6 +8,7 @@ mod fleet;
 mod good;
 mod manifests;
 mod requests;
+mod wishes;
 
 use anyhow::Result;
 use lamina_e2e::scene::Scene;
@@ -125,6 +126,12 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(bad_models::unknown_strategy);
     case!(bad_models::hosts_too_small);
     case!(bad_models::a_broken_update_leaves_the_last_good_one_serving);
+    case!(wishes::a_wish_that_nothing_meets_is_not_ready);
+    case!(wishes::input_that_must_stay_never_leaves);
+    case!(wishes::an_invalid_edit_leaves_failover_armed);
+    case!(wishes::a_cordoned_host_is_emptied);
+    case!(wishes::an_entry_that_moves_loses_nothing);
+    case!(wishes::a_store_that_is_lost_comes_back_from_the_hosts);
     case!(faults::agent_killed_and_restarted);
     case!(faults::node_lost_for_good);
     case!(faults::node_lost_and_the_entry_loads_more);

@@ -1,0 +1,177 @@
+//! The spec asked for and the spec in force: what an edit, a lost store or a planned
+//! change may do to requests, and what the status says meanwhile.
+
+use crate::faults::{all_answered, last_host, load, moved_off, path_without};
+use crate::good::photographs;
+use anyhow::{Context, Result, ensure};
+use lamina_crds::conditions::{READY, SERVING};
+use lamina_crds::reasons;
+use lamina_e2e::scene::redeploy;
+use lamina_e2e::scene::{Scene, Step, poll};
+use std::time::Duration;
+use tokio::time::sleep;
+
+const MODEL: &str = "mobilenet-v2";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Edits the model's spec as `kubectl patch` does.
+async fn patch(scene: &Scene, spec: &str) -> Result<()> {
+    let body = format!("{{\"spec\":{spec}}}");
+    let patch = ["patch", "dnn", MODEL, "--type", "merge", "-p", &body];
+    scene.lab.kubectl(&patch).await?;
+    Ok(())
+}
+
+/// Takes every edit back and waits until the model serves as its example asks.
+async fn restore(scene: &Scene) -> Result<()> {
+    patch(scene, r#"{"constraints":{"tiers":null,"keepOnEntry":2}}"#).await?;
+    scene.apply(&scene.example(MODEL)?).await?;
+    scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await?;
+    photographs(scene, "cam-1", MODEL).await?;
+    Ok(())
+}
+
+async fn serving(scene: &Scene) -> Result<String> {
+    let model = scene.model(MODEL).await?.context("no model")?;
+    let status = model.status.context("no status")?;
+    let serving = status.conditions.iter().find(|c| c.type_ == SERVING);
+    Ok(serving.context("no condition Serving")?.status.clone())
+}
+
+/// A limit that no host meets: Ready is False, nothing is lost, the old path serves.
+pub(crate) async fn a_wish_that_nothing_meets_is_not_ready(scene: &Scene) -> Result<()> {
+    let client = redeploy::start(scene, &load(2.0)).await?;
+    let limits = r#"{"constraints":{"sliceMemory":[
+        {"tier":"device","limit":"100k"},{"tier":"edge","limit":"100k"},
+        {"tier":"cloud","limit":"100k"}]}}"#;
+    patch(scene, limits).await?;
+    let reason = reasons::NO_FEASIBLE_PLACEMENT;
+    scene
+        .wait_condition(MODEL, READY, "False", reason, PATIENCE)
+        .await?;
+    let waited = [
+        "wait",
+        "dnn/mobilenet-v2",
+        "--for=condition=Ready",
+        "--timeout=3s",
+    ];
+    ensure!(
+        scene.lab.kubectl(&waited).await.is_err(),
+        "kubectl wait passed"
+    );
+    ensure!(serving(scene).await? == "True", "it serves meanwhile");
+    all_answered(client).await?;
+    restore(scene).await
+}
+
+/// Blocks that must stay on the entry, which cannot hold them: requests are refused with
+/// the reason rather than raw input leaving the camera.
+pub(crate) async fn input_that_must_stay_never_leaves(scene: &Scene) -> Result<()> {
+    patch(scene, r#"{"constraints":{"keepOnEntry":33}}"#).await?;
+    let reason = reasons::REQUESTS_REFUSED;
+    scene
+        .wait_condition(MODEL, READY, "False", reason, PATIENCE)
+        .await?;
+    let refused = poll("a refusal", PATIENCE, async || {
+        let client = scene.client("cam-1", "photographs", MODEL, &[])?;
+        let lines = client.finish(Duration::from_secs(60)).await;
+        Ok(match lines {
+            Err(error) if format!("{error:?}").contains("keepOnEntry") => Step::Done(()),
+            other => Step::NotYet(format!("{other:?}")),
+        })
+    });
+    refused.await?;
+    restore(scene).await
+}
+
+/// A typo disarms nothing: a host that dies is left by the last spec that was met.
+pub(crate) async fn an_invalid_edit_leaves_failover_armed(scene: &Scene) -> Result<()> {
+    let client = redeploy::start(scene, &load(2.0)).await?;
+    patch(scene, r#"{"constraints":{"tiers":["fog"]}}"#).await?;
+    let reason = reasons::INVALID_SPEC;
+    scene
+        .wait_condition(MODEL, READY, "False", reason, PATIENCE)
+        .await?;
+    let host = last_host(scene).await?;
+    moved_off(scene, &host, client, async || Ok(())).await?;
+    ensure!(
+        serving(scene).await? == "True",
+        "it serves by the last valid spec"
+    );
+    scene.wait_nodes(5, PATIENCE).await?;
+    restore(scene).await
+}
+
+/// The operator's pod goes with its store, the source is away, a host of the path dies.
+pub(crate) async fn a_store_that_is_lost_comes_back_from_the_hosts(scene: &Scene) -> Result<()> {
+    let file = scene.models.join("mobilenet-v2.pt");
+    let away = scene.models.join("mobilenet-v2.pt.away");
+    std::fs::rename(&file, &away)?;
+    let outcome = store_lost(scene).await;
+    std::fs::rename(&away, &file)?;
+    outcome?;
+    restore(scene).await
+}
+
+async fn store_lost(scene: &Scene) -> Result<()> {
+    let client = redeploy::start(scene, &load(2.0)).await?;
+    let operator = "app.kubernetes.io/component=operator";
+    let delete = [
+        "delete",
+        "pod",
+        "-n",
+        "lamina-system",
+        "-l",
+        operator,
+        "--wait=true",
+    ];
+    scene.lab.kubectl(&delete).await?;
+    scene.wait_nodes(5, PATIENCE).await?;
+    // A new operator proves what serves before it says so.
+    poll("Ready again", PATIENCE, async || {
+        let status = scene.model(MODEL).await?.and_then(|m| m.status);
+        let conditions = status.map(|s| s.conditions).unwrap_or_default();
+        let ready = conditions.iter().find(|c| c.type_ == READY);
+        Ok(match ready {
+            Some(c) if c.status == "True" => Step::Done(()),
+            other => Step::NotYet(format!("{other:?}")),
+        })
+    })
+    .await?;
+    sleep(Duration::from_secs(15)).await;
+    let host = last_host(scene).await?;
+    moved_off(scene, &host, client, async || Ok(())).await?;
+    scene.wait_nodes(5, PATIENCE).await?;
+    Ok(())
+}
+
+/// A cordon empties a host, make before break.
+pub(crate) async fn a_cordoned_host_is_emptied(scene: &Scene) -> Result<()> {
+    let client = redeploy::start(scene, &load(2.0)).await?;
+    sleep(Duration::from_secs(3)).await;
+    let host = last_host(scene).await?;
+    scene.lab.kubectl(&["cordon", &host]).await?;
+    let path = path_without(scene, &host).await;
+    sleep(Duration::from_secs(2)).await;
+    let answered = all_answered(client).await;
+    scene.lab.kubectl(&["uncordon", &host]).await?;
+    path?;
+    answered
+}
+
+/// Requests go on at the old entry's agent while the entry moves to another camera.
+pub(crate) async fn an_entry_that_moves_loses_nothing(scene: &Scene) -> Result<()> {
+    let client = redeploy::start(scene, &load(2.0)).await?;
+    sleep(Duration::from_secs(2)).await;
+    let selector = r#"{"entry":{"nodeSelector":{"kubernetes.io/hostname":"cam-2"}}}"#;
+    patch(scene, selector).await?;
+    let moved = scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await;
+    sleep(Duration::from_secs(4)).await;
+    let answered = all_answered(client).await;
+    scene.apply(&scene.example(MODEL)?).await?;
+    moved?;
+    answered?;
+    scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await?;
+    photographs(scene, "cam-1", MODEL).await?;
+    Ok(())
+}
