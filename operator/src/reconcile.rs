@@ -12,7 +12,7 @@ use crate::state::cluster::Cluster;
 use crate::state::decision::{Change, Decisions, Entries, EntryAt};
 use crate::state::ids::{self, ObjectId, PlacementKey};
 use crate::state::memory::{Memory, ModelMemory};
-use crate::state::notice::Notice;
+use crate::state::notice::{Notice, Regarding};
 use crate::state::plans::{self, Phase};
 use crate::state::preparation::Preparation;
 use crate::state::snapshot::{QuestionView, Snapshot};
@@ -24,7 +24,7 @@ use index::{Index, is_wanted, owner_uid};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use lamina_crds::dnn_model::Move;
 use lamina_crds::placement::Redeploy;
-use lamina_crds::{DnnModel, Placement, PlacementSpec};
+use lamina_crds::{DnnModel, Placement, PlacementSpec, reasons};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -50,6 +50,7 @@ pub(crate) fn decide(snapshot: &Snapshot, memory: &mut Memory) -> Decisions {
     }
     look.delete_orphans();
     look.keep_unreadable();
+    look.tell_unreadable(memory);
     look.forget_prepares();
     look.forget_questions();
     let Look {
@@ -537,6 +538,32 @@ impl<'a> Look<'a> {
                 let on = self.wishes.routes.entry(entry.clone()).or_default();
                 on.push(route.clone());
             }
+        }
+    }
+
+    /// Says of each model that cannot be read what is wrong with it, once.
+    fn tell_unreadable(&mut self, memory: &mut Memory) {
+        let unreadable = &self.snapshot.unreadable;
+        memory
+            .unreadable
+            .retain(|name, _| unreadable.contains_key(name));
+        for (name, what) in unreadable {
+            if memory.unreadable.get(name) == Some(&what.error) {
+                continue;
+            }
+            memory.unreadable.insert(name.clone(), what.error.clone());
+            let id = ObjectId {
+                namespace: name.0.clone(),
+                name: name.1.clone(),
+                uid: what.uid.clone(),
+            };
+            let note = format!(
+                "{}; what it asked for before stays in force. Update the CRDs or correct it",
+                what.error
+            );
+            let regarding = Regarding::model(id);
+            let notice = Notice::warning(regarding, reasons::UNREADABLE, "Read", note);
+            self.out.write(Change::Nothing, vec![notice]);
         }
     }
 

@@ -3,6 +3,7 @@
 //! What this process wrote is put into the copy at once, so that the next look
 //! at the world does not decide the same thing again because its watch is late.
 
+use crate::state::listed::Unreadable;
 use crate::text::with_causes;
 use futures::{Stream, StreamExt};
 use kube::core::DeserializeGuard;
@@ -43,7 +44,7 @@ struct Inner<K> {
     is_complete: bool,
     /// Objects that cannot be read, with what is wrong. The last readable version
     /// of each stays among those present.
-    unreadable: BTreeMap<Key, String>,
+    unreadable: BTreeMap<Key, Unreadable>,
     /// What the watch last complained of, until it works.
     complaint: Option<String>,
 }
@@ -93,18 +94,18 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
     }
 
     /// Objects that are there but cannot be read, with what is wrong.
-    pub(crate) fn unreadable(&self) -> BTreeMap<(String, String), String> {
+    pub(crate) fn unreadable(&self) -> BTreeMap<(String, String), Unreadable> {
         self.lock().unreadable.clone()
     }
 
     /// An object is there in a form that cannot be read.
-    fn cannot_read(&self, key: Key, error: String) {
+    fn cannot_read(&self, key: Key, what: Unreadable) {
         let mut inner = self.lock();
         if let Some(known) = inner.present.get(&key).cloned() {
             // In a list under way as well: unreadable is not gone.
             inner.listing.insert(key.clone(), known);
         }
-        inner.unreadable.insert(key, error);
+        inner.unreadable.insert(key, what);
     }
 
     /// `kind` with what its watch complains of, as long as the first list is not
@@ -289,13 +290,15 @@ fn readable<K: Resource<DynamicType = ()>>(
                 error = bad.error,
                 "object cannot be read; update the CRDs or correct it"
             );
-            Err(((namespace, name), bad.error))
+            let uid = bad.metadata.uid.unwrap_or_default();
+            let error = bad.error;
+            Err(((namespace, name), Unreadable { uid, error }))
         }
     };
     let noted = |guard| match open(guard) {
         Ok(object) => Some(object),
-        Err((key, error)) => {
-            copies.cannot_read(key, error);
+        Err((key, what)) => {
+            copies.cannot_read(key, what);
             None
         }
     };

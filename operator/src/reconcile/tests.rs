@@ -872,14 +872,18 @@ fn a_model_that_cannot_be_read_is_not_gone() {
     let mut bench = Bench::serving();
     let model = bench.snapshot.models.remove(0);
     let name = ("default".to_owned(), "net".to_owned());
-    bench
-        .snapshot
-        .unreadable
-        .insert(name, "invalid number".into());
+    let what = crate::state::listed::Unreadable {
+        uid: MODEL_UID.into(),
+        error: "spec.constraints.keepOnEntry: invalid number".into(),
+    };
+    bench.snapshot.unreadable.insert(name, what);
     bench.run(5);
     assert_eq!(bench.snapshot.placements.len(), 1);
     assert_eq!(bench.snapshot.compute_nodes["cloud-1"].spec.slices.len(), 1);
     assert_eq!(bench.snapshot.compute_nodes["cam-1"].spec.routes.len(), 1);
+    let note = bench.note(reasons::UNREADABLE);
+    assert!(note.starts_with("spec.constraints.keepOnEntry: "), "{note}");
+    assert_eq!(bench.reasons(), [reasons::UNREADABLE], "told once");
     bench.snapshot.unreadable.clear();
     bench.snapshot.models.push(model);
     bench.run(15);

@@ -6,13 +6,22 @@ use lamina_crds::{ComputeNode, DnnModel, Placement};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// An object that is there but cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    /// Its UID.
+    pub uid: String,
+    /// What is wrong with it.
+    pub error: String,
+}
+
 /// The objects at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Listed {
     /// Every DnnModel.
     pub models: Vec<Arc<DnnModel>>,
     /// DnnModels that cannot be read, by namespace and name, with what is wrong.
-    pub unreadable: BTreeMap<(String, String), String>,
+    pub unreadable: BTreeMap<(String, String), Unreadable>,
     /// Every Placement.
     pub placements: Vec<Arc<Placement>>,
     /// Every ComputeNode.

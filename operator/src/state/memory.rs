@@ -20,6 +20,8 @@ pub(crate) struct Memory {
     pub models: BTreeMap<String, ModelMemory>,
     /// By model and entry.
     pub placements: BTreeMap<PlacementKey, PlacementMemory>,
+    /// What is wrong with models that cannot be read, as people were told.
+    pub unreadable: BTreeMap<(String, String), String>,
     /// What was learned of hosts. Questions under way hold on to it as it was.
     pub learned: Arc<Learned>,
 }

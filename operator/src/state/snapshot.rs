@@ -2,6 +2,7 @@
 
 use super::ids::{JobId, PlacementKey};
 use super::links::Links;
+use super::listed::Unreadable;
 use super::time::Moment;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
@@ -28,7 +29,7 @@ pub(crate) struct Snapshot {
     /// Every DnnModel.
     pub models: Vec<Arc<DnnModel>>,
     /// Names and namespaces of objects that cannot be read, with what is wrong.
-    pub unreadable: BTreeMap<(String, String), String>,
+    pub unreadable: BTreeMap<(String, String), Unreadable>,
     /// Every Placement.
     pub placements: Vec<Arc<Placement>>,
     /// ComputeNodes by name.
