@@ -14,6 +14,14 @@ use tokio::time::sleep;
 const MODEL: &str = "mobilenet-v2";
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What the example asks for, of everything that these cases edit.
+const AS_EVER: &str = r#"{
+    "constraints": {
+        "tiers": null, "keepOnEntry": 2, "sliceMemory": [{"tier": "device", "limit": "8M"}]
+    },
+    "entry": {"nodeSelector": {"kubernetes.io/hostname": "cam-1"}}
+}"#;
+
 /// Edits the model's spec as `kubectl patch` does.
 async fn patch(scene: &Scene, spec: &str) -> Result<()> {
     let body = format!("{{\"spec\":{spec}}}");
@@ -24,8 +32,7 @@ async fn patch(scene: &Scene, spec: &str) -> Result<()> {
 
 /// Takes every edit back and waits until the model serves as its example asks.
 async fn restore(scene: &Scene) -> Result<()> {
-    patch(scene, r#"{"constraints":{"tiers":null,"keepOnEntry":2}}"#).await?;
-    scene.apply(&scene.example(MODEL)?).await?;
+    patch(scene, AS_EVER).await?;
     scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await?;
     photographs(scene, "cam-1", MODEL).await?;
     Ok(())
@@ -60,8 +67,9 @@ pub(crate) async fn a_wish_that_nothing_meets_is_not_ready(scene: &Scene) -> Res
         "kubectl wait passed"
     );
     ensure!(serving(scene).await? == "True", "it serves meanwhile");
-    all_answered(client).await?;
-    restore(scene).await
+    let answered = all_answered(client).await;
+    restore(scene).await?;
+    answered
 }
 
 /// Blocks that must stay on the entry, which cannot hold them: requests are refused with
@@ -168,10 +176,8 @@ pub(crate) async fn an_entry_that_moves_loses_nothing(scene: &Scene) -> Result<(
     let moved = scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await;
     sleep(Duration::from_secs(4)).await;
     let answered = all_answered(client).await;
-    scene.apply(&scene.example(MODEL)?).await?;
+    let restored = restore(scene).await;
     moved?;
     answered?;
-    scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await?;
-    photographs(scene, "cam-1", MODEL).await?;
-    Ok(())
+    restored
 }
