@@ -14,25 +14,17 @@ use tokio::time::sleep;
 const MODEL: &str = "mobilenet-v2";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the example asks for, of everything that these cases edit.
-const AS_EVER: &str = r#"{
-    "constraints": {
-        "tiers": null, "keepOnEntry": 2, "sliceMemory": [{"tier": "device", "limit": "8M"}]
-    },
-    "entry": {"nodeSelector": {"kubernetes.io/hostname": "cam-1"}}
-}"#;
-
-/// Edits the model's spec as `kubectl patch` does.
-async fn patch(scene: &Scene, spec: &str) -> Result<()> {
-    let body = format!("{{\"spec\":{spec}}}");
-    let patch = ["patch", "dnn", MODEL, "--type", "merge", "-p", &body];
-    scene.lab.kubectl(&patch).await?;
+/// Applies the example with `from` replaced.
+async fn edit(scene: &Scene, from: &str, to: &str) -> Result<()> {
+    let as_ever = scene.example(MODEL)?;
+    ensure!(as_ever.contains(from), "the example lacks `{from}`");
+    scene.apply(&as_ever.replacen(from, to, 1)).await?;
     Ok(())
 }
 
 /// Takes every edit back and waits until the model serves as its example asks.
 async fn restore(scene: &Scene) -> Result<()> {
-    patch(scene, AS_EVER).await?;
+    scene.apply(&scene.example(MODEL)?).await?;
     scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await?;
     photographs(scene, "cam-1", MODEL).await?;
     Ok(())
@@ -48,10 +40,10 @@ async fn serving(scene: &Scene) -> Result<String> {
 /// A limit that no host meets: Ready is False, nothing is lost, the old path serves.
 pub(crate) async fn a_wish_that_nothing_meets_is_not_ready(scene: &Scene) -> Result<()> {
     let client = redeploy::start(scene, &load(2.0)).await?;
-    let limits = r#"{"constraints":{"sliceMemory":[
-        {"tier":"device","limit":"100k"},{"tier":"edge","limit":"100k"},
-        {"tier":"cloud","limit":"100k"}]}}"#;
-    patch(scene, limits).await?;
+    let limits =
+        "limit: 100k}\n      - {tier: edge, limit: 100k}\n      - {tier: cloud, limit: 100k}";
+    let limits = format!("- {{tier: device, {limits}");
+    edit(scene, "- tier: device\n        limit: 8M", &limits).await?;
     let reason = reasons::NO_FEASIBLE_PLACEMENT;
     scene
         .wait_condition(MODEL, READY, "False", reason, PATIENCE)
@@ -75,7 +67,7 @@ pub(crate) async fn a_wish_that_nothing_meets_is_not_ready(scene: &Scene) -> Res
 /// Blocks that must stay on the entry, which cannot hold them: requests are refused with
 /// the reason rather than raw input leaving the camera.
 pub(crate) async fn input_that_must_stay_never_leaves(scene: &Scene) -> Result<()> {
-    patch(scene, r#"{"constraints":{"keepOnEntry":33}}"#).await?;
+    edit(scene, "keepOnEntry: 2", "keepOnEntry: 33").await?;
     let reason = reasons::REQUESTS_REFUSED;
     scene
         .wait_condition(MODEL, READY, "False", reason, PATIENCE)
@@ -95,7 +87,7 @@ pub(crate) async fn input_that_must_stay_never_leaves(scene: &Scene) -> Result<(
 /// A typo disarms nothing: a host that dies is left by the last spec that was met.
 pub(crate) async fn an_invalid_edit_leaves_failover_armed(scene: &Scene) -> Result<()> {
     let client = redeploy::start(scene, &load(2.0)).await?;
-    patch(scene, r#"{"constraints":{"tiers":["fog"]}}"#).await?;
+    edit(scene, "keepOnEntry: 2", "keepOnEntry: 2\n    tiers: [fog]").await?;
     let reason = reasons::INVALID_SPEC;
     scene
         .wait_condition(MODEL, READY, "False", reason, PATIENCE)
@@ -171,8 +163,7 @@ pub(crate) async fn a_cordoned_host_is_emptied(scene: &Scene) -> Result<()> {
 pub(crate) async fn an_entry_that_moves_loses_nothing(scene: &Scene) -> Result<()> {
     let client = redeploy::start(scene, &load(2.0)).await?;
     sleep(Duration::from_secs(2)).await;
-    let selector = r#"{"entry":{"nodeSelector":{"kubernetes.io/hostname":"cam-2"}}}"#;
-    patch(scene, selector).await?;
+    edit(scene, "hostname: cam-1", "hostname: cam-2").await?;
     let moved = scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await;
     sleep(Duration::from_secs(4)).await;
     let answered = all_answered(client).await;

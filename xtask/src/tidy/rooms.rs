@@ -171,7 +171,7 @@ pub(super) const CRATES: &[Crate] = &[
     Crate {
         folder: "e2e",
         package: "lamina-e2e",
-        may_use: &["lamina-crds"],
+        may_use: &["lamina-crds", "lamina-model", "lamina-proto"],
         rows: &[],
         circles: Circles::Within,
     },
