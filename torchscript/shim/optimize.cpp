@@ -7,7 +7,13 @@
 #include <torch/csrc/jit/passes/frozen_graph_optimizations.h>
 #include <torch/csrc/jit/passes/frozen_linear_transpose.h>
 #include <torch/csrc/jit/passes/frozen_ops_to_mkldnn.h>
+#include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/pass_manager.h>
+#include <torch/csrc/jit/passes/tensorexpr_fuser.h>
+
+#include <unordered_set>
+
+namespace aten = c10::aten;
 
 namespace torch::jit::fuser::onednn {
 // Weak, for builds of libtorch for other processors than x86-64 lack it.
@@ -15,6 +21,81 @@ TORCH_API __attribute__((weak)) void fuseGraph(std::shared_ptr<Graph> &graph);
 }  // namespace torch::jit::fuser::onednn
 
 namespace lamina {
+namespace {
+
+using Sizes = std::vector<int64_t>;
+
+// As the profiling executor saw them.
+std::optional<Sizes> sizes_of(const Value *value) {
+  auto type = value->type()->cast<c10::TensorType>();
+  return type == nullptr ? std::nullopt : type->sizes().concrete_sizes();
+}
+
+bool is_product(const Node *node) {
+  return node->kind() == aten::linear || node->kind() == aten::matmul ||
+         node->kind() == aten::mm || node->kind() == aten::bmm || node->kind() == aten::addmm;
+}
+
+// Whether a product of one row goes into `value` by operations that keep its
+// shape, so that oneDNN Graph may make one kernel of all of them.
+bool has_one_row_product(const Value *value, const std::optional<Sizes> &sizes,
+                         std::unordered_set<const Value *> &seen) {
+  auto own = sizes_of(value);
+  bool keeps_shape = !own.has_value() || !sizes.has_value() || *own == *sizes;
+  if (!keeps_shape || !seen.insert(value).second) return false;
+  const Node *node = value->node();
+  if (is_product(node)) {
+    bool is_known = own.has_value() && own->size() >= 2;
+    return !is_known || (*own)[own->size() - 2] == 1;
+  }
+  for (const Value *input : node->inputs())
+    if (is_tensor(input) && has_one_row_product(input, sizes, seen)) return true;
+  return false;
+}
+
+bool is_float(const Value *value) {
+  auto type = value->type()->cast<c10::TensorType>();
+  return type != nullptr && type->scalarType().has_value() &&
+         c10::isFloatingType(*type->scalarType());
+}
+
+// oneDNN's product of one row with a sum behind it writes past its scratchpad
+// where the row has more than 1024 elements (brgemm, oneDNN 3.x of libtorch
+// 2.13). The sum is written as a subtraction, which libtorch computes by the same
+// kernel and oneDNN Graph does not know. How long the row is does not matter
+// here: with one row there is nothing to gain.
+void keep_sums_apart(Block *block) {
+  for (auto it = block->nodes().begin(); it != block->nodes().end();) {
+    Node *node = *it++;
+    for (Block *inner : node->blocks()) keep_sums_apart(inner);
+    bool adds = node->kind() == aten::add || node->kind() == aten::add_;
+    if (!adds || node->inputs().size() != 3 || !is_tensor(node->input(1))) continue;
+    auto alpha = torch::jit::toIValue(node->input(2));
+    if (!alpha.has_value() || !alpha->isScalar() || !is_float(node->input(0))) continue;
+    std::unordered_set<const Value *> seen;
+    auto sizes = sizes_of(node->output());
+    if (!has_one_row_product(node->input(0), sizes, seen) &&
+        !has_one_row_product(node->input(1), sizes, seen))
+      continue;
+    torch::jit::WithInsertPoint here(node);
+    Value *minus = block->owningGraph()->insertConstant(-alpha->toScalar());
+    Node *apart = block->owningGraph()->create(node->kind() == aten::add ? aten::sub : aten::sub_,
+                                               {node->input(0), node->input(1), minus});
+    apart->insertBefore(node);
+    apart->output()->setType(node->output()->type());
+    node->output()->replaceAllUsesWith(apart->output());
+    node->destroy();
+  }
+}
+
+// Shapes are in the graph once the nodes that watched its first run are gone.
+void fuse(std::shared_ptr<Graph> &graph) {
+  torch::jit::RemoveProfileNodesAndSpecializeTypes(graph);
+  keep_sums_apart(graph->block());
+  torch::jit::fuser::onednn::fuseGraph(graph);
+}
+
+}  // namespace
 
 // oneDNN Graph fuses convolutions and linear layers with what follows them,
 // chooses layouts and packs weights. Of what libtorch offers it is the fastest
@@ -22,7 +103,7 @@ namespace lamina {
 bool has_onednn_graph() {
   static const bool available = [] {
     if (torch::jit::fuser::onednn::fuseGraph == nullptr) return false;
-    torch::jit::registerPrePass(torch::jit::fuser::onednn::fuseGraph);
+    torch::jit::registerPrePass(fuse);
     // It compiles for the shapes of the first run. Other shapes take the code
     // that was not fused, instead of one more set of packed weights for each.
     torch::jit::FusionStrategy once = {{torch::jit::FusionBehavior::STATIC, 1}};

@@ -9,13 +9,35 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const SCRIPT: &str = include_str!("../fixtures/export.py");
+/// A script that exports models by their names, with what it says.
+struct Script {
+    file: &'static str,
+    text: &'static str,
+}
+
+const MODELS: Script = Script {
+    file: "export.py",
+    text: include_str!("../fixtures/export.py"),
+};
+const ONE_ROW: Script = Script {
+    file: "one_row.py",
+    text: include_str!("../fixtures/one_row.py"),
+};
 
 /// The exported model, made on first use and kept in the target directory
 /// until the script changes.
 pub(crate) fn model(name: &str) -> PathBuf {
-    let script = Digest::of(SCRIPT.as_bytes());
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("models-{}", script.short()));
+    exported(&MODELS, name)
+}
+
+/// The same of sums behind products.
+pub(crate) fn one_row(name: &str) -> PathBuf {
+    exported(&ONE_ROW, name)
+}
+
+fn exported(script: &Script, name: &str) -> PathBuf {
+    let digest = Digest::of(script.text.as_bytes());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("models-{}", digest.short()));
     let file = folder.join(format!("{name}.pt"));
     if file.exists() {
         return file;
@@ -24,17 +46,19 @@ pub(crate) fn model(name: &str) -> PathBuf {
     let lock = File::create(folder.join(format!("{name}.lock"))).unwrap();
     lock.lock().unwrap();
     if !file.exists() {
-        export(&folder, name);
+        export(script, &folder, name);
     }
     file
 }
 
-fn export(folder: &Path, name: &str) {
+fn export(script: &Script, folder: &Path, name: &str) {
     let python = std::env::var_os("LAMINA_PYTHON");
     let python = python.expect("LAMINA_PYTHON names no Python with torch: run `cargo xtask test`");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/export.py");
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+    let script = Path::new(fixtures).join(script.file);
     let output = Command::new(python)
-        .args(["-W", "ignore", script])
+        .args(["-W", "ignore"])
+        .arg(script)
         .arg(folder)
         .arg(name)
         .env("OMP_NUM_THREADS", "1")
