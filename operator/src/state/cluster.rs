@@ -3,8 +3,8 @@
 
 use super::ids;
 use super::links::Links;
-use super::plans::{self};
-use super::snapshot::Snapshot;
+use super::plans;
+use super::snapshot::{NodeView, Snapshot};
 use lamina_crds::conditions::{BENCHMARKED, is_true};
 use lamina_crds::placement::Plan;
 use lamina_crds::{ComputeNode, Placement};
@@ -162,7 +162,7 @@ fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
         memory_free_bytes: live.map_or(0, |l| l.memory_free_bytes),
         gflops,
         unfit,
-        is_cordoned: snapshot.nodes.get(name).is_some_and(|n| n.is_cordoned()),
+        is_cordoned: snapshot.nodes.get(name).is_some_and(NodeView::is_cordoned),
         share: 0.0,
     }
 }

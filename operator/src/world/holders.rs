@@ -102,7 +102,7 @@ mod tests {
 
     fn inventory(held: &[&Digest], complete: bool) -> BlobInventory {
         BlobInventory {
-            held: held.iter().map(|d| d.to_string()).collect(),
+            held: held.iter().map(ToString::to_string).collect(),
             complete,
             gone: vec!["nonsense".into()],
         }
