@@ -57,7 +57,7 @@ pub trait Strategy: Send + Sync {
     /// Its name, as `spec.strategy` has it.
     fn name(&self) -> &str;
 
-    /// Places every workload of `problem`. Call [`solve_checked`] instead,
+    /// Places every workload of `problem`. Call [`crate::solve_checked`] instead,
     /// which validates before and checks after.
     ///
     /// # Errors

@@ -84,7 +84,10 @@ fn steps(kit: &Kit) -> Vec<(&'static str, Command)> {
         c
     };
     let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
-    documentation.env("RUSTDOCFLAGS", "--deny warnings");
+    documentation.env(
+        "RUSTDOCFLAGS",
+        "--deny warnings --allow rustdoc::private-intra-doc-links",
+    );
     vec![
         ("format", cargo(&["fmt", "--all", "--check"])),
         (

@@ -29,7 +29,7 @@ const SEED: u64 = 1;
 pub struct PrepareArgs {
     /// The model, exported with torch.jit.save.
     pub file: PathBuf,
-    /// An input as NAME:DATATYPE:SHAPE[:MIN:MAX], such as image:FP32:-1x3x224x224, where
+    /// An input as `NAME:DATATYPE:SHAPE[:MIN:MAX]`, such as `image:FP32:-1x3x224x224`, where
     /// -1 is any batch, or as a shape alone, 1x3x224x224, which is FP32; once for each, in
     /// the order of forward.
     #[arg(
