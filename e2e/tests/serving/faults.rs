@@ -117,7 +117,9 @@ pub(crate) async fn node_lost_and_the_entry_loads_more(scene: &Scene) -> Result<
     let client = redeploy::start(scene, &load(4.0)).await?;
     sleep(Duration::from_secs(3)).await;
     let as_ever = scene.example(MODEL)?;
-    let more = as_ever.replacen("keepOnEntry: 2\n", "keepOnEntry: 28\n", 1);
+    // Pins, because requests are refused as soon as `keepOnEntry` is broken.
+    let pinned = "keepOnEntry: 2\n    pins: [{first: 0, last: 27, node: cam-1}]\n";
+    let more = as_ever.replacen("keepOnEntry: 2\n", pinned, 1);
     ensure!(
         more != as_ever,
         "the example keeps another number of blocks"
