@@ -47,7 +47,7 @@ impl Case<'_> {
         let need = self.need(own, news);
         let is_new_wish = self.is_new_wish(own);
         if self.current.is_some() && need < Need::Leave {
-            if self.is_moving() && !is_new_wish {
+            if self.site.phase.is_moving() && !is_new_wish {
                 return None;
             }
             if self.snapshot.is_starting() {

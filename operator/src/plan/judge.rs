@@ -92,8 +92,7 @@ pub(super) fn is_broken_wish(violation: &Violation) -> bool {
 pub(super) fn deviation_of_difference(links: &Links, a: &Metrics, b: &Metrics) -> f64 {
     let (a, b) = (Parts::of(a), Parts::of(b));
     let mut variance = 0.0;
-    for (host, difference) in differences(&a.compute, &b.compute) {
-        let _ = host;
+    for (_, difference) in differences(&a.compute, &b.compute) {
         variance += (difference * COMPUTE_NOISE).powi(2);
     }
     for ((from, to), difference) in differences(&a.transfer, &b.transfer) {

@@ -36,7 +36,7 @@ use judge::is_broken_wish;
 use lamina_crds::placement::{Plan, Segment};
 use lamina_crds::{Placement, reasons};
 use lamina_model::Manifest;
-use lamina_placement::{Metrics, Problem, Solution};
+use lamina_placement::Solution;
 use lamina_plugin_host::{FALLBACK, PREFIX};
 use std::sync::Arc;
 
@@ -527,15 +527,6 @@ impl Case<'_> {
                 })
             })
             .collect()
-    }
-
-    /// What `segments` are worth in the problem of `answer`.
-    fn figures(&self, problem: &Problem, segments: &[Segment]) -> Option<Metrics> {
-        judge::figures_of(problem, segments)
-    }
-
-    fn is_moving(&self) -> bool {
-        matches!(self.site.phase, Phase::Loading { .. } | Phase::Verifying)
     }
 }
 

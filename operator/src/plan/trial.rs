@@ -1,6 +1,7 @@
 //! Judging a move by what was measured after it, and taking it back where it is
 //! worse than what it replaced.
 
+use super::judge::figures_of;
 use super::{Case, Planned};
 use crate::state::memory::{PlacementMemory, Trial};
 use crate::state::plans::Phase;
@@ -112,7 +113,7 @@ impl Case<'_> {
     /// What the old path would take now: its estimate, corrected by how its estimate
     /// compared with what was measured on it.
     fn old_path_now(&self, trial: &Trial, answer: &Answer) -> Option<f64> {
-        let now = self.figures(&answer.problem, &trial.from)?.latency_seconds;
+        let now = figures_of(&answer.problem, &trial.from)?.latency_seconds;
         let calibration = trial.before.mean_seconds / trial.old_path_seconds;
         let calibration = calibration.clamp(1.0 / CALIBRATION, CALIBRATION);
         let reference = now * calibration;

@@ -1,15 +1,13 @@
 //! The work-function policy, for those who know no horizon: it remembers what each
 //! path would have cost until now, and is where that says to be.
 
+use super::judge::figures_of;
 use super::{Case, Planned};
 use crate::state::memory::{PlacementMemory, Work};
 use crate::state::snapshot::Answer;
 use lamina_crds::placement::{Plan, Segment, format_path};
 use lamina_placement::Solution;
 use lamina_placement::adapt::WorkFunction;
-
-/// Paths that are remembered; of more, the oldest is forgotten.
-const PATHS: usize = 6;
 
 impl Case<'_> {
     /// Moves where the work function says so.
@@ -33,7 +31,7 @@ impl Case<'_> {
         let latency: Vec<Option<f64>> = work
             .paths
             .iter()
-            .map(|path| Some(self.figures(&answer.problem, path)?.latency_seconds))
+            .map(|path| Some(figures_of(&answer.problem, path)?.latency_seconds))
             .collect();
         let worst = latency.iter().flatten().copied().fold(0.0, f64::max);
         let costs: Vec<f64> = latency
@@ -69,9 +67,7 @@ impl Case<'_> {
             w.paths.first() == Some(&current.segments) && w.paths.iter().any(|p| p == best)
         });
         let work = known.unwrap_or_else(|| {
-            let mut paths = vec![current.segments.clone()];
-            paths.push(best.to_vec());
-            paths.truncate(PATHS);
+            let paths = vec![current.segments.clone(), best.to_vec()];
             let function =
                 WorkFunction::new(paths.len(), 0, |from, to| moving(&paths[from], &paths[to]));
             Work {
