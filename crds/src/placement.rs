@@ -72,10 +72,25 @@ pub struct Plan {
     /// Expected latency of the plan that it replaces, at the same moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_latency_ms: Option<f64>,
-    /// What caused it.
+    /// What caused it, for people.
     pub trigger: String,
+    /// Kind of that cause.
+    #[serde(default)]
+    pub cause: Cause,
     /// When it was made.
     pub time: Time,
+}
+
+/// Why a plan was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Cause {
+    /// Nothing served, or what served could not go on or broke the spec.
+    #[default]
+    Required,
+    /// It is expected to be faster. Only such moves count as flapping.
+    Gain,
+    /// What it replaces measured worse than what served before.
+    Rollback,
 }
 
 /// Blocks that run together on one host.
@@ -148,8 +163,11 @@ pub struct Redeploy {
     pub time: Time,
     /// Revision that serves since.
     pub revision: i64,
-    /// What caused it.
+    /// What caused it, for people.
     pub trigger: String,
+    /// Kind of that cause.
+    #[serde(default)]
+    pub cause: Cause,
     /// Path before.
     pub from: String,
     /// Path after.

@@ -16,7 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use lamina_crds::compute_node::{Capacity, Slice};
 use lamina_crds::conditions::{BENCHMARKED, READY, condition};
 use lamina_crds::dnn_model::{Entry, InputDataType, ModelInput, ModelSource, ProfileSummary};
-use lamina_crds::placement::{Plan, Segment};
+use lamina_crds::placement::{Cause, Plan, Segment};
 use lamina_crds::{
     ComputeNode, ComputeNodeSpec, ComputeNodeStatus, DnnModel, DnnModelSpec, DnnModelStatus, Hop,
     Placement, PlacementSpec, PlacementStatus, TIER_LABEL,
@@ -181,6 +181,7 @@ pub(crate) fn plan(revision: i64, path: &[(&str, Range<u32>)]) -> Plan {
         estimated_latency_ms: 50.0,
         replaced_latency_ms: None,
         trigger: "first placement".into(),
+        cause: Cause::Required,
         time: Time(at(0)),
     }
 }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use lamina_crds::placement::Segment;
 use lamina_e2e::netlab::Link;
 use lamina_e2e::scene::redeploy::{self, Load};
-use lamina_e2e::scene::{CLOUD, DEVICE_LINK, SLOW_DEVICE_LINK, Scene, SceneError, Step, poll};
+use lamina_e2e::scene::{CLOUD, DEVICE_LINK, Scene, SceneError, Step, poll};
 use lamina_e2e::workload::{Client, Line, Summary};
 use nix::sys::signal::Signal;
 use std::time::Duration;
@@ -126,17 +126,7 @@ pub(crate) async fn node_lost_and_the_entry_loads_more(scene: &Scene) -> Result<
     );
     // Nothing moves until the host is known to be lost.
     let paused = more.replacen("\nspec:\n", "\nspec:\n  adaptation: {paused: true}\n", 1);
-    scene.apply(&paused).await?;
-    let host = last_host(scene).await?;
-    let known = async || {
-        let node = format!("computenode/{host}");
-        let not_ready = "--for=condition=Ready=false";
-        let wait = ["wait", &node, not_ready, "--timeout=30s"];
-        scene.lab.kubectl(&wait).await?;
-        scene.apply(&more).await?;
-        Ok(())
-    };
-    let moved = moved_off(scene, &host, client, known).await;
+    let moved = lost_while_paused(scene, client, &paused, &more).await;
     let path = segments(scene).await;
     scene.apply(&as_ever).await?;
     moved?;
@@ -147,6 +137,20 @@ pub(crate) async fn node_lost_and_the_entry_loads_more(scene: &Scene) -> Result<
     );
     scene.wait_nodes(5, Duration::from_secs(60)).await?;
     Ok(())
+}
+
+async fn lost_while_paused(scene: &Scene, client: Client, paused: &str, then: &str) -> Result<()> {
+    scene.apply(paused).await?;
+    let host = last_host(scene).await?;
+    let known = async || {
+        let node = format!("computenode/{host}");
+        let not_ready = "--for=condition=Ready=false";
+        let wait = ["wait", &node, not_ready, "--timeout=30s"];
+        scene.lab.kubectl(&wait).await?;
+        scene.apply(then).await?;
+        Ok(())
+    };
+    moved_off(scene, &host, client, known).await
 }
 
 /// Another path serves after `host`'s agent died and `then` was done, and `client` got
@@ -186,31 +190,22 @@ pub(crate) async fn path_without(scene: &Scene, host: &str) -> Result<String, Sc
 }
 
 /// Both hosts live and reach the operator, but not each other.
-///
-/// The hop is not one to the operator's own host: with that, the entry would lose the
-/// operator too. So its links to that host stay slow for as long as the case lasts.
 pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
-    let to_operator = |rate_bits_per_s: u64| {
-        let links = |link: &mut Link| link.rate_bits_per_s = rate_bits_per_s;
-        scene.lab.set_links_between("cam-1", CLOUD, links)
-    };
-    to_operator(SLOW_DEVICE_LINK.rate_bits_per_s)?;
-    let answered = next_hop_cut(scene).await;
-    to_operator(DEVICE_LINK.rate_bits_per_s)?;
-    answered
-}
-
-async fn next_hop_cut(scene: &Scene) -> Result<()> {
+    // Not the operator's own host: with that, the entry would lose the operator too.
+    let hop = "edge-1";
+    let unpinned = pin_most(scene, hop).await?;
     let client = redeploy::start(scene, &load(2.0)).await?;
-    // A move that was pending comes to pass first.
     sleep(Duration::from_secs(3)).await;
-    let hop = another_next_hop(scene, CLOUD, Duration::from_secs(120)).await?;
     let cut = |up: bool| {
         let links = |link: &mut Link| link.up = up;
-        scene.lab.set_links_between("cam-1", &hop, links)
+        scene.lab.set_links_between("cam-1", hop, links)
     };
     cut(false)?;
-    let moved = another_next_hop(scene, &hop, Duration::from_secs(60)).await;
+    let moved = async {
+        scene.apply(&unpinned).await?;
+        another_next_hop(scene, hop, Duration::from_secs(60)).await
+    };
+    let moved = moved.await;
     sleep(Duration::from_secs(3)).await;
     let answered = all_answered(client).await;
     cut(true)?;
@@ -218,23 +213,56 @@ async fn next_hop_cut(scene: &Scene) -> Result<()> {
     answered
 }
 
-/// Waits until the entry hands its requests to another host than this.
-async fn another_next_hop(scene: &Scene, than: &str, within: Duration) -> Result<String> {
+/// Has all but the first blocks serve on `node`, so that where a case begins does not
+/// depend on what was measured before. Returns the manifest without that pin.
+async fn pin_most(scene: &Scene, node: &str) -> Result<String> {
+    let as_ever = scene.example(MODEL)?;
+    let keep = "keepOnEntry: 2\n";
+    let pins = format!("{keep}    pins: [{{first: 15, last: 32, node: {node}}}]\n");
+    let pinned = as_ever.replacen(keep, &pins, 1);
+    ensure!(
+        pinned != as_ever,
+        "the example keeps another number of blocks"
+    );
+    scene.apply(&pinned).await?;
+    poll("the pinned path", Duration::from_secs(60), async || {
+        let status = scene.placement(MODEL).await?.and_then(|p| p.status);
+        let status = status.unwrap_or_default();
+        let last = status.active.and_then(|plan| plan.segments.last().cloned());
+        let is_there = last.is_some_and(|s| s.host.node == node && s.blocks.contains(&15));
+        Ok(if is_there && status.target_revision == 0 {
+            Step::Done(())
+        } else {
+            Step::NotYet(status.path)
+        })
+    })
+    .await?;
+    Ok(as_ever)
+}
+
+/// Waits until the entry hands its requests to another host than this, or keeps them.
+async fn another_next_hop(scene: &Scene, than: &str, within: Duration) -> Result<()> {
     let what = format!("a next hop other than {than}");
-    let hop = poll(&what, within, async || {
+    poll(&what, within, async || {
         let hosts = hosts(scene).await?;
         Ok(match hosts.get(1) {
-            Some(hop) if hop != than => Step::Done(hop.clone()),
-            _ => Step::NotYet(hosts.join("→")),
+            Some(hop) if hop == than => Step::NotYet(hosts.join("→")),
+            _ => Step::Done(()),
         })
-    });
-    Ok(hop.await?)
+    })
+    .await?;
+    Ok(())
 }
 
 pub(crate) async fn slow_link_moves_blocks_and_operator_dies_meanwhile(
     scene: &Scene,
 ) -> Result<()> {
+    let unpinned = pin_most(scene, CLOUD).await?;
+    let load = load(3.0);
     let killer = async {
+        // The first phase of the load comes before the link turns slow.
+        sleep(Duration::from_secs(load.phase_seconds)).await;
+        scene.apply(&unpinned).await?;
         // As soon as a new revision is on its way.
         poll("a target revision", Duration::from_secs(120), async || {
             let status = scene.placement(MODEL).await?.and_then(|p| p.status);
@@ -249,13 +277,8 @@ pub(crate) async fn slow_link_moves_blocks_and_operator_dies_meanwhile(
         scene.kill("operator", None, Signal::SIGKILL).await?;
         anyhow::Ok(())
     };
-    let load = load(3.0);
     let mut quiet = |_: &str| ();
-    let (run, killed) = tokio::join!(redeploy::run(scene, &load, &mut quiet), async {
-        // The first phase of the load comes before the link turns slow.
-        sleep(Duration::from_secs(load.phase_seconds)).await;
-        killer.await
-    });
+    let (run, killed) = tokio::join!(redeploy::run(scene, &load, &mut quiet), killer);
     scene.lab.set_host_links("cam-1", |link| {
         link.rate_bits_per_s = DEVICE_LINK.rate_bits_per_s;
     })?;

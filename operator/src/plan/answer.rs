@@ -7,7 +7,7 @@ use crate::state::notice::Notice;
 use crate::state::snapshot::{Answer, Remark};
 use crate::state::text;
 use crate::state::time::seconds_only;
-use lamina_crds::placement::{Plan, Segment, format_path};
+use lamina_crds::placement::{Cause, Plan, Segment, format_path};
 use lamina_crds::reasons;
 use lamina_placement::{Certificate, Solution, Status};
 
@@ -21,7 +21,8 @@ impl Case<'_> {
         own.problem = None;
         own.waiting_since = None;
         own.candidate = None;
-        let plan = self.plan(solution, to, None, "first placement".to_owned());
+        let trigger = "first placement".to_owned();
+        let plan = self.plan(solution, to, None, (Cause::Required, trigger));
         self.stage(own, plan.revision);
         let note = format!(
             "revision {} for {}: {}, est. {}, {}",
@@ -41,14 +42,14 @@ impl Case<'_> {
         solution: &Solution,
         current: &Plan,
         to: Vec<Segment>,
-        trigger: String,
+        why: (Cause, String),
     ) -> Planned {
         own.candidate = None;
         own.suppressed = None;
         own.trial = None;
         let before = before_seconds.map(|s| s * 1e3);
         let what = moves_or_path(current, &to);
-        let plan = self.plan(solution, to, before, trigger);
+        let plan = self.plan(solution, to, before, why);
         self.stage(own, plan.revision);
         let after = text::millis(plan.estimated_latency_ms);
         let estimate = before.map_or_else(
@@ -112,7 +113,7 @@ impl Case<'_> {
         solution: &Solution,
         segments: Vec<Segment>,
         replaced_latency_ms: Option<f64>,
-        trigger: String,
+        (cause, trigger): (Cause, String),
     ) -> Plan {
         let latency = solution.metrics.as_ref().map_or(0.0, |m| m.latency_seconds);
         Plan {
@@ -125,6 +126,7 @@ impl Case<'_> {
             estimated_latency_ms: round(latency * 1e3),
             replaced_latency_ms: replaced_latency_ms.map(round),
             trigger,
+            cause,
             time: seconds_only(self.snapshot.wall),
         }
     }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::testing::Bench;
 use lamina_crds::dnn_model::{Goal, Pin};
+use lamina_crds::placement::Cause;
 
 #[test]
 fn a_pin_to_a_host_without_agent_is_named() {
@@ -81,6 +82,28 @@ fn a_link_that_comes_and_goes_does_not_drag_blocks_along_for_ever() {
         held.iter().any(|n| n.contains("back and forth")),
         "{held:?}"
     );
+}
+
+#[test]
+fn moves_that_had_to_be_made_are_no_flapping() {
+    let mut bench = Bench::serving();
+    for _ in 0..3 {
+        for strategy in ["device-only", "optimal"] {
+            bench.edit(|m| m.spec.strategy.name = strategy.into());
+            bench.run(12);
+        }
+    }
+    // What a new process knows of earlier moves, it has from the status.
+    bench.restart();
+    bench.run(12);
+    let before = bench.status();
+    assert_eq!(before.redeploys, 6);
+    bench.links_of("cam-1", 1e4);
+    bench.run(25);
+    let after = bench.status();
+    assert_eq!(after.path, "cam-1[0-3]", "{:?}", bench.told.last());
+    assert_eq!(after.history[0].cause, Cause::Gain);
+    assert_eq!(after.history[1].cause, Cause::Required);
 }
 
 #[test]

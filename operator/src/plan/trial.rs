@@ -7,7 +7,7 @@ use crate::state::memory::{PlacementMemory, Trial};
 use crate::state::plans::Phase;
 use crate::state::snapshot::{Answer, RequestView};
 use crate::state::text;
-use lamina_crds::placement::{Plan, Segment, format_path};
+use lamina_crds::placement::{Cause, Plan, Segment, format_path};
 use lamina_crds::reasons;
 use lamina_placement::adapt::{self, Measured, Verdict};
 
@@ -146,6 +146,7 @@ impl Case<'_> {
             replaced_latency_ms: Some((after_seconds * 1e4).round() / 10.0),
             certificate: "Measured".to_owned(),
             trigger,
+            cause: Cause::Rollback,
             time: crate::state::time::seconds_only(self.snapshot.wall),
             ..current.clone()
         };

@@ -9,7 +9,7 @@ use crate::state::plans::{Phase, WAITING};
 use crate::state::snapshot::Answer;
 use crate::state::text;
 use lamina_crds::dnn_model::AdaptationPolicy;
-use lamina_crds::placement::{Plan, Segment, format_path};
+use lamina_crds::placement::{Cause, Plan, Segment, format_path};
 use lamina_crds::reasons;
 use lamina_placement::adapt::{self, Decision, Policy, Situation, Stay, Switched};
 use lamina_placement::check::Violation;
@@ -103,7 +103,14 @@ impl Case<'_> {
         own.problem = None;
         let before = answer.standing.as_ref().and_then(|s| s.metrics.as_ref());
         let before = before.map(|m| m.latency_seconds);
-        self.switch(own, before, solution, current, segments, why)
+        self.switch(
+            own,
+            before,
+            solution,
+            current,
+            segments,
+            (Cause::Required, why),
+        )
     }
 
     /// What serves was found in the place of the plugin that answers now.
@@ -208,7 +215,7 @@ impl Case<'_> {
         let trigger = trigger.unwrap_or_else(|| "a better placement was found".to_owned());
         let before = answer.standing.as_ref().and_then(|s| s.metrics.as_ref());
         let before = before.map(|m| m.latency_seconds);
-        let planned = self.switch(own, before, solution, current, to, trigger);
+        let planned = self.switch(own, before, solution, current, to, (Cause::Gain, trigger));
         if let Some(plan) = &planned.plan {
             let promised = current.estimated_latency_ms / 1e3;
             let promised = Some(promised).filter(|s| *s > 0.0);
@@ -270,7 +277,9 @@ impl Case<'_> {
         }
     }
 
-    /// Moves of this Placement, oldest first, on this process's clock.
+    /// Moves for a gain of this Placement, oldest first, on this process's clock. One
+    /// that had to be made, since a host was lost or the spec edited, says nothing of
+    /// how steady gains are.
     fn moves_made(&self, own: &mut PlacementMemory) -> Vec<Switched> {
         let moves = own.moves.get_or_insert_with(|| {
             let status = self.site.placement.and_then(|p| p.status.as_ref());
@@ -279,7 +288,7 @@ impl Case<'_> {
                 let ago = self.snapshot.seconds_since_wall(r.time.0);
                 self.snapshot.now.plus(-ago).seconds()
             };
-            let history = history.iter().rev();
+            let history = history.iter().rev().filter(|r| r.cause == Cause::Gain);
             history
                 .map(|r| Switched {
                     at_seconds: at(r),

@@ -227,6 +227,7 @@ fn redeploy(
         time: now.clone(),
         revision: new.revision,
         trigger: new.trigger.clone(),
+        cause: new.cause,
         from: format_path(&old.segments),
         to: format_path(&new.segments),
         estimated_before_ms: new.replaced_latency_ms.unwrap_or(old.estimated_latency_ms),
