@@ -32,11 +32,11 @@ def emit(**fields) -> None:
     print(json.dumps(fields), flush=True)
 
 
-def as_input(tensor: torch.Tensor) -> list:
+def as_input(tensor: torch.Tensor, name: str = "image") -> triton.InferInput:
     array = numpy.ascontiguousarray(tensor.numpy())
-    request = triton.InferInput("image", list(array.shape), "FP32")
+    request = triton.InferInput(name, list(array.shape), "FP32")
     request.set_data_from_numpy(array)
-    return [request]
+    return request
 
 
 def describe(result) -> dict:
@@ -49,8 +49,15 @@ def describe(result) -> dict:
     }
 
 
-def first_output(result) -> numpy.ndarray:
-    return result.as_numpy(result.get_response().outputs[0].name)
+def outputs(result) -> list:
+    return [result.as_numpy(output.name) for output in result.get_response().outputs]
+
+
+def largest_difference(answers: list, expected: list) -> float:
+    if len(answers) != len(expected):
+        return float("inf")
+    pairs = zip(answers, expected)
+    return max(float(numpy.abs(answer - right).max()) for answer, right in pairs)
 
 
 def photographs(args) -> None:
@@ -63,9 +70,9 @@ def photographs(args) -> None:
         with torch.inference_mode():
             expected = model(tensor).numpy()
         start = time.monotonic()
-        result = client.infer(args.model, as_input(tensor), client_timeout=args.deadline)
+        result = client.infer(args.model, [as_input(tensor)], client_timeout=args.deadline)
         seconds = time.monotonic() - start
-        answer = first_output(result)
+        answer = outputs(result)[0]
         confidence = torch.softmax(torch.from_numpy(answer[0].copy()), 0)
         best = int(confidence.argmax())
         emit(
@@ -93,28 +100,34 @@ class Load:
         self.correct = 0
         self.lost = 0
         self.wrong = 0
+        self.refused = 0
         self.rate = args.rate
         self.reference()
 
     def reference(self) -> None:
         """Every image's own answer, and the proof that answers differ."""
-        model = models.load(self.args.model)
-        self.inputs = images.variants(self.args.images, seed=self.args.seed)
+        reference = self.args.reference or self.args.model
+        model = models.load(reference)
+        self.inputs = models.requests(reference, self.args.images, self.args.seed)
+        parts = zip(*(tensor.split(8) for tensor in self.inputs.values()))
         with torch.inference_mode():
-            self.expected = torch.cat([model(part) for part in self.inputs.split(8)]).numpy()
-        answers = torch.from_numpy(self.expected)
+            answered = [model(*part) for part in parts]
+        # One list of answers for each output.
+        answered = [[part] if isinstance(part, torch.Tensor) else part for part in answered]
+        self.expected = [torch.cat(output).numpy() for output in zip(*answered)]
+        answers = torch.from_numpy(self.expected[0])
         apart = torch.cdist(answers, answers, p=float("inf"))
         apart.fill_diagonal_(float("inf"))
         emit(
             kind="reference",
-            images=len(self.inputs),
+            images=self.args.images,
             tolerance=TOLERANCE,
             smallest_difference=float(apart.min()),
         )
 
     def send(self) -> None:
         number = self.sent
-        if number >= len(self.inputs):
+        if number >= self.args.images:
             return
         self.sent += 1
         start = time.monotonic()
@@ -127,7 +140,7 @@ class Load:
 
         self.client.async_infer(
             self.args.model,
-            as_input(self.inputs[number : number + 1]),
+            [as_input(all[number : number + 1], name) for name, all in self.inputs.items()],
             callback=done,
             client_timeout=self.args.deadline,
             request_id=str(number),
@@ -136,10 +149,13 @@ class Load:
     def finish(self, number, at, seconds, result, error) -> None:
         record = {"kind": "request", "id": number, "at": at, "seconds": seconds}
         if error is not None:
-            record["outcome"] = "lost"
+            # Only who asked for it, by a reference of its own, expects a refusal.
+            is_refused = self.args.reference and "INVALID_ARGUMENT" in str(error.status())
+            record["outcome"] = "refused" if is_refused else "lost"
             record["error"] = str(error)
         else:
-            difference = float(numpy.abs(first_output(result)[0] - self.expected[number]).max())
+            expected = [output[number : number + 1] for output in self.expected]
+            difference = largest_difference(outputs(result), expected)
             record["max_abs_diff"] = difference
             record["outcome"] = "correct" if difference <= TOLERANCE else "wrong"
             record.update(describe(result))
@@ -154,7 +170,7 @@ class Load:
         threading.Thread(target=self.read_commands, args=(commands,), daemon=True).start()
         end = time.monotonic() + self.args.seconds
         due = time.monotonic()
-        while time.monotonic() < end and self.sent < len(self.inputs):
+        while time.monotonic() < end and self.sent < self.args.images:
             wait = max(0.0, due - time.monotonic())
             try:
                 command = commands.get(timeout=wait)
@@ -166,7 +182,8 @@ class Load:
                 break
         while self.in_flight:
             time.sleep(0.02)
-        emit(kind="summary", sent=self.sent, correct=self.correct, lost=self.lost, wrong=self.wrong)
+        counts = {key: getattr(self, key) for key in ("sent", "correct", "refused", "lost", "wrong")}
+        emit(kind="summary", **counts)
 
     def obey(self, command: list) -> bool:
         if command[0] == "burst":
@@ -219,7 +236,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=["photographs", "load", "malformed"])
     parser.add_argument("--url", required=True, help="host and port of an agent")
-    parser.add_argument("--model", required=True, choices=sorted(models.MODELS))
+    parser.add_argument("--model", required=True, help="name under which it is served")
+    parser.add_argument("--reference", choices=sorted(models.MODELS),
+                        help="whose inputs are sent and whose answers are expected; default: the model's")
     parser.add_argument("--deadline", type=float, default=10.0, help="seconds within which an answer counts")
     parser.add_argument("--rate", type=float, default=2.0, help="requests per second")
     parser.add_argument("--seconds", type=float, default=60.0)

@@ -63,12 +63,62 @@ def resnet18() -> torch.nn.Module:
     return calibrated(torchvision.models.resnet18(weights=None))
 
 
-MODELS = {"mobilenet-v2": mobilenet_v2, "googlenet": googlenet, "resnet18": resnet18}
+class OneImage(torch.nn.Module):
+    """A small network of one input and one output."""
+
+    def __init__(self):
+        super().__init__()
+        width = 16
+        layers = [torch.nn.Conv2d(3, width, 3, padding=1), torch.nn.ReLU()]
+        for _ in range(3):
+            layers += [torch.nn.Conv2d(width, width, 3, stride=2, padding=1), torch.nn.ReLU()]
+        self.trunk = torch.nn.Sequential(*layers)
+        # Not of means, which are nearly the same for all noise.
+        self.head = torch.nn.Linear(width * 8 * 8, 10)
+
+    def forward(self, image):
+        return self.head(self.trunk(image).flatten(1))
+
+
+class TwoImages(OneImage):
+    """A next version of it that compares two images: other inputs, more outputs."""
+
+    def forward(self, left, right):
+        left = self.trunk(left).flatten(1)
+        right = self.trunk(right).flatten(1)
+        return self.head(left + right), (left - right).abs().sum(1, keepdim=True)
+
+
+def seeded(network) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return network()
+
+
+MODELS = {
+    "mobilenet-v2": mobilenet_v2,
+    "googlenet": googlenet,
+    "resnet18": resnet18,
+    "one-image": lambda: seeded(OneImage),
+    "two-images": lambda: seeded(TwoImages),
+}
+# Names and sizes of the inputs, where they are not one photograph.
+INPUTS = {"one-image": {"image": 64}, "two-images": {"left": 64, "right": 64}}
 
 
 def load(name: str) -> torch.nn.Module:
     """The model as PyTorch has it: the reference of every answer."""
+    if name not in MODELS:
+        sys.exit(f"no reference for {name}; there is one for {', '.join(sorted(MODELS))}")
     return MODELS[name]().eval()
+
+
+def requests(name: str, count: int, seed: int) -> dict:
+    """Inputs of `count` different requests."""
+    if name not in INPUTS:
+        return {"image": images.variants(count, seed=seed)}
+    generator = torch.Generator().manual_seed(seed)
+    sizes = INPUTS[name].items()
+    return {key: torch.randn(count, 3, size, size, generator=generator) for key, size in sizes}
 
 
 def export(name: str, folder: pathlib.Path) -> pathlib.Path:
@@ -78,7 +128,9 @@ def export(name: str, folder: pathlib.Path) -> pathlib.Path:
         return target
     torch.manual_seed(0)
     with torch.no_grad():
-        traced = torch.jit.trace(load(name), torch.randn(1, 3, 224, 224))
+        sizes = INPUTS.get(name, {"image": 224}).values()
+        example = tuple(torch.randn(1, 3, size, size) for size in sizes)
+        traced = torch.jit.trace(load(name), example)
     # Rename into place, so that a half-written file is never served.
     handle, partial = tempfile.mkstemp(dir=folder, suffix=".partial")
     os.close(handle)

@@ -249,6 +249,19 @@ impl Lab {
         self.tool("helm", &arguments, "").await
     }
 
+    /// Uninstalls a release and waits until what it installed is gone.
+    pub async fn helm_uninstall(
+        &self,
+        release: &str,
+        namespace: &str,
+        wait: Duration,
+    ) -> Result<String, LabError> {
+        let timeout = format!("{}s", wait.as_secs());
+        let arguments = ["uninstall", release, "--namespace", namespace];
+        let arguments = [&arguments[..], &["--wait", "--timeout", &timeout]].concat();
+        self.tool("helm", &arguments, "").await
+    }
+
     /// Changes the links between two hosts, each as it is.
     pub fn set_links_between(
         &self,

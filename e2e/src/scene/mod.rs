@@ -65,6 +65,7 @@ pub struct Scene {
     _files: Child,
 }
 
+const RELEASE: &str = "lamina";
 /// Link of a device: 10 ms one way, 50 Mbit/s.
 pub const DEVICE_LINK: Link = Link::new(Duration::from_millis(10), 50_000_000);
 /// The same link on a bad day.
@@ -155,20 +156,35 @@ impl Scene {
             _files: files,
         };
         told("installing the chart with helm");
-        scene.install(&chart).await?;
+        scene.install().await?;
         told("waiting for five agents to register and measure themselves");
         scene.wait_nodes(5, Duration::from_secs(90)).await?;
         Ok(scene)
     }
 
-    async fn install(&self, chart: &Path) -> Result<()> {
+    /// Uninstalls the release.
+    ///
+    /// # Errors
+    /// What helm says.
+    pub async fn uninstall(&self) -> Result<()> {
+        let wait = Duration::from_secs(60);
+        self.lab.helm_uninstall(RELEASE, SYSTEM, wait).await?;
+        Ok(())
+    }
+
+    /// Installs the chart, and waits until its pods are ready.
+    ///
+    /// # Errors
+    /// The chart is not there, or what helm says.
+    pub async fn install(&self) -> Result<()> {
+        let chart = environment("LAMINA_CHART")?;
         let values = [
             ("operator.nodeSelector.kubernetes\\.io/hostname", CLOUD),
             ("image.pullPolicy", "Never"),
             ("logFormat", "text"),
         ];
         self.lab
-            .helm_install("lamina", SYSTEM, chart, &values, Duration::from_secs(60))
+            .helm_install(RELEASE, SYSTEM, &chart, &values, Duration::from_secs(60))
             .await?;
         Ok(())
     }

@@ -86,6 +86,8 @@ pub enum Outcome {
     Wrong,
     /// No answer within the deadline, or an error.
     Lost,
+    /// The model in service does not take such inputs; told where that is expected.
+    Refused,
 }
 
 /// One request of the load.
@@ -136,6 +138,7 @@ pub struct Hop {
 pub struct Summary {
     pub sent: u64,
     pub correct: u64,
+    pub refused: u64,
     pub lost: u64,
     pub wrong: u64,
 }

@@ -41,6 +41,7 @@ pub(crate) async fn all_answered(mut client: Client) -> Result<()> {
         correct,
         lost,
         wrong,
+        ..
     }) = summary
     else {
         anyhow::bail!("no summary");

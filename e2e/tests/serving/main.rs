@@ -8,6 +8,7 @@ mod fleet;
 mod good;
 mod manifests;
 mod requests;
+mod versions;
 mod wishes;
 
 use anyhow::Result;
@@ -79,7 +80,13 @@ async fn main() -> ExitCode {
         failed: 0,
         skipped: 0,
     };
-    let models = ["mobilenet-v2", "googlenet", "resnet18"];
+    let models = [
+        "mobilenet-v2",
+        "googlenet",
+        "resnet18",
+        "one-image",
+        "two-images",
+    ];
     let scene = match Scene::start(None, &models, &mut |text| println!("  {text}")).await {
         Ok(scene) => scene,
         Err(error) => {
@@ -131,7 +138,9 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(wishes::an_invalid_edit_leaves_failover_armed);
     case!(wishes::a_cordoned_host_is_emptied);
     case!(wishes::an_entry_that_moves_loses_nothing);
+    case!(versions::another_signature_rolls_out_under_load);
     case!(wishes::a_store_that_is_lost_comes_back_from_the_hosts);
+    case!(wishes::a_release_that_comes_back_is_proved_again);
     case!(faults::agent_killed_and_restarted);
     case!(faults::node_lost_for_good);
     case!(faults::node_lost_and_the_entry_loads_more);

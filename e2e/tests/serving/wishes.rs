@@ -8,7 +8,7 @@ use lamina_crds::conditions::{READY, SERVING};
 use lamina_crds::reasons;
 use lamina_e2e::scene::redeploy;
 use lamina_e2e::scene::{Scene, Step, poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 const MODEL: &str = "mobilenet-v2";
@@ -141,6 +141,23 @@ async fn store_lost(scene: &Scene) -> Result<()> {
     sleep(Duration::from_secs(15)).await;
     let host = last_host(scene).await?;
     moved_off(scene, &host, client, async || Ok(())).await?;
+    scene.wait_nodes(5, PATIENCE).await?;
+    Ok(())
+}
+
+/// The release is uninstalled and installed again while its objects stay: what the status
+/// says is of the new release, and no lease of the old one holds that up.
+pub(crate) async fn a_release_that_comes_back_is_proved_again(scene: &Scene) -> Result<()> {
+    scene.uninstall().await?;
+    let begin = Instant::now();
+    scene.install().await?;
+    scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await?;
+    let took = begin.elapsed();
+    // As soon as it says Ready: a request waits for nothing that has yet to be loaded.
+    let at_once = ["--deadline=2".to_owned()];
+    let client = scene.client("cam-1", "photographs", MODEL, &at_once)?;
+    client.finish(Duration::from_secs(60)).await?;
+    ensure!(took < Duration::from_secs(40), "Ready after {took:?}");
     scene.wait_nodes(5, PATIENCE).await?;
     Ok(())
 }

@@ -110,7 +110,7 @@ impl Blobs {
             seconds: took.as_secs_f64(),
         });
         let under_way = self.telemetry.requests_under_way().max(under_way);
-        tokio::time::sleep(pace::pause(under_way, took)).await;
+        tokio::time::sleep(pace::pause(pace::Purpose::Serving, under_way, took)).await;
         Ok(())
     }
 

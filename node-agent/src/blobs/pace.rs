@@ -19,13 +19,23 @@ pub(super) const fn chunk_bytes(requests_under_way: u32, missing: u64) -> u64 {
     if missing < chunk { missing } else { chunk }
 }
 
-/// How long to leave the link to requests after a chunk that took `took`: as
-/// long again, so that fetching takes half of the rate at most and never stops.
-pub(super) const fn pause(requests_under_way: u32, took: Duration) -> Duration {
-    if requests_under_way > 0 {
-        took
-    } else {
-        Duration::ZERO
+/// What a transfer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Blocks that are to serve: mostly, the requests under way are slow until these are
+    /// here. Three quarters of the time are theirs.
+    Serving,
+    /// Blocks for the operator's store: nobody waits. Half of the time.
+    Store,
+}
+
+/// How long to leave the link to requests after a chunk that took `took`, so that
+/// blobs leave them their share and never stop.
+pub(super) fn pause(purpose: Purpose, requests_under_way: u32, took: Duration) -> Duration {
+    match purpose {
+        _ if requests_under_way == 0 => Duration::ZERO,
+        Purpose::Serving => took / 3,
+        Purpose::Store => took,
     }
 }
 
@@ -33,16 +43,19 @@ pub(super) const fn pause(requests_under_way: u32, took: Duration) -> Duration {
 mod tests {
     use super::*;
 
+    const CHUNK: Duration = Duration::from_millis(300);
+
     #[test]
     fn a_quiet_link_is_used_in_full() {
         assert_eq!(chunk_bytes(0, u64::MAX), 256 << 10);
-        assert_eq!(pause(0, Duration::from_secs(1)), Duration::ZERO);
+        assert_eq!(pause(Purpose::Store, 0, CHUNK), Duration::ZERO);
     }
 
     #[test]
-    fn requests_get_half_of_the_link_in_small_turns() {
+    fn requests_get_their_share_of_the_link_in_small_turns() {
         assert_eq!(chunk_bytes(3, u64::MAX), 64 << 10);
-        assert_eq!(pause(1, Duration::from_secs(1)), Duration::from_secs(1));
+        assert_eq!(pause(Purpose::Serving, 1, CHUNK), CHUNK / 3);
+        assert_eq!(pause(Purpose::Store, 1, CHUNK), CHUNK);
     }
 
     #[test]

@@ -196,7 +196,7 @@ async fn feed(
         }
         let took = start.elapsed();
         let under_way = telemetry.requests_under_way().max(under_way);
-        tokio::time::sleep(pace::pause(under_way, took)).await;
+        tokio::time::sleep(pace::pause(pace::Purpose::Store, under_way, took)).await;
     }
 }
 

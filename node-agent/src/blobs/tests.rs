@@ -171,7 +171,7 @@ async fn one_blob_wanted_by_many_comes_once() {
 }
 
 #[tokio::test]
-async fn requests_are_left_half_of_the_link() {
+async fn requests_are_left_a_quarter_of_the_link() {
     let want = content(300_000);
     let digest = Digest::of(&want);
     let store = Store::with(&[&want]);
@@ -185,7 +185,10 @@ async fn requests_are_left_half_of_the_link() {
     let seen = cache.blobs.inbound().drain();
     assert_eq!(seen.len(), 5);
     let receiving: f64 = seen.iter().map(|t| t.seconds).sum();
-    assert!(took >= 2.0 * receiving, "{took} s, {receiving} s of them");
+    assert!(
+        took >= 4.0 / 3.0 * receiving,
+        "{took} s, {receiving} s of them"
+    );
 }
 
 #[tokio::test]

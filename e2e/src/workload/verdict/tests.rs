@@ -42,6 +42,7 @@ fn good() -> Evidence {
         summary: Summary {
             sent: 3,
             correct: 3,
+            refused: 0,
             lost: 0,
             wrong: 0,
         },
