@@ -169,10 +169,18 @@ impl Elector {
                     renewed_at = Some(began);
                     self.become_leader(leads);
                 }
-                Ok(Turn::HeldBy(other)) if renewed_at.is_some() => {
-                    return Err(LeaseError::Taken(other));
+                Ok(Turn::HeldBy { holder, .. }) if renewed_at.is_some() => {
+                    return Err(LeaseError::Taken(holder));
                 }
-                Ok(Turn::HeldBy(_)) => self.health.ready(PULSE),
+                // Nobody does the work of one that is gone.
+                Ok(Turn::HeldBy {
+                    holder,
+                    is_gone: true,
+                }) => {
+                    let why = format!("the lease of `{holder}`, which is gone, runs out soon");
+                    self.health.waits(PULSE, why);
+                }
+                Ok(Turn::HeldBy { .. }) => self.health.ready(PULSE),
                 Err(error) => {
                     let error = crate::text::with_causes(&*error);
                     if renewed_at.is_none() {
@@ -228,10 +236,10 @@ impl Elector {
         if step == Step::Wait {
             let holder = spec.and_then(|s| s.holder_identity.clone());
             let holder = holder.unwrap_or_default();
-            let is_orphan = self.is_gone(&holder).await;
-            step = decide(&self.identity, spec, unchanged_for, is_orphan);
+            let is_gone = self.is_gone(&holder).await;
+            step = decide(&self.identity, spec, unchanged_for, is_gone);
             if step == Step::Wait {
-                return Ok(Turn::HeldBy(holder));
+                return Ok(Turn::HeldBy { holder, is_gone });
             }
         }
         let content = renewed(&self.identity, spec, step, Timestamp::now());
@@ -289,7 +297,11 @@ impl Elector {
 #[derive(Debug)]
 enum Turn {
     Holds,
-    HeldBy(String),
+    HeldBy {
+        holder: String,
+        /// Its pod is not there any more.
+        is_gone: bool,
+    },
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

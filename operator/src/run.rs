@@ -123,6 +123,8 @@ impl Controllers {
                 () = shutdown.cancelled() => return Ok(()),
             }
             self.metrics.set_leader(true);
+            // Until then the objects may tell of another process's world.
+            self.health.waits(OBJECTS, "the first look is under way");
             Looks::new(&self, objects.clone())
                 .run(&changed, &shutdown)
                 .await
@@ -244,7 +246,6 @@ impl<'a> Looks<'a> {
         if self.awaited.take().is_some() {
             tracing::info!("every list is here");
         }
-        self.all.health.ready(OBJECTS);
         let world = &self.all.world;
         world.set_known(listed.hosts());
         world.retain_placements(&listed.placement_uids());
@@ -280,6 +281,9 @@ impl<'a> Looks<'a> {
         } = self.carry_out(decisions).await;
         let metrics = &self.all.metrics;
         metrics.looked(decided, began.elapsed(), written, failed);
+        if !is_cut {
+            self.all.health.ready(OBJECTS);
+        }
         Ok(is_cut)
     }
 
