@@ -63,6 +63,8 @@ impl Case<'_> {
             .is_some_and(|p| p.0 == crate::state::plans::WAITING);
         let period = match need {
             Need::First if is_waiting => 0.0,
+            // Its links are being measured.
+            Need::First if own.candidate.is_some() => PAUSE_SECONDS,
             Need::First => self.period(),
             Need::Leave => PAUSE_SECONDS,
             Need::Change if is_new_wish || own.candidate.is_some() => PAUSE_SECONDS,

@@ -236,7 +236,10 @@ impl Case<'_> {
         path: String,
         news: Option<String>,
     ) -> bool {
-        let known = own.candidate.take().filter(|c| c.path == path);
+        let is_first = self.current.is_none();
+        // Where nothing serves, it is the first plan that has waited, whatever its path.
+        let known = own.candidate.take();
+        let known = known.filter(|c| is_first || c.path == path);
         let candidate = Candidate {
             found: known.as_ref().map_or(self.snapshot.now, |c| c.found),
             trigger: news.or(known.and_then(|c| c.trigger)),
@@ -249,7 +252,6 @@ impl Case<'_> {
         let is_fresh =
             |pair| view(pair).is_some_and(|v| v.bandwidth_age_seconds <= waited + FRESH_SECONDS);
         let mut links = candidate.links.iter();
-        let is_first = self.current.is_none();
         let all_known = if is_first || candidate.trigger.is_none() {
             links.all(is_measured)
         } else {

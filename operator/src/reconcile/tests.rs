@@ -5,7 +5,7 @@ mod wishes;
 use crate::state::ids::JobId;
 use crate::state::links::Links;
 use crate::state::snapshot::PrepareView;
-use crate::testing::{Bench, MODEL_UID, at, model};
+use crate::testing::{Bench, MODEL_UID, at, change_links, model};
 use lamina_crds::conditions::{
     DEPLOYED, FETCHED, PROFILED, READY, RECONCILING, SERVING, SLICED, STALLED, is_true,
 };
@@ -655,6 +655,18 @@ fn the_first_plan_waits_for_links_but_not_for_ever() {
         "cam-1[0-3]",
         "nothing else can be reached"
     );
+}
+
+#[test]
+fn the_first_plan_over_links_that_nobody_measured_waits_for_seconds_only() {
+    let mut bench = Bench::new();
+    change_links(&mut bench.snapshot.links, |_, _, view| {
+        view.estimated = true
+    });
+    bench.look();
+    bench.finish_prepare();
+    bench.run(6);
+    assert_eq!(bench.placement().spec.plan.as_ref().unwrap().revision, 1);
 }
 
 #[test]

@@ -24,8 +24,8 @@ const VARIANTS: usize = 10;
 /// Hosts of a site: so many devices, edges, and one in the cloud.
 const SITE: usize = 25;
 const EDGES_OF_SITE: usize = 4;
-/// Hosts that are the entries of the second scene.
-pub(crate) const ENTRIES: usize = 200;
+/// Hosts that are the entries of the second scene, where there are so many devices.
+const ENTRIES: usize = 200;
 const ENTRY_LABEL: &str = "bench.lamina.dev/entry";
 /// Models that are applied at once.
 const CONCURRENCY: usize = 16;
@@ -122,6 +122,11 @@ impl Bench {
         api.delete_collection(&DeleteParams::default(), &ListParams::default())
             .await?;
         Ok(())
+    }
+
+    /// Entries of the second scene.
+    pub(crate) fn entries(&self) -> usize {
+        self.devices.len().min(ENTRIES)
     }
 
     /// Ends everything and removes its files.

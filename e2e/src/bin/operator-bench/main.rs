@@ -150,15 +150,12 @@ async fn measure(args: &Args, nodes: usize, size: &mut Size) -> Result<()> {
     println!("  {} models, each at an entry of its own", effort.models);
     size.many = scenes::many(&mut bench, effort, nodes).await?;
     if scenes::clear(&bench, Duration::from_secs(30)).await? {
-        println!(
-            "  one model at {} entries, a new operator",
-            cluster::ENTRIES
-        );
+        println!("  one model at {} entries, a new operator", bench.entries());
         bench = bench.restart_operator().await?;
         size.one = scenes::one(&mut bench, effort, nodes).await?;
     } else {
         let note = "not begun: Placements of the first scene were still there after 30 s";
-        println!("  one model at {} entries: {note}", cluster::ENTRIES);
+        println!("  one model at {} entries: {note}", bench.entries());
         size.one.notes.push(note.to_owned());
     }
     bench.stop().await;

@@ -2,7 +2,7 @@
 //! within it is noted rather than failed.
 
 use crate::audit;
-use crate::cluster::{Bench, Budget, ENTRIES};
+use crate::cluster::{Bench, Budget};
 use crate::operator::processor_seconds;
 use crate::plans::View;
 use crate::result::{Idle, Looks, Progress, Redeploy, Scene, Wishes};
@@ -92,9 +92,9 @@ pub(crate) async fn one(bench: &mut Bench, effort: Effort, all: usize) -> Result
     bench.fleet.set_traffic(true);
     let before = bench.operator.looks().await;
     let begin = bench.apply_model_of_many_entries().await?;
-    let is_served = serve(bench, &mut scene, ENTRIES, begin, budget).await;
+    let is_served = serve(bench, &mut scene, bench.entries(), begin, budget).await;
     let planned = planned(bench, |_| Some(begin));
-    wish(&mut scene, "applied", ENTRIES, planned);
+    wish(&mut scene, "applied", bench.entries(), planned);
     look(bench, &mut scene, "applied", before).await;
     if is_served {
         settle(bench, budget).await;

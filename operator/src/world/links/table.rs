@@ -84,7 +84,11 @@ impl LinkTable {
         let (from, to) = (self.hosts.ordinal(from)?, self.hosts.ordinal(to)?);
         let (from, to) = (self.row(from)?, self.row(to)?);
         let rtt = || Some(from.coordinate?.distance(&to.coordinate?));
-        let rate = || Some(from.sends?.min(to.gets?));
+        // Nobody may have measured yet what a host gets; mostly, it is what it sends.
+        let rate = || {
+            let sends = from.sends.or(from.gets)?;
+            Some(sends.min(to.gets.or(to.sends)?))
+        };
         let mut link = known.unwrap_or(LinkEstimate {
             rtt_seconds: None,
             bytes_per_second: None,

@@ -340,3 +340,19 @@ fn what_a_pair_lacks_is_filled_in() {
     assert!(half.estimated && half.bytes_per_second.is_some());
     assert_eq!(table.get("h2", "h7").unwrap().bytes_per_second, None);
 }
+
+#[test]
+fn what_a_host_gets_is_taken_to_be_what_it_sends_until_it_was_measured() {
+    let mut links = neighbourhood();
+    for round in 0..10 {
+        let sample = Sample {
+            rtt_seconds: Some(0.02),
+            ..speed(3e5)
+        };
+        links.add("new", "h1", sample, at(round));
+    }
+    let table = links.table(at(60));
+    let guess = table.estimated("h5", "new").unwrap();
+    assert!(guess.estimated);
+    assert!((guess.bytes_per_second.unwrap() / 3e5 - 1.0).abs() < 0.1);
+}
