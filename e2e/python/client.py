@@ -112,10 +112,13 @@ class Load:
             smallest_difference=float(apart.min()),
         )
 
+    def is_exhausted(self) -> bool:
+        return self.sent >= len(self.inputs) and not self.args.again
+
     def send(self) -> None:
-        number = self.sent
-        if number >= len(self.inputs):
+        if self.is_exhausted():
             return
+        number = self.sent % len(self.inputs)
         self.sent += 1
         start = time.monotonic()
         at = time.time()
@@ -154,7 +157,7 @@ class Load:
         threading.Thread(target=self.read_commands, args=(commands,), daemon=True).start()
         end = time.monotonic() + self.args.seconds
         due = time.monotonic()
-        while time.monotonic() < end and self.sent < len(self.inputs):
+        while time.monotonic() < end and not self.is_exhausted():
             wait = max(0.0, due - time.monotonic())
             try:
                 command = commands.get(timeout=wait)
@@ -224,6 +227,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2.0, help="requests per second")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--images", type=int, default=400, help="different images, and so requests at most")
+    parser.add_argument("--again", action="store_true", help="send the images again once all were sent")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,0 +1,116 @@
+//! One client on the entry node that asks the Service all the while.
+
+use super::MODEL;
+use crate::table::{Promise, Row};
+use anyhow::Result;
+use lamina_e2e::scene::objects;
+use lamina_e2e::site::Site;
+use lamina_e2e::workload::{Client, Line, Outcome, Request};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::sleep;
+
+const REQUESTS_PER_SECOND: f64 = 4.0;
+const DEADLINE: Duration = Duration::from_secs(10);
+const IMAGES: u32 = 48;
+/// Of quiet load before and after what a case does.
+const QUIET: Duration = Duration::from_secs(5);
+/// How long hosts and model may take to be well again.
+const SETTLED_WITHIN: Duration = Duration::from_secs(150);
+
+/// The running client.
+pub(crate) struct Load {
+    client: Client,
+}
+
+impl Load {
+    /// Starts it and waits for the first answers.
+    pub(crate) async fn start(site: &Site) -> Result<Self> {
+        let deadline = DEADLINE.as_secs();
+        let arguments = format!(
+            "--rate {REQUESTS_PER_SECOND} --seconds 3600 --deadline {deadline} --images {IMAGES} --again"
+        );
+        let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+        let mut client = site.client("load", MODEL, &arguments).await?;
+        let answered = |lines: &[Line]| {
+            let requests = lines.iter().filter(|l| matches!(l, Line::Request(_)));
+            requests.count() >= 8
+        };
+        client
+            .until("first answers", Duration::from_secs(120), answered)
+            .await?;
+        Ok(Self { client })
+    }
+
+    /// Does `work`, waits until all is well, and counts.
+    pub(crate) async fn row(
+        &mut self,
+        case: &'static str,
+        promise: Promise,
+        site: &mut Site,
+        work: impl AsyncFnOnce(&mut Site) -> Result<String>,
+    ) -> Result<Row> {
+        sleep(QUIET).await;
+        let begin = now();
+        let note = work(site).await?;
+        settle(site).await?;
+        let settled = now();
+        sleep(QUIET).await;
+        let end = now();
+        // What was sent until now has ended by then.
+        sleep(DEADLINE + Duration::from_secs(1)).await;
+        let all = self.client.requests();
+        let during: Vec<&Request> = all
+            .iter()
+            .filter(|r| (begin..end).contains(&r.at))
+            .collect();
+        Ok(count(case, promise, &during, begin, settled, note))
+    }
+
+    /// Ends the client.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.client.command("stop").await?;
+        self.client.finish(DEADLINE * 3).await?;
+        Ok(())
+    }
+}
+
+fn count(
+    case: &'static str,
+    promise: Promise,
+    requests: &[&Request],
+    begin: f64,
+    settled: f64,
+    note: String,
+) -> Row {
+    let of = |outcome| requests.iter().filter(move |r| r.outcome == outcome);
+    let lost_at = || of(Outcome::Lost).map(|r| r.at);
+    let first = lost_at().fold(f64::INFINITY, f64::min);
+    let last = lost_at().fold(f64::NEG_INFINITY, f64::max);
+    Row {
+        case,
+        promise,
+        sent: requests.len(),
+        lost: of(Outcome::Lost).count(),
+        wrong: of(Outcome::Wrong).count(),
+        losing_seconds: (last - first).max(0.0),
+        longest_seconds: of(Outcome::Correct).map(|r| r.seconds).fold(0.0, f64::max),
+        settled_seconds: settled - begin,
+        lost_afterwards: lost_at().filter(|at| *at > settled).count(),
+        first_loss: of(Outcome::Lost).find_map(|r| r.error.clone()),
+        note,
+    }
+}
+
+/// Waits until every kubelet, every agent and the model say that they are ready.
+pub(crate) async fn settle(site: &Site) -> Result<()> {
+    let client = site.cluster.client();
+    site.wait_kubelets(3).await?;
+    objects::wait_nodes(&client, 3, SETTLED_WITHIN).await?;
+    objects::wait_ready(&client, MODEL, SETTLED_WITHIN, &mut |_| ()).await?;
+    Ok(())
+}
+
+fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map(|d| d.as_secs_f64()).unwrap_or_default()
+}
