@@ -13,6 +13,8 @@ use crate::netlab::{NetworkError, ip};
 
 const BRIDGE: &str = "lamina-br";
 const PREFIX: &str = "lamina-node-";
+/// Their addresses end in two digits.
+const MOST_NODES: u8 = 9;
 /// Where the API server and the test are.
 pub(super) const HUB: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
@@ -65,7 +67,7 @@ impl Drop for Network {
 
 fn attach(node: &str, number: u8) -> Result<(), NetworkError> {
     let namespace = format!("{PREFIX}{node}");
-    let link = format!("lamina-v{number}");
+    let link = cable(number);
     let address = address(number);
     let range = pod_range(number);
     words(&format!("netns add {namespace}"))?;
@@ -100,10 +102,19 @@ pub(super) fn remove() -> Result<(), NetworkError> {
         }
         ip(&["netns", "del", &name])?;
     }
-    if ip(&["link", "show", "dev", BRIDGE]).is_ok() {
-        ip(&["link", "del", BRIDGE])?;
+    // A namespace whose last process is still ending keeps its end of the cable.
+    let cables = (1..=MOST_NODES).map(cable);
+    for link in cables.chain([BRIDGE.to_owned()]) {
+        if ip(&["link", "show", "dev", &link]).is_ok() {
+            ip(&["link", "del", &link])?;
+        }
     }
     Ok(())
+}
+
+/// The node's end of it is `eth0`.
+fn cable(number: u8) -> String {
+    format!("lamina-v{number}")
 }
 
 fn words(command: &str) -> Result<(), NetworkError> {

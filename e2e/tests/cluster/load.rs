@@ -2,10 +2,11 @@
 
 use super::MODEL;
 use crate::table::{Promise, Row};
-use anyhow::Result;
-use lamina_e2e::scene::objects;
+use anyhow::{Context, Result};
+use lamina_e2e::scene::{SYSTEM, objects};
 use lamina_e2e::site::Site;
 use lamina_e2e::workload::{Client, Line, Outcome, Request};
+use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::sleep;
 
@@ -63,7 +64,11 @@ impl Load {
             .iter()
             .filter(|r| (begin..end).contains(&r.at))
             .collect();
-        Ok(count(case, promise, &during, begin, settled, note))
+        let row = count(case, promise, &during, begin, settled, note);
+        if row.lost > 0 {
+            keep_logs(site, case, end + 20.0 - begin).await?;
+        }
+        Ok(row)
     }
 
     /// Ends the client.
@@ -72,6 +77,29 @@ impl Load {
         self.client.finish(DEADLINE * 3).await?;
         Ok(())
     }
+}
+
+/// Writes what operator and agents have said lately, to find out why something was lost.
+async fn keep_logs(site: &Site, case: &str, seconds: f64) -> Result<()> {
+    let since = format!("--since={seconds:.0}s");
+    let mut text = site.cluster.kubectl(&["get", "events"]).await?;
+    for component in ["operator", "agent"] {
+        let selector = format!("app.kubernetes.io/component={component}");
+        let logs = [
+            "logs",
+            "-n",
+            SYSTEM,
+            "-l",
+            &selector,
+            "--tail=-1",
+            "--prefix",
+            &since,
+        ];
+        text += &site.cluster.kubectl(&logs).await?;
+    }
+    let name = case.replace("::", "-");
+    let file = site.cluster.dir().join(format!("{name}.log"));
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn count(
