@@ -118,7 +118,8 @@ class Load:
     def send(self) -> None:
         if self.is_exhausted():
             return
-        number = self.sent % len(self.inputs)
+        number = self.sent
+        image = number % len(self.inputs)
         self.sent += 1
         start = time.monotonic()
         at = time.time()
@@ -130,7 +131,7 @@ class Load:
 
         self.client.async_infer(
             self.args.model,
-            as_input(self.inputs[number : number + 1]),
+            as_input(self.inputs[image : image + 1]),
             callback=done,
             client_timeout=self.args.deadline,
             request_id=str(number),
@@ -142,7 +143,7 @@ class Load:
             record["outcome"] = "lost"
             record["error"] = str(error)
         else:
-            difference = float(numpy.abs(first_output(result)[0] - self.expected[number]).max())
+            difference = float(numpy.abs(first_output(result)[0] - self.expected[number % len(self.inputs)]).max())
             record["max_abs_diff"] = difference
             record["outcome"] = "correct" if difference <= TOLERANCE else "wrong"
             record.update(describe(result))

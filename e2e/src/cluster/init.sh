@@ -31,11 +31,14 @@ done
 cat /proc/sys/kernel/random/uuid > "$folder/proc/boot_id"
 mount --bind "$folder/proc/boot_id" /proc/sys/kernel/random/boot_id
 
+# Runs a program, and again whenever it ends; its number is in /run/PROGRAM.pid.
 keep() {
-    local log="$folder/$1.log"
+    local program=$1
     shift
     while :; do
-        "$@" >> "$log" 2>&1 < /dev/null || true
+        "$@" >> "$folder/$program.log" 2>&1 < /dev/null &
+        echo $! > "/run/$program.pid"
+        wait $! || true
         sleep 1
     done
 }

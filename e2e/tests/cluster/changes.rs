@@ -4,12 +4,14 @@ use super::MODEL;
 use crate::load::settle;
 use crate::table::{Promise, Row};
 use anyhow::{Context, Result, ensure};
-use lamina_e2e::scene::{SYSTEM, objects};
+use lamina_e2e::scene::{SYSTEM, Step, objects, poll};
 use lamina_e2e::site::{ENTRY, RELEASE, Site};
 use lamina_e2e::workload::{Line, Photograph};
 use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 const OPERATOR: &str = "app.kubernetes.io/component=operator";
+const PATIENCE: Duration = Duration::from_secs(60);
 const AGENT: &str = "app.kubernetes.io/component=agent";
 /// The operator stands on the entry, whose fate it would share in no case here.
 const OPERATOR_PLACE: &str = "operator.nodeSelector.kubernetes\\.io/hostname=cam-1";
@@ -86,7 +88,7 @@ pub(crate) async fn pod_deleted_on_the_path(site: &mut Site) -> Result<String> {
     Ok(format!("on {host}"))
 }
 
-/// Cordoned and drained as before maintenance, then put back.
+/// Cordoned and drained as before maintenance, and put back once no block is left.
 pub(crate) async fn node_drained_on_the_path(site: &mut Site) -> Result<String> {
     let host = host_on_path(site).await?;
     let begin = Instant::now();
@@ -100,9 +102,28 @@ pub(crate) async fn node_drained_on_the_path(site: &mut Site) -> Result<String> 
     site.cluster
         .kubectl(&[drain.as_slice(), &timeout].concat())
         .await?;
-    let drained = begin.elapsed().as_secs_f64();
+    poll("the host's blocks elsewhere", PATIENCE, async || {
+        let now = host_on_path(site).await;
+        Ok(match now {
+            Ok(now) if now != host => Step::Done(()),
+            _ => Step::NotYet(format!("{now:?}")),
+        })
+    })
+    .await?;
+    let emptied = begin.elapsed().as_secs_f64();
     site.cluster.kubectl(&["uncordon", &host]).await?;
-    Ok(format!("{host}, drained in {drained:.1} s"))
+    Ok(format!("{host}, emptied in {emptied:.1} s"))
+}
+
+/// Taken out of the cluster with its blocks; a machine of the same name joins later.
+pub(crate) async fn node_deleted_and_replaced(site: &mut Site) -> Result<String> {
+    let host = host_on_path(site).await?;
+    site.cluster.kubectl(&["delete", "node", &host]).await?;
+    site.cluster.power_off(&host).await?;
+    sleep(Duration::from_secs(15)).await;
+    site.cluster.power_on(&host).await?;
+    site.wait_kubelets(3).await?;
+    Ok(format!("{host} away for 15 s"))
 }
 
 pub(crate) async fn agents_restarted_one_by_one(site: &mut Site) -> Result<String> {
@@ -125,6 +146,11 @@ pub(crate) async fn uninstalled_and_installed_again(site: &Site) -> Result<Row> 
     let seconds = || begin.elapsed().as_secs_f64();
     let uninstall = ["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"];
     site.cluster.helm(&uninstall).await?;
+    let pods = ["wait", "--for=delete", "pod", "--timeout=60s", "-n", SYSTEM];
+    let ours = ["-l", "app.kubernetes.io/instance=lamina"];
+    site.cluster
+        .kubectl(&[pods.as_slice(), &ours].concat())
+        .await?;
     let uninstalled = seconds();
     let model = objects::model(&site.cluster.client(), MODEL).await?;
     ensure!(model.is_some(), "the model went with the chart");

@@ -6,12 +6,14 @@ use anyhow::{Context, Result};
 use lamina_e2e::scene::{SYSTEM, objects};
 use lamina_e2e::site::Site;
 use lamina_e2e::workload::{Client, Line, Outcome, Request};
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::sleep;
 
 const REQUESTS_PER_SECOND: f64 = 4.0;
-const DEADLINE: Duration = Duration::from_secs(10);
+/// What clients get that set none.
+const DEADLINE: Duration = Duration::from_secs(30);
 const IMAGES: u32 = 48;
 /// Of quiet load before and after what a case does.
 const QUIET: Duration = Duration::from_secs(5);
@@ -57,9 +59,7 @@ impl Load {
         let settled = now();
         sleep(QUIET).await;
         let end = now();
-        // What was sent until now has ended by then.
-        sleep(DEADLINE + Duration::from_secs(1)).await;
-        let all = self.client.requests();
+        let all = self.all_sent_before(end).await?;
         let during: Vec<&Request> = all
             .iter()
             .filter(|r| (begin..end).contains(&r.at))
@@ -69,6 +69,25 @@ impl Load {
             keep_logs(site, case, end + 20.0 - begin).await?;
         }
         Ok(row)
+    }
+
+    /// What became of every request that was sent before `end`, once the last has ended.
+    async fn all_sent_before(&mut self, end: f64) -> Result<Vec<Request>> {
+        let patience = DEADLINE + Duration::from_secs(10);
+        let all_ended = |lines: &[Line]| {
+            let requests = lines.iter().filter_map(|line| match line {
+                Line::Request(r) => Some(r),
+                _ => None,
+            });
+            // Numbers have no gap once everything before a later request has ended.
+            let ids: BTreeSet<u64> = requests.clone().map(|r| r.id).collect();
+            let later = requests.filter(|r| r.at >= end).map(|r| r.id).min();
+            later.is_some_and(|first| ids.range(..first).count() as u64 == first)
+        };
+        self.client
+            .until("the end of all requests", patience, all_ended)
+            .await?;
+        Ok(self.client.requests())
     }
 
     /// Ends the client.

@@ -1,7 +1,7 @@
 //! What breaks.
 
 use crate::changes::host_on_path;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lamina_e2e::Signal;
 use lamina_e2e::site::{ENTRY, Site};
 use nix::sys::signal::kill;
@@ -22,6 +22,22 @@ pub(crate) async fn container_killed_at_the_entry(_site: &mut Site) -> Result<St
     kill_agent(ENTRY)?;
     sleep(Duration::from_secs(3)).await;
     Ok(format!("on {ENTRY}"))
+}
+
+/// Both daemons of a node, which pods outlive.
+pub(crate) async fn kubelet_and_containerd_killed(site: &mut Site) -> Result<String> {
+    let host = host_on_path(site).await?;
+    for daemon in ["kubelet", "containerd"] {
+        let kill = format!("kill -KILL $(cat /run/{daemon}.pid)");
+        let killed = site
+            .cluster
+            .command(&host, "sh")?
+            .args(["-c", &kill])
+            .status();
+        ensure!(killed.await?.success(), "{daemon} of {host} was not killed");
+        sleep(Duration::from_secs(5)).await;
+    }
+    Ok(format!("on {host}"))
 }
 
 /// Off for 20 s, then on again with its disk.

@@ -145,16 +145,17 @@ async fn lifecycle(suite: &mut Suite, site: &mut Site) -> Result<()> {
                 .await;
         };
     }
-    // A planned stop of the entry's agent, or of a host on the path, still loses what is
-    // sent while nobody listens; see the rows for how much.
     case!(changes::operator_pod_deleted, NothingLost);
     case!(losses::container_killed_on_the_path, NothingLost);
-    case!(changes::pod_deleted_on_the_path, NothingWrong);
-    case!(changes::node_drained_on_the_path, NothingWrong);
-    case!(changes::agents_restarted_one_by_one, NothingWrong);
-    case!(changes::chart_upgraded, NothingWrong);
+    case!(losses::kubelet_and_containerd_killed, NothingLost);
+    case!(changes::pod_deleted_on_the_path, NothingLost);
+    case!(changes::node_drained_on_the_path, NothingLost);
+    case!(changes::agents_restarted_one_by_one, NothingLost);
+    case!(changes::chart_upgraded, NothingLost);
+    // Nobody listens on the entry until its container has started again.
     case!(losses::container_killed_at_the_entry, NothingWrong);
     case!(losses::power_failure_on_the_path, NothingLost);
+    case!(changes::node_deleted_and_replaced, NothingLost);
     load.stop().await?;
     if suite.wants("changes::uninstalled_and_installed_again") {
         let begin = Instant::now();
