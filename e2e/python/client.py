@@ -125,10 +125,14 @@ class Load:
             smallest_difference=float(apart.min()),
         )
 
+    def is_exhausted(self) -> bool:
+        return self.sent >= self.args.images and not self.args.again
+
     def send(self) -> None:
-        number = self.sent
-        if number >= self.args.images:
+        if self.is_exhausted():
             return
+        number = self.sent
+        image = number % self.args.images
         self.sent += 1
         start = time.monotonic()
         at = time.time()
@@ -140,7 +144,7 @@ class Load:
 
         self.client.async_infer(
             self.args.model,
-            [as_input(all[number : number + 1], name) for name, all in self.inputs.items()],
+            [as_input(all[image : image + 1], name) for name, all in self.inputs.items()],
             callback=done,
             client_timeout=self.args.deadline,
             request_id=str(number),
@@ -154,7 +158,8 @@ class Load:
             record["outcome"] = "refused" if is_refused else "lost"
             record["error"] = str(error)
         else:
-            expected = [output[number : number + 1] for output in self.expected]
+            image = number % self.args.images
+            expected = [output[image : image + 1] for output in self.expected]
             difference = largest_difference(outputs(result), expected)
             record["max_abs_diff"] = difference
             record["outcome"] = "correct" if difference <= TOLERANCE else "wrong"
@@ -170,7 +175,7 @@ class Load:
         threading.Thread(target=self.read_commands, args=(commands,), daemon=True).start()
         end = time.monotonic() + self.args.seconds
         due = time.monotonic()
-        while time.monotonic() < end and self.sent < self.args.images:
+        while time.monotonic() < end and not self.is_exhausted():
             wait = max(0.0, due - time.monotonic())
             try:
                 command = commands.get(timeout=wait)
@@ -243,6 +248,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2.0, help="requests per second")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--images", type=int, default=400, help="different images, and so requests at most")
+    parser.add_argument("--again", action="store_true", help="send the images again once all were sent")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)

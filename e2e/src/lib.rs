@@ -7,6 +7,7 @@
 
 mod api_server;
 mod cgroup;
+pub mod cluster;
 mod config;
 mod control_plane;
 pub mod fleet;
@@ -19,6 +20,7 @@ pub mod netlab;
 mod nodes;
 mod pods;
 pub mod scene;
+pub mod site;
 mod tools;
 pub mod workload;
 

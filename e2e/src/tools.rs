@@ -16,9 +16,9 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
-    /// KUBEBUILDER_ASSETS, then LAMINA_TOOLS, then PATH.
+    /// KUBEBUILDER_ASSETS, then LAMINA_TOOLS and LAMINA_CLUSTER_TOOLS, then PATH.
     pub(crate) fn from_environment() -> Self {
-        let own = ["KUBEBUILDER_ASSETS", "LAMINA_TOOLS"]
+        let own = ["KUBEBUILDER_ASSETS", "LAMINA_TOOLS", "LAMINA_CLUSTER_TOOLS"]
             .into_iter()
             .filter_map(std::env::var_os)
             .map(PathBuf::from);

@@ -6,14 +6,20 @@
 //! cargo xtask setup    only fetch and build what the two above need
 //! cargo xtask bench    measure, and write docs/benchmarks/
 //! cargo xtask coverage which models are cut: exports them, tries them, writes docs/coverage.md
+//! cargo xtask cluster  the chart on real kubelets and containers, on this machine
+//! cargo xtask bundle   images, chart, CRDs and checksums for a site without a network
+//! cargo xtask images   container images of both programs, as OCI archives
 //! cargo xtask codegen  write generated files
 //! cargo xtask tidy     check the rules of the house that no compiler checks
 //! ```
 
 mod bench;
 mod build;
+mod bundle;
+mod cluster;
 mod coverage;
 mod deny;
+mod images;
 mod run;
 mod setup;
 mod steps;
@@ -56,6 +62,12 @@ enum Command {
     Setup,
     /// Try many models and write docs/coverage.md; takes more than an hour on two cores.
     Coverage(coverage::CoverageArgs),
+    /// Start three nodes with real kubelets and containers, install the chart, serve a model.
+    Cluster(cluster::ClusterArgs),
+    /// Put images, chart, CRDs and checksums into one archive for a site without a network.
+    Bundle(bundle::BundleArgs),
+    /// Build the container images as OCI archives, with SBOMs; needs buildah, no registry.
+    Images(images::ImagesArgs),
     /// Write generated files (CRDs).
     Codegen,
     /// Check layout, lints, file lengths and the direction of dependencies.
@@ -101,6 +113,21 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Coverage(args) => {
             let kit = setup::everything()?;
             coverage::run(&kit, &args)
+        }
+        Command::Cluster(args) => {
+            setup::require_lab_host()?;
+            let kit = setup::everything()?;
+            cluster::run(&kit, &args)
+        }
+        Command::Bundle(args) => {
+            let kit = setup::everything()?;
+            bundle::run(&kit, &args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Images(args) => {
+            let kit = setup::everything()?;
+            images::run(&kit, &args)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Codegen => {
             build::codegen()?;

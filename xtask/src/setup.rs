@@ -10,11 +10,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const KUBERNETES: &str = "1.36.4";
+/// Version of every program of Kubernetes.
+pub(crate) const KUBERNETES: &str = "1.36.4";
 const ETCD: &str = "3.7.3";
 const HELM: &str = "4.2.4";
 const KWOK: &str = "0.8.0";
-const TORCH: &str = "2.13.0";
+/// Version of PyTorch and libtorch.
+pub(crate) const TORCH: &str = "2.13.0";
 
 /// Where everything is.
 pub(crate) struct Kit {
@@ -60,6 +62,11 @@ impl Kit {
     /// Python with PyTorch.
     pub(crate) fn python(&self) -> &Path {
         &self.python
+    }
+
+    /// The CPU part of PyTorch's libraries, with headers.
+    pub(crate) fn libtorch(&self) -> &Path {
+        &self.libtorch
     }
 
     /// Log file for one step.
@@ -256,8 +263,18 @@ fn finish(folder: &Path) -> Result<()> {
         .with_context(|| format!("cannot write in {}", folder.display()))
 }
 
+/// Has `work` fill `folder` unless it was filled before.
+pub(crate) fn cached(folder: &Path, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if is_complete(folder) {
+        return Ok(());
+    }
+    begin(folder)?;
+    work(folder)?;
+    finish(folder)
+}
+
 /// Twelve digits that name the content of `files`.
-fn hash_of(files: &[&Path]) -> Result<String> {
+pub(crate) fn hash_of(files: &[&Path]) -> Result<String> {
     let mut hash = Sha256::new();
     for file in files {
         hash.update(fs::read(file).with_context(|| format!("cannot read {}", file.display()))?);
@@ -418,7 +435,7 @@ fn tools(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
 }
 
 /// Kubernetes 1.36 built with Go 1.27 answers `kubectl apply` with broken OpenAPI.
-fn check_go() -> Result<()> {
+pub(crate) fn check_go() -> Result<()> {
     let version = output(
         Command::new("go")
             .args(["env", "GOVERSION"])
@@ -431,7 +448,7 @@ fn check_go() -> Result<()> {
     Ok(())
 }
 
-fn go_build(module: &Path, out: &Path) -> Command {
+pub(crate) fn go_build(module: &Path, out: &Path) -> Command {
     let mut build = Command::new("go");
     build
         .current_dir(module)
@@ -448,7 +465,7 @@ fn go_build(module: &Path, out: &Path) -> Command {
 }
 
 /// Without the stamp the server calls itself v0.0.0, and helm refuses it.
-fn kubernetes_stamp() -> String {
+pub(crate) fn kubernetes_stamp() -> String {
     let (major, rest) = KUBERNETES.split_once('.').unwrap_or((KUBERNETES, ""));
     let minor = rest.split('.').next().unwrap_or("");
     let version = "k8s.io/component-base/version";

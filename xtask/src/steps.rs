@@ -1,7 +1,8 @@
 //! Everything that CI runs, in order of cost, with a closing count.
 
+use crate::images::Profile;
 use crate::setup::Kit;
-use crate::{build, deny, tidy};
+use crate::{build, cluster, deny, tidy};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -56,6 +57,9 @@ pub(crate) fn test(kit: &Kit, only: Option<&str>) -> Result<ExitCode> {
             .env("LAMINA_BIN", kit.target.join("debug"));
         step("integration and lab tests", &mut lab, &mut tally)?;
     }
+    if wanted("cluster") {
+        cluster_step(kit, &mut tally)?;
+    }
     println!("\n{} minutes", start.elapsed().as_secs() / 60);
     for name in &tally.broken {
         println!("FAILED: {name}");
@@ -69,6 +73,23 @@ pub(crate) fn test(kit: &Kit, only: Option<&str>) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Life on real kubelets. Without what it needs of the machine it is skipped, though not
+/// in CI.
+fn cluster_step(kit: &Kit, tally: &mut Tally) -> Result<()> {
+    if let Err(missing) = cluster::require_programs()
+        && std::env::var_os("CI").is_none()
+    {
+        println!("\n=== cluster: skipped: {missing}");
+        tally.ignored += 1;
+        return Ok(());
+    }
+    let env = cluster::prepare(kit, Profile::Dev)?;
+    let mut suite = kit.cargo();
+    suite.args(["test", "--workspace", "--test", "cluster"]);
+    suite.envs(env);
+    step("cluster: life on real kubelets", &mut suite, tally)
 }
 
 /// Commands that need no lab. A command without tests of its own counts as one.
@@ -111,6 +132,15 @@ fn steps(kit: &Kit) -> Vec<(&'static str, Command)> {
         ),
         ("documentation", documentation),
         ("chart: helm lint", helm(&["lint", "--strict"])),
+        (
+            "chart: helm lint, every flag",
+            helm(&[
+                "lint",
+                "--strict",
+                "--values",
+                "charts/lamina/ci/all-values.yaml",
+            ]),
+        ),
         (
             "chart: helm template",
             helm(&["template", "lamina", "--namespace", "lamina-system"]),

@@ -39,16 +39,36 @@ pub(super) struct Credentials {
     pub(super) service_account_public_key: PathBuf,
     /// Of a user in `system:masters`.
     pub(super) kubeconfig: PathBuf,
+    /// The same user's, as files.
+    pub(super) admin_certificate: PathBuf,
+    pub(super) admin_key: PathBuf,
 }
+
+/// Someone who may speak to the API server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct User<'a> {
+    /// Name of its files.
+    pub(super) file: &'a str,
+    pub(super) name: &'a str,
+    pub(super) group: &'a str,
+}
+
+const ADMIN: User<'_> = User {
+    file: "admin",
+    name: "lab-admin",
+    group: "system:masters",
+};
 
 impl Credentials {
     /// Writes all files into `folder`. `address` is where the API server
-    /// listens, `service` the first address of its service range.
+    /// listens, `service` the first address of its service range. Each of `users` gets
+    /// a kubeconfig, `FILE.kubeconfig`.
     pub(super) fn create(
         folder: &Path,
         address: Ipv4Addr,
         port: u16,
         service: Ipv4Addr,
+        users: &[User<'_>],
     ) -> Result<Self, CredentialsError> {
         let ca_key = KeyPair::generate()?;
         let ca_parameters = ca_parameters()?;
@@ -57,8 +77,6 @@ impl Credentials {
 
         let server_key = KeyPair::generate()?;
         let server = server_parameters(address, service)?.signed_by(&server_key, &issuer)?;
-        let admin_key = KeyPair::generate()?;
-        let admin = admin_parameters()?.signed_by(&admin_key, &issuer)?;
         let service_account_key = KeyPair::generate()?;
 
         let credentials = Self {
@@ -68,9 +86,9 @@ impl Credentials {
             service_account_key: folder.join("service-account.key"),
             service_account_public_key: folder.join("service-account.pub"),
             kubeconfig: folder.join("kubeconfig"),
+            admin_certificate: folder.join("admin.crt"),
+            admin_key: folder.join("admin.key"),
         };
-        let admin_certificate = folder.join("admin.crt");
-        let admin_key_file = folder.join("admin.key");
         write(&credentials.ca, &ca.pem())?;
         write(&credentials.server_certificate, &server.pem())?;
         write(&credentials.server_key, &server_key.serialize_pem())?;
@@ -82,26 +100,52 @@ impl Credentials {
             &credentials.service_account_public_key,
             &service_account_key.public_key_pem(),
         )?;
-        write(&admin_certificate, &admin.pem())?;
-        write(&admin_key_file, &admin_key.serialize_pem())?;
-        let kubeconfig = serde_json::json!({
+        let server = format!("https://{address}:{port}");
+        let give = |user, file: &Path| credentials.give(folder, &server, &issuer, user, file);
+        give(ADMIN, &credentials.kubeconfig)?;
+        for user in users {
+            give(*user, &kubeconfig(folder, user.file))?;
+        }
+        Ok(credentials)
+    }
+
+    /// Writes the certificate, the key and the kubeconfig of one user.
+    fn give(
+        &self,
+        folder: &Path,
+        server: &str,
+        issuer: &Issuer<'_, KeyPair>,
+        user: User<'_>,
+        file: &Path,
+    ) -> Result<(), CredentialsError> {
+        let key = KeyPair::generate()?;
+        let certificate = user_parameters(user)?.signed_by(&key, issuer)?;
+        let certificate_file = folder.join(format!("{}.crt", user.file));
+        let key_file = folder.join(format!("{}.key", user.file));
+        write(&certificate_file, &certificate.pem())?;
+        write(&key_file, &key.serialize_pem())?;
+        let config = serde_json::json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "lab", "cluster": {
-                "server": format!("https://{address}:{port}"),
-                "certificate-authority": credentials.ca,
+                "server": server,
+                "certificate-authority": self.ca,
             }}],
-            "users": [{"name": "admin", "user": {
-                "client-certificate": admin_certificate,
-                "client-key": admin_key_file,
+            "users": [{"name": user.file, "user": {
+                "client-certificate": certificate_file,
+                "client-key": key_file,
             }}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "admin"}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user.file}}],
             "current-context": "lab",
         });
         // JSON is YAML.
-        write(&credentials.kubeconfig, &format!("{kubeconfig:#}\n"))?;
-        Ok(credentials)
+        write(file, &format!("{config:#}\n"))
     }
+}
+
+/// Where the kubeconfig of a user lies.
+pub(super) fn kubeconfig(folder: &Path, user: &str) -> PathBuf {
+    folder.join(format!("{user}.kubeconfig"))
 }
 
 fn ca_parameters() -> Result<CertificateParams, rcgen::Error> {
@@ -139,14 +183,14 @@ fn server_parameters(
     Ok(parameters)
 }
 
-fn admin_parameters() -> Result<CertificateParams, rcgen::Error> {
+fn user_parameters(user: User<'_>) -> Result<CertificateParams, rcgen::Error> {
     let mut parameters = CertificateParams::new(Vec::new())?;
     parameters
         .distinguished_name
-        .push(DnType::CommonName, "lab-admin");
+        .push(DnType::CommonName, user.name);
     parameters
         .distinguished_name
-        .push(DnType::OrganizationName, "system:masters");
+        .push(DnType::OrganizationName, user.group);
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     Ok(parameters)
 }

@@ -1,5 +1,6 @@
 //! The real control plane: etcd, API server, controller manager, scheduler.
-//! Only the kubelet is missing: kwok keeps Nodes ready, and the lab runs pods.
+//! In the lab only the kubelet is missing: kwok keeps Nodes ready, and the lab runs
+//! pods. A cluster with real kubelets has kine on SQLite, as k3s has, in place of etcd.
 
 mod credentials;
 
@@ -18,7 +19,7 @@ pub use credentials::CredentialsError;
 
 use crate::launch;
 use crate::tools::{MissingTool, Tools};
-use credentials::Credentials;
+use credentials::{Credentials, User};
 
 /// The port of the API server.
 pub(crate) const API_PORT: u16 = 6443;
@@ -28,6 +29,12 @@ pub(crate) const KWOK_ANNOTATION: (&str, &str) = ("kwok.x-k8s.io/node", "fake");
 const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const SERVICE_RANGE: &str = "10.96.0.0/16";
 const ETCD_QUOTA_BYTES: u64 = 8 << 30;
+/// As kube-proxy's own role binding names it.
+const PROXY: User<'_> = User {
+    file: "kube-proxy",
+    name: "system:kube-proxy",
+    group: "system:node-proxier",
+};
 /// How long the API server may take; it needs 3 s on an idle machine.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const READY_POLL: Duration = Duration::from_millis(100);
@@ -150,18 +157,8 @@ impl ControlPlane {
         groups: &[PathBuf],
         arguments: Vec<String>,
     ) -> Result<Self, ControlPlaneError> {
-        for sub in ["etcd", "logs"] {
-            let path = folder.join(sub);
-            std::fs::create_dir_all(&path)
-                .map_err(|source| ControlPlaneError::Write { path, source })?;
-        }
-        let credentials = Credentials::create(folder, address, API_PORT, KUBERNETES_SERVICE)?;
-        let client = client(&credentials.kubeconfig).await?;
-        let mut plane = Self {
-            daemons: Vec::new(),
-            credentials,
-            client,
-        };
+        create_folders(folder, &["etcd", "logs"])?;
+        let mut plane = Self::prepared(folder, address, &[]).await?;
         let spawner = Spawner {
             tools,
             folder,
@@ -176,6 +173,83 @@ impl ControlPlane {
         plane.daemons.push(spawner.spawn("kube-apiserver", &all)?);
         plane.wait_until_ready().await?;
         Ok(plane)
+    }
+
+    /// Starts what kubelets named `nodes` need, with kine on SQLite as the datastore, and
+    /// waits until the API server is ready.
+    pub(crate) async fn start_for_kubelets(
+        tools: &Tools,
+        folder: &Path,
+        address: Ipv4Addr,
+        nodes: &[&str],
+        groups: &[PathBuf],
+    ) -> Result<Self, ControlPlaneError> {
+        create_folders(folder, &["kine", "logs"])?;
+        let names: Vec<(String, String)> = nodes
+            .iter()
+            .map(|node| (format!("node-{node}"), format!("system:node:{node}")))
+            .collect();
+        let kubelets = names.iter().map(|(file, name)| User {
+            file,
+            name,
+            group: "system:nodes",
+        });
+        let users: Vec<User<'_>> = kubelets.chain([PROXY]).collect();
+        let mut plane = Self::prepared(folder, address, &users).await?;
+        let spawner = Spawner {
+            tools,
+            folder,
+            groups,
+        };
+        let socket = format!("unix://{}", folder.join("kine.sock").display());
+        let kine = spawner.spawn("kine", &kine_arguments(folder, &socket))?;
+        plane.daemons.push(kine);
+        let mut arguments = apiserver_arguments(&plane.credentials, address, &socket);
+        arguments.extend(kubelet_arguments(&plane.credentials));
+        let api_server = spawner.spawn("kube-apiserver", &arguments)?;
+        plane.daemons.push(api_server);
+        plane.wait_until_ready().await?;
+        for (program, arguments) in [
+            (
+                "kube-controller-manager",
+                controller_manager_arguments(&plane.credentials),
+            ),
+            ("kube-scheduler", scheduler_arguments(&plane.credentials)),
+        ] {
+            plane.daemons.push(spawner.spawn(program, &arguments)?);
+        }
+        Ok(plane)
+    }
+
+    /// Credentials and a client, and no program yet.
+    async fn prepared(
+        folder: &Path,
+        address: Ipv4Addr,
+        users: &[User<'_>],
+    ) -> Result<Self, ControlPlaneError> {
+        let credentials =
+            Credentials::create(folder, address, API_PORT, KUBERNETES_SERVICE, users)?;
+        let client = client(&credentials.kubeconfig).await?;
+        Ok(Self {
+            daemons: Vec::new(),
+            credentials,
+            client,
+        })
+    }
+
+    /// The kubeconfig of the kubelet of `node`.
+    pub(crate) fn kubeconfig_of_node(folder: &Path, node: &str) -> PathBuf {
+        credentials::kubeconfig(folder, &format!("node-{node}"))
+    }
+
+    /// The kubeconfig of every kube-proxy.
+    pub(crate) fn kubeconfig_of_proxy(folder: &Path) -> PathBuf {
+        credentials::kubeconfig(folder, PROXY.file)
+    }
+
+    /// The certificate of the authority that signed all others.
+    pub(crate) fn ca(&self) -> &Path {
+        &self.credentials.ca
     }
 
     /// The process of a program, as the kernel numbers it; `None` where it has ended.
@@ -240,6 +314,15 @@ impl ControlPlane {
             tokio::time::sleep(READY_POLL).await;
         }
     }
+}
+
+fn create_folders(folder: &Path, names: &[&str]) -> Result<(), ControlPlaneError> {
+    for name in names {
+        let path = folder.join(name);
+        std::fs::create_dir_all(&path)
+            .map_err(|source| ControlPlaneError::Write { path, source })?;
+    }
+    Ok(())
 }
 
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>, http::Error> {
@@ -365,6 +448,32 @@ fn apiserver_arguments(credentials: &Credentials, address: Ipv4Addr, etcd: &str)
         flag("authorization-mode", "Node,RBAC"),
         flag("allow-privileged", true),
         flag("profiling", false),
+    ]
+}
+
+/// What an API server needs besides to speak to kubelets and to fence them.
+fn kubelet_arguments(credentials: &Credentials) -> Vec<String> {
+    vec![
+        flag("enable-admission-plugins", "NodeRestriction"),
+        file("kubelet-client-certificate", &credentials.admin_certificate),
+        file("kubelet-client-key", &credentials.admin_key),
+        flag("kubelet-preferred-address-types", "InternalIP"),
+    ]
+}
+
+/// SQLite with the settings that k3s gives it.
+fn kine_arguments(folder: &Path, socket: &str) -> Vec<String> {
+    let database = folder.join("kine/state.db");
+    vec![
+        flag(
+            "endpoint",
+            format!(
+                "sqlite://{}?_journal=WAL&cache=shared&_busy_timeout=30000&_txlock=immediate",
+                database.display()
+            ),
+        ),
+        flag("listen-address", socket),
+        flag("metrics-bind-address", 0),
     ]
 }
 

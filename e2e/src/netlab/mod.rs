@@ -17,7 +17,7 @@ pub use link::Link;
 pub use router::Counters;
 
 use namespace::{MTU, Namespace, create_device};
-pub(crate) use namespace::{remove_leftovers, within};
+pub(crate) use namespace::{ip, remove_leftovers, within};
 use router::{Port, Router};
 
 /// The name of the host that carries the control plane: the root namespace.

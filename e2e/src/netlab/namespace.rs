@@ -117,7 +117,7 @@ pub(super) fn create_device(
 }
 
 /// Runs `ip` and returns what it printed.
-fn ip(arguments: &[&str]) -> Result<String, NetworkError> {
+pub(crate) fn ip(arguments: &[&str]) -> Result<String, NetworkError> {
     let output = Command::new("ip")
         .args(arguments)
         .output()

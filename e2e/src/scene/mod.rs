@@ -1,18 +1,20 @@
 //! The scene that demo and tests share: two cameras, two edge boxes and a cloud
 //! host, a file server with models, and the real chart installed on them.
 
+pub mod objects;
 pub mod redeploy;
 mod wait;
 
 pub use wait::{Step, poll};
 
+use crate::cluster::ClusterError;
 use crate::netlab::{CONTROL, Link};
 use crate::workload::{Client, ClientError};
 use crate::{HostSpec, Lab, LabConfig, LabError, Links, Tier};
-use k8s_openapi::api::core::v1::{Event as CoreEvent, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use lamina_crds::{ComputeNode, DnnModel, Placement, conditions};
+use lamina_crds::{DnnModel, Placement};
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +35,8 @@ pub const CLOUD: &str = "cloud-1";
 pub enum SceneError {
     #[error(transparent)]
     Lab(#[from] LabError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("the API server refused")]
@@ -104,7 +108,8 @@ fn hosts() -> Vec<HostSpec> {
     ]
 }
 
-fn environment(name: &'static str) -> Result<PathBuf> {
+/// A path that `cargo xtask` sets.
+pub(crate) fn environment(name: &'static str) -> Result<PathBuf> {
     std::env::var_os(name)
         .map(PathBuf::from)
         .ok_or(SceneError::Environment(name))
@@ -194,25 +199,7 @@ impl Scene {
     /// # Errors
     /// They are not in time.
     pub async fn wait_nodes(&self, count: usize, within: Duration) -> Result<()> {
-        let api: Api<ComputeNode> = Api::all(self.lab.client());
-        poll(&format!("{count} hosts Ready"), within, async || {
-            let nodes = api.list(&ListParams::default()).await?.items;
-            let ready = nodes
-                .iter()
-                .filter(|n| {
-                    n.status.as_ref().is_some_and(|s| {
-                        conditions::is_true(&s.conditions, conditions::READY)
-                            && s.capacity.is_some()
-                    })
-                })
-                .count();
-            Ok(if ready >= count {
-                Step::Done(())
-            } else {
-                Step::NotYet(format!("{ready} are"))
-            })
-        })
-        .await
+        objects::wait_nodes(&self.lab.client(), count, within).await
     }
 
     /// The manifest `examples/<name>.yaml` with the file server of this lab.
@@ -269,8 +256,7 @@ impl Scene {
     /// # Errors
     /// The API server does not answer.
     pub async fn model(&self, name: &str) -> Result<Option<DnnModel>> {
-        let api: Api<DnnModel> = Api::namespaced(self.lab.client(), "default");
-        Ok(api.get_opt(name).await?)
+        objects::model(&self.lab.client(), name).await
     }
 
     /// The placement of a model as it stands; `None` where there is none.
@@ -278,9 +264,7 @@ impl Scene {
     /// # Errors
     /// The API server does not answer.
     pub async fn placement(&self, model: &str) -> Result<Option<Placement>> {
-        let api: Api<Placement> = Api::namespaced(self.lab.client(), "default");
-        let all = api.list(&ListParams::default()).await?.items;
-        Ok(all.into_iter().find(|p| p.spec.model == model))
+        objects::placement(&self.lab.client(), model).await
     }
 
     /// Waits until a model's condition Ready is True, telling each step once.
@@ -293,37 +277,7 @@ impl Scene {
         within: Duration,
         told: &mut (dyn FnMut(&str) + Send),
     ) -> Result<()> {
-        let mut last = String::new();
-        poll(&format!("{model} Ready"), within, async || {
-            let model = self.model(model).await?;
-            let generation = model.as_ref().and_then(|m| m.metadata.generation);
-            let Some(status) = model.and_then(|m| m.status) else {
-                return Ok(Step::NotYet("no status".to_owned()));
-            };
-            let progress = status.progress.map(|p| p.text).unwrap_or_default();
-            let now = format!("{} {progress}", status.stage).trim().to_owned();
-            if now != last && !now.is_empty() {
-                told(&now);
-                last.clone_from(&now);
-            }
-            // As `kubectl wait` judges it: what was true of an older spec does not count.
-            let mut all = status.conditions.iter();
-            let ready = all.find(|c| c.type_ == conditions::READY);
-            let ready =
-                ready.is_some_and(|c| c.status == "True" && c.observed_generation == generation);
-            Ok(if ready {
-                Step::Done(())
-            } else {
-                let why: Vec<String> = status
-                    .conditions
-                    .iter()
-                    .filter(|c| c.type_ == conditions::READY)
-                    .map(|c| format!("{}: {}", c.reason, c.message))
-                    .collect();
-                Step::NotYet(format!("{now} {}", why.join("; ")))
-            })
-        })
-        .await
+        objects::wait_ready(&self.lab.client(), model, within, told).await
     }
 
     /// Waits until a condition of the model has this status and reason, and gives
@@ -374,13 +328,7 @@ impl Scene {
     /// # Errors
     /// The API server does not answer.
     pub async fn events(&self) -> Result<Vec<(String, String)>> {
-        let api: Api<CoreEvent> = Api::namespaced(self.lab.client(), "default");
-        let mut all = api.list(&ListParams::default()).await?.items;
-        all.sort_by_key(|e| (e.metadata.creation_timestamp.clone(), e.name_any()));
-        Ok(all
-            .into_iter()
-            .map(|e| (e.reason.unwrap_or_default(), e.message.unwrap_or_default()))
-            .collect())
+        objects::events(&self.lab.client()).await
     }
 
     /// Starts a client on `host`, outside the host's CPU share: users' clients are
@@ -403,7 +351,13 @@ impl Scene {
     }
 }
 
-async fn export(python: &Path, scripts: &Path, folder: &Path, models: &[&str]) -> Result<()> {
+/// Has PyTorch write `models` into `folder`, those that are missing.
+pub(crate) async fn export(
+    python: &Path,
+    scripts: &Path,
+    folder: &Path,
+    models: &[&str],
+) -> Result<()> {
     let output = Command::new(python)
         .arg(scripts.join("models.py"))
         .arg("--out")

@@ -93,7 +93,7 @@ pub enum Outcome {
 /// One request of the load.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Request {
-    /// Number of the image.
+    /// Number of the request, from 0; the images go round.
     pub id: u64,
     /// When it was sent, seconds since 1970.
     pub at: f64,

@@ -1,0 +1,112 @@
+{{/* The agents of one class: (list $ settings taken). `taken` is what the labels of its
+nodes must not be. */}}
+{{- define "lamina.agents" -}}
+{{- $root := index . 0 -}}
+{{- $settings := index . 1 -}}
+{{- $class := $settings.name -}}
+{{- $name := printf "%s-agent" $root.Release.Name -}}
+{{- if ne $class "default" }}{{ $name = printf "%s-%s" $name $class }}{{ end -}}
+apiVersion: apps/v1
+kind: DaemonSet
+metadata:
+  name: {{ $name }}
+  {{- include "lamina.metadata" (list $root "agent" (dict "serving.lamina.dev/agent-class" $class)) | nindent 2 }}
+spec:
+  selector:
+    matchLabels:
+      {{- include "lamina.selector" $root | nindent 6 }}
+      app.kubernetes.io/component: agent
+      serving.lamina.dev/agent-class: {{ $class }}
+  updateStrategy:
+    {{- if or $settings.hostPort $settings.cache.hostPath (eq (toString $settings.maxSurge) "0") }}
+    # Two agents of a node cannot share a port or a folder of it.
+    rollingUpdate: {maxUnavailable: {{ $settings.maxUnavailable }}}
+    {{- else }}
+    rollingUpdate: {maxSurge: {{ $settings.maxSurge }}, maxUnavailable: 0}
+    {{- end }}
+  template:
+    metadata:
+      {{- include "lamina.podMetadata" (list $root "agent" $settings "9091" $class) | nindent 6 }}
+    spec:
+      serviceAccountName: {{ $root.Release.Name }}-agent
+      # Requests in flight are answered before the process ends.
+      terminationGracePeriodSeconds: 30
+      {{- include "lamina.pullSecrets" $root | nindent 6 }}
+      {{- with $settings.nodeSelector }}
+      nodeSelector: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      affinity:
+        nodeAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+            nodeSelectorTerms:
+              - matchExpressions:
+                  - key: kubernetes.io/os
+                    operator: In
+                    values: [linux]
+                  - key: kubernetes.io/arch
+                    operator: In
+                    values: {{- toYaml $settings.architectures | nindent 22 }}
+                  {{- with index . 2 }}
+                  {{- toYaml . | nindent 18 }}
+                  {{- end }}
+      {{- with $settings.tolerations }}
+      tolerations: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- include "lamina.priority" (list $root $settings) | nindent 6 }}
+      securityContext: {{- include "lamina.podSecurity" $root | nindent 8 }}
+      containers:
+        - name: agent
+          image: {{ include "lamina.image" (list $root $settings.image) }}
+          imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+          args:
+            - run
+            - --node-name=$(NODE_NAME)
+            - --pod-ip=$(POD_IP)
+            - --port={{ $settings.port }}
+            - --admin-port=9091
+            - --cache-dir=/var/cache/lamina
+            - --cache-size={{ $settings.cache.sizeLimit }}
+            - --log-format={{ $root.Values.logFormat }}
+            {{- if $settings.allowUnsandboxed }}
+            - --allow-unsandboxed
+            {{- end }}
+            {{- with $settings.extraArgs }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
+          env: {{- include "lamina.env" (list $root $settings) | nindent 12 }}
+          ports:
+            - name: inference
+              containerPort: {{ $settings.port }}
+              {{- with $settings.hostPort }}
+              hostPort: {{ . }}
+              {{- end }}
+            - {name: admin, containerPort: 9091}
+          livenessProbe:
+            httpGet: {path: /livez, port: admin}
+            periodSeconds: 10
+            timeoutSeconds: 5
+          # It takes a moment until nobody is sent here any more.
+          lifecycle:
+            preStop:
+              sleep: {seconds: 5}
+          # Until this passes, the node's clients have nobody to ask.
+          readinessProbe:
+            httpGet: {path: /readyz, port: admin}
+            periodSeconds: 1
+            timeoutSeconds: 5
+            failureThreshold: 5
+          resources: {{- toYaml $settings.resources | nindent 12 }}
+          securityContext: {{- include "lamina.containerSecurity" $root | nindent 12 }}
+          volumeMounts:
+            - {name: cache, mountPath: /var/cache/lamina}
+            - {name: tmp, mountPath: /tmp}
+      volumes:
+        - name: cache
+          {{- if $settings.cache.hostPath }}
+          hostPath: {path: {{ $settings.cache.hostPath | quote }}, type: Directory}
+          {{- else }}
+          emptyDir: {sizeLimit: {{ $settings.cache.sizeLimit }}}
+          {{- end }}
+        - name: tmp
+          emptyDir: {}
+{{- end }}

@@ -1,0 +1,132 @@
+//! The chart with every flag on and off, judged by helm and by a real API server.
+
+use lamina_e2e::ApiServer;
+use std::path::PathBuf;
+
+const NAMESPACE: &str = "lamina-system";
+/// Kinds of the Prometheus operator, which is not here.
+const FOREIGN: &str = "monitoring.coreos.com/";
+
+fn chart() -> PathBuf {
+    let chart = std::env::var_os("LAMINA_CHART").unwrap_or_default();
+    assert!(!chart.is_empty(), "no LAMINA_CHART: run `cargo xtask test`");
+    PathBuf::from(chart)
+}
+
+/// Each set of values, its name first.
+fn value_sets() -> Vec<(&'static str, Vec<String>)> {
+    let file = |name: &str| {
+        let path = chart().join("ci").join(name);
+        vec!["--values".to_owned(), path.display().to_string()]
+    };
+    let set = |value: &str| vec!["--set".to_owned(), value.to_owned()];
+    vec![
+        ("default", Vec::new()),
+        ("all", file("all-values.yaml")),
+        ("bare", file("bare-values.yaml")),
+        ("replicas", set("operator.replicas=2")),
+        ("hostPort", set("agent.hostPort=8001")),
+        (
+            "hostPath",
+            set("agent.cache.hostPath=/var/lib/lamina/cache"),
+        ),
+    ]
+}
+
+async fn render(server: &ApiServer, values: &[String]) -> Result<String, String> {
+    let chart = chart().display().to_string();
+    let mut arguments = vec!["template", "lamina", &chart, "--namespace", NAMESPACE];
+    arguments.extend(values.iter().map(String::as_str));
+    let text = server.tool("helm", &arguments, "").await;
+    text.map_err(|error| error.to_string())
+}
+
+fn without_foreign_kinds(manifest: &str) -> String {
+    let documents = manifest.split("\n---");
+    let ours: Vec<&str> = documents.filter(|d| !d.contains(FOREIGN)).collect();
+    ours.join("\n---")
+}
+
+#[tokio::test]
+async fn an_api_server_takes_what_every_flag_renders() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    let create = ["create", "namespace", NAMESPACE];
+    server.tool("kubectl", &create, "").await.unwrap();
+    for (name, values) in value_sets() {
+        let rendered = render(&server, &values).await;
+        let rendered = rendered.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let apply = [
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--validate=strict",
+            "--filename=-",
+        ];
+        let ours = without_foreign_kinds(&rendered);
+        let taken = server.tool("kubectl", &apply, &ours).await;
+        let taken = taken.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(
+            taken.contains("deployment.apps/lamina-operator"),
+            "{name}: {taken}"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn values_that_mean_nothing_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    for value in [
+        "agent.hostport=8001",
+        "agent.port=80",
+        "operator.image.digest=latest",
+        "agent.cache.hostPath=relative",
+        "agent.classes[0].name=default",
+        "logFormat=xml",
+    ] {
+        let values = ["--set".to_owned(), value.to_owned()];
+        let refused = render(&server, &values).await.expect_err(value);
+        assert!(refused.contains("schema"), "{value}: {refused}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn classes_share_no_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    let (_, values) = value_sets().swap_remove(1);
+    let rendered = render(&server, &values).await.unwrap();
+    let sets: Vec<&str> = rendered
+        .split("\n---")
+        .filter(|document| document.contains("kind: DaemonSet"))
+        .collect();
+    assert_eq!(sets.len(), 3);
+    let refusals = |set: &str| set.matches("operator: NotIn").count();
+    let mut all: Vec<usize> = sets.into_iter().map(refusals).collect();
+    all.sort_unstable();
+    assert_eq!(all, [0, 1, 2], "each class leaves out those before it");
+    server.stop().await;
+}
+
+#[test]
+fn every_value_is_described() {
+    fn walk(schema: &serde_json::Value, path: &str, lacking: &mut Vec<String>) {
+        let properties = schema["properties"].as_object();
+        for (name, value) in properties.into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if value["description"].as_str().is_none_or(str::is_empty) {
+                lacking.push(path.clone());
+            }
+            walk(value, &path, lacking);
+            walk(&value["items"], &path, lacking);
+        }
+    }
+    let text = std::fs::read_to_string(chart().join("values.schema.json")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut lacking = Vec::new();
+    walk(&schema, "", &mut lacking);
+    assert!(lacking.is_empty(), "{lacking:?}");
+}

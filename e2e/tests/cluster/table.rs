@@ -1,0 +1,83 @@
+//! What each case met, and whether that is what was promised.
+
+use anyhow::{Result, ensure};
+use std::fmt;
+
+/// What the design promises of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Promise {
+    /// Every request is answered, in time and right.
+    NothingLost,
+    /// Requests may be lost while it lasts; none is answered wrongly, and all are answered
+    /// once it is over.
+    NothingWrong,
+}
+
+/// One case's counts.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) case: &'static str,
+    pub(crate) promise: Promise,
+    pub(crate) sent: usize,
+    pub(crate) lost: usize,
+    pub(crate) wrong: usize,
+    /// From the first loss until the last; 0 where nothing was lost.
+    pub(crate) losing_seconds: f64,
+    /// The longest wait for an answer.
+    pub(crate) longest_seconds: f64,
+    /// From the begin until hosts and model were ready again.
+    pub(crate) settled_seconds: f64,
+    /// Requests lost after all was well again.
+    pub(crate) lost_afterwards: usize,
+    pub(crate) first_loss: Option<String>,
+    pub(crate) note: String,
+}
+
+impl Row {
+    /// An error where the promise was broken.
+    pub(crate) fn judge(&self) -> Result<()> {
+        ensure!(self.sent > 0, "nothing was sent");
+        ensure!(self.wrong == 0, "{} wrong answers", self.wrong);
+        let why = self.first_loss.as_deref().unwrap_or_default();
+        let after = self.lost_afterwards;
+        ensure!(after == 0, "{after} lost after all was well again; {why}");
+        let lost = self.lost;
+        let may_lose = self.promise == Promise::NothingWrong;
+        ensure!(lost == 0 || may_lose, "{lost} of {} lost; {why}", self.sent);
+        Ok(())
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<42}{:>6}{:>6}{:>7}{:>9.1} s{:>9.2} s{:>9.1} s  {}",
+            self.case,
+            self.sent,
+            self.lost,
+            self.wrong,
+            self.losing_seconds,
+            self.longest_seconds,
+            self.settled_seconds,
+            self.note
+        )?;
+        if let Some(why) = &self.first_loss {
+            let short: String = why.chars().take(200).collect();
+            write!(f, "\n    first loss: {}", short.replace('\n', " "))?;
+        }
+        Ok(())
+    }
+}
+
+/// All rows below their headings.
+pub(crate) fn print(rows: &[Row]) -> String {
+    let mut text = format!(
+        "{:<42}{:>6}{:>6}{:>7}{:>11}{:>11}{:>11}  NOTE\n",
+        "CASE", "SENT", "LOST", "WRONG", "LOSING FOR", "LONGEST", "SETTLED"
+    );
+    for row in rows {
+        text += &format!("{row}\n");
+    }
+    text
+}

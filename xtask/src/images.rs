@@ -1,0 +1,300 @@
+//! Container images of both programs, built without a registry: buildah follows the
+//! Dockerfiles in docker/, and the stages that would pull a base are made here and
+//! given to it as named build contexts.
+
+mod budget;
+mod catalogue;
+mod sbom;
+
+use crate::run::{logged, output};
+use crate::setup::{Kit, TORCH, cache_folder, cached, hash_of};
+use anyhow::{Context, Result, bail};
+use catalogue::{Image, NODE_AGENT, OPERATOR, PAUSE};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub(crate) use catalogue::{VERSION, architecture};
+
+#[derive(clap::Args)]
+pub(crate) struct ImagesArgs {
+    /// Build with the lab's profile instead of the release profile: faster, and larger.
+    #[arg(long)]
+    dev: bool,
+    /// Where the archives go; target/images where absent.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// How the programs are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As the lab's tests build them.
+    Dev,
+    /// As they are shipped.
+    Release,
+}
+
+/// `cargo xtask images`.
+pub(crate) fn run(kit: &Kit, args: &ImagesArgs) -> Result<()> {
+    let profile = if args.dev {
+        Profile::Dev
+    } else {
+        Profile::Release
+    };
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| kit.target.join("images"));
+    shipped(kit, profile, &out)?;
+    Ok(())
+}
+
+/// Builds what is shipped into `out`: an OCI archive and an SBOM for each image.
+/// Returns the files.
+pub(crate) fn shipped(kit: &Kit, profile: Profile, out: &Path) -> Result<Vec<PathBuf>> {
+    let builder = Builder::new(kit, profile)?;
+    println!(
+        "building the images of Lamina {VERSION} for {}:",
+        architecture()
+    );
+    builder.programs()?;
+    let mut files = Vec::new();
+    let mut sizes = Vec::new();
+    for image in [OPERATOR, NODE_AGENT] {
+        let built = builder.image(image, out)?;
+        let list = out.join(built.archive.with_extension("cdx.json"));
+        sbom::write(kit, image, &built.rootfs, &list)?;
+        let libtorch = built.libtorch.as_deref();
+        sizes.push(budget::measure(
+            image.name,
+            &built.size,
+            &built.archive,
+            libtorch,
+        )?);
+        files.extend([built.archive, list]);
+    }
+    print!("{}", budget::table(&sizes));
+    if profile == Profile::Release {
+        budget::check(&sizes)?;
+    }
+    Ok(files)
+}
+
+/// Archives for the tests' cluster, `pause` among them. Returns their folder.
+pub(crate) fn for_cluster(kit: &Kit, profile: Profile) -> Result<PathBuf> {
+    let builder = Builder::new(kit, profile)?;
+    println!("building the images:");
+    builder.programs()?;
+    let out = kit.target.join("cluster-images");
+    for image in [PAUSE, OPERATOR, NODE_AGENT] {
+        builder.image(image, &out)?;
+    }
+    Ok(out)
+}
+
+/// An image that was built.
+struct Built {
+    archive: PathBuf,
+    rootfs: PathBuf,
+    libtorch: Option<PathBuf>,
+    /// As buildah tells it.
+    size: String,
+}
+
+struct Builder<'a> {
+    kit: &'a Kit,
+    profile: Profile,
+    /// What buildah keeps.
+    store: PathBuf,
+    cache: PathBuf,
+}
+
+impl<'a> Builder<'a> {
+    fn new(kit: &'a Kit, profile: Profile) -> Result<Self> {
+        if output(Command::new("buildah").arg("--version")).is_none() {
+            bail!("buildah is missing: install it (Debian: apt-get install buildah)");
+        }
+        Ok(Self {
+            kit,
+            profile,
+            store: kit.target.join("buildah"),
+            cache: cache_folder()?,
+        })
+    }
+
+    fn programs_folder(&self) -> PathBuf {
+        self.kit.target.join("image-programs")
+    }
+
+    /// Builds the programs and puts stripped copies of them into a folder.
+    fn programs(&self) -> Result<()> {
+        let folder = self.programs_folder();
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let mut cargo = self.kit.cargo();
+        let built = match self.profile {
+            // The whole workspace, as the lab builds it: nothing is built twice.
+            Profile::Dev => {
+                cargo.args(["build", "--workspace", "--bins"]);
+                "debug"
+            }
+            Profile::Release => {
+                cargo.args(["build", "--release", "--locked"]);
+                cargo.args(["--package", "lamina-operator"]);
+                cargo.args(["--package", "lamina-node-agent"]);
+                "release"
+            }
+        };
+        let what = "cargo build (release: about 20 minutes on 2 cores, the first time)";
+        logged(what, &mut cargo, &self.kit.log("images-build"))?;
+        for image in [OPERATOR, NODE_AGENT] {
+            let Some(package) = image.package else {
+                continue;
+            };
+            let mut strip = Command::new("strip");
+            strip.arg("-o").arg(folder.join(package));
+            strip.arg(self.kit.target.join(built).join(package));
+            logged(
+                &format!("strip {package}"),
+                &mut strip,
+                &self.kit.log("strip"),
+            )?;
+        }
+        let mut cc = Command::new("cc");
+        cc.args(["-Os", "-static", "-s", "-o"])
+            .arg(folder.join("pause"))
+            .arg(self.kit.root.join("docker/pause.c"));
+        logged("cc pause.c", &mut cc, &self.kit.log("pause"))
+    }
+
+    /// One image as an OCI archive in `out`.
+    fn image(&self, image: Image, out: &Path) -> Result<Built> {
+        fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+        let mut contexts = vec![("programs", self.programs_folder())];
+        let rootfs = self.rootfs(image)?;
+        contexts.push(("rootfs", rootfs.clone()));
+        let libtorch = image.has_libtorch.then(|| self.libtorch()).transpose()?;
+        contexts.extend(libtorch.clone().map(|folder| ("libtorch", folder)));
+        let archive = out.join(image.archive());
+        self.build(image, &contexts)?;
+        let size = self.push(image, &archive)?;
+        Ok(Built {
+            archive,
+            rootfs,
+            libtorch,
+            size,
+        })
+    }
+
+    fn buildah(&self) -> Command {
+        let mut buildah = Command::new("buildah");
+        buildah
+            .current_dir(&self.kit.root)
+            .arg("--root")
+            .arg(&self.store)
+            .arg("--runroot")
+            .arg(self.store.with_extension("run"));
+        buildah
+    }
+
+    fn build(&self, image: Image, contexts: &[(&str, PathBuf)]) -> Result<()> {
+        let mut git = Command::new("git");
+        git.current_dir(&self.kit.root).args(["rev-parse", "HEAD"]);
+        let revision = output(&mut git).unwrap_or_else(|| "unknown".to_owned());
+        let mut build = self.buildah();
+        // Nothing is run in the image, and its files carry no time: the same inputs
+        // make the same image.
+        build.args([
+            "build",
+            "--quiet",
+            "--isolation",
+            "chroot",
+            "--timestamp",
+            "0",
+        ]);
+        for (name, folder) in contexts {
+            build.arg("--build-context");
+            build.arg(format!("{name}={}", folder.display()));
+        }
+        build
+            .arg(format!("--build-arg=VERSION={VERSION}"))
+            .arg(format!("--build-arg=REVISION={revision}"))
+            .arg(format!("--tag={}", image.reference()))
+            .arg(format!("--file=docker/{}.Dockerfile", image.name))
+            .arg(".");
+        let what = format!("image lamina/{}", image.name);
+        logged(
+            &what,
+            &mut build,
+            &self.kit.log(&format!("image-{}", image.name)),
+        )
+    }
+
+    /// Writes the archive and returns the image's size.
+    fn push(&self, image: Image, archive: &Path) -> Result<String> {
+        // A file that is there already would be added to.
+        if archive.exists() {
+            fs::remove_file(archive)
+                .with_context(|| format!("cannot remove {}", archive.display()))?;
+        }
+        let reference = image.reference();
+        let mut push = self.buildah();
+        push.args(["push", "--quiet"]);
+        if self.profile == Profile::Dev {
+            push.arg("--disable-compression");
+        }
+        push.arg(&reference)
+            .arg(format!("oci-archive:{}:{reference}", archive.display()));
+        let what = format!("archive of lamina/{}", image.name);
+        logged(
+            &what,
+            &mut push,
+            &self.kit.log(&format!("push-{}", image.name)),
+        )?;
+        let mut list = self.buildah();
+        list.args(["images", "--noheading", "--format", "{{.Size}}", &reference]);
+        output(&mut list).context("buildah does not tell the image's size")
+    }
+
+    /// The root file system of an image, kept in the cache.
+    fn rootfs(&self, image: Image) -> Result<PathBuf> {
+        let script = self.kit.root.join("docker/rootfs.sh");
+        let folder = self
+            .cache
+            .join(format!("rootfs-{}-{}", image.name, hash_of(&[&script])?));
+        cached(&folder, |folder| {
+            if image.debian.is_empty() {
+                return Ok(());
+            }
+            let mut layout = Command::new("sh");
+            layout.arg(&script).arg(folder).args(image.debian);
+            let what = format!("root file system of lamina/{}", image.name);
+            logged(&what, &mut layout, &self.kit.log("rootfs"))?;
+            let writable = folder.join(image.writable);
+            let mut install = Command::new("install");
+            install
+                .args(["-d", "-o", "65532", "-g", "65532"])
+                .arg(writable);
+            logged("folder of its user", &mut install, &self.kit.log("install"))
+        })?;
+        Ok(folder)
+    }
+
+    /// PyTorch's libraries as the agent's image has them, kept in the cache.
+    fn libtorch(&self) -> Result<PathBuf> {
+        let script = self.kit.root.join("docker/libtorch.sh");
+        let folder = self
+            .cache
+            .join(format!("libtorch-image-{TORCH}-{}", hash_of(&[&script])?));
+        cached(&folder, |folder| {
+            let mut layout = Command::new("sh");
+            layout
+                .arg(&script)
+                .arg(self.kit.libtorch().join("lib"))
+                .arg(folder);
+            logged("stripping libtorch", &mut layout, &self.kit.log("libtorch"))
+        })?;
+        Ok(folder)
+    }
+}
