@@ -114,6 +114,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         address: args.address(),
         slices: slices.clone(),
         routes: routes.clone(),
+        engine: Arc::clone(&engine),
         capacity,
         seen: seen.subscribe(),
         changed,
