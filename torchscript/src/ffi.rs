@@ -684,9 +684,9 @@ pub(crate) fn on_borrowed<R>(
 ) -> std::result::Result<R, TchError> {
     let mut tensors = Vec::with_capacity(inputs.len());
     for Borrowed { kind, shape, data } in inputs {
-        let elements = shape
-            .iter()
-            .try_fold(1_usize, |n, &size| n.checked_mul(usize::try_from(size).ok()?));
+        let elements = shape.iter().try_fold(1_usize, |n, &size| {
+            n.checked_mul(usize::try_from(size).ok()?)
+        });
         let bytes = elements.and_then(|n| n.checked_mul(kind.elt_size_in_bytes()));
         if bytes != Some(data.len()) {
             let text = format!("{} bytes for {kind:?} {shape:?}", data.len());

@@ -216,10 +216,7 @@ fn borrow(input: InPlace<'_>) -> Borrowed<'_> {
     }
 }
 
-fn seen<R>(
-    outputs: Vec<tch::Tensor>,
-    take: impl FnOnce(&[Seen<'_>]) -> R,
-) -> Result<R, RunError> {
+fn seen<R>(outputs: Vec<tch::Tensor>, take: impl FnOnce(&[Seen<'_>]) -> R) -> Result<R, RunError> {
     let dense = |(index, output): (usize, tch::Tensor)| {
         dense(output).map_err(|e| RunError::OutputType {
             index,

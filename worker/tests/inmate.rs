@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../node-agent/tests/fixtures/hostile.py");
+const SCRIPT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../node-agent/tests/fixtures/hostile.py"
+);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();

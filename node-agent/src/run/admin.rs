@@ -103,7 +103,10 @@ fn verdict(is_good: bool, otherwise: &'static str) -> Response {
 
 async fn live(State(admin): State<Admin>) -> Response {
     let is_alive = admin.inner.engine.is_alive();
-    verdict(is_alive, "a run goes on though its worker was to be ended\n")
+    verdict(
+        is_alive,
+        "a run goes on though its worker was to be ended\n",
+    )
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
@@ -111,7 +114,10 @@ async fn ready(State(admin): State<Admin>) -> Response {
         return verdict(false, "not listening, or ending\n");
     }
     let has_workers = admin.inner.engine.trouble().is_none();
-    verdict(has_workers, "no worker process can be started; see the log\n")
+    verdict(
+        has_workers,
+        "no worker process can be started; see the log\n",
+    )
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {

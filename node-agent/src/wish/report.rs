@@ -1,10 +1,10 @@
 //! What the operator is told of this host in its ComputeNode's status. Pure.
 
+use crate::serve::engine::ModelCrashes;
 use crate::serve::slices::Totals;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use lamina_crds::ComputeNodeStatus;
-use crate::serve::engine::ModelCrashes;
 use k8s_openapi::jiff::Timestamp;
+use lamina_crds::ComputeNodeStatus;
 use lamina_crds::compute_node::{Capacity, Display, EngineCrash, RouteStatus, SliceStatus};
 use lamina_crds::conditions::{BENCHMARKED, QUARANTINED, REGISTERED, condition, set};
 use lamina_crds::quantity::format_bytes;
@@ -105,13 +105,16 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
 /// The last crashes first.
 fn told(mut crashes: Vec<ModelCrashes>) -> Vec<EngineCrash> {
     crashes.sort_by(|a, b| b.last.cmp(&a.last).then_with(|| a.model.cmp(&b.model)));
-    let told = crashes.into_iter().take(CRASHES_TOLD).map(|crash| EngineCrash {
-        model: crash.model,
-        count: crash.count,
-        cause: crash.cause.chars().take(CAUSE_CHARACTERS).collect(),
-        time: time(crash.last),
-        quarantined_until: crash.quarantined_until.map(time),
-    });
+    let told = crashes
+        .into_iter()
+        .take(CRASHES_TOLD)
+        .map(|crash| EngineCrash {
+            model: crash.model,
+            count: crash.count,
+            cause: crash.cause.chars().take(CAUSE_CHARACTERS).collect(),
+            time: time(crash.last),
+            quarantined_until: crash.quarantined_until.map(time),
+        });
     told.collect()
 }
 
@@ -245,7 +248,10 @@ mod tests {
         let condition = condition.unwrap();
         assert_eq!(
             (condition.status.as_str(), condition.message.as_str()),
-            ("True", "a/bad crashed 4 times (SIGSEGV) and is tried again after 00:00:12Z")
+            (
+                "True",
+                "a/bad crashed 4 times (SIGSEGV) and is tried again after 00:00:12Z"
+            )
         );
         let after = status_with(vec![crash("a/bad", 7, None)]);
         assert!(!is_true(&after.conditions, QUARANTINED));

@@ -17,11 +17,9 @@ pub(crate) fn tell(snapshot: &Snapshot, memory: &mut Memory, out: &mut Decisions
         .iter()
         .map(|model| (full_name(model), model))
         .collect();
-    memory
-        .crashes
-        .retain(|(node, model), _| {
-            snapshot.compute_nodes.contains_key(node) && models.contains_key(model)
-        });
+    memory.crashes.retain(|(node, model), _| {
+        snapshot.compute_nodes.contains_key(node) && models.contains_key(model)
+    });
     for (node, object) in &snapshot.compute_nodes {
         let crashes = object.status.iter().flat_map(|status| &status.crashes);
         for crash in crashes {
@@ -53,7 +51,12 @@ fn full_name(model: &DnnModel) -> String {
 fn note(node: &str, crash: &EngineCrash) -> String {
     let then = crash.quarantined_until.as_ref().map_or_else(
         || "its requests were tried again".to_owned(),
-        |until| format!("it is not tried there until {}", until.0.strftime("%H:%M:%SZ")),
+        |until| {
+            format!(
+                "it is not tried there until {}",
+                until.0.strftime("%H:%M:%SZ")
+            )
+        },
     );
     format!(
         "it ended its worker on {node}, for the {}. time: {}; {then}",
@@ -96,7 +99,9 @@ mod tests {
         let first = told(&snapshot, &mut memory);
         assert_eq!(
             first,
-            ["it ended its worker on cam-1, for the 1. time: SIGSEGV; its requests were tried again"]
+            [
+                "it ended its worker on cam-1, for the 1. time: SIGSEGV; its requests were tried again"
+            ]
         );
         assert_eq!(told(&snapshot, &mut memory), [""; 0]);
         crashed(&mut snapshot, 2, 11);

@@ -1,10 +1,10 @@
 use super::slices::Slices;
+use lamina_model::ValueSpec;
 use lamina_torchscript::{LoadOptions, Slice};
 use lamina_worker_link::cell::{scan, tells_of_memory};
 use lamina_worker_link::frame::Port;
 use lamina_worker_link::message::{LoadCall, LoadReply, Refusal};
 use lamina_worker_link::with_causes;
-use lamina_model::ValueSpec;
 use std::path::PathBuf;
 
 /// How much loading gives way to computing.

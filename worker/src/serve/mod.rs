@@ -62,13 +62,11 @@ pub(crate) fn run(args: &ServeArgs) -> bool {
     };
     let slices = Slices::default();
     let held = slices.clone();
-    let loading = thread::Builder::new()
-        .name("load".into())
-        .spawn(move || {
-            let served = catch_unwind(AssertUnwindSafe(|| loads::serve(loads, &held, &options)));
-            // The agent is gone, or this process makes no sense to it.
-            std::process::exit(i32::from(served.is_err()));
-        });
+    let loading = thread::Builder::new().name("load".into()).spawn(move || {
+        let served = catch_unwind(AssertUnwindSafe(|| loads::serve(loads, &held, &options)));
+        // The agent is gone, or this process makes no sense to it.
+        std::process::exit(i32::from(served.is_err()));
+    });
     if loading.is_err() {
         return false;
     }

@@ -33,12 +33,7 @@ pub(super) fn serve(mut port: Port, slices: &Slices) {
 }
 
 impl Runs {
-    fn answer(
-        &mut self,
-        call: RunCall,
-        descriptor: Option<&OwnedFd>,
-        slices: &Slices,
-    ) -> RunReply {
+    fn answer(&mut self, call: RunCall, descriptor: Option<&OwnedFd>, slices: &Slices) -> RunReply {
         let waiting = std::mem::take(&mut self.waiting);
         let answered = match call {
             RunCall::Run {
@@ -122,7 +117,9 @@ fn split<'a>(
     let (mut rest, mut passed) = (room, 0_usize);
     for region in regions {
         let range = region.range(passed + rest.len())?;
-        let behind = rest.split_at_mut_checked(range.start.checked_sub(passed)?)?.1;
+        let behind = rest
+            .split_at_mut_checked(range.start.checked_sub(passed)?)?
+            .1;
         let (data, behind) = behind.split_at_mut_checked(range.len())?;
         (rest, passed) = (behind, range.end);
         inputs.push(InPlace {
@@ -150,13 +147,19 @@ enum Placed {
 /// fit.
 fn place(outputs: &[Seen<'_>], free: &mut [u8], free_from: u64) -> Placed {
     let regions = regions(outputs, 0);
-    let needed = regions.iter().zip(outputs).map(|(r, o)| r.offset + o.data.len() as u64);
+    let needed = regions
+        .iter()
+        .zip(outputs)
+        .map(|(r, o)| r.offset + o.data.len() as u64);
     let needed = needed.max().unwrap_or(0);
     if needed > free.len() as u64 {
-        let aside = regions.into_iter().zip(outputs).map(|(region, output)| Output {
-            region,
-            data: output.data.to_vec(),
-        });
+        let aside = regions
+            .into_iter()
+            .zip(outputs)
+            .map(|(region, output)| Output {
+                region,
+                data: output.data.to_vec(),
+            });
         return Placed::Aside(aside.collect());
     }
     let moved = regions.into_iter().zip(outputs).map(|(region, output)| {

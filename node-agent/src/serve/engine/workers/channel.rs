@@ -1,6 +1,4 @@
-use lamina_worker_link::frame::{
-    FrameError, HEADER_BYTES, body_bytes, decode, encode, send_some,
-};
+use lamina_worker_link::frame::{FrameError, HEADER_BYTES, body_bytes, decode, encode, send_some};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io;
@@ -67,4 +65,3 @@ impl Channel {
         }
     }
 }
-

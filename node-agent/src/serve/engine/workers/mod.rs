@@ -138,7 +138,11 @@ impl Engine for Workers {
     }
 
     fn is_alive(&self) -> bool {
-        !self.shared.living().iter().any(|worker| worker.is_overdue())
+        !self
+            .shared
+            .living()
+            .iter()
+            .any(|worker| worker.is_overdue())
     }
 
     fn trouble(&self) -> Option<String> {
@@ -205,7 +209,9 @@ impl Lodger {
     }
 
     fn present_home(&self) -> Option<Home> {
-        lock(&self.home).clone().filter(|home| home.worker.is_alive())
+        lock(&self.home)
+            .clone()
+            .filter(|home| home.worker.is_alive())
     }
 
     async fn move_in(&self) -> Result<Home, EngineError> {
@@ -264,7 +270,11 @@ impl Shared {
             }
         };
         *lock(&self.trouble) = None;
-        tracing::info!(group, start_ms = begin.elapsed().as_millis(), "worker started");
+        tracing::info!(
+            group,
+            start_ms = begin.elapsed().as_millis(),
+            "worker started"
+        );
         let shared = Arc::downgrade(self);
         let worker = Worker::new(group, process, move |crash| {
             if let Some(shared) = shared.upgrade() {
@@ -307,13 +317,18 @@ impl Shared {
     }
 
     fn lodgers(&self) -> Vec<Arc<Lodger>> {
-        lock(&self.lodgers).iter().filter_map(Weak::upgrade).collect()
+        lock(&self.lodgers)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
     }
 
     fn living(&self) -> Vec<Arc<Worker>> {
         let slots: Vec<Slot> = lock(&self.workers).values().cloned().collect();
         // One that is being started is not there yet.
-        let workers = slots.iter().filter_map(|slot| slot.try_lock().ok()?.clone());
+        let workers = slots
+            .iter()
+            .filter_map(|slot| slot.try_lock().ok()?.clone());
         workers.filter(|worker| worker.is_alive()).collect()
     }
 
@@ -342,3 +357,6 @@ fn resident_bytes(process_id: u32) -> Option<u64> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

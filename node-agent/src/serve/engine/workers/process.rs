@@ -71,7 +71,9 @@ impl WorkerOptions {
         let folder = tempfile::tempdir_in(&self.folder)?;
         let (runs, their_runs) = Channel::pair()?;
         let (loads, their_loads) = Channel::pair()?;
-        let memory = self.memory_bytes.unwrap_or_else(|| memory_free_bytes() / 5 * 4);
+        let memory = self
+            .memory_bytes
+            .unwrap_or_else(|| memory_free_bytes() / 5 * 4);
         let mut command = worker::command(&self.program, self.threads);
         command
             .arg("serve")
@@ -79,7 +81,10 @@ impl WorkerOptions {
             .arg(folder.path())
             .arg(format!("--threads={}", self.threads))
             .arg(format!("--warmup-runs={}", self.warmup_runs))
-            .arg(format!("--memory-limit={}", memory.max(MEMORY_BYTES_AT_LEAST)));
+            .arg(format!(
+                "--memory-limit={}",
+                memory.max(MEMORY_BYTES_AT_LEAST)
+            ));
         if self.allow_unsandboxed {
             command.arg("--allow-unsandboxed");
         }
@@ -227,7 +232,10 @@ mod tests {
     fn an_end_is_told_with_the_last_words() {
         let by = |signal, said| describe(ExitStatus::from_raw(signal), said);
         assert_eq!(by(11, ""), "SIGSEGV");
-        assert_eq!(by(6, "a\nterminate called\n\n"), "SIGABRT; it said: terminate called");
+        assert_eq!(
+            by(6, "a\nterminate called\n\n"),
+            "SIGABRT; it said: terminate called"
+        );
         assert!(by(9, "").contains("memory"));
         assert_eq!(by(3 << 8, ""), "exit status: 3");
         assert_eq!(by(40, ""), "signal 40");

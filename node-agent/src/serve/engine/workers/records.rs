@@ -73,7 +73,11 @@ impl Records {
 
     /// The worker that `model` lives in.
     pub(super) fn group_of(&self, model: &str) -> String {
-        let namespace = || model.split_once('/').map_or(model, |(namespace, _)| namespace);
+        let namespace = || {
+            model
+                .split_once('/')
+                .map_or(model, |(namespace, _)| namespace)
+        };
         match self.sharing {
             _ if self.apart.contains(model) => model.to_owned(),
             Sharing::PerModel => model.to_owned(),
@@ -263,7 +267,11 @@ mod tests {
         }
         assert!(records.admit("b/good", clock.at(9).0).is_ok());
         assert!(records.admit("a/bad", clock.at(9).0).is_err());
-        let models: Vec<String> = records.told(clock.at(9).0).into_iter().map(|m| m.model).collect();
+        let models: Vec<String> = records
+            .told(clock.at(9).0)
+            .into_iter()
+            .map(|m| m.model)
+            .collect();
         assert_eq!(models, ["a/bad"]);
     }
 }

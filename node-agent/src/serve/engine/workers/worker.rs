@@ -45,7 +45,9 @@ struct State {
 pub(super) enum Outcome<T> {
     Answered(Result<T, EngineError>),
     /// The worker ended before it answered; whether it had begun.
-    Lost { had_begun: bool },
+    Lost {
+        had_begun: bool,
+    },
 }
 
 /// A run for a worker.
@@ -116,9 +118,7 @@ impl Worker {
         };
         match self.runs.try_send(job) {
             Ok(()) => outcome(answer.await, &begun),
-            Err(TrySendError::Full(_)) => {
-                Outcome::Answered(Err(EngineError::Busy(QUEUED_RUNS)))
-            }
+            Err(TrySendError::Full(_)) => Outcome::Answered(Err(EngineError::Busy(QUEUED_RUNS))),
             Err(TrySendError::Closed(_)) => Outcome::Lost { had_begun: false },
         }
     }
