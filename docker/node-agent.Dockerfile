@@ -1,4 +1,4 @@
-# The node agent: one program and the CPU part of PyTorch, without a shell.
+# The node agent, its worker and the CPU part of PyTorch, without a shell.
 #
 #   docker buildx build -f docker/node-agent.Dockerfile --platform linux/amd64,linux/arm64 \
 #       --sbom=true --build-arg REVISION=$(git rev-parse HEAD) -t lamina/node-agent:0.1.0 .
@@ -24,8 +24,9 @@ COPY --from=wheel /libtorch/lib /
 FROM wheel AS compile
 WORKDIR /src
 COPY . .
-RUN LIBTORCH=/libtorch cargo build --release --locked --package lamina-node-agent \
-    && install -D -t /programs target/release/lamina-node-agent
+RUN LIBTORCH=/libtorch cargo build --release --locked \
+        --package lamina-node-agent --package lamina-worker \
+    && install -D -t /programs target/release/lamina-node-agent target/release/lamina-worker
 
 FROM scratch AS programs
 COPY --from=compile /programs /
@@ -50,7 +51,7 @@ LABEL org.opencontainers.image.title="lamina-node-agent" \
 COPY --from=rootfs / /
 # The largest part first: it changes with PyTorch's version alone, and is pulled once.
 COPY --from=libtorch / /opt/lamina/lib/
-COPY --from=programs /lamina-node-agent /usr/bin/lamina-node-agent
+COPY --from=programs /lamina-node-agent /lamina-worker /usr/bin/
 ENV PATH=/usr/bin \
     LD_LIBRARY_PATH=/opt/lamina/lib \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt

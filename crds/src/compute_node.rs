@@ -134,7 +134,7 @@ pub struct ComputeNodeStatus {
     /// Generation of the spec that the agent has taken up; -1 before the first.
     #[serde(default = "unobserved")]
     pub observed_generation: i64,
-    /// Registered and Benchmarked (by the agent), Ready (by the operator).
+    /// Registered, Benchmarked and Quarantined (by the agent), Ready (by the operator).
     #[serde(default)]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -156,6 +156,9 @@ pub struct ComputeNodeStatus {
     /// The routes that it follows.
     #[serde(default)]
     pub routes: Vec<RouteStatus>,
+    /// The models whose worker process crashed, the last ones first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub crashes: Vec<EngineCrash>,
 }
 
 const fn unobserved() -> i64 {
@@ -173,6 +176,7 @@ impl Default for ComputeNodeStatus {
             display: None,
             slices: Vec::new(),
             routes: Vec::new(),
+            crashes: Vec::new(),
         }
     }
 }
@@ -234,6 +238,23 @@ pub struct SliceStatus {
     /// Median time of a run in milliseconds after warm-up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_ms: Option<f64>,
+}
+
+/// What a model did to the worker processes that opened it on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EngineCrash {
+    /// The model as `namespace/name`.
+    pub model: String,
+    /// Crashes since the agent began.
+    pub count: u32,
+    /// How the last one went, `SIGSEGV`.
+    pub cause: String,
+    /// When.
+    pub time: Time,
+    /// Until when the model is not tried again here, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined_until: Option<Time>,
 }
 
 /// A route on this host.

@@ -18,6 +18,8 @@ pub const VERIFIED: &str = "Verified";
 pub const REGISTERED: &str = "Registered";
 /// The agent has measured the host's speed. (ComputeNode)
 pub const BENCHMARKED: &str = "Benchmarked";
+/// A model crashed so often that it is not tried for a while; others serve. (ComputeNode)
+pub const QUARANTINED: &str = "Quarantined";
 /// Requests are answered, though perhaps as an earlier spec asked for.
 pub const SERVING: &str = "Serving";
 /// The object does what its spec asks for.

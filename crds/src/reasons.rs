@@ -52,3 +52,5 @@ pub const ROLLED_BACK: &str = "RolledBack";
 pub const REQUESTS_REFUSED: &str = "RequestsRefused";
 /// Warning: an object cannot be read; what it asked for before stays in force.
 pub const UNREADABLE: &str = "Unreadable";
+/// Warning: a model ended the process that opened it; other models go on.
+pub const ENGINE_CRASHED: &str = "EngineCrashed";

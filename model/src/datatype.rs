@@ -53,7 +53,7 @@ impl DataType {
 
     /// Bytes of a tensor of `shape`; `None` where a dimension is negative or the
     /// product overflows.
-    pub(crate) fn checked_bytes(self, shape: &[i64]) -> Option<u64> {
+    pub fn checked_bytes(self, shape: &[i64]) -> Option<u64> {
         let mut bytes = self.size_bytes() as u64;
         for &dim in shape {
             bytes = bytes.checked_mul(u64::try_from(dim).ok()?)?;

@@ -1,4 +1,5 @@
-//! The agent on each host: measures, loads slices, serves and forwards inference.
+//! The agent on each host: measures, has slices loaded and run, serves and forwards inference.
+//! No model is opened in this process: that is what workers are for (`lamina-worker`).
 //!
 //! Rooms, each of which uses only those before it: `net`, `telemetry`, `blobs`,
 //! `measure`, `prepare`, `serve`, then `session` and `wish`, and [`run`] on top.
@@ -14,6 +15,7 @@ mod serve;
 mod session;
 pub mod telemetry;
 mod wish;
+mod worker;
 
 #[cfg(test)]
 mod testing;

@@ -1,8 +1,44 @@
-//! Objects for the tests of this crate.
+//! Objects for the tests of this crate, and what they run with.
 
 use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice};
 use lamina_crds::{Hop, TensorSpec};
 use lamina_model::Digest;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use tempfile::TempDir;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/crashing.py");
+
+/// Models that harm whoever runs them, and `good.pt`; made once.
+static MODELS: LazyLock<TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let python = std::env::var_os("LAMINA_PYTHON");
+    let python = python.expect("LAMINA_PYTHON names no Python with torch: run `cargo xtask test`");
+    let mut command = Command::new(python);
+    command.args(["-W", "ignore", SCRIPT]).arg(folder.path());
+    let output = command.env("OMP_NUM_THREADS", "1").output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    folder
+});
+
+/// The folder of the models that `crashing.py` exports.
+pub(crate) fn models() -> &'static Path {
+    MODELS.path()
+}
+
+/// The built worker: cargo puts it beside the folder of this test's program.
+pub(crate) fn worker_program() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let path = own.ancestors().nth(2).unwrap().join("lamina-worker");
+    assert!(
+        path.exists(),
+        "{} is not there: run `cargo build --workspace --bins`",
+        path.display()
+    );
+    path
+}
 
 pub(crate) fn hop(node: &str) -> Hop {
     Hop {

@@ -90,8 +90,8 @@ impl Agent {
             token_file: None,
         };
         let blobs = Blobs::open(options, operator, Telemetry::default()).unwrap();
-        let program = env!("CARGO_BIN_EXE_lamina-node-agent").into();
-        let program = Program::new(program, cell());
+        let agent = Path::new(env!("CARGO_BIN_EXE_lamina-node-agent"));
+        let program = Program::new(agent.with_file_name("lamina-worker"), cell());
         let work = folder.path().join("work");
         let tools = Tools::new(Arc::new(blobs), program, work).unwrap();
         let web = serve(CORPUS.files.clone()).await;

@@ -5,7 +5,7 @@
 //! for the Placements that are due. They answer on threads of their own.
 
 use crate::deploy::nodes::{self, Wishes};
-use crate::deploy::{phases, slices};
+use crate::deploy::{crashes, phases, slices};
 use crate::plan::{self, Planned, Site, Wanted};
 use crate::prepare::{models, spec};
 use crate::state::cluster::Cluster;
@@ -36,6 +36,7 @@ pub(crate) fn decide(snapshot: &Snapshot, memory: &mut Memory) -> Decisions {
     memory.forget_absent(snapshot);
     plan::learn(snapshot, memory);
     nodes::conditions(snapshot, &mut out);
+    crashes::tell(snapshot, memory, &mut out);
     let index = Index::of(snapshot);
     let mut look = Look {
         snapshot,

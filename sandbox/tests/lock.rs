@@ -196,10 +196,10 @@ fn takes_no_time() {
 fn inmate(deed: &str, folder: &Path, is_required: bool) {
     let cell = Cell {
         read: vec![folder.join("model")],
-        write: folder.join("cell"),
+        write: Some(folder.join("cell")),
         limits: Limits {
             memory_bytes: MEMORY_BYTES,
-            cpu: Duration::from_secs(1),
+            cpu: Some(Duration::from_secs(1)),
             file_bytes: FILE_BYTES,
         },
     };

@@ -1,5 +1,5 @@
 //! The border to C++: owned handles with safe methods. The only `unsafe` of
-//! the project.
+//! this crate.
 //!
 //! What the shim promises (see `shim/lamina.h`): no exception crosses, a
 //! non-zero status comes with a message, handles stay valid until freed.
@@ -12,7 +12,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::ptr;
-use tch::Tensor;
+use tch::{Device, Kind as ElementKind, TchError, Tensor};
 use torch_sys::C_tensor;
 
 /// Message of a libtorch exception, as it came.
@@ -675,6 +675,68 @@ impl Graph {
         checked(status, text)?;
         Ok(timing)
     }
+}
+
+/// What `work` gives with tensors whose elements are those of `inputs`, where they are.
+pub(crate) fn on_borrowed<R>(
+    inputs: &mut [Borrowed<'_>],
+    work: impl FnOnce(&mut [Tensor]) -> R,
+) -> std::result::Result<R, TchError> {
+    let mut tensors = Vec::with_capacity(inputs.len());
+    for Borrowed { kind, shape, data } in inputs {
+        let elements = shape.iter().try_fold(1_usize, |n, &size| {
+            n.checked_mul(usize::try_from(size).ok()?)
+        });
+        let bytes = elements.and_then(|n| n.checked_mul(kind.elt_size_in_bytes()));
+        if bytes != Some(data.len()) {
+            let text = format!("{} bytes for {kind:?} {shape:?}", data.len());
+            return Err(TchError::Shape(text));
+        }
+        let strides = row_major(shape);
+        // SAFETY: the elements are as many as the shape says and are borrowed alone for
+        // longer than this function runs, at whose end the tensors are gone. Kernels take
+        // elements at any address.
+        let tensor =
+            unsafe { Tensor::f_from_blob(data.as_ptr(), shape, &strides, *kind, Device::Cpu) };
+        tensors.push(tensor?);
+    }
+    Ok(work(&mut tensors))
+}
+
+/// Elements that somebody else holds, row-major; a forward may overwrite them.
+#[derive(Debug)]
+pub(crate) struct Borrowed<'a> {
+    pub(crate) kind: ElementKind,
+    pub(crate) shape: &'a [i64],
+    pub(crate) data: &'a mut [u8],
+}
+
+fn row_major(shape: &[i64]) -> Vec<i64> {
+    let mut strides = vec![1; shape.len()];
+    for at in (1..shape.len()).rev() {
+        // The product of all was checked.
+        strides[at - 1] = strides[at] * shape[at].max(1);
+    }
+    strides
+}
+
+/// Lets `read` see the elements of dense CPU tensors where they are.
+pub(crate) fn with_elements<R>(
+    tensors: &[(&Tensor, usize)],
+    read: impl FnOnce(&[&[u8]]) -> R,
+) -> R {
+    let slices: Vec<&[u8]> = tensors
+        .iter()
+        .map(|&(tensor, bytes)| {
+            if bytes == 0 {
+                return &[][..];
+            }
+            // SAFETY: a dense tensor's elements are `bytes` bytes from there on, and the
+            // tensor outlives `read`, during which no forward runs.
+            unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), bytes) }
+        })
+        .collect();
+    read(&slices)
 }
 
 /// The elements of a dense CPU tensor, where they are. Nothing else may hold the

@@ -35,4 +35,4 @@ pub use benchmark::{ReferenceSpeed, reference_speed};
 pub use caches::Caches;
 pub use error::{LoadError, PrepareError, RunError};
 pub use prepare::{PrepareOptions, Progress, prepare};
-pub use slice::{LoadOptions, LoadReport, Slice, set_threads};
+pub use slice::{InPlace, LoadOptions, LoadReport, Seen, Slice, set_threads};

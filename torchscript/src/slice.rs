@@ -1,9 +1,10 @@
 use crate::draw;
-use crate::ffi::{self, Block, Cost, Gear, Graph, TorchError};
+use crate::ffi::{self, Block, Borrowed, Cost, Gear, Graph, TorchError};
+use crate::ffi::{on_borrowed, with_elements};
 use crate::stats::seconds;
-use crate::tensors::{from_torch, relative_difference, to_torch};
+use crate::tensors::{Dense, dense, from_torch, kind_of, relative_difference, to_torch};
 use crate::{LoadError, RunError};
-use lamina_model::{Seconds, Tensor, ValueSpec};
+use lamina_model::{DataType, Seconds, Tensor, ValueSpec};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -133,6 +134,34 @@ impl Slice {
         forward(&self.graph, inputs, self.threads)
     }
 
+    /// Runs one forward on `inputs` where they are, which it may overwrite, and lets `take`
+    /// see the outputs where they are, which may be the same places.
+    ///
+    /// # Errors
+    /// See [`RunError`]; the slice stays usable.
+    pub fn run_in_place<R>(
+        &self,
+        inputs: Vec<InPlace<'_>>,
+        take: impl FnOnce(&[Seen<'_>]) -> R,
+    ) -> Result<R, RunError> {
+        if inputs.len() != self.inputs.len() {
+            return Err(RunError::InputCount {
+                expected: self.inputs.len(),
+                got: inputs.len(),
+            });
+        }
+        let fails = |reason: String| RunError::Forward { reason };
+        let mut borrowed: Vec<Borrowed<'_>> = inputs.into_iter().map(borrow).collect();
+        let ran = on_borrowed(&mut borrowed, |tensors| {
+            let outputs = self
+                .graph
+                .run(tensors, self.threads)
+                .map_err(|e| fails(e.reason()))?;
+            seen(outputs, take)
+        });
+        ran.map_err(|e| fails(e.to_string()))?
+    }
+
     /// The values that it takes.
     pub fn inputs(&self) -> &[ValueSpec] {
         &self.inputs
@@ -149,6 +178,71 @@ impl Slice {
         let cost = self.graph.cost(&tensors.map_err(|e| e.0)?);
         Ok((seconds(&samples), cost.map_err(|e| e.reason())?))
     }
+}
+
+/// An input that somebody else holds: little-endian, row-major, without padding.
+#[derive(Debug)]
+pub struct InPlace<'a> {
+    /// Element type.
+    pub datatype: DataType,
+    /// Size of each dimension.
+    pub shape: &'a [i64],
+    /// The elements.
+    pub data: &'a mut [u8],
+}
+
+/// An output where libtorch has it, laid out as an input is.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Element type.
+    pub datatype: DataType,
+    /// Size of each dimension.
+    pub shape: &'a [i64],
+    /// The elements.
+    pub data: &'a [u8],
+}
+
+fn borrow(input: InPlace<'_>) -> Borrowed<'_> {
+    if input.datatype == DataType::Bool {
+        // Any byte but 0 and 1 would be undefined behaviour inside a kernel.
+        for byte in input.data.iter_mut() {
+            *byte = u8::from(*byte != 0);
+        }
+    }
+    Borrowed {
+        kind: kind_of(input.datatype),
+        shape: input.shape,
+        data: input.data,
+    }
+}
+
+fn seen<R>(outputs: Vec<tch::Tensor>, take: impl FnOnce(&[Seen<'_>]) -> R) -> Result<R, RunError> {
+    let dense = |(index, output): (usize, tch::Tensor)| {
+        dense(output).map_err(|e| RunError::OutputType {
+            index,
+            datatype: e.0,
+        })
+    };
+    let outputs: Vec<Dense> = outputs
+        .into_iter()
+        .enumerate()
+        .map(dense)
+        .collect::<Result<_, _>>()?;
+    let places: Vec<_> = outputs.iter().map(|o| (&o.tensor, o.bytes)).collect();
+    let shapes: Vec<Vec<i64>> = outputs.iter().map(|o| o.tensor.size()).collect();
+    Ok(with_elements(&places, |elements| {
+        let seen: Vec<Seen<'_>> = outputs
+            .iter()
+            .zip(&shapes)
+            .zip(elements)
+            .map(|((output, shape), data)| Seen {
+                datatype: output.datatype,
+                shape,
+                data,
+            })
+            .collect();
+        take(&seen)
+    }))
 }
 
 /// One forward; inputs are copied first.

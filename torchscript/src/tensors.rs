@@ -5,7 +5,7 @@ use bytes::Bytes;
 use lamina_model::{DataType, Tensor};
 use tch::{Kind, TchError};
 
-const fn kind_of(datatype: DataType) -> Kind {
+pub(crate) const fn kind_of(datatype: DataType) -> Kind {
     match datatype {
         DataType::Bool => Kind::Bool,
         DataType::Uint8 => Kind::Uint8,
@@ -61,6 +61,28 @@ pub(crate) fn to_torch(tensor: &Tensor) -> Result<tch::Tensor, Unsupported> {
 /// A tensor as it is on the wire; its elements in row-major order, not copied
 /// where they lie so. Nothing else may hold it.
 pub(crate) fn from_torch(tensor: tch::Tensor) -> Result<Tensor, Unsupported> {
+    let Dense {
+        datatype,
+        tensor,
+        bytes,
+    } = dense(tensor)?;
+    Ok(Tensor {
+        datatype,
+        shape: tensor.size(),
+        data: elements(tensor, bytes),
+    })
+}
+
+/// A torch tensor whose elements lie in row-major order.
+#[derive(Debug)]
+pub(crate) struct Dense {
+    pub(crate) datatype: DataType,
+    pub(crate) tensor: tch::Tensor,
+    pub(crate) bytes: usize,
+}
+
+/// `tensor` as [`Dense`], not copied where it is so.
+pub(crate) fn dense(tensor: tch::Tensor) -> Result<Dense, Unsupported> {
     let kind = tensor.f_kind()?;
     let datatype = DataType::ALL
         .into_iter()
@@ -68,10 +90,10 @@ pub(crate) fn from_torch(tensor: tch::Tensor) -> Result<Tensor, Unsupported> {
         .ok_or_else(|| Unsupported(format!("{kind:?}")))?;
     let tensor = tensor.f_contiguous()?;
     let bytes = tensor.numel() * datatype.size_bytes();
-    Ok(Tensor {
+    Ok(Dense {
         datatype,
-        shape: tensor.size(),
-        data: elements(tensor, bytes),
+        tensor,
+        bytes,
     })
 }
 

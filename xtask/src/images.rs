@@ -141,22 +141,20 @@ impl<'a> Builder<'a> {
             }
             Profile::Release => {
                 cargo.args(["build", "--release", "--locked"]);
-                cargo.args(["--package", "lamina-operator"]);
-                cargo.args(["--package", "lamina-node-agent"]);
+                for program in [OPERATOR, NODE_AGENT].iter().flat_map(|i| i.programs) {
+                    cargo.args(["--package", program]);
+                }
                 "release"
             }
         };
         let what = "cargo build (release: about 20 minutes on 2 cores, the first time)";
         logged(what, &mut cargo, &self.kit.log("images-build"))?;
-        for image in [OPERATOR, NODE_AGENT] {
-            let Some(package) = image.package else {
-                continue;
-            };
+        for program in [OPERATOR, NODE_AGENT].iter().flat_map(|i| i.programs) {
             let mut strip = Command::new("strip");
-            strip.arg("-o").arg(folder.join(package));
-            strip.arg(self.kit.target.join(built).join(package));
+            strip.arg("-o").arg(folder.join(program));
+            strip.arg(self.kit.target.join(built).join(program));
             logged(
-                &format!("strip {package}"),
+                &format!("strip {program}"),
                 &mut strip,
                 &self.kit.log("strip"),
             )?;

@@ -34,6 +34,7 @@ const FORBIDDEN: [(&str, &[&str]); 8] = [
         &["kube", "k8s-openapi", "tch", "torch-sys"],
     ),
     ("lamina-operator", &["tch", "torch-sys"]),
+    ("lamina-node-agent", &["tch", "torch-sys"]),
 ];
 
 /// Checks everything and reports all that is wrong at once.

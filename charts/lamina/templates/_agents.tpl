@@ -67,6 +67,10 @@ spec:
             - --cache-dir=/var/cache/lamina
             - --cache-size={{ $settings.cache.sizeLimit }}
             - --log-format={{ $root.Values.logFormat }}
+            - --workers={{ $settings.engine.workers }}
+            {{- with $settings.engine.workerMemoryLimit }}
+            - --worker-memory-limit={{ . }}
+            {{- end }}
             {{- if $settings.allowUnsandboxed }}
             - --allow-unsandboxed
             {{- end }}

@@ -6,6 +6,7 @@ mod bad_models;
 mod faults;
 mod fleet;
 mod good;
+mod isolation;
 mod manifests;
 mod requests;
 mod versions;
@@ -133,6 +134,9 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(bad_models::unknown_strategy);
     case!(bad_models::hosts_too_small);
     case!(bad_models::a_broken_update_leaves_the_last_good_one_serving);
+    case!(isolation::a_model_that_crashes_costs_others_nothing);
+    case!(isolation::a_model_that_never_ends_costs_others_nothing);
+    case!(isolation::a_model_that_takes_all_memory_costs_others_nothing);
     case!(wishes::a_wish_that_nothing_meets_is_not_ready);
     case!(wishes::input_that_must_stay_never_leaves);
     case!(wishes::an_invalid_edit_leaves_failover_armed);

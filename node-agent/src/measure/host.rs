@@ -1,7 +1,7 @@
 use lamina_crds::compute_node::Capacity;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Share of the machine's processors that this process may use when no control
 /// group limits it, in thousandths of a processor.
@@ -9,11 +9,10 @@ fn all_cpu_millis() -> u64 {
     std::thread::available_parallelism().map_or(1000, |n| n.get() as u64 * 1000)
 }
 
-/// Measures this host: about `budget` of wall time goes into the reference
-/// benchmark. Blocks; not for an async thread.
-pub fn benchmark(budget: Duration) -> Capacity {
+/// This host, of which `gflops` were measured.
+pub(crate) fn capacity(gflops: f64) -> Capacity {
     Capacity {
-        gflops: lamina_torchscript::reference_speed(budget).mean_gflops,
+        gflops,
         cpu_millis: cpu_quota_millis().unwrap_or_else(all_cpu_millis),
         memory_bytes: memory_limit_bytes().unwrap_or_else(|| meminfo_bytes("MemTotal:")),
     }
@@ -114,7 +113,7 @@ fn parse_meminfo(text: &str, field: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Load of this process against its processor share.
+/// Load of this process and its workers against its processor share.
 #[derive(Debug)]
 pub struct CpuMeter {
     share: f64,
@@ -143,26 +142,44 @@ impl CpuMeter {
     }
 }
 
-/// Processor time of this process so far, in seconds.
+/// Processor time of this process and its workers so far, in seconds.
 fn cpu_seconds() -> Option<f64> {
-    let text = fs::read_to_string("/proc/self/stat").ok()?;
-    let ticks = parse_stat_ticks(&text)?;
-    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    let own = ticks_of("self")?;
+    let workers: u64 = children().iter().filter_map(|pid| ticks_of(pid)).sum();
+    Some((own + workers) as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// User and system ticks: the 12th and 13th field behind the name, which may hold
-/// spaces and parentheses itself.
+fn ticks_of(pid: &str) -> Option<u64> {
+    parse_stat_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Processes that this one started and that run; none where the kernel does not tell.
+fn children() -> Vec<String> {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
+    let lists = threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// User and system ticks, of the process and of its children that have ended: from the 12th
+/// field behind the name on, which may hold spaces and parentheses itself.
 fn parse_stat_ticks(stat: &str) -> Option<u64> {
     let behind = &stat[stat.rfind(')')? + 1..];
-    let mut fields = behind.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+    let fields = behind.split_whitespace().skip(11).take(4);
+    fields.map(|field| field.parse::<u64>().ok()).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn quotas_of_both_versions_are_read() {
@@ -193,8 +210,8 @@ mod tests {
             parse_meminfo("MemTotal: 2 kB\nMemAvailable: 1 kB\n", "MemAvailable:"),
             Some(1024)
         );
-        let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 100 20 0 0";
-        assert_eq!(parse_stat_ticks(stat), Some(120));
+        let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 100 20 3 4 0";
+        assert_eq!(parse_stat_ticks(stat), Some(127));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod lost_time;
 mod percentile;
 mod prober;
 
-pub use host::{CpuMeter, benchmark, memory_free_bytes};
+pub(crate) use host::capacity;
+pub use host::{CpuMeter, memory_free_bytes};
 pub use percentile::{median, percentile};
 pub use prober::Prober;

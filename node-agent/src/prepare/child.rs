@@ -1,9 +1,10 @@
 //! The process in which an untrusted model is opened.
 
-use super::input::format_input;
+use super::cell::naming_memory;
 use super::lines::Told;
 use super::room::Room;
 use super::{CellArgs, Failure, Line, Reason};
+use crate::worker;
 use lamina_model::{InputSpec, Manifest};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,10 +26,8 @@ const STDERR_BYTES: usize = 2048;
 const SIGKILL: i32 = 9;
 const SIGXCPU: i32 = 24;
 const SIGXFSZ: i32 = 25;
-/// All that a child learns of this process's environment, which holds secrets.
-const KEPT_VARIABLES: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR"];
 
-/// The program that understands `prepare FILE --input … --out DIR --here`.
+/// The program that understands `prepare FILE --out DIR --inputs JSON`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// Its file.
@@ -50,35 +49,32 @@ impl Program {
         }
     }
 
-    /// This program.
+    /// The worker's program.
     ///
     /// # Errors
-    /// The system does not say where it is.
-    pub fn this(cell: CellArgs) -> io::Result<Self> {
-        Ok(Self::new(std::env::current_exe()?, cell))
+    /// It is not there.
+    pub fn worker(cell: CellArgs) -> io::Result<Self> {
+        Ok(Self::new(worker::program()?, cell))
     }
 
-    fn command(&self, model: &Path, inputs: &[InputSpec], out: &Path) -> Command {
-        let mut command = Command::new(&self.path);
-        command.arg("prepare").arg(model).arg("--here");
+    fn command(
+        &self,
+        model: &Path,
+        inputs: &[InputSpec],
+        (out, room): (&Path, &Room),
+        memory_bytes: u64,
+    ) -> io::Result<Command> {
+        let mut command = worker::command(&self.path, 1);
+        command.arg("prepare").arg(model);
         command.arg("--out").arg(out);
-        command.args(self.cell.arguments());
-        for input in inputs {
-            command.arg(format!("--input={}", format_input(input)));
-        }
-        command.env_clear();
-        for name in KEPT_VARIABLES {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
+        command.arg(format!("--inputs={}", serde_json::to_string(inputs)?));
+        command.arg(format!("--file-limit={}", room.bytes()));
+        command.args(self.cell.arguments(memory_bytes));
         command
-            .env("OMP_NUM_THREADS", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        command
+            .stderr(Stdio::piped());
+        Ok(command)
     }
 
     /// Prepares `model` into `out`, a folder of its own; `None` when cancelled.
@@ -98,7 +94,9 @@ impl Program {
             Ok(room) => room,
             Err(e) => return Some(Err(failed(&format!("cannot read it: {e}")))),
         };
-        let mut child = match self.command(model, inputs, out).spawn() {
+        let memory_bytes = self.cell.memory_bytes();
+        let command = self.command(model, inputs, (out, &room), memory_bytes);
+        let mut child = match command.and_then(|mut command| command.spawn()) {
             Ok(child) => child,
             Err(e) => return Some(Err(failed(&format!("cannot start a process for it: {e}")))),
         };
@@ -120,7 +118,10 @@ impl Program {
         }
         Some(match outcome? {
             // What it wrote since the last look counts as well.
-            Ok(Ok(Ok(said))) => room.look(None).await.and_then(|()| said.judge(&self.cell)),
+            Ok(Ok(Ok(said))) => room.look(None).await.and_then(|()| {
+                let judged = said.judge(&self.cell);
+                judged.map_err(|failure| naming_memory(failure, memory_bytes))
+            }),
             Ok(Ok(Err(e))) => Err(failed(&format!("the process for it is lost: {e}"))),
             Ok(Err(_)) => {
                 let seconds = self.wall_limit.as_secs();

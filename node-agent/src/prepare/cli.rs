@@ -1,27 +1,18 @@
 //! `lamina-node-agent prepare`.
 
-use super::cell::{check_paths, enter, naming_memory};
 use super::input::{name_by_place, parse_input};
 use super::lines::Told;
 use super::table::table;
-use super::{CellArgs, CellError, Failure, Line, Program, Reason};
+use super::{CellArgs, Failure, Line, Program, Reason};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use lamina_model::{InputSpec, Manifest};
-use lamina_torchscript::{PrepareOptions, Progress, prepare, reference_speed, set_threads};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use lamina_worker_link::cell::{CellError, check_paths};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-const TIMING_RUNS: u32 = 10;
-const PROFILE_BUDGET: Duration = Duration::from_secs(30);
-const BENCHMARK_BUDGET: Duration = Duration::from_millis(500);
-/// The same model gives the same probe on every host.
-const SEED: u64 = 1;
 
 /// Slices a TorchScript model into blocks and profiles them, in a process that
 /// locks itself up before it opens the model.
@@ -46,9 +37,6 @@ pub struct PrepareArgs {
     /// Progress and the manifest as JSON lines on standard output.
     #[arg(long)]
     pub json: bool,
-    /// Open the model in this process, and tell its parent in JSON lines.
-    #[arg(long, hide = true)]
-    pub here: bool,
     /// The cell.
     #[command(flatten)]
     pub cell: CellArgs,
@@ -56,9 +44,7 @@ pub struct PrepareArgs {
 
 /// Runs the command to its end.
 pub fn run(args: &PrepareArgs) -> ExitCode {
-    let is_done = if args.here {
-        run_here(args)
-    } else if args.json {
+    let is_done = if args.json {
         run_for_programs(args)
     } else {
         run_for_people(args)
@@ -68,16 +54,6 @@ pub fn run(args: &PrepareArgs) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
-}
-
-/// In this process, which was started for it.
-fn run_here(args: &PrepareArgs) -> bool {
-    // An untrusted model that takes all memory should die alone. Raising the
-    // score needs no right; where it fails, nothing is lost.
-    let _ = fs::write("/proc/self/oom_score_adj", "1000");
-    // Nobody else bounds its time and room. Fails for no valid signal.
-    let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    end(prepare_file(args, &mut |told| say(&told.into())))
 }
 
 fn run_for_programs(args: &PrepareArgs) -> bool {
@@ -143,7 +119,7 @@ fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<M
             format!("cannot start a process: {e}"),
         )
     };
-    let program = Program::this(args.cell.clone()).map_err(failed)?;
+    let program = Program::worker(args.cell.clone()).map_err(failed)?;
     let inputs = name_by_place(args.inputs.clone());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -172,28 +148,6 @@ fn move_files(from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())
-}
-
-fn prepare_file(args: &PrepareArgs, told: &mut dyn FnMut(Told)) -> Result<Manifest, Failure> {
-    // Before anything else: what comes after may start threads.
-    let memory_bytes = args.cell.memory_bytes();
-    let missing = enter(&args.cell, memory_bytes, &args.file, &args.out);
-    for missing in missing.map_err(|e| Failure::from(&e))? {
-        told(Told::Warning(format!(
-            "the model is opened with {missing} on this host"
-        )));
-    }
-    set_threads(1);
-    let options = PrepareOptions {
-        inputs: args.inputs.clone(),
-        timing_runs: TIMING_RUNS,
-        profile_budget: PROFILE_BUDGET,
-        prepared_gflops: reference_speed(BENCHMARK_BUDGET).peak_gflops,
-        seed: SEED,
-    };
-    let mut progress = |progress: Progress| told(Told::Step(progress.into()));
-    prepare(&args.file, &args.out, &options, &mut progress)
-        .map_err(|e| naming_memory(Failure::from(&e), memory_bytes))
 }
 
 fn write_line(line: &Line) -> io::Result<()> {

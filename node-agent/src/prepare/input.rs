@@ -61,17 +61,6 @@ pub(super) fn name_by_place(mut inputs: Vec<InputSpec>) -> Vec<InputSpec> {
     inputs
 }
 
-/// Writes what [`parse_input`] reads.
-pub(super) fn format_input(input: &InputSpec) -> String {
-    let value = &input.value;
-    let shape: Vec<String> = value.shape.iter().map(ToString::to_string).collect();
-    let mut text = format!("{}:{}:{}", value.name, value.datatype, shape.join("x"));
-    if let Some(range) = input.range {
-        text += &format!(":{}:{}", range.min, range.max);
-    }
-    text
-}
-
 fn parse_shape(text: &str) -> Result<Vec<i64>, String> {
     if text.is_empty() {
         return Ok(Vec::new());
@@ -118,6 +107,16 @@ mod tests {
             },
             range: range.map(|(min, max)| ValueRange { min, max }),
         }
+    }
+
+    fn format_input(input: &InputSpec) -> String {
+        let value = &input.value;
+        let shape: Vec<String> = value.shape.iter().map(ToString::to_string).collect();
+        let mut text = format!("{}:{}:{}", value.name, value.datatype, shape.join("x"));
+        if let Some(range) = input.range {
+            text += &format!(":{}:{}", range.min, range.max);
+        }
+        text
     }
 
     #[test]

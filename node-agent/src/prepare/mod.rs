@@ -1,10 +1,9 @@
-//! Preparing a model: the command that slices and profiles one in a process of
-//! its own, and the job that the operator asks an agent for.
+//! Preparing a model: the command that slices and profiles one in a worker process of its
+//! own, and the job that the operator asks an agent for.
 
 mod cell;
 mod child;
 mod cli;
-mod failure;
 mod fetch;
 mod input;
 mod job;
@@ -13,12 +12,11 @@ mod room;
 mod table;
 mod updates;
 
-pub use cell::{CellArgs, CellError};
+pub use cell::CellArgs;
 pub use child::Program;
 pub use cli::{PrepareArgs, run};
-pub use failure::{Failure, Reason};
 pub use job::{Tools, run_job};
-pub use lines::{Line, Step, StepName};
+pub use lamina_worker_link::prepare::{Failure, Line, Reason, Step, StepName};
 
 #[cfg(test)]
 mod tests;

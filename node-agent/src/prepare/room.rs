@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Bytes that all that is made of a model of `model_bytes` may take; one file
 /// of it as well.
-pub(super) fn room_bytes(model_bytes: u64) -> u64 {
+fn room_bytes(model_bytes: u64) -> u64 {
     model_bytes.saturating_mul(GROWTH).max(BYTES_AT_LEAST)
 }
 
@@ -44,6 +44,11 @@ impl Room {
             dir: dir.to_owned(),
             bytes: room_bytes(fs::metadata(model)?.len()),
         })
+    }
+
+    /// How much there is, which one file may take as well.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Returns once process `pid` took more than there is.

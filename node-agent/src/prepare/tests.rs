@@ -3,7 +3,7 @@ use crate::blobs::testing::Store;
 use crate::blobs::{BlobOptions, Blobs};
 use crate::net::OperatorEndpoint;
 use crate::telemetry::Telemetry;
-use clap::Parser as _;
+use crate::testing::{models, worker_program};
 use lamina_model::{Digest, Manifest, Probe};
 use lamina_proto::control::prepare_update::Update;
 use lamina_proto::control::{Prepare, PrepareFailed, PrepareProgress};
@@ -16,27 +16,6 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const INPUTS: &str = r#"[{"value":{"name":"x","datatype":"FP32","shape":[-1,8]},"range":null}]"#;
-const ARGUMENTS: &str = "LAMINA_TEST_CHILD_ARGUMENTS";
-
-/// The command as [`Program`] calls it.
-#[derive(clap::Parser)]
-enum Cli {
-    Prepare(PrepareArgs),
-}
-
-/// The child process of these tests: this binary, told by its environment.
-#[test]
-#[ignore = "only as a child process"]
-fn child() {
-    let Ok(arguments) = std::env::var(ARGUMENTS) else {
-        return;
-    };
-    // The harness has written the beginning of a line.
-    println!();
-    let Cli::Prepare(args) = Cli::parse_from(std::iter::once("agent").chain(arguments.lines()));
-    let code = run(&args);
-    std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
-}
 
 /// A store, a web server and tools to prepare with.
 struct Lab {
@@ -47,16 +26,9 @@ struct Lab {
 }
 
 impl Lab {
-    /// With this binary as the child.
+    /// With the built worker as the child.
     async fn new() -> Self {
-        let this = std::env::current_exe().unwrap();
-        let name = "prepare::tests::child";
-        let this = this.display();
-        Self::with_script(&format!(
-            "export {ARGUMENTS}=\"$(printf '%s\\n' \"$@\")\"\n\
-             exec '{this}' --exact {name} --ignored --nocapture"
-        ))
-        .await
+        Self::with_program(worker_program(), tempfile::tempdir().unwrap()).await
     }
 
     /// With a shell script as the child.
@@ -65,6 +37,10 @@ impl Lab {
         let program = folder.path().join("program");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        Self::with_program(program, folder).await
+    }
+
+    async fn with_program(program: PathBuf, folder: TempDir) -> Self {
         let store = Store::default();
         let (address, _) = store.serve().await;
         let endpoint = OperatorEndpoint::default();
@@ -77,13 +53,7 @@ impl Lab {
         };
         let blobs = Blobs::open(options, endpoint, Telemetry::default()).unwrap();
         let work = folder.path().join("work");
-        // The harness has threads, for which Landlock does not hold; what the
-        // lock does is shown with the real program in `tests/hostile.rs`.
-        let cell = CellArgs {
-            allow_unsandboxed: true,
-            ..CellArgs::default()
-        };
-        let program = Program::new(program, cell);
+        let program = Program::new(program, CellArgs::default());
         let tools = Tools::new(Arc::new(blobs), program, work).unwrap();
         let web = serve_files(folder.path().join("web")).await;
         Self {
@@ -151,24 +121,8 @@ async fn serve_files(dir: PathBuf) -> String {
     address
 }
 
-/// Three layers, traced.
 fn small_model() -> Vec<u8> {
-    use tch::{Device, Kind, Tensor};
-    tch::manual_seed(1);
-    let weights = Tensor::randn([3, 8, 8], (Kind::Float, Device::Cpu));
-    let input = Tensor::randn([2, 8], (Kind::Float, Device::Cpu));
-    let mut forward = |xs: &[Tensor]| {
-        let mut x = xs[0].shallow_clone();
-        for layer in 0..3 {
-            x = x.linear(&weights.get(layer), None::<&Tensor>).relu();
-        }
-        vec![x]
-    };
-    let module = tch::CModule::create_by_tracing("Small", "forward", &[input], &mut forward);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("small.pt");
-    module.unwrap().save(&path).unwrap();
-    std::fs::read(path).unwrap()
+    std::fs::read(models().join("good.pt")).unwrap()
 }
 
 #[tokio::test]
@@ -291,22 +245,22 @@ async fn a_child_that_dies_fails_the_job_with_its_last_words() {
 
 #[tokio::test]
 async fn a_child_that_fills_the_disk_is_ended() {
-    let megabyte = "mkdir -p \"$5\"; s=$(head -c 1048576 /dev/zero | tr '\\0' x); i=0";
+    let megabyte = "mkdir -p \"$4\"; s=$(head -c 1048576 /dev/zero | tr '\\0' x); i=0";
     for (endless, want) in [
         (
-            "while :; do printf %s \"$s\" > \"$5/$i\"; i=$((i+1)); done",
+            "while :; do printf %s \"$s\" > \"$4/$i\"; i=$((i+1)); done",
             "take more than 64",
         ),
         (
-            "exec 3> \"$5/a\"; rm \"$5/a\"; while :; do printf %s \"$s\" >&3; done",
+            "exec 3> \"$4/a\"; rm \"$4/a\"; while :; do printf %s \"$s\" >&3; done",
             "take more than 64",
         ),
         (
-            "while :; do : > \"$5/$i\"; i=$((i+1)); done",
+            "while :; do : > \"$4/$i\"; i=$((i+1)); done",
             "more than 20000 files",
         ),
         // Done before anybody looks.
-        ("head -c 70000000 /dev/zero > \"$5/a\"", "take more than 64"),
+        ("head -c 70000000 /dev/zero > \"$4/a\"", "take more than 64"),
     ] {
         let lab = Lab::with_script(&format!("{megabyte}; {endless}")).await;
         lab.publish("m.pt", b"m");

@@ -1,6 +1,8 @@
 use super::{Failure, Step, StepName};
 use lamina_model::Digest;
-use lamina_proto::control::{PrepareDone, PrepareProgress, PrepareUpdate, prepare_update::Update};
+use lamina_proto::control::{
+    PrepareDone, PrepareFailed, PrepareProgress, PrepareUpdate, prepare_update::Update,
+};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -49,7 +51,7 @@ impl Updates {
             Ok(manifest) => Update::Done(PrepareDone {
                 manifest_digest: manifest.to_string(),
             }),
-            Err(failure) => Update::Failed(failure.into()),
+            Err(failure) => Update::Failed(failed(failure)),
         });
         if self.sender.send(update).await.is_err() {
             tracing::warn!(job = self.job, "nobody hears how the job ended");
@@ -61,6 +63,14 @@ impl Updates {
             job: self.job.clone(),
             update: Some(update),
         }
+    }
+}
+
+fn failed(failure: Failure) -> PrepareFailed {
+    PrepareFailed {
+        reason: failure.reason.as_str().to_owned(),
+        message: failure.message,
+        retryable: failure.retryable,
     }
 }
 

@@ -33,6 +33,9 @@ struct Inner {
     pending_slices: Gauge,
     failed_slices: Gauge,
     resident_bytes: Gauge,
+    workers: Gauge,
+    worker_bytes: Gauge,
+    worker_crashes: Gauge,
 }
 
 impl Admin {
@@ -56,6 +59,12 @@ impl Admin {
             pending_slices: gauge("slices_pending", "Slices that are fetched or loaded"),
             failed_slices: gauge("slices_failed", "Slices that cannot be loaded"),
             resident_bytes: gauge("slices_resident_bytes", "Memory of the slices that serve"),
+            workers: gauge("workers", "Worker processes"),
+            worker_bytes: gauge("workers_resident_bytes", "Memory of the worker processes"),
+            worker_crashes: gauge(
+                "workers_crashed",
+                "Worker processes that crashed since this agent began",
+            ),
             engine,
             slices,
             telemetry,
@@ -94,12 +103,21 @@ fn verdict(is_good: bool, otherwise: &'static str) -> Response {
 
 async fn live(State(admin): State<Admin>) -> Response {
     let is_alive = admin.inner.engine.is_alive();
-    verdict(is_alive, "a thread of torch has stopped\n")
+    verdict(
+        is_alive,
+        "a run goes on though its worker was to be ended\n",
+    )
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    let is_ready = *admin.inner.ready.borrow();
-    verdict(is_ready, "not listening, or ending\n")
+    if !*admin.inner.ready.borrow() {
+        return verdict(false, "not listening, or ending\n");
+    }
+    let has_workers = admin.inner.engine.trouble().is_none();
+    verdict(
+        has_workers,
+        "no worker process can be started; see the log\n",
+    )
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -111,14 +129,21 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     inner.ready_slices.set(totals.ready.into());
     inner.pending_slices.set(totals.pending.into());
     inner.failed_slices.set(totals.failed.into());
-    let resident = i64::try_from(totals.resident_bytes).unwrap_or(i64::MAX);
-    inner.resident_bytes.set(resident);
+    inner.resident_bytes.set(gauged(totals.resident_bytes));
+    let vitals = inner.engine.vitals();
+    inner.workers.set(vitals.workers.into());
+    inner.worker_bytes.set(gauged(vitals.resident_bytes));
+    inner.worker_crashes.set(gauged(vitals.crashes));
     let mut text = String::new();
     if encode(&mut text, &inner.registry).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+fn gauged(figure: u64) -> i64 {
+    i64::try_from(figure).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

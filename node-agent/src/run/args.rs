@@ -1,5 +1,6 @@
 //! What the agent is told at its start.
 
+use crate::serve::engine::Sharing;
 use clap::{Args, ValueEnum};
 use lamina_crds::quantity::parse_bytes;
 use std::net::IpAddr;
@@ -34,7 +35,14 @@ pub struct RunArgs {
         default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
     )]
     pub token_file: PathBuf,
-    /// Prepare models even where the kernel cannot lock up the process that
+    /// Which models share a worker process, and so a crash.
+    #[arg(long, value_enum, default_value_t = Sharing::PerNamespace)]
+    pub workers: Sharing,
+    /// Memory that one worker process may take, such as 2Gi; four fifths of what is free
+    /// when it starts where left out.
+    #[arg(long, value_parser = parse_bytes, value_name = "BYTES")]
+    pub worker_memory_limit: Option<u64>,
+    /// Open models even where the kernel cannot lock up the process that
     /// opens them (no Landlock or no seccomp): only for models that you trust.
     #[arg(long)]
     pub allow_unsandboxed: bool,

@@ -1,9 +1,10 @@
 //! What this host can do: measured once and remembered, so that an agent which
 //! was restarted serves at once instead of measuring beside its own load.
 
-use crate::measure::benchmark;
+use crate::{measure, worker};
 use lamina_crds::compute_node::Capacity;
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,24 +19,28 @@ struct Remembered {
     capacity: Capacity,
 }
 
-/// The capacity of this host. Blocks for some seconds where it must be measured.
-pub(super) fn capacity(cache_dir: &Path) -> Capacity {
+/// The capacity of this host. Takes some seconds where it must be measured.
+///
+/// # Errors
+/// The worker at `program` does not run.
+pub(super) async fn capacity(cache_dir: &Path, program: &Path) -> io::Result<Capacity> {
     let path = cache_dir.join(FILE_NAME);
     if let Some(known) = read(&path) {
-        return known;
+        return Ok(known);
     }
-    let capacity = benchmark(BUDGET);
+    let capacity = measure::capacity(worker::benchmark(program, BUDGET).await?);
+    if let Err(error) = remember(&path, capacity) {
+        tracing::warn!(%error, "the measured speed is not remembered");
+    }
+    Ok(capacity)
+}
+
+fn remember(path: &Path, capacity: Capacity) -> io::Result<()> {
     let remembered = Remembered {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         capacity,
     };
-    let written = serde_json::to_vec(&remembered)
-        .map_err(std::io::Error::other)
-        .and_then(|text| std::fs::write(&path, text));
-    if let Err(error) = written {
-        tracing::warn!(%error, "the measured speed is not remembered");
-    }
-    capacity
+    std::fs::write(path, serde_json::to_vec(&remembered)?)
 }
 
 fn read(path: &Path) -> Option<Capacity> {
@@ -54,13 +59,15 @@ mod tests {
     #[test]
     fn a_host_is_measured_once() {
         let dir = tempfile::tempdir().unwrap();
-        let first = capacity(dir.path());
-        assert!(first.gflops > 0.0 && first.memory_bytes > 0);
-        let again = capacity(dir.path());
-        // JSON keeps all digits but the last.
-        assert!((again.gflops / first.gflops - 1.0).abs() < 1e-12);
-        assert_eq!(again.memory_bytes, first.memory_bytes);
-        std::fs::write(dir.path().join(FILE_NAME), b"{}").unwrap();
-        assert_eq!(read(&dir.path().join(FILE_NAME)), None);
+        let path = dir.path().join(FILE_NAME);
+        assert_eq!(read(&path), None);
+        let first = measure::capacity(3.25);
+        assert!(first.memory_bytes > 0);
+        remember(&path, first).unwrap();
+        assert_eq!(read(&path), Some(first));
+        remember(&path, measure::capacity(0.0)).unwrap();
+        assert_eq!(read(&path), None);
+        std::fs::write(&path, b"{}").unwrap();
+        assert_eq!(read(&path), None);
     }
 }

@@ -13,12 +13,13 @@ use crate::net::{OperatorEndpoint, Peers};
 use crate::prepare::{CellArgs, Program, Tools, run_job};
 use crate::serve::data_plane::DataPlane;
 use crate::serve::directory::{self, Directory, DirectoryFile};
-use crate::serve::engine::{Engine, TorchEngine, TorchOptions};
+use crate::serve::engine::{Engine, WorkerOptions, Workers};
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use crate::session::{self, JobStarter, Jobs, SessionConfig};
 use crate::telemetry::Telemetry;
 use crate::wish::{Follower, Ledger, LedgerFile, Publisher, Seen};
+use crate::worker;
 use admin::Admin;
 use anyhow::{Context as _, Result};
 use kube::{Api, Client};
@@ -52,7 +53,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         .build()
         .context("cannot start the async runtime")?;
     let outcome = runtime.block_on(agent(args));
-    // A thread inside torch cannot be interrupted; the process ends without it.
+    // Workers are ended with it.
     runtime.shutdown_background();
     outcome
 }
@@ -79,19 +80,24 @@ async fn agent(args: &RunArgs) -> Result<()> {
         directory,
     } = cached(args, &endpoint, &telemetry).await?;
 
-    let measured = args.cache_dir.clone();
-    let capacity = tokio::task::spawn_blocking(move || capacity::capacity(&measured)).await?;
+    let program = worker::program().context("the program that opens models is not there")?;
+    let capacity = capacity::capacity(&args.cache_dir, &program)
+        .await
+        .context("cannot measure this host")?;
     tracing::info!(?capacity, node = args.node_name, "measured");
-    let engine: Arc<dyn Engine> = Arc::new(
-        TorchEngine::start(TorchOptions {
-            threads: threads(capacity.cpu_millis),
-            optimize: true,
-            warmup_runs: WARMUP_RUNS,
-        })
-        .context("cannot start the threads of torch")?,
-    );
-
     let changed = Arc::new(Notify::new());
+    let options = WorkerOptions {
+        program,
+        folder: args.cache_dir.join("workers"),
+        threads: threads(capacity.cpu_millis),
+        warmup_runs: WARMUP_RUNS,
+        memory_bytes: args.worker_memory_limit,
+        allow_unsandboxed: args.allow_unsandboxed,
+    };
+    let engine = Workers::new(options, args.workers, Arc::clone(&changed));
+    let engine: Arc<dyn Engine> =
+        Arc::new(engine.context("the folder of the workers cannot be used")?);
+
     let slices = Slices::new(Arc::clone(&engine), blobs.clone(), Arc::clone(&changed));
     let routes = Routes::new(Arc::clone(&changed));
     let seen = watch::Sender::new(Seen {
@@ -108,6 +114,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         address: args.address(),
         slices: slices.clone(),
         routes: routes.clone(),
+        engine: Arc::clone(&engine),
         capacity,
         seen: seen.subscribe(),
         changed,
@@ -278,7 +285,7 @@ async fn job_starter(blobs: Arc<Blobs>, args: &RunArgs) -> Result<JobStarter> {
         allow_unsandboxed: args.allow_unsandboxed,
         ..CellArgs::default()
     };
-    let program = Program::this(cell).context("cannot find this program's own file")?;
+    let program = Program::worker(cell).context("the program that opens models is not there")?;
     let work_dir = args.cache_dir.join("work");
     // Empties the folder first.
     let tools = tokio::task::spawn_blocking(move || Tools::new(blobs, program, work_dir)).await?;

@@ -3,6 +3,7 @@
 use super::follow::Seen;
 use super::report::{self, Facts};
 use crate::measure::memory_free_bytes;
+use crate::serve::engine::Engine;
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -33,9 +34,10 @@ pub(crate) struct Publisher {
     pub(crate) address: String,
     pub(crate) slices: Slices,
     pub(crate) routes: Routes,
+    pub(crate) engine: Arc<dyn Engine>,
     pub(crate) capacity: Capacity,
     pub(crate) seen: watch::Receiver<Seen>,
-    /// Notified when slices or routes change.
+    /// Notified when slices or routes change, or a worker crashed.
     pub(crate) changed: Arc<Notify>,
 }
 
@@ -113,6 +115,7 @@ impl Publisher {
             slices: self.slices.statuses(),
             routes: self.routes.statuses(),
             totals: self.slices.totals(),
+            crashes: self.engine.crashes(),
             trouble: seen.trouble.clone(),
             now: Time(now),
         }

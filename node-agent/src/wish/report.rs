@@ -1,11 +1,20 @@
 //! What the operator is told of this host in its ComputeNode's status. Pure.
 
+use crate::serve::engine::ModelCrashes;
 use crate::serve::slices::Totals;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
 use lamina_crds::ComputeNodeStatus;
-use lamina_crds::compute_node::{Capacity, Display, RouteStatus, SliceStatus};
-use lamina_crds::conditions::{BENCHMARKED, REGISTERED, condition, set};
+use lamina_crds::compute_node::{Capacity, Display, EngineCrash, RouteStatus, SliceStatus};
+use lamina_crds::conditions::{BENCHMARKED, QUARANTINED, REGISTERED, condition, set};
 use lamina_crds::quantity::format_bytes;
+use lamina_crds::reasons;
+use std::time::SystemTime;
+
+/// Models named in one report; more would only be counted by nobody.
+const CRASHES_TOLD: usize = 32;
+/// Characters of a cause: it may hold the last words of a model.
+const CAUSE_CHARACTERS: usize = 300;
 
 /// Everything that the status is made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +33,8 @@ pub(super) struct Facts {
     pub(super) routes: Vec<RouteStatus>,
     /// Sums over the slices.
     pub(super) totals: Totals,
+    /// Models whose worker crashed.
+    pub(super) crashes: Vec<ModelCrashes>,
     /// Why the wish cannot be followed as it stands, if so.
     pub(super) trouble: Option<String>,
     /// This moment.
@@ -34,7 +45,7 @@ pub(super) struct Facts {
 pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
     let mut conditions: Vec<Condition> = before
         .iter()
-        .filter(|c| c.type_ == REGISTERED || c.type_ == BENCHMARKED)
+        .filter(|c| [REGISTERED, BENCHMARKED, QUARANTINED].contains(&c.type_.as_str()))
         .cloned()
         .collect();
     let generation = Some(facts.generation).filter(|g| *g >= 0);
@@ -61,6 +72,17 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         let message = "libtorch cannot run the reference benchmark here; see the agent's log";
         make(BENCHMARKED, false, "BenchmarkFailed", message.to_owned());
     }
+    let crashes = told(facts.crashes);
+    let waiting: Vec<String> = crashes.iter().filter_map(quarantine).collect();
+    let (is, reason, message) = if waiting.is_empty() {
+        (false, "NoneCrashes", "no model waits".to_owned())
+    } else {
+        (true, reasons::ENGINE_CRASHED, waiting.join("; "))
+    };
+    // Where nothing ever crashed there is nothing to say.
+    if !crashes.is_empty() {
+        make(QUARANTINED, is, reason, message);
+    }
     let display = Display {
         gflops: rounded(gflops),
         memory_free: format_bytes(facts.memory_free_bytes),
@@ -76,7 +98,43 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         display: Some(display),
         slices: facts.slices,
         routes: facts.routes,
+        crashes,
     }
+}
+
+/// The last crashes first.
+fn told(mut crashes: Vec<ModelCrashes>) -> Vec<EngineCrash> {
+    crashes.sort_by(|a, b| b.last.cmp(&a.last).then_with(|| a.model.cmp(&b.model)));
+    let told = crashes
+        .into_iter()
+        .take(CRASHES_TOLD)
+        .map(|crash| EngineCrash {
+            model: crash.model,
+            count: crash.count,
+            cause: crash.cause.chars().take(CAUSE_CHARACTERS).collect(),
+            time: time(crash.last),
+            quarantined_until: crash.quarantined_until.map(time),
+        });
+    told.collect()
+}
+
+fn quarantine(crash: &EngineCrash) -> Option<String> {
+    let until = crash.quarantined_until.as_ref()?;
+    Some(format!(
+        "{} crashed {} times ({}) and is tried again after {}",
+        crash.model,
+        crash.count,
+        crash.cause,
+        until.0.strftime("%H:%M:%SZ")
+    ))
+}
+
+/// Kubernetes keeps whole seconds.
+fn time(moment: SystemTime) -> Time {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = since.map_or(0, |since| since.as_secs());
+    let seconds = i64::try_from(seconds).unwrap_or_default();
+    Time(Timestamp::from_second(seconds).unwrap_or_default())
 }
 
 /// Two digits are what a benchmark on a shared machine is good for.
@@ -126,6 +184,7 @@ mod tests {
             slices: Vec::new(),
             routes: Vec::new(),
             totals: Totals::default(),
+            crashes: Vec::new(),
             trouble: None,
             now: at(second),
         }
@@ -162,6 +221,42 @@ mod tests {
         assert_eq!(status.conditions.len(), 2);
         assert_eq!(status.conditions[0].message, "disk full");
         assert_eq!(status.conditions[0].status, "False");
+    }
+
+    #[test]
+    fn a_model_that_waits_is_a_condition_and_one_that_crashed_is_listed() {
+        let crash = |model: &str, second, until: Option<u64>| ModelCrashes {
+            model: model.into(),
+            count: 4,
+            cause: "SIGSEGV".into(),
+            last: SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(second * 1000 + 1),
+            quarantined_until: until
+                .map(|s| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(s)),
+        };
+        let status_with = |crashes| {
+            let facts = Facts {
+                crashes,
+                ..facts(9)
+            };
+            status(facts, &[])
+        };
+        let both = status_with(vec![crash("a/old", 3, None), crash("a/bad", 7, Some(12))]);
+        let models: Vec<&str> = both.crashes.iter().map(|c| c.model.as_str()).collect();
+        assert_eq!(models, ["a/bad", "a/old"]);
+        assert_eq!(both.crashes[0].time, at(7));
+        let condition = both.conditions.iter().find(|c| c.type_ == QUARANTINED);
+        let condition = condition.unwrap();
+        assert_eq!(
+            (condition.status.as_str(), condition.message.as_str()),
+            (
+                "True",
+                "a/bad crashed 4 times (SIGSEGV) and is tried again after 00:00:12Z"
+            )
+        );
+        let after = status_with(vec![crash("a/bad", 7, None)]);
+        assert!(!is_true(&after.conditions, QUARANTINED));
+        assert_eq!(after.conditions.len(), 3);
+        assert_eq!(status_with(Vec::new()).conditions.len(), 2);
     }
 
     #[test]

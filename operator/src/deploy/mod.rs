@@ -1,5 +1,6 @@
 //! How a plan comes to serve: what hosts hold, and how requests reach it.
 
+pub(crate) mod crashes;
 pub(crate) mod nodes;
 pub(crate) mod phases;
 pub(crate) mod slices;

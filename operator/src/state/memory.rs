@@ -7,6 +7,7 @@ use super::links::Pair;
 use super::snapshot::{Remark, Snapshot};
 use super::time::Moment;
 use super::wish::{ValidModel, Wish};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lamina_crds::dnn_model::Move;
 use lamina_crds::placement::{RedeployPhases, Segment};
 use lamina_placement::adapt::{Measured, Switched, WorkFunction};
@@ -22,6 +23,8 @@ pub(crate) struct Memory {
     pub placements: BTreeMap<PlacementKey, PlacementMemory>,
     /// What is wrong with models that cannot be read, as people were told.
     pub unreadable: BTreeMap<(String, String), String>,
+    /// The last crash that was told, by node and by namespace and name of the model.
+    pub crashes: BTreeMap<(String, String), Time>,
     /// What was learned of hosts. Questions under way hold on to it as it was.
     pub learned: Arc<Learned>,
 }

@@ -57,7 +57,9 @@ fn restrict(cell: &Cell) -> Result<landlock::RestrictionStatus, RulesetError> {
     for path in readable {
         ruleset = allow(ruleset, &path, AccessFs::ReadFile | AccessFs::ReadDir)?;
     }
-    let ruleset = allow(ruleset, &cell.write, own_folder())?;
+    if let Some(folder) = &cell.write {
+        ruleset = allow(ruleset, folder, own_folder())?;
+    }
     ruleset.all_threads(true)?.restrict_self()
 }
 

@@ -16,20 +16,24 @@ pub struct Limits {
     /// Bytes of memory that it writes to. Address space is no measure: libtorch
     /// maps hundreds of megabytes that it never touches.
     pub memory_bytes: u64,
-    /// Time that its threads compute, in sum.
-    pub cpu: Duration,
+    /// Time that its threads compute, in sum; unlimited where left out, for a process that
+    /// serves as long as it is watched.
+    pub cpu: Option<Duration>,
     /// Bytes of the largest file that it writes.
     pub file_bytes: u64,
 }
 
 pub(super) fn set(limits: &Limits) -> Result<(), LockError> {
-    let cpu = limits.cpu.as_secs().max(1);
     lower(Resource::Core, 0, 0, "core dumps")?;
     lower(Resource::Nofile, OPEN_FILES, OPEN_FILES, "open files")?;
     let file = limits.file_bytes;
     lower(Resource::Fsize, file, file, "the size of files")?;
     let memory = limits.memory_bytes;
     lower(Resource::Data, memory, memory, "memory")?;
+    let Some(cpu) = limits.cpu else {
+        return Ok(());
+    };
+    let cpu = cpu.as_secs().max(1);
     // SIGXCPU first, by which others see why it ended.
     lower(Resource::Cpu, cpu, cpu + 5, "computing time")
 }

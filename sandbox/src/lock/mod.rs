@@ -19,8 +19,8 @@ use std::path::PathBuf;
 pub struct Cell {
     /// The files and folders that it may read besides its own libraries.
     pub read: Vec<PathBuf>,
-    /// The one folder in which it may make and write files.
-    pub write: PathBuf,
+    /// The one folder in which it may make and write files, if any.
+    pub write: Option<PathBuf>,
     /// What it may use up.
     pub limits: Limits,
 }

@@ -8,7 +8,8 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(super) struct Image {
     /// `operator`: docker/operator.Dockerfile, lamina/operator.
     pub(super) name: &'static str,
-    pub(super) package: Option<&'static str>,
+    /// Programs of ours, each of the package of its name.
+    pub(super) programs: &'static [&'static str],
     /// Debian packages of its root file system.
     pub(super) debian: &'static [&'static str],
     /// A folder of the program's own user.
@@ -18,7 +19,7 @@ pub(super) struct Image {
 
 pub(super) const OPERATOR: Image = Image {
     name: "operator",
-    package: Some("lamina-operator"),
+    programs: &["lamina-operator"],
     debian: &["base-files", "libc6", "libgcc-s1", "ca-certificates"],
     writable: "var/lib/lamina",
     has_libtorch: false,
@@ -26,7 +27,7 @@ pub(super) const OPERATOR: Image = Image {
 
 pub(super) const NODE_AGENT: Image = Image {
     name: "node-agent",
-    package: Some("lamina-node-agent"),
+    programs: &["lamina-node-agent", "lamina-worker"],
     debian: &[
         "base-files",
         "libc6",
@@ -41,7 +42,7 @@ pub(super) const NODE_AGENT: Image = Image {
 /// What holds a pod's namespaces in the tests' cluster.
 pub(super) const PAUSE: Image = Image {
     name: "pause",
-    package: None,
+    programs: &[],
     debian: &[],
     writable: "",
     has_libtorch: false,

@@ -13,12 +13,12 @@ use std::path::Path;
 /// Writes the SBOM of `image` to `file`.
 pub(super) fn write(kit: &Kit, image: Image, rootfs: &Path, file: &Path) -> Result<()> {
     let mut components = BTreeSet::new();
-    if let Some(package) = image.package {
+    for program in image.programs {
         let mut cargo = kit.cargo();
-        cargo.args(["tree", "--locked", "--package", package]);
+        cargo.args(["tree", "--locked", "--package", program]);
         cargo.args(["--edges", "normal,no-proc-macro", "--prefix", "none"]);
         cargo.args(["--format", "{p}|{l}"]);
-        let tree = output(&mut cargo).with_context(|| format!("cargo tree of {package} failed"))?;
+        let tree = output(&mut cargo).with_context(|| format!("cargo tree of {program} failed"))?;
         components.extend(tree.lines().filter_map(of_crate));
     }
     components.extend(debian(rootfs)?);

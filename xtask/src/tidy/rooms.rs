@@ -128,17 +128,35 @@ pub(super) const CRATES: &[Crate] = &[
         circles: Circles::None,
     },
     Crate {
+        folder: "worker/link",
+        package: "lamina-worker-link",
+        may_use: &["lamina-model", "lamina-sandbox"],
+        rows: &[],
+        circles: Circles::None,
+    },
+    Crate {
+        folder: "worker",
+        package: "lamina-worker",
+        may_use: &[
+            "lamina-model",
+            "lamina-sandbox",
+            "lamina-torchscript",
+            "lamina-worker-link",
+        ],
+        rows: &[],
+        circles: Circles::Within,
+    },
+    Crate {
         folder: "node-agent",
         package: "lamina-node-agent",
         may_use: &[
             "lamina-crds",
             "lamina-model",
             "lamina-proto",
-            "lamina-sandbox",
-            "lamina-torchscript",
+            "lamina-worker-link",
         ],
         rows: &[
-            &["causes", "files"],
+            &["causes", "files", "worker"],
             &["net", "telemetry"],
             &["blobs", "measure"],
             &["serve", "prepare"],

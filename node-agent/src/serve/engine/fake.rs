@@ -1,7 +1,7 @@
 //! An engine for tests: a block is a JSON file `{"mul": m, "add": a}` and maps
 //! every FP32 element x to m·x + a.
 
-use super::{Engine, EngineError, Loaded, Run, Segment};
+use super::{Engine, EngineError, Loaded, ModelCrashes, Run, Segment, Vitals};
 use async_trait::async_trait;
 use bytes::Bytes;
 use lamina_model::{DataType, Tensor, ValueSpec};
@@ -22,6 +22,7 @@ pub(crate) struct FakeBlock {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FakeEngine {
     pub(crate) run_time: Duration,
+    pub(crate) trouble: Option<String>,
     turn: Arc<Mutex<()>>,
     loads: Arc<AtomicUsize>,
 }
@@ -50,6 +51,7 @@ struct FakeSegment {
 impl Engine for FakeEngine {
     async fn load(
         &self,
+        _: &str,
         blocks: Vec<PathBuf>,
         inputs: Vec<ValueSpec>,
     ) -> Result<Loaded, EngineError> {
@@ -72,6 +74,18 @@ impl Engine for FakeEngine {
 
     fn is_alive(&self) -> bool {
         true
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.clone()
+    }
+
+    fn crashes(&self) -> Vec<ModelCrashes> {
+        Vec::new()
+    }
+
+    fn vitals(&self) -> Vitals {
+        Vitals::default()
     }
 }
 

@@ -3,35 +3,46 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
-mod torch;
+mod workers;
 
-pub(crate) use torch::{TorchEngine, TorchOptions};
+pub(crate) use workers::{Sharing, WorkerOptions, Workers};
 
 use async_trait::async_trait;
 use lamina_model::{ShapeError, Tensor, ValueSpec};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Loads consecutive blocks as one segment.
 #[async_trait]
 pub(crate) trait Engine: Send + Sync {
-    /// Merges `blocks` (verified files in order of execution), optimizes and
-    /// warms up. `inputs` are enforced by every run.
+    /// Merges `blocks` of `model`, `namespace/name` (verified files in order of
+    /// execution), optimizes and warms up. Whoever runs the segment checks that what it
+    /// gives fits `inputs`.
     ///
     /// # Errors
-    /// The blocks cannot be loaded, or the engine has stopped.
+    /// The blocks cannot be loaded.
     async fn load(
         &self,
+        model: &str,
         blocks: Vec<PathBuf>,
         inputs: Vec<ValueSpec>,
     ) -> Result<Loaded, EngineError>;
 
-    /// Whether its threads still take work.
+    /// Whether its runs go on: none is older than it may get.
     fn is_alive(&self) -> bool;
+
+    /// Why it can run nothing at all, if so.
+    fn trouble(&self) -> Option<String>;
+
+    /// The models whose worker crashed lately, by name.
+    fn crashes(&self) -> Vec<ModelCrashes>;
+
+    /// How it is.
+    fn vitals(&self) -> Vitals;
 }
 
-/// A segment in memory; dropping the last reference unloads it.
+/// A segment that is loaded; dropping the last reference unloads it.
 #[async_trait]
 pub(crate) trait Segment: Send + Sync {
     /// Waits for its turn and runs. Dropping the future while it waits takes the
@@ -58,10 +69,36 @@ pub(crate) struct Loaded {
 pub(crate) struct Run {
     /// The outputs in order.
     pub(crate) outputs: Vec<Tensor>,
-    /// Waiting for the compute thread.
+    /// Waiting for the worker.
     pub(crate) queue: Duration,
-    /// Computing.
+    /// Computing, with the way there and back.
     pub(crate) compute: Duration,
+}
+
+/// What a model did to its workers on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModelCrashes {
+    /// `namespace/name`.
+    pub(crate) model: String,
+    /// Crashes since this agent began.
+    pub(crate) count: u32,
+    /// How the last one went.
+    pub(crate) cause: String,
+    /// When.
+    pub(crate) last: SystemTime,
+    /// Until when it is not tried again, if so.
+    pub(crate) quarantined_until: Option<SystemTime>,
+}
+
+/// Figures of an engine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Vitals {
+    /// Worker processes.
+    pub(crate) workers: u32,
+    /// Memory that they keep together, in bytes.
+    pub(crate) resident_bytes: u64,
+    /// Workers that ended when they should not have, since the agent began.
+    pub(crate) crashes: u64,
 }
 
 /// Why loading or running failed.
@@ -80,10 +117,30 @@ pub(crate) enum EngineError {
     /// The forward failed.
     #[error("{0}")]
     Forward(String),
+    /// The worker may take no more memory.
+    #[error("out of memory: {0}; send a smaller batch, or raise the workers' limit")]
+    Memory(String),
+    /// The request ended its worker, more than once.
+    #[error("the model crashes on this request: {0}")]
+    Crashed(String),
+    /// The run was ended.
+    #[error("the model did not end within {} ms, many times what it takes", .0.as_millis())]
+    Stuck(Duration),
+    /// It crashed too often.
+    #[error(
+        "{model} crashed {count} times on this host ({cause}) and is tried again in {} s",
+        .left.as_secs() + 1
+    )]
+    Quarantined {
+        model: String,
+        count: u32,
+        cause: String,
+        left: Duration,
+    },
     /// Too many runs wait already.
     #[error("{0} runs wait for the compute thread already; send less or add hosts")]
     Busy(usize),
-    /// The engine's thread is gone.
-    #[error("the compute thread has stopped; the agent must be restarted")]
-    Stopped,
+    /// No worker can be started.
+    #[error("no worker process: {0}")]
+    NoWorker(String),
 }

@@ -48,9 +48,12 @@ impl HopError {
             Self::Tensor { .. } => Code::InvalidArgument,
             Self::Engine { reason, .. } => match reason {
                 EngineError::Input(_) | EngineError::Value(_) => Code::InvalidArgument,
-                EngineError::Busy(_) => Code::ResourceExhausted,
-                EngineError::Stopped => Code::Unavailable,
-                EngineError::Load(_) | EngineError::Forward(_) => Code::Internal,
+                EngineError::Busy(_) | EngineError::Memory(_) => Code::ResourceExhausted,
+                EngineError::NoWorker(_) | EngineError::Quarantined { .. } => Code::Unavailable,
+                EngineError::Load(_)
+                | EngineError::Forward(_)
+                | EngineError::Crashed(_)
+                | EngineError::Stuck(_) => Code::Internal,
             },
             Self::Outputs { .. } => Code::Internal,
             Self::Late { .. } => Code::DeadlineExceeded,

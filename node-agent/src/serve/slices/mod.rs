@@ -46,9 +46,9 @@ struct Shared {
     engine: Arc<dyn Engine>,
     blobs: Arc<dyn BlobSource>,
     held: RwLock<BTreeMap<SegmentKey, Entry>>,
-    /// Segments by content: two revisions with the same blocks on this host
-    /// share one. Held while loading, so that a second one waits and shares.
-    loaded: Mutex<BTreeMap<Vec<String>, Cached>>,
+    /// Segments by model and content: two revisions with the same blocks on this host
+    /// share one. Models share none: each answers for what its own does. Held while loading, so that a second one waits and shares.
+    loaded: Mutex<BTreeMap<(String, Vec<String>), Cached>>,
     changed: Arc<Notify>,
 }
 
@@ -275,7 +275,8 @@ impl Shared {
         files: Vec<PathBuf>,
         inputs: Vec<ValueSpec>,
     ) -> Result<Loaded, SliceError> {
-        let content: Vec<String> = spec.blocks.iter().map(|b| b.digest.clone()).collect();
+        let digests: Vec<String> = spec.blocks.iter().map(|b| b.digest.clone()).collect();
+        let content = (spec.model.clone(), digests);
         let mut loaded = self.loaded.lock().await;
         loaded.retain(|_, cached| cached.segment.strong_count() > 0);
         if let Some(cached) = loaded.get(&content)
@@ -287,7 +288,7 @@ impl Shared {
                 resident_bytes: cached.resident_bytes,
             });
         }
-        let new = self.engine.load(files, inputs).await?;
+        let new = self.engine.load(&spec.model, files, inputs).await?;
         let cached = Cached {
             segment: Arc::downgrade(&new.segment),
             run_seconds: new.run_seconds,

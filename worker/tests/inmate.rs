@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hostile.py");
+const SCRIPT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../node-agent/tests/fixtures/hostile.py"
+);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -73,10 +76,10 @@ fn inmate(model: &Path, how: &str) {
     if how == "locked" {
         let cell = Cell {
             read: vec![model.to_owned()],
-            write: folder.join("out"),
+            write: Some(folder.join("out")),
             limits: Limits {
                 memory_bytes: 1 << 30,
-                cpu: Duration::from_secs(20),
+                cpu: Some(Duration::from_secs(20)),
                 file_bytes: 1 << 20,
             },
         };

@@ -1,0 +1,150 @@
+//! One load at a time. Block files are linked into the one folder that the worker reads, so
+//! that a model that takes it over sees its own group's blocks at most, and those only while
+//! they are loaded.
+
+use super::super::EngineError;
+use super::channel::Channel;
+use super::runs::Fault;
+use lamina_model::ValueSpec;
+use lamina_worker_link::message::{LoadCall, LoadReply, Refusal};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// Reading, optimizing and warming up a slice: minutes where it is large and the host small.
+const LOAD_LIMIT: Duration = Duration::from_secs(600);
+
+/// Something that is done to a slice.
+#[derive(Debug)]
+pub(super) enum LoadJob {
+    Load {
+        model: Arc<str>,
+        slice: u64,
+        blocks: Arc<[PathBuf]>,
+        inputs: Arc<[ValueSpec]>,
+        /// Set when the worker is called.
+        begun: Arc<AtomicBool>,
+        reply: oneshot::Sender<Result<Report, EngineError>>,
+    },
+    Unload {
+        slice: u64,
+    },
+}
+
+/// What loading found out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Report {
+    pub(super) run_seconds: f64,
+    pub(super) resident_bytes: u64,
+}
+
+/// Does `jobs` until one breaks the worker. `now` is told the model that is loaded.
+pub(super) async fn serve(
+    mut channel: Channel,
+    folder: &Path,
+    mut jobs: mpsc::UnboundedReceiver<LoadJob>,
+    now: impl Fn(Option<Arc<str>>),
+) -> Fault {
+    while let Some(job) = jobs.recv().await {
+        let fault = match job {
+            LoadJob::Unload { slice } => unload(&mut channel, slice).await.err(),
+            LoadJob::Load {
+                model,
+                slice,
+                blocks,
+                inputs,
+                begun,
+                reply,
+            } => {
+                if reply.is_closed() {
+                    continue;
+                }
+                begun.store(true, Ordering::Release);
+                now(Some(model));
+                let loading = load(&mut channel, folder, slice, &blocks, inputs.to_vec());
+                let loaded = timeout(LOAD_LIMIT, loading).await;
+                match loaded.unwrap_or(Err(Fault::Stuck(LOAD_LIMIT))) {
+                    Ok(loaded) => {
+                        now(None);
+                        // Where nobody waits for it, it is unloaded next.
+                        let _ = reply.send(loaded);
+                        None
+                    }
+                    Err(fault) => Some(fault),
+                }
+            }
+        };
+        if let Some(fault) = fault {
+            return fault;
+        }
+    }
+    // Nobody has this worker any more, who is ended for that.
+    std::future::pending().await
+}
+
+async fn unload(channel: &mut Channel, slice: u64) -> Result<(), Fault> {
+    channel.send(&LoadCall::Unload { slice }, None).await?;
+    match channel.receive().await? {
+        LoadReply::Unloaded => Ok(()),
+        _ => Err(Fault::Nonsense("another reply than to unloading")),
+    }
+}
+
+async fn load(
+    channel: &mut Channel,
+    folder: &Path,
+    slice: u64,
+    blocks: &[PathBuf],
+    inputs: Vec<ValueSpec>,
+) -> Result<Result<Report, EngineError>, Fault> {
+    let links: Vec<PathBuf> = (0..blocks.len())
+        .map(|at| folder.join(format!("{slice}-{at}.pt")))
+        .collect();
+    for (block, link) in blocks.iter().zip(&links) {
+        if let Err(error) = lend(block, link).await {
+            let error = format!("cannot give {} to a worker: {error}", block.display());
+            return Ok(Err(EngineError::Load(error)));
+        }
+    }
+    let call = LoadCall::Load {
+        slice,
+        blocks: links.clone(),
+        inputs,
+    };
+    channel.send(&call, None).await?;
+    let reply = channel.receive().await?;
+    for link in links {
+        // The folder goes with the worker.
+        let _ = tokio::fs::remove_file(link).await;
+    }
+    match reply {
+        LoadReply::Loaded {
+            run_seconds,
+            resident_bytes,
+        } if run_seconds.is_finite() && run_seconds >= 0.0 => Ok(Ok(Report {
+            run_seconds,
+            resident_bytes,
+        })),
+        LoadReply::Refused(Refusal::Broken(reason)) => Err(Fault::Broken(reason)),
+        LoadReply::Refused(Refusal::Memory(reason)) => Ok(Err(EngineError::Load(format!(
+            "out of memory: {reason}; a smaller slice fits, or a larger limit for workers"
+        )))),
+        LoadReply::Refused(Refusal::Forward(reason) | Refusal::Value(reason)) => {
+            Ok(Err(EngineError::Load(reason)))
+        }
+        _ => Err(Fault::Nonsense("another reply than to loading")),
+    }
+}
+
+/// `block` under the name `link` as well; its bytes where the file system has no such names.
+async fn lend(block: &Path, link: &Path) -> io::Result<()> {
+    match tokio::fs::hard_link(block, link).await {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
+        Err(_) => tokio::fs::copy(block, link).await.map(drop),
+    }
+}

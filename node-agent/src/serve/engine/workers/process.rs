@@ -1,0 +1,243 @@
+//! A worker's process: how it is started and how it ended.
+
+use super::channel::Channel;
+use crate::measure::memory_free_bytes;
+use crate::worker;
+use lamina_worker_link::frame::FrameError;
+use lamina_worker_link::message::Greeting;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, ChildStderr};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// libtorch must be found and mapped, on a tenth of a processor too.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a process may take to die of what happened to it.
+const DYING_LIMIT: Duration = Duration::from_secs(2);
+/// libtorch alone takes a quarter of it.
+const MEMORY_BYTES_AT_LEAST: u64 = 256 << 20;
+/// The end of what a crashing worker said, enough for the cause.
+const STDERR_BYTES: usize = 2048;
+
+/// How workers are started.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerOptions {
+    /// The program, `lamina-worker`.
+    pub(crate) program: PathBuf,
+    /// Where each has a folder of its own; block files are linked into it.
+    pub(crate) folder: PathBuf,
+    /// Threads inside one forward; 1 unless the CPU quota is 2 or more.
+    pub(crate) threads: u32,
+    /// Forwards before a slice counts as ready.
+    pub(crate) warmup_runs: u32,
+    /// Memory that one may take; four fifths of what is free where left out.
+    pub(crate) memory_bytes: Option<u64>,
+    /// Go on where the kernel cannot lock a process up.
+    pub(crate) allow_unsandboxed: bool,
+}
+
+/// A worker that has said that it is locked up.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) child: Child,
+    runs: Channel,
+    loads: Channel,
+    folder: TempDir,
+    stderr: JoinHandle<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("it did not begin within {} s", START_LIMIT.as_secs())]
+    Slow,
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("{0}")]
+    Refused(String),
+    #[error("it ended at once ({0})")]
+    Ended(String),
+}
+
+impl WorkerOptions {
+    /// Starts one.
+    pub(super) async fn start(&self) -> Result<Process, StartError> {
+        let folder = tempfile::tempdir_in(&self.folder)?;
+        let (runs, their_runs) = Channel::pair()?;
+        let (loads, their_loads) = Channel::pair()?;
+        let memory = self
+            .memory_bytes
+            .unwrap_or_else(|| memory_free_bytes() / 5 * 4);
+        let mut command = worker::command(&self.program, self.threads);
+        command
+            .arg("serve")
+            .arg("--folder")
+            .arg(folder.path())
+            .arg(format!("--threads={}", self.threads))
+            .arg(format!("--warmup-runs={}", self.warmup_runs))
+            .arg(format!(
+                "--memory-limit={}",
+                memory.max(MEMORY_BYTES_AT_LEAST)
+            ));
+        if self.allow_unsandboxed {
+            command.arg("--allow-unsandboxed");
+        }
+        let mut child = command
+            .stdin(Stdio::from(their_runs))
+            .stdout(Stdio::from(their_loads))
+            .stderr(Stdio::piped())
+            .spawn()?;
+        // The command holds the worker's ends, whose closing tells of its end.
+        drop(command);
+        let stderr = child.stderr.take();
+        let mut process = Process {
+            child,
+            runs,
+            loads,
+            folder,
+            stderr: tokio::spawn(tail(stderr)),
+        };
+        match timeout(START_LIMIT, process.loads.receive()).await {
+            Err(_) => Err(StartError::Slow),
+            Ok(Ok(Greeting::Ready { missing })) => {
+                for missing in missing {
+                    tracing::warn!(missing, "a worker is not fully locked up");
+                }
+                Ok(process)
+            }
+            Ok(Ok(Greeting::Refused(why))) => Err(StartError::Refused(why)),
+            Ok(Err(FrameError::Closed)) => Err(StartError::Ended(process.end().await)),
+            Ok(Err(error)) => Err(error.into()),
+        }
+    }
+}
+
+/// What is left of a process whose sockets others have.
+#[derive(Debug)]
+pub(super) struct Remains {
+    folder: TempDir,
+    stderr: JoinHandle<String>,
+}
+
+/// What is worked with.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) child: Child,
+    pub(super) runs: Channel,
+    pub(super) loads: Channel,
+}
+
+impl Process {
+    pub(super) fn split(self) -> (Inner, Remains) {
+        let Self {
+            child,
+            runs,
+            loads,
+            folder,
+            stderr,
+        } = self;
+        (Inner { child, runs, loads }, Remains { folder, stderr })
+    }
+
+    async fn end(self) -> String {
+        let (inner, remains) = self.split();
+        remains.end(inner.child).await
+    }
+}
+
+impl Remains {
+    /// The one folder that it reads.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// How `child` died of itself, or by force where it does not.
+    pub(super) async fn end(self, mut child: Child) -> String {
+        let status = match timeout(DYING_LIMIT, child.wait()).await {
+            Ok(status) => status,
+            Err(_) => {
+                let _ = child.start_kill();
+                child.wait().await
+            }
+        };
+        // Its pipe closes with it.
+        let said = timeout(DYING_LIMIT, self.stderr).await;
+        let said = said.ok().and_then(Result::ok).unwrap_or_default();
+        match status {
+            Ok(status) => describe(status, &said),
+            Err(error) => format!("it is lost: {error}"),
+        }
+    }
+
+    /// Ends `child`.
+    pub(super) async fn kill(self, mut child: Child) {
+        if let Err(error) = child.kill().await {
+            tracing::warn!(%error, "cannot end a worker");
+        }
+    }
+}
+
+/// The last bytes that a worker says.
+async fn tail(stderr: Option<ChildStderr>) -> String {
+    let Some(mut stderr) = stderr else {
+        return String::new();
+    };
+    let mut kept = Vec::new();
+    let mut chunk = [0; STDERR_BYTES];
+    while let Ok(read @ 1..) = stderr.read(&mut chunk).await {
+        kept.extend_from_slice(&chunk[..read]);
+        let surplus = kept.len().saturating_sub(STDERR_BYTES);
+        kept.drain(..surplus);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+fn describe(status: ExitStatus, said: &str) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    let last = said.lines().rev().find(|line| !line.trim().is_empty());
+    let said = last.map_or_else(String::new, |line| format!("; it said: {}", line.trim()));
+    match status.signal() {
+        Some(9) => format!("SIGKILL, probably for want of memory{said}"),
+        Some(number) => format!("{}{said}", name_of(number)),
+        None => format!("{status}{said}"),
+    }
+}
+
+/// The numbers are the same on all of Linux's processors but MIPS.
+fn name_of(signal: i32) -> String {
+    let name = match signal {
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        11 => "SIGSEGV",
+        31 => "SIGSYS",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    #[test]
+    fn an_end_is_told_with_the_last_words() {
+        let by = |signal, said| describe(ExitStatus::from_raw(signal), said);
+        assert_eq!(by(11, ""), "SIGSEGV");
+        assert_eq!(
+            by(6, "a\nterminate called\n\n"),
+            "SIGABRT; it said: terminate called"
+        );
+        assert!(by(9, "").contains("memory"));
+        assert_eq!(by(3 << 8, ""), "exit status: 3");
+        assert_eq!(by(40, ""), "signal 40");
+    }
+}

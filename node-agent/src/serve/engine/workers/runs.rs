@@ -1,0 +1,318 @@
+//! One run at a time: inputs into the shared memory, a call, outputs out of it. What comes
+//! back is judged; the worker may be anybody's by now.
+
+use super::super::{EngineError, Run};
+use super::channel::Channel;
+use lamina_model::{Tensor, ValueSpec};
+use lamina_proto::MAX_MESSAGE_BYTES;
+use lamina_worker_link::frame::FrameError;
+use lamina_worker_link::memory::Arena;
+use lamina_worker_link::message::{Refusal, Region, RunCall, RunReply, aligned};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// Runs that may wait for a worker. Beyond it an answer would come too late anyway.
+pub(super) const QUEUED_RUNS: usize = 256;
+/// The least memory to share: what small requests and their answers take.
+const ARENA_BYTES: u64 = 256 << 10;
+/// Memory beyond this is not kept for requests that need a quarter of it.
+const KEPT_BYTES: usize = 16 << 20;
+/// How many times its usual time a run may take before it counts as endless.
+const PATIENCE: f64 = 30.0;
+/// Below it, the host's own hiccups count.
+const LEAST_PATIENCE: Duration = Duration::from_secs(3);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
+
+/// A run that waits or goes on.
+#[derive(Debug)]
+pub(super) struct RunJob {
+    pub(super) model: Arc<str>,
+    pub(super) slice: u64,
+    pub(super) inputs: Vec<Tensor>,
+    pub(super) limit: Duration,
+    /// Bytes of the last answer.
+    pub(super) answer_bytes: Arc<AtomicU64>,
+    /// Set when the worker is called.
+    pub(super) begun: Arc<AtomicBool>,
+    pub(super) queued: Instant,
+    pub(super) reply: oneshot::Sender<Result<Run, EngineError>>,
+}
+
+/// Why the worker is of no use any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("no memory to share: {0}")]
+    Memory(io::Error),
+    #[error("it did not end within {} ms", .0.as_millis())]
+    Stuck(Duration),
+    #[error("it gave an answer that makes no sense: {0}")]
+    Nonsense(&'static str),
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// How long a run may take that takes `run_seconds` where every free dimension of `specs` is
+/// 1.
+pub(super) fn patience(run_seconds: f64, specs: &[ValueSpec], inputs: &[Tensor]) -> Duration {
+    let times = specs.iter().zip(inputs).map(|(spec, tensor)| {
+        let sizes = spec.shape.iter().zip(&tensor.shape);
+        let free = sizes.filter(|&(&wanted, _)| wanted == -1);
+        free.map(|(_, &size)| size.max(1) as f64).product::<f64>()
+    });
+    let times = times.fold(1.0, f64::max);
+    let seconds = run_seconds.max(0.0) * times * PATIENCE;
+    Duration::try_from_secs_f64(seconds)
+        .unwrap_or(LONGEST_PATIENCE)
+        .clamp(LEAST_PATIENCE, LONGEST_PATIENCE)
+}
+
+/// Does `jobs` until one breaks the worker. `now` is told the model that runs.
+pub(super) async fn serve(
+    mut channel: Channel,
+    mut jobs: mpsc::Receiver<RunJob>,
+    now: impl Fn(Option<(Arc<str>, Duration)>),
+) -> Fault {
+    let mut arena = None;
+    while let Some(job) = jobs.recv().await {
+        // Its request was cancelled or timed out while it waited.
+        if job.reply.is_closed() {
+            continue;
+        }
+        job.begun.store(true, Ordering::Release);
+        now(Some((Arc::clone(&job.model), job.limit)));
+        let start = Instant::now();
+        let ran = timeout(job.limit, exchange(&mut channel, &mut arena, &job)).await;
+        let answer = match ran {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(fault)) => return fault,
+            Err(_) => {
+                // Another try would take as long.
+                let _ = job.reply.send(Err(EngineError::Stuck(job.limit)));
+                return Fault::Stuck(job.limit);
+            }
+        };
+        now(None);
+        let run = answer.map(|outputs| Run {
+            outputs,
+            queue: start - job.queued,
+            compute: start.elapsed(),
+        });
+        // Nobody waits for it any more.
+        let _ = job.reply.send(run);
+    }
+    // Nobody has this worker any more, who is ended for that.
+    std::future::pending().await
+}
+
+type Answer = Result<Vec<Tensor>, EngineError>;
+
+async fn exchange(
+    channel: &mut Channel,
+    arena: &mut Option<Arena>,
+    job: &RunJob,
+) -> Result<Answer, Fault> {
+    let (regions, free_from) = laid_out(&job.inputs);
+    let wanted = free_from + job.answer_bytes.load(Ordering::Relaxed);
+    let (arena, is_new) = fitting(arena, wanted)?;
+    for (region, tensor) in regions.iter().zip(&job.inputs) {
+        let offset = usize::try_from(region.offset).unwrap_or(usize::MAX);
+        if !arena.write(offset, &tensor.data) {
+            return Err(Fault::Memory(io::ErrorKind::OutOfMemory.into()));
+        }
+    }
+    let call = RunCall::Run {
+        slice: job.slice,
+        inputs: regions,
+        free_from,
+        arena: is_new.then_some(arena.bytes() as u64),
+    };
+    let descriptor = is_new.then(|| arena.descriptor());
+    channel.send(&call, descriptor).await?;
+    match channel.receive().await? {
+        RunReply::Done { outputs } => taken(arena, &outputs, &job.answer_bytes).map(Ok),
+        RunReply::Refused(refusal) => refused(refusal).map(Err),
+        RunReply::NoRoom { bytes } => {
+            if bytes > MAX_MESSAGE_BYTES as u64 {
+                let error = format!("its answer of {bytes} bytes is too large to send");
+                return Ok(Err(EngineError::Forward(error)));
+            }
+            *arena = new_arena(aligned(bytes) + free_from)?;
+            let call = RunCall::Collect {
+                arena: arena.bytes() as u64,
+            };
+            channel.send(&call, Some(arena.descriptor())).await?;
+            match channel.receive().await? {
+                RunReply::Done { outputs } => taken(arena, &outputs, &job.answer_bytes).map(Ok),
+                RunReply::Refused(refusal) => refused(refusal).map(Err),
+                RunReply::NoRoom { .. } => Err(Fault::Nonsense("no room in the room it wanted")),
+            }
+        }
+    }
+}
+
+/// Where the inputs go, one behind the other, and where the outputs may begin.
+fn laid_out(inputs: &[Tensor]) -> (Vec<Region>, u64) {
+    let mut offset = 0;
+    let region = |tensor: &Tensor| {
+        let region = Region {
+            datatype: tensor.datatype,
+            shape: tensor.shape.clone(),
+            offset,
+        };
+        offset = aligned(offset + tensor.data.len() as u64);
+        region
+    };
+    let regions = inputs.iter().map(region).collect();
+    (regions, offset)
+}
+
+/// The memory for a run that needs `wanted` bytes, and whether the worker does not know it
+/// yet.
+fn fitting(arena: &mut Option<Arena>, wanted: u64) -> Result<(&mut Arena, bool), Fault> {
+    let fits = arena.as_ref().is_some_and(|arena| {
+        let bytes = arena.bytes();
+        bytes as u64 >= wanted && (bytes <= KEPT_BYTES || wanted >= bytes as u64 / 4)
+    });
+    if !fits {
+        // One at a time: the old one goes before the new one comes.
+        *arena = None;
+    }
+    let is_new = arena.is_none();
+    let arena = match arena {
+        Some(arena) => arena,
+        None => arena.insert(new_arena(wanted)?),
+    };
+    Ok((arena, is_new))
+}
+
+fn new_arena(wanted: u64) -> Result<Arena, Fault> {
+    let bytes = wanted.max(ARENA_BYTES).checked_next_power_of_two();
+    let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    let bytes = bytes.ok_or_else(|| Fault::Memory(io::ErrorKind::OutOfMemory.into()))?;
+    Arena::new(bytes).map_err(Fault::Memory)
+}
+
+/// Copies the outputs, of which the worker says where they are.
+fn taken(
+    arena: &Arena,
+    outputs: &[Region],
+    answer_bytes: &AtomicU64,
+) -> Result<Vec<Tensor>, Fault> {
+    let mut tensors = Vec::with_capacity(outputs.len());
+    let (mut sum, mut end) = (0, 0);
+    for region in outputs {
+        let range = region.range(arena.bytes());
+        let range = range.ok_or(Fault::Nonsense("an output outside of the memory"))?;
+        sum += range.len();
+        end = end.max(aligned(range.end as u64));
+        // Or a small answer becomes a large one here.
+        if sum > arena.bytes() {
+            return Err(Fault::Nonsense("outputs that lie in each other"));
+        }
+        let data = arena.read(range.start, range.len());
+        tensors.push(Tensor {
+            datatype: region.datatype,
+            shape: region.shape.clone(),
+            data: data.unwrap_or_default().into(),
+        });
+    }
+    answer_bytes.store(end, Ordering::Relaxed);
+    Ok(tensors)
+}
+
+fn refused(refusal: Refusal) -> Result<EngineError, Fault> {
+    Ok(match refusal {
+        Refusal::Value(reason) => EngineError::Value(reason),
+        Refusal::Forward(reason) => EngineError::Forward(reason),
+        Refusal::Memory(reason) => EngineError::Memory(reason),
+        Refusal::Broken(reason) => return Err(Fault::Broken(reason)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lamina_model::DataType;
+
+    fn fp32(shape: &[i64]) -> Tensor {
+        Tensor {
+            datatype: DataType::Fp32,
+            shape: shape.to_vec(),
+            data: vec![0; shape.iter().product::<i64>() as usize * 4].into(),
+        }
+    }
+
+    fn region(shape: &[i64], offset: u64) -> Region {
+        Region {
+            datatype: DataType::Fp32,
+            shape: shape.to_vec(),
+            offset,
+        }
+    }
+
+    #[test]
+    fn patience_grows_with_the_batch_and_has_ends() {
+        let spec = ValueSpec {
+            name: "x".into(),
+            datatype: DataType::Fp32,
+            shape: vec![-1, 3],
+        };
+        let of = |seconds, rows| {
+            patience(seconds, std::slice::from_ref(&spec), &[fp32(&[rows, 3])]).as_secs_f64()
+        };
+        assert_eq!(of(1e-3, 1), 3.0);
+        assert_eq!(of(0.5, 2), 30.0);
+        for wild in [1e9, f64::INFINITY, f64::NAN] {
+            assert!([3.0, 600.0].contains(&of(wild, 2)));
+        }
+    }
+
+    #[test]
+    fn inputs_lie_behind_each_other() {
+        let (regions, free_from) = laid_out(&[fp32(&[1, 3]), fp32(&[17])]);
+        assert_eq!(regions, [region(&[1, 3], 0), region(&[17], 64)]);
+        assert_eq!(free_from, 192);
+        assert_eq!(laid_out(&[]), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn memory_is_used_again_unless_it_is_far_too_large() {
+        let mut arena = None;
+        let mut of = |wanted| {
+            let (arena, is_new) = fitting(&mut arena, wanted).unwrap();
+            (arena.bytes(), is_new)
+        };
+        assert_eq!(of(1), (256 << 10, true));
+        assert_eq!(of(200 << 10), (256 << 10, false));
+        assert_eq!(of(33 << 20), (64 << 20, true));
+        assert_eq!(of(16 << 20), (64 << 20, false));
+        assert_eq!(of(1 << 20), (1 << 20, true));
+        assert!(matches!(new_arena(u64::MAX), Err(Fault::Memory(_))));
+    }
+
+    #[test]
+    fn what_a_worker_says_of_its_answer_is_not_believed() {
+        let mut arena = Arena::new(4096).unwrap();
+        assert!(arena.write(64, &1.5_f32.to_le_bytes()));
+        let known = AtomicU64::new(0);
+        let good = taken(&arena, &[region(&[1], 64)], &known).unwrap();
+        assert_eq!(&good[0].data[..], 1.5_f32.to_le_bytes());
+        assert_eq!(known.load(Ordering::Relaxed), 128);
+        for outputs in [
+            vec![region(&[1], 4093)],
+            vec![region(&[-1], 0)],
+            vec![region(&[i64::MAX], 0)],
+            vec![region(&[1], u64::MAX)],
+            vec![region(&[1000], 0); 2],
+        ] {
+            let fault = taken(&arena, &outputs, &known).unwrap_err();
+            assert!(matches!(fault, Fault::Nonsense(_)), "{outputs:?}: {fault}");
+        }
+    }
+}

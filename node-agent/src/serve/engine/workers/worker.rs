@@ -1,0 +1,237 @@
+//! A worker as others have it: a process, its two queues, and who watches over it.
+
+use super::super::{EngineError, Run};
+use super::loads::{self, LoadJob, Report};
+use super::process::Process;
+use super::records::Crash;
+use super::runs::{self, Fault, QUEUED_RUNS, RunJob};
+use lamina_model::{Tensor, ValueSpec};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// How much older than its limit a run may get until the agent itself is in doubt.
+const OVERDUE: Duration = Duration::from_secs(15);
+
+/// A worker; dropping the last handle ends it.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) process_id: Option<u32>,
+    runs: mpsc::Sender<RunJob>,
+    loads: mpsc::UnboundedSender<LoadJob>,
+    state: Arc<State>,
+    _end: DropGuard,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Fires when the process has ended and what that means is known.
+    over: CancellationToken,
+    is_over: AtomicBool,
+    /// How it ended.
+    cause: OnceLock<String>,
+    runs: Mutex<Option<(Arc<str>, Instant)>>,
+    loads: Mutex<Option<Arc<str>>>,
+    residents: Mutex<Vec<Arc<str>>>,
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(super) enum Outcome<T> {
+    Answered(Result<T, EngineError>),
+    /// The worker ended before it answered; whether it had begun.
+    Lost {
+        had_begun: bool,
+    },
+}
+
+/// A run for a worker.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) model: Arc<str>,
+    pub(super) slice: u64,
+    pub(super) inputs: Vec<Tensor>,
+    pub(super) limit: Duration,
+    pub(super) answer_bytes: Arc<AtomicU64>,
+    pub(super) queued: Instant,
+}
+
+impl Worker {
+    /// Takes `process` over; `crashed` hears of it when it ends by itself or must be ended.
+    pub(super) fn new(
+        group: String,
+        process: Process,
+        crashed: impl FnOnce(Crash) + Send + 'static,
+    ) -> Arc<Self> {
+        let (runs, run_jobs) = mpsc::channel(QUEUED_RUNS);
+        let (loads, load_jobs) = mpsc::unbounded_channel();
+        let state = Arc::new(State::default());
+        let end = CancellationToken::new();
+        let worker = Arc::new(Self {
+            process_id: process.child.id(),
+            runs,
+            loads,
+            state: Arc::clone(&state),
+            _end: end.clone().drop_guard(),
+        });
+        tokio::spawn(watch(
+            group, process, run_jobs, load_jobs, state, end, crashed,
+        ));
+        worker
+    }
+
+    /// Whether it takes jobs.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.state.is_over.load(Ordering::Acquire)
+    }
+
+    /// Whether its run goes on longer than it may.
+    pub(super) fn is_overdue(&self) -> bool {
+        let runs = lock(&self.state.runs);
+        let due = runs.as_ref().map(|(_, due)| *due + OVERDUE);
+        self.is_alive() && due.is_some_and(|due| due < Instant::now())
+    }
+
+    /// How it ended, once it has.
+    pub(super) async fn over(&self) -> String {
+        self.state.over.cancelled().await;
+        self.state.cause.get().cloned().unwrap_or_default()
+    }
+
+    pub(super) async fn run(&self, wanted: Wanted) -> Outcome<Run> {
+        let (reply, answer) = oneshot::channel();
+        let begun = Arc::new(AtomicBool::new(false));
+        let job = RunJob {
+            model: wanted.model,
+            slice: wanted.slice,
+            inputs: wanted.inputs,
+            limit: wanted.limit,
+            answer_bytes: wanted.answer_bytes,
+            begun: Arc::clone(&begun),
+            queued: wanted.queued,
+            reply,
+        };
+        match self.runs.try_send(job) {
+            Ok(()) => outcome(answer.await, &begun),
+            Err(TrySendError::Full(_)) => Outcome::Answered(Err(EngineError::Busy(QUEUED_RUNS))),
+            Err(TrySendError::Closed(_)) => Outcome::Lost { had_begun: false },
+        }
+    }
+
+    pub(super) async fn load(
+        &self,
+        model: &Arc<str>,
+        slice: u64,
+        blocks: &Arc<[PathBuf]>,
+        inputs: &Arc<[ValueSpec]>,
+    ) -> Outcome<Report> {
+        lock(&self.state.residents).push(Arc::clone(model));
+        let (reply, answer) = oneshot::channel();
+        let begun = Arc::new(AtomicBool::new(false));
+        let job = LoadJob::Load {
+            model: Arc::clone(model),
+            slice,
+            blocks: Arc::clone(blocks),
+            inputs: Arc::clone(inputs),
+            begun: Arc::clone(&begun),
+            reply,
+        };
+        if self.loads.send(job).is_err() {
+            return Outcome::Lost { had_begun: false };
+        }
+        let loaded = outcome(answer.await, &begun);
+        if matches!(loaded, Outcome::Answered(Err(_))) {
+            self.forget(model);
+        }
+        loaded
+    }
+
+    fn forget(&self, model: &Arc<str>) {
+        let mut residents = lock(&self.state.residents);
+        if let Some(at) = residents.iter().position(|resident| resident == model) {
+            residents.swap_remove(at);
+        }
+    }
+
+    /// Drops `slice` of `model`.
+    pub(super) fn unload(&self, model: &Arc<str>, slice: u64) {
+        self.forget(model);
+        // A worker that is gone holds nothing.
+        let _ = self.loads.send(LoadJob::Unload { slice });
+    }
+}
+
+fn outcome<T>(
+    answer: Result<Result<T, EngineError>, oneshot::error::RecvError>,
+    begun: &AtomicBool,
+) -> Outcome<T> {
+    match answer {
+        Ok(answer) => Outcome::Answered(answer),
+        Err(_) => Outcome::Lost {
+            had_begun: begun.load(Ordering::Acquire),
+        },
+    }
+}
+
+async fn watch(
+    group: String,
+    process: Process,
+    run_jobs: mpsc::Receiver<RunJob>,
+    load_jobs: mpsc::UnboundedReceiver<LoadJob>,
+    state: Arc<State>,
+    end: CancellationToken,
+    crashed: impl FnOnce(Crash) + Send,
+) {
+    let (mut inner, rest) = process.split();
+    let fault = {
+        let runs = runs::serve(inner.runs, run_jobs, |now| {
+            *lock(&state.runs) = now.map(|(model, limit)| (model, Instant::now() + limit));
+        });
+        let loads = loads::serve(inner.loads, rest.folder(), load_jobs, |now| {
+            *lock(&state.loads) = now;
+        });
+        tokio::select! {
+            fault = runs => Some(fault),
+            fault = loads => Some(fault),
+            _ = inner.child.wait() => Some(Fault::Broken(String::new())),
+            () = end.cancelled() => None,
+        }
+    };
+    // From here on jobs are lost, and who asked for them waits until it is over.
+    state.is_over.store(true, Ordering::Release);
+    let Some(fault) = fault else {
+        rest.kill(inner.child).await;
+        state.over.cancel();
+        return;
+    };
+    let ended = match fault {
+        // It may be dying of what it did.
+        Fault::Frame(_) => rest.end(inner.child).await,
+        Fault::Broken(reason) if reason.is_empty() => rest.end(inner.child).await,
+        other => {
+            rest.kill(inner.child).await;
+            other.to_string()
+        }
+    };
+    let name = |model: &Arc<str>| model.to_string();
+    let running = lock(&state.runs).as_ref().map(|(model, _)| name(model));
+    let loading = lock(&state.loads).as_ref().map(name);
+    let residents: BTreeSet<String> = lock(&state.residents).iter().map(name).collect();
+    let _ = state.cause.set(ended.clone());
+    crashed(Crash {
+        group,
+        residents,
+        suspects: running.into_iter().chain(loading).collect(),
+        cause: ended,
+    });
+    state.over.cancel();
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

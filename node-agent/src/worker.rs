@@ -1,0 +1,68 @@
+//! The program in which models are opened, `lamina-worker`, which lies beside this one and
+//! alone links libtorch.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+const NAME: &str = "lamina-worker";
+/// All that a worker learns of this process's environment, which holds secrets.
+const KEPT_VARIABLES: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR"];
+/// On a host with a tenth of a processor, many times what it is told to take.
+const BENCHMARK_LIMIT: Duration = Duration::from_secs(120);
+
+/// Where the worker's program is.
+///
+/// # Errors
+/// It is not there.
+pub(crate) fn program() -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let path = own.with_file_name(NAME);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("{NAME} must lie beside {}", own.display()),
+    ))
+}
+
+/// The worker at `program`, with `threads` inside one operation; ended with its handle.
+pub(crate) fn command(program: &Path, threads: u32) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear();
+    for name in KEPT_VARIABLES {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+        .env("OMP_NUM_THREADS", threads.to_string())
+        .kill_on_drop(true);
+    command
+}
+
+/// GFLOP/s of the reference benchmark, which takes about `budget`.
+///
+/// # Errors
+/// The worker does not run.
+pub(crate) async fn benchmark(program: &Path, budget: Duration) -> io::Result<f64> {
+    let mut command = command(program, 1);
+    command
+        .arg("benchmark")
+        .arg(format!("--milliseconds={}", budget.as_millis()))
+        .stdin(Stdio::null());
+    let output = timeout(BENCHMARK_LIMIT, command.output()).await??;
+    let said = String::from_utf8_lossy(&output.stdout);
+    said.trim().parse().map_err(|_| {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        io::Error::other(format!(
+            "{NAME} ended with {} and measured nothing: {}",
+            output.status,
+            errors.trim()
+        ))
+    })
+}

@@ -1,0 +1,133 @@
+//! What stands between a model's file and the process that opens it, around the crate
+//! `lamina-sandbox`.
+
+use crate::with_causes;
+use lamina_sandbox::lock::{Cell, LockError, Missing, Strictness, lock_up};
+use lamina_sandbox::scan::{ScanError, ScanLimits, scan_file};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+/// Why a model was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum CellError {
+    /// The model or the folder for its blocks is not there.
+    #[error("cannot use {path}", path = path.display())]
+    Path {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The model is a folder, a pipe or a device.
+    #[error("`{path}` is no file: name the TorchScript file itself", path = path.display())]
+    NoFile {
+        /// The model.
+        path: PathBuf,
+    },
+    /// There is a file where the folder for the blocks should be.
+    #[error("`{path}` is no folder: the blocks need one of their own", path = path.display())]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The process is not locked up.
+    #[error(transparent)]
+    Lock(#[from] Unlocked),
+    /// The scan says no.
+    #[error("{path} is not a TorchScript model that can be opened", path = path.display())]
+    Scan {
+        /// The model.
+        path: PathBuf,
+        /// The verdict.
+        #[source]
+        error: ScanError,
+    },
+}
+
+/// A process that must open no model, and what helps.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{}; a kernel from 5.13 with Landlock in its `lsm=` list does, or --allow-unsandboxed \
+     (chart: agent.allowUnsandboxed) for models that you trust",
+    with_causes(.0)
+)]
+pub struct Unlocked(LockError);
+
+impl From<LockError> for Unlocked {
+    fn from(error: LockError) -> Self {
+        Self(error)
+    }
+}
+
+/// Locks this process up for good. What the kernel lacks comes back where that is allowed.
+///
+/// # Errors
+/// No model must be opened then.
+pub fn enter(cell: &Cell, allow_unsandboxed: bool) -> Result<Vec<Missing>, Unlocked> {
+    let strictness = if allow_unsandboxed {
+        Strictness::WhatThereIs
+    } else {
+        Strictness::Required
+    };
+    Ok(lock_up(cell, strictness)?)
+}
+
+/// Whether libtorch may open `model`. Blocks; not for an async thread.
+///
+/// # Errors
+/// It may not.
+pub fn scan(model: &Path) -> Result<(), CellError> {
+    let scanned = scan_file(model, &ScanLimits::default());
+    scanned.map(|_| ()).map_err(|error| CellError::Scan {
+        path: model.to_owned(),
+        error,
+    })
+}
+
+/// The bytes of `model`, where `out` is a folder, made if it is not there.
+///
+/// # Errors
+/// Either is not what it should be.
+pub fn check_paths(model: &Path, out: &Path) -> Result<u64, CellError> {
+    let file = fs::metadata(model).map_err(|e| unusable(model, e))?;
+    if !file.is_file() {
+        return Err(CellError::NoFile {
+            path: model.to_owned(),
+        });
+    }
+    if out.exists() && !out.is_dir() {
+        return Err(CellError::NoFolder {
+            path: out.to_owned(),
+        });
+    }
+    fs::create_dir_all(out).map_err(|e| unusable(out, e))?;
+    Ok(file.len())
+}
+
+/// `path` without links, as the lock takes it.
+///
+/// # Errors
+/// There is none.
+pub fn real_path(path: &Path) -> Result<PathBuf, CellError> {
+    fs::canonicalize(path).map_err(|e| unusable(path, e))
+}
+
+fn unusable(path: &Path, source: io::Error) -> CellError {
+    CellError::Path {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Whether libtorch's words mean that memory ran out.
+pub fn tells_of_memory(reason: &str) -> bool {
+    // The last is what oneDNN's later calls say after one that had no memory.
+    const MARKS: [&str; 4] = [
+        "can't allocate memory",
+        "bad_alloc",
+        "not enough memory",
+        "Broken promise",
+    ];
+    MARKS.iter().any(|mark| reason.contains(mark))
+}

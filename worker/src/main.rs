@@ -1,0 +1,41 @@
+//! The process that opens models. An agent starts it; it locks itself up before it reads a
+//! byte of a model. It alone links libtorch.
+
+mod benchmark;
+mod cell;
+mod prepare;
+mod serve;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Opens models for `lamina-node-agent`, which starts it.
+#[derive(Debug, Parser)]
+#[command(name = "lamina-worker", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Load slices and run them, as the sockets on standard input and output ask.
+    Serve(serve::ServeArgs),
+    /// Slice and profile one model; tells of it in JSON lines.
+    Prepare(prepare::PrepareArgs),
+    /// Run the reference benchmark and print its GFLOP/s.
+    Benchmark(benchmark::BenchmarkArgs),
+}
+
+fn main() -> ExitCode {
+    let is_done = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Prepare(args) => prepare::run(&args),
+        Command::Benchmark(args) => benchmark::run(&args),
+    };
+    if is_done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

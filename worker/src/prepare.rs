@@ -1,0 +1,142 @@
+//! Preparing: from one untrusted file to blocks and a manifest.
+
+use crate::cell::be_expendable;
+use clap::Args;
+use lamina_model::{InputSpec, Manifest};
+use lamina_sandbox::lock::{Cell, Limits};
+use lamina_torchscript::{
+    PrepareError, PrepareOptions, Progress, prepare, reference_speed, set_threads,
+};
+use lamina_worker_link::cell::{CellError, check_paths, enter, real_path, scan};
+use lamina_worker_link::prepare::{Failure, Line, Reason, Step, StepName};
+use lamina_worker_link::with_causes;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const TIMING_RUNS: u32 = 10;
+const PROFILE_BUDGET: Duration = Duration::from_secs(30);
+const BENCHMARK_BUDGET: Duration = Duration::from_millis(500);
+/// The same model gives the same probe on every host.
+const SEED: u64 = 1;
+
+/// What the agent asks for.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PrepareArgs {
+    /// The model.
+    file: PathBuf,
+    /// Folder for the blocks and the probe.
+    #[arg(long)]
+    out: PathBuf,
+    /// Its inputs, a JSON list of lamina-model's InputSpec.
+    #[arg(long, value_parser = parse_inputs)]
+    inputs: Inputs,
+    /// Bytes of memory that it may take.
+    #[arg(long)]
+    memory_limit: u64,
+    /// Seconds that it may compute.
+    #[arg(long)]
+    cpu_limit: u64,
+    /// Bytes of the largest file that it may write.
+    #[arg(long)]
+    file_limit: u64,
+    /// Go on where the kernel cannot lock this process up.
+    #[arg(long)]
+    allow_unsandboxed: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Inputs(Vec<InputSpec>);
+
+fn parse_inputs(text: &str) -> Result<Inputs, serde_json::Error> {
+    serde_json::from_str(text).map(Inputs)
+}
+
+/// Prepares and says how it goes.
+pub(crate) fn run(args: &PrepareArgs) -> bool {
+    be_expendable();
+    let (line, is_done) = match prepare_file(args) {
+        Ok(manifest) => (Line::Manifest(Box::new(manifest)), true),
+        Err(failure) => (Line::Error(failure), false),
+    };
+    write_line(&line).is_ok() && is_done
+}
+
+fn prepare_file(args: &PrepareArgs) -> Result<Manifest, Failure> {
+    // Before anything else: what comes after may start threads.
+    let missing = cell(args)
+        .and_then(|cell| Ok(enter(&cell, args.allow_unsandboxed)?))
+        .and_then(|missing| scan(&args.file).map(|()| missing));
+    for missing in missing.map_err(|e| Failure::from(&e))? {
+        say(&Line::Warning(format!(
+            "the model is opened with {missing} on this host"
+        )));
+    }
+    set_threads(1);
+    let options = PrepareOptions {
+        inputs: args.inputs.0.clone(),
+        timing_runs: TIMING_RUNS,
+        profile_budget: PROFILE_BUDGET,
+        prepared_gflops: reference_speed(BENCHMARK_BUDGET).peak_gflops,
+        seed: SEED,
+    };
+    let mut progress = |progress: Progress| say(&Line::Progress(step(progress)));
+    prepare(&args.file, &args.out, &options, &mut progress).map_err(|e| failure(&e))
+}
+
+fn cell(args: &PrepareArgs) -> Result<Cell, CellError> {
+    check_paths(&args.file, &args.out)?;
+    Ok(Cell {
+        read: vec![real_path(&args.file)?],
+        write: Some(real_path(&args.out)?),
+        limits: Limits {
+            memory_bytes: args.memory_limit,
+            cpu: Some(Duration::from_secs(args.cpu_limit)),
+            file_bytes: args.file_limit,
+        },
+    })
+}
+
+fn step(progress: Progress) -> Step {
+    let (step, done, total) = match progress {
+        Progress::Loading => (StepName::Slicing, 0, 0),
+        Progress::Slicing { done, total } => (StepName::Slicing, done, total),
+        Progress::Checking { done, total } => (StepName::Checking, done, total),
+        Progress::Profiling { done, total } => (StepName::Profiling, done, total),
+    };
+    Step {
+        step,
+        done: done.into(),
+        total: total.into(),
+    }
+}
+
+fn failure(error: &PrepareError) -> Failure {
+    let (reason, retryable) = match error {
+        PrepareError::NotTorchScript { .. }
+        | PrepareError::Unsupported { .. }
+        | PrepareError::Metadata { .. } => (Reason::InvalidModel, false),
+        PrepareError::InputMismatch { .. } => (Reason::InputMismatch, false),
+        PrepareError::Unequal { .. } | PrepareError::Torch { .. } => (Reason::PrepareFailed, false),
+        PrepareError::DiskFull { .. } | PrepareError::Io { .. } => (Reason::PrepareFailed, true),
+    };
+    Failure {
+        reason,
+        message: with_causes(error),
+        retryable,
+    }
+}
+
+/// Writes a line, if anybody is there to read it.
+fn say(line: &Line) {
+    if write_line(line).is_err() {
+        std::process::exit(1);
+    }
+}
+
+fn write_line(line: &Line) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, line)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}

@@ -1,0 +1,63 @@
+use super::slices::Slices;
+use lamina_model::ValueSpec;
+use lamina_torchscript::{LoadOptions, Slice};
+use lamina_worker_link::cell::{scan, tells_of_memory};
+use lamina_worker_link::frame::Port;
+use lamina_worker_link::message::{LoadCall, LoadReply, Refusal};
+use lamina_worker_link::with_causes;
+use std::path::PathBuf;
+
+/// How much loading gives way to computing.
+const NICENESS: i32 = 10;
+
+/// Answers calls until the socket closes.
+pub(super) fn serve(mut port: Port, slices: &Slices, options: &LoadOptions) {
+    // For this thread alone, as Linux has it; without it loading is merely rude.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+    while let Ok((call, _)) = port.receive::<LoadCall>() {
+        let reply = match call {
+            LoadCall::Load {
+                slice,
+                blocks,
+                inputs,
+            } => load(slice, &blocks, &inputs, options, slices),
+            LoadCall::Unload { slice } => {
+                slices.remove(slice);
+                LoadReply::Unloaded
+            }
+        };
+        if port.send(&reply).is_err() {
+            return;
+        }
+    }
+}
+
+fn load(
+    number: u64,
+    blocks: &[PathBuf],
+    inputs: &[ValueSpec],
+    options: &LoadOptions,
+    slices: &Slices,
+) -> LoadReply {
+    // Whoever made a block may have had reasons of its own.
+    if let Some(error) = blocks.iter().find_map(|block| scan(block).err()) {
+        return LoadReply::Refused(Refusal::Forward(with_causes(&error)));
+    }
+    match Slice::load(blocks, inputs, options) {
+        Ok((slice, report)) => {
+            slices.insert(number, slice);
+            LoadReply::Loaded {
+                run_seconds: report.run_seconds.p50,
+                resident_bytes: report.resident_bytes,
+            }
+        }
+        Err(error) => {
+            let reason = with_causes(&error);
+            LoadReply::Refused(if tells_of_memory(&reason) {
+                Refusal::Memory(reason)
+            } else {
+                Refusal::Forward(reason)
+            })
+        }
+    }
+}

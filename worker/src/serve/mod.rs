@@ -1,0 +1,101 @@
+//! Serving: loads slices and runs them, one run and one load at a time, each on a thread and
+//! a socket of its own.
+
+mod loads;
+mod runs;
+mod slices;
+
+use crate::cell::be_expendable;
+use clap::Args;
+use lamina_sandbox::lock::{Cell, Limits};
+use lamina_torchscript::LoadOptions;
+use lamina_worker_link::cell::{enter, real_path};
+use lamina_worker_link::frame::Port;
+use lamina_worker_link::message::Greeting;
+use lamina_worker_link::with_causes;
+use slices::Slices;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::thread;
+
+/// How the agent wants it. The socket for runs is standard input, the one for loads standard
+/// output.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServeArgs {
+    /// The one folder that it may read; block files come into it.
+    #[arg(long)]
+    folder: PathBuf,
+    /// Bytes of memory that it may take.
+    #[arg(long)]
+    memory_limit: u64,
+    /// Threads inside one forward.
+    #[arg(long, default_value_t = 1)]
+    threads: u32,
+    /// Forwards before a slice counts as ready.
+    #[arg(long, default_value_t = 3)]
+    warmup_runs: u32,
+    /// Go on where the kernel cannot lock this process up.
+    #[arg(long)]
+    allow_unsandboxed: bool,
+}
+
+/// Serves until the agent closes a socket.
+pub(crate) fn run(args: &ServeArgs) -> bool {
+    be_expendable();
+    let Ok((runs, mut loads)) = ports() else {
+        return false;
+    };
+    // Before anything else: what comes after may start threads.
+    let missing = match lock_up(args) {
+        Ok(missing) => missing,
+        Err(why) => return loads.send(&Greeting::Refused(why)).is_err(),
+    };
+    if loads.send(&Greeting::Ready { missing }).is_err() {
+        return false;
+    }
+    let options = LoadOptions {
+        threads: args.threads,
+        optimize: true,
+        warmup_runs: args.warmup_runs,
+    };
+    let slices = Slices::default();
+    let held = slices.clone();
+    let loading = thread::Builder::new().name("load".into()).spawn(move || {
+        let served = catch_unwind(AssertUnwindSafe(|| loads::serve(loads, &held, &options)));
+        // The agent is gone, or this process makes no sense to it.
+        std::process::exit(i32::from(served.is_err()));
+    });
+    if loading.is_err() {
+        return false;
+    }
+    runs::serve(runs, &slices);
+    true
+}
+
+/// The sockets, which leave their places: a model that prints must not be taken for this
+/// program.
+fn ports() -> io::Result<(Port, Port)> {
+    let own = |fd: rustix::io::Result<OwnedFd>| fd.map(Port::new).map_err(io::Error::from);
+    let runs = own(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3))?;
+    let loads = own(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3))?;
+    rustix::stdio::dup2_stdin(rustix::stdio::stderr())?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+    Ok((runs, loads))
+}
+
+fn lock_up(args: &ServeArgs) -> Result<Vec<String>, String> {
+    let folder = real_path(&args.folder).map_err(|e| with_causes(&e))?;
+    let cell = Cell {
+        read: vec![folder],
+        write: None,
+        limits: Limits {
+            memory_bytes: args.memory_limit,
+            cpu: None,
+            file_bytes: 0,
+        },
+    };
+    let missing = enter(&cell, args.allow_unsandboxed).map_err(|e| with_causes(&e))?;
+    Ok(missing.iter().map(ToString::to_string).collect())
+}
