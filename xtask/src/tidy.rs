@@ -18,7 +18,7 @@ use std::process::Command;
 const MAX_LINES: usize = 800;
 
 /// Crates that must stay free of others, whatever their manifests pull in.
-const FORBIDDEN: [(&str, &[&str]); 8] = [
+const FORBIDDEN: [(&str, &[&str]); 9] = [
     ("lamina-model", &["tokio", "kube", "tch", "tonic"]),
     ("lamina-sandbox", &["tokio", "kube", "tch", "tonic"]),
     (
