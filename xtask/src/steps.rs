@@ -123,6 +123,11 @@ fn steps(kit: &Kit) -> Vec<(&'static str, Command)> {
             ]),
         ),
         (
+            // The agent's start its workers.
+            "programs of the unit tests",
+            cargo(&["build", "--workspace", "--bins"]),
+        ),
+        (
             "unit and property tests",
             cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]),
         ),

@@ -203,4 +203,25 @@ mod tests {
         set_ready.send_replace(true);
         assert_eq!(ask("/readyz").await.0, StatusCode::OK);
     }
+
+    #[tokio::test]
+    async fn without_workers_nothing_is_ready() {
+        let engine = FakeEngine {
+            trouble: Some("no such program".into()),
+            ..FakeEngine::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let options = BlobOptions {
+            dir: dir.path().into(),
+            ..BlobOptions::default()
+        };
+        let telemetry = Telemetry::default();
+        let blobs = Blobs::open(options, OperatorEndpoint::default(), telemetry.clone());
+        let engine = Arc::new(engine);
+        let slices = Slices::new(engine.clone(), Arc::new(blobs.unwrap()), Arc::default());
+        let (_set_ready, is_ready) = watch::channel(true);
+        let admin = Admin::new(engine, slices, telemetry, is_ready);
+        let response = super::ready(State(admin)).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
 }
