@@ -34,6 +34,7 @@ pub(crate) fn run(kit: &Kit, args: &BundleArgs) -> Result<()> {
         .out
         .clone()
         .unwrap_or_else(|| kit.target.join("bundle"));
+    let out = std::path::absolute(out)?;
     let name = format!("lamina-airgap-{VERSION}-{}", architecture());
     let folder = out.join(&name);
     if folder.exists() {

@@ -35,6 +35,9 @@ pub(crate) enum Profile {
     Release,
 }
 
+/// What goes into an image, within a folder of the cache.
+const CONTENT: &str = "content";
+
 /// `cargo xtask images`.
 pub(crate) fn run(kit: &Kit, args: &ImagesArgs) -> Result<()> {
     let profile = if args.dev {
@@ -63,7 +66,7 @@ pub(crate) fn shipped(kit: &Kit, profile: Profile, out: &Path) -> Result<Vec<Pat
     let mut sizes = Vec::new();
     for image in [OPERATOR, NODE_AGENT] {
         let built = builder.image(image, out)?;
-        let list = out.join(built.archive.with_extension("cdx.json"));
+        let list = built.archive.with_extension("cdx.json");
         sbom::write(kit, image, &built.rootfs, &list)?;
         let libtorch = built.libtorch.as_deref();
         sizes.push(budget::measure(
@@ -87,6 +90,10 @@ pub(crate) fn for_cluster(kit: &Kit, profile: Profile) -> Result<PathBuf> {
     println!("building the images:");
     builder.programs()?;
     let out = kit.target.join("cluster-images");
+    // Every archive of the folder goes into the nodes' stores: none of an earlier version.
+    if out.exists() {
+        fs::remove_dir_all(&out).with_context(|| format!("cannot remove {}", out.display()))?;
+    }
     for image in [PAUSE, OPERATOR, NODE_AGENT] {
         builder.image(image, &out)?;
     }
@@ -133,22 +140,22 @@ impl<'a> Builder<'a> {
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
         let mut cargo = self.kit.cargo();
-        let built = match self.profile {
+        let (built, time) = match self.profile {
             // The whole workspace, as the lab builds it: nothing is built twice.
             Profile::Dev => {
                 cargo.args(["build", "--workspace", "--bins"]);
-                "debug"
+                ("debug", "8 minutes")
             }
             Profile::Release => {
                 cargo.args(["build", "--release", "--locked"]);
                 for program in [OPERATOR, NODE_AGENT].iter().flat_map(|i| i.programs) {
                     cargo.args(["--package", program]);
                 }
-                "release"
+                ("release", "20 minutes")
             }
         };
-        let what = "cargo build (release: about 20 minutes on 2 cores, the first time)";
-        logged(what, &mut cargo, &self.kit.log("images-build"))?;
+        let what = format!("cargo build (the first time about {time} on 2 cores)");
+        logged(&what, &mut cargo, &self.kit.log("images-build"))?;
         for program in [OPERATOR, NODE_AGENT].iter().flat_map(|i| i.programs) {
             let mut strip = Command::new("strip");
             strip.arg("-o").arg(folder.join(program));
@@ -262,21 +269,22 @@ impl<'a> Builder<'a> {
             .cache
             .join(format!("rootfs-{}-{}", image.name, hash_of(&[&script])?));
         cached(&folder, |folder| {
+            let root = folder.join(CONTENT);
             if image.debian.is_empty() {
-                return Ok(());
+                return fs::create_dir(&root).context("cannot create a folder in the cache");
             }
             let mut layout = Command::new("sh");
-            layout.arg(&script).arg(folder).args(image.debian);
+            layout.arg(&script).arg(&root).args(image.debian);
             let what = format!("root file system of lamina/{}", image.name);
             logged(&what, &mut layout, &self.kit.log("rootfs"))?;
-            let writable = folder.join(image.writable);
+            let writable = root.join(image.writable);
             let mut install = Command::new("install");
             install
                 .args(["-d", "-o", "65532", "-g", "65532"])
                 .arg(writable);
             logged("folder of its user", &mut install, &self.kit.log("install"))
         })?;
-        Ok(folder)
+        Ok(folder.join(CONTENT))
     }
 
     /// PyTorch's libraries as the agent's image has them, kept in the cache.
@@ -290,9 +298,9 @@ impl<'a> Builder<'a> {
             layout
                 .arg(&script)
                 .arg(self.kit.libtorch().join("lib"))
-                .arg(folder);
+                .arg(folder.join(CONTENT));
             logged("stripping libtorch", &mut layout, &self.kit.log("libtorch"))
         })?;
-        Ok(folder)
+        Ok(folder.join(CONTENT))
     }
 }

@@ -189,6 +189,20 @@ impl Cluster {
         self.node_mut(node)?.power_off().await
     }
 
+    /// Kills API server and datastore, and starts them again on the same data after
+    /// `pause`.
+    ///
+    /// # Errors
+    /// They do not become ready.
+    pub async fn restart_api_server(&mut self, pause: Duration) -> Result<(), ClusterError> {
+        let folder = self.dir.join("control-plane");
+        let groups = groups::control().map_err(ClusterError::at(Path::new("/sys/fs/cgroup")))?;
+        let restarted = self
+            .control_plane
+            .restart(&self.tools, &folder, &groups, pause);
+        Ok(restarted.await?)
+    }
+
     /// Puts the images into the stores of all nodes, all nodes at once.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub(crate) const KWOK_ANNOTATION: (&str, &str) = ("kwok.x-k8s.io/node", "fake");
 const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const SERVICE_RANGE: &str = "10.96.0.0/16";
 const ETCD_QUOTA_BYTES: u64 = 8 << 30;
+const KINE_SOCKET: &str = "kine.sock";
 /// As kube-proxy's own role binding names it.
 const PROXY: User<'_> = User {
     file: "kube-proxy",
@@ -99,6 +100,7 @@ pub enum ControlPlaneError {
 /// One running program.
 struct Daemon {
     program: &'static str,
+    arguments: Vec<String>,
     child: Child,
     log: PathBuf,
 }
@@ -201,7 +203,7 @@ impl ControlPlane {
             folder,
             groups,
         };
-        let socket = format!("unix://{}", folder.join("kine.sock").display());
+        let socket = format!("unix://{}", folder.join(KINE_SOCKET).display());
         let kine = spawner.spawn("kine", &kine_arguments(folder, &socket))?;
         plane.daemons.push(kine);
         let mut arguments = apiserver_arguments(&plane.credentials, address, &socket);
@@ -219,6 +221,35 @@ impl ControlPlane {
             plane.daemons.push(spawner.spawn(program, &arguments)?);
         }
         Ok(plane)
+    }
+
+    /// Kills API server and datastore, starts them again on the same data after `pause`,
+    /// and waits until they are ready.
+    pub(crate) async fn restart(
+        &mut self,
+        tools: &Tools,
+        folder: &Path,
+        groups: &[PathBuf],
+        pause: Duration,
+    ) -> Result<(), ControlPlaneError> {
+        // The datastore and what asks it come first.
+        for daemon in self.daemons.iter_mut().take(2).rev() {
+            let program = daemon.program;
+            let failed = |source| ControlPlaneError::Spawn { program, source };
+            daemon.child.kill().await.map_err(failed)?;
+        }
+        tokio::time::sleep(pause).await;
+        // One that was killed leaves its socket, on which nobody can listen again.
+        let _ = std::fs::remove_file(folder.join(KINE_SOCKET));
+        let spawner = Spawner {
+            tools,
+            folder,
+            groups,
+        };
+        for daemon in self.daemons.iter_mut().take(2) {
+            *daemon = spawner.spawn(daemon.program, &daemon.arguments.clone())?;
+        }
+        self.wait_until_ready().await
     }
 
     /// Credentials and a client, and no program yet.
@@ -357,10 +388,15 @@ impl Spawner<'_> {
     ) -> Result<Daemon, ControlPlaneError> {
         let path = self.tools.find(program)?;
         let log = self.folder.join("logs").join(format!("{program}.log"));
-        let output = File::create(&log).map_err(|source| ControlPlaneError::Write {
-            path: log.clone(),
-            source,
-        })?;
+        // After a restart the log goes on.
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .map_err(|source| ControlPlaneError::Write {
+                path: log.clone(),
+                source,
+            })?;
         let failed = |source| ControlPlaneError::Spawn { program, source };
         let enter = launch::enter(self.groups, None);
         let child = Command::new(&enter[0])
@@ -379,6 +415,7 @@ impl Spawner<'_> {
             .map_err(failed)?;
         Ok(Daemon {
             program,
+            arguments: arguments.to_vec(),
             child,
             log,
         })

@@ -40,6 +40,14 @@ pub(crate) async fn kubelet_and_containerd_killed(site: &mut Site) -> Result<Str
     Ok(format!("on {host}"))
 }
 
+/// Both killed, and away for 10 s.
+pub(crate) async fn api_server_and_datastore_killed(site: &mut Site) -> Result<String> {
+    site.cluster
+        .restart_api_server(Duration::from_secs(10))
+        .await?;
+    Ok("away for 10 s".to_owned())
+}
+
 /// Off for 20 s, then on again with its disk.
 pub(crate) async fn power_failure_on_the_path(site: &mut Site) -> Result<String> {
     let host = host_on_path(site).await?;

@@ -148,6 +148,7 @@ async fn lifecycle(suite: &mut Suite, site: &mut Site) -> Result<()> {
     case!(changes::operator_pod_deleted, NothingLost);
     case!(losses::container_killed_on_the_path, NothingLost);
     case!(losses::kubelet_and_containerd_killed, NothingLost);
+    case!(losses::api_server_and_datastore_killed, NothingLost);
     case!(changes::pod_deleted_on_the_path, NothingLost);
     case!(changes::node_drained_on_the_path, NothingLost);
     case!(changes::agents_restarted_one_by_one, NothingLost);
