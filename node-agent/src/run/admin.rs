@@ -206,10 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_workers_nothing_is_ready() {
-        let engine = FakeEngine {
-            trouble: Some("no such program".into()),
-            ..FakeEngine::default()
-        };
+        let engine = FakeEngine::in_trouble("no such program");
         let dir = tempfile::tempdir().unwrap();
         let options = BlobOptions {
             dir: dir.path().into(),

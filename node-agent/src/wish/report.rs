@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_model_that_waits_is_a_condition_and_one_that_crashed_is_listed() {
-        let crash = |model: &str, second, until: Option<u64>| ModelCrashes {
+        let crash = |model: &str, second: u64, until: Option<u64>| ModelCrashes {
             model: model.into(),
             count: 4,
             cause: "SIGSEGV".into(),

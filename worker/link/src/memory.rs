@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(&window.bytes()[4094..4098], b"abcd");
         window.bytes()[0] = 7;
         assert_eq!(arena.read(0, 2).unwrap(), [7, 0]);
-        assert_eq!(arena.read(8192, 0).unwrap(), []);
+        assert_eq!(arena.read(8192, 0).map(|read| read.len()), Some(0));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! An engine for tests: a block is a JSON file `{"mul": m, "add": a}` and maps
 //! every FP32 element x to m·x + a.
 
-use super::{Engine, EngineError, Loaded, ModelCrashes, Run, Segment, Vitals};
+use super::{Engine, EngineError, Loaded, Run, Segment};
 use async_trait::async_trait;
 use bytes::Bytes;
 use lamina_model::{DataType, Tensor, ValueSpec};
@@ -22,7 +22,7 @@ pub(crate) struct FakeBlock {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FakeEngine {
     pub(crate) run_time: Duration,
-    pub(crate) trouble: Option<String>,
+    trouble: Option<String>,
     turn: Arc<Mutex<()>>,
     loads: Arc<AtomicUsize>,
 }
@@ -31,6 +31,14 @@ impl FakeEngine {
     pub(crate) fn with_run_time(run_time: Duration) -> Self {
         Self {
             run_time,
+            ..Self::default()
+        }
+    }
+
+    /// Can start nothing.
+    pub(crate) fn in_trouble(why: &str) -> Self {
+        Self {
+            trouble: Some(why.to_owned()),
             ..Self::default()
         }
     }
@@ -78,14 +86,6 @@ impl Engine for FakeEngine {
 
     fn trouble(&self) -> Option<String> {
         self.trouble.clone()
-    }
-
-    fn crashes(&self) -> Vec<ModelCrashes> {
-        Vec::new()
-    }
-
-    fn vitals(&self) -> Vitals {
-        Vitals::default()
     }
 }
 

@@ -33,13 +33,19 @@ pub(crate) trait Engine: Send + Sync {
     fn is_alive(&self) -> bool;
 
     /// Why it can run nothing at all, if so.
-    fn trouble(&self) -> Option<String>;
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 
     /// The models whose worker crashed lately, by name.
-    fn crashes(&self) -> Vec<ModelCrashes>;
+    fn crashes(&self) -> Vec<ModelCrashes> {
+        Vec::new()
+    }
 
     /// How it is.
-    fn vitals(&self) -> Vitals;
+    fn vitals(&self) -> Vitals {
+        Vitals::default()
+    }
 }
 
 /// A segment that is loaded; dropping the last reference unloads it.

@@ -82,7 +82,12 @@ struct Passing;
 
 #[async_trait]
 impl Engine for Passing {
-    async fn load(&self, _: Vec<PathBuf>, _: Vec<ValueSpec>) -> Result<Loaded, EngineError> {
+    async fn load(
+        &self,
+        _: &str,
+        _: Vec<PathBuf>,
+        _: Vec<ValueSpec>,
+    ) -> Result<Loaded, EngineError> {
         Ok(Loaded {
             segment: Arc::new(Self),
             run_seconds: 0.0,
@@ -98,7 +103,7 @@ impl Engine for Passing {
 #[async_trait]
 impl Segment for Passing {
     async fn run(&self, mut inputs: Vec<Tensor>) -> Result<Run, EngineError> {
-        let own = inputs.pop().ok_or(EngineError::Stopped)?;
+        let own = inputs.pop().ok_or(EngineError::Busy(0))?;
         let doubled: Vec<f32> = floats(&own).iter().map(|x| x * 2.0).collect();
         Ok(Run {
             outputs: vec![fp32(&own.shape, &doubled)],
@@ -139,7 +144,11 @@ async fn what_stops_the_engine_has_its_code() {
     };
     let cases = [
         (EngineError::Busy(256), Code::ResourceExhausted),
-        (EngineError::Stopped, Code::Unavailable),
+        (EngineError::Memory("1 TB".into()), Code::ResourceExhausted),
+        (EngineError::NoWorker("why".into()), Code::Unavailable),
+        // Another try on this path would do the same.
+        (EngineError::Crashed("SIGSEGV".into()), Code::Internal),
+        (EngineError::Stuck(Duration::from_secs(3)), Code::Internal),
         (EngineError::Value("index 9".into()), Code::InvalidArgument),
         (EngineError::Forward("nan".into()), Code::Internal),
     ];
