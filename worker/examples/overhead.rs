@@ -1,7 +1,7 @@
 //! What a run costs more in a worker than in this process: ratios in one run, side by side.
 //!
 //! ```text
-//! cargo run --release --example overhead -- WORKER BLOCK.pt SHAPE
+//! cargo run --workspace --example overhead -- WORKER BLOCK.pt SHAPE
 //! ```
 #![allow(missing_docs)]
 
