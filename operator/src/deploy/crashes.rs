@@ -59,7 +59,7 @@ fn note(node: &str, crash: &EngineCrash) -> String {
         },
     );
     format!(
-        "it ended its worker on {node}, for the {}. time: {}; {then}",
+        "it crashed its worker on {node} ({} so far): {}; {then}",
         crash.count, crash.cause
     )
 }
@@ -74,7 +74,7 @@ mod tests {
     fn crashed(snapshot: &mut Snapshot, count: u32, second: i64) {
         let model = full_name(&snapshot.models[0]);
         let node = Arc::make_mut(snapshot.compute_nodes.get_mut("cam-1").unwrap());
-        node.status.as_mut().unwrap().crashes = vec![EngineCrash {
+        node.status.get_or_insert_default().crashes = vec![EngineCrash {
             model,
             count,
             cause: "SIGSEGV".into(),
@@ -99,9 +99,7 @@ mod tests {
         let first = told(&snapshot, &mut memory);
         assert_eq!(
             first,
-            [
-                "it ended its worker on cam-1, for the 1. time: SIGSEGV; its requests were tried again"
-            ]
+            ["it crashed its worker on cam-1 (1 so far): SIGSEGV; its requests were tried again"]
         );
         assert_eq!(told(&snapshot, &mut memory), [""; 0]);
         crashed(&mut snapshot, 2, 11);
