@@ -661,7 +661,7 @@ fn the_first_plan_waits_for_links_but_not_for_ever() {
 fn the_first_plan_over_links_that_nobody_measured_waits_for_seconds_only() {
     let mut bench = Bench::new();
     change_links(&mut bench.snapshot.links, |_, _, view| {
-        view.estimated = true
+        view.estimated = true;
     });
     bench.look();
     bench.finish_prepare();
