@@ -62,7 +62,7 @@ pub(crate) fn prepare(kit: &Kit, profile: Profile) -> Result<Vec<(&'static str, 
 }
 
 /// An error that names the Debian packages to install.
-pub(crate) fn require_programs() -> Result<()> {
+fn require_programs() -> Result<()> {
     let is_missing = |program: &str| output(Command::new(program).arg("--version")).is_none();
     let missing: Vec<&str> = PROGRAMS
         .into_iter()
