@@ -67,15 +67,22 @@ fn note(node: &str, crash: &EngineCrash) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::world;
+    use crate::testing::{model, world};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
 
+    fn one_model() -> Snapshot {
+        Snapshot {
+            models: vec![Arc::new(model())],
+            ..world()
+        }
+    }
+
     fn crashed(snapshot: &mut Snapshot, count: u32, second: i64) {
-        let model = full_name(&snapshot.models[0]);
+        let name = full_name(&snapshot.models[0]);
         let node = Arc::make_mut(snapshot.compute_nodes.get_mut("cam-1").unwrap());
         node.status.get_or_insert_default().crashes = vec![EngineCrash {
-            model,
+            model: name,
             count,
             cause: "SIGSEGV".into(),
             time: Time(Timestamp::from_second(second).unwrap()),
@@ -93,7 +100,7 @@ mod tests {
 
     #[test]
     fn each_crash_is_told_once() {
-        let (mut snapshot, mut memory) = (world(), Memory::default());
+        let (mut snapshot, mut memory) = (one_model(), Memory::default());
         assert_eq!(told(&snapshot, &mut memory), [""; 0]);
         crashed(&mut snapshot, 1, 10);
         let first = told(&snapshot, &mut memory);
@@ -114,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_was_there_when_the_operator_began_is_no_news() {
-        let (mut snapshot, mut memory) = (world(), Memory::default());
+        let (mut snapshot, mut memory) = (one_model(), Memory::default());
         crashed(&mut snapshot, 1, 10);
         snapshot.now = snapshot.started;
         assert!(snapshot.is_starting());
