@@ -25,11 +25,7 @@ pub(crate) struct BundleArgs {
 
 /// `cargo xtask bundle`.
 pub(crate) fn run(kit: &Kit, args: &BundleArgs) -> Result<()> {
-    let profile = if args.dev {
-        Profile::Dev
-    } else {
-        Profile::Release
-    };
+    let profile = Profile::release_unless(args.dev);
     let out = args
         .out
         .clone()

@@ -29,11 +29,7 @@ pub(crate) struct ClusterArgs {
 
 /// `cargo xtask cluster`.
 pub(crate) fn run(kit: &Kit, args: &ClusterArgs) -> Result<ExitCode> {
-    let profile = if args.release {
-        Profile::Release
-    } else {
-        Profile::Dev
-    };
+    let profile = Profile::release_unless(!args.release);
     let env = prepare(kit, profile)?;
     crate::build::binaries(kit)?;
     let mut program = Command::new(kit.target.join("debug/lamina-cluster"));

@@ -35,16 +35,19 @@ pub(crate) enum Profile {
     Release,
 }
 
+impl Profile {
+    /// What is shipped, unless the lab's own profile is to do.
+    pub(crate) const fn release_unless(is_dev: bool) -> Self {
+        if is_dev { Self::Dev } else { Self::Release }
+    }
+}
+
 /// What goes into an image, within a folder of the cache.
 const CONTENT: &str = "content";
 
 /// `cargo xtask images`.
 pub(crate) fn run(kit: &Kit, args: &ImagesArgs) -> Result<()> {
-    let profile = if args.dev {
-        Profile::Dev
-    } else {
-        Profile::Release
-    };
+    let profile = Profile::release_unless(args.dev);
     let out = args
         .out
         .clone()
