@@ -31,8 +31,9 @@ use tokio_util::sync::CancellationToken;
 const PERIOD: Duration = Duration::from_secs(2);
 /// Time between two looks, however much happens: changes come in bursts.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The loop is idle for at least this multiple of the time that a look took, so that
-/// many changes of little weight never fill a processor.
+/// The loop is idle for at least this multiple of the time that it thought, so that
+/// many changes of little weight never fill a processor. Waiting for the API server
+/// takes none of it.
 const REST: u32 = 2;
 /// Whose links matter is thought over after this time, though nothing changed: hosts
 /// come, and coordinates get better.
@@ -150,6 +151,15 @@ impl Controllers {
     }
 }
 
+/// What the loop has to know of one look.
+#[derive(Debug, Clone, Copy, Default)]
+struct Look {
+    /// Time that reading and deciding took.
+    thought: Duration,
+    /// Some writes are left for the next.
+    is_cut: bool,
+}
+
 /// The looks of a process that leads.
 struct Looks<'a> {
     all: &'a Controllers,
@@ -198,6 +208,16 @@ impl<'a> Looks<'a> {
     }
 
     async fn run(
+        mut self,
+        changed: &Notify,
+        shutdown: &CancellationToken,
+    ) -> Result<(), ControllersError> {
+        let done = self.look_until(changed, shutdown).await;
+        self.executor.finish().await;
+        done
+    }
+
+    async fn look_until(
         &mut self,
         changed: &Notify,
         shutdown: &CancellationToken,
@@ -205,9 +225,7 @@ impl<'a> Looks<'a> {
         let mut events = self.all.world.subscribe();
         loop {
             self.all.health.beat(PULSE);
-            let began = Instant::now();
-            let is_cut = self.look().await?;
-            let took = began.elapsed();
+            let Look { thought, is_cut } = self.look().await?;
             let retry = self.executor.next_retry();
             let next = retry.map_or(PERIOD, |at| {
                 at.saturating_duration_since(Instant::now()).min(PERIOD)
@@ -221,7 +239,7 @@ impl<'a> Looks<'a> {
                 () = shutdown.cancelled() => return Ok(()),
             }
             tokio::select! {
-                () = tokio::time::sleep(PAUSE.max(took * REST)) => {}
+                () = tokio::time::sleep(PAUSE.max(thought * REST)) => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
             while events.try_recv().is_ok() {}
@@ -232,15 +250,14 @@ impl<'a> Looks<'a> {
         Moment::at(self.began.elapsed().as_secs_f64())
     }
 
-    /// One look, and everything that follows from it; whether some of it is left for
-    /// the next.
-    async fn look(&mut self) -> Result<bool, ControllersError> {
+    /// One look, and everything that follows from it.
+    async fn look(&mut self) -> Result<Look, ControllersError> {
         let began = Instant::now();
         let listed = match self.objects.list() {
             Ok(listed) => listed,
             Err(awaited) => {
                 self.awaits(awaited);
-                return Ok(false);
+                return Ok(Look::default());
             }
         };
         if self.awaited.take().is_some() {
@@ -284,7 +301,10 @@ impl<'a> Looks<'a> {
         if !is_cut {
             self.all.health.ready(OBJECTS);
         }
-        Ok(is_cut)
+        Ok(Look {
+            thought: decided,
+            is_cut,
+        })
     }
 
     async fn carry_out(&mut self, decisions: Decisions) -> Outcome {

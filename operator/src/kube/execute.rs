@@ -1,24 +1,21 @@
 //! Doing what was decided: server-side apply with our field manager.
 
-use crate::kube::events::{self, Series};
 use crate::kube::objects::Objects;
+use crate::kube::publish::Publisher;
 use crate::kube::retry::{Owed, Retries, Target};
 use crate::state::decision::{Change, Write};
 use crate::state::ids::ObjectId;
 use crate::state::notice::Notice;
 use crate::text::with_causes;
 use futures::StreamExt;
-use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client, Resource};
 use lamina_crds::{ComputeNode, DnnModel, OPERATOR_MANAGER, Placement};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A write that takes longer is given up; the next look decides again. kube
@@ -68,11 +65,12 @@ impl From<kube::Error> for WriteError {
 pub(crate) struct Executor {
     client: Client,
     objects: Objects,
-    series: Mutex<Series>,
+    publisher: Publisher,
     retries: Retries,
     owed: Owed,
     budget: Budget,
-    reporter: String,
+    /// Objects whose writes were left out, and since when.
+    left_out: BTreeMap<Target, Instant>,
     /// A request of this look timed out: none of the others is begun, for each
     /// would take as long.
     is_away: AtomicBool,
@@ -93,13 +91,13 @@ impl Executor {
     /// `reporter` names this process in Events.
     pub(crate) fn new(client: Client, objects: Objects, reporter: String) -> Self {
         Self {
+            publisher: Publisher::new(client.clone(), reporter),
             client,
             objects,
-            series: Mutex::default(),
             retries: Retries::default(),
             owed: Owed::default(),
             budget: Budget::new(Instant::now()),
-            reporter,
+            left_out: BTreeMap::new(),
             is_away: AtomicBool::new(false),
         }
     }
@@ -135,6 +133,11 @@ impl Executor {
         outcome
     }
 
+    /// Tells what is still to be told.
+    pub(crate) async fn finish(self) {
+        self.publisher.finish().await;
+    }
+
     /// When what was put off may be tried again.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         self.retries.next(Instant::now())
@@ -166,10 +169,16 @@ impl Executor {
         groups
     }
 
-    /// The groups that the budget lets through, deploy steps first, and whether any was
-    /// left out. What those would have told is owed.
+    /// The groups that the budget lets through, and whether any was left out: deploy
+    /// steps first, and of those and of the others what has waited longest. What is left
+    /// out is told later.
     fn affordable(&mut self, mut groups: Vec<Group>, now: Instant) -> (Vec<Group>, bool) {
-        groups.sort_by_key(|(_, writes)| !is_deploy_step(writes));
+        let before = std::mem::take(&mut self.left_out);
+        let since = |target: &Target| before.get(target).copied().unwrap_or(now);
+        groups.sort_by_cached_key(|(target, writes)| {
+            let waits_since = target.as_ref().map_or(now, since);
+            (!is_deploy_step(writes), waits_since)
+        });
         let mut let_through = Vec::new();
         let mut is_cut = false;
         for (target, writes) in groups {
@@ -186,6 +195,7 @@ impl Executor {
             is_cut = true;
             if let Some(target) = target {
                 let events = writes.into_iter().flat_map(|w| w.events).collect();
+                self.left_out.insert(target.clone(), since(&target));
                 self.owed.keep(target, events, now);
             }
         }
@@ -207,10 +217,10 @@ impl Executor {
                 done.untold.extend(write.events);
                 continue;
             }
-            for notice in &write.events {
-                self.publish(notice).await;
-            }
             done.written += u64::from(write.change != Change::Nothing);
+            for notice in write.events {
+                self.publisher.tell(notice);
+            }
         }
         done
     }
@@ -302,47 +312,6 @@ impl Executor {
             .placements
             .remove(&id.namespace, &id.name, &id.uid);
         Ok(())
-    }
-
-    /// Publishes one Event. One that is lost is logged: nothing depends on it.
-    async fn publish(&self, notice: &Notice) {
-        tracing::info!(
-            kind = notice.regarding.kind,
-            namespace = notice.regarding.id.namespace,
-            name = notice.regarding.id.name,
-            reason = notice.reason,
-            "{}",
-            notice.note
-        );
-        let event = self
-            .series()
-            .event(notice, &self.reporter, Timestamp::now());
-        let api =
-            Api::<Event>::namespaced(self.client.clone(), events::namespace(&notice.regarding));
-        let written = async {
-            if event.series.is_some() {
-                let name = event.metadata.name.clone().unwrap_or_default();
-                let patch = Patch::Merge(json!({ "series": event.series }));
-                api.patch(&name, &PatchParams::default(), &patch).await?;
-            } else {
-                api.create(&PostParams::default(), &event).await?;
-            }
-            Ok(())
-        };
-        let Err(error) = self.in_time(written).await else {
-            return;
-        };
-        let error = with_causes(&error);
-        self.series().forget(notice);
-        tracing::warn!(
-            reason = notice.reason,
-            error,
-            "event could not be published"
-        );
-    }
-
-    fn series(&self) -> MutexGuard<'_, Series> {
-        self.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

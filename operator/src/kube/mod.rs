@@ -3,5 +3,6 @@
 pub(crate) mod events;
 pub(crate) mod execute;
 pub(crate) mod objects;
+mod publish;
 pub(crate) mod retry;
 pub(crate) mod watch;

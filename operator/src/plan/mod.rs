@@ -125,7 +125,14 @@ pub(crate) fn decide(site: &Site<'_>, memory: &mut Memory) -> Planned {
     let key = site.key();
     let mut own = memory.placements.remove(&key).unwrap_or_default();
     site.note_failure(memory, &mut own);
-    let mut planned = site.decide(memory, &mut own);
+    let mut planned = match site.unwritten(&mut own) {
+        Some(plan) => Planned {
+            plan: Some(plan),
+            ..Planned::default()
+        },
+        None => site.decide(memory, &mut own),
+    };
+    own.unwritten.clone_from(&planned.plan);
     site.tell(&mut own, &mut planned);
     let candidate = own.candidate.iter().flat_map(|c| &c.links);
     planned.wanted_links.extend(candidate.cloned());
@@ -154,6 +161,19 @@ impl<'a> Site<'a> {
         }
         own.failed_revision = newest.revision;
         remember_failure(self.snapshot, memory, own, newest, failure);
+    }
+
+    /// A plan that was decided but is not in the object yet, where it still stands.
+    fn unwritten(&self, own: &mut PlacementMemory) -> Option<Plan> {
+        let plan = own.unwritten.take()?;
+        let newest = self.placement.and_then(|p| p.spec.plan.as_ref());
+        let is_written = newest.is_some_and(|newest| newest.revision >= plan.revision);
+        let wishes = [&self.asked, &self.in_force];
+        let mut wishes = wishes.into_iter().flatten();
+        let is_wanted =
+            wishes.any(|w| w.generation == plan.generation && w.digest == plan.manifest);
+        let stands = !is_written && is_wanted && self.broken(&plan).is_none();
+        stands.then_some(plan)
     }
 
     /// The plan that serves or is on its way.

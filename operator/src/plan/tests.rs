@@ -24,6 +24,45 @@ fn a_pin_to_a_host_without_agent_is_named() {
 }
 
 #[test]
+fn a_plan_that_was_not_written_is_written_by_the_next_look() {
+    let mut bench = Bench::new();
+    bench.look();
+    bench.finish_prepare();
+    bench.look();
+    bench.refuses_plans = true;
+    bench.run(12);
+    let is_told = |bench: &Bench| {
+        let mut reasons = bench.told.iter().map(|n| n.reason);
+        reasons.any(|reason| reason == reasons::PLACEMENT_SOLVED)
+    };
+    assert!(is_told(&bench));
+    assert!(bench.snapshot.placements.is_empty());
+    bench.refuses_plans = false;
+    bench.look_once();
+    assert_eq!(
+        bench.placement().spec.plan.as_ref().map(|p| p.revision),
+        Some(1)
+    );
+    bench.run(8);
+    assert_eq!(bench.status().active_revision, 1);
+    bench.expect_fixpoint();
+}
+
+#[test]
+fn an_unwritten_plan_over_a_host_that_is_lost_is_dropped() {
+    let mut bench = Bench::new();
+    bench.look();
+    bench.finish_prepare();
+    bench.look();
+    bench.refuses_plans = true;
+    bench.run(12);
+    bench.lose("cloud-1");
+    bench.refuses_plans = false;
+    bench.run(20);
+    assert_eq!(bench.status().path, "edge-1[0-3]");
+}
+
+#[test]
 fn another_strategy_is_taken_at_once() {
     let mut bench = Bench::serving();
     bench.edit(|m| m.spec.strategy.name = "device-only".into());

@@ -9,7 +9,7 @@ use super::time::Moment;
 use super::wish::{ValidModel, Wish};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lamina_crds::dnn_model::Move;
-use lamina_crds::placement::{RedeployPhases, Segment};
+use lamina_crds::placement::{Plan, RedeployPhases, Segment};
 use lamina_placement::adapt::{Measured, Switched, WorkFunction};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -116,6 +116,8 @@ pub(crate) struct PlacementMemory {
     pub measured_written: Option<Moment>,
     /// When the first sign was seen of what may lead to a move.
     pub noticed: Option<Moment>,
+    /// The newest plan, until it is seen in the object: a write may fail or be put off.
+    pub unwritten: Option<Plan>,
     /// How far the revision on its way is.
     pub stages: Option<Stages>,
     /// Moves made, on this process's clock; those of before it come from the status.

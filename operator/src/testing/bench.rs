@@ -29,6 +29,8 @@ pub(crate) struct Bench {
     pub broken: BTreeSet<String>,
     /// What the probe answers.
     pub probe_passes: bool,
+    /// The API server takes no change of a Placement's spec.
+    pub refuses_plans: bool,
     /// The last question to a plugin.
     pub asked: Option<Ask>,
     /// Questions asked.
@@ -54,6 +56,7 @@ impl Bench {
             told: Vec::new(),
             broken: BTreeSet::new(),
             probe_passes: true,
+            refuses_plans: false,
             asked: None,
             solves: 0,
             uids: 0,
@@ -96,7 +99,10 @@ impl Bench {
     pub(crate) fn look_once(&mut self) -> Decisions {
         let decisions = decide(&self.snapshot, &mut self.memory);
         for write in &decisions.writes {
-            self.apply(&write.change);
+            let is_plan = matches!(write.change, Change::Placement { .. });
+            if !(is_plan && self.refuses_plans) {
+                self.apply(&write.change);
+            }
             self.told.extend(write.events.iter().cloned());
         }
         for job in &decisions.forget_prepares {

@@ -125,7 +125,7 @@ fn effort(args: &Args) -> Effort {
             changes: 5,
             redeploys: 1,
             idle: seconds(8),
-            limits: (seconds(100), seconds(60)),
+            limits: (seconds(150), seconds(60)),
         }
     } else {
         Effort {
@@ -133,7 +133,7 @@ fn effort(args: &Args) -> Effort {
             changes: 20,
             redeploys: 3,
             idle: seconds(30),
-            limits: (seconds(190), seconds(65)),
+            limits: (seconds(400), seconds(150)),
         }
     }
 }

@@ -33,6 +33,9 @@ const REGISTER: Duration = Duration::from_secs(40);
 const SERVE: Duration = Duration::from_secs(90);
 /// Time in which everything should have come to rest after changes.
 const SETTLE: Duration = Duration::from_secs(20);
+/// Time in which the last gains should have been found, and how long none is found then.
+const CALM: Duration = Duration::from_secs(90);
+const QUIET: Duration = Duration::from_secs(6);
 /// Time in which a change should have been answered.
 const ANSWER: Duration = Duration::from_secs(20);
 /// Time between two changes of one kind.
@@ -63,7 +66,7 @@ pub(crate) async fn many(bench: &mut Bench, effort: Effort, all: usize) -> Resul
     );
     look(bench, &mut scene, "all models applied at once", before).await;
     if is_served {
-        settle(bench, budget).await;
+        calm(bench, budget).await;
         bench.fleet.set_traffic(false);
         idle(bench, &mut scene, effort.idle, budget).await?;
         redeploys(bench, &mut scene, effort.redeploys, budget).await?;
@@ -97,7 +100,7 @@ pub(crate) async fn one(bench: &mut Bench, effort: Effort, all: usize) -> Result
     wish(&mut scene, "applied", bench.entries(), planned);
     look(bench, &mut scene, "applied", before).await;
     if is_served {
-        settle(bench, budget).await;
+        calm(bench, budget).await;
         bench.fleet.set_traffic(false);
         idle(bench, &mut scene, effort.idle, budget).await?;
         bench.fleet.set_traffic(true);
@@ -172,6 +175,25 @@ async fn serve(
 async fn settle(bench: &Bench, budget: Budget) {
     let rest = |views: &BTreeMap<String, View>| views.values().all(View::is_settled);
     bench.plans.until(budget.at_most(SETTLE), rest).await;
+}
+
+/// Waits until no plan was made for a while: what was placed by estimates is still
+/// improved as links come to be measured.
+async fn calm(bench: &Bench, budget: Budget) {
+    let limit = Instant::now() + budget.at_most(CALM);
+    while Instant::now() < limit {
+        let last = bench
+            .plans
+            .all()
+            .into_values()
+            .filter_map(|v| v.planned_at)
+            .max();
+        if last.is_none_or(|at| at.elapsed() >= QUIET) {
+            break;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    settle(bench, budget).await;
 }
 
 /// Seconds from a moment to the first plan of each Placement that has one.

@@ -110,11 +110,12 @@ async fn a_failed_write_is_put_off_and_its_event_told_with_the_next() {
     without.events.clear();
     let outcome = executor.run(vec![without]).await;
     assert_eq!((outcome.written, outcome.failed), (1, 0));
+    assert_eq!(executor.next_retry(), None);
+    executor.finish().await;
     assert_eq!(
         server.asked(),
         [STATUS.to_owned(), format!("{EVENT} second")]
     );
-    assert_eq!(executor.next_retry(), None);
 }
 
 #[tokio::test]
@@ -133,7 +134,31 @@ async fn writes_of_one_object_keep_their_order() {
     writes.push(write("2"));
     let outcome = executor.run(writes).await;
     assert_eq!((outcome.written, outcome.failed), (22, 0));
+    executor.finish().await;
     let asked = server.asked();
     let events: Vec<&String> = asked.iter().filter(|a| a.starts_with(EVENT)).collect();
     assert_eq!(events, [&format!("{EVENT} 1"), &format!("{EVENT} 2")]);
+}
+
+#[tokio::test]
+async fn what_was_left_out_comes_before_what_is_new() {
+    let server = Server::default();
+    let mut executor = Executor::new(server.client(), Objects::default(), "op-1".into());
+    let node = |name: String| Write {
+        change: Change::ComputeNodeConditions {
+            name,
+            conditions: Vec::new(),
+        },
+        events: Vec::new(),
+    };
+    let writes = |first: &str| -> Vec<Write> {
+        let early = (0..OBJECTS_A_LOOK).map(|i| node(format!("{first}-{i}")));
+        early.chain([node("late".into())]).collect()
+    };
+    let outcome = executor.run(writes("a")).await;
+    assert!(outcome.is_cut);
+    let is_late = |asked: &[String]| asked.iter().any(|a| a.ends_with("/late/status"));
+    assert!(!is_late(&server.asked()));
+    executor.run(writes("b")).await;
+    assert!(is_late(&server.asked()), "it waits behind whatever is new");
 }
