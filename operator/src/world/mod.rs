@@ -9,15 +9,15 @@ mod coordinates;
 mod directory;
 mod holders;
 mod links;
-mod live;
-mod nodes;
+mod liveness;
 mod prepares;
 mod probing;
 mod state;
+mod timings;
 mod types;
 
 pub use links::LinkTable;
-pub(crate) use live::RequestTotals;
+pub(crate) use timings::RequestTotals;
 pub(crate) use types::Identity;
 pub use types::{
     LinkEstimate, NodeState, PrepareRequest, PrepareState, ProbePeer, RequestEstimate,
@@ -137,14 +137,14 @@ impl World {
     ) -> Vec<SegmentTimingEstimate> {
         let held = self.held();
         held.state
-            .live
+            .timings
             .segment_timings(placement_uid, revision, self.now())
     }
 
     /// Requests of a placement over the last minute; `None` where none came.
     pub fn request_stats(&self, placement_uid: &str) -> Option<RequestEstimate> {
         let held = self.held();
-        held.state.live.request_stats(placement_uid, self.now())
+        held.state.timings.request_stats(placement_uid, self.now())
     }
 
     /// Sees every change from now on. A receiver that lags should look at
@@ -240,7 +240,7 @@ impl World {
 
     /// Finds lost agents for as long as it runs, which is for ever.
     pub async fn watch_over(&self) {
-        let mut interval = tokio::time::interval(nodes::TICK);
+        let mut interval = tokio::time::interval(liveness::TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
@@ -252,10 +252,11 @@ impl World {
     /// those with requests in the last minute.
     pub(crate) fn requests(&self) -> BTreeMap<String, (RequestTotals, Option<RequestEstimate>)> {
         let (held, now) = (self.held(), self.now());
-        let live = &held.state.live;
-        live.totals()
+        let timings = &held.state.timings;
+        timings
+            .totals()
             .iter()
-            .map(|(uid, totals)| (uid.clone(), (*totals, live.request_stats(uid, now))))
+            .map(|(uid, totals)| (uid.clone(), (*totals, timings.request_stats(uid, now))))
             .collect()
     }
 

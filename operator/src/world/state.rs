@@ -6,9 +6,9 @@ use super::directory::Models;
 use super::holders::Asked;
 use super::holders::Holders;
 use super::links::{Links, Sample};
-use super::live::Live;
-use super::nodes::Nodes;
+use super::liveness::Nodes;
 use super::prepares::{self, Outcome, Prepares};
+use super::timings::Timings;
 use super::types::{Identity, PrepareRequest, ProbePeer, WorldError, WorldEvent};
 use lamina_model::Digest;
 use lamina_proto::control::agent_message::Message as FromAgent;
@@ -28,7 +28,7 @@ const SWEEP: Duration = Duration::from_secs(10);
 pub(super) struct State {
     pub(super) nodes: Nodes,
     pub(super) links: Links,
-    pub(super) live: Live,
+    pub(super) timings: Timings,
     pub(super) prepares: Prepares,
     pub(super) directory: Directory,
     pub(super) holders: Holders,
@@ -93,12 +93,12 @@ impl State {
             }
             FromAgent::Segments(segments) => {
                 for timing in segments.timings {
-                    self.live.add_segment(node, timing, now);
+                    self.timings.add_segment(node, timing, now);
                 }
             }
             FromAgent::Requests(requests) => {
                 for model in requests.models {
-                    self.live.add_requests(model, now);
+                    self.timings.add_requests(model, now);
                 }
             }
             FromAgent::Prepare(update) => self.prepare_update(node, update, &mut effects),
@@ -110,7 +110,7 @@ impl State {
     /// Time passed.
     pub(super) fn tick(&mut self, now: Duration) -> Effects {
         let mut effects = Effects::default();
-        self.live.expire(now);
+        self.timings.expire(now);
         self.sweep(now, &mut effects);
         for event in self.nodes.tick(now) {
             if let WorldEvent::NodeLost { node } = &event {
@@ -150,7 +150,7 @@ impl State {
 
     /// Keeps nothing of placements other than these.
     pub(super) fn retain_placements(&mut self, placements: &BTreeSet<String>) {
-        self.live.retain(placements);
+        self.timings.retain(placements);
     }
 
     /// Forgets the hosts that were strange for long.

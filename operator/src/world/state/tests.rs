@@ -35,7 +35,7 @@ fn held(state: &State, now: Duration) -> usize {
     state.nodes.names().count()
         + state.links.hosts().count()
         + state.links.table(now).len()
-        + state.live.totals().len()
+        + state.timings.totals().len()
         + state.prepares.all().len()
         + state.peers.len()
         + state.strange.len()

@@ -24,7 +24,7 @@ const LONGEST_SECONDS: f64 = 3600.0;
 
 /// Live figures of segments and of requests.
 #[derive(Debug, Default)]
-pub(super) struct Live {
+pub(super) struct Timings {
     segments: BTreeMap<SegmentKey, Window<SegmentTiming>>,
     requests: BTreeMap<String, Window<ModelRequests>>,
     totals: BTreeMap<String, RequestTotals>,
@@ -90,7 +90,7 @@ impl<T> Window<T> {
     }
 }
 
-impl Live {
+impl Timings {
     /// Takes in an agent's times of a segment.
     pub(super) fn add_segment(&mut self, node: &str, timing: SegmentTiming, now: Duration) {
         let Some(timing) = bounded_timing(timing) else {
@@ -359,11 +359,11 @@ mod tests {
 
     #[test]
     fn reports_that_agree_give_back_what_they_say() {
-        let mut live = Live::default();
+        let mut timings = Timings::default();
         for second in 0..10 {
-            live.add_requests(requests(1, 3, 0.1, 0.2), at(second));
+            timings.add_requests(requests(1, 3, 0.1, 0.2), at(second));
         }
-        let stats = live.request_stats("p", at(10)).unwrap();
+        let stats = timings.request_stats("p", at(10)).unwrap();
         assert_eq!((stats.p50_seconds, stats.p95_seconds), (0.1, 0.2));
         assert_eq!((stats.answered, stats.failed, stats.retried), (30, 10, 20));
         assert!((stats.answered_per_second - 3.0).abs() < 1e-9);
@@ -371,82 +371,82 @@ mod tests {
 
     #[test]
     fn the_newest_revision_counts_and_old_reports_go() {
-        let mut live = Live::default();
-        live.add_requests(requests(1, 9, 0.9, 0.9), at(0));
-        live.add_requests(requests(2, 1, 0.1, 0.1), at(5));
-        let stats = live.request_stats("p", at(5)).unwrap();
+        let mut timings = Timings::default();
+        timings.add_requests(requests(1, 9, 0.9, 0.9), at(0));
+        timings.add_requests(requests(2, 1, 0.1, 0.1), at(5));
+        let stats = timings.request_stats("p", at(5)).unwrap();
         assert_eq!((stats.revision, stats.p50_seconds), (2, 0.1));
-        live.expire(at(70));
-        assert_eq!(live.request_stats("p", at(70)), None);
-        assert_eq!(live.totals()["p"].answered, 10, "totals stay");
+        timings.expire(at(70));
+        assert_eq!(timings.request_stats("p", at(70)), None);
+        assert_eq!(timings.totals()["p"].answered, 10, "totals stay");
     }
 
     #[test]
     fn placements_that_are_gone_leave_nothing_and_unknown_ones_do_not_come() {
-        let mut live = Live::default();
+        let mut timings = Timings::default();
         let of = |uid: &str| ModelRequests {
             placement_uid: uid.into(),
             ..requests(1, 1, 0.1, 0.1)
         };
         for n in 0..100_000 {
-            live.add_requests(of(&n.to_string()), at(0));
+            timings.add_requests(of(&n.to_string()), at(0));
         }
-        assert_eq!(live.totals().len(), MOST_UNKNOWN);
-        live.retain(&BTreeSet::from(["1".to_owned(), "p".to_owned()]));
-        assert_eq!((live.totals().len(), live.requests.len()), (1, 1));
-        live.add_requests(of("2"), at(1));
-        live.add_segment("a", timing(1, 0.1), at(1));
-        assert_eq!(live.totals().len(), 1);
-        live.retain(&BTreeSet::new());
-        let held = live.totals.len() + live.requests.len() + live.segments.len();
-        assert_eq!((held, live.of_host.len()), (0, 0));
+        assert_eq!(timings.totals().len(), MOST_UNKNOWN);
+        timings.retain(&BTreeSet::from(["1".to_owned(), "p".to_owned()]));
+        assert_eq!((timings.totals().len(), timings.requests.len()), (1, 1));
+        timings.add_requests(of("2"), at(1));
+        timings.add_segment("a", timing(1, 0.1), at(1));
+        assert_eq!(timings.totals().len(), 1);
+        timings.retain(&BTreeSet::new());
+        let held = timings.totals.len() + timings.requests.len() + timings.segments.len();
+        assert_eq!((held, timings.of_host.len()), (0, 0));
     }
 
     #[test]
     fn a_host_that_makes_up_segments_fills_its_own_room_only() {
-        let mut live = Live::default();
+        let mut timings = Timings::default();
         for revision in 0..10_000 {
             let made_up = SegmentTiming {
                 revision,
                 ..timing(1, 0.1)
             };
-            live.add_segment("a", made_up, at(0));
+            timings.add_segment("a", made_up, at(0));
         }
-        assert_eq!(live.segments.len(), MOST_SEGMENTS_OF_HOST);
-        live.add_segment("b", timing(1, 0.2), at(0));
-        assert_eq!(live.segment_timings("p", 1, at(0)).len(), 2);
-        live.expire(at(61));
-        assert_eq!((live.segments.len(), live.of_host.len()), (0, 0));
+        assert_eq!(timings.segments.len(), MOST_SEGMENTS_OF_HOST);
+        timings.add_segment("b", timing(1, 0.2), at(0));
+        assert_eq!(timings.segment_timings("p", 1, at(0)).len(), 2);
+        timings.expire(at(61));
+        assert_eq!((timings.segments.len(), timings.of_host.len()), (0, 0));
         for _ in 0..10_000 {
-            live.add_segment("a", timing(1, 0.1), at(62));
+            timings.add_segment("a", timing(1, 0.1), at(62));
         }
-        let reports = live.segments.values().map(|w| w.reports.len());
+        let reports = timings.segments.values().map(|w| w.reports.len());
         assert_eq!(reports.sum::<usize>(), MOST_REPORTS);
     }
 
     #[test]
     fn numbers_out_of_bounds_do_no_harm() {
-        let mut live = Live::default();
+        let mut timings = Timings::default();
         for _ in 0..3 {
-            live.add_requests(requests(1, u64::MAX, f64::NAN, f64::INFINITY), at(0));
-            live.add_segment("a", timing(u64::MAX, -1.0), at(0));
+            timings.add_requests(requests(1, u64::MAX, f64::NAN, f64::INFINITY), at(0));
+            timings.add_segment("a", timing(u64::MAX, -1.0), at(0));
         }
-        let stats = live.request_stats("p", at(0)).unwrap();
+        let stats = timings.request_stats("p", at(0)).unwrap();
         assert_eq!((stats.p50_seconds, stats.p95_seconds), (0.0, 0.0));
         assert_eq!(stats.answered, 3 * MOST_COUNTED);
-        let timings = live.segment_timings("p", 1, at(0));
+        let timings = timings.segment_timings("p", 1, at(0));
         assert_eq!(timings[0].compute_p50_seconds, 0.0);
     }
 
     #[test]
     fn segments_are_weighed_by_their_runs() {
-        let mut live = Live::default();
-        live.add_segment("a", timing(0, 9.0), at(0));
-        live.add_segment("a", timing(1, 0.5), at(0));
-        live.add_segment("a", timing(9, 0.1), at(1));
-        let timings = live.segment_timings("p", 1, at(1));
+        let mut timings = Timings::default();
+        timings.add_segment("a", timing(0, 9.0), at(0));
+        timings.add_segment("a", timing(1, 0.5), at(0));
+        timings.add_segment("a", timing(9, 0.1), at(1));
+        let timings = timings.segment_timings("p", 1, at(1));
         assert_eq!((timings.len(), timings[0].count), (1, 10));
         assert_eq!(timings[0].compute_p50_seconds, 0.1);
-        assert_eq!(live.segment_timings("p", 2, at(1)), []);
+        assert_eq!(timings.segment_timings("p", 2, at(1)), []);
     }
 }
