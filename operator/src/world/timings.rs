@@ -434,8 +434,8 @@ mod tests {
         let stats = timings.request_stats("p", at(0)).unwrap();
         assert_eq!((stats.p50_seconds, stats.p95_seconds), (0.0, 0.0));
         assert_eq!(stats.answered, 3 * MOST_COUNTED);
-        let timings = timings.segment_timings("p", 1, at(0));
-        assert_eq!(timings[0].compute_p50_seconds, 0.0);
+        let told = timings.segment_timings("p", 1, at(0));
+        assert_eq!(told[0].compute_p50_seconds, 0.0);
     }
 
     #[test]
@@ -444,9 +444,9 @@ mod tests {
         timings.add_segment("a", timing(0, 9.0), at(0));
         timings.add_segment("a", timing(1, 0.5), at(0));
         timings.add_segment("a", timing(9, 0.1), at(1));
-        let timings = timings.segment_timings("p", 1, at(1));
-        assert_eq!((timings.len(), timings[0].count), (1, 10));
-        assert_eq!(timings[0].compute_p50_seconds, 0.1);
+        let told = timings.segment_timings("p", 1, at(1));
+        assert_eq!((told.len(), told[0].count), (1, 10));
+        assert_eq!(told[0].compute_p50_seconds, 0.1);
         assert_eq!(timings.segment_timings("p", 2, at(1)), []);
     }
 }
