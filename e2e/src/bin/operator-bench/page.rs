@@ -220,7 +220,7 @@ const HEAD: &str = "\
 Written by `cargo xtask bench operator`; run it again instead of editing.
 
 ```sh
-cargo xtask bench operator           # 250, 500 and 1000 nodes, about 15 minutes on two cores
+cargo xtask bench operator           # 250, 500 and 1000 nodes, about 25 minutes on two cores
 cargo xtask bench operator --quick   # a look at the smallest size, which leaves this page as it is
 ```
 
