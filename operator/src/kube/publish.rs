@@ -3,24 +3,20 @@
 use crate::kube::events::{self, Series};
 use crate::state::notice::Notice;
 use crate::text::with_causes;
-use futures::StreamExt as _;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 /// An Event that takes longer is given up.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// What a stopping process spends on what is still to be told.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-/// Events published at once: the API server has other work.
-const CONCURRENCY: usize = 2;
 /// Events that wait at most; more than that come from nothing that people read.
 const QUEUE: usize = 4096;
 
@@ -28,7 +24,6 @@ const QUEUE: usize = 4096;
 pub(crate) struct Publisher {
     notices: mpsc::Sender<(Notice, Timestamp)>,
     worker: JoinHandle<()>,
-    is_stopping: CancellationToken,
 }
 
 /// Why an Event was not published.
@@ -44,31 +39,18 @@ impl Publisher {
     /// `reporter` names this process in Events.
     pub(crate) fn new(client: Client, reporter: String) -> Self {
         let (notices, mut waiting) = mpsc::channel(QUEUE);
-        let desk = Desk {
+        let mut desk = Desk {
             client,
             reporter,
-            series: Mutex::default(),
+            series: Series::default(),
         };
-        let is_stopping = CancellationToken::new();
-        let stopping = is_stopping.clone();
         let worker = tokio::spawn(async move {
-            let waiting = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
-            let all =
-                waiting.for_each_concurrent(CONCURRENCY, |(notice, at)| desk.tell(notice, at));
-            let out_of_time = async {
-                stopping.cancelled().await;
-                tokio::time::sleep(LAST_WORDS).await;
-            };
-            tokio::select! {
-                () = all => {}
-                () = out_of_time => tracing::warn!("some Events were not published before the end"),
+            // One after the other: a series goes on with an Event that was written.
+            while let Some((notice, at)) = waiting.recv().await {
+                desk.tell(notice, at).await;
             }
         });
-        Self {
-            notices,
-            worker,
-            is_stopping,
-        }
+        Self { notices, worker }
     }
 
     /// Puts an Event in the queue. One that is lost is logged: nothing depends on it.
@@ -91,11 +73,18 @@ impl Publisher {
     }
 
     /// Publishes what waits, for a few seconds at most.
-    pub(crate) async fn finish(self) {
+    pub(crate) async fn finish(mut self) {
+        // With the queue the worker ends.
         drop(self.notices);
-        self.is_stopping.cancel();
-        if let Err(error) = self.worker.await {
-            tracing::error!(%error, "publishing Events broke off, which is a bug");
+        match timeout(LAST_WORDS, &mut self.worker).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "publishing Events broke off, which is a bug");
+            }
+            Err(_) => {
+                self.worker.abort();
+                tracing::warn!("some Events were not published before the end");
+            }
         }
     }
 }
@@ -104,17 +93,17 @@ impl Publisher {
 struct Desk {
     client: Client,
     reporter: String,
-    series: Mutex<Series>,
+    series: Series,
 }
 
 impl Desk {
-    async fn tell(&self, notice: Notice, at: Timestamp) {
-        let event = self.series().event(&notice, &self.reporter, at);
-        let written = tokio::time::timeout(TIMEOUT, self.write(&notice, &event))
+    async fn tell(&mut self, notice: Notice, at: Timestamp) {
+        let event = self.series.event(&notice, &self.reporter, at);
+        let written = timeout(TIMEOUT, self.write(&notice, &event))
             .await
             .unwrap_or(Err(PublishError::Timeout));
         let Err(error) = written else { return };
-        self.series().forget(&notice);
+        self.series.forget(&notice);
         tracing::warn!(
             reason = notice.reason,
             error = with_causes(&error),
@@ -133,9 +122,5 @@ impl Desk {
             api.create(&PostParams::default(), event).await?;
         }
         Ok(())
-    }
-
-    fn series(&self) -> MutexGuard<'_, Series> {
-        self.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -168,10 +168,10 @@ impl<'a> Site<'a> {
         let plan = own.unwritten.take()?;
         let newest = self.placement.and_then(|p| p.spec.plan.as_ref());
         let is_written = newest.is_some_and(|newest| newest.revision >= plan.revision);
-        let wishes = [&self.asked, &self.in_force];
-        let mut wishes = wishes.into_iter().flatten();
-        let is_wanted =
-            wishes.any(|w| w.generation == plan.generation && w.digest == plan.manifest);
+        let is_broken = self.current().is_some_and(|p| self.broken(p).is_some());
+        let is_wanted = self
+            .wanted(own, is_broken)
+            .is_some_and(|(w, _)| w.generation == plan.generation && w.digest == plan.manifest);
         let stands = !is_written && is_wanted && self.broken(&plan).is_none();
         stands.then_some(plan)
     }

@@ -23,14 +23,20 @@ fn a_pin_to_a_host_without_agent_is_named() {
     bench.expect_fixpoint();
 }
 
-#[test]
-fn a_plan_that_was_not_written_is_written_by_the_next_look() {
+/// Its first plan is decided, and the API server does not take it.
+fn with_an_unwritten_plan() -> Bench {
     let mut bench = Bench::new();
     bench.look();
     bench.finish_prepare();
     bench.look();
     bench.refuses_plans = true;
     bench.run(12);
+    bench
+}
+
+#[test]
+fn a_plan_that_was_not_written_is_written_by_the_next_look() {
+    let mut bench = with_an_unwritten_plan();
     let is_told = |bench: &Bench| {
         let mut reasons = bench.told.iter().map(|n| n.reason);
         reasons.any(|reason| reason == reasons::PLACEMENT_SOLVED)
@@ -50,12 +56,7 @@ fn a_plan_that_was_not_written_is_written_by_the_next_look() {
 
 #[test]
 fn an_unwritten_plan_over_a_host_that_is_lost_is_dropped() {
-    let mut bench = Bench::new();
-    bench.look();
-    bench.finish_prepare();
-    bench.look();
-    bench.refuses_plans = true;
-    bench.run(12);
+    let mut bench = with_an_unwritten_plan();
     bench.lose("cloud-1");
     bench.refuses_plans = false;
     bench.run(20);

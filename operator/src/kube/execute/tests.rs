@@ -87,6 +87,16 @@ fn write(note: &str) -> Write {
     }
 }
 
+fn node(name: String) -> Write {
+    Write {
+        change: Change::ComputeNodeConditions {
+            name,
+            conditions: Vec::new(),
+        },
+        events: Vec::new(),
+    }
+}
+
 const STATUS: &str =
     "PATCH /apis/serving.lamina.dev/v1alpha1/namespaces/default/placements/net-cam-1/status";
 const EVENT: &str = "POST /apis/events.k8s.io/v1/namespaces/default/events";
@@ -122,15 +132,8 @@ async fn a_failed_write_is_put_off_and_its_event_told_with_the_next() {
 async fn writes_of_one_object_keep_their_order() {
     let server = Server::default();
     let mut executor = Executor::new(server.client(), Objects::default(), "op-1".into());
-    let node = |i: u32| Write {
-        change: Change::ComputeNodeConditions {
-            name: format!("n{i}"),
-            conditions: Vec::new(),
-        },
-        events: Vec::new(),
-    };
     let mut writes = vec![write("1")];
-    writes.extend((0..20).map(node));
+    writes.extend((0..20).map(|i| node(format!("n{i}"))));
     writes.push(write("2"));
     let outcome = executor.run(writes).await;
     assert_eq!((outcome.written, outcome.failed), (22, 0));
@@ -144,13 +147,6 @@ async fn writes_of_one_object_keep_their_order() {
 async fn what_was_left_out_comes_before_what_is_new() {
     let server = Server::default();
     let mut executor = Executor::new(server.client(), Objects::default(), "op-1".into());
-    let node = |name: String| Write {
-        change: Change::ComputeNodeConditions {
-            name,
-            conditions: Vec::new(),
-        },
-        events: Vec::new(),
-    };
     let writes = |first: &str| -> Vec<Write> {
         let early = (0..OBJECTS_A_LOOK).map(|i| node(format!("{first}-{i}")));
         early.chain([node("late".into())]).collect()
