@@ -1,8 +1,8 @@
-//! Files that survive a crash as a whole: the old one or the new one.
+//! Files that survive a crash as a whole: the old one or the new one, also on a full disk.
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Replaces the file at `path` by `content`. Blocks until the disk has it.
 ///
@@ -11,7 +11,85 @@ use std::path::Path;
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = fs::File::create(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        // Half of it would take the space that is missing.
+        let _ = fs::remove_file(&new);
+        return Err(error);
+    }
     fs::rename(&new, path)
+}
+
+/// Whether the disk took no more.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Space that is taken early for what must be written when others have filled the disk.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    path: PathBuf,
+}
+
+impl Reserve {
+    /// More than the ledger of a host with a thousand slices.
+    const BYTES: usize = 2 << 20;
+
+    /// For the file at `path`.
+    pub(crate) fn beside(path: &Path) -> Self {
+        Self {
+            path: path.with_extension("reserve"),
+        }
+    }
+
+    /// Takes it where it is not taken; where there is no space, a later time will do.
+    pub(crate) fn take(&self) {
+        let whole = Self::BYTES as u64;
+        if fs::metadata(&self.path).is_ok_and(|held| held.len() == whole) {
+            return;
+        }
+        // Written, not only sized: a hole takes no space.
+        if let Err(error) = replace(&self.path, &vec![1; Self::BYTES]) {
+            tracing::debug!(%error, "no space is kept for the ledger");
+        }
+    }
+
+    /// Has its space free.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub(crate) fn give_up(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserve_is_taken_once_and_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ledger.json");
+        let reserve = Reserve::beside(&file);
+        reserve.give_up().unwrap();
+        reserve.take();
+        let held = folder.path().join("ledger.reserve");
+        let taken = fs::metadata(&held).unwrap();
+        assert_eq!(taken.len(), 2 << 20);
+        reserve.take();
+        let same = fs::metadata(&held).unwrap();
+        assert_eq!(taken.modified().unwrap(), same.modified().unwrap());
+        reserve.give_up().unwrap();
+        assert!(!held.exists());
+        let nowhere = Reserve::beside(&folder.path().join("nowhere/ledger.json"));
+        nowhere.take();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

@@ -9,6 +9,7 @@ mod pace;
 mod put;
 mod refill;
 mod source;
+mod space;
 
 pub use inbound::{InboundTransfer, InboundTransfers};
 pub use inventory::InventoryChanges;
@@ -34,6 +35,7 @@ use std::time::SystemTime;
 pub struct Blobs {
     dir: PathBuf,
     limit_bytes: u64,
+    free_bytes: space::FreeBytes,
     operator: Operator,
     telemetry: Telemetry,
     inbound: InboundTransfers,
@@ -91,6 +93,7 @@ impl Blobs {
             inventory: Inventory::of(held.collect()),
             dir,
             limit_bytes,
+            free_bytes: space::free_bytes,
             operator: Operator::new(endpoint, token_file),
             telemetry,
             inbound: InboundTransfers::default(),
@@ -204,6 +207,7 @@ impl BlobSource for Blobs {
             }
             _ => {
                 self.inventory.remove(digest);
+                self.make_room(digest, bytes).await?;
                 let path = self.fetch(digest, bytes).await?;
                 self.inventory.add(digest);
                 Ok(path)
@@ -282,9 +286,14 @@ pub(crate) async fn digest_of_file(path: &Path) -> io::Result<Digest> {
 }
 
 fn disk(path: &Path) -> impl Fn(io::Error) -> BlobError {
-    move |error| BlobError::Disk {
-        path: path.to_owned(),
-        reason: error.to_string(),
+    move |error| {
+        let path = path.to_owned();
+        if crate::files::is_full(&error) {
+            let (needs, free) = (0, 0);
+            return BlobError::Full { path, needs, free };
+        }
+        let reason = error.to_string();
+        BlobError::Disk { path, reason }
     }
 }
 

@@ -38,6 +38,20 @@ pub enum BlobError {
         /// Digest or size of what came.
         got: String,
     },
+    /// The disk is full, and nothing is left to remove.
+    #[error(
+        "the disk of {path} is full: {needs} more bytes are needed, {free} are free; free some, \
+         or give the cache a larger one",
+        path = path.display()
+    )]
+    Full {
+        /// The folder or file.
+        path: PathBuf,
+        /// Bytes that are missing, where known.
+        needs: u64,
+        /// Bytes that blobs may still take.
+        free: u64,
+    },
     /// The cache folder cannot take it.
     #[error("cannot write {path}: {reason}", path = path.display())]
     Disk {
@@ -51,6 +65,6 @@ pub enum BlobError {
 impl BlobError {
     /// Whether another try may succeed without anyone's help.
     pub const fn is_passing(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Full { .. })
     }
 }

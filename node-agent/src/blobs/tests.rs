@@ -417,3 +417,40 @@ async fn what_was_prepared_here_stays_as_far_as_there_is_room() {
     cache.blobs.adopt_bytes(&small, b"small".into()).await;
     assert!(cache.blobs.held().contains(&small));
 }
+
+/// What is free on a disk on which there is a megabyte beside the reserve.
+fn a_megabyte(dir: &Path) -> io::Result<u64> {
+    let held: u64 = list(dir)?.iter().map(|file| file.bytes).sum();
+    Ok((space::RESERVE_BYTES + (1 << 20)).saturating_sub(held))
+}
+
+#[tokio::test]
+async fn on_a_full_disk_what_nothing_keeps_goes_before_anything_is_written() {
+    let contents: Vec<Vec<u8>> = (1..4).map(|i| vec![i; 600_000]).collect();
+    let all: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
+    let digests: Vec<Digest> = all.iter().map(|content| Digest::of(content)).collect();
+    let (address, _server) = Store::with(&all).serve().await;
+    let folder = tempfile::tempdir().unwrap();
+    let endpoint = OperatorEndpoint::default();
+    endpoint.set(&address);
+    let options = BlobOptions {
+        dir: folder.path().into(),
+        limit_bytes: 1 << 40,
+        token_file: None,
+    };
+    let blobs = Blobs::open(options, endpoint, Telemetry::default());
+    let blobs = blobs.unwrap().on_disk(a_megabyte);
+    blobs.ensure(&digests[0], 600_000).await.unwrap();
+    blobs.ensure(&digests[1], 600_000).await.unwrap();
+    assert_eq!(blobs.held(), [digests[1].clone()].into());
+    // What is kept stays, and who wants more is told and may try again.
+    blobs.keep([digests[1].clone()].into());
+    let full = blobs.ensure(&digests[2], 600_000).await.unwrap_err();
+    assert!(full.is_passing(), "{full}");
+    let words = "is full: 600000 more bytes are needed, 448576 are free";
+    assert!(full.to_string().contains(words), "{full}");
+    assert_eq!(blobs.held(), [digests[1].clone()].into());
+    blobs.keep(BTreeSet::new());
+    blobs.ensure(&digests[2], 600_000).await.unwrap();
+    assert_eq!(blobs.held(), [digests[2].clone()].into());
+}

@@ -2,7 +2,7 @@
 //! the ledger, written to disk, and followed.
 
 use super::kept;
-use super::ledger::{Ledger, LedgerFile, Wish};
+use super::ledger::{Ledger, LedgerError, LedgerFile, Wish};
 use crate::blobs::Blobs;
 use crate::causes::with_causes;
 use crate::net::OperatorEndpoint;
@@ -145,7 +145,11 @@ impl Follower {
             tracing::warn!(%refusal, "not followed");
         }
         // Never do what a restart would not know of.
-        let written = self.file.store(&next).await;
+        let mut written = self.file.store(&next).await;
+        if written.as_ref().is_err_and(LedgerError::is_full) {
+            self.free_reserve(&next).await;
+            written = self.file.store(&next).await;
+        }
         self.is_unwritten = written.is_err();
         if let Err(error) = written {
             tracing::error!(error = with_causes(&error), "the wish is not followed");
@@ -160,13 +164,21 @@ impl Follower {
         })
     }
 
+    /// Removes what neither the present wish nor `next` names.
+    async fn free_reserve(&self, next: &Ledger) {
+        let mut kept = kept::digests(&self.ledger);
+        kept.extend(kept::digests(next));
+        self.blobs.keep(kept);
+        match self.blobs.free_reserve().await {
+            Ok(bytes) => tracing::warn!(bytes, "the disk is full: blobs were removed"),
+            Err(error) => tracing::warn!(%error, "the disk is full, and blobs stay"),
+        }
+    }
+
     /// Keeps in the cache what the ledger names, and fetches what no slice does.
     fn hold(&mut self) {
         let of_routes = kept::of_routes(&self.ledger.routes);
-        let blocks = self.ledger.slices.iter().flat_map(|s| &s.blocks);
-        let digests = blocks.chain(&of_routes).map(|b| &b.digest);
-        self.blobs
-            .keep(digests.filter_map(|d| d.parse().ok()).collect());
+        self.blobs.keep(kept::digests(&self.ledger));
         if self.held != of_routes {
             self.held.clone_from(&of_routes);
             let fetching = kept::fetch(self.blobs.clone(), of_routes);

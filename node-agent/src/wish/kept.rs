@@ -1,9 +1,12 @@
 //! Blobs that this host keeps beside its blocks: probe and manifest of each revision
 //! that enters here. With them an operator that lost its store can plan again.
 
+use super::ledger::Ledger;
 use crate::blobs::BlobSource;
 use crate::net::Backoff;
 use lamina_crds::compute_node::{Blob, Route};
+use lamina_model::Digest;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +23,15 @@ pub(super) fn of_routes(routes: &[Route]) -> Vec<Blob> {
     probes.chain(manifests).collect()
 }
 
+/// Every blob that `ledger` names.
+pub(super) fn digests(ledger: &Ledger) -> BTreeSet<Digest> {
+    let blocks = ledger.slices.iter().flat_map(|s| &s.blocks);
+    let digests = blocks.map(|b| &b.digest);
+    let beside = of_routes(&ledger.routes);
+    let all = digests.chain(beside.iter().map(|b| &b.digest));
+    all.filter_map(|digest| digest.parse().ok()).collect()
+}
+
 /// Fetches what of `wanted` is missing, one after the other.
 pub(super) async fn fetch(blobs: Arc<dyn BlobSource>, wanted: Vec<Blob>) {
     for blob in wanted {
@@ -30,7 +42,7 @@ pub(super) async fn fetch(blobs: Arc<dyn BlobSource>, wanted: Vec<Blob>) {
     }
 }
 
-async fn fetch_one(blobs: &dyn BlobSource, digest: &lamina_model::Digest, bytes: u64) {
+async fn fetch_one(blobs: &dyn BlobSource, digest: &Digest, bytes: u64) {
     let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut final_tries = 0;
     while let Err(error) = blobs.ensure(digest, bytes).await {
@@ -49,7 +61,6 @@ mod tests {
     use crate::blobs::BlobError;
     use crate::testing::{blob, route};
     use async_trait::async_trait;
-    use lamina_model::Digest;
     use std::path::PathBuf;
     use std::sync::Mutex;
 

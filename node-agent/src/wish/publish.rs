@@ -116,7 +116,7 @@ impl Publisher {
             routes: self.routes.statuses(),
             totals: self.slices.totals(),
             crashes: self.engine.crashes(),
-            trouble: seen.trouble.clone(),
+            trouble: seen.trouble.clone().or_else(|| self.slices.trouble()),
             now: Time(now),
         }
     }

@@ -67,6 +67,8 @@ struct Entry {
 
 enum Progress {
     Fetching(String),
+    /// As before, while the disk takes no more.
+    NoSpace(String),
     Loading,
     Ready {
         serving: Serving,
@@ -158,9 +160,53 @@ impl Slices {
         }
     }
 
+    /// Whether there is a slice of the Placement, however far.
+    pub(crate) fn has_part_of(&self, placement_uid: &str) -> bool {
+        let held = self.shared.read();
+        held.keys().any(|key| key.placement_uid == placement_uid)
+    }
+
+    /// The most that `of` finds in the digests of the blocks that this host runs of a revision.
+    pub(crate) fn most_of_blocks(
+        &self,
+        placement_uid: &str,
+        revision: i64,
+        of: impl Fn(&str) -> u64,
+    ) -> u64 {
+        let held = self.shared.read();
+        let parts = held
+            .iter()
+            .filter(|(key, _)| key.placement_uid == placement_uid && key.revision == revision);
+        let blocks = parts.flat_map(|(_, entry)| &entry.spec.blocks);
+        blocks.map(|block| of(&block.digest)).max().unwrap_or(0)
+    }
+
+    /// The most that `of` finds in what the slices that serve take.
+    pub(crate) fn most_of_inputs(&self, of: impl Fn(&[ValueSpec]) -> u64) -> u64 {
+        let held = self.shared.read();
+        let serving = held.values().filter_map(|entry| match &entry.progress {
+            Progress::Ready { serving, .. } => Some(&serving.inputs),
+            _ => None,
+        });
+        serving.map(|inputs| of(inputs)).max().unwrap_or(0)
+    }
+
     /// How far each slice is.
     pub(crate) fn statuses(&self) -> Vec<SliceStatus> {
         self.shared.read().values().map(status).collect()
+    }
+
+    /// What stands against holding what is wanted until somebody helps, if so.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.shared
+            .read()
+            .values()
+            .find_map(|entry| match &entry.progress {
+                Progress::NoSpace(message) => {
+                    Some(format!("a slice of {} waits: {message}", entry.spec.model))
+                }
+                _ => None,
+            })
     }
 
     pub(crate) fn totals(&self) -> Totals {
@@ -191,7 +237,9 @@ fn readdress(held: &mut BTreeMap<SegmentKey, Entry>, spec: Slice) {
 
 fn status(entry: &Entry) -> SliceStatus {
     let (state, message, run_ms) = match &entry.progress {
-        Progress::Fetching(message) => (SliceState::Fetching, message.clone(), None),
+        Progress::Fetching(message) | Progress::NoSpace(message) => {
+            (SliceState::Fetching, message.clone(), None)
+        }
         Progress::Loading => (SliceState::Loading, String::new(), None),
         Progress::Ready { run_seconds, .. } => {
             (SliceState::Ready, String::new(), Some(run_seconds * 1e3))
@@ -264,7 +312,11 @@ impl Shared {
             if final_tries >= FINAL_TRIES {
                 return Err(error.into());
             }
-            self.note(key, Progress::Fetching(error.to_string()));
+            let told: fn(String) -> Progress = match error {
+                BlobError::Full { .. } => Progress::NoSpace,
+                _ => Progress::Fetching,
+            };
+            self.note(key, told(error.to_string()));
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }

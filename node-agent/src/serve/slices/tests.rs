@@ -5,10 +5,11 @@ use async_trait::async_trait;
 use lamina_crds::compute_node::Blob;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Blobs in a folder; `away` makes the store unreachable.
+/// Blobs in a folder; `away` makes the store unreachable, `full` the disk.
 struct Folder {
     dir: tempfile::TempDir,
     away: AtomicBool,
+    full: AtomicBool,
 }
 
 impl Folder {
@@ -16,6 +17,7 @@ impl Folder {
         Arc::new(Self {
             dir: tempfile::tempdir().unwrap(),
             away: AtomicBool::new(false),
+            full: AtomicBool::new(false),
         })
     }
 
@@ -38,6 +40,11 @@ impl BlobSource for Folder {
                 digest: digest.clone(),
                 reason: "connection refused".into(),
             });
+        }
+        if self.full.load(Ordering::SeqCst) {
+            let path = self.dir.path().to_owned();
+            let (needs, free) = (10, 3);
+            return Err(BlobError::Full { path, needs, free });
         }
         let path = self.dir.path().join(digest.as_str());
         let known = path.exists();
@@ -146,4 +153,29 @@ async fn an_unknown_datatype_is_named() {
             .message
             .contains("tensor `image`: unknown datatype `FP8`")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slice_for_which_the_disk_has_no_space_is_waited_for_and_told_as_trouble() {
+    let (engine, blobs) = (FakeEngine::default(), Folder::new());
+    let slices = held(&engine, &blobs);
+    blobs.full.store(true, Ordering::SeqCst);
+    let mut wanted = slice("u", 1, 0);
+    wanted.blocks = vec![blobs.put_block(2.0, 0.0)];
+    slices.apply(&[wanted]);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let statuses = until(&slices, SliceState::Fetching).await;
+    assert!(
+        statuses[0].message.contains("is full: 10 more bytes"),
+        "{statuses:?}"
+    );
+    let trouble = slices.trouble().unwrap();
+    assert!(
+        trouble.starts_with("a slice of default/m waits"),
+        "{trouble}"
+    );
+    blobs.full.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    until(&slices, SliceState::Ready).await;
+    assert_eq!(slices.trouble(), None);
 }

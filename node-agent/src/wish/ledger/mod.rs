@@ -1,7 +1,7 @@
 //! What this host was told last, on disk: the agent serves from it after a
 //! restart without the API server, and refuses to be led back.
 
-use crate::files;
+use crate::files::{self, Reserve};
 use lamina_crds::Hop;
 use lamina_crds::compute_node::{Route, RouteRevision, Slice};
 use serde::de::DeserializeOwned;
@@ -401,6 +401,13 @@ pub(crate) struct LedgerError {
     source: io::Error,
 }
 
+impl LedgerError {
+    /// Whether there is no space for it.
+    pub(crate) fn is_full(&self) -> bool {
+        files::is_full(&self.source)
+    }
+}
+
 /// The ledger's file in the cache folder.
 #[derive(Debug, Clone)]
 pub(crate) struct LedgerFile {
@@ -447,7 +454,16 @@ impl LedgerFile {
     /// The folder is full, missing or read-only.
     fn write(&self, ledger: &Ledger) -> Result<(), LedgerError> {
         let text = serde_json::to_vec_pretty(ledger).map_err(io::Error::from);
-        let written = text.and_then(|text| files::replace(&self.path, &text));
+        let reserve = Reserve::beside(&self.path);
+        let written = text.and_then(|text| match files::replace(&self.path, &text) {
+            Err(error) if files::is_full(&error) => {
+                reserve.give_up()?;
+                files::replace(&self.path, &text)
+            }
+            written => written,
+        });
+        // For the next time, where there is space.
+        reserve.take();
         written.map_err(|e| self.error("write", e))
     }
 

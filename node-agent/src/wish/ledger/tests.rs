@@ -238,3 +238,27 @@ fn of_a_ledger_of_the_version_before_the_slices_stay() {
     file.write(&again).unwrap();
     assert_eq!(file.read().unwrap(), again);
 }
+
+#[tokio::test]
+async fn on_a_full_disk_the_ledger_takes_the_space_that_was_kept_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = LedgerFile::in_dir(folder.path());
+    let before = Ledger::default();
+    file.store(&before).await.unwrap();
+    assert!(folder.path().join("ledger.reserve").exists());
+    let next = Ledger {
+        generation: 7,
+        ..before
+    };
+    // A disk that takes nothing until something is removed.
+    let full = || std::os::unix::fs::symlink("/dev/full", folder.path().join("ledger.new"));
+    full().unwrap();
+    file.store(&next).await.unwrap();
+    assert_eq!(file.read().unwrap(), next);
+    // And half of what could not be written does not stay.
+    full().unwrap();
+    let error = files::replace(&folder.path().join("ledger.json"), b"other").unwrap_err();
+    assert!(files::is_full(&error));
+    assert_eq!(file.read().unwrap(), next);
+    assert!(!folder.path().join("ledger.new").exists());
+}

@@ -1,0 +1,97 @@
+//! Space on the disk of the cache folder, which others may fill as well.
+
+use super::{BlobError, Blobs, Cached, disk};
+use lamina_model::Digest;
+use std::io;
+use std::path::Path;
+
+/// What blobs leave free, for the ledger and whatever else is small.
+pub(super) const RESERVE_BYTES: u64 = 16 << 20;
+
+/// Bytes that are free on the disk of a folder.
+pub(super) type FreeBytes = fn(&Path) -> io::Result<u64>;
+
+/// Asks the system.
+pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(dir)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Bytes that blobs may take in all, now that `held` are there and `free` beside them, so
+/// that `coming` more fit and the reserve stays free.
+const fn allowed(held: u64, free: u64, coming: u64) -> u64 {
+    held.saturating_add(free)
+        .saturating_sub(coming)
+        .saturating_sub(RESERVE_BYTES)
+}
+
+impl Blobs {
+    /// On a disk that `free_bytes` tells of.
+    #[cfg(test)]
+    pub(super) fn on_disk(self, free_bytes: FreeBytes) -> Self {
+        Self { free_bytes, ..self }
+    }
+
+    /// Has room for what is missing of a blob of `bytes`, for which others go that nothing
+    /// keeps.
+    ///
+    /// # Errors
+    /// There is none: what is kept and what is not ours fill the disk.
+    pub(super) async fn make_room(&self, digest: &Digest, bytes: u64) -> Result<(), BlobError> {
+        let files = self.list().await?;
+        let part = self.path(&format!("{digest}.part"));
+        let there = files.iter().find(|file| file.path == part);
+        let coming = bytes.saturating_sub(there.map_or(0, |file| file.bytes));
+        let (freed, free) = self.free(files, coming).await?;
+        let free = free.saturating_add(freed);
+        if free < coming.saturating_add(RESERVE_BYTES) {
+            return Err(BlobError::Full {
+                path: self.dir.clone(),
+                needs: coming,
+                free: free.saturating_sub(RESERVE_BYTES),
+            });
+        }
+        Ok(())
+    }
+
+    /// Has the reserve free again, where somebody else has taken it and there is something
+    /// that nothing keeps. Gives the bytes freed.
+    ///
+    /// # Errors
+    /// As [`Blobs::evict`].
+    pub async fn free_reserve(&self) -> Result<u64, BlobError> {
+        let files = self.list().await?;
+        Ok(self.free(files, 0).await?.0)
+    }
+
+    /// Bytes freed so that `coming` fit, and those that were free before.
+    async fn free(&self, files: Vec<Cached>, coming: u64) -> Result<(u64, u64), BlobError> {
+        let (dir, ask) = (self.dir.clone(), self.free_bytes);
+        let free = tokio::task::spawn_blocking(move || ask(&dir)).await;
+        let free = free.map_err(io::Error::other).and_then(|free| free);
+        let free = free.map_err(disk(&self.dir))?;
+        let held = files.iter().map(|file| file.bytes).sum();
+        let freed = self.evict_of(files, allowed(held, free, coming)).await?;
+        Ok((freed, free))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_free_counts_and_the_reserve_does_not() {
+        let mib = 1 << 20;
+        assert_eq!(allowed(100 * mib, 50 * mib, 10 * mib), 124 * mib);
+        assert_eq!(allowed(100 * mib, 0, 10 * mib), 74 * mib);
+        assert_eq!(allowed(10 * mib, 0, 10 * mib), 0);
+    }
+
+    #[test]
+    fn the_system_tells_what_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(free_bytes(folder.path()).unwrap() > 0);
+        assert!(free_bytes(&folder.path().join("none")).is_err());
+    }
+}
