@@ -1,11 +1,12 @@
 //! The agent on each host: measures, has slices loaded and run, serves and forwards inference.
 //! No model is opened in this process: that is what workers are for (`lamina-worker`).
 //!
-//! Rooms, each of which uses only those before it: `net`, `telemetry`, `blobs`,
+//! Rooms, each of which uses only those before it: `net`, `telemetry`, `door`, `blobs`,
 //! `measure`, `prepare`, `serve`, then `session` and `wish`, and [`run`] on top.
 
 pub mod blobs;
 mod causes;
+pub mod door;
 mod files;
 pub mod measure;
 pub mod net;

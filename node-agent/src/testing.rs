@@ -2,7 +2,9 @@
 
 use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice};
 use lamina_crds::{Hop, TensorSpec};
-use lamina_model::Digest;
+use lamina_model::{
+    Block, BoundaryCheck, DataType, Digest, MANIFEST_VERSION, Manifest, Rung, Seconds, ValueSpec,
+};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -97,5 +99,49 @@ pub(crate) fn revision(revision: i64, node: &str) -> RouteRevision {
         outputs: vec![image("scores")],
         probe: blob(b"probe"),
         manifest: blob(b"manifest"),
+    }
+}
+
+/// The manifest of a model of one block, which takes so much for one row.
+pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
+    let value = |name: &str| ValueSpec {
+        name: name.into(),
+        datatype: DataType::Fp32,
+        shape: vec![-1, 2],
+    };
+    let block = Block {
+        digest: block.digest.parse().unwrap(),
+        file_bytes: block.bytes,
+        weight_bytes: 8,
+        peak_activation_bytes,
+        flops: 100,
+        time: Seconds {
+            p50: 0.01,
+            p10: 0.01,
+            p90: 0.02,
+        },
+        cut_penalty_seconds: 0.0,
+        inputs: vec!["image".into()],
+        outputs: vec![value("scores")],
+    };
+    Manifest {
+        version: MANIFEST_VERSION,
+        source: Digest::of(b"source"),
+        runtime: "libtorch 2.13.0".into(),
+        rung: Rung::Direct,
+        rung_reason: None,
+        inputs: vec![value("image")],
+        outputs: vec![value("scores")],
+        output_structure: None,
+        exits: Vec::new(),
+        blocks: vec![block],
+        probe: Digest::of(b"probe"),
+        probe_bytes: 5,
+        check: BoundaryCheck {
+            compared: 1,
+            max_abs_diff: 0.0,
+            telling_diff: 1.0,
+        },
+        prepared_gflops: 1.0,
     }
 }

@@ -1,5 +1,6 @@
 //! /livez, /readyz and /metrics.
 
+use crate::door::{Door, DoorLimits, Speech};
 use crate::serve::engine::Engine;
 use crate::serve::slices::Slices;
 use crate::telemetry::Telemetry;
@@ -77,19 +78,17 @@ impl Admin {
     }
 
     /// Answers until `shutdown`.
-    pub(super) async fn serve(
-        self,
-        listener: TcpListener,
-        shutdown: CancellationToken,
-    ) -> std::io::Result<()> {
+    pub(super) async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let router = Router::new()
             .route("/livez", get(live))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .with_state(self);
-        axum::serve(listener, router)
-            .with_graceful_shutdown(shutdown.cancelled_owned())
-            .await
+        let door = Door {
+            speech: Speech::Http1,
+            limits: DoorLimits::for_probes(),
+        };
+        door.serve(listener, router, shutdown).await;
     }
 }
 

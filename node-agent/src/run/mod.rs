@@ -8,12 +8,14 @@ mod capacity;
 pub use args::{LogFormat, RunArgs};
 
 use crate::blobs::{BlobOptions, Blobs};
+use crate::door::DoorLimits;
 use crate::measure::Prober;
 use crate::net::{OperatorEndpoint, Peers};
 use crate::prepare::{CellArgs, Program, Tools, run_job};
 use crate::serve::data_plane::DataPlane;
 use crate::serve::directory::{self, Directory, DirectoryFile};
 use crate::serve::engine::{Engine, WorkerOptions, Workers};
+use crate::serve::guard;
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use crate::session::{self, JobStarter, Jobs, SessionConfig};
@@ -158,6 +160,9 @@ async fn agent(args: &RunArgs) -> Result<()> {
             blobs: blobs.clone(),
             telemetry,
             ready,
+            limits: DoorLimits::for_requests(),
+            room: guard::room(capacity.memory_bytes),
+            run_memory_bytes: run_memory_bytes(args, capacity.memory_bytes),
         },
         blobs,
         follower,
@@ -201,6 +206,11 @@ async fn cached(
     reading.await?
 }
 
+/// What a worker may take: as it is told, or of the host's memory what it takes by itself.
+fn run_memory_bytes(args: &RunArgs, memory_bytes: u64) -> u64 {
+    args.worker_memory_limit.unwrap_or(memory_bytes / 5 * 4)
+}
+
 /// Threads inside one forward: whole processors only.
 fn threads(cpu_millis: u64) -> u32 {
     u32::try_from(cpu_millis / 1000).unwrap_or(1).max(1)
@@ -239,7 +249,10 @@ impl Parts {
             Ok("the refilling of the store")
         });
         let admin = self.admin.serve(probes, admin_ends.clone());
-        beside.spawn(async move { admin.await.map(|()| "the admin server").map_err(Into::into) });
+        beside.spawn(async move {
+            admin.await;
+            Ok("the admin server")
+        });
         let mut serving = tokio::spawn(self.data_plane.serve(requests, shutdown.clone()));
         self.set_ready.send_replace(true);
         tracing::info!(address = args.address(), "serving");
@@ -249,7 +262,7 @@ impl Parts {
                 anyhow::bail!("{what} has ended")
             }
             ended = &mut serving => {
-                ended?.context("the server of requests failed")?;
+                ended.context("the server of requests failed")?;
                 anyhow::bail!("the server of requests has ended")
             }
             signal = signalled() => {
@@ -258,7 +271,7 @@ impl Parts {
         }
         self.set_ready.send_replace(false);
         shutdown.cancel();
-        serving.await?.context("the server of requests failed")?;
+        serving.await.context("the server of requests failed")?;
         admin_ends.cancel();
         Ok(())
     }

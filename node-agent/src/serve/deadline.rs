@@ -23,8 +23,8 @@ impl Deadline {
         Self(Instant::now() + left)
     }
 
-    /// Of the call with `metadata`, a little before its caller's own; [`DEFAULT`]
-    /// from now where the caller set none.
+    /// Of the call with `metadata`, a little before its caller's own, five minutes at
+    /// most; [`DEFAULT`] from now where the caller set none.
     pub(crate) fn of(metadata: &MetadataMap) -> Self {
         let header = metadata.get("grpc-timeout").and_then(|v| v.to_str().ok());
         let left = header.and_then(parse).unwrap_or(DEFAULT).min(LONGEST);
@@ -46,8 +46,8 @@ impl Deadline {
     }
 }
 
-/// Beyond it instants overflow.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Whatever a client says: a request holds memory and a place in lines until then.
+pub(crate) const LONGEST: Duration = Duration::from_secs(300);
 
 /// A `grpc-timeout`: at most eight digits and a unit.
 fn parse(header: &str) -> Option<Duration> {
@@ -81,7 +81,9 @@ mod tests {
     async fn a_deadline_lies_a_little_before_the_callers() {
         assert_eq!(left("2S"), Duration::from_millis(1980));
         assert_eq!(left("100m"), Duration::from_millis(95));
-        assert_eq!(left("99999999H"), LONGEST - LONGEST_RESERVE);
+        for longer in ["301S", "24H", "99999999H"] {
+            assert_eq!(left(longer), Duration::from_secs(300) - LONGEST_RESERVE);
+        }
         assert_eq!(left("0m"), Duration::ZERO);
     }
 

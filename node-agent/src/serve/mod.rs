@@ -1,10 +1,12 @@
 //! Serving: from a client's request to its answer, over slices on this host and others.
 
+mod batches;
 pub(crate) mod data_plane;
 pub(crate) mod deadline;
 pub(crate) mod directory;
 pub(crate) mod engine;
 mod front;
+pub(crate) mod guard;
 mod hop;
 pub(crate) mod routes;
 pub(crate) mod slices;

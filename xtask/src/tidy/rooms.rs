@@ -158,7 +158,7 @@ pub(super) const CRATES: &[Crate] = &[
         rows: &[
             &["causes", "files", "worker"],
             &["net", "telemetry"],
-            &["blobs", "measure"],
+            &["blobs", "measure", "door"],
             &["serve", "prepare"],
             &["session", "wish"],
             &["run"],

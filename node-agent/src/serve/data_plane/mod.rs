@@ -1,14 +1,19 @@
 //! Everything that requests touch on this host, behind one port.
 
+mod known;
+
 use crate::blobs::BlobSource;
-use crate::net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use crate::door::{Door, DoorLimits, Speech};
+use crate::serve::batches::Batches;
 use crate::serve::directory::Directory;
 use crate::serve::front::{Front, RoundTrip};
+use crate::serve::guard::{Budget, Gate, Guard};
 use crate::serve::hop::{Forwarder, HopService, Hops};
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use crate::serve::verify::{PATIENCE, Verifier};
 use crate::telemetry::Telemetry;
+use known::Known;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::hop::hop_server::HopServer;
 use lamina_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
@@ -20,15 +25,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes as Services;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-/// A connection whose other end is gone is dropped. Slow: a client at a tenth of
-/// a core must keep its own.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Requests in flight at a shutdown get this long. Watchers of the health service
 /// never end by themselves.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -60,6 +60,12 @@ pub(crate) struct DataPlane {
     /// alive. Independent of single models. Answers ServerReady and the health
     /// service; requests are taken in any case.
     pub(crate) ready: watch::Receiver<bool>,
+    /// How many connections there may be.
+    pub(crate) limits: DoorLimits,
+    /// What the requests inside may take.
+    pub(crate) room: Budget,
+    /// What a run may take, in bytes.
+    pub(crate) run_memory_bytes: u64,
 }
 
 impl DataPlane {
@@ -67,20 +73,17 @@ impl DataPlane {
     /// (grpc.health.v1) on `listener`, and verifies revisions, until `shutdown`.
     /// Then no connection is taken any more, and requests in flight are finished,
     /// for 25 s at most.
-    ///
-    /// # Errors
-    /// The listener failed.
-    pub(crate) async fn serve(
-        self,
-        listener: TcpListener,
-        shutdown: CancellationToken,
-    ) -> Result<(), tonic::transport::Error> {
+    pub(crate) async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let forwarder = Forwarder {
             node: self.node,
             slices: self.slices,
             telemetry: self.telemetry,
             hops: Hops::default(),
         };
+        let batches = Batches::new(self.run_memory_bytes);
+        let reading = batches
+            .clone()
+            .follow(self.routes.clone(), Arc::clone(&self.blobs));
         let verifier = Verifier {
             routes: self.routes.clone(),
             forwarder: forwarder.clone(),
@@ -90,6 +93,7 @@ impl DataPlane {
         let (reporter, health) = tonic_health::server::health_reporter();
         let _beside = [
             AbortOnDropHandle::new(tokio::spawn(verifier.run())),
+            AbortOnDropHandle::new(tokio::spawn(reading)),
             AbortOnDropHandle::new(tokio::spawn(tidy(forwarder.hops.clone()))),
             AbortOnDropHandle::new(tokio::spawn(report_health(
                 reporter,
@@ -97,11 +101,17 @@ impl DataPlane {
                 shutdown.clone(),
             ))),
         ];
+        let known = Known {
+            routes: self.routes.clone(),
+            directory: self.directory.clone(),
+            slices: forwarder.slices.clone(),
+        };
         let service = Front::new(
             self.routes,
             self.directory,
             self.round_trip,
             forwarder.clone(),
+            batches,
             self.ready,
         );
         let front = GrpcInferenceServiceServer::new(service)
@@ -112,23 +122,21 @@ impl DataPlane {
         let hop = HopServer::new(HopService(forwarder))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let server = Server::builder()
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .add_service(front)
-            .add_service(hop)
-            .add_service(health)
-            .serve_with_incoming_shutdown(
-                // Accepted sockets are not the server's own, so its option misses
-                // them.
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                shutdown.clone().cancelled_owned(),
-            );
+        let services = Services::new(front).add_service(hop).add_service(health);
+        let guard = Guard {
+            routes: services.prepare(),
+            gate: Gate {
+                budget: self.room,
+                models: Arc::new(known),
+            },
+        };
+        let door = Door {
+            speech: Speech::Http2,
+            limits: self.limits,
+        };
         tokio::select! {
-            served = server => served,
-            () = drained(shutdown) => Ok(()),
+            () = door.serve(listener, guard, shutdown.clone()) => {}
+            () = drained(shutdown) => {}
         }
     }
 }
@@ -179,6 +187,8 @@ async fn report_health(
     }
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

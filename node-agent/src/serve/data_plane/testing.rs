@@ -3,9 +3,11 @@
 
 use super::DataPlane;
 use crate::blobs::{BlobError, BlobSource};
+use crate::door::DoorLimits;
 use crate::serve::directory::Directory;
 use crate::serve::engine::Engine;
 use crate::serve::engine::fake::{FakeBlock, FakeEngine, floats, fp32};
+use crate::serve::guard;
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use crate::telemetry::Telemetry;
@@ -123,6 +125,9 @@ impl Host {
             blobs,
             telemetry: telemetry.clone(),
             ready: readiness,
+            limits: DoorLimits::for_requests(),
+            room: guard::room(512 << 20),
+            run_memory_bytes: 3 << 30,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -132,7 +137,7 @@ impl Host {
         let token = shutdown.clone();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            plane.serve(listener, token).await.unwrap();
+            plane.serve(listener, token).await;
         });
         Self {
             hop: Hop {

@@ -143,8 +143,8 @@ pub(crate) enum EngineError {
         cause: String,
         left: Duration,
     },
-    /// Too many runs wait already.
-    #[error("{0} runs wait for the compute thread already; send less or add hosts")]
+    /// Too many runs of the model wait already.
+    #[error("{0} runs of this model wait for its worker already; send less or add hosts")]
     Busy(usize),
     /// No worker can be started.
     #[error("no worker process: {0}")]

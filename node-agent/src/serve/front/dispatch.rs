@@ -1,8 +1,9 @@
 //! From the entry along the path, again where a host fails on the way.
 
-use super::error::{FrontError, Setback};
+use super::error::{FrontError, InputError, Setback};
 use super::journey::Journey;
 use super::trouble::{Troubles, Turn};
+use crate::serve::batches::{Batches, rows_of};
 use crate::serve::hop::Forwarder;
 use crate::serve::routes::{Model, NoTicket, Routes, Ticket};
 use crate::telemetry::RequestKey;
@@ -15,6 +16,7 @@ pub(crate) struct Dispatcher {
     pub(super) routes: Routes,
     pub(super) forwarder: Forwarder,
     pub(super) troubles: Troubles,
+    pub(super) batches: Batches,
 }
 
 /// An answer with the revision that gave it.
@@ -101,6 +103,13 @@ impl Dispatcher {
         let uid = model.placement_uid.as_str();
         journey.counted_as = Some(key(uid, ticket.revision()));
         let reading = journey.reading(&model.name, &ticket)?.clone();
+        let rows = rows_of(&ticket.signature, &reading.tensors);
+        let slices = &self.forwarder.slices;
+        let most = self.batches.largest(uid, &ticket.signature, slices);
+        if rows > most {
+            let model = model.name.clone();
+            return Err(InputError::Batch { model, rows, most }.into());
+        }
         let request = ForwardRequest {
             placement_uid: uid.to_owned(),
             revision: ticket.revision(),

@@ -6,6 +6,8 @@ use tonic::{Code, Status};
 /// Marks the answer of a host that is not the entry of what was passed on to it, so
 /// that the other one looks further.
 pub(super) const NOT_ENTRY: &str = "lamina-not-entry";
+/// The longest message that clients are told.
+const MESSAGE_BYTES: usize = 2 << 10;
 /// Advice with UNAVAILABLE, in milliseconds.
 const RETRY_AFTER_MS: &str = "500";
 
@@ -36,6 +38,11 @@ pub(crate) enum InputError {
         other: String,
         of_other: i64,
     },
+    #[error(
+        "a batch of {rows} is larger than the {most} rows for which model `{model}` has memory \
+         here; send it in parts"
+    )]
+    Batch { model: String, rows: u64, most: u64 },
     #[error(
         "model `{model}` was updated: revision {revision} takes {takes} and gives {gives}, which \
          this request does not fit: {reason}"
@@ -106,10 +113,10 @@ pub(crate) enum Setback {
 /// Why a client got no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum FrontError {
-    #[error("unknown model `{name}`; this cluster serves: {known}")]
-    Unknown { name: String, known: String },
-    #[error("model `{name}` is in several namespaces; call one of: {candidates}")]
-    Ambiguous { name: String, candidates: String },
+    #[error("unknown model `{0}`; call it as NAMESPACE/NAME, as `kubectl get dnnmodels` has them")]
+    Unknown(String),
+    #[error("model `{0}` is in several namespaces; call it as NAMESPACE/{0}")]
+    Ambiguous(String),
     #[error("model `{model}` has no version `{version}`; leave it out or ask for version 1")]
     Version { model: String, version: String },
     #[error(transparent)]
@@ -142,8 +149,8 @@ impl FrontError {
     /// The one map from what happened to what clients are told.
     pub(crate) const fn code(&self) -> Code {
         match self {
-            Self::Unknown { .. } | Self::Version { .. } => Code::NotFound,
-            Self::Ambiguous { .. } => Code::InvalidArgument,
+            Self::Unknown(_) | Self::Version { .. } => Code::NotFound,
+            Self::Ambiguous(_) => Code::InvalidArgument,
             Self::Input(error) => error.code(),
             Self::Refused { .. } => Code::FailedPrecondition,
             Self::NotServing(_)
@@ -168,9 +175,18 @@ impl InputError {
     }
 }
 
+/// A message travels in a header, and names in it are the client's.
+fn shortened(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+        message.push('…');
+    }
+    message
+}
+
 impl From<FrontError> for Status {
     fn from(error: FrontError) -> Self {
-        let mut status = Self::new(error.code(), error.to_string());
+        let mut status = Self::new(error.code(), shortened(error.to_string()));
         if matches!(error, FrontError::NotEntry { .. }) {
             let mark = MetadataValue::from_static("1");
             status.metadata_mut().insert(NOT_ENTRY, mark);

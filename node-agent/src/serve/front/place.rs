@@ -8,9 +8,6 @@ use lamina_crds::Hop;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Names told to a client that asked for another one; more are counted.
-const NAMES_SHOWN: usize = 20;
-
 /// Where a request goes.
 #[derive(Debug, Clone)]
 pub(super) enum Place {
@@ -43,8 +40,6 @@ pub(super) struct View<'a> {
     pub(super) node: &'a str,
     /// Models of the name whose entry this host is.
     pub(super) routed: &'a [Arc<Model>],
-    /// Names of all models whose entry this host is.
-    pub(super) routed_names: &'a dyn Fn() -> Vec<String>,
     pub(super) directory: &'a Table,
     /// Smallest round trip to a host in seconds, where it was measured.
     pub(super) round_trip: &'a dyn Fn(&str) -> Option<f64>,
@@ -63,17 +58,8 @@ pub(super) fn place(name: &str, view: &View<'_>) -> Result<Place, FrontError> {
     let Some(full_name) = full_names.next() else {
         return unknown(name, view);
     };
-    let others: Vec<&String> = full_names.collect();
-    if !others.is_empty() {
-        let all: Vec<&str> = [full_name]
-            .into_iter()
-            .chain(others)
-            .map(String::as_str)
-            .collect();
-        return Err(FrontError::Ambiguous {
-            name: name.to_owned(),
-            candidates: all.join(", "),
-        });
+    if full_names.next().is_some() {
+        return Err(FrontError::Ambiguous(name.to_owned()));
     }
     // A Placement that is made anew stands beside the old one for a moment.
     let best = view
@@ -91,12 +77,7 @@ fn unknown(name: &str, view: &View<'_>) -> Result<Place, FrontError> {
         let name = name.to_owned();
         return Ok(Place::Wait(Waited::Operator { name }));
     }
-    let mut known: BTreeSet<String> = (view.routed_names)().into_iter().collect();
-    known.extend(view.directory.names().cloned());
-    Err(FrontError::Unknown {
-        name: name.to_owned(),
-        known: enumerated(&known),
-    })
+    Err(FrontError::Unknown(name.to_owned()))
 }
 
 /// The entry itself passes nothing on: what arrives here may be such as must not
@@ -164,20 +145,6 @@ fn in_order(entries: &[Entry], view: &View<'_>) -> Vec<Hop> {
     ranked.into_iter().map(|(_, _, hop)| hop.clone()).collect()
 }
 
-fn enumerated(names: &BTreeSet<String>) -> String {
-    if names.is_empty() {
-        return "none yet".to_owned();
-    }
-    let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
-    let more = names.len() - shown.len();
-    let rest = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
-    shown.join(", ") + &rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,7 +188,6 @@ mod tests {
         let view = View {
             node: "cam-1",
             routed: &held.find("m"),
-            routed_names: &|| held.names(),
             directory: &directory.now(),
             round_trip,
             is_unreachable: &|address| address == "gone:8001",
@@ -313,19 +279,15 @@ mod tests {
     fn an_unknown_model_is_not_found_once_the_operator_has_spoken() {
         let silent = placed_with(&Directory::default(), &[], &|_| None);
         assert_eq!(silent, "wait for the operator");
+        // Whose models there are is nobody's business.
+        let mut other = listed("lab", &[("edge-1", true)]);
+        other.name = "secret".into();
+        let routed = crate::testing::route("v", "hidden", 1);
         assert_eq!(
-            placed(&[], &[]),
-            "NotFound: unknown model `m`; this cluster serves: none yet"
+            placed(&[other], &[routed]),
+            "NotFound: unknown model `m`; call it as NAMESPACE/NAME, as `kubectl get dnnmodels` \
+             has them"
         );
-        let mut other = listed("lab", &[]);
-        other.name = "n".into();
-        let many: Vec<DirectoryModel> = (0..25)
-            .map(|i| DirectoryModel {
-                name: format!("n{i:02}"),
-                ..other.clone()
-            })
-            .collect();
-        assert!(placed(&many, &[]).ends_with("lab/n18, lab/n19 and 5 more"));
     }
 
     #[test]
@@ -333,7 +295,7 @@ mod tests {
         let other = listed("lab", &[("edge-1", true)]);
         assert_eq!(
             placed(&[other], &[route(1)]),
-            "InvalidArgument: model `m` is in several namespaces; call one of: default/m, lab/m"
+            "InvalidArgument: model `m` is in several namespaces; call it as NAMESPACE/m"
         );
     }
 }

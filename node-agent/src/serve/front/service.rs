@@ -6,6 +6,7 @@ use super::place::{Place, View, place};
 use super::relay::{FORWARDED, Relay, marked};
 use super::trouble::Troubles;
 use super::wait::{Changes, WaitingRoom};
+use crate::serve::batches::Batches;
 use crate::serve::deadline::Deadline;
 use crate::serve::directory::Directory;
 use crate::serve::hop::Forwarder;
@@ -46,6 +47,7 @@ impl Front {
         directory: Directory,
         round_trip: RoundTrip,
         forwarder: Forwarder,
+        batches: Batches,
         ready: watch::Receiver<bool>,
     ) -> Self {
         Self {
@@ -57,6 +59,7 @@ impl Front {
                 routes,
                 forwarder,
                 troubles: Troubles::default(),
+                batches,
             },
             ready,
         }
@@ -73,7 +76,6 @@ impl Front {
             &View {
                 node: self.node(),
                 routed: &routes.find(name),
-                routed_names: &|| routes.names(),
                 directory: &self.directory.now(),
                 round_trip: &*self.round_trip,
                 is_unreachable: &|address| self.relay.is_unreachable(address),

@@ -38,7 +38,7 @@ async fn every_malformed_request_is_refused_by_name() {
             "unknown model",
             |r| r.model_name = "n".into(),
             Code::NotFound,
-            &["`n`", "default/m"],
+            &["unknown model `n`"],
         ),
         (
             "unknown version",
@@ -641,4 +641,44 @@ async fn compressed_requests_are_taken() {
         let reply = client.model_infer(request("", &[1.0, 2.0])).await.unwrap();
         assert_eq!(values(reply.get_ref()), [3.0, 5.0]);
     }
+}
+
+#[tokio::test]
+async fn a_name_without_end_is_not_sent_back() {
+    let cam = serving().await;
+    let mut endless = request("", &[1.0, 2.0]);
+    endless.model_name = "ä".repeat(100_000);
+    let status = refused(&cam, endless).await;
+    assert_eq!(status.code(), Code::NotFound);
+    assert!(status.message().len() < 4096, "{}", status.message().len());
+}
+
+#[tokio::test]
+async fn a_batch_for_which_there_is_no_memory_is_refused_before_anything_is_computed() {
+    let folder = Folder::new();
+    let mut cam = Host::start("cam-1", &folder);
+    deploy(1, &mut [(&mut cam, (2.0, 1.0))]).await;
+    let mut route = route_to(1, &[(1, &cam)]);
+    // Of 3 GiB for runs.
+    let block = folder.put_block(2.0, 1.0);
+    let manifest = crate::testing::manifest(&block, 128 << 20);
+    route.revisions[0].manifest = folder.put(&serde_json::to_vec(&manifest).unwrap());
+    cam.routes.apply(&[route]).unwrap();
+    sleep(Duration::from_millis(300)).await;
+    let fits = request("", &[1.0; 32]);
+    cam.client().model_infer(fits).await.unwrap();
+    let runs = || {
+        cam.telemetry
+            .drain()
+            .segments
+            .values()
+            .map(Vec::len)
+            .sum::<usize>()
+    };
+    assert_eq!(runs(), 1);
+    let status = refused(&cam, request("", &[1.0; 34])).await;
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let words = "a batch of 17 is larger than the 16 rows for which model `m` has memory";
+    assert!(status.message().contains(words), "{status}");
+    assert_eq!(runs(), 0);
 }

@@ -6,7 +6,7 @@
 
 use super::specs::{SpecError, value_specs};
 use lamina_crds::Hop;
-use lamina_crds::compute_node::{Route, RouteRevision, RouteStatus, Verification};
+use lamina_crds::compute_node::{Blob, Route, RouteRevision, RouteStatus, Verification};
 use lamina_model::ValueSpec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +32,8 @@ pub(crate) struct Signature {
     pub(crate) revision: i64,
     pub(crate) inputs: Vec<ValueSpec>,
     pub(crate) outputs: Vec<ValueSpec>,
+    /// Digest of its manifest.
+    pub(crate) manifest: String,
 }
 
 impl Signature {
@@ -164,10 +166,18 @@ impl Routes {
         found.cloned().collect()
     }
 
-    /// `namespace/name` of every model whose entry this host is.
-    pub(crate) fn names(&self) -> Vec<String> {
+    /// Manifests of all revisions that may be called.
+    pub(crate) fn manifests(&self) -> Vec<Blob> {
         let table = self.lock();
-        table.values().map(|e| e.model.full_name.clone()).collect()
+        let revisions = table.values().flat_map(|e| &e.spec.revisions);
+        revisions.map(|r| r.manifest.clone()).collect()
+    }
+
+    /// The most that `of` finds in what the revisions that serve take.
+    pub(crate) fn most_of_inputs(&self, of: impl Fn(&[ValueSpec]) -> u64) -> u64 {
+        let table = self.lock();
+        let active = table.values().filter_map(|e| e.model.active.as_ref());
+        active.map(|s| of(&s.inputs)).max().unwrap_or(0)
     }
 
     /// Starts a request on the active revision.
@@ -295,6 +305,7 @@ fn signature(revision: &RouteRevision) -> Result<Signature, SpecError> {
         revision: revision.revision,
         inputs: value_specs(&revision.inputs)?,
         outputs: value_specs(&revision.outputs)?,
+        manifest: revision.manifest.digest.clone(),
     })
 }
 

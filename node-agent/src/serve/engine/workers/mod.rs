@@ -5,6 +5,7 @@
 //! runs that were lost are made again: inference is pure. `docs/decisions/0017-workers.md`.
 
 mod channel;
+mod lines;
 mod loads;
 mod process;
 mod records;

@@ -3,6 +3,7 @@
 
 use super::super::{EngineError, Run};
 use super::channel::Channel;
+use super::lines::Taker;
 use lamina_model::{Tensor, ValueSpec};
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_worker_link::frame::FrameError;
@@ -12,11 +13,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// Runs that may wait for a worker. Beyond it an answer would come too late anyway.
-pub(super) const QUEUED_RUNS: usize = 256;
 /// The least memory to share: what small requests and their answers take.
 const ARENA_BYTES: u64 = 256 << 10;
 /// Memory beyond this is not kept for requests that need a quarter of it.
@@ -75,11 +74,12 @@ pub(super) fn patience(run_seconds: f64, specs: &[ValueSpec], inputs: &[Tensor])
 /// Does `jobs` until one breaks the worker. `now` is told the model that runs.
 pub(super) async fn serve(
     mut channel: Channel,
-    mut jobs: mpsc::Receiver<RunJob>,
+    mut jobs: Taker,
     now: impl Fn(Option<(Arc<str>, Duration)>),
 ) -> Fault {
     let mut arena = None;
-    while let Some(job) = jobs.recv().await {
+    loop {
+        let job = jobs.next().await;
         // Its request was cancelled or timed out while it waited.
         if job.reply.is_closed() {
             continue;
@@ -106,8 +106,6 @@ pub(super) async fn serve(
         // Nobody waits for it any more.
         let _ = job.reply.send(run);
     }
-    // Nobody has this worker any more, who is ended for that.
-    std::future::pending().await
 }
 
 type Answer = Result<Vec<Tensor>, EngineError>;

@@ -1,17 +1,17 @@
 //! A worker as others have it: a process, its two queues, and who watches over it.
 
 use super::super::{EngineError, Run};
+use super::lines::{Lines, Refused, Taker};
 use super::loads::{self, LoadJob, Report};
 use super::process::Process;
 use super::records::Crash;
-use super::runs::{self, Fault, QUEUED_RUNS, RunJob};
+use super::runs::{self, Fault, RunJob};
 use lamina_model::{Tensor, ValueSpec};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -22,7 +22,7 @@ const OVERDUE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) process_id: Option<u32>,
-    runs: mpsc::Sender<RunJob>,
+    runs: Lines,
     loads: mpsc::UnboundedSender<LoadJob>,
     state: Arc<State>,
     _end: DropGuard,
@@ -68,7 +68,7 @@ impl Worker {
         process: Process,
         crashed: impl FnOnce(Crash) + Send + 'static,
     ) -> Arc<Self> {
-        let (runs, run_jobs) = mpsc::channel(QUEUED_RUNS);
+        let (runs, run_jobs) = Lines::new();
         let (loads, load_jobs) = mpsc::unbounded_channel();
         let state = Arc::new(State::default());
         let end = CancellationToken::new();
@@ -116,10 +116,10 @@ impl Worker {
             queued: wanted.queued,
             reply,
         };
-        match self.runs.try_send(job) {
+        match self.runs.push(job).await {
             Ok(()) => outcome(answer.await, &begun),
-            Err(TrySendError::Full(_)) => Outcome::Answered(Err(EngineError::Busy(QUEUED_RUNS))),
-            Err(TrySendError::Closed(_)) => Outcome::Lost { had_begun: false },
+            Err(Refused::Full(waiting)) => Outcome::Answered(Err(EngineError::Busy(waiting))),
+            Err(Refused::Closed) => Outcome::Lost { had_begun: false },
         }
     }
 
@@ -181,7 +181,7 @@ fn outcome<T>(
 async fn watch(
     group: String,
     process: Process,
-    run_jobs: mpsc::Receiver<RunJob>,
+    run_jobs: Taker,
     load_jobs: mpsc::UnboundedReceiver<LoadJob>,
     state: Arc<State>,
     end: CancellationToken,

@@ -1,0 +1,327 @@
+//! The way in: every connection that others open to this process, how many there may be,
+//! and how long one may be of no use.
+//!
+//! A connection costs a descriptor and some memory before anybody has said who he is. So
+//! there is a most of them, which leaves descriptors for files, workers and calls of our
+//! own; what idles is closed, and where the most is reached, what idles makes room for who
+//! comes. No address takes all of it.
+
+mod seats;
+
+use crate::net::{Backoff, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit};
+use seats::{Busy, Seat, Seats};
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+/// A connection whose other end is gone is dropped. Slow: a client at a tenth of a core
+/// must keep its own.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The head of an HTTP/1 request comes within this.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// All headers of a request together.
+const HEADER_BYTES: u32 = 16 << 10;
+/// A connection that is asked to end gets so long for its goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// The system gives no connection: most likely no descriptor is left.
+const AFTER_ERRORS: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+/// The log is told this often that connections are turned away.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
+
+/// How many connections there may be, and how long they stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DoorLimits {
+    /// Connections at the same time.
+    pub connections: usize,
+    /// Requests at the same time on one of them.
+    pub streams: u32,
+    /// A connection without a request is closed after this.
+    pub idle: Duration,
+    /// A connection with a request that is inside for longer is closed, for its client takes
+    /// no answer; see [`Endless`].
+    pub longest: Duration,
+}
+
+impl DoorLimits {
+    /// For clients and other agents: 1024 connections, but no more than half of the files
+    /// that this process may open.
+    pub fn for_requests() -> Self {
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        Self {
+            connections: usize::try_from(files / 2).unwrap_or(1024).clamp(1, 1024),
+            streams: 512,
+            idle: Duration::from_secs(300),
+            // Twice the longest deadline.
+            longest: Duration::from_secs(600),
+        }
+    }
+
+    /// For probes and Prometheus.
+    pub const fn for_probes() -> Self {
+        Self {
+            connections: 32,
+            streams: 16,
+            idle: Duration::from_secs(60),
+            longest: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a door's clients speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speech {
+    /// HTTP/1.1, as probes do.
+    Http1,
+    /// HTTP/2 without TLS, as gRPC does.
+    Http2,
+}
+
+/// Where a request came from, in its extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The connection, by a number of its own.
+    pub connection: u64,
+    /// The address at its other end.
+    pub address: IpAddr,
+}
+
+/// In the extensions of an answer that goes on for as long as its client likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endless;
+
+/// A listener with limits.
+#[derive(Debug, Clone, Copy)]
+pub struct Door {
+    /// What is spoken.
+    pub speech: Speech,
+    /// How many may come.
+    pub limits: DoorLimits,
+}
+
+impl Door {
+    /// Has `service` answer on `listener` until `shutdown`; then no connection is taken any
+    /// more, and requests that are inside are finished.
+    pub async fn serve<S, B>(self, listener: TcpListener, service: S, shutdown: CancellationToken)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let builder = self.builder();
+        let seats = Seats::new(self.limits.connections);
+        let tasks = TaskTracker::new();
+        let mut quiet = Quiet::default();
+        while let Some((stream, peer)) = accepted(&listener, &shutdown, &mut quiet).await {
+            let Some(seat) = seats.take(peer.ip(), Instant::now()) else {
+                quiet.say(|| tracing::warn!(%peer, "too many connections; one is turned away"));
+                continue;
+            };
+            // Small messages go at once. Where that cannot be set, they go later.
+            let _ = stream.set_nodelay(true);
+            let (builder, service) = (builder.clone(), service.clone());
+            let (limits, shutdown) = (self.limits, shutdown.clone());
+            tasks.spawn(
+                async move { attend(stream, seat, &builder, service, limits, shutdown).await },
+            );
+        }
+        drop(listener);
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    fn builder(&self) -> auto::Builder<TokioExecutor> {
+        let builder = auto::Builder::new(TokioExecutor::new());
+        match self.speech {
+            Speech::Http1 => {
+                let mut builder = builder.http1_only();
+                builder
+                    .http1()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIMEOUT);
+                builder
+            }
+            Speech::Http2 => {
+                let mut builder = builder.http2_only();
+                builder
+                    .http2()
+                    .timer(TokioTimer::new())
+                    .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                    .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                    .max_concurrent_streams(self.limits.streams)
+                    .max_header_list_size(HEADER_BYTES)
+                    .keep_alive_interval(KEEPALIVE)
+                    .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+                builder
+            }
+        }
+    }
+}
+
+/// The next connection; none at the shutdown. Errors are waited out, not met again at once.
+async fn accepted(
+    listener: &TcpListener,
+    shutdown: &CancellationToken,
+    quiet: &mut Quiet,
+) -> Option<(TcpStream, SocketAddr)> {
+    let mut pauses = AFTER_ERRORS;
+    let next = async {
+        loop {
+            match listener.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    quiet
+                        .say(|| tracing::warn!(%error, "no connection can be taken; trying again"));
+                    sleep(pauses.next_wait()).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        accepted = next => Some(accepted),
+    }
+}
+
+async fn attend<S, B>(
+    stream: TcpStream,
+    seat: Seat,
+    builder: &auto::Builder<TokioExecutor>,
+    service: S,
+    limits: DoorLimits,
+    shutdown: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let service = TowerToHyperService::new(Counted {
+        service,
+        seat: seat.clone(),
+    });
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        served = serving.as_mut() => {
+            if let Err(error) = served {
+                tracing::debug!(%error, "a connection broke");
+            }
+            return;
+        }
+        () = seat.closed() => return,
+        () = seat.overdue(limits.longest) => return,
+        () = seat.idled(limits.idle) => {
+            serving.as_mut().graceful_shutdown();
+            // Whoever says nothing does not hear either.
+            let _ = timeout(GOODBYE, serving).await;
+            return;
+        }
+        () = shutdown.cancelled() => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = serving => {}
+        () = seat.closed() => {}
+    }
+}
+
+/// Requests of one connection, counted.
+#[derive(Clone)]
+struct Counted<S> {
+    service: S,
+    seat: Seat,
+}
+
+impl<S, B> Service<Request<Incoming>> for Counted<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Held<B>>;
+    type Error = Infallible;
+    type Future =
+        Pin<Box<dyn Future<Output = Result<Response<Held<B>>, Infallible>> + Send + 'static>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        let busy = self.seat.begin();
+        request.extensions_mut().insert(self.seat.origin());
+        let answering = self.service.call(request);
+        Box::pin(async move {
+            let response = answering.await?;
+            if response.extensions().get::<Endless>().is_some() {
+                busy.may_stay();
+            }
+            Ok(response.map(|body| Held { body, _busy: busy }))
+        })
+    }
+}
+
+/// The body of an answer, until whose end its request is inside.
+struct Held<B> {
+    body: B,
+    _busy: Busy,
+}
+
+impl<B: Body + Unpin> Body for Held<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Says things now and then.
+#[derive(Debug, Default)]
+struct Quiet {
+    said: Option<Instant>,
+}
+
+impl Quiet {
+    fn say(&mut self, words: impl FnOnce()) {
+        if self.said.is_none_or(|said| said.elapsed() >= TOLD_EVERY) {
+            self.said = Some(Instant::now());
+            words();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

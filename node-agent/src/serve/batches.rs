@@ -1,0 +1,223 @@
+//! The largest batch that each revision takes, checked at its entry before anything is
+//! computed: as many rows as the activations of the blocks that run here leave room for.
+//! Preparing measured them; they stand in the manifest, which the entry keeps. Of the hosts
+//! behind it the entry knows no memory; their workers refuse what they cannot hold.
+
+use super::routes::{Routes, Signature};
+use super::slices::Slices;
+use crate::blobs::{BlobError, BlobSource};
+use lamina_crds::compute_node::Blob;
+use lamina_model::{Manifest, ValueSpec};
+use lamina_proto::hop::Tensor;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// Rows that a request has at most, whatever there is room for.
+const MOST_ROWS: u64 = 65_536;
+/// A manifest that is not here is looked for again after this.
+const AGAIN: Duration = Duration::from_secs(10);
+/// A manifest is some kilobytes for each block; beyond this it is none.
+const MANIFEST_BYTES: u64 = 64 << 20;
+
+/// What is known of batches. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Batches {
+    /// What a worker may take.
+    memory_bytes: u64,
+    known: Arc<RwLock<Known>>,
+}
+
+/// By the digest of a manifest, what one row takes in each block, by its digest.
+type Known = HashMap<String, HashMap<String, u64>>;
+
+/// A manifest cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum ManifestError {
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error(transparent)]
+    Digest(#[from] lamina_model::DigestError),
+    #[error("cannot read it: {0}")]
+    Read(#[from] std::io::Error),
+    #[error("{0} bytes are too many for a manifest")]
+    Size(u64),
+    #[error("it is none: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Batches {
+    /// Nothing known yet; runs may take `memory_bytes`.
+    pub(crate) fn new(memory_bytes: u64) -> Self {
+        Self {
+            memory_bytes,
+            known: Arc::default(),
+        }
+    }
+
+    /// Rows that a request for the revision of `signature` may have, as far as the part of it
+    /// matters that `slices` run.
+    pub(crate) fn largest(
+        &self,
+        placement_uid: &str,
+        signature: &Signature,
+        slices: &Slices,
+    ) -> u64 {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(peaks) = known.get(&signature.manifest) else {
+            return MOST_ROWS;
+        };
+        let peak = slices.most_of_blocks(placement_uid, signature.revision, |digest| {
+            peaks.get(digest).copied().unwrap_or(0)
+        });
+        rows(peak, self.memory_bytes)
+    }
+
+    /// Reads the manifests of `routes` for as long as it is polled.
+    pub(crate) async fn follow(self, routes: Routes, blobs: Arc<dyn BlobSource>) {
+        let mut applied = routes.subscribe();
+        loop {
+            applied.borrow_and_update();
+            let all = self.read(routes.manifests(), &*blobs).await;
+            // Either way it is time for another look.
+            if all {
+                let _ = applied.changed().await;
+            } else {
+                let _ = timeout(AGAIN, applied.changed()).await;
+            }
+            // Routes change in bursts.
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether all of `manifests` are known.
+    async fn read(&self, manifests: Vec<Blob>, blobs: &dyn BlobSource) -> bool {
+        self.write(|known| known.retain(|digest, _| manifests.iter().any(|m| m.digest == *digest)));
+        let mut all = true;
+        for blob in manifests {
+            if self.write(|known| known.contains_key(&blob.digest)) {
+                continue;
+            }
+            match read(&blob, blobs).await {
+                Ok(manifest) => {
+                    self.write(|known| known.insert(blob.digest, peaks(&manifest)));
+                }
+                Err(error) => {
+                    tracing::debug!(digest = blob.digest, %error, "no manifest yet");
+                    all = false;
+                }
+            }
+        }
+        all
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn read(blob: &Blob, blobs: &dyn BlobSource) -> Result<Manifest, ManifestError> {
+    if blob.bytes > MANIFEST_BYTES {
+        return Err(ManifestError::Size(blob.bytes));
+    }
+    let path = blobs.ensure(&blob.digest.parse()?, blob.bytes).await?;
+    Ok(serde_json::from_slice(&tokio::fs::read(path).await?)?)
+}
+
+fn peaks(manifest: &Manifest) -> HashMap<String, u64> {
+    let blocks = manifest.blocks.iter();
+    let peaks = blocks.map(|b| (b.digest.to_string(), b.peak_activation_bytes));
+    peaks.collect()
+}
+
+/// Rows of which each takes `peak` for which `memory_bytes` suffice. One is always tried: a
+/// run that finds no memory says so.
+fn rows(peak: u64, memory_bytes: u64) -> u64 {
+    // Beside the activations there is what the kernels need.
+    let row = peak.saturating_add(peak / 2).max(1);
+    (memory_bytes / row).clamp(1, MOST_ROWS)
+}
+
+/// Rows of a request: of each input the product of the sizes that its spec leaves free, for
+/// as many times one row's memory it takes.
+pub(crate) fn rows_of(signature: &Signature, tensors: &[Tensor]) -> u64 {
+    let of = |(spec, tensor): (&ValueSpec, &Tensor)| {
+        let sizes = spec.shape.iter().zip(&tensor.shape);
+        let free = sizes.filter(|&(&wanted, _)| wanted == -1);
+        let sizes = free.map(|(_, &size)| u64::try_from(size).unwrap_or(0));
+        sizes.fold(1, u64::saturating_mul)
+    };
+    let rows = signature.inputs.iter().zip(tensors).map(of);
+    rows.max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::data_plane::testing::Host;
+    use crate::testing::{blob, manifest, route, slice};
+    use lamina_model::DataType;
+
+    #[test]
+    fn as_many_rows_as_there_is_room_for() {
+        let gib = 1 << 30;
+        assert_eq!(rows(10 << 20, gib), 68);
+        assert_eq!(rows(2 << 30, gib), 1);
+        assert_eq!(rows(0, gib), MOST_ROWS);
+        assert_eq!(rows(u64::MAX, gib), 1);
+    }
+
+    #[test]
+    fn free_sizes_are_rows() {
+        let signature = |shapes: &[&[i64]]| Signature {
+            revision: 1,
+            inputs: shapes.iter().map(|shape| spec(shape)).collect(),
+            outputs: Vec::new(),
+            manifest: String::new(),
+        };
+        fn spec(shape: &[i64]) -> ValueSpec {
+            ValueSpec {
+                name: "x".into(),
+                datatype: DataType::Uint8,
+                shape: shape.to_vec(),
+            }
+        }
+        let tensor = |shape: &[i64]| Tensor {
+            shape: shape.to_vec(),
+            data: vec![0].into(),
+            ..Tensor::default()
+        };
+        let (tokens, table) = (tensor(&[4, 100]), tensor(&[9, 9]));
+        let rows =
+            |shapes: &[&[i64]]| rows_of(&signature(shapes), &[tokens.clone(), table.clone()]);
+        assert_eq!(rows(&[&[-1, -1], &[9, 9]]), 400);
+        assert_eq!(rows(&[&[-1, 100], &[-1, 9]]), 9);
+        assert_eq!(rows(&[&[4, 100], &[9, 9]]), 1);
+    }
+
+    #[tokio::test]
+    async fn what_runs_elsewhere_does_not_count_and_manifests_go_with_their_routes() {
+        let folder = crate::serve::data_plane::testing::Folder::new();
+        let host = Host::start("cam-1", &folder);
+        let block = folder.put_block(1.0, 0.0);
+        let manifest = serde_json::to_vec(&manifest(&block, 10 << 20)).unwrap();
+        let mut wanted = route("u", "m", 1);
+        wanted.revisions[0].manifest = blob(&manifest);
+        host.routes.apply(std::slice::from_ref(&wanted)).unwrap();
+        let signature = host.routes.find("m")[0].active.clone().unwrap();
+        let batches = Batches::new(1 << 30);
+        let largest = || batches.largest("u", &signature, &host.slices);
+        assert!(!batches.read(host.routes.manifests(), &*folder).await);
+        assert_eq!(largest(), MOST_ROWS);
+        folder.put(&manifest);
+        assert!(batches.read(host.routes.manifests(), &*folder).await);
+        assert_eq!(largest(), MOST_ROWS);
+        let mut part = slice("u", 1, 0);
+        part.blocks = vec![block];
+        host.slices.apply(&[part]);
+        assert_eq!(largest(), 68);
+        assert!(batches.read(Vec::new(), &*folder).await);
+        assert_eq!(largest(), MOST_ROWS);
+    }
+}

@@ -1,0 +1,222 @@
+//! What anybody with network reach may send, each beside a client that loses nothing.
+
+use super::testing::{Folder, Host, deploy, request, route_to, values};
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::future::join_all;
+use http::{HeaderMap, Request};
+use hyper::body::{Body, Frame};
+use lamina_proto::inference::ModelInferRequest;
+use prost::Message as _;
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
+use tonic::Code;
+use tonic::transport::Channel;
+use tower::{Service as _, ServiceExt as _};
+
+const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+const FORWARD: &str = "/lamina.hop.v1.Hop/Forward";
+
+/// One frame, then the end or silence.
+struct Raw {
+    frame: Option<Bytes>,
+    ends: bool,
+}
+
+impl Body for Raw {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.frame.take() {
+            None if !self.ends => Poll::Pending,
+            next => Poll::Ready(next.map(|data| Ok(Frame::data(data)))),
+        }
+    }
+}
+
+/// How the host answers `frame`, sent to `path` as it is.
+async fn sent(channel: Channel, path: &str, encoding: &str, frame: &[u8], ends: bool) -> Code {
+    let frame = Some(Bytes::copy_from_slice(frame));
+    let request = Request::post(format!("http://host{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-encoding", encoding)
+        .body(tonic::body::Body::new(Raw { frame, ends }))
+        .unwrap();
+    let mut channel = channel;
+    let response = channel.ready().await.unwrap().call(request).await.unwrap();
+    code_in(response.headers())
+}
+
+fn code_in(headers: &HeaderMap) -> Code {
+    let code = headers.get("grpc-status").map(|v| v.as_bytes());
+    code.map_or(Code::Ok, Code::from_bytes)
+}
+
+fn framed(flag: u8, announced: u32, content: &[u8]) -> Vec<u8> {
+    [&[flag][..], &announced.to_be_bytes(), content].concat()
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(content).unwrap();
+    let packed = encoder.finish().unwrap();
+    framed(1, u32::try_from(packed.len()).unwrap(), &packed)
+}
+
+/// A host that serves `m` as 2x+1.
+async fn serving() -> Host {
+    let mut cam = Host::start("cam-1", &Folder::new());
+    deploy(1, &mut [(&mut cam, (2.0, 1.0))]).await;
+    cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
+    cam
+}
+
+/// A client that asks all the time until it is told to stop; gives how often it was
+/// answered. It panics where it is not, or not within a second.
+struct Normal {
+    stop: Arc<AtomicBool>,
+    asking: tokio::task::JoinHandle<u32>,
+}
+
+impl Normal {
+    fn of(host: &Host) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut client = host.client();
+        let stopped = Arc::clone(&stop);
+        let asking = tokio::spawn(async move {
+            let mut answered = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let asked = client.model_infer(request("", &[1.0, 2.0]));
+                let reply = timeout(Duration::from_secs(5), asked).await.unwrap();
+                assert_eq!(values(reply.unwrap().get_ref()), [3.0, 5.0]);
+                answered += 1;
+                sleep(Duration::from_millis(5)).await;
+            }
+            answered
+        });
+        Self { stop, asking }
+    }
+
+    async fn lost_nothing(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        assert!(self.asking.await.unwrap() > 3);
+    }
+}
+
+/// A figure of this process in bytes, such as `VmRSS`.
+fn memory(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with(field)).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib << 10
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bombs_of_ten_kilobytes_cost_an_answer_each() {
+    let cam = serving().await;
+    let client = Normal::of(&cam);
+    let bomb = gzip(&[0x2a, 0].repeat(5_000_000));
+    assert!(bomb.len() < 11_000, "{}", bomb.len());
+    let before = memory("VmRSS");
+    let bombs = (0..40).map(|_| sent(cam.channel(), INFER, "gzip", &bomb, true));
+    for code in join_all(bombs).await {
+        assert_eq!(code, Code::ResourceExhausted);
+    }
+    // Uncompressed, to users and to agents: what is decoded is hundreds of megabytes.
+    let (inputs, tensors) = ([0x2a, 0].repeat(2_000_000), [0x32, 0].repeat(2_000_000));
+    for (path, content) in [(INFER, inputs), (FORWARD, tensors)] {
+        let frame = framed(0, 4_000_000, &content);
+        let code = sent(cam.channel(), path, "identity", &frame, true).await;
+        assert_eq!(code, Code::InvalidArgument, "{path}");
+    }
+    let grown = memory("VmRSS").saturating_sub(before);
+    assert!(grown < 1 << 30, "{grown}");
+    client.lost_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_announced_reserves_nothing() {
+    let cam = serving().await;
+    let client = Normal::of(&cam);
+    let before = memory("VmSize");
+    // More than is taken is refused at the word.
+    for path in [INFER, FORWARD] {
+        let huge = framed(0, 1 << 30, b"");
+        let announced = (0..100).map(|_| sent(cam.channel(), path, "identity", &huge, false));
+        for code in join_all(announced).await {
+            assert_eq!(code, Code::ResourceExhausted);
+        }
+    }
+    // What would be taken is waited for, without memory.
+    let large = framed(0, 60 << 20, b"");
+    let announced = (0..100).map(|_| {
+        let sending = sent(cam.channel(), INFER, "identity", &large, false);
+        timeout(Duration::from_millis(500), sending)
+    });
+    let waiting = join_all(announced).await;
+    assert!(waiting.iter().all(Result::is_err));
+    let grown = memory("VmSize").saturating_sub(before);
+    assert!(grown < 4 << 30, "{grown}");
+    client.lost_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_large_requests_is_refused_beyond_its_share() {
+    let folder = Folder::new();
+    let mut cam = Host::slow("cam-1", &folder, Duration::from_millis(200));
+    deploy(1, &mut [(&mut cam, (2.0, 1.0))]).await;
+    cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
+    // 8 MB each, where all may take 128 MiB and a model half of it.
+    let large = request("", &vec![1.0; 2_000_000]);
+    let begin = Instant::now();
+    let flood = (0..24).map(|_| {
+        let mut client = cam.client().max_encoding_message_size(1 << 30);
+        let mut asked = tonic::Request::new(large.clone());
+        asked.set_timeout(Duration::from_secs(20));
+        async move { client.model_infer(asked).await.map(|_| ()) }
+    });
+    let ended = join_all(flood).await;
+    let refused = ended.iter().filter_map(|e| e.as_ref().err());
+    let refused: Vec<_> = refused
+        .filter(|status| status.code() == Code::ResourceExhausted)
+        .collect();
+    assert!(!refused.is_empty(), "{ended:?}");
+    for status in &refused {
+        assert!(status.metadata().contains_key("retry-after-ms"), "{status}");
+    }
+    assert!(refused.len() < 24, "some are served");
+    assert!(begin.elapsed() < Duration::from_secs(60));
+    // And then there is room again.
+    let reply = cam.client().model_infer(request("", &[1.0, 2.0])).await;
+    assert_eq!(values(reply.unwrap().get_ref()), [3.0, 5.0]);
+}
+
+#[tokio::test]
+async fn a_second_message_is_refused_and_a_cut_one_too() {
+    let cam = serving().await;
+    let whole = ModelInferRequest {
+        model_name: "m".into(),
+        ..ModelInferRequest::default()
+    };
+    let whole = whole.encode_to_vec();
+    let whole = framed(0, u32::try_from(whole.len()).unwrap(), &whole);
+    for bytes in [[&whole[..], &whole[..]].concat(), whole[..6].to_vec()] {
+        let code = sent(cam.channel(), INFER, "identity", &bytes, true).await;
+        assert_eq!(code, Code::InvalidArgument);
+    }
+    // The service itself says what it cannot unpack.
+    let code = sent(cam.channel(), INFER, "zstd", &whole, true).await;
+    assert_eq!(code, Code::Unimplemented);
+}

@@ -1,0 +1,73 @@
+//! What is known of the models here, for who must know it before a request is decoded.
+
+use crate::serve::directory::Directory;
+use crate::serve::guard::Models;
+use crate::serve::routes::Routes;
+use crate::serve::slices::Slices;
+use lamina_model::ValueSpec;
+
+/// Rows of the batch for which there is always room, where the sizes of the tensors say how
+/// much that is.
+const ROWS: u64 = 64;
+
+/// The models that enter here or elsewhere, and those of which this host runs a part.
+pub(super) struct Known {
+    pub(super) routes: Routes,
+    pub(super) directory: Directory,
+    pub(super) slices: Slices,
+}
+
+impl Models for Known {
+    fn full_name(&self, name: &str) -> Option<String> {
+        let routed = self.routes.find(name).into_iter().next();
+        let routed = routed.map(|model| model.full_name.clone());
+        routed.or_else(|| self.directory.now().full_names(name).next().cloned())
+    }
+
+    fn runs(&self, placement_uid: &str) -> bool {
+        self.slices.has_part_of(placement_uid)
+    }
+
+    fn largest_request(&self) -> u64 {
+        self.routes.most_of_inputs(batch_bytes)
+    }
+
+    fn largest_hop(&self) -> u64 {
+        self.slices.most_of_inputs(batch_bytes)
+    }
+}
+
+/// Bytes of a batch for `specs`; of tensors with other free sizes than the batch nothing can
+/// be said.
+fn batch_bytes(specs: &[ValueSpec]) -> u64 {
+    let one = |spec: &ValueSpec| {
+        let (rows, fixed) = match spec.shape.split_first() {
+            Some((&-1, fixed)) => (ROWS, fixed),
+            _ => (1, &spec.shape[..]),
+        };
+        let row = spec.datatype.checked_bytes(fixed).unwrap_or(0);
+        row.saturating_mul(rows)
+    };
+    specs.iter().map(one).fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lamina_model::DataType;
+
+    #[test]
+    fn a_batch_takes_what_its_tensors_say() {
+        let spec = |shape: &[i64]| ValueSpec {
+            name: "x".into(),
+            datatype: DataType::Fp32,
+            shape: shape.to_vec(),
+        };
+        let picture = spec(&[-1, 3, 224, 224]);
+        assert_eq!(batch_bytes(std::slice::from_ref(&picture)), 64 * 602_112);
+        let table = spec(&[10, 10]);
+        assert_eq!(batch_bytes(&[picture, table]), 64 * 602_112 + 400);
+        assert_eq!(batch_bytes(&[spec(&[-1, -1])]), 0);
+        assert_eq!(batch_bytes(&[spec(&[i64::MAX, 8])]), 0);
+    }
+}

@@ -1,0 +1,333 @@
+//! What the requests inside this agent may take together, and nobody all of it.
+//!
+//! A model takes half of it at most, and so does a connection; an address takes three
+//! quarters: a flood on or from one leaves room for the others. Who finds no room waits
+//! shortly, for what is inside ends soon, and is refused then, before its bytes lie here.
+
+use crate::door::Origin;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a request waits for room.
+const WAIT: Duration = Duration::from_millis(50);
+/// A request takes as much at least, so that there is a most of them, too.
+const LEAST_BYTES: u64 = 16 << 10;
+/// Room is taken in steps of this, so that it is not counted for each frame.
+const STEP_BYTES: u64 = 64 << 10;
+
+/// The room of an agent. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    limit: u64,
+    held: Mutex<Held>,
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    bytes: u64,
+    by_share: HashMap<Share, u64>,
+}
+
+/// What takes a share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Share {
+    Connection(u64),
+    Address(IpAddr),
+    Owner(Owner),
+}
+
+/// Whom a request is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Owner {
+    /// A model that this agent knows.
+    Model(String),
+    /// A model that nobody knows.
+    Unknown,
+    /// Who watches the agent's health.
+    Watch,
+    /// Whoever measures or asks something.
+    Other,
+}
+
+/// What one request takes, until dropped.
+#[derive(Debug)]
+pub(super) struct Charge {
+    budget: Budget,
+    origin: Origin,
+    /// None until it is known.
+    owner: Option<Owner>,
+    bytes: u64,
+}
+
+/// There is no room.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Full {
+    #[error("this host has as many requests as it takes; try again, or ask another one")]
+    Host,
+    #[error("model `{0}` has as many requests on this host as it takes; try again, or send less")]
+    Model(String),
+    #[error("this client has as many requests here as it may; try again, or send less")]
+    Client,
+    #[error("there are as many requests of this kind as this host takes; try again")]
+    Kind,
+}
+
+impl Budget {
+    /// `limit` bytes.
+    pub(crate) fn new(limit: u64) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                limit,
+                held: Mutex::default(),
+                freed: Notify::new(),
+            }),
+        }
+    }
+
+    /// The largest message that there is room for at all.
+    pub(super) fn largest(&self) -> u64 {
+        self.inner.limit / 2
+    }
+
+    /// Room for a request of which nothing has come yet.
+    ///
+    /// # Errors
+    /// There is none, and none came.
+    pub(super) async fn begin(&self, origin: Origin) -> Result<Charge, Full> {
+        let mut charge = Charge {
+            budget: self.clone(),
+            origin,
+            owner: None,
+            bytes: 0,
+        };
+        charge.add(LEAST_BYTES).await?;
+        Ok(charge)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.inner
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limit_of(&self, share: &Share) -> u64 {
+        let quarters = match share {
+            Share::Address(_) => 3,
+            Share::Connection(_) | Share::Owner(Owner::Model(_)) => 2,
+            Share::Owner(_) => 1,
+        };
+        self.inner.limit / 4 * quarters
+    }
+
+    fn try_take(&self, shares: &[Share], bytes: u64) -> Result<(), Full> {
+        let mut held = self.lock();
+        for share in shares {
+            let has = held.by_share.get(share).copied().unwrap_or(0);
+            if has + bytes > self.limit_of(share) {
+                return Err(full(share));
+            }
+        }
+        if held.bytes + bytes > self.inner.limit {
+            return Err(Full::Host);
+        }
+        held.bytes += bytes;
+        for share in shares {
+            *held.by_share.entry(share.clone()).or_default() += bytes;
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, shares: &[Share], bytes: u64) {
+        let mut held = self.lock();
+        held.bytes = held.bytes.saturating_sub(bytes);
+        for share in shares {
+            if let Some(has) = held.by_share.get_mut(share) {
+                *has = has.saturating_sub(bytes);
+                if *has == 0 {
+                    held.by_share.remove(share);
+                }
+            }
+        }
+        drop(held);
+        self.inner.freed.notify_waiters();
+    }
+}
+
+fn full(share: &Share) -> Full {
+    match share {
+        Share::Connection(_) | Share::Address(_) => Full::Client,
+        Share::Owner(Owner::Model(name)) => Full::Model(name.clone()),
+        Share::Owner(_) => Full::Kind,
+    }
+}
+
+impl Charge {
+    /// Takes `bytes` in all, and somewhat more where `expected` says that more will come.
+    ///
+    /// # Errors
+    /// There is no room, and none came.
+    pub(super) async fn reach(&mut self, bytes: u64, expected: u64) -> Result<(), Full> {
+        if bytes <= self.bytes {
+            return Ok(());
+        }
+        let next = (self.bytes + STEP_BYTES).min(expected);
+        self.add(bytes.max(next) - self.bytes).await
+    }
+
+    /// The request is for `owner`, who pays from now on.
+    ///
+    /// # Errors
+    /// It has no room, and none came.
+    pub(super) async fn belongs_to(&mut self, owner: Owner) -> Result<(), Full> {
+        if self.owner.as_ref() == Some(&owner) {
+            return Ok(());
+        }
+        let bytes = std::mem::take(&mut self.bytes);
+        self.budget.give_back(&self.shares(), bytes);
+        self.owner = Some(owner);
+        self.add(bytes).await
+    }
+
+    async fn add(&mut self, bytes: u64) -> Result<(), Full> {
+        let shares = self.shares();
+        let until = Instant::now() + WAIT;
+        loop {
+            let mut freed = pin!(self.budget.inner.freed.notified());
+            // Or what ends between the try and the wait is not noticed.
+            freed.as_mut().enable();
+            let Err(full) = self.budget.try_take(&shares, bytes) else {
+                self.bytes += bytes;
+                return Ok(());
+            };
+            if timeout_at(until, freed).await.is_err() {
+                return Err(full);
+            }
+        }
+    }
+
+    fn shares(&self) -> Vec<Share> {
+        let client = [
+            Share::Connection(self.origin.connection),
+            Share::Address(self.origin.address),
+        ];
+        let owner = self.owner.clone().map(Share::Owner);
+        client.into_iter().chain(owner).collect()
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.give_back(&self.shares(), self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn model(name: &str) -> Owner {
+        Owner::Model(name.to_owned())
+    }
+
+    /// Connection `connection` of an address of its own.
+    fn origin(connection: u8) -> Origin {
+        Origin {
+            connection: connection.into(),
+            address: [10, 0, 0, connection].into(),
+        }
+    }
+
+    /// A request of `bytes` for `owner`.
+    async fn taken(
+        budget: &Budget,
+        origin: Origin,
+        owner: Owner,
+        bytes: u64,
+    ) -> Result<Charge, Full> {
+        let mut charge = budget.begin(origin).await?;
+        charge.belongs_to(owner).await?;
+        charge.reach(bytes, bytes).await?;
+        Ok(charge)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_on_one_model_leaves_room_for_another() {
+        let budget = Budget::new(8 * MIB);
+        let mut inside = Vec::new();
+        let refusal = loop {
+            let from = origin(inside.len() as u8);
+            match taken(&budget, from, model("a"), MIB).await {
+                Ok(charge) => inside.push(charge),
+                Err(full) => break full,
+            }
+        };
+        assert_eq!((inside.len(), refusal), (4, Full::Model("a".into())));
+        let other = taken(&budget, origin(99), model("b"), 2 * MIB).await;
+        assert!(other.is_ok());
+        inside.pop();
+        assert!(taken(&budget, origin(99), model("a"), MIB).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_addresses_and_unknown_models_have_their_shares() {
+        let budget = Budget::new(8 * MIB);
+        let full = async |origin: Origin, owner: Owner, mib: u64| {
+            taken(&budget, origin, owner, mib * MIB).await.unwrap_err()
+        };
+        let first = taken(&budget, origin(1), model("a"), 3 * MIB)
+            .await
+            .unwrap();
+        assert_eq!(full(origin(1), model("b"), 2).await, Full::Client);
+        // Another connection of the same address.
+        let beside = Origin {
+            connection: 2,
+            ..origin(1)
+        };
+        let second = taken(&budget, beside, model("b"), 3 * MIB).await.unwrap();
+        let third = Origin {
+            connection: 3,
+            ..origin(1)
+        };
+        assert_eq!(full(third, model("c"), 1).await, Full::Client);
+        let unknown = taken(&budget, origin(4), Owner::Unknown, 2 * MIB - LEAST_BYTES);
+        let unknown = unknown.await.unwrap();
+        assert_eq!(full(origin(5), Owner::Unknown, 1).await, Full::Kind);
+        assert_eq!(full(origin(5), model("c"), 1).await, Full::Host);
+        drop(unknown);
+        assert!(taken(&budget, origin(5), model("c"), MIB).await.is_ok());
+        drop((first, second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_room_waits_shortly_and_goes_on_where_some_comes() {
+        let budget = Budget::new(4 * MIB);
+        let inside = taken(&budget, origin(1), model("a"), 2 * MIB)
+            .await
+            .unwrap();
+        let begin = Instant::now();
+        assert!(taken(&budget, origin(2), model("a"), MIB).await.is_err());
+        assert_eq!(begin.elapsed(), WAIT);
+        let ends = async {
+            tokio::time::sleep(WAIT / 2).await;
+            drop(inside);
+        };
+        let (second, ()) = tokio::join!(taken(&budget, origin(2), model("a"), MIB), ends);
+        drop(second.unwrap());
+        let held = budget.lock();
+        assert_eq!((held.bytes, held.by_share.len()), (0, 0));
+    }
+}

@@ -1,0 +1,266 @@
+//! Before any request is decoded: how large it is, what it takes, and whether there is room.
+//!
+//! tonic reserves what a message announces, unpacks what is compressed without a limit, and
+//! decodes whatever that is. So messages are received here, whole, with limits that are
+//! counted while they come, and handed on uncompressed.
+
+mod budget;
+mod inflate;
+mod receive;
+mod rope;
+mod shapes;
+mod weigh;
+
+pub(crate) use budget::Budget;
+
+use crate::door::{Endless, Origin};
+use budget::{Charge, Owner};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use inflate::Packing;
+use lamina_proto::MAX_MESSAGE_BYTES;
+use receive::{Refusal, Terms, receive};
+use shapes::Shape;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tonic::Status;
+use tonic::service::Routes;
+use tower::Service;
+
+/// What is taken where no model says more.
+pub(crate) const MESSAGE_BYTES: usize = 64 << 20;
+/// Names and questions.
+const SMALL_BYTES: usize = 64 << 10;
+/// Methods whose messages may be compressed: those of users.
+const UNPACKED: &str = "/inference.GRPCInferenceService/";
+/// For requests that came through no door.
+const NOWHERE: Origin = Origin {
+    connection: u64::MAX,
+    address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+};
+/// A request's own words beside its tensors.
+const OVERHEAD_BYTES: u64 = 1 << 20;
+/// The room for requests is this part of the memory, within these limits.
+const ROOM_PART: u64 = 4;
+const LEAST_ROOM_BYTES: u64 = 128 << 20;
+const MOST_ROOM_BYTES: u64 = 2 << 30;
+
+/// Room for the requests of a host with `memory_bytes`.
+pub(crate) fn room(memory_bytes: u64) -> Budget {
+    let bytes = memory_bytes / ROOM_PART;
+    Budget::new(bytes.clamp(LEAST_ROOM_BYTES, MOST_ROOM_BYTES))
+}
+
+/// What the guard must know of the models here.
+pub(crate) trait Models: Send + Sync {
+    /// `namespace/name` of the model that clients call `name`; none where nobody knows it.
+    fn full_name(&self, name: &str) -> Option<String>;
+    /// Whether this host runs a part of the Placement.
+    fn runs(&self, placement_uid: &str) -> bool;
+    /// Bytes of tensors in the largest request that a model takes here, where one says.
+    fn largest_request(&self) -> u64;
+    /// As [`Models::largest_request`], of what other agents send.
+    fn largest_hop(&self) -> u64;
+}
+
+/// Answers with `routes` what is fit for them.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    pub(crate) routes: Routes,
+    pub(crate) gate: Gate,
+}
+
+/// Decides what is fit.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    pub(crate) budget: Budget,
+    pub(crate) models: Arc<dyn Models>,
+}
+
+/// The methods, by what their messages are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Infer,
+    Forward,
+    Ping,
+    /// The one whose answer goes on.
+    Watch,
+    Other,
+}
+
+impl Method {
+    fn of(path: &str) -> Self {
+        match path {
+            "/inference.GRPCInferenceService/ModelInfer" => Self::Infer,
+            "/lamina.hop.v1.Hop/Forward" => Self::Forward,
+            "/lamina.hop.v1.Hop/Ping" => Self::Ping,
+            "/grpc.health.v1.Health/Watch" => Self::Watch,
+            _ => Self::Other,
+        }
+    }
+
+    const fn shape(self) -> &'static Shape {
+        match self {
+            Self::Infer => &shapes::INFER,
+            Self::Forward => &shapes::FORWARD,
+            Self::Ping | Self::Watch | Self::Other => &shapes::FLAT,
+        }
+    }
+}
+
+impl Guard {
+    async fn answer(mut self, request: Request<Incoming>) -> Response<Answer> {
+        let (parts, body) = request.into_parts();
+        let origin = parts.extensions.get().copied().unwrap_or(NOWHERE);
+        let taken = self
+            .gate
+            .take(parts.uri.path(), &parts.headers, origin, body);
+        let (message, charge) = match taken.await {
+            Ok(taken) => taken,
+            Err(refusal) => {
+                tracing::debug!(%refusal, path = parts.uri.path(), "refused");
+                let refused = Status::from(refusal).into_http();
+                return refused.map(|body| Answer {
+                    body,
+                    _charge: None,
+                });
+            }
+        };
+        let is_watch = Method::of(parts.uri.path()) == Method::Watch;
+        let request = Request::from_parts(parts, Whole(message.into()));
+        let mut response = match self.routes.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        if is_watch {
+            response.extensions_mut().insert(Endless);
+        }
+        response.map(|body| Answer {
+            body,
+            _charge: Some(charge),
+        })
+    }
+}
+
+impl Gate {
+    async fn take<B>(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        origin: Origin,
+        body: B,
+    ) -> Result<(Vec<Bytes>, Charge), Refusal>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: std::fmt::Display + Send,
+    {
+        let method = Method::of(path);
+        let mut charge = self.budget.begin(origin).await?;
+        let encoding = headers.get("grpc-encoding").map(|v| v.as_bytes());
+        let encoding = encoding.filter(|encoding| *encoding != b"identity");
+        let packing = encoding.and_then(Packing::of);
+        let unpacks = path.starts_with(UNPACKED);
+        if encoding.is_some() && (packing.is_none() || !unpacks) {
+            // The service says what it takes instead.
+            return Ok((Vec::new(), charge));
+        }
+        let terms = Terms {
+            shape: method.shape(),
+            limit: self.limit(method),
+            packing,
+            owner: &|name| self.owner(method, name),
+        };
+        let message = receive(body, &terms, &mut charge).await?;
+        Ok((message, charge))
+    }
+
+    fn limit(&self, method: Method) -> usize {
+        let said = match method {
+            Method::Infer => self.models.largest_request(),
+            Method::Forward => self.models.largest_hop(),
+            Method::Ping => 0,
+            Method::Watch | Method::Other => return SMALL_BYTES,
+        };
+        let said = said
+            .saturating_add(OVERHEAD_BYTES)
+            .min(self.budget.largest());
+        let said = usize::try_from(said).unwrap_or(usize::MAX);
+        said.clamp(MESSAGE_BYTES, MAX_MESSAGE_BYTES)
+    }
+
+    fn owner(&self, method: Method, name: Option<String>) -> Owner {
+        let known = match method {
+            Method::Infer => name.and_then(|name| self.models.full_name(&name)),
+            Method::Forward => name.filter(|uid| self.models.runs(uid)),
+            Method::Watch => return Owner::Watch,
+            Method::Ping | Method::Other => return Owner::Other,
+        };
+        known.map_or(Owner::Unknown, Owner::Model)
+    }
+}
+
+impl Service<Request<Incoming>> for Guard {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future =
+        Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send + 'static>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let guard = self.clone();
+        Box::pin(async move { Ok(guard.answer(request).await) })
+    }
+}
+
+/// A message that is here as a whole.
+struct Whole(VecDeque<Bytes>);
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// An answer, until whose end its request is charged.
+pub(crate) struct Answer {
+    body: tonic::body::Body,
+    _charge: Option<Charge>,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,164 @@
+//! What messages are made of, as far as it costs memory. The fields are those of
+//! `proto/*.proto`.
+
+/// A kind of message.
+#[derive(Debug)]
+pub(super) struct Shape {
+    /// What one takes in memory, without what its fields hold.
+    pub(super) bytes: u64,
+    pub(super) fields: &'static [Field],
+}
+
+/// A field of a message.
+#[derive(Debug)]
+pub(super) struct Field {
+    pub(super) number: u32,
+    pub(super) holds: Holds,
+    /// How often it may come, and what people call it.
+    pub(super) most: Option<(u32, &'static str)>,
+}
+
+/// What a field holds.
+#[derive(Debug)]
+pub(super) enum Holds {
+    /// Bytes or text.
+    Bytes,
+    /// Numbers, of which each byte on the wire may become so many in memory.
+    Numbers(u64),
+    Message(&'static Shape),
+}
+
+/// What a field of bytes takes beside them.
+pub(super) const BYTES_OVERHEAD: u64 = 64;
+
+const fn any(number: u32, holds: Holds) -> Field {
+    Field {
+        number,
+        holds,
+        most: None,
+    }
+}
+
+const fn some(number: u32, holds: Holds, most: u32, name: &'static str) -> Field {
+    Field {
+        number,
+        holds,
+        most: Some((most, name)),
+    }
+}
+
+/// `inference.ModelInferRequest`.
+pub(super) static INFER: Shape = Shape {
+    bytes: 512,
+    fields: &[
+        any(1, Holds::Bytes),
+        any(2, Holds::Bytes),
+        any(3, Holds::Bytes),
+        some(4, Holds::Message(&PARAMETER), 64, "parameters"),
+        some(5, Holds::Message(&INPUT), 256, "inputs"),
+        some(6, Holds::Message(&OUTPUT), 256, "outputs"),
+        some(7, Holds::Bytes, 256, "raw input contents"),
+    ],
+};
+
+static INPUT: Shape = Shape {
+    bytes: 640,
+    fields: &[
+        any(1, Holds::Bytes),
+        any(2, Holds::Bytes),
+        some(3, Holds::Numbers(8), 64, "dimensions of an input"),
+        some(4, Holds::Message(&PARAMETER), 64, "parameters of an input"),
+        any(5, Holds::Message(&CONTENTS)),
+    ],
+};
+
+static OUTPUT: Shape = Shape {
+    bytes: 256,
+    fields: &[
+        any(1, Holds::Bytes),
+        some(2, Holds::Message(&PARAMETER), 64, "parameters of an output"),
+    ],
+};
+
+/// An entry of a map.
+static PARAMETER: Shape = Shape {
+    bytes: 256,
+    fields: &[any(1, Holds::Bytes), any(2, Holds::Message(&VALUE))],
+};
+
+static VALUE: Shape = Shape {
+    bytes: 64,
+    fields: &[any(3, Holds::Bytes)],
+};
+
+static CONTENTS: Shape = Shape {
+    bytes: 384,
+    fields: &[
+        any(1, Holds::Numbers(1)),
+        any(2, Holds::Numbers(4)),
+        any(3, Holds::Numbers(8)),
+        any(4, Holds::Numbers(4)),
+        any(5, Holds::Numbers(8)),
+        any(6, Holds::Numbers(1)),
+        any(7, Holds::Numbers(1)),
+        any(8, Holds::Bytes),
+    ],
+};
+
+/// `lamina.hop.v1.ForwardRequest`.
+pub(super) static FORWARD: Shape = Shape {
+    bytes: 512,
+    fields: &[
+        any(1, Holds::Bytes),
+        any(4, Holds::Bytes),
+        any(5, Holds::Bytes),
+        some(6, Holds::Message(&TENSOR), 1024, "tensors"),
+    ],
+};
+
+static TENSOR: Shape = Shape {
+    bytes: 256,
+    fields: &[
+        any(1, Holds::Bytes),
+        any(2, Holds::Bytes),
+        some(3, Holds::Numbers(8), 64, "dimensions of a tensor"),
+        any(4, Holds::Bytes),
+    ],
+};
+
+/// A message of nothing but bytes and numbers, each once.
+pub(super) static FLAT: Shape = Shape {
+    bytes: 256,
+    fields: &[any(1, Holds::Bytes), any(2, Holds::Bytes)],
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lamina_proto::hop::{ForwardRequest, Tensor};
+    use lamina_proto::inference::model_infer_request::{
+        InferInputTensor, InferRequestedOutputTensor,
+    };
+    use lamina_proto::inference::{InferParameter, InferTensorContents, ModelInferRequest};
+
+    fn holds<T>(shape: &Shape) {
+        let (bytes, name) = (size_of::<T>() as u64, std::any::type_name::<T>());
+        // A list that grows has room for twice what is in it.
+        assert!(
+            2 * bytes <= shape.bytes,
+            "{name}: {bytes} in {}",
+            shape.bytes
+        );
+    }
+
+    #[test]
+    fn each_shape_is_no_smaller_than_what_it_stands_for() {
+        holds::<ModelInferRequest>(&INFER);
+        holds::<InferInputTensor>(&INPUT);
+        holds::<InferRequestedOutputTensor>(&OUTPUT);
+        holds::<(String, InferParameter)>(&PARAMETER);
+        holds::<InferTensorContents>(&CONTENTS);
+        holds::<ForwardRequest>(&FORWARD);
+        holds::<Tensor>(&TENSOR);
+    }
+}
