@@ -186,6 +186,7 @@ impl Default for ComputeNodeStatus {
 #[serde(rename_all = "camelCase")]
 pub struct Capacity {
     /// GFLOP/s of the reference benchmark on the agent's CPU share.
+    #[schemars(range(min = 0, max = 1e6))]
     pub gflops: f64,
     /// Thousandths of a CPU that the agent may use.
     pub cpu_millis: u64,

@@ -87,7 +87,7 @@ pub struct ModelInput {
     pub datatype: InputDataType,
     /// Shape; -1 in the first place takes any batch size.
     #[x_kube(validation = ("self.all(d, d == -1 || d >= 1)", "each dimension must be -1 (any size) or at least 1"))]
-    #[schemars(length(max = 8))]
+    #[schemars(length(max = 8), inner(range(min = -1, max = 2_147_483_647_i64)))]
     pub shape: Vec<i64>,
     /// Range of its values, from which checks and probes are drawn. Token ids
     /// must stay inside the vocabulary. Default: standard normal for floating
@@ -119,8 +119,10 @@ pub enum InputDataType {
 #[x_kube(validation = ("self.min <= self.max", "range.min must not be above range.max"))]
 pub struct Range {
     /// Smallest value.
+    #[schemars(range(min = -1e38, max = 1e38))]
     pub min: f64,
     /// Largest value.
+    #[schemars(range(min = -1e38, max = 1e38))]
     pub max: f64,
 }
 
@@ -130,7 +132,7 @@ pub struct Range {
 pub struct Entry {
     /// Labels of the nodes at which requests arise.
     #[x_kube(validation = ("size(self) >= 1", "name at least one label, such as kubernetes.io/hostname: cam-1"))]
-    #[schemars(length(max = 16))]
+    #[schemars(extend("maxProperties" = 16))]
     pub node_selector: BTreeMap<String, String>,
 }
 
@@ -146,10 +148,24 @@ pub struct StrategySpec {
     #[serde(default = "default_strategy")]
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Parameters of the strategy.
+    /// Parameters of the strategy, 32 at most of 1024 characters each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "few_short_texts")]
     pub parameters: BTreeMap<String, String>,
 }
+
+fn few_short_texts(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": MOST_PARAMETERS,
+        "additionalProperties": {"type": "string", "maxLength": LONGEST_PARAMETER},
+    })
+}
+
+/// Parameters of a strategy at most.
+pub const MOST_PARAMETERS: usize = 32;
+/// Length of each at most, in characters.
+pub const LONGEST_PARAMETER: usize = 1024;
 
 fn default_strategy() -> String {
     "optimal".to_owned()
@@ -186,6 +202,7 @@ pub struct Objective {
     /// planned beyond its share at this rate.
     #[serde(default = "default_rate")]
     #[x_kube(validation = ("self > 0.0 && self <= 100000.0", "requestsPerSecond must be above 0 and at most 100000"))]
+    #[schemars(range(min = 0, max = 100_000))]
     pub requests_per_second: f64,
 }
 
@@ -209,6 +226,7 @@ pub struct Constraints {
     /// The first blocks that must run on the entry itself, so that raw input
     /// never leaves it.
     #[serde(default)]
+    #[schemars(range(max = 65_535))]
     pub keep_on_entry: u32,
     /// Tiers that may compute (`device`, `edge`, `cloud`); empty allows all. The
     /// entry may always compute what `keepOnEntry` asks for.
@@ -244,8 +262,10 @@ pub struct SliceMemory {
 #[x_kube(validation = ("self.first <= self.last", "first must not be above last"))]
 pub struct Pin {
     /// First block, counted from 0.
+    #[schemars(range(max = 65_535))]
     pub first: u32,
     /// Last block, included.
+    #[schemars(range(max = 65_535))]
     pub last: u32,
     /// Name of the node.
     #[schemars(length(min = 1, max = 253))]

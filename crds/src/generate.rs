@@ -30,6 +30,7 @@ pub fn files() -> Result<Vec<(&'static str, String)>, GenerateError> {
                 reason,
             };
             let mut crd = serde_json::to_value(&crd).map_err(|e| error(e.to_string()))?;
+            schemas(&mut crd).for_each(bound_numbers);
             drop_unsigned_formats(&mut crd);
             default_observed_generation(&mut crd);
             let body = serde_saphyr::to_string(&crd).map_err(|e| error(e.to_string()))?;
@@ -39,6 +40,48 @@ pub fn files() -> Result<Vec<(&'static str, String)>, GenerateError> {
             ))
         })
         .collect()
+}
+
+/// The schemas of a definition.
+fn schemas(crd: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let versions = crd.pointer_mut("/spec/versions");
+    let versions = versions.and_then(Value::as_array_mut).into_iter().flatten();
+    versions.filter_map(|v| v.pointer_mut("/schema/openAPIV3Schema"))
+}
+
+/// The largest whole number that JSON carries everywhere, 2^53 - 1.
+const LARGEST_WHOLE: f64 = 9_007_199_254_740_991.0;
+/// The largest other number, far beyond whatever is measured.
+const LARGEST_NUMBER: f64 = 1e300;
+
+/// Gives every number the bounds of its type where it has none of its own: what the
+/// schema lets in must be readable. The formats tell the types, so that this comes
+/// before they are dropped.
+fn bound_numbers(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            let text = |key: &str| fields.get(key).and_then(Value::as_str);
+            let bounds = match (text("type"), text("format")) {
+                (Some("integer"), Some("uint8")) => Some((0.0, f64::from(u8::MAX))),
+                (Some("integer"), Some("uint16")) => Some((0.0, f64::from(u16::MAX))),
+                (Some("integer"), Some("uint32")) => Some((0.0, f64::from(u32::MAX))),
+                (Some("integer"), Some("uint64" | "uint")) => Some((0.0, LARGEST_WHOLE)),
+                (Some("integer"), Some("int32")) => {
+                    Some((f64::from(i32::MIN), f64::from(i32::MAX)))
+                }
+                (Some("integer"), _) => Some((-LARGEST_WHOLE, LARGEST_WHOLE)),
+                (Some("number"), _) => Some((-LARGEST_NUMBER, LARGEST_NUMBER)),
+                _ => None,
+            };
+            if let Some((least, most)) = bounds {
+                fields.entry("minimum").or_insert_with(|| json!(least));
+                fields.entry("maximum").or_insert_with(|| json!(most));
+            }
+            fields.values_mut().for_each(bound_numbers);
+        }
+        Value::Array(items) => items.iter_mut().for_each(bound_numbers),
+        _ => {}
+    }
 }
 
 /// The API server warns about formats that OpenAPI does not know (`uint32`);
@@ -87,6 +130,59 @@ mod tests {
                     path.display()
                 );
             }
+        }
+    }
+
+    /// Whatever the schema lets in fits the types that read it.
+    #[test]
+    fn every_number_has_the_bounds_of_its_type() {
+        fn look(schema: &Value, path: &str, found: &mut Vec<String>) {
+            let kind = schema.get("type").and_then(Value::as_str);
+            if let Some(kind @ ("integer" | "number")) = kind {
+                let bound = |key: &str| schema.get(key).and_then(Value::as_f64);
+                let most = if kind == "integer" {
+                    LARGEST_WHOLE
+                } else {
+                    LARGEST_NUMBER
+                };
+                match (bound("minimum"), bound("maximum")) {
+                    (Some(a), Some(b)) if -most <= a && a < b && b <= most => {}
+                    other => found.push(format!("{path}: {other:?}")),
+                }
+            }
+            if let Value::Object(fields) = schema {
+                for (name, field) in fields {
+                    look(field, &format!("{path}.{name}"), found);
+                }
+            }
+        }
+        for (name, content) in files().unwrap() {
+            let mut crd: Value = serde_saphyr::from_str(&content).unwrap();
+            let mut found = Vec::new();
+            for schema in schemas(&mut crd) {
+                look(schema, name, &mut found);
+            }
+            assert_eq!(found, Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn what_the_schema_lets_in_can_be_read() {
+        let most = |pointer: &str| {
+            let (_, content) = files().unwrap().remove(0);
+            let crd: Value = serde_saphyr::from_str(&content).unwrap();
+            let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+            let field = crd.pointer(&format!("{spec}{pointer}")).unwrap();
+            field["maximum"].as_f64().unwrap()
+        };
+        let keep = most("/constraints/properties/keepOnEntry");
+        let pin = "/constraints/properties/pins/items/properties";
+        let (first, last) = (most(&format!("{pin}/first")), most(&format!("{pin}/last")));
+        for value in [keep, first, last] {
+            // The largest that passes, and the one that was seen to pass.
+            assert!(value <= f64::from(u32::MAX) && value < 99_999_999_999.0);
+            let read: Result<u32, _> = serde_json::from_value(json!(value as u64));
+            assert!(read.is_ok());
         }
     }
 

@@ -54,3 +54,5 @@ pub const REQUESTS_REFUSED: &str = "RequestsRefused";
 pub const UNREADABLE: &str = "Unreadable";
 /// Warning: a model ended the process that opened it; other models go on.
 pub const ENGINE_CRASHED: &str = "EngineCrashed";
+/// Warning: a host reports of itself what no host can be; nothing is placed there.
+pub const IMPOSSIBLE_REPORT: &str = "ImpossibleReport";

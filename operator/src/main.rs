@@ -34,6 +34,10 @@ struct Run {
     /// Namespace of the operator, of its lease and of the agents' pods.
     #[arg(long, env = "POD_NAMESPACE", default_value = "lamina-system")]
     namespace: String,
+    /// Service account of the agents' pods. Nobody else may open a session, nor fetch or
+    /// store blobs.
+    #[arg(long, default_value = "lamina-agent")]
+    agent_service_account: String,
     /// Node on which the operator runs, so that blobs that agents fetch tell of
     /// the links from there; empty where it runs on none.
     #[arg(long, env = "NODE_NAME", default_value = "")]
@@ -129,6 +133,7 @@ async fn start(run: Run) -> Result<()> {
     );
     let options = Options {
         namespace: run.namespace,
+        agent_service_account: run.agent_service_account,
         node: run.node_name,
         ip: run.pod_ip,
         port: run.port,

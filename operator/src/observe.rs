@@ -13,6 +13,8 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What does not change while the process leads.
 #[derive(Debug, Clone)]
@@ -68,6 +70,7 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
             .into_iter()
             .map(|n| (n.name_any(), NodeView(n)))
             .collect(),
+        agent_ips: agent_ips(&listed.agents),
         agents: listed.agents.iter().filter_map(|p| agent(p)).collect(),
         live: world
             .nodes()
@@ -95,6 +98,20 @@ fn agent(pod: &Pod) -> Option<String> {
     let is_over = matches!(phase, Some("Succeeded" | "Failed"));
     let node = pod.spec.as_ref()?.node_name.clone()?;
     (!is_over).then_some(node)
+}
+
+/// Addresses of agents' pods by node.
+fn agent_ips(pods: &[Arc<Pod>]) -> BTreeMap<String, BTreeSet<IpAddr>> {
+    let mut all: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+    for pod in pods {
+        let (Some(node), Some(status)) = (agent(pod), pod.status.as_ref()) else {
+            continue;
+        };
+        let ips = status.pod_ips.iter().flatten();
+        let ips = ips.filter_map(|ip| ip.ip.parse::<IpAddr>().ok());
+        all.entry(node).or_default().extend(ips);
+    }
+    all
 }
 
 fn live(state: &NodeState, wall: Timestamp) -> LiveNode {
@@ -179,6 +196,7 @@ fn requests(world: &World) -> BTreeMap<String, RequestView> {
             let view = RequestView {
                 revision: e.revision,
                 answered: e.answered,
+                answered_per_second: e.answered_per_second,
                 latency_p50_seconds: e.p50_seconds,
                 latency_p95_seconds: e.p95_seconds,
             };

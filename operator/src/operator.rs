@@ -33,6 +33,8 @@ const SHUTDOWN: Duration = Duration::from_secs(15);
 pub struct Options {
     /// Namespace of the operator and of the agents' pods.
     pub namespace: String,
+    /// Service account of the agents' pods: nobody else is let in.
+    pub agent_service_account: String,
     /// Node on which it runs; empty where it runs on none.
     pub node: String,
     /// Address by which agents reach it.
@@ -113,7 +115,12 @@ pub async fn run(
         let served = admin::serve(probes, health_of, figures, token).await;
         ("the admin server", served.map_err(OperatorError::Admin))
     });
-    let auth = Arc::new(TokenReviews::new(client.clone(), &options.namespace));
+    let auth = TokenReviews::new(
+        client.clone(),
+        &options.namespace,
+        &options.agent_service_account,
+    );
+    let auth = Arc::new(auth);
     let service = ControlService::new(world.clone(), store.clone(), auth, stop.clone());
     let token = stop.clone();
     parts.spawn(async move {

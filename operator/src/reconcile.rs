@@ -7,10 +7,11 @@
 use crate::deploy::nodes::{self, Wishes};
 use crate::deploy::{crashes, phases, slices};
 use crate::plan::{self, Planned, Site, Wanted};
-use crate::prepare::{models, spec};
+use crate::prepare::{models, queue, spec};
 use crate::state::cluster::Cluster;
 use crate::state::decision::{Change, Decisions, Entries, EntryAt};
 use crate::state::ids::{self, ObjectId, PlacementKey};
+use crate::state::listed::Unreadable;
 use crate::state::memory::{Memory, ModelMemory};
 use crate::state::notice::{Notice, Regarding};
 use crate::state::plans::{self, Phase};
@@ -49,6 +50,7 @@ pub(crate) fn decide(snapshot: &Snapshot, memory: &mut Memory) -> Decisions {
     for model in snapshot.models.iter().filter(|m| is_wanted(m)) {
         look.model(model, memory);
     }
+    queue::assign(snapshot, &mut look.out);
     look.delete_orphans();
     look.keep_unreadable();
     look.tell_unreadable(memory);
@@ -219,6 +221,7 @@ impl<'a> Look<'a> {
             entries: states,
             no_entry,
             told,
+            unreadable: self.unreadable(&view.id),
         };
         let own = memory.models.entry(view.id.uid.clone()).or_default();
         let (status, notices) = model_status::report(self.snapshot, model, own, &parts);
@@ -553,19 +556,34 @@ impl<'a> Look<'a> {
                 continue;
             }
             memory.unreadable.insert(name.clone(), what.error.clone());
-            let id = ObjectId {
-                namespace: name.0.clone(),
-                name: name.1.clone(),
-                uid: what.uid.clone(),
-            };
-            let note = format!(
-                "{}; what it asked for before stays in force. Update the CRDs or correct it",
-                what.error
-            );
-            let regarding = Regarding::model(id);
+            let regarding = Regarding::model(unreadable_id(name, what));
+            let note = unreadable_note(what);
             let notice = Notice::warning(regarding, reasons::UNREADABLE, "Read", note);
             self.out.write(Change::Nothing, vec![notice]);
         }
+        for (name, what) in unreadable {
+            // Of what could be read once, more is said where it is looked at.
+            if self.index.model(&what.uid).is_some() || what.uid.is_empty() {
+                continue;
+            }
+            let before = what.status.as_deref().cloned().unwrap_or_default();
+            let note = unreadable_note(what);
+            let status = model_status::set_aside(self.snapshot, &before, note);
+            if before != status {
+                let change = Change::ModelStatus {
+                    id: unreadable_id(name, what),
+                    status: Box::new(status),
+                };
+                self.out.write(change, Vec::new());
+            }
+        }
+    }
+
+    /// Why the model cannot be read, if so.
+    fn unreadable(&self, id: &ObjectId) -> Option<String> {
+        let name = (id.namespace.clone(), id.name.clone());
+        let what = self.snapshot.unreadable.get(&name)?;
+        (what.uid == id.uid).then(|| unreadable_note(what))
     }
 
     /// Stops preparing for models that are gone. What a model itself no longer wants
@@ -587,6 +605,21 @@ impl<'a> Look<'a> {
         let unwanted: Vec<PlacementKey> = unwanted.map(|(key, _)| key.clone()).collect();
         self.out.forget_asks.extend(unwanted);
     }
+}
+
+fn unreadable_id(name: &(String, String), what: &Unreadable) -> ObjectId {
+    ObjectId {
+        namespace: name.0.clone(),
+        name: name.1.clone(),
+        uid: what.uid.clone(),
+    }
+}
+
+fn unreadable_note(what: &Unreadable) -> String {
+    format!(
+        "{}; what it asked for before stays in force. Update the CRDs or correct it",
+        what.error
+    )
 }
 
 fn owner(model: &ObjectId) -> OwnerReference {

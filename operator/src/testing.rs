@@ -280,6 +280,7 @@ pub(crate) fn world() -> Snapshot {
             .iter()
             .map(|(n, ..)| by_name(n))
             .collect::<BTreeSet<_>>(),
+        agent_ips: BTreeMap::new(),
         live: NODES
             .iter()
             .map(|(n, ..)| {

@@ -39,6 +39,30 @@ pub(crate) fn without_secrets(address: &str) -> String {
     }
 }
 
+/// `text` with each address in it shown without its secrets.
+pub(crate) fn without_secrets_in(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(middle) = rest.find("://") {
+        let is_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+        let scheme = rest[..middle].trim_end_matches(is_scheme).len();
+        let is_end =
+            |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '(' | ')' | '<' | '>');
+        let end = rest[middle..]
+            .find(is_end)
+            .map_or(rest.len(), |i| middle + i);
+        let (address, behind) = (&rest[scheme..end], &rest[end..]);
+        // What ends a sentence or goes on after it is none of the address.
+        let bare = address.trim_end_matches([':', ',', ';', '.']);
+        shown.push_str(&rest[..scheme]);
+        shown.push_str(&without_secrets(bare));
+        shown.push_str(&address[bare.len()..]);
+        rest = behind;
+    }
+    shown.push_str(rest);
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +75,25 @@ mod tests {
     fn every_cause_is_named() {
         let cause = std::fmt::Error;
         assert_eq!(with_causes(&Outer(cause)), format!("outer: {cause}"));
+    }
+
+    #[test]
+    fn addresses_in_a_text_are_shown_without_their_secrets() {
+        let cases = [
+            ("nothing to hide: 4/2", "nothing to hide: 4/2"),
+            (
+                "https://me:pa:ss@files/m.pt?sig=abc: 404 Not Found",
+                "https://files/m.pt?…: 404 Not Found",
+            ),
+            (
+                "cannot fetch (http://u:p@a/x?y) nor `http://b/z#q`; check it",
+                "cannot fetch (http://a/x?…) nor `http://b/z?…`; check it",
+            ),
+            ("odd ://x?y", "odd ://x?…"),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(without_secrets_in(text), shown);
+        }
     }
 
     #[test]

@@ -35,3 +35,7 @@ pub mod strategy {
 /// Largest message on any of our connections, 1 GiB: tensors are large, and
 /// tonic's default of 4 MiB surprises people.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
+
+/// Audience of the tokens that agents show to the operator: those for the API server
+/// are of no use there, and these of none at the API server.
+pub const CONTROL_AUDIENCE: &str = "lamina-operator";

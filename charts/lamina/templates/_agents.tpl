@@ -61,6 +61,7 @@ spec:
           args:
             - run
             - --node-name=$(NODE_NAME)
+            - --token-file=/var/run/secrets/lamina/token
             - --pod-ip=$(POD_IP)
             - --port={{ $settings.port }}
             - --admin-port=9091
@@ -103,8 +104,15 @@ spec:
           securityContext: {{- include "lamina.containerSecurity" $root | nindent 12 }}
           volumeMounts:
             - {name: cache, mountPath: /var/cache/lamina}
+            - {name: operator-token, mountPath: /var/run/secrets/lamina, readOnly: true}
             - {name: tmp, mountPath: /tmp}
       volumes:
+        # For the operator alone: of no use at the API server, nor the pod's other token
+        # here. It ends with the pod.
+        - name: operator-token
+          projected:
+            sources:
+              - serviceAccountToken: {audience: lamina-operator, expirationSeconds: 3600, path: token}
         - name: cache
           {{- if $settings.cache.hostPath }}
           hostPath: {path: {{ $settings.cache.hostPath | quote }}, type: Directory}

@@ -2,6 +2,7 @@
 
 use super::duty::{Duty, Report, Wish};
 use super::models::Library;
+use super::objects::Tokens;
 use super::prober::{Peer, Prober};
 use super::traffic::Traffic;
 use super::{FleetHost, Links};
@@ -60,7 +61,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A host with its agent.
 pub(super) struct Host {
     spec: FleetHost,
-    token: String,
+    tokens: Tokens,
     /// From 0 to 1: tells this host's place among all.
     share: f64,
     shared: Arc<Shared>,
@@ -111,13 +112,13 @@ impl Host {
     /// A host that was told nothing yet, number `ordinal` of `count`.
     pub(super) fn new(
         spec: FleetHost,
-        token: String,
+        tokens: Tokens,
         (ordinal, count): (usize, usize),
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             spec,
-            token,
+            tokens,
             share: ordinal as f64 / count.max(1) as f64,
             shared,
             state: Mutex::new(State {
@@ -142,8 +143,9 @@ impl Host {
         &self.spec.address
     }
 
+    /// The token that it shows to the operator.
     pub(super) fn token(&self) -> &str {
-        &self.token
+        &self.tokens.operator
     }
 
     pub(super) const fn share(&self) -> f64 {
@@ -368,7 +370,7 @@ impl Host {
         );
         let request = Request::patch(path)
             .header(CONTENT_TYPE, "application/apply-patch+yaml")
-            .header(AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(AUTHORIZATION, format!("Bearer {}", self.tokens.api))
             .body(body.to_string().into_bytes())
             .map_err(|error| error.to_string())?;
         match timeout(WRITE_TIMEOUT, self.shared.client.request_text(request)).await {

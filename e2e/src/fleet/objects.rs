@@ -6,8 +6,9 @@ use crate::nodes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
+use lamina_proto::CONTROL_AUDIENCE;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -67,38 +68,73 @@ pub(super) async fn delete_nodes(client: &Client, names: &[&str]) -> Result<(), 
     Ok(())
 }
 
-/// A token bound to the Pod of each host's agent, by host.
+/// The tokens of an agent's Pod.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tokens {
+    /// For the API server.
+    pub(super) api: String,
+    /// For the operator.
+    pub(super) operator: String,
+}
+
+/// Tokens bound to the Pod of each host's agent, by host. The Pods get the addresses of
+/// their hosts, which nobody else tells.
 pub(super) async fn tokens(
     client: &Client,
     namespace: &str,
     hosts: &[FleetHost],
     pods: Pods,
-) -> Result<BTreeMap<String, String>, FleetError> {
+) -> Result<BTreeMap<String, Tokens>, FleetError> {
     let pods = match pods {
         Pods::Ours => create_pods(client, namespace, hosts).await?,
         Pods::DaemonSet => pods_of_others(client, namespace, hosts).await?,
     };
+    let addresses: BTreeMap<&str, Ipv4Addr> = hosts
+        .iter()
+        .map(|host| (host.name.as_str(), address(&host.address)))
+        .collect();
+    let all = &Api::<Pod>::namespaced(client.clone(), namespace);
     let accounts = &Api::<ServiceAccount>::namespaced(client.clone(), namespace);
+    let addresses = &addresses;
     let tokens = each(pods, |(host, pod)| async move {
-        let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: Vec::new(),
-                expiration_seconds: Some(TOKEN_SECONDS),
-                bound_object_ref: Some(BoundObjectReference {
-                    api_version: Some("v1".to_owned()),
-                    kind: Some("Pod".to_owned()),
-                    name: Some(pod.name_any()),
-                    uid: pod.uid(),
-                }),
-            },
-            ..TokenRequest::default()
+        if let Some(ip) = addresses.get(host.as_str()) {
+            let status = json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}]}});
+            let name = pod.name_any();
+            all.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status))
+                .await?;
+        }
+        let tokens = Tokens {
+            api: token(accounts, &pod, None).await?,
+            operator: token(accounts, &pod, Some(CONTROL_AUDIENCE)).await?,
         };
-        let answer = accounts
-            .create_token_request(ACCOUNT, &PostParams::default(), &request)
-            .await?;
-        Ok((host, answer.status.map(|s| s.token).unwrap_or_default()))
+        Ok((host, tokens))
     });
     Ok(tokens.await?.into_iter().collect())
+}
+
+/// A token of `pod` for `audience`; for the API server where that is `None`.
+async fn token(
+    accounts: &Api<ServiceAccount>,
+    pod: &Pod,
+    audience: Option<&str>,
+) -> Result<String, FleetError> {
+    let request = TokenRequest {
+        spec: TokenRequestSpec {
+            audiences: audience.map(str::to_owned).into_iter().collect(),
+            expiration_seconds: Some(TOKEN_SECONDS),
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(pod.name_any()),
+                uid: pod.uid(),
+            }),
+        },
+        ..TokenRequest::default()
+    };
+    let answer = accounts
+        .create_token_request(ACCOUNT, &PostParams::default(), &request)
+        .await?;
+    Ok(answer.status.map(|s| s.token).unwrap_or_default())
 }
 
 async fn create_pods(

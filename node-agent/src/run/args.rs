@@ -29,11 +29,9 @@ pub struct RunArgs {
     /// removed beyond three quarters of it.
     #[arg(long, default_value = "4Gi", value_parser = parse_bytes)]
     pub cache_size: u64,
-    /// The pod's service account token, by which the operator knows this node.
-    #[arg(
-        long,
-        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-    )]
+    /// The pod's token for the operator, by which it knows this node: projected for the
+    /// audience `lamina-operator`.
+    #[arg(long, default_value = "/var/run/secrets/lamina/token")]
     pub token_file: PathBuf,
     /// Which models share a worker process, and so a crash.
     #[arg(long, value_enum, default_value_t = Sharing::PerNamespace)]

@@ -1,54 +1,122 @@
+//! Who calls: an agent, by the token of its pod.
+
+use super::bearer::Token;
+use super::known::{FRESH, Known, STALE};
 use async_trait::async_trait;
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use http::HeaderMap;
+use k8s_openapi::api::authentication::v1::{
+    TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo,
+};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use lamina_model::Digest;
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use lamina_proto::CONTROL_AUDIENCE;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tonic::metadata::MetadataMap;
+use tokio::sync::Semaphore;
 
 /// What the API server says of a token that is bound to a pod.
 const NODE_NAME_EXTRA: &str = "authentication.kubernetes.io/node-name";
-/// A token is not reviewed again within this time: blobs come in many ranges.
-const FRESH: Duration = Duration::from_secs(60);
-/// While the API server is away, tokens that it once accepted stay good for this
-/// time.
-const STALE: Duration = Duration::from_secs(600);
-/// A review that takes longer has failed.
-const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
+const POD_NAME_EXTRA: &str = "authentication.kubernetes.io/pod-name";
+const POD_UID_EXTRA: &str = "authentication.kubernetes.io/pod-uid";
+/// A question to the API server that takes longer has failed.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Questions to the API server that go on at once.
+const AT_ONCE: usize = 32;
+/// A pod has its address in the API server a moment after it runs: it is looked for so
+/// often, with such pauses.
+const LOOKS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The pod of an agent, as its token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Agent {
+    /// Name of the node.
+    pub(super) node: String,
+    /// Name of the pod.
+    pub(super) pod: String,
+    /// Its UID.
+    pub(super) pod_uid: String,
+}
 
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
+    /// The agent; `None` where nobody checks.
+    pub(super) agent: Option<Agent>,
+    /// What it showed.
+    pub(super) token: Option<Token>,
+}
+
+impl Caller {
     /// Name of the node whose agent it is; `None` where nobody checks.
-    pub node: Option<String>,
+    pub(super) fn node(&self) -> Option<&str> {
+        self.agent.as_ref().map(|a| a.node.as_str())
+    }
+}
+
+/// Why the owner of a token is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum Refusal {
+    #[error("the API server does not accept the token ({0}); renew it")]
+    Rejected(String),
+    #[error("the token is not for the operator; project one for the audience `{audience}`", audience = CONTROL_AUDIENCE)]
+    OtherAudience,
+    #[error("`{user}` is not `{agent}`, the service account of agents")]
+    OtherUser { user: String, agent: String },
+    #[error("the token is not bound to a pod on a node; use the pod's projected token")]
+    NotBound,
 }
 
 /// The caller is not let in.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum AuthError {
-    #[error("no token; send the pod's service account token as metadata `authorization: Bearer …`")]
+    #[error("no token; send the pod's projected token as metadata `authorization: Bearer …`")]
     MissingToken,
-    #[error("the API server does not accept the token ({0}); renew it")]
-    Rejected(String),
-    #[error("`{user}` is no service account of namespace `{namespace}`")]
-    OtherNamespace { user: String, namespace: String },
-    #[error("the token is not bound to a pod on a node; use the pod's projected token")]
-    NotBound,
-    #[error("the API server could not be asked about the token; try again")]
+    #[error("what was sent as a token is none; send the pod's projected token")]
+    Malformed,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("too many bad tokens came from this address; wait a few seconds")]
+    TooMany,
+    #[error("pod `{0}` is not there any more, or runs on another node")]
+    NoPod(String),
+    #[error("pod `{0}` has no address yet; try again")]
+    NoAddress(String),
+    #[error("the API server could not be asked; try again")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Finds out who calls.
 #[async_trait]
 pub trait Authenticate: Send + Sync + 'static {
-    /// The caller that sent `metadata`.
+    /// The caller that sent `headers` `from` there.
     ///
     /// # Errors
     /// It is not let in.
-    async fn authenticate(&self, metadata: &MetadataMap) -> Result<Caller, AuthError>;
+    async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        from: Option<IpAddr>,
+    ) -> Result<Caller, AuthError>;
+
+    /// Whether a caller that was let in would be let in again: tokens run out, and pods
+    /// go.
+    ///
+    /// # Errors
+    /// It would not, or nobody can say.
+    async fn again(&self, caller: &Caller) -> Result<(), AuthError>;
+
+    /// The addresses of the caller's pod as Kubernetes has them; `None` where nobody
+    /// checks.
+    ///
+    /// # Errors
+    /// The pod is not there, or nobody can say.
+    async fn addresses(&self, caller: &Caller) -> Result<Option<Vec<IpAddr>>, AuthError>;
 }
 
 /// Lets everyone in, for tests without an API server.
@@ -57,181 +125,204 @@ pub struct Insecure;
 
 #[async_trait]
 impl Authenticate for Insecure {
-    async fn authenticate(&self, _: &MetadataMap) -> Result<Caller, AuthError> {
-        Ok(Caller { node: None })
+    async fn authenticate(&self, _: &HeaderMap, _: Option<IpAddr>) -> Result<Caller, AuthError> {
+        Ok(Caller {
+            agent: None,
+            token: None,
+        })
+    }
+
+    async fn again(&self, _: &Caller) -> Result<(), AuthError> {
+        Ok(())
+    }
+
+    async fn addresses(&self, _: &Caller) -> Result<Option<Vec<IpAddr>>, AuthError> {
+        Ok(None)
     }
 }
 
-/// Lets in who has a token of a pod in the operator's namespace, as the API
-/// server's TokenReview says.
+/// Lets in who has a token of an agent's pod for the operator, as the API server's
+/// TokenReview says.
 pub struct TokenReviews {
     reviews: Api<TokenReview>,
-    namespace: String,
-    known: Mutex<BTreeMap<Digest, (String, Instant)>>,
+    pods: Api<Pod>,
+    /// The one user that is let in.
+    user: String,
+    known: Mutex<Known>,
+    asking: Semaphore,
 }
 
 impl TokenReviews {
-    /// Accepts service accounts of `namespace`.
-    pub fn new(client: Client, namespace: &str) -> Self {
+    /// Accepts `account`, the service account of agents in `namespace`.
+    pub fn new(client: Client, namespace: &str, account: &str) -> Self {
         Self {
-            reviews: Api::all(client),
-            namespace: namespace.to_owned(),
-            known: Mutex::default(),
+            reviews: Api::all(client.clone()),
+            pods: Api::namespaced(client, namespace),
+            user: format!("system:serviceaccount:{namespace}:{account}"),
+            known: Mutex::new(Known::new(Instant::now())),
+            asking: Semaphore::new(AT_ONCE),
         }
     }
 
-    async fn review(&self, token: &str) -> Result<String, AuthError> {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Every change is a single step: after a panic elsewhere it is still whole.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of the token without asking; `None` where nothing is.
+    fn remembered(&self, key: &Digest, from: Option<IpAddr>) -> Option<Result<Agent, AuthError>> {
+        let (now, mut known) = (Instant::now(), self.known());
+        if let Some(agent) = known.accepted(key, FRESH, now) {
+            return Some(Ok(agent));
+        }
+        if let Some(refusal) = known.refused(key, now) {
+            return Some(Err(refusal.into()));
+        }
+        let was_accepted = known.accepted(key, STALE, now).is_some();
+        (!was_accepted && !known.may_ask(from, now)).then_some(Err(AuthError::TooMany))
+    }
+
+    async fn review(&self, token: &Token, from: Option<IpAddr>) -> Result<Agent, AuthError> {
+        let key = Digest::of(token.expose().as_bytes());
+        let asked = self.ask(token).await;
+        let now = Instant::now();
+        match asked {
+            Ok(status) => match agent_of(&status, &self.user) {
+                Ok(agent) => {
+                    self.known().accept(key, agent.clone(), now);
+                    Ok(agent)
+                }
+                Err(refusal) => {
+                    self.known().refuse(key, refusal.clone(), from, now);
+                    Err(refusal.into())
+                }
+            },
+            Err(away) => self.known().accepted(&key, STALE, now).ok_or(away),
+        }
+    }
+
+    async fn ask(&self, token: &Token) -> Result<TokenReviewStatus, AuthError> {
         let review = TokenReview {
             spec: TokenReviewSpec {
-                token: Some(token.to_owned()),
-                audiences: None,
+                token: Some(token.expose().to_owned()),
+                audiences: Some(vec![CONTROL_AUDIENCE.to_owned()]),
             },
             ..TokenReview::default()
         };
         let params = PostParams::default();
-        let answer = tokio::time::timeout(REVIEW_TIMEOUT, self.reviews.create(&params, &review))
+        let answer = self.in_turn(self.reviews.create(&params, &review)).await?;
+        Ok(answer.status.unwrap_or_default())
+    }
+
+    async fn pod(&self, name: &str) -> Result<Option<Pod>, AuthError> {
+        self.in_turn(self.pods.get_opt(name)).await
+    }
+
+    /// Asks the API server, a few at a time.
+    async fn in_turn<T>(
+        &self,
+        question: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, AuthError> {
+        let answer = tokio::time::timeout(TIMEOUT, async {
+            // It is never closed.
+            let _turn = self.asking.acquire().await;
+            question.await
+        });
+        answer
             .await
             .map_err(|late| AuthError::Unavailable(Box::new(late)))?
-            .map_err(|error| AuthError::Unavailable(Box::new(error)))?;
-        node_of(&answer.status.unwrap_or_default(), &self.namespace)
-    }
-
-    /// The node of a token that was accepted within `age`.
-    fn remembered(&self, token: &Digest, age: Duration) -> Option<String> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (node, at) = known.get(token)?;
-        (at.elapsed() < age).then(|| node.clone())
-    }
-
-    fn remember(&self, token: Digest, node: &str) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, (_, at)| at.elapsed() < STALE);
-        known.insert(token, (node.to_owned(), Instant::now()));
-    }
-
-    fn forget(&self, token: &Digest) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.remove(token);
+            .map_err(|error| AuthError::Unavailable(Box::new(error)))
     }
 }
 
 #[async_trait]
 impl Authenticate for TokenReviews {
-    async fn authenticate(&self, metadata: &MetadataMap) -> Result<Caller, AuthError> {
-        let token = bearer(metadata).ok_or(AuthError::MissingToken)?;
-        let key = Digest::of(token.as_bytes());
-        let node = match self.remembered(&key, FRESH) {
-            Some(node) => node,
-            None => match self.review(token).await {
-                Ok(node) => {
-                    self.remember(key, &node);
-                    node
-                }
-                Err(AuthError::Unavailable(cause)) => self
-                    .remembered(&key, STALE)
-                    .ok_or(AuthError::Unavailable(cause))?,
-                Err(refused) => {
-                    self.forget(&key);
-                    return Err(refused);
-                }
-            },
+    async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        from: Option<IpAddr>,
+    ) -> Result<Caller, AuthError> {
+        let token = Token::of(headers)?;
+        let key = Digest::of(token.expose().as_bytes());
+        let agent = match self.remembered(&key, from) {
+            Some(known) => known?,
+            None => self.review(&token, from).await?,
         };
-        Ok(Caller { node: Some(node) })
+        Ok(Caller {
+            agent: Some(agent),
+            token: Some(token),
+        })
+    }
+
+    async fn again(&self, caller: &Caller) -> Result<(), AuthError> {
+        let Some(token) = &caller.token else {
+            return Err(AuthError::MissingToken);
+        };
+        self.review(token, None).await.map(drop)
+    }
+
+    async fn addresses(&self, caller: &Caller) -> Result<Option<Vec<IpAddr>>, AuthError> {
+        let Some(agent) = &caller.agent else {
+            return Err(AuthError::MissingToken);
+        };
+        for _ in 0..LOOKS {
+            let pod = self.pod(&agent.pod).await?;
+            let known = pod.as_ref().and_then(|pod| addresses(pod, agent));
+            let known = known.ok_or_else(|| AuthError::NoPod(agent.pod.clone()))?;
+            if !known.is_empty() {
+                return Ok(Some(known));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(AuthError::NoAddress(agent.pod.clone()))
     }
 }
 
-fn bearer(metadata: &MetadataMap) -> Option<&str> {
-    let value = metadata.get("authorization")?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
-}
-
-/// Name of the node to whose pod the reviewed token is bound.
-fn node_of(review: &TokenReviewStatus, namespace: &str) -> Result<String, AuthError> {
+/// Whose the reviewed token is, where that is `user` in a pod on a node.
+fn agent_of(review: &TokenReviewStatus, user: &str) -> Result<Agent, Refusal> {
     if review.authenticated != Some(true) {
         let why = review.error.clone().filter(|e| !e.is_empty());
         let why = why.unwrap_or_else(|| "unknown or expired".to_owned());
-        return Err(AuthError::Rejected(why));
+        return Err(Refusal::Rejected(why));
     }
-    let user = review.user.clone().unwrap_or_default();
-    let name = user.username.unwrap_or_default();
-    if !name.starts_with(&format!("system:serviceaccount:{namespace}:")) {
-        return Err(AuthError::OtherNamespace {
+    let audiences = review.audiences.as_deref().unwrap_or_default();
+    if !audiences.iter().any(|a| a == CONTROL_AUDIENCE) {
+        return Err(Refusal::OtherAudience);
+    }
+    let told = review.user.clone().unwrap_or_default();
+    let name = told.username.clone().unwrap_or_default();
+    if name != user {
+        return Err(Refusal::OtherUser {
             user: name,
-            namespace: namespace.to_owned(),
+            agent: user.to_owned(),
         });
     }
-    user.extra
-        .unwrap_or_default()
-        .get(NODE_NAME_EXTRA)
-        .and_then(|values| values.first().cloned())
-        .ok_or(AuthError::NotBound)
+    let extra = |key| extra(&told, key).ok_or(Refusal::NotBound);
+    Ok(Agent {
+        node: extra(NODE_NAME_EXTRA)?,
+        pod: extra(POD_NAME_EXTRA)?,
+        pod_uid: extra(POD_UID_EXTRA)?,
+    })
+}
+
+fn extra(user: &UserInfo, key: &str) -> Option<String> {
+    let values = user.extra.as_ref()?.get(key)?;
+    values.first().filter(|v| !v.is_empty()).cloned()
+}
+
+/// The addresses of `pod`, none before the kubelet has told them; `None` where it is
+/// another pod than the agent's.
+fn addresses(pod: &Pod, agent: &Agent) -> Option<Vec<IpAddr>> {
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
+    let is_it = pod.metadata.uid.as_deref() == Some(agent.pod_uid.as_str())
+        && node == Some(agent.node.as_str());
+    let status = pod.status.as_ref();
+    let ips = status
+        .and_then(|s| s.pod_ips.as_deref())
+        .unwrap_or_default();
+    let ips = ips.iter().filter_map(|ip| ip.ip.parse().ok());
+    is_it.then(|| ips.collect())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::api::authentication::v1::UserInfo;
-
-    fn review(user: &str, node: Option<&str>) -> TokenReviewStatus {
-        let extra = node.map(|n| (NODE_NAME_EXTRA.to_owned(), vec![n.to_owned()]));
-        TokenReviewStatus {
-            authenticated: Some(true),
-            user: Some(UserInfo {
-                username: Some(user.to_owned()),
-                extra: Some(extra.into_iter().collect()),
-                ..UserInfo::default()
-            }),
-            ..TokenReviewStatus::default()
-        }
-    }
-
-    #[test]
-    fn a_pods_token_names_its_node() {
-        let agent = "system:serviceaccount:lamina:lamina-agent";
-        let node = node_of(&review(agent, Some("cam-1")), "lamina").unwrap();
-        assert_eq!(node, "cam-1");
-    }
-
-    #[test]
-    fn other_tokens_are_refused_with_their_reason() {
-        let agent = "system:serviceaccount:lamina:lamina-agent";
-        let error = |status: TokenReviewStatus| node_of(&status, "lamina").unwrap_err();
-        assert!(matches!(error(review(agent, None)), AuthError::NotBound));
-        // A namespace whose name begins with ours is another one.
-        let other = "system:serviceaccount:lamina-2:default";
-        assert!(matches!(
-            error(review(other, Some("cam-1"))),
-            AuthError::OtherNamespace { .. }
-        ));
-        assert!(matches!(
-            error(review("system:node:cam-1", Some("cam-1"))),
-            AuthError::OtherNamespace { .. }
-        ));
-        let expired = TokenReviewStatus {
-            authenticated: Some(false),
-            error: Some("token has expired".into()),
-            ..review(agent, Some("cam-1"))
-        };
-        assert!(error(expired).to_string().contains("token has expired"));
-        assert!(matches!(
-            error(TokenReviewStatus::default()),
-            AuthError::Rejected(_)
-        ));
-    }
-
-    #[test]
-    fn a_bearer_token_is_taken_whatever_the_case_of_its_scheme() {
-        let with = |value: &str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert("authorization", value.parse().unwrap());
-            bearer(&metadata).map(str::to_owned)
-        };
-        assert_eq!(with("Bearer abc").as_deref(), Some("abc"));
-        assert_eq!(with("bearer  abc ").as_deref(), Some("abc"));
-        assert_eq!(with("Basic abc"), None);
-        assert_eq!(with("Bearer "), None);
-        assert_eq!(bearer(&MetadataMap::new()), None);
-    }
-}
+mod tests;

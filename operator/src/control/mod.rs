@@ -1,23 +1,25 @@
 //! The side of the operator that agents call: sessions and blobs over gRPC.
 
+mod admit;
 mod auth;
+mod bearer;
+mod known;
 mod service;
 #[cfg(test)]
 mod tests;
 
-pub use auth::{AuthError, Authenticate, Caller, Insecure, TokenReviews};
+pub use auth::{AuthError, Authenticate, Caller, Insecure, Refusal, TokenReviews};
 pub use service::ControlService;
 
-use lamina_proto::control::control_server::ControlServer;
+use admit::{Admit, Methods};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-/// Blobs come in over links with a long round trip.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Calls of one connection that go on at once.
+const STREAMS: u32 = 64;
 /// A connection whose other end is gone is dropped. Slow: a host at a tenth of
 /// a core must keep its own; sessions notice silence by themselves.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -42,13 +44,16 @@ pub async fn serve(
         })
     });
     Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        // Windows grow with what is read: whoever is not let in has the least of them,
+        // and blobs come in over links with a long round trip all the same.
+        .http2_adaptive_window(Some(true))
+        .max_concurrent_streams(Some(STREAMS))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(
-            ControlServer::new(service).max_decoding_message_size(lamina_proto::MAX_MESSAGE_BYTES),
-        )
+        .layer(Admit {
+            auth: service.auth(),
+        })
+        .add_service(Methods::of(service))
         .serve_with_incoming_shutdown(connections, shutdown.cancelled_owned())
         .await
 }

@@ -1,4 +1,5 @@
-use super::auth::{AuthError, Authenticate};
+use super::admit::to_status;
+use super::auth::{AuthError, Authenticate, Caller};
 use crate::store::{BlobStore, BlobWriter, StoreError};
 use crate::text::with_causes;
 use crate::world::{Identity, SessionHandle, World};
@@ -10,10 +11,11 @@ use lamina_proto::control::control_server::Control;
 use lamina_proto::control::{
     AgentMessage, BlobChunk, GetBlobRequest, Hello, OperatorMessage, PutBlobChunk, PutBlobReply,
 };
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio::sync::mpsc::{self, Sender};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -22,6 +24,16 @@ use tonic::{Request, Response, Status, Streaming};
 const CHUNK_BYTES: u64 = 128 << 10;
 /// A session that does not say hello within this time is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Whoever holds a session is looked at again after this time: tokens run out, and pods
+/// go.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// The same where nobody could say last time.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// Messages to an agent that are on their way out, and for how long the last one may be.
+const OUT: usize = 16;
+const STUCK: Duration = Duration::from_secs(20);
+/// Longest name of a node, its address or its version.
+const LONGEST_NAME: usize = 253;
 
 /// The Control service.
 #[derive(Clone)]
@@ -30,6 +42,7 @@ pub struct ControlService {
     store: BlobStore,
     auth: Arc<dyn Authenticate>,
     shutdown: CancellationToken,
+    look_again: Duration,
 }
 
 impl ControlService {
@@ -46,7 +59,20 @@ impl ControlService {
             store,
             auth,
             shutdown,
+            look_again: LOOK_AGAIN,
         }
+    }
+
+    /// Looks at whoever holds a session again after `pause`.
+    #[cfg(test)]
+    pub(super) fn looking_again_after(mut self, pause: Duration) -> Self {
+        self.look_again = pause;
+        self
+    }
+
+    /// Who says who calls.
+    pub(super) fn auth(&self) -> Arc<dyn Authenticate> {
+        Arc::clone(&self.auth)
     }
 }
 
@@ -59,27 +85,25 @@ impl Control for ControlService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let caller = self.auth.authenticate(request.metadata()).await;
-        let caller = caller.map_err(|error| to_status(&error))?;
-        let (out, stream) = mpsc::unbounded_channel();
+        let caller = caller(&request)?;
+        let (out, stream) = mpsc::channel(OUT);
         let (service, inbound) = (self.clone(), request.into_inner());
         // The answer's stream begins at once: a client may wait for it before
         // it says hello.
         tokio::spawn(async move {
-            if let Err(status) = service.hold_session(caller.node, inbound, &out).await {
-                // The other end may be gone.
-                let _ = out.send(Err(status));
+            if let Err(status) = service.hold_session(caller, inbound, &out).await {
+                // The other end may be gone, or read nothing.
+                let _ = tokio::time::timeout(STUCK, out.send(Err(status))).await;
             }
         });
-        Ok(Response::new(UnboundedReceiverStream::new(stream).boxed()))
+        Ok(Response::new(ReceiverStream::new(stream).boxed()))
     }
 
     async fn get_blob(
         &self,
         request: Request<GetBlobRequest>,
     ) -> Result<Response<Self::GetBlobStream>, Status> {
-        let caller = self.auth.authenticate(request.metadata()).await;
-        caller.map_err(|error| to_status(&error))?;
+        caller(&request)?;
         let wanted = request.into_inner();
         let digest = parse_digest(&wanted.digest)?;
         let size = self.store.size(&digest).await.map_err(from_store)?;
@@ -105,8 +129,7 @@ impl Control for ControlService {
         &self,
         request: Request<Streaming<PutBlobChunk>>,
     ) -> Result<Response<PutBlobReply>, Status> {
-        let caller = self.auth.authenticate(request.metadata()).await;
-        let caller = caller.map_err(|error| to_status(&error))?;
+        let caller = caller(&request)?;
         let mut chunks = request.into_inner();
         let first = chunks.message().await?;
         let first = first.ok_or_else(|| Status::invalid_argument("no chunk; send the digest"))?;
@@ -114,7 +137,7 @@ impl Control for ControlService {
         let existed = self.store.renew(&digest).await.map_err(from_store)?;
         if !existed {
             self.receive(&digest, first, &mut chunks).await?;
-            let node = caller.node.unwrap_or_default();
+            let node = caller.node().unwrap_or_default();
             tracing::debug!(blob = digest.short(), node, "stored");
         }
         Ok(Response::new(PutBlobReply { existed }))
@@ -126,20 +149,25 @@ impl ControlService {
     /// ends the session.
     async fn hold_session(
         &self,
-        allowed: Option<String>,
+        caller: Caller,
         mut inbound: Streaming<AgentMessage>,
-        out: &UnboundedSender<Result<OperatorMessage, Status>>,
+        out: &Sender<Result<OperatorMessage, Status>>,
     ) -> Result<(), Status> {
         let hello = tokio::time::timeout(HELLO_TIMEOUT, inbound.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
-        let identity = check_hello(hello, allowed.as_deref())?;
+        let identity = check_hello(hello, caller.node())?;
+        let addresses = self.auth.addresses(&caller).await;
+        let addresses = addresses.map_err(|error| to_status(&error))?;
+        check_address(&identity, addresses.as_deref())?;
         tracing::info!(
             node = identity.node,
             address = identity.address,
             "session opened"
         );
         let (session, mut inbox) = self.world.open_session(identity);
+        let mut look = std::pin::pin!(self.look_again(&caller, self.look_again));
+        let mut next = None;
         let ended = loop {
             tokio::select! {
                 message = inbound.message() => match message {
@@ -147,11 +175,24 @@ impl ControlService {
                     Ok(None) => break Ok(()),
                     Err(status) => break Err(status),
                 },
-                message = inbox.recv() => match message {
-                    Some(message) => if out.send(Ok(message)).is_err() { break Ok(()) },
-                    None => break Err(taken_over()),
+                message = inbox.recv(), if next.is_none() => match message {
+                    Some(message) => next = Some(message),
+                    None => break Err(over()),
+                },
+                // An agent that takes nothing is still heard.
+                room = out.reserve(), if next.is_some() => match room {
+                    Ok(room) => if let Some(message) = next.take() { room.send(Ok(message)) },
+                    Err(_) => break Ok(()),
                 },
                 () = out.closed() => break Ok(()),
+                looked = &mut look => match looked {
+                    Ok(()) => look.set(self.look_again(&caller, self.look_again)),
+                    // What was good stays so while nobody can say otherwise.
+                    Err(AuthError::Unavailable(_)) => {
+                        look.set(self.look_again(&caller, ASK_AGAIN.min(self.look_again)));
+                    }
+                    Err(error) => break Err(to_status(&error)),
+                },
                 () = self.shutdown.cancelled() => {
                     break Err(Status::unavailable("the operator is shutting down; come back"));
                 }
@@ -160,6 +201,14 @@ impl ControlService {
         let cause = ended.as_ref().err().map_or("", Status::message);
         tracing::info!(node = session.node(), cause, "session closed");
         ended
+    }
+
+    /// Whether the caller would still be let in after `pause`.
+    async fn look_again(&self, caller: &Caller, pause: Duration) -> Result<(), AuthError> {
+        // Those who came together are not asked about together.
+        let pause = pause.mul_f64(rand::random_range(0.8..1.2));
+        tokio::time::sleep(pause).await;
+        self.auth.again(caller).await
     }
 
     async fn receive(
@@ -192,6 +241,12 @@ async fn write_all(
     Ok(())
 }
 
+/// Who sent `request`, as was found out before it was read.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::unauthenticated("nobody said who calls"))
+}
+
 fn check_hello(message: Option<AgentMessage>, allowed: Option<&str>) -> Result<Identity, Status> {
     let Some(FromAgent::Hello(hello)) = message.and_then(|m| m.message) else {
         return Err(Status::invalid_argument(
@@ -201,10 +256,37 @@ fn check_hello(message: Option<AgentMessage>, allowed: Option<&str>) -> Result<I
     if hello.node.is_empty() {
         return Err(Status::invalid_argument("Hello names no node"));
     }
+    let longest = [&hello.node, &hello.version, &hello.address];
+    if longest.into_iter().any(|text| text.len() > LONGEST_NAME) {
+        return Err(Status::invalid_argument("Hello names something too long"));
+    }
     match allowed {
         Some(node) if node != hello.node => Err(wrong_node(&hello, node)),
         _ => Ok(hello.into()),
     }
+}
+
+/// Other agents are sent to the address that an agent names: it must be one of its pod.
+fn check_address(identity: &Identity, known: Option<&[IpAddr]>) -> Result<(), Status> {
+    let Some(known) = known else {
+        return Ok(());
+    };
+    let told: Result<SocketAddr, _> = identity.address.parse();
+    let Ok(told) = told else {
+        return Err(Status::invalid_argument(format!(
+            "Hello says the address `{}`; send ADDRESS:PORT",
+            identity.address
+        )));
+    };
+    if known.contains(&told.ip()) {
+        return Ok(());
+    }
+    let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+    Err(Status::permission_denied(format!(
+        "Hello says the address {}, the pod has {}",
+        told.ip(),
+        known.join(" and ")
+    )))
 }
 
 fn wrong_node(hello: &Hello, node: &str) -> Status {
@@ -217,15 +299,11 @@ fn wrong_node(hello: &Hello, node: &str) -> Status {
 fn hear(session: &SessionHandle, message: AgentMessage) -> Result<(), Status> {
     // A message of a newer version that this one does not know is passed over.
     let is_current = message.message.is_none_or(|known| session.heard(known));
-    if is_current {
-        Ok(())
-    } else {
-        Err(taken_over())
-    }
+    if is_current { Ok(()) } else { Err(over()) }
 }
 
-fn taken_over() -> Status {
-    Status::aborted("a newer session of this node took over")
+fn over() -> Status {
+    Status::aborted("a newer session of this node took over, or this one took no messages")
 }
 
 fn read_chunks(
@@ -262,14 +340,5 @@ fn from_store(error: StoreError) -> Status {
         StoreError::Range { .. } => Status::out_of_range(text),
         StoreError::Full(_) => Status::resource_exhausted(text),
         StoreError::Folder(_) | StoreError::Storage(_) => Status::internal(text),
-    }
-}
-
-fn to_status(error: &AuthError) -> Status {
-    let text = with_causes(error);
-    match error {
-        AuthError::MissingToken | AuthError::Rejected(_) => Status::unauthenticated(text),
-        AuthError::OtherNamespace { .. } | AuthError::NotBound => Status::permission_denied(text),
-        AuthError::Unavailable(_) => Status::unavailable(text),
     }
 }

@@ -1,9 +1,11 @@
 //! Real gRPC over loopback.
 
-use super::{ControlService, Insecure, serve};
+use super::bearer::Token;
+use super::{AuthError, Authenticate, Caller, ControlService, Insecure, Refusal, serve};
 use crate::store::BlobStore;
 use crate::world::{PrepareRequest, PrepareState, World};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use lamina_crds::Hop;
 use lamina_model::Digest;
 use lamina_proto::control::agent_message::Message as FromAgent;
@@ -11,9 +13,10 @@ use lamina_proto::control::control_client::ControlClient;
 use lamina_proto::control::operator_message::Message as FromOperator;
 use lamina_proto::control::prepare_update::Update;
 use lamina_proto::control::{
-    AgentMessage, GetBlobRequest, Heartbeat, Hello, LinkSample, LinkSamples, OperatorMessage,
-    PrepareDone, PrepareUpdate, PutBlobChunk,
+    AgentMessage, BlobChunk, GetBlobRequest, Heartbeat, Hello, LinkSample, LinkSamples,
+    OperatorMessage, PrepareDone, PrepareUpdate, PutBlobChunk,
 };
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -29,31 +32,38 @@ struct Server {
     world: World,
     store: BlobStore,
     client: ControlClient<Channel>,
+    channel: Channel,
     stop: CancellationToken,
     _folder: tempfile::TempDir,
 }
 
 impl Server {
     async fn start() -> Self {
+        Self::start_with(Insecure, |service| service).await
+    }
+
+    async fn start_with(
+        auth: impl Authenticate,
+        change: impl Fn(ControlService) -> ControlService,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = BlobStore::local(folder.path()).unwrap();
         let (world, stop) = (World::new(), CancellationToken::new());
-        let service = ControlService::new(
-            world.clone(),
-            store.clone(),
-            Arc::new(Insecure),
-            stop.clone(),
-        );
+        let service =
+            ControlService::new(world.clone(), store.clone(), Arc::new(auth), stop.clone());
+        let service = change(service);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, service, stop.clone()));
         let watched = world.clone();
         tokio::spawn(async move { watched.watch_over().await });
-        let client = ControlClient::connect(format!("http://{address}"));
+        let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint.connect().await.unwrap();
         Self {
             world,
             store,
-            client: client.await.unwrap(),
+            client: ControlClient::new(channel.clone()),
+            channel,
             stop,
             _folder: folder,
         }
@@ -105,6 +115,193 @@ impl Server {
         let waited = tokio::time::timeout(PATIENCE, waiting).await;
         waited.unwrap_or_else(|_| panic!("not in time: {what}"));
     }
+}
+
+/// Lets in who shows the token `good.good.good`, as the agent of cam-1 at 10.0.0.7,
+/// until it has run out.
+#[derive(Clone, Default)]
+struct Doorkeeper {
+    has_run_out: Arc<std::sync::atomic::AtomicBool>,
+}
+
+#[async_trait::async_trait]
+impl Authenticate for Doorkeeper {
+    async fn authenticate(
+        &self,
+        headers: &http::HeaderMap,
+        from: Option<IpAddr>,
+    ) -> Result<Caller, AuthError> {
+        assert_eq!(
+            from.map(|ip| ip.to_canonical()),
+            Some("127.0.0.1".parse().unwrap())
+        );
+        let token = Token::of(headers)?;
+        if token.expose() != "good.good.good" {
+            return Err(Refusal::Rejected("unknown or expired".into()).into());
+        }
+        let agent = super::auth::Agent {
+            node: "cam-1".into(),
+            pod: "lamina-agent-x".into(),
+            pod_uid: "uid".into(),
+        };
+        Ok(Caller {
+            agent: Some(agent),
+            token: Some(token),
+        })
+    }
+
+    async fn again(&self, _: &Caller) -> Result<(), AuthError> {
+        if self.has_run_out.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(Refusal::Rejected("token has expired".into()).into());
+        }
+        Ok(())
+    }
+
+    async fn addresses(&self, _: &Caller) -> Result<Option<Vec<IpAddr>>, AuthError> {
+        Ok(Some(vec!["10.0.0.7".parse().unwrap()]))
+    }
+}
+
+/// Opens a session with that token, and gives the first answer.
+async fn hello(
+    server: &Server,
+    token: &str,
+    address: &str,
+) -> Result<Streaming<OperatorMessage>, Code> {
+    let hello = AgentMessage {
+        message: Some(FromAgent::Hello(Hello {
+            node: "cam-1".into(),
+            version: "0.1.0".into(),
+            address: address.into(),
+        })),
+    };
+    let messages = tokio_stream::once(hello).chain(tokio_stream::pending());
+    let mut request = tonic::Request::new(messages);
+    let bearer = format!("Bearer {token}").parse().unwrap();
+    request.metadata_mut().insert("authorization", bearer);
+    let answer = server.client.clone().session(request).await;
+    let mut answer = answer.map_err(|s| s.code())?.into_inner();
+    let first = tokio::time::timeout(PATIENCE, answer.message())
+        .await
+        .unwrap();
+    first.map_err(|s| s.code())?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn nobody_is_read_before_it_is_known_who_it_is() {
+    let server = Server::start_with(Doorkeeper::default(), |s| s).await;
+    // Its one message never comes: whoever waited for it would wait for ever.
+    let mut grpc = tonic::client::Grpc::new(server.channel.clone());
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/lamina.control.v1.Control/GetBlob");
+    let codec: tonic_prost::ProstCodec<GetBlobRequest, BlobChunk> = Default::default();
+    let never = tonic::Request::new(tokio_stream::pending::<GetBlobRequest>());
+    let refused = tokio::time::timeout(PATIENCE, grpc.streaming(never, path, codec)).await;
+    let refused = refused.expect("an answer though nothing was sent");
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    for token in ["bad.bad.bad", "garbage", ""] {
+        let refused = hello(&server, token, "10.0.0.7:8001").await;
+        assert_eq!(refused.unwrap_err(), Code::Unauthenticated, "{token}");
+    }
+    assert!(server.world.nodes().is_empty());
+}
+
+#[tokio::test]
+async fn a_message_is_no_larger_than_its_method_needs() {
+    let server = Server::start().await;
+    let digest = "0".repeat(2 << 20);
+    let request = GetBlobRequest {
+        digest: digest.clone(),
+        ..GetBlobRequest::default()
+    };
+    let large = "decoded message length too large";
+    let error = server.client.clone().get_blob(request).await.unwrap_err();
+    assert!(error.message().contains(large), "{error}");
+    let error = server.put(&digest, &[&vec![0; 3 << 20]]).await.unwrap_err();
+    assert!(error.message().contains(large), "{error}");
+    let mut agent = Agent::connect(&server, "cam-1").await;
+    agent.hear().await.unwrap();
+    let peer = "x".repeat(2 << 20);
+    let sample = LinkSample {
+        peer,
+        ..LinkSample::default()
+    };
+    let samples = vec![sample];
+    agent.say(FromAgent::Links(LinkSamples { samples })).await;
+    assert_eq!(agent.hear().await.unwrap_err(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn requests_are_sent_to_no_address_but_the_pods() {
+    let server = Server::start_with(Doorkeeper::default(), |s| s).await;
+    for address in ["10.0.0.66:8001", "[fd00::7]:8001", "cam-1:8001", "10.0.0.7"] {
+        let refused = hello(&server, "good.good.good", address).await.unwrap_err();
+        let expected = [Code::PermissionDenied, Code::InvalidArgument];
+        assert!(expected.contains(&refused), "{address}: {refused}");
+    }
+    assert!(server.world.nodes().is_empty());
+    let _open = hello(&server, "good.good.good", "10.0.0.7:8001")
+        .await
+        .unwrap();
+    let known = server.world.node("cam-1").unwrap();
+    assert_eq!(known.address, "10.0.0.7:8001");
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_token() {
+    let keeper = Doorkeeper::default();
+    let soon = Duration::from_millis(50);
+    let server = Server::start_with(keeper.clone(), |s| s.looking_again_after(soon)).await;
+    let mut open = hello(&server, "good.good.good", "10.0.0.7:8001")
+        .await
+        .unwrap();
+    tokio::time::sleep(soon * 4).await;
+    assert!(is_alive("cam-1")(&server.world), "it is good");
+    keeper
+        .has_run_out
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    let ended = async {
+        loop {
+            match open.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without a word"),
+                Err(status) => return status,
+            }
+        }
+    };
+    let status = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(status.message().contains("token has expired"), "{status}");
+}
+
+#[tokio::test]
+async fn an_agent_that_takes_no_messages_fills_no_memory() {
+    let world = World::new();
+    let identity = crate::world::Identity {
+        node: "cam-1".into(),
+        version: "1".into(),
+        address: "10.0.0.7:8001".into(),
+    };
+    let (session, mut inbox) = world.open_session(identity);
+    // Each is answered, for nobody asked for such a job.
+    let mut taken = 0;
+    for n in 0..100_000 {
+        let update = PrepareUpdate {
+            job: format!("made-up-{n}"),
+            update: Some(Update::Done(PrepareDone::default())),
+        };
+        if !session.heard(FromAgent::Prepare(update)) {
+            break;
+        }
+        taken += 1;
+    }
+    assert!(taken < 5000, "{taken}");
+    let mut waiting = 0;
+    while inbox.recv().await.is_some() {
+        waiting += 1;
+    }
+    assert!(waiting < 5000, "{waiting}, and then it is over");
 }
 
 struct Agent {

@@ -1,6 +1,6 @@
 //! ComputeNodes: which there are, and whether their agents are there.
 
-use crate::state::cluster::tier;
+use crate::state::cluster::{impossible_speed, tier};
 use crate::state::decision::{Change, Decisions};
 use crate::state::ids::ObjectId;
 use crate::state::notice::{Notice, Regarding};
@@ -166,6 +166,12 @@ fn readiness(
         );
         return make(false, reasons::INVALID_SPEC, message);
     }
+    if let Some(gflops) = impossible_speed(node) {
+        let message = format!(
+            "the agent reports a speed of {gflops:?} GFLOP/s, which no host has; nothing is placed here"
+        );
+        return make(false, reasons::IMPOSSIBLE_REPORT, message);
+    }
     let status = node.status.as_ref();
     match status.and_then(|s| s.capacity) {
         Some(c) if status.is_some_and(|s| is_true(&s.conditions, BENCHMARKED)) => make(
@@ -217,6 +223,14 @@ fn notice(
         (
             true,
             reasons::NODE_LOST,
+            format!("{name}: {}", ready.message),
+        )
+    } else if ready.reason == reasons::IMPOSSIBLE_REPORT
+        && before.is_none_or(|b| b.reason != ready.reason)
+    {
+        (
+            true,
+            reasons::IMPOSSIBLE_REPORT,
             format!("{name}: {}", ready.message),
         )
     } else {

@@ -1,5 +1,6 @@
 //! Doing what was decided: server-side apply with our field manager.
 
+use crate::kube::lenient::Lenient;
 use crate::kube::objects::Objects;
 use crate::kube::publish::Publisher;
 use crate::kube::retry::{Owed, Retries, Target};
@@ -285,10 +286,11 @@ impl Executor {
             }
             Change::ModelStatus { id, status } => {
                 let body = object::<DnnModel>(id, None, "status", status);
-                let api = Api::<DnnModel>::namespaced(self.client.clone(), &id.namespace);
+                // Also of a model that cannot be read: people are to read why.
+                let api = Api::<Lenient<DnnModel>>::namespaced(self.client.clone(), &id.namespace);
                 self.objects
                     .models
-                    .observe(apply_status(&api, &id.name, body).await?);
+                    .observe_any(apply_status(&api, &id.name, body).await?);
             }
             Change::DeletePlacement { id } => self.delete_placement(id).await?,
             Change::Nothing => {}

@@ -2,6 +2,7 @@
 
 pub(crate) mod events;
 pub(crate) mod execute;
+pub(crate) mod lenient;
 pub(crate) mod objects;
 mod publish;
 pub(crate) mod retry;

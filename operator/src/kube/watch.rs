@@ -3,10 +3,11 @@
 //! What this process wrote is put into the copy at once, so that the next look
 //! at the world does not decide the same thing again because its watch is late.
 
+use crate::kube::lenient::{Bad, Lenient, Salvage};
 use crate::state::listed::Unreadable;
 use crate::text::with_causes;
 use futures::{Stream, StreamExt};
-use kube::core::DeserializeGuard;
+use kube::core::ObjectMeta;
 use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
@@ -42,9 +43,11 @@ struct Inner<K> {
     /// UIDs that this process removed; a late watch must not bring them back.
     removed: Vec<String>,
     is_complete: bool,
-    /// Objects that cannot be read, with what is wrong. The last readable version
-    /// of each stays among those present.
+    /// Objects that cannot be read, with what is wrong. What counts of each is among
+    /// those present, where anything does.
     unreadable: BTreeMap<Key, Unreadable>,
+    /// Those of a list that is not complete yet.
+    listing_unreadable: BTreeMap<Key, Unreadable>,
     /// What the watch last complained of, until it works.
     complaint: Option<String>,
 }
@@ -58,6 +61,7 @@ impl<K> Default for Copies<K> {
                 removed: Vec::new(),
                 is_complete: false,
                 unreadable: BTreeMap::new(),
+                listing_unreadable: BTreeMap::new(),
                 complaint: None,
             }),
         }
@@ -70,9 +74,11 @@ fn key<K: Resource>(object: &K) -> Key {
 
 /// Versions of one resource are comparable numbers.
 fn version<K: Resource>(object: &K) -> u64 {
-    object
-        .meta()
-        .resource_version
+    version_of(object.meta())
+}
+
+fn version_of(meta: &ObjectMeta) -> u64 {
+    meta.resource_version
         .as_deref()
         .and_then(|v| v.parse().ok())
         .unwrap_or(0)
@@ -96,16 +102,6 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
     /// Objects that are there but cannot be read, with what is wrong.
     pub(crate) fn unreadable(&self) -> BTreeMap<(String, String), Unreadable> {
         self.lock().unreadable.clone()
-    }
-
-    /// An object is there in a form that cannot be read.
-    fn cannot_read(&self, key: Key, what: Unreadable) {
-        let mut inner = self.lock();
-        if let Some(known) = inner.present.get(&key).cloned() {
-            // In a list under way as well: unreadable is not gone.
-            inner.listing.insert(key.clone(), known);
-        }
-        inner.unreadable.insert(key, what);
     }
 
     /// `kind` with what its watch complains of, as long as the first list is not
@@ -135,11 +131,75 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
         }
     }
 
-    /// An object that cannot be read is gone.
-    fn gone(&self, key: &Key) {
+    /// Takes over an object as a watch or a write gave it, readable or not.
+    pub(crate) fn observe_any(&self, object: Lenient<K>)
+    where
+        K: Salvage,
+    {
+        match object.0 {
+            Ok(object) => self.observe(object),
+            Err(bad) => self.cannot_read(&bad, false),
+        }
+    }
+
+    /// An object is there in a form that cannot be read: unreadable is not gone.
+    fn cannot_read(&self, bad: &Bad, is_listed: bool)
+    where
+        K: Salvage,
+    {
+        let meta = &bad.metadata;
+        let key = (
+            meta.namespace.clone().unwrap_or_default(),
+            meta.name.clone().unwrap_or_default(),
+        );
         let mut inner = self.lock();
-        inner.present.remove(key);
-        inner.unreadable.remove(key);
+        let uid = meta.uid.clone().unwrap_or_default();
+        if inner.removed.contains(&uid) {
+            return;
+        }
+        // One made anew under the same name is another.
+        let known = inner.present.get(&key).filter(|k| k.meta().uid == meta.uid);
+        if let Some(newer) = known.filter(|k| version::<K>(k) > version_of(meta)) {
+            if is_listed {
+                let newer = Arc::clone(newer);
+                let what = inner.unreadable.get(&key).cloned();
+                inner.listing.insert(key.clone(), newer);
+                inner
+                    .listing_unreadable
+                    .extend(what.map(|what| (key, what)));
+            }
+            return;
+        }
+        let kept = K::salvage(bad, known.map(|k| &**k)).map(Arc::new);
+        let what = Unreadable {
+            uid,
+            error: bad.error.clone(),
+            status: K::status(bad),
+        };
+        let (objects, unreadable) = if is_listed {
+            let inner = &mut *inner;
+            (&mut inner.listing, &mut inner.listing_unreadable)
+        } else {
+            let inner = &mut *inner;
+            (&mut inner.present, &mut inner.unreadable)
+        };
+        unreadable.insert(key.clone(), what);
+        match kept {
+            Some(kept) => objects.insert(key, kept),
+            None => objects.remove(&key),
+        };
+    }
+
+    /// An object that cannot be read is gone.
+    fn gone(&self, bad: &Bad) {
+        let meta = &bad.metadata;
+        let key = (
+            meta.namespace.clone().unwrap_or_default(),
+            meta.name.clone().unwrap_or_default(),
+        );
+        let mut inner = self.lock();
+        inner.present.remove(&key);
+        inner.unreadable.remove(&key);
     }
 
     /// Drops an object that this process removed.
@@ -172,7 +232,7 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
             watcher::Event::Init => {
                 let mut inner = self.lock();
                 inner.listing.clear();
-                inner.unreadable.clear();
+                inner.listing_unreadable.clear();
             }
             watcher::Event::InitApply(object) => {
                 self.lock().listing.insert(key(&object), Arc::new(object));
@@ -191,6 +251,7 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
                 listed.retain(|_, o| !o.meta().uid.as_ref().is_some_and(|u| removed.contains(u)));
                 inner.removed = removed;
                 inner.present = listed;
+                inner.unreadable = std::mem::take(&mut inner.listing_unreadable);
                 inner.is_complete = true;
                 inner.complaint = None;
             }
@@ -200,11 +261,11 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
 
 /// Objects that a watch delivers, readable or not.
 fn events<K>(
-    api: Api<DeserializeGuard<K>>,
+    api: Api<Lenient<K>>,
     config: watcher::Config,
-) -> impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>> + Send
+) -> impl Stream<Item = watcher::Result<watcher::Event<Lenient<K>>>> + Send
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     // Each try begins with an event, so that only time can tell that a watch works.
     let pauses = ResetTimerBackoff::new(Pause(FIRST_PAUSE), WORKS);
@@ -234,12 +295,12 @@ impl Backoff for Pause {
 /// Keeps `copies` up to date until the watch ends, which only a shutdown does.
 /// `changed` is told of each change.
 pub(crate) async fn keep<K>(
-    api: Api<DeserializeGuard<K>>,
+    api: Api<Lenient<K>>,
     config: watcher::Config,
     copies: Arc<Copies<K>>,
     changed: Arc<Notify>,
 ) where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Salvage + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let kind = K::kind(&()).into_owned();
     let mut events = std::pin::pin!(events(api, config));
@@ -271,46 +332,37 @@ pub(crate) async fn keep<K>(
     }
 }
 
-/// The event without its guard; an object that cannot be read is noted and left out,
-/// so that it does not stop all others.
-fn readable<K: Resource<DynamicType = ()>>(
+/// The event of an object that can be read. One that cannot is noted here, so that it
+/// does not stop all others.
+fn readable<K: Resource<DynamicType = ()> + Salvage>(
     kind: &str,
     copies: &Copies<K>,
-    event: watcher::Event<DeserializeGuard<K>>,
+    event: watcher::Event<Lenient<K>>,
 ) -> Option<watcher::Event<K>> {
-    let open = |guard: DeserializeGuard<K>| match guard.0 {
-        Ok(object) => Ok(object),
-        Err(bad) => {
-            let name = bad.metadata.name.unwrap_or_default();
-            let namespace = bad.metadata.namespace.unwrap_or_default();
+    let noted = |object: Lenient<K>, is_listed: bool| {
+        let read = object.0.map_err(|bad| {
+            let (namespace, name) = (&bad.metadata.namespace, &bad.metadata.name);
+            let error = &bad.error;
             tracing::warn!(
                 kind,
                 namespace,
                 name,
-                error = bad.error,
+                error,
                 "object cannot be read; update the CRDs or correct it"
             );
-            let uid = bad.metadata.uid.unwrap_or_default();
-            let error = bad.error;
-            Err(((namespace, name), Unreadable { uid, error }))
-        }
-    };
-    let noted = |guard| match open(guard) {
-        Ok(object) => Some(object),
-        Err((key, what)) => {
-            copies.cannot_read(key, what);
-            None
-        }
+            copies.cannot_read(&bad, is_listed);
+        });
+        read.ok()
     };
     Some(match event {
         watcher::Event::Init => watcher::Event::Init,
         watcher::Event::InitDone => watcher::Event::InitDone,
-        watcher::Event::InitApply(guard) => watcher::Event::InitApply(noted(guard)?),
-        watcher::Event::Apply(guard) => watcher::Event::Apply(noted(guard)?),
-        watcher::Event::Delete(guard) => match open(guard) {
+        watcher::Event::InitApply(object) => watcher::Event::InitApply(noted(object, true)?),
+        watcher::Event::Apply(object) => watcher::Event::Apply(noted(object, false)?),
+        watcher::Event::Delete(object) => match object.0 {
             Ok(object) => watcher::Event::Delete(object),
-            Err((key, _)) => {
-                copies.gone(&key);
+            Err(bad) => {
+                copies.gone(&bad);
                 return None;
             }
         },
@@ -320,8 +372,10 @@ fn readable<K: Resource<DynamicType = ()>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kube::lenient::tests::too_large;
     use k8s_openapi::api::core::v1::Pod;
-    use kube::core::ObjectMeta;
+    use lamina_crds::DnnModel;
+    use serde_json::{Value, json};
 
     fn pod(name: &str, uid: &str, version: u64) -> Pod {
         Pod {
@@ -383,5 +437,72 @@ mod tests {
         copies.apply(watcher::Event::Apply(pod("a", "2", 8)));
         copies.apply(watcher::Event::Delete(pod("a", "1", 7)));
         assert_eq!(versions(&copies), [("a".to_owned(), 8)]);
+    }
+
+    fn model(version: u64) -> DnnModel {
+        let mut model = crate::testing::model();
+        model.metadata.resource_version = Some(version.to_string());
+        model
+    }
+
+    fn tell(copies: &Copies<DnnModel>, event: watcher::Event<Value>) {
+        let read = |value: Value| serde_json::from_value(value).unwrap();
+        let event = match event {
+            watcher::Event::Apply(o) => watcher::Event::Apply(read(o)),
+            watcher::Event::Delete(o) => watcher::Event::Delete(read(o)),
+            watcher::Event::Init => watcher::Event::Init,
+            watcher::Event::InitApply(o) => watcher::Event::InitApply(read(o)),
+            watcher::Event::InitDone => watcher::Event::InitDone,
+        };
+        if let Some(event) = readable("DnnModel", copies, event) {
+            copies.apply(event);
+        }
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_read_stays_as_it_was_read_last() {
+        let copies = Copies::<DnnModel>::default();
+        let good = |version| serde_json::to_value(model(version)).unwrap();
+        tell(&copies, watcher::Event::Init);
+        tell(&copies, watcher::Event::InitApply(good(5)));
+        tell(&copies, watcher::Event::InitDone);
+        let kept = || {
+            let all = copies.all().unwrap();
+            all.iter().map(|m| m.spec.clone()).collect::<Vec<_>>()
+        };
+        let bad = too_large(&model(6));
+        tell(&copies, watcher::Event::Apply(bad.clone()));
+        assert_eq!(kept(), [model(5).spec]);
+        let told = || {
+            copies
+                .unreadable()
+                .into_values()
+                .map(|u| u.error)
+                .collect::<Vec<_>>()
+        };
+        assert!(told()[0].starts_with("spec.constraints.keepOnEntry: "));
+        // A list that begins anew knows of it at every moment.
+        tell(&copies, watcher::Event::Init);
+        assert_eq!((kept().len(), told().len()), (1, 1));
+        tell(&copies, watcher::Event::InitApply(bad.clone()));
+        assert_eq!((kept().len(), told().len()), (1, 1));
+        tell(&copies, watcher::Event::InitDone);
+        assert_eq!((kept(), told().len()), (vec![model(5).spec], 1));
+        // What was written into its status since is known.
+        let mut written = too_large(&model(8));
+        written["status"] = json!({"stage": "Serving"});
+        copies.observe_any(serde_json::from_value(written).unwrap());
+        let stage = |m: &DnnModel| m.status.as_ref().map(|s| s.stage.clone());
+        assert_eq!(stage(&copies.all().unwrap()[0]).as_deref(), Some("Serving"));
+        // A list that is older than what was written loses nothing.
+        tell(&copies, watcher::Event::Init);
+        tell(&copies, watcher::Event::InitApply(bad));
+        tell(&copies, watcher::Event::InitDone);
+        assert_eq!((kept().len(), told().len()), (1, 1));
+        tell(&copies, watcher::Event::Apply(good(9)));
+        assert_eq!((kept().len(), told().len()), (1, 0));
+        tell(&copies, watcher::Event::Apply(too_large(&model(10))));
+        tell(&copies, watcher::Event::Delete(too_large(&model(11))));
+        assert_eq!((kept().len(), told().len()), (0, 0));
     }
 }

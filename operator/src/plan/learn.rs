@@ -1,7 +1,7 @@
 //! What is learned of hosts from what runs on them.
 
 use super::problem::block_indices;
-use crate::state::cluster::segment_seconds;
+use crate::state::cluster::{segment_seconds, speed};
 use crate::state::ids;
 use crate::state::memory::Memory;
 use crate::state::plans;
@@ -51,7 +51,7 @@ fn factors(snapshot: &Snapshot) -> BTreeMap<(String, String), f64> {
                 let node = &segment.host.node;
                 let (Some(took), Some(gflops)) = (
                     segment_seconds(snapshot, uid, plan, index),
-                    gflops(snapshot, node),
+                    snapshot.compute_nodes.get(node).and_then(|n| speed(n)),
                 ) else {
                     continue;
                 };
@@ -69,12 +69,6 @@ fn factors(snapshot: &Snapshot) -> BTreeMap<(String, String), f64> {
         (took / expected).clamp(1.0 / CORRECTION_LIMIT, CORRECTION_LIMIT)
     };
     sums.into_iter().map(|(k, sum)| (k, factor(sum))).collect()
-}
-
-fn gflops(snapshot: &Snapshot, node: &str) -> Option<f64> {
-    let status = snapshot.compute_nodes.get(node)?.status.as_ref()?;
-    let speed = status.capacity.map(|c| c.gflops);
-    speed.filter(|g| g.is_normal() && *g > 0.0)
 }
 
 /// Seconds of a segment on the host that prepared the model.

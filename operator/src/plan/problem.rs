@@ -22,6 +22,8 @@ const CROSSING_SECONDS: f64 = 0.002;
 const LINK_SHARE: f64 = 0.8;
 /// A link that others fill keeps this share: their load is an expectation.
 const LEAST_LINK_SHARE: f64 = 0.05;
+/// How much slower or faster than the host that prepared a model another can be.
+const FACTORS: (f64, f64) = (1e-6, 1e6);
 /// Requests that wait for blocks are charged for their way over so many seconds …
 const URGENT_SECONDS: f64 = 30.0;
 /// … and what only looks for a better place over so many: whether the move pays is
@@ -57,9 +59,9 @@ fn add_links(question: &Question, cluster: &Cluster, hosts: &[&Host], problem: &
             let view = view.map(|v| doubted(question, &from.name, &to.name, v));
             if let Some(mut link) = view.as_ref().and_then(link) {
                 let uid = &question.placement_uid;
-                let others = cluster.traffic_of_others(&from.name, &to.name, uid);
-                link.share = (LINK_SHARE - others / link.bytes_per_second)
-                    .clamp(LEAST_LINK_SHARE, LINK_SHARE);
+                let pair = (from.name.as_str(), to.name.as_str());
+                let others = cluster.link_share_of_others(pair, link.bytes_per_second, uid);
+                link.share = (LINK_SHARE - others).clamp(LEAST_LINK_SHARE, LINK_SHARE);
                 problem.set_link(&from.name, &to.name, link);
             }
         }
@@ -163,7 +165,8 @@ fn workload(
         .filter_map(|host| {
             let key = (host.name.clone(), question.digest.clone());
             let correction = question.learned.corrections.get(&key).copied();
-            let benchmark = time_factor(manifest, host.gflops?);
+            let (least, most) = FACTORS;
+            let benchmark = time_factor(manifest, host.gflops?).clamp(least, most);
             Some((host.name.clone(), correction.unwrap_or(1.0) * benchmark))
         })
         .collect();

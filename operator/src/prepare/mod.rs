@@ -3,4 +3,5 @@
 pub(crate) mod collect;
 pub(crate) mod manifests;
 pub(crate) mod models;
+pub(crate) mod queue;
 pub(crate) mod spec;

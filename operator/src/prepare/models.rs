@@ -4,27 +4,27 @@
 //! another host where there is one, after a growing pause; others wait for the
 //! spec to change. What served before goes on serving all the while.
 
-use super::spec;
-use crate::state::decision::{Decisions, StartPrepare};
+use super::{queue, spec};
+use crate::state::decision::{Decisions, PrepareNeed, StartPrepare, WaitingPrepare};
 use crate::state::ids::JobId;
 use crate::state::memory::{ModelMemory, Tries};
 use crate::state::preparation::{Preparation, Step};
 use crate::state::snapshot::{PrepareView, Snapshot};
 use crate::state::wish::ValidModel;
 use k8s_openapi::jiff::SignedDuration;
-use lamina_crds::conditions::{BENCHMARKED, is_true};
+use lamina_crds::conditions::{SERVING, is_true};
 use lamina_crds::dnn_model::{ProfileSummary, Progress};
 use lamina_crds::quantity::format_bytes;
 use lamina_crds::{DnnModel, reasons};
-use lamina_model::{Manifest, Rung};
+use lamina_model::{Block, Manifest, Rung};
 use std::sync::Arc;
 
 /// First pause after a failure; it doubles.
 const RETRY_SECONDS: f64 = 5.0;
 /// Longest pause.
 const RETRY_LIMIT_SECONDS: f64 = 300.0;
-/// A host with less free memory prepares only where no other can.
-const PREPARE_MEMORY_BYTES: u64 = 512 << 20;
+/// The largest whole number that a status holds.
+const LARGEST_SUM: u64 = (1 << 53) - 1;
 
 /// What preparing is about to do and how far it is; `valid` is the model, or why its
 /// spec does not hold together.
@@ -53,8 +53,7 @@ pub(crate) fn prepare(
             out.forget_prepares.push(old.job);
         }
     }
-    let accepted = accepted(model, valid);
-    if let Some(profile) = accepted {
+    if let Some(profile) = accepted(snapshot, model, valid) {
         if let Some(manifest) = snapshot.manifests.get(&profile.manifest) {
             if let Err(e) = spec::check_blocks(&valid.wish, manifest) {
                 return invalid(model, e.to_string());
@@ -75,10 +74,16 @@ pub(crate) fn prepare(
 }
 
 /// The profile of just this source and these inputs. What was accepted once stays
-/// what it is: the same address may give another file tomorrow.
-fn accepted<'a>(model: &'a DnnModel, valid: &ValidModel) -> Option<&'a ProfileSummary> {
+/// what it is: the same address may give another file tomorrow. Of a model that cannot be
+/// read by now, nothing else is known.
+fn accepted<'a>(
+    snapshot: &Snapshot,
+    model: &'a DnnModel,
+    valid: &ValidModel,
+) -> Option<&'a ProfileSummary> {
     let profile = model.status.as_ref()?.profile.as_ref()?;
-    (profile.wish == valid.wish.source_hash).then_some(profile)
+    let is_of_it = profile.wish == valid.wish.source_hash || snapshot.is_unreadable(&valid.id);
+    is_of_it.then_some(profile)
 }
 
 /// Blocks that the store lost come back from agents that hold them.
@@ -142,6 +147,8 @@ fn work(
             retryable,
         }) => {
             memory.tries.nodes.insert(node.clone());
+            // The address in it may be one with a password.
+            let message = &crate::text::without_secrets_in(message);
             failed(
                 snapshot,
                 memory,
@@ -237,7 +244,7 @@ fn start(
     memory: &mut ModelMemory,
     out: &mut Decisions,
 ) -> Preparation {
-    let tries = &mut memory.tries;
+    let tries = &memory.tries;
     if let (Some(again), Some((reason, message))) = (tries.not_before, &tries.failure)
         && snapshot.now < again
     {
@@ -248,55 +255,45 @@ fn start(
             fresh: false,
         };
     }
-    let Some(node) = preparer(snapshot, tries) else {
-        let connected = snapshot.live.values().filter(|n| n.alive).count();
-        return Preparation::Working {
-            step: Step::Fetching,
-            progress: None,
-            message: format!(
-                "waiting for an agent that can prepare the model: {connected}/{} connected",
-                snapshot.compute_nodes.len()
-            ),
-        };
-    };
     let wish = &valid.wish;
     // The file that was accepted, and no other that may lie there by now.
-    let accepted = accepted(model, valid).map(|p| p.source.clone());
-    let sha256 = wish.sha256.clone().or(accepted);
-    out.prepares.push(StartPrepare {
-        node: node.clone(),
-        job: tries.job.clone(),
-        uri: wish.uri.clone(),
-        sha256: sha256.unwrap_or_default(),
-        inputs_json: serde_json::json!(wish.inputs).to_string(),
+    let known = accepted(snapshot, model, valid).map(|p| p.source.clone());
+    let need = match &known {
+        Some(_) if serves(model) => PrepareNeed::Lost,
+        None if serves(model) => PrepareNeed::Update,
+        _ => PrepareNeed::First,
+    };
+    out.waiting.push(WaitingPrepare {
+        need,
+        namespace: valid.id.namespace.clone(),
+        tried: tries.nodes.clone(),
+        job: StartPrepare {
+            node: String::new(),
+            job: tries.job.clone(),
+            uri: wish.uri.clone(),
+            sha256: wish.sha256.clone().or(known).unwrap_or_default(),
+            inputs_json: serde_json::json!(wish.inputs).to_string(),
+        },
     });
+    let message = if queue::is_any_able(snapshot) {
+        "waiting for a host that prepares the model".to_owned()
+    } else {
+        let connected = snapshot.live.values().filter(|n| n.alive).count();
+        format!(
+            "waiting for an agent that can prepare the model: {connected}/{} connected",
+            snapshot.compute_nodes.len()
+        )
+    };
     Preparation::Working {
         step: Step::Fetching,
         progress: None,
-        message: format!("{node} prepares the model"),
+        message,
     }
 }
 
-/// The fastest connected host with enough free memory that has not tried yet;
-/// once all have, the fastest.
-fn preparer(snapshot: &Snapshot, tries: &mut Tries) -> Option<String> {
-    let mut able: Vec<(bool, bool, f64, &str)> = snapshot
-        .compute_nodes
-        .iter()
-        .filter_map(|(name, node)| {
-            let live = snapshot.live.get(name).filter(|l| l.alive)?;
-            let status = node.status.as_ref()?;
-            let gflops = status.capacity.as_ref()?.gflops;
-            is_true(&status.conditions, BENCHMARKED).then_some((
-                !tries.nodes.contains(name),
-                live.memory_free_bytes >= PREPARE_MEMORY_BYTES,
-                gflops,
-                name.as_str(),
-            ))
-        })
-        .collect();
-    able.sort_by(|a, b| (b.0, b.1).cmp(&(a.0, a.1)).then(b.2.total_cmp(&a.2)));
-    able.first().map(|(.., name)| (*name).to_owned())
+fn serves(model: &DnnModel) -> bool {
+    let status = model.status.as_ref();
+    status.is_some_and(|s| is_true(&s.conditions, SERVING))
 }
 
 fn known_reason(reason: &str) -> &'static str {
@@ -325,7 +322,12 @@ fn progress(done: u64, total: u64, bytes: bool) -> Option<Progress> {
 }
 
 fn summary(valid: &ValidModel, manifest: &Manifest, digest: &str, node: &str) -> ProfileSummary {
-    let weight_bytes = manifest.blocks.iter().map(|b| b.weight_bytes).sum();
+    // A host said what its blocks are: any sum fits what the status can hold.
+    let sum = |of: fn(&Block) -> u64| {
+        let all = manifest.blocks.iter().map(of);
+        all.fold(0, u64::saturating_add).min(LARGEST_SUM)
+    };
+    let weight_bytes = sum(|b| b.weight_bytes);
     ProfileSummary {
         source: manifest.source.to_string(),
         manifest: digest.to_owned(),
@@ -336,7 +338,7 @@ fn summary(valid: &ValidModel, manifest: &Manifest, digest: &str, node: &str) ->
         rung_reason: manifest.rung_reason.clone(),
         size: format_bytes(weight_bytes),
         weight_bytes,
-        flops: manifest.blocks.iter().map(|b| b.flops).sum(),
+        flops: sum(|b| b.flops),
         node: node.to_owned(),
         max_abs_diff: manifest.check.max_abs_diff,
     }

@@ -3,7 +3,7 @@
 use crate::state::cluster::tier;
 use crate::state::ids::ObjectId;
 use crate::state::wish::{Choice, Pin, ValidModel, Wish};
-use lamina_crds::dnn_model::{InputDataType, ModelInput};
+use lamina_crds::dnn_model::{InputDataType, LONGEST_PARAMETER, MOST_PARAMETERS, ModelInput};
 use lamina_crds::quantity::parse_bytes;
 use lamina_crds::{DnnModel, DnnModelSpec};
 use lamina_model::{DataType, Digest, InputSpec, Manifest, ValueRange, ValueSpec};
@@ -33,6 +33,7 @@ fn known_tier(field: &str, name: &str) -> Result<Tier, SpecError> {
 /// # Errors
 /// An unknown name, with the known ones, or a parameter that it does not take.
 fn choice(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Choice, SpecError> {
+    check_parameters(&spec.strategy.parameters)?;
     let name = &spec.strategy.name;
     let parameters: Parameters = spec
         .strategy
@@ -49,6 +50,56 @@ fn choice(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Choice, Spe
         parameters,
         is_plugin,
     })
+}
+
+/// Longest name of a parameter.
+const LONGEST_NAME: usize = 63;
+/// Lists and objects within each other in a parameter.
+const DEEPEST: usize = 4;
+
+/// What a strategy is given stays small, also where an older schema let more in: a
+/// question holds it until it is answered.
+fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    if parameters.len() > MOST_PARAMETERS {
+        return wrong(format!(
+            "spec.strategy.parameters has {} entries; give at most {MOST_PARAMETERS}",
+            parameters.len()
+        ));
+    }
+    for (name, text) in parameters {
+        if name.chars().count() > LONGEST_NAME {
+            let head: String = name.chars().take(LONGEST_NAME).collect();
+            return wrong(format!(
+                "spec.strategy.parameters: the name `{head}…` is too long; give at most {LONGEST_NAME} characters"
+            ));
+        }
+        if text.chars().count() > LONGEST_PARAMETER {
+            return wrong(format!(
+                "spec.strategy.parameters: `{name}` is too long; give at most {LONGEST_PARAMETER} characters"
+            ));
+        }
+        if depth(text) > DEEPEST {
+            return wrong(format!(
+                "spec.strategy.parameters: `{name}` is nested too deep; give at most {DEEPEST} levels"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// How deep lists and objects of a JSON text are nested, by its brackets alone: at
+/// least as deep as they are.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for c in text.chars() {
+        match c {
+            '[' | '{' => depth += 1,
+            ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = depth.max(deepest);
+    }
+    deepest
 }
 
 /// The text of `error`, in which plugins are known names, too.
@@ -121,8 +172,10 @@ pub(crate) fn validate(
 pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wish, SpecError> {
     check_inputs(&spec.inputs)?;
     let rate = spec.objective.requests_per_second;
-    if !(rate.is_finite() && rate > 0.0) {
-        return wrong("spec.objective.requestsPerSecond must be above 0".to_owned());
+    if !(rate > 0.0 && rate <= MOST_A_SECOND) {
+        return wrong(format!(
+            "spec.objective.requestsPerSecond must be above 0 and at most {MOST_A_SECOND}"
+        ));
     }
     Ok(Wish {
         uri: spec.source.uri.clone(),
@@ -140,6 +193,11 @@ pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wi
     })
 }
 
+/// Requests per second that can be expected at most.
+const MOST_A_SECOND: f64 = 100_000.0;
+/// The largest dimension of a shape.
+const LARGEST_DIMENSION: i64 = 2_147_483_647;
+
 fn ordinal(block: u32) -> usize {
     usize::try_from(block).unwrap_or(usize::MAX)
 }
@@ -151,6 +209,12 @@ fn check_inputs(inputs: &[ModelInput]) -> Result<(), SpecError> {
             return wrong(format!(
                 "spec.inputs has two inputs named `{}`; give each a name of its own",
                 input.name
+            ));
+        }
+        if input.shape.iter().any(|d| *d > LARGEST_DIMENSION) {
+            return wrong(format!(
+                "spec.inputs: `{}` has shape {:?}; a dimension is at most {LARGEST_DIMENSION}",
+                input.name, input.shape
             ));
         }
         if input.shape.iter().skip(1).any(|d| *d < 1) {
@@ -302,6 +366,48 @@ mod tests {
         assert_eq!(
             message(|s| s.constraints.pins = vec![pin(0, 9, "cam-1")]),
             "spec.constraints.pins: blocks 0..9 on cam-1 go beyond the model, which has blocks 0..3"
+        );
+    }
+
+    #[test]
+    fn parameters_that_are_huge_never_reach_a_strategy() {
+        let with = |name: String, text: String| {
+            message(|s| {
+                s.strategy.parameters.insert(name.clone(), text.clone());
+            })
+        };
+        let said = message(|s| {
+            let many = (0..1000).map(|n| (format!("p{n}"), String::new()));
+            s.strategy.parameters.extend(many);
+        });
+        assert_eq!(
+            said,
+            "spec.strategy.parameters has 1000 entries; give at most 32"
+        );
+        let said = with("n".repeat(100_000), "1".into());
+        assert!(said.len() < 250 && said.contains("too long"), "{said}");
+        let said = with("weights".into(), "1".repeat(100_000));
+        assert!(
+            said.len() < 250 && said.contains("`weights` is too long"),
+            "{said}"
+        );
+        let said = with("weights".into(), "[".repeat(1000));
+        assert!(said.contains("`weights` is nested too deep"), "{said}");
+    }
+
+    #[test]
+    fn numbers_of_an_older_schema_are_checked_again() {
+        let said = message(|s| s.objective.requests_per_second = 1e300);
+        assert!(
+            said.starts_with("spec.objective.requestsPerSecond must be"),
+            "{said}"
+        );
+        let said = message(|s| s.inputs[0].shape = vec![-1, i64::MAX]);
+        assert!(said.contains("a dimension is at most 2147483647"), "{said}");
+        let said = message(|s| s.constraints.keep_on_entry = u32::MAX);
+        assert!(
+            said.starts_with("spec.constraints.keepOnEntry is 4294967295"),
+            "{said}"
         );
     }
 

@@ -91,8 +91,11 @@ impl<'a> Index<'a> {
         of_model.flat_map(|all| all.values().copied())
     }
 
-    /// Whether the model of `placement` is there but cannot be read.
+    /// Whether the model of `placement` is there but cannot be read, nor could it ever.
     pub(super) fn is_unreadable(&self, placement: &Placement) -> bool {
+        if owner_uid(placement).is_some_and(|uid| self.models.contains_key(uid)) {
+            return false;
+        }
         let namespace = placement.metadata.namespace.clone().unwrap_or_default();
         let name = (namespace, placement.spec.model.clone());
         self.snapshot.unreadable.contains_key(&name)

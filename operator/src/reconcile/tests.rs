@@ -1,5 +1,6 @@
 //! Whole stories, from an applied model to what its hosts do.
 
+mod trust;
 mod wishes;
 
 use crate::state::ids::JobId;
@@ -692,6 +693,7 @@ fn the_last_word_of_a_redeploy_is_measured() {
     let requests = crate::state::snapshot::RequestView {
         revision: 2,
         answered: 30,
+        answered_per_second: 1.0,
         latency_p50_seconds: 0.1712,
         latency_p95_seconds: 0.2,
     };

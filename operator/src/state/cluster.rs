@@ -11,10 +11,21 @@ use lamina_crds::{ComputeNode, Placement};
 use lamina_model::Manifest;
 use lamina_placement::Tier;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// No host is planned beyond this share by what others are expected to take: a load
 /// that was overestimated must leave something to try.
 const LARGEST_SHARE: f64 = 0.95;
+/// Of a host or a link, what all models of one namespace reserve at most by declaring a
+/// rate that nobody measured: else one of them could keep all others out.
+const LARGEST_RESERVE: f64 = 0.25;
+/// The highest rate that counts.
+const MOST_A_SECOND: f64 = 100_000.0;
+/// Speeds that a host can have, in GFLOP/s: what lies beyond is an error, or a lie.
+const SPEEDS: RangeInclusive<f64> = 1e-3..=1e6;
+/// Times that a segment can take, in seconds.
+const SEGMENT_SECONDS: RangeInclusive<f64> = 1e-7..=3600.0;
 
 /// The hosts and links of one look.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +36,7 @@ pub(crate) struct Cluster {
     pub links: Links,
     by_name: HashMap<String, usize>,
     /// Bytes per second that Placements send, by ordinals of sender and receiver.
-    traffic: HashMap<(usize, usize), f64>,
+    traffic: HashMap<(usize, usize), Taken>,
     /// What each Placement adds, by its UID: taken off again where its own question
     /// is built.
     own: HashMap<String, Own>,
@@ -46,15 +57,73 @@ pub(crate) struct Host {
     pub unfit: Option<&'static str>,
     /// It is to be emptied: nothing new goes there, and what is there moves off.
     pub is_cordoned: bool,
-    /// Share of it that all Placements take at their expected rates.
-    share: f64,
+    /// Share of it that Placements take.
+    taken: Taken,
+}
+
+/// What a Placement takes of a host or a link.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Load {
+    /// As measured.
+    measured: f64,
+    /// What its declared rate adds to that.
+    declared: f64,
+}
+
+impl Load {
+    fn add(&mut self, other: Self) {
+        self.measured += other.measured;
+        self.declared += other.declared;
+    }
+
+    /// The load of requests that take `each` of something.
+    fn times(self, each: f64) -> Self {
+        Self {
+            measured: self.measured * each,
+            declared: self.declared * each,
+        }
+    }
+}
+
+/// What all Placements take of a host or a link.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Taken {
+    measured: f64,
+    /// Declared beyond that, by namespace.
+    declared: BTreeMap<Arc<str>, f64>,
+}
+
+impl Taken {
+    fn add(&mut self, namespace: &Arc<str>, load: Load) {
+        self.measured += load.measured;
+        if load.declared > 0.0 {
+            let declared = self.declared.entry(Arc::clone(namespace)).or_default();
+            *declared += load.declared;
+        }
+    }
+
+    /// What others than one Placement take; by declaring alone, those of a namespace take
+    /// at most `reserve`.
+    fn by_others(&self, own: Option<(&str, Load)>, reserve: f64) -> f64 {
+        let (namespace, own) = own.unwrap_or_default();
+        let declared = self.declared.iter().map(|(of, all)| {
+            let own = if **of == *namespace {
+                own.declared
+            } else {
+                0.0
+            };
+            (all - own).clamp(0.0, reserve)
+        });
+        (self.measured - own.measured).max(0.0) + declared.sum::<f64>()
+    }
 }
 
 /// What one Placement takes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Own {
-    shares: Vec<(usize, f64)>,
-    traffic: Vec<((usize, usize), f64)>,
+    namespace: Arc<str>,
+    shares: HashMap<usize, Load>,
+    traffic: HashMap<(usize, usize), Load>,
 }
 
 impl Cluster {
@@ -91,22 +160,31 @@ impl Cluster {
             return 0.0;
         };
         let own = self.own.get(placement_uid);
-        let own = own.into_iter().flat_map(|o| &o.shares);
-        let own: f64 = own.filter(|(i, _)| *i == index).map(|(_, s)| s).sum();
-        (self.hosts[index].share - own).clamp(0.0, LARGEST_SHARE)
+        let own = own.map(|o| (&*o.namespace, o.shares.get(&index).copied()));
+        let own = own.map(|(namespace, load)| (namespace, load.unwrap_or_default()));
+        let taken = self.hosts[index].taken.by_others(own, LARGEST_RESERVE);
+        taken.clamp(0.0, LARGEST_SHARE)
     }
 
-    /// Bytes per second that Placements other than `placement_uid` send from `from`
-    /// to `to`.
-    pub(crate) fn traffic_of_others(&self, from: &str, to: &str, placement_uid: &str) -> f64 {
+    /// Share of the link from `from` to `to`, of so many bytes a second, that Placements
+    /// other than `placement_uid` take.
+    pub(crate) fn link_share_of_others(
+        &self,
+        (from, to): (&str, &str),
+        bytes_per_second: f64,
+        placement_uid: &str,
+    ) -> f64 {
         let (Some(&from), Some(&to)) = (self.by_name.get(from), self.by_name.get(to)) else {
             return 0.0;
         };
-        let all = self.traffic.get(&(from, to)).copied().unwrap_or(0.0);
+        let Some(taken) = self.traffic.get(&(from, to)) else {
+            return 0.0;
+        };
         let own = self.own.get(placement_uid);
-        let own = own.into_iter().flat_map(|o| &o.traffic);
-        let own: f64 = own.filter(|(p, _)| *p == (from, to)).map(|(_, b)| b).sum();
-        (all - own).max(0.0)
+        let own = own.map(|o| (&*o.namespace, o.traffic.get(&(from, to)).copied()));
+        let own = own.map(|(namespace, load)| (namespace, load.unwrap_or_default()));
+        let reserve = LARGEST_RESERVE * bytes_per_second;
+        taken.by_others(own, reserve) / bytes_per_second
     }
 
     fn add(
@@ -120,22 +198,30 @@ impl Cluster {
         };
         let namespace = placement.metadata.namespace.as_deref().unwrap_or_default();
         let rate = rates.get(&(namespace, placement.spec.model.as_str()));
-        let rate = rate.copied().unwrap_or(0.0);
         let uid = ids::uid(&placement.metadata);
-        let mut own = Own::default();
+        let rate = load(snapshot, uid, rate.copied().unwrap_or(0.0));
+        let mut own = Own {
+            namespace: namespace.into(),
+            shares: HashMap::new(),
+            traffic: HashMap::new(),
+        };
         for (index, segment) in plan.segments.iter().enumerate() {
             let seconds = segment_seconds(snapshot, uid, plan, index).unwrap_or(0.0);
             if let Some(&host) = self.by_name.get(&segment.host.node) {
-                self.hosts[host].share += rate * seconds;
-                own.shares.push((host, rate * seconds));
+                let load = rate.times(seconds);
+                self.hosts[host].taken.add(&own.namespace, load);
+                own.shares.entry(host).or_default().add(load);
             }
         }
         if let Some(manifest) = snapshot.manifests.get(&plan.manifest) {
             for (from, to, bytes) in crossings(&placement.spec.entry, plan, manifest) {
                 if let (Some(&from), Some(&to)) = (self.by_name.get(from), self.by_name.get(to)) {
-                    let bytes = rate * bytes as f64;
-                    *self.traffic.entry((from, to)).or_default() += bytes;
-                    own.traffic.push(((from, to), bytes));
+                    let (pair, load) = ((from, to), rate.times(bytes as f64));
+                    self.traffic
+                        .entry(pair)
+                        .or_default()
+                        .add(&own.namespace, load);
+                    own.traffic.entry(pair).or_default().add(load);
                 }
             }
         }
@@ -143,14 +229,32 @@ impl Cluster {
     }
 }
 
+/// Requests a second of a Placement: those that were measured, and what its declared
+/// rate adds.
+fn load(snapshot: &Snapshot, placement_uid: &str, declared: f64) -> Load {
+    let measured = snapshot.requests.get(placement_uid);
+    let bounded = |rate: f64| {
+        if rate.is_finite() {
+            rate.clamp(0.0, MOST_A_SECOND)
+        } else {
+            0.0
+        }
+    };
+    let measured = bounded(measured.map_or(0.0, |r| r.answered_per_second));
+    Load {
+        measured,
+        declared: (bounded(declared) - measured).max(0.0),
+    }
+}
+
 fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
     let status = node.status.as_ref();
-    let speed = status.and_then(|s| s.capacity).map(|c| c.gflops);
-    let gflops = speed.filter(|g| g.is_normal() && *g > 0.0);
     let is_benchmarked = status.is_some_and(|s| is_true(&s.conditions, BENCHMARKED));
     let unfit = if !snapshot.is_alive(name) {
         Some("not connected")
-    } else if !is_benchmarked || gflops.is_none() {
+    } else if impossible_speed(node).is_some() {
+        Some("reports an impossible speed")
+    } else if !is_benchmarked || speed(node).is_none() {
         Some("not benchmarked yet")
     } else {
         None
@@ -160,11 +264,27 @@ fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
         name: name.to_owned(),
         tier: tier(&node.spec.tier).unwrap_or(Tier::Edge),
         memory_free_bytes: live.map_or(0, |l| l.memory_free_bytes),
-        gflops,
+        gflops: speed(node),
         unfit,
         is_cordoned: snapshot.nodes.get(name).is_some_and(NodeView::is_cordoned),
-        share: 0.0,
+        taken: Taken::default(),
     }
+}
+
+/// The speed that a host reports, in GFLOP/s, where a host can have it.
+pub(crate) fn speed(node: &ComputeNode) -> Option<f64> {
+    reported_speed(node).filter(|gflops| SPEEDS.contains(gflops))
+}
+
+/// The speed that a host reports, where none can have it.
+pub(crate) fn impossible_speed(node: &ComputeNode) -> Option<f64> {
+    reported_speed(node).filter(|gflops| !SPEEDS.contains(gflops))
+}
+
+fn reported_speed(node: &ComputeNode) -> Option<f64> {
+    let status = node.status.as_ref()?;
+    let is_measured = is_true(&status.conditions, BENCHMARKED);
+    status.capacity.filter(|_| is_measured).map(|c| c.gflops)
 }
 
 /// The tier of that name.
@@ -206,7 +326,8 @@ pub(crate) fn segment_seconds(
         let status = snapshot.slice_status(node, placement_uid, plan.revision, index)?;
         Some(status.run_ms? / 1e3)
     };
-    live.or_else(warm).filter(|s| s.is_finite() && *s > 0.0)
+    let told = live.or_else(warm).filter(|s| s.is_finite() && *s > 0.0);
+    told.map(|s| s.clamp(*SEGMENT_SECONDS.start(), *SEGMENT_SECONDS.end()))
 }
 
 /// What a request of `plan` sends: from, to and bytes, there and back.
@@ -219,7 +340,7 @@ fn crossings<'a>(
         .outputs
         .iter()
         .map(|v| v.bytes(1).unwrap_or(0))
-        .sum();
+        .fold(0, u64::saturating_add);
     let mut at = entry;
     let mut sent: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for segment in &plan.segments {
@@ -230,8 +351,11 @@ fn crossings<'a>(
                 .first()
                 .and_then(|b| usize::try_from(*b).ok());
             let first = first.filter(|b| *b < manifest.blocks.len());
-            *sent.entry((at, host)).or_default() += first.map_or(0, |b| manifest.live_bytes(b));
-            *sent.entry((host, at)).or_default() += reply;
+            let bytes = first.map_or(0, |b| manifest.live_bytes(b));
+            for (pair, bytes) in [((at, host), bytes), ((host, at), reply)] {
+                let sum = sent.entry(pair).or_default();
+                *sum = sum.saturating_add(bytes);
+            }
         }
         at = host;
     }

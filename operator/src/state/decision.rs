@@ -38,6 +38,8 @@ pub(crate) struct Decisions {
     pub directory: BTreeMap<(String, String), Entries>,
     /// Prepare jobs to start.
     pub prepares: Vec<StartPrepare>,
+    /// Models that wait for a host that prepares them.
+    pub waiting: Vec<WaitingPrepare>,
     /// Prepare jobs that nobody waits for.
     pub forget_prepares: Vec<JobId>,
     /// Strategies that answered.
@@ -175,6 +177,30 @@ pub(crate) struct StartPrepare {
     pub sha256: String,
     /// JSON list of lamina-model's `InputSpec`.
     pub inputs_json: String,
+}
+
+/// Why a model is prepared, the most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum PrepareNeed {
+    /// It serves, and its blocks are lost: it cannot be moved until they are back.
+    Lost,
+    /// Nothing of it serves.
+    First,
+    /// Something else of it serves.
+    Update,
+}
+
+/// A prepare job that wants a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WaitingPrepare {
+    /// How urgent it is.
+    pub need: PrepareNeed,
+    /// Namespace of the model.
+    pub namespace: String,
+    /// Hosts that tried.
+    pub tried: BTreeSet<String>,
+    /// The job, without a host.
+    pub job: StartPrepare,
 }
 
 /// A question for a strategy, with everything that its problem is built from.

@@ -1,7 +1,13 @@
 //! Links as decisions see them.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+
+/// What a link can be, in seconds and bytes per second: one that is said to be anything
+/// else is left out.
+const RTT_SECONDS: RangeInclusive<f64> = 0.0..=3600.0;
+const RATE: RangeInclusive<f64> = 1e-3..=1e15;
 
 /// Sender and receiver.
 pub(crate) type Pair = (String, String);
@@ -30,7 +36,8 @@ impl LinkView {
             return None;
         }
         let (rtt, rate) = (self.rtt_seconds?, self.bytes_per_second?);
-        (rtt >= 0.0 && rate > 0.0).then_some((rtt, rate))
+        let is_possible = RTT_SECONDS.contains(&rtt) && RATE.contains(&rate);
+        is_possible.then_some((rtt, rate))
     }
 }
 

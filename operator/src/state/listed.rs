@@ -2,17 +2,19 @@
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
-use lamina_crds::{ComputeNode, DnnModel, Placement};
+use lamina_crds::{ComputeNode, DnnModel, DnnModelStatus, Placement};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// An object that is there but cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Unreadable {
     /// Its UID.
     pub uid: String,
-    /// What is wrong with it.
+    /// The field, and what is wrong with it.
     pub error: String,
+    /// Its status, where that can be read.
+    pub status: Option<Box<DnnModelStatus>>,
 }
 
 /// The objects at one moment.

@@ -112,6 +112,8 @@ pub(crate) struct PlacementMemory {
     pub failed_revision: i64,
     /// Since when the first plan is awaited.
     pub waiting_since: Option<Moment>,
+    /// The revision that serves, and since when this process has seen it.
+    pub settling: Option<(i64, Moment)>,
     /// When the measured latency was last written.
     pub measured_written: Option<Moment>,
     /// When the first sign was seen of what may lead to a move.

@@ -1,6 +1,6 @@
 //! The world as plain data at one moment: everything that deciding looks at.
 
-use super::ids::{JobId, PlacementKey};
+use super::ids::{JobId, ObjectId, PlacementKey};
 use super::links::Links;
 use super::listed::Unreadable;
 use super::time::Moment;
@@ -11,6 +11,7 @@ use lamina_crds::{ComputeNode, DnnModel, Hop, Placement};
 use lamina_model::Manifest;
 use lamina_placement::{Metrics, Problem, Solution, check::Violation};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Everything that a decision may depend on.
@@ -38,6 +39,8 @@ pub(crate) struct Snapshot {
     pub nodes: BTreeMap<String, NodeView>,
     /// Nodes on which an agent pod runs or starts.
     pub agents: BTreeSet<String>,
+    /// Addresses of the agents' pods as Kubernetes has them, by node.
+    pub agent_ips: BTreeMap<String, BTreeSet<IpAddr>>,
     /// What agents say of themselves over their sessions, by node.
     pub live: BTreeMap<String, LiveNode>,
     /// Directed links.
@@ -111,6 +114,8 @@ pub(crate) struct RequestView {
     pub revision: i64,
     /// Number answered by this revision.
     pub answered: u64,
+    /// Requests answered in a second.
+    pub answered_per_second: f64,
     /// Median latency in seconds.
     pub latency_p50_seconds: f64,
     /// 95th percentile of the latency in seconds.
@@ -238,13 +243,21 @@ impl Snapshot {
         self.live.get(node).is_some_and(|n| n.alive)
     }
 
-    /// Where the agent on `node` is reached: what it says now, else what its
-    /// ComputeNode remembers. `None` before it ever came.
+    /// Where the agent on `node` is reached: what it says now, which was checked when it
+    /// said so, else what its ComputeNode remembers, if that is an address of its pod.
+    /// `None` before it ever came.
     pub(crate) fn address(&self, node: &str) -> Option<&str> {
         let live = self.live.get(node).map(|n| n.address.as_str());
         let known = || Some(self.status(node)?.address.as_str());
         live.filter(|a| !a.is_empty())
-            .or_else(|| known().filter(|a| !a.is_empty()))
+            .or_else(|| known().filter(|a| self.is_of_agent(node, a)))
+    }
+
+    fn is_of_agent(&self, node: &str, address: &str) -> bool {
+        let ips = self.agent_ips.get(node);
+        let told = address.parse::<SocketAddr>().ok();
+        told.zip(ips)
+            .is_some_and(|(told, ips)| ips.contains(&told.ip()))
     }
 
     /// `node` with its address.
@@ -253,6 +266,17 @@ impl Snapshot {
             node: node.to_owned(),
             address: self.address(node)?.to_owned(),
         })
+    }
+
+    /// Whether the model cannot be read as it is now.
+    pub(crate) fn is_unreadable(&self, model: &ObjectId) -> bool {
+        // Seldom is there any.
+        !self.unreadable.is_empty() && {
+            let name = (model.namespace.clone(), model.name.clone());
+            self.unreadable
+                .get(&name)
+                .is_some_and(|u| u.uid == model.uid)
+        }
     }
 
     /// Seconds since `then`, never negative.

@@ -49,6 +49,8 @@ pub(crate) struct Parts<'a> {
     pub no_entry: Option<String>,
     /// What was told about its Placements.
     pub told: &'a [Notice],
+    /// Why the spec cannot be read, if so: everything else speaks of the one before.
+    pub unreadable: Option<String>,
 }
 
 /// The next status of `model`, and the Events about preparing it.
@@ -103,6 +105,29 @@ pub(crate) fn report(
     history(memory, &mut status);
     hold_back_progress(snapshot, memory, &before, &mut status);
     (status, notices)
+}
+
+/// The status of a model of which nothing could ever be read.
+pub(crate) fn set_aside(
+    snapshot: &Snapshot,
+    before: &DnnModelStatus,
+    why: String,
+) -> DnnModelStatus {
+    let mut status = before.clone();
+    "Failed".clone_into(&mut status.stage);
+    let now = seconds_only(snapshot.wall);
+    for (kind, is) in [(READY, false), (STALLED, true)] {
+        let new = condition(
+            kind,
+            is,
+            reasons::UNREADABLE,
+            why.clone(),
+            None,
+            now.clone(),
+        );
+        set(&mut status.conditions, new);
+    }
+    status
 }
 
 fn told_before(before: &DnnModelStatus, reason: &str, message: &str) -> bool {
@@ -274,6 +299,9 @@ fn conditions(snapshot: &Snapshot, model: &DnnModel, parts: &Parts<'_>) -> Vec<C
 
 /// What goes on towards the spec.
 fn work(snapshot: &Snapshot, parts: &Parts<'_>) -> Option<String> {
+    if parts.unreadable.is_some() {
+        return None;
+    }
     match parts.preparation {
         Preparation::Working { message, .. } => Some(message.clone()),
         Preparation::Failed {
@@ -293,6 +321,9 @@ fn work(snapshot: &Snapshot, parts: &Parts<'_>) -> Option<String> {
 
 /// What only a change of the spec or of the hosts can help.
 fn stuck(snapshot: &Snapshot, parts: &Parts<'_>) -> Option<(String, String)> {
+    if let Some(why) = &parts.unreadable {
+        return Some((reasons::UNREADABLE.to_owned(), why.clone()));
+    }
     if let Preparation::Failed {
         permanent: true,
         reason,
@@ -353,6 +384,9 @@ fn serving(parts: &Parts<'_>) -> Verdict {
 
 /// Whether every entry does what the spec asks for now.
 fn readiness(parts: &Parts<'_>) -> Verdict {
+    if let Some(why) = &parts.unreadable {
+        return Verdict::no(reasons::UNREADABLE, why);
+    }
     let is_serving = !parts.entries.is_empty() && parts.entries.iter().all(|e| e.is(SERVING));
     let but = |message: &str| {
         if is_serving {
@@ -432,9 +466,12 @@ fn accept(model: &DnnModel, parts: &Parts<'_>, status: &mut DnnModelStatus) {
         return;
     }
     if matches!(parts.preparation, Preparation::Ready { .. }) {
+        let mut spec = model.spec.clone();
+        // More read a status than a spec.
+        spec.source.uri = crate::text::without_secrets(&spec.source.uri);
         status.accepted = Some(AcceptedSpec {
             generation,
-            spec: Box::new(model.spec.clone()),
+            spec: Box::new(spec),
         });
     }
 }

@@ -249,18 +249,22 @@ fn measured(snapshot: &Snapshot, placement: &Placement, revision: i64) -> Option
 /// Adds to the newest redeploy what was measured since, and whether it stands.
 fn measure_history(
     snapshot: &Snapshot,
-    own: &PlacementMemory,
+    own: &mut PlacementMemory,
     placement: &Placement,
     status: &mut PlacementStatus,
 ) {
-    let since = status.active_since.as_ref().map(|t| t.0);
+    let active = status.active_revision;
+    let since = match own.settling {
+        Some((of, since)) if of == active => since,
+        _ => own.settling.insert((active, snapshot.now)).1,
+    };
     let Some(newest) = status.history.first_mut() else {
         return;
     };
     if newest.revision != status.active_revision {
         return;
     }
-    let is_settled = since.is_some_and(|t| snapshot.seconds_since_wall(t) >= MEASURE_SECONDS);
+    let is_settled = snapshot.seconds_since(since) >= MEASURE_SECONDS;
     if newest.measured_after_ms.is_none() && is_settled {
         newest.measured_after_ms = measured(snapshot, placement, newest.revision);
     }

@@ -12,7 +12,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Folder of the blobs inside the store.
 const FOLDER: &str = "blobs";
@@ -21,9 +21,9 @@ const FOLDER: &str = "blobs";
 #[derive(Debug, Clone)]
 pub struct BlobStore {
     objects: Arc<dyn ObjectStore>,
-    /// Blobs that were put once more: they count as new, though their files do
-    /// not change.
-    renewed: Arc<Mutex<BTreeMap<Digest, SystemTime>>>,
+    /// When blobs that nobody needed were first seen, or put once more: by a clock that
+    /// no step moves, which the times of files are not.
+    unneeded: Arc<Mutex<BTreeMap<Digest, Instant>>>,
 }
 
 /// The store did not do what was asked.
@@ -78,7 +78,7 @@ impl BlobStore {
     pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
         Self {
             objects,
-            renewed: Arc::default(),
+            unneeded: Arc::default(),
         }
     }
 
@@ -202,16 +202,17 @@ impl BlobStore {
     /// The volume does not work.
     pub async fn renew(&self, digest: &Digest) -> Result<bool, StoreError> {
         // First the note, so that a collection in between leaves it.
-        self.renewals().insert(digest.clone(), SystemTime::now());
+        self.unneeded().insert(digest.clone(), Instant::now());
         let there = self.has(digest).await?;
         if !there {
-            self.renewals().remove(digest);
+            self.unneeded().remove(digest);
         }
         Ok(there)
     }
 
-    /// Removes every blob that is not in `keep` and was not put within `min_age`:
-    /// blocks of a model that is being prepared arrive before their manifest.
+    /// Removes every blob that is not in `keep`, nor was found needed or put by this
+    /// process within `min_age`: blocks of a model that is being prepared arrive before
+    /// their manifest.
     ///
     /// # Errors
     /// The volume does not work; what was removed before stays removed.
@@ -220,33 +221,43 @@ impl BlobStore {
         keep: &BTreeSet<Digest>,
         min_age: Duration,
     ) -> Result<Collected, StoreError> {
-        let before = SystemTime::now() - min_age;
+        let now = Instant::now();
         let found: Vec<_> = self
             .objects
             .list(Some(&Path::from(FOLDER)))
             .try_collect()
             .await
             .map_err(storage)?;
+        let there: BTreeSet<Digest> = found
+            .iter()
+            .filter_map(|meta| digest_of(&meta.location))
+            .collect();
         let mut collected = Collected::default();
         for meta in found {
             let Some(digest) = digest_of(&meta.location) else {
                 continue;
             };
-            let is_new = SystemTime::from(meta.last_modified) >= before
-                || self.renewals().get(&digest).is_some_and(|at| *at >= before);
-            if is_new || keep.contains(&digest) {
+            if keep.contains(&digest) {
+                self.unneeded().remove(&digest);
+                continue;
+            }
+            let since = *self.unneeded().entry(digest.clone()).or_insert(now);
+            if now.saturating_duration_since(since) < min_age {
                 continue;
             }
             self.objects.delete(&meta.location).await.map_err(storage)?;
             collected.blobs += 1;
             collected.bytes += meta.size;
+            self.unneeded().remove(&digest);
         }
-        self.renewals().retain(|_, at| *at >= before);
+        let is_young = |at: &Instant| now.saturating_duration_since(*at) < min_age;
+        self.unneeded()
+            .retain(|digest, at| there.contains(digest) || is_young(at));
         Ok(collected)
     }
 
-    fn renewals(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, SystemTime>> {
-        self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unneeded(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Instant>> {
+        self.unneeded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -360,14 +371,19 @@ mod tests {
 
     #[tokio::test]
     async fn collecting_leaves_what_is_needed_or_new() {
-        let (_folder, store) = store();
+        let (folder, store) = store();
         let needed = store.put(Bytes::from("needed")).await.unwrap();
         let gone = store.put(Bytes::from("gone")).await.unwrap();
         let keep = BTreeSet::from([needed.clone()]);
         let none = store.gc(&keep, Duration::from_secs(60)).await.unwrap();
         assert_eq!(none, Collected::default());
         tokio::time::sleep(Duration::from_millis(1100)).await;
+        // Whatever a clock does to the times of files.
         let renewed = store.put(Bytes::from("renewed")).await.unwrap();
+        let file = folder.path().join(location(&renewed).to_string());
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        let file = std::fs::File::options().write(true).open(file).unwrap();
+        file.set_modified(long_ago).unwrap();
         let once = store.gc(&keep, Duration::from_secs(1)).await.unwrap();
         assert_eq!(once, Collected { blobs: 1, bytes: 4 });
         assert!(!store.has(&gone).await.unwrap());

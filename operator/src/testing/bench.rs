@@ -376,8 +376,12 @@ impl Bench {
             }
             Change::ModelStatus { id, status } => {
                 let is_it = |m: &&mut Arc<DnnModel>| m.metadata.uid.as_ref() == Some(&id.uid);
-                let model = self.snapshot.models.iter_mut().find(is_it).unwrap();
-                Arc::make_mut(model).status = Some(stored(status));
+                if let Some(model) = self.snapshot.models.iter_mut().find(is_it) {
+                    Arc::make_mut(model).status = Some(stored(status));
+                    return;
+                }
+                let mut aside = self.snapshot.unreadable.values_mut();
+                aside.find(|u| u.uid == id.uid).unwrap().status = Some(stored(status));
             }
             Change::Nothing => {}
         }

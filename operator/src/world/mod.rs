@@ -38,6 +38,8 @@ use tokio::sync::{broadcast, mpsc};
 /// Events that a slow listener may lag behind; it then gets `Lagged` and should
 /// look at everything.
 const EVENT_BUFFER: usize = 1024;
+/// Messages that an agent may leave untaken; its session is over then.
+const OUTBOX: usize = 1024;
 
 /// What the operator knows of agents. Clones share their content.
 #[derive(Debug, Clone)]
@@ -60,7 +62,7 @@ struct Held {
 #[derive(Debug)]
 struct Session {
     id: u64,
-    outbox: mpsc::UnboundedSender<OperatorMessage>,
+    outbox: mpsc::Sender<OperatorMessage>,
 }
 
 /// The operator's end of an agent's session. Dropping it closes the session.
@@ -170,7 +172,7 @@ impl World {
     pub(crate) fn take_back(&self, blob: &Digest) -> bool {
         let mut held = self.held();
         let (is_coming, effects) = held.state.take_back(blob, self.now());
-        self.carry_out(&held, effects);
+        self.carry_out(&mut held, effects);
         is_coming
     }
 
@@ -219,7 +221,7 @@ impl World {
     pub fn start_prepare(&self, job: PrepareRequest) -> Result<(), WorldError> {
         let mut held = self.held();
         let effects = held.state.start_prepare(job)?;
-        self.carry_out(&held, effects);
+        self.carry_out(&mut held, effects);
         Ok(())
     }
 
@@ -265,14 +267,14 @@ impl World {
     pub(crate) fn open_session(
         &self,
         identity: Identity,
-    ) -> (SessionHandle, mpsc::UnboundedReceiver<OperatorMessage>) {
-        let (outbox, inbox) = mpsc::unbounded_channel();
+    ) -> (SessionHandle, mpsc::Receiver<OperatorMessage>) {
+        let (outbox, inbox) = mpsc::channel(OUTBOX);
         let mut held = self.held();
         let (id, node) = (held.next_session, identity.node.clone());
         held.next_session += 1;
         held.sessions.insert(node.clone(), Session { id, outbox });
         let effects = held.state.opened(identity, self.now());
-        self.carry_out(&held, effects);
+        self.carry_out(&mut held, effects);
         drop(held);
         let world = self.clone();
         (SessionHandle { world, node, id }, inbox)
@@ -281,17 +283,24 @@ impl World {
     fn change(&self, change: impl FnOnce(&mut State, Duration) -> Effects) {
         let mut held = self.held();
         let effects = change(&mut held.state, self.now());
-        self.carry_out(&held, effects);
+        self.carry_out(&mut held, effects);
     }
 
     /// Sends and tells under the lock, so that nobody sees them out of order.
-    fn carry_out(&self, held: &Held, effects: Effects) {
+    fn carry_out(&self, held: &mut Held, effects: Effects) {
         for (node, message) in effects.messages {
-            if let Some(session) = held.sessions.get(&node) {
-                // A session that is closing is told everything when it is back.
-                let _ = session.outbox.send(OperatorMessage {
-                    message: Some(message),
-                });
+            let Some(session) = held.sessions.get(&node) else {
+                continue;
+            };
+            let message = OperatorMessage {
+                message: Some(message),
+            };
+            // A session that is closing is told everything when it is back.
+            let sent = session.outbox.try_send(message);
+            if let Err(mpsc::error::TrySendError::Full(_)) = sent {
+                tracing::warn!(node, "the agent takes no messages; its session is over");
+                held.sessions.remove(&node);
+                held.state.closed(&node, self.now());
             }
         }
         for event in effects.events {
@@ -323,7 +332,7 @@ impl SessionHandle {
             return false;
         }
         let effects = held.state.heard(&self.node, message, self.world.now());
-        self.world.carry_out(&held, effects);
+        self.world.carry_out(&mut held, effects);
         true
     }
 

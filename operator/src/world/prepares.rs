@@ -6,6 +6,10 @@ use lamina_proto::control::prepare_update::Update;
 use lamina_proto::control::{CancelPrepare, Prepare, PrepareUpdate};
 use std::collections::BTreeMap;
 
+/// Longest word of an agent, and longest message, that are kept.
+const LONGEST_WORD: usize = 64;
+const LONGEST_MESSAGE: usize = 2000;
+
 /// Every job that was started and not forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Prepares {
@@ -157,24 +161,33 @@ fn to_message(request: &PrepareRequest) -> Message {
     })
 }
 
+/// At most `most` bytes of `text`, in whole characters.
+fn shortened(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|i| text.is_char_boundary(*i));
+        text.truncate(end.unwrap_or_default());
+    }
+    text
+}
+
 fn to_state(node: &str, news: Update) -> PrepareState {
     let node = node.to_owned();
     match news {
         Update::Progress(p) => PrepareState::Running {
             node,
-            step: p.step,
+            step: shortened(p.step, LONGEST_WORD),
             done: p.done,
             total: p.total,
             bytes: p.bytes,
         },
         Update::Done(d) => PrepareState::Done {
             node,
-            manifest_digest: d.manifest_digest,
+            manifest_digest: shortened(d.manifest_digest, LONGEST_WORD),
         },
         Update::Failed(f) => PrepareState::Failed {
             node,
-            reason: f.reason,
-            message: f.message,
+            reason: shortened(f.reason, LONGEST_WORD),
+            message: shortened(f.message, LONGEST_MESSAGE),
             retryable: f.retryable,
         },
     }
@@ -241,6 +254,31 @@ mod tests {
         jobs.update("a", done());
         assert_eq!(jobs.forget_node("a"), [""; 0]);
         assert!(jobs.state("j").is_some());
+    }
+
+    #[test]
+    fn what_an_agent_says_is_kept_in_bounds() {
+        let mut jobs = Prepares::default();
+        jobs.start(request("a")).unwrap();
+        let failed = PrepareUpdate {
+            job: "j".into(),
+            update: Some(Update::Failed(lamina_proto::control::PrepareFailed {
+                reason: "x".repeat(1 << 20),
+                message: "é".repeat(1 << 20),
+                retryable: true,
+            })),
+        };
+        assert_eq!(jobs.update("a", failed), Outcome::Changed);
+        let Some(PrepareState::Failed {
+            reason, message, ..
+        }) = jobs.state("j")
+        else {
+            panic!("not failed");
+        };
+        assert_eq!(
+            (reason.len(), message.len()),
+            (LONGEST_WORD, LONGEST_MESSAGE)
+        );
     }
 
     #[test]

@@ -188,6 +188,45 @@ fn other_models_take_their_share_of_a_host() {
 }
 
 #[test]
+fn a_declared_rate_keeps_nobody_out() {
+    let serving = plan(1, &[("edge-1", 0..4)]);
+    let mut other = placement(Some(serving.clone()), Some(serving));
+    other.metadata.uid = Some("other".into());
+    other.metadata.namespace = Some("greedy".into());
+    let mut model = crate::testing::model();
+    model.metadata.namespace = Some("greedy".into());
+    model.spec.objective.requests_per_second = 100_000.0;
+    let mut snapshot = world();
+    snapshot.placements.push(Arc::new(other));
+    snapshot.models.push(Arc::new(model));
+    snapshot.timings.insert(("other".into(), 1, 0), 0.04);
+    let shares = |snapshot: &Snapshot| {
+        let problem = built(snapshot, &Memory::default(), &model_spec(), None);
+        let link = problem.link("cam-1", "edge-1").unwrap().share;
+        (node(&problem, "edge-1").load_share, link)
+    };
+    let (host, link) = shares(&snapshot);
+    // 100 000 times 40 ms a second, of which a quarter counts.
+    assert!((host - 0.25).abs() < 1e-9, "{host}");
+    assert!((link - 0.55).abs() < 1e-9, "{link}");
+    // What is measured counts, and more than was declared does.
+    let requests = crate::state::snapshot::RequestView {
+        revision: 1,
+        answered: 600,
+        answered_per_second: 10.0,
+        latency_p50_seconds: 0.1,
+        latency_p95_seconds: 0.1,
+    };
+    snapshot.requests.insert("other".into(), requests);
+    let (host, _) = shares(&snapshot);
+    assert!((host - 0.65).abs() < 1e-9, "{host}");
+    let model = Arc::make_mut(&mut snapshot.models[0]);
+    model.spec.objective.requests_per_second = 1.0;
+    let (host, _) = shares(&snapshot);
+    assert!((host - 0.4).abs() < 1e-9, "{host}");
+}
+
+#[test]
 fn an_entry_outside_the_allowed_tiers_computes_what_must_stay_on_it() {
     let mut spec = model_spec();
     spec.constraints.tiers = vec!["cloud".into()];

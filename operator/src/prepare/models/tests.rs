@@ -11,6 +11,7 @@ fn look(
     let valid = crate::prepare::spec::validate(model, &snapshot.plugins);
     let valid = valid.map(Arc::new).map_err(|e| e.to_string());
     let preparation = prepare(snapshot, model, &valid, memory, &mut out);
+    queue::assign(snapshot, &mut out);
     (preparation, out)
 }
 

@@ -187,9 +187,18 @@ fn a_model_that_cannot_be_read_is_not_gone() {
     let what = crate::state::listed::Unreadable {
         uid: MODEL_UID.into(),
         error: "spec.constraints.keepOnEntry: invalid number".into(),
+        status: None,
     };
     bench.snapshot.unreadable.insert(name, what);
     bench.run(5);
+    let aside = bench.snapshot.unreadable.values().next().unwrap();
+    let conditions = &aside.status.as_ref().unwrap().conditions;
+    let said = conditions.iter().find(|c| c.type_ == READY).unwrap();
+    assert_eq!(
+        (said.status.as_str(), said.reason.as_str()),
+        ("False", reasons::UNREADABLE)
+    );
+    assert!(said.message.starts_with("spec.constraints.keepOnEntry: "));
     assert_eq!(bench.snapshot.placements.len(), 1);
     assert_eq!(bench.snapshot.compute_nodes["cloud-1"].spec.slices.len(), 1);
     assert_eq!(bench.snapshot.compute_nodes["cam-1"].spec.routes.len(), 1);
@@ -201,6 +210,37 @@ fn a_model_that_cannot_be_read_is_not_gone() {
     bench.run(15);
     assert_eq!(ready(&bench), is("True", "Serving"));
     assert_eq!(bench.status().active_revision, 1);
+}
+
+#[test]
+fn a_model_that_cannot_be_read_any_more_serves_on_says_so_and_fails_over() {
+    let mut bench = Bench::serving();
+    let name = ("default".to_owned(), "net".to_owned());
+    let what = crate::state::listed::Unreadable {
+        uid: MODEL_UID.into(),
+        error: "spec.constraints.keepOnEntry: invalid number".into(),
+        status: None,
+    };
+    // The last readable form is still there.
+    bench.snapshot.unreadable.insert(name, what);
+    bench.run(5);
+    bench.expect_fixpoint();
+    let held = |bench: &Bench, node: &str| bench.snapshot.compute_nodes[node].spec.slices.len();
+    assert_eq!(held(&bench, "cloud-1"), 1, "each slice once");
+    assert_eq!(ready(&bench), is("False", reasons::UNREADABLE));
+    let (_, _, message) = bench.condition(READY);
+    assert!(
+        message.starts_with("spec.constraints.keepOnEntry: "),
+        "{message}"
+    );
+    assert_eq!(bench.condition(SERVING).0, "True");
+    assert_eq!(bench.condition(STALLED).0, "True");
+    bench.lose("cloud-1");
+    bench.run(8);
+    assert_eq!(bench.status().path, "edge-1[0-3]");
+    bench.snapshot.unreadable.clear();
+    bench.run(5);
+    assert_eq!(ready(&bench), is("True", "Serving"));
 }
 
 #[test]
@@ -244,6 +284,7 @@ fn a_move_that_measures_worse_is_taken_back_and_left_alone() {
     let measured = |revision, p50| crate::state::snapshot::RequestView {
         revision,
         answered: 60,
+        answered_per_second: 1.0,
         latency_p50_seconds: p50,
         latency_p95_seconds: p50 * 1.1,
     };

@@ -1,0 +1,146 @@
+//! What stands before the service: nobody's message is read before it is known who
+//! sends it, and no message is larger than its method needs.
+
+use super::auth::{AuthError, Authenticate, Refusal};
+use super::service::ControlService;
+use crate::text::with_causes;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use lamina_proto::control::control_server::ControlServer;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::transport::server::TcpConnectInfo;
+use tower::{Layer, Service};
+
+/// Largest message of a session: a thousand digests, or a second's figures.
+const SESSION_BYTES: usize = 1 << 20;
+/// Largest chunk of a blob that is put. Agents send a quarter of a megabyte.
+const CHUNK_BYTES: usize = 4 << 20;
+/// Largest request for a blob.
+const REQUEST_BYTES: usize = 4 << 10;
+
+/// Lets nobody in whom `auth` does not know by the headers alone.
+#[derive(Clone)]
+pub(super) struct Admit {
+    pub(super) auth: Arc<dyn Authenticate>,
+}
+
+/// A service behind [`Admit`]. Requests that reach it have a [`super::Caller`] among
+/// their extensions.
+#[derive(Clone)]
+pub(super) struct Admitted<S> {
+    inner: S,
+    auth: Arc<dyn Authenticate>,
+}
+
+impl<S> Layer<S> for Admit {
+    type Service = Admitted<S>;
+
+    fn layer(&self, inner: S) -> Admitted<S> {
+        Admitted {
+            inner,
+            auth: Arc::clone(&self.auth),
+        }
+    }
+}
+
+impl<S> Service<Request<Body>> for Admitted<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The one that is ready, and another in its place.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let auth = Arc::clone(&self.auth);
+        Box::pin(async move {
+            let (mut head, body) = request.into_parts();
+            let peer = head.extensions.get::<TcpConnectInfo>();
+            let from = peer.and_then(TcpConnectInfo::remote_addr).map(|a| a.ip());
+            match auth.authenticate(&head.headers, from).await {
+                Ok(caller) => {
+                    head.extensions.insert(caller);
+                    inner.call(Request::from_parts(head, body)).await
+                }
+                Err(error) => Ok(to_status(&error).into_http()),
+            }
+        })
+    }
+}
+
+/// The service, each method with a limit of its own.
+#[derive(Clone)]
+pub(super) struct Methods {
+    session: ControlServer<ControlService>,
+    put_blob: ControlServer<ControlService>,
+    others: ControlServer<ControlService>,
+}
+
+impl Methods {
+    pub(super) fn of(service: ControlService) -> Self {
+        let service = Arc::new(service);
+        let limited = |bytes| {
+            let server = ControlServer::from_arc(Arc::clone(&service));
+            server.max_decoding_message_size(bytes)
+        };
+        Self {
+            session: limited(SESSION_BYTES),
+            put_blob: limited(CHUNK_BYTES),
+            others: limited(REQUEST_BYTES),
+        }
+    }
+}
+
+impl NamedService for Methods {
+    const NAME: &'static str = <ControlServer<ControlService> as NamedService>::NAME;
+}
+
+impl Service<Request<Body>> for Methods {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let method = request.uri().path().rsplit('/').next();
+        let server = match method {
+            Some("Session") => &mut self.session,
+            Some("PutBlob") => &mut self.put_blob,
+            _ => &mut self.others,
+        };
+        Service::call(server, request)
+    }
+}
+
+/// The error as agents are told it.
+pub(super) fn to_status(error: &AuthError) -> Status {
+    let text = with_causes(error);
+    match error {
+        AuthError::MissingToken
+        | AuthError::Malformed
+        | AuthError::Refused(Refusal::Rejected(_) | Refusal::OtherAudience) => {
+            Status::unauthenticated(text)
+        }
+        AuthError::Refused(Refusal::OtherUser { .. } | Refusal::NotBound) | AuthError::NoPod(_) => {
+            Status::permission_denied(text)
+        }
+        AuthError::TooMany => Status::resource_exhausted(text),
+        AuthError::NoAddress(_) | AuthError::Unavailable(_) => Status::unavailable(text),
+    }
+}

@@ -1,0 +1,285 @@
+//! What is remembered of tokens, so that the API server is asked seldom: who was let
+//! in, who was refused, and from where too many bad ones came. Pure but for the locks
+//! of its owner: moments come from outside.
+
+use super::auth::{Agent, Refusal};
+use lamina_model::Digest;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+/// A token is not reviewed again within this time: blobs come in many ranges.
+pub(super) const FRESH: Duration = Duration::from_secs(60);
+/// While the API server is away, tokens that it once accepted stay good for this
+/// time.
+pub(super) const STALE: Duration = Duration::from_secs(600);
+/// A token that was refused is not reviewed again within this time. Short: it may be
+/// one of a pod that the API server is about to know.
+const REFUSED: Duration = Duration::from_secs(5);
+/// Tokens remembered, good and bad.
+const MOST_ACCEPTED: usize = 8192;
+const MOST_REFUSED: usize = 4096;
+/// Bad tokens from one address that are reviewed: so many at once, and so many a
+/// second.
+const OF_ADDRESS: Rate = Rate {
+    burst: 10.0,
+    a_second: 1.0,
+};
+/// And from everywhere.
+const OF_ALL: Rate = Rate {
+    burst: 100.0,
+    a_second: 10.0,
+};
+/// Addresses whose bad tokens are counted.
+const MOST_ADDRESSES: usize = 1024;
+
+/// What is known of tokens.
+#[derive(Debug)]
+pub(super) struct Known {
+    accepted: BTreeMap<Digest, (Agent, Instant)>,
+    refused: BTreeMap<Digest, (Refusal, Instant)>,
+    of_all: Bucket,
+    of_address: BTreeMap<IpAddr, Bucket>,
+}
+
+impl Known {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            accepted: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            of_all: Bucket::full(OF_ALL, now),
+            of_address: BTreeMap::new(),
+        }
+    }
+
+    /// Whose the token is, if it was accepted within `age`.
+    pub(super) fn accepted(&self, token: &Digest, age: Duration, now: Instant) -> Option<Agent> {
+        let (agent, at) = self.accepted.get(token)?;
+        (now.saturating_duration_since(*at) < age).then(|| agent.clone())
+    }
+
+    /// Why the token was refused a moment ago, if so.
+    pub(super) fn refused(&self, token: &Digest, now: Instant) -> Option<Refusal> {
+        let (refusal, at) = self.refused.get(token)?;
+        (now.saturating_duration_since(*at) < REFUSED).then(|| refusal.clone())
+    }
+
+    /// Whether a token that nobody knows may be reviewed: not where too many bad ones
+    /// came from that address, or from everywhere.
+    pub(super) fn may_ask(&mut self, from: Option<IpAddr>, now: Instant) -> bool {
+        let of_address = from.and_then(|ip| self.of_address.get_mut(&group(ip)));
+        let of_address = of_address.is_none_or(|b| b.has_some(OF_ADDRESS, now));
+        of_address && self.of_all.has_some(OF_ALL, now)
+    }
+
+    /// The token was accepted as `agent`'s.
+    pub(super) fn accept(&mut self, token: Digest, agent: Agent, now: Instant) {
+        self.refused.remove(&token);
+        forget(&mut self.accepted, MOST_ACCEPTED, STALE, now);
+        self.accepted.insert(token, (agent, now));
+    }
+
+    /// The token that came `from` there was refused.
+    pub(super) fn refuse(
+        &mut self,
+        token: Digest,
+        refusal: Refusal,
+        from: Option<IpAddr>,
+        now: Instant,
+    ) {
+        self.accepted.remove(&token);
+        forget(&mut self.refused, MOST_REFUSED, REFUSED, now);
+        self.refused.insert(token, (refusal, now));
+        self.of_all.take(OF_ALL, now);
+        if let Some(ip) = from {
+            self.make_room(now);
+            let full = Bucket::full(OF_ADDRESS, now);
+            let bucket = self.of_address.entry(group(ip)).or_insert(full);
+            bucket.take(OF_ADDRESS, now);
+        }
+    }
+
+    fn make_room(&mut self, now: Instant) {
+        if self.of_address.len() < MOST_ADDRESSES {
+            return;
+        }
+        self.of_address.retain(|_, b| !b.is_full(OF_ADDRESS, now));
+        while self.of_address.len() >= MOST_ADDRESSES {
+            let oldest = self.of_address.iter().min_by_key(|(_, b)| b.at);
+            let Some(oldest) = oldest.map(|(ip, _)| *ip) else {
+                return;
+            };
+            self.of_address.remove(&oldest);
+        }
+    }
+}
+
+/// Drops what is older than `life`; of what is still too much, the older quarter.
+fn forget<T>(
+    known: &mut BTreeMap<Digest, (T, Instant)>,
+    most: usize,
+    life: Duration,
+    now: Instant,
+) {
+    if known.len() < most {
+        return;
+    }
+    known.retain(|_, (_, at)| now.saturating_duration_since(*at) < life);
+    if known.len() < most {
+        return;
+    }
+    let mut by_age: Vec<(Instant, Digest)> = known
+        .iter()
+        .map(|(token, (_, at))| (*at, token.clone()))
+        .collect();
+    by_age.sort();
+    for (_, token) in by_age.iter().take(most / 4) {
+        known.remove(token);
+    }
+}
+
+/// Addresses that are one client's: of IPv6, whoever has one has its whole network.
+fn group(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => {
+            let network = u128::from(v6) & (u128::MAX << 64);
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    burst: f64,
+    a_second: f64,
+}
+
+/// What is left of a rate.
+#[derive(Debug)]
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    const fn full(rate: Rate, now: Instant) -> Self {
+        Self {
+            left: rate.burst,
+            at: now,
+        }
+    }
+
+    fn refill(&mut self, rate: Rate, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.left = elapsed.mul_add(rate.a_second, self.left).min(rate.burst);
+        self.at = now;
+    }
+
+    fn has_some(&mut self, rate: Rate, now: Instant) -> bool {
+        self.refill(rate, now);
+        self.left >= 1.0
+    }
+
+    fn is_full(&self, rate: Rate, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        elapsed.mul_add(rate.a_second, self.left) >= rate.burst
+    }
+
+    /// Takes one; those that were asked for at the same time may take more than there
+    /// is, and are waited for.
+    fn take(&mut self, rate: Rate, now: Instant) {
+        self.refill(rate, now);
+        self.left -= 1.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(n: u32) -> Digest {
+        Digest::of(&n.to_le_bytes())
+    }
+
+    fn agent() -> Agent {
+        Agent {
+            node: "cam-1".into(),
+            pod: "lamina-agent-1".into(),
+            pod_uid: "uid".into(),
+        }
+    }
+
+    fn refusal() -> Refusal {
+        Refusal::Rejected("unknown or expired".into())
+    }
+
+    #[test]
+    fn a_token_is_reviewed_once_for_a_while() {
+        let start = Instant::now();
+        let after = |s| start + Duration::from_secs(s);
+        let mut known = Known::new(start);
+        known.accept(token(1), agent(), start);
+        assert_eq!(known.accepted(&token(1), FRESH, after(59)), Some(agent()));
+        assert_eq!(known.accepted(&token(1), FRESH, after(61)), None);
+        assert_eq!(known.accepted(&token(1), STALE, after(599)), Some(agent()));
+        assert_eq!(known.accepted(&token(1), STALE, after(601)), None);
+        known.refuse(token(1), refusal(), None, after(61));
+        assert_eq!(known.accepted(&token(1), STALE, after(62)), None);
+        assert_eq!(known.refused(&token(1), after(62)), Some(refusal()));
+        assert_eq!(known.refused(&token(1), after(67)), None);
+        known.accept(token(1), agent(), after(63));
+        assert_eq!(known.refused(&token(1), after(63)), None);
+    }
+
+    #[test]
+    fn bad_tokens_of_one_address_leave_reviews_for_others() {
+        let start = Instant::now();
+        let mut known = Known::new(start);
+        let bad: IpAddr = "10.0.0.66".parse().unwrap();
+        let mapped: IpAddr = "::ffff:10.0.0.66".parse().unwrap();
+        let good: IpAddr = "10.0.0.7".parse().unwrap();
+        let mut asked = 0;
+        // Three thousand in eight seconds.
+        for n in 0..3000 {
+            let now = start + Duration::from_secs_f64(f64::from(n) * 8.0 / 3000.0);
+            if known.may_ask(Some(mapped), now) {
+                asked += 1;
+                known.refuse(token(n), refusal(), Some(bad), now);
+            }
+        }
+        assert!((10..20).contains(&asked), "{asked}");
+        assert!(known.may_ask(Some(good), start + Duration::from_secs(8)));
+    }
+
+    #[test]
+    fn bad_tokens_from_everywhere_are_few_and_fill_no_memory() {
+        let start = Instant::now();
+        let mut known = Known::new(start);
+        let mut asked = 0;
+        for n in 0..20_000_u32 {
+            let from = IpAddr::from(u128::from(n).rotate_left(64).to_be_bytes());
+            let now = start + Duration::from_millis(u64::from(n));
+            if known.may_ask(Some(from), now) {
+                asked += 1;
+                known.refuse(token(n), refusal(), Some(from), now);
+            }
+        }
+        assert!((200..310).contains(&asked), "{asked}");
+        for n in 0..20_000_u32 {
+            known.accept(token(n), agent(), start);
+            known.refuse(token(n + 20_000), refusal(), None, start);
+        }
+        assert!(known.accepted.len() <= MOST_ACCEPTED);
+        assert!(known.refused.len() <= MOST_REFUSED);
+        assert!(known.of_address.len() <= MOST_ADDRESSES);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let ip = |text: &str| group(text.parse().unwrap());
+        assert_eq!(ip("fd00:1::1"), ip("fd00:1::ffff:2"));
+        assert_ne!(ip("fd00:1::1"), ip("fd00:2::1"));
+        assert_ne!(ip("10.0.0.1"), ip("10.0.0.2"));
+    }
+}

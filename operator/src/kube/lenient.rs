@@ -1,0 +1,195 @@
+//! Objects that may not be readable: of an older schema, of a newer one, or written
+//! while nobody checked. One of them must not stop the list of all others, and what it
+//! said when it could be read last stays in force.
+
+use kube::Resource;
+use kube::core::ObjectMeta;
+use lamina_crds::{DnnModel, DnnModelStatus};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use std::borrow::Cow;
+
+/// An object as it came from the API server.
+#[derive(Debug, Clone)]
+pub(crate) struct Lenient<K>(pub Result<K, Box<Bad>>);
+
+/// An object that cannot be read.
+#[derive(Debug, Clone)]
+pub(crate) struct Bad {
+    /// As far as it can be read.
+    pub metadata: ObjectMeta,
+    /// The field, and what is wrong with it.
+    pub error: String,
+    /// All of it.
+    value: Value,
+}
+
+impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Ok(Self(read(&value).map_err(|error| {
+            let metadata = value.get("metadata").and_then(part).unwrap_or_default();
+            Box::new(Bad {
+                metadata,
+                error,
+                value,
+            })
+        })))
+    }
+}
+
+/// The object, or the field that cannot be read.
+fn read<K: DeserializeOwned>(value: &Value) -> Result<K, String> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let (path, cause) = (e.path().to_string(), e.inner());
+        format!("{path}: {cause}")
+    })
+}
+
+fn part<T: DeserializeOwned>(value: &Value) -> Option<T> {
+    serde_json::from_value(value.clone()).ok()
+}
+
+impl<K: Resource> Resource for Lenient<K> {
+    type DynamicType = K::DynamicType;
+    type Scope = K::Scope;
+
+    fn kind(dt: &Self::DynamicType) -> Cow<'_, str> {
+        K::kind(dt)
+    }
+
+    fn group(dt: &Self::DynamicType) -> Cow<'_, str> {
+        K::group(dt)
+    }
+
+    fn version(dt: &Self::DynamicType) -> Cow<'_, str> {
+        K::version(dt)
+    }
+
+    fn plural(dt: &Self::DynamicType) -> Cow<'_, str> {
+        K::plural(dt)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        match &self.0 {
+            Ok(object) => object.meta(),
+            Err(bad) => &bad.metadata,
+        }
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        match &mut self.0 {
+            Ok(object) => object.meta_mut(),
+            Err(bad) => &mut bad.metadata,
+        }
+    }
+}
+
+/// What stays in force of an object that cannot be read.
+pub(crate) trait Salvage: Clone {
+    /// The object as it counts, where `known` is what of it could be read last; `None`
+    /// where nothing could.
+    fn salvage(bad: &Bad, known: Option<&Self>) -> Option<Self> {
+        let _ = bad;
+        known.cloned()
+    }
+
+    /// Its status, where it has one that people read.
+    fn status(bad: &Bad) -> Option<Box<DnnModelStatus>> {
+        let _ = bad;
+        None
+    }
+}
+
+impl Salvage for k8s_openapi::api::core::v1::Node {}
+impl Salvage for k8s_openapi::api::core::v1::Pod {}
+impl Salvage for lamina_crds::ComputeNode {}
+impl Salvage for lamina_crds::Placement {}
+
+impl Salvage for DnnModel {
+    /// The spec that was read last, else the last one that was met, with what else
+    /// there is by now.
+    fn salvage(bad: &Bad, known: Option<&Self>) -> Option<Self> {
+        let status: Option<DnnModelStatus> = bad.value.get("status").and_then(part);
+        let accepted = status.as_ref().and_then(|s| s.accepted.as_ref());
+        let (generation, spec) = match known {
+            Some(known) => (known.metadata.generation, known.spec.clone()),
+            None => accepted.map(|a| (Some(a.generation), (*a.spec).clone()))?,
+        };
+        let status = status.or_else(|| known.and_then(|k| k.status.clone()));
+        Some(Self {
+            // All that is said of it is said of the spec that could be read.
+            metadata: ObjectMeta {
+                generation,
+                ..bad.metadata.clone()
+            },
+            spec,
+            status,
+        })
+    }
+
+    fn status(bad: &Bad) -> Option<Box<DnnModelStatus>> {
+        bad.value.get("status").and_then(part)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::testing::{model, model_spec};
+    use lamina_crds::dnn_model::AcceptedSpec;
+    use serde_json::json;
+
+    /// The model with a number that an older schema let in.
+    pub(crate) fn too_large(model: &DnnModel) -> Value {
+        let mut value = serde_json::to_value(model).unwrap();
+        value["spec"]["constraints"]["keepOnEntry"] = json!(99_999_999_999_u64);
+        value["metadata"]["generation"] = json!(7);
+        value
+    }
+
+    #[test]
+    fn the_field_that_cannot_be_read_is_named() {
+        let bad: Lenient<DnnModel> = serde_json::from_value(too_large(&model())).unwrap();
+        let bad = bad.0.unwrap_err();
+        assert_eq!(bad.metadata.name.as_deref(), Some("net"));
+        assert!(
+            bad.error.starts_with("spec.constraints.keepOnEntry: ")
+                && bad.error.contains("99999999999"),
+            "{}",
+            bad.error
+        );
+        let good: Lenient<DnnModel> =
+            serde_json::from_value(serde_json::to_value(model()).unwrap()).unwrap();
+        assert!(good.0.is_ok());
+    }
+
+    #[test]
+    fn what_was_read_last_counts_else_what_was_met_last() {
+        let bad = |model: &DnnModel| {
+            let read: Lenient<DnnModel> = serde_json::from_value(too_large(model)).unwrap();
+            read.0.unwrap_err()
+        };
+        let mut known = model();
+        known.spec.constraints.keep_on_entry = 2;
+        let kept = DnnModel::salvage(&bad(&known), Some(&known)).unwrap();
+        assert_eq!(kept.spec, known.spec);
+        assert_eq!(kept.metadata.generation, known.metadata.generation);
+        // Another process begins.
+        assert!(DnnModel::salvage(&bad(&model()), None).is_none());
+        let mut met = model();
+        let mut spec = model_spec();
+        spec.constraints.keep_on_entry = 3;
+        met.status = Some(DnnModelStatus {
+            accepted: Some(AcceptedSpec {
+                generation: 5,
+                spec: Box::new(spec.clone()),
+            }),
+            ..DnnModelStatus::default()
+        });
+        let kept = DnnModel::salvage(&bad(&met), None).unwrap();
+        assert_eq!((kept.spec, kept.metadata.generation), (spec, Some(5)));
+        assert!(kept.status.unwrap().accepted.is_some());
+    }
+}

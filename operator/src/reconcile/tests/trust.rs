@@ -1,0 +1,159 @@
+//! No clock, host or tenant takes the service down.
+
+use super::*;
+use crate::state::snapshot::Snapshot;
+use k8s_openapi::jiff::SignedDuration;
+
+/// The speed that `node` reports.
+fn report(snapshot: &mut Snapshot, node: &str, gflops: f64) {
+    let node = Arc::make_mut(snapshot.compute_nodes.get_mut(node).unwrap());
+    let status = node.status.as_mut().unwrap();
+    status.capacity.as_mut().unwrap().gflops = gflops;
+}
+
+fn said(bench: &Bench, node: &str) -> (String, String) {
+    let status = bench.snapshot.compute_nodes[node].status.as_ref().unwrap();
+    let ready = status.conditions.iter().find(|c| c.type_ == READY).unwrap();
+    (ready.reason.clone(), ready.message.clone())
+}
+
+#[test]
+fn a_clock_that_goes_back_freezes_nothing() {
+    let mut bench = Bench::serving();
+    bench.snapshot.wall -= SignedDuration::from_secs(600);
+    bench.lose("cloud-1");
+    bench.run(8);
+    assert_eq!(bench.status().path, "edge-1[0-3]");
+    assert_eq!(bench.condition(SERVING).0, "True");
+    // What is measured of the new path counts after the same time as ever.
+    let uid = bench.placement().metadata.uid.clone().unwrap();
+    let requests = crate::state::snapshot::RequestView {
+        revision: bench.status().active_revision,
+        answered: 60,
+        answered_per_second: 1.0,
+        latency_p50_seconds: 0.1,
+        latency_p95_seconds: 0.2,
+    };
+    bench.snapshot.requests.insert(uid, requests);
+    bench.snapshot.wall -= SignedDuration::from_secs(600);
+    bench.run(12);
+    assert!(bench.status().history[0].measured_after_ms.is_some());
+    // A failure is tried again after its pause.
+    let mut bench = Bench::new();
+    bench.look();
+    bench.end_prepare(failed(reasons::FETCH_FAILED, true));
+    bench.look();
+    assert!(bench.snapshot.prepares.is_empty());
+    bench.snapshot.wall -= SignedDuration::from_secs(600);
+    bench.run(7);
+    assert_eq!(bench.snapshot.prepares.len(), 1);
+}
+
+#[test]
+fn a_host_that_reports_the_impossible_is_left_out_alone_and_named() {
+    for gflops in [1e-320, 0.0, -3.0, 1e300, f64::INFINITY, f64::NAN] {
+        let mut bench = Bench::serving();
+        report(&mut bench.snapshot, "cloud-1", gflops);
+        bench.run(20);
+        assert_eq!(bench.status().path, "edge-1[0-3]", "{gflops}");
+        assert_eq!(ready(&bench), is("True", "Serving"), "{gflops}");
+        let (reason, message) = said(&bench, "cloud-1");
+        assert_eq!(reason, reasons::IMPOSSIBLE_REPORT);
+        assert!(message.contains("GFLOP/s, which no host has"), "{message}");
+        let told = bench.reasons().into_iter();
+        let told = told.filter(|r| *r == reasons::IMPOSSIBLE_REPORT);
+        assert_eq!(told.count(), 1, "told once");
+        bench.expect_fixpoint();
+        // Nor does it prepare, though it says that it is the fastest.
+        let mut bench = Bench::new();
+        report(&mut bench.snapshot, "cloud-1", gflops);
+        assert_eq!(bench.look().prepares[0].node, "edge-1", "{gflops}");
+        // Corrected, it is one as any other.
+        report(&mut bench.snapshot, "cloud-1", 40.0);
+        bench.run(1);
+        assert_eq!(said(&bench, "cloud-1").0, "Connected");
+    }
+}
+
+#[test]
+fn an_address_that_is_not_the_pods_is_believed_from_nobody() {
+    let mut bench = Bench::serving();
+    let mut node = bench.snapshot.compute_nodes["cloud-1"].as_ref().clone();
+    node.status.as_mut().unwrap().address = "10.0.0.66:8001".into();
+    bench
+        .snapshot
+        .compute_nodes
+        .insert("cloud-1".into(), Arc::new(node));
+    // The operator was restarted, and its agent is not back yet.
+    bench.snapshot.live.remove("cloud-1");
+    assert_eq!(bench.snapshot.address("cloud-1"), None);
+    let ips = |ip: &str| [ip.parse().unwrap()].into();
+    let known = &mut bench.snapshot.agent_ips;
+    known.insert("cloud-1".into(), ips("10.0.0.7"));
+    assert_eq!(bench.snapshot.address("cloud-1"), None);
+    let known = &mut bench.snapshot.agent_ips;
+    known.insert("cloud-1".into(), ips("10.0.0.66"));
+    assert_eq!(bench.snapshot.address("cloud-1"), Some("10.0.0.66:8001"));
+}
+
+#[test]
+fn a_link_that_is_said_to_be_impossible_is_left_out_alone() {
+    for (rtt, rate) in [
+        (f64::NAN, 1e6),
+        (0.01, 1e-320),
+        (0.01, f64::INFINITY),
+        (1e300, 1e6),
+    ] {
+        let mut bench = Bench::serving();
+        change_links(&mut bench.snapshot.links, |from, to, view| {
+            if (from, to) == ("cam-1", "cloud-1") {
+                (view.rtt_seconds, view.bytes_per_second) = (Some(rtt), Some(rate));
+            }
+        });
+        bench.run(20);
+        assert_eq!(bench.status().path, "edge-1[0-3]", "{rtt} {rate}");
+        assert_eq!(ready(&bench), is("True", "Serving"), "{rtt} {rate}");
+    }
+}
+
+#[test]
+fn a_time_that_no_run_takes_makes_no_question_invalid() {
+    let mut bench = Bench::serving();
+    let uid = bench.placement().metadata.uid.clone().unwrap();
+    for seconds in [1e300, 1e-320, f64::INFINITY, f64::NAN] {
+        bench.snapshot.timings.insert((uid.clone(), 1, 0), seconds);
+        bench.run(3);
+        bench.lose("cloud-1");
+        bench.run(8);
+        assert_eq!(bench.status().path, "edge-1[0-3]", "{seconds}");
+        bench.snapshot.live.get_mut("cloud-1").unwrap().alive = true;
+        bench = Bench::serving();
+    }
+}
+
+#[test]
+fn the_secrets_of_a_source_are_shown_nowhere() {
+    let mut bench = Bench::new();
+    bench.edit(|m| m.spec.source.uri = "https://me:hidden@files/m.pt?sig=hidden".into());
+    bench.look();
+    bench.end_prepare(|node| PrepareView::Failed {
+        node,
+        reason: reasons::FETCH_FAILED.to_owned(),
+        message: "https://me:hidden@files/m.pt?sig=hidden: 404 Not Found".to_owned(),
+        retryable: true,
+    });
+    bench.run(8);
+    bench.finish_prepare();
+    bench.run(20);
+    assert_eq!(bench.stage(), "Serving");
+    let status = serde_json::to_string(&bench.model().status).unwrap();
+    assert!(status.contains("https://files/m.pt?…"), "{status}");
+    let told = format!("{:?}", bench.told);
+    assert!(
+        told.contains("https://files/m.pt?…: 404 Not Found"),
+        "{told}"
+    );
+    for shown in [status, told] {
+        assert!(!shown.contains("hidden"), "{shown}");
+    }
+}
