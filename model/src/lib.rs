@@ -8,6 +8,7 @@
 mod datatype;
 mod digest;
 mod manifest;
+mod operators;
 mod probe;
 mod tensor;
 
@@ -18,5 +19,6 @@ pub use manifest::{
     MANIFEST_VERSION, Manifest, ManifestError, OutputStructure, Rung, Seconds, ValueKind,
     ValueRange, ValueSpec,
 };
+pub use operators::{OperatorRefusal, method_refusal, operator_refusal};
 pub use probe::{Probe, ProbeError};
 pub use tensor::{ShapeError, Tensor};

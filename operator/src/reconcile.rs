@@ -41,7 +41,7 @@ pub(crate) fn decide(snapshot: &Snapshot, memory: &mut Memory) -> Decisions {
     let index = Index::of(snapshot);
     let mut look = Look {
         snapshot,
-        cluster: Arc::new(Cluster::of(snapshot)),
+        cluster: Arc::new(Cluster::of(snapshot, &mut memory.fit)),
         index,
         wishes: Wishes::default(),
         wanted: BTreeSet::new(),

@@ -349,7 +349,7 @@ pub(crate) fn question(strategy: &str) -> Question {
         serving: None,
         is_urgent: false,
         doubt: None,
-        cluster: Arc::new(Cluster::of(&snapshot)),
+        cluster: Arc::new(Cluster::of(&snapshot, &mut Arc::default())),
         learned: Arc::default(),
     }
 }

@@ -497,19 +497,9 @@ fn check_operators(analysis: &Analysis) -> Result<(), PrepareError> {
     Err(PrepareError::Unsupported { reason })
 }
 
-/// Operators of libtorch itself, without those that touch files, other hosts
-/// or Python.
+/// Whether a block may use `operator`.
 fn is_allowed(operator: &str) -> bool {
-    const NAMESPACES: [&str; 3] = ["aten::", "prim::", "quantized::"];
-    const FORBIDDEN: [&str; 4] = [
-        "aten::save",
-        "aten::from_file",
-        "prim::rpc_",
-        "prim::Python",
-    ];
-    NAMESPACES.iter().any(|n| operator.starts_with(n))
-        && !FORBIDDEN.iter().any(|f| operator.starts_with(f))
-        && !is_asynchronous(operator)
+    lamina_model::operator_refusal(operator).is_none() && !is_asynchronous(operator)
 }
 
 /// What is left of forks whose branches could not be put in line.

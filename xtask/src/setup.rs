@@ -422,6 +422,8 @@ fn tools(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
             install
                 .env("GOBIN", &folder)
                 .env("GOTOOLCHAIN", "local")
+                // As the control plane: what they share is then compiled once.
+                .env("CGO_ENABLED", "0")
                 .args(["install", "-trimpath", "-ldflags=-s -w"])
                 .arg(format!("{package}@v{version}"));
             logged(

@@ -4,6 +4,7 @@
 mod admin;
 mod args;
 mod capacity;
+mod readiness;
 
 pub use args::{LogFormat, RunArgs};
 
@@ -130,6 +131,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         seen,
     );
     follower.resume();
+    let settled = readiness::settled(slices.clone(), publisher.seen.clone());
     let peers = Peers::default();
     let prober = Prober::new(telemetry.clone());
     let keeping = directory::keep(directory.clone(), DirectoryFile::in_dir(&args.cache_dir));
@@ -170,7 +172,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         set_ready,
     };
     let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
-    parts.serve(args, api).await
+    parts.serve(args, api, settled).await
 }
 
 /// What the cache folder holds.
@@ -227,8 +229,14 @@ struct Parts {
 }
 
 impl Parts {
-    /// Serves until a signal; a part that ends before ends the process.
-    async fn serve(self, args: &RunArgs, api: Api<ComputeNode>) -> Result<()> {
+    /// Serves until a signal, and says that it is ready once `settled`; a part that ends
+    /// before ends the process.
+    async fn serve(
+        self,
+        args: &RunArgs,
+        api: Api<ComputeNode>,
+        settled: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<()> {
         let requests = listen(args.port).await?;
         let probes = listen(args.admin_port).await?;
         let (shutdown, admin_ends) = (CancellationToken::new(), CancellationToken::new());
@@ -254,7 +262,12 @@ impl Parts {
             Ok("the admin server")
         });
         let mut serving = tokio::spawn(self.data_plane.serve(requests, shutdown.clone()));
-        self.set_ready.send_replace(true);
+        let set_ready = self.set_ready.clone();
+        let settling = AbortOnDropHandle::new(tokio::spawn(async move {
+            settled.await;
+            set_ready.send_replace(true);
+            tracing::info!("ready");
+        }));
         tracing::info!(address = args.address(), "serving");
         tokio::select! {
             ended = beside.join_next() => {
@@ -269,6 +282,9 @@ impl Parts {
                 tracing::info!(signal = signal?, "ending: requests in flight are answered first");
             }
         }
+        // Not ready again behind this.
+        settling.abort();
+        let _ = settling.await;
         self.set_ready.send_replace(false);
         shutdown.cancel();
         serving.await.context("the server of requests failed")?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 /// One heartbeat a second.
 const BEAT: Duration = Duration::from_secs(1);
@@ -23,6 +23,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A session that held this long was a good one: the next pause starts small.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
+/// An agent whose session another one of its node took over is being replaced. It leaves
+/// the session to that one for longer than a pod may take to end.
+const YIELD: Duration = Duration::from_secs(120);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +40,18 @@ enum SessionEnd {
     Stuck,
     #[error("the operator moved")]
     Moved,
+    #[error("another agent of this node took over; leaving the session to it for {} s", YIELD.as_secs())]
+    TakenOver,
+}
+
+impl From<Status> for SessionEnd {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            // What the operator says of a session that a newer one replaced.
+            Code::Aborted => Self::TakenOver,
+            _ => Self::Refused(Box::new(status)),
+        }
+    }
 }
 
 /// Keeps a session open for as long as the process lives.
@@ -59,8 +74,12 @@ pub(super) async fn run(config: SessionConfig) {
         }
         let cause = std::error::Error::source(&end).map(ToString::to_string);
         tracing::info!(operator = address, cause, "session ended: {end}");
+        let pause = match end {
+            SessionEnd::TakenOver => YIELD,
+            _ => backoff.next_wait(),
+        };
         // A new address is worth an attempt at once.
-        let _ = timeout(backoff.next_wait(), endpoint.changed()).await;
+        let _ = timeout(pause, endpoint.changed()).await;
     }
 }
 
@@ -98,7 +117,7 @@ async fn session(
             order = orders.message() => match order {
                 Ok(Some(order)) => obey(config, order, &mut operator_node),
                 Ok(None) => return SessionEnd::Ended,
-                Err(status) => return SessionEnd::Refused(Box::new(status)),
+                Err(status) => return status.into(),
             },
             // A link that is dead is told at once.
             () = config.prober.failed() => {
@@ -148,8 +167,7 @@ async fn open(
     let reply = ControlClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .session(request)
-        .await
-        .map_err(|status| SessionEnd::Refused(Box::new(status)))?;
+        .await?;
     Ok(reply.into_inner())
 }
 

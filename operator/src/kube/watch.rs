@@ -84,6 +84,13 @@ fn version_of(meta: &ObjectMeta) -> u64 {
         .unwrap_or(0)
 }
 
+/// The object without what only the API server reads: who set which field is often
+/// larger than all that was set.
+fn slim<K: Resource>(mut object: K) -> K {
+    object.meta_mut().managed_fields = None;
+    object
+}
+
 impl<K: Resource<DynamicType = ()>> Copies<K> {
     fn lock(&self) -> MutexGuard<'_, Inner<K>> {
         // Every change of the maps is a single step: after a panic elsewhere
@@ -115,6 +122,7 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
     /// Takes over an object as a watch or a write gave it, unless a newer
     /// version is here.
     pub(crate) fn observe(&self, object: K) {
+        let object = slim(object);
         let mut inner = self.lock();
         let uid = object.meta().uid.clone().unwrap_or_default();
         if inner.removed.contains(&uid) {
@@ -235,6 +243,7 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
                 inner.listing_unreadable.clear();
             }
             watcher::Event::InitApply(object) => {
+                let object = slim(object);
                 self.lock().listing.insert(key(&object), Arc::new(object));
             }
             watcher::Event::InitDone => {
@@ -374,6 +383,7 @@ mod tests {
     use super::*;
     use crate::kube::lenient::tests::too_large;
     use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
     use lamina_crds::DnnModel;
     use serde_json::{Value, json};
 
@@ -414,6 +424,24 @@ mod tests {
         assert!(copies.all().is_none());
         copies.apply(watcher::Event::InitDone);
         assert_eq!(versions(&copies), [("a".to_owned(), 5)]);
+    }
+
+    #[test]
+    fn who_set_which_field_is_not_kept() {
+        let managed = |version| {
+            let mut pod = pod("a", "1", version);
+            pod.metadata.managed_fields = Some(vec![ManagedFieldsEntry::default()]);
+            pod
+        };
+        let copies = listed(&[managed(5)]);
+        let is_slim = || {
+            let all = copies.all().unwrap();
+            all.iter().all(|p| p.metadata.managed_fields.is_none())
+        };
+        assert!(is_slim());
+        copies.observe(managed(6));
+        assert_eq!(versions(&copies), [("a".to_owned(), 6)]);
+        assert!(is_slim());
     }
 
     #[test]

@@ -6,7 +6,6 @@ use super::{Case, answers_for, links, problem};
 use crate::state::memory::PlacementMemory;
 use crate::state::snapshot::Need;
 use crate::state::time::Moment;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A strategy is asked again after so long, though nothing happened; longer where
@@ -120,20 +119,11 @@ impl Case<'_> {
 
     /// A host that was not there when a strategy last answered.
     fn joined(&self, own: &PlacementMemory) -> Option<String> {
-        if own.alive.is_empty() {
+        let fit = &self.site.cluster.fit;
+        if own.fit.is_empty() || Arc::ptr_eq(&own.fit, fit) {
             return None;
         }
-        let hosts = self.site.cluster.hosts.iter();
-        let mut fit = hosts.filter(|h| h.unfit.is_none());
-        let came = fit.find(|h| !own.alive.contains(&h.name))?;
-        Some(came.name.clone())
-    }
-
-    /// Hosts that could compute.
-    pub(super) fn alive(&self) -> Arc<BTreeSet<String>> {
-        let hosts = self.site.cluster.hosts.iter();
-        let fit = hosts.filter(|h| h.unfit.is_none());
-        Arc::new(fit.map(|h| h.name.clone()).collect())
+        fit.difference(&own.fit).next().cloned()
     }
 
     /// The first plan waits until agents are here and the entry's links are

@@ -383,7 +383,7 @@ impl Case<'_> {
             };
         }
         own.answered_at = Some(self.snapshot.now);
-        own.alive = self.alive();
+        own.fit = Arc::clone(&self.site.cluster.fit);
         own.planned_generation = Some(self.wanted.generation);
         let remark = self.remark(own, answer);
         let planned = self.conclude(own, answer, news);

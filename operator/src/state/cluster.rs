@@ -10,7 +10,7 @@ use lamina_crds::placement::Plan;
 use lamina_crds::{ComputeNode, Placement};
 use lamina_model::Manifest;
 use lamina_placement::Tier;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -34,6 +34,9 @@ pub(crate) struct Cluster {
     pub hosts: Vec<Host>,
     /// Links between them.
     pub links: Links,
+    /// Names of the hosts that could compute. Looks that find the same share one set:
+    /// whoever remembers it sees by its address that nothing changed.
+    pub fit: Arc<BTreeSet<String>>,
     by_name: HashMap<String, usize>,
     /// Bytes per second that Placements send, by ordinals of sender and receiver.
     traffic: HashMap<(usize, usize), Taken>,
@@ -127,18 +130,25 @@ struct Own {
 }
 
 impl Cluster {
-    /// The cluster of `snapshot`.
-    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+    /// The cluster of `snapshot`. `fit` is the set of an earlier look, and becomes that
+    /// of this one.
+    pub(crate) fn of(snapshot: &Snapshot, fit: &mut Arc<BTreeSet<String>>) -> Self {
         let hosts: Vec<Host> = snapshot
             .compute_nodes
             .iter()
             .map(|(name, node)| host(snapshot, name, node))
             .collect();
+        let fit_now = hosts.iter().filter(|h| h.unfit.is_none()).map(|h| &h.name);
+        // Both are in the order of their names.
+        if !fit_now.clone().eq(fit.iter()) {
+            *fit = Arc::new(fit_now.cloned().collect());
+        }
         let by_name = hosts.iter().enumerate().map(|(i, h)| (h.name.clone(), i));
         let mut cluster = Self {
             by_name: by_name.collect(),
             hosts,
             links: snapshot.links.clone(),
+            fit: Arc::clone(fit),
             traffic: HashMap::new(),
             own: HashMap::new(),
         };

@@ -25,6 +25,8 @@ pub(crate) struct Memory {
     pub unreadable: BTreeMap<(String, String), String>,
     /// The last crash that was told, by node and by namespace and name of the model.
     pub crashes: BTreeMap<(String, String), Time>,
+    /// Hosts that could compute, as the last look found them.
+    pub fit: Arc<BTreeSet<String>>,
     /// What was learned of hosts. Questions under way hold on to it as it was.
     pub learned: Arc<Learned>,
 }
@@ -77,8 +79,8 @@ pub(crate) struct PlacementMemory {
     pub solved_at: Option<Moment>,
     /// When one last answered, whatever it said.
     pub answered_at: Option<Moment>,
-    /// Hosts that were connected then.
-    pub alive: Arc<BTreeSet<String>>,
+    /// Hosts that could compute then.
+    pub fit: Arc<BTreeSet<String>>,
     /// Generation of the DnnModel that was last planned for.
     pub planned_generation: Option<i64>,
     /// Generation of the wish that what serves meets, as the last answer found.

@@ -7,6 +7,7 @@
 //! quotation mark there opens no string behind which code could hide.
 
 use super::ScanError;
+use lamina_model::{OperatorRefusal, method_refusal, operator_refusal};
 
 /// What code does that no model needs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,22 +48,6 @@ pub enum CodeError {
         line: usize,
     },
 }
-
-/// Operators of libtorch that reach out of a forward, by their last name. A
-/// tensor's method has only that.
-const FORBIDDEN: [(&str, &str); 3] = [
-    ("save", "writes any file"),
-    ("from_file", "maps any file into memory"),
-    ("load_tensor", "reads files"),
-];
-
-/// Where the operators of forwards live: libtorch's own, the language's, and
-/// those of quantized layers. Others talk to other processes (`c10d`, `rpc`),
-/// load native code (`inductor`), measure (`profiler`) or need a plugin.
-const NAMESPACES: [&str; 3] = ["aten", "prim", "quantized"];
-
-/// Operators of an allowed namespace that call other processes or Python.
-const FORBIDDEN_PRIM: [&str; 2] = ["rpc_", "Python"];
 
 /// How far the end of a `getattr(…)` may be, nested ones inside.
 const GETATTR_TOKENS: usize = 256;
@@ -139,9 +124,9 @@ fn check_token(
 }
 
 fn refuse_forbidden(word: &str, line: usize) -> Result<(), CodeError> {
-    match FORBIDDEN.iter().find(|(name, _)| *name == word) {
-        Some((name, why)) => Err(CodeError::Operator {
-            name: format!("aten::{name}"),
+    match method_refusal(word) {
+        Some(why) => Err(CodeError::Operator {
+            name: format!("aten::{word}"),
             line,
             why,
         }),
@@ -175,17 +160,11 @@ fn check_ops(line: usize, after: Lexer<'_>) -> Result<(), CodeError> {
         return Err(hidden(line, "ops"));
     };
     let name = format!("{namespace}::{operator}");
-    if !NAMESPACES.contains(&namespace) {
-        return Err(CodeError::Foreign { name, line });
+    match operator_refusal(&name) {
+        None => Ok(()),
+        Some(OperatorRefusal::Foreign) => Err(CodeError::Foreign { name, line }),
+        Some(OperatorRefusal::ReachesOut(why)) => Err(CodeError::Operator { name, line, why }),
     }
-    if namespace == "prim" && FORBIDDEN_PRIM.iter().any(|f| operator.starts_with(f)) {
-        return Err(CodeError::Operator {
-            name,
-            line,
-            why: "calls another process or Python",
-        });
-    }
-    Ok(())
 }
 
 /// A keyword of that name in a call, or the name of an argument, says nothing.

@@ -56,7 +56,7 @@ pub(super) const CRATES: &[Crate] = &[
     Crate {
         folder: "sandbox",
         package: "lamina-sandbox",
-        may_use: &[],
+        may_use: &["lamina-model"],
         rows: &[],
         circles: Circles::Within,
     },

@@ -21,6 +21,8 @@ use tonic::Response;
 /// Notes every message, and orders one job.
 struct FakeOperator {
     seen: mpsc::UnboundedSender<Message>,
+    /// Each session is taken over by another agent once it said hello.
+    takes_over: bool,
 }
 
 type Orders = ReceiverStream<Result<OperatorMessage, Status>>;
@@ -36,9 +38,16 @@ impl Control for FakeOperator {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Orders>, Status> {
         let mut messages = request.into_inner();
-        let seen = self.seen.clone();
+        let (seen, takes_over) = (self.seen.clone(), self.takes_over);
         let (orders, stream) = mpsc::channel(8);
         tokio::spawn(async move {
+            if takes_over {
+                if let Some(Ok(hello)) = messages.next().await {
+                    let _ = seen.send(hello.message.unwrap());
+                }
+                let _ = orders.send(Err(Status::aborted("a newer session"))).await;
+                return;
+            }
             for order in [
                 Order::Welcome(Welcome {
                     operator_node: "cloud-1".into(),
@@ -92,12 +101,16 @@ impl Control for FakeOperator {
 }
 
 async fn operator() -> (String, mpsc::UnboundedReceiver<Message>) {
+    fake_operator(false).await
+}
+
+async fn fake_operator(takes_over: bool) -> (String, mpsc::UnboundedReceiver<Message>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (seen, messages) = mpsc::unbounded_channel();
     tokio::spawn(
         tonic::transport::Server::builder()
-            .add_service(ControlServer::new(FakeOperator { seen }))
+            .add_service(ControlServer::new(FakeOperator { seen, takes_over }))
             .serve_with_incoming(TcpListenerStream::new(listener)),
     );
     (address, messages)
@@ -200,4 +213,20 @@ async fn a_session_follows_the_operator_to_another_address() {
     assert!(matches!(next(&mut at_first).await, Message::Hello(_)));
     endpoint.set(&second);
     assert!(matches!(next(&mut at_second).await, Message::Hello(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_being_replaced_does_not_fight_for_the_session() {
+    let (address, mut messages) = fake_operator(true).await;
+    let (elsewhere, mut at_another) = operator().await;
+    let endpoint = OperatorEndpoint::default();
+    endpoint.set(&address);
+    let cache = tempfile::tempdir().unwrap();
+    spawn(config(endpoint.clone(), cache.path())).unwrap();
+    assert!(matches!(next(&mut messages).await, Message::Hello(_)));
+    // Many times the pause after another end.
+    let again = timeout(SHORTEST_PAUSE * 10, messages.recv()).await;
+    assert!(again.is_err(), "it came back: {again:?}");
+    endpoint.set(&elsewhere);
+    assert!(matches!(next(&mut at_another).await, Message::Hello(_)));
 }

@@ -29,7 +29,7 @@ fn question(
         serving,
         is_urgent: false,
         doubt: None,
-        cluster: Arc::new(Cluster::of(snapshot)),
+        cluster: Arc::new(Cluster::of(snapshot, &mut Arc::default())),
         learned: Arc::clone(&memory.learned),
     }
 }

@@ -1,0 +1,83 @@
+//! Which of libtorch's operators a model may use: the one list, for the scan of a file
+//! that nobody opened yet and for the graph that preparing finds in it.
+
+/// Where the operators of forwards live: libtorch's own, the language's, and those of
+/// quantized layers. Others talk to other processes (`c10d`, `rpc`), load native code
+/// (`inductor`), measure (`profiler`) or need a plugin.
+const NAMESPACES: [&str; 3] = ["aten", "prim", "quantized"];
+
+/// Operators of `aten` that reach out of a forward, with what they do.
+const REACHING_OUT: [(&str, &str); 3] = [
+    ("save", "writes any file"),
+    ("from_file", "maps any file into memory"),
+    ("load_tensor", "reads files"),
+];
+
+/// How operators of `prim` begin that call other processes or Python.
+const CALLING_OUT: [&str; 2] = ["rpc_", "Python"];
+
+/// Why a model may not use an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperatorRefusal {
+    /// It is none of libtorch's operators for forwards.
+    Foreign,
+    /// It reaches out of the forward: what it does, to follow "which".
+    ReachesOut(&'static str),
+}
+
+/// Why a model may not use `operator`, such as `aten::conv2d`; `None` where it may.
+pub fn operator_refusal(operator: &str) -> Option<OperatorRefusal> {
+    let Some((namespace, name)) = operator.split_once("::") else {
+        return Some(OperatorRefusal::Foreign);
+    };
+    if !NAMESPACES.contains(&namespace) {
+        return Some(OperatorRefusal::Foreign);
+    }
+    if namespace == "prim" && CALLING_OUT.iter().any(|begin| name.starts_with(begin)) {
+        return Some(OperatorRefusal::ReachesOut(
+            "calls another process or Python",
+        ));
+    }
+    method_refusal(name).map(OperatorRefusal::ReachesOut)
+}
+
+/// What an operator of that last name does that no model needs; `None` where nothing.
+/// A tensor's method has only that name.
+pub fn method_refusal(name: &str) -> Option<&'static str> {
+    let mut all = REACHING_OUT.iter();
+    all.find(|(refused, _)| *refused == name)
+        .map(|(_, why)| *why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_that_reach_outside_are_refused() {
+        for good in ["aten::conv2d", "prim::If", "quantized::linear"] {
+            assert_eq!(operator_refusal(good), None, "{good}");
+        }
+        for bad in ["aten::save", "aten::from_file", "aten::load_tensor"] {
+            let refusal = operator_refusal(bad);
+            assert!(
+                matches!(refusal, Some(OperatorRefusal::ReachesOut(_))),
+                "{bad}"
+            );
+        }
+        for bad in ["prim::rpc_sync", "prim::PythonOp"] {
+            let refusal = operator_refusal(bad);
+            assert!(
+                matches!(refusal, Some(OperatorRefusal::ReachesOut(_))),
+                "{bad}"
+            );
+        }
+        for bad in ["my::op", "c10d::send", "conv2d", "atenx::conv2d"] {
+            assert_eq!(
+                operator_refusal(bad),
+                Some(OperatorRefusal::Foreign),
+                "{bad}"
+            );
+        }
+    }
+}

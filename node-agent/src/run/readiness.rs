@@ -1,0 +1,56 @@
+//! When an agent says that it is ready: once what its host was told to hold serves, so
+//! that a rollout goes on to the next host only then. Bounded in time: an agent whose
+//! slices do not come still passes requests on to hosts that have them.
+
+use crate::serve::slices::Slices;
+use crate::wish::Seen;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+/// Without a word of the API server, what the host held before counts after this time.
+const UNHEARD: Duration = Duration::from_secs(10);
+/// Slices are waited for so long.
+const LIMIT: Duration = Duration::from_secs(90);
+/// Time between two looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Returns once this host's slices serve or failed, or are waited for no longer.
+pub(super) async fn settled(slices: Slices, seen: watch::Receiver<Seen>) {
+    let began = Instant::now();
+    loop {
+        let is_told = !seen.borrow().uid.is_empty();
+        let pending = slices.totals().pending;
+        if is_settled(is_told, pending, began.elapsed()) {
+            if pending > 0 {
+                tracing::warn!(pending, "ready, though slices are still on their way");
+            }
+            return;
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Whether nothing is waited for any more: `is_told` says that the host's ComputeNode was
+/// seen, `pending` how many of its slices are on their way.
+fn is_settled(is_told: bool, pending: u32, waited: Duration) -> bool {
+    let knows = is_told || waited >= UNHEARD;
+    waited >= LIMIT || knows && pending == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_is_ready_when_what_it_was_told_to_hold_serves() {
+        let second = Duration::from_secs(1);
+        assert!(is_settled(true, 0, Duration::ZERO));
+        assert!(!is_settled(true, 1, UNHEARD));
+        // What the ledger holds may not be all that it is told.
+        assert!(!is_settled(false, 0, UNHEARD - second));
+        assert!(is_settled(false, 0, UNHEARD));
+        assert!(!is_settled(false, 2, LIMIT - second));
+        assert!(is_settled(true, 2, LIMIT));
+    }
+}
