@@ -220,6 +220,10 @@ impl Parts {
     /// Serves until a signal; a part that ends before ends the process.
     async fn serve(self, args: &RunArgs, api: Api<ComputeNode>) -> Result<()> {
         let requests = listen(args.port).await?;
+        let http = match args.rest_port {
+            0 => None,
+            port => Some(listen(port).await?),
+        };
         let probes = listen(args.admin_port).await?;
         let (shutdown, admin_ends) = (CancellationToken::new(), CancellationToken::new());
         let node = args.node_name.clone();
@@ -240,7 +244,7 @@ impl Parts {
         });
         let admin = self.admin.serve(probes, admin_ends.clone());
         beside.spawn(async move { admin.await.map(|()| "the admin server").map_err(Into::into) });
-        let mut serving = tokio::spawn(self.data_plane.serve(requests, shutdown.clone()));
+        let mut serving = tokio::spawn(self.data_plane.serve(requests, http, shutdown.clone()));
         self.set_ready.send_replace(true);
         tracing::info!(address = args.address(), "serving");
         tokio::select! {

@@ -6,6 +6,7 @@ pub(crate) mod directory;
 pub(crate) mod engine;
 mod front;
 mod hop;
+mod rest;
 pub(crate) mod routes;
 pub(crate) mod slices;
 mod specs;

@@ -1,10 +1,12 @@
-//! Everything that requests touch on this host, behind one port.
+//! Everything that requests touch on this host: one port for gRPC, from users and
+//! from other agents, and one for HTTP.
 
 use crate::blobs::BlobSource;
 use crate::net::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use crate::serve::directory::Directory;
 use crate::serve::front::{Front, RoundTrip};
 use crate::serve::hop::{Forwarder, HopService, Hops};
+use crate::serve::rest;
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use crate::serve::verify::{PATIENCE, Verifier};
@@ -64,15 +66,16 @@ pub(crate) struct DataPlane {
 
 impl DataPlane {
     /// Serves users (Open Inference Protocol), other agents (Hop) and probes
-    /// (grpc.health.v1) on `listener`, and verifies revisions, until `shutdown`.
-    /// Then no connection is taken any more, and requests in flight are finished,
-    /// for 25 s at most.
+    /// (grpc.health.v1) on `listener`, users over HTTP on `http` where there is one,
+    /// and verifies revisions, until `shutdown`. Then no connection is taken any more,
+    /// and requests in flight are finished, for 25 s at most.
     ///
     /// # Errors
     /// The listener failed.
     pub(crate) async fn serve(
         self,
         listener: TcpListener,
+        http: Option<TcpListener>,
         shutdown: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
         let forwarder = Forwarder {
@@ -104,6 +107,15 @@ impl DataPlane {
             forwarder.clone(),
             self.ready,
         );
+        let over_http = {
+            let (service, shutdown) = (service.clone(), shutdown.clone());
+            async move {
+                if let Some(http) = http {
+                    rest::serve(http, service, shutdown).await;
+                }
+                Ok(())
+            }
+        };
         let front = GrpcInferenceServiceServer::new(service)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Deflate)
@@ -126,8 +138,9 @@ impl DataPlane {
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
                 shutdown.clone().cancelled_owned(),
             );
+        let serving = async { tokio::try_join!(server, over_http).map(|_| ()) };
         tokio::select! {
-            served = server => served,
+            served = serving => served,
             () = drained(shutdown) => Ok(()),
         }
     }

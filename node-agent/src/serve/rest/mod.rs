@@ -1,0 +1,25 @@
+//! The Open Inference Protocol v2 over HTTP, with its binary tensor data extension.
+//!
+//! A thin adapter: a request becomes the protocol's own message, which the front
+//! answers as if it had come over gRPC. What is bounded here is what HTTP adds: how
+//! long a body may take, how large it may be once it is unpacked, how many
+//! connections there are.
+
+mod body;
+mod compression;
+mod data;
+mod error;
+mod head;
+mod infer;
+mod path;
+mod request;
+mod response;
+mod routes;
+mod server;
+
+pub(crate) use server::serve;
+
+#[cfg(test)]
+mod clients;
+#[cfg(test)]
+mod tests;
