@@ -130,7 +130,7 @@ impl Site {
         let text = std::fs::read_to_string(&path)
             .map_err(|e| SceneError::Io(format!("cannot read {}: {e}", path.display())))?;
         let here = format!("http://{}:{FILE_PORT}/", self.cluster.control_address());
-        Ok(text.replace("http://10.77.0.6:8000/", &here))
+        Ok(text.replace("http://10.77.0.6:8080/", &here))
     }
 
     /// Where programs on any node reach the agent of their node: the address of the

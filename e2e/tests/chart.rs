@@ -26,6 +26,9 @@ fn value_sets() -> Vec<(&'static str, Vec<String>)> {
         ("bare", file("bare-values.yaml")),
         ("replicas", set("operator.replicas=2")),
         ("hostPort", set("agent.hostPort=8001")),
+        ("restPort", set("agent.restPort=8080")),
+        ("no REST", set("agent.restPort=0")),
+        ("restHostPort", set("agent.restHostPort=8000")),
         (
             "hostPath",
             set("agent.cache.hostPath=/var/lib/lamina/cache"),
@@ -81,6 +84,7 @@ async fn values_that_mean_nothing_are_refused() {
     for value in [
         "agent.hostport=8001",
         "agent.port=80",
+        "agent.restPort=80",
         "operator.image.digest=latest",
         "agent.cache.hostPath=relative",
         "agent.classes[0].name=default",
@@ -89,6 +93,34 @@ async fn values_that_mean_nothing_are_refused() {
         let values = ["--set".to_owned(), value.to_owned()];
         let refused = render(&server, &values).await.expect_err(value);
         assert!(refused.contains("schema"), "{value}: {refused}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_port_for_http_goes_with_its_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    let policy = ["--set", "networkPolicy.enabled=true"].map(str::to_owned);
+    let with = async |value: &str| {
+        let port = ["--set".to_owned(), format!("agent.restPort={value}")];
+        render(&server, &[&policy[..], &port].concat())
+            .await
+            .unwrap()
+    };
+    let rendered = with("8123").await;
+    for place in [
+        "- --rest-port=8123",
+        "containerPort: 8123",
+        "{name: rest, port: 8123, targetPort: rest",
+        "- ports: [{port: rest}]",
+    ] {
+        assert!(rendered.contains(place), "{place}");
+    }
+    let rendered = with("0").await;
+    assert!(rendered.contains("- --rest-port=0"), "the agent is told");
+    for place in ["name: rest", "port: rest"] {
+        assert!(!rendered.contains(place), "{place}");
     }
     server.stop().await;
 }

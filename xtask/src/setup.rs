@@ -28,6 +28,7 @@ pub(crate) struct Kit {
     libtorch: PathBuf,
     tools: PathBuf,
     python: PathBuf,
+    clients: PathBuf,
     models: PathBuf,
     logs: PathBuf,
 }
@@ -49,6 +50,7 @@ impl Kit {
             ("LIBTORCH", text(&self.libtorch)),
             ("LAMINA_TOOLS", text(&self.tools)),
             ("LAMINA_PYTHON", text(&self.python)),
+            ("LAMINA_CLIENTS", text(&self.clients)),
             ("LAMINA_MODELS", text(&self.models)),
             ("LAMINA_CHART", text(&self.root.join("charts/lamina"))),
         ]
@@ -159,6 +161,7 @@ pub(crate) fn everything() -> Result<Kit> {
     let logs = cache.join("logs");
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
     let (python, models) = python(&root, &cache, &logs)?;
+    let clients = clients(&root, &cache, &logs)?;
     let libtorch = match env::var_os("LIBTORCH") {
         Some(given) => PathBuf::from(given),
         None => libtorch(&cache, &python)?,
@@ -171,6 +174,7 @@ pub(crate) fn everything() -> Result<Kit> {
         libtorch,
         tools,
         python,
+        clients,
         models,
         logs,
     })
@@ -332,6 +336,23 @@ fn python(root: &Path, cache: &Path, logs: &Path) -> Result<(PathBuf, PathBuf)> 
     pip(&program, &["--no-deps"], &lists[1], what, &log)?;
     finish(&folder)?;
     Ok((program, models))
+}
+
+/// Clients of the protocol that others wrote, in an environment of their own: none of
+/// them needs PyTorch, and they bring their own versions of what they share with it.
+fn clients(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
+    let list = root.join("e2e/python/requirements-clients.txt");
+    let folder = cache.join(format!("clients-python-{}", hash_of(&[&list])?));
+    let program = folder.join("bin/python");
+    if is_complete(&folder) {
+        return Ok(program);
+    }
+    println!("setting up Python for the clients of the protocol (200 MB):");
+    venv(&folder, &logs.join("clients-venv.log"))?;
+    let log = logs.join("clients-pip.log");
+    pip(&program, &["--no-deps"], &list, "installing clients", &log)?;
+    finish(&folder)?;
+    Ok(program)
 }
 
 /// The CPU part of libtorch out of the Python wheel, in the layout that the tch

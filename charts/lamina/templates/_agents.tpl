@@ -18,7 +18,7 @@ spec:
       app.kubernetes.io/component: agent
       serving.lamina.dev/agent-class: {{ $class }}
   updateStrategy:
-    {{- if or $settings.hostPort $settings.cache.hostPath (eq (toString $settings.maxSurge) "0") }}
+    {{- if or $settings.hostPort $settings.restHostPort $settings.cache.hostPath (eq (toString $settings.maxSurge) "0") }}
     # Two agents of a node cannot share a port or a folder of it.
     rollingUpdate: {maxUnavailable: {{ $settings.maxUnavailable }}}
     {{- else }}
@@ -64,6 +64,7 @@ spec:
             - --token-file=/var/run/secrets/lamina/token
             - --pod-ip=$(POD_IP)
             - --port={{ $settings.port }}
+            - --rest-port={{ $settings.restPort }}
             - --admin-port=9091
             - --cache-dir=/var/cache/lamina
             - --cache-size={{ $settings.cache.sizeLimit }}
@@ -85,6 +86,13 @@ spec:
               {{- with $settings.hostPort }}
               hostPort: {{ . }}
               {{- end }}
+            {{- with $settings.restPort }}
+            - name: rest
+              containerPort: {{ . }}
+              {{- with $settings.restHostPort }}
+              hostPort: {{ . }}
+              {{- end }}
+            {{- end }}
             - {name: admin, containerPort: 9091}
           livenessProbe:
             httpGet: {path: /livez, port: admin}

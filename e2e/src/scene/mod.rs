@@ -20,10 +20,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::{Child, Command};
 
-/// Port of every agent.
+/// Port of every agent for gRPC.
 pub const AGENT_PORT: u16 = 8001;
+/// Port of every agent for HTTP.
+pub const REST_PORT: u16 = 8000;
 /// Port of the file server on `cloud-1`.
-pub const FILE_PORT: u16 = 8000;
+pub const FILE_PORT: u16 = 8080;
 /// Namespace of the chart.
 pub const SYSTEM: &str = "lamina-system";
 /// The cloud host, which also carries the operator.
@@ -211,7 +213,7 @@ impl Scene {
         let text = std::fs::read_to_string(&path)
             .map_err(|e| SceneError::Io(format!("cannot read {}: {e}", path.display())))?;
         let here = format!("http://{}:{FILE_PORT}/", self.lab.address(CLOUD)?);
-        Ok(text.replace("http://10.77.0.6:8000/", &here))
+        Ok(text.replace("http://10.77.0.6:8080/", &here))
     }
 
     /// `kubectl apply` of a text.

@@ -3,6 +3,7 @@
 //! each leaves the scene as it found it.
 
 mod bad_models;
+mod clients;
 mod faults;
 mod fleet;
 mod good;
@@ -124,6 +125,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(good::mobilenet_is_served_as_pytorch_answers);
     case!(requests::malformed_requests_are_refused_by_name);
     case!(requests::any_agent_takes_any_model);
+    case!(clients::every_client_of_the_protocol_is_answered);
     case!(good::googlenet_is_served);
     case!(bad_models::missing_source);
     case!(bad_models::wrong_hash);

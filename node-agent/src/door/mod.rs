@@ -58,12 +58,12 @@ pub struct DoorLimits {
 }
 
 impl DoorLimits {
-    /// For clients and other agents: 1024 connections, but no more than half of the files
+    /// For clients and other agents: 1024 connections, but no more than a quarter of the files
     /// that this process may open.
     pub fn for_requests() -> Self {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         Self {
-            connections: usize::try_from(files / 2).unwrap_or(1024).clamp(1, 1024),
+            connections: usize::try_from(files / 4).unwrap_or(1024).clamp(1, 1024),
             streams: 512,
             idle: Duration::from_secs(300),
             // Twice the longest deadline.

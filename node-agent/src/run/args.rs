@@ -19,6 +19,9 @@ pub struct RunArgs {
     /// Port for inference requests and for other agents.
     #[arg(long, default_value_t = 8001)]
     pub port: u16,
+    /// Port for inference requests over HTTP; 0 for none.
+    #[arg(long, default_value_t = 8000)]
+    pub rest_port: u16,
     /// Port of /livez, /readyz and /metrics.
     #[arg(long, default_value_t = 9091)]
     pub admin_port: u16,

@@ -238,6 +238,10 @@ impl Parts {
         settled: impl Future<Output = ()> + Send + 'static,
     ) -> Result<()> {
         let requests = listen(args.port).await?;
+        let http = match args.rest_port {
+            0 => None,
+            port => Some(listen(port).await?),
+        };
         let probes = listen(args.admin_port).await?;
         let (shutdown, admin_ends) = (CancellationToken::new(), CancellationToken::new());
         let node = args.node_name.clone();
@@ -261,7 +265,7 @@ impl Parts {
             admin.await;
             Ok("the admin server")
         });
-        let mut serving = tokio::spawn(self.data_plane.serve(requests, shutdown.clone()));
+        let mut serving = tokio::spawn(self.data_plane.serve(requests, http, shutdown.clone()));
         let set_ready = self.set_ready.clone();
         let settling = AbortOnDropHandle::new(tokio::spawn(async move {
             settled.await;

@@ -26,8 +26,19 @@ impl Deadline {
     /// Of the call with `metadata`, a little before its caller's own, five minutes at
     /// most; [`DEFAULT`] from now where the caller set none.
     pub(crate) fn of(metadata: &MetadataMap) -> Self {
+        Self::of_request(metadata, None)
+    }
+
+    /// As [`Deadline::of`] where the request itself says for how long its client waits.
+    pub(crate) fn of_request(metadata: &MetadataMap, patience: Option<Duration>) -> Self {
         let header = metadata.get("grpc-timeout").and_then(|v| v.to_str().ok());
-        let left = header.and_then(parse).unwrap_or(DEFAULT).min(LONGEST);
+        let said = header.and_then(parse).into_iter().chain(patience).min();
+        Self::before(said.unwrap_or(DEFAULT))
+    }
+
+    /// A little before a caller gives up that waits for `patience`.
+    fn before(patience: Duration) -> Self {
+        let left = patience.min(LONGEST);
         Self::after(left - (left / 20).min(LONGEST_RESERVE))
     }
 
@@ -85,6 +96,19 @@ mod tests {
             assert_eq!(left(longer), Duration::from_secs(300) - LONGEST_RESERVE);
         }
         assert_eq!(left("0m"), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_waits_less_or_sets_none_is_believed() {
+        let mut metadata = MetadataMap::new();
+        let of = |metadata: &MetadataMap, millis| {
+            let patience = Some(Duration::from_millis(millis));
+            Deadline::of_request(metadata, patience).left()
+        };
+        assert_eq!(of(&metadata, 60_000), Duration::from_millis(59_980));
+        metadata.insert("grpc-timeout", "2S".parse().unwrap());
+        assert_eq!(of(&metadata, 60_000), Duration::from_millis(1980));
+        assert_eq!(of(&metadata, 100), Duration::from_millis(95));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ pub(crate) mod engine;
 mod front;
 pub(crate) mod guard;
 mod hop;
+mod rest;
 pub(crate) mod routes;
 pub(crate) mod slices;
 mod specs;

@@ -1,4 +1,5 @@
-//! Everything that requests touch on this host, behind one port.
+//! Everything that requests touch on this host: one port for gRPC, from users and
+//! from other agents, and one for HTTP.
 
 mod known;
 
@@ -9,6 +10,7 @@ use crate::serve::directory::Directory;
 use crate::serve::front::{Front, RoundTrip};
 use crate::serve::guard::{Budget, Gate, Guard};
 use crate::serve::hop::{Forwarder, HopService, Hops};
+use crate::serve::rest;
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use crate::serve::verify::{PATIENCE, Verifier};
@@ -70,10 +72,15 @@ pub(crate) struct DataPlane {
 
 impl DataPlane {
     /// Serves users (Open Inference Protocol), other agents (Hop) and probes
-    /// (grpc.health.v1) on `listener`, and verifies revisions, until `shutdown`.
-    /// Then no connection is taken any more, and requests in flight are finished,
-    /// for 25 s at most.
-    pub(crate) async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+    /// (grpc.health.v1) on `listener`, users over HTTP on `http` where there is one,
+    /// and verifies revisions, until `shutdown`. Then no connection is taken any more,
+    /// and requests in flight are finished, for 25 s at most.
+    pub(crate) async fn serve(
+        self,
+        listener: TcpListener,
+        http: Option<TcpListener>,
+        shutdown: CancellationToken,
+    ) {
         let forwarder = Forwarder {
             node: self.node,
             slices: self.slices,
@@ -114,6 +121,18 @@ impl DataPlane {
             batches,
             self.ready,
         );
+        let over_http = {
+            let (router, shutdown) = (rest::router(service.clone()), shutdown.clone());
+            let door = Door {
+                speech: Speech::Http1,
+                limits: self.limits,
+            };
+            async move {
+                if let Some(http) = http {
+                    door.serve(http, router, shutdown).await;
+                }
+            }
+        };
         let front = GrpcInferenceServiceServer::new(service)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Deflate)
@@ -135,8 +154,8 @@ impl DataPlane {
             limits: self.limits,
         };
         tokio::select! {
-            () = door.serve(listener, guard, shutdown.clone()) => {}
-            () = drained(shutdown) => {}
+            ((), ()) = async { tokio::join!(door.serve(listener, guard, shutdown.clone()), over_http) } => {}
+            () = drained(shutdown.clone()) => {}
         }
     }
 }

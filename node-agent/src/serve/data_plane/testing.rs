@@ -74,6 +74,8 @@ fn directory_of(models: Vec<DirectoryModel>) -> lamina_proto::control::Directory
 /// One agent's data plane.
 pub(crate) struct Host {
     pub(crate) hop: Hop,
+    /// Where it speaks HTTP.
+    pub(crate) http_address: String,
     pub(crate) routes: Routes,
     pub(crate) directory: Directory,
     /// Measured round trips in seconds, by node.
@@ -106,6 +108,9 @@ impl Host {
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        http.set_nonblocking(true).unwrap();
+        let http_address = http.local_addr().unwrap().to_string();
         let blobs: Arc<dyn BlobSource> = Arc::<Folder>::clone(folder);
         let routes = Routes::new(Arc::default());
         let directory = Directory::default();
@@ -137,13 +142,15 @@ impl Host {
         let token = shutdown.clone();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            plane.serve(listener, token).await;
+            let http = tokio::net::TcpListener::from_std(http).unwrap();
+            plane.serve(listener, Some(http), token).await;
         });
         Self {
             hop: Hop {
                 node: name.into(),
                 address,
             },
+            http_address,
             routes,
             directory,
             rtts,

@@ -90,6 +90,8 @@ pub(crate) enum InputError {
         model: String,
         gives: String,
     },
+    #[error("`timeout` must be a number of microseconds")]
+    Timeout,
     #[error(
         "`{parameter}` of tensor `{tensor}` is not supported; send and take tensors in messages"
     )]

@@ -1,4 +1,5 @@
-//! What users call: the Open Inference Protocol v2 over gRPC.
+//! What users call: the Open Inference Protocol v2. gRPC is answered here; `rest`
+//! gives what comes over HTTP to the same [`Front`], in the protocol's own messages.
 //!
 //! Any agent takes any model. One that is not the model's entry passes the request to
 //! the nearest entry that serves. The entry checks it against the revision that it
@@ -6,11 +7,13 @@
 //! one request at a time finds out whether the path works again, the others wait for
 //! it or for another path. A model that is on its way is waited for.
 
+mod config;
 mod dispatch;
 mod error;
 mod input;
 mod journey;
 mod output;
+mod patience;
 mod place;
 mod relay;
 mod service;
@@ -18,7 +21,9 @@ mod trouble;
 mod typed;
 mod wait;
 
-pub(crate) use service::{Front, RoundTrip};
+pub(crate) use error::FrontError;
+pub(crate) use patience::patience;
+pub(crate) use service::{Front, RoundTrip, SERVER_NAME};
 
 #[cfg(test)]
 mod tests;

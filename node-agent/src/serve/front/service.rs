@@ -1,8 +1,10 @@
+use super::config::config;
 use super::dispatch::Dispatcher;
 use super::error::{FrontError, Setback};
 use super::journey::Journey;
 use super::output::{self, VERSION};
-use super::place::{Place, View, place};
+use super::patience::patience;
+use super::place::{Place, View, Waited, place};
 use super::relay::{FORWARDED, Relay, marked};
 use super::trouble::Troubles;
 use super::wait::{Changes, WaitingRoom};
@@ -17,14 +19,18 @@ use lamina_model::ValueSpec;
 use lamina_proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use lamina_proto::inference::model_metadata_response::TensorMetadata;
 use lamina_proto::inference::{
-    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
-    ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
-    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
+    ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
+    ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
+    ServerReadyRequest, ServerReadyResponse,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
+
+/// What the server calls itself.
+pub(crate) const SERVER_NAME: &str = "lamina";
 
 /// Smallest round trip to a host in seconds, where it was measured.
 pub(crate) type RoundTrip = Arc<dyn Fn(&str) -> Option<f64> + Send + Sync>;
@@ -99,12 +105,18 @@ impl Front {
         }
     }
 
-    async fn infer(
+    /// The answer to `request`, which counts as inside this agent until then. Dropping
+    /// the future cancels it on every host.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn infer(
         &self,
         request: ModelInferRequest,
         metadata: &MetadataMap,
         deadline: Deadline,
     ) -> Result<ModelInferResponse, FrontError> {
+        let _inside = self.dispatcher.forwarder.telemetry.request_began();
         check_version(&request.model_name, &request.model_version)?;
         let mut journey = Journey::new(request, metadata, deadline);
         let outcome = if metadata.contains_key(FORWARDED) {
@@ -217,7 +229,29 @@ impl Front {
         }
     }
 
-    async fn metadata_of(
+    /// Whether this agent takes requests at all.
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Whether a model serves, here or elsewhere.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) fn check_ready(&self, name: &str, version: &str) -> Result<(), FrontError> {
+        check_version(name, version)?;
+        match self.place(name)? {
+            Place::Here(_) | Place::There { .. } => Ok(()),
+            Place::Wait(Waited::Operator { name }) => Err(FrontError::Unheard(name)),
+            Place::Wait(Waited::Model { full_name, .. }) => Err(FrontError::NotServing(full_name)),
+        }
+    }
+
+    /// What a model takes and gives, as its entry says.
+    ///
+    /// # Errors
+    /// There is no such model, or it does not serve.
+    pub(crate) async fn metadata_of(
         &self,
         asked: ModelMetadataRequest,
         metadata: &MetadataMap,
@@ -307,7 +341,7 @@ impl GrpcInferenceService for Front {
         &self,
         _: Request<ServerReadyRequest>,
     ) -> Result<Response<ServerReadyResponse>, Status> {
-        let ready = *self.ready.borrow();
+        let ready = self.is_ready();
         Ok(Response::new(ServerReadyResponse { ready }))
     }
 
@@ -316,8 +350,7 @@ impl GrpcInferenceService for Front {
         request: Request<ModelReadyRequest>,
     ) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        let place = check_version(&name, &version).and_then(|()| self.place(&name));
-        let ready = matches!(place, Ok(Place::Here(_) | Place::There { .. }));
+        let ready = self.check_ready(&name, &version).is_ok();
         Ok(Response::new(ModelReadyResponse { ready }))
     }
 
@@ -326,9 +359,9 @@ impl GrpcInferenceService for Front {
         _: Request<ServerMetadataRequest>,
     ) -> Result<Response<ServerMetadataResponse>, Status> {
         Ok(Response::new(ServerMetadataResponse {
-            name: "lamina".to_owned(),
+            name: SERVER_NAME.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            extensions: Vec::new(),
+            extensions: vec!["model_configuration".to_owned()],
         }))
     }
 
@@ -342,13 +375,25 @@ impl GrpcInferenceService for Front {
         Ok(Response::new(response))
     }
 
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let (metadata, _, ModelConfigRequest { name, version }) = request.into_parts();
+        let asked = ModelMetadataRequest { name, version };
+        let model = self.metadata_of(asked, &metadata, deadline).await?;
+        let config = Some(config(model));
+        Ok(Response::new(ModelConfigResponse { config }))
+    }
+
     async fn model_infer(
         &self,
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
-        let _inside = self.dispatcher.forwarder.telemetry.request_began();
-        let deadline = Deadline::of(request.metadata());
         let (metadata, _, request) = request.into_parts();
+        let patience = patience(&request).map_err(FrontError::from)?;
+        let deadline = Deadline::of_request(&metadata, patience);
         let response = self.infer(request, &metadata, deadline).await?;
         Ok(Response::new(response))
     }

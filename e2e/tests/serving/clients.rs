@@ -1,0 +1,69 @@
+//! Clients that others wrote, against a split model: each gets the same numbers, and each
+//! mistake its words.
+
+use anyhow::{Context, Result, ensure};
+use lamina_e2e::scene::{AGENT_PORT, FILE_PORT, REST_PORT, Scene};
+use std::path::Path;
+use std::time::Duration;
+
+const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/conformance");
+/// Of two inputs and two outputs, so that their order and kinds can be mixed.
+const MODEL: &str = "clients";
+const FILE: &str = "two-images.pt";
+/// Fewer would mean that the suite was not found, or most of it left out.
+const FEWEST: u32 = 120;
+
+pub(crate) async fn every_client_of_the_protocol_is_answered(scene: &Scene) -> Result<()> {
+    let address = scene.lab.address("cloud-1")?;
+    let manifest = format!(
+        "apiVersion: serving.lamina.dev/v1alpha1
+kind: DnnModel
+metadata: {{name: {MODEL}, namespace: default}}
+spec:
+  source: {{uri: http://{address}:{FILE_PORT}/{FILE}}}
+  inputs:
+    - {{name: left, datatype: FP32, shape: [-1, 3, 64, 64], range: {{min: -3, max: 3}}}}
+    - {{name: right, datatype: FP32, shape: [-1, 3, 64, 64], range: {{min: -3, max: 3}}}}
+  entry: {{nodeSelector: {{kubernetes.io/hostname: cam-1}}}}
+"
+    );
+    scene.apply(&manifest).await?;
+    scene
+        .wait_ready(MODEL, Duration::from_secs(120), &mut |_| ())
+        .await?;
+    let passed = suite(scene, "cam-1", &[]).await?;
+    ensure!(passed >= FEWEST, "only {passed} checks passed");
+    // An agent that passes on is a server like any other.
+    suite(scene, "edge-2", &["-k", "triton"]).await?;
+    scene.lab.kubectl(&["delete", "dnn", MODEL]).await?;
+    Ok(())
+}
+
+/// Runs the suite on `host` against its agent, and counts what passed.
+async fn suite(scene: &Scene, host: &str, more: &[&str]) -> Result<u32> {
+    let python = std::env::var("LAMINA_CLIENTS");
+    let python = python.context("LAMINA_CLIENTS is not set: run `cargo xtask test`")?;
+    let address = scene.lab.address(host)?;
+    let output = scene
+        .lab
+        .command_without_limits(host, Path::new(&python))?
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", SUITE])
+        .args(["--grpc", &format!("{address}:{AGENT_PORT}")])
+        .args(["--rest", &format!("{address}:{REST_PORT}")])
+        .args(["--model", MODEL])
+        .args(more)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "on {host}:\n{said}");
+    let count = said.lines().rev().find_map(|line| {
+        line.split_once(" passed")?
+            .0
+            .rsplit(' ')
+            .next()?
+            .parse()
+            .ok()
+    });
+    count.with_context(|| format!("nothing passed on {host}:\n{said}"))
+}

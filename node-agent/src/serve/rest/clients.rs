@@ -1,0 +1,150 @@
+//! Clients that others wrote, against both ports.
+
+use crate::serve::data_plane::testing::{Folder, Host, listed, part, route_to};
+use crate::testing::image;
+use lamina_crds::TensorSpec;
+use lamina_crds::compute_node::Slice;
+use std::ffi::OsString;
+use std::process::{Command, Output};
+
+const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../e2e/python/conformance");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const PAGE: &str = include_str!("../../../../docs/clients.md");
+
+/// Python with the clients.
+fn python() -> OsString {
+    let python = std::env::var_os("LAMINA_CLIENTS");
+    python.expect("LAMINA_CLIENTS names no Python with clients: run `cargo xtask test`")
+}
+
+fn said(output: &Output) -> String {
+    let both = [&output.stdout[..], &output.stderr].concat();
+    String::from_utf8_lossy(&both).into_owned()
+}
+
+/// A model of two hosts, which gives an output for each input.
+async fn serve(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> [Host; 2] {
+    let folder = Folder::new();
+    let (mut cam, mut edge) = (
+        Host::start("cam-1", &folder),
+        Host::start("edge-1", &folder),
+    );
+    let between: Vec<TensorSpec> = inputs
+        .iter()
+        .map(|spec| TensorSpec {
+            name: format!("between {}", spec.name),
+            ..spec.clone()
+        })
+        .collect();
+    let first = Slice {
+        inputs: inputs.clone(),
+        outputs: between.clone(),
+        ..part(&folder, 1, 0, (2.0, 0.0), Some(&edge))
+    };
+    let last = Slice {
+        inputs: between,
+        outputs: outputs.clone(),
+        ..part(&folder, 1, 1, (1.0, 1.0), None)
+    };
+    cam.hold(first).await;
+    edge.hold(last).await;
+    let mut route = route_to(1, &[(1, &cam)]);
+    name.clone_into(&mut route.name);
+    for revision in &mut route.revisions {
+        revision.inputs.clone_from(&inputs);
+        revision.outputs.clone_from(&outputs);
+    }
+    cam.routes.apply(&[route]).unwrap();
+    let mut line = listed(&[(&cam, true)]);
+    name.clone_into(&mut line.name);
+    cam.hear(&[line.clone()]);
+    edge.hear(&[line]);
+    [cam, edge]
+}
+
+#[tokio::test]
+async fn every_client_of_the_protocol_is_answered() {
+    let images = |names: [&str; 2]| names.map(image).to_vec();
+    let model = serve(
+        "m",
+        images(["left", "right"]),
+        images(["sum", "difference"]),
+    );
+    let [cam, edge] = model.await;
+    // The entry, and one that passes on.
+    for host in [&cam, &edge] {
+        let output = Command::new(python())
+            .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", SUITE])
+            .args(["--grpc", &host.hop.address, "--rest", &host.http_address])
+            .args(["--model", "m"])
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}:\n{}",
+            host.hop.node,
+            said(&output)
+        );
+    }
+}
+
+/// The language and text of each block of the page that can be run.
+fn examples() -> Vec<(&'static str, String)> {
+    let mut blocks = Vec::new();
+    let mut rest = PAGE;
+    while let Some((_, block)) = rest.split_once("```") {
+        let (language, block) = block.split_once('\n').unwrap();
+        let (text, after) = block.split_once("```").unwrap();
+        blocks.push((language, text.to_owned()));
+        rest = after;
+    }
+    blocks.retain(|(language, _)| ["sh", "python"].contains(language));
+    blocks
+}
+
+fn is_there(program: &str) -> bool {
+    let looked_for = Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .output();
+    looked_for.unwrap().status.success()
+}
+
+#[tokio::test]
+async fn every_example_of_the_documentation_works() {
+    let photograph = |name: &str| TensorSpec {
+        shape: vec![-1, 3, 224, 224],
+        ..image(name)
+    };
+    let model = serve(
+        "mobilenet-v2",
+        vec![photograph("image")],
+        vec![photograph("logits")],
+    );
+    let [cam, _edge] = model.await;
+    let folder = tempfile::tempdir().unwrap();
+    let examples = examples();
+    assert!(examples.len() >= 6, "the page has lost its examples");
+    for (language, text) in examples {
+        if text.starts_with("grpcurl") && !is_there("grpcurl") {
+            println!("grpcurl is not installed; its example is left out");
+            continue;
+        }
+        let answer = folder.path().join("answer.bin");
+        let text = text
+            .replace("localhost:8000", &cam.http_address)
+            .replace("localhost:8001", &cam.hop.address)
+            .replace("answer.bin", &answer.display().to_string());
+        let mut command = if language == "python" {
+            let mut command = Command::new(python());
+            command.args(["-c", &text]);
+            command
+        } else {
+            let mut command = Command::new("bash");
+            command.args(["-euo", "pipefail", "-c", &text]);
+            command
+        };
+        let output = command.current_dir(ROOT).output().unwrap();
+        assert!(output.status.success(), "{text}\n{}", said(&output));
+    }
+}

@@ -1,0 +1,195 @@
+//! gzip and deflate, in both directions. Bodies lie in memory as a whole on either
+//! side, so they are packed and unpacked whole, off the threads that serve.
+
+use super::error::RestError;
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use flate2::write::{GzEncoder, ZlibEncoder};
+use std::io::{self, Read, Write};
+
+/// Below it packing costs more than it saves.
+const SMALLEST_PACKED: usize = 1 << 10;
+
+/// A way to pack a body, by its name in HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coding {
+    Gzip,
+    /// zlib's format, as HTTP means it.
+    Deflate,
+}
+
+impl Coding {
+    const ALL: [Self; 2] = [Self::Gzip, Self::Deflate];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|coding| coding.name().eq_ignore_ascii_case(name))
+    }
+
+    /// How the body of a request is packed; none where it is not.
+    ///
+    /// # Errors
+    /// In a way, or in several, that is not known here.
+    pub(super) fn of_request(headers: &HeaderMap) -> Result<Option<Self>, RestError> {
+        let mut given = headers.get_all(header::CONTENT_ENCODING).iter();
+        let (first, more) = (given.next(), given.next());
+        let Some(first) = first else { return Ok(None) };
+        let name = first.to_str().unwrap_or("?").trim();
+        if more.is_none() && (name.is_empty() || name.eq_ignore_ascii_case("identity")) {
+            return Ok(None);
+        }
+        match Self::named(name) {
+            Some(coding) if more.is_none() => Ok(Some(coding)),
+            _ => Err(RestError::Encoding(name.to_owned())),
+        }
+    }
+
+    /// What the client likes best of what is known here; none where it wants none.
+    pub(super) fn for_response(headers: &HeaderMap) -> Option<Self> {
+        let given = headers.get_all(header::ACCEPT_ENCODING).iter();
+        let listed = given.filter_map(|value| value.to_str().ok());
+        let wishes = listed.flat_map(|value| value.split(',')).filter_map(wish);
+        // The first of those that are liked best.
+        wishes
+            .filter(|(_, weight)| *weight > 0.0)
+            .reduce(|best, next| if next.1 > best.1 { next } else { best })
+            .map(|(coding, _)| coding)
+    }
+
+    /// `packed` as it was before.
+    ///
+    /// # Errors
+    /// It is not in this format, or is larger than `limit` bytes.
+    pub(super) fn unpack(self, packed: &[u8], limit: usize) -> Result<Vec<u8>, RestError> {
+        let within = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+        let mut unpacked = Vec::new();
+        let read = match self {
+            Self::Gzip => MultiGzDecoder::new(packed)
+                .take(within)
+                .read_to_end(&mut unpacked),
+            Self::Deflate => ZlibDecoder::new(packed)
+                .take(within)
+                .read_to_end(&mut unpacked),
+        };
+        read.map_err(|error| RestError::Packed {
+            coding: self.name(),
+            reason: error.to_string(),
+        })?;
+        if unpacked.len() > limit {
+            return Err(RestError::TooLarge { limit });
+        }
+        Ok(unpacked)
+    }
+
+    /// Packed fast rather than small; as it is where it is small already.
+    pub(super) fn pack(self, parts: &[Bytes]) -> io::Result<Vec<u8>> {
+        let bytes: usize = parts.iter().map(Bytes::len).sum();
+        let packed = Vec::with_capacity(bytes / 2);
+        match self {
+            Self::Gzip => {
+                let mut encoder = GzEncoder::new(packed, Compression::fast());
+                parts.iter().try_for_each(|part| encoder.write_all(part))?;
+                encoder.finish()
+            }
+            Self::Deflate => {
+                let mut encoder = ZlibEncoder::new(packed, Compression::fast());
+                parts.iter().try_for_each(|part| encoder.write_all(part))?;
+                encoder.finish()
+            }
+        }
+    }
+
+    /// Whether `bytes` are worth it.
+    pub(super) const fn is_worth(bytes: usize) -> bool {
+        bytes >= SMALLEST_PACKED
+    }
+}
+
+/// `gzip;q=0.5`.
+fn wish(text: &str) -> Option<(Coding, f32)> {
+    let mut parts = text.split(';');
+    let coding = Coding::named(parts.next()?.trim())?;
+    let weight = parts.find_map(|part| part.trim().strip_prefix("q="));
+    let weight = weight.map_or(Some(1.0), |q| q.parse().ok())?;
+    Some((coding, weight))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(name.clone(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn what_is_packed_comes_out_as_it_was() {
+        let parts = [Bytes::from(vec![7; 5000]), Bytes::from_static(b"end")];
+        let whole = parts.concat();
+        for coding in Coding::ALL {
+            let packed = coding.pack(&parts).unwrap();
+            assert!(packed.len() < 200);
+            assert_eq!(coding.unpack(&packed, whole.len()).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn a_bomb_stops_at_the_limit() {
+        let zeros = [Bytes::from(vec![0; 10 << 20])];
+        for coding in Coding::ALL {
+            let packed = coding.pack(&zeros).unwrap();
+            let error = coding.unpack(&packed, 1 << 20).unwrap_err();
+            assert!(matches!(error, RestError::TooLarge { limit } if limit == 1 << 20));
+        }
+    }
+
+    #[test]
+    fn other_bytes_are_refused_by_name() {
+        let good = Coding::Gzip.pack(&[Bytes::from(vec![1; 100])]).unwrap();
+        for (coding, packed) in [
+            (Coding::Gzip, &b"{}"[..]),
+            (Coding::Gzip, &good[..good.len() - 3]),
+            (Coding::Deflate, &good[..]),
+        ] {
+            let error = coding.unpack(packed, 1000).unwrap_err().to_string();
+            assert!(error.contains(coding.name()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_packed_in_one_known_way() {
+        let of = |values: &[&str]| Coding::of_request(&headers(header::CONTENT_ENCODING, values));
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&["identity"]).unwrap(), None);
+        assert_eq!(of(&["GZIP"]).unwrap(), Some(Coding::Gzip));
+        assert_eq!(of(&["deflate"]).unwrap(), Some(Coding::Deflate));
+        for values in [&["br"][..], &["gzip, gzip"], &["gzip", "gzip"], &["x"]] {
+            assert!(of(values).is_err(), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn the_client_gets_what_it_likes_best() {
+        let of = |values: &[&str]| Coding::for_response(&headers(header::ACCEPT_ENCODING, values));
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["br, *"]), None);
+        assert_eq!(of(&["gzip;q=0, deflate;q=nonsense"]), None);
+        assert_eq!(of(&["gzip, deflate"]), Some(Coding::Gzip));
+        assert_eq!(of(&["gzip;q=0.5, deflate"]), Some(Coding::Deflate));
+        assert_eq!(of(&["br", "deflate; q=0.1"]), Some(Coding::Deflate));
+    }
+}

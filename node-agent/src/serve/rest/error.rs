@@ -1,0 +1,157 @@
+use crate::serve::front::FrontError;
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tonic::Code;
+
+/// Advice in seconds to who may try again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// Why a call over HTTP was not answered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RestError {
+    #[error(transparent)]
+    Front(#[from] FrontError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(
+        "no such path `{0}`; this server speaks the Open Inference Protocol v2, whose paths begin \
+         with /v2"
+    )]
+    Path(String),
+    #[error("`{path}` does not take {method}; use {allowed}")]
+    Method {
+        path: String,
+        method: String,
+        allowed: &'static str,
+    },
+    #[error("this server does not take requests yet; try again")]
+    Unready,
+    #[error("the body is packed as `{0}`; send it as it is, or as gzip or deflate")]
+    Encoding(String),
+    #[error("the body is not {coding}, as its header says: {reason}")]
+    Packed {
+        coding: &'static str,
+        reason: String,
+    },
+    #[error(
+        "the body has more than {limit} bytes, unpacked, which is the most that a request for this \
+         model may have; send fewer rows at once"
+    )]
+    TooLarge { limit: usize },
+    #[error("the body broke off: {0}")]
+    Broken(String),
+    #[error("the body came too slowly; of a request there must be {0} bytes in each second")]
+    Slow(u64),
+    #[error("too many large requests are inside this server; try again")]
+    Crowded,
+    #[error("this server failed: {0}; please report this")]
+    Internal(String),
+    #[error(
+        "output `{name}` is {datatype}, which travels only in binary; ask for it with \
+         `\"parameters\": {{\"binary_data\": true}}`"
+    )]
+    OnlyBinaryOutput { name: String, datatype: String },
+}
+
+/// The body of a request says something that cannot be meant.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RequestError {
+    #[error("the JSON of the request is wrong: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the header Inference-Header-Content-Length is no single number of bytes")]
+    HeaderLength,
+    #[error(
+        "Inference-Header-Content-Length is {given}, but the whole body has {body} bytes, unpacked"
+    )]
+    HeaderBeyond { given: usize, body: usize },
+    #[error(
+        "the inputs' binary_data_size come to {sizes} bytes, but {given} bytes follow the JSON"
+    )]
+    BinarySizes { sizes: String, given: usize },
+    #[error("input `{0}` has both `data` and `binary_data_size`; send one of them")]
+    Both(String),
+    #[error("input `{0}` has neither `data` nor `binary_data_size`")]
+    Neither(String),
+    #[error("input `{0}`: binary_data_size must be a whole number of bytes")]
+    BinarySize(String),
+    #[error(
+        "input `{name}`: {datatype} travels only in binary; send it with \
+         `\"parameters\": {{\"binary_data_size\": N}}` and its bytes behind the JSON"
+    )]
+    OnlyBinary { name: String, datatype: String },
+    #[error("input `{name}`: shape {shape:?} has a negative or an overflowing dimension")]
+    Overflow { name: String, shape: Vec<i64> },
+    #[error("`{0}` must be true or false")]
+    Flag(&'static str),
+    #[error("a body without JSON is for models with one input; model `{model}` has {inputs}")]
+    RawInputs { model: String, inputs: usize },
+    #[error(
+        "a body without JSON leaves one dimension to be told by its size; input `{name}` has \
+         shape {shape:?} of {datatype} and the body {bytes} bytes"
+    )]
+    RawShape {
+        name: String,
+        datatype: String,
+        shape: Vec<i64>,
+        bytes: usize,
+    },
+}
+
+impl RestError {
+    /// The status, and whether the same request may succeed soon.
+    fn status(&self) -> (StatusCode, bool) {
+        match self {
+            Self::Front(error) => of_code(error.code()),
+            Self::Request(_) | Self::Packed { .. } | Self::Broken(_) => {
+                (StatusCode::BAD_REQUEST, false)
+            }
+            Self::OnlyBinaryOutput { .. } => (StatusCode::BAD_REQUEST, false),
+            Self::Path(_) => (StatusCode::NOT_FOUND, false),
+            Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, false),
+            Self::Unready => (StatusCode::SERVICE_UNAVAILABLE, true),
+            Self::Encoding(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, false),
+            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, false),
+            Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, false),
+            Self::Crowded => (StatusCode::TOO_MANY_REQUESTS, true),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, false),
+        }
+    }
+}
+
+/// What the front says, in HTTP's words.
+const fn of_code(code: Code) -> (StatusCode, bool) {
+    match code {
+        Code::InvalidArgument => (StatusCode::BAD_REQUEST, false),
+        Code::NotFound => (StatusCode::NOT_FOUND, false),
+        Code::Unimplemented => (StatusCode::NOT_IMPLEMENTED, false),
+        Code::ResourceExhausted => (StatusCode::TOO_MANY_REQUESTS, true),
+        Code::OutOfRange => (StatusCode::PAYLOAD_TOO_LARGE, false),
+        Code::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, false),
+        Code::Unavailable | Code::Cancelled | Code::Aborted => {
+            (StatusCode::SERVICE_UNAVAILABLE, true)
+        }
+        // Only a new plan ends what the model is refused for.
+        Code::FailedPrecondition => (StatusCode::SERVICE_UNAVAILABLE, false),
+        Code::Unauthenticated => (StatusCode::UNAUTHORIZED, false),
+        Code::PermissionDenied => (StatusCode::FORBIDDEN, false),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, false),
+    }
+}
+
+impl IntoResponse for RestError {
+    fn into_response(self) -> Response {
+        let (status, again) = self.status();
+        let body = Json(json!({ "error": self.to_string() }));
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        if again {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        if let Self::Method { allowed, .. } = self {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        response
+    }
+}

@@ -1,0 +1,246 @@
+//! One inference request over HTTP.
+
+use super::body::{self, Held};
+use super::compression::Coding;
+use super::error::{RequestError, RestError};
+use super::path::ModelPath;
+use super::request::{self, Parsed};
+use super::response::{self, Rendered};
+use super::routes::Rest;
+use crate::serve::deadline::Deadline;
+use crate::serve::front::{FrontError, patience};
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures::stream;
+use lamina_model::DataType;
+use lamina_proto::MAX_MESSAGE_BYTES;
+use lamina_proto::inference::{ModelMetadataRequest, ModelMetadataResponse};
+use std::convert::Infallible;
+use tonic::metadata::MetadataMap;
+
+/// Bytes of the JSON at the beginning of a body.
+const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+/// W3C trace context.
+const TRACEPARENT: &str = "traceparent";
+/// Bytes that the body of any request may have.
+const COMMON_LIMIT: usize = 64 << 20;
+/// Characters of an element and its comma in JSON for each of its bytes, at most about.
+const JSON_PER_BYTE: u64 = 8;
+/// Texts above it are read off the threads that serve.
+const LONG_TEXT: usize = 64 << 10;
+
+impl Rest {
+    /// Answers a request for inference. Dropping the future drops the work.
+    pub(super) async fn infer(
+        &self,
+        path: ModelPath,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response, RestError> {
+        let mut held = Held::nothing(self.room.clone());
+        let body = self.body(&path, headers, body, &mut held).await?;
+        let mut parsed = match header_length(headers)? {
+            Some(0) => request::raw(body, &self.described(&path).await?)?,
+            length => parse(body, length).await?,
+        };
+        parsed.request.model_name.clone_from(&path.model);
+        parsed.request.model_version.clone_from(&path.version);
+        let Parsed { request, binary } = parsed;
+        let metadata = trace_of(headers);
+        let patience = patience(&request).map_err(FrontError::from)?;
+        let deadline = Deadline::of_request(&metadata, patience);
+        let answer = self.front.infer(request, &metadata, deadline).await?;
+        let rendered = response::render(&answer, &binary)?;
+        respond(rendered, Coding::for_response(headers)).await
+    }
+
+    /// The whole body, unpacked.
+    async fn body(
+        &self,
+        path: &ModelPath,
+        headers: &HeaderMap,
+        body: Body,
+        held: &mut Held,
+    ) -> Result<Bytes, RestError> {
+        let coding = Coding::of_request(headers)?;
+        let length = headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        let is_common = coding.is_none() && length.is_some_and(|bytes| bytes <= COMMON_LIMIT);
+        let limit = if is_common {
+            COMMON_LIMIT
+        } else {
+            self.limit(path).await
+        };
+        let body = body::read(body, limit, held).await?;
+        let Some(coding) = coding else {
+            return Ok(body);
+        };
+        let unpacked = off_the_threads(move || coding.unpack(&body, limit)).await??;
+        held.hold(unpacked.len())?;
+        Ok(unpacked.into())
+    }
+
+    /// Bytes that the body of a request for this model may have: what its inputs
+    /// take in either form, where that is more than what is common.
+    async fn limit(&self, path: &ModelPath) -> usize {
+        // What is wrong with the model is told when it is asked.
+        let described = self.described(path).await.ok();
+        described.map_or(COMMON_LIMIT, |model| limit_of(&model))
+    }
+
+    /// What the model takes and gives.
+    pub(super) async fn described(
+        &self,
+        path: &ModelPath,
+    ) -> Result<ModelMetadataResponse, RestError> {
+        let asked = ModelMetadataRequest {
+            name: path.model.clone(),
+            version: path.version.clone(),
+        };
+        let metadata = MetadataMap::new();
+        let deadline = Deadline::of(&metadata);
+        let described = self.front.metadata_of(asked, &metadata, deadline).await?;
+        Ok(described)
+    }
+}
+
+fn limit_of(model: &ModelMetadataResponse) -> usize {
+    let bytes = model.inputs.iter().map(|input| {
+        let datatype: DataType = input.datatype.parse().ok()?;
+        let one_row: Vec<i64> = input
+            .shape
+            .iter()
+            .map(|d| if *d < 0 { 1 } else { *d })
+            .collect();
+        datatype.checked_bytes(&one_row)
+    });
+    let bytes = bytes.map(Option::unwrap_or_default);
+    let bytes = bytes.fold(0, u64::saturating_add);
+    let limit = usize::try_from(bytes.saturating_mul(JSON_PER_BYTE)).unwrap_or(usize::MAX);
+    limit.clamp(COMMON_LIMIT, MAX_MESSAGE_BYTES)
+}
+
+fn header_length(headers: &HeaderMap) -> Result<Option<usize>, RequestError> {
+    let mut given = headers.get_all(HEADER_LENGTH).iter();
+    let (first, more) = (given.next(), given.next());
+    let Some(first) = first else { return Ok(None) };
+    let text = first.to_str().ok().filter(|_| more.is_none());
+    let is_number = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let length = text.filter(is_number).and_then(|text| text.parse().ok());
+    length.map(Some).ok_or(RequestError::HeaderLength)
+}
+
+async fn parse(body: Bytes, header_length: Option<usize>) -> Result<Parsed, RestError> {
+    let text = header_length.unwrap_or(body.len());
+    if text <= LONG_TEXT {
+        return Ok(request::parse(&body, header_length)?);
+    }
+    let parsed = off_the_threads(move || request::parse(&body, header_length)).await?;
+    Ok(parsed?)
+}
+
+/// Does `work`, which takes the processor for long, where no request waits for it.
+async fn off_the_threads<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RestError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| RestError::Internal(error.to_string()))
+}
+
+/// What the front reads of a call's headers.
+fn trace_of(headers: &HeaderMap) -> MetadataMap {
+    let mut metadata = MetadataMap::new();
+    let trace = headers.get(TRACEPARENT).and_then(|v| v.to_str().ok());
+    if let Some(trace) = trace.and_then(|text| text.parse().ok()) {
+        metadata.insert(TRACEPARENT, trace);
+    }
+    metadata
+}
+
+async fn respond(rendered: Rendered, coding: Option<Coding>) -> Result<Response, RestError> {
+    let Rendered {
+        parts,
+        header_length,
+    } = rendered;
+    let bytes: usize = parts.iter().map(Bytes::len).sum();
+    let coding = coding.filter(|_| Coding::is_worth(bytes));
+    let (body, bytes) = match coding {
+        None => {
+            let parts = parts.into_iter().map(Ok::<_, Infallible>);
+            (Body::from_stream(stream::iter(parts)), bytes)
+        }
+        Some(coding) => {
+            let packed = off_the_threads(move || coding.pack(&parts)).await?;
+            let packed = packed.map_err(|error| RestError::Internal(error.to_string()))?;
+            let bytes = packed.len();
+            (packed.into(), bytes)
+        }
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, bytes.into());
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    let kind = match header_length {
+        Some(length) => {
+            headers.insert(HEADER_LENGTH, length.into());
+            "application/octet-stream"
+        }
+        None => "application/json",
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if let Some(coding) = coding {
+        let coding = HeaderValue::from_static(coding.name());
+        headers.insert(header::CONTENT_ENCODING, coding);
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lamina_proto::inference::model_metadata_response::TensorMetadata;
+
+    #[test]
+    fn a_model_with_large_inputs_has_room_for_them() {
+        let of = |shape: &[i64]| {
+            limit_of(&ModelMetadataResponse {
+                inputs: vec![TensorMetadata {
+                    datatype: "FP32".into(),
+                    shape: shape.to_vec(),
+                    ..TensorMetadata::default()
+                }],
+                ..ModelMetadataResponse::default()
+            })
+        };
+        assert_eq!(of(&[-1, 3, 224, 224]), COMMON_LIMIT);
+        assert_eq!(of(&[-1, 5 << 20]), 4 * 8 * (5 << 20));
+        assert_eq!(of(&[1 << 40]), MAX_MESSAGE_BYTES);
+        assert_eq!(of(&[i64::MAX, i64::MAX]), COMMON_LIMIT);
+    }
+
+    #[test]
+    fn the_length_of_the_json_is_one_number() {
+        let of = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for &value in values {
+                headers.append(HEADER_LENGTH, HeaderValue::from_static(value));
+            }
+            header_length(&headers)
+        };
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&["0"]).unwrap(), Some(0));
+        assert_eq!(of(&["12"]).unwrap(), Some(12));
+        for values in [
+            &["-1"][..],
+            &["1", "1"],
+            &["+1"],
+            &["1.5"],
+            &["99999999999999999999"],
+            &[""],
+        ] {
+            assert!(of(values).is_err(), "{values:?}");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The Open Inference Protocol v2 over HTTP, with its binary tensor data extension.
+//!
+//! A thin adapter: a request becomes the protocol's own message, which the front
+//! answers as if it had come over gRPC. What is bounded here is what HTTP adds: how
+//! long a body may take, and how large it may be once it is unpacked.
+
+mod body;
+mod compression;
+mod data;
+mod error;
+mod head;
+mod infer;
+mod path;
+mod request;
+mod response;
+mod routes;
+
+pub(crate) use routes::router;
+
+#[cfg(test)]
+mod clients;
+#[cfg(test)]
+mod tests;
