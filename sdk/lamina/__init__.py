@@ -6,7 +6,9 @@
     policy = lamina.thresholds_for_accuracy(outputs, 0.97)
     lamina.export(model, "model.pt", example, policy=policy, validation=outputs)
 
-An ordinary TorchScript file needs none of this.
+An ordinary TorchScript file needs none of this. A program of `torch.export` becomes one:
+
+    lamina.export_program(torch.export.load("model.pt2"), "model.pt")
 """
 
 from lamina.calibration import expected_calibration_error, fit_temperature
@@ -35,6 +37,7 @@ from lamina.loss import joint_loss
 from lamina.metadata import Metadata, read_metadata
 from lamina.model import Exit, ExitPlace, MultiExit, Stage
 from lamina.policy import Policy
+from lamina.program import Declared, ProgramReport, export_program
 from lamina.thresholds import thresholds_for_accuracy, thresholds_for_exit_rates
 from lamina.training import Epoch, train
 from lamina.vision import from_torchvision
@@ -44,6 +47,7 @@ __all__ = [
     "ArgumentError",
     "CompositionError",
     "Criterion",
+    "Declared",
     "Epoch",
     "Evaluation",
     "Exit",
@@ -58,6 +62,7 @@ __all__ = [
     "MultiExit",
     "Policy",
     "Prediction",
+    "ProgramReport",
     "Stage",
     "TargetError",
     "collect",
@@ -65,6 +70,7 @@ __all__ = [
     "exit_table",
     "expected_calibration_error",
     "export",
+    "export_program",
     "fit_temperature",
     "flops_to_exits",
     "format_evaluation",

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,31 +10,21 @@ import torch
 from torch import Tensor
 
 from lamina.criterion import Criterion
+from lamina.datatypes import NAMES
 from lamina.errors import ArgumentError, ExportError
 from lamina.evaluation import ExitOutputs, evaluate, exit_table
+from lamina.files import replace
 from lamina.metadata import FILE, ExitField, InputField, Metadata, StageField
 from lamina.model import MultiExit
-from lamina.modes import evaluating
+from lamina.modes import evaluating, quiet
 from lamina.policy import Policy
 from lamina.version import __version__
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
 
     from lamina.evaluation import ExitTableRow
-
-_DATATYPES = {
-    torch.bool: "BOOL",
-    torch.uint8: "UINT8",
-    torch.int8: "INT8",
-    torch.int16: "INT16",
-    torch.int32: "INT32",
-    torch.int64: "INT64",
-    torch.float16: "FP16",
-    torch.bfloat16: "BF16",
-    torch.float32: "FP32",
-    torch.float64: "FP64",
-}
 
 
 def export(
@@ -73,33 +59,25 @@ def export(
         ExportError: if the file would not equal the model.
         OSError: if it cannot be written.
     """
-    if example.dim() < 1 or 0 in example.shape or example.dtype not in _DATATYPES:
+    if example.dim() < 1 or 0 in example.shape or example.dtype not in NAMES:
         raise ArgumentError(
             f"the example must have the batch first and no empty dimension, not {example.dtype} "
             f"of shape {tuple(example.shape)}"
         )
     if not input_name:
         raise ArgumentError("the input needs a name")
-    with evaluating(model), _quiet():
+    with evaluating(model), quiet():
         _check_in_place(model, example)
         outputs = _run(model, example)
         traced = _trace(model, example)
         dynamic = _is_batch_dynamic(model, traced, example)
         batch = -1 if dynamic else example.shape[0]
-        field = InputField(input_name, _DATATYPES[example.dtype], (batch, *example.shape[1:]))
+        field = InputField(input_name, NAMES[example.dtype], (batch, *example.shape[1:]))
         metadata = _metadata(model, field, outputs, policy, validation)
         archive = _archive(traced, metadata)
         _check_archive(archive, example, outputs)
-    _replace(Path(path), archive)
+    replace(Path(path), archive)
     return metadata
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the announcements that TorchScript goes away, which are for us."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
-        yield
 
 
 def _check_in_place(model: MultiExit, x: Tensor) -> None:
@@ -237,17 +215,3 @@ def _check_archive(archive: bytes, example: Tensor, expected: tuple[Tensor, ...]
             f"exit {differs} of the file differs from the network's: it depends on what tracing "
             "does not see, such as random numbers or state"
         )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Renames into place, so that nobody reads half a file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        partial.chmod(0o644)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -1,14 +1,15 @@
-"""Evaluation for a while."""
+"""Evaluation, weights without gradients and silence, each for a while."""
 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from torch import nn
 
@@ -28,3 +29,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextlib.contextmanager
+def without_gradients(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Weights that want no gradient; each wants afterwards what it wanted before."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in parameters]
+    for parameter, _ in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, wants in wanted:
+            parameter.requires_grad_(wants)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the announcements that TorchScript goes away, which are for us."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        yield

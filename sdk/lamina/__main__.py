@@ -1,0 +1,131 @@
+"""`python -m lamina`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lamina.datatypes import NAMES
+from lamina.errors import ExportError, LaminaError
+from lamina.formats import advice
+from lamina.program import Declared, export_program
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch.export import ExportedProgram
+
+DONE, FAILED = 0, 1
+"""Exit codes; argparse's for a wrong command line is 2."""
+
+_INPUT = re.compile(
+    r"(?P<name>.+):(?P<datatype>[A-Z]+[0-9]*):(?P<shape>(?:-?\d+(?:x-?\d+)*)?)"
+    r"(?::(?P<low>[^:]+):(?P<high>[^:]+))?"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and gives the exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        return _export(given)
+    except (LaminaError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lamina", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    export = commands.add_parser(
+        "export",
+        help="write a file of torch.export as TorchScript that Lamina serves",
+        description="Writes a file of torch.export.save as a TorchScript file that Lamina serves. "
+        "What is free in it stays free. The two are compared, bit for bit, before the file is "
+        "written: at the example, on other values, and at two other sizes of each that is free.",
+        epilog="Exit codes: 0 written, 1 not, 2 the command line is wrong.",
+    )
+    export.add_argument("file", type=Path, help="the program, such as model.pt2")
+    export.add_argument(
+        "-o", "--out", type=Path, help="the file to write; FILE with .pt at the end if left out"
+    )
+    export.add_argument(
+        "--input",
+        dest="inputs",
+        type=_declared,
+        action="append",
+        default=[],
+        metavar="NAME:DATATYPE:SHAPE[:MIN:MAX]",
+        help="name and range of an input, such as ids:INT64:-1x128:0:30521; once for each, in "
+        "order, or for none: then the program's names and its example's values are taken",
+    )
+    export.add_argument("--json", action="store_true", help="the report as JSON")
+    return parser
+
+
+def _declared(text: str) -> Declared:
+    found = _INPUT.fullmatch(text)
+    if found is None or found["datatype"] not in NAMES.values():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no NAME:DATATYPE:SHAPE[:MIN:MAX], such as image:FP32:-1x3x224x224"
+        )
+    shape = tuple(int(size) for size in found["shape"].split("x") if size)
+    if any(size < -1 for size in shape):
+        raise argparse.ArgumentTypeError(f"{text!r}: sizes are 0 or more, or -1 for any")
+    low, high = (None if found[n] is None else _bound(found[n]) for n in ("low", "high"))
+    if low is not None and high is not None and low > high:
+        raise argparse.ArgumentTypeError(f"{text!r}: the range {low:g}:{high:g} is empty")
+    return Declared(found["name"], found["datatype"], shape, low, high)
+
+
+def _bound(text: str) -> float:
+    try:
+        bound = float(text)
+    except ValueError:
+        bound = float("nan")
+    if not abs(bound) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return bound
+
+
+def _export(given: argparse.Namespace) -> int:
+    out = given.out or given.file.with_suffix(".pt")
+    if out.exists() and out.samefile(given.file):
+        raise ExportError(f"{out} would overwrite the program: name another file with -o")
+    report = export_program(_load(given.file), out, inputs=given.inputs)
+    print(report.to_json() if given.json else report.to_text())
+    return DONE
+
+
+def _load(path: Path) -> ExportedProgram:
+    """Reads a program.
+
+    Raises:
+        ExportError: if it is none; it says what to do with what it is.
+        OSError: if it cannot be read.
+    """
+    other = advice(path)
+    if other is not None:
+        raise ExportError(f"{path} {other}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about torch's own insides
+            return torch.export.load(path)
+    except Exception as error:  # of whatever reads the archive's parts
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ExportError(
+            f"{path} is no file of torch.export.save that PyTorch {torch.__version__} reads: "
+            f"{first}; save it with PyTorch 2.13 or older, from a network on the CPU"
+        ) from error
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""From a program of `torch.export` to a TorchScript file that Lamina serves."""
+
+from lamina.program.arguments import Declared
+from lamina.program.converting import export_program
+from lamina.program.report import Check, FreeSize, InputReport, OutputReport, ProgramReport
+
+__all__ = [
+    "Check",
+    "Declared",
+    "FreeSize",
+    "InputReport",
+    "OutputReport",
+    "ProgramReport",
+    "export_program",
+]

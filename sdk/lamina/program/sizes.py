@@ -1,0 +1,50 @@
+"""Sizes that a graph leaves free, in its own symbols."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Expression = Any
+"""A sympy expression, for which there are no types."""
+
+
+def expression(size: object) -> Expression | None:
+    """The symbols behind a number of the graph; None where it is a plain one."""
+    if isinstance(size, torch.SymInt):
+        found = size.node.expr
+        return None if found.is_Integer else found
+    return None
+
+
+def from_tensors(wanted: Expression, tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """TorchScript that reads the number `wanted` off one of `tensors`.
+
+    An operator that takes its sizes from its own operands needs no number from the
+    beginning of the network, so that a cut in front of it carries one tensor alone.
+
+    Args:
+        wanted: as `expression` gives it.
+        tensors: names and the graph's stand-ins for the values.
+    """
+    for name, tensor in tensors:
+        for place, size in enumerate(tensor.shape):
+            found = expression(size)
+            if found is None:
+                continue
+            # Sizes are multiples of each other or nothing to do with each other.
+            ratio = wanted / found
+            if ratio.is_Rational and ratio.is_positive:
+                return _scaled(f"{name}.size({place})", int(ratio.p), int(ratio.q))
+    return None
+
+
+def _scaled(text: str, times: int, over: int) -> str:
+    if times != 1:
+        text = f"{text} * {times}"
+    return text if over == 1 else f"{text} // {over}"
