@@ -18,5 +18,5 @@ pub use manifest::{
     MANIFEST_VERSION, Manifest, ManifestError, OutputStructure, Rung, Seconds, ValueKind,
     ValueRange, ValueSpec,
 };
-pub use probe::{Probe, ProbeError};
+pub use probe::{Probe, ProbeError, tensors_by_name};
 pub use tensor::{ShapeError, Tensor};
