@@ -156,7 +156,7 @@ impl Slice {
             let outputs = self
                 .graph
                 .run(tensors, self.threads)
-                .map_err(|e| fails(e.reason()))?;
+                .map_err(|e| RunError::thrown(&e))?;
             seen(outputs, take)
         });
         ran.map_err(|e| fails(e.to_string()))?
@@ -258,7 +258,7 @@ pub(crate) fn forward(
         .map_err(|e| RunError::Forward { reason: e.0 })?;
     let outputs = graph
         .run(&mut inputs, threads)
-        .map_err(|e| RunError::Forward { reason: e.reason() })?;
+        .map_err(|e| RunError::thrown(&e))?;
     let carried = |(index, output): (usize, tch::Tensor)| {
         from_torch(output).map_err(|e| RunError::OutputType {
             index,
