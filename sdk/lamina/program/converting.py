@@ -185,12 +185,18 @@ class _Comparison:
             if not may_refuse:
                 raise ExportError(f"the program fails on {why}: {_said(error)}") from error
             return Check(why, shapes, equal=False, message=_said(error))
+        before = self._versions()
         try:
-            actual = self._actual(request)
+            actual = _leaves(self._loaded(*[t.clone() for t in request]))
         except Exception as error:
             raise ExportError(
                 f"the file fails on {why} where the program does not: {_said(error)}"
             ) from error
+        if self._versions() != before:
+            raise ExportError(
+                "the network overwrites its own weights or buffers: call eval() before exporting, "
+                "or make them an input and an output"
+            )
         if not _equal(expected, actual):
             raise ExportError(f"the file's answer differs from the program's on {why}")
         return Check(why, shapes, equal=True)
@@ -199,16 +205,6 @@ class _Comparison:
         # Copies, because a network may work in place.
         places, names = self._arguments.call([t.clone() for t in request])
         return _leaves(self._program(*places, **names))
-
-    def _actual(self, request: Sequence[Tensor]) -> list[Tensor]:
-        before = self._versions()
-        answer = _leaves(self._loaded(*[t.clone() for t in request]))
-        if self._versions() != before:
-            raise ExportError(
-                "it overwrites its own weights; call eval() before exporting, or make them an "
-                "input and an output"
-            )
-        return answer
 
     def _versions(self) -> list[int]:
         held = (*self._loaded.parameters(), *self._loaded.buffers())
