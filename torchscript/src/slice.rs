@@ -112,8 +112,10 @@ impl Slice {
             plain
         };
         let load_seconds = start.elapsed().as_secs_f64();
-        let sizes = blocks.iter().filter_map(|b| std::fs::metadata(b).ok());
-        let file_bytes = sizes.map(|file| file.len()).sum();
+        let sizes = blocks
+            .iter()
+            .filter_map(|b| Some(std::fs::metadata(b).ok()?.len()));
+        let file_bytes = sizes.sum();
         let (run_seconds, cost) = slice.measured(&request, file_bytes).map_err(fails)?;
         let report = LoadReport {
             load_seconds,
