@@ -3,16 +3,19 @@
 use std::env;
 use std::path::Path;
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 12] = [
     "shim/batch.cpp",
+    "shim/clean.cpp",
     "shim/codec.cpp",
     "shim/common.cpp",
     "shim/dependence.cpp",
     "shim/exits.cpp",
     "shim/graph.cpp",
     "shim/optimize.cpp",
+    "shim/proportion.cpp",
     "shim/retrace.cpp",
     "shim/source.cpp",
+    "shim/watch.cpp",
 ];
 
 fn main() {

@@ -20,5 +20,5 @@ pub use manifest::{
     ValueRange, ValueSpec,
 };
 pub use operators::{OperatorRefusal, method_refusal, operator_refusal};
-pub use probe::{Probe, ProbeError};
+pub use probe::{Probe, ProbeError, tensors_by_name};
 pub use tensor::{ShapeError, Tensor};

@@ -2,9 +2,9 @@
 //! that nobody opened yet and for the graph that preparing finds in it.
 
 /// Where the operators of forwards live: libtorch's own, the language's, and those of
-/// quantized layers. Others talk to other processes (`c10d`, `rpc`), load native code
+/// quantized and sparse layers. Others talk to other processes (`c10d`, `rpc`), load native code
 /// (`inductor`), measure (`profiler`) or need a plugin.
-const NAMESPACES: [&str; 3] = ["aten", "prim", "quantized"];
+const NAMESPACES: [&str; 4] = ["aten", "prim", "quantized", "sparse"];
 
 /// Operators of `aten` that reach out of a forward, with what they do.
 const REACHING_OUT: [(&str, &str); 3] = [
@@ -55,7 +55,12 @@ mod tests {
 
     #[test]
     fn operators_that_reach_outside_are_refused() {
-        for good in ["aten::conv2d", "prim::If", "quantized::linear"] {
+        for good in [
+            "aten::conv2d",
+            "prim::If",
+            "quantized::linear",
+            "sparse::qlinear",
+        ] {
             assert_eq!(operator_refusal(good), None, "{good}");
         }
         for bad in ["aten::save", "aten::from_file", "aten::load_tensor"] {

@@ -1,6 +1,7 @@
 use crate::{DataType, Tensor};
 use bytes::Bytes;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use std::collections::BTreeMap;
 
 /// A request with its known answer, made while preparing: what `Verified`
 /// compares a deployed path against.
@@ -66,15 +67,7 @@ impl Probe {
                     let view = archive
                         .tensor(&name)
                         .map_err(|_| ProbeError::Missing(name))?;
-                    Ok(Tensor {
-                        datatype: from_safe(view.dtype())?,
-                        shape: view
-                            .shape()
-                            .iter()
-                            .map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
-                            .collect(),
-                        data: Bytes::copy_from_slice(view.data()),
-                    })
+                    carried(&view)
                 })
                 .collect()
         };
@@ -83,6 +76,27 @@ impl Probe {
             outputs: read("output.")?,
         })
     }
+}
+
+/// The tensors of a safetensors file by name, such as a request that somebody wrote.
+///
+/// # Errors
+/// A file that is none, or one with a type that Lamina does not carry.
+pub fn tensors_by_name(file: &[u8]) -> Result<BTreeMap<String, Tensor>, ProbeError> {
+    let archive = SafeTensors::deserialize(file)?;
+    let read = |(name, view): (&str, TensorView<'_>)| Ok((name.to_owned(), carried(&view)?));
+    archive.iter().map(read).collect()
+}
+
+fn carried(view: &TensorView<'_>) -> Result<Tensor, ProbeError> {
+    let sizes = view.shape().iter();
+    Ok(Tensor {
+        datatype: from_safe(view.dtype())?,
+        shape: sizes
+            .map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
+            .collect(),
+        data: Bytes::copy_from_slice(view.data()),
+    })
 }
 
 const fn to_safe(datatype: DataType) -> Dtype {
@@ -128,5 +142,9 @@ mod tests {
         let file = probe.to_bytes().unwrap();
         assert_eq!(Probe::from_bytes(&file).unwrap(), probe);
         assert!(Probe::from_bytes(&file[..9]).is_err());
+        let named = tensors_by_name(&file).unwrap();
+        assert_eq!(named["output.0"], probe.outputs[0]);
+        assert_eq!(named.len(), 3);
+        assert!(tensors_by_name(&file[..9]).is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! The agent's program: `run` serves on a host, `prepare` slices and profiles one
-//! model with no cluster at all.
+//! The agent's program: `run` serves on a host; `prepare` slices and profiles one model, and
+//! `run-blocks` runs what came of it, with no cluster at all.
 
 use clap::{Parser, Subcommand};
-use lamina_node_agent::prepare::{self, PrepareArgs};
+use lamina_node_agent::prepare::{self, PrepareArgs, RunBlocksArgs};
 use lamina_node_agent::run::{self, RunArgs};
 use std::process::ExitCode;
 
@@ -20,11 +20,14 @@ enum Command {
     Run(RunArgs),
     /// Slice and profile a TorchScript file into a folder.
     Prepare(PrepareArgs),
+    /// Run the blocks of such a folder on one request and compare.
+    RunBlocks(RunBlocksArgs),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Prepare(args) => prepare::run(&args),
+        Command::RunBlocks(args) => prepare::run_blocks(&args),
         Command::Run(args) => match run::run(&args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/passes/lower_tuples.h>
 
 #include <algorithm>
+#include <cctype>
 #include <functional>
 #include <numeric>
 #include <sstream>
@@ -55,10 +56,12 @@ std::vector<int64_t> memory_order(const at::Tensor &tensor) {
 
 Layout of_tensor(const at::Tensor &tensor) {
   Layout layout;
-  if (!tensor.defined() || tensor.layout() != c10::Layout::Strided ||
+  if (!tensor.defined() || tensor.is_nested() || tensor.layout() != c10::Layout::Strided ||
       !is_carried(tensor.scalar_type()))
     return layout;
   layout.kind = Kind::kTensor;
+  layout.type = tensor.scalar_type();
+  layout.shape = tensor.sizes().vec();
   layout.bytes = static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
   layout.order = memory_order(tensor);
   if (tensor.scalar_type() == at::kLong && tensor.numel() <= kMostExamples) {
@@ -166,12 +169,80 @@ Value *tensor_of_number(Graph &graph, Kind kind, Value *value) {
   return tensor_of(graph, list->output(), number_type(kind));
 }
 
-void encode_fields(Graph &graph, const Layout &layout, Value *value, std::vector<Value *> &wires) {
+// A request that is refused so was not to be foreseen; clients read this.
+constexpr const char *kOtherWay =
+    "this request takes another way through the network than those that it was cut for: ";
+
+// Raises where `fails` is true.
+void refuse_where(Graph &graph, Value *fails, const std::string &reason) {
+  Node *branch = graph.insertNode(graph.create(prim::If, {fails}, 0));
+  Block *raising = branch->addBlock();
+  branch->addBlock();
+  torch::jit::WithInsertPoint inside(raising);
+  Value *message = graph.insertConstant(kOtherWay + reason);
+  Value *no_class = graph.insertConstant(IValue());
+  graph.insertNode(graph.create(prim::RaiseException, {message, no_class}, 0));
+}
+
+void refuse_unless_equal(Graph &graph, Value *number, int64_t expected,
+                         const std::string &reason) {
+  Value *constant = graph.insertConstant(expected);
+  refuse_where(graph, append(graph, aten::ne, {number, constant}, c10::BoolType::get()), reason);
+}
+
+// Whether `value` is None is as it was seen.
+void check_presence(Graph &graph, const Layout &layout, Value *value) {
+  bool none = layout.kind == Kind::kNone;
+  if (none ? value->mustBeNone() : value->type()->kind() != c10::TypeKind::OptionalType) return;
+  Value *nothing = graph.insertConstant(IValue());
+  Value *differs = append(graph, none ? aten::__isnot__ : aten::__is__, {value, nothing},
+                          c10::BoolType::get());
+  refuse_where(graph, differs, called(value) + (none ? " was None then" : " is None now"));
+}
+
+void check_items(Graph &graph, const Layout &layout, Value *value, const std::string &name) {
+  if (layout.kind == Kind::kList) {
+    size_t count = layout.fields.size();
+    refuse_unless_equal(graph, append(graph, aten::len, {value}, c10::IntType::get()),
+                        static_cast<int64_t>(count),
+                        name + " had " + std::to_string(count) + " items then");
+  } else if (layout.kind == Kind::kDict) {
+    auto strings = c10::ListType::ofStrings();
+    std::vector<Value *> keys;
+    for (const std::string &key : layout.names) keys.push_back(graph.insertConstant(key));
+    Value *seen = graph.insertNode(graph.createList(c10::StringType::get(), keys))->output();
+    Value *now = append(graph, aten::keys, {value}, strings);
+    refuse_where(graph, append(graph, aten::ne, {now, seen}, c10::BoolType::get()),
+                 name + " had other keys then");
+  }
+}
+
+void check_type(Graph &graph, const Layout &layout, Value *tensor, const std::string &name) {
+  refuse_unless_equal(graph, append(graph, prim::dtype, {tensor}, c10::IntType::get()),
+                      static_cast<int64_t>(*layout.type),
+                      name + " was of type " + c10::toString(*layout.type) + " then");
+  refuse_unless_equal(graph, append(graph, aten::dim, {tensor}, c10::IntType::get()),
+                      static_cast<int64_t>(layout.shape.size()),
+                      name + " had " + std::to_string(layout.shape.size()) + " dimensions then");
+}
+
+// A `Scalar` is of the type that it was seen to be.
+void check_scalar(Graph &graph, Kind kind, Value *value) {
+  if (value->type()->kind() != c10::TypeKind::NumberType) return;
+  Value *tensor = append(graph, prim::NumToTensor, {value}, c10::TensorType::get());
+  refuse_unless_equal(graph, append(graph, prim::dtype, {tensor}, c10::IntType::get()),
+                      static_cast<int64_t>(number_type(kind)),
+                      called(value) + " was of another type then");
+}
+
+void encode_fields(Graph &graph, const Layout &layout, Value *value, std::vector<Value *> &wires,
+                   const Doubts &doubts) {
   if (layout.kind == Kind::kDict) {
     auto type = value->type()->expect<c10::DictType>()->getValueType();
     for (size_t i = 0; i < layout.fields.size(); ++i) {
       Value *key = graph.insertConstant(layout.names[i]);
-      encode(graph, layout.fields[i], append(graph, aten::__getitem__, {value, key}, type), wires);
+      encode(graph, layout.fields[i], append(graph, aten::__getitem__, {value, key}, type), wires,
+             doubts);
     }
     return;
   }
@@ -180,7 +251,7 @@ void encode_fields(Graph &graph, const Layout &layout, Value *value, std::vector
                      : graph.createListUnpack(value, layout.fields.size());
   graph.insertNode(unpack);
   for (size_t i = 0; i < layout.fields.size(); ++i)
-    encode(graph, layout.fields[i], unpack->output(i), wires);
+    encode(graph, layout.fields[i], unpack->output(i), wires, doubts);
 }
 
 Value *decode_fields(Graph &graph, const Layout &layout, const c10::TypePtr &type,
@@ -374,14 +445,18 @@ Layout observe(const IValue &value) {
 void take_orders(std::vector<Layout> &layouts, const std::vector<Layout> &seen) {
   for (size_t i = 0; i < std::min(layouts.size(), seen.size()); ++i) {
     take_orders(layouts[i].fields, seen[i].fields);
-    if (!seen[i].order.empty()) layouts[i].order = seen[i].order;
+    bool same_rank = seen[i].shape.size() == layouts[i].shape.size();
+    if (!seen[i].order.empty() && same_rank) layouts[i].order = seen[i].order;
   }
 }
 
 std::string to_json(const Layout &layout) {
   std::ostringstream out;
   out << "{\"kind\":\"" << name_of(layout.kind) << "\",\"bytes\":" << layout.bytes
-      << ",\"names\":[";
+      << ",\"datatype\":"
+      << (layout.type.has_value() ? quoted(c10::toString(*layout.type)) : "null") << ",\"shape\":[";
+  for (size_t i = 0; i < layout.shape.size(); ++i) out << (i ? "," : "") << layout.shape[i];
+  out << "],\"names\":[";
   for (size_t i = 0; i < layout.names.size(); ++i) out << (i ? "," : "") << quoted(layout.names[i]);
   out << "],\"fields\":[";
   for (size_t i = 0; i < layout.fields.size(); ++i)
@@ -419,19 +494,31 @@ void add_examples(const Layout &layout, std::vector<std::string> &examples) {
   examples.push_back(text + ']');
 }
 
-void encode(Graph &graph, const Layout &layout, Value *value, std::vector<Value *> &wires) {
+std::string called(const Value *value) {
+  std::string name = value->hasDebugName() ? value->debugNameBase() : "";
+  bool is_number = name.empty() || std::isdigit(static_cast<unsigned char>(name[0])) != 0;
+  return is_number ? "one of its values" : '`' + name + '`';
+}
+
+void encode(Graph &graph, const Layout &layout, Value *value, std::vector<Value *> &wires,
+            const Doubts &doubts) {
   TORCH_CHECK(layout.kind != Kind::kOther, "value %", value->debugName(), " cannot be sent");
-  if (layout.kind == Kind::kNone) return;
   torch::jit::WithInsertPoint end(graph.block());
+  check_presence(graph, layout, value);
+  if (layout.kind == Kind::kNone) return;
+  const std::string name = called(value);
   if (auto optional = value->type()->cast<c10::OptionalType>())
     value = append(graph, aten::_unwrap_optional, {value}, optional->getElementType());
+  if (doubts.make) check_items(graph, layout, value, name);
   switch (layout.kind) {
     case Kind::kTensor:
+      if (doubts.type) check_type(graph, layout, value, name);
       wires.push_back(value);
       return;
     case Kind::kInt:
     case Kind::kFloat:
     case Kind::kBool:
+      check_scalar(graph, layout.kind, value);
       wires.push_back(tensor_of_number(graph, layout.kind, value));
       return;
     case Kind::kInts:
@@ -440,7 +527,12 @@ void encode(Graph &graph, const Layout &layout, Value *value, std::vector<Value 
       wires.push_back(tensor_of(graph, value, number_type(layout.kind)));
       return;
     default:
-      if (!layout.fields.empty()) encode_fields(graph, layout, value, wires);
+      if (!layout.fields.empty()) {
+        // What is inside was not made in sight.
+        Doubts inner = doubts;
+        inner.make = true;
+        encode_fields(graph, layout, value, wires, inner);
+      }
   }
 }
 

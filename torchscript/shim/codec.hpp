@@ -32,6 +32,8 @@ struct Layout {
   std::vector<std::string> names;
   // Of one tensor.
   uint64_t bytes = 0;
+  std::optional<at::ScalarType> type;
+  std::vector<int64_t> shape;
   // Of one tensor: its dimensions from the outermost in memory to the innermost,
   // where that is not their own order.
   std::vector<int64_t> order;
@@ -58,8 +60,21 @@ void add_examples(const Layout &layout, std::vector<std::string> &examples);
 // Number of tensors.
 size_t width(const Layout &layout);
 
-// Appends nodes that take `value` apart, and adds its tensors to `wires`.
-void encode(Graph &graph, const Layout &layout, Value *value, std::vector<Value *> &wires);
+// What a block must make sure of before it sends a value as it was seen.
+struct Doubts {
+  // Whether it is None, how many items it has and under which keys.
+  bool make = true;
+  // The type and rank of a tensor.
+  bool type = false;
+};
+
+// Appends nodes that take `value` apart, and adds its tensors to `wires`. They raise
+// where it is not made up as the layout says: the blocks would go on with another value.
+void encode(Graph &graph, const Layout &layout, Value *value, std::vector<Value *> &wires,
+            const Doubts &doubts);
+
+// A value as messages call it.
+std::string called(const Value *value);
 
 // Appends nodes that make a value of `type` again from the tensors at `wires`,
 // which moves behind them.

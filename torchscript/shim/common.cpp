@@ -1,6 +1,7 @@
 #include "common.hpp"
 
 #include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/ir/scope.h>
 #include <torch/version.h>
 
 #include <unordered_set>
@@ -29,13 +30,36 @@ bool is_heavy(const Node *node) {
       "aten::_convolution", "aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::convolution",
       "aten::conv_transpose1d", "aten::conv_transpose2d", "aten::conv_transpose3d",
       "aten::linear", "aten::addmm", "aten::matmul", "aten::mm", "aten::bmm", "aten::baddbmm",
+      "aten::bilinear", "aten::tensordot", "aten::_sparse_mm", "aten::sparse_sampled_addmm",
       "aten::einsum", "aten::scaled_dot_product_attention", "aten::_native_multi_head_attention",
-      "aten::_transformer_encoder_layer_fwd", "aten::lstm", "aten::gru", "aten::embedding"};
-  if (names.count(node->kind().toQualString()) > 0) return true;
+      "aten::_transformer_encoder_layer_fwd", "aten::lstm", "aten::gru", "aten::rnn_tanh",
+      "aten::rnn_relu", "aten::lstm_cell", "aten::gru_cell", "aten::rnn_tanh_cell",
+      "aten::rnn_relu_cell", "aten::quantized_lstm", "aten::quantized_gru",
+      "aten::quantized_lstm_cell", "aten::quantized_gru_cell", "aten::embedding",
+      "aten::embedding_bag"};
+  const std::string name = node->kind().toQualString();
+  if (names.count(name) > 0) return true;
+  for (const char *family : {"quantized::linear", "quantized::conv", "quantized::matmul",
+                             "quantized::embedding", "sparse::qlinear"})
+    if (name.rfind(family, 0) == 0 && name.find("prepack") == std::string::npos &&
+        name.find("unpack") == std::string::npos)
+      return true;
   for (const Block *block : node->blocks())
     for (const Node *inner : block->nodes())
       if (is_heavy(inner)) return true;
   return false;
+}
+
+void forget_callers(Block *block) {
+  // Lives as long as the process.
+  static torch::jit::Function *const somebody =
+      (new torch::jit::CompilationUnit)->create_function("inlined", std::make_shared<Graph>());
+  for (Node *node : block->nodes()) {
+    if (node->callstack().has_value())
+      node->setCallStack(
+          c10::make_intrusive<torch::jit::InlinedCallStack>(somebody, node->sourceRange()));
+    for (Block *inner : node->blocks()) forget_callers(inner);
+  }
 }
 
 static void add_constants(const Block *block, std::unordered_set<const void *> &seen,

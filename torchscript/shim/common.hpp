@@ -54,6 +54,10 @@ inline bool is_tensor(const Value *value) {
 // Operations that do the work; a block holds at least one.
 bool is_heavy(const Node *node);
 
+// Has the nodes of `block` no longer point to the functions that they were inlined from.
+// The message of an exception names those, and freezing ends them before the graph.
+void forget_callers(Block *block);
+
 // Extra file of a block's archive: values to warm it up with.
 inline constexpr const char *kExamples = "examples.json";
 

@@ -1,10 +1,11 @@
 // What a graph computes from the values of a request and a trace would fix.
 
-#include "source.hpp"
+#include "watch.hpp"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/jit/ir/alias_analysis.h>
 
+#include <algorithm>
 #include <functional>
 #include <unordered_map>
 #include <unordered_set>
@@ -21,6 +22,9 @@ using Marks = uint8_t;
 constexpr Marks kData = 1;    // a tensor whose elements do
 constexpr Marks kShape = 2;   // a tensor whose shape does
 constexpr Marks kNumber = 4;  // anything else that does
+// What is chosen, or grows, by a number of a request or by the batch:
+constexpr Marks kChoice = 8;   // whether it is None, its length, its keys
+constexpr Marks kUnsure = 16;  // a tensor's type and rank
 
 bool holds_tensor(const c10::TypePtr &type) {
   if (type->kind() == c10::TypeKind::TensorType) return true;
@@ -58,23 +62,68 @@ bool moves_values(const Node *node) {
   return named(node, names);
 }
 
-// Whether the shape of what `node` gives depends on elements that it reads.
-bool shape_from_elements(const Node *node, const std::function<Marks(const Value *)> &marks) {
+// Whether what a value of this type is made of is in the type.
+bool is_of_one_make(const c10::TypePtr &type) {
+  switch (type->kind()) {
+    case c10::TypeKind::ListType:
+    case c10::TypeKind::DictType:
+    case c10::TypeKind::OptionalType:
+    case c10::TypeKind::NumberType:
+      return false;
+    case c10::TypeKind::TupleType:
+      for (const c10::TypePtr &inner : type->containedTypes())
+        if (!is_of_one_make(inner)) return false;
+      return true;
+    default:
+      return true;
+  }
+}
+
+// Whether `node` gives a tensor as large as its first argument, whatever the others are.
+bool keeps_shape(const Node *node) {
+  static const std::unordered_set<std::string> names = {
+      "index_add", "index_copy", "index_fill", "index_put", "index_put_", "_index_put_impl_",
+      "index_reduce", "scatter", "scatter_add", "scatter_reduce", "masked_fill", "masked_scatter",
+      "put", "fill", "copy", "zeros_like", "ones_like", "full_like"};
+  static const std::unordered_set<std::string> reshaping = {
+      "resize_", "resize_as_", "set_", "squeeze_", "unsqueeze_", "transpose_", "t_", "swapdims_",
+      "swapaxes_", "as_strided_", "detach_"};
+  if (!node->kind().is_aten() || node->inputs().empty() || !is_tensor(node->input(0)))
+    return false;
+  std::string name = node->kind().toUnqualString();
+  return names.count(name) > 0 || (name.back() == '_' && reshaping.count(name) == 0);
+}
+
+bool has_dynamic_shape(const Node *node) {
+  static const std::unordered_set<std::string> untold = {
+      "aten::nonzero_numpy", "aten::argwhere", "aten::_pack_padded_sequence",
+      "aten::_pad_packed_sequence"};
+  if (named(node, untold)) return true;
+  if (node->kind() == aten::where && node->inputs().size() == 1) return true;
   const c10::FunctionSchema *schema = node->maybeSchema();
   if (schema == nullptr) return false;
   auto op = c10::Dispatcher::singleton().findSchema(schema->operator_name());
-  if (!op.has_value() || !op->hasTag(at::Tag::dynamic_output_shape)) return false;
-  // An index by numbers has the shape of the index.
-  size_t first = node->kind() == aten::index ? 1 : 0;
-  for (size_t i = first; i < node->inputs().size(); ++i)
-    if ((marks(node->input(i)) & kData) != 0) return true;
-  return false;
+  return op.has_value() && op->hasTag(at::Tag::dynamic_output_shape);
+}
+
+// Whether a number of this type may be a size.
+bool may_be_a_size(const Node *node, const Value *value) {
+  auto kind = value->type()->kind();
+  if (kind != c10::TypeKind::FloatType && kind != c10::TypeKind::NumberType) return true;
+  static const std::unordered_set<std::string> ranges = {"aten::arange", "aten::range",
+                                                         "aten::linspace", "aten::logspace"};
+  return named(node, ranges);
 }
 
 // Follows the values of a request through a graph until nothing changes.
 class Dependence {
  public:
-  explicit Dependence(const std::shared_ptr<Graph> &graph) : aliases_(graph) {
+  // `conditions` are others at another batch; `sights`, where there are any, show of what
+  // type indices are.
+  explicit Dependence(const std::shared_ptr<Graph> &graph,
+                      const std::unordered_set<const Value *> &conditions = {},
+                      const Sights *sights = nullptr)
+      : conditions_(conditions), sights_(sights), aliases_(graph) {
     collect(graph->block());
     for (const Value *input : graph->inputs())
       if (holds_tensor(input->type())) mark(input, kData);
@@ -89,12 +138,20 @@ class Dependence {
     return found == marks_.end() ? 0 : found->second;
   }
 
+  // Whether something is of another make, type or size for some requests.
+  bool may_differ() const {
+    return std::any_of(marks_.begin(), marks_.end(), [](const auto &entry) {
+      return (entry.second & (kShape | kChoice | kUnsure)) != 0;
+    });
+  }
+
  private:
   void collect(const Block *block) {
-    for (const Value *input : block->inputs()) tensors_.push_back(input);
+    for (const Value *input : block->inputs()) shareable_.push_back(input);
     for (const Node *node : block->nodes()) {
       for (const Value *output : node->outputs())
-        if (holds_tensor(output->type())) tensors_.push_back(output);
+        if (holds_tensor(output->type()) || !is_of_one_make(output->type()))
+          shareable_.push_back(output);
       for (const Block *inner : node->blocks()) collect(inner);
     }
   }
@@ -111,42 +168,120 @@ class Dependence {
   }
 
   void visit(const Node *node) {
-    for (const Block *block : node->blocks()) visit(block);
     if (node->kind() == prim::If) return join(node);
     if (node->kind() == prim::Loop) return carry(node);
+    for (const Block *block : node->blocks()) visit(block);
     Marks in = 0;
     for (const Value *input : node->inputs()) in |= of(input);
     for (const Value *output : node->outputs()) mark(output, given(node, output, in));
-    if (in != 0) written(node, in);
+    written(node, in);
+  }
+
+  bool is_decided_by_request(const Value *condition) const {
+    return (of(condition) & kNumber) != 0 || conditions_.count(condition) > 0;
+  }
+
+  // What a value is that one of several ways leads to.
+  static Marks chosen(const Value *value) {
+    if (is_tensor(value)) return kUnsure;
+    if (!is_of_one_make(value->type())) return kChoice;
+    return holds_tensor(value->type()) ? kUnsure : kNumber;
+  }
+
+  void inside(const Node *node, bool decided) {
+    decided_ += decided ? 1 : 0;
+    for (const Block *block : node->blocks()) visit(block);
+    decided_ -= decided ? 1 : 0;
   }
 
   void join(const Node *node) {
-    for (const Block *block : node->blocks())
-      for (size_t i = 0; i < node->outputs().size(); ++i)
-        mark(node->output(i), of(block->outputs()[i]));
+    bool decided = is_decided_by_request(node->input(0));
+    inside(node, decided);
+    for (size_t i = 0; i < node->outputs().size(); ++i) {
+      const Value *output = node->output(i);
+      if (decided) mark(output, chosen(output));
+      for (const Block *block : node->blocks()) mark(output, of(block->outputs()[i]));
+    }
   }
 
   void carry(const Node *node) {
     const Block *body = node->blocks()[0];
+    bool decided = is_decided_by_request(node->input(0)) ||
+                   is_decided_by_request(node->input(1)) ||
+                   is_decided_by_request(body->outputs()[0]);
+    inside(node, decided);
     mark(body->inputs()[0], of(node->input(0)) & kNumber);
     for (size_t i = 0; i < node->outputs().size(); ++i) {
       Marks carried = of(node->input(i + 2)) | of(body->outputs()[i + 1]);
+      if (decided) carried |= chosen(node->output(i));
       mark(body->inputs()[i + 1], carried);
       mark(node->output(i), carried);
     }
   }
 
+  // Whether the shape of what `node` gives depends on elements that it reads.
+  bool shape_from_elements(const Node *node) const {
+    if (!has_dynamic_shape(node)) return false;
+    // An index by numbers has the shape of the index.
+    if (node->kind() == aten::index && !holds_mask(node->input(1))) return false;
+    size_t first = node->kind() == aten::index ? 1 : 0;
+    for (size_t i = first; i < node->inputs().size(); ++i)
+      if ((of(node->input(i)) & kData) != 0) return true;
+    return false;
+  }
+
+  // Whether one of the indices may be a mask.
+  bool holds_mask(const Value *indices) const {
+    if (sights_ == nullptr || indices->node()->kind() != prim::ListConstruct) return true;
+    for (const Value *index : indices->node()->inputs()) {
+      if (index->mustBeNone()) continue;
+      auto seen = sights_->find(index);
+      if (seen == sights_->end() || seen->second.empty()) return true;
+      for (const Sight &sight : seen->second)
+        if (!sight.type.has_value() || *sight.type == at::kBool || *sight.type == at::kByte)
+          return true;
+    }
+    return false;
+  }
+
+  bool shape_depends(const Node *node) const {
+    if (keeps_shape(node)) return (of(node->input(0)) & kShape) != 0;
+    for (const Value *input : node->inputs()) {
+      if ((of(input) & kShape) != 0) return true;
+      if ((of(input) & kNumber) != 0 && may_be_a_size(node, input)) return true;
+    }
+    return shape_from_elements(node);
+  }
+
   Marks given(const Node *node, const Value *output, Marks in) const {
     bool tensor = holds_tensor(output->type());
-    if (moves_values(node)) return tensor ? in : in & kNumber;
-    if (!tensor) {
-      Marks read = reads_metadata(node) ? in & (kShape | kNumber) : in;
-      return read != 0 ? kNumber : 0;
+    if (moves_values(node)) {
+      Marks kept = tensor ? in & ~kChoice : in & kNumber;
+      if ((in & kChoice) != 0) kept |= chosen(output);
+      return kept;
     }
-    Marks out = in & kData;
-    bool shape = (in & (kShape | kNumber)) != 0 ||
-                 shape_from_elements(node, [this](const Value *value) { return of(value); });
-    return shape ? out | kShape : out;
+    if (!tensor) {
+      Marks read = reads_metadata(node) ? in & (kShape | kNumber | kChoice) : in & ~kUnsure;
+      if (read == 0) return 0;
+      // A list of numbers from another number of elements.
+      bool other_make = !is_of_one_make(output->type()) && (in & (kShape | kNumber | kChoice)) != 0;
+      return other_make ? kNumber | kChoice : kNumber;
+    }
+    Marks out = in & (kData | kUnsure);
+    if ((in & kNumber) != 0) out |= kData;
+    if ((in & kChoice) != 0) out |= kUnsure;
+    if (shape_depends(node)) out |= kShape;
+    // Parts of a tensor whose size depends on the request are as many.
+    bool parts = !is_of_one_make(output->type()) && (out & kShape) != 0;
+    return parts ? out | kChoice : out;
+  }
+
+  // A tensor that is written to stays as large as it is, mostly.
+  static Marks in_elements(const Node *node, Marks in) {
+    Marks marks = in & ~(kShape | kNumber | kChoice);
+    if ((in & kNumber) != 0) marks |= kData;
+    if (!keeps_shape(node)) marks |= in & kShape;
+    return marks;
   }
 
   // What `node` writes into, and whatever shares its memory, takes what it reads.
@@ -157,8 +292,12 @@ class Dependence {
       const auto *alias = schema->arguments()[i].alias_info();
       if (alias == nullptr || !alias->isWrite()) continue;
       const Value *target = node->input(i);
-      mark(target, in);
-      for (const Value *other : sharing(target)) mark(other, in);
+      Marks marks = is_tensor(target) ? in_elements(node, in) : in;
+      // Done for some requests only, it makes another value of a list or dictionary.
+      if (decided_ > 0 && !is_of_one_make(target->type())) marks |= kChoice;
+      if (marks == 0) continue;
+      mark(target, marks);
+      for (const Value *other : sharing(target)) mark(other, marks);
     }
   }
 
@@ -166,17 +305,22 @@ class Dependence {
     auto found = sharing_.find(target);
     if (found != sharing_.end()) return found->second;
     std::vector<const Value *> others;
-    for (const Value *other : tensors_)
+    for (const Value *other : shareable_)
       if (other != target && aliases_.mayContainAlias(const_cast<Value *>(other),
                                                       const_cast<Value *>(target)))
         others.push_back(other);
     return sharing_[target] = std::move(others);
   }
 
+  std::unordered_set<const Value *> conditions_;
+  const Sights *sights_;
   torch::jit::AliasDb aliases_;
-  std::vector<const Value *> tensors_;
+  // Values that may share memory with others.
+  std::vector<const Value *> shareable_;
   std::unordered_map<const Value *, Marks> marks_;
   std::unordered_map<const Value *, std::vector<const Value *>> sharing_;
+  // Branches and loops around the node at hand that a request decides about.
+  int decided_ = 0;
   bool changed_ = false;
 };
 
@@ -258,6 +402,23 @@ std::optional<std::string> fixed_by_tracing(const std::shared_ptr<Graph> &graph)
     return "the length of a loop depends on the values of a request" + by +
            ", and a trace would keep one length";
   return "a branch depends on the values of a request" + by + ", and a trace would keep one side";
+}
+
+Unsteady unsteady_cuts(lts_source &source, const Batch &batch, const Sights &sights) {
+  Dependence dependence(source.graph, batch.conditions, &sights);
+  Unsteady unsteady;
+  unsteady.may_differ = dependence.may_differ();
+  for (const auto &[position, live] : source.cuts) {
+    for (const Value *value : live) {
+      Marks marks = dependence.of(value);
+      if (is_tensor(value) && (marks & kUnsure) != 0) source.unsure.insert(value);
+      if ((marks & kChoice) != 0 && !is_tensor(value))
+        unsteady.cuts[position] = "what " + called(value) + " is made of depends on the request";
+      else if ((marks & kShape) != 0)
+        unsteady.cuts[position] = "the size of " + called(value) + " depends on the values of a request";
+    }
+  }
+  return unsteady;
 }
 
 std::optional<std::string> state_lost_by_tracing(const std::shared_ptr<Graph> &graph) {

@@ -65,6 +65,7 @@ bool drop_self(Graph &graph) {
 std::shared_ptr<Graph> inlined_forward(const Module &module) {
   auto graph = module.get_method("forward").graph()->copy();
   torch::jit::Inline(*graph);
+  forget_callers(graph->block());
   return graph;
 }
 
@@ -133,6 +134,7 @@ std::vector<at::Tensor> forward(lts_graph &graph, std::vector<at::Tensor> inputs
 // As requests carry it: dense, and nobody else's, for it is sent from where it
 // is while the graph may run again.
 at::Tensor dense(at::Tensor result) {
+  TORCH_CHECK(!result.is_nested(), "a value is a nested tensor, which cannot be sent");
   if (result.is_mkldnn() || result.is_sparse()) result = result.to_dense();
   result = result.to(at::kCPU).contiguous();
   bool shared = result.use_count() > 1 || result.storage().use_count() > 1;

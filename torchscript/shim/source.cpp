@@ -1,25 +1,18 @@
 // From a model's file to the archives of its blocks.
 
 #include "exits.hpp"
-#include "source.hpp"
+#include "watch.hpp"
 
 #include <torch/csrc/jit/ir/alias_analysis.h>
-#include <torch/csrc/jit/passes/common_subexpression_elimination.h>
-#include <torch/csrc/jit/passes/constant_propagation.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
 #include <torch/csrc/jit/passes/inline_fork_wait.h>
 #include <torch/csrc/jit/passes/inliner.h>
-#include <torch/csrc/jit/passes/loop_unrolling.h>
-#include <torch/csrc/jit/passes/lower_tuples.h>
-#include <torch/csrc/jit/passes/peephole.h>
-#include <torch/csrc/jit/passes/remove_dropout.h>
-#include <torch/csrc/jit/passes/remove_mutation.h>
 #include <torch/csrc/jit/serialization/export.h>
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <set>
 #include <sstream>
 #include <unordered_map>
@@ -39,83 +32,6 @@ constexpr const char *kMetadata = "lamina.json";
 constexpr size_t kMostLive = 16;
 // Nor do more live tensors, as far as types tell.
 constexpr size_t kMostTensors = 4;
-
-template <class Items, class Format>
-std::string list(const Items &items, Format &&format) {
-  std::string out = "[";
-  for (const auto &item : items) {
-    if (out.size() > 1) out += ',';
-    out += format(item);
-  }
-  return out + ']';
-}
-
-// Warnings and prints would be repeated with every request.
-void remove_messages(Block *block) {
-  for (auto it = block->nodes().begin(); it != block->nodes().end();) {
-    Node *node = *it++;
-    for (Block *inner : node->blocks()) remove_messages(inner);
-    if (node->kind() == aten::warn || node->kind() == prim::Print) node->destroy();
-  }
-}
-
-// Tuples at the end become their fields; `None` fields, the outputs that exist
-// in training only, are dropped. JSON: `Structure` in ffi.rs.
-std::string flatten_outputs(Graph &graph) {
-  std::vector<Value *> flat;
-  std::function<std::string(Value *)> add = [&](Value *value) -> std::string {
-    if (value->mustBeNone()) return "{\"kind\":\"none\"}";
-    Node *node = value->node();
-    if (node->kind() != prim::TupleConstruct) {
-      flat.push_back(value);
-      return "{\"kind\":\"output\"}";
-    }
-    std::vector<std::string> fields, names;
-    for (Value *field : node->inputs()) fields.push_back(add(field));
-    auto schema = value->type()->expect<c10::TupleType>()->schema();
-    if (schema != nullptr)
-      for (const auto &argument : schema->arguments()) names.push_back(argument.name());
-    return "{\"kind\":\"tuple\",\"names\":" + list(names, quoted) +
-           ",\"fields\":" + list(fields, [](const std::string &field) { return field; }) + '}';
-  };
-  std::string structure = add(graph.outputs().at(0));
-  while (!graph.outputs().empty()) graph.eraseOutput(graph.outputs().size() - 1);
-  for (Value *value : flat) graph.registerOutput(value);
-  return structure;
-}
-
-void bind_defaults(Graph &graph, const std::vector<std::optional<IValue>> &defaults) {
-  for (size_t i = defaults.size(); i-- > 0;) {
-    size_t at = graph.inputs().size() - 1;
-    Value *input = graph.inputs()[at];
-    TORCH_CHECK(defaults[i].has_value(), "argument `", input->debugName(),
-                "` has no default and no input is declared for it");
-    torch::jit::WithInsertPoint here(*graph.nodes().begin());
-    input->replaceAllUsesWith(graph.insertConstant(*defaults[i]));
-    graph.eraseInput(at);
-  }
-}
-
-// The passes that keep every bit of the result. Folding and layout changes
-// wait until blocks are merged on the host that runs them. Not among them:
-// EliminateExceptions, which does not end on some scripted models, and
-// RemoveTensorMutation, which makes graphs slower.
-std::string clean(std::shared_ptr<Graph> &graph) {
-  remove_messages(graph->block());
-  for (int round = 0; round < 3; ++round) {
-    torch::jit::LowerSimpleTuples(graph);
-    torch::jit::ConstantPropagation(graph, /*ignore_custom_classes=*/true);
-    torch::jit::UnrollConstantLoops(graph);
-    torch::jit::RemoveListMutation(graph);
-    torch::jit::PeepholeOptimize(graph);
-    torch::jit::EliminateDeadCode(graph);
-  }
-  torch::jit::removeDropout(graph);
-  torch::jit::EliminateCommonSubexpression(graph);
-  std::string structure = flatten_outputs(*graph);
-  torch::jit::EliminateDeadCode(graph);
-  return structure;
-}
 
 void add_uses(const Node *node, std::vector<const Value *> &uses) {
   for (const Value *input : node->inputs()) uses.push_back(input);
@@ -334,7 +250,7 @@ class Copier {
     if (found != arrived_.end() && source_.written.count(value) == 0) {
       wires.insert(wires.end(), found->second.second.begin(), found->second.second.end());
     } else {
-      encode(target_, layout, get(value), wires);
+      encode(target_, layout, get(value), wires, doubts(value));
     }
   }
 
@@ -362,6 +278,14 @@ class Copier {
   }
 
  private:
+  // A list that is made at once, and that nothing writes to, is as long as its making says.
+  Doubts doubts(const Value *value) const {
+    auto maker = value->node()->kind();
+    bool in_sight = maker == prim::ListConstruct || maker == prim::DictConstruct;
+    bool written = source_.written.count(value) > 0;
+    return {/*make=*/!in_sight || written, /*type=*/source_.unsure.count(value) > 0};
+  }
+
   // Source lines of the user's files have no place in a block; a weight that
   // is a view would drag its whole storage along.
   static void strip(Node *node) {
@@ -461,6 +385,11 @@ void open(lts_source &source, const char *path) {
   TORCH_CHECK(module.find_method("forward").has_value(), "the model has no `forward`");
   module.eval();
   source.frozen = torch::jit::freeze_module(module);
+  for (const Module &part : source.frozen.modules())
+    for (const auto &method : part.get_methods()) {
+      forget_callers(method.graph()->block());
+      name_no_gpu(method.graph()->block());
+    }
 }
 
 bool analyse(lts_source &source, size_t inputs_given, bool has_exits) {
@@ -470,8 +399,10 @@ bool analyse(lts_source &source, size_t inputs_given, bool has_exits) {
   source.graph = source.frozen.get_method("forward").graph()->copy();
   torch::jit::Inline(*source.graph);
   torch::jit::InlineForkWait(source.graph);
+  forget_callers(source.graph->block());
   bind_defaults(*source.graph, source.defaults);
   source.structure = clean(source.graph);
+  name_no_gpu(source.graph->block());
   TORCH_CHECK(!source.graph->outputs().empty(), "the model gives no tensor");
   source.reads_self = !source.graph->inputs().at(0)->uses().empty();
   if (has_exits) {
@@ -592,6 +523,20 @@ std::string observed(lts_source &source, const size_t *cuts, size_t count,
          ",\"outputs\":" + list(outputs, to_json) + '}';
 }
 
+// JSON: `Watched` in ffi.rs.
+std::string watched(lts_source &source, std::vector<std::vector<at::Tensor>> batches) {
+  std::vector<Sights> sights;
+  for (auto &inputs : batches) sights.push_back(watch(source, inputs));
+  Batch batch = follow_batch(source.graph, sights);
+  Unsteady unsteady = unsteady_cuts(source, batch, sights.at(0));
+  auto place = [](const std::pair<const size_t, std::string> &cut) {
+    return "{\"at\":" + std::to_string(cut.first) + ",\"reason\":" + quoted(cut.second) + '}';
+  };
+  return "{\"unsteady\":" + list(unsteady.cuts, place) + ",\"mayDiffer\":" +
+         (unsteady.may_differ ? "true" : "false") + ",\"fixesTrace\":" +
+         (batch.fixes_trace.has_value() ? lamina::quoted(*batch.fixes_trace) : "null") + '}';
+}
+
 // One line for each tensor that the block takes, so that a slice that begins
 // with it can be warmed up. JSON: an array; empty where zeros will do.
 std::string examples(const lts_source &source, size_t from) {
@@ -650,6 +595,18 @@ int lts_source_observe(lts_source *source, const size_t *cuts, size_t count,
     c10::InferenceMode inference;
     *text = lamina::copy_text(lamina::observed(*source, cuts, count,
                                                lamina::private_copies(inputs, inputs_count)));
+  });
+}
+
+int lts_source_watch(lts_source *source, lts_tensor *const *inputs, size_t batches, size_t count,
+                     char **text) {
+  return lamina::guarded(text, [&] {
+    lamina::use_threads(1);
+    c10::InferenceMode inference;
+    std::vector<std::vector<at::Tensor>> requests;
+    for (size_t i = 0; i < batches; ++i)
+      requests.push_back(lamina::private_copies(inputs + i * count, count));
+    *text = lamina::copy_text(lamina::watched(*source, std::move(requests)));
   });
 }
 

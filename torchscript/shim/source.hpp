@@ -26,6 +26,8 @@ struct lts_source {
   std::vector<lamina::Layout> outputs;
   // Live values that some node writes to.
   std::unordered_set<const torch::jit::Value *> written;
+  // Live tensors whose type or rank a request may change.
+  std::unordered_set<const torch::jit::Value *> unsure;
   // Outputs of side exits, and the nodes that each alone needs.
   std::unordered_set<const torch::jit::Value *> exits;
   std::vector<std::vector<torch::jit::Node *>> heads;
@@ -36,6 +38,26 @@ struct lts_source {
 };
 
 namespace lamina {
+
+template <class Items, class Format>
+std::string list(const Items &items, Format &&format) {
+  std::string out = "[";
+  for (const auto &item : items) {
+    if (out.size() > 1) out += ',';
+    out += format(item);
+  }
+  return out + ']';
+}
+
+// Arguments behind those that requests carry take their defaults.
+void bind_defaults(Graph &graph, const std::vector<std::optional<IValue>> &defaults);
+
+// Simplifies a graph in ways that keep every bit of the result. Gives the nest of its
+// outputs as JSON: `Structure` in ffi.rs.
+std::string clean(std::shared_ptr<Graph> &graph);
+
+// Constants of a file that was exported on a GPU name devices that this host lacks.
+void name_no_gpu(Block *block);
 
 // Gives one value as it is, several as a tuple.
 void register_outputs(Graph &graph, const std::vector<Value *> &outputs);

@@ -49,6 +49,40 @@ pub(crate) fn request(
         .collect()
 }
 
+/// Requests of batch 1 that are unlike those of [`request`]: all at the lowest value, all at
+/// the highest, values far apart, and one more of the ordinary. A model that decides by values
+/// shows its other ways with them.
+pub(crate) fn unlike(inputs: &[InputSpec], seed: u64) -> Result<Vec<Vec<Tensor>>, BadInput> {
+    let within = |choose: fn(ValueRange) -> ValueRange, number: u64| {
+        let inputs: Vec<InputSpec> = inputs
+            .iter()
+            .map(|input| InputSpec {
+                range: Some(choose(input.range.unwrap_or_else(|| usual(input)))),
+                ..input.clone()
+            })
+            .collect();
+        request(&inputs, seed, number)
+    };
+    Ok(vec![
+        within(|r| ValueRange { max: r.min, ..r }, 2)?,
+        within(|r| ValueRange { min: r.max, ..r }, 3)?,
+        within(|r| r, 4)?,
+        request(inputs, seed, 5)?,
+    ])
+}
+
+/// A range for an input that declares none, wider than what is drawn of it.
+const fn usual(input: &InputSpec) -> ValueRange {
+    if is_float(input.value.datatype) {
+        ValueRange {
+            min: -10.0,
+            max: 10.0,
+        }
+    } else {
+        ValueRange { min: 0.0, max: 1.0 }
+    }
+}
+
 /// Values to warm up with, batch 1: `examples` where there are, else zeros for
 /// integers, which stay inside every vocabulary, and noise for floats.
 pub(crate) fn warm_up(
@@ -255,6 +289,20 @@ mod tests {
             .collect();
         assert_eq!(ids.iter().min(), Some(&3));
         assert_eq!(ids.iter().max(), Some(&6));
+    }
+
+    #[test]
+    fn unlike_requests_reach_both_ends_and_stay_inside_the_range() {
+        let inputs = [
+            spec(DataType::Fp32, &[-1, 4], None),
+            spec(DataType::Int64, &[-1, 4], Some((3.0, 6.0))),
+        ];
+        let drawn = unlike(&inputs, 1).unwrap();
+        let float = |r: &[Tensor]| f32::from_le_bytes(r[0].data[..4].try_into().unwrap());
+        let whole = |r: &[Tensor]| i64::from_le_bytes(r[1].data[..8].try_into().unwrap());
+        assert_eq!((float(&drawn[0]), whole(&drawn[0])), (-10.0, 3));
+        assert_eq!((float(&drawn[1]), whole(&drawn[1])), (10.0, 6));
+        assert!(drawn.iter().all(|r| (3..=6).contains(&whole(r))));
     }
 
     #[test]

@@ -1,3 +1,5 @@
+use crate::ffi::TorchError;
+use crate::message::OTHER_WAY;
 use lamina_model::{DataType, InputSpec, ShapeError};
 use std::path::PathBuf;
 
@@ -135,12 +137,31 @@ pub enum RunError {
         /// libtorch's name of the type.
         datatype: String,
     },
+    /// The request decides otherwise than those by which the model was cut, where its blocks
+    /// cannot follow.
+    #[error("{reason}")]
+    OtherWay {
+        /// What is not as it was then.
+        reason: String,
+    },
     /// The forward threw.
     #[error("the forward failed: {reason}")]
     Forward {
         /// What libtorch says, without its backtrace.
         reason: String,
     },
+}
+
+impl RunError {
+    /// What an exception of a forward says.
+    pub(crate) fn thrown(error: &TorchError) -> Self {
+        let reason = error.reason();
+        if reason.starts_with(OTHER_WAY) {
+            Self::OtherWay { reason }
+        } else {
+            Self::Forward { reason }
+        }
+    }
 }
 
 fn supported() -> String {

@@ -30,9 +30,11 @@ mod slice;
 mod stats;
 mod store;
 mod tensors;
+mod untouched;
 
 pub use benchmark::{ReferenceSpeed, reference_speed};
 pub use caches::Caches;
 pub use error::{LoadError, PrepareError, RunError};
 pub use prepare::{PrepareOptions, Progress, prepare};
 pub use slice::{InPlace, LoadOptions, LoadReport, Seen, Slice, set_threads};
+pub use untouched::{UntouchedError, largest_difference, untouched_answer};

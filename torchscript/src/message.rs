@@ -2,6 +2,10 @@
 
 use crate::ffi::TorchError;
 
+/// How blocks begin what they say of a request that they cannot follow: `kOtherWay` in
+/// codec.cpp.
+pub(crate) const OTHER_WAY: &str = "this request takes another way through the network";
+
 /// Longest message that is passed on, in characters.
 const MAX_CHARS: usize = 300;
 
@@ -16,11 +20,13 @@ impl TorchError {
             .find_map(|mark| text.rsplit_once(mark).map(|(_, cause)| cause))
             .filter(|_| text.contains("Traceback of TorchScript"))
             .unwrap_or(text);
+        if tells_of_a_gpu(text) {
+            return "it was exported on a GPU: move the model and its example to the CPU first"
+                .into();
+        }
         let line = cause.lines().find(|l| !l.trim().is_empty());
-        let line = line
-            .unwrap_or("no message")
-            .trim()
-            .trim_end_matches([':', '.']);
+        let line = for_people(line.unwrap_or("no message"));
+        let line = line.trim().trim_end_matches([':', '.']);
         line.chars().take(MAX_CHARS).collect()
     }
 
@@ -32,6 +38,45 @@ impl TorchError {
             .next()
             .map(|name| name.trim_end_matches('.'))
     }
+}
+
+/// Whether it fails for want of a GPU, which no host of Lamina uses.
+fn tells_of_a_gpu(text: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "not linked with support for cuda",
+        "not compiled with CUDA",
+        "without ATen_cuda",
+        "without CUDA",
+        "from the 'CUDA' backend",
+        "NVIDIA driver",
+    ];
+    WORDS.iter().any(|words| text.contains(words))
+}
+
+/// A line without what only developers of libtorch can use: places in its source, calls to
+/// report a bug there, addresses.
+fn for_people(line: &str) -> String {
+    let mut line = line.trim();
+    if let Some((_, rest)) = line.split_once("INTERNAL ASSERT FAILED") {
+        let said = rest.split_once("report a bug to PyTorch.");
+        line = said.map_or("", |(_, said)| said.trim());
+        if line.is_empty() {
+            line = "libtorch meets a case that it does not handle";
+        }
+    }
+    if let Some((_, rest)) = line.split_once("[enforce fail at ") {
+        line = rest.split_once(']').map_or(rest, |(_, said)| said);
+        line = line.trim_start_matches([' ', '.', ':']);
+    }
+    let words = line.split(' ').filter(|word| !is_address(word));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn is_address(word: &str) -> bool {
+    let digits = word.trim_matches(|c: char| "()[]<>,;:.".contains(c));
+    digits
+        .strip_prefix("0x")
+        .is_some_and(|digits| digits.len() >= 6 && digits.chars().all(|c| c.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -66,6 +111,33 @@ mod tests {
         );
         assert_eq!(reason("  \n "), "no message");
         assert_eq!(reason(&"é".repeat(1000)).chars().count(), MAX_CHARS);
+    }
+
+    #[test]
+    fn what_only_developers_of_libtorch_can_use_is_left_out() {
+        assert_eq!(
+            reason(
+                "false INTERNAL ASSERT FAILED at \"/pytorch/x.cpp\":12, please report a bug to \
+                 PyTorch. A tuple was expected"
+            ),
+            "A tuple was expected"
+        );
+        assert_eq!(
+            reason("x INTERNAL ASSERT FAILED at \"/a.cpp\":1, please report a bug to PyTorch."),
+            "libtorch meets a case that it does not handle"
+        );
+        assert_eq!(
+            reason("[enforce fail at alloc_cpu.cpp:117] . can't allocate memory"),
+            "can't allocate memory"
+        );
+        assert_eq!(
+            reason("the object at 0x7f31c0ffee00 is gone"),
+            "the object at is gone"
+        );
+        assert_eq!(
+            reason("PyTorch is not compiled with CUDA support"),
+            "it was exported on a GPU: move the model and its example to the CPU first"
+        );
     }
 
     #[test]

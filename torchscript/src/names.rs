@@ -175,6 +175,8 @@ mod tests {
         Layout {
             kind,
             bytes: 8,
+            datatype: None,
+            shape: Vec::new(),
             names: Vec::new(),
             fields: Vec::new(),
         }
@@ -184,6 +186,8 @@ mod tests {
         Layout {
             kind,
             bytes: 0,
+            datatype: None,
+            shape: Vec::new(),
             names: names.iter().map(ToString::to_string).collect(),
             fields,
         }

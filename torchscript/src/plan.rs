@@ -3,7 +3,8 @@
 
 use crate::PrepareError;
 use crate::cuts;
-use crate::ffi::{Analysis, Kind, Layout, Live, Observation, Source, TorchError};
+use crate::draw;
+use crate::ffi::{Analysis, Kind, Layout, Live, Observation, Source, TorchError, Watched};
 use crate::forward::{first_difference, run, torch_tensors};
 use crate::names::{self, Names};
 use crate::retrace::Original;
@@ -70,6 +71,34 @@ pub(crate) struct Trial<'a> {
     pub(crate) failed: Vec<Vec<usize>>,
     /// The nest that its outputs must have, where it is traced again.
     pub(crate) structure: Option<OutputStructure>,
+    /// What [`Trial::watch`] found.
+    pub(crate) watched: Watched,
+    /// Further requests, where a model may take another way with them: those of batch 1, and
+    /// some as batches.
+    pub(crate) unlike: Unlike,
+}
+
+/// How the values at some cuts, and the outputs, were made up.
+struct Looks {
+    first: Observation,
+    /// With other requests of batch 1: the second is the first of them.
+    at_one: Vec<Observation>,
+    /// With batches.
+    batches: Vec<Observation>,
+}
+
+impl Looks {
+    fn others(&self) -> impl Iterator<Item = &Observation> {
+        self.at_one.iter().chain(&self.batches)
+    }
+
+    /// Whether what is live at a cut is made up alike with each, and as large with each of
+    /// batch 1.
+    fn agree(&self, cut: usize) -> bool {
+        let live = &self.first.cuts[cut];
+        self.others().all(|o| are_like(live, &o.cuts[cut]))
+            && self.at_one.iter().all(|o| are_as_large(live, &o.cuts[cut]))
+    }
 }
 
 impl Plan {
@@ -94,6 +123,40 @@ impl Plan {
 }
 
 impl Trial<'_> {
+    /// Looks at the model's values in a few forwards, and bars the cuts at which what
+    /// crosses is of another make or size for some requests. To be called before the rest.
+    ///
+    /// # Errors
+    /// A request cannot be drawn.
+    pub(crate) fn watch(&mut self, seed: u64) -> Result<(), PrepareError> {
+        if self.analysis.writes_constants {
+            return Ok(());
+        }
+        let [first, second] = self.requests.as_slice() else {
+            return Ok(());
+        };
+        let mut batches = vec![torch_tensors(first)?];
+        for rows in [&[first, second][..], &[first, second, first]] {
+            if let Some(batch) = shapes::batch(&self.declared, rows) {
+                batches.push(torch_tensors(&batch)?);
+            }
+        }
+        let watched = self.source.watch(&batches);
+        let Ok(watched) = watched.or_else(|_| self.source.watch(&batches[..1])) else {
+            // The model fails, and whoever runs it next says why.
+            self.analysis.cuts.clear();
+            return Ok(());
+        };
+        if watched.may_differ {
+            self.unlike =
+                unlike(self.inputs, &self.declared, first, seed).map_err(|e| self.mismatch(e.0))?;
+        }
+        let unsteady: Vec<usize> = watched.unsteady.iter().map(|u| u.at).collect();
+        self.bar(&unsteady);
+        self.watched = watched;
+        Ok(())
+    }
+
     /// Leaves `cuts` out of every plan from now on.
     pub(crate) fn bar(&mut self, cuts: &[usize]) {
         self.analysis.cuts.retain(|c| !cuts.contains(&c.at));
@@ -183,23 +246,19 @@ impl Trial<'_> {
     /// What is live at each of `cuts`; `None` where it is made up in another way
     /// from request to request. `None` for all where that cannot be seen.
     fn observe(&mut self, cuts: &[usize]) -> Result<Option<Vec<Option<Vec<Live>>>>, PrepareError> {
-        let Ok((first, others)) = self.observations(cuts)? else {
+        let Ok(looks) = self.looks(cuts)? else {
             return Ok(None);
         };
-        let others: Vec<Observation> = others;
-        let usable = first.cuts.iter().enumerate().map(|(cut, live)| {
-            let alike = others.iter().all(|o| are_like(live, &o.cuts[cut]));
-            (alike && self.can_cross(live)).then(|| live.clone())
-        });
+        let usable =
+            looks.first.cuts.iter().enumerate().map(|(cut, live)| {
+                (looks.agree(cut) && self.can_cross(live)).then(|| live.clone())
+            });
         Ok(Some(usable.collect()))
     }
 
-    /// Observations of the first request, and of the second and both as a batch.
-    #[allow(clippy::type_complexity)] // taken apart at once
-    fn observations(
-        &mut self,
-        cuts: &[usize],
-    ) -> Result<Result<(Observation, Vec<Observation>), String>, PrepareError> {
+    /// Observations of both requests, of both as a batch, and of some unlike them where the
+    /// model may take another way.
+    fn looks(&mut self, cuts: &[usize]) -> Result<Result<Looks, String>, PrepareError> {
         let mut seen = Vec::new();
         for request in &self.requests {
             let request = torch_tensors(request)?;
@@ -208,26 +267,31 @@ impl Trial<'_> {
                 Err(error) => return Ok(Err(error.reason())),
             }
         }
-        if let Some(pair) = self.pair()
-            && let Ok(observation) = self.source.observe(cuts, &torch_tensors(&pair)?)
-        {
-            seen.push(observation);
+        let mut looks = Looks {
+            first: seen.remove(0),
+            at_one: seen,
+            batches: Vec::new(),
+        };
+        // A model need not take these.
+        for request in &self.unlike.0 {
+            let request = torch_tensors(request)?;
+            looks.at_one.extend(self.source.observe(cuts, &request));
         }
-        let first = seen.remove(0);
-        Ok(Ok((first, seen)))
+        for batch in self.pair().iter().chain(&self.unlike.1) {
+            let batch = torch_tensors(batch)?;
+            looks.batches.extend(self.source.observe(cuts, &batch));
+        }
+        Ok(Ok(looks))
     }
 
     /// The plan with those of `cuts` that hold for every request.
     fn planned(&mut self, rung: Rung, cuts: Vec<usize>) -> Result<Planned, PrepareError> {
-        let (first, others) = self
-            .observations(&cuts)?
-            .map_err(|reason| self.mismatch(reason))?;
-        check_outputs(&first, &others)?;
-        let usable = first.cuts.iter().enumerate().filter(|(cut, live)| {
-            self.can_cross(live) && others.iter().all(|o| are_like(live, &o.cuts[*cut]))
-        });
-        let usable: BTreeSet<usize> = usable.map(|(i, _)| i).collect();
-        let (cuts, seen) = kept(cuts, first, &usable);
+        let looks = self.looks(&cuts)?.map_err(|reason| self.mismatch(reason))?;
+        check_outputs(&looks)?;
+        let usable: BTreeSet<usize> = (0..cuts.len())
+            .filter(|&cut| looks.agree(cut) && self.can_cross(&looks.first.cuts[cut]))
+            .collect();
+        let (cuts, seen) = kept(cuts, looks.first.clone(), &usable);
         let names = names::name(&self.analysis, &self.declared, &seen);
         if self
             .structure
@@ -236,7 +300,7 @@ impl Trial<'_> {
         {
             return Ok(Err("its outputs would lose their names".into()));
         }
-        let (requests, answers, shapes) = self.reference(&cuts, &names)?;
+        let (requests, answers, mut shapes) = self.reference(&cuts, &names)?;
         let told: BTreeSet<usize> = (0..cuts.len())
             .filter(|&i| shapes.at_cuts[i].is_some())
             .collect();
@@ -246,10 +310,9 @@ impl Trial<'_> {
             return self.planned(rung, cuts);
         }
         if cuts.is_empty() && rung != Rung::Whole {
-            let reason = "no value between its blocks has a type and shape that hold for every \
-                          request";
-            return Ok(Err(reason.into()));
+            return Ok(Err(self.nothing_steady()));
         }
+        loosen(&mut shapes.outputs, &looks);
         let mut values: Vec<Vec<ValueSpec>> = shapes.at_cuts.into_iter().flatten().collect();
         values.push(shapes.outputs);
         Ok(Ok(Plan {
@@ -261,6 +324,14 @@ impl Trial<'_> {
             values,
             structure: names.structure,
         }))
+    }
+
+    fn nothing_steady(&self) -> String {
+        let reason = "no value between its blocks has a type and shape that hold for every request";
+        match self.watched.unsteady.first() {
+            Some(unsteady) => format!("{reason}: {}", unsteady.reason),
+            None => reason.into(),
+        }
     }
 
     /// Both requests, and both as a batch where the model leaves that free; for
@@ -325,6 +396,7 @@ impl Trial<'_> {
     #[allow(clippy::type_complexity)] // taken apart at once
     pub(crate) fn retraced(
         &mut self,
+        seed: u64,
     ) -> Result<Result<(Self, Option<String>), String>, PrepareError> {
         if self.analysis.writes_constants {
             return Ok(Err("it overwrites its own weights".into()));
@@ -341,6 +413,7 @@ impl Trial<'_> {
             inputs: &whole.inputs,
             requests: &self.requests,
             answers: (0..self.requests.len()).map(|i| whole.answers(i)).collect(),
+            fixes_trace: self.watched.fixes_trace.clone(),
         };
         let traced = match original.trace() {
             Ok(traced) => traced,
@@ -350,7 +423,7 @@ impl Trial<'_> {
             Some(_) => whole.inputs.iter().map(shapes::at_batch_one).collect(),
             None => whole.inputs,
         };
-        let trial = Self {
+        let mut trial = Self {
             source: traced.source,
             analysis: traced.analysis,
             declared,
@@ -358,7 +431,10 @@ impl Trial<'_> {
             requests: self.requests.clone(),
             failed: Vec::new(),
             structure: Some(whole.structure),
+            watched: Watched::default(),
+            unlike: Default::default(),
         };
+        trial.watch(seed)?;
         Ok(Ok((trial, traced.fixed_batch)))
     }
 
@@ -386,6 +462,29 @@ impl Trial<'_> {
     pub(crate) fn mismatch(&self, reason: String) -> PrepareError {
         PrepareError::input_mismatch(self.inputs, reason)
     }
+}
+
+/// Requests of batch 1 unlike those that a model is tried with first, and batches of them.
+type Unlike = (Vec<Vec<Tensor>>, Vec<Vec<Tensor>>);
+
+fn unlike(
+    inputs: &[InputSpec],
+    declared: &[ValueSpec],
+    first: &Vec<Tensor>,
+    seed: u64,
+) -> Result<Unlike, draw::BadInput> {
+    let alone = draw::unlike(inputs, seed)?;
+    let mixed: Vec<&Vec<Tensor>> = std::iter::once(first)
+        .chain(&alone)
+        .cycle()
+        .take(8)
+        .collect();
+    let sizes = [3, 4, 5, 8];
+    let batches = sizes
+        .iter()
+        .filter_map(|&n| shapes::batch(declared, &mixed[..n]));
+    let batches = batches.collect();
+    Ok((alone, batches))
 }
 
 /// `cuts` and what was seen there, those of `usable` indices alone.
@@ -426,6 +525,39 @@ fn are_like(a: &[Live], b: &[Live]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.layout.is_like(&b.layout))
 }
 
+/// Whether the tensors of both have the same shapes.
+fn are_as_large(a: &[Live], b: &[Live]) -> bool {
+    let shapes = |live: &[Live]| -> Vec<Vec<i64>> {
+        let leaves = live.iter().flat_map(|l| l.layout.leaves());
+        leaves.map(|leaf| leaf.shape.clone()).collect()
+    };
+    shapes(a) == shapes(b)
+}
+
+/// Frees the dimensions of `outputs` that were of another size with another request.
+fn loosen(outputs: &mut [ValueSpec], looks: &Looks) {
+    let leaves = |o: &Observation| -> Vec<Layout> {
+        let leaves = o.outputs.iter().flat_map(Layout::leaves);
+        leaves.cloned().collect()
+    };
+    let first = leaves(&looks.first);
+    let at_one = looks.at_one.iter().map(|o| (0, leaves(o)));
+    // In the first place the batch is.
+    let others = at_one.chain(looks.batches.iter().map(|o| (1, leaves(o))));
+    for (from, other) in others {
+        for ((spec, one), two) in outputs.iter_mut().zip(&first).zip(&other) {
+            if one.shape.len() != two.shape.len() || spec.shape.len() != one.shape.len() {
+                continue;
+            }
+            for place in from..one.shape.len() {
+                if one.shape[place] != two.shape[place] {
+                    spec.shape[place] = -1;
+                }
+            }
+        }
+    }
+}
+
 fn can_cross<'a>(live: impl IntoIterator<Item = &'a Live>) -> bool {
     let wires: Vec<Kind> = live
         .into_iter()
@@ -438,7 +570,8 @@ fn can_cross<'a>(live: impl IntoIterator<Item = &'a Live>) -> bool {
 }
 
 /// The outputs must be made up alike for every request.
-fn check_outputs(first: &Observation, others: &[Observation]) -> Result<(), PrepareError> {
+fn check_outputs(looks: &Looks) -> Result<(), PrepareError> {
+    let first = &looks.first;
     let unsupported = |reason: &str| {
         Err(PrepareError::Unsupported {
             reason: reason.into(),
@@ -455,13 +588,11 @@ fn check_outputs(first: &Observation, others: &[Observation]) -> Result<(), Prep
         return unsupported("it gives no tensor");
     }
     let alike = |o: &Observation| {
-        first
-            .outputs
-            .iter()
-            .zip(&o.outputs)
-            .all(|(a, b)| a.is_like(b))
+        let mut pairs = first.outputs.iter().zip(&o.outputs);
+        pairs.all(|(a, b)| a.is_like(b))
     };
-    if !others.iter().take(1).all(alike) {
+    // Others may be none that users send, and are refused by the block that gives them.
+    if !looks.at_one.iter().take(1).all(alike) {
         return unsupported(
             "the number of tensors that it gives depends on the request; give a fixed number, \
              padded where needed",
@@ -478,6 +609,8 @@ mod tests {
         Layout {
             kind,
             bytes,
+            datatype: None,
+            shape: Vec::new(),
             names: Vec::new(),
             fields: Vec::new(),
         }
@@ -525,9 +658,40 @@ mod tests {
         };
         assert!(are_like(&[list(2)], &[list(2)]));
         assert!(!are_like(&[list(2)], &[list(3)]));
-        // The size of a tensor may follow the batch.
-        let sized = |bytes| live(layout(Kind::Tensor, bytes));
-        assert!(are_like(&[sized(4)], &[sized(8)]));
+        // The size of a tensor may follow the batch, its rank may not.
+        let sized = |shape: &[i64]| {
+            live(Layout {
+                shape: shape.to_vec(),
+                ..layout(Kind::Tensor, 4)
+            })
+        };
+        assert!(are_like(&[sized(&[1, 4])], &[sized(&[2, 4])]));
+        assert!(!are_as_large(&[sized(&[1, 4])], &[sized(&[2, 4])]));
+        assert!(!are_like(&[sized(&[1, 4])], &[sized(&[4])]));
+    }
+
+    #[test]
+    fn outputs_of_another_size_for_another_request_are_declared_free() {
+        let seen = |shape: &[i64]| Observation {
+            cuts: Vec::new(),
+            outputs: vec![Layout {
+                shape: shape.to_vec(),
+                ..layout(Kind::Tensor, 4)
+            }],
+        };
+        let looks = Looks {
+            first: seen(&[1, 5, 4]),
+            at_one: vec![seen(&[1, 7, 4])],
+            batches: vec![seen(&[2, 5, 4])],
+        };
+        let spec = |shape: &[i64]| ValueSpec {
+            name: "y".into(),
+            datatype: lamina_model::DataType::Fp32,
+            shape: shape.to_vec(),
+        };
+        let mut outputs = [spec(&[-1, 5, 4])];
+        loosen(&mut outputs, &looks);
+        assert_eq!(outputs, [spec(&[-1, -1, 4])]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use crate::draw;
 use crate::exits;
-use crate::ffi::{self, Analysis, Block, Gear, Graph, Signature, Source, TorchError};
+use crate::ffi::{self, Analysis, Block, Gear, Graph, Signature, Source, TorchError, Watched};
 use crate::forward::{first_difference, run, torch_tensors};
 use crate::metadata::{self, Metadata};
 use crate::plan::{LEFT, Plan, Step, Trial, WELL};
@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// How often a rung is tried again without the cuts that were found to be bad.
 const MOST_BARRINGS: usize = 4;
+
+/// What the shim says of a file without one.
+const NO_FORWARD: &str = "the model has no `forward`";
 
 /// How to prepare a model.
 #[derive(Debug, Clone)]
@@ -92,7 +95,7 @@ pub fn prepare(
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| mismatch(options, e.0))?;
     let (mut trial, metadata) = open(model, options, requests)?;
-    let (plan, reason, chain) = climb_down(&mut trial, out_dir, progress)?;
+    let (plan, reason, chain) = climb_down(&mut trial, out_dir, options.seed, progress)?;
     let exits = match &metadata {
         Some(metadata) => exits::place(&trial.analysis, metadata, &plan.cuts, plan.outputs()),
         None => Ok(Vec::new()),
@@ -161,7 +164,7 @@ fn open<'a>(
     if let Some(metadata) = &metadata {
         exits::restrict(&mut analysis, metadata).map_err(wrong)?;
     }
-    let trial = Trial {
+    let mut trial = Trial {
         source,
         analysis,
         declared: options.inputs.iter().map(|i| i.value.clone()).collect(),
@@ -169,7 +172,10 @@ fn open<'a>(
         requests,
         failed: Vec::new(),
         structure: None,
+        watched: Watched::default(),
+        unlike: Default::default(),
     };
+    trial.watch(options.seed)?;
     Ok((trial, metadata))
 }
 
@@ -178,6 +184,7 @@ fn open<'a>(
 fn climb_down(
     trial: &mut Trial<'_>,
     out_dir: &Path,
+    seed: u64,
     progress: Report<'_>,
 ) -> Result<(Plan, Option<String>, Chain), PrepareError> {
     let mut why = None;
@@ -185,7 +192,7 @@ fn climb_down(
         return Ok((plan, why, chain));
     }
     let reason = why.unwrap_or_default();
-    let refusal = match trial.retraced()? {
+    let refusal = match trial.retraced(seed)? {
         Ok((mut traced, fixed_batch)) => {
             let mut why = None;
             match first_to_hold(&mut traced, &WELL, &mut why, out_dir, progress) {
@@ -508,13 +515,18 @@ fn is_asynchronous(operator: &str) -> bool {
 }
 
 fn unreadable(model: &Path, error: &TorchError) -> PrepareError {
+    let reason = error.reason();
+    if reason.contains(NO_FORWARD) {
+        let reason = format!("{reason}: export the module whose forward answers requests");
+        return PrepareError::Unsupported { reason };
+    }
     match error.unknown_operator() {
         Some(name) => PrepareError::Unsupported {
             reason: format!("it uses the operator {name}, which libtorch does not have"),
         },
         None => PrepareError::NotTorchScript {
             path: model.to_owned(),
-            reason: error.reason(),
+            reason,
         },
     }
 }

@@ -7,6 +7,9 @@ use crate::forward::{first_difference, run};
 use crate::shapes;
 use lamina_model::{Tensor, ValueSpec};
 
+/// Batches on which a trace is compared with its original.
+const COMPARED: [usize; 4] = [2, 3, 5, 8];
+
 /// A model that is to be traced again, with what it answers.
 pub(crate) struct Original<'a> {
     pub(crate) source: &'a mut Source,
@@ -16,6 +19,8 @@ pub(crate) struct Original<'a> {
     pub(crate) requests: &'a [Vec<Tensor>],
     /// The outputs for each request.
     pub(crate) answers: Vec<&'a [Tensor]>,
+    /// Why a trace of it holds for one batch size alone, where it does.
+    pub(crate) fixes_trace: Option<String>,
 }
 
 /// A trace that answers like its original.
@@ -28,7 +33,8 @@ pub(crate) struct Traced {
 
 impl Original<'_> {
     /// Traces the model and compares the trace with it, bit for bit: on both
-    /// requests, and on batches of 2 and 3 where it takes any batch.
+    /// requests, and on larger batches where it takes any. That a branch or a number
+    /// follows the batch no comparison rules out: that is read from its graph before.
     ///
     /// # Errors
     /// Why there is no trace, or why it is not to be believed.
@@ -44,7 +50,10 @@ impl Original<'_> {
         let [first, second] = self.requests else {
             return Err("it was not tried with two requests".into());
         };
-        let pair = shapes::batch(self.inputs, &[first, second]);
+        let pair = match &self.fixes_trace {
+            Some(_) => None,
+            None => shapes::batch(self.inputs, &[first, second]),
+        };
         let traced = self.source.retrace(
             &tensors(first)?,
             pair.as_deref().map(tensors).transpose()?.as_deref(),
@@ -59,14 +68,14 @@ impl Original<'_> {
                 return Err(format!("output {place} would differ by {difference:e}"));
             }
         }
-        let mut fixed_batch = retraced.fixed_batch;
-        if let (Some(pair), None) = (pair, &fixed_batch) {
+        let mut fixed_batch = self.fixes_trace.or(retraced.fixed_batch);
+        if pair.is_some() && fixed_batch.is_none() {
             let original = self.source.graph(&[]).map_err(torch)?;
-            let three = shapes::batch(self.inputs, &[first, second, first]);
-            fixed_batch = [Some(pair), three]
-                .iter()
-                .flatten()
-                .find_map(|batch| differs(&original, &graph, batch));
+            fixed_batch = COMPARED.iter().find_map(|&rows| {
+                let rows: Vec<_> = [first, second].into_iter().cycle().take(rows).collect();
+                let batch = shapes::batch(self.inputs, &rows)?;
+                differs(&original, &graph, &batch)
+            });
         }
         Ok(Traced {
             source,

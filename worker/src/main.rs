@@ -4,6 +4,7 @@
 mod benchmark;
 mod cell;
 mod prepare;
+mod run_blocks;
 mod serve;
 
 use clap::{Parser, Subcommand};
@@ -23,6 +24,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Slice and profile one model; tells of it in JSON lines.
     Prepare(prepare::PrepareArgs),
+    /// Run the blocks of a prepared folder once; tells of it in JSON lines.
+    RunBlocks(run_blocks::RunBlocksArgs),
     /// Run the reference benchmark and print its GFLOP/s.
     Benchmark(benchmark::BenchmarkArgs),
 }
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let is_done = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Prepare(args) => prepare::run(&args),
+        Command::RunBlocks(args) => run_blocks::run(&args),
         Command::Benchmark(args) => benchmark::run(&args),
     };
     if is_done {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 const WALL_LIMIT: Duration = Duration::from_secs(30 * 60);
 const WALL_OVER_CPU: u32 = 3;
 /// Longer lines are none of ours. A manifest of ten thousand blocks fits.
-const LINE_BYTES: u64 = 16 << 20;
+pub(super) const LINE_BYTES: u64 = 16 << 20;
 /// The end of what a crashing child said, enough for the cause.
 const STDERR_BYTES: usize = 2048;
 // The numbers are the same on all of Linux's processors but MIPS.
@@ -222,7 +222,7 @@ async fn read_lines(
     }
 }
 
-async fn read_tail(mut stderr: impl AsyncRead + Unpin) -> io::Result<String> {
+pub(super) async fn read_tail(mut stderr: impl AsyncRead + Unpin) -> io::Result<String> {
     let mut tail = Vec::new();
     let mut buffer = vec![0; 4096];
     loop {

@@ -7,6 +7,7 @@ use super::{CellArgs, Failure, Line, Program, Reason};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use lamina_model::{InputSpec, Manifest};
+use lamina_worker_link::blocks::MANIFEST_FILE;
 use lamina_worker_link::cell::{CellError, check_paths};
 use std::fs;
 use std::io::{self, Write as _};
@@ -31,7 +32,7 @@ pub struct PrepareArgs {
         required = true
     )]
     pub inputs: Vec<InputSpec>,
-    /// Folder for the blocks and the probe.
+    /// Folder for the blocks, the probe and manifest.json, which `run-blocks` reads.
     #[arg(long)]
     pub out: PathBuf,
     /// Progress and the manifest as JSON lines on standard output.
@@ -138,8 +139,16 @@ fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<M
             .await
             .unwrap_or_else(|| Err(Failure::retryable(Reason::PrepareFailed, "interrupted")))
     })?;
+    write_manifest(&manifest, own.path()).map_err(unusable)?;
     move_files(own.path(), &args.out).map_err(unusable)?;
     Ok(manifest)
+}
+
+/// For people, and for whoever runs the blocks.
+fn write_manifest(manifest: &Manifest, dir: &Path) -> io::Result<()> {
+    let mut json = serde_json::to_vec_pretty(manifest)?;
+    json.push(b'\n');
+    fs::write(dir.join(MANIFEST_FILE), json)
 }
 
 fn move_files(from: &Path, to: &Path) -> io::Result<()> {

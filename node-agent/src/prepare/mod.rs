@@ -1,5 +1,5 @@
 //! Preparing a model: the command that slices and profiles one in a worker process of its
-//! own, and the job that the operator asks an agent for.
+//! own, the command that runs its blocks once, and the job that the operator asks an agent for.
 
 mod cell;
 mod child;
@@ -9,6 +9,7 @@ mod input;
 mod job;
 mod lines;
 mod room;
+mod run_blocks;
 mod table;
 mod updates;
 
@@ -17,6 +18,7 @@ pub use child::Program;
 pub use cli::{PrepareArgs, run};
 pub use job::{Tools, run_job};
 pub use lamina_worker_link::prepare::{Failure, Line, Reason, Step, StepName};
+pub use run_blocks::{RunBlocksArgs, run_blocks};
 
 #[cfg(test)]
 mod tests;

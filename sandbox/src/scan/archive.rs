@@ -1,6 +1,7 @@
 //! The zip archive around a model: bounds, names, and that no two readers can
 //! see two different archives in it.
 
+use super::foreign::{Foreign, HEAD_BYTES};
 use super::{ScanError, ScanLimits, Text, TextKind};
 use std::collections::HashSet;
 use std::io::{Read, Seek, SeekFrom};
@@ -144,10 +145,11 @@ fn check_ends<R: Read + Seek>(
     if bytes > limit {
         return Err(ScanError::TooLarge { bytes, limit });
     }
-    let begin = read_at(reader, 0, bytes.min(4))?;
-    if begin != b"PK\x03\x04" {
-        return Err(match begin.first() {
-            Some(0x80) => ScanError::BarePickle,
+    let begin = read_at(reader, 0, bytes.min(HEAD_BYTES))?;
+    if !begin.starts_with(b"PK\x03\x04") {
+        return Err(match (begin.first(), Foreign::of(&begin)) {
+            (Some(0x80), _) => ScanError::BarePickle,
+            (_, Some(foreign)) => ScanError::Foreign(foreign),
             _ => no_zip("it does not begin like one"),
         });
     }
@@ -356,6 +358,13 @@ fn check_inflated(entries: &[Entry], bytes: u64, limits: &ScanLimits) -> Result<
 }
 
 fn check_is_torchscript(entries: &[Entry]) -> Result<(), ScanError> {
+    // Before PyTorch 2.8 it had no folder.
+    if entries
+        .iter()
+        .any(|e| e.name == "serialized_exported_program.json")
+    {
+        return Err(ScanError::TorchExport);
+    }
     let Some((folder, _)) = entries.first().and_then(|e| e.name.split_once('/')) else {
         return Err(ScanError::NotTorchScript {
             missing: "a folder around its files",

@@ -1,4 +1,4 @@
-use super::{CodeError, PickleError};
+use super::{CodeError, Foreign, PickleError};
 
 /// Why a file is not given to libtorch.
 #[derive(Debug, thiserror::Error)]
@@ -19,9 +19,12 @@ pub enum ScanError {
     },
     /// What `torch.save` wrote before it wrote zip archives.
     #[error(
-        "it is a bare pickle, as torch.save wrote before PyTorch 1.6; export the module with torch.jit.save"
+        "it is a bare pickle, as torch.save wrote before PyTorch 1.6: load it in Python and export the module with torch.jit.trace and torch.jit.save"
     )]
     BarePickle,
+    /// A model in another format.
+    #[error("{0}")]
+    Foreign(Foreign),
     /// No zip archive, or a damaged one.
     #[error("it is no whole zip archive: {reason}")]
     NotZip {
@@ -86,12 +89,12 @@ pub enum ScanError {
     },
     /// `torch.save` of tensors or of a Python object.
     #[error(
-        "it holds data without code, as torch.save writes (a state_dict?); export the module with torch.jit.script or torch.jit.trace and torch.jit.save"
+        "it holds data without code, as torch.save writes of a module or a state_dict (.pth): load it in Python and export the module with torch.jit.trace and torch.jit.save, or with torch.export.save and `python -m lamina export`"
     )]
     WithoutCode,
     /// `torch.export.save`.
     #[error(
-        "it was written by torch.export; export the module with torch.jit.trace and torch.jit.save"
+        "it was written by torch.export (.pt2): `python -m lamina export FILE.pt2 -o MODEL.pt` writes the TorchScript file"
     )]
     TorchExport,
     /// A zip archive of something else.

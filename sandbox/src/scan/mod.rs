@@ -6,12 +6,14 @@
 mod archive;
 mod code;
 mod error;
+mod foreign;
 mod pickle;
 #[cfg(test)]
 mod tests;
 
 pub use code::{CodeError, check_code};
 pub use error::ScanError;
+pub use foreign::Foreign;
 pub use pickle::{PickleError, check_pickle};
 
 use archive::Archive;

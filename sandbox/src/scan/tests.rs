@@ -106,6 +106,8 @@ fn what_is_no_archive_is_named() {
     assert_refused(b"", "empty");
     assert_refused(b"some text that is long enough", "does not begin like one");
     assert_refused(b"\x80\x02cposix\nsystem\n.", "bare pickle");
+    assert_refused(b"\x08\x0a\x12\x07pytorch", "ONNX");
+    assert_refused(b"\x02\0\0\0\0\0\0\0{}", "load_state_dict");
     let good = archive(&[]);
     for length in 4..good.len() {
         assert_refused(&good[..length], "no whole zip archive");
@@ -156,7 +158,13 @@ fn archives_of_something_else_are_named() {
         ("m/data/0", b"1234"),
     ];
     assert_refused(&zipped(&tensors, CompressionMethod::Stored), "state_dict");
-    assert_refused(&archive(&[("m/archive_format", b"pt2")]), "torch.export");
+    let export = "python -m lamina export";
+    assert_refused(&archive(&[("m/archive_format", b"pt2")]), export);
+    let older: [(&str, &[u8]); 2] = [
+        ("version", b"1"),
+        ("serialized_exported_program.json", b"{}"),
+    ];
+    assert_refused(&zipped(&older, CompressionMethod::Stored), export);
 }
 
 #[test]

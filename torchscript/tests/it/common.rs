@@ -24,6 +24,11 @@ const ONE_ROW: Script = Script {
     text: include_str!("../fixtures/one_row.py"),
 };
 
+const WAYS: Script = Script {
+    file: "ways.py",
+    text: include_str!("../fixtures/ways.py"),
+};
+
 /// The exported model, made on first use and kept in the target directory
 /// until the script changes.
 pub(crate) fn model(name: &str) -> PathBuf {
@@ -33,6 +38,11 @@ pub(crate) fn model(name: &str) -> PathBuf {
 /// The same of sums behind products.
 pub(crate) fn one_row(name: &str) -> PathBuf {
     exported(&ONE_ROW, name)
+}
+
+/// The same of models that take another way with some requests.
+pub(crate) fn ways(name: &str) -> PathBuf {
+    exported(&WAYS, name)
 }
 
 fn exported(script: &Script, name: &str) -> PathBuf {

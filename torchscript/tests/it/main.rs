@@ -2,12 +2,15 @@
 //! for linking libtorch takes longer than most of its tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod against_whole;
 mod bad_input;
 mod common;
 mod coverage_rows;
 mod exits;
 mod fused_sums;
 mod measured_profile;
+mod other_ways;
+mod random_graphs;
 mod retraced_models;
 mod small_models;
 mod stable_blocks;

@@ -84,8 +84,11 @@ fn what_depends_on_values_is_never_fixed_by_a_trace() {
 #[test]
 fn a_trace_that_holds_for_one_batch_size_is_written_so() {
     for (name, why) in [
-        ("other_at_two", "with a batch of 2 it runs other operations"),
-        ("at_most_two", "with a batch of 3 its output 0 would differ"),
+        (
+            "other_at_two",
+            "a branch depends on the size of the batch (aten::eq)",
+        ),
+        ("at_most_two", "the size of the batch"),
     ] {
         let p = retraced(name, &row(), 2);
         let reason = p.manifest.rung_reason.clone().unwrap();

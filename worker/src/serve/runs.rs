@@ -206,6 +206,7 @@ fn refusal(error: RunError) -> Refusal {
         }
         RunError::Forward { reason } if tells_of_memory(&reason) => Refusal::Memory(reason),
         RunError::Forward { reason } if tells_of_an_index(&reason) => Refusal::Value(reason),
+        RunError::OtherWay { reason } => Refusal::Value(reason),
         other => Refusal::Forward(other.to_string()),
     }
 }
@@ -301,6 +302,11 @@ mod tests {
         ] {
             assert_eq!(of(reason), Refusal::Value(reason.to_owned()));
         }
+        let reason = "this request takes another way through the network".to_owned();
+        let other_way = RunError::OtherWay {
+            reason: reason.clone(),
+        };
+        assert_eq!(refusal(other_way), Refusal::Value(reason));
         let memory = of("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 TB");
         assert!(matches!(memory, Refusal::Memory(_)), "{memory:?}");
         assert!(matches!(of("Broken promise"), Refusal::Broken(_)));

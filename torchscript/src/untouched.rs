@@ -1,0 +1,123 @@
+//! A model's file as libtorch alone runs it, with nothing of the slicer between.
+
+use crate::ffi::TorchError;
+use crate::tensors::{from_torch, max_abs_diff, to_torch};
+use lamina_model::Tensor;
+use std::path::{Path, PathBuf};
+use tch::{CModule, IValue, TchError, no_grad};
+
+/// Why a file gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum UntouchedError {
+    /// libtorch does not read it.
+    #[error("libtorch cannot read {path}: {reason}", path = path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// What libtorch says, without its backtrace.
+        reason: String,
+    },
+    /// Its forward threw.
+    #[error("the whole model fails on this request: {reason}")]
+    Forward {
+        /// What libtorch says, without its backtrace.
+        reason: String,
+    },
+    /// It takes or gives what Lamina does not carry.
+    #[error("the whole model has a value that Lamina does not carry: {what}")]
+    Value {
+        /// Which.
+        what: String,
+    },
+}
+
+/// What the model at `path` answers to `inputs`, in the order of a manifest's outputs.
+///
+/// Its weights want no gradient here, as in what serves: libtorch multiplies some matrices
+/// another way for those that do.
+///
+/// # Errors
+/// See [`UntouchedError`].
+pub fn untouched_answer(path: &Path, inputs: &[Tensor]) -> Result<Vec<Tensor>, UntouchedError> {
+    let model = load(path).map_err(|e| UntouchedError::Load {
+        path: path.to_owned(),
+        reason: reason(e),
+    })?;
+    let inputs = inputs
+        .iter()
+        .map(|tensor| to_torch(tensor).map(IValue::Tensor))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| UntouchedError::Value { what: e.0 })?;
+    let answer = no_grad(|| model.forward_is(&inputs));
+    let answer = answer.map_err(|e| UntouchedError::Forward { reason: reason(e) })?;
+    let mut tensors = Vec::new();
+    flatten(answer, &mut tensors)?;
+    Ok(tensors)
+}
+
+/// By how much two tensors differ at most; `None` where they cannot be compared, for their
+/// shapes, their types, or values that are no numbers.
+pub fn largest_difference(expected: &Tensor, got: &Tensor) -> Option<f64> {
+    let difference = max_abs_diff(expected, got);
+    difference.is_finite().then_some(difference)
+}
+
+fn load(path: &Path) -> Result<CModule, TchError> {
+    let mut model = CModule::load(path)?;
+    model.f_set_eval()?;
+    for (_, weight) in model.named_parameters()? {
+        if weight.requires_grad() {
+            // The same tensor under another handle.
+            let _ = weight.f_set_requires_grad(false)?;
+        }
+    }
+    Ok(model)
+}
+
+/// Appends the tensors of a nest, numbers as tensors of one element.
+fn flatten(value: IValue, tensors: &mut Vec<Tensor>) -> Result<(), UntouchedError> {
+    let found = match value {
+        IValue::None => return Ok(()),
+        IValue::Tensor(tensor) => tensor,
+        IValue::Int(number) => numbers(&[number])?,
+        IValue::Double(number) => numbers(&[number])?,
+        IValue::Bool(truth) => numbers(&[truth])?,
+        IValue::IntList(list) if !list.is_empty() => numbers(&list)?,
+        IValue::DoubleList(list) if !list.is_empty() => numbers(&list)?,
+        IValue::BoolList(list) if !list.is_empty() => numbers(&list)?,
+        IValue::IntList(_) | IValue::DoubleList(_) | IValue::BoolList(_) => return Ok(()),
+        IValue::Tuple(items) | IValue::GenericList(items) => {
+            return items.into_iter().try_for_each(|i| flatten(i, tensors));
+        }
+        IValue::TensorList(items) => {
+            let mut items = items.into_iter().map(IValue::Tensor);
+            return items.try_for_each(|i| flatten(i, tensors));
+        }
+        IValue::GenericDict(entries) => {
+            return entries
+                .into_iter()
+                .try_for_each(|(_, i)| flatten(i, tensors));
+        }
+        IValue::String(_) | IValue::StringList(_) => return Err(unknown("a text")),
+        _ => return Err(unknown("neither a tensor, a number nor a nest of them")),
+    };
+    let carried = from_torch(found).map_err(|e| UntouchedError::Value { what: e.0 })?;
+    tensors.push(carried);
+    Ok(())
+}
+
+fn numbers<T: tch::kind::Element>(list: &[T]) -> Result<tch::Tensor, UntouchedError> {
+    tch::Tensor::f_from_slice(list).map_err(|e| UntouchedError::Value { what: reason(e) })
+}
+
+fn unknown(what: &str) -> UntouchedError {
+    UntouchedError::Value { what: what.into() }
+}
+
+fn reason(error: TchError) -> String {
+    let text = match error {
+        TchError::Torch(text) => text,
+        other => other.to_string(),
+    };
+    TorchError(text).reason()
+}

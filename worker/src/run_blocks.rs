@@ -1,0 +1,329 @@
+//! Running the blocks of a prepared folder once, one after the other, as somebody does who
+//! wants to see for himself.
+
+use crate::cell::be_expendable;
+use clap::Args;
+use lamina_model::{Block, Digest, Manifest, Probe, Tensor, ValueSpec, tensors_by_name};
+use lamina_sandbox::lock::{Cell, Limits};
+use lamina_torchscript::{LoadOptions, Slice, largest_difference, set_threads, untouched_answer};
+use lamina_worker_link::blocks::{
+    Against, MANIFEST_FILE, Ran, RanBlock, RanOutput, RunLine, Verdict,
+};
+use lamina_worker_link::cell::{CellError, enter, real_path, scan};
+use lamina_worker_link::prepare::{Failure, Reason};
+use lamina_worker_link::with_causes;
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Nothing is written.
+const FILE_BYTES: u64 = 0;
+
+/// What the agent asks for.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunBlocksArgs {
+    /// The folder that was prepared.
+    dir: PathBuf,
+    /// A request; the probe where left out.
+    #[arg(long)]
+    input: Option<PathBuf>,
+    /// The model that was prepared.
+    #[arg(long)]
+    whole: Option<PathBuf>,
+    /// Bytes of memory that it may take.
+    #[arg(long)]
+    memory_limit: u64,
+    /// Seconds that it may compute.
+    #[arg(long)]
+    cpu_limit: u64,
+    /// Go on where the kernel cannot lock this process up.
+    #[arg(long)]
+    allow_unsandboxed: bool,
+}
+
+/// Runs them and says what came out.
+pub(crate) fn run(args: &RunBlocksArgs) -> bool {
+    be_expendable();
+    let (line, is_done) = match run_folder(args) {
+        Ok(ran) => (RunLine::Ran(ran), true),
+        Err(failure) => (RunLine::Error(failure), false),
+    };
+    write_line(&line).is_ok() && is_done
+}
+
+/// A request, and what is known of its answer before the whole model is asked.
+struct Question {
+    inputs: Vec<Tensor>,
+    answer: Option<Vec<Tensor>>,
+}
+
+fn run_folder(args: &RunBlocksArgs) -> Result<Ran, Failure> {
+    // Before anything else: what comes after may start threads.
+    let missing = cell(args).and_then(|cell| Ok(enter(&cell, args.allow_unsandboxed)?));
+    for missing in missing.map_err(|e| Failure::from(&e))? {
+        let warning = format!("the blocks are opened with {missing} on this host");
+        // Whoever does not listen any more sees no result either.
+        let _ = write_line(&RunLine::Warning(warning));
+    }
+    set_threads(1);
+    let manifest = manifest(&args.dir)?;
+    let question = question(args, &manifest)?;
+    let mut blocks = Vec::with_capacity(manifest.blocks.len());
+    let mut values = question.inputs.clone();
+    let mut takes = &manifest.inputs;
+    for (ordinal, block) in manifest.blocks.iter().enumerate() {
+        let (given, seconds) = forward(&args.dir, ordinal, block, takes, &values)?;
+        blocks.push(RanBlock {
+            digest: block.digest.clone(),
+            seconds,
+            outputs: as_they_are(&block.outputs, &given),
+        });
+        values = given;
+        takes = &block.outputs;
+    }
+    let (against, expected) = expected(args, question)?;
+    Ok(Ran {
+        blocks,
+        against,
+        outputs: outputs(&manifest, &values, expected.as_deref()),
+    })
+}
+
+fn cell(args: &RunBlocksArgs) -> Result<Cell, CellError> {
+    let files = [args.input.as_ref(), args.whole.as_ref()];
+    let read = std::iter::once(&args.dir).chain(files.into_iter().flatten());
+    Ok(Cell {
+        read: read.map(|path| real_path(path)).collect::<Result<_, _>>()?,
+        write: None,
+        limits: Limits {
+            memory_bytes: args.memory_limit,
+            cpu: Some(Duration::from_secs(args.cpu_limit)),
+            file_bytes: FILE_BYTES,
+        },
+    })
+}
+
+fn manifest(dir: &Path) -> Result<Manifest, Failure> {
+    let path = dir.join(MANIFEST_FILE);
+    let text = fs::read(&path).map_err(|e| {
+        Failure::new(
+            Reason::InvalidModel,
+            format!(
+                "cannot read {}: {e}; `lamina-node-agent prepare --out` writes it",
+                path.display()
+            ),
+        )
+    })?;
+    let wrong = |error: &dyn Error| {
+        let what = format!("{} is no manifest: {}", path.display(), with_causes(error));
+        Failure::new(Reason::InvalidModel, what)
+    };
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| wrong(&e))?;
+    manifest.validate().map_err(|e| wrong(&e))?;
+    Ok(manifest)
+}
+
+fn question(args: &RunBlocksArgs, manifest: &Manifest) -> Result<Question, Failure> {
+    let refused = |what: String| Failure::new(Reason::InputMismatch, what);
+    let path = args.input.clone();
+    let is_probe = path.is_none();
+    let path = path.unwrap_or_else(|| args.dir.join(format!("{}.safetensors", manifest.probe)));
+    let file = fs::read(&path)
+        .map_err(|e| refused(format!("cannot read the request {}: {e}", path.display())))?;
+    let wrong = |error: &dyn Error| refused(format!("{}: {}", path.display(), with_causes(error)));
+    if !is_probe {
+        return Ok(Question {
+            inputs: inputs(&file, &manifest.inputs, &path)?,
+            answer: None,
+        });
+    }
+    let probe = Probe::from_bytes(&file).map_err(|e| wrong(&e))?;
+    Ok(Question {
+        inputs: probe.inputs,
+        answer: Some(probe.outputs),
+    })
+}
+
+/// The tensors of a request in the order of `specs`. Their shapes are checked by the first
+/// block.
+fn inputs(file: &[u8], specs: &[ValueSpec], path: &Path) -> Result<Vec<Tensor>, Failure> {
+    let refused = |what: String| {
+        let what = format!("the request {}: {what}", path.display());
+        Failure::new(Reason::InputMismatch, what)
+    };
+    let mut given = tensors_by_name(file).map_err(|e| {
+        refused(format!(
+            "{}; write it with safetensors.torch.save_file({{{}}}, \"request.safetensors\")",
+            with_causes(&e),
+            example(specs),
+        ))
+    })?;
+    let mut inputs = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let tensor = given.remove(&spec.name);
+        let tensor = tensor.ok_or_else(|| refused(format!("it has no tensor `{}`", spec.name)))?;
+        inputs.push(tensor);
+    }
+    match given.keys().next() {
+        Some(name) => Err(refused(format!(
+            "`{name}` is no input of the model, which takes {{{}}}",
+            example(specs)
+        ))),
+        None => Ok(inputs),
+    }
+}
+
+/// `"ids": …, "mask": …`
+fn example(specs: &[ValueSpec]) -> String {
+    let names: Vec<String> = specs.iter().map(|s| format!("\"{}\": …", s.name)).collect();
+    names.join(", ")
+}
+
+/// What one block gives, and the seconds that it took.
+fn forward(
+    dir: &Path,
+    ordinal: usize,
+    block: &Block,
+    takes: &[ValueSpec],
+    values: &[Tensor],
+) -> Result<(Vec<Tensor>, f64), Failure> {
+    let path = dir.join(format!("{}.pt", block.digest));
+    let broken = |what: String| {
+        let what = format!("block {ordinal} ({}): {what}", path.display());
+        Failure::new(Reason::InvalidModel, what)
+    };
+    let file = fs::read(&path).map_err(|e| broken(e.to_string()))?;
+    if Digest::of(&file) != block.digest {
+        return Err(broken(
+            "its content is not what its name says: prepare the model again".into(),
+        ));
+    }
+    drop(file);
+    scan(&path).map_err(|e| Failure::from(&e))?;
+    let options = LoadOptions {
+        threads: 1,
+        optimize: false,
+        warmup_runs: 0,
+    };
+    let loaded = Slice::load(&[path.clone()], takes, &options);
+    let (slice, _) = loaded.map_err(|e| broken(with_causes(&e)))?;
+    let begin = Instant::now();
+    let given = slice.run(values).map_err(|e| {
+        let what = format!("block {ordinal}: {}", with_causes(&e));
+        Failure::new(Reason::InputMismatch, what)
+    })?;
+    Ok((given, begin.elapsed().as_secs_f64()))
+}
+
+fn expected(
+    args: &RunBlocksArgs,
+    question: Question,
+) -> Result<(Against, Option<Vec<Tensor>>), Failure> {
+    let Some(path) = &args.whole else {
+        let against = question
+            .answer
+            .as_ref()
+            .map_or(Against::Nothing, |_| Against::Probe);
+        return Ok((against, question.answer));
+    };
+    scan(path).map_err(|e| Failure::from(&e))?;
+    let answer = untouched_answer(path, &question.inputs)
+        .map_err(|e| Failure::new(Reason::PrepareFailed, with_causes(&e)))?;
+    Ok((Against::Whole, Some(answer)))
+}
+
+fn outputs(manifest: &Manifest, got: &[Tensor], expected: Option<&[Tensor]>) -> Vec<RanOutput> {
+    let compared = |(place, value): (usize, ValueSpec)| RanOutput {
+        verdict: expected.map(|expected| verdict(expected.get(place), got.get(place))),
+        value,
+    };
+    let values = as_they_are(&manifest.outputs, got).into_iter();
+    values.enumerate().map(compared).collect()
+}
+
+fn verdict(expected: Option<&Tensor>, got: Option<&Tensor>) -> Verdict {
+    match (expected, got) {
+        (Some(expected), Some(got)) if expected == got => Verdict::Equal,
+        (Some(expected), Some(got)) => Verdict::Differs {
+            max_abs_diff: largest_difference(expected, got),
+        },
+        _ => Verdict::Differs { max_abs_diff: None },
+    }
+}
+
+/// `specs` with the shapes that `tensors` have.
+fn as_they_are(specs: &[ValueSpec], tensors: &[Tensor]) -> Vec<ValueSpec> {
+    let pairs = specs.iter().zip(tensors);
+    let as_it_is = |(spec, tensor): (&ValueSpec, &Tensor)| ValueSpec {
+        name: spec.name.clone(),
+        datatype: tensor.datatype,
+        shape: tensor.shape.clone(),
+    };
+    pairs.map(as_it_is).collect()
+}
+
+fn write_line(line: &RunLine) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, line)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lamina_model::DataType;
+
+    fn tensor(shape: &[i64], values: &[f32]) -> Tensor {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Tensor {
+            datatype: DataType::Fp32,
+            shape: shape.to_vec(),
+            data: bytes.into(),
+        }
+    }
+
+    #[test]
+    fn a_difference_has_a_size_where_there_is_one() {
+        let (one, two) = (tensor(&[2], &[1.0, 2.0]), tensor(&[2], &[1.0, 2.5]));
+        assert_eq!(verdict(Some(&one), Some(&one)), Verdict::Equal);
+        let differs = |max_abs_diff| Verdict::Differs { max_abs_diff };
+        assert_eq!(verdict(Some(&one), Some(&two)), differs(Some(0.5)));
+        let other = tensor(&[1, 2], &[1.0, 2.0]);
+        assert_eq!(verdict(Some(&one), Some(&other)), differs(None));
+        assert_eq!(verdict(Some(&one), None), differs(None));
+        let not_a_number = tensor(&[2], &[f32::NAN, 2.0]);
+        assert_eq!(verdict(Some(&one), Some(&not_a_number)), differs(None));
+    }
+
+    #[test]
+    fn a_request_has_each_input_and_nothing_else() {
+        let spec = |name: &str| ValueSpec {
+            name: name.into(),
+            datatype: DataType::Fp32,
+            shape: vec![-1],
+        };
+        let probe = Probe {
+            inputs: vec![tensor(&[1], &[1.0]), tensor(&[1], &[2.0])],
+            outputs: Vec::new(),
+        };
+        let file = probe.to_bytes().unwrap();
+        let path = Path::new("r.safetensors");
+        let both = [spec("input.1"), spec("input.0")];
+        let read = inputs(&file, &both, path).unwrap();
+        assert_eq!(read, [tensor(&[1], &[2.0]), tensor(&[1], &[1.0])]);
+        let no_request: &[u8] = b"PK";
+        let save = "safetensors.torch.save_file({\"input.1\": …, \"input.0\": …}";
+        for (file, specs, about) in [
+            (&file[..], &both[..1], "`input.0` is no input"),
+            (&file[..], &[spec("x")][..], "it has no tensor `x`"),
+            (no_request, &both[..], save),
+        ] {
+            let failure = inputs(file, specs, path).unwrap_err();
+            assert_eq!(failure.reason, Reason::InputMismatch);
+            assert!(failure.message.contains(about), "{failure}");
+        }
+    }
+}
