@@ -32,8 +32,9 @@ use tower::Service;
 /// must keep its own.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// The head of an HTTP/1 request comes within this.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The head of an HTTP/1 request comes within this; hyper counts from the end of the request
+/// before it, so that pooled connections of clients live no longer.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// All headers of a request together.
 const HEADER_BYTES: u32 = 16 << 10;
 /// A connection that is asked to end gets so long for its goodbye.

@@ -12,7 +12,7 @@ const LONGEST_BYTES: usize = 8 << 10;
 /// A token that has the form of one: it may be anybody's, or nobody's. It is never
 /// shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(Arc<str>);
+pub(super) struct Token(Arc<str>);
 
 impl Token {
     /// The token that `headers` carry.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::future::join_all;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use hyper::body::{Body, Frame};
 use lamina_proto::inference::ModelInferRequest;
 use prost::Message as _;
@@ -60,7 +60,7 @@ async fn sent(channel: Channel, path: &str, encoding: &str, frame: &[u8], ends: 
 }
 
 fn code_in(headers: &HeaderMap) -> Code {
-    let code = headers.get("grpc-status").map(|v| v.as_bytes());
+    let code = headers.get("grpc-status").map(HeaderValue::as_bytes);
     code.map_or(Code::Ok, Code::from_bytes)
 }
 
@@ -169,6 +169,22 @@ async fn what_is_announced_reserves_nothing() {
     assert!(waiting.iter().all(Result::is_err));
     let grown = memory("VmSize").saturating_sub(before);
     assert!(grown < 4 << 30, "{grown}");
+    client.lost_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_clients_keep_nobody_from_their_model() {
+    let cam = serving().await;
+    let client = Normal::of(&cam);
+    // Together more than a model may take, and never whole.
+    let name = [0x0a, 1, b'm', 0x3a, 0xff, 0xff, 0x3f];
+    let slow = framed(0, 1 << 20, &[&name[..], &[0; 700_000]].concat());
+    let sending = (0..100).map(|_| {
+        let sending = sent(cam.channel(), INFER, "identity", &slow, false);
+        timeout(Duration::from_secs(2), sending)
+    });
+    let waiting = join_all(sending).await;
+    assert!(waiting.iter().all(Result::is_err), "{waiting:?}");
     client.lost_nothing().await;
 }
 

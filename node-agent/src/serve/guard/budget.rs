@@ -149,6 +149,14 @@ impl Budget {
         Ok(())
     }
 
+    fn has_room(&self, share: &Share) -> Result<(), Full> {
+        let has = self.lock().by_share.get(share).copied().unwrap_or(0);
+        if has + LEAST_BYTES > self.limit_of(share) {
+            return Err(full(share));
+        }
+        Ok(())
+    }
+
     fn give_back(&self, shares: &[Share], bytes: u64) {
         let mut held = self.lock();
         held.bytes = held.bytes.saturating_sub(bytes);
@@ -186,6 +194,16 @@ impl Charge {
         self.add(bytes.max(next) - self.bytes).await
     }
 
+    /// Waits until there is room for a request of `owner`, which goes on coming: while it
+    /// does, its client pays. Else slow clients of a model would keep others from it.
+    ///
+    /// # Errors
+    /// There is none, and none came.
+    pub(super) async fn may_come(&self, owner: &Owner) -> Result<(), Full> {
+        let share = Share::Owner(owner.clone());
+        self.wait_until(|budget| budget.has_room(&share)).await
+    }
+
     /// The request is for `owner`, who pays from now on.
     ///
     /// # Errors
@@ -202,13 +220,21 @@ impl Charge {
 
     async fn add(&mut self, bytes: u64) -> Result<(), Full> {
         let shares = self.shares();
+        self.wait_until(|budget| budget.try_take(&shares, bytes))
+            .await?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Tries `attempt` until it succeeds, each time when something has ended, but not for
+    /// long.
+    async fn wait_until(&self, attempt: impl Fn(&Budget) -> Result<(), Full>) -> Result<(), Full> {
         let until = Instant::now() + WAIT;
         loop {
             let mut freed = pin!(self.budget.inner.freed.notified());
             // Or what ends between the try and the wait is not noticed.
             freed.as_mut().enable();
-            let Err(full) = self.budget.try_take(&shares, bytes) else {
-                self.bytes += bytes;
+            let Err(full) = attempt(&self.budget) else {
                 return Ok(());
             };
             if timeout_at(until, freed).await.is_err() {
@@ -310,6 +336,29 @@ mod tests {
         drop(unknown);
         assert!(taken(&budget, origin(5), model("c"), MIB).await.is_ok());
         drop((first, second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_still_comes_takes_nothing_from_its_model() {
+        let budget = Budget::new(8 * MIB);
+        let mut coming = Vec::new();
+        for connection in 1..=5 {
+            let mut charge = budget.begin(origin(connection)).await.unwrap();
+            charge.may_come(&model("a")).await.unwrap();
+            charge.reach(MIB, MIB).await.unwrap();
+            coming.push(charge);
+        }
+        let whole = taken(&budget, origin(9), model("a"), 2 * MIB).await;
+        let _whole = whole.unwrap();
+        // The model has two left, and then none.
+        for charge in &mut coming[..2] {
+            charge.belongs_to(model("a")).await.unwrap();
+        }
+        let full = coming[2].belongs_to(model("a")).await.unwrap_err();
+        assert_eq!(full, Full::Model("a".into()));
+        let full = coming[3].may_come(&model("a")).await.unwrap_err();
+        assert_eq!(full, Full::Model("a".into()));
+        assert!(coming[3].may_come(&model("b")).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ pub(crate) use budget::Budget;
 use crate::door::{Endless, Origin};
 use budget::{Charge, Owner};
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use inflate::Packing;
 use lamina_proto::MAX_MESSAGE_BYTES;
@@ -161,7 +161,7 @@ impl Gate {
     {
         let method = Method::of(path);
         let mut charge = self.budget.begin(origin).await?;
-        let encoding = headers.get("grpc-encoding").map(|v| v.as_bytes());
+        let encoding = headers.get("grpc-encoding").map(HeaderValue::as_bytes);
         let encoding = encoding.filter(|encoding| *encoding != b"identity");
         let packing = encoding.and_then(Packing::of);
         let unpacks = path.starts_with(UNPACKED);

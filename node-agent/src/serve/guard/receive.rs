@@ -154,7 +154,7 @@ where
         let (rope, expected) = parcel.present();
         if !is_owner_known && let Some(name) = early_owner(rope) {
             is_owner_known = true;
-            charge.belongs_to((terms.owner)(Some(name))).await?;
+            charge.may_come(&(terms.owner)(Some(name))).await?;
         }
         charge.reach(rope.len() as u64, expected as u64).await?;
     }
@@ -173,7 +173,7 @@ struct Parcel {
 
 enum Content {
     Plain(Rope),
-    Packed(Inflater),
+    Packed(Box<Inflater>),
 }
 
 impl Parcel {
@@ -226,7 +226,8 @@ impl Parcel {
         }
         if *flag != 0 {
             let packing = self.packing.ok_or(Refusal::Unpackable)?;
-            self.content = Content::Packed(Inflater::new(packing, self.limit));
+            let inflater = Inflater::new(packing, self.limit);
+            self.content = Content::Packed(Box::new(inflater));
         }
         Ok(())
     }
