@@ -119,10 +119,8 @@ pub enum InputDataType {
 #[x_kube(validation = ("self.min <= self.max", "range.min must not be above range.max"))]
 pub struct Range {
     /// Smallest value.
-    #[schemars(range(min = -1e38, max = 1e38))]
     pub min: f64,
     /// Largest value.
-    #[schemars(range(min = -1e38, max = 1e38))]
     pub max: f64,
 }
 

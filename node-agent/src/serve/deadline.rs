@@ -51,8 +51,12 @@ impl Deadline {
         self.left().is_zero()
     }
 
-    /// `work`, unless it takes too long: then `None`.
+    /// `work`, unless it takes too long: then `None`. Nothing is begun too late: timers
+    /// are coarse, and short work would be done before they are due.
     pub(crate) async fn bound<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        if self.has_passed() {
+            return None;
+        }
         tokio::time::timeout_at(self.0, work).await.ok()
     }
 }
@@ -126,5 +130,6 @@ mod tests {
         assert_eq!(deadline.bound(async { 1 }).await, Some(1));
         assert_eq!(deadline.bound(std::future::pending::<()>()).await, None);
         assert!(deadline.has_passed());
+        assert_eq!(deadline.bound(async { 1 }).await, None);
     }
 }

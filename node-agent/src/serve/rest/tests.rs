@@ -165,7 +165,7 @@ async fn bodies_are_packed_in_both_directions() {
     let input = json!({"name": "image", "datatype": "FP32", "shape": [1000, 2], "data": values});
     let json = Bytes::from(json!({ "inputs": [input] }).to_string());
     for (coding, name) in [(Coding::Gzip, "gzip"), (Coding::Deflate, "deflate")] {
-        let body = coding.pack(&[json.clone()]).unwrap();
+        let body = coding.pack(std::slice::from_ref(&json)).unwrap();
         let request = served.infer().body(body);
         let request = request.header("content-encoding", name);
         let response = request
