@@ -207,7 +207,7 @@ fn forward(
         optimize: false,
         warmup_runs: 0,
     };
-    let loaded = Slice::load(&[path.clone()], takes, &options);
+    let loaded = Slice::load(std::slice::from_ref(&path), takes, &options);
     let (slice, _) = loaded.map_err(|e| broken(with_causes(&e)))?;
     let begin = Instant::now();
     let given = slice.run(values).map_err(|e| {

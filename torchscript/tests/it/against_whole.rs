@@ -103,7 +103,10 @@ pub(crate) fn compared(prepared: &Prepared, file: &Path, seed: u64) -> Result<Co
         let chain = slices
             .iter()
             .try_fold(vec![request.clone()], |values, slice| slice.run(&values));
-        for (way, got) in [("chain", chain), ("merged", merged.run(&[request.clone()]))] {
+        for (way, got) in [
+            ("chain", chain),
+            ("merged", merged.run(std::slice::from_ref(&request))),
+        ] {
             let place = format!(
                 "{way} of {blocks} blocks, {:?}, batch {}",
                 prepared.manifest.rung, request.shape[0]
