@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// What the bodies of all requests may hold together.
-const ROOM_BYTES: usize = 128 << 20;
+pub(super) const ROOM_BYTES: usize = 128 << 20;
 /// What a permit stands for.
 const PERMIT_BYTES: usize = 1 << 10;
 /// A body may take this long,

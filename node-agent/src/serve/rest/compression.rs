@@ -1,6 +1,7 @@
 //! gzip and deflate, in both directions. Bodies lie in memory as a whole on either
 //! side, so they are packed and unpacked whole, off the threads that serve.
 
+use super::body::Held;
 use super::error::RestError;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
@@ -11,6 +12,8 @@ use std::io::{self, Read, Write};
 
 /// Below it packing costs more than it saves.
 const SMALLEST_PACKED: usize = 1 << 10;
+/// Bytes that are unpacked at a time.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// A way to pack a body, by its name in HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,29 +69,39 @@ impl Coding {
             .map(|(coding, _)| coding)
     }
 
-    /// `packed` as it was before.
+    /// `packed` as it was before. `held` makes room for it as it grows: a small body may
+    /// unpack to much.
     ///
     /// # Errors
-    /// It is not in this format, or is larger than `limit` bytes.
-    pub(super) fn unpack(self, packed: &[u8], limit: usize) -> Result<Vec<u8>, RestError> {
-        let within = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-        let mut unpacked = Vec::new();
-        let read = match self {
-            Self::Gzip => MultiGzDecoder::new(packed)
-                .take(within)
-                .read_to_end(&mut unpacked),
-            Self::Deflate => ZlibDecoder::new(packed)
-                .take(within)
-                .read_to_end(&mut unpacked),
+    /// It is not in this format, is larger than `limit` bytes, or there is no room.
+    pub(super) fn unpack(
+        self,
+        packed: &[u8],
+        limit: usize,
+        held: &mut Held,
+    ) -> Result<Vec<u8>, RestError> {
+        let mut decoder: Box<dyn Read + '_> = match self {
+            Self::Gzip => Box::new(MultiGzDecoder::new(packed)),
+            Self::Deflate => Box::new(ZlibDecoder::new(packed)),
         };
-        read.map_err(|error| RestError::Packed {
-            coding: self.name(),
-            reason: error.to_string(),
-        })?;
-        if unpacked.len() > limit {
-            return Err(RestError::TooLarge { limit });
+        let mut unpacked = Vec::new();
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let read = decoder.read(&mut piece);
+            let read = read.map_err(|error| RestError::Packed {
+                coding: self.name(),
+                reason: error.to_string(),
+            })?;
+            let bytes = unpacked.len() + read;
+            if read == 0 {
+                return Ok(unpacked);
+            }
+            if bytes > limit {
+                return Err(RestError::TooLarge { limit });
+            }
+            held.hold(bytes)?;
+            unpacked.extend_from_slice(&piece[..read]);
         }
-        Ok(unpacked)
     }
 
     /// Packed fast rather than small; as it is where it is small already.
@@ -126,7 +139,12 @@ fn wish(text: &str) -> Option<(Coding, f32)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::body::{ROOM_BYTES, Room};
     use super::*;
+
+    fn alone() -> Held {
+        Held::nothing(Room::default())
+    }
 
     fn headers(name: header::HeaderName, values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -143,7 +161,10 @@ mod tests {
         for coding in Coding::ALL {
             let packed = coding.pack(&parts).unwrap();
             assert!(packed.len() < 200);
-            assert_eq!(coding.unpack(&packed, whole.len()).unwrap(), whole);
+            assert_eq!(
+                coding.unpack(&packed, whole.len(), &mut alone()).unwrap(),
+                whole
+            );
         }
     }
 
@@ -152,8 +173,22 @@ mod tests {
         let zeros = [Bytes::from(vec![0; 10 << 20])];
         for coding in Coding::ALL {
             let packed = coding.pack(&zeros).unwrap();
-            let error = coding.unpack(&packed, 1 << 20).unwrap_err();
+            let error = coding.unpack(&packed, 1 << 20, &mut alone()).unwrap_err();
             assert!(matches!(error, RestError::TooLarge { limit } if limit == 1 << 20));
+        }
+    }
+
+    #[test]
+    fn what_unpacks_to_more_than_there_is_room_for_stops_there() {
+        let zeros = [Bytes::from(vec![0; 10 << 20])];
+        let room = Room::default();
+        let mut others = Held::nothing(room.clone());
+        others.hold(ROOM_BYTES - (1 << 20)).unwrap();
+        for coding in Coding::ALL {
+            let packed = coding.pack(&zeros).unwrap();
+            let mut held = Held::nothing(room.clone());
+            let error = coding.unpack(&packed, 64 << 20, &mut held).unwrap_err();
+            assert!(matches!(error, RestError::Crowded), "{error}");
         }
     }
 
@@ -165,7 +200,10 @@ mod tests {
             (Coding::Gzip, &good[..good.len() - 3]),
             (Coding::Deflate, &good[..]),
         ] {
-            let error = coding.unpack(packed, 1000).unwrap_err().to_string();
+            let error = coding
+                .unpack(packed, 1000, &mut alone())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(coding.name()), "{error}");
         }
     }

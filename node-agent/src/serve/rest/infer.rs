@@ -39,8 +39,8 @@ impl Rest {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<Response, RestError> {
-        let mut held = Held::nothing(self.room.clone());
-        let body = self.body(&path, headers, body, &mut held).await?;
+        let held = Held::nothing(self.room.clone());
+        let (body, _held) = self.body(&path, headers, body, held).await?;
         let mut parsed = match header_length(headers)? {
             Some(0) => request::raw(body, &self.described(&path).await?)?,
             length => parse(body, length).await?,
@@ -56,14 +56,14 @@ impl Rest {
         respond(rendered, Coding::for_response(headers)).await
     }
 
-    /// The whole body, unpacked.
+    /// The whole body, unpacked, with what it holds of the room.
     async fn body(
         &self,
         path: &ModelPath,
         headers: &HeaderMap,
         body: Body,
-        held: &mut Held,
-    ) -> Result<Bytes, RestError> {
+        mut held: Held,
+    ) -> Result<(Bytes, Held), RestError> {
         let coding = Coding::of_request(headers)?;
         let length = headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
@@ -73,13 +73,15 @@ impl Rest {
         } else {
             self.limit(path).await
         };
-        let body = body::read(body, limit, held).await?;
+        let body = body::read(body, limit, &mut held).await?;
         let Some(coding) = coding else {
-            return Ok(body);
+            return Ok((body, held));
         };
-        let unpacked = off_the_threads(move || coding.unpack(&body, limit)).await??;
-        held.hold(unpacked.len())?;
-        Ok(unpacked.into())
+        off_the_threads(move || {
+            let unpacked = coding.unpack(&body, limit, &mut held)?;
+            Ok((unpacked.into(), held))
+        })
+        .await?
     }
 
     /// Bytes that the body of a request for this model may have: what its inputs

@@ -1,5 +1,6 @@
 //! The port as clients use and misuse it, over real sockets.
 
+use super::body::{Held, Room};
 use super::compression::Coding;
 use crate::serve::data_plane::testing::{Folder, Host, deploy, listed, part, route_to};
 use bytes::Bytes;
@@ -175,7 +176,9 @@ async fn bodies_are_packed_in_both_directions() {
             .unwrap();
         assert_eq!(response.headers()["content-encoding"], name);
         let packed = response.bytes().await.unwrap();
-        let unpacked = coding.unpack(&packed, 1 << 20).unwrap();
+        let unpacked = coding
+            .unpack(&packed, 1 << 20, &mut Held::nothing(Room::default()))
+            .unwrap();
         let answer: Value = serde_json::from_slice(&unpacked).unwrap();
         assert_eq!(answer["outputs"][0]["data"][1999], 3999.0);
     }
