@@ -1,20 +1,17 @@
 //! What anybody with network reach may send, each beside a client that loses nothing.
 
 use super::testing::{Folder, Host, deploy, request, route_to, values};
+use crate::serve::guard::testing::{Frames, framed};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::future::join_all;
 use http::{HeaderMap, HeaderValue, Request};
-use hyper::body::{Body, Frame};
 use lamina_proto::inference::ModelInferRequest;
 use prost::Message as _;
-use std::convert::Infallible;
 use std::io::Write as _;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
@@ -24,35 +21,14 @@ use tower::{Service as _, ServiceExt as _};
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 const FORWARD: &str = "/lamina.hop.v1.Hop/Forward";
 
-/// One frame, then the end or silence.
-struct Raw {
-    frame: Option<Bytes>,
-    ends: bool,
-}
-
-impl Body for Raw {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.frame.take() {
-            None if !self.ends => Poll::Pending,
-            next => Poll::Ready(next.map(|data| Ok(Frame::data(data)))),
-        }
-    }
-}
-
 /// How the host answers `frame`, sent to `path` as it is.
 async fn sent(channel: Channel, path: &str, encoding: &str, frame: &[u8], ends: bool) -> Code {
-    let frame = Some(Bytes::copy_from_slice(frame));
+    let frames = [Bytes::copy_from_slice(frame)].into();
     let request = Request::post(format!("http://host{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("grpc-encoding", encoding)
-        .body(tonic::body::Body::new(Raw { frame, ends }))
+        .body(tonic::body::Body::new(Frames { frames, ends }))
         .unwrap();
     let mut channel = channel;
     let response = channel.ready().await.unwrap().call(request).await.unwrap();
@@ -64,15 +40,11 @@ fn code_in(headers: &HeaderMap) -> Code {
     code.map_or(Code::Ok, Code::from_bytes)
 }
 
-fn framed(flag: u8, announced: u32, content: &[u8]) -> Vec<u8> {
-    [&[flag][..], &announced.to_be_bytes(), content].concat()
-}
-
 fn gzip(content: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(content).unwrap();
     let packed = encoder.finish().unwrap();
-    framed(1, u32::try_from(packed.len()).unwrap(), &packed)
+    framed(1, packed.len(), &packed)
 }
 
 /// A host that serves `m` as 2x+1.
@@ -227,7 +199,7 @@ async fn a_second_message_is_refused_and_a_cut_one_too() {
         ..ModelInferRequest::default()
     };
     let whole = whole.encode_to_vec();
-    let whole = framed(0, u32::try_from(whole.len()).unwrap(), &whole);
+    let whole = framed(0, whole.len(), &whole);
     for bytes in [[&whole[..], &whole[..]].concat(), whole[..6].to_vec()] {
         let code = sent(cam.channel(), INFER, "identity", &bytes, true).await;
         assert_eq!(code, Code::InvalidArgument);

@@ -15,6 +15,7 @@ use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use crate::serve::verify::{PATIENCE, Verifier};
 use crate::telemetry::Telemetry;
+use futures::future::join;
 use known::Known;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::hop::hop_server::HopServer;
@@ -154,8 +155,8 @@ impl DataPlane {
             limits: self.limits,
         };
         tokio::select! {
-            ((), ()) = async { tokio::join!(door.serve(listener, guard, shutdown.clone()), over_http) } => {}
-            () = drained(shutdown.clone()) => {}
+            _ = join(door.serve(listener, guard, shutdown.clone()), over_http) => {}
+            () = drained(shutdown) => {}
         }
     }
 }

@@ -9,6 +9,8 @@ mod inflate;
 mod receive;
 mod rope;
 mod shapes;
+#[cfg(test)]
+pub(crate) mod testing;
 mod weigh;
 
 pub(crate) use budget::Budget;

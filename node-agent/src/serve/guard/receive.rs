@@ -258,46 +258,16 @@ impl Parcel {
 mod tests {
     use super::super::budget::Budget;
     use super::super::shapes::INFER;
+    use super::super::testing::{Frames, framed};
     use super::*;
     use crate::door::Origin;
     use flate2::Compression;
     use flate2::write::GzEncoder;
-    use hyper::body::Frame;
     use lamina_proto::inference::ModelInferRequest;
     use prost::Message as _;
-    use std::collections::VecDeque;
-    use std::convert::Infallible;
     use std::io::Write as _;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
 
     const MIB: usize = 1 << 20;
-
-    /// Frames, then the end, or nothing any more.
-    struct Frames {
-        frames: VecDeque<Bytes>,
-        ends: bool,
-    }
-
-    impl Body for Frames {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            match self.frames.pop_front() {
-                None if !self.ends => Poll::Pending,
-                next => Poll::Ready(next.map(|data| Ok(Frame::data(data)))),
-            }
-        }
-    }
-
-    fn framed(flag: u8, length: usize, content: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(length).unwrap().to_be_bytes();
-        [&[flag][..], &length, content].concat()
-    }
 
     async fn received(bytes: &[u8], piece: usize, ends: bool) -> Result<Vec<u8>, Refusal> {
         let frames = bytes.chunks(piece).map(Bytes::copy_from_slice).collect();
