@@ -6,7 +6,7 @@ use crate::kube::objects::Objects;
 use crate::metrics::Metrics;
 use crate::observe::{self, Place, Seen};
 use crate::plan::desk::Desk;
-use crate::prepare::collect;
+use crate::prepare::garbage;
 use crate::prepare::manifests::{self, Loaded, Manifests};
 use crate::reconcile;
 use crate::state::decision::{Decisions, Interest, StartPrepare};
@@ -395,10 +395,10 @@ impl<'a> Looks<'a> {
     /// Removes blobs that nothing needs, and counts the others.
     async fn keep_house(&mut self, listed: &Listed, loaded: &Loaded) {
         let store = &self.all.store;
-        if self.collected.elapsed() >= collect::PERIOD && loaded.is_certain {
+        if self.collected.elapsed() >= garbage::PERIOD && loaded.is_certain {
             self.collected = Instant::now();
-            let needed = collect::needed(listed, loaded);
-            match store.gc(&needed, collect::MIN_AGE).await {
+            let needed = garbage::needed(listed, loaded);
+            match store.gc(&needed, garbage::MIN_AGE).await {
                 Ok(gone) if gone.blobs > 0 => {
                     tracing::info!(
                         blobs = gone.blobs,

@@ -3,6 +3,7 @@
 mod catalogue;
 mod circles;
 mod imports;
+mod named;
 mod rooms;
 mod tokens;
 
@@ -56,6 +57,7 @@ pub(crate) fn check() -> Result<()> {
     }
     check_uses(&root, &mut wrong);
     wrong.extend(catalogue::check(&files, &text));
+    wrong.extend(named::check(&files, &text));
     for (package, forbidden) in FORBIDDEN {
         check_dependencies(&root, package, forbidden, &mut wrong);
     }

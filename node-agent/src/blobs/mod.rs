@@ -1,6 +1,7 @@
 //! The cache folder of content-addressed blobs, filled from the operator's
 //! store without taking the link from requests.
 
+mod evict;
 mod fetch;
 mod inbound;
 mod inventory;
@@ -19,6 +20,7 @@ pub use source::{BlobError, BlobSource};
 use crate::net::OperatorEndpoint;
 use crate::telemetry::Telemetry;
 use async_trait::async_trait;
+use evict::Cached;
 use inventory::Inventory;
 use lamina_model::Digest;
 use operator::Operator;
@@ -58,14 +60,6 @@ pub struct BlobOptions {
     pub limit_bytes: u64,
     /// Holds what the operator wants as `authorization: Bearer`.
     pub token_file: Option<PathBuf>,
-}
-
-/// A file of the cache folder, for [`Blobs::evict`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Cached {
-    path: PathBuf,
-    bytes: u64,
-    used: SystemTime,
 }
 
 impl Blobs {
@@ -122,47 +116,6 @@ impl Blobs {
     /// What came from the operator's node, to be drained for samples of that link.
     pub fn inbound(&self) -> InboundTransfers {
         self.inbound.clone()
-    }
-
-    /// Removes the blobs that were not used for longest until no more than the limit
-    /// are held, but none that is kept and none that is coming. Gives the bytes freed.
-    ///
-    /// # Errors
-    /// The folder cannot be read or a file not be removed.
-    pub async fn evict(&self) -> Result<u64, BlobError> {
-        let files = self.list().await?;
-        self.evict_of(files, self.limit_bytes).await
-    }
-
-    /// Makes room for `bytes`; whether there is.
-    async fn has_room_for(&self, bytes: u64) -> Result<bool, BlobError> {
-        let Some(limit_bytes) = self.limit_bytes.checked_sub(bytes) else {
-            return Ok(false);
-        };
-        let files = self.list().await?;
-        let held: u64 = files.iter().map(|f| f.bytes).sum();
-        let freed = self.evict_of(files, limit_bytes).await?;
-        Ok(held.saturating_sub(freed) <= limit_bytes)
-    }
-
-    async fn evict_of(&self, files: Vec<Cached>, limit_bytes: u64) -> Result<u64, BlobError> {
-        let kept = self
-            .kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let is_kept =
-            |path: &Path| digest_of(path).is_some_and(|d| kept.contains(&d) || self.is_wanted(&d));
-        let mut freed = 0;
-        for file in to_evict(files, is_kept, limit_bytes) {
-            let removed = tokio::fs::remove_file(&file.path).await;
-            removed.map_err(disk(&file.path))?;
-            if let Some(digest) = digest_of(&file.path) {
-                self.inventory.remove(&digest);
-            }
-            freed += file.bytes;
-        }
-        Ok(freed)
     }
 
     async fn list(&self) -> Result<Vec<Cached>, BlobError> {
@@ -235,25 +188,6 @@ fn list(dir: &Path) -> io::Result<Vec<Cached>> {
 /// Of the blob in the file at `path`, or that is to come there.
 fn digest_of(path: &Path) -> Option<Digest> {
     path.file_stem()?.to_str()?.parse().ok()
-}
-
-/// What to remove, in order, so that the rest fits into `limit_bytes`.
-fn to_evict(
-    mut files: Vec<Cached>,
-    is_kept: impl Fn(&Path) -> bool,
-    limit_bytes: u64,
-) -> Vec<Cached> {
-    let mut held: u64 = files.iter().map(|f| f.bytes).sum();
-    files.retain(|f| !is_kept(&f.path));
-    files.sort_by_key(|f| f.used);
-    files
-        .into_iter()
-        .take_while(|file| {
-            let is_over = held > limit_bytes;
-            held = held.saturating_sub(file.bytes);
-            is_over
-        })
-        .collect()
 }
 
 /// Marks a blob as used now. Where that fails it is only removed earlier.

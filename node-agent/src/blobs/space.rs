@@ -1,6 +1,7 @@
 //! Space on the disk of the cache folder, which others may fill as well.
 
-use super::{BlobError, Blobs, Cached, disk};
+use super::evict::Cached;
+use super::{BlobError, Blobs, disk};
 use lamina_model::Digest;
 use std::io;
 use std::path::Path;

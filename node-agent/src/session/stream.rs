@@ -19,6 +19,8 @@ use tonic::{Code, Request, Status, Streaming};
 const BEAT: Duration = Duration::from_secs(1);
 /// An operator that takes no message for this long is gone.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// For what the operator said last to arrive.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A session that held this long was a good one: the next pause starts small.
@@ -97,10 +99,52 @@ async fn session(
         Err(_) => return SessionEnd::Stuck,
     };
     tracing::info!(operator = address, "session open");
+    attend(config, address, endpoint, meter, &mut orders, &sender).await
+}
+
+/// Keeps up an open session, and finds out why it ended.
+async fn attend(
+    config: &SessionConfig,
+    address: &str,
+    endpoint: &mut watch::Receiver<String>,
+    meter: &mut CpuMeter,
+    orders: &mut Streaming<OperatorMessage>,
+    sender: &mpsc::Sender<AgentMessage>,
+) -> SessionEnd {
+    match talk(config, address, endpoint, meter, orders, sender).await {
+        SessionEnd::Stuck => why_stuck(orders).await,
+        end => end,
+    }
+}
+
+/// What the operator said when it ended the session. It closes both directions at
+/// once, and the one that reports go out on may be seen to close first.
+async fn why_stuck(orders: &mut Streaming<OperatorMessage>) -> SessionEnd {
+    let said = async {
+        loop {
+            match orders.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return SessionEnd::Ended,
+                Err(status) => return status.into(),
+            }
+        }
+    };
+    timeout(LAST_WORDS, said).await.unwrap_or(SessionEnd::Stuck)
+}
+
+/// Reports and obeys until one of the two cannot go on.
+async fn talk(
+    config: &SessionConfig,
+    address: &str,
+    endpoint: &mut watch::Receiver<String>,
+    meter: &mut CpuMeter,
+    orders: &mut Streaming<OperatorMessage>,
+    sender: &mpsc::Sender<AgentMessage>,
+) -> SessionEnd {
     let held = whole_inventory(config.blobs.held()).map(Message::Blobs);
     let updates = config.jobs.last_updates().into_iter().map(Message::Prepare);
     for message in held.chain(updates) {
-        if send(&sender, message).await.is_err() {
+        if send(sender, message).await.is_err() {
             return SessionEnd::Stuck;
         }
     }
@@ -110,7 +154,7 @@ async fn session(
     loop {
         tokio::select! {
             _ = beat.tick() => {
-                if report(config, meter, &operator_node, &sender).await.is_err() {
+                if report(config, meter, &operator_node, sender).await.is_err() {
                     return SessionEnd::Stuck;
                 }
             }
@@ -122,13 +166,13 @@ async fn session(
             // A link that is dead is told at once.
             () = config.prober.failed() => {
                 for message in messages(&Window::default(), config.prober.drain()) {
-                    if send(&sender, message).await.is_err() {
+                    if send(sender, message).await.is_err() {
                         return SessionEnd::Stuck;
                     }
                 }
             }
             Some(update) = config.jobs.next() => {
-                if send(&sender, Message::Prepare(update)).await.is_err() {
+                if send(sender, Message::Prepare(update)).await.is_err() {
                     return SessionEnd::Stuck;
                 }
             }

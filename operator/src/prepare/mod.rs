@@ -1,6 +1,6 @@
 //! From the file that a DnnModel names to a manifest in the store.
 
-pub(crate) mod collect;
+pub(crate) mod garbage;
 pub(crate) mod manifests;
 pub(crate) mod models;
 pub(crate) mod queue;

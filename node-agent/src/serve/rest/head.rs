@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Inputs or outputs of one request.
-const MOST_TENSORS: usize = 1024;
+/// Inputs or outputs of one request, as many as over gRPC (`serve/guard/shapes.rs`).
+const MOST_TENSORS: usize = 256;
 /// Dimensions of one tensor.
 const MOST_DIMENSIONS: usize = 64;
-/// Parameters of a request or of one tensor.
-const MOST_PARAMETERS: usize = 256;
+/// Parameters of a request or of one tensor, as many as over gRPC.
+const MOST_PARAMETERS: usize = 64;
 
 /// A request as its JSON has it.
 #[derive(Debug, Deserialize)]

@@ -351,7 +351,7 @@ mod tests {
             (String::new(), "EOF"),
             ("[]".to_owned(), "expected struct"),
             ("{}".to_owned(), "missing field `inputs`"),
-            (r#"{"inputs":{}}"#.to_owned(), "a list of at most 1024"),
+            (r#"{"inputs":{}}"#.to_owned(), "a list of at most 256"),
             (
                 r#"{"inputs":[{"name":"x"}]}"#.to_owned(),
                 "missing field `datatype`",
@@ -380,7 +380,7 @@ mod tests {
             ),
             (
                 one(r#""parameters":[1],"data":[1,2]"#),
-                "an object of at most 256",
+                "an object of at most 64",
             ),
             (with(r#""id":5"#), "expected a string"),
             (
@@ -439,16 +439,16 @@ mod tests {
     #[test]
     fn no_list_of_the_client_is_unbounded() {
         let tensor = input(r#""data":[1,2]"#);
-        let inputs = vec![tensor.as_str(); 1025].join(",");
+        let inputs = vec![tensor.as_str(); 257].join(",");
         let error = parse_text(&format!(r#"{{"inputs":[{inputs}]}}"#)).unwrap_err();
-        assert!(error.to_string().contains("at most 1024"), "{error}");
-        let parameters: Vec<String> = (0..257).map(|n| format!(r#""{n}":{n}"#)).collect();
+        assert!(error.to_string().contains("at most 256"), "{error}");
+        let parameters: Vec<String> = (0..65).map(|n| format!(r#""{n}":{n}"#)).collect();
         let json = format!(
             r#"{{"inputs":[],"parameters":{{{}}}}}"#,
             parameters.join(",")
         );
         let error = parse_text(&json).unwrap_err();
-        assert!(error.to_string().contains("at most 256"), "{error}");
+        assert!(error.to_string().contains("at most 64"), "{error}");
     }
 
     #[test]

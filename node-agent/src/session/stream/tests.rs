@@ -230,3 +230,27 @@ async fn an_agent_that_is_being_replaced_does_not_fight_for_the_session() {
     endpoint.set(&elsewhere);
     assert!(matches!(next(&mut at_another).await, Message::Hello(_)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_a_session_ended_is_known_though_reports_find_it_closed_first() {
+    let (address, mut messages) = fake_operator(true).await;
+    let endpoint = OperatorEndpoint::default();
+    let cache = tempfile::tempdir().unwrap();
+    let config = config(endpoint.clone(), cache.path());
+    let (sender, receiver) = mpsc::channel(8);
+    let mut orders = open(&config, &address, receiver, &sender).await.unwrap();
+    assert!(matches!(next(&mut messages).await, Message::Hello(_)));
+    let (closed, _) = mpsc::channel(1);
+    let mut meter = CpuMeter::new(1000);
+    let mut endpoint = endpoint.subscribe();
+    let end = attend(
+        &config,
+        &address,
+        &mut endpoint,
+        &mut meter,
+        &mut orders,
+        &closed,
+    )
+    .await;
+    assert!(matches!(end, SessionEnd::TakenOver), "{end}");
+}

@@ -1,4 +1,4 @@
-//! Which blobs are needed; the others are collected now and then.
+//! Which blobs are needed; the others are garbage, removed now and then.
 
 use crate::prepare::manifests::{Loaded, blobs};
 use crate::state::listed::Listed;
