@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 
 /// Builds what the lab's pods run.
 pub(crate) fn binaries(kit: &Kit) -> Result<()> {
-    println!("building Lamina (the first time about 8 minutes on 2 cores):");
+    println!("building Lamina (the first time 11 to 30 minutes on 2 cores):");
     let mut cargo = kit.cargo();
     // The whole workspace each time: another selection of packages would select
     // other features of dependencies, and build them again.

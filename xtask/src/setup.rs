@@ -2,7 +2,7 @@
 //! checkout under names that carry their versions.
 
 use crate::run::{logged, output};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 use std::env;
 use std::fs;
@@ -160,13 +160,19 @@ pub(crate) fn everything() -> Result<Kit> {
     let cache = cache_folder()?;
     let logs = cache.join("logs");
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
-    let (python, models) = python(&root, &cache, &logs)?;
-    let clients = clients(&root, &cache, &logs)?;
-    let libtorch = match env::var_os("LIBTORCH") {
-        Some(given) => PathBuf::from(given),
-        None => libtorch(&cache, &python)?,
-    };
-    let tools = tools(&root, &cache, &logs)?;
+    // One of them waits for the network, the other for the processors.
+    let (fetched, tools) = std::thread::scope(|scope| {
+        let tools = scope.spawn(|| told(tools(&root, &cache, &logs)));
+        let fetched = told(fetched(&root, &cache, &logs));
+        (fetched, tools.join())
+    });
+    let Fetched {
+        python,
+        models,
+        clients,
+        libtorch,
+    } = fetched?;
+    let tools = tools.map_err(|_| anyhow!("building the control plane broke off"))??;
     let target = target_folder(&cache);
     Ok(Kit {
         root,
@@ -177,6 +183,37 @@ pub(crate) fn everything() -> Result<Kit> {
         clients,
         models,
         logs,
+    })
+}
+
+/// Says at once what failed, though the other step goes on: it need not be done again.
+fn told<T>(outcome: Result<T>) -> Result<T> {
+    if let Err(error) = &outcome {
+        println!("failed: {error:#}");
+    }
+    outcome
+}
+
+/// What comes from the Python package index.
+struct Fetched {
+    python: PathBuf,
+    models: PathBuf,
+    clients: PathBuf,
+    libtorch: PathBuf,
+}
+
+fn fetched(root: &Path, cache: &Path, logs: &Path) -> Result<Fetched> {
+    let (python, models) = python(root, cache, logs)?;
+    let clients = clients(root, cache, logs)?;
+    let libtorch = match env::var_os("LIBTORCH") {
+        Some(given) => PathBuf::from(given),
+        None => libtorch(cache, &python)?,
+    };
+    Ok(Fetched {
+        python,
+        models,
+        clients,
+        libtorch,
     })
 }
 
@@ -417,7 +454,7 @@ fn tools(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
     ];
     if missing(&kubernetes) || missing(&["etcd", "helm", "kwok"]) {
         check_go()?;
-        println!("building the Kubernetes control plane (about 8 minutes on 2 cores, once):");
+        println!("building the Kubernetes control plane (5 to 8 minutes on 2 cores, once):");
     }
     if missing(&kubernetes) {
         let packages = kubernetes.map(|n| format!("k8s.io/kubernetes/cmd/{n}"));
