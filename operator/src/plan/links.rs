@@ -19,10 +19,12 @@ const RTT_NOISE_SECONDS: f64 = 0.01;
 /// arrive at a new value.
 const TELL_PAUSE_SECONDS: f64 = 10.0;
 
+/// What is not possible is no change either: it is as if nothing had been measured.
 fn reference(view: LinkView) -> Option<LinkReference> {
+    let (rtt_seconds, bytes_per_second) = view.figures()?;
     Some(LinkReference {
-        bytes_per_second: view.bytes_per_second?,
-        rtt_seconds: view.rtt_seconds?,
+        bytes_per_second,
+        rtt_seconds,
     })
 }
 
