@@ -77,7 +77,7 @@ spec:
 
 /// The entry's agent counts the rows at each exit.
 async fn rates_are_known(scene: &Scene, seen: &Seen) -> Result<()> {
-    let address = SocketAddr::new(scene.lab.address("cam-1")?, FIGURES);
+    let address = SocketAddr::new(scene.lab.address("cam-1")?.into(), FIGURES);
     let figures = metrics::fetch(address, "/metrics", Duration::from_secs(10)).await?;
     let counted: f64 = figures
         .lines()
