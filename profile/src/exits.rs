@@ -7,10 +7,7 @@ use lamina_placement as placement;
 /// as was measured when the model was exported. `threshold` gives what is in force at an
 /// exit, `None` where nobody leaves. Empty where the model has no exits, or where
 /// nothing was measured.
-pub fn expected_shares(
-    manifest: &Manifest,
-    threshold: impl Fn(&Exit) -> Option<f64>,
-) -> Vec<f64> {
+pub fn expected_shares(manifest: &Manifest, threshold: impl Fn(&Exit) -> Option<f64>) -> Vec<f64> {
     let exits = manifest.exits.as_slice();
     let [side @ .., _] = exits else {
         return Vec::new();

@@ -122,7 +122,10 @@ fn shares_are_those_of_the_thresholds_in_force() {
     let shares = |t: Option<f64>| expected_shares(&manifest, |_| t);
     assert_eq!(shares(Some(0.9)), [0.25, 0.75]);
     let close = |got: Vec<f64>, want: [f64; 2]| {
-        assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-12), "{got:?}");
+        assert!(
+            got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-12),
+            "{got:?}"
+        );
     };
     close(shares(Some(0.55)), [0.7, 0.3]);
     close(shares(None), [0.0, 1.0]);

@@ -49,7 +49,10 @@ spec:
         .await?;
     let seen = client(scene, &[]).await?;
     for place in ["early on cam-1", "middle on edge-1", "final on edge-2"] {
-        ensure!(seen.by_node.contains_key(place), "nobody left {place}: {seen:?}");
+        ensure!(
+            seen.by_node.contains_key(place),
+            "nobody left {place}: {seen:?}"
+        );
     }
     ensure!(seen.by_node.len() == 3 && seen.cut_off == 0, "{seen:?}");
     rates_are_known(scene, &seen).await?;

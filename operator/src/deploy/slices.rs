@@ -5,8 +5,8 @@
 //! where the manifest is not at hand, which is so after a restart with an empty
 //! store.
 
-use crate::state::{exits, plans};
 use crate::state::snapshot::Snapshot;
+use crate::state::{exits, plans};
 use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice};
 use lamina_crds::dnn_model::EarlyExits;
 use lamina_crds::placement::{Plan, Segment, format_path};

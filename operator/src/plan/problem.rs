@@ -172,7 +172,10 @@ fn workload(
         .collect();
     let serving = question.serving.as_ref();
     let general = lamina_profile::workload(manifest, WORKLOAD, &question.entry, &factors);
-    let answer = manifest.exits.last().filter(|_| !question.exit_shares.is_empty());
+    let answer = manifest
+        .exits
+        .last()
+        .filter(|_| !question.exit_shares.is_empty());
     solver::Workload {
         rate_per_second: question.wish.rate_per_second,
         exits: lamina_profile::exits(manifest, &question.exit_shares),

@@ -263,7 +263,10 @@ fn early_exits(spec: &DnnModelSpec) -> Result<Option<EarlyExits>, SpecError> {
             exits.thresholds.len()
         ));
     }
-    let outside = exits.thresholds.iter().find(|(_, t)| !(0.0..=1.0).contains(*t));
+    let outside = exits
+        .thresholds
+        .iter()
+        .find(|(_, t)| !(0.0..=1.0).contains(*t));
     if let Some((name, threshold)) = outside {
         return wrong(format!(
             "spec.exits.thresholds: `{name}` is {threshold}; give 0 to 1"

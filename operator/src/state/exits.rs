@@ -18,9 +18,10 @@ pub(crate) fn of(manifest: &Manifest) -> Option<Exits> {
         common.0,
         DataType::Fp16 | DataType::Bf16 | DataType::Fp32 | DataType::Fp64
     );
-    let alike = manifest.exits.iter().all(|exit| {
-        exit.criterion == first.criterion && shape(exit).as_ref() == Some(&common)
-    });
+    let alike = manifest
+        .exits
+        .iter()
+        .all(|exit| exit.criterion == first.criterion && shape(exit).as_ref() == Some(&common));
     if !is_number || !alike {
         return None;
     }

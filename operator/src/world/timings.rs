@@ -307,7 +307,11 @@ fn summarize_requests(window: &Window<ModelRequests>, now: Duration) -> Option<R
 
 fn rows_by_exit(reports: &[&(Duration, ModelRequests)]) -> Vec<u64> {
     let exits = reports.iter().map(|(_, r)| r.rows_by_exit.len()).max();
-    let of = |exit| reports.iter().filter_map(move |(_, r)| r.rows_by_exit.get(exit));
+    let of = |exit| {
+        reports
+            .iter()
+            .filter_map(move |(_, r)| r.rows_by_exit.get(exit))
+    };
     (0..exits.unwrap_or(0)).map(|exit| of(exit).sum()).collect()
 }
 

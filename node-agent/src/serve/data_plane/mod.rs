@@ -209,6 +209,8 @@ async fn report_health(
 }
 
 #[cfg(test)]
+mod early;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 pub(crate) mod testing;

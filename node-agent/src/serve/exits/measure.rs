@@ -16,7 +16,9 @@ pub(super) fn measure(criterion: ExitCriterion, logits: &[f64], temperature: f64
     match criterion {
         ExitCriterion::Confidence => 1.0 / sum,
         ExitCriterion::Entropy => {
-            let entropy: f64 = log_p.map(|l| if l.is_finite() { -l.exp() * l } else { 0.0 }).sum();
+            let entropy: f64 = log_p
+                .map(|l| if l.is_finite() { -l.exp() * l } else { 0.0 })
+                .sum();
             let even = (logits.len() as f64).ln();
             (entropy / even).clamp(0.0, 1.0)
         }
@@ -35,7 +37,9 @@ pub(super) fn leaves(criterion: ExitCriterion, measured: f64, threshold: Option<
 pub(super) fn numbers(datatype: DataType, row: &[u8]) -> Option<Vec<f64>> {
     let two = |of: fn(u16) -> f64| {
         let pairs = row.chunks_exact(2);
-        pairs.map(|b| of(u16::from_le_bytes([b[0], b[1]]))).collect()
+        pairs
+            .map(|b| of(u16::from_le_bytes([b[0], b[1]])))
+            .collect()
     };
     match datatype {
         DataType::Fp64 => {
@@ -44,7 +48,12 @@ pub(super) fn numbers(datatype: DataType, row: &[u8]) -> Option<Vec<f64>> {
         }
         DataType::Fp32 => {
             let fours = row.as_chunks::<4>().0;
-            Some(fours.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect())
+            Some(
+                fours
+                    .iter()
+                    .map(|b| f64::from(f32::from_le_bytes(*b)))
+                    .collect(),
+            )
         }
         DataType::Bf16 => Some(two(|b| f64::from(f32::from_bits(u32::from(b) << 16)))),
         DataType::Fp16 => Some(two(half)),

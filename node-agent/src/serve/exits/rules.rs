@@ -56,7 +56,11 @@ impl Asked {
     /// # Errors
     /// One is no number or no name.
     pub(crate) fn of(parameters: &HashMap<String, InferParameter>) -> Result<Self, AskedError> {
-        let choice = |key| parameters.get(key).and_then(|p| p.parameter_choice.as_ref());
+        let choice = |key| {
+            parameters
+                .get(key)
+                .and_then(|p| p.parameter_choice.as_ref())
+        };
         let name = |parameter| match choice(parameter) {
             None => Ok(None),
             Some(ParameterChoice::StringParam(name)) => Ok(Some(name.clone())),
@@ -160,7 +164,10 @@ fn rules(
             found.map(Some).ok_or_else(unknown)
         }
     };
-    let (force, last) = (place(FORCE_EXIT, &asked.force)?, place(MAX_EXIT, &asked.last)?);
+    let (force, last) = (
+        place(FORCE_EXIT, &asked.force)?,
+        place(MAX_EXIT, &asked.last)?,
+    );
     let all_leave = Some(match criterion {
         ExitCriterion::Confidence => 0.0,
         ExitCriterion::Entropy => 1.0,
@@ -318,7 +325,10 @@ mod tests {
         assert_eq!(outputs(&["end_logits"]).unwrap().1, "end_logits");
         let forced = asked(&[(FORCE_EXIT, text("first"))]).unwrap();
         let refused = wish(Some(&exits()), None, &forced, &["first_logits"]).unwrap_err();
-        assert!(refused.to_string().contains("`end_logits` alone"), "{refused}");
+        assert!(
+            refused.to_string().contains("`end_logits` alone"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -101,7 +101,12 @@ impl Standing {
     ) -> Result<(), MeetError> {
         let (found, rule) = (self.fitting(logits)?, &rules.exits[exit]);
         let is_end = exit + 1 == rules.exits.len();
-        for (row, place) in self.rows.iter_mut().enumerate().filter(|(_, p)| p.is_none()) {
+        for (row, place) in self
+            .rows
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, p)| p.is_none())
+        {
             let data = found.row(row);
             // It was found to hold real numbers.
             let values = numbers(found.like.datatype, &data).unwrap_or_default();
@@ -146,7 +151,11 @@ impl Standing {
 
     /// Rows that no exit answered yet.
     pub(crate) fn open(&self) -> Vec<usize> {
-        let open = self.rows.iter().enumerate().filter(|(_, row)| row.is_none());
+        let open = self
+            .rows
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| row.is_none());
         open.map(|(row, _)| row).collect()
     }
 
@@ -320,7 +329,12 @@ mod tests {
         let all = told(standing, &rules);
         assert_eq!(
             all,
-            [(0, false, 9.0), (1, false, 5.0), (0, false, 0.0), (1, false, 6.0)]
+            [
+                (0, false, 9.0),
+                (1, false, 5.0),
+                (0, false, 0.0),
+                (1, false, 6.0)
+            ]
         );
         // Rows that were sent along for want of a way to leave them out keep their answer.
         let mut whole = Standing::default();

@@ -80,11 +80,7 @@ impl Dispatcher {
 
     /// Waits until the request may try, which it may at once while its path works, or
     /// where this host may answer without the path.
-    async fn turn(
-        &self,
-        model: &Model,
-        journey: &mut Journey,
-    ) -> Result<Option<Turn>, FrontError> {
+    async fn turn(&self, model: &Model, journey: &mut Journey) -> Result<Option<Turn>, FrontError> {
         let placement_uid = model.placement_uid.as_str();
         if model.answers_when_cut_off() {
             return Ok(None);

@@ -43,7 +43,9 @@ impl Away {
             tokio::time::sleep(PAUSE).await;
             let reached = hops.reach(&host, Deadline::after(PATIENCE)).await;
             let mut known = self.lock();
-            let unused = known.get(&host.address).is_none_or(|at| at.elapsed() > UNUSED);
+            let unused = known
+                .get(&host.address)
+                .is_none_or(|at| at.elapsed() > UNUSED);
             if reached.is_ok() || unused {
                 known.remove(&host.address);
                 return;

@@ -98,7 +98,9 @@ impl Forwarder {
                 }
                 // Nobody left here: its answer is the whole answer.
                 Some(whole) => return Ok(whole),
-                None => self.cut_off(&onward, &mut standing, segment).map_err(wrong)?,
+                None => self
+                    .cut_off(&onward, &mut standing, segment)
+                    .map_err(wrong)?,
             }
         }
         let (answer, rows) = standing.finish(onward.rules).map_err(wrong)?;

@@ -34,9 +34,7 @@ impl Model {
     pub(crate) fn answers_when_cut_off(&self) -> bool {
         let has_exits = self.active.as_ref().is_some_and(|a| a.exits.is_some());
         let early = self.early.as_ref().filter(|_| has_exits);
-        early.is_some_and(|e| {
-            e.mode == ExitMode::Early && e.when_cut_off == WhenCutOff::Answer
-        })
+        early.is_some_and(|e| e.mode == ExitMode::Early && e.when_cut_off == WhenCutOff::Answer)
     }
 }
 

@@ -371,7 +371,13 @@ fn requests_that_leave_early_cost_no_more_than_their_way_to_the_exit() {
     let problem = build(&question(vec![0.5, 0.5]));
     solver::validate(&problem).unwrap();
     let workload = &problem.workloads[0];
-    assert_eq!((workload.exits[0].after_block, workload.exits[0].table[0].rate), (0, 0.5));
+    assert_eq!(
+        (
+            workload.exits[0].after_block,
+            workload.exits[0].table[0].rate
+        ),
+        (0, 0.5)
+    );
     assert_eq!(workload.outputs, ["scores"]);
     let problem = build(&question(Vec::new()));
     assert!(problem.workloads[0].exits.is_empty());
