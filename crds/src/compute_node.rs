@@ -1,5 +1,6 @@
 //! [`ComputeNode`]: one host, between operator and agent.
 
+use crate::dnn_model::EarlyExits;
 use crate::{Hop, TensorSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -83,7 +84,7 @@ pub struct Blob {
 }
 
 /// How requests for one model leave this host, which is their entry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
     /// UID of the Placement.
@@ -101,12 +102,15 @@ pub struct Route {
     /// a limit that protects data, such as `keepOnEntry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refuse: Option<String>,
+    /// What the user wants of early exits; as the model's file says where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exits: Option<EarlyExits>,
     /// First host of each revision that may be called.
     pub revisions: Vec<RouteRevision>,
 }
 
 /// First host of a revision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteRevision {
     /// The revision.
@@ -120,11 +124,49 @@ pub struct RouteRevision {
     pub inputs: Vec<TensorSpec>,
     /// What this revision gives.
     pub outputs: Vec<TensorSpec>,
+    /// Where requests may leave it early; absent where they cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exits: Option<Exits>,
     /// A request with its known answer, which proves this revision.
     pub probe: Blob,
     /// Manifest of the blocks of this revision, which the entry keeps so that an
     /// operator that lost its store can plan again.
     pub manifest: Blob,
+}
+
+/// The exits of a revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Exits {
+    /// How it is measured whether a request is sure enough.
+    pub criterion: ExitCriterion,
+    /// In the order in which a request meets them; the last one is the network's end.
+    #[schemars(length(max = 64))]
+    pub exits: Vec<Exit>,
+}
+
+/// How it is measured whether a request is sure enough of its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ExitCriterion {
+    /// The largest probability of the softmax is at least the threshold.
+    Confidence,
+    /// The entropy of the softmax, divided by that of an even one, is at most it.
+    Entropy,
+}
+
+/// One exit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Exit {
+    /// Its label.
+    pub name: String,
+    /// The output that has its logits.
+    pub output: String,
+    /// Divides the logits before the softmax.
+    pub temperature: f64,
+    /// Threshold as the model's file has it; absent where nobody leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
 }
 
 /// What a host reports.

@@ -52,6 +52,9 @@ pub struct DnnModelSpec {
     /// When blocks may move while the model serves.
     #[serde(default)]
     pub adaptation: Adaptation,
+    /// Early exits of a model that has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exits: Option<EarlyExits>,
 }
 
 /// Where a model's file is.
@@ -269,6 +272,55 @@ pub struct Pin {
     #[schemars(length(min = 1, max = 253))]
     pub node: String,
 }
+
+/// Whether requests leave early.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ExitMode {
+    /// A request leaves at the first exit that is sure enough.
+    #[default]
+    Early,
+    /// Every request runs to the end, and all exits answer.
+    All,
+}
+
+/// What becomes of a request that is not sure where the next host is away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenCutOff {
+    /// It waits for the path to work again, or for another one, until its deadline.
+    #[default]
+    Wait,
+    /// It is answered by the last exit that it met, and the answer says so.
+    Answer,
+}
+
+/// How requests leave a model with early exits. Without any of this they leave as the
+/// model's file says.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlyExits {
+    /// Whether they leave early.
+    #[serde(default)]
+    pub mode: ExitMode,
+    /// Thresholds by the exit's name, 0 to 1, in place of those in the model's file:
+    /// what the largest probability must reach, or the normalised entropy not exceed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "few_thresholds")]
+    pub thresholds: BTreeMap<String, f64>,
+    /// What becomes of a request that is not sure where the next host is away.
+    #[serde(default)]
+    pub when_cut_off: WhenCutOff,
+}
+
+fn few_thresholds(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": MOST_EXITS,
+        "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1},
+    })
+}
+
+/// Exits of a model at most.
+pub const MOST_EXITS: usize = 64;
 
 /// When blocks may move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -89,6 +89,52 @@ class TwoImages(OneImage):
         return self.head(left + right), (left - right).abs().sum(1, keepdim=True)
 
 
+def shapes(rows: int, seed: int) -> tuple:
+    """Images of ten shapes (rows x 1 x 8 x 8) in noise, and which one each is."""
+    prototypes = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(10, (rows,), generator=generator)
+    noise = torch.randn(rows, 1, 8, 8, generator=generator)
+    return prototypes[labels] + 1.6 * noise, labels
+
+
+def export_with_exits(target: pathlib.Path) -> None:
+    """A network of three stages with an exit behind each, trained and exported by the SDK."""
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "sdk"))
+    import lamina
+
+    def convolution(inputs: int, outputs: int, stride: int = 1) -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(inputs, outputs, 3, stride, padding=1), torch.nn.ReLU()
+        )
+
+    def head(channels: int) -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(1), torch.nn.Linear(channels * 4, 10)
+        )
+
+    torch.manual_seed(0)
+    model = lamina.MultiExit(
+        stages=[
+            lamina.Stage(convolution(1, 16), "stem"),
+            lamina.Stage(convolution(16, 32, 2), "middle"),
+            lamina.Stage(convolution(32, 64, 2), "deep"),
+        ],
+        exits={
+            0: lamina.Exit(head(16), "early"),
+            1: lamina.Exit(head(32), "middle"),
+            2: lamina.Exit(head(64), "final"),
+        },
+    )
+    images, labels = shapes(2048, seed=2)
+    lamina.train(model, [*zip(images.split(64), labels.split(64))], epochs=15)
+    validation = lamina.collect(model, [shapes(1024, seed=3)])
+    policy = lamina.thresholds_for_exit_rates(validation, [0.4, 0.3])
+    lamina.export(
+        model, target, images[:4], policy=policy, validation=validation, input_name="image"
+    )
+
+
 def seeded(network) -> torch.nn.Module:
     torch.manual_seed(0)
     return network()
@@ -126,6 +172,9 @@ def export(name: str, folder: pathlib.Path) -> pathlib.Path:
     target = folder / f"{name}.pt"
     if target.exists():
         return target
+    if name == "exits":
+        export_with_exits(target)
+        return target
     torch.manual_seed(0)
     with torch.no_grad():
         sizes = INPUTS.get(name, {"image": 224}).values()
@@ -143,7 +192,7 @@ def export(name: str, folder: pathlib.Path) -> pathlib.Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the files")
-    parser.add_argument("names", nargs="+", choices=sorted(MODELS))
+    parser.add_argument("names", nargs="+", choices=sorted([*MODELS, "exits"]))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

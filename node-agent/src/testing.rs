@@ -85,6 +85,7 @@ pub(crate) fn route(placement_uid: &str, name: &str, active_revision: i64) -> Ro
         active_revision,
         verify_revision: None,
         refuse: None,
+        exits: None,
         revisions: vec![revision(active_revision, "cam-1")],
     }
 }
@@ -97,6 +98,7 @@ pub(crate) fn revision(revision: i64, node: &str) -> RouteRevision {
         path: format!("{node}[0-{revision}]"),
         inputs: vec![image("image")],
         outputs: vec![image("scores")],
+        exits: None,
         probe: blob(b"probe"),
         manifest: blob(b"manifest"),
     }

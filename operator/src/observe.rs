@@ -83,6 +83,7 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
         }),
         timings,
         requests: requests(world),
+        exit_rows: exit_rows(world),
         manifests: seen.loaded.manifests,
         manifest_bytes: seen.loaded.bytes,
         recovering: seen.loaded.recovering,
@@ -203,6 +204,12 @@ fn requests(world: &World) -> BTreeMap<String, RequestView> {
             Some((uid, view))
         })
         .collect()
+}
+
+fn exit_rows(world: &World) -> BTreeMap<String, Vec<u64>> {
+    let estimates = world.requests().into_iter();
+    let rows = estimates.filter_map(|(uid, (_, estimate))| Some((uid, estimate?.rows_by_exit)));
+    rows.filter(|(_, rows)| !rows.is_empty()).collect()
 }
 
 /// Prepare jobs as they are.

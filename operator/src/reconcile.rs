@@ -94,13 +94,17 @@ impl ModelView<'_> {
         self.model.metadata.generation.unwrap_or_default()
     }
 
+    /// The spec as it is where it is valid, else the last one that was met.
+    fn in_force(&self) -> Option<&Wish> {
+        match &self.valid {
+            Ok(valid) => Some(&valid.wish),
+            Err(_) => self.accepted.as_ref().map(|(_, wish)| &**wish),
+        }
+    }
+
     /// Blocks of `plan` that must not leave the entry.
     fn keep(&self, manifest: &str) -> usize {
-        let wish = match &self.valid {
-            Ok(valid) => Some(&valid.wish),
-            Err(_) => self.accepted.as_ref().map(|(_, wish)| wish),
-        };
-        let keep = wish.map_or(0, |w| w.keep_on_entry);
+        let keep = self.in_force().map_or(0, |w| w.keep_on_entry);
         let is_same = match &self.preparation {
             Preparation::Ready { profile, .. } => profile.manifest == manifest,
             _ => false,
@@ -411,7 +415,8 @@ impl<'a> Look<'a> {
         let serving = wanted.plans.iter();
         let mut serving = serving.filter(|p| p.revision == wanted.active_revision);
         let keep = serving.next().map_or(0, |p| view.keep(&p.manifest));
-        let built = slices::route_of(snapshot, placement, &wanted, keep).map(|route| {
+        let early = view.in_force().and_then(|wish| wish.exits.as_ref());
+        let built = slices::route_of(snapshot, placement, &wanted, keep, early).map(|route| {
             lamina_crds::compute_node::Route {
                 verify_revision: verify,
                 ..route

@@ -60,7 +60,45 @@ pub(crate) fn model_spec() -> DnnModelSpec {
         objective: lamina_crds::dnn_model::Objective::default(),
         constraints: lamina_crds::dnn_model::Constraints::default(),
         adaptation: lamina_crds::dnn_model::Adaptation::default(),
+        exits: None,
     }
+}
+
+/// Two blocks behind each other with a side exit behind the first, which half of all
+/// requests take.
+pub(crate) fn manifest_with_exits() -> Manifest {
+    let value = |name: &str, size: i64| ValueSpec {
+        name: name.to_owned(),
+        datatype: DataType::Fp32,
+        shape: vec![-1, size],
+    };
+    let mut manifest = manifest(2);
+    let (side, scores) = (value("side", 10), value("scores", 10));
+    manifest.blocks[0].outputs = vec![value("v1", 500), side.clone()];
+    manifest.blocks[1].inputs = vec!["v1".to_owned(), "side".to_owned()];
+    manifest.blocks[1].outputs = vec![side.clone(), scores.clone()];
+    manifest.outputs = vec![side, scores];
+    let exit = |name: &str, block, output: &str, threshold| lamina_model::Exit {
+        name: name.to_owned(),
+        block,
+        output: output.to_owned(),
+        within: None,
+        criterion: lamina_model::ExitCriterion::Confidence,
+        classes: 10,
+        temperature: 1.0,
+        threshold,
+        table: Vec::new(),
+        expected: Some(lamina_model::ExitExpectation {
+            exit_rate: 0.5,
+            accuracy: Some(0.9),
+            accuracy_alone: 0.8,
+        }),
+    };
+    manifest.exits = vec![
+        exit("early", 0, "side", Some(0.9)),
+        exit("final", 1, "scores", None),
+    ];
+    manifest
 }
 
 /// `x → v1 → …`: each block takes 40 ms on a host of 4 GFLOP/s, holds 1 MiB, and
@@ -296,6 +334,7 @@ pub(crate) fn world() -> Snapshot {
         links: links.into_iter().collect::<Links>(),
         timings: BTreeMap::new(),
         requests: BTreeMap::new(),
+        exit_rows: BTreeMap::new(),
         manifests: BTreeMap::from([(digest(), Arc::new(manifest(4)))]),
         manifest_bytes: BTreeMap::from([(digest(), 4096)]),
         recovering: BTreeSet::new(),
@@ -348,6 +387,7 @@ pub(crate) fn question(strategy: &str) -> Question {
         current: None,
         serving: None,
         is_urgent: false,
+        exit_shares: Vec::new(),
         doubt: None,
         cluster: Arc::new(Cluster::of(&snapshot, &mut Arc::default())),
         learned: Arc::default(),

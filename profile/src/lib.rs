@@ -1,6 +1,10 @@
 //! A prepared model as a workload to place, reckoned alike by the operator and by
 //! `kubectl lamina plan`. Pure, as both sides of it are.
 
+mod exits;
+
+pub use exits::{exits, expected_shares};
+
 use lamina_model::{Block, Manifest};
 use lamina_placement as placement;
 use lamina_placement::{BlockCost, Constraints, Workload};
@@ -29,7 +33,7 @@ pub fn time_factor(manifest: &Manifest, gflops: f64) -> f64 {
 /// The workload of one model whose requests arise at `entry`.
 ///
 /// `time_factors` has each host that can run its blocks by name, with the factor
-/// by which their times are multiplied there. No rate, no constraints and no
+/// by which their times are multiplied there. No rate, no constraints, no exits and no
 /// previous placement are set.
 pub fn workload(
     manifest: &Manifest,

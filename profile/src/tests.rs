@@ -86,3 +86,64 @@ fn what_passes_through_a_block_is_given_once() {
     let names: Vec<&str> = workload.values.iter().map(|v| v.name.as_str()).collect();
     assert_eq!(names, ["image", "features", "scores"]);
 }
+
+/// As [`manifest`], with an exit behind each of its blocks.
+fn with_exits(shares: [f64; 2]) -> Manifest {
+    let mut manifest = manifest();
+    let exit = |name: &str, block, share| lamina_model::Exit {
+        name: name.into(),
+        block,
+        output: "scores".into(),
+        within: None,
+        criterion: lamina_model::ExitCriterion::Confidence,
+        classes: 10,
+        temperature: 1.0,
+        threshold: (block == 0).then_some(0.9),
+        table: [(0.9, 0.3), (0.5, 0.7)]
+            .map(|(threshold, exit_rate)| lamina_model::ExitRow {
+                threshold,
+                exit_rate,
+                accuracy: 0.8,
+            })
+            .into(),
+        expected: Some(lamina_model::ExitExpectation {
+            exit_rate: share,
+            accuracy: Some(0.9),
+            accuracy_alone: 0.8,
+        }),
+    };
+    manifest.exits = vec![exit("side", 0, shares[0]), exit("final", 1, shares[1])];
+    manifest
+}
+
+#[test]
+fn shares_are_those_of_the_thresholds_in_force() {
+    let manifest = with_exits([0.25, 0.75]);
+    let shares = |t: Option<f64>| expected_shares(&manifest, |_| t);
+    assert_eq!(shares(Some(0.9)), [0.25, 0.75]);
+    let close = |got: Vec<f64>, want: [f64; 2]| {
+        assert!(
+            got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-12),
+            "{got:?}"
+        );
+    };
+    close(shares(Some(0.55)), [0.7, 0.3]);
+    close(shares(None), [0.0, 1.0]);
+    assert!(expected_shares(&super::tests::manifest(), |_| None).is_empty());
+}
+
+#[test]
+fn an_exit_lets_out_a_share_of_those_who_reach_it() {
+    let mut manifest = with_exits([0.5, 0.5]);
+    let table = |m: &Manifest, shares: &[f64]| {
+        let exits = exits(m, shares);
+        let one = |e: &lamina_placement::Exit| (e.after_block, e.table[0].rate);
+        exits.iter().map(one).collect::<Vec<_>>()
+    };
+    assert_eq!(table(&manifest, &[0.5, 0.5]), [(0, 0.5)]);
+    // Two at one block are one; half of the half that is left leaves at the second.
+    let second = manifest.exits[0].clone();
+    manifest.exits.insert(1, second);
+    assert_eq!(table(&manifest, &[0.5, 0.25, 0.25]), [(0, 0.75)]);
+    assert_eq!(table(&manifest, &[]), []);
+}

@@ -65,6 +65,7 @@ impl Traffic {
             retried: 0,
             latency_p50_seconds: latency,
             latency_p95_seconds: latency * TAIL,
+            rows_by_exit: Vec::new(),
         })
     }
 }

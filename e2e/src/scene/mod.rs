@@ -353,6 +353,22 @@ impl Scene {
     }
 }
 
+impl Scene {
+    /// Python on `host`, outside the host's CPU share, to run the script `name` of
+    /// `e2e/python`.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn script(&self, host: &str, name: &str) -> Result<Command> {
+        let mut python = self.lab.command_without_limits(host, &self.python)?;
+        python
+            .arg(self.scripts.join(name))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(std::process::Stdio::null());
+        Ok(python)
+    }
+}
+
 /// Has PyTorch write `models` into `folder`, those that are missing.
 pub(crate) async fn export(
     python: &Path,

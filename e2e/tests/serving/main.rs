@@ -4,6 +4,7 @@
 
 mod bad_models;
 mod clients;
+mod exits;
 mod faults;
 mod fleet;
 mod good;
@@ -88,6 +89,7 @@ async fn main() -> ExitCode {
         "resnet18",
         "one-image",
         "two-images",
+        "exits",
     ];
     let scene = match Scene::start(None, &models, &mut |text| println!("  {text}")).await {
         Ok(scene) => scene,
@@ -126,6 +128,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(requests::malformed_requests_are_refused_by_name);
     case!(requests::any_agent_takes_any_model);
     case!(clients::every_client_of_the_protocol_is_answered);
+    case!(exits::each_row_leaves_at_its_exit);
     case!(good::googlenet_is_served);
     case!(bad_models::missing_source);
     case!(bad_models::wrong_hash);

@@ -175,6 +175,7 @@ mod tests {
             outcome: Outcome::Answered,
             latency_s: 0.2,
             retried: 1,
+            rows_by_exit: Vec::new(),
         };
         telemetry.request_done(key, sample);
         let (set_ready, is_ready) = watch::channel(false);

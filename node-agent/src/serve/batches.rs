@@ -174,6 +174,7 @@ mod tests {
             revision: 1,
             inputs: shapes.iter().map(|shape| spec(shape)).collect(),
             outputs: Vec::new(),
+            exits: None,
             manifest: String::new(),
         };
         fn spec(shape: &[i64]) -> ValueSpec {

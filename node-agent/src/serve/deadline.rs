@@ -47,6 +47,12 @@ impl Deadline {
         self.0.saturating_duration_since(Instant::now())
     }
 
+    /// After four fifths of what is left: what is tried until then leaves time for
+    /// another way.
+    pub(crate) fn with_time_to_spare(self) -> Self {
+        Self::after(self.left().mul_f64(0.8))
+    }
+
     pub(crate) fn has_passed(self) -> bool {
         self.left().is_zero()
     }

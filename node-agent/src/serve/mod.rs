@@ -5,6 +5,7 @@ pub(crate) mod data_plane;
 pub(crate) mod deadline;
 pub(crate) mod directory;
 pub(crate) mod engine;
+mod exits;
 mod front;
 pub(crate) mod guard;
 mod hop;

@@ -2,7 +2,7 @@
 
 use crate::blobs::{InboundTransfer, InventoryChanges};
 use crate::measure::{median, percentile};
-use crate::telemetry::{Outcome, Window};
+use crate::telemetry::{Outcome, RequestSample, Window};
 use lamina_model::Digest;
 use lamina_proto::control::agent_message::Message;
 use lamina_proto::control::{
@@ -144,16 +144,29 @@ fn requests(window: &Window) -> RequestStats {
                 retried: samples.iter().map(|s| u64::from(s.retried)).sum(),
                 latency_p50_seconds: median(&mut latencies),
                 latency_p95_seconds: percentile(&mut latencies, 0.95),
+                rows_by_exit: rows_by_exit(samples),
             }
         })
         .collect();
     RequestStats { models }
 }
 
+fn rows_by_exit(samples: &[RequestSample]) -> Vec<u64> {
+    let mut rows: Vec<u64> = Vec::new();
+    for sample in samples {
+        let exits = sample.rows_by_exit.len().max(rows.len());
+        rows.resize(exits, 0);
+        for (sum, more) in rows.iter_mut().zip(&sample.rows_by_exit) {
+            *sum += u64::from(*more);
+        }
+    }
+    rows
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{RequestKey, RequestSample, SegmentKey, SegmentSample};
+    use crate::telemetry::{RequestKey, SegmentKey, SegmentSample};
 
     #[test]
     fn a_quiet_second_sends_nothing() {
@@ -171,6 +184,7 @@ mod tests {
             outcome,
             latency_s,
             retried,
+            rows_by_exit: vec![1, 2],
         };
         window.requests.insert(
             key,
@@ -197,6 +211,7 @@ mod tests {
         assert_eq!(segments.timings[0].count, 1);
         let model = &requests.models[0];
         assert_eq!((model.answered, model.failed, model.retried), (2, 1, 3));
+        assert_eq!(model.rows_by_exit, [3, 6]);
         // The other waited for an older revision before.
         assert_eq!(model.latency_p95_seconds, 0.1);
     }

@@ -15,6 +15,7 @@ pub(super) struct Metrics {
     queue: Histogram,
     transfer: Family<PeerLabel, Histogram>,
     bytes: Family<DirectionLabels, Counter>,
+    exits: Family<ExitLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -33,6 +34,11 @@ struct DirectionLabels {
     direction: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ExitLabel {
+    exit: u32,
+}
+
 /// From half a millisecond to a minute, in steps of a factor of two.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 18))
@@ -48,6 +54,7 @@ impl Default for Metrics {
             queue: seconds(),
             transfer: Family::new_with_constructor(seconds),
             bytes: Family::default(),
+            exits: Family::default(),
         }
     }
 }
@@ -89,6 +96,11 @@ impl Metrics {
             "Bytes of tensors to and from other hosts",
             self.bytes.clone(),
         );
+        registry.register(
+            "exit_rows",
+            "Rows that left at each exit of models with early exits",
+            self.exits.clone(),
+        );
     }
 
     pub(super) fn request(&self, sample: &RequestSample) {
@@ -99,6 +111,10 @@ impl Metrics {
         self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
         self.retries.inc_by(sample.retried.into());
         self.latency.observe(sample.latency_s);
+        for (exit, rows) in (0..).zip(&sample.rows_by_exit) {
+            let count = self.exits.get_or_create(&ExitLabel { exit });
+            count.inc_by(u64::from(*rows));
+        }
     }
 
     pub(super) fn segment(&self, sample: &SegmentSample) {

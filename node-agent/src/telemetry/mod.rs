@@ -94,7 +94,7 @@ pub enum Outcome {
 }
 
 /// One request at its entry.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RequestSample {
     /// How it ended.
     pub outcome: Outcome,
@@ -102,6 +102,8 @@ pub struct RequestSample {
     pub latency_s: f64,
     /// How often it was sent again.
     pub retried: u32,
+    /// Rows that left at each exit; empty where the model has none.
+    pub rows_by_exit: Vec<u32>,
 }
 
 /// Counts a request as inside this agent, or as waiting there, until it is dropped.

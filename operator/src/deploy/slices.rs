@@ -5,9 +5,10 @@
 //! where the manifest is not at hand, which is so after a restart with an empty
 //! store.
 
-use crate::state::plans;
 use crate::state::snapshot::Snapshot;
+use crate::state::{exits, plans};
 use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice};
+use lamina_crds::dnn_model::EarlyExits;
 use lamina_crds::placement::{Plan, Segment, format_path};
 use lamina_crds::{Placement, TensorSpec};
 use lamina_model::{Manifest, ValueSpec};
@@ -132,12 +133,14 @@ pub(crate) struct RoutePlan<'a> {
 }
 
 /// The route of `placement`, which lies on its entry; `None` where it cannot be built
-/// yet. `keep` is the number of blocks that must not leave the entry.
+/// yet. `keep` is the number of blocks that must not leave the entry, `early` what the
+/// user wants of exits.
 pub(crate) fn route_of(
     snapshot: &Snapshot,
     placement: &Placement,
     wanted: &RoutePlan<'_>,
     keep: usize,
+    early: Option<&EarlyExits>,
 ) -> Option<Route> {
     let uid = placement.metadata.uid.as_deref()?;
     let entry = placement.spec.entry.as_str();
@@ -154,6 +157,7 @@ pub(crate) fn route_of(
         active_revision: wanted.active_revision,
         verify_revision: None,
         refuse: refusal(entry, wanted, keep),
+        exits: early.cloned(),
         revisions: revisions?,
     })
 }
@@ -171,6 +175,7 @@ fn revision(snapshot: &Snapshot, written: Option<&Route>, plan: &Plan) -> Option
         path: format_path(&plan.segments),
         inputs: tensors(&manifest.inputs),
         outputs: tensors(&manifest.outputs),
+        exits: exits::of(manifest),
         probe: Blob {
             digest: manifest.probe.to_string(),
             bytes: manifest.probe_bytes,

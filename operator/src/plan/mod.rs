@@ -25,6 +25,7 @@ pub(crate) use learn::learn;
 
 use crate::state::cluster::Cluster;
 use crate::state::decision::{Ask, Question, Solve};
+use crate::state::exits;
 use crate::state::ids::{self, ObjectId, PlacementKey};
 use crate::state::links::Pair;
 use crate::state::memory::{Memory, PlacementMemory};
@@ -33,6 +34,7 @@ use crate::state::plans::{self, DeployFailure, Phase, WAITING};
 use crate::state::snapshot::{About, Answer, Need, QuestionView, Snapshot};
 use crate::state::wish::Wish;
 use judge::is_broken_wish;
+use lamina_crds::dnn_model::ExitMode;
 use lamina_crds::placement::{Plan, Segment};
 use lamina_crds::{Placement, reasons};
 use lamina_model::Manifest;
@@ -44,6 +46,9 @@ use std::sync::Arc;
 const RETRY_SECONDS: f64 = 60.0;
 /// Longest pause before a failed plan is tried again.
 const RETRY_LIMIT_SECONDS: f64 = 900.0;
+
+/// Where requests leave is believed of so many rows.
+const TELLING_ROWS: u64 = 100;
 
 /// What is decided about a plan.
 #[derive(Debug, Default)]
@@ -433,10 +438,34 @@ impl Case<'_> {
             current: self.current.cloned(),
             serving: placement.and_then(plans::active).cloned(),
             is_urgent: need >= Need::Leave,
+            exit_shares: self.exit_shares(),
             doubt,
             cluster: Arc::clone(self.site.cluster),
             learned: Arc::clone(&memory.learned),
         }
+    }
+
+    /// Share of requests that leave at each exit: as entries see it, else as was measured
+    /// when the model was exported.
+    fn exit_shares(&self) -> Vec<f64> {
+        let (manifest, wish) = (&*self.wanted.manifest, &*self.wanted.wish);
+        let early = wish.exits.as_ref();
+        if early.is_some_and(|e| e.mode == ExitMode::All) || exits::of(manifest).is_none() {
+            return Vec::new();
+        }
+        let placement = self.site.placement;
+        let seen = placement.and_then(|p| self.snapshot.exit_rows.get(ids::uid(&p.metadata)));
+        let seen = seen.filter(|rows| rows.len() == manifest.exits.len());
+        if let Some(rows) = seen {
+            let all: u64 = rows.iter().sum();
+            if all >= TELLING_ROWS {
+                return rows.iter().map(|rows| *rows as f64 / all as f64).collect();
+            }
+        }
+        lamina_profile::expected_shares(manifest, |exit| {
+            let asked = early.and_then(|e| e.thresholds.get(&exit.name));
+            asked.copied().or(exit.threshold)
+        })
     }
 
     /// What follows from what a strategy says.

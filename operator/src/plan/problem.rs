@@ -171,8 +171,16 @@ fn workload(
         })
         .collect();
     let serving = question.serving.as_ref();
+    let general = lamina_profile::workload(manifest, WORKLOAD, &question.entry, &factors);
+    let answer = manifest
+        .exits
+        .last()
+        .filter(|_| !question.exit_shares.is_empty());
     solver::Workload {
         rate_per_second: question.wish.rate_per_second,
+        exits: lamina_profile::exits(manifest, &question.exit_shares),
+        // One answer comes back, that of the exit where the request left.
+        outputs: answer.map_or(general.outputs, |exit| vec![exit.output.clone()]),
         constraints,
         previous: serving
             .filter(|plan| plan.manifest == question.digest)
@@ -180,7 +188,7 @@ fn workload(
                 segments: segments(plan),
                 move_seconds_per_byte: move_seconds_per_byte(question),
             }),
-        ..lamina_profile::workload(manifest, WORKLOAD, &question.entry, &factors)
+        ..general
     }
 }
 

@@ -3,7 +3,9 @@
 use crate::state::cluster::tier;
 use crate::state::ids::ObjectId;
 use crate::state::wish::{Choice, Pin, ValidModel, Wish};
-use lamina_crds::dnn_model::{InputDataType, LONGEST_PARAMETER, MOST_PARAMETERS, ModelInput};
+use lamina_crds::dnn_model::{
+    EarlyExits, InputDataType, LONGEST_PARAMETER, MOST_EXITS, MOST_PARAMETERS, ModelInput,
+};
 use lamina_crds::quantity::parse_bytes;
 use lamina_crds::{DnnModel, DnnModelSpec};
 use lamina_model::{DataType, Digest, InputSpec, Manifest, ValueRange, ValueSpec};
@@ -190,6 +192,7 @@ pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wi
         slice_limits: slice_limits(spec)?,
         pins: pins(spec)?,
         adaptation: spec.adaptation.clone(),
+        exits: early_exits(spec)?,
     })
 }
 
@@ -250,10 +253,32 @@ fn pins(spec: &DnnModelSpec) -> Result<Vec<Pin>, SpecError> {
     Ok(pin.collect())
 }
 
+fn early_exits(spec: &DnnModelSpec) -> Result<Option<EarlyExits>, SpecError> {
+    let Some(exits) = &spec.exits else {
+        return Ok(None);
+    };
+    if exits.thresholds.len() > MOST_EXITS {
+        return wrong(format!(
+            "spec.exits.thresholds has {} entries; a model has at most {MOST_EXITS} exits",
+            exits.thresholds.len()
+        ));
+    }
+    let outside = exits
+        .thresholds
+        .iter()
+        .find(|(_, t)| !(0.0..=1.0).contains(*t));
+    if let Some((name, threshold)) = outside {
+        return wrong(format!(
+            "spec.exits.thresholds: `{name}` is {threshold}; give 0 to 1"
+        ));
+    }
+    Ok(Some(exits.clone()))
+}
+
 /// What can be judged only against the prepared model.
 ///
 /// # Errors
-/// A block that the model does not have.
+/// A block or an exit that the model does not have.
 pub(crate) fn check_blocks(wish: &Wish, manifest: &Manifest) -> Result<(), SpecError> {
     let blocks = manifest.blocks.len();
     if let Some(pin) = wish.pins.iter().find(|p| p.last >= blocks) {
@@ -269,6 +294,30 @@ pub(crate) fn check_blocks(wish: &Wish, manifest: &Manifest) -> Result<(), SpecE
     if keep > blocks {
         return wrong(format!(
             "spec.constraints.keepOnEntry is {keep}, but the model has {blocks} blocks"
+        ));
+    }
+    check_exits(wish, manifest)
+}
+
+fn check_exits(wish: &Wish, manifest: &Manifest) -> Result<(), SpecError> {
+    let Some(exits) = &wish.exits else {
+        return Ok(());
+    };
+    // At the last one everyone leaves.
+    let [side @ .., _] = manifest.exits.as_slice() else {
+        return match exits.thresholds.keys().next() {
+            Some(name) => wrong(format!(
+                "spec.exits.thresholds names `{name}`, but the model has no early exits; export it with the SDK, or remove spec.exits"
+            )),
+            None => Ok(()),
+        };
+    };
+    let unknown = |name: &&String| !side.iter().any(|exit| exit.name == **name);
+    if let Some(name) = exits.thresholds.keys().find(unknown) {
+        let names: Vec<&str> = side.iter().map(|exit| exit.name.as_str()).collect();
+        return wrong(format!(
+            "spec.exits.thresholds names `{name}`; the model's side exits are {}",
+            names.join(", ")
         ));
     }
     Ok(())

@@ -235,6 +235,9 @@ pub(crate) struct Question {
     pub serving: Option<Plan>,
     /// What serves must be left: moving is waited for.
     pub is_urgent: bool,
+    /// Share of requests that leave at each exit of the model, the last one included;
+    /// empty where all run to the end.
+    pub exit_shares: Vec<f64>,
     /// A link that became slower, and what that says of others.
     pub doubt: Option<Doubt>,
     /// Hosts and links, shared by all questions of a look.

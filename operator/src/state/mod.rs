@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod decision;
+pub(crate) mod exits;
 pub(crate) mod ids;
 pub(crate) mod links;
 pub(crate) mod listed;

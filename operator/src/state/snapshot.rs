@@ -50,6 +50,8 @@ pub(crate) struct Snapshot {
     pub timings: BTreeMap<(String, i64, u32), f64>,
     /// What entries say of their requests, by placement UID.
     pub requests: BTreeMap<String, RequestView>,
+    /// Rows that left at each exit over the last minute, by placement UID.
+    pub exit_rows: BTreeMap<String, Vec<u64>>,
     /// Manifests by digest; those in whose case every block is in the store.
     pub manifests: BTreeMap<String, Arc<Manifest>>,
     /// Sizes of those manifests.

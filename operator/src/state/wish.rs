@@ -1,7 +1,7 @@
 //! A DnnModel's spec, validated: what everything behind the validation takes.
 
 use super::ids::ObjectId;
-use lamina_crds::dnn_model::{Adaptation, Goal};
+use lamina_crds::dnn_model::{Adaptation, EarlyExits, Goal};
 use lamina_model::InputSpec;
 use lamina_placement::{Parameters, Tier};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +45,8 @@ pub(crate) struct Wish {
     pub pins: Vec<Pin>,
     /// When blocks may move.
     pub adaptation: Adaptation,
+    /// Early exits, where the spec speaks of them.
+    pub exits: Option<EarlyExits>,
 }
 
 /// Blocks that must run on one node. The range may go beyond what the model has:

@@ -20,6 +20,8 @@ const MOST_UNKNOWN: usize = 1024;
 const MOST_SEGMENTS_OF_HOST: usize = 4096;
 /// What one report may say: more is an error, or a lie.
 const MOST_COUNTED: u64 = 1_000_000_000;
+/// Exits that a report tells of at most.
+const MOST_EXITS: usize = 64;
 const LONGEST_SECONDS: f64 = 3600.0;
 
 /// Live figures of segments and of requests.
@@ -235,9 +237,15 @@ fn bounded_requests(requests: ModelRequests) -> Option<ModelRequests> {
         retried: requests.retried.min(MOST_COUNTED),
         latency_p50_seconds: seconds(requests.latency_p50_seconds),
         latency_p95_seconds: seconds(requests.latency_p95_seconds),
+        rows_by_exit: bounded_rows(&requests.rows_by_exit),
         ..requests
     };
     (bounded.answered > 0 || bounded.failed > 0 || bounded.retried > 0).then_some(bounded)
+}
+
+fn bounded_rows(told: &[u64]) -> Vec<u64> {
+    let rows = told.iter().take(MOST_EXITS);
+    rows.map(|rows| (*rows).min(MOST_COUNTED)).collect()
 }
 
 /// A time within bounds; 0 where it is none.
@@ -292,8 +300,19 @@ fn summarize_requests(window: &Window<ModelRequests>, now: Duration) -> Option<R
         answered,
         failed: reports.iter().map(|(_, r)| r.failed).sum(),
         retried: reports.iter().map(|(_, r)| r.retried).sum(),
+        rows_by_exit: rows_by_exit(&reports),
         age: now.saturating_sub(newest),
     })
+}
+
+fn rows_by_exit(reports: &[&(Duration, ModelRequests)]) -> Vec<u64> {
+    let exits = reports.iter().map(|(_, r)| r.rows_by_exit.len()).max();
+    let of = |exit| {
+        reports
+            .iter()
+            .filter_map(move |(_, r)| r.rows_by_exit.get(exit))
+    };
+    (0..exits.unwrap_or(0)).map(|exit| of(exit).sum()).collect()
 }
 
 fn latency_points(report: &ModelRequests) -> [(f64, f64); 2] {
@@ -343,6 +362,7 @@ mod tests {
             retried: 2,
             latency_p50_seconds: p50,
             latency_p95_seconds: p95,
+            rows_by_exit: vec![answered, 1],
         }
     }
 

@@ -101,6 +101,8 @@ pub struct RequestEstimate {
     pub failed: u64,
     /// Sent again on another route; not lost.
     pub retried: u64,
+    /// Rows that left at each exit; empty where the model has none.
+    pub rows_by_exit: Vec<u64>,
     /// Time since the newest report.
     pub age: Duration,
 }

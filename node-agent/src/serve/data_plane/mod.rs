@@ -9,7 +9,7 @@ use crate::serve::batches::Batches;
 use crate::serve::directory::Directory;
 use crate::serve::front::{Front, RoundTrip};
 use crate::serve::guard::{Budget, Gate, Guard};
-use crate::serve::hop::{Forwarder, HopService, Hops};
+use crate::serve::hop::{Away, Forwarder, HopService, Hops};
 use crate::serve::rest;
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
@@ -87,6 +87,7 @@ impl DataPlane {
             slices: self.slices,
             telemetry: self.telemetry,
             hops: Hops::default(),
+            away: Away::default(),
         };
         let batches = Batches::new(self.run_memory_bytes);
         let reading = batches
@@ -207,6 +208,8 @@ async fn report_health(
     }
 }
 
+#[cfg(test)]
+mod early;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

@@ -46,7 +46,15 @@ impl Folder {
     }
 
     pub(crate) fn put_block(&self, mul: f32, add: f32) -> Blob {
-        self.put(&serde_json::to_vec(&FakeBlock { mul, add }).unwrap())
+        self.put_fake(FakeBlock {
+            mul,
+            add,
+            ..FakeBlock::default()
+        })
+    }
+
+    pub(crate) fn put_fake(&self, block: FakeBlock) -> Blob {
+        self.put(&serde_json::to_vec(&block).unwrap())
     }
 }
 

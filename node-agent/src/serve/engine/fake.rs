@@ -1,5 +1,7 @@
 //! An engine for tests: a block is a JSON file `{"mul": m, "add": a}` and maps
-//! every FP32 element x to m·x + a.
+//! every FP32 element x to m·x + a. With `exits`, as a network with side exits: of its
+//! inputs it takes the last alone, and gives what it makes of it and, where `side` is
+//! there, that times `side` as logits.
 
 use super::{Engine, EngineError, Loaded, Run, Segment};
 use async_trait::async_trait;
@@ -12,10 +14,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct FakeBlock {
     pub(crate) mul: f32,
     pub(crate) add: f32,
+    #[serde(default)]
+    pub(crate) exits: bool,
+    #[serde(default)]
+    pub(crate) side: Option<f32>,
 }
 
 /// Runs one at a time, each for `run_time`.
@@ -99,7 +105,10 @@ impl Segment for FakeSegment {
             tensor.check(spec)?;
         }
         tokio::time::sleep(self.engine.run_time).await;
-        let outputs = inputs.into_iter().map(|t| self.apply(&t)).collect();
+        let outputs = match self.blocks.last() {
+            Some(block) if block.exits => self.with_side(&inputs, block.side),
+            _ => inputs.into_iter().map(|t| self.apply(&t)).collect(),
+        };
         Ok(Run {
             outputs,
             queue: start - queued,
@@ -109,6 +118,15 @@ impl Segment for FakeSegment {
 }
 
 impl FakeSegment {
+    fn with_side(&self, inputs: &[Tensor], side: Option<f32>) -> Vec<Tensor> {
+        let through = self.apply(inputs.last().unwrap());
+        let logits = side.map(|side| {
+            let values: Vec<f32> = floats(&through).into_iter().map(|x| side * x).collect();
+            fp32(&through.shape, &values)
+        });
+        std::iter::once(through).chain(logits).collect()
+    }
+
     fn apply(&self, tensor: &Tensor) -> Tensor {
         let through = |x: f32| self.blocks.iter().fold(x, |x, b| b.mul.mul_add(x, b.add));
         let values: Vec<f32> = floats(tensor).into_iter().map(through).collect();

@@ -7,7 +7,7 @@ use crate::serve::batches::{Batches, rows_of};
 use crate::serve::hop::Forwarder;
 use crate::serve::routes::{Model, NoTicket, Routes, Ticket};
 use crate::telemetry::RequestKey;
-use lamina_proto::hop::{ForwardReply, ForwardRequest};
+use lamina_proto::hop::{ExitRules, ForwardReply, ForwardRequest, RowExit};
 use tonic::Code;
 
 /// Sends requests of models whose entry is this host.
@@ -26,6 +26,8 @@ pub(super) struct Answered {
     pub(super) path: String,
     /// Names of the outputs that the client wants, in its order.
     pub(super) wanted: Vec<String>,
+    /// Names of the exits that rows could leave at; empty where all ran to the end.
+    pub(super) exits: Vec<String>,
     pub(super) reply: ForwardReply,
 }
 
@@ -52,7 +54,7 @@ impl Dispatcher {
     ) -> Result<Option<Answered>, FrontError> {
         let uid = model.placement_uid.as_str();
         loop {
-            let turn = self.turn(uid, journey).await?;
+            let turn = self.turn(model, journey).await?;
             let ticket = match self.routes.begin(uid) {
                 Ok(ticket) => ticket,
                 Err(NoTicket::Gone | NoTicket::NotServing) => return Ok(None),
@@ -76,12 +78,13 @@ impl Dispatcher {
         }
     }
 
-    /// Waits until the request may try, which it may at once while its path works.
-    async fn turn(
-        &self,
-        placement_uid: &str,
-        journey: &mut Journey,
-    ) -> Result<Option<Turn>, FrontError> {
+    /// Waits until the request may try, which it may at once while its path works, or
+    /// where this host may answer without the path.
+    async fn turn(&self, model: &Model, journey: &mut Journey) -> Result<Option<Turn>, FrontError> {
+        let placement_uid = model.placement_uid.as_str();
+        if model.answers_when_cut_off() {
+            return Ok(None);
+        }
         let _waits = self.forwarder.telemetry.request_waits();
         let deadline = journey.tries.deadline;
         let turn = self.troubles.turn(placement_uid, deadline).await;
@@ -102,7 +105,7 @@ impl Dispatcher {
     ) -> Result<Result<Answered, Setback>, FrontError> {
         let uid = model.placement_uid.as_str();
         journey.counted_as = Some(key(uid, ticket.revision()));
-        let reading = journey.reading(&model.name, &ticket)?.clone();
+        let reading = journey.reading(model, &ticket)?.clone();
         let rows = rows_of(&ticket.signature, &reading.tensors);
         let slices = &self.forwarder.slices;
         let most = self.batches.largest(uid, &ticket.signature, slices);
@@ -117,7 +120,9 @@ impl Dispatcher {
             request_id: journey.id.clone(),
             traceparent: journey.traceparent.clone(),
             tensors: reading.tensors,
+            exits: reading.exits,
         };
+        let exits = names_of_exits(&ticket, request.exits.as_ref());
         let superseded = ticket.superseded.clone();
         let deadline = journey.tries.deadline;
         let outcome = tokio::select! {
@@ -127,7 +132,9 @@ impl Dispatcher {
         match outcome {
             Ok(reply) => {
                 self.troubles.answered(uid);
+                journey.rows_by_exit = counted(exits.len(), &reply.rows);
                 Ok(Ok(Answered {
+                    exits,
                     revision: ticket.revision(),
                     path: ticket.path.clone(),
                     wanted: reading.wanted,
@@ -143,6 +150,24 @@ impl Dispatcher {
             }
         }
     }
+}
+
+fn names_of_exits(ticket: &Ticket, rules: Option<&ExitRules>) -> Vec<String> {
+    let exits = ticket.signature.exits.as_ref().filter(|_| rules.is_some());
+    let names = exits.iter().flat_map(|e| &e.exits).map(|e| e.name.clone());
+    names.collect()
+}
+
+/// How many of `rows` left at each of `exits` exits.
+fn counted(exits: usize, rows: &[RowExit]) -> Vec<u32> {
+    let mut counts = vec![0; exits];
+    for row in rows {
+        let exit = usize::try_from(row.exit).unwrap_or(usize::MAX);
+        if let Some(count) = counts.get_mut(exit) {
+            *count += 1;
+        }
+    }
+    counts
 }
 
 fn key(placement_uid: &str, revision: i64) -> RequestKey {

@@ -1,3 +1,4 @@
+use crate::serve::exits::AskedError;
 use crate::serve::hop::{CallError, HopError};
 use lamina_model::{DataType, ShapeError, UnknownDataType};
 use tonic::metadata::MetadataValue;
@@ -90,6 +91,8 @@ pub(crate) enum InputError {
         model: String,
         gives: String,
     },
+    #[error(transparent)]
+    Exit(#[from] AskedError),
     #[error("`timeout` must be a number of microseconds")]
     Timeout,
     #[error(

@@ -2,11 +2,13 @@
 
 use super::error::InputError;
 use super::typed;
+use crate::serve::exits::{self, Asked};
 use crate::serve::hop::to_wire;
 use crate::serve::routes::Signature;
 use bytes::Bytes;
+use lamina_crds::dnn_model::EarlyExits;
 use lamina_model::{DataType, Tensor, ValueSpec};
-use lamina_proto::hop::Tensor as WireTensor;
+use lamina_proto::hop::{ExitRules, Tensor as WireTensor};
 use lamina_proto::inference::ModelInferRequest;
 use lamina_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use std::collections::BTreeSet;
@@ -21,10 +23,13 @@ pub(super) struct Reading {
     pub(super) tensors: Vec<WireTensor>,
     /// Names of the outputs that the client wants, in its order.
     pub(super) wanted: Vec<String>,
+    /// Where its rows may leave early.
+    pub(super) exits: Option<ExitRules>,
 }
 
 /// `request` for the model `model` as the revision with `signature` takes it.
-/// `earlier` is what a revision before took, if that was something else.
+/// `earlier` is what a revision before took, if that was something else, `early` what the
+/// user wants of exits.
 ///
 /// # Errors
 /// The first thing that does not fit, by name; where it is one for the earlier
@@ -33,10 +38,16 @@ pub(super) fn read(
     model: &str,
     signature: &Signature,
     earlier: Option<&Signature>,
+    early: Option<&EarlyExits>,
     request: &ModelInferRequest,
 ) -> Result<Reading, InputError> {
-    Reader { model, signature }.read(request).map_err(|reason| {
-        let fitted = |signature| Reader { model, signature }.read(request).is_ok();
+    let reader = |signature| Reader {
+        model,
+        signature,
+        early,
+    };
+    reader(signature).read(request).map_err(|reason| {
+        let fitted = |signature| reader(signature).read(request).is_ok();
         if !earlier.is_some_and(fitted) {
             return reason;
         }
@@ -53,14 +64,31 @@ pub(super) fn read(
 struct Reader<'a> {
     model: &'a str,
     signature: &'a Signature,
+    early: Option<&'a EarlyExits>,
 }
 
 impl Reader<'_> {
     fn read(&self, request: &ModelInferRequest) -> Result<Reading, InputError> {
+        let tensors = self.inputs(request)?;
+        let wanted = self.wanted_outputs(&request.outputs)?;
+        let leaving = self.leaving(request)?;
+        let (exits, answer) = leaving.unzip();
         Ok(Reading {
-            tensors: self.inputs(request)?,
-            wanted: self.wanted_outputs(&request.outputs)?,
+            tensors,
+            wanted: answer.map_or(wanted, |answer| vec![answer]),
+            exits,
         })
+    }
+
+    /// Where rows may leave, and the output that has the answer then.
+    fn leaving(
+        &self,
+        request: &ModelInferRequest,
+    ) -> Result<Option<(ExitRules, String)>, InputError> {
+        let asked = Asked::of(&request.parameters)?;
+        let wanted: Vec<&str> = request.outputs.iter().map(|o| o.name.as_str()).collect();
+        let exits = self.signature.exits.as_ref();
+        Ok(exits::wish(exits, self.early, &asked, &wanted)?)
     }
 
     fn inputs(&self, request: &ModelInferRequest) -> Result<Vec<WireTensor>, InputError> {

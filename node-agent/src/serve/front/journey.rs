@@ -6,7 +6,7 @@ use super::relay::TRACEPARENT;
 use super::trouble::PAUSES;
 use crate::net::Backoff;
 use crate::serve::deadline::Deadline;
-use crate::serve::routes::{Signature, Ticket};
+use crate::serve::routes::{Model, Signature, Ticket};
 use crate::telemetry::RequestKey;
 use lamina_proto::inference::ModelInferRequest;
 use std::future::Future;
@@ -28,6 +28,8 @@ pub(super) struct Journey {
     /// What counts it once it ends: the placement and the revision that was tried
     /// last. None while it never was on a path of this host.
     pub(super) counted_as: Option<RequestKey>,
+    /// Rows that left at each exit; empty where the model has none.
+    pub(super) rows_by_exit: Vec<u32>,
     /// Room for it among those that wait.
     pub(super) seat: Option<OwnedSemaphorePermit>,
     read: Option<(Arc<Signature>, Reading)>,
@@ -52,6 +54,7 @@ impl Journey {
             began: Instant::now(),
             tries: Tries::until(deadline),
             counted_as: None,
+            rows_by_exit: Vec::new(),
             seat: None,
             read: None,
         }
@@ -62,11 +65,21 @@ impl Journey {
     ///
     /// # Errors
     /// It does not fit.
-    pub(super) fn reading(&mut self, model: &str, ticket: &Ticket) -> Result<&Reading, InputError> {
+    pub(super) fn reading(
+        &mut self,
+        model: &Model,
+        ticket: &Ticket,
+    ) -> Result<&Reading, InputError> {
         let signature = &ticket.signature;
         let reading = match self.read.take() {
             Some((known, reading)) if known.takes_the_same(signature) => reading,
-            _ => input::read(model, signature, ticket.earlier.as_deref(), &self.request)?,
+            _ => input::read(
+                &model.name,
+                signature,
+                ticket.earlier.as_deref(),
+                model.early.as_ref(),
+                &self.request,
+            )?,
         };
         let (_, reading) = self.read.insert((Arc::clone(signature), reading));
         Ok(reading)

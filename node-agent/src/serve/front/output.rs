@@ -3,7 +3,7 @@
 
 use super::dispatch::Answered;
 use super::error::FrontError;
-use lamina_proto::hop::HopTiming;
+use lamina_proto::hop::{HopTiming, RowExit};
 use lamina_proto::inference::infer_parameter::ParameterChoice;
 use lamina_proto::inference::model_infer_response::InferOutputTensor;
 use lamina_proto::inference::{InferParameter, ModelInferResponse};
@@ -25,6 +25,19 @@ struct TimingLine<'a> {
     transfer_us: u64,
     bytes_in: u64,
     bytes_out: u64,
+}
+
+/// One row's line of `lamina_exits`.
+#[derive(Debug, Serialize)]
+struct ExitLine<'a> {
+    exit: &'a str,
+    /// What the model's criterion measured: confidence, or normalised entropy.
+    measure: f64,
+    /// The host that gave the answer.
+    node: &'a str,
+    /// It was not sure, but the next host was away.
+    #[serde(rename = "cutOff", skip_serializing_if = "std::ops::Not::not")]
+    is_cut_off: bool,
 }
 
 /// The outputs that the client wants, in its order.
@@ -61,7 +74,12 @@ pub(super) fn response(
 }
 
 fn parameters(answered: &Answered) -> HashMap<String, InferParameter> {
-    let timing = timing_json(&answered.reply.timings);
+    let reply = &answered.reply;
+    let timing = timing_json(&reply.timings);
+    let exits = (!answered.exits.is_empty()).then(|| {
+        let lines = exits_json(&answered.exits, &reply.rows, &reply.timings);
+        ("lamina_exits", ParameterChoice::StringParam(lines))
+    });
     [
         (
             "lamina_placement_revision",
@@ -74,6 +92,7 @@ fn parameters(answered: &Answered) -> HashMap<String, InferParameter> {
         ("lamina_timing", ParameterChoice::StringParam(timing)),
     ]
     .into_iter()
+    .chain(exits)
     .map(|(key, choice)| {
         let parameter = InferParameter {
             parameter_choice: Some(choice),
@@ -81,6 +100,22 @@ fn parameters(answered: &Answered) -> HashMap<String, InferParameter> {
         (key.to_owned(), parameter)
     })
     .collect()
+}
+
+fn exits_json(exits: &[String], rows: &[RowExit], timings: &[HopTiming]) -> String {
+    let line = |row: &RowExit| {
+        let exit = usize::try_from(row.exit).ok().and_then(|e| exits.get(e));
+        let on = timings.iter().find(|t| t.segment == row.segment);
+        ExitLine {
+            exit: exit.map_or("", String::as_str),
+            measure: row.measure,
+            node: on.map_or("", |t| t.node.as_str()),
+            is_cut_off: row.is_cut_off,
+        }
+    };
+    let lines: Vec<ExitLine<'_>> = rows.iter().map(line).collect();
+    // What is no number is written as null.
+    serde_json::to_string(&lines).unwrap_or_default()
 }
 
 fn timing_json(timings: &[HopTiming]) -> String {
@@ -105,6 +140,33 @@ fn timing_json(timings: &[HopTiming]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_row_says_where_it_left_and_why() {
+        let on = |node: &str, segment| HopTiming {
+            node: node.into(),
+            segment,
+            ..HopTiming::default()
+        };
+        let row = |exit, segment, is_cut_off| RowExit {
+            exit,
+            measure: 0.75,
+            is_cut_off,
+            segment,
+        };
+        let lines = exits_json(
+            &["early".to_owned(), "final".to_owned()],
+            &[row(0, 0, false), row(1, 1, false), row(0, 0, true)],
+            &[on("cam-1", 0), on("edge-1", 1)],
+        );
+        let lines: serde_json::Value = serde_json::from_str(&lines).unwrap();
+        let expected = serde_json::json!([
+            {"exit": "early", "measure": 0.75, "node": "cam-1"},
+            {"exit": "final", "measure": 0.75, "node": "edge-1"},
+            {"exit": "early", "measure": 0.75, "node": "cam-1", "cutOff": true},
+        ]);
+        assert_eq!(lines, expected);
+    }
 
     #[test]
     fn a_transfer_is_what_the_next_host_did_not_take() {

@@ -218,6 +218,7 @@ impl Front {
         };
         if let Some(key) = journey.counted_as.clone() {
             let sample = RequestSample {
+                rows_by_exit: journey.rows_by_exit.clone(),
                 outcome,
                 latency_s: journey.began.elapsed().as_secs_f64(),
                 retried: journey.tries.failed,

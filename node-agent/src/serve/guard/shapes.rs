@@ -113,7 +113,18 @@ pub(super) static FORWARD: Shape = Shape {
         any(4, Holds::Bytes),
         any(5, Holds::Bytes),
         some(6, Holds::Message(&TENSOR), 1024, "tensors"),
+        any(7, Holds::Message(&EXITS)),
     ],
+};
+
+static EXITS: Shape = Shape {
+    bytes: 128,
+    fields: &[some(1, Holds::Message(&EXIT), 64, "exits")],
+};
+
+static EXIT: Shape = Shape {
+    bytes: 128,
+    fields: &[any(1, Holds::Bytes)],
 };
 
 static TENSOR: Shape = Shape {
@@ -135,7 +146,7 @@ pub(super) static FLAT: Shape = Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lamina_proto::hop::{ForwardRequest, Tensor};
+    use lamina_proto::hop::{ExitRule, ExitRules, ForwardRequest, Tensor};
     use lamina_proto::inference::model_infer_request::{
         InferInputTensor, InferRequestedOutputTensor,
     };
@@ -160,5 +171,7 @@ mod tests {
         holds::<InferTensorContents>(&CONTENTS);
         holds::<ForwardRequest>(&FORWARD);
         holds::<Tensor>(&TENSOR);
+        holds::<ExitRules>(&EXITS);
+        holds::<ExitRule>(&EXIT);
     }
 }

@@ -1,5 +1,6 @@
 use super::{CallError, TensorError};
 use crate::serve::engine::EngineError;
+use crate::serve::exits::{MeetError, RulesError};
 use tonic::{Code, Status};
 
 /// Why a request got no answer from here on.
@@ -34,6 +35,18 @@ pub(crate) enum HopError {
         expected: usize,
         got: usize,
     },
+    #[error("segment {segment} on {node}: exits: {reason}")]
+    Rules {
+        node: String,
+        segment: u32,
+        reason: RulesError,
+    },
+    #[error("segment {segment} on {node}: {reason}; please report this model")]
+    Exit {
+        node: String,
+        segment: u32,
+        reason: MeetError,
+    },
     #[error("the deadline passed on {node} while segment {segment} waited or computed")]
     Late { node: String, segment: u32 },
     #[error(transparent)]
@@ -45,7 +58,7 @@ impl HopError {
     pub(crate) const fn code(&self) -> Code {
         match self {
             Self::NotHeld { .. } => Code::FailedPrecondition,
-            Self::Tensor { .. } => Code::InvalidArgument,
+            Self::Tensor { .. } | Self::Rules { .. } => Code::InvalidArgument,
             Self::Engine { reason, .. } => match reason {
                 EngineError::Input(_) | EngineError::Value(_) => Code::InvalidArgument,
                 EngineError::Busy(_) | EngineError::Memory(_) => Code::ResourceExhausted,
@@ -55,7 +68,7 @@ impl HopError {
                 | EngineError::Crashed(_)
                 | EngineError::Stuck(_) => Code::Internal,
             },
-            Self::Outputs { .. } => Code::Internal,
+            Self::Outputs { .. } | Self::Exit { .. } => Code::Internal,
             Self::Late { .. } => Code::DeadlineExceeded,
             Self::Call(error) => error.code(),
         }

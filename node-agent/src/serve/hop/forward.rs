@@ -1,6 +1,8 @@
-use super::{CallError, HopError, Hops, bytes_of, tensors};
+use super::early::Onward;
+use super::{Away, CallError, HopError, Hops, bytes_of, tensors};
 use crate::serve::deadline::Deadline;
 use crate::serve::engine::Run;
+use crate::serve::exits::Rules;
 use crate::serve::slices::{Serving, Slices};
 use crate::telemetry::{SegmentKey, SegmentSample, Telemetry, Transfer};
 use lamina_crds::Hop;
@@ -15,6 +17,7 @@ pub(crate) struct Forwarder {
     pub(crate) slices: Slices,
     pub(crate) telemetry: Telemetry,
     pub(crate) hops: Hops,
+    pub(crate) away: Away,
 }
 
 /// What one slice made of a request.
@@ -65,8 +68,10 @@ impl Forwarder {
             revision: key.revision,
             segment: key.segment,
         })?;
-        // Nothing is computed for a host that is not there.
-        if let Some(next) = &serving.next {
+        let rules = self.rules(&request)?;
+        // Nothing is computed for a host that is not there, but where rows may leave
+        // before it.
+        if let (None, Some(next)) = (&rules, &serving.next) {
             self.hops.reach(next, deadline).await?;
         }
         let bytes_in = bytes_of(&request.tensors);
@@ -87,25 +92,45 @@ impl Forwarder {
             bytes_out: bytes_of(&computed.live),
             ..HopTiming::default()
         };
-        let mut reply = match &serving.next {
-            None => ForwardReply {
-                tensors: computed.live,
-                timings: Vec::with_capacity(1),
-            },
-            Some(next) => {
+        let (mut reply, took) = match (rules, &serving.next) {
+            (Some(rules), _) => {
+                let onward = Onward {
+                    serving: &serving,
+                    rules: &rules,
+                    live: computed.live,
+                };
+                self.leave_or_go_on(onward, request, deadline).await?
+            }
+            (None, None) => {
+                let tensors = computed.live;
+                let reply = ForwardReply {
+                    tensors,
+                    ..ForwardReply::default()
+                };
+                (reply, Duration::ZERO)
+            }
+            (None, Some(next)) => {
                 let onward = ForwardRequest {
                     segment: request.segment + 1,
                     tensors: computed.live,
                     ..request
                 };
-                let (reply, took) = self.pass_on(next, onward, deadline).await?;
-                timing.downstream_us = micros(took);
-                reply
+                self.pass_on(next, onward, deadline).await?
             }
         };
+        timing.downstream_us = micros(took);
         timing.total_us = micros(arrived.elapsed());
         reply.timings.insert(0, timing);
         Ok(reply)
+    }
+
+    fn rules(&self, request: &ForwardRequest) -> Result<Option<Rules>, HopError> {
+        let rules = request.exits.as_ref().map(Rules::read).transpose();
+        rules.map_err(|reason| HopError::Rules {
+            node: self.node.to_string(),
+            segment: request.segment,
+            reason,
+        })
     }
 
     async fn compute(
@@ -154,7 +179,7 @@ impl Forwarder {
     }
 
     /// The reply of `next` and how long it took.
-    async fn pass_on(
+    pub(super) async fn pass_on(
         &self,
         next: &Hop,
         request: ForwardRequest,

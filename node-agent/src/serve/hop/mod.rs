@@ -1,11 +1,14 @@
 //! Agent to agent: a request goes from slice to slice and its answer back.
 
+mod away;
 mod call;
+mod early;
 mod error;
 mod forward;
 mod service;
 mod tensors;
 
+pub(crate) use away::Away;
 pub(crate) use call::{CallError, Hops};
 pub(crate) use error::HopError;
 pub(crate) use forward::{Forwarder, total_us};

@@ -6,7 +6,8 @@
 
 use super::specs::{SpecError, value_specs};
 use lamina_crds::Hop;
-use lamina_crds::compute_node::{Blob, Route, RouteRevision, RouteStatus, Verification};
+use lamina_crds::compute_node::{Blob, Exits, Route, RouteRevision, RouteStatus, Verification};
+use lamina_crds::dnn_model::{EarlyExits, ExitMode, WhenCutOff};
 use lamina_model::ValueSpec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,17 @@ pub(crate) struct Model {
     pub(crate) active: Option<Arc<Signature>>,
     /// Why requests are refused, if they are.
     pub(crate) refuse: Option<String>,
+    /// What the user wants of early exits.
+    pub(crate) early: Option<EarlyExits>,
+}
+
+impl Model {
+    /// Whether a request may be answered by an exit where a host is away.
+    pub(crate) fn answers_when_cut_off(&self) -> bool {
+        let has_exits = self.active.as_ref().is_some_and(|a| a.exits.is_some());
+        let early = self.early.as_ref().filter(|_| has_exits);
+        early.is_some_and(|e| e.mode == ExitMode::Early && e.when_cut_off == WhenCutOff::Answer)
+    }
 }
 
 /// What one revision takes and gives.
@@ -32,6 +44,8 @@ pub(crate) struct Signature {
     pub(crate) revision: i64,
     pub(crate) inputs: Vec<ValueSpec>,
     pub(crate) outputs: Vec<ValueSpec>,
+    /// Where requests may leave it early.
+    pub(crate) exits: Option<Exits>,
     /// Digest of its manifest.
     pub(crate) manifest: String,
 }
@@ -39,7 +53,7 @@ pub(crate) struct Signature {
 impl Signature {
     /// Whether a request for `other` is one for this, too.
     pub(crate) fn takes_the_same(&self, other: &Self) -> bool {
-        (&self.inputs, &self.outputs) == (&other.inputs, &other.outputs)
+        (&self.inputs, &self.outputs, &self.exits) == (&other.inputs, &other.outputs, &other.exits)
     }
 }
 
@@ -305,6 +319,7 @@ fn signature(revision: &RouteRevision) -> Result<Signature, SpecError> {
         revision: revision.revision,
         inputs: value_specs(&revision.inputs)?,
         outputs: value_specs(&revision.outputs)?,
+        exits: revision.exits.clone(),
         manifest: revision.manifest.digest.clone(),
     })
 }
@@ -360,6 +375,7 @@ fn model(route: &Route, active: Option<Arc<Signature>>) -> Model {
         name: route.name.clone(),
         active,
         refuse: route.refuse.clone(),
+        early: route.exits.clone(),
     }
 }
 

@@ -211,6 +211,8 @@ fn request(placement_uid: &str, target: &RouteRevision, probe: &Probe) -> Forwar
         request_id: format!("verify-{}", target.revision),
         traceparent: String::new(),
         tensors: named.map(|(s, t)| to_wire(&s.name, t.clone())).collect(),
+        // Every exit is to be proved.
+        exits: None,
     }
 }
 

@@ -1,7 +1,7 @@
 use super::Verifier;
 use crate::serve::data_plane::testing::{Folder, Host, deploy, part, route_to};
 use crate::serve::engine::fake::fp32;
-use crate::serve::hop::{Forwarder, Hops};
+use crate::serve::hop::{Away, Forwarder, Hops};
 use crate::testing::image;
 use lamina_crds::compute_node::{Blob, Route, Verification};
 use lamina_model::Probe;
@@ -135,6 +135,7 @@ async fn a_dead_host_fails_the_revision_and_is_named() {
             slices: cam.slices.clone(),
             telemetry: cam.telemetry.clone(),
             hops: Hops::default(),
+            away: Away::default(),
         },
         blobs: Arc::<Folder>::clone(&folder),
         patience: Duration::from_millis(200),

@@ -28,6 +28,7 @@ fn question(
         current: serving.clone(),
         serving,
         is_urgent: false,
+        exit_shares: Vec::new(),
         doubt: None,
         cluster: Arc::new(Cluster::of(snapshot, &mut Arc::default())),
         learned: Arc::clone(&memory.learned),
@@ -355,4 +356,30 @@ fn of_many_hosts_a_question_is_about_the_near_ones() {
         Some(&placement),
     );
     assert!(problem.nodes.iter().any(|n| n.name == "far-0499"));
+}
+
+#[test]
+fn requests_that_leave_early_cost_no_more_than_their_way_to_the_exit() {
+    let world = world();
+    let manifest = crate::testing::manifest_with_exits();
+    manifest.validate().unwrap();
+    let question = |exit_shares: Vec<f64>| Question {
+        manifest: Arc::new(manifest.clone()),
+        exit_shares,
+        ..question(&world, &Memory::default(), &model_spec(), None)
+    };
+    let problem = build(&question(vec![0.5, 0.5]));
+    solver::validate(&problem).unwrap();
+    let workload = &problem.workloads[0];
+    assert_eq!(
+        (
+            workload.exits[0].after_block,
+            workload.exits[0].table[0].rate
+        ),
+        (0, 0.5)
+    );
+    assert_eq!(workload.outputs, ["scores"]);
+    let problem = build(&question(Vec::new()));
+    assert!(problem.workloads[0].exits.is_empty());
+    assert_eq!(problem.workloads[0].outputs, ["side", "scores"]);
 }

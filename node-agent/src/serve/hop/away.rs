@@ -1,0 +1,59 @@
+//! Hosts that do not answer, for requests that have another way to an answer.
+
+use super::Hops;
+use crate::serve::deadline::Deadline;
+use lamina_crds::Hop;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Time between two tries to reach a host again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A try takes no longer than this.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A host that no request asked for in this time is not tried any more.
+const UNUSED: Duration = Duration::from_secs(60);
+
+/// Addresses of hosts that are away. They are tried again beside the requests, none of
+/// which waits for that. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Away {
+    /// When a request last asked for each.
+    known: Arc<Mutex<BTreeMap<String, Instant>>>,
+}
+
+impl Away {
+    /// Whether `host` is known to be away.
+    pub(super) fn is_away(&self, host: &Hop) -> bool {
+        let mut known = self.lock();
+        let asked = known.get_mut(&host.address);
+        asked.map(|at| *at = Instant::now()).is_some()
+    }
+
+    /// `host` did not answer. From now on it is tried until it does.
+    pub(super) fn mark(&self, host: &Hop, hops: &Hops) {
+        let before = self.lock().insert(host.address.clone(), Instant::now());
+        if before.is_none() {
+            tokio::spawn(self.clone().follow(host.clone(), hops.clone()));
+        }
+    }
+
+    async fn follow(self, host: Hop, hops: Hops) {
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            let reached = hops.reach(&host, Deadline::after(PATIENCE)).await;
+            let mut known = self.lock();
+            let unused = known
+                .get(&host.address)
+                .is_none_or(|at| at.elapsed() > UNUSED);
+            if reached.is_ok() || unused {
+                known.remove(&host.address);
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

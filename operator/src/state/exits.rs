@@ -1,0 +1,68 @@
+//! Where requests may leave a model early, as hosts are told.
+
+use lamina_crds::compute_node::{Exit, ExitCriterion, Exits};
+use lamina_model::{DataType, Manifest};
+
+/// The exits of `manifest`. `None` where it has none, or where their answers could not
+/// stand in one tensor: other classes or another datatype at one of them.
+pub(crate) fn of(manifest: &Manifest) -> Option<Exits> {
+    let [first, .., _] = manifest.exits.as_slice() else {
+        return None;
+    };
+    let shape = |exit: &lamina_model::Exit| {
+        let output = manifest.outputs.iter().find(|v| v.name == exit.output)?;
+        Some((output.datatype, output.shape.clone()))
+    };
+    let common = shape(first)?;
+    let is_number = matches!(
+        common.0,
+        DataType::Fp16 | DataType::Bf16 | DataType::Fp32 | DataType::Fp64
+    );
+    let alike = manifest
+        .exits
+        .iter()
+        .all(|exit| exit.criterion == first.criterion && shape(exit).as_ref() == Some(&common));
+    if !is_number || !alike {
+        return None;
+    }
+    let exits = manifest.exits.iter().map(|exit| Exit {
+        name: exit.name.clone(),
+        output: exit.output.clone(),
+        temperature: exit.temperature,
+        threshold: exit.threshold,
+    });
+    Some(Exits {
+        criterion: match first.criterion {
+            lamina_model::ExitCriterion::Confidence => ExitCriterion::Confidence,
+            lamina_model::ExitCriterion::Entropy => ExitCriterion::Entropy,
+        },
+        exits: exits.collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn exits_whose_answers_stand_in_one_tensor_are_told() {
+        let manifest = testing::manifest_with_exits();
+        let exits = of(&manifest).unwrap();
+        let told: Vec<(&str, &str, Option<f64>)> = exits
+            .exits
+            .iter()
+            .map(|e| (e.name.as_str(), e.output.as_str(), e.threshold))
+            .collect();
+        assert_eq!(
+            told,
+            [("early", "side", Some(0.9)), ("final", "scores", None)]
+        );
+        let mut other = manifest.clone();
+        other.outputs[1].shape = vec![-1, 7];
+        assert_eq!(of(&other), None);
+        other = manifest;
+        other.exits.clear();
+        assert_eq!(of(&other), None);
+    }
+}
