@@ -254,6 +254,7 @@ fn is_rerouted(held: &RouteRevision, offered: &RouteRevision) -> bool {
         path,
         inputs,
         outputs,
+        exits,
         probe,
         manifest,
     } = held;
@@ -262,6 +263,7 @@ fn is_rerouted(held: &RouteRevision, offered: &RouteRevision) -> bool {
         && *path == offered.path
         && *inputs == offered.inputs
         && *outputs == offered.outputs
+        && *exits == offered.exits
         && *probe == offered.probe
         && *manifest == offered.manifest
 }
@@ -281,6 +283,7 @@ fn admit_route(held: &Route, offered: &Route, refusals: &mut Vec<Refusal>) -> Ro
         active_revision,
         verify_revision,
         refuse,
+        exits,
         revisions,
     } = offered;
     if (namespace, name) != (&held.namespace, &held.name) {
@@ -325,6 +328,7 @@ fn admit_route(held: &Route, offered: &Route, refusals: &mut Vec<Refusal>) -> Ro
         active_revision: *active_revision,
         verify_revision: *verify_revision,
         refuse: refuse.clone(),
+        exits: exits.clone(),
         revisions: revisions.iter().map(admit).collect(),
     }
 }
