@@ -28,7 +28,14 @@ impl Folder {
     }
 
     fn put_block(&self, mul: f32, add: f32) -> Blob {
-        self.put(&serde_json::to_vec(&FakeBlock { mul, add }).unwrap())
+        self.put(
+            &serde_json::to_vec(&FakeBlock {
+                mul,
+                add,
+                ..FakeBlock::default()
+            })
+            .unwrap(),
+        )
     }
 }
 

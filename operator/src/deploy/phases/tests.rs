@@ -81,6 +81,7 @@ impl Case {
             active_revision,
             verify_revision: None,
             refuse: None,
+            exits: None,
             revisions: Vec::new(),
         }];
     }
