@@ -25,6 +25,8 @@ fn value_sets() -> Vec<(&'static str, Vec<String>)> {
         ("all", file("all-values.yaml")),
         ("bare", file("bare-values.yaml")),
         ("replicas", set("operator.replicas=2")),
+        ("keys of everywhere", set("auth.mode=apiKey,auth.namespaces={*}")),
+        ("tokens", set("auth.mode=token")),
         ("hostPort", set("agent.hostPort=8001")),
         ("restPort", set("agent.restPort=8080")),
         ("no REST", set("agent.restPort=0")),
@@ -54,8 +56,11 @@ fn without_foreign_kinds(manifest: &str) -> String {
 async fn an_api_server_takes_what_every_flag_renders() {
     let folder = tempfile::tempdir().unwrap();
     let server = ApiServer::start(folder.path()).await.unwrap();
-    let create = ["create", "namespace", NAMESPACE];
-    server.tool("kubectl", &create, "").await.unwrap();
+    // The last two hold keys in the file of all values.
+    for namespace in [NAMESPACE, "lab", "shop"] {
+        let create = ["create", "namespace", namespace];
+        server.tool("kubectl", &create, "").await.unwrap();
+    }
     for (name, values) in value_sets() {
         let rendered = render(&server, &values).await;
         let rendered = rendered.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -89,6 +94,9 @@ async fn values_that_mean_nothing_are_refused() {
         "agent.cache.hostPath=relative",
         "agent.classes[0].name=default",
         "logFormat=xml",
+        "auth.mode=key",
+        "auth.namespaces={*,default}",
+        "auth.requestsPerSecond=-1",
     ] {
         let values = ["--set".to_owned(), value.to_owned()];
         let refused = render(&server, &values).await.expect_err(value);

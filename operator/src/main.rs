@@ -64,6 +64,10 @@ struct Run {
     /// `plugin/NAME`.
     #[arg(long, default_value = "")]
     plugins: String,
+    /// Namespaces whose Secrets with the label serving.lamina.dev/api-key=true hold keys of
+    /// clients, with commas between them; `*` for all of them. None where left out.
+    #[arg(long, value_delimiter = ',')]
+    api_key_namespaces: Vec<String>,
     /// Format of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -141,6 +145,7 @@ async fn start(run: Run) -> Result<()> {
         store: run.store_dir,
         identity,
         plugins,
+        key_namespaces: run.api_key_namespaces,
     };
     operator::run(options, client, shutdown).await?;
     tracing::info!("stopped");

@@ -3,6 +3,7 @@
 use crate::admin;
 use crate::control::{self, ControlService, TokenReviews};
 use crate::health::Health;
+use crate::keys;
 use crate::lease::{Elector, LeaseError, PULSE};
 use crate::metrics::Metrics;
 use crate::run::{Controllers, ControllersError, Settings};
@@ -49,6 +50,8 @@ pub struct Options {
     pub identity: String,
     /// Strategies in processes of their own.
     pub plugins: Plugins,
+    /// Namespaces whose labelled Secrets hold keys of clients; `*` for all.
+    pub key_namespaces: Vec<String>,
 }
 
 /// Why the process ended.
@@ -133,6 +136,15 @@ pub async fn run(
         token.run_until_cancelled(watched.watch_over()).await;
         ("the watch over agents", Ok(()))
     });
+    if !options.key_namespaces.is_empty() {
+        let (client, world, token) = (client.clone(), world.clone(), stop.clone());
+        let namespaces = options.key_namespaces;
+        parts.spawn(async move {
+            let following = keys::follow(client, &namespaces, world);
+            token.run_until_cancelled(following).await;
+            ("the watch of clients' keys", Ok(()))
+        });
+    }
     let settings = Settings {
         namespace: options.namespace.clone(),
         node: options.node.clone(),

@@ -69,6 +69,14 @@ spec:
             - --cache-dir=/var/cache/lamina
             - --cache-size={{ $settings.cache.sizeLimit }}
             - --log-format={{ $root.Values.logFormat }}
+            - --auth={{ eq $root.Values.auth.mode "apiKey" | ternary "api-key" $root.Values.auth.mode }}
+            - --default-namespace={{ $root.Values.auth.defaultNamespace }}
+            {{- if eq $root.Values.auth.mode "token" }}
+            - --token-audience={{ $root.Values.auth.tokenAudience }}
+            {{- end }}
+            {{- with $root.Values.auth.requestsPerSecond }}
+            - --requests-per-second={{ int . }}
+            {{- end }}
             - --workers={{ $settings.engine.workers }}
             {{- with $settings.engine.workerMemoryLimit }}
             - --worker-memory-limit={{ . }}

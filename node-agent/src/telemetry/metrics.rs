@@ -15,11 +15,17 @@ pub(super) struct Metrics {
     queue: Histogram,
     transfer: Family<PeerLabel, Histogram>,
     bytes: Family<DirectionLabels, Counter>,
+    denied: Family<ReasonLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,6 +54,7 @@ impl Default for Metrics {
             queue: seconds(),
             transfer: Family::new_with_constructor(seconds),
             bytes: Family::default(),
+            denied: Family::default(),
         }
     }
 }
@@ -89,6 +96,11 @@ impl Metrics {
             "Bytes of tensors to and from other hosts",
             self.bytes.clone(),
         );
+        registry.register(
+            "requests_denied",
+            "Requests refused for who sent them",
+            self.denied.clone(),
+        );
     }
 
     pub(super) fn request(&self, sample: &RequestSample) {
@@ -99,6 +111,10 @@ impl Metrics {
         self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
         self.retries.inc_by(sample.retried.into());
         self.latency.observe(sample.latency_s);
+    }
+
+    pub(super) fn denied(&self, reason: &'static str) {
+        self.denied.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub(super) fn segment(&self, sample: &SegmentSample) {

@@ -27,8 +27,8 @@ pub use types::{
 use crate::state::decision::Entries;
 use lamina_model::Digest;
 use lamina_placement::Tier;
-use lamina_proto::control::OperatorMessage;
 use lamina_proto::control::agent_message::Message as FromAgent;
+use lamina_proto::control::{ApiKey, OperatorMessage};
 use state::{Effects, State};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -165,6 +165,11 @@ impl World {
     /// Sets where requests for each model enter; agents are told what changed.
     pub(crate) fn set_directory(&self, models: BTreeMap<(String, String), Entries>) {
         self.change(|state, _| state.set_directory(models));
+    }
+
+    /// Sets the keys with which clients are let in; agents are told where that changed.
+    pub(crate) fn set_keys(&self, keys: Vec<ApiKey>) {
+        self.change(|state, _| state.set_keys(keys));
     }
 
     /// Asks a host that holds `blob` to send it to the store; false where none is
