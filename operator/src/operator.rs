@@ -46,6 +46,8 @@ pub struct Options {
     pub admin_port: u16,
     /// Folder for prepared models.
     pub store: PathBuf,
+    /// Bytes that one agent may put into the store in an hour.
+    pub put_quota: u64,
     /// Names this process, among candidates for the lease and in Events.
     pub identity: String,
     /// Strategies in processes of their own.
@@ -125,6 +127,7 @@ pub async fn run(
     );
     let auth = Arc::new(auth);
     let service = ControlService::new(world.clone(), store.clone(), auth, stop.clone());
+    let service = service.taking(options.put_quota);
     let token = stop.clone();
     parts.spawn(async move {
         let served = control::serve(agents, service, token).await;
@@ -151,6 +154,7 @@ pub async fn run(
         endpoint: SocketAddr::new(options.ip, options.port).to_string(),
         identity: options.identity.clone(),
         plugins: options.plugins,
+        tenure: elector.tenure(),
     };
     let controllers = Controllers::new(settings, client, world, store, health, metrics);
     let token = stop.clone();

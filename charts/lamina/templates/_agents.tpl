@@ -63,6 +63,7 @@ spec:
             - --node-name=$(NODE_NAME)
             - --token-file=/var/run/secrets/lamina/token
             - --pod-ip=$(POD_IP)
+            - {{ printf "--listen-address=%s" $settings.listenAddress | quote }}
             - --port={{ $settings.port }}
             - --rest-port={{ $settings.restPort }}
             - --admin-port=9091

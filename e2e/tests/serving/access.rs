@@ -3,6 +3,7 @@
 //! its mode, and leaves it as it was.
 
 use crate::good::serve;
+use crate::rights::unused;
 use anyhow::{Context, Result, ensure};
 use lamina_e2e::scene::{AGENT_PORT, REST_PORT, Scene, Step, poll};
 use std::path::Path;
@@ -107,6 +108,17 @@ async fn with_values(
     outcome
 }
 
+/// What this mode gives in addition is used.
+async fn uses(scene: &Scene, what: &str) -> Result<()> {
+    let unused = unused(scene).await?;
+    let unused: Vec<_> = unused
+        .iter()
+        .filter(|r| r.resource.contains(what))
+        .collect();
+    ensure!(unused.is_empty(), "given, and used by nobody: {unused:#?}");
+    Ok(())
+}
+
 fn secret(namespace: &str, key: &str) -> String {
     format!(
         "apiVersion: v1
@@ -153,7 +165,8 @@ pub(crate) async fn a_key_gets_the_models_of_its_namespace(scene: &Scene) -> Res
         // Hot: no agent is restarted.
         let delete = ["delete", "secret", "access-key", "--namespace", "default"];
         scene.lab.kubectl(&delete).await?;
-        says(scene, MODEL, ("x-api-key", KEY), "UNAUTHENTICATED", "401").await
+        says(scene, MODEL, ("x-api-key", KEY), "UNAUTHENTICATED", "401").await?;
+        uses(scene, "secrets").await
     };
     let outcome = with_values(scene, &values, work).await;
     scene
@@ -207,6 +220,7 @@ pub(crate) async fn a_token_gets_what_its_holder_may_get(scene: &Scene) -> Resul
         let elsewhere = token(scene, "access-may", "another-audience").await?;
         let elsewhere = ("authorization", elsewhere.as_str());
         says(scene, MODEL, elsewhere, "UNAUTHENTICATED", "401").await?;
+        uses(scene, "reviews").await?;
         says(
             scene,
             MODEL,

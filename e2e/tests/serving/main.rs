@@ -11,6 +11,7 @@ mod good;
 mod isolation;
 mod manifests;
 mod requests;
+mod rights;
 mod versions;
 mod wishes;
 
@@ -158,4 +159,8 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(access::a_token_gets_what_its_holder_may_get);
     case!(faults::model_deleted_and_applied_again);
     case!(fleet::two_hundred_agents_beside_five_real_ones);
+    // Of a part of the run it says nothing.
+    if suite.skipped == 0 {
+        case!(rights::every_rule_is_used_and_no_call_is_refused);
+    }
 }

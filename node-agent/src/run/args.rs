@@ -17,6 +17,9 @@ pub struct RunArgs {
     /// Address at which other agents reach this one.
     #[arg(long, env = "POD_IP")]
     pub pod_ip: IpAddr,
+    /// Address to listen on; `::` for all, of IPv4 and IPv6, and `0.0.0.0` for IPv4 alone.
+    #[arg(long, default_value = "::")]
+    pub listen_address: IpAddr,
     /// Port for inference requests and for other agents.
     #[arg(long, default_value_t = 8001)]
     pub port: u16,

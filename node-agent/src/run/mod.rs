@@ -4,6 +4,7 @@
 mod admin;
 mod args;
 mod capacity;
+mod listen;
 mod readiness;
 
 pub use args::{LogFormat, RunArgs};
@@ -28,9 +29,8 @@ use admin::Admin;
 use anyhow::{Context as _, Result};
 use kube::{Api, Client};
 use lamina_crds::ComputeNode;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -288,12 +288,13 @@ impl Parts {
         api: Api<ComputeNode>,
         settled: impl Future<Output = ()> + Send + 'static,
     ) -> Result<()> {
-        let requests = listen(args.port).await?;
+        let listen = |port| listen::listen(args.listen_address, port);
+        let requests = listen(args.port)?;
         let http = match args.rest_port {
             0 => None,
-            port => Some(listen(port).await?),
+            port => Some(listen(port)?),
         };
-        let probes = listen(args.admin_port).await?;
+        let probes = listen(args.admin_port)?;
         let (shutdown, admin_ends) = (CancellationToken::new(), CancellationToken::new());
         let node = args.node_name.clone();
         let (follower, publisher) = (self.follower, self.publisher);
@@ -346,12 +347,6 @@ impl Parts {
         admin_ends.cancel();
         Ok(())
     }
-}
-
-async fn listen(port: u16) -> Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
-        .await
-        .with_context(|| format!("cannot listen on port {port}"))
 }
 
 async fn signalled() -> Result<&'static str> {

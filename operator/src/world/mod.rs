@@ -181,6 +181,11 @@ impl World {
         is_coming
     }
 
+    /// Whether `node` was asked for `blob` a while ago.
+    pub(crate) fn was_asked_for(&self, blob: &Digest, node: &str) -> bool {
+        self.held().state.holders.was_asked(blob, node)
+    }
+
     /// Sets whose links matter: `paths` as requests travel, those that a planner wishes
     /// to know, those of hosts at which requests enter. Agents of these hosts are told
     /// what to measure, within bounds, and again when that changed.

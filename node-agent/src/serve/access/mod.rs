@@ -18,11 +18,12 @@ pub(crate) use denial::Denial;
 pub(crate) use keys::Keys;
 pub(crate) use reviews::ApiReviews;
 
+use crate::door::client_of;
 use crate::telemetry::Telemetry;
 use caller::{Admission, Grant, admission};
 use http::HeaderMap;
 use lamina_model::Digest;
-use rates::{Rate, Rates, client_of};
+use rates::{Rate, Rates};
 use shown::Shown;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};

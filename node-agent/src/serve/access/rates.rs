@@ -2,7 +2,6 @@
 //! its owner: moments come from outside.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// So many at once, and so many a second.
@@ -89,17 +88,6 @@ impl<K: Ord + Clone> Rates<K> {
     }
 }
 
-/// Addresses that are one client's: of IPv6, whoever has one has its whole network.
-pub(super) fn client_of(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(v6) => {
-            let network = u128::from(v6) & (u128::MAX << 64);
-            IpAddr::V6(Ipv6Addr::from(network))
-        }
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,14 +122,5 @@ mod tests {
         rates
             .take(&99, rate, now + Duration::from_millis(100))
             .unwrap_err();
-    }
-
-    #[test]
-    fn a_network_of_the_new_kind_is_one_client() {
-        let of = |ip: &str| client_of(ip.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::2"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
     }
 }

@@ -1,7 +1,8 @@
 //! What is remembered of tokens, so that the API server is asked seldom and may be away. Pure
 //! but for the locks of its owner: moments come from outside.
 
-use super::rates::{Rate, Rates, client_of};
+use super::rates::{Rate, Rates};
+use crate::door::client_of;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use lamina_model::Digest;
