@@ -122,7 +122,7 @@ impl Guard {
     async fn answer(mut self, request: Request<Incoming>) -> Response<Answer> {
         let (mut parts, body) = request.into_parts();
         let origin = parts.extensions.get().copied().unwrap_or(NOWHERE);
-        let (message, charge, caller) = match self.let_in(&parts, origin, body).await {
+        let (message, charge, caller) = match Self::let_in(&self.gate, &self.access, &parts, origin, body).await {
             Ok(taken) => taken,
             Err(refusal) => {
                 tracing::debug!(%refusal, path = parts.uri.path(), "refused");
@@ -153,20 +153,19 @@ impl Guard {
 
     /// The message, whose caller is known before any of it is read.
     async fn let_in(
-        &self,
+        gate: &Gate,
+        access: &Access,
         parts: &Parts,
         origin: Origin,
         body: Incoming,
     ) -> Result<(Vec<Bytes>, Charge, Option<Caller>), Refusal> {
         let path = parts.uri.path();
         let caller = if is_about_a_model(path) {
-            Some(self.access.admit(&parts.headers, origin.address).await?)
+            Some(access.admit(&parts.headers, origin.address).await?)
         } else {
             None
         };
-        let taken = self
-            .gate
-            .take(path, &parts.headers, origin, caller.as_ref(), body);
+        let taken = gate.take(path, &parts.headers, origin, caller.as_ref(), body);
         let (message, charge) = taken.await?;
         Ok((message, charge, caller))
     }
