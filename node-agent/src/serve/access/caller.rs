@@ -50,7 +50,9 @@ pub(super) enum Grant {
 
 /// What is found out of a caller before anybody else is asked. Pure.
 pub(super) enum Admission {
-    Anyone,
+    /// With what it shows nevertheless, which an entry may want while the mode changes from
+    /// agent to agent.
+    Anyone(Option<Shown>),
     Key(Arc<Scope>, Shown),
     /// The API server knows whose this is.
     Ask(Shown),
@@ -67,8 +69,8 @@ pub(super) fn admission(
     keys: &KeyTable,
 ) -> Result<Admission, Denial> {
     match mode {
-        // What clients send that need not say who they are is nobody's business.
-        AuthMode::None => Ok(Admission::Anyone),
+        // What is wrong with what need not be sent is nobody's business.
+        AuthMode::None => Ok(Admission::Anyone(shown.unwrap_or_default())),
         AuthMode::ApiKey => {
             let shown = shown?.ok_or(Denial::NoKey)?;
             match keys.get(shown.digest()) {
@@ -126,7 +128,7 @@ impl Caller {
     ///
     /// # Errors
     /// It may not.
-    pub(crate) fn may_ask_for(&self, full_name: &str) -> Result<(), Denial> {
+    pub(super) fn may_ask_for(&self, full_name: &str) -> Result<(), Denial> {
         match &self.grant {
             Grant::Key(scope) if !scope.covers(full_name) => Err(Denial::forbidden(full_name)),
             _ => Ok(()),
@@ -170,7 +172,7 @@ mod tests {
         }
         let admission = admission(mode, "lamina", Shown::of(&map), &keys.now())?;
         Ok(match admission {
-            Admission::Anyone => "anyone".to_owned(),
+            Admission::Anyone(_) => "anyone".to_owned(),
             Admission::Key(scope, _) => scope.namespace.clone(),
             Admission::Ask(token) => format!("ask about {}", token.expose()),
         })

@@ -107,12 +107,21 @@ impl Access {
         allowed.inspect_err(|denial| self.0.telemetry.denied(denial.label()))
     }
 
+    /// As [`Access::allow`], as far as that is known without asking anybody.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(crate) fn allow_unasked(&self, caller: &Caller, full_name: &str) -> Result<(), Denial> {
+        let allowed = caller.may_ask_for(full_name);
+        allowed.inspect_err(|denial| self.0.telemetry.denied(denial.label()))
+    }
+
     async fn admitted(&self, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Denial> {
         let options = &self.0.options;
         let shown = Shown::of(headers);
         let admission = admission(options.mode, &options.audience, shown, &self.0.keys.now())?;
         let (grant, shown) = match admission {
-            Admission::Anyone => (Grant::Everything, None),
+            Admission::Anyone(shown) => (Grant::Everything, shown),
             Admission::Key(scope, shown) => (Grant::Key(scope), Some(shown)),
             Admission::Ask(token) => {
                 let who = self.0.tokens.holder(&token, from).await?;

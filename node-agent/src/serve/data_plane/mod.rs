@@ -152,8 +152,8 @@ impl DataPlane {
             gate: Gate {
                 budget: self.room,
                 models: Arc::new(known),
+                access: self.access,
             },
-            access: self.access,
         };
         let door = Door {
             speech: Speech::Http2,

@@ -77,7 +77,6 @@ pub(crate) trait Models: Send + Sync {
 pub(crate) struct Guard {
     pub(crate) routes: Routes,
     pub(crate) gate: Gate,
-    pub(crate) access: Access,
 }
 
 /// Decides what is fit.
@@ -85,6 +84,7 @@ pub(crate) struct Guard {
 pub(crate) struct Gate {
     pub(crate) budget: Budget,
     pub(crate) models: Arc<dyn Models>,
+    pub(crate) access: Access,
 }
 
 /// The methods, by what their messages are like.
@@ -122,7 +122,7 @@ impl Guard {
     async fn answer(mut self, request: Request<Incoming>) -> Response<Answer> {
         let (mut parts, body) = request.into_parts();
         let origin = parts.extensions.get().copied().unwrap_or(NOWHERE);
-        let (message, charge, caller) = match Self::let_in(&self.gate, &self.access, &parts, origin, body).await {
+        let (message, charge, caller) = match self.gate.let_in(&parts, origin, body).await {
             Ok(taken) => taken,
             Err(refusal) => {
                 tracing::debug!(%refusal, path = parts.uri.path(), "refused");
@@ -150,25 +150,6 @@ impl Guard {
             _charge: Some(charge),
         })
     }
-
-    /// The message, whose caller is known before any of it is read.
-    async fn let_in(
-        gate: &Gate,
-        access: &Access,
-        parts: &Parts,
-        origin: Origin,
-        body: Incoming,
-    ) -> Result<(Vec<Bytes>, Charge, Option<Caller>), Refusal> {
-        let path = parts.uri.path();
-        let caller = if is_about_a_model(path) {
-            Some(access.admit(&parts.headers, origin.address).await?)
-        } else {
-            None
-        };
-        let taken = gate.take(path, &parts.headers, origin, caller.as_ref(), body);
-        let (message, charge) = taken.await?;
-        Ok((message, charge, caller))
-    }
 }
 
 /// Whether a call is one for which a client must say who it is: health and what the server
@@ -179,6 +160,24 @@ fn is_about_a_model(path: &str) -> bool {
 }
 
 impl Gate {
+    /// The message, whose caller is known before any of it is read.
+    async fn let_in(
+        &self,
+        parts: &Parts,
+        origin: Origin,
+        body: Incoming,
+    ) -> Result<(Vec<Bytes>, Charge, Option<Caller>), Refusal> {
+        let path = parts.uri.path();
+        let caller = if is_about_a_model(path) {
+            Some(self.access.admit(&parts.headers, origin.address).await?)
+        } else {
+            None
+        };
+        let taken = self.take(path, &parts.headers, origin, caller.as_ref(), body);
+        let (message, charge) = taken.await?;
+        Ok((message, charge, caller))
+    }
+
     async fn take<B>(
         &self,
         path: &str,
@@ -236,7 +235,7 @@ impl Gate {
             Method::Infer => match caller.zip(name) {
                 Some((caller, name)) => {
                     let full_name = caller.full_name(&name);
-                    caller.may_ask_for(&full_name)?;
+                    self.access.allow_unasked(caller, &full_name)?;
                     Some(full_name).filter(|full_name| self.models.knows(full_name))
                 }
                 None => None,
