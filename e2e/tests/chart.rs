@@ -25,12 +25,17 @@ fn value_sets() -> Vec<(&'static str, Vec<String>)> {
         ("all", file("all-values.yaml")),
         ("bare", file("bare-values.yaml")),
         ("replicas", set("operator.replicas=2")),
-        ("keys of everywhere", set("auth.mode=apiKey,auth.namespaces={*}")),
+        (
+            "keys of everywhere",
+            set("auth.mode=apiKey,auth.namespaces={*}"),
+        ),
         ("tokens", set("auth.mode=token")),
         ("volume", set("operator.store.persistence.enabled=true")),
         (
             "kept elsewhere",
-            set("operator.store.persistence.enabled=true,operator.store.persistence.keep=false,operator.store.persistence.storageClass=fast"),
+            set(
+                "operator.store.persistence.enabled=true,operator.store.persistence.keep=false,operator.store.persistence.storageClass=fast",
+            ),
         ),
         ("hostPort", set("agent.hostPort=8001")),
         ("restPort", set("agent.restPort=8080")),

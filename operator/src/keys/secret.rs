@@ -233,9 +233,9 @@ mod tests {
     fn what_cannot_be_read_gives_nobody_more_than_was_meant() {
         for (notes, said) in [
             (&[(RATE, "0")][..], "no whole number"),
-            (&[(RATE, "fast")], "no whole number"),
-            (&[(RATE, "99999999999")], "no whole number"),
-            (&[(MODELS, " , ")], "must name 1 to"),
+            (&[(RATE, "fast")][..], "no whole number"),
+            (&[(RATE, "99999999999")][..], "no whole number"),
+            (&[(MODELS, " , ")][..], "must name 1 to"),
         ] {
             let found = gathered(vec![secret("lab", "cam", &[KEY], notes)]);
             assert!(found.keys.is_empty(), "{notes:?}");

@@ -221,13 +221,13 @@ mod tests {
                 },
             ),
             (
-                &[("x-api-key", "a.b.c")],
+                &[("x-api-key", "a.b.c")][..],
                 Denial::NoToken {
                     audience: audience(),
                 },
             ),
             (
-                &[("authorization", "Bearer lab-key")],
+                &[("authorization", "Bearer lab-key")][..],
                 Denial::BadToken {
                     audience: audience(),
                 },

@@ -1,6 +1,7 @@
 //! No clock, host or tenant takes the service down.
 
 use super::*;
+use crate::reconcile::decide_by;
 use crate::state::snapshot::Snapshot;
 use k8s_openapi::jiff::SignedDuration;
 
