@@ -52,6 +52,8 @@ pub const ROLLED_BACK: &str = "RolledBack";
 pub const REQUESTS_REFUSED: &str = "RequestsRefused";
 /// Warning: an object cannot be read; what it asked for before stays in force.
 pub const UNREADABLE: &str = "Unreadable";
+/// Warning: deciding about a model broke off, which is a bug; what serves of it stays.
+pub const DECISION_FAILED: &str = "DecisionFailed";
 /// Warning: a model ended the process that opened it; other models go on.
 pub const ENGINE_CRASHED: &str = "EngineCrashed";
 /// Warning: a host reports of itself what no host can be; nothing is placed there.

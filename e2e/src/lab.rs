@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::config::LabConfig;
-use crate::control_plane::{API_PORT, ControlPlane, ControlPlaneError};
+use crate::control_plane::{API_PORT, ControlPlane, ControlPlaneError, audit_log};
 use crate::index::{IndexError, IndexLock};
 use crate::interrupt::{self, Interrupts};
 use crate::launch;
@@ -181,6 +181,11 @@ impl Lab {
         };
         lab.wait_for_nodes(nodes.len()).await?;
         Ok(lab)
+    }
+
+    /// What pods of the chart did at the API server, one JSON object a line.
+    pub fn audit_log(&self) -> PathBuf {
+        audit_log(&self.dir.join("control-plane"))
     }
 
     /// A client with all rights.

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod netlab;
 mod nodes;
 mod pods;
+pub mod rights;
 pub mod scene;
 pub mod site;
 mod tools;

@@ -25,6 +25,18 @@ fn value_sets() -> Vec<(&'static str, Vec<String>)> {
         ("all", file("all-values.yaml")),
         ("bare", file("bare-values.yaml")),
         ("replicas", set("operator.replicas=2")),
+        (
+            "keys of everywhere",
+            set("auth.mode=apiKey,auth.namespaces={*}"),
+        ),
+        ("tokens", set("auth.mode=token")),
+        ("volume", set("operator.store.persistence.enabled=true")),
+        (
+            "kept elsewhere",
+            set(
+                "operator.store.persistence.enabled=true,operator.store.persistence.keep=false,operator.store.persistence.storageClass=fast",
+            ),
+        ),
         ("hostPort", set("agent.hostPort=8001")),
         ("restPort", set("agent.restPort=8080")),
         ("no REST", set("agent.restPort=0")),
@@ -54,8 +66,11 @@ fn without_foreign_kinds(manifest: &str) -> String {
 async fn an_api_server_takes_what_every_flag_renders() {
     let folder = tempfile::tempdir().unwrap();
     let server = ApiServer::start(folder.path()).await.unwrap();
-    let create = ["create", "namespace", NAMESPACE];
-    server.tool("kubectl", &create, "").await.unwrap();
+    // The last two hold keys in the file of all values.
+    for namespace in [NAMESPACE, "lab", "shop"] {
+        let create = ["create", "namespace", namespace];
+        server.tool("kubectl", &create, "").await.unwrap();
+    }
     for (name, values) in value_sets() {
         let rendered = render(&server, &values).await;
         let rendered = rendered.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -89,6 +104,12 @@ async fn values_that_mean_nothing_are_refused() {
         "agent.cache.hostPath=relative",
         "agent.classes[0].name=default",
         "logFormat=xml",
+        "operator.store.persistence.accessMode=Often",
+        "operator.store.putQuota=much",
+        "agent.listenAddress=everywhere",
+        "auth.mode=key",
+        "auth.namespaces={*,default}",
+        "auth.requestsPerSecond=-1",
     ] {
         let values = ["--set".to_owned(), value.to_owned()];
         let refused = render(&server, &values).await.expect_err(value);

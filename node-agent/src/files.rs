@@ -1,5 +1,9 @@
 //! Files that survive a crash as a whole: the old one or the new one, also on a full disk.
 
+mod document;
+
+pub(crate) use document::Document;
+
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};

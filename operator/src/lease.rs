@@ -1,7 +1,8 @@
 //! Leader election by a Lease, so that a rolling update never has two writers.
 //!
 //! A holder renews every [`RETRY`]; one that could not for [`RENEW_DEADLINE`]
-//! ends its process, before others may take the Lease after [`DURATION`].
+//! ends its process, before others may take the Lease after [`DURATION`]. What it was about to
+//! write by then is not written, and what is on its way is given up: see [`Tenure`].
 //! Whether a holder is gone is judged by this machine's clock alone: the Lease
 //! did not change for its whole duration.
 
@@ -12,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +49,30 @@ pub enum LeaseError {
     Expired(Duration),
 }
 
+/// Until when this process may write: as long as no other may hold the Lease. Clones share
+/// it.
+#[derive(Debug, Clone, Default)]
+pub struct Tenure(Arc<Mutex<Option<Instant>>>);
+
+impl Tenure {
+    /// Until when, if at all.
+    pub fn until(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, until: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// One that lasts, for tests without a Lease.
+    #[cfg(test)]
+    pub(crate) fn lasting() -> Self {
+        let tenure = Self::default();
+        tenure.set(Some(Instant::now() + Duration::from_secs(3600)));
+        tenure
+    }
+}
+
 /// One candidate.
 pub struct Elector {
     leases: Api<Lease>,
@@ -54,6 +80,7 @@ pub struct Elector {
     name: String,
     identity: String,
     health: Health,
+    tenure: Tenure,
 }
 
 /// What to do about the Lease as it is.
@@ -147,7 +174,13 @@ impl Elector {
             name: name.to_owned(),
             identity,
             health,
+            tenure: Tenure::default(),
         }
+    }
+
+    /// Until when this process may write.
+    pub fn tenure(&self) -> Tenure {
+        self.tenure.clone()
     }
 
     /// Takes part until `shutdown`, then frees the Lease. `leads` says whether
@@ -167,9 +200,11 @@ impl Elector {
             match self.turn(&mut seen).await {
                 Ok(Turn::Holds) => {
                     renewed_at = Some(began);
+                    self.tenure.set(Some(began + RENEW_DEADLINE));
                     self.become_leader(leads);
                 }
                 Ok(Turn::HeldBy { holder, .. }) if renewed_at.is_some() => {
+                    self.tenure.set(None);
                     return Err(LeaseError::Taken(holder));
                 }
                 // Nobody does the work of one that is gone.
@@ -182,6 +217,8 @@ impl Elector {
                 }
                 Ok(Turn::HeldBy { .. }) => self.health.ready(PULSE),
                 Err(error) => {
+                    // Who cannot be asked may hear another by now.
+                    self.tenure.set(None);
                     let error = crate::text::with_causes(&*error);
                     if renewed_at.is_none() {
                         self.health.waits(PULSE, error.as_str());
@@ -369,5 +406,56 @@ mod tests {
         assert_eq!(seen.note(Some("1"), after(14)), Duration::from_secs(14));
         assert_eq!(seen.note(Some("2"), after(15)), Duration::ZERO);
         assert_eq!(seen.note(Some("2"), after(31)), Duration::from_secs(16));
+    }
+
+    /// Takes the first write, and is away from then on.
+    fn server_that_goes_away() -> Client {
+        use http::{Request, Response, StatusCode};
+        use kube::client::Body;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let is_away = Arc::new(AtomicBool::new(false));
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let is_away = Arc::clone(&is_away);
+            async move {
+                let is_write = request.method() == http::Method::POST;
+                let body = request
+                    .into_body()
+                    .collect_bytes()
+                    .await
+                    .unwrap_or_default();
+                let was_away = is_away.fetch_or(is_write, Ordering::Relaxed);
+                let (status, body) = match (was_away, is_write) {
+                    (false, true) => (StatusCode::CREATED, body),
+                    (false, false) => (StatusCode::NOT_FOUND, "{}".into()),
+                    (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "{}".into()),
+                };
+                let response = Response::builder().status(status).body(Body::from(body));
+                Ok::<_, std::convert::Infallible>(response.unwrap_or_default())
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_renew_may_write_no_more() {
+        let client = server_that_goes_away();
+        let identity = "local-a".to_owned();
+        let elector = Elector::new(client, "lamina", "lease", identity, Health::default());
+        let tenure = elector.tenure();
+        assert_eq!(tenure.until(), None, "before it leads");
+        let (lead, mut leads) = watch::channel(false);
+        let shutdown = CancellationToken::new();
+        let running = elector.run(&lead, &shutdown);
+        let watching = async {
+            leads.wait_for(|leads| *leads).await.unwrap();
+            let until = tenure.until().unwrap();
+            assert!(until <= Instant::now() + RENEW_DEADLINE);
+            while tenure.until().is_some() {
+                tokio::time::sleep(RETRY / 4).await;
+            }
+            shutdown.cancel();
+        };
+        let (done, ()) = tokio::join!(running, watching);
+        done.unwrap();
     }
 }

@@ -58,12 +58,20 @@ struct Run {
     /// Folder for prepared models.
     #[arg(long, default_value = "/var/lib/lamina")]
     store_dir: PathBuf,
+    /// What one agent may put into the store in an hour, such as 8Gi, beside what it was
+    /// asked for.
+    #[arg(long, default_value = "8Gi", value_parser = lamina_crds::quantity::parse_bytes)]
+    put_quota: u64,
     /// Strategies in processes of their own: a JSON list of name, address
     /// (http://HOST:PORT or unix:/PATH) and timeoutSeconds, such as
     /// [{"name": "mine", "address": "http://mine:50051"}]. A DnnModel selects one as
     /// `plugin/NAME`.
     #[arg(long, default_value = "")]
     plugins: String,
+    /// Namespaces whose Secrets with the label serving.lamina.dev/api-key=true hold keys of
+    /// clients, with commas between them; `*` for all of them. None where left out.
+    #[arg(long, value_delimiter = ',')]
+    api_key_namespaces: Vec<String>,
     /// Format of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -139,8 +147,10 @@ async fn start(run: Run) -> Result<()> {
         port: run.port,
         admin_port: run.admin_port,
         store: run.store_dir,
+        put_quota: run.put_quota,
         identity,
         plugins,
+        key_namespaces: run.api_key_namespaces,
     };
     operator::run(options, client, shutdown).await?;
     tracing::info!("stopped");

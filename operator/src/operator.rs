@@ -3,6 +3,7 @@
 use crate::admin;
 use crate::control::{self, ControlService, TokenReviews};
 use crate::health::Health;
+use crate::keys;
 use crate::lease::{Elector, LeaseError, PULSE};
 use crate::metrics::Metrics;
 use crate::run::{Controllers, ControllersError, Settings};
@@ -45,10 +46,14 @@ pub struct Options {
     pub admin_port: u16,
     /// Folder for prepared models.
     pub store: PathBuf,
+    /// Bytes that one agent may put into the store in an hour.
+    pub put_quota: u64,
     /// Names this process, among candidates for the lease and in Events.
     pub identity: String,
     /// Strategies in processes of their own.
     pub plugins: Plugins,
+    /// Namespaces whose labelled Secrets hold keys of clients; `*` for all.
+    pub key_namespaces: Vec<String>,
 }
 
 /// Why the process ended.
@@ -122,6 +127,7 @@ pub async fn run(
     );
     let auth = Arc::new(auth);
     let service = ControlService::new(world.clone(), store.clone(), auth, stop.clone());
+    let service = service.taking(options.put_quota);
     let token = stop.clone();
     parts.spawn(async move {
         let served = control::serve(agents, service, token).await;
@@ -133,12 +139,22 @@ pub async fn run(
         token.run_until_cancelled(watched.watch_over()).await;
         ("the watch over agents", Ok(()))
     });
+    if !options.key_namespaces.is_empty() {
+        let (client, world, token) = (client.clone(), world.clone(), stop.clone());
+        let namespaces = options.key_namespaces;
+        parts.spawn(async move {
+            let following = keys::follow(client, &namespaces, world);
+            token.run_until_cancelled(following).await;
+            ("the watch of clients' keys", Ok(()))
+        });
+    }
     let settings = Settings {
         namespace: options.namespace.clone(),
         node: options.node.clone(),
         endpoint: SocketAddr::new(options.ip, options.port).to_string(),
         identity: options.identity.clone(),
         plugins: options.plugins,
+        tenure: elector.tenure(),
     };
     let controllers = Controllers::new(settings, client, world, store, health, metrics);
     let token = stop.clone();

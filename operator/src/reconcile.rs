@@ -21,6 +21,7 @@ use crate::state::text;
 use crate::state::wish::{ValidModel, Wish};
 use crate::status::model::{self as model_status, EntryState, Parts};
 use crate::status::placement::{self as placement_status, Facts};
+use aside::EachModel;
 use index::{Index, is_wanted, owner_uid};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use lamina_crds::dnn_model::Move;
@@ -29,10 +30,18 @@ use lamina_crds::{DnnModel, Placement, PlacementSpec, reasons};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+mod aside;
 mod index;
 
 /// Decides everything. `memory` is what earlier looks left behind.
 pub(crate) fn decide(snapshot: &Snapshot, memory: &mut Memory) -> Decisions {
+    decide_by(snapshot, memory, &|look, model, memory| {
+        look.model(model, memory);
+    })
+}
+
+/// As [`decide`], where `each` decides about a model.
+fn decide_by(snapshot: &Snapshot, memory: &mut Memory, each: EachModel<'_>) -> Decisions {
     let mut out = Decisions::default();
     memory.forget_absent(snapshot);
     plan::learn(snapshot, memory);
@@ -48,7 +57,7 @@ pub(crate) fn decide(snapshot: &Snapshot, memory: &mut Memory) -> Decisions {
         out,
     };
     for model in snapshot.models.iter().filter(|m| is_wanted(m)) {
-        look.model(model, memory);
+        aside::decide_about(&mut look, model, memory, each);
     }
     queue::assign(snapshot, &mut look.out);
     look.delete_orphans();
@@ -540,13 +549,18 @@ impl<'a> Look<'a> {
             if !self.index.is_unreadable(placement) {
                 continue;
             }
-            let uid = ids::uid(&placement.metadata);
-            self.index.keep_slices(uid, &mut self.wishes);
-            let entry = &placement.spec.entry;
-            if let Some(route) = self.snapshot.route_on(entry, uid) {
-                let on = self.wishes.routes.entry(entry.clone()).or_default();
-                on.push(route.clone());
-            }
+            self.keep_as_told(placement);
+        }
+    }
+
+    /// Hosts keep what they were told of the Placement.
+    fn keep_as_told(&mut self, placement: &Placement) {
+        let uid = ids::uid(&placement.metadata);
+        self.index.keep_slices(uid, &mut self.wishes);
+        let entry = &placement.spec.entry;
+        if let Some(route) = self.snapshot.route_on(entry, uid) {
+            let on = self.wishes.routes.entry(entry.clone()).or_default();
+            on.push(route.clone());
         }
     }
 
@@ -573,7 +587,7 @@ impl<'a> Look<'a> {
             }
             let before = what.status.as_deref().cloned().unwrap_or_default();
             let note = unreadable_note(what);
-            let status = model_status::set_aside(self.snapshot, &before, note);
+            let status = model_status::set_aside(self.snapshot, &before, reasons::UNREADABLE, note);
             if before != status {
                 let change = Change::ModelStatus {
                     id: unreadable_id(name, what),

@@ -3,6 +3,7 @@
 use crate::health::Health;
 use crate::kube::execute::{Executor, Outcome};
 use crate::kube::objects::Objects;
+use crate::lease::Tenure;
 use crate::metrics::Metrics;
 use crate::observe::{self, Place, Seen};
 use crate::plan::desk::Desk;
@@ -58,6 +59,8 @@ pub(crate) struct Settings {
     pub identity: String,
     /// Strategies in processes of their own.
     pub plugins: Plugins,
+    /// Until when this process may write.
+    pub tenure: Tenure,
 }
 
 /// Why the loop ended.
@@ -198,6 +201,7 @@ impl<'a> Looks<'a> {
                 all.client.clone(),
                 objects.clone(),
                 settings.identity.clone(),
+                settings.tenure.clone(),
             ),
             objects,
             measured: None,

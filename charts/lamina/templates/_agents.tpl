@@ -63,12 +63,21 @@ spec:
             - --node-name=$(NODE_NAME)
             - --token-file=/var/run/secrets/lamina/token
             - --pod-ip=$(POD_IP)
+            - {{ printf "--listen-address=%s" $settings.listenAddress | quote }}
             - --port={{ $settings.port }}
             - --rest-port={{ $settings.restPort }}
             - --admin-port=9091
             - --cache-dir=/var/cache/lamina
             - --cache-size={{ $settings.cache.sizeLimit }}
             - --log-format={{ $root.Values.logFormat }}
+            - --auth={{ eq $root.Values.auth.mode "apiKey" | ternary "api-key" $root.Values.auth.mode }}
+            - --default-namespace={{ $root.Values.auth.defaultNamespace }}
+            {{- if eq $root.Values.auth.mode "token" }}
+            - --token-audience={{ $root.Values.auth.tokenAudience }}
+            {{- end }}
+            {{- with $root.Values.auth.requestsPerSecond }}
+            - --requests-per-second={{ int . }}
+            {{- end }}
             - --workers={{ $settings.engine.workers }}
             {{- with $settings.engine.workerMemoryLimit }}
             - --worker-memory-limit={{ . }}

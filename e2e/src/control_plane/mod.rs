@@ -18,6 +18,7 @@ use tracing::subscriber::NoSubscriber;
 pub use credentials::CredentialsError;
 
 use crate::launch;
+use crate::rights::AUDIT_POLICY;
 use crate::tools::{MissingTool, Tools};
 use credentials::{Credentials, User};
 
@@ -42,6 +43,11 @@ const READY_POLL: Duration = Duration::from_millis(100);
 /// Lines of a program's log that an error shows.
 const LOG_LINES: usize = 8;
 const KWOK_STAGES: &str = include_str!("kwok.yaml");
+
+/// Where the API server of a lab in `folder` logs calls.
+pub(crate) fn audit_log(folder: &Path) -> PathBuf {
+    folder.join("audit/log")
+}
 
 /// Why there is no control plane.
 #[derive(Debug, thiserror::Error)]
@@ -124,13 +130,25 @@ impl ControlPlane {
         address: Ipv4Addr,
         groups: &[PathBuf],
     ) -> Result<Self, ControlPlaneError> {
+        let write = |path: &Path, text: &str| {
+            std::fs::write(path, text).map_err(|source| ControlPlaneError::Write {
+                path: path.to_owned(),
+                source,
+            })
+        };
+        create_folders(folder, &["audit"])?;
+        let policy = folder.join("audit/policy.yaml");
+        write(&policy, AUDIT_POLICY)?;
+        let audit = vec![
+            format!("--audit-policy-file={}", policy.display()),
+            format!("--audit-log-path={}", audit_log(folder).display()),
+            // In MB: never in two files.
+            "--audit-log-maxsize=2000".to_owned(),
+        ];
         let mut plane =
-            Self::start_api_server(tools, folder, index, address, groups, Vec::new()).await?;
+            Self::start_api_server(tools, folder, index, address, groups, audit).await?;
         let stages = folder.join("kwok.yaml");
-        std::fs::write(&stages, KWOK_STAGES).map_err(|source| ControlPlaneError::Write {
-            path: stages.clone(),
-            source,
-        })?;
+        write(&stages, KWOK_STAGES)?;
         let spawner = Spawner {
             tools,
             folder,

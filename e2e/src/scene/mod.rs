@@ -184,14 +184,25 @@ impl Scene {
     /// # Errors
     /// The chart is not there, or what helm says.
     pub async fn install(&self) -> Result<()> {
+        self.install_with(&[], Duration::from_secs(60)).await
+    }
+
+    /// As [`Scene::install`], or upgrades what is installed, with further values.
+    ///
+    /// # Errors
+    /// As [`Scene::install`], or the pods are not ready within `wait`.
+    pub async fn install_with(&self, more: &[(&str, &str)], wait: Duration) -> Result<()> {
         let chart = environment("LAMINA_CHART")?;
         let values = [
             ("operator.nodeSelector.kubernetes\\.io/hostname", CLOUD),
             ("image.pullPolicy", "Never"),
             ("logFormat", "text"),
+            // Two agents of a host would share its ports.
+            ("agent.maxSurge", "0"),
         ];
+        let values = [&values[..], more].concat();
         self.lab
-            .helm_install(RELEASE, SYSTEM, &chart, &values, Duration::from_secs(60))
+            .helm_install(RELEASE, SYSTEM, &chart, &values, wait)
             .await?;
         Ok(())
     }

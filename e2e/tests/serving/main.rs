@@ -2,6 +2,7 @@
 //! real clients, and every bad input that users meet. One scene, cases in order;
 //! each leaves the scene as it found it.
 
+mod access;
 mod bad_models;
 mod clients;
 mod exits;
@@ -11,6 +12,7 @@ mod good;
 mod isolation;
 mod manifests;
 mod requests;
+mod rights;
 mod versions;
 mod wishes;
 
@@ -156,6 +158,12 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(faults::link_between_two_hosts_cut);
     case!(faults::slow_link_moves_blocks_and_operator_dies_meanwhile);
     case!(faults::api_server_away);
+    case!(access::a_key_gets_the_models_of_its_namespace);
+    case!(access::a_token_gets_what_its_holder_may_get);
     case!(faults::model_deleted_and_applied_again);
     case!(fleet::two_hundred_agents_beside_five_real_ones);
+    // Of a part of the run it says nothing.
+    if suite.skipped == 0 {
+        case!(rights::every_rule_is_used_and_no_call_is_refused);
+    }
 }

@@ -18,7 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
 use seats::{Busy, Seat, Seats};
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -101,6 +101,25 @@ pub struct Origin {
     pub address: IpAddr,
 }
 
+impl Origin {
+    /// Whose it is, as far as an address tells.
+    pub(crate) fn client(self) -> IpAddr {
+        client_of(self.address)
+    }
+}
+
+/// What stands for all addresses that are one client's: of IPv6, whoever has one has its
+/// whole network.
+pub(crate) fn client_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => {
+            let network = u128::from(v6) & (u128::MAX << 64);
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// In the extensions of an answer that goes on for as long as its client likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endless;
@@ -132,7 +151,9 @@ impl Door {
         let tasks = TaskTracker::new();
         let mut quiet = Quiet::default();
         while let Some((stream, peer)) = accepted(&listener, &shutdown, &mut quiet).await {
-            let Some(seat) = seats.take(peer.ip(), Instant::now()) else {
+            // One of IPv4 that came to a socket for both kinds is one of IPv4.
+            let address = peer.ip().to_canonical();
+            let Some(seat) = seats.take(address, Instant::now()) else {
                 quiet.say(|| tracing::warn!(%peer, "too many connections; one is turned away"));
                 continue;
             };

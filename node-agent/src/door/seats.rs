@@ -1,6 +1,6 @@
 //! Who is inside, and who goes where there is no room for another.
 
-use super::Origin;
+use super::{Origin, client_of};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -65,14 +65,15 @@ impl Seats {
     /// there is none left.
     pub(super) fn take(&self, address: IpAddr, now: Instant) -> Option<Seat> {
         let mut table = self.lock();
-        if let Some(leaves) = table.who_leaves(address, self.limit)? {
+        let client = client_of(address);
+        if let Some(leaves) = table.who_leaves(client, self.limit)? {
             table.end(leaves);
         }
         let id = table.next;
         table.next += 1;
         let close = CancellationToken::new();
         let taken = Taken {
-            address,
+            address: client,
             requests: BTreeMap::new(),
             idle_since: now,
             close: close.clone(),

@@ -124,3 +124,12 @@ async fn who_takes_no_answer_does_not_stay_unless_the_answer_may_go_on() {
     let waited = timeout(MS(1500), endless.read(&mut [0; 64])).await;
     assert!(waited.is_err(), "{waited:?}");
 }
+
+#[test]
+fn a_network_of_the_new_kind_is_one_client() {
+    let of = |ip: &str| client_of(ip.parse().unwrap());
+    assert_eq!(of("2001:db8::1"), of("2001:db8::2"));
+    assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+    assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+}

@@ -1,6 +1,7 @@
 //! /livez, /readyz and /metrics.
 
 use crate::door::{Door, DoorLimits, Speech};
+use crate::serve::access::AuthMode;
 use crate::serve::engine::Engine;
 use crate::serve::slices::Slices;
 use crate::telemetry::Telemetry;
@@ -11,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -46,9 +48,12 @@ impl Admin {
         slices: Slices,
         telemetry: Telemetry,
         ready: watch::Receiver<bool>,
+        auth: AuthMode,
     ) -> Self {
         let mut registry = Registry::with_prefix("lamina");
         telemetry.register(&mut registry);
+        let how = Info::new(vec![("mode", auth.as_str())]);
+        registry.register("client_auth", "How clients say who they are", how);
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -179,7 +184,7 @@ mod tests {
         };
         telemetry.request_done(key, sample);
         let (set_ready, is_ready) = watch::channel(false);
-        let admin = Admin::new(engine, slices, telemetry, is_ready);
+        let admin = Admin::new(engine, slices, telemetry, is_ready, AuthMode::None);
         let router = Router::new()
             .route("/metrics", get(metrics))
             .route("/readyz", get(ready))
@@ -196,6 +201,7 @@ mod tests {
             "lamina_requests_total{outcome=\"answered\"} 1",
             "lamina_request_retries_total 1",
             "lamina_slices_ready 0",
+            "lamina_client_auth_info{mode=\"none\"} 1",
         ] {
             assert!(text.contains(line), "{text}");
         }
@@ -217,7 +223,7 @@ mod tests {
         let engine = Arc::new(engine);
         let slices = Slices::new(engine.clone(), Arc::new(blobs.unwrap()), Arc::default());
         let (_set_ready, is_ready) = watch::channel(true);
-        let admin = Admin::new(engine, slices, telemetry, is_ready);
+        let admin = Admin::new(engine, slices, telemetry, is_ready, AuthMode::None);
         let response = super::ready(State(admin)).await;
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     }

@@ -1,5 +1,6 @@
 //! What the agent is told at its start.
 
+use crate::serve::access::AuthMode;
 use crate::serve::engine::Sharing;
 use clap::{Args, ValueEnum};
 use lamina_crds::quantity::parse_bytes;
@@ -16,6 +17,9 @@ pub struct RunArgs {
     /// Address at which other agents reach this one.
     #[arg(long, env = "POD_IP")]
     pub pod_ip: IpAddr,
+    /// Address to listen on; `::` for all, of IPv4 and IPv6, and `0.0.0.0` for IPv4 alone.
+    #[arg(long, default_value = "::")]
+    pub listen_address: IpAddr,
     /// Port for inference requests and for other agents.
     #[arg(long, default_value_t = 8001)]
     pub port: u16,
@@ -36,6 +40,20 @@ pub struct RunArgs {
     /// audience `lamina-operator`.
     #[arg(long, default_value = "/var/run/secrets/lamina/token")]
     pub token_file: PathBuf,
+    /// How clients say who they are. Health and the server's metadata are open in any case.
+    #[arg(long, value_enum, default_value_t = AuthMode::None)]
+    pub auth: AuthMode,
+    /// Audience of clients' tokens, where they say by one who they are.
+    #[arg(long, default_value = "lamina")]
+    pub token_audience: String,
+    /// Namespace of models that are called by their name alone, where the client's
+    /// credentials have none.
+    #[arg(long, default_value = "default")]
+    pub default_namespace: String,
+    /// Inference requests that one address may send in a second, unless its key has a limit
+    /// of its own; 0 for no limit.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub requests_per_second: u32,
     /// Which models share a worker process, and so a crash.
     #[arg(long, value_enum, default_value_t = Sharing::PerNamespace)]
     pub workers: Sharing,

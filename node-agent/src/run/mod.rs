@@ -4,6 +4,7 @@
 mod admin;
 mod args;
 mod capacity;
+mod listen;
 mod readiness;
 
 pub use args::{LogFormat, RunArgs};
@@ -13,6 +14,7 @@ use crate::door::DoorLimits;
 use crate::measure::Prober;
 use crate::net::{OperatorEndpoint, Peers};
 use crate::prepare::{CellArgs, Program, Tools, run_job};
+use crate::serve::access::{Access, AccessOptions, ApiReviews, AuthMode, Keys};
 use crate::serve::data_plane::DataPlane;
 use crate::serve::directory::{self, Directory, DirectoryFile};
 use crate::serve::engine::{Engine, WorkerOptions, Workers};
@@ -27,9 +29,8 @@ use admin::Admin;
 use anyhow::{Context as _, Result};
 use kube::{Api, Client};
 use lamina_crds::ComputeNode;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -81,6 +82,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         ledger,
         ledger_file,
         directory,
+        keys,
     } = cached(args, &endpoint, &telemetry).await?;
 
     let program = worker::program().context("the program that opens models is not there")?;
@@ -110,7 +112,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let client = Client::try_default()
         .await
         .context("no access to the Kubernetes API: run in a pod, or set KUBECONFIG")?;
-    let api: Api<ComputeNode> = Api::all(client);
+    let api: Api<ComputeNode> = Api::all(client.clone());
     let publisher = Publisher {
         api: api.clone(),
         node: args.node_name.clone(),
@@ -134,7 +136,9 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let settled = readiness::settled(slices.clone(), publisher.seen.clone());
     let peers = Peers::default();
     let prober = Prober::new(telemetry.clone());
+    let access = access(args, client, &keys, (&peers, &directory), &telemetry);
     let keeping = directory::keep(directory.clone(), DirectoryFile::in_dir(&args.cache_dir));
+    let keeping_keys = keys.clone().keep(&args.cache_dir);
     session::spawn(SessionConfig {
         node: args.node_name.clone(),
         address: args.address(),
@@ -145,6 +149,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         telemetry: telemetry.clone(),
         blobs: Arc::clone(&blobs),
         directory: directory.clone(),
+        keys,
         prober: prober.clone(),
         jobs: Jobs::new(job_starter(Arc::clone(&blobs), args).await?),
     })
@@ -152,7 +157,13 @@ async fn agent(args: &RunArgs) -> Result<()> {
 
     let (set_ready, ready) = watch::channel(false);
     let parts = Parts {
-        admin: Admin::new(engine, slices.clone(), telemetry.clone(), ready.clone()),
+        admin: Admin::new(
+            engine,
+            slices.clone(),
+            telemetry.clone(),
+            ready.clone(),
+            args.auth,
+        ),
         data_plane: DataPlane {
             node: args.node_name.as_str().into(),
             routes,
@@ -162,6 +173,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
             blobs: blobs.clone(),
             telemetry,
             ready,
+            access,
             limits: DoorLimits::for_requests(),
             room: guard::room(capacity.memory_bytes),
             run_memory_bytes: run_memory_bytes(args, capacity.memory_bytes),
@@ -172,6 +184,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         set_ready,
     };
     let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
+    let _keeping_keys = AbortOnDropHandle::new(tokio::spawn(keeping_keys));
     parts.serve(args, api, settled).await
 }
 
@@ -181,6 +194,7 @@ struct Cached {
     ledger: Ledger,
     ledger_file: LedgerFile,
     directory: Directory,
+    keys: Keys,
 }
 
 async fn cached(
@@ -203,9 +217,46 @@ async fn cached(
             ledger: ledger_file.read()?,
             ledger_file,
             directory: Directory::with(DirectoryFile::in_dir(&dir).read()),
+            keys: Keys::in_dir(&dir),
         })
     });
     reading.await?
+}
+
+/// Who lets clients in.
+fn access(
+    args: &RunArgs,
+    client: Client,
+    keys: &Keys,
+    (peers, directory): (&Peers, &Directory),
+    telemetry: &Telemetry,
+) -> Access {
+    if args.auth == AuthMode::None {
+        tracing::warn!("clients need not say who they are (--auth=none): all get every model");
+    }
+    let options = AccessOptions {
+        mode: args.auth,
+        default_namespace: args.default_namespace.as_str().into(),
+        audience: args.token_audience.clone(),
+        requests_per_second: Some(args.requests_per_second).filter(|limit| *limit > 0),
+    };
+    let reviews = Arc::new(ApiReviews::new(client, args.token_audience.clone()));
+    let (peers, directory) = (peers.clone(), directory.clone());
+    let is_agent = move |ip: IpAddr| {
+        let is_it = |address: &str| {
+            let known: Option<SocketAddr> = address.parse().ok();
+            known.is_some_and(|known| known.ip().to_canonical() == ip.to_canonical())
+        };
+        let is_peer = peers.list().iter().any(|(_, address)| is_it(address));
+        is_peer || directory.now().addresses().any(is_it)
+    };
+    Access::new(
+        options,
+        keys.clone(),
+        reviews,
+        Arc::new(is_agent),
+        telemetry.clone(),
+    )
 }
 
 /// What a worker may take: as it is told, or of the host's memory what it takes by itself.
@@ -237,12 +288,13 @@ impl Parts {
         api: Api<ComputeNode>,
         settled: impl Future<Output = ()> + Send + 'static,
     ) -> Result<()> {
-        let requests = listen(args.port).await?;
+        let listen = |port| listen::listen(args.listen_address, port);
+        let requests = listen(args.port)?;
         let http = match args.rest_port {
             0 => None,
-            port => Some(listen(port).await?),
+            port => Some(listen(port)?),
         };
-        let probes = listen(args.admin_port).await?;
+        let probes = listen(args.admin_port)?;
         let (shutdown, admin_ends) = (CancellationToken::new(), CancellationToken::new());
         let node = args.node_name.clone();
         let (follower, publisher) = (self.follower, self.publisher);
@@ -295,12 +347,6 @@ impl Parts {
         admin_ends.cancel();
         Ok(())
     }
-}
-
-async fn listen(port: u16) -> Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
-        .await
-        .with_context(|| format!("cannot listen on port {port}"))
 }
 
 async fn signalled() -> Result<&'static str> {

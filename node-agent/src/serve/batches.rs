@@ -206,7 +206,7 @@ mod tests {
         let mut wanted = route("u", "m", 1);
         wanted.revisions[0].manifest = blob(&manifest);
         host.routes.apply(std::slice::from_ref(&wanted)).unwrap();
-        let signature = host.routes.find("m")[0].active.clone().unwrap();
+        let signature = host.routes.find("default/m")[0].active.clone().unwrap();
         let batches = Batches::new(1 << 30);
         let largest = || batches.largest("u", &signature, &host.slices);
         assert!(!batches.read(host.routes.manifests(), &*folder).await);

@@ -1,5 +1,6 @@
 //! Serving: from a client's request to its answer, over slices on this host and others.
 
+pub(crate) mod access;
 mod batches;
 pub(crate) mod data_plane;
 pub(crate) mod deadline;

@@ -13,6 +13,7 @@ pub(crate) use jobs::{JobStarter, Jobs};
 use crate::blobs::Blobs;
 use crate::measure::Prober;
 use crate::net::{OperatorEndpoint, Peers};
+use crate::serve::access::Keys;
 use crate::serve::directory::Directory;
 use crate::telemetry::Telemetry;
 use std::io;
@@ -42,6 +43,8 @@ pub(crate) struct SessionConfig {
     pub(crate) blobs: Arc<Blobs>,
     /// Filled with what the operator tells.
     pub(crate) directory: Directory,
+    /// As [`SessionConfig::directory`].
+    pub(crate) keys: Keys,
     /// Measures the links to the peers.
     pub(crate) prober: Prober,
     /// Prepare jobs.

@@ -263,6 +263,7 @@ fn obey(config: &SessionConfig, order: OperatorMessage, operator_node: &mut Stri
         Some(Order::Prepare(job)) => config.jobs.begin(job),
         Some(Order::CancelPrepare(cancel)) => config.jobs.cancel(&cancel.job),
         Some(Order::Directory(directory)) => config.directory.apply(directory),
+        Some(Order::ApiKeys(keys)) => config.keys.apply(keys),
         Some(Order::WantBlobs(wanted)) => {
             let digests = wanted.digests.iter().filter_map(|d| d.parse().ok());
             config.blobs.want(digests);

@@ -16,11 +16,17 @@ pub(super) struct Metrics {
     transfer: Family<PeerLabel, Histogram>,
     bytes: Family<DirectionLabels, Counter>,
     exits: Family<ExitLabel, Counter>,
+    denied: Family<ReasonLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,6 +61,7 @@ impl Default for Metrics {
             transfer: Family::new_with_constructor(seconds),
             bytes: Family::default(),
             exits: Family::default(),
+            denied: Family::default(),
         }
     }
 }
@@ -101,6 +108,11 @@ impl Metrics {
             "Rows that left at each exit of models with early exits",
             self.exits.clone(),
         );
+        registry.register(
+            "requests_denied",
+            "Requests refused for who sent them",
+            self.denied.clone(),
+        );
     }
 
     pub(super) fn request(&self, sample: &RequestSample) {
@@ -115,6 +127,10 @@ impl Metrics {
             let count = self.exits.get_or_create(&ExitLabel { exit });
             count.inc_by(u64::from(*rows));
         }
+    }
+
+    pub(super) fn denied(&self, reason: &'static str) {
+        self.denied.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub(super) fn segment(&self, sample: &SegmentSample) {

@@ -153,6 +153,11 @@ impl Telemetry {
         self.note(|w| push(w.requests.entry(key).or_default(), sample));
     }
 
+    /// Counts a request that was refused for who sent it.
+    pub fn denied(&self, reason: &'static str) {
+        self.inner.metrics.denied(reason);
+    }
+
     /// Counts a request that arrived, whether from a client or a hop.
     pub fn request_began(&self) -> RequestToken {
         RequestToken::new(&self.inner, |inner| &inner.in_flight)

@@ -278,11 +278,11 @@ mod tests {
         follower.take(&object(4, &[1])).await;
         assert_eq!(follower.seen.borrow().generation, 4);
         assert_eq!(follower.slices.statuses().len(), 1);
-        assert_eq!(follower.routes.find("m").len(), 1);
+        assert_eq!(follower.routes.find("default/m").len(), 1);
         let mut again = self::follower(dir.path());
         again.resume();
         assert_eq!(again.slices.statuses().len(), 1);
-        assert!(again.routes.find("m")[0].active.is_some());
+        assert!(again.routes.find("default/m")[0].active.is_some());
         assert_eq!(*again.endpoint.subscribe().borrow(), "10.0.0.3:9000");
     }
 

@@ -4,6 +4,7 @@ mod admit;
 mod auth;
 mod bearer;
 mod known;
+mod quota;
 mod service;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 use super::admit::to_status;
 use super::auth::{AuthError, Authenticate, Caller};
+use super::quota::{OverQuota, Putting, Quotas};
 use crate::store::{BlobStore, BlobWriter, StoreError};
 use crate::text::with_causes;
 use crate::world::{Identity, SessionHandle, World};
@@ -13,7 +14,7 @@ use lamina_proto::control::{
 };
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -35,12 +36,16 @@ const STUCK: Duration = Duration::from_secs(20);
 /// Longest name of a node, its address or its version.
 const LONGEST_NAME: usize = 253;
 
+/// What one agent may put into the store in an hour where nobody says otherwise.
+const PUT_QUOTA_BYTES: u64 = 8 << 30;
+
 /// The Control service.
 #[derive(Clone)]
 pub struct ControlService {
     world: World,
     store: BlobStore,
     auth: Arc<dyn Authenticate>,
+    quotas: Quotas,
     shutdown: CancellationToken,
     look_again: Duration,
 }
@@ -58,9 +63,17 @@ impl ControlService {
             world,
             store,
             auth,
+            quotas: Quotas::new(PUT_QUOTA_BYTES),
             shutdown,
             look_again: LOOK_AGAIN,
         }
+    }
+
+    /// Takes so many bytes of one agent in an hour.
+    #[must_use]
+    pub fn taking(mut self, bytes_an_hour: u64) -> Self {
+        self.quotas = Quotas::new(bytes_an_hour);
+        self
     }
 
     /// Looks at whoever holds a session again after `pause`.
@@ -136,8 +149,11 @@ impl Control for ControlService {
         let digest = parse_digest(&first.digest)?;
         let existed = self.store.renew(&digest).await.map_err(from_store)?;
         if !existed {
-            self.receive(&digest, first, &mut chunks).await?;
             let node = caller.node().unwrap_or_default();
+            let is_wanted = self.world.was_asked_for(&digest, node);
+            let putting = self.quotas.begin(node, is_wanted, Instant::now());
+            let putting = putting.map_err(from_quota)?;
+            self.receive(&digest, first, &mut chunks, &putting).await?;
             tracing::debug!(blob = digest.short(), node, "stored");
         }
         Ok(Response::new(PutBlobReply { existed }))
@@ -216,10 +232,11 @@ impl ControlService {
         digest: &Digest,
         first: PutBlobChunk,
         chunks: &mut Streaming<PutBlobChunk>,
+        putting: &Putting,
     ) -> Result<(), Status> {
         let writer = self.store.writer(digest.clone()).await;
         let mut writer = writer.map_err(from_store)?;
-        match write_all(&mut writer, first, chunks).await {
+        match write_all(&mut writer, first, chunks, putting).await {
             Ok(()) => writer.finish().await.map_err(from_store),
             Err(status) => {
                 writer.abort().await;
@@ -233,12 +250,21 @@ async fn write_all(
     writer: &mut BlobWriter,
     first: PutBlobChunk,
     chunks: &mut Streaming<PutBlobChunk>,
+    putting: &Putting,
 ) -> Result<(), Status> {
-    writer.write(first.data).await.map_err(from_store)?;
-    while let Some(chunk) = chunks.message().await? {
+    let mut next = Some(first);
+    while let Some(chunk) = next {
+        let counted = putting.take(chunk.data.len(), Instant::now());
+        counted.map_err(from_quota)?;
         writer.write(chunk.data).await.map_err(from_store)?;
+        next = chunks.message().await?;
     }
     Ok(())
+}
+
+#[allow(clippy::needless_pass_by_value)] // the shape that map_err wants
+fn from_quota(error: OverQuota) -> Status {
+    Status::resource_exhausted(error.to_string())
 }
 
 /// Who sent `request`, as was found out before it was read.

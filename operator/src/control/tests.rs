@@ -2,6 +2,7 @@
 
 use super::bearer::Token;
 use super::{AuthError, Authenticate, Caller, ControlService, Insecure, Refusal, serve};
+use crate::prepare::manifests::Manifests;
 use crate::store::BlobStore;
 use crate::world::{PrepareRequest, PrepareState, World};
 use bytes::Bytes;
@@ -13,9 +14,10 @@ use lamina_proto::control::control_client::ControlClient;
 use lamina_proto::control::operator_message::Message as FromOperator;
 use lamina_proto::control::prepare_update::Update;
 use lamina_proto::control::{
-    AgentMessage, BlobChunk, GetBlobRequest, Heartbeat, Hello, LinkSample, LinkSamples,
-    OperatorMessage, PrepareDone, PrepareUpdate, PutBlobChunk,
+    AgentMessage, BlobChunk, BlobInventory, GetBlobRequest, Heartbeat, Hello, LinkSample,
+    LinkSamples, OperatorMessage, PrepareDone, PrepareUpdate, PutBlobChunk,
 };
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -531,4 +533,72 @@ async fn a_blob_with_another_content_is_not_stored() {
     assert!(!server.store.has(&digest).await.unwrap());
     let error = server.put("no digest", &[b"x"]).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn an_agent_fills_the_store_no_further_than_its_quota() {
+    let server = Server::start_with(Insecure, |service| service.taking(10_000)).await;
+    let small = b"a block".to_vec();
+    let put = server.put(Digest::of(&small).as_str(), &[&small]).await;
+    assert!(!put.unwrap());
+    let large = vec![7; 6000];
+    let digest = Digest::of(&[&large[..], &large].concat());
+    let refused = server.put(digest.as_str(), &[&large, &large]).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(!server.store.has(&digest).await.unwrap());
+    // What is there costs nothing.
+    let put = server.put(Digest::of(&small).as_str(), &[&small]).await;
+    assert!(put.unwrap());
+}
+
+/// The operator's store is lost, the source is away, and a host of the path dies: whoever
+/// else holds the blocks sends them back.
+#[tokio::test]
+async fn a_lost_store_is_filled_from_the_hosts_that_are_left() {
+    let server = Server::start().await;
+    let contents = ["block 0", "block 1", "probe"].map(|text| text.as_bytes().to_vec());
+    let manifest = serde_json::to_vec(&crate::testing::manifest(2)).unwrap();
+    let named = Digest::of(&manifest).to_string();
+    let held: Vec<Vec<u8>> = contents.into_iter().chain([manifest]).collect();
+    let inventory = || {
+        FromAgent::Blobs(BlobInventory {
+            held: held.iter().map(|c| Digest::of(c).to_string()).collect(),
+            complete: true,
+            gone: Vec::new(),
+        })
+    };
+    // The host that dies is the first that would be asked.
+    let dies = Agent::connect(&server, "cloud-1").await;
+    dies.say(inventory()).await;
+    let mut lives = Agent::connect(&server, "edge-1").await;
+    lives.say(inventory()).await;
+    let both_came = |world: &World| is_alive("cloud-1")(world) && is_alive("edge-1")(world);
+    server.until("both came", both_came).await;
+    drop(dies);
+    let is_gone = |world: &World| !is_alive("cloud-1")(world);
+    server.until("one is gone", is_gone).await;
+    let mut manifests = Manifests::new(server.store.clone());
+    let filling = async {
+        loop {
+            let loaded = manifests.load(&BTreeSet::from([named.clone()])).await;
+            if loaded.manifests.contains_key(&named) {
+                return;
+            }
+            let missing = loaded.missing.values().flatten();
+            let asked = missing.filter(|blob| server.world.take_back(blob)).count();
+            for _ in 0..asked {
+                let Ok(FromOperator::WantBlobs(wants)) = lives.hear().await else {
+                    continue;
+                };
+                let wanted = held
+                    .iter()
+                    .find(|c| Digest::of(c).as_str() == wants.digests[0]);
+                let wanted = wanted.unwrap();
+                server.put(&wants.digests[0], &[wanted]).await.unwrap();
+            }
+        }
+    };
+    let filled = tokio::time::timeout(PATIENCE, filling).await;
+    assert!(filled.is_ok(), "the store was not filled again");
 }

@@ -8,7 +8,7 @@ use crate::state::snapshot::Snapshot;
 use crate::state::time::seconds_only;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use lamina_crds::compute_node::{Route, Slice};
-use lamina_crds::conditions::{BENCHMARKED, READY, condition, is_true};
+use lamina_crds::conditions::{BENCHMARKED, READY, REGISTERED, condition, is_true};
 use lamina_crds::{ComputeNode, ComputeNodeSpec, TIER_LABEL, reasons};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +22,18 @@ pub(crate) struct Wishes {
     pub slices: BTreeMap<String, Vec<Slice>>,
     /// Routes by host.
     pub routes: BTreeMap<String, Vec<Route>>,
+}
+
+impl Wishes {
+    /// Adds what was wished apart from it.
+    pub(crate) fn append(&mut self, more: Self) {
+        for (host, slices) in more.slices {
+            self.slices.entry(host).or_default().extend(slices);
+        }
+        for (host, routes) in more.routes {
+            self.routes.entry(host).or_default().extend(routes);
+        }
+    }
 }
 
 /// Hosts that have a ComputeNode or are to get one.
@@ -165,6 +177,11 @@ fn readiness(
             node.spec.tier
         );
         return make(false, reasons::INVALID_SPEC, message);
+    }
+    let told = node.status.iter().flat_map(|s| &s.conditions);
+    let mut told = told.filter(|c| c.type_ == REGISTERED && c.status == "False");
+    if let Some(trouble) = told.next() {
+        return make(false, &trouble.reason, trouble.message.clone());
     }
     if let Some(gflops) = impossible_speed(node) {
         let message = format!(

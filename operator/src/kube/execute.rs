@@ -4,6 +4,7 @@ use crate::kube::lenient::Lenient;
 use crate::kube::objects::Objects;
 use crate::kube::publish::Publisher;
 use crate::kube::retry::{Owed, Retries, Target};
+use crate::lease::Tenure;
 use crate::state::decision::{Change, Write};
 use crate::state::ids::ObjectId;
 use crate::state::notice::Notice;
@@ -47,6 +48,8 @@ enum WriteError {
     Api(#[source] kube::Error),
     #[error("the API server did not answer within {} s", WRITE_TIMEOUT.as_secs())]
     Timeout,
+    #[error("the lease was not renewed: another process may decide by now")]
+    NotLeading,
 }
 
 impl From<kube::Error> for WriteError {
@@ -72,6 +75,8 @@ pub(crate) struct Executor {
     budget: Budget,
     /// Objects whose writes were left out, and since when.
     left_out: BTreeMap<Target, Instant>,
+    /// Until when this process may write.
+    tenure: Tenure,
     /// A request of this look timed out: none of the others is begun, for each
     /// would take as long.
     is_away: AtomicBool,
@@ -89,9 +94,10 @@ pub(crate) struct Outcome {
 }
 
 impl Executor {
-    /// `reporter` names this process in Events.
-    pub(crate) fn new(client: Client, objects: Objects, reporter: String) -> Self {
+    /// `reporter` names this process in Events, `tenure` says until when it may write.
+    pub(crate) fn new(client: Client, objects: Objects, reporter: String, tenure: Tenure) -> Self {
         Self {
+            tenure,
             publisher: Publisher::new(client.clone(), reporter),
             client,
             objects,
@@ -245,7 +251,14 @@ impl Executor {
         if self.is_away.load(Ordering::Relaxed) {
             return Err(WriteError::Timeout);
         }
-        tokio::time::timeout(WRITE_TIMEOUT, request)
+        // What is written by force must never meet what a new leader wrote.
+        let left = self
+            .tenure
+            .until()
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.filter(|left| !left.is_zero());
+        let left = left.ok_or(WriteError::NotLeading)?;
+        tokio::time::timeout(WRITE_TIMEOUT.min(left), request)
             .await
             .unwrap_or_else(|_| {
                 self.is_away.store(true, Ordering::Relaxed);

@@ -104,6 +104,7 @@ pub(crate) trait Salvage: Clone {
 
 impl Salvage for k8s_openapi::api::core::v1::Node {}
 impl Salvage for k8s_openapi::api::core::v1::Pod {}
+impl Salvage for k8s_openapi::api::core::v1::Secret {}
 impl Salvage for lamina_crds::ComputeNode {}
 impl Salvage for lamina_crds::Placement {}
 

@@ -247,6 +247,35 @@ pub(crate) struct Question {
 }
 
 impl Decisions {
+    /// Adds what was decided apart from it.
+    pub(crate) fn append(&mut self, more: Self) {
+        let Self {
+            writes,
+            interest,
+            directory,
+            prepares,
+            waiting,
+            forget_prepares,
+            solves,
+            redeployed,
+            asks,
+            forget_asks,
+        } = more;
+        self.writes.extend(writes);
+        self.interest.hosts.extend(interest.hosts);
+        self.interest.paths.extend(interest.paths);
+        self.interest.wanted.extend(interest.wanted);
+        self.interest.entries.extend(interest.entries);
+        self.directory.extend(directory);
+        self.prepares.extend(prepares);
+        self.waiting.extend(waiting);
+        self.forget_prepares.extend(forget_prepares);
+        self.solves.extend(solves);
+        self.redeployed.extend(redeployed);
+        self.asks.extend(asks);
+        self.forget_asks.extend(forget_asks);
+    }
+
     /// Adds a write with its Events.
     pub(crate) fn write(&mut self, change: Change, events: Vec<Notice>) {
         if change == Change::Nothing && events.is_empty() {

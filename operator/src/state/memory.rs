@@ -23,12 +23,27 @@ pub(crate) struct Memory {
     pub placements: BTreeMap<PlacementKey, PlacementMemory>,
     /// What is wrong with models that cannot be read, as people were told.
     pub unreadable: BTreeMap<(String, String), String>,
+    /// Models about which deciding broke off, by UID.
+    pub aside: BTreeMap<String, Aside>,
     /// The last crash that was told, by node and by namespace and name of the model.
     pub crashes: BTreeMap<(String, String), Time>,
     /// Hosts that could compute, as the last look found them.
     pub fit: Arc<BTreeSet<String>>,
     /// What was learned of hosts. Questions under way hold on to it as it was.
     pub learned: Arc<Learned>,
+}
+
+/// A model about which deciding broke off.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Aside {
+    /// Generation of its spec.
+    pub generation: Option<i64>,
+    /// When it last broke off.
+    pub at: Moment,
+    /// How often it did with this spec.
+    pub times: u32,
+    /// As people are told.
+    pub why: String,
 }
 
 /// What was learned of hosts.
@@ -245,6 +260,7 @@ impl Memory {
             .filter_map(|m| m.metadata.uid.as_deref())
             .collect();
         self.models.retain(|uid, _| models.contains(uid.as_str()));
+        self.aside.retain(|uid, _| models.contains(uid.as_str()));
         self.placements
             .retain(|key, _| models.contains(key.model_uid.as_str()));
         let known = |node: &str, manifest: &str| {

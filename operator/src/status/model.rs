@@ -107,24 +107,18 @@ pub(crate) fn report(
     (status, notices)
 }
 
-/// The status of a model of which nothing could ever be read.
+/// The status of a model about which nothing can be decided.
 pub(crate) fn set_aside(
     snapshot: &Snapshot,
     before: &DnnModelStatus,
+    reason: &str,
     why: String,
 ) -> DnnModelStatus {
     let mut status = before.clone();
     "Failed".clone_into(&mut status.stage);
     let now = seconds_only(snapshot.wall);
     for (kind, is) in [(READY, false), (STALLED, true)] {
-        let new = condition(
-            kind,
-            is,
-            reasons::UNREADABLE,
-            why.clone(),
-            None,
-            now.clone(),
-        );
+        let new = condition(kind, is, reason, why.clone(), None, now.clone());
         set(&mut status.conditions, new);
     }
     status

@@ -98,6 +98,11 @@ impl Bench {
     /// Decides, and carries it out.
     pub(crate) fn look_once(&mut self) -> Decisions {
         let decisions = decide(&self.snapshot, &mut self.memory);
+        self.carry_out(decisions)
+    }
+
+    /// Carries out what was decided.
+    pub(crate) fn carry_out(&mut self, decisions: Decisions) -> Decisions {
         for write in &decisions.writes {
             let is_plan = matches!(write.change, Change::Placement { .. });
             if !(is_plan && self.refuses_plans) {

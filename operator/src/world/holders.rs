@@ -86,6 +86,12 @@ impl Holders {
         Some(Asked::Now(node))
     }
 
+    /// Whether `node` was asked for `blob`.
+    pub(super) fn was_asked(&self, blob: &Digest, node: &str) -> bool {
+        let ask = self.asked.get(blob);
+        ask.is_some_and(|ask| ask.nodes.contains(node))
+    }
+
     /// Forgets a host that is gone.
     pub(super) fn forget(&mut self, node: &str) {
         self.by_node.remove(node);
@@ -122,6 +128,8 @@ mod tests {
             Some(Asked::Now("a".into()))
         );
         assert_eq!(holders.ask(&blob, at(5), alive), Some(Asked::Before));
+        assert!(holders.was_asked(&blob, "a") && !holders.was_asked(&blob, "b"));
+        assert!(!holders.was_asked(&other, "a"));
         assert_eq!(
             holders.ask(&blob, at(30), alive),
             Some(Asked::Now("b".into()))

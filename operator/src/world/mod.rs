@@ -27,8 +27,8 @@ pub use types::{
 use crate::state::decision::Entries;
 use lamina_model::Digest;
 use lamina_placement::Tier;
-use lamina_proto::control::OperatorMessage;
 use lamina_proto::control::agent_message::Message as FromAgent;
+use lamina_proto::control::{ApiKey, OperatorMessage};
 use state::{Effects, State};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -167,6 +167,11 @@ impl World {
         self.change(|state, _| state.set_directory(models));
     }
 
+    /// Sets the keys with which clients are let in; agents are told where that changed.
+    pub(crate) fn set_keys(&self, keys: Vec<ApiKey>) {
+        self.change(|state, _| state.set_keys(keys));
+    }
+
     /// Asks a host that holds `blob` to send it to the store; false where none is
     /// there.
     pub(crate) fn take_back(&self, blob: &Digest) -> bool {
@@ -174,6 +179,11 @@ impl World {
         let (is_coming, effects) = held.state.take_back(blob, self.now());
         self.carry_out(&mut held, effects);
         is_coming
+    }
+
+    /// Whether `node` was asked for `blob` a while ago.
+    pub(crate) fn was_asked_for(&self, blob: &Digest, node: &str) -> bool {
+        self.held().state.holders.was_asked(blob, node)
     }
 
     /// Sets whose links matter: `paths` as requests travel, those that a planner wishes

@@ -13,7 +13,9 @@ use super::types::{Identity, PrepareRequest, ProbePeer, WorldError, WorldEvent};
 use lamina_model::Digest;
 use lamina_proto::control::agent_message::Message as FromAgent;
 use lamina_proto::control::operator_message::Message as ToAgent;
-use lamina_proto::control::{LinkSample, Peer, Peers, PrepareUpdate, WantBlobs, Welcome};
+use lamina_proto::control::{
+    ApiKey, ApiKeys, LinkSample, Peer, Peers, PrepareUpdate, WantBlobs, Welcome,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -32,6 +34,8 @@ pub(super) struct State {
     pub(super) prepares: Prepares,
     pub(super) directory: Directory,
     pub(super) holders: Holders,
+    /// Keys of clients; none before they are known.
+    keys: Option<Vec<ApiKey>>,
     operator_node: String,
     peers: BTreeMap<String, Vec<ProbePeer>>,
     /// Hosts that the cluster has.
@@ -70,6 +74,9 @@ impl State {
             effects.send(&node, message);
         }
         effects.send(&node, self.directory.whole());
+        if let Some(keys) = &self.keys {
+            effects.send(&node, told(keys));
+        }
         effects
     }
 
@@ -220,6 +227,18 @@ impl State {
         effects
     }
 
+    /// Sets the keys with which clients are let in; every agent is told where that changed.
+    pub(super) fn set_keys(&mut self, keys: Vec<ApiKey>) -> Effects {
+        let mut effects = Effects::default();
+        if self.keys.as_ref() != Some(&keys) {
+            for node in self.nodes.connected() {
+                effects.send(&node, told(&keys));
+            }
+            self.keys = Some(keys);
+        }
+        effects
+    }
+
     /// Asks a host that holds `blob` to send it; false where none is there.
     pub(super) fn take_back(&mut self, blob: &Digest, now: Duration) -> (bool, Effects) {
         let mut effects = Effects::default();
@@ -286,6 +305,12 @@ impl State {
             Outcome::Unwanted => effects.send(node, prepares::cancel(&job)),
         }
     }
+}
+
+fn told(keys: &[ApiKey]) -> ToAgent {
+    ToAgent::ApiKeys(ApiKeys {
+        keys: keys.to_vec(),
+    })
 }
 
 fn to_message(peers: &[ProbePeer]) -> ToAgent {

@@ -180,7 +180,7 @@ pub(super) const CRATES: &[Crate] = &[
             &["text", "health"],
             &["state", "store", "lease"],
             &["prepare", "plan", "deploy", "status", "kube", "world"],
-            &["control", "metrics", "observe", "reconcile"],
+            &["control", "keys", "metrics", "observe", "reconcile"],
             &["admin", "run"],
             &["operator"],
         ],

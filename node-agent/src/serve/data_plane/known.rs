@@ -18,10 +18,9 @@ pub(super) struct Known {
 }
 
 impl Models for Known {
-    fn full_name(&self, name: &str) -> Option<String> {
-        let routed = self.routes.find(name).into_iter().next();
-        let routed = routed.map(|model| model.full_name.clone());
-        routed.or_else(|| self.directory.now().full_names(name).next().cloned())
+    fn knows(&self, full_name: &str) -> bool {
+        let is_routed = !self.routes.find(full_name).is_empty();
+        is_routed || self.directory.now().get(full_name).is_some()
     }
 
     fn runs(&self, placement_uid: &str) -> bool {

@@ -5,6 +5,7 @@ mod known;
 
 use crate::blobs::BlobSource;
 use crate::door::{Door, DoorLimits, Speech};
+use crate::serve::access::Access;
 use crate::serve::batches::Batches;
 use crate::serve::directory::Directory;
 use crate::serve::front::{Front, RoundTrip};
@@ -63,6 +64,8 @@ pub(crate) struct DataPlane {
     /// alive. Independent of single models. Answers ServerReady and the health
     /// service; requests are taken in any case.
     pub(crate) ready: watch::Receiver<bool>,
+    /// Who may ask.
+    pub(crate) access: Access,
     /// How many connections there may be.
     pub(crate) limits: DoorLimits,
     /// What the requests inside may take.
@@ -121,6 +124,7 @@ impl DataPlane {
             self.round_trip,
             forwarder.clone(),
             batches,
+            self.access.clone(),
             self.ready,
         );
         let over_http = {
@@ -149,6 +153,7 @@ impl DataPlane {
             gate: Gate {
                 budget: self.room,
                 models: Arc::new(known),
+                access: self.access,
             },
         };
         let door = Door {
@@ -208,6 +213,8 @@ async fn report_health(
     }
 }
 
+#[cfg(test)]
+mod callers;
 #[cfg(test)]
 mod early;
 #[cfg(test)]

@@ -4,6 +4,8 @@
 use super::DataPlane;
 use crate::blobs::{BlobError, BlobSource};
 use crate::door::DoorLimits;
+use crate::serve::access::Access;
+use crate::serve::access::testing::{Gatekeeper, open};
 use crate::serve::directory::Directory;
 use crate::serve::engine::Engine;
 use crate::serve::engine::fake::{FakeBlock, FakeEngine, floats, fp32};
@@ -109,10 +111,23 @@ impl Host {
     }
 
     pub(crate) fn with_engine(name: &str, folder: &Arc<Folder>, engine: Arc<dyn Engine>) -> Self {
-        Self::at(name, folder, engine, "127.0.0.1:0".parse().unwrap())
+        Self::at(name, folder, engine, "127.0.0.1:0".parse().unwrap(), open())
     }
 
-    fn at(name: &str, folder: &Arc<Folder>, engine: Arc<dyn Engine>, address: SocketAddr) -> Self {
+    /// Lets in whom `gatekeeper` lets in.
+    pub(crate) fn guarded(name: &str, folder: &Arc<Folder>, gatekeeper: &Gatekeeper) -> Self {
+        let engine = Arc::new(FakeEngine::default());
+        let address = "127.0.0.1:0".parse().unwrap();
+        Self::at(name, folder, engine, address, gatekeeper.access())
+    }
+
+    fn at(
+        name: &str,
+        folder: &Arc<Folder>,
+        engine: Arc<dyn Engine>,
+        address: SocketAddr,
+        access: Access,
+    ) -> Self {
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -138,6 +153,7 @@ impl Host {
             blobs,
             telemetry: telemetry.clone(),
             ready: readiness,
+            access,
             limits: DoorLimits::for_requests(),
             room: guard::room(512 << 20),
             run_memory_bytes: 3 << 30,
@@ -190,6 +206,7 @@ impl Host {
             &self.folder,
             Arc::clone(&self.engine),
             address,
+            open(),
         )
     }
 

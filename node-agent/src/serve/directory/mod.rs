@@ -8,7 +8,7 @@ pub(crate) use file::{DirectoryFile, keep};
 use lamina_crds::Hop;
 use lamina_proto::control::{Directory as Message, DirectoryModel};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
 
@@ -24,8 +24,6 @@ pub(crate) struct Directory {
 pub(crate) struct Table {
     /// By `namespace/name`.
     models: BTreeMap<String, Listed>,
-    /// `namespace/name` by name.
-    full_names: BTreeMap<String, BTreeSet<String>>,
     /// The operator has told the whole of it, in this life or an earlier one.
     is_heard: bool,
 }
@@ -88,18 +86,8 @@ impl Directory {
 }
 
 impl Table {
-    fn of(models: BTreeMap<String, Listed>, is_heard: bool) -> Self {
-        let mut full_names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for full_name in models.keys() {
-            let name = full_name.rsplit('/').next().unwrap_or_default();
-            let same = full_names.entry(name.to_owned()).or_default();
-            same.insert(full_name.clone());
-        }
-        Self {
-            models,
-            full_names,
-            is_heard,
-        }
+    const fn of(models: BTreeMap<String, Listed>, is_heard: bool) -> Self {
+        Self { models, is_heard }
     }
 
     fn after(&self, message: Message) -> Self {
@@ -130,11 +118,10 @@ impl Table {
         self.models.get(full_name)
     }
 
-    /// The full names by which clients may mean `name` or `namespace/name`.
-    pub(crate) fn full_names(&self, name: &str) -> impl Iterator<Item = &String> {
-        let full = self.models.get_key_value(name).map(|(full, _)| full);
-        let short = self.full_names.get(name).into_iter().flatten();
-        full.into_iter().chain(short)
+    /// Where the agents of entries listen.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &str> {
+        let entries = self.models.values().flat_map(|m| &m.entries);
+        entries.map(|entry| entry.hop.address.as_str())
     }
 
     /// `namespace/name` of every model.

@@ -55,17 +55,19 @@ fn a_message_is_everything_or_what_changed() {
 }
 
 #[test]
-fn names_are_found_short_and_full() {
+fn models_are_found_by_their_full_name_alone() {
     let directory = Directory::default();
     let models = [("default", "m"), ("lab", "m"), ("lab", "n")];
     let models = models.map(|(namespace, name)| model(namespace, name, "cam-1"));
     say(&directory, true, models.to_vec());
     let table = directory.now();
-    let found = |name: &str| table.full_names(name).cloned().collect::<Vec<_>>();
-    assert_eq!(found("m"), ["default/m", "lab/m"]);
-    assert_eq!(found("lab/m"), ["lab/m"]);
-    assert_eq!(found("n"), ["lab/n"]);
-    assert!(found("default/n").is_empty());
+    for there in ["default/m", "lab/m", "lab/n"] {
+        assert!(table.get(there).is_some(), "{there}");
+    }
+    for other in ["m", "n", "default/n"] {
+        assert!(table.get(other).is_none(), "{other}");
+    }
+    assert_eq!(table.addresses().next(), Some("cam-1:8001"));
 }
 
 #[test]
@@ -95,7 +97,7 @@ async fn it_is_known_after_a_restart() {
     keeping.abort();
     let again = Directory::with(file.read()).now();
     assert!(again.is_heard());
-    assert_eq!(again.full_names("m").next().unwrap(), "lab/m");
+    assert!(again.get("lab/m").is_some());
 }
 
 #[test]

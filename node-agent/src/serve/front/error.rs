@@ -1,4 +1,5 @@
 use crate::serve::exits::AskedError;
+use crate::serve::access::Denial;
 use crate::serve::hop::{CallError, HopError};
 use lamina_model::{DataType, ShapeError, UnknownDataType};
 use tonic::metadata::MetadataValue;
@@ -118,10 +119,13 @@ pub(crate) enum Setback {
 /// Why a client got no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum FrontError {
-    #[error("unknown model `{0}`; call it as NAMESPACE/NAME, as `kubectl get dnnmodels` has them")]
+    #[error(transparent)]
+    Denied(#[from] Denial),
+    #[error(
+        "unknown model `{0}`; call models of other namespaces as NAMESPACE/NAME, as `kubectl get \
+         dnnmodels --all-namespaces` has them"
+    )]
     Unknown(String),
-    #[error("model `{0}` is in several namespaces; call it as NAMESPACE/{0}")]
-    Ambiguous(String),
     #[error("model `{model}` has no version `{version}`; leave it out or ask for version 1")]
     Version { model: String, version: String },
     #[error(transparent)]
@@ -155,7 +159,7 @@ impl FrontError {
     pub(crate) const fn code(&self) -> Code {
         match self {
             Self::Unknown(_) | Self::Version { .. } => Code::NotFound,
-            Self::Ambiguous(_) => Code::InvalidArgument,
+            Self::Denied(denial) => denial.code(),
             Self::Input(error) => error.code(),
             Self::Refused { .. } => Code::FailedPrecondition,
             Self::NotServing(_)
@@ -191,6 +195,9 @@ fn shortened(mut message: String) -> String {
 
 impl From<FrontError> for Status {
     fn from(error: FrontError) -> Self {
+        if let FrontError::Denied(denial) = error {
+            return denial.into();
+        }
         let mut status = Self::new(error.code(), shortened(error.to_string()));
         if matches!(error, FrontError::NotEntry { .. }) {
             let mark = MetadataValue::from_static("1");

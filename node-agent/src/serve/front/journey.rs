@@ -19,6 +19,8 @@ use tonic::metadata::MetadataMap;
 #[derive(Debug)]
 pub(super) struct Journey {
     pub(super) request: ModelInferRequest,
+    /// `namespace/name` of the model that it asks for.
+    pub(super) full_name: String,
     /// The client's id; one made here where it sent none, so that logs can tell
     /// requests apart.
     pub(super) id: String,
@@ -38,6 +40,7 @@ pub(super) struct Journey {
 impl Journey {
     pub(super) fn new(
         request: ModelInferRequest,
+        full_name: String,
         metadata: &MetadataMap,
         deadline: Deadline,
     ) -> Self {
@@ -49,6 +52,7 @@ impl Journey {
         };
         Self {
             request,
+            full_name,
             id,
             traceparent: traceparent.unwrap_or_default().to_owned(),
             began: Instant::now(),

@@ -2,10 +2,9 @@
 //! tells of the others. Pure.
 
 use super::error::FrontError;
-use crate::serve::directory::{Entry, Table};
+use crate::serve::directory::{Entry, Listed, Table};
 use crate::serve::routes::Model;
 use lamina_crds::Hop;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Where a request goes.
@@ -38,7 +37,7 @@ pub(super) enum Waited {
 pub(super) struct View<'a> {
     /// This host.
     pub(super) node: &'a str,
-    /// Models of the name whose entry this host is.
+    /// Those of the name whose entry this host is.
     pub(super) routed: &'a [Arc<Model>],
     pub(super) directory: &'a Table,
     /// Smallest round trip to a host in seconds, where it was measured.
@@ -47,20 +46,11 @@ pub(super) struct View<'a> {
     pub(super) is_unreachable: &'a dyn Fn(&str) -> bool,
 }
 
-/// Where a request for `name` goes.
+/// Where a request for the model `namespace/name` goes.
 ///
 /// # Errors
 /// There is no such model, or none to wait for.
-pub(super) fn place(name: &str, view: &View<'_>) -> Result<Place, FrontError> {
-    let routed = view.routed.iter().map(|m| &m.full_name);
-    let full_names: BTreeSet<&String> = routed.chain(view.directory.full_names(name)).collect();
-    let mut full_names = full_names.into_iter();
-    let Some(full_name) = full_names.next() else {
-        return unknown(name, view);
-    };
-    if full_names.next().is_some() {
-        return Err(FrontError::Ambiguous(name.to_owned()));
-    }
+pub(super) fn place(full_name: &str, view: &View<'_>) -> Result<Place, FrontError> {
     // A Placement that is made anew stands beside the old one for a moment.
     let best = view
         .routed
@@ -68,16 +58,19 @@ pub(super) fn place(name: &str, view: &View<'_>) -> Result<Place, FrontError> {
         .min_by_key(|m| (m.active.is_none(), m.refuse.is_some()));
     match best {
         Some(model) => at_entry(model, view),
-        None => elsewhere(full_name, view),
+        None => match view.directory.get(full_name) {
+            Some(listed) => elsewhere(full_name, listed, view),
+            None => unknown(full_name, view),
+        },
     }
 }
 
-fn unknown(name: &str, view: &View<'_>) -> Result<Place, FrontError> {
-    if !view.directory.is_heard() {
-        let name = name.to_owned();
-        return Ok(Place::Wait(Waited::Operator { name }));
+fn unknown(full_name: &str, view: &View<'_>) -> Result<Place, FrontError> {
+    let name = full_name.to_owned();
+    if view.directory.is_heard() {
+        return Err(FrontError::Unknown(name));
     }
-    Err(FrontError::Unknown(name.to_owned()))
+    Ok(Place::Wait(Waited::Operator { name }))
 }
 
 /// The entry itself passes nothing on: what arrives here may be such as must not
@@ -105,9 +98,8 @@ fn at_entry(model: &Arc<Model>, view: &View<'_>) -> Result<Place, FrontError> {
     }
 }
 
-fn elsewhere(full_name: &str, view: &View<'_>) -> Result<Place, FrontError> {
+fn elsewhere(full_name: &str, listed: &Listed, view: &View<'_>) -> Result<Place, FrontError> {
     let full_name = full_name.to_owned();
-    let listed = view.directory.get(&full_name).cloned().unwrap_or_default();
     let entries = in_order(&listed.entries, view);
     if !entries.is_empty() {
         return Ok(Place::There { full_name, entries });
@@ -125,7 +117,7 @@ fn elsewhere(full_name: &str, view: &View<'_>) -> Result<Place, FrontError> {
     }
     Err(FrontError::Failed {
         model: full_name,
-        reason: listed.reason,
+        reason: listed.reason.clone(),
     })
 }
 
@@ -177,7 +169,7 @@ mod tests {
         directory
     }
 
-    /// Where a request for `m` on `cam-1` goes, in words.
+    /// Where a request for `default/m` on `cam-1` goes, in words.
     fn placed_with(
         directory: &Directory,
         routes: &[Route],
@@ -187,12 +179,12 @@ mod tests {
         held.apply(routes).unwrap();
         let view = View {
             node: "cam-1",
-            routed: &held.find("m"),
+            routed: &held.find("default/m"),
             directory: &directory.now(),
             round_trip,
             is_unreachable: &|address| address == "gone:8001",
         };
-        match place("m", &view) {
+        match place("default/m", &view) {
             Ok(Place::Here(model)) => format!("here: {}", model.placement_uid),
             Ok(Place::There { entries, .. }) => {
                 let nodes: Vec<String> = entries.into_iter().map(|e| e.node).collect();
@@ -285,17 +277,20 @@ mod tests {
         let routed = crate::testing::route("v", "hidden", 1);
         assert_eq!(
             placed(&[other], &[routed]),
-            "NotFound: unknown model `m`; call it as NAMESPACE/NAME, as `kubectl get dnnmodels` \
-             has them"
+            "NotFound: unknown model `default/m`; call models of other namespaces as \
+             NAMESPACE/NAME, as `kubectl get dnnmodels --all-namespaces` has them"
         );
     }
 
     #[test]
-    fn a_short_name_in_two_namespaces_means_neither() {
+    fn a_model_of_another_namespace_never_stands_in() {
         let other = listed("lab", &[("edge-1", true)]);
-        assert_eq!(
-            placed(&[other], &[route(1)]),
-            "InvalidArgument: model `m` is in several namespaces; call it as NAMESPACE/m"
-        );
+        assert_eq!(placed(&[other.clone()], &[route(1)]), "here: u");
+        assert!(placed(&[other.clone()], &[]).starts_with("NotFound"));
+        let routed = Route {
+            namespace: "lab".into(),
+            ..crate::testing::route("v", "m", 1)
+        };
+        assert!(placed(&[other], &[routed]).starts_with("NotFound"));
     }
 }

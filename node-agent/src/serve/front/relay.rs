@@ -1,6 +1,7 @@
 //! From an agent that is not the entry to one that is.
 
 use super::error::{FrontError, NOT_ENTRY, Setback};
+use crate::serve::access::{Caller, FORWARDED};
 use crate::serve::deadline::Deadline;
 use crate::serve::hop::{CallError, Hops};
 use lamina_crds::Hop;
@@ -15,9 +16,6 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-/// Marks a request that an agent passed on, so that two agents that disagree
-/// about the entry do not send it to and fro.
-pub(super) const FORWARDED: &str = "lamina-forwarded";
 /// W3C trace context.
 pub(super) const TRACEPARENT: &str = "traceparent";
 /// An entry that could not be reached is tried after the others for this long.
@@ -110,14 +108,24 @@ fn client(channel: Channel) -> Client {
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-/// `message` as it is passed on, with what is left of its deadline.
-pub(super) fn marked<M>(message: M, metadata: &MetadataMap, deadline: Deadline) -> Request<M> {
+/// `message` as it is passed on, with what is left of its deadline and what its caller
+/// showed: the entry decides anew.
+pub(super) fn marked<M>(
+    message: M,
+    metadata: &MetadataMap,
+    deadline: Deadline,
+    caller: &Caller,
+) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(deadline.left());
     let headers = request.metadata_mut();
     headers.insert(FORWARDED, MetadataValue::from_static("1"));
     if let Some(trace) = metadata.get(TRACEPARENT) {
         headers.insert(TRACEPARENT, trace.clone());
+    }
+    let shown = caller.authorization();
+    if let Some(shown) = shown.and_then(|value| MetadataValue::try_from(value.as_bytes()).ok()) {
+        headers.insert("authorization", shown);
     }
     request
 }

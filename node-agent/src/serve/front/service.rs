@@ -5,9 +5,10 @@ use super::journey::Journey;
 use super::output::{self, VERSION};
 use super::patience::patience;
 use super::place::{Place, View, Waited, place};
-use super::relay::{FORWARDED, Relay, marked};
+use super::relay::{Relay, marked};
 use super::trouble::Troubles;
 use super::wait::{Changes, WaitingRoom};
+use crate::serve::access::{Access, Caller, FORWARDED};
 use crate::serve::batches::Batches;
 use crate::serve::deadline::Deadline;
 use crate::serve::directory::Directory;
@@ -43,6 +44,7 @@ pub(crate) struct Front {
     round_trip: RoundTrip,
     relay: Relay,
     waiting: WaitingRoom,
+    access: Access,
     ready: watch::Receiver<bool>,
 }
 
@@ -54,6 +56,7 @@ impl Front {
         round_trip: RoundTrip,
         forwarder: Forwarder,
         batches: Batches,
+        access: Access,
         ready: watch::Receiver<bool>,
     ) -> Self {
         Self {
@@ -67,6 +70,7 @@ impl Front {
                 troubles: Troubles::default(),
                 batches,
             },
+            access,
             ready,
         }
     }
@@ -75,13 +79,32 @@ impl Front {
         &self.dispatcher.forwarder.node
     }
 
-    fn place(&self, name: &str) -> Result<Place, FrontError> {
+    /// Who lets clients in.
+    pub(crate) const fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// `namespace/name` of the model that `caller` calls `name`, for which it may ask.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(crate) async fn asked_for(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<String, FrontError> {
+        let full_name = caller.full_name(name);
+        self.access.allow(caller, &full_name).await?;
+        Ok(full_name)
+    }
+
+    fn place(&self, full_name: &str) -> Result<Place, FrontError> {
         let routes = &self.dispatcher.routes;
         place(
-            name,
+            full_name,
             &View {
                 node: self.node(),
-                routed: &routes.find(name),
+                routed: &routes.find(full_name),
                 directory: &self.directory.now(),
                 round_trip: &*self.round_trip,
                 is_unreachable: &|address| self.relay.is_unreachable(address),
@@ -91,10 +114,10 @@ impl Front {
 
     /// As [`Front::place`] for a request that another agent passed on: it is answered
     /// here or not at all, since the other one knows where else to look.
-    fn place_of_forwarded(&self, name: &str) -> Result<Place, FrontError> {
-        match self.place(name) {
+    fn place_of_forwarded(&self, full_name: &str) -> Result<Place, FrontError> {
+        match self.place(full_name) {
             here @ (Ok(Place::Here(_)) | Err(FrontError::Refused { .. })) => here,
-            _ => Err(self.not_entry(name)),
+            _ => Err(self.not_entry(full_name)),
         }
     }
 
@@ -115,14 +138,16 @@ impl Front {
         request: ModelInferRequest,
         metadata: &MetadataMap,
         deadline: Deadline,
+        caller: &Caller,
     ) -> Result<ModelInferResponse, FrontError> {
         let _inside = self.dispatcher.forwarder.telemetry.request_began();
         check_version(&request.model_name, &request.model_version)?;
-        let mut journey = Journey::new(request, metadata, deadline);
+        let full_name = self.asked_for(caller, &request.model_name).await?;
+        let mut journey = Journey::new(request, full_name, metadata, deadline);
         let outcome = if metadata.contains_key(FORWARDED) {
             self.answer_forwarded(&mut journey).await
         } else {
-            self.answer(&mut journey, metadata).await
+            self.answer(&mut journey, metadata, caller).await
         };
         self.count(&journey, &outcome);
         outcome
@@ -132,7 +157,7 @@ impl Front {
         &self,
         journey: &mut Journey,
     ) -> Result<ModelInferResponse, FrontError> {
-        let name = journey.request.model_name.clone();
+        let name = journey.full_name.clone();
         if let Place::Here(model) = self.place_of_forwarded(&name)?
             && let Some(response) = self.answer_here(&model, journey).await?
         {
@@ -146,10 +171,11 @@ impl Front {
         &self,
         journey: &mut Journey,
         metadata: &MetadataMap,
+        caller: &Caller,
     ) -> Result<ModelInferResponse, FrontError> {
         loop {
             let changes = Changes::of(&self.dispatcher.routes, &self.directory);
-            match self.place(&journey.request.model_name)? {
+            match self.place(&journey.full_name)? {
                 Place::Here(model) => {
                     journey.seat = None;
                     // Otherwise it has just gone: to another host, or for now.
@@ -159,7 +185,7 @@ impl Front {
                 }
                 Place::There { full_name, entries } => {
                     journey.counted_as = None;
-                    let passed_on = self.pass_on(&full_name, &entries, journey, metadata);
+                    let passed_on = self.pass_on(&entries, journey, metadata, caller);
                     match passed_on.await? {
                         Ok(response) => return Ok(response),
                         Err(setback) => {
@@ -187,20 +213,20 @@ impl Front {
         output::response(name, journey.id.clone(), answered).map(Some)
     }
 
-    /// The full name goes on, since a short one may mean two models elsewhere.
+    /// The full name goes on, since a short one may mean another model elsewhere.
     async fn pass_on(
         &self,
-        full_name: &str,
         entries: &[Hop],
         journey: &Journey,
         metadata: &MetadataMap,
+        caller: &Caller,
     ) -> Result<Result<ModelInferResponse, Setback>, FrontError> {
         let deadline = journey.tries.deadline;
         let passed_on = self.relay.first(entries, deadline, |mut client| {
             let mut request = journey.request.clone();
-            full_name.clone_into(&mut request.model_name);
+            request.model_name.clone_from(&journey.full_name);
             request.id.clone_from(&journey.id);
-            let request = marked(request, metadata, deadline);
+            let request = marked(request, metadata, deadline, caller);
             async move { client.model_infer(request).await }
         });
         let named = |mut response: ModelInferResponse| {
@@ -239,9 +265,15 @@ impl Front {
     ///
     /// # Errors
     /// Why it does not.
-    pub(crate) fn check_ready(&self, name: &str, version: &str) -> Result<(), FrontError> {
+    pub(crate) async fn check_ready(
+        &self,
+        name: &str,
+        version: &str,
+        caller: &Caller,
+    ) -> Result<(), FrontError> {
         check_version(name, version)?;
-        match self.place(name)? {
+        let full_name = self.asked_for(caller, name).await?;
+        match self.place(&full_name)? {
             Place::Here(_) | Place::There { .. } => Ok(()),
             Place::Wait(Waited::Operator { name }) => Err(FrontError::Unheard(name)),
             Place::Wait(Waited::Model { full_name, .. }) => Err(FrontError::NotServing(full_name)),
@@ -257,12 +289,14 @@ impl Front {
         asked: ModelMetadataRequest,
         metadata: &MetadataMap,
         deadline: Deadline,
+        caller: &Caller,
     ) -> Result<ModelMetadataResponse, FrontError> {
         check_version(&asked.name, &asked.version)?;
+        let full_name = self.asked_for(caller, &asked.name).await?;
         let place = if metadata.contains_key(FORWARDED) {
-            self.place_of_forwarded(&asked.name)?
+            self.place_of_forwarded(&full_name)?
         } else {
-            self.place(&asked.name)?
+            self.place(&full_name)?
         };
         match place {
             Place::Here(model) => self.described(asked.name, &model),
@@ -270,7 +304,7 @@ impl Front {
                 let passed_on = self.relay.first(&entries, deadline, |mut client| {
                     let mut asked = asked.clone();
                     asked.name.clone_from(&full_name);
-                    let request = marked(asked, metadata, deadline);
+                    let request = marked(asked, metadata, deadline, caller);
                     async move { client.model_metadata(request).await }
                 });
                 let mut response = passed_on
@@ -314,6 +348,12 @@ fn check_version(model: &str, version: &str) -> Result<(), FrontError> {
     })
 }
 
+/// Who sent `request`, as was found out before it was read.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::unauthenticated("nobody said who calls"))
+}
+
 const fn is_clients_doing(error: &FrontError) -> bool {
     matches!(error.code(), Code::InvalidArgument | Code::Unimplemented)
 }
@@ -350,8 +390,13 @@ impl GrpcInferenceService for Front {
         &self,
         request: Request<ModelReadyRequest>,
     ) -> Result<Response<ModelReadyResponse>, Status> {
+        let caller = caller(&request)?;
         let ModelReadyRequest { name, version } = request.into_inner();
-        let ready = self.check_ready(&name, &version).is_ok();
+        let ready = match self.check_ready(&name, &version, &caller).await {
+            Ok(()) => true,
+            Err(denied @ FrontError::Denied(_)) => return Err(denied.into()),
+            Err(_) => false,
+        };
         Ok(Response::new(ModelReadyResponse { ready }))
     }
 
@@ -371,9 +416,10 @@ impl GrpcInferenceService for Front {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let deadline = Deadline::of(request.metadata());
+        let caller = caller(&request)?;
         let (metadata, _, asked) = request.into_parts();
-        let response = self.metadata_of(asked, &metadata, deadline).await?;
-        Ok(Response::new(response))
+        let response = self.metadata_of(asked, &metadata, deadline, &caller);
+        Ok(Response::new(response.await?))
     }
 
     async fn model_config(
@@ -381,10 +427,11 @@ impl GrpcInferenceService for Front {
         request: Request<ModelConfigRequest>,
     ) -> Result<Response<ModelConfigResponse>, Status> {
         let deadline = Deadline::of(request.metadata());
+        let caller = caller(&request)?;
         let (metadata, _, ModelConfigRequest { name, version }) = request.into_parts();
         let asked = ModelMetadataRequest { name, version };
-        let model = self.metadata_of(asked, &metadata, deadline).await?;
-        let config = Some(config(model));
+        let model = self.metadata_of(asked, &metadata, deadline, &caller);
+        let config = Some(config(model.await?));
         Ok(Response::new(ModelConfigResponse { config }))
     }
 
@@ -392,10 +439,11 @@ impl GrpcInferenceService for Front {
         &self,
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
+        let caller = caller(&request)?;
         let (metadata, _, request) = request.into_parts();
         let patience = patience(&request).map_err(FrontError::from)?;
         let deadline = Deadline::of_request(&metadata, patience);
-        let response = self.infer(request, &metadata, deadline).await?;
-        Ok(Response::new(response))
+        let response = self.infer(request, &metadata, deadline, &caller);
+        Ok(Response::new(response.await?))
     }
 }

@@ -1,4 +1,4 @@
-use super::relay::FORWARDED;
+use crate::serve::access::FORWARDED;
 use crate::serve::data_plane::testing::{
     Folder, Host, deploy, listed, part, request, route_to, values,
 };
@@ -38,7 +38,7 @@ async fn every_malformed_request_is_refused_by_name() {
             "unknown model",
             |r| r.model_name = "n".into(),
             Code::NotFound,
-            &["unknown model `n`"],
+            &["unknown model `default/n`"],
         ),
         (
             "unknown version",

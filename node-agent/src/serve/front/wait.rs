@@ -133,7 +133,7 @@ mod tests {
             ..ModelInferRequest::default()
         };
         let deadline = Deadline::after(Duration::from_millis(1));
-        Journey::new(request, &MetadataMap::new(), deadline)
+        Journey::new(request, "default/m".into(), &MetadataMap::new(), deadline)
     }
 
     #[tokio::test]

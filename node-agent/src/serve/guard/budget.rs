@@ -246,7 +246,7 @@ impl Charge {
     fn shares(&self) -> Vec<Share> {
         let client = [
             Share::Connection(self.origin.connection),
-            Share::Address(self.origin.address),
+            Share::Address(self.origin.client()),
         ];
         let owner = self.owner.clone().map(Share::Owner);
         client.into_iter().chain(owner).collect()

@@ -16,8 +16,10 @@ mod weigh;
 pub(crate) use budget::Budget;
 
 use crate::door::{Endless, Origin};
+use crate::serve::access::{Access, Caller, Denial};
 use budget::{Charge, Owner};
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use inflate::Packing;
@@ -60,8 +62,8 @@ pub(crate) fn room(memory_bytes: u64) -> Budget {
 
 /// What the guard must know of the models here.
 pub(crate) trait Models: Send + Sync {
-    /// `namespace/name` of the model that clients call `name`; none where nobody knows it.
-    fn full_name(&self, name: &str) -> Option<String>;
+    /// Whether there is a model `namespace/name`.
+    fn knows(&self, full_name: &str) -> bool;
     /// Whether this host runs a part of the Placement.
     fn runs(&self, placement_uid: &str) -> bool;
     /// Bytes of tensors in the largest request that a model takes here, where one says.
@@ -82,6 +84,7 @@ pub(crate) struct Guard {
 pub(crate) struct Gate {
     pub(crate) budget: Budget,
     pub(crate) models: Arc<dyn Models>,
+    pub(crate) access: Access,
 }
 
 /// The methods, by what their messages are like.
@@ -117,12 +120,9 @@ impl Method {
 
 impl Guard {
     async fn answer(mut self, request: Request<Incoming>) -> Response<Answer> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let origin = parts.extensions.get().copied().unwrap_or(NOWHERE);
-        let taken = self
-            .gate
-            .take(parts.uri.path(), &parts.headers, origin, body);
-        let (message, charge) = match taken.await {
+        let (message, charge, caller) = match self.gate.let_in(&parts, origin, body).await {
             Ok(taken) => taken,
             Err(refusal) => {
                 tracing::debug!(%refusal, path = parts.uri.path(), "refused");
@@ -133,6 +133,9 @@ impl Guard {
                 });
             }
         };
+        if let Some(caller) = caller {
+            parts.extensions.insert(caller);
+        }
         let is_watch = Method::of(parts.uri.path()) == Method::Watch;
         let request = Request::from_parts(parts, Whole(message.into()));
         let mut response = match self.routes.call(request).await {
@@ -149,12 +152,38 @@ impl Guard {
     }
 }
 
+/// Whether a call is one for which a client must say who it is: health and what the server
+/// says of itself are everybody's, and other agents are known by other means.
+fn is_about_a_model(path: &str) -> bool {
+    let method = path.strip_prefix(UNPACKED);
+    method.is_some_and(|m| !matches!(m, "ServerLive" | "ServerReady" | "ServerMetadata"))
+}
+
 impl Gate {
+    /// The message, whose caller is known before any of it is read.
+    async fn let_in(
+        &self,
+        parts: &Parts,
+        origin: Origin,
+        body: Incoming,
+    ) -> Result<(Vec<Bytes>, Charge, Option<Caller>), Refusal> {
+        let path = parts.uri.path();
+        let caller = if is_about_a_model(path) {
+            Some(self.access.admit(&parts.headers, origin.address).await?)
+        } else {
+            None
+        };
+        let taken = self.take(path, &parts.headers, origin, caller.as_ref(), body);
+        let (message, charge) = taken.await?;
+        Ok((message, charge, caller))
+    }
+
     async fn take<B>(
         &self,
         path: &str,
         headers: &HeaderMap,
         origin: Origin,
+        caller: Option<&Caller>,
         body: B,
     ) -> Result<(Vec<Bytes>, Charge), Refusal>
     where
@@ -175,7 +204,7 @@ impl Gate {
             shape: method.shape(),
             limit: self.limit(method),
             packing,
-            owner: &|name| self.owner(method, name),
+            owner: &|name| self.owner(method, caller, name),
         };
         let message = receive(body, &terms, &mut charge).await?;
         Ok((message, charge))
@@ -195,14 +224,27 @@ impl Gate {
         said.clamp(MESSAGE_BYTES, MAX_MESSAGE_BYTES)
     }
 
-    fn owner(&self, method: Method, name: Option<String>) -> Owner {
+    /// Whose the message is that names `name`.
+    fn owner(
+        &self,
+        method: Method,
+        caller: Option<&Caller>,
+        name: Option<String>,
+    ) -> Result<Owner, Denial> {
         let known = match method {
-            Method::Infer => name.and_then(|name| self.models.full_name(&name)),
+            Method::Infer => match caller.zip(name) {
+                Some((caller, name)) => {
+                    let full_name = caller.full_name(&name);
+                    self.access.allow_unasked(caller, &full_name)?;
+                    Some(full_name).filter(|full_name| self.models.knows(full_name))
+                }
+                None => None,
+            },
             Method::Forward => name.filter(|uid| self.models.runs(uid)),
-            Method::Watch => return Owner::Watch,
-            Method::Ping | Method::Other => return Owner::Other,
+            Method::Watch => return Ok(Owner::Watch),
+            Method::Ping | Method::Other => return Ok(Owner::Other),
         };
-        known.map_or(Owner::Unknown, Owner::Model)
+        Ok(known.map_or(Owner::Unknown, Owner::Model))
     }
 }
 

@@ -8,6 +8,7 @@ use super::inflate::{InflateError, Inflater, Packing};
 use super::rope::Rope;
 use super::shapes::Shape;
 use super::weigh::{Misfit, early_owner, weigh};
+use crate::serve::access::Denial;
 use bytes::Bytes;
 use hyper::body::Body;
 use std::future::poll_fn;
@@ -40,6 +41,8 @@ pub(super) enum Refusal {
     Misfit(#[from] Misfit),
     #[error(transparent)]
     Full(#[from] Full),
+    #[error(transparent)]
+    Denied(#[from] Denial),
     #[error("nothing came for {} s in the middle of a message", SILENCE.as_secs())]
     Silent,
     #[error("the message took longer than {} s", WHOLE.as_secs())]
@@ -68,12 +71,16 @@ impl Refusal {
             | Self::Unpackable => Code::InvalidArgument,
             Self::Silent | Self::Slow => Code::DeadlineExceeded,
             Self::Broken(_) => Code::Cancelled,
+            Self::Denied(denial) => denial.code(),
         }
     }
 }
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
+        if let Refusal::Denied(denial) = refusal {
+            return denial.into();
+        }
         let mut status = Self::new(refusal.code(), refusal.to_string());
         if matches!(refusal, Refusal::Full(_)) {
             let advice = MetadataValue::from_static(RETRY_AFTER_MS);
@@ -92,7 +99,7 @@ pub(super) struct Terms<'a> {
     /// How it is compressed where it says that it is.
     pub(super) packing: Option<Packing>,
     /// Whose it is where its first field names so.
-    pub(super) owner: &'a (dyn Fn(Option<String>) -> Owner + Send + Sync),
+    pub(super) owner: &'a (dyn Fn(Option<String>) -> Result<Owner, Denial> + Send + Sync),
 }
 
 /// The message in `body`, uncompressed and with its header; nothing where none came.
@@ -113,7 +120,7 @@ where
         return Ok(Vec::new());
     };
     let weighed = weigh(&rope, terms.shape, terms.limit as u64)?;
-    charge.belongs_to((terms.owner)(weighed.owner)).await?;
+    charge.belongs_to((terms.owner)(weighed.owner)?).await?;
     charge.reach(weighed.bytes, weighed.bytes).await?;
     let length = u32::try_from(rope.len()).map_err(|_| Refusal::TooLarge {
         got: rope.len(),
@@ -154,7 +161,7 @@ where
         let (rope, expected) = parcel.present();
         if !is_owner_known && let Some(name) = early_owner(rope) {
             is_owner_known = true;
-            charge.may_come(&(terms.owner)(Some(name))).await?;
+            charge.may_come(&(terms.owner)(Some(name))?).await?;
         }
         charge.reach(rope.len() as u64, expected as u64).await?;
     }
@@ -275,7 +282,7 @@ mod tests {
             shape: &INFER,
             limit: 8 * MIB,
             packing: Some(Packing::Gzip),
-            owner: &|name| name.map_or(Owner::Unknown, Owner::Model),
+            owner: &|name| Ok(name.map_or(Owner::Unknown, Owner::Model)),
         };
         let budget = Budget::new(32 * MIB as u64);
         let origin = Origin {

@@ -22,6 +22,9 @@ const SLOWEST_BYTES_PER_S: u64 = 16 << 10;
 /// which reads only after it has sent everything learns what was wrong.
 const DISCARDED_BYTES: usize = 256 << 20;
 const DISCARDED_FOR: Duration = Duration::from_secs(10);
+/// The same of a client that is not let in.
+const STRANGERS_BYTES: usize = 1 << 20;
+const STRANGERS_FOR: Duration = Duration::from_secs(1);
 
 /// Room for bodies. Clones share it.
 #[derive(Debug, Clone)]
@@ -93,25 +96,30 @@ pub(super) async fn read(body: Body, limit: usize, held: &mut Held) -> Result<By
         };
         if let Err(refusal) = refusal {
             drop(whole);
-            discard(stream).await;
+            discard(stream, DISCARDED_BYTES, DISCARDED_FOR).await;
             return Err(refusal);
         }
         whole.extend_from_slice(&part);
     }
 }
 
-async fn discard(mut stream: BodyDataStream) {
+/// Reads of a body whose client is not let in as much as is likely on its way.
+pub(super) async fn discard_some(body: Body) {
+    discard(body.into_data_stream(), STRANGERS_BYTES, STRANGERS_FOR).await;
+}
+
+async fn discard(mut stream: BodyDataStream, most_bytes: usize, patience: Duration) {
     let reading = async {
         let mut bytes = 0;
         while let Some(Ok(part)) = stream.next().await {
             bytes += part.len();
-            if bytes > DISCARDED_BYTES {
+            if bytes > most_bytes {
                 return;
             }
         }
     };
     // Whether it ended in time makes no difference to the answer.
-    let _ = timeout(DISCARDED_FOR, reading).await;
+    let _ = timeout(patience, reading).await;
 }
 
 #[cfg(test)]

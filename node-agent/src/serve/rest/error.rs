@@ -3,10 +3,13 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use std::time::Duration;
 use tonic::Code;
 
 /// Advice in seconds to who may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+/// How a client may say who it is.
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// Why a call over HTTP was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +123,16 @@ impl RestError {
     }
 }
 
+fn whole_seconds(after: Duration) -> HeaderValue {
+    HeaderValue::from(
+        after
+            .as_millis()
+            .div_ceil(1000)
+            .try_into()
+            .unwrap_or(u64::MAX),
+    )
+}
+
 /// What the front says, in HTTP's words.
 const fn of_code(code: Code) -> (StatusCode, bool) {
     match code {
@@ -143,11 +156,18 @@ const fn of_code(code: Code) -> (StatusCode, bool) {
 impl IntoResponse for RestError {
     fn into_response(self) -> Response {
         let (status, again) = self.status();
+        let after = match &self {
+            Self::Front(FrontError::Denied(denial)) => denial.retry_after().map(whole_seconds),
+            _ => again.then_some(RETRY_AFTER),
+        };
         let body = Json(json!({ "error": self.to_string() }));
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
-        if again {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        if let Some(after) = after {
+            headers.insert(header::RETRY_AFTER, after);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, BEARER);
         }
         if let Self::Method { allowed, .. } = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));

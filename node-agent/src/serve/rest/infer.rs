@@ -7,6 +7,7 @@ use super::path::ModelPath;
 use super::request::{self, Parsed};
 use super::response::{self, Rendered};
 use super::routes::Rest;
+use crate::serve::access::Caller;
 use crate::serve::deadline::Deadline;
 use crate::serve::front::{FrontError, patience};
 use axum::body::Body;
@@ -38,11 +39,12 @@ impl Rest {
         path: ModelPath,
         headers: &HeaderMap,
         body: Body,
+        caller: &Caller,
     ) -> Result<Response, RestError> {
         let held = Held::nothing(self.room.clone());
-        let (body, _held) = self.body(&path, headers, body, held).await?;
+        let (body, _held) = self.body(&path, headers, body, held, caller).await?;
         let mut parsed = match header_length(headers)? {
-            Some(0) => request::raw(body, &self.described(&path).await?)?,
+            Some(0) => request::raw(body, &self.described(&path, caller).await?)?,
             length => parse(body, length).await?,
         };
         parsed.request.model_name.clone_from(&path.model);
@@ -51,8 +53,8 @@ impl Rest {
         let metadata = trace_of(headers);
         let patience = patience(&request).map_err(FrontError::from)?;
         let deadline = Deadline::of_request(&metadata, patience);
-        let answer = self.front.infer(request, &metadata, deadline).await?;
-        let rendered = response::render(&answer, &binary)?;
+        let answer = self.front.infer(request, &metadata, deadline, caller);
+        let rendered = response::render(&answer.await?, &binary)?;
         respond(rendered, Coding::for_response(headers)).await
     }
 
@@ -63,6 +65,7 @@ impl Rest {
         headers: &HeaderMap,
         body: Body,
         mut held: Held,
+        caller: &Caller,
     ) -> Result<(Bytes, Held), RestError> {
         let coding = Coding::of_request(headers)?;
         let length = headers.get(header::CONTENT_LENGTH);
@@ -71,7 +74,7 @@ impl Rest {
         let limit = if is_common {
             COMMON_LIMIT
         } else {
-            self.limit(path).await
+            self.limit(path, caller).await
         };
         let body = body::read(body, limit, &mut held).await?;
         let Some(coding) = coding else {
@@ -86,9 +89,9 @@ impl Rest {
 
     /// Bytes that the body of a request for this model may have: what its inputs
     /// take in either form, where that is more than what is common.
-    async fn limit(&self, path: &ModelPath) -> usize {
+    async fn limit(&self, path: &ModelPath, caller: &Caller) -> usize {
         // What is wrong with the model is told when it is asked.
-        let described = self.described(path).await.ok();
+        let described = self.described(path, caller).await.ok();
         described.map_or(COMMON_LIMIT, |model| limit_of(&model))
     }
 
@@ -96,6 +99,7 @@ impl Rest {
     pub(super) async fn described(
         &self,
         path: &ModelPath,
+        caller: &Caller,
     ) -> Result<ModelMetadataResponse, RestError> {
         let asked = ModelMetadataRequest {
             name: path.model.clone(),
@@ -103,8 +107,8 @@ impl Rest {
         };
         let metadata = MetadataMap::new();
         let deadline = Deadline::of(&metadata);
-        let described = self.front.metadata_of(asked, &metadata, deadline).await?;
-        Ok(described)
+        let described = self.front.metadata_of(asked, &metadata, deadline, caller);
+        Ok(described.await?)
     }
 }
 

@@ -1,16 +1,19 @@
 //! The paths of the protocol.
 
-use super::body::Room;
+use super::body::{self, Room};
 use super::error::RestError;
 use super::path::{self, Asked, ModelPath};
-use crate::serve::front::{Front, SERVER_NAME};
+use crate::door::Origin;
+use crate::serve::access::Caller;
+use crate::serve::front::{Front, FrontError, SERVER_NAME};
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{Extensions, HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use lamina_proto::inference::ModelMetadataResponse;
 use lamina_proto::inference::model_metadata_response::TensorMetadata;
 use serde_json::{Value, json};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// What is offered beyond the protocol itself, under the names that clients know.
 const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "model_configuration"];
@@ -60,10 +63,16 @@ async fn call(State(rest): State<Rest>, request: Request) -> Response {
         Endpoint::Live => Ok(Json(json!({ "live": true })).into_response()),
         Endpoint::Ready => rest.ready(),
         Endpoint::Server => Ok(server()),
-        Endpoint::Model(path) if path.asked == Asked::Infer => {
-            rest.infer(path, &head.headers, body).await
-        }
-        Endpoint::Model(path) => rest.tell(&path).await,
+        Endpoint::Model(path) => match rest.let_in(&path, &head.headers, &head.extensions).await {
+            Err(refusal) => {
+                body::discard_some(body).await;
+                Err(refusal)
+            }
+            Ok(caller) if path.asked == Asked::Infer => {
+                rest.infer(path, &head.headers, body, &caller).await
+            }
+            Ok(caller) => rest.tell(&path, &caller).await,
+        },
     };
     answer.unwrap_or_else(IntoResponse::into_response)
 }
@@ -115,14 +124,30 @@ impl Rest {
         Ok(Json(json!({ "live": true, "ready": true })).into_response())
     }
 
-    async fn tell(&self, path: &ModelPath) -> Result<Response, RestError> {
+    /// Who asks for the model of `path`, and may.
+    async fn let_in(
+        &self,
+        path: &ModelPath,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Caller, RestError> {
+        let from = extensions.get::<Origin>().map(|origin| origin.address);
+        let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let caller = self.front.access().admit(headers, from).await;
+        let caller = caller.map_err(FrontError::from)?;
+        self.front.asked_for(&caller, &path.model).await?;
+        Ok(caller)
+    }
+
+    async fn tell(&self, path: &ModelPath, caller: &Caller) -> Result<Response, RestError> {
         let told = match path.asked {
             Asked::Ready => {
-                self.front.check_ready(&path.model, &path.version)?;
+                let ready = self.front.check_ready(&path.model, &path.version, caller);
+                ready.await?;
                 json!({ "name": path.model, "ready": true })
             }
-            Asked::Config => config(&self.described(path).await?),
-            Asked::Metadata | Asked::Infer => metadata(&self.described(path).await?),
+            Asked::Config => config(&self.described(path, caller).await?),
+            Asked::Metadata | Asked::Infer => metadata(&self.described(path, caller).await?),
         };
         Ok((StatusCode::OK, Json(told)).into_response())
     }

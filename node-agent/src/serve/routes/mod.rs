@@ -172,11 +172,12 @@ impl Routes {
         self.applied.subscribe()
     }
 
-    /// The models called `name` or `namespace/name` whose entry this host is.
-    pub(crate) fn find(&self, name: &str) -> Vec<Arc<Model>> {
+    /// The models `namespace/name` whose entry this host is: one that is made anew stands
+    /// beside the old one for a moment.
+    pub(crate) fn find(&self, full_name: &str) -> Vec<Arc<Model>> {
         let table = self.lock();
         let models = table.values().map(|entry| &entry.model);
-        let found = models.filter(|m| m.full_name == name || m.name == name);
+        let found = models.filter(|m| m.full_name == full_name);
         found.cloned().collect()
     }
 

@@ -69,7 +69,7 @@ fn nothing_starts_where_nothing_serves() {
     let routes = routes();
     routes.apply(&[with_revisions(0, &[1])]).unwrap();
     assert_eq!(routes.begin("u").unwrap_err(), NoTicket::NotServing);
-    assert_eq!(routes.find("m")[0].active, None);
+    assert_eq!(routes.find("default/m")[0].active, None);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_refusal_ends_what_is_inside_and_lets_nothing_start() {
 }
 
 #[test]
-fn models_are_found_by_short_and_by_full_name() {
+fn models_are_found_by_their_full_name_alone() {
     let routes = routes();
     let other = Route {
         namespace: "lab".into(),
@@ -135,8 +135,10 @@ fn models_are_found_by_short_and_by_full_name() {
         uids.collect::<Vec<_>>()
     };
     assert_eq!(found("lab/m"), ["v"]);
-    assert_eq!(found("m"), ["u", "v"]);
-    assert_eq!(found("n"), Vec::<String>::new());
+    assert_eq!(found("default/m"), ["u"]);
+    for other in ["m", "lab/n", "other/m"] {
+        assert_eq!(found(other), Vec::<String>::new());
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@ use super::*;
 use crate::blobs::{BlobOptions, Blobs};
 use crate::measure::Prober;
 use crate::net::{OperatorEndpoint, Peers};
+use crate::serve::access::Keys;
 use crate::serve::directory::Directory;
 use crate::session::{Jobs, spawn};
 use crate::telemetry::Telemetry;
@@ -135,6 +136,7 @@ fn config(endpoint: OperatorEndpoint, cache: &std::path::Path) -> SessionConfig 
         telemetry,
         blobs: Arc::new(blobs),
         directory: Directory::default(),
+        keys: Keys::default(),
         jobs: Jobs::new(Arc::new(|job, updates, _| {
             let _ = updates.send(PrepareUpdate {
                 job: job.job,

@@ -105,7 +105,12 @@ const EVENT: &str = "POST /apis/events.k8s.io/v1/namespaces/default/events";
 async fn a_failed_write_is_put_off_and_its_event_told_with_the_next() {
     let server = Server::default();
     let objects = Objects::default();
-    let mut executor = Executor::new(server.client(), objects.clone(), "op-1".into());
+    let mut executor = Executor::new(
+        server.client(),
+        objects.clone(),
+        "op-1".into(),
+        Tenure::lasting(),
+    );
     server.is_broken.store(true, Ordering::Relaxed);
     let outcome = executor.run(vec![write("first")]).await;
     assert_eq!((outcome.written, outcome.failed), (0, 1));
@@ -131,7 +136,12 @@ async fn a_failed_write_is_put_off_and_its_event_told_with_the_next() {
 #[tokio::test]
 async fn writes_of_one_object_keep_their_order() {
     let server = Server::default();
-    let mut executor = Executor::new(server.client(), Objects::default(), "op-1".into());
+    let mut executor = Executor::new(
+        server.client(),
+        Objects::default(),
+        "op-1".into(),
+        Tenure::lasting(),
+    );
     let mut writes = vec![write("1")];
     writes.extend((0..20).map(|i| node(format!("n{i}"))));
     writes.push(write("2"));
@@ -146,7 +156,12 @@ async fn writes_of_one_object_keep_their_order() {
 #[tokio::test]
 async fn what_was_left_out_comes_before_what_is_new() {
     let server = Server::default();
-    let mut executor = Executor::new(server.client(), Objects::default(), "op-1".into());
+    let mut executor = Executor::new(
+        server.client(),
+        Objects::default(),
+        "op-1".into(),
+        Tenure::lasting(),
+    );
     let writes = |first: &str| -> Vec<Write> {
         let early = (0..OBJECTS_A_LOOK).map(|i| node(format!("{first}-{i}")));
         early.chain([node("late".into())]).collect()
@@ -157,4 +172,14 @@ async fn what_was_left_out_comes_before_what_is_new() {
     assert!(!is_late(&server.asked()));
     executor.run(writes("b")).await;
     assert!(is_late(&server.asked()), "it waits behind whatever is new");
+}
+
+#[tokio::test]
+async fn who_does_not_lead_any_more_writes_nothing() {
+    let (server, objects) = (Server::default(), Objects::default());
+    let tenure = Tenure::default();
+    let mut executor = Executor::new(server.client(), objects, "op-1".into(), tenure);
+    let outcome = executor.run(vec![write("late")]).await;
+    assert_eq!((outcome.written, outcome.failed), (0, 1));
+    assert_eq!(server.asked(), Vec::<String>::new());
 }

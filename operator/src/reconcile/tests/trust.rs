@@ -1,6 +1,7 @@
 //! No clock, host or tenant takes the service down.
 
 use super::*;
+use crate::reconcile::decide_by;
 use crate::state::snapshot::Snapshot;
 use k8s_openapi::jiff::SignedDuration;
 
@@ -157,4 +158,103 @@ fn the_secrets_of_a_source_are_shown_nowhere() {
     for shown in [status, told] {
         assert!(!shown.contains("hidden"), "{shown}");
     }
+}
+
+/// A look in which deciding about `uid` breaks off, after it was all but done.
+fn look_that_breaks_off(bench: &mut Bench, uid: &str) {
+    let uid = uid.to_owned();
+    let decisions = decide_by(
+        &bench.snapshot,
+        &mut bench.memory,
+        &move |look, model, memory| {
+            look.model(model, memory);
+            assert!(
+                model.metadata.uid.as_ref() != Some(&uid),
+                "as a test wants it"
+            );
+        },
+    );
+    bench.carry_out(decisions);
+}
+
+#[test]
+fn a_model_about_which_deciding_breaks_off_costs_others_nothing_and_serves_on() {
+    let mut bench = Bench::serving();
+    // Another one comes while the first breaks off.
+    let mut other = model();
+    other.metadata.name = Some("other".into());
+    other.metadata.uid = Some("other-uid".into());
+    bench.snapshot.models.push(Arc::new(other));
+    let held = |bench: &Bench, node: &str| bench.snapshot.compute_nodes[node].spec.slices.clone();
+    let before = held(&bench, "cloud-1");
+    let routes = bench.snapshot.compute_nodes["cam-1"].spec.routes.clone();
+    for _ in 0..5 {
+        look_that_breaks_off(&mut bench, MODEL_UID);
+        bench.pass(1000);
+    }
+    let (status, reason, message) = bench.condition(READY);
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", reasons::DECISION_FAILED)
+    );
+    assert!(message.contains("as a test wants it"), "{message}");
+    assert_eq!(held(&bench, "cloud-1"), before);
+    assert_eq!(bench.snapshot.compute_nodes["cam-1"].spec.routes, routes);
+    assert_eq!(bench.snapshot.placements.len(), 1);
+    let told = bench
+        .told
+        .iter()
+        .filter(|n| n.reason == reasons::DECISION_FAILED);
+    assert_eq!(told.count(), 1);
+    let is_prepared = |job: &JobId| job.model_uid == "other-uid";
+    assert!(
+        bench.snapshot.prepares.keys().any(is_prepared),
+        "the other one is prepared"
+    );
+    // Where the bug does not strike any more, it goes on as before.
+    bench.pass(31_000);
+    bench.run(10);
+    assert_eq!(ready(&bench), is("True", "Serving"));
+    assert_eq!(bench.status().active_revision, 1);
+}
+
+#[test]
+fn a_model_that_was_set_aside_is_tried_at_once_with_another_spec() {
+    let mut bench = Bench::serving();
+    look_that_breaks_off(&mut bench, MODEL_UID);
+    bench.look();
+    assert_eq!(ready(&bench), is("False", reasons::DECISION_FAILED));
+    bench.edit(|model| model.spec.adaptation.horizon_seconds = 3600);
+    bench.run(5);
+    assert_eq!(ready(&bench), is("True", "Serving"));
+}
+
+#[test]
+fn a_host_that_cannot_do_what_it_is_told_is_not_ready() {
+    let mut bench = Bench::serving();
+    let trouble = |bench: &mut Bench, is: bool| {
+        let node = bench.snapshot.compute_nodes.get_mut("cloud-1").unwrap();
+        let status = Arc::make_mut(node).status.as_mut().unwrap();
+        let reason = if is { "SpecNotFollowed" } else { "Registered" };
+        let new = lamina_crds::conditions::condition(
+            lamina_crds::conditions::REGISTERED,
+            !is,
+            reason,
+            "the disk is full",
+            None,
+            some_time(),
+        );
+        lamina_crds::conditions::set(&mut status.conditions, new);
+    };
+    trouble(&mut bench, true);
+    bench.run(2);
+    let expected = ("SpecNotFollowed".to_owned(), "the disk is full".to_owned());
+    assert_eq!(said(&bench, "cloud-1"), expected);
+    trouble(&mut bench, false);
+    bench.run(2);
+    assert_eq!(said(&bench, "cloud-1").0, "Connected");
+}
+
+fn some_time() -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+    k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1))
 }

@@ -144,3 +144,30 @@ fn peers_are_told_with_their_pace_and_only_when_they_change() {
     assert_eq!(state.set_peers("a", vec![peer(1000)]), Effects::default());
     assert_eq!(state.set_peers("a", vec![peer(2000)]).messages.len(), 1);
 }
+
+#[test]
+fn every_agent_is_told_the_keys_and_again_where_they_change() {
+    let mut state = State::default();
+    state.opened(identity("a"), at(0));
+    let key = |namespace: &str| lamina_proto::control::ApiKey {
+        namespace: namespace.to_owned(),
+        ..Default::default()
+    };
+    let told = state.set_keys(vec![key("lab")]);
+    assert!(matches!(&told.messages[..],
+        [(node, ToAgent::ApiKeys(all))] if node == "a" && all.keys == [key("lab")]));
+    assert_eq!(state.set_keys(vec![key("lab")]), Effects::default());
+    let told = state.opened(identity("b"), at(1));
+    assert!(told.messages.iter().any(|(node, message)| node == "b"
+        && matches!(message, ToAgent::ApiKeys(all) if all.keys.len() == 1)));
+    // None left is something else than not known.
+    let told = state.set_keys(Vec::new());
+    assert_eq!(told.messages.len(), 2);
+    // Where nobody reads keys, agents keep what they have.
+    let told = State::default().opened(identity("a"), at(0));
+    assert!(
+        told.messages
+            .iter()
+            .all(|(_, m)| !matches!(m, ToAgent::ApiKeys(_)))
+    );
+}

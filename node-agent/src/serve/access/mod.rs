@@ -1,0 +1,183 @@
+//! Who asks, and which models it may ask for: decided here for gRPC and HTTP alike, before a
+//! body is read where the headers tell enough.
+//!
+//! An agent that is not a model's entry passes the credentials on, and the entry decides
+//! anew: nobody is believed who only says that another agent has looked.
+
+mod caller;
+mod denial;
+mod keys;
+mod rates;
+mod remembered;
+mod reviews;
+mod shown;
+mod tokens;
+
+pub(crate) use caller::{AuthMode, Caller};
+pub(crate) use denial::Denial;
+pub(crate) use keys::Keys;
+pub(crate) use reviews::ApiReviews;
+
+use crate::door::client_of;
+use crate::telemetry::Telemetry;
+use caller::{Admission, Grant, admission};
+use http::HeaderMap;
+use lamina_model::Digest;
+use rates::{Rate, Rates};
+use shown::Shown;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokens::{Reviews, Tokens};
+
+/// Marks a request that an agent passed on, so that two agents that disagree
+/// about the entry do not send it to and fro.
+pub(crate) const FORWARDED: &str = "lamina-forwarded";
+/// Keys and addresses whose requests are counted.
+const MOST_KEYS: usize = 4096;
+const MOST_ADDRESSES: usize = 4096;
+
+/// How clients are let in.
+#[derive(Clone)]
+pub(crate) struct AccessOptions {
+    /// How they say who they are.
+    pub(crate) mode: AuthMode,
+    /// Namespace of models that are called by their name alone, where the credentials have
+    /// none.
+    pub(crate) default_namespace: Arc<str>,
+    /// Audience of tokens.
+    pub(crate) audience: String,
+    /// Requests of one address in a second, where its key has no limit of its own; none
+    /// where there is no limit.
+    pub(crate) requests_per_second: Option<u32>,
+}
+
+/// Where another agent is known to be.
+pub(crate) type IsAgent = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
+/// Lets clients in. Clones share what is known.
+#[derive(Clone)]
+pub(crate) struct Access(Arc<Inner>);
+
+struct Inner {
+    options: AccessOptions,
+    keys: Keys,
+    tokens: Tokens,
+    is_agent: IsAgent,
+    telemetry: Telemetry,
+    of_keys: Mutex<Rates<Digest>>,
+    of_addresses: Mutex<Rates<IpAddr>>,
+}
+
+impl Access {
+    /// Lets in by `options`: who has one of `keys`, or whose token `reviews` accepts.
+    pub(crate) fn new(
+        options: AccessOptions,
+        keys: Keys,
+        reviews: Arc<dyn Reviews>,
+        is_agent: IsAgent,
+        telemetry: Telemetry,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            options,
+            keys,
+            tokens: Tokens::new(reviews),
+            is_agent,
+            telemetry,
+            of_keys: Mutex::new(Rates::new(MOST_KEYS)),
+            of_addresses: Mutex::new(Rates::new(MOST_ADDRESSES)),
+        }))
+    }
+
+    /// Who sent `headers` `from` there.
+    ///
+    /// # Errors
+    /// It is not let in.
+    pub(crate) async fn admit(&self, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Denial> {
+        let admitted = self.admitted(headers, from).await;
+        admitted.inspect_err(|denial| self.0.telemetry.denied(denial.label()))
+    }
+
+    /// Whether `caller` may ask for the model `namespace/name`.
+    ///
+    /// # Errors
+    /// It may not, or nobody can say.
+    pub(crate) async fn allow(&self, caller: &Caller, full_name: &str) -> Result<(), Denial> {
+        let allowed = self.allowed(caller, full_name).await;
+        allowed.inspect_err(|denial| self.0.telemetry.denied(denial.label()))
+    }
+
+    /// As [`Access::allow`], as far as that is known without asking anybody.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(crate) fn allow_unasked(&self, caller: &Caller, full_name: &str) -> Result<(), Denial> {
+        let allowed = caller.may_ask_for(full_name);
+        allowed.inspect_err(|denial| self.0.telemetry.denied(denial.label()))
+    }
+
+    async fn admitted(&self, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Denial> {
+        let options = &self.0.options;
+        let shown = Shown::of(headers);
+        let admission = admission(options.mode, &options.audience, shown, &self.0.keys.now())?;
+        let (grant, shown) = match admission {
+            Admission::Anyone(shown) => (Grant::Everything, shown),
+            Admission::Key(scope, shown) => (Grant::Key(scope), Some(shown)),
+            Admission::Ask(token) => {
+                let who = self.0.tokens.holder(&token, from).await?;
+                let who = who.ok_or_else(|| Denial::BadToken {
+                    audience: options.audience.clone(),
+                })?;
+                (Grant::Token(who), Some(token))
+            }
+        };
+        let caller = Caller::new(&options.default_namespace, grant, shown, from);
+        // The agent that passes it on has counted it.
+        if !(headers.contains_key(FORWARDED) && (self.0.is_agent)(from)) {
+            self.pace(&caller, Instant::now())?;
+        }
+        Ok(caller)
+    }
+
+    /// Counts a request.
+    fn pace(&self, caller: &Caller, now: Instant) -> Result<(), Denial> {
+        let own = match &caller.grant {
+            Grant::Key(scope) => scope.requests_per_second,
+            _ => None,
+        };
+        let taken = if let (Some(limit), Some(key)) = (own, caller.shown()) {
+            take(&self.0.of_keys, key.digest(), limit, now)
+        } else if let Some(limit) = self.0.options.requests_per_second {
+            take(&self.0.of_addresses, &client_of(caller.from), limit, now)
+        } else {
+            Ok(())
+        };
+        taken.map_err(Denial::TooFast)
+    }
+
+    async fn allowed(&self, caller: &Caller, full_name: &str) -> Result<(), Denial> {
+        caller.may_ask_for(full_name)?;
+        let (Grant::Token(who), Some(token)) = (&caller.grant, caller.shown()) else {
+            return Ok(());
+        };
+        let tokens = &self.0.tokens;
+        if tokens.may_get(full_name, who, token, caller.from).await? {
+            Ok(())
+        } else {
+            Err(Denial::forbidden(full_name))
+        }
+    }
+}
+
+fn take<K: Ord + Clone>(
+    rates: &Mutex<Rates<K>>,
+    key: &K,
+    limit: u32,
+    now: Instant,
+) -> Result<(), Duration> {
+    let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
+    rates.take(key, Rate::per_second(limit), now)
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,163 @@
+//! How much an agent may put into the store: what its jobs lead to, and no more. Pure but for
+//! the lock: moments come from outside.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Blobs that one agent may send at once.
+const AT_ONCE: u32 = 8;
+/// What may come at once comes back within this time.
+const WHOLE: Duration = Duration::from_secs(3600);
+/// Agents that are counted; there are no more hosts than that.
+const MOST_AGENTS: usize = 8192;
+
+/// Why an agent may put no more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum OverQuota {
+    #[error("{AT_ONCE} blobs of this agent are on their way already; send one after the other")]
+    AtOnce,
+    #[error(
+        "this agent has put its {0} bytes of an hour into the store; wait, or give agents more \
+         with `operator.store.putQuota`"
+    )]
+    Bytes(u64),
+}
+
+/// What each agent may still put. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Quotas {
+    of_agents: Arc<Mutex<BTreeMap<String, Quota>>>,
+    bytes_an_hour: u64,
+}
+
+#[derive(Debug)]
+struct Quota {
+    left: f64,
+    at: Instant,
+    puts: u32,
+}
+
+/// One blob on its way, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Putting {
+    quotas: Quotas,
+    agent: String,
+    /// The operator asked for it: its bytes are not counted.
+    is_wanted: bool,
+}
+
+impl Quotas {
+    pub(super) fn new(bytes_an_hour: u64) -> Self {
+        Self {
+            of_agents: Arc::default(),
+            bytes_an_hour,
+        }
+    }
+
+    /// `agent` begins to send a blob, which was asked of it where it `is_wanted`.
+    ///
+    /// # Errors
+    /// It sends too many at once.
+    pub(super) fn begin(
+        &self,
+        agent: &str,
+        is_wanted: bool,
+        now: Instant,
+    ) -> Result<Putting, OverQuota> {
+        let mut all = self.lock();
+        if all.len() >= MOST_AGENTS && !all.contains_key(agent) {
+            all.retain(|_, quota| quota.puts > 0 || now.duration_since(quota.at) < WHOLE);
+        }
+        let whole = self.bytes_an_hour as f64;
+        let quota = all.entry(agent.to_owned()).or_insert(Quota {
+            left: whole,
+            at: now,
+            puts: 0,
+        });
+        if quota.puts >= AT_ONCE {
+            return Err(OverQuota::AtOnce);
+        }
+        quota.puts += 1;
+        drop(all);
+        Ok(Putting {
+            quotas: self.clone(),
+            agent: agent.to_owned(),
+            is_wanted,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Quota>> {
+        let held = self.of_agents.lock();
+        held.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Putting {
+    /// So many bytes more came.
+    ///
+    /// # Errors
+    /// The agent may put no more.
+    pub(super) fn take(&self, bytes: usize, now: Instant) -> Result<(), OverQuota> {
+        if self.is_wanted {
+            return Ok(());
+        }
+        let whole = self.quotas.bytes_an_hour;
+        let mut all = self.quotas.lock();
+        let Some(quota) = all.get_mut(&self.agent) else {
+            return Ok(());
+        };
+        let since = now.saturating_duration_since(quota.at).as_secs_f64();
+        let came_back = since / WHOLE.as_secs_f64() * whole as f64;
+        let left = (quota.left + came_back).min(whole as f64) - bytes as f64;
+        if left < 0.0 {
+            return Err(OverQuota::Bytes(whole));
+        }
+        (quota.left, quota.at) = (left, now);
+        Ok(())
+    }
+}
+
+impl Drop for Putting {
+    fn drop(&mut self) {
+        if let Some(quota) = self.quotas.lock().get_mut(&self.agent) {
+            quota.puts = quota.puts.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_puts_its_hours_bytes_and_others_have_theirs() {
+        let (quotas, now) = (Quotas::new(3600), Instant::now());
+        let put = quotas.begin("a", false, now).unwrap();
+        put.take(3000, now).unwrap();
+        assert_eq!(put.take(601, now), Err(OverQuota::Bytes(3600)));
+        put.take(600, now).unwrap();
+        put.take(1, now).unwrap_err();
+        put.take(10, now + Duration::from_secs(10)).unwrap();
+        let other = quotas.begin("b", false, now).unwrap();
+        other.take(3600, now).unwrap();
+        // What the operator asks for is not counted.
+        let wanted = quotas.begin("b", true, now).unwrap();
+        wanted.take(100_000, now).unwrap();
+    }
+
+    #[test]
+    fn an_agent_sends_few_blobs_at_once() {
+        let (quotas, now) = (Quotas::new(1), Instant::now());
+        let mut all: Vec<Putting> = (0..AT_ONCE)
+            .map(|_| quotas.begin("a", false, now).unwrap())
+            .collect();
+        assert_eq!(
+            quotas.begin("a", false, now).unwrap_err(),
+            OverQuota::AtOnce
+        );
+        quotas.begin("b", false, now).unwrap();
+        all.pop();
+        quotas.begin("a", false, now).unwrap();
+    }
+}

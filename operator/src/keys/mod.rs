@@ -1,0 +1,67 @@
+//! Keys with which clients are let in: from labelled Secrets, hashed, to every agent.
+//!
+//! Only Secrets with the label are asked for, and only in the namespaces that the operator
+//! is told; what is in them goes no further than its hash.
+
+mod secret;
+
+use crate::kube::watch::{Copies, keep};
+use crate::world::World;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use k8s_openapi::api::core::v1::Secret;
+use kube::runtime::watcher::Config;
+use kube::{Api, Client};
+use secret::{Gathered, LABEL, gather};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Stands for every namespace.
+const EVERYWHERE: &str = "*";
+/// A watch is renewed after this time: one whose connection died unnoticed is found by then.
+const WATCH_SECONDS: u32 = 60;
+/// Changes come in bursts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Tells `world` the keys of `namespaces`, now and whenever they change, for as long as it
+/// runs, which is for ever.
+pub(crate) async fn follow(client: Client, namespaces: &[String], world: World) {
+    let changed = Arc::new(Notify::new());
+    let config = Config::default().timeout(WATCH_SECONDS).labels(LABEL);
+    let mut copies: Vec<Arc<Copies<Secret>>> = Vec::new();
+    let mut watches = FuturesUnordered::new();
+    for namespace in namespaces {
+        let api = if namespace == EVERYWHERE {
+            Api::all(client.clone())
+        } else {
+            Api::namespaced(client.clone(), namespace)
+        };
+        let copy = Arc::new(Copies::default());
+        let kept = Arc::clone(&copy);
+        watches.push(keep(api, config.clone(), kept, Arc::clone(&changed)));
+        copies.push(copy);
+    }
+    let tell = async {
+        let mut said = Vec::new();
+        loop {
+            changed.notified().await;
+            tokio::time::sleep(PAUSE).await;
+            // A key that is valid somewhere must not be taken for none elsewhere.
+            let all: Option<Vec<_>> = copies.iter().map(|copy| copy.all()).collect();
+            let Some(all) = all else { continue };
+            let Gathered { keys, mistakes } = gather(all.concat());
+            for (secret, mistake) in &mistakes {
+                if !said.contains(&(secret.clone(), mistake.clone())) {
+                    tracing::warn!(secret, "{mistake}");
+                }
+            }
+            said = mistakes;
+            world.set_keys(keys);
+        }
+    };
+    tokio::select! {
+        () = async { while watches.next().await.is_some() {} } => {}
+        () = tell => {}
+    }
+}
