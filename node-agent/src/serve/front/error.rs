@@ -1,5 +1,5 @@
-use crate::serve::exits::AskedError;
 use crate::serve::access::Denial;
+use crate::serve::exits::AskedError;
 use crate::serve::hop::{CallError, HopError};
 use lamina_model::{DataType, ShapeError, UnknownDataType};
 use tonic::metadata::MetadataValue;
