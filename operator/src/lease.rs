@@ -408,6 +408,12 @@ mod tests {
         assert_eq!(seen.note(Some("2"), after(31)), Duration::from_secs(16));
     }
 
+    fn failure(reason: &str, code: u16) -> String {
+        format!(
+            r#"{{"kind":"Status","apiVersion":"v1","metadata":{{}},"status":"Failure","reason":"{reason}","message":"","code":{code}}}"#
+        )
+    }
+
     /// Takes the first write, and is away from then on.
     fn server_that_goes_away() -> Client {
         use http::{Request, Response, StatusCode};
@@ -426,11 +432,14 @@ mod tests {
                 let was_away = is_away.fetch_or(is_write, Ordering::Relaxed);
                 let (status, body) = match (was_away, is_write) {
                     (false, true) => (StatusCode::CREATED, body),
-                    (false, false) => (StatusCode::NOT_FOUND, "{}".into()),
-                    (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "{}".into()),
+                    (false, false) => (StatusCode::NOT_FOUND, failure("NotFound", 404).into()),
+                    (true, _) => {
+                        let body = failure("ServiceUnavailable", 503);
+                        (StatusCode::SERVICE_UNAVAILABLE, body.into())
+                    }
                 };
                 let response = Response::builder().status(status).body(Body::from(body));
-                Ok::<_, std::convert::Infallible>(response.unwrap_or_default())
+                Ok::<_, std::convert::Infallible>(response.unwrap())
             }
         });
         Client::new(service, "default")
