@@ -488,7 +488,9 @@ async fn agents_that_disagree_about_the_entry_do_not_play_ball() {
     let status = one.client().model_infer(marked).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(
-        status.message().contains("edge-1 does not serve model `m`"),
+        status
+            .message()
+            .contains("edge-1 does not serve model `default/m`"),
         "{status}"
     );
     assert!(status.metadata().contains_key("retry-after-ms"));
