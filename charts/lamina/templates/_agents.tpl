@@ -70,6 +70,7 @@ spec:
             - --cache-size={{ $settings.cache.sizeLimit }}
             - --log-format={{ $root.Values.logFormat }}
             - --workers={{ $settings.engine.workers }}
+            {{- include "lamina.tlsArgs" $root | nindent 12 }}
             {{- with $settings.engine.workerMemoryLimit }}
             - --worker-memory-limit={{ . }}
             {{- end }}

@@ -184,12 +184,21 @@ impl Scene {
     /// # Errors
     /// The chart is not there, or what helm says.
     pub async fn install(&self) -> Result<()> {
+        self.install_with(&[]).await
+    }
+
+    /// As [`Scene::install`], with further values.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn install_with(&self, more: &[(&str, &str)]) -> Result<()> {
         let chart = environment("LAMINA_CHART")?;
         let values = [
             ("operator.nodeSelector.kubernetes\\.io/hostname", CLOUD),
             ("image.pullPolicy", "Never"),
             ("logFormat", "text"),
         ];
+        let values = [&values[..], more].concat();
         self.lab
             .helm_install(RELEASE, SYSTEM, &chart, &values, Duration::from_secs(60))
             .await?;

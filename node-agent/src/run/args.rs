@@ -1,5 +1,6 @@
 //! What the agent is told at its start.
 
+use crate::net::TlsMode;
 use crate::serve::engine::Sharing;
 use clap::{Args, ValueEnum};
 use lamina_crds::quantity::parse_bytes;
@@ -36,6 +37,15 @@ pub struct RunArgs {
     /// audience `lamina-operator`.
     #[arg(long, default_value = "/var/run/secrets/lamina/token")]
     pub token_file: PathBuf,
+    /// Whether TLS is spoken with the operator and with other agents.
+    #[arg(long, value_enum, default_value_t = TlsMode::Disabled)]
+    pub tls: TlsMode,
+    /// ConfigMap in which the operator says whom to believe.
+    #[arg(long, default_value = "lamina-ca")]
+    pub tls_bundle: String,
+    /// Namespace of the operator and of that ConfigMap.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "lamina-system")]
+    pub namespace: String,
     /// Which models share a worker process, and so a crash.
     #[arg(long, value_enum, default_value_t = Sharing::PerNamespace)]
     pub workers: Sharing,

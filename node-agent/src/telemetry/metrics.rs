@@ -2,6 +2,7 @@ use super::{Outcome, RequestSample, SegmentSample, Transfer};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
@@ -15,6 +16,7 @@ pub(super) struct Metrics {
     queue: Histogram,
     transfer: Family<PeerLabel, Histogram>,
     bytes: Family<DirectionLabels, Counter>,
+    certificate: Family<OfLabel, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -33,6 +35,11 @@ struct DirectionLabels {
     direction: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLabel {
+    of: &'static str,
+}
+
 /// From half a millisecond to a minute, in steps of a factor of two.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 18))
@@ -48,6 +55,7 @@ impl Default for Metrics {
             queue: seconds(),
             transfer: Family::new_with_constructor(seconds),
             bytes: Family::default(),
+            certificate: Family::default(),
         }
     }
 }
@@ -89,6 +97,16 @@ impl Metrics {
             "Bytes of tensors to and from other hosts",
             self.bytes.clone(),
         );
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When this host's certificate ends, since 1970",
+            self.certificate.clone(),
+        );
+    }
+
+    pub(super) fn certificate_ends(&self, at: i64) {
+        let of = OfLabel { of: "agent" };
+        self.certificate.get_or_create(&of).set(at);
     }
 
     pub(super) fn request(&self, sample: &RequestSample) {

@@ -4,6 +4,7 @@
 use super::DataPlane;
 use crate::blobs::{BlobError, BlobSource};
 use crate::door::DoorLimits;
+use crate::net::Trust;
 use crate::serve::directory::Directory;
 use crate::serve::engine::Engine;
 use crate::serve::engine::fake::{FakeBlock, FakeEngine, floats, fp32};
@@ -105,6 +106,22 @@ impl Host {
     }
 
     fn at(name: &str, folder: &Arc<Folder>, engine: Arc<dyn Engine>, address: SocketAddr) -> Self {
+        Self::trusting(name, folder, engine, address, Trust::default())
+    }
+
+    /// One that speaks TLS as `trust` says.
+    pub(crate) fn with_trust(name: &str, folder: &Arc<Folder>, trust: Trust) -> Self {
+        let engine = Arc::new(FakeEngine::default());
+        Self::trusting(name, folder, engine, "127.0.0.1:0".parse().unwrap(), trust)
+    }
+
+    fn trusting(
+        name: &str,
+        folder: &Arc<Folder>,
+        engine: Arc<dyn Engine>,
+        address: SocketAddr,
+        trust: Trust,
+    ) -> Self {
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -123,6 +140,7 @@ impl Host {
         let shutdown = CancellationToken::new();
         let plane = DataPlane {
             node: name.into(),
+            trust,
             routes: routes.clone(),
             directory: directory.clone(),
             round_trip: Arc::new(move |node: &str| measured.lock().unwrap().get(node).copied()),
