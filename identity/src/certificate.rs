@@ -77,7 +77,7 @@ pub fn read(certificate: &CertificateDer<'_>) -> Result<Facts, CertificateError>
     let names = parsed
         .subject_alternative_name()
         .map_err(|error| CertificateError::Content(error.to_string()))?;
-    let names = names.map_or(&[][..], |names| &names.value.general_names);
+    let names = names.map_or(&[][..], |names| &names.value.general_names[..]);
     let mut nodes = names.iter().filter_map(|name| match name {
         GeneralName::URI(uri) => name::node_in(uri),
         _ => None,
@@ -107,7 +107,7 @@ pub fn is_issued_by(certificate: &CertificateDer<'_>, authority: &CertificateDer
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateError> {
-    let parsed = X509Certificate::from_der(certificate);
+    let parsed = X509Certificate::from_der(certificate.as_ref());
     let (_, parsed) = parsed.map_err(|error| CertificateError::Content(error.to_string()))?;
     Ok(parsed)
 }

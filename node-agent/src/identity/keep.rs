@@ -118,10 +118,18 @@ impl Keeper {
     fn restore(&mut self, authorities: &str, own: &str) -> Result<(), EnrollError> {
         self.authorities = certificates(authorities.as_bytes())?;
         authorities.clone_into(&mut self.bundle);
-        if !own.is_empty() {
-            self.held = Some(self.judged(own)?);
+        let held = match own {
+            "" => Ok(None),
+            own => self.judged(own).map(Some),
+        };
+        // Whom to believe is known all the same.
+        match held {
+            Ok(held) => {
+                self.held = held;
+                self.show()
+            }
+            Err(error) => self.show().and(Err(error)),
         }
-        self.show()
     }
 
     /// Keeps the certificate good for the rest of the process. `bundles` gives the
