@@ -91,8 +91,8 @@ impl Acceptor {
     /// See [`AcceptError`].
     pub async fn accept(&self, stream: TcpStream) -> Result<Accepted, AcceptError> {
         let mut first = [0];
-        let read = stream.peek(&mut first).await;
-        let is_tls = read.map_err(AcceptError::Silent)? == 1 && first[0] == HANDSHAKE;
+        let peeked = stream.peek(&mut first).await;
+        let is_tls = peeked.map_err(AcceptError::Silent)? == 1 && first[0] == HANDSHAKE;
         if !is_tls {
             return match self.plain {
                 Plain::Taken => Ok(Accepted {

@@ -89,10 +89,8 @@ pub fn validity(now: i64, lifetime: Duration, authority: Validity) -> Validity {
 /// There is no randomness, most likely.
 pub fn request() -> Result<(String, Vec<u8>), AuthorityError> {
     let key = new_key()?;
-    let params = CertificateParams {
-        distinguished_name: DistinguishedName::new(),
-        ..CertificateParams::default()
-    };
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
     let request = params.serialize_request(&key).map_err(sign_error)?;
     Ok((key.serialize_pem(), request.der().to_vec()))
 }
@@ -106,15 +104,11 @@ impl Authority {
         let key = new_key()?;
         // Two of them have two names, so that nobody takes one for the other.
         let name = format!("Lamina authority {}", validity.not_before);
-        let (not_before, not_after) = times(validity)?;
-        let params = CertificateParams {
-            not_before,
-            not_after,
-            distinguished_name: named(&name),
-            is_ca: IsCa::Ca(BasicConstraints::Constrained(0)),
-            key_usages: vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign],
-            ..CertificateParams::default()
-        };
+        let mut params = CertificateParams::default();
+        (params.not_before, params.not_after) = times(validity)?;
+        params.distinguished_name = named(&name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(sign_error)?;
         Self::from_pem(&to_pem(certificate.der()), &key.serialize_pem())
     }
@@ -221,18 +215,15 @@ impl Authority {
 
 fn leaf(dns: &str, uri: &str, validity: Validity) -> Result<CertificateParams, AuthorityError> {
     let text = |text: &str| Ia5String::try_from(text).map_err(sign_error);
-    let (not_before, not_after) = times(validity)?;
-    Ok(CertificateParams {
-        not_before,
-        not_after,
-        // A common name takes 64 characters; the names that count stand beside it.
-        distinguished_name: named("Lamina"),
-        subject_alt_names: vec![SanType::DnsName(text(dns)?), SanType::URI(text(uri)?)],
-        is_ca: IsCa::ExplicitNoCa,
-        key_usages: vec![KeyUsagePurpose::DigitalSignature],
-        use_authority_key_identifier_extension: true,
-        ..CertificateParams::default()
-    })
+    let mut params = CertificateParams::default();
+    (params.not_before, params.not_after) = times(validity)?;
+    // A common name takes 64 characters; the names that count stand beside it.
+    params.distinguished_name = named("Lamina");
+    params.subject_alt_names = vec![SanType::DnsName(text(dns)?), SanType::URI(text(uri)?)];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
 }
 
 fn named(common: &str) -> DistinguishedName {

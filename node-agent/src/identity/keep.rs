@@ -282,7 +282,7 @@ impl Keeper {
         let credentials = Credentials::from_pem(pem.as_bytes(), pem.as_bytes())?;
         let certificate = credentials.certificate().ok_or(CertificateError::Empty)?;
         let facts = read(certificate)?;
-        if facts.node.as_deref() != Some(&self.node) {
+        if facts.node.as_deref() != Some(self.node.as_str()) {
             return Err(EnrollError::OtherName(facts.node.unwrap_or_default()));
         }
         let is_believed = is_believed(&credentials, &self.authorities);
@@ -316,7 +316,10 @@ fn now() -> i64 {
 
 /// The authorities that the operator publishes in the ConfigMap `name`, in PEM. By a watch of
 /// its own: the kubelet would bring a mounted ConfigMap up to date minutes later.
-pub(crate) fn bundles(api: Api<ConfigMap>, name: &str) -> impl Stream<Item = String> + Send {
+pub(crate) fn bundles(
+    api: Api<ConfigMap>,
+    name: &str,
+) -> impl Stream<Item = String> + Send + use<> {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let objects = watcher(api, config).default_backoff().applied_objects();
     objects.filter_map(|object| async move {

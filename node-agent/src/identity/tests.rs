@@ -55,7 +55,7 @@ impl Control for Operator {
         request: Request<GetBlobRequest>,
     ) -> Result<Response<Self::GetBlobStream>, Status> {
         let peer = request.extensions().get::<Peer>();
-        let seen = peer.map_or("nobody", |peer| &peer.0).to_owned();
+        let seen = peer.map_or("nobody", |peer| &*peer.0).to_owned();
         Err(Status::not_found(seen))
     }
 

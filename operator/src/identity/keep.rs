@@ -14,7 +14,7 @@ use lamina_identity::authority::{Authority, AuthorityError};
 use lamina_identity::{
     CertificateError, Credentials, TlsError, Validity, Workload, certificates, read, server_config,
 };
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,7 +81,7 @@ pub enum IdentityError {
         "the Secret `{0}` holds no authorities; restore it, or remove its data to have a new authority made, which ends all certificates of agents"
     )]
     Content(String, #[source] serde_json::Error),
-    #[error("{0} cannot be read; check the Secret that `tls.existingSecret` names")]
+    #[error("{} cannot be read; check the Secret that `tls.existingSecret` names", .0.display())]
     File(PathBuf, #[source] std::io::Error),
     #[error("the certificate authority cannot be used")]
     Authority(#[from] AuthorityError),
@@ -339,7 +339,7 @@ fn times(state: &State) -> Result<Times, IdentityError> {
 /// The authorities of `published`, besides `current`, that are believed at `now`: `until`
 /// then, or until they end by themselves.
 fn still_good(published: &str, current: &str, now: i64, until: i64) -> Vec<Old> {
-    let mut seen: BTreeMap<String, ()> = BTreeMap::new();
+    let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut found = Vec::new();
     for block in published.split_inclusive("-----END CERTIFICATE-----") {
         let certificate = block.trim();
@@ -349,7 +349,7 @@ fn still_good(published: &str, current: &str, now: i64, until: i64) -> Vec<Old> 
             .map(|facts| facts.validity);
         let Some(validity) = validity else { continue };
         let is_new =
-            !current.contains(certificate) && seen.insert(certificate.to_owned(), ()).is_none();
+            !current.contains(certificate) && seen.insert(certificate.to_owned());
         if is_new && now <= validity.not_after && now < until {
             found.push(Old {
                 certificate: certificate.to_owned(),

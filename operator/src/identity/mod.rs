@@ -4,7 +4,7 @@
 mod keep;
 mod rotate;
 
-pub use keep::{IdentityError, Keeper, Options, Source};
+pub use keep::{IdentityError, Keeper, Options, Source, Told};
 
 use lamina_identity::authority::{Authority, AuthorityError, validity};
 use lamina_identity::{Acceptor, Plain, Validity, Workload};
