@@ -1,7 +1,7 @@
 use super::admit::to_status;
 use super::auth::{AuthError, Authenticate, Caller};
 use super::connections::Origin;
-use crate::identity::{EnrollError, Identity};
+use crate::identity::{self, EnrollError};
 use crate::store::{BlobStore, BlobWriter, StoreError};
 use crate::text::with_causes;
 use crate::world::{Identity, SessionHandle, World};
@@ -49,7 +49,7 @@ pub struct ControlService {
     auth: Arc<dyn Authenticate>,
     shutdown: CancellationToken,
     look_again: Duration,
-    identity: Option<Identity>,
+    identity: Option<identity::Identity>,
     is_strict: bool,
     checks_source: bool,
 }
@@ -80,7 +80,7 @@ impl ControlService {
     /// to an address of the token's pod alone.
     pub fn with_identity(
         mut self,
-        identity: Identity,
+        identity: identity::Identity,
         is_strict: bool,
         checks_source: bool,
     ) -> Self {

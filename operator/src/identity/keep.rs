@@ -348,8 +348,7 @@ fn still_good(published: &str, current: &str, now: i64, until: i64) -> Vec<Old> 
             .and_then(|all| read(all.first()?).ok())
             .map(|facts| facts.validity);
         let Some(validity) = validity else { continue };
-        let is_new =
-            !current.contains(certificate) && seen.insert(certificate.to_owned());
+        let is_new = !current.contains(certificate) && seen.insert(certificate.to_owned());
         if is_new && now <= validity.not_after && now < until {
             found.push(Old {
                 certificate: certificate.to_owned(),

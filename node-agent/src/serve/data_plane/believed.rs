@@ -116,10 +116,12 @@ async fn a_host_of_a_foreign_authority_is_not_heard_and_not_asked() {
     let (_cam, edge) = path(&by).await;
     // It believes ours, and shows its own.
     let stranger = trust(TlsMode::Required, &foreign, "cam-1", &[&by]);
-    let heard = Hops::new(stranger).forward(&edge.hop, forward(1, "x1"), deadline());
+    let stranger = Hops::new(stranger);
+    let heard = stranger.forward(&edge.hop, forward(1, "x1"), deadline());
     assert_eq!(heard.await.unwrap_err().code(), Code::Unavailable);
     let ours = trust(TlsMode::Required, &by, "cam-1", &[&foreign]);
-    let asked = Hops::new(ours).forward(&edge.hop, forward(1, "x1"), deadline());
+    let ours = Hops::new(ours);
+    let asked = ours.forward(&edge.hop, forward(1, "x1"), deadline());
     let asked = asked.await.unwrap_err();
     assert!(asked.to_string().contains("certificate"), "{asked}");
 }
