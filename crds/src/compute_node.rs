@@ -71,6 +71,11 @@ pub struct Slice {
     /// Where its outputs go; absent on the last host, which replies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Hop>,
+    /// Names of the hosts that may send requests for it: the one before it on the path,
+    /// or the entry where it is the first. Absent in slices of an operator that did not
+    /// say so yet: then every agent with a certificate may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callers: Option<Vec<String>>,
 }
 
 /// A content-addressed file in the operator's store.

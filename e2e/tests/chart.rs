@@ -41,6 +41,12 @@ fn value_sets() -> Vec<(&'static str, Vec<String>)> {
         ("restPort", set("agent.restPort=8080")),
         ("no REST", set("agent.restPort=0")),
         ("restHostPort", set("agent.restHostPort=8000")),
+        ("certificates", set("tls.mode=auto")),
+        ("no certificates", set("tls.mode=disabled")),
+        (
+            "a given authority",
+            set("tls.mode=existingSecret,tls.existingSecret=issuer"),
+        ),
         (
             "hostPath",
             set("agent.cache.hostPath=/var/lib/lamina/cache"),
@@ -103,6 +109,8 @@ async fn values_that_mean_nothing_are_refused() {
         "operator.image.digest=latest",
         "agent.cache.hostPath=relative",
         "agent.classes[0].name=default",
+        "tls.mode=existingSecret",
+        "tls.certificateHours=0",
         "logFormat=xml",
         "operator.store.persistence.accessMode=Often",
         "operator.store.putQuota=much",

@@ -6,6 +6,7 @@ pub(crate) use document::Document;
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Replaces the file at `path` by `content`. Blocks until the disk has it.
@@ -13,8 +14,31 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// The folder is full, missing or read-only.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = fs::File::create(&new)?;
+    replace_by(path, content, fs::OpenOptions::new())
+}
+
+/// As [`replace`], with a file that only its owner may read.
+///
+/// # Errors
+/// As [`replace`].
+pub(crate) fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    // One that a crash left may be open to others.
+    match fs::remove_file(new_of(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = fs::OpenOptions::new();
+    options.mode(0o600);
+    replace_by(path, content, options)
+}
+
+fn new_of(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+fn replace_by(path: &Path, content: &[u8], mut options: fs::OpenOptions) -> io::Result<()> {
+    let new = new_of(path);
+    let mut file = options.write(true).create(true).truncate(true).open(&new)?;
     let written = file.write_all(content).and_then(|()| file.sync_all());
     if let Err(error) = written {
         // Half of it would take the space that is missing.

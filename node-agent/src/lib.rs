@@ -2,12 +2,13 @@
 //! No model is opened in this process: that is what workers are for (`lamina-worker`).
 //!
 //! Rooms, each of which uses only those before it: `net`, `telemetry`, `door`, `blobs`,
-//! `measure`, `prepare`, `serve`, then `session` and `wish`, and [`run`] on top.
+//! `identity`, `measure`, `prepare`, `serve`, then `session` and `wish`, and [`run`] on top.
 
 pub mod blobs;
 mod causes;
 pub mod door;
 mod files;
+mod identity;
 pub mod measure;
 pub mod net;
 pub mod prepare;

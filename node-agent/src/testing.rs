@@ -1,7 +1,10 @@
 //! Objects for the tests of this crate, and what they run with.
 
+use crate::net::{TlsMode, Trust};
 use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice};
 use lamina_crds::{Hop, TensorSpec};
+use lamina_identity::authority::{Authority, request};
+use lamina_identity::{Credentials, Validity, Workload};
 use lamina_model::{
     Block, BoundaryCheck, DataType, Digest, MANIFEST_VERSION, Manifest, Rung, Seconds, ValueSpec,
 };
@@ -74,6 +77,7 @@ pub(crate) fn slice(placement_uid: &str, revision: i64, segment: u32) -> Slice {
         inputs: vec![image("image")],
         outputs: vec![image("scores")],
         next: Some(hop("edge-1")),
+        callers: None,
     }
 }
 
@@ -146,4 +150,40 @@ pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
         },
         prepared_gflops: 1.0,
     }
+}
+
+/// Good for an hour, from an hour ago on.
+pub(crate) fn lasting() -> Validity {
+    let now = k8s_openapi::jiff::Timestamp::now().as_second();
+    Validity {
+        not_before: now - 3600,
+        not_after: now + 3600,
+    }
+}
+
+pub(crate) fn authority() -> Authority {
+    Authority::new(lasting()).unwrap()
+}
+
+pub(crate) fn agents() -> Workload {
+    Workload {
+        trust_domain: "lamina".into(),
+        namespace: "lamina-system".into(),
+        account: "lamina-agent".into(),
+    }
+}
+
+/// A certificate with its key for the agent of `node`.
+pub(crate) fn credentials(by: &Authority, node: &str) -> Credentials {
+    let (key, csr) = request().unwrap();
+    let issued = by.issue_agent(&agents(), node, &csr, lasting()).unwrap();
+    Credentials::from_pem(issued.as_bytes(), key.as_bytes()).unwrap()
+}
+
+/// What the agent of `node` shows, and whom it believes.
+pub(crate) fn trust(mode: TlsMode, by: &Authority, node: &str, believes: &[&Authority]) -> Trust {
+    let trust = Trust::new(mode);
+    let believed: Vec<_> = believes.iter().map(|one| one.der().clone()).collect();
+    trust.set(Some(&credentials(by, node)), &believed).unwrap();
+    trust
 }

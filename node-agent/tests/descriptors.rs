@@ -41,6 +41,7 @@ async fn without_descriptors_nothing_spins_and_it_goes_on_once_there_are_some() 
             idle: Duration::from_secs(600),
             longest: Duration::from_secs(600),
         },
+        acceptor: None,
     };
     let service = tower::service_fn(|_: Request<Incoming>| async {
         Ok::<_, Infallible>(Response::new(axum::body::Body::from("ok")))

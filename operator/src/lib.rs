@@ -10,6 +10,7 @@ mod admin;
 pub mod control;
 mod deploy;
 pub mod health;
+pub mod identity;
 mod keys;
 mod kube;
 pub mod lease;

@@ -2,12 +2,14 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use lamina_operator::identity::Source;
 use lamina_operator::operator::{self, Options};
 use lamina_plugin_host::Plugins;
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -72,9 +74,84 @@ struct Run {
     /// clients, with commas between them; `*` for all of them. None where left out.
     #[arg(long, value_delimiter = ',')]
     api_key_namespaces: Vec<String>,
+    #[command(flatten)]
+    tls: Tls,
     /// Format of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+#[derive(Debug, clap::Args)]
+struct Tls {
+    /// Whether the operator gives agents certificates and speaks TLS with them: with all
+    /// (Required), also with those that do not yet (Optional), or not at all.
+    #[arg(long, value_enum, default_value_t = TlsMode::Disabled)]
+    tls: TlsMode,
+    /// Secret in which the operator keeps the certificate authority that it makes. It must
+    /// be there, and may be empty.
+    #[arg(long, default_value = "lamina-ca")]
+    tls_secret: String,
+    /// Folder with a certificate authority that is given, as tls.crt and tls.key, instead of
+    /// one that the operator makes.
+    #[arg(long)]
+    tls_authority_dir: Option<PathBuf>,
+    /// ConfigMap in which agents find whom to believe. It must be there, and may be empty.
+    #[arg(long, default_value = "lamina-ca")]
+    tls_bundle: String,
+    /// Hours for which certificates of agents are good, 1 to 8784. An agent that reaches
+    /// no operator for longer is no longer believed by others.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8784))]
+    tls_certificate_hours: u64,
+    /// Domain of the names in certificates: spiffe://DOMAIN/ns/…
+    #[arg(long, default_value = "lamina", value_parser = trust_domain)]
+    tls_trust_domain: String,
+    /// Give certificates also to addresses that are not the pod's of the token that is
+    /// shown, where addresses are translated between agents and operator.
+    #[arg(long)]
+    tls_any_source: bool,
+    /// Service account of the operator's pod, which its certificate names.
+    #[arg(long, default_value = "lamina-operator")]
+    service_account: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TlsMode {
+    /// No certificates; everything on the wire is open.
+    Disabled,
+    /// Agents without certificates are let in, too: while a cluster is changed over.
+    Optional,
+    /// Agents without certificates may do nothing but ask for one.
+    Required,
+}
+
+impl Tls {
+    fn options(self) -> Option<operator::Tls> {
+        let is_optional = match self.tls {
+            TlsMode::Disabled => return None,
+            TlsMode::Optional => true,
+            TlsMode::Required => false,
+        };
+        Some(operator::Tls {
+            source: match self.tls_authority_dir {
+                Some(folder) => Source::Folder(folder),
+                None => Source::Secret(self.tls_secret),
+            },
+            bundle: self.tls_bundle,
+            trust_domain: self.tls_trust_domain,
+            service_account: self.service_account,
+            lifetime: Duration::from_secs(self.tls_certificate_hours * 3600),
+            is_optional,
+            checks_source: !self.tls_any_source,
+        })
+    }
+}
+
+fn trust_domain(text: &str) -> Result<String, String> {
+    if lamina_identity::is_node_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("give lower-case labels with dots between, such as `lamina.example`".to_owned())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -151,6 +228,7 @@ async fn start(run: Run) -> Result<()> {
         identity,
         plugins,
         key_namespaces: run.api_key_namespaces,
+        tls: run.tls.options(),
     };
     operator::run(options, client, shutdown).await?;
     tracing::info!("stopped");

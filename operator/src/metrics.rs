@@ -45,6 +45,7 @@ struct Inner {
     solver_gap: Family<Labels, RealGauge>,
     fallbacks: Family<Labels, Counter>,
     store_bytes: Gauge,
+    certificates: Family<Labels, Gauge>,
 }
 
 fn seconds_histogram() -> Histogram {
@@ -68,6 +69,7 @@ impl Metrics {
             solver_gap: Family::default(),
             fallbacks: Family::default(),
             store_bytes: Gauge::default(),
+            certificates: Family::default(),
             registry: Registry::default(),
         };
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
@@ -126,6 +128,12 @@ impl Metrics {
             "Bytes of prepared models in the store",
             inner.store_bytes.clone(),
         );
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the certificate authority's or the operator's certificate ends, since 1970",
+            Unit::Seconds,
+            inner.certificates.clone(),
+        );
         registry.register_collector(Box::new(facts));
         Self(Arc::new(Inner { registry, ..inner }))
     }
@@ -149,6 +157,14 @@ impl Metrics {
     pub(crate) fn set_store_bytes(&self, bytes: u64) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.0.store_bytes.set(bytes);
+    }
+
+    /// When certificates end, in seconds since 1970.
+    pub(crate) fn set_certificates(&self, authority: i64, operator: i64) {
+        for (of, end) in [("authority", authority), ("operator", operator)] {
+            let labels = vec![("of", of.to_owned())];
+            self.0.certificates.get_or_create(&labels).set(end);
+        }
     }
 
     /// The world as it was last looked at.
@@ -208,6 +224,7 @@ mod tests {
     fn the_catalogue_is_there_with_the_facts_of_the_moment() {
         let metrics = Metrics::new(World::new());
         metrics.set_leader(true);
+        metrics.set_certificates(2_000_000_000, 1_900_000_000);
         metrics.looked(Duration::from_millis(2), Duration::from_millis(3), 2, 0);
         metrics.redeployed(&RedeployPhases::default());
         metrics.solved(&Solve {
@@ -251,6 +268,8 @@ mod tests {
             "lamina_link_rtt_seconds{src=\"cam-1\",dst=\"edge-1\"} 0.01",
             "lamina_link_bandwidth_bytes_per_second{src=\"cam-1\",dst=\"edge-1\"} 12500000",
             "lamina_store_bytes 0",
+            "lamina_certificate_expiry_timestamp_seconds{of=\"authority\"} 2000000000",
+            "lamina_certificate_expiry_timestamp_seconds{of=\"operator\"} 1900000000",
         ] {
             assert!(text.contains(wanted), "lacks {wanted}:\n{text}");
         }

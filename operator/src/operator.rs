@@ -3,6 +3,7 @@
 use crate::admin;
 use crate::control::{self, ControlService, TokenReviews};
 use crate::health::Health;
+use crate::identity::{self, Identity, Keeper, Source};
 use crate::keys;
 use crate::lease::{Elector, LeaseError, PULSE};
 use crate::metrics::Metrics;
@@ -10,6 +11,7 @@ use crate::run::{Controllers, ControllersError, Settings};
 use crate::store::{BlobStore, StoreError};
 use crate::world::World;
 use kube::Client;
+use lamina_identity::{Plain, Workload};
 use lamina_plugin_host::Plugins;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 /// Names of the parts that write to the API server.
 const CONTROLLERS: &str = "the controllers";
 const ELECTION: &str = "the election";
+const CERTIFICATES: &str = "the certificates";
 /// Name of the Lease that decides who decides.
 const LEASE: &str = "lamina-operator";
 /// Time that everything has to end after a signal; the kubelet gives 30 s.
@@ -54,6 +57,51 @@ pub struct Options {
     pub plugins: Plugins,
     /// Namespaces whose labelled Secrets hold keys of clients; `*` for all.
     pub key_namespaces: Vec<String>,
+    /// Certificates, where TLS is spoken.
+    pub tls: Option<Tls>,
+}
+
+/// How TLS is spoken with agents.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Where the authority comes from.
+    pub source: Source,
+    /// Name of the ConfigMap in which agents find whom to believe.
+    pub bundle: String,
+    /// The domain of the names in certificates.
+    pub trust_domain: String,
+    /// Service account of the operator, which its certificate names.
+    pub service_account: String,
+    /// How long certificates of agents are good.
+    pub lifetime: Duration,
+    /// Whether agents without TLS are let in, too.
+    pub is_optional: bool,
+    /// Whether certificates are given to addresses of the token's pod alone.
+    pub checks_source: bool,
+}
+
+impl Options {
+    fn identity(&self) -> Option<(Identity, identity::Options)> {
+        let tls = self.tls.as_ref()?;
+        let workload = |account: &str| Workload {
+            trust_domain: tls.trust_domain.clone(),
+            namespace: self.namespace.clone(),
+            account: account.to_owned(),
+        };
+        let plain = match tls.is_optional {
+            true => Plain::Taken,
+            false => Plain::Refused,
+        };
+        let agents = workload(&self.agent_service_account);
+        let options = identity::Options {
+            namespace: self.namespace.clone(),
+            source: tls.source.clone(),
+            bundle: tls.bundle.clone(),
+            operator: workload(&tls.service_account),
+            address: self.ip,
+        };
+        Some((Identity::new(agents, tls.lifetime, plain), options))
+    }
 }
 
 /// Why the process ended.
@@ -127,7 +175,20 @@ pub async fn run(
     );
     let auth = Arc::new(auth);
     let service = ControlService::new(world.clone(), store.clone(), auth, stop.clone());
-    let service = service.taking(options.put_quota);
+    let mut service = service.taking(options.put_quota);
+    if let Some((identity, of)) = options.identity() {
+        let is_strict = options.tls.as_ref().is_some_and(|tls| !tls.is_optional);
+        let checks_source = options.tls.as_ref().is_some_and(|tls| tls.checks_source);
+        service = service.with_identity(identity.clone(), is_strict, checks_source);
+        let figures = metrics.clone();
+        let told = Box::new(move |authority, own| figures.set_certificates(authority, own));
+        let keeper = Keeper::new(of, identity, client.clone(), health.clone(), told);
+        let (leads, token) = (leads.clone(), stop.clone());
+        parts.spawn(async move {
+            keeper.run(leads, token).await;
+            (CERTIFICATES, Ok(()))
+        });
+    }
     let token = stop.clone();
     parts.spawn(async move {
         let served = control::serve(agents, service, token).await;
@@ -153,7 +214,7 @@ pub async fn run(
         node: options.node.clone(),
         endpoint: SocketAddr::new(options.ip, options.port).to_string(),
         identity: options.identity.clone(),
-        plugins: options.plugins,
+        plugins: options.plugins.clone(),
         tenure: elector.tenure(),
     };
     let controllers = Controllers::new(settings, client, world, store, health, metrics);
@@ -172,6 +233,9 @@ pub async fn run(
     stop.cancel();
     let ended = tokio::time::timeout(SHUTDOWN, async {
         let mut writers = BTreeSet::from([CONTROLLERS, ELECTION]);
+        if options.tls.is_some() {
+            writers.insert(CERTIFICATES);
+        }
         while let Some(part) = parts.join_next().await {
             // As soon as nothing writes any more: an uninstall takes the token away.
             if let Ok((name, _)) = part

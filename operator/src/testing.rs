@@ -404,5 +404,6 @@ pub(crate) fn slice(uid: &str, revision: i64, segment: u32) -> Slice {
         inputs: Vec::new(),
         outputs: Vec::new(),
         next: None,
+        callers: None,
     }
 }

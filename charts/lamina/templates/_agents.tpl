@@ -79,6 +79,7 @@ spec:
             - --requests-per-second={{ int . }}
             {{- end }}
             - --workers={{ $settings.engine.workers }}
+            {{- include "lamina.tlsArgs" $root | nindent 12 }}
             {{- with $settings.engine.workerMemoryLimit }}
             - --worker-memory-limit={{ . }}
             {{- end }}

@@ -111,3 +111,13 @@ seccompProfile:
 {{ toYaml . }}
 {{- end }}
 {{- end }}
+
+{{/* Arguments of both components that say whether TLS is spoken. */}}
+{{- define "lamina.tlsArgs" -}}
+{{- if eq .Values.tls.mode "disabled" -}}
+- --tls=disabled
+{{- else -}}
+- --tls={{ ternary "required" "optional" .Values.tls.required }}
+- --tls-bundle={{ .Release.Name }}-ca
+{{- end }}
+{{- end }}

@@ -83,6 +83,10 @@ async fn moves(scene: &Scene) -> Result<Run> {
 }
 
 pub(crate) async fn two_hundred_agents_beside_five_real_ones(scene: &Scene) -> Result<()> {
+    // The hosts that there are not have no certificates.
+    scene
+        .install_with(&[("tls.required", "false")], Duration::from_secs(60))
+        .await?;
     serve(scene, MODEL).await?;
     let control = SocketAddr::new(scene.lab.address(CONTROL)?.into(), 0);
     let (address, pings) = answer_pings(control).await?;

@@ -1,7 +1,7 @@
 //! The connection to the operator's store.
 
 use crate::causes::with_causes;
-use crate::net::{Bearer, OperatorEndpoint, Profile, bearer, connect_lazy};
+use crate::net::{Bearer, OperatorEndpoint, Profile, Target, bearer, connect_lazy};
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::control::control_client::ControlClient;
 use std::path::PathBuf;
@@ -75,7 +75,9 @@ impl Operator {
         {
             return Ok(channel.clone());
         }
-        let channel = connect_lazy(&address, &Profile::BLOBS).map_err(|e| e.to_string())?;
+        let operator = Target::Operator { address: &address };
+        let channel = connect_lazy(operator, &Profile::BLOBS, self.endpoint.trust());
+        let channel = channel.map_err(|e| e.to_string())?;
         *held = Some((address, channel.clone()));
         Ok(channel)
     }

@@ -3,7 +3,8 @@
 use lamina_model::Digest;
 use lamina_proto::control::control_server::{Control, ControlServer};
 use lamina_proto::control::{
-    AgentMessage, BlobChunk, GetBlobRequest, OperatorMessage, PutBlobChunk, PutBlobReply,
+    AgentMessage, BlobChunk, EnrollReply, EnrollRequest, GetBlobRequest, OperatorMessage,
+    PutBlobChunk, PutBlobReply,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -108,6 +109,10 @@ impl Control for Store {
             chunk(second)
         };
         Ok(Response::new(iter(vec![chunk(first), second])))
+    }
+
+    async fn enroll(&self, _: Request<EnrollRequest>) -> Result<Response<EnrollReply>, Status> {
+        Err(Status::unimplemented("no certificates here"))
     }
 
     async fn put_blob(

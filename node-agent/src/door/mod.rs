@@ -8,6 +8,7 @@
 
 mod seats;
 
+use crate::causes::with_causes;
 use crate::net::{Backoff, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,6 +16,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use lamina_identity::{AcceptError, Accepted, Acceptor, Peer};
 use rustix::process::{Resource, getrlimit};
 use seats::{Busy, Seat, Seats};
 use std::convert::Infallible;
@@ -125,12 +127,15 @@ pub(crate) fn client_of(ip: IpAddr) -> IpAddr {
 pub struct Endless;
 
 /// A listener with limits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Door {
     /// What is spoken.
     pub speech: Speech,
     /// How many may come.
     pub limits: DoorLimits,
+    /// Takes connections with TLS, too, where there is one. Requests on those whose other
+    /// end showed a certificate have a [`Peer`] among their extensions.
+    pub acceptor: Option<Acceptor>,
 }
 
 impl Door {
@@ -161,9 +166,14 @@ impl Door {
             let _ = stream.set_nodelay(true);
             let (builder, service) = (builder.clone(), service.clone());
             let (limits, shutdown) = (self.limits, shutdown.clone());
-            tasks.spawn(
-                async move { attend(stream, seat, &builder, service, limits, shutdown).await },
-            );
+            let acceptor = self.acceptor.clone();
+            tasks.spawn(async move {
+                let opening = open(stream, acceptor);
+                let Some(accepted) = opened(opening, &seat, limits, &shutdown).await else {
+                    return;
+                };
+                attend(accepted, seat, &builder, service, limits, shutdown).await;
+            });
         }
         drop(listener);
         tasks.close();
@@ -224,8 +234,38 @@ async fn accepted(
     }
 }
 
+async fn open(stream: TcpStream, acceptor: Option<Acceptor>) -> Result<Accepted, AcceptError> {
+    match acceptor {
+        Some(acceptor) => acceptor.accept(stream).await,
+        None => Ok(Accepted {
+            stream: Box::new(stream),
+            peer: None,
+        }),
+    }
+}
+
+/// The connection once it is open; none where its place is needed before, or it idles.
+async fn opened(
+    opening: impl Future<Output = Result<Accepted, AcceptError>>,
+    seat: &Seat,
+    limits: DoorLimits,
+    shutdown: &CancellationToken,
+) -> Option<Accepted> {
+    tokio::select! {
+        opened = opening => {
+            if let Err(error) = &opened {
+                tracing::debug!(error = with_causes(error), "a connection was not taken");
+            }
+            opened.ok()
+        }
+        () = seat.closed() => None,
+        () = seat.idled(limits.idle) => None,
+        () = shutdown.cancelled() => None,
+    }
+}
+
 async fn attend<S, B>(
-    stream: TcpStream,
+    accepted: Accepted,
     seat: Seat,
     builder: &auto::Builder<TokioExecutor>,
     service: S,
@@ -243,8 +283,10 @@ async fn attend<S, B>(
     let service = TowerToHyperService::new(Counted {
         service,
         seat: seat.clone(),
+        peer: accepted.peer,
     });
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(accepted.stream);
+    let mut serving = pin!(builder.serve_connection(stream, service));
     tokio::select! {
         served = serving.as_mut() => {
             if let Err(error) = served {
@@ -274,6 +316,7 @@ async fn attend<S, B>(
 struct Counted<S> {
     service: S,
     seat: Seat,
+    peer: Option<Peer>,
 }
 
 impl<S, B> Service<Request<Incoming>> for Counted<S>
@@ -293,6 +336,9 @@ where
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         let busy = self.seat.begin();
         request.extensions_mut().insert(self.seat.origin());
+        if let Some(peer) = &self.peer {
+            request.extensions_mut().insert(peer.clone());
+        }
         let answering = self.service.call(request);
         Box::pin(async move {
             let response = answering.await?;

@@ -22,6 +22,7 @@ async fn door(
             idle,
             longest: MS(900),
         },
+        acceptor: None,
     };
     let service = tower::service_fn(move |request: Request<Incoming>| async move {
         sleep(pause).await;

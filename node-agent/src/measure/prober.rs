@@ -9,6 +9,7 @@ mod peer;
 
 use super::link_memory::{HostBudget, LinkMemory, Seen, passive_samples, probe_told};
 use super::lost_time::process_denied;
+use crate::net::Trust;
 use crate::telemetry::{Activity, Telemetry, Transfer};
 use lamina_proto::control::{LinkSample, Peer};
 use std::collections::BTreeMap;
@@ -46,6 +47,7 @@ pub struct Prober(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     telemetry: Telemetry,
+    trust: Trust,
     start: Instant,
     targets: watch::Sender<BTreeMap<String, Target>>,
     state: Mutex<State>,
@@ -65,10 +67,11 @@ struct State {
 }
 
 impl Prober {
-    /// Nothing is measured before [`Prober::run`].
-    pub fn new(telemetry: Telemetry) -> Self {
+    /// Nothing is measured before [`Prober::run`]; peers are known as `trust` says.
+    pub fn new(telemetry: Telemetry, trust: Trust) -> Self {
         Self(Arc::new(Inner {
             telemetry,
+            trust,
             start: Instant::now(),
             targets: watch::Sender::default(),
             state: Mutex::new(State {

@@ -1,9 +1,16 @@
 //! The one place that opens connections to agents and to the operator.
 
+use super::trust::{Trust, Way};
 use crate::causes::root_cause;
+use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use lamina_identity::{ConnectError, OPERATOR, Stream, agent, connect as begin_tls};
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
+use tower::{Service as _, service_fn};
 
 /// Windows that a link of 1 Gbit/s and 60 ms of round trip does not fill.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -135,24 +142,130 @@ pub(crate) enum DialError {
     Unreachable(String),
 }
 
-/// A connection to `address`, `10.0.0.7:8001`, once it is open.
+/// Who is to be at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target<'a> {
+    /// The agent of a node.
+    Agent { node: &'a str, address: &'a str },
+    /// The operator.
+    Operator { address: &'a str },
+}
+
+impl<'a> Target<'a> {
+    const fn address(self) -> &'a str {
+        match self {
+            Self::Agent { address, .. } | Self::Operator { address } => address,
+        }
+    }
+
+    /// The name that its certificate must have.
+    fn name(self) -> String {
+        match self {
+            Self::Agent { node, .. } => agent(node),
+            Self::Operator { .. } => OPERATOR.to_owned(),
+        }
+    }
+}
+
+/// A connection to `target`, once it is open.
 ///
 /// # Errors
 /// See [`DialError`].
-pub(crate) async fn connect(address: &str, profile: &Profile) -> Result<Channel, DialError> {
-    let endpoint = profile.endpoint(address)?;
-    let connected = endpoint.connect_with_connector(profile.sockets()).await;
+pub(crate) async fn connect(
+    target: Target<'_>,
+    profile: &Profile,
+    trust: &Trust,
+) -> Result<Channel, DialError> {
+    open(target, profile, || trust.way()).await
+}
+
+/// A connection to the operator for who has no certificate, once it is open.
+///
+/// # Errors
+/// See [`DialError`].
+pub(crate) async fn connect_to_enroll(
+    address: &str,
+    profile: &Profile,
+    trust: &Trust,
+) -> Result<Channel, DialError> {
+    let way = || trust.way_without_certificate();
+    open(Target::Operator { address }, profile, way).await
+}
+
+/// A connection to an agent on which no certificate is shown.
+#[cfg(test)]
+pub(crate) async fn connect_unknown(target: Target<'_>, trust: &Trust) -> Channel {
+    let way = || trust.way_without_certificate();
+    open(target, &Profile::REQUESTS, way).await.unwrap()
+}
+
+async fn open(
+    target: Target<'_>,
+    profile: &Profile,
+    way: impl Fn() -> Way,
+) -> Result<Channel, DialError> {
+    let endpoint = profile.endpoint(target.address())?;
+    let (name, way, profile) = (target.name(), way(), *profile);
+    let connector = service_fn(move |uri: Uri| {
+        let (name, way) = (name.clone(), way.clone());
+        async move { profile.open(uri, &name, way).await.map(TokioIo::new) }
+    });
+    let connected = endpoint.connect_with_connector(connector).await;
     connected.map_err(|e| DialError::Unreachable(root_cause(&e)))
 }
 
-/// A connection to `address` that opens at its first call, and again after a failure.
+/// A connection to `target` that opens at its first call, and again after a failure.
 ///
 /// # Errors
-/// `address` is none.
-pub(crate) fn connect_lazy(address: &str, profile: &Profile) -> Result<Channel, DialError> {
-    let endpoint = profile.endpoint(address)?;
-    Ok(endpoint.connect_with_connector_lazy(profile.sockets()))
+/// Its address is none.
+pub(crate) fn connect_lazy(
+    target: Target<'_>,
+    profile: &Profile,
+    trust: &Trust,
+) -> Result<Channel, DialError> {
+    let endpoint = profile.endpoint(target.address())?;
+    let (name, trust, profile) = (target.name(), trust.clone(), *profile);
+    let connector = service_fn(move |uri: Uri| {
+        let (name, way) = (name.clone(), trust.way());
+        async move { profile.open(uri, &name, way).await.map(TokioIo::new) }
+    });
+    Ok(endpoint.connect_with_connector_lazy(connector))
 }
+
+type OpenError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Profile {
+    /// A connection to `uri`, whose other end is `name`.
+    async fn open(&self, uri: Uri, name: &str, way: Way) -> Result<Stream, OpenError> {
+        let (config, is_optional) = match way {
+            Way::Plain => return Ok(Box::new(self.socket(uri).await?)),
+            Way::NotYet => return Err(NO_CERTIFICATE.into()),
+            Way::Tls {
+                config,
+                is_optional,
+            } => (config, is_optional),
+        };
+        let socket = self.socket(uri.clone()).await?;
+        // Two round trips, each as long as the one of connecting.
+        let shaken = timeout(self.connect_timeout * 2, begin_tls(config, name, socket)).await;
+        match shaken.map_err(|_| "the other end did not go on with TLS")? {
+            Err(ConnectError::NoTls(why)) if is_optional => {
+                tracing::debug!(name, why, "no TLS there: going on without");
+                Ok(Box::new(self.socket(uri).await?))
+            }
+            shaken => Ok(shaken?),
+        }
+    }
+
+    async fn socket(&self, uri: Uri) -> Result<TcpStream, OpenError> {
+        let socket = self.sockets().call(uri).await?;
+        Ok(socket.into_inner())
+    }
+}
+
+/// Why nobody is dialled before there is a certificate.
+const NO_CERTIFICATE: &str =
+    "this host has no certificate yet; condition Registered of its ComputeNode says why";
 
 #[cfg(test)]
 mod tests {
@@ -160,14 +273,16 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_none_and_one_that_is_deaf_are_told_apart() {
-        let nowhere = connect("not an address", &Profile::SESSION).await;
+        let trust = Trust::default();
+        let operator = |address| Target::Operator { address };
+        let nowhere = connect(operator("not an address"), &Profile::SESSION, &trust).await;
         let nowhere = nowhere.unwrap_err().to_string();
         assert!(
             nowhere.starts_with("`not an address` is no address"),
             "{nowhere}"
         );
-        assert!(connect_lazy("not an address", &Profile::PROBES).is_err());
-        let deaf = connect("127.0.0.1:1", &Profile::REQUESTS).await;
+        assert!(connect_lazy(operator("not an address"), &Profile::PROBES, &trust).is_err());
+        let deaf = connect(operator("127.0.0.1:1"), &Profile::REQUESTS, &trust).await;
         let deaf = deaf.unwrap_err().to_string();
         assert!(deaf.contains("Connection refused"), "{deaf}");
     }

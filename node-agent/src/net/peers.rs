@@ -1,3 +1,4 @@
+use super::trust::Trust;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
@@ -31,21 +32,34 @@ impl Peers {
 }
 
 /// Where the operator listens, `10.0.0.3:9000`, as the ComputeNode's spec says;
-/// empty while it is not known. Follows an operator that restarts elsewhere.
+/// empty while it is not known. Follows an operator that restarts elsewhere. Besides, how
+/// the operator is known there.
 #[derive(Debug, Clone)]
 pub struct OperatorEndpoint {
     sender: Arc<watch::Sender<String>>,
+    trust: Trust,
 }
 
 impl Default for OperatorEndpoint {
     fn default() -> Self {
-        Self {
-            sender: Arc::new(watch::Sender::new(String::new())),
-        }
+        Self::trusted(Trust::default())
     }
 }
 
 impl OperatorEndpoint {
+    /// One that is not known yet, of an operator that is known as `trust` says.
+    pub fn trusted(trust: Trust) -> Self {
+        Self {
+            sender: Arc::new(watch::Sender::new(String::new())),
+            trust,
+        }
+    }
+
+    /// How the operator is known.
+    pub(crate) const fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
     /// Sets the address; waiting receivers wake only when it differs.
     pub fn set(&self, address: &str) {
         self.sender.send_if_modified(|held| {

@@ -1,4 +1,5 @@
-use super::dial::{DialError, Profile, connect};
+use super::dial::{DialError, Profile, Target, connect};
+use super::trust::Trust;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use std::collections::BTreeMap;
@@ -9,15 +10,20 @@ use tonic::transport::Channel;
 
 type Connecting = Shared<BoxFuture<'static, Result<Channel, DialError>>>;
 
-/// Kept-open connections to other agents, by address. Clones share them.
+/// Kept-open connections to other agents, by address and name: an address that another
+/// node has taken over is another host. Clones share them.
 ///
 /// tonic's own channel connects again by itself, but requests that wait in it
 /// try one after the other, each for the whole connect timeout. Here all that
 /// wait share one try, and a connection that failed is left at once.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pool {
-    open: Arc<Mutex<BTreeMap<String, Connection>>>,
+    trust: Trust,
+    open: Arc<Mutex<BTreeMap<Key, Connection>>>,
 }
+
+/// Address and node.
+type Key = (String, String);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
@@ -38,25 +44,29 @@ impl Connection {
 }
 
 impl Pool {
-    /// The connection to `address`, begun where there is none.
-    pub(crate) fn connection(&self, address: &str) -> Connection {
+    /// Connections that are opened as `trust` says.
+    pub(crate) fn new(trust: Trust) -> Self {
+        Self {
+            trust,
+            open: Arc::default(),
+        }
+    }
+
+    /// The connection to `node` at `address`, begun where there is none.
+    pub(crate) fn connection(&self, node: &str, address: &str) -> Connection {
         let mut open = self.lock();
         let connection = open
-            .entry(address.to_owned())
-            .or_insert_with(|| begin(address));
+            .entry((address.to_owned(), node.to_owned()))
+            .or_insert_with(|| begin(node, address, self.trust.clone()));
         connection.used = Instant::now();
         connection.clone()
     }
 
     /// Leaves `failed`; the next request connects anew. `unreachable` ends what
     /// waits on it, too.
-    pub(crate) fn leave(&self, address: &str, failed: &Connection, unreachable: bool) {
-        let mut open = self.lock();
-        let present = open.get(address);
-        if present.is_some_and(|c| c.connecting.ptr_eq(&failed.connecting)) {
-            open.remove(address);
-        }
-        drop(open);
+    pub(crate) fn leave(&self, failed: &Connection, unreachable: bool) {
+        let is_failed = |c: &Connection| c.connecting.ptr_eq(&failed.connecting);
+        self.lock().retain(|_, present| !is_failed(present));
         if unreachable {
             failed.lost.cancel();
         }
@@ -69,18 +79,27 @@ impl Pool {
 
     #[cfg(test)]
     pub(crate) fn addresses(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
+        self.lock()
+            .keys()
+            .map(|(address, _)| address.clone())
+            .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Connection>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Connection>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// In a task, so that it goes on when the request that asked for it is gone.
-fn begin(address: &str) -> Connection {
-    let address = address.to_owned();
-    let task = tokio::spawn(async move { connect(&address, &Profile::REQUESTS).await });
+fn begin(node: &str, address: &str, trust: Trust) -> Connection {
+    let (node, address) = (node.to_owned(), address.to_owned());
+    let task = tokio::spawn(async move {
+        let target = Target::Agent {
+            node: &node,
+            address: &address,
+        };
+        connect(target, &Profile::REQUESTS, &trust).await
+    });
     let outcome = async move {
         let ended = task.await;
         ended.unwrap_or_else(|e| Err(DialError::Unreachable(e.to_string())))

@@ -92,6 +92,7 @@ impl Admin {
         let door = Door {
             speech: Speech::Http1,
             limits: DoorLimits::for_probes(),
+            acceptor: None,
         };
         door.serve(listener, router, shutdown).await;
     }

@@ -1,5 +1,6 @@
 //! What the agent is told at its start.
 
+use crate::net::TlsMode;
 use crate::serve::access::AuthMode;
 use crate::serve::engine::Sharing;
 use clap::{Args, ValueEnum};
@@ -54,6 +55,15 @@ pub struct RunArgs {
     /// of its own; 0 for no limit.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub requests_per_second: u32,
+    /// Whether TLS is spoken with the operator and with other agents.
+    #[arg(long, value_enum, default_value_t = TlsMode::Disabled)]
+    pub tls: TlsMode,
+    /// ConfigMap in which the operator says whom to believe.
+    #[arg(long, default_value = "lamina-ca")]
+    pub tls_bundle: String,
+    /// Namespace of the operator and of that ConfigMap.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "lamina-system")]
+    pub namespace: String,
     /// Which models share a worker process, and so a crash.
     #[arg(long, value_enum, default_value_t = Sharing::PerNamespace)]
     pub workers: Sharing,

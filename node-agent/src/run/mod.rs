@@ -11,8 +11,9 @@ pub use args::{LogFormat, RunArgs};
 
 use crate::blobs::{BlobOptions, Blobs};
 use crate::door::DoorLimits;
+use crate::identity::{self, Keeper};
 use crate::measure::Prober;
-use crate::net::{OperatorEndpoint, Peers};
+use crate::net::{OperatorEndpoint, Peers, Trust};
 use crate::prepare::{CellArgs, Program, Tools, run_job};
 use crate::serve::access::{Access, AccessOptions, ApiReviews, AuthMode, Keys};
 use crate::serve::data_plane::DataPlane;
@@ -31,9 +32,11 @@ use kube::{Api, Client};
 use lamina_crds::ComputeNode;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -41,6 +44,9 @@ use tokio_util::task::AbortOnDropHandle;
 const WARMUP_RUNS: u32 = 3;
 /// Updates of a job that wait for the session.
 const JOB_UPDATES: usize = 16;
+
+/// An agent that has no certificate by then says that it is ready all the same.
+const CERTIFICATE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -76,7 +82,8 @@ fn init_tracing(format: LogFormat) {
 
 async fn agent(args: &RunArgs) -> Result<()> {
     let telemetry = Telemetry::default();
-    let endpoint = OperatorEndpoint::default();
+    let trust = Trust::new(args.tls);
+    let endpoint = OperatorEndpoint::trusted(trust.clone());
     let Cached {
         blobs,
         ledger,
@@ -121,8 +128,9 @@ async fn agent(args: &RunArgs) -> Result<()> {
         routes: routes.clone(),
         engine: Arc::clone(&engine),
         capacity,
+        trust: trust.clone(),
         seen: seen.subscribe(),
-        changed,
+        changed: Arc::clone(&changed),
     };
     let mut follower = Follower::new(
         ledger,
@@ -133,9 +141,29 @@ async fn agent(args: &RunArgs) -> Result<()> {
         seen,
     );
     follower.resume();
+    let known = trust.clone();
     let settled = readiness::settled(slices.clone(), publisher.seen.clone());
+    let settled = async move {
+        settled.await;
+        // Others take nothing from a host without one; clients whose models lie here do not
+        // wait for ever.
+        if timeout(CERTIFICATE_WITHIN, known.ready()).await.is_err() {
+            tracing::warn!("ready without a certificate: only models that lie here are served");
+        }
+    };
+    let keeper = trust.is_on().then(|| {
+        Keeper::new(
+            &args.node_name,
+            identity::Files::in_dir(&args.cache_dir),
+            args.token_file.clone(),
+            endpoint.clone(),
+            (telemetry.clone(), changed),
+        )
+    });
+    let bundles = Api::namespaced(client.clone(), &args.namespace);
+    let bundles = identity::bundles(bundles, &args.tls_bundle);
     let peers = Peers::default();
-    let prober = Prober::new(telemetry.clone());
+    let prober = Prober::new(telemetry.clone(), trust.clone());
     let access = access(args, client, &keys, (&peers, &directory), &telemetry);
     let keeping = directory::keep(directory.clone(), DirectoryFile::in_dir(&args.cache_dir));
     let keeping_keys = keys.clone().keep(&args.cache_dir);
@@ -166,6 +194,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         ),
         data_plane: DataPlane {
             node: args.node_name.as_str().into(),
+            trust,
             routes,
             directory,
             round_trip: Arc::new(move |node: &str| prober.rtt(node)),
@@ -185,6 +214,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
     };
     let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
     let _keeping_keys = AbortOnDropHandle::new(tokio::spawn(keeping_keys));
+    let _certified = keeper.map(|keeper| AbortOnDropHandle::new(tokio::spawn(keeper.run(bundles))));
     parts.serve(args, api, settled).await
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct SessionConfig {
     pub(crate) token_file: PathBuf,
     /// This process's processor share, in thousandths of a processor.
     pub(crate) cpu_millis: u64,
-    /// Where the operator listens.
+    /// Where the operator listens, and how it is known.
     pub(crate) endpoint: OperatorEndpoint,
     /// Filled from the operator's list.
     pub(crate) peers: Peers,

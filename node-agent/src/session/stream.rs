@@ -2,7 +2,7 @@ use super::SessionConfig;
 use super::report::{changed_inventory, inbound_sample, messages, whole_inventory};
 use crate::causes::with_causes;
 use crate::measure::{CpuMeter, memory_free_bytes};
-use crate::net::{Backoff, DialError, Profile, bearer, connect};
+use crate::net::{Backoff, DialError, Profile, Target, bearer, connect};
 use crate::telemetry::Window;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::control::agent_message::Message;
@@ -69,6 +69,8 @@ pub(super) async fn run(config: SessionConfig) {
             }
             continue;
         }
+        // The operator would refuse it, and others would take this host for a lost one.
+        config.endpoint.trust().ready().await;
         let begin = tokio::time::Instant::now();
         let end = session(&config, &address, &mut endpoint, &mut meter).await;
         if begin.elapsed() >= GOOD_SESSION || matches!(end, SessionEnd::Moved) {
@@ -192,7 +194,8 @@ async fn open(
     receiver: mpsc::Receiver<AgentMessage>,
     sender: &mpsc::Sender<AgentMessage>,
 ) -> Result<Streaming<OperatorMessage>, SessionEnd> {
-    let channel = connect(address, &Profile::SESSION).await?;
+    let operator = Target::Operator { address };
+    let channel = connect(operator, &Profile::SESSION, config.endpoint.trust()).await?;
     let hello = Hello {
         node: config.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

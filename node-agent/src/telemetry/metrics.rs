@@ -2,6 +2,7 @@ use super::{Outcome, RequestSample, SegmentSample, Transfer};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
@@ -17,6 +18,7 @@ pub(super) struct Metrics {
     bytes: Family<DirectionLabels, Counter>,
     exits: Family<ExitLabel, Counter>,
     denied: Family<ReasonLabel, Counter>,
+    certificate: Family<OfLabel, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,6 +47,11 @@ struct ExitLabel {
     exit: u32,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLabel {
+    of: &'static str,
+}
+
 /// From half a millisecond to a minute, in steps of a factor of two.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 18))
@@ -62,6 +69,7 @@ impl Default for Metrics {
             bytes: Family::default(),
             exits: Family::default(),
             denied: Family::default(),
+            certificate: Family::default(),
         }
     }
 }
@@ -113,6 +121,16 @@ impl Metrics {
             "Requests refused for who sent them",
             self.denied.clone(),
         );
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When this host's certificate ends, since 1970",
+            self.certificate.clone(),
+        );
+    }
+
+    pub(super) fn certificate_ends(&self, at: i64) {
+        let of = OfLabel { of: "agent" };
+        self.certificate.get_or_create(&of).set(at);
     }
 
     pub(super) fn request(&self, sample: &RequestSample) {

@@ -135,6 +135,11 @@ impl Telemetry {
         self.inner.metrics.register(registry);
     }
 
+    /// This host's certificate ends then, in seconds since 1970.
+    pub fn certificate_ends(&self, at: i64) {
+        self.inner.metrics.certificate_ends(at);
+    }
+
     /// Notes a transfer.
     pub fn hop_transfer(&self, transfer: Transfer) {
         self.inner.metrics.transfer(&transfer);

@@ -3,6 +3,7 @@
 use super::follow::Seen;
 use super::report::{self, Facts};
 use crate::measure::memory_free_bytes;
+use crate::net::Trust;
 use crate::serve::engine::Engine;
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
@@ -36,6 +37,7 @@ pub(crate) struct Publisher {
     pub(crate) routes: Routes,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) capacity: Capacity,
+    pub(crate) trust: Trust,
     pub(crate) seen: watch::Receiver<Seen>,
     /// Notified when slices or routes change, or a worker crashed.
     pub(crate) changed: Arc<Notify>,
@@ -116,6 +118,7 @@ impl Publisher {
             routes: self.routes.statuses(),
             totals: self.slices.totals(),
             crashes: self.engine.crashes(),
+            identity_trouble: self.trust.trouble(),
             trouble: seen.trouble.clone().or_else(|| self.slices.trouble()),
             now: Time(now),
         }

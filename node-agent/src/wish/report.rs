@@ -37,6 +37,8 @@ pub(super) struct Facts {
     pub(super) crashes: Vec<ModelCrashes>,
     /// Why the wish cannot be followed as it stands, if so.
     pub(super) trouble: Option<String>,
+    /// Why others do not believe this host, if so.
+    pub(super) identity_trouble: Option<String>,
     /// This moment.
     pub(super) now: Time,
 }
@@ -53,14 +55,15 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         let new = condition(kind, is, reason, message, generation, facts.now.clone());
         set(&mut conditions, new);
     };
-    match facts.trouble {
-        None => make(
+    match (facts.trouble, facts.identity_trouble) {
+        (None, None) => make(
             REGISTERED,
             true,
             "Registered",
             format!("the agent listens at {}", facts.address),
         ),
-        Some(trouble) => make(REGISTERED, false, "SpecNotFollowed", trouble),
+        (Some(trouble), _) => make(REGISTERED, false, "SpecNotFollowed", trouble),
+        (None, Some(trouble)) => make(REGISTERED, false, "NoCertificate", trouble),
     }
     let Capacity {
         gflops, cpu_millis, ..
@@ -186,6 +189,7 @@ mod tests {
             totals: Totals::default(),
             crashes: Vec::new(),
             trouble: None,
+            identity_trouble: None,
             now: at(second),
         }
     }

@@ -1,11 +1,13 @@
 //! What stands before the service: nobody's message is read before it is known who
 //! sends it, and no message is larger than its method needs.
 
-use super::auth::{AuthError, Authenticate, Refusal};
+use super::auth::{AuthError, Authenticate, Caller, Refusal};
+use super::connections::Origin;
 use super::service::ControlService;
 use crate::text::with_causes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
+use lamina_identity::Peer;
 use lamina_proto::control::control_server::ControlServer;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,20 +15,23 @@ use std::task::{Context, Poll};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
 /// Largest message of a session: a thousand digests, or a second's figures.
 const SESSION_BYTES: usize = 1 << 20;
 /// Largest chunk of a blob that is put. Agents send a quarter of a megabyte.
 const CHUNK_BYTES: usize = 4 << 20;
-/// Largest request for a blob.
+/// The method that needs no certificate, since it gives one.
+const ENROLL: &str = "Enroll";
+/// Largest request for a blob, or for a certificate.
 const REQUEST_BYTES: usize = 4 << 10;
 
 /// Lets nobody in whom `auth` does not know by the headers alone.
 #[derive(Clone)]
 pub(super) struct Admit {
     pub(super) auth: Arc<dyn Authenticate>,
+    /// Whether a certificate is needed for all but enrolling.
+    pub(super) is_strict: bool,
 }
 
 /// A service behind [`Admit`]. Requests that reach it have a [`super::Caller`] among
@@ -35,6 +40,7 @@ pub(super) struct Admit {
 pub(super) struct Admitted<S> {
     inner: S,
     auth: Arc<dyn Authenticate>,
+    is_strict: bool,
 }
 
 impl<S> Layer<S> for Admit {
@@ -44,6 +50,7 @@ impl<S> Layer<S> for Admit {
         Admitted {
             inner,
             auth: Arc::clone(&self.auth),
+            is_strict: self.is_strict,
         }
     }
 }
@@ -65,12 +72,19 @@ where
         // The one that is ready, and another in its place.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
-        let auth = Arc::clone(&self.auth);
+        let (auth, is_strict) = (Arc::clone(&self.auth), self.is_strict);
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
-            let peer = head.extensions.get::<TcpConnectInfo>();
-            let from = peer.and_then(TcpConnectInfo::remote_addr).map(|a| a.ip());
-            match auth.authenticate(&head.headers, from).await {
+            let origin = head.extensions.get::<Origin>();
+            let from = origin.and_then(|origin| origin.address);
+            let shown = origin.and_then(|origin| origin.peer.clone());
+            let is_needed = is_strict && method(head.uri.path()) != Some(ENROLL);
+            let known = auth.authenticate(&head.headers, from).await;
+            let known = known.and_then(|caller| {
+                certified(&caller, shown.as_ref(), is_needed)?;
+                Ok(caller)
+            });
+            match known {
                 Ok(caller) => {
                     head.extensions.insert(caller);
                     inner.call(Request::from_parts(head, body)).await
@@ -78,6 +92,22 @@ where
                 Err(error) => Ok(to_status(&error).into_http()),
             }
         })
+    }
+}
+
+fn method(path: &str) -> Option<&str> {
+    path.rsplit('/').next()
+}
+
+/// Whether the certificate that a connection showed is the caller's.
+fn certified(caller: &Caller, shown: Option<&Peer>, is_needed: bool) -> Result<(), AuthError> {
+    match (shown, caller.node()) {
+        (None, _) if is_needed => Err(AuthError::NoCertificate),
+        (Some(Peer(shown)), Some(node)) if **shown != *node => Err(AuthError::OtherCertificate {
+            node: node.to_owned(),
+            shown: shown.to_string(),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -118,8 +148,7 @@ impl Service<Request<Body>> for Methods {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let method = request.uri().path().rsplit('/').next();
-        let server = match method {
+        let server = match method(request.uri().path()) {
             Some("Session") => &mut self.session,
             Some("PutBlob") => &mut self.put_blob,
             _ => &mut self.others,
@@ -137,9 +166,10 @@ pub(super) fn to_status(error: &AuthError) -> Status {
         | AuthError::Refused(Refusal::Rejected(_) | Refusal::OtherAudience) => {
             Status::unauthenticated(text)
         }
-        AuthError::Refused(Refusal::OtherUser { .. } | Refusal::NotBound) | AuthError::NoPod(_) => {
-            Status::permission_denied(text)
-        }
+        AuthError::NoCertificate => Status::unauthenticated(text),
+        AuthError::Refused(Refusal::OtherUser { .. } | Refusal::NotBound)
+        | AuthError::NoPod(_)
+        | AuthError::OtherCertificate { .. } => Status::permission_denied(text),
         AuthError::TooMany => Status::resource_exhausted(text),
         AuthError::NoAddress(_) | AuthError::Unavailable(_) => Status::unavailable(text),
     }

@@ -87,6 +87,10 @@ pub enum AuthError {
     NoPod(String),
     #[error("pod `{0}` has no address yet; try again")]
     NoAddress(String),
+    #[error("no certificate was shown; enrol first")]
+    NoCertificate,
+    #[error("the token is of node `{node}`, the certificate that was shown of `{shown}`")]
+    OtherCertificate { node: String, shown: String },
     #[error("the API server could not be asked; try again")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

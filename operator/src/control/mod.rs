@@ -3,6 +3,7 @@
 mod admit;
 mod auth;
 mod bearer;
+mod connections;
 mod known;
 mod quota;
 mod service;
@@ -13,9 +14,9 @@ pub use auth::{AuthError, Authenticate, Caller, Insecure, Refusal, TokenReviews}
 pub use service::ControlService;
 
 use admit::{Admit, Methods};
+use connections::connections;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -35,15 +36,7 @@ pub async fn serve(
     service: ControlService,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let connections = TcpListenerStream::new(listener);
-    // Accepted sockets are not the server's own, so its option misses them.
-    let connections = tokio_stream::StreamExt::map(connections, |accepted| {
-        accepted.inspect(|socket| {
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(%error, "no TCP_NODELAY on an agent's connection");
-            }
-        })
-    });
+    let connections = connections(listener, service.acceptor(), shutdown.clone());
     Server::builder()
         // Windows grow with what is read: whoever is not let in has the least of them,
         // and blobs come in over links with a long round trip all the same.
@@ -53,6 +46,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(Admit {
             auth: service.auth(),
+            is_strict: service.wants_certificates(),
         })
         .add_service(Methods::of(service))
         .serve_with_incoming_shutdown(connections, shutdown.cancelled_owned())

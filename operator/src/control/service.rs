@@ -1,16 +1,22 @@
 use super::admit::to_status;
 use super::auth::{AuthError, Authenticate, Caller};
+use super::connections::Origin;
 use super::quota::{OverQuota, Putting, Quotas};
+use crate::identity::{self, EnrollError};
 use crate::store::{BlobStore, BlobWriter, StoreError};
 use crate::text::with_causes;
 use crate::world::{Identity, SessionHandle, World};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use k8s_openapi::jiff::Timestamp;
+use lamina_identity::Acceptor;
+use lamina_identity::authority::AuthorityError;
 use lamina_model::Digest;
 use lamina_proto::control::agent_message::Message as FromAgent;
 use lamina_proto::control::control_server::Control;
 use lamina_proto::control::{
-    AgentMessage, BlobChunk, GetBlobRequest, Hello, OperatorMessage, PutBlobChunk, PutBlobReply,
+    AgentMessage, BlobChunk, EnrollReply, EnrollRequest, GetBlobRequest, Hello, OperatorMessage,
+    PutBlobChunk, PutBlobReply,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -48,6 +54,9 @@ pub struct ControlService {
     quotas: Quotas,
     shutdown: CancellationToken,
     look_again: Duration,
+    identity: Option<identity::Identity>,
+    is_strict: bool,
+    checks_source: bool,
 }
 
 impl ControlService {
@@ -66,6 +75,9 @@ impl ControlService {
             quotas: Quotas::new(PUT_QUOTA_BYTES),
             shutdown,
             look_again: LOOK_AGAIN,
+            identity: None,
+            is_strict: false,
+            checks_source: false,
         }
     }
 
@@ -74,6 +86,31 @@ impl ControlService {
     pub fn taking(mut self, bytes_an_hour: u64) -> Self {
         self.quotas = Quotas::new(bytes_an_hour);
         self
+    }
+
+    /// Speaks TLS as `identity`, and gives agents certificates of it; whoever has none may
+    /// do nothing but enrol where `is_strict`. With `checks_source` a certificate is given
+    /// to an address of the token's pod alone.
+    pub fn with_identity(
+        mut self,
+        identity: identity::Identity,
+        is_strict: bool,
+        checks_source: bool,
+    ) -> Self {
+        self.identity = Some(identity);
+        self.is_strict = is_strict;
+        self.checks_source = checks_source;
+        self
+    }
+
+    /// Takes connections, where TLS is spoken.
+    pub(super) fn acceptor(&self) -> Option<Acceptor> {
+        self.identity.as_ref().map(|i| i.acceptor().clone())
+    }
+
+    /// Whether agents need a certificate.
+    pub(super) const fn wants_certificates(&self) -> bool {
+        self.is_strict
     }
 
     /// Looks at whoever holds a session again after `pause`.
@@ -157,6 +194,59 @@ impl Control for ControlService {
             tracing::debug!(blob = digest.short(), node, "stored");
         }
         Ok(Response::new(PutBlobReply { existed }))
+    }
+
+    async fn enroll(
+        &self,
+        request: Request<EnrollRequest>,
+    ) -> Result<Response<EnrollReply>, Status> {
+        let caller = caller(&request)?;
+        let Some(identity) = &self.identity else {
+            return Err(Status::unimplemented("TLS is not in use here"));
+        };
+        let Some(node) = caller.node() else {
+            return Err(Status::permission_denied("nobody said whose token it is"));
+        };
+        // A certificate outlives the token: what was known of it some minutes ago is too old.
+        let again = self.auth.again(&caller).await;
+        again.map_err(|error| to_status(&error))?;
+        if self.checks_source {
+            let addresses = self.auth.addresses(&caller).await;
+            let addresses = addresses.map_err(|error| to_status(&error))?;
+            check_source(&request, addresses.as_deref())?;
+        }
+        let now = Timestamp::now().as_second();
+        let issued = identity.enroll(node, &request.get_ref().csr, now);
+        let certificate = issued.map_err(|error| from_enroll(&error))?;
+        tracing::info!(node, "a certificate was issued");
+        Ok(Response::new(EnrollReply { certificate }))
+    }
+}
+
+/// A token that another pod took comes from another address.
+fn check_source<T>(request: &Request<T>, known: Option<&[IpAddr]>) -> Result<(), Status> {
+    let Some(known) = known else {
+        return Ok(());
+    };
+    let origin = request.extensions().get::<Origin>();
+    let from = origin.and_then(|origin| origin.address);
+    if from.is_some_and(|ip| known.contains(&ip.to_canonical())) {
+        return Ok(());
+    }
+    let from = from.map_or_else(|| "nowhere".to_owned(), |ip| ip.to_canonical().to_string());
+    Err(Status::permission_denied(format!(
+        "the token comes from {from}, which is no address of its pod; where addresses are translated on the way, set the chart's value `tls.checkSource` to false"
+    )))
+}
+
+fn from_enroll(error: &EnrollError) -> Status {
+    let text = with_causes(error);
+    match error {
+        EnrollError::NotYet => Status::unavailable(text),
+        EnrollError::Authority(
+            AuthorityError::Node(_) | AuthorityError::Request(_) | AuthorityError::RequestKey,
+        ) => Status::invalid_argument(text),
+        EnrollError::Authority(_) => Status::internal(text),
     }
 }
 

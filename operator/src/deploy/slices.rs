@@ -54,6 +54,7 @@ fn build_slice(
     model: &str,
     plan: &Plan,
     manifest: &Manifest,
+    entry: &str,
     index: usize,
 ) -> Option<Slice> {
     let segment = plan.segments.get(index)?;
@@ -75,7 +76,17 @@ fn build_slice(
         inputs: tensors(manifest.live_at(first)),
         outputs: tensors(manifest.live_at(last + 1)),
         next: plan.segments.get(index + 1).map(|s| s.host.clone()),
+        callers: Some(vec![caller(plan, entry, index)?]),
     })
+}
+
+/// The one host that sends requests to slice `index`: the one before it on the path, or
+/// the entry where it is the first.
+fn caller(plan: &Plan, entry: &str, index: usize) -> Option<String> {
+    match index.checked_sub(1) {
+        None => Some(entry.to_owned()),
+        Some(before) => Some(plan.segments.get(before)?.host.node.clone()),
+    }
 }
 
 /// The slice as the host's ComputeNode has it now.
@@ -108,13 +119,14 @@ pub(crate) fn slices_of(
     let namespace = placement.metadata.namespace.as_deref().unwrap_or_default();
     let model = format!("{namespace}/{}", placement.spec.model);
     let manifest = snapshot.manifests.get(&plan.manifest);
+    let entry = placement.spec.entry.as_str();
     plan.segments
         .iter()
         .enumerate()
         .map(|(index, segment)| {
             let node = &segment.host.node;
             let slice = written_slice(snapshot, uid, plan.revision, index, node)
-                .or_else(|| build_slice(uid, &model, plan, manifest?, index))?;
+                .or_else(|| build_slice(uid, &model, plan, manifest?, entry, index))?;
             Some(HostedSlice {
                 node: node.clone(),
                 slice,
@@ -199,4 +211,23 @@ fn refusal(entry: &str, wanted: &RoutePlan<'_>, keep: usize) -> Option<String> {
             format_path(&serving.segments)
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_slice_names_the_host_before_it_or_the_entry() {
+        let plan = testing::plan(1, &[("edge-1", 0..2), ("cloud-1", 2..3), ("edge-2", 3..4)]);
+        let callers: Vec<_> = (0..4).map(|at| caller(&plan, "cam-1", at)).collect();
+        let expected = [
+            Some("cam-1"),
+            Some("edge-1"),
+            Some("cloud-1"),
+            Some("edge-2"),
+        ];
+        assert_eq!(callers, expected.map(|node| node.map(str::to_owned)));
+    }
 }

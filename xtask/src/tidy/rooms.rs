@@ -47,6 +47,13 @@ pub(super) const CRATES: &[Crate] = &[
         circles: Circles::None,
     },
     Crate {
+        folder: "identity",
+        package: "lamina-identity",
+        may_use: &[],
+        rows: &[],
+        circles: Circles::None,
+    },
+    Crate {
         folder: "proto",
         package: "lamina-proto",
         may_use: &[],
@@ -151,6 +158,7 @@ pub(super) const CRATES: &[Crate] = &[
         package: "lamina-node-agent",
         may_use: &[
             "lamina-crds",
+            "lamina-identity",
             "lamina-model",
             "lamina-proto",
             "lamina-worker-link",
@@ -158,7 +166,7 @@ pub(super) const CRATES: &[Crate] = &[
         rows: &[
             &["causes", "files", "worker"],
             &["net", "telemetry"],
-            &["blobs", "measure", "door"],
+            &["blobs", "measure", "door", "identity"],
             &["serve", "prepare"],
             &["session", "wish"],
             &["run"],
@@ -170,6 +178,7 @@ pub(super) const CRATES: &[Crate] = &[
         package: "lamina-operator",
         may_use: &[
             "lamina-crds",
+            "lamina-identity",
             "lamina-model",
             "lamina-placement",
             "lamina-plugin-host",
@@ -178,7 +187,7 @@ pub(super) const CRATES: &[Crate] = &[
         ],
         rows: &[
             &["text", "health"],
-            &["state", "store", "lease"],
+            &["state", "store", "lease", "identity"],
             &["prepare", "plan", "deploy", "status", "kube", "world"],
             &["control", "keys", "metrics", "observe", "reconcile"],
             &["admin", "run"],

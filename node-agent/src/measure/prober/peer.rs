@@ -4,7 +4,7 @@ use super::pace::{Pace, patience};
 use super::{Inner, Target};
 use crate::measure::link_memory::{LinkMemory, Seen, fitting};
 use crate::measure::lost_time::thread_waited;
-use crate::net::{self as dial, DialError, Profile};
+use crate::net::{self as dial, DialError, Profile, Trust};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _, pending};
@@ -40,13 +40,23 @@ enum Answer {
 }
 
 /// The connection to a peer, made once it is needed. Clones share it.
-#[derive(Debug, Clone, Default)]
-struct Line(Arc<OnceCell<HopClient<Channel>>>);
+#[derive(Debug, Clone)]
+struct Line {
+    to: Arc<Peer>,
+    client: Arc<OnceCell<HopClient<Channel>>>,
+}
+
+/// Who is to be at the other end.
+#[derive(Debug)]
+struct Peer {
+    node: String,
+    address: String,
+    trust: Trust,
+}
 
 struct Watch {
     inner: Arc<Inner>,
     node: String,
-    target: Target,
     line: Line,
     pace: Pace,
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
@@ -56,11 +66,15 @@ struct Watch {
 /// Asks a peer for as long as it runs.
 pub(super) async fn watch(inner: Arc<Inner>, node: String, target: Target) {
     let pace = Pace::new(target.every, rand::random(), inner.now());
+    let line = Line::to(Peer {
+        node: node.clone(),
+        address: target.address,
+        trust: inner.trust.clone(),
+    });
     let mut watch = Watch {
         inner,
         node,
-        target,
-        line: Line::default(),
+        line,
         pace,
         answers: FuturesUnordered::new(),
         measuring: None,
@@ -92,7 +106,7 @@ impl Watch {
         let patience = patience(self.inner.rtt(&self.node), behind_blobs);
         self.pace.asked(patience, self.inner.now());
         if self.answers.len() < MOST_OPEN {
-            let call = round_trip(Arc::clone(&self.inner), self.line.clone(), self.address());
+            let call = round_trip(Arc::clone(&self.inner), self.line.clone());
             self.answers.push(within(patience, call.boxed()).boxed());
         }
     }
@@ -106,7 +120,7 @@ impl Watch {
                 self.inner.answered(&self.node, seen);
                 if self.measuring.is_none() && self.inner.due(&self.node).is_some() {
                     let (inner, line) = (Arc::clone(&self.inner), self.line.clone());
-                    let measure = measure(inner, self.node.clone(), line, self.address());
+                    let measure = measure(inner, self.node.clone(), line);
                     self.measuring = Some(measure.boxed());
                 }
             }
@@ -118,11 +132,11 @@ impl Watch {
                 self.answers.push(late.boxed());
                 self.missed();
                 if self.pace.is_stuck() {
-                    self.line = Line::default();
+                    self.line.hang_up();
                 }
             }
             Answer::Refused => {
-                self.line = Line::default();
+                self.line.hang_up();
                 self.missed();
             }
             Answer::Never => {}
@@ -137,10 +151,6 @@ impl Watch {
             self.measuring = None;
         }
     }
-
-    fn address(&self) -> String {
-        self.target.address.clone()
-    }
 }
 
 /// What becomes of a call within its `patience`.
@@ -153,22 +163,38 @@ async fn within(patience: Duration, mut call: BoxFuture<'static, Option<Seen>>) 
 }
 
 impl Line {
-    async fn client(&self, address: &str) -> Option<HopClient<Channel>> {
-        let client = self.0.get_or_try_init(|| connect(address)).await;
+    fn to(peer: Peer) -> Self {
+        Self {
+            to: Arc::new(peer),
+            client: Arc::default(),
+        }
+    }
+
+    /// Leaves the connection; the next question connects anew.
+    fn hang_up(&mut self) {
+        self.client = Arc::default();
+    }
+
+    async fn client(&self) -> Option<HopClient<Channel>> {
+        let client = self.client.get_or_try_init(|| connect(&self.to)).await;
         client.ok().cloned()
     }
 }
 
-async fn connect(address: &str) -> Result<HopClient<Channel>, DialError> {
-    let channel = dial::connect(address, &Profile::PROBES).await?;
+async fn connect(to: &Peer) -> Result<HopClient<Channel>, DialError> {
+    let target = dial::Target::Agent {
+        node: &to.node,
+        address: &to.address,
+    };
+    let channel = dial::connect(target, &Profile::PROBES, &to.trust).await?;
     Ok(HopClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 /// An empty round trip; `None` where nobody is there.
-async fn round_trip(inner: Arc<Inner>, line: Line, address: String) -> Option<Seen> {
-    let mut client = line.client(&address).await?;
+async fn round_trip(inner: Arc<Inner>, line: Line) -> Option<Seen> {
+    let mut client = line.client().await?;
     let begin = Instant::now();
     let mut seen = ping(&mut client, 0).await?;
     seen.is_shared = inner.telemetry.blobs().was_since(begin) || inner.measuring.was_since(begin);
@@ -195,11 +221,9 @@ async fn ping(client: &mut HopClient<Channel>, bytes: u64) -> Option<Seen> {
 
 /// Measures the bandwidth, once it is this link's turn and if it still is due, with
 /// payloads that grow until they take long enough to tell.
-async fn measure(inner: Arc<Inner>, node: String, line: Line, address: String) {
+async fn measure(inner: Arc<Inner>, node: String, line: Line) {
     let _turn = inner.turn.lock().await;
-    let (Some((bytes, repetitions)), Some(client)) =
-        (inner.due(&node), line.client(&address).await)
-    else {
+    let (Some((bytes, repetitions)), Some(client)) = (inner.due(&node), line.client().await) else {
         return;
     };
     let _measuring = inner.measuring.begin();

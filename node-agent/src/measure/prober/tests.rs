@@ -67,7 +67,7 @@ struct Running {
 
 fn start(peers: &[Peer]) -> Running {
     let telemetry = Telemetry::default();
-    let prober = Prober::new(telemetry.clone());
+    let prober = Prober::new(telemetry.clone(), Trust::default());
     prober.set_targets(peers);
     let task = tokio::spawn(prober.clone().run());
     Running {

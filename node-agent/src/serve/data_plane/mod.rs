@@ -5,6 +5,7 @@ mod known;
 
 use crate::blobs::BlobSource;
 use crate::door::{Door, DoorLimits, Speech};
+use crate::net::Trust;
 use crate::serve::access::Access;
 use crate::serve::batches::Batches;
 use crate::serve::directory::Directory;
@@ -48,6 +49,8 @@ const UNUSED: Duration = Duration::from_secs(300);
 pub(crate) struct DataPlane {
     /// Name of this host's ComputeNode, as routes and slices spell it.
     pub(crate) node: Arc<str>,
+    /// How other agents are known, and this host to them.
+    pub(crate) trust: Trust,
     /// Models whose entry this host is.
     pub(crate) routes: Routes,
     /// Where those of other hosts enter.
@@ -76,7 +79,8 @@ pub(crate) struct DataPlane {
 
 impl DataPlane {
     /// Serves users (Open Inference Protocol), other agents (Hop) and probes
-    /// (grpc.health.v1) on `listener`, users over HTTP on `http` where there is one,
+    /// (grpc.health.v1) on `listener`, where agents are told from users by the certificate
+    /// that they show in TLS, users over HTTP on `http` where there is one,
     /// and verifies revisions, until `shutdown`. Then no connection is taken any more,
     /// and requests in flight are finished, for 25 s at most.
     pub(crate) async fn serve(
@@ -89,7 +93,7 @@ impl DataPlane {
             node: self.node,
             slices: self.slices,
             telemetry: self.telemetry,
-            hops: Hops::default(),
+            hops: Hops::new(self.trust.clone()),
             away: Away::default(),
         };
         let batches = Batches::new(self.run_memory_bytes);
@@ -132,6 +136,7 @@ impl DataPlane {
             let door = Door {
                 speech: Speech::Http1,
                 limits: self.limits,
+                acceptor: None,
             };
             async move {
                 if let Some(http) = http {
@@ -144,9 +149,12 @@ impl DataPlane {
             .accept_compressed(CompressionEncoding::Deflate)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let hop = HopServer::new(HopService(forwarder))
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let hop = HopServer::new(HopService {
+            forwarder,
+            is_strict: self.trust.is_required(),
+        })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let services = Services::new(front).add_service(hop).add_service(health);
         let guard = Guard {
             routes: services.prepare(),
@@ -159,6 +167,7 @@ impl DataPlane {
         let door = Door {
             speech: Speech::Http2,
             limits: self.limits,
+            acceptor: self.trust.acceptor(),
         };
         tokio::select! {
             _ = join(door.serve(listener, guard, shutdown.clone()), over_http) => {}
@@ -213,6 +222,8 @@ async fn report_health(
     }
 }
 
+#[cfg(test)]
+mod believed;
 #[cfg(test)]
 mod callers;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use super::DataPlane;
 use crate::blobs::{BlobError, BlobSource};
 use crate::door::DoorLimits;
+use crate::net::Trust;
 use crate::serve::access::Access;
 use crate::serve::access::testing::{Gatekeeper, open};
 use crate::serve::directory::Directory;
@@ -121,12 +122,29 @@ impl Host {
         Self::at(name, folder, engine, address, gatekeeper.access())
     }
 
+    /// One that speaks TLS as `trust` says.
+    pub(crate) fn with_trust(name: &str, folder: &Arc<Folder>, trust: Trust) -> Self {
+        let engine = Arc::new(FakeEngine::default());
+        let address = "127.0.0.1:0".parse().unwrap();
+        Self::trusting(name, folder, engine, address, (open(), trust))
+    }
+
     fn at(
         name: &str,
         folder: &Arc<Folder>,
         engine: Arc<dyn Engine>,
         address: SocketAddr,
         access: Access,
+    ) -> Self {
+        Self::trusting(name, folder, engine, address, (access, Trust::default()))
+    }
+
+    fn trusting(
+        name: &str,
+        folder: &Arc<Folder>,
+        engine: Arc<dyn Engine>,
+        address: SocketAddr,
+        (access, trust): (Access, Trust),
     ) -> Self {
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -146,6 +164,7 @@ impl Host {
         let shutdown = CancellationToken::new();
         let plane = DataPlane {
             node: name.into(),
+            trust,
             routes: routes.clone(),
             directory: directory.clone(),
             round_trip: Arc::new(move |node: &str| measured.lock().unwrap().get(node).copied()),

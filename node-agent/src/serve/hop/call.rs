@@ -1,5 +1,5 @@
 use crate::causes::root_cause;
-use crate::net::{Connection, Pool};
+use crate::net::{Connection, Pool, Trust};
 use crate::serve::deadline::Deadline;
 use lamina_crds::Hop;
 use lamina_proto::MAX_MESSAGE_BYTES;
@@ -43,6 +43,13 @@ pub(crate) struct Hops {
 }
 
 impl Hops {
+    /// Calls on connections that are opened as `trust` says.
+    pub(crate) fn new(trust: Trust) -> Self {
+        Self {
+            pool: Pool::new(trust),
+        }
+    }
+
     /// Closes what no request used for `unused`, once its last request is done.
     pub(crate) fn drop_unused(&self, unused: Duration) {
         self.pool.drop_unused(unused);
@@ -54,7 +61,7 @@ impl Hops {
     }
 
     /// Has `to` run the addressed segment and everything behind it.
-    pub(super) async fn forward(
+    pub(crate) async fn forward(
         &self,
         to: &Hop,
         request: ForwardRequest,
@@ -84,12 +91,12 @@ impl Hops {
         to: &Hop,
         deadline: Deadline,
     ) -> Result<(Connection, Channel), CallError> {
-        let connection = self.pool.connection(&to.address);
+        let connection = self.pool.connection(&to.node, &to.address);
         let connected = deadline.bound(connection.channel()).await;
         match connected.ok_or_else(|| late(to))? {
             Ok(channel) => Ok((connection, channel)),
             Err(reason) => {
-                self.pool.leave(&to.address, &connection, false);
+                self.pool.leave(&connection, false);
                 Err(lost(to, &reason.to_string()))
             }
         }
@@ -134,8 +141,7 @@ impl Hops {
             };
         };
         let reason = root_cause(cause);
-        self.pool
-            .leave(&to.address, connection, is_connect_error(cause));
+        self.pool.leave(connection, is_connect_error(cause));
         lost(to, &reason)
     }
 }

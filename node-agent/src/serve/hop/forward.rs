@@ -46,6 +46,12 @@ impl Forwarder {
         Ok(self.pass_on(first, request, deadline).await?.0)
     }
 
+    /// Names of the hosts that may send `request`; none where that is not said, or its
+    /// slice does not serve here.
+    pub(crate) fn callers(&self, request: &ForwardRequest) -> Option<Arc<[String]>> {
+        self.slices.get(&key_of(request))?.callers
+    }
+
     /// Runs the addressed segment, which is this host's, and everything behind
     /// it. Dropping the future takes a waiting run out of the queue and cancels
     /// the call to the next host.
@@ -58,11 +64,7 @@ impl Forwarder {
         arrived: Instant,
         deadline: Deadline,
     ) -> Result<ForwardReply, HopError> {
-        let key = SegmentKey {
-            placement_uid: request.placement_uid.clone(),
-            revision: request.revision,
-            segment: request.segment,
-        };
+        let key = key_of(&request);
         let serving = self.slices.get(&key).ok_or_else(|| HopError::NotHeld {
             node: self.node.to_string(),
             revision: key.revision,
@@ -196,6 +198,14 @@ impl Forwarder {
             seconds: took.saturating_sub(inside).as_secs_f64(),
         });
         Ok((reply, took))
+    }
+}
+
+fn key_of(request: &ForwardRequest) -> SegmentKey {
+    SegmentKey {
+        placement_uid: request.placement_uid.clone(),
+        revision: request.revision,
+        segment: request.segment,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Agent to agent: a request goes from slice to slice and its answer back.
 
+mod admit;
 mod away;
 mod call;
 mod early;

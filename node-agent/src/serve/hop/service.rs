@@ -1,5 +1,7 @@
 use super::Forwarder;
+use super::admit::{self, Caller};
 use crate::serve::deadline::Deadline;
+use lamina_identity::Peer;
 use lamina_proto::hop::hop_server::Hop;
 use lamina_proto::hop::{ForwardReply, ForwardRequest, PingReply, PingRequest};
 use std::time::Instant;
@@ -7,7 +9,21 @@ use tonic::{Request, Response, Status};
 
 /// What other agents call.
 #[derive(Clone)]
-pub(crate) struct HopService(pub(crate) Forwarder);
+pub(crate) struct HopService {
+    pub(crate) forwarder: Forwarder,
+    /// Whether others without a certificate are refused.
+    pub(crate) is_strict: bool,
+}
+
+impl HopService {
+    fn caller<'a, T>(&self, request: &'a Request<T>) -> Caller<'a> {
+        match request.extensions().get::<Peer>() {
+            Some(Peer(node)) => Caller::Agent(node),
+            None if self.is_strict => Caller::Nobody,
+            None => Caller::Unchecked,
+        }
+    }
+}
 
 #[tonic::async_trait]
 impl Hop for HopService {
@@ -16,14 +32,18 @@ impl Hop for HopService {
         request: Request<ForwardRequest>,
     ) -> Result<Response<ForwardReply>, Status> {
         let arrived = Instant::now();
-        let _inside = self.0.telemetry.request_began();
+        let forwarder = &self.forwarder;
+        let callers = forwarder.callers(request.get_ref());
+        admit::may_forward(self.caller(&request), callers.as_deref())?;
+        let _inside = forwarder.telemetry.request_began();
         let deadline = Deadline::of(request.metadata());
-        let reply = self.0.run(request.into_inner(), arrived, deadline).await?;
-        Ok(Response::new(reply))
+        let reply = forwarder.run(request.into_inner(), arrived, deadline);
+        Ok(Response::new(reply.await?))
     }
 
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
         let arrived = Instant::now();
+        admit::may_ping(self.caller(&request))?;
         drop(request);
         let inside = arrived.elapsed().as_micros();
         Ok(Response::new(PingReply {

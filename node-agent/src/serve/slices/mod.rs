@@ -32,6 +32,8 @@ pub(crate) struct Serving {
     pub(crate) outputs: Arc<[ValueSpec]>,
     /// The next host; none where this one replies.
     pub(crate) next: Option<Hop>,
+    /// Names of the hosts that may send requests for it, where that is said.
+    pub(crate) callers: Option<Arc<[String]>>,
     /// The graph.
     pub(crate) segment: Arc<dyn Segment>,
 }
@@ -230,6 +232,7 @@ fn readdress(held: &mut BTreeMap<SegmentKey, Entry>, spec: Slice) {
     if let Some(entry) = held.get_mut(&key_of(&spec)) {
         if let Progress::Ready { serving, .. } = &mut entry.progress {
             serving.next.clone_from(&spec.next);
+            serving.callers = spec.callers.as_deref().map(Into::into);
         }
         entry.spec = spec;
     }
@@ -359,6 +362,7 @@ impl Shared {
                     inputs: specs(&entry.spec.inputs),
                     outputs: specs(&entry.spec.outputs),
                     next: entry.spec.next.clone(),
+                    callers: entry.spec.callers.as_deref().map(Into::into),
                     segment: loaded.segment,
                 },
                 run_seconds: loaded.run_seconds,

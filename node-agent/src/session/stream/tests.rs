@@ -1,15 +1,15 @@
 use super::*;
 use crate::blobs::{BlobOptions, Blobs};
 use crate::measure::Prober;
-use crate::net::{OperatorEndpoint, Peers};
+use crate::net::{OperatorEndpoint, Peers, Trust};
 use crate::serve::access::Keys;
 use crate::serve::directory::Directory;
 use crate::session::{Jobs, spawn};
 use crate::telemetry::Telemetry;
 use lamina_proto::control::control_server::{Control, ControlServer};
 use lamina_proto::control::{
-    BlobChunk, DirectoryModel, GetBlobRequest, Peer, Prepare, PrepareUpdate, PutBlobChunk,
-    PutBlobReply, Welcome,
+    BlobChunk, DirectoryModel, EnrollReply, EnrollRequest, GetBlobRequest, Peer, Prepare,
+    PrepareUpdate, PutBlobChunk, PutBlobReply, Welcome,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,6 +93,10 @@ impl Control for FakeOperator {
         Err(Status::unimplemented("no blobs here"))
     }
 
+    async fn enroll(&self, _: Request<EnrollRequest>) -> Result<Response<EnrollReply>, Status> {
+        Err(Status::unimplemented("no certificates here"))
+    }
+
     async fn put_blob(
         &self,
         _: Request<Streaming<PutBlobChunk>>,
@@ -131,7 +135,7 @@ fn config(endpoint: OperatorEndpoint, cache: &std::path::Path) -> SessionConfig 
         token_file: "/nowhere".into(),
         cpu_millis: 1000,
         endpoint,
-        prober: Prober::new(telemetry.clone()),
+        prober: Prober::new(telemetry.clone(), Trust::default()),
         peers,
         telemetry,
         blobs: Arc::new(blobs),

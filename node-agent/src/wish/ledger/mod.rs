@@ -231,12 +231,16 @@ fn is_readdressed(held: &Slice, offered: &Slice) -> bool {
         inputs,
         outputs,
         next,
+        callers,
     } = held;
     let same_next = match (next, &offered.next) {
         (Some(held), Some(offered)) => same_host(held, offered),
         (held, offered) => held.is_none() && offered.is_none(),
     };
+    // An operator that did not say who may call is followed by one that does.
+    let same_callers = callers.is_none() || *callers == offered.callers;
     same_next
+        && same_callers
         && *placement_uid == offered.placement_uid
         && *model == offered.model
         && *revision == offered.revision

@@ -1,0 +1,248 @@
+//! A certificate authority: what the operator signs with.
+
+use crate::certificate::{
+    CertificateError, Facts, Validity, certificates, public_key, read, to_pem,
+};
+use crate::name::{OPERATOR, Workload, agent, is_node_name};
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
+use std::net::IpAddr;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// Certificates begin this much before they are made, or a tenth of their life where that is
+/// less: clocks differ.
+const SKEW: Duration = Duration::from_secs(3600);
+
+/// Nothing was signed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum AuthorityError {
+    #[error("the authority's certificate cannot be used")]
+    Certificate(#[from] CertificateError),
+    #[error("the authority's certificate may not sign others; it needs `isCA`")]
+    NoAuthority,
+    #[error("the authority's private key cannot be read: {0}")]
+    Key(String),
+    #[error("the authority's private key is another one than its certificate's")]
+    OtherKey,
+    #[error("a certificate cannot name the node `{0}`: it is too long, or no DNS name")]
+    Node(String),
+    #[error("the request is none that can be signed: {0}")]
+    Request(String),
+    #[error("the request's key is not of the kind ECDSA P-256")]
+    RequestKey,
+    #[error("a time is out of all bounds; check the clock of this host")]
+    Time,
+    #[error("signing failed: {0}")]
+    Sign(String),
+}
+
+/// A certificate authority with its private key, which is shown to nobody but who keeps it.
+pub struct Authority {
+    pem: String,
+    key_pem: String,
+    der: CertificateDer<'static>,
+    validity: Validity,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority")
+            .field("validity", &self.validity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A certificate in PEM with its private key.
+#[derive(Clone)]
+pub struct Pair {
+    /// The certificate.
+    pub certificate: String,
+    /// The key, PKCS #8.
+    pub key: String,
+}
+
+/// From when to when a certificate is good that is made `now`, in seconds since 1970, and no
+/// longer than its authority.
+pub fn validity(now: i64, lifetime: Duration, authority: Validity) -> Validity {
+    let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
+    let skew = seconds(SKEW.min(lifetime / 10));
+    Validity {
+        not_before: now.saturating_sub(skew),
+        not_after: now
+            .saturating_add(seconds(lifetime))
+            .min(authority.not_after),
+    }
+}
+
+/// A new key, and the request in which its owner asks for a certificate. The request names
+/// nobody: whoever signs knows who asks.
+///
+/// # Errors
+/// There is no randomness, most likely.
+pub fn request() -> Result<(String, Vec<u8>), AuthorityError> {
+    let key = new_key()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let request = params.serialize_request(&key).map_err(sign_error)?;
+    Ok((key.serialize_pem(), request.der().to_vec()))
+}
+
+impl Authority {
+    /// A new one, which signs itself.
+    ///
+    /// # Errors
+    /// There is no randomness, or the times are none.
+    pub fn new(validity: Validity) -> Result<Self, AuthorityError> {
+        let key = new_key()?;
+        // Two of them have two names, so that nobody takes one for the other.
+        let name = format!("Lamina authority {}", validity.not_before);
+        let mut params = CertificateParams::default();
+        (params.not_before, params.not_after) = times(validity)?;
+        params.distinguished_name = named(&name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key).map_err(sign_error)?;
+        Self::from_pem(&to_pem(certificate.der()), &key.serialize_pem())
+    }
+
+    /// From PEM. Of several certificates the first one counts.
+    ///
+    /// # Errors
+    /// It is none, or the key is another one's.
+    pub fn from_pem(certificate: &str, key: &str) -> Result<Self, AuthorityError> {
+        let der = certificates(certificate.as_bytes())?.swap_remove(0);
+        let Facts {
+            validity,
+            is_authority,
+            ..
+        } = read(&der)?;
+        if !is_authority {
+            return Err(AuthorityError::NoAuthority);
+        }
+        let pair = KeyPair::from_pem(key).map_err(|e| AuthorityError::Key(e.to_string()))?;
+        if public_key(&der)? != pair.subject_public_key_info() {
+            return Err(AuthorityError::OtherKey);
+        }
+        let issuer = Issuer::from_ca_cert_der(&der, pair).map_err(sign_error)?;
+        Ok(Self {
+            pem: to_pem(&der),
+            key_pem: key.to_owned(),
+            der,
+            validity,
+            issuer,
+        })
+    }
+
+    /// Its certificate in PEM.
+    pub fn certificate(&self) -> &str {
+        &self.pem
+    }
+
+    /// Its private key in PEM, for who keeps it.
+    pub fn key(&self) -> &str {
+        &self.key_pem
+    }
+
+    /// Its certificate.
+    pub const fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// When it is good.
+    pub const fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// A certificate in PEM for the agent of `node`, for the key of `request` (PKCS #10, DER).
+    /// Whatever else the request asks for is left out.
+    ///
+    /// # Errors
+    /// The node cannot be named, or the request is none.
+    pub fn issue_agent(
+        &self,
+        agents: &Workload,
+        node: &str,
+        request: &[u8],
+        validity: Validity,
+    ) -> Result<String, AuthorityError> {
+        if !is_node_name(node) {
+            return Err(AuthorityError::Node(node.to_owned()));
+        }
+        let request = CertificateSigningRequestDer::from(request);
+        let request = CertificateSigningRequestParams::from_der(&request);
+        let request = request.map_err(|error| AuthorityError::Request(error.to_string()))?;
+        if PublicKeyData::algorithm(&request.public_key) != &PKCS_ECDSA_P256_SHA256 {
+            return Err(AuthorityError::RequestKey);
+        }
+        let mut params = leaf(&agent(node), &agents.uri_on(node), validity)?;
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let signed = params.signed_by(&request.public_key, &self.issuer);
+        Ok(to_pem(signed.map_err(sign_error)?.der()))
+    }
+
+    /// A certificate with a new key for the operator, which agents reach at `address`.
+    ///
+    /// # Errors
+    /// There is no randomness, or the times are none.
+    pub fn issue_operator(
+        &self,
+        operator: &Workload,
+        address: IpAddr,
+        validity: Validity,
+    ) -> Result<Pair, AuthorityError> {
+        let key = new_key()?;
+        let mut params = leaf(OPERATOR, &operator.uri(), validity)?;
+        params.subject_alt_names.push(SanType::IpAddress(address));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let signed = params.signed_by(&key, &self.issuer).map_err(sign_error)?;
+        Ok(Pair {
+            certificate: to_pem(signed.der()),
+            key: key.serialize_pem(),
+        })
+    }
+}
+
+fn leaf(dns: &str, uri: &str, validity: Validity) -> Result<CertificateParams, AuthorityError> {
+    let text = |text: &str| Ia5String::try_from(text).map_err(sign_error);
+    let mut params = CertificateParams::default();
+    (params.not_before, params.not_after) = times(validity)?;
+    // A common name takes 64 characters; the names that count stand beside it.
+    params.distinguished_name = named("Lamina");
+    params.subject_alt_names = vec![SanType::DnsName(text(dns)?), SanType::URI(text(uri)?)];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn named(common: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common);
+    name
+}
+
+fn new_key() -> Result<KeyPair, AuthorityError> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(sign_error)
+}
+
+fn times(validity: Validity) -> Result<(OffsetDateTime, OffsetDateTime), AuthorityError> {
+    let time =
+        |seconds| OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| AuthorityError::Time);
+    Ok((time(validity.not_before)?, time(validity.not_after)?))
+}
+
+#[allow(clippy::needless_pass_by_value)] // the shape that map_err wants
+fn sign_error(error: rcgen::Error) -> AuthorityError {
+    AuthorityError::Sign(error.to_string())
+}

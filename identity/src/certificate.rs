@@ -1,0 +1,127 @@
+//! Reading certificates.
+
+use crate::name;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// Certificates of one bundle that are looked at; more are a mistake.
+const MOST: usize = 16;
+
+/// A certificate is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum CertificateError {
+    #[error("this is no certificate in PEM: {0}")]
+    Pem(String),
+    #[error("this is no X.509 certificate: {0}")]
+    Content(String),
+    #[error("there is no certificate in it")]
+    Empty,
+    #[error("there are more than {MOST} certificates in it")]
+    TooMany,
+}
+
+/// From when to when, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// The first second.
+    pub not_before: i64,
+    /// The last second.
+    pub not_after: i64,
+}
+
+impl Validity {
+    /// Whether `now`, in seconds since 1970, lies within it.
+    pub const fn holds(&self, now: i64) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+}
+
+/// What a certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// When it is good.
+    pub validity: Validity,
+    /// The node whose agent it names, if it names just one.
+    pub node: Option<String>,
+    /// Whether it may sign others.
+    pub is_authority: bool,
+}
+
+/// The certificates in `pem`.
+///
+/// # Errors
+/// There are none, too many, or something else is between them.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let mut found = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        if found.len() == MOST {
+            return Err(CertificateError::TooMany);
+        }
+        found.push(certificate.map_err(|error| CertificateError::Pem(error.to_string()))?);
+    }
+    if found.is_empty() {
+        return Err(CertificateError::Empty);
+    }
+    Ok(found)
+}
+
+/// What `certificate` says. Whether it is to be believed is another question.
+///
+/// # Errors
+/// It is none.
+pub fn read(certificate: &CertificateDer<'_>) -> Result<Facts, CertificateError> {
+    let parsed = parse(certificate)?;
+    let names = parsed
+        .subject_alternative_name()
+        .map_err(|error| CertificateError::Content(error.to_string()))?;
+    let names = names.map_or(&[][..], |names| &names.value.general_names[..]);
+    let mut nodes = names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => name::node_in(uri),
+        _ => None,
+    });
+    let node = match (nodes.next(), nodes.next()) {
+        (Some(node), None) => Some(node.to_owned()),
+        _ => None,
+    };
+    let validity = parsed.validity();
+    Ok(Facts {
+        validity: Validity {
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        },
+        node,
+        is_authority: parsed.is_ca(),
+    })
+}
+
+/// Whether `authority` signed `certificate`.
+pub fn is_issued_by(certificate: &CertificateDer<'_>, authority: &CertificateDer<'_>) -> bool {
+    let (Ok(certificate), Ok(authority)) = (parse(certificate), parse(authority)) else {
+        return false;
+    };
+    let key = authority.public_key();
+    certificate.verify_signature(Some(key)).is_ok()
+}
+
+fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateError> {
+    let parsed = X509Certificate::from_der(certificate.as_ref());
+    let (_, parsed) = parsed.map_err(|error| CertificateError::Content(error.to_string()))?;
+    Ok(parsed)
+}
+
+/// The public key of `certificate`, as it stands in it (DER).
+pub(crate) fn public_key(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, CertificateError> {
+    Ok(parse(certificate)?.public_key().raw.to_vec())
+}
+
+/// `certificate` in PEM.
+pub(crate) fn to_pem(certificate: &CertificateDer<'_>) -> String {
+    let content = pem::Pem::new("CERTIFICATE", certificate.as_ref());
+    pem::encode_config(
+        &content,
+        pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
+    )
+}

@@ -1,0 +1,33 @@
+//! Who is who between operator and agents: names in certificates, reading and making them,
+//! and the TLS in which they are shown.
+//!
+//! Both sides believe the operator's authorities and nobody else: no certificate of the
+//! system, no name of DNS. A certificate names the node of an agent, or the operator.
+
+mod accept;
+pub mod authority;
+mod certificate;
+mod connect;
+mod name;
+mod tls;
+
+pub use accept::{AcceptError, Accepted, Acceptor, Peer, Plain};
+pub use certificate::{CertificateError, Facts, Validity, certificates, is_issued_by, read};
+pub use connect::{ConnectError, connect};
+pub use name::{OPERATOR, Workload, agent, is_node_name};
+pub use rustls::pki_types::CertificateDer;
+pub use rustls::{ClientConfig, ServerConfig};
+pub use tls::{Credentials, TlsError, client_config, server_config};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A connection, with TLS or without.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A connection whose kind no longer matters.
+pub type Stream = Box<dyn Io>;
+
+#[cfg(test)]
+mod tests;

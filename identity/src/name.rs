@@ -1,0 +1,121 @@
+//! Names in certificates.
+
+/// The operator's name in its certificate. Agents dial it by address and look for this name,
+/// so that it may move.
+pub const OPERATOR: &str = "operator.lamina";
+/// What stands behind the name of a node.
+const AGENTS: &str = "agents.lamina";
+/// Longest name of a node that a certificate can carry: 253 for all of the name in it.
+const LONGEST_NODE: usize = 253 - AGENTS.len() - 1;
+
+/// The name by which the agent of `node` is known in its certificate.
+pub fn agent(node: &str) -> String {
+    format!("{node}.{AGENTS}")
+}
+
+/// Whether a certificate can name `node`: Kubernetes' names are lower-case labels with dots
+/// between, of which DNS takes 63 characters each.
+pub fn is_node_name(node: &str) -> bool {
+    let is_label = |label: &str| {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    node.len() <= LONGEST_NODE && node.split('.').all(is_label)
+}
+
+/// Whose certificates these are, as SPIFFE spells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// The domain in which the names are unique, such as `lamina`.
+    pub trust_domain: String,
+    /// Namespace of the pods.
+    pub namespace: String,
+    /// Their service account.
+    pub account: String,
+}
+
+impl Workload {
+    /// `spiffe://lamina/ns/lamina-system/sa/lamina-operator`.
+    pub fn uri(&self) -> String {
+        format!(
+            "spiffe://{}/ns/{}/sa/{}",
+            self.trust_domain, self.namespace, self.account
+        )
+    }
+
+    /// The same with `/node/NODE` behind it.
+    pub fn uri_on(&self, node: &str) -> String {
+        format!("{}/node/{node}", self.uri())
+    }
+}
+
+/// The node that `uri` names, if it is an agent's.
+pub(crate) fn node_in(uri: &str) -> Option<&str> {
+    let mut parts = uri.strip_prefix("spiffe://")?.split('/');
+    let mut value = |key: Option<&str>| {
+        let found = parts.next();
+        match key {
+            Some(key) if found != Some(key) => None,
+            Some(_) => parts.next().filter(|part| !part.is_empty()),
+            None => found.filter(|part| !part.is_empty()),
+        }
+    };
+    value(None)?;
+    value(Some("ns"))?;
+    value(Some("sa"))?;
+    let node = value(Some("node"))?;
+    (parts.next().is_none() && is_node_name(node)).then_some(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agents() -> Workload {
+        Workload {
+            trust_domain: "lamina".into(),
+            namespace: "lamina-system".into(),
+            account: "lamina-agent".into(),
+        }
+    }
+
+    #[test]
+    fn a_name_in_a_certificate_says_the_node() {
+        let uri = agents().uri_on("cam-1.site");
+        assert_eq!(
+            uri,
+            "spiffe://lamina/ns/lamina-system/sa/lamina-agent/node/cam-1.site"
+        );
+        assert_eq!(node_in(&uri), Some("cam-1.site"));
+        assert_eq!(agent("cam-1"), "cam-1.agents.lamina");
+    }
+
+    #[test]
+    fn what_is_nearly_such_a_name_is_none() {
+        let bad = [
+            agents().uri(),
+            format!("{}/more", agents().uri_on("cam-1")),
+            agents().uri_on(""),
+            agents().uri_on("Cam_1"),
+            "spiffe:///ns/a/sa/b/node/c".to_owned(),
+            "https://lamina/ns/a/sa/b/node/c".to_owned(),
+            "spiffe://lamina/sa/b/ns/a/node/c".to_owned(),
+        ];
+        for uri in bad {
+            assert_eq!(node_in(&uri), None, "{uri}");
+        }
+    }
+
+    #[test]
+    fn names_of_nodes_are_those_that_dns_takes() {
+        assert!(is_node_name("ip-10-0-0-7.eu.compute.internal"));
+        let long = "a".repeat(64);
+        let whole = vec!["a".repeat(60); 4].join(".");
+        for bad in ["", "a..b", "-a", "a-", "a/b", "A", &long, &whole] {
+            assert!(!is_node_name(bad), "{bad}");
+        }
+    }
+}

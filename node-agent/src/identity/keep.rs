@@ -1,0 +1,337 @@
+//! Asks the operator for the certificate, and for the next one in time.
+
+use super::decide::{Own, Step, decide, is_good, trouble};
+use super::files::{Files, Kept};
+use crate::causes::with_causes;
+use crate::net::{Backoff, DialError, OperatorEndpoint, Profile, bearer, connect_to_enroll};
+use crate::telemetry::Telemetry;
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use lamina_identity::authority::{self, AuthorityError};
+use lamina_identity::{
+    CertificateDer, CertificateError, Credentials, TlsError, certificates, is_issued_by, read,
+};
+use lamina_proto::control::EnrollRequest;
+use lamina_proto::control::control_client::ControlClient;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+use tonic::{Request, Status};
+
+/// Key of the ConfigMap under which the authorities are.
+const BUNDLE: &str = "ca.crt";
+/// An operator that gives no certificate within this time is asked again.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Pauses after a failure.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(20));
+/// Time without authorities after which that is told: an operator that is installed at the
+/// same time needs some seconds.
+const AWAITED: Duration = Duration::from_secs(30);
+
+/// There is no new certificate.
+#[derive(Debug, thiserror::Error)]
+enum EnrollError {
+    #[error("the operator's address is not known yet")]
+    NoOperator,
+    #[error("the operator cannot be reached")]
+    Connect(#[from] DialError),
+    #[error("the operator gave none: {}", .0.message())]
+    Refused(Box<Status>),
+    #[error("the operator did not answer within {} s", PATIENCE.as_secs())]
+    Late,
+    #[error("no request could be made")]
+    Request(#[from] AuthorityError),
+    #[error("what the operator gave cannot be used")]
+    Certificate(#[from] CertificateError),
+    #[error("what the operator gave cannot be used")]
+    Tls(#[from] TlsError),
+    #[error("what the operator gave names `{0}`, not this host")]
+    OtherName(String),
+    #[error("what the operator gave is of an authority that is not known here yet")]
+    NotBelieved,
+    #[error("what the operator gave is not good by this host's clock; check both clocks")]
+    Clock,
+}
+
+/// Keeps this host's certificate.
+pub(crate) struct Keeper {
+    /// Name of this node.
+    node: String,
+    files: Files,
+    token_file: PathBuf,
+    endpoint: OperatorEndpoint,
+    telemetry: Telemetry,
+    /// Notified when what is told of the certificate changes.
+    changed: Arc<Notify>,
+    authorities: Vec<CertificateDer<'static>>,
+    bundle: String,
+    held: Option<Held>,
+}
+
+/// The certificate.
+struct Held {
+    credentials: Credentials,
+    own: Own,
+}
+
+impl Keeper {
+    /// Keeps the certificate of `node` in `files`, and asks the operator at `endpoint` for
+    /// it with the token in `token_file`. What `files` hold is used at once; `told` hears
+    /// when the certificate ends, and that there is news of it.
+    pub(crate) fn new(
+        node: &str,
+        files: Files,
+        token_file: PathBuf,
+        endpoint: OperatorEndpoint,
+        told: (Telemetry, Arc<Notify>),
+    ) -> Self {
+        let Kept { authorities, own } = files.read();
+        let (telemetry, changed) = told;
+        let mut keeper = Self {
+            node: node.to_owned(),
+            files,
+            token_file,
+            endpoint,
+            telemetry,
+            changed,
+            authorities: Vec::new(),
+            bundle: String::new(),
+            held: None,
+        };
+        if authorities.is_empty() {
+            return keeper;
+        }
+        if let Err(error) = keeper.restore(&authorities, &own) {
+            let error = with_causes(&error);
+            tracing::warn!(error, "the certificate on the disk is not used");
+        }
+        keeper
+    }
+
+    fn restore(&mut self, authorities: &str, own: &str) -> Result<(), EnrollError> {
+        self.authorities = certificates(authorities.as_bytes())?;
+        authorities.clone_into(&mut self.bundle);
+        let held = match own {
+            "" => Ok(None),
+            own => self.judged(own).map(Some),
+        };
+        // Whom to believe is known all the same.
+        match held {
+            Ok(held) => {
+                self.held = held;
+                self.show()
+            }
+            Err(error) => self.show().and(Err(error)),
+        }
+    }
+
+    /// Keeps the certificate good for the rest of the process. `bundles` gives the
+    /// authorities, in PEM, whenever they change.
+    pub(crate) async fn run(mut self, bundles: impl Stream<Item = String> + Send) {
+        let mut bundles = pin!(bundles);
+        let mut endpoint = self.endpoint.subscribe();
+        let mut pauses = PAUSES;
+        let mut waited = Duration::ZERO;
+        loop {
+            let pause = match decide(self.own(), !self.authorities.is_empty(), now()) {
+                Step::Wait(pause) => {
+                    self.tell(None);
+                    pause
+                }
+                Step::AwaitAuthorities => {
+                    let pause = AWAITED.saturating_sub(waited);
+                    if pause.is_zero() {
+                        self.tell(Some(
+                            "the operator's ConfigMap names no certificate authority; does the operator run, and does it speak TLS?",
+                        ));
+                    }
+                    waited += pause;
+                    pause.max(Duration::from_secs(1))
+                }
+                Step::Enroll => match self.enroll().await {
+                    Ok(()) => {
+                        tracing::info!("this host has a new certificate");
+                        pauses.reset();
+                        continue;
+                    }
+                    Err(error) => {
+                        let reason = with_causes(&error);
+                        tracing::warn!(reason, "no certificate; trying again");
+                        self.tell(Some(&reason));
+                        pauses.next_wait()
+                    }
+                },
+            };
+            tokio::select! {
+                bundle = bundles.next() => match bundle {
+                    Some(bundle) => self.believe(bundle).await,
+                    None => sleep(pause).await,
+                },
+                // Where the operator moved, it may be there now.
+                Ok(()) = endpoint.changed() => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    fn own(&self) -> Option<Own> {
+        self.held.as_ref().map(|held| held.own)
+    }
+
+    /// Tells what stands against a certificate, where that matters.
+    fn tell(&self, reason: Option<&str>) {
+        let trust = self.endpoint.trust();
+        let told = reason.filter(|_| trust.is_required());
+        let told = told.and_then(|reason| trouble(self.own(), now(), reason));
+        if trust.set_trouble(told) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Believes the authorities in `bundle` from now on.
+    async fn believe(&mut self, bundle: String) {
+        if bundle == self.bundle {
+            return;
+        }
+        let authorities = match certificates(bundle.as_bytes()) {
+            Ok(authorities) => authorities,
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::warn!(error, "the published authorities are not used");
+                return;
+            }
+        };
+        tracing::info!(
+            authorities = authorities.len(),
+            "whom to believe has changed"
+        );
+        self.authorities = authorities;
+        self.bundle = bundle;
+        if let Some(held) = &mut self.held {
+            held.own.is_believed = is_believed(&held.credentials, &self.authorities);
+        }
+        if let Err(error) = self.show() {
+            let error = with_causes(&error);
+            tracing::warn!(error, "the published authorities are not used");
+        }
+        let (files, bundle) = (self.files.clone(), self.bundle.clone());
+        written(spawn_blocking(move || files.write_authorities(&bundle)).await);
+    }
+
+    /// Shows the certificate from the next connection on.
+    fn show(&self) -> Result<(), EnrollError> {
+        let held = self.held.as_ref().filter(|held| held.own.is_believed);
+        if let Some(held) = held {
+            self.telemetry.certificate_ends(held.own.validity.not_after);
+        }
+        let own = held.map(|held| &held.credentials);
+        Ok(self.endpoint.trust().set(own, &self.authorities)?)
+    }
+
+    async fn enroll(&mut self) -> Result<(), EnrollError> {
+        let asked = timeout(PATIENCE, self.ask()).await;
+        let pem = asked.map_err(|_| EnrollError::Late)??;
+        let held = self.judged(&pem)?;
+        if !held.own.is_believed {
+            return Err(EnrollError::NotBelieved);
+        }
+        let is_good = is_good(held.own, now());
+        self.held = Some(held);
+        self.show()?;
+        let files = self.files.clone();
+        written(spawn_blocking(move || files.write_own(&pem)).await);
+        // Others, whose clocks are right, may take it.
+        if is_good {
+            Ok(())
+        } else {
+            Err(EnrollError::Clock)
+        }
+    }
+
+    /// A new certificate with its key, in PEM.
+    async fn ask(&self) -> Result<String, EnrollError> {
+        let address = self.endpoint.subscribe().borrow().clone();
+        if address.is_empty() {
+            return Err(EnrollError::NoOperator);
+        }
+        let (key, csr) = authority::request()?;
+        let trust = self.endpoint.trust();
+        let channel = connect_to_enroll(&address, &Profile::SESSION, trust).await?;
+        let mut request = Request::new(EnrollRequest { csr: csr.into() });
+        // Without one the operator says what it thinks of that.
+        match bearer(&self.token_file).await {
+            Ok(token) => {
+                request.metadata_mut().insert("authorization", token);
+            }
+            Err(error) => tracing::debug!(error = with_causes(&error), "no token to show"),
+        }
+        let reply = ControlClient::new(channel).enroll(request).await;
+        let reply = reply.map_err(|status| EnrollError::Refused(Box::new(status)))?;
+        Ok(format!("{}\n{key}", reply.into_inner().certificate.trim()))
+    }
+
+    /// What `pem` holds: a certificate for this host, with its key.
+    fn judged(&self, pem: &str) -> Result<Held, EnrollError> {
+        let credentials = Credentials::from_pem(pem.as_bytes(), pem.as_bytes())?;
+        let certificate = credentials.certificate().ok_or(CertificateError::Empty)?;
+        let facts = read(certificate)?;
+        if facts.node.as_deref() != Some(self.node.as_str()) {
+            return Err(EnrollError::OtherName(facts.node.unwrap_or_default()));
+        }
+        let is_believed = is_believed(&credentials, &self.authorities);
+        Ok(Held {
+            credentials,
+            own: Own {
+                validity: facts.validity,
+                is_believed,
+            },
+        })
+    }
+}
+
+fn is_believed(credentials: &Credentials, authorities: &[CertificateDer<'static>]) -> bool {
+    let certificate = credentials.certificate();
+    certificate.is_some_and(|own| authorities.iter().any(|by| is_issued_by(own, by)))
+}
+
+/// A certificate that the disk does not take is good until this process ends.
+fn written(outcome: Result<std::io::Result<()>, tokio::task::JoinError>) {
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the certificate is not on the disk"),
+        Err(error) => tracing::warn!(%error, "the certificate is not on the disk"),
+    }
+}
+
+fn now() -> i64 {
+    Timestamp::now().as_second()
+}
+
+/// The authorities that the operator publishes in the ConfigMap `name`, in PEM. By a watch of
+/// its own: the kubelet would bring a mounted ConfigMap up to date minutes later.
+pub(crate) fn bundles(
+    api: Api<ConfigMap>,
+    name: &str,
+) -> impl Stream<Item = String> + Send + use<> {
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let objects = watcher(api, config).default_backoff().applied_objects();
+    objects.filter_map(|object| async move {
+        match object {
+            Ok(object) => object
+                .data?
+                .remove(BUNDLE)
+                .filter(|bundle| !bundle.is_empty()),
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch whom to believe; trying again");
+                None
+            }
+        }
+    })
+}

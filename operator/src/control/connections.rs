@@ -1,0 +1,161 @@
+//! Connections of agents, with TLS where there is an acceptor.
+
+use lamina_identity::{Acceptor, Peer, Stream};
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+/// Connections on which TLS begins at the same time; others wait unaccepted.
+const AT_ONCE: usize = 256;
+/// Who opens a connection says something within this time.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// After an accept that failed, most likely because no descriptor is left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Who is at the other end of a connection, in the extensions of its requests.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    /// Its address.
+    pub(super) address: Option<IpAddr>,
+    /// Whom its certificate names.
+    pub(super) peer: Option<Peer>,
+}
+
+/// A connection of an agent.
+pub(super) struct Connection {
+    stream: Stream,
+    origin: Origin,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Origin;
+
+    fn connect_info(&self) -> Origin {
+        self.origin.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        from: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, from)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        from: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, from)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The connections that `listener` takes until `shutdown`.
+pub(super) fn connections(
+    listener: TcpListener,
+    acceptor: Option<Acceptor>,
+    shutdown: CancellationToken,
+) -> ReceiverStream<io::Result<Connection>> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let accepting = accept(&listener, acceptor, &sender);
+        tokio::select! {
+            () = accepting => {}
+            () = sender.closed() => {}
+            () = shutdown.cancelled() => {}
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn accept(
+    listener: &TcpListener,
+    acceptor: Option<Acceptor>,
+    sender: &mpsc::Sender<io::Result<Connection>>,
+) {
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        // It is never closed.
+        let Ok(turn) = Arc::clone(&turns).acquire_owned().await else {
+            return;
+        };
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "no connection can be taken; trying again");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY on an agent's connection");
+        }
+        let (acceptor, sender) = (acceptor.clone(), sender.clone());
+        tokio::spawn(async move {
+            let opened = timeout(PATIENCE, open(stream, address.ip(), acceptor)).await;
+            match opened {
+                // Where nobody takes it, the server has ended.
+                Ok(Some(connection)) => drop(sender.send(Ok(connection)).await),
+                Ok(None) => {}
+                Err(_) => tracing::debug!(%address, "a connection on which nothing was said"),
+            }
+            drop(turn);
+        });
+    }
+}
+
+async fn open(
+    stream: TcpStream,
+    address: IpAddr,
+    acceptor: Option<Acceptor>,
+) -> Option<Connection> {
+    let (stream, peer): (Stream, _) = match acceptor {
+        None => (Box::new(stream), None),
+        Some(acceptor) => match acceptor.accept(stream).await {
+            Ok(accepted) => (accepted.stream, accepted.peer),
+            Err(error) => {
+                let error = crate::text::with_causes(&error);
+                tracing::debug!(%address, error, "a connection was not taken");
+                return None;
+            }
+        },
+    };
+    let address = Some(address);
+    let origin = Origin { address, peer };
+    Some(Connection { stream, origin })
+}

@@ -1,0 +1,84 @@
+//! The operator as a certificate authority: which authorities there are and when they are
+//! replaced ([`rotate`]), what is signed ([`Identity`]), and where it is kept ([`keep`]).
+
+mod keep;
+mod rotate;
+
+pub use keep::{IdentityError, Keeper, Options, Source, Told};
+
+use lamina_identity::authority::{Authority, AuthorityError, validity};
+use lamina_identity::{Acceptor, Plain, Validity, Workload};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+/// Bounds of how long the certificates of agents are good.
+pub const LIFETIMES: (Duration, Duration) = (
+    Duration::from_secs(600),
+    Duration::from_secs(366 * 24 * 3600),
+);
+
+/// No certificate is given.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each message names its fields
+pub enum EnrollError {
+    #[error("the operator's certificate authority is not at hand yet; try again")]
+    NotYet,
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+/// Who signs for agents, and what the operator shows them itself. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    agents: Workload,
+    lifetime: Duration,
+    acceptor: Acceptor,
+    issuer: Arc<RwLock<Option<Arc<Authority>>>>,
+}
+
+impl Identity {
+    /// Without an authority so far. Certificates name `agents` and are good for
+    /// `lifetime`, clipped to [`LIFETIMES`]; connections without TLS become as `plain` says.
+    pub fn new(agents: Workload, lifetime: Duration, plain: Plain) -> Self {
+        Self {
+            agents,
+            lifetime: lifetime.clamp(LIFETIMES.0, LIFETIMES.1),
+            acceptor: Acceptor::new(plain),
+            issuer: Arc::default(),
+        }
+    }
+
+    /// Takes connections of agents.
+    pub const fn acceptor(&self) -> &Acceptor {
+        &self.acceptor
+    }
+
+    /// A certificate in PEM, from `now` (seconds since 1970) on, for the agent of `node`,
+    /// which asks with `csr`. Blocks for as long as a signature takes, which is below a
+    /// millisecond.
+    ///
+    /// # Errors
+    /// See [`EnrollError`].
+    pub fn enroll(&self, node: &str, csr: &[u8], now: i64) -> Result<String, EnrollError> {
+        let issuer = self.issuer().ok_or(EnrollError::NotYet)?;
+        let validity = self.validity(now, issuer.validity());
+        Ok(issuer.issue_agent(&self.agents, node, csr, validity)?)
+    }
+
+    /// Signs with `authority` from now on.
+    pub(crate) fn set(&self, authority: Arc<Authority>) {
+        *self.issuer.write().unwrap_or_else(PoisonError::into_inner) = Some(authority);
+    }
+
+    fn issuer(&self) -> Option<Arc<Authority>> {
+        let held = self.issuer.read().unwrap_or_else(PoisonError::into_inner);
+        held.clone()
+    }
+
+    fn validity(&self, now: i64, authority: Validity) -> Validity {
+        validity(now, self.lifetime, authority)
+    }
+}
+
+#[cfg(test)]
+mod tests;
