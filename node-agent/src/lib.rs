@@ -2,7 +2,8 @@
 //! No model is opened in this process: that is what workers are for (`lamina-worker`).
 //!
 //! Rooms, each of which uses only those before it: `net`, `telemetry`, `door`, `blobs`,
-//! `measure`, `prepare`, `serve`, then `session` and `wish`, and [`run`] on top.
+//! `measure`, `prepare`, `serve`, then `session` and `wish`, and [`run`] on top. [`selftest`]
+//! stands alone.
 
 pub mod blobs;
 mod causes;
@@ -12,6 +13,7 @@ pub mod measure;
 pub mod net;
 pub mod prepare;
 pub mod run;
+pub mod selftest;
 mod serve;
 mod session;
 pub mod telemetry;

@@ -1,5 +1,5 @@
 use lamina_crds::Hop;
-use lamina_proto::control::Hello;
+use lamina_proto::control::{Hello, SourceSecret};
 use std::time::Duration;
 
 /// What is known of one agent.
@@ -106,7 +106,7 @@ pub struct RequestEstimate {
 }
 
 /// A model to be prepared on a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PrepareRequest {
     /// Names the job.
     pub job: String,
@@ -118,6 +118,8 @@ pub struct PrepareRequest {
     pub sha256: String,
     /// JSON list of `lamina_model::InputSpec`.
     pub inputs_json: String,
+    /// What the source's server wants to see.
+    pub secret: Option<SourceSecret>,
 }
 
 /// How far a prepare job is.
