@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Tensors are shared slices of the receive buffer, not copies.
         .bytes(".")
+        // Its values are in no log.
+        .skip_debug(["lamina.control.v1.SourceSecret"])
         .compile_fds(descriptors)?;
     Ok(())
 }

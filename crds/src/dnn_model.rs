@@ -61,8 +61,12 @@ pub struct DnnModelSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSource {
-    /// A TorchScript file (`torch.jit.save`) by `http://` or `https://`.
-    #[x_kube(validation = ("self.startsWith('http://') || self.startsWith('https://')", "the uri must start with http:// or https://"))]
+    /// A TorchScript file (`torch.jit.save`): `https://` or `http://`, an object
+    /// (`s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `az://CONTAINER/BLOB`), an artifact of one
+    /// layer in a registry (`oci://REGISTRY/NAME:TAG` or `@sha256:…`), a file of a hub
+    /// (`hf://ORG/NAME/PATH@REVISION`), or one that agents have mounted
+    /// (`pvc://CLAIM/PATH`, `file:///PATH`).
+    #[x_kube(validation = ("self.matches('^(https?|s3|gs|az|oci|hf|pvc|file)://.+$')", "the uri must start with https://, http://, s3://, gs://, az://, oci://, hf://, pvc:// or file://"))]
     #[schemars(length(max = 2048))]
     pub uri: String,
     /// SHA-256 of the file, 64 hexadecimal digits. A file with another hash is
@@ -72,11 +76,25 @@ pub struct ModelSource {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub sha256: Option<String>,
+    /// A Secret of the model's namespace with what the source's server wants to see. It
+    /// must have the label `serving.lamina.dev/source-credentials: "true"`, and the
+    /// operator must be allowed to read it (`operator.sourceSecrets` of the chart).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
     /// Any text. A new one fetches the file again; without it, a model that was
     /// accepted stays what it is until the source changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub refresh: Option<String>,
+}
+
+/// A Secret of the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// One input of the model.

@@ -30,6 +30,9 @@ pub use shared::{Hop, TensorSpec};
 pub const GROUP: &str = "serving.lamina.dev";
 /// Node label that names a host's tier: `device`, `edge` or `cloud`.
 pub const TIER_LABEL: &str = "serving.lamina.dev/tier";
+/// Label, `"true"`, of Secrets that models may name as their source's credentials: who may
+/// write models cannot have other Secrets sent anywhere.
+pub const SOURCE_CREDENTIALS_LABEL: &str = "serving.lamina.dev/source-credentials";
 /// Field manager of everything that the operator writes.
 pub const OPERATOR_MANAGER: &str = "lamina-operator";
 /// Field manager of everything that an agent writes.

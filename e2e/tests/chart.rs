@@ -48,6 +48,11 @@ fn value_sets() -> Vec<(&'static str, Vec<String>)> {
             set("tls.mode=existingSecret,tls.existingSecret=issuer"),
         ),
         (
+            "Secrets of all namespaces",
+            set("operator.sourceSecrets.namespaces={*}"),
+        ),
+        ("sources on claims", set("agent.sources.claims={models}")),
+        (
             "hostPath",
             set("agent.cache.hostPath=/var/lib/lamina/cache"),
         ),
@@ -111,6 +116,8 @@ async fn values_that_mean_nothing_are_refused() {
         "agent.classes[0].name=default",
         "tls.mode=existingSecret",
         "tls.certificateHours=0",
+        "agent.sources.hub=ftp://hub",
+        "agent.sources.allow={loopback}",
         "logFormat=xml",
         "operator.store.persistence.accessMode=Often",
         "operator.store.putQuota=much",
@@ -151,6 +158,36 @@ async fn the_port_for_http_goes_with_its_value() {
     for place in ["name: rest", "port: rest"] {
         assert!(!rendered.contains(place), "{place}");
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_operator_reads_secrets_only_where_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    let with = async |namespaces: &str| {
+        let value = format!("operator.sourceSecrets.namespaces=[{namespaces}]");
+        let values = ["--set-json".to_owned(), value];
+        let rendered = render(&server, &values).await.unwrap();
+        let documents = rendered.split("\n---").map(str::to_owned);
+        documents
+            .filter(|document| document.contains("resources: [secrets]"))
+            .collect::<Vec<_>>()
+    };
+    assert!(with("").await.is_empty());
+    let some = with(r#""team", "other""#).await;
+    assert_eq!(some.len(), 2);
+    for (role, namespace) in some.iter().zip(["team", "other"]) {
+        assert!(role.contains("kind: Role\n"), "{role}");
+        assert!(
+            role.contains(&format!("namespace: {namespace}\n")),
+            "{role}"
+        );
+        assert!(role.contains("verbs: [get]"), "{role}");
+    }
+    let all = with(r#""*""#).await;
+    assert_eq!(all.len(), 1);
+    assert!(all[0].contains("kind: ClusterRole\n"), "{}", all[0]);
     server.stop().await;
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Rooms, each of which uses only those before it: `net`, `telemetry`, `door`, `blobs`,
 //! `identity`, `measure`, `prepare`, `serve`, then `session` and `wish`, and [`run`] on top.
+//! [`selftest`] stands alone.
 
 pub mod blobs;
 mod causes;
@@ -13,6 +14,7 @@ pub mod measure;
 pub mod net;
 pub mod prepare;
 pub mod run;
+pub mod selftest;
 mod serve;
 mod session;
 pub mod telemetry;

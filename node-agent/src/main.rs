@@ -4,6 +4,7 @@
 use clap::{Parser, Subcommand};
 use lamina_node_agent::prepare::{self, PrepareArgs, RunBlocksArgs};
 use lamina_node_agent::run::{self, RunArgs};
+use lamina_node_agent::selftest::{SelftestArgs, selftest};
 use std::process::ExitCode;
 
 /// Lamina's node agent.
@@ -22,12 +23,21 @@ enum Command {
     Prepare(PrepareArgs),
     /// Run the blocks of such a folder on one request and compare.
     RunBlocks(RunBlocksArgs),
+    /// Serve a tiny model through a cluster and ask it once, as `helm test` does.
+    Selftest(SelftestArgs),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Prepare(args) => prepare::run(&args),
         Command::RunBlocks(args) => prepare::run_blocks(&args),
+        Command::Selftest(args) => match selftest(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         Command::Run(args) => match run::run(&args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

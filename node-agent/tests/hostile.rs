@@ -4,7 +4,7 @@
 
 use lamina_node_agent::blobs::{BlobOptions, Blobs};
 use lamina_node_agent::net::OperatorEndpoint;
-use lamina_node_agent::prepare::{CellArgs, Program, Tools, run_job};
+use lamina_node_agent::prepare::{CellArgs, Program, SourceArgs, Tools, run_job};
 use lamina_node_agent::telemetry::Telemetry;
 use lamina_proto::control::prepare_update::Update;
 use lamina_proto::control::{Prepare, PrepareFailed};
@@ -93,7 +93,11 @@ impl Agent {
         let agent = Path::new(env!("CARGO_BIN_EXE_lamina-node-agent"));
         let program = Program::new(agent.with_file_name("lamina-worker"), cell());
         let work = folder.path().join("work");
-        let tools = Tools::new(Arc::new(blobs), program, work).unwrap();
+        let sources = SourceArgs {
+            source_allow: vec!["127.0.0.0/8".parse().unwrap()],
+            ..SourceArgs::default()
+        };
+        let tools = Tools::new(Arc::new(blobs), program, work, sources).unwrap();
         let web = serve(CORPUS.files.clone()).await;
         Self { folder, tools, web }
     }
@@ -106,6 +110,7 @@ impl Agent {
             uri: format!("http://{}/{name}.pt", self.web),
             sha256: String::new(),
             inputs_json: INPUTS.into(),
+            secret: None,
         };
         let (sender, mut updates) = mpsc::channel(1000);
         let begin = Instant::now();

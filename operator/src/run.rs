@@ -4,6 +4,7 @@ use crate::health::Health;
 use crate::kube::execute::{Executor, Outcome};
 use crate::kube::objects::Objects;
 use crate::lease::Tenure;
+use crate::kube::secrets;
 use crate::metrics::Metrics;
 use crate::observe::{self, Place, Seen};
 use crate::plan::desk::Desk;
@@ -328,9 +329,9 @@ impl<'a> Looks<'a> {
         for job in &decisions.forget_prepares {
             world.forget_prepare(&job.to_string());
         }
-        for job in decisions.prepares {
-            self.start(job);
-        }
+        let all = self.all;
+        let starting = decisions.prepares.into_iter().map(|job| start(all, job));
+        futures::future::join_all(starting).await;
         world.set_directory(decisions.directory);
         self.measure(decisions.interest).await;
         self.executor.run(decisions.writes).await
@@ -380,22 +381,6 @@ impl<'a> Looks<'a> {
         self.awaited = Some(awaited);
     }
 
-    fn start(&self, job: StartPrepare) {
-        let uri = crate::text::without_secrets(&job.uri);
-        tracing::info!(node = job.node, uri, job = %job.job, "preparing");
-        let request = PrepareRequest {
-            job: job.job.to_string(),
-            node: job.node,
-            uri: job.uri,
-            sha256: job.sha256,
-            inputs_json: job.inputs_json,
-        };
-        if let Err(error) = self.all.world.start_prepare(request) {
-            // The agent went away meanwhile; the next look finds another.
-            tracing::warn!(%error, "preparing could not begin");
-        }
-    }
-
     /// Removes blobs that nothing needs, and counts the others.
     async fn keep_house(&mut self, listed: &Listed, loaded: &Loaded) {
         let store = &self.all.store;
@@ -427,6 +412,34 @@ impl<'a> Looks<'a> {
                 }
             }
         }
+    }
+}
+
+/// Gives a job to its agent, with what its source wants to see.
+async fn start(all: &Controllers, job: StartPrepare) {
+    let uri = crate::text::without_secrets(&job.uri);
+    tracing::info!(node = job.node, uri, job = %job.job, "preparing");
+    let mut request = PrepareRequest {
+        job: job.job.to_string(),
+        node: job.node,
+        uri: job.uri,
+        sha256: job.sha256,
+        inputs_json: job.inputs_json,
+        secret: None,
+    };
+    if let Some(secret) = &job.secret {
+        match secrets::read(&all.client, secret).await {
+            Ok(secret) => request.secret = Some(secret),
+            Err(error) => {
+                let message = with_causes(&error);
+                all.world.refuse_prepare(request, message);
+                return;
+            }
+        }
+    }
+    if let Err(error) = all.world.start_prepare(request) {
+        // The agent went away meanwhile; the next look finds another.
+        tracing::warn!(%error, "preparing could not begin");
     }
 }
 

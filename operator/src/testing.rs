@@ -45,6 +45,7 @@ pub(crate) fn model_spec() -> DnnModelSpec {
         source: ModelSource {
             uri: "http://files/model.pt".into(),
             sha256: Some(Digest::of(b"source").to_string()),
+            secret_ref: None,
             refresh: None,
         },
         inputs: vec![ModelInput {

@@ -22,6 +22,15 @@ pub mod hop {
 /// Agent to operator.
 pub mod control {
     tonic::include_proto!("lamina.control.v1");
+
+    /// Names of its entries alone.
+    impl std::fmt::Debug for SourceSecret {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            let mut names: Vec<&String> = self.entries.keys().collect();
+            names.sort();
+            f.debug_set().entries(names).finish()
+        }
+    }
 }
 
 /// Host to a strategy that runs elsewhere.

@@ -86,6 +86,32 @@ spec:
             {{- if $settings.allowUnsandboxed }}
             - --allow-unsandboxed
             {{- end }}
+            {{- with $settings.sources }}
+            {{- range .allow }}
+            - --source-allow={{ . }}
+            {{- end }}
+            {{- if .denyPrivate }}
+            - --source-deny-private
+            {{- end }}
+            - --source-size-limit={{ .sizeLimit }}
+            - --source-timeout-seconds={{ .timeoutSeconds }}
+            - --source-hub={{ .hub }}
+            {{- if .caConfigMap }}
+            - --source-ca-file=/etc/lamina/source-ca/ca.crt
+            {{- end }}
+            {{- if .useProxy }}
+            - --source-proxy
+            {{- end }}
+            {{- range .plainRegistries }}
+            - --source-plain-registry={{ . }}
+            {{- end }}
+            {{- if .hostPath }}
+            - --source-files=/var/lib/lamina/sources/files
+            {{- end }}
+            {{- if .claims }}
+            - --source-claims=/var/lib/lamina/sources/claims
+            {{- end }}
+            {{- end }}
             {{- with $settings.extraArgs }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
@@ -124,6 +150,17 @@ spec:
             - {name: cache, mountPath: /var/cache/lamina}
             - {name: operator-token, mountPath: /var/run/secrets/lamina, readOnly: true}
             - {name: tmp, mountPath: /tmp}
+            {{- with $settings.sources }}
+            {{- if .caConfigMap }}
+            - {name: source-ca, mountPath: /etc/lamina/source-ca, readOnly: true}
+            {{- end }}
+            {{- if .hostPath }}
+            - {name: source-files, mountPath: /var/lib/lamina/sources/files, readOnly: true}
+            {{- end }}
+            {{- range .claims }}
+            - {name: claim-{{ . }}, mountPath: /var/lib/lamina/sources/claims/{{ . }}, readOnly: true}
+            {{- end }}
+            {{- end }}
       volumes:
         # For the operator alone: of no use at the API server, nor the pod's other token
         # here. It ends with the pod.
@@ -139,4 +176,18 @@ spec:
           {{- end }}
         - name: tmp
           emptyDir: {}
+        {{- with $settings.sources }}
+        {{- with .caConfigMap }}
+        - name: source-ca
+          configMap: {name: {{ . }}}
+        {{- end }}
+        {{- with .hostPath }}
+        - name: source-files
+          hostPath: {path: {{ . | quote }}, type: Directory}
+        {{- end }}
+        {{- range .claims }}
+        - name: claim-{{ . }}
+          persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
+        {{- end }}
+        {{- end }}
 {{- end }}

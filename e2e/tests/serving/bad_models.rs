@@ -112,7 +112,7 @@ pub(crate) async fn wrong_hash(scene: &Scene) -> Result<()> {
     };
     names(
         &bad.refused(scene, "ChecksumMismatch").await?,
-        &["000000000000"],
+        &["spec.source.sha256"],
     )
 }
 

@@ -24,7 +24,7 @@ pub(crate) async fn every_mistake_is_named(scene: &Scene) -> Result<()> {
     };
     let said = format!("{:?}", anyhow::Error::from(error));
     for wanted in [
-        "the uri must start with http:// or https://",
+        "the uri must start with https://, http://, s3://",
         "sha256 must be 64 lower-case hexadecimal digits",
         "each dimension must be -1 (any size) or at least 1",
         "range.min must not be above range.max",

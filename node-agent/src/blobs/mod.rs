@@ -16,6 +16,7 @@ pub use inbound::{InboundTransfer, InboundTransfers};
 pub use inventory::InventoryChanges;
 pub use put::PutError;
 pub use source::{BlobError, BlobSource};
+pub(crate) use space::{RESERVE_BYTES, free_bytes};
 
 use crate::net::OperatorEndpoint;
 use crate::telemetry::Telemetry;

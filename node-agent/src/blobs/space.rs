@@ -7,15 +7,25 @@ use std::io;
 use std::path::Path;
 
 /// What blobs leave free, for the ledger and whatever else is small.
-pub(super) const RESERVE_BYTES: u64 = 16 << 20;
+pub(crate) const RESERVE_BYTES: u64 = 16 << 20;
 
 /// Bytes that are free on the disk of a folder.
 pub(super) type FreeBytes = fn(&Path) -> io::Result<u64>;
 
 /// Asks the system.
-pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
+pub(crate) fn free_bytes(dir: &Path) -> io::Result<u64> {
     let disk = rustix::fs::statvfs(dir)?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Bytes of a file beside blobs, now that `held` are there of the `limit` that they may
+/// take, which is three quarters of their volume, and `free` are free on the disk. What is
+/// made of the file takes as much again.
+const fn beside(held: u64, limit: u64, free: u64) -> u64 {
+    let volume = limit.saturating_add(limit / 3);
+    let share = volume.saturating_sub(held) / 2;
+    let free = free.saturating_sub(RESERVE_BYTES) / 2;
+    if share < free { share } else { free }
 }
 
 /// Bytes that blobs may take in all, now that `held` are there and `free` beside them, so
@@ -65,12 +75,26 @@ impl Blobs {
         Ok(self.free(files, 0).await?.0)
     }
 
-    /// Bytes freed so that `coming` fit, and those that were free before.
-    async fn free(&self, files: Vec<Cached>, coming: u64) -> Result<(u64, u64), BlobError> {
+    /// Bytes that the file of a model that is prepared may have now.
+    ///
+    /// # Errors
+    /// The folder or its disk cannot be read.
+    pub async fn room_for_work(&self) -> Result<u64, BlobError> {
+        let held = self.list().await?.iter().map(|file| file.bytes).sum();
+        let free = self.ask_free().await?;
+        Ok(beside(held, self.limit_bytes, free))
+    }
+
+    async fn ask_free(&self) -> Result<u64, BlobError> {
         let (dir, ask) = (self.dir.clone(), self.free_bytes);
         let free = tokio::task::spawn_blocking(move || ask(&dir)).await;
         let free = free.map_err(io::Error::other).and_then(|free| free);
-        let free = free.map_err(disk(&self.dir))?;
+        free.map_err(disk(&self.dir))
+    }
+
+    /// Bytes freed so that `coming` fit, and those that were free before.
+    async fn free(&self, files: Vec<Cached>, coming: u64) -> Result<(u64, u64), BlobError> {
+        let free = self.ask_free().await?;
         let held = files.iter().map(|file| file.bytes).sum();
         let freed = self.evict_of(files, allowed(held, free, coming)).await?;
         Ok((freed, free))
@@ -87,6 +111,16 @@ mod tests {
         assert_eq!(allowed(100 * mib, 50 * mib, 10 * mib), 124 * mib);
         assert_eq!(allowed(100 * mib, 0, 10 * mib), 74 * mib);
         assert_eq!(allowed(10 * mib, 0, 10 * mib), 0);
+    }
+
+    #[test]
+    fn a_file_to_prepare_has_half_of_what_is_left() {
+        let mib = 1 << 20;
+        assert_eq!(beside(0, 3000 * mib, 100_000 * mib), 2000 * mib);
+        assert_eq!(beside(3000 * mib, 3000 * mib, 100_000 * mib), 500 * mib);
+        assert_eq!(beside(0, 3000 * mib, 216 * mib), 100 * mib);
+        assert_eq!(beside(0, 3000 * mib, 0), 0);
+        assert_eq!(beside(u64::MAX, u64::MAX, u64::MAX), 0);
     }
 
     #[test]

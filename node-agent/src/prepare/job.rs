@@ -1,32 +1,26 @@
 //! One job of the operator, from the source's URI to the manifest in the store.
 
 use super::cell::scan_blocks;
-use super::fetch::{fetch, without_secrets};
+use super::fetch::{Credentials, Fetcher, Source, SourceArgs, shown};
 use super::lines::Told;
 use super::updates::Updates;
 use super::{Failure, Program, Reason, Step, StepName};
-use crate::blobs::{Blobs, PutError};
+use crate::blobs::{BlobError, Blobs, PutError};
 use lamina_model::{Digest, InputSpec, Manifest};
 use lamina_proto::control::{Prepare, PrepareUpdate};
-use reqwest::Client;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Silence of the source's server that ends a fetch.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What jobs work with. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Tools {
     blobs: Arc<Blobs>,
     program: Program,
-    client: Client,
+    fetcher: Fetcher,
     /// Each job has a folder of its own in it for as long as it runs.
     work_dir: PathBuf,
 }
@@ -35,31 +29,30 @@ pub struct Tools {
 struct Wanted {
     uri: String,
     sha256: Option<Digest>,
+    secret: Credentials,
     inputs: Vec<InputSpec>,
 }
 
 impl Tools {
-    /// Tools whose jobs keep their files in `work_dir`, which is emptied: what
-    /// is in it was left by a process that died.
+    /// Tools whose jobs fetch as `sources` says, and keep their files in `work_dir`, which
+    /// is emptied: what is in it was left by a process that died.
     ///
     /// # Errors
-    /// The folder cannot be made, or the system's certificates not be read.
-    pub fn new(blobs: Arc<Blobs>, program: Program, work_dir: PathBuf) -> io::Result<Self> {
+    /// The folder cannot be made.
+    pub fn new(
+        blobs: Arc<Blobs>,
+        program: Program,
+        work_dir: PathBuf,
+        sources: SourceArgs,
+    ) -> io::Result<Self> {
         match std::fs::remove_dir_all(&work_dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => std::fs::create_dir_all(&work_dir)?,
         }
-        // Fails where the process has chosen one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .build()
-            .map_err(io::Error::other)?;
         Ok(Self {
             blobs,
             program,
-            client,
+            fetcher: Fetcher::new(sources),
             work_dir,
         })
     }
@@ -114,8 +107,14 @@ async fn work(
     let out = folder.path().join("blocks");
     let fetching = async {
         let mut progress = |step| updates.progress(step);
-        let expected = wanted.sha256.as_ref();
-        fetch(&tools.client, &wanted.uri, expected, &source, &mut progress).await
+        let room = tools.blobs.room_for_work().await.map_err(|e| no_room(&e))?;
+        let wanted = Source {
+            uri: &wanted.uri,
+            expected: wanted.sha256.as_ref(),
+            secret: &wanted.secret,
+        };
+        let fetcher = &tools.fetcher;
+        fetcher.fetch(wanted, &source, room, &mut progress).await
     };
     if let Err(failure) = cancel.run_until_cancelled(fetching).await? {
         return Some(Err(failure));
@@ -156,8 +155,14 @@ fn read(job: &Prepare) -> Result<Wanted, Failure> {
     Ok(Wanted {
         uri: job.uri.clone(),
         sha256,
+        secret: secret(job),
         inputs,
     })
+}
+
+fn secret(job: &Prepare) -> Credentials {
+    let entries = job.secret.iter().flat_map(|secret| &secret.entries);
+    Credentials::new(entries.map(|(key, value)| (key.clone(), value.to_vec())))
 }
 
 /// `manifest`, once its blocks are what agents may load.
@@ -175,7 +180,7 @@ async fn checked(manifest: Manifest, out: PathBuf) -> Result<Manifest, Failure> 
 /// The temporary file's name says nothing to people.
 fn named(mut failure: Failure, source: &Path, uri: &str) -> Failure {
     let source = source.display().to_string();
-    failure.message = failure.message.replace(&source, &without_secrets(uri));
+    failure.message = failure.message.replace(&source, &shown(uri));
     failure
 }
 
@@ -213,6 +218,10 @@ const fn storing(done: u64, total: u64) -> Step {
         done,
         total,
     }
+}
+
+fn no_room(error: &BlobError) -> Failure {
+    Failure::retryable(Reason::PrepareFailed, crate::causes::with_causes(error))
 }
 
 fn not_stored(error: &PutError) -> Failure {

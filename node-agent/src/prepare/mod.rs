@@ -16,6 +16,7 @@ mod updates;
 pub use cell::CellArgs;
 pub use child::Program;
 pub use cli::{PrepareArgs, run};
+pub use fetch::SourceArgs;
 pub use job::{Tools, run_job};
 pub use lamina_worker_link::prepare::{Failure, Line, Reason, Step, StepName};
 pub use run_blocks::{RunBlocksArgs, run_blocks};

@@ -2,6 +2,7 @@
 
 use crate::net::TlsMode;
 use crate::serve::access::AuthMode;
+use crate::prepare::SourceArgs;
 use crate::serve::engine::Sharing;
 use clap::{Args, ValueEnum};
 use lamina_crds::quantity::parse_bytes;
@@ -75,6 +76,9 @@ pub struct RunArgs {
     /// opens them (no Landlock or no seccomp): only for models that you trust.
     #[arg(long)]
     pub allow_unsandboxed: bool,
+    /// Where models may come from.
+    #[command(flatten)]
+    pub sources: SourceArgs,
     /// Format of the log on standard error.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,

@@ -396,8 +396,10 @@ async fn job_starter(blobs: Arc<Blobs>, args: &RunArgs) -> Result<JobStarter> {
     };
     let program = Program::worker(cell).context("the program that opens models is not there")?;
     let work_dir = args.cache_dir.join("work");
+    let sources = args.sources.clone();
     // Empties the folder first.
-    let tools = tokio::task::spawn_blocking(move || Tools::new(blobs, program, work_dir)).await?;
+    let tools = move || Tools::new(blobs, program, work_dir, sources);
+    let tools = tokio::task::spawn_blocking(tools).await?;
     let tools = tools.context("the folder for preparing cannot be used")?;
     let runtime = tokio::runtime::Handle::current();
     Ok(Arc::new(move |job, updates, cancel| {

@@ -6,4 +6,5 @@ pub(crate) mod lenient;
 pub(crate) mod objects;
 mod publish;
 pub(crate) mod retry;
+pub(crate) mod secrets;
 pub(crate) mod watch;

@@ -6,7 +6,7 @@
 
 use super::{queue, spec};
 use crate::state::decision::{Decisions, PrepareNeed, StartPrepare, WaitingPrepare};
-use crate::state::ids::JobId;
+use crate::state::ids::{JobId, SecretId};
 use crate::state::memory::{ModelMemory, Tries};
 use crate::state::preparation::{Preparation, Step};
 use crate::state::snapshot::{PrepareView, Snapshot};
@@ -273,6 +273,10 @@ fn start(
             uri: wish.uri.clone(),
             sha256: wish.sha256.clone().or(known).unwrap_or_default(),
             inputs_json: serde_json::json!(wish.inputs).to_string(),
+            secret: wish.secret.clone().map(|name| SecretId {
+                namespace: valid.id.namespace.clone(),
+                name,
+            }),
         },
     });
     let message = if queue::is_any_able(snapshot) {

@@ -182,6 +182,7 @@ pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wi
     Ok(Wish {
         uri: spec.source.uri.clone(),
         sha256: spec.source.sha256.clone(),
+        secret: spec.source.secret_ref.as_ref().map(|s| s.name.clone()),
         source_hash: source_hash(spec),
         inputs: spec.inputs.iter().map(input).collect(),
         strategy: choice(spec, plugins)?,

@@ -1,7 +1,7 @@
 //! What is to be done, as data. The executor has no choice left.
 
 use super::cluster::Cluster;
-use super::ids::{JobId, ObjectId, PlacementKey};
+use super::ids::{JobId, ObjectId, PlacementKey, SecretId};
 use super::links::Pair;
 use super::memory::Learned;
 use super::notice::Notice;
@@ -177,6 +177,8 @@ pub(crate) struct StartPrepare {
     pub sha256: String,
     /// JSON list of lamina-model's `InputSpec`.
     pub inputs_json: String,
+    /// What the source's server wants to see.
+    pub secret: Option<SecretId>,
 }
 
 /// Why a model is prepared, the most urgent first.

@@ -26,6 +26,15 @@ impl ObjectId {
     }
 }
 
+/// A Secret, which is read when it is needed and never kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SecretId {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
 /// UID of an object that the API server gave us; empty in a test at most.
 pub(crate) fn uid(meta: &ObjectMeta) -> &str {
     meta.uid.as_deref().unwrap_or_default()

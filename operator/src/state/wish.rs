@@ -25,6 +25,8 @@ pub(crate) struct Wish {
     pub uri: String,
     /// The only hash that is taken, if the spec names one.
     pub sha256: Option<String>,
+    /// Name of the Secret with what the source's server wants to see.
+    pub secret: Option<String>,
     /// Names source and inputs: another source or other inputs give another name.
     pub source_hash: String,
     /// The declared inputs as preparing takes them.

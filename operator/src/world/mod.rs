@@ -235,6 +235,11 @@ impl World {
         Ok(())
     }
 
+    /// Notes that a job cannot begin, with `message` for people; it may be started again.
+    pub fn refuse_prepare(&self, job: PrepareRequest, message: String) {
+        self.change(|state, _| state.refuse_prepare(job, message));
+    }
+
     /// How far a job is; `None` where it was never started, or forgotten.
     pub fn prepare_state(&self, job: &str) -> Option<PrepareState> {
         self.held().state.prepares.state(job)

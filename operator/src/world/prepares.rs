@@ -55,6 +55,18 @@ impl Prepares {
         Ok(Some(message))
     }
 
+    /// Notes that a job cannot be given to its node's agent, with `message` for people.
+    pub(super) fn refuse(&mut self, request: PrepareRequest, message: String) {
+        let state = PrepareState::Failed {
+            node: request.node.clone(),
+            reason: lamina_crds::reasons::FETCH_FAILED.to_owned(),
+            message,
+            retryable: true,
+        };
+        self.jobs
+            .insert(request.job.clone(), Job { request, state });
+    }
+
     /// The state of a job.
     pub(super) fn state(&self, job: &str) -> Option<PrepareState> {
         self.jobs.get(job).map(|j| j.state.clone())
@@ -130,6 +142,10 @@ impl Prepares {
         if job.state == state {
             return Outcome::Same;
         }
+        if !matches!(state, PrepareState::Running { .. }) {
+            // Of no use any more.
+            job.request.secret = None;
+        }
         job.state = state;
         Outcome::Changed
     }
@@ -158,6 +174,7 @@ fn to_message(request: &PrepareRequest) -> Message {
         uri: request.uri.clone(),
         sha256: request.sha256.clone(),
         inputs_json: request.inputs_json.clone(),
+        secret: request.secret.clone(),
     })
 }
 
@@ -196,6 +213,7 @@ fn to_state(node: &str, news: Update) -> PrepareState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lamina_proto::control::SourceSecret;
 
     fn request(node: &str) -> PrepareRequest {
         PrepareRequest {
@@ -204,6 +222,7 @@ mod tests {
             uri: "http://files/m.pt".into(),
             sha256: String::new(),
             inputs_json: "[]".into(),
+            secret: None,
         }
     }
 
@@ -232,6 +251,42 @@ mod tests {
         assert!(jobs.running_on("a").is_empty());
         assert_eq!(jobs.forget("j"), None, "nobody is at it");
         assert_eq!(jobs.update("a", done()), Outcome::Unwanted);
+    }
+
+    #[test]
+    fn a_job_that_is_refused_failed_and_may_begin_anew() {
+        let mut jobs = Prepares::default();
+        jobs.refuse(request("a"), "no Secret".into());
+        let state = jobs.state("j");
+        assert!(
+            matches!(&state, Some(PrepareState::Failed { message, retryable: true, .. })
+                if message == "no Secret"),
+            "{state:?}"
+        );
+        assert_eq!(jobs.forget("j"), None, "no agent knows of it");
+        assert!(jobs.start(request("a")).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_a_source_wants_to_see_reaches_the_agent_and_no_log() {
+        let entry = ("token".to_owned(), bytes::Bytes::from_static(b"hidden"));
+        let request = PrepareRequest {
+            secret: Some(SourceSecret {
+                entries: [entry].into(),
+            }),
+            ..request("a")
+        };
+        let mut jobs = Prepares::default();
+        let message = jobs.start(request.clone()).unwrap().unwrap();
+        let shown = format!("{message:?} {request:?} {jobs:?}");
+        assert!(
+            shown.contains("token") && !shown.contains("hidden"),
+            "{shown}"
+        );
+        let Message::Prepare(prepare) = message else {
+            panic!("{message:?}");
+        };
+        assert_eq!(prepare.secret.unwrap().entries["token"], b"hidden"[..]);
     }
 
     #[test]

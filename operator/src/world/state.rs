@@ -267,6 +267,15 @@ impl State {
         Ok(effects)
     }
 
+    /// Notes that a job could not begin.
+    pub(super) fn refuse_prepare(&mut self, request: PrepareRequest, message: String) -> Effects {
+        let mut effects = Effects::default();
+        let job = request.job.clone();
+        self.prepares.refuse(request, message);
+        effects.events.push(WorldEvent::PrepareChanged { job });
+        effects
+    }
+
     /// Drops a job and stops the agent that is at it.
     pub(super) fn forget_prepare(&mut self, job: &str) -> Effects {
         Effects {

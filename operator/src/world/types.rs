@@ -1,5 +1,5 @@
 use lamina_crds::Hop;
-use lamina_proto::control::Hello;
+use lamina_proto::control::{Hello, SourceSecret};
 use std::time::Duration;
 
 /// What is known of one agent.
@@ -108,7 +108,7 @@ pub struct RequestEstimate {
 }
 
 /// A model to be prepared on a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PrepareRequest {
     /// Names the job.
     pub job: String,
@@ -120,6 +120,8 @@ pub struct PrepareRequest {
     pub sha256: String,
     /// JSON list of `lamina_model::InputSpec`.
     pub inputs_json: String,
+    /// What the source's server wants to see.
+    pub secret: Option<SourceSecret>,
 }
 
 /// How far a prepare job is.

@@ -164,7 +164,7 @@ pub(super) const CRATES: &[Crate] = &[
             "lamina-worker-link",
         ],
         rows: &[
-            &["causes", "files", "worker"],
+            &["causes", "files", "selftest", "worker"],
             &["net", "telemetry"],
             &["blobs", "measure", "door", "identity"],
             &["serve", "prepare"],
