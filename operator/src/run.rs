@@ -385,6 +385,7 @@ impl<'a> Looks<'a> {
             uri: job.uri,
             sha256: job.sha256,
             inputs_json: job.inputs_json,
+            samples: job.samples,
         };
         if let Err(error) = self.all.world.start_prepare(request) {
             // The agent went away meanwhile; the next look finds another.

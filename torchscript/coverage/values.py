@@ -9,7 +9,8 @@ from torch import Tensor
 def flat(value: object) -> list[Tensor]:
     """The tensors in `value`, in order: tuples and lists by place, dictionaries as they come."""
     if isinstance(value, Tensor):
-        return [value]
+        # Complex numbers travel as pairs.
+        return [torch.view_as_real(value.resolve_conj()) if value.is_complex() else value]
     if isinstance(value, dict):
         return [tensor for part in value.values() for tensor in flat(part)]
     if isinstance(value, list | tuple):

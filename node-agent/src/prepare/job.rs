@@ -1,6 +1,7 @@
 //! One job of the operator, from the source's URI to the manifest in the store.
 
 use super::cell::scan_blocks;
+use super::child::Asked;
 use super::fetch::{fetch, without_secrets};
 use super::lines::Told;
 use super::updates::Updates;
@@ -36,6 +37,13 @@ struct Wanted {
     uri: String,
     sha256: Option<Digest>,
     inputs: Vec<InputSpec>,
+    samples: Option<WantedSamples>,
+}
+
+/// Where the user's own requests are.
+struct WantedSamples {
+    uri: String,
+    sha256: Digest,
 }
 
 impl Tools {
@@ -112,8 +120,16 @@ async fn work(
     };
     let source = folder.path().join("source");
     let out = folder.path().join("blocks");
+    let samples = folder.path().join("samples");
     let fetching = async {
         let mut progress = |step| updates.progress(step);
+        // First: they are small, and what is wrong with them is told at once.
+        if let Some(wanted) = &wanted.samples {
+            let sha256 = Some(&wanted.sha256);
+            fetch(&tools.client, &wanted.uri, sha256, &samples, &mut progress)
+                .await
+                .map_err(of_samples)?;
+        }
         let expected = wanted.sha256.as_ref();
         fetch(&tools.client, &wanted.uri, expected, &source, &mut progress).await
     };
@@ -124,12 +140,18 @@ async fn work(
         Told::Step(step) => updates.progress(step),
         Told::Warning(warning) => tracing::warn!(warning, "preparing a model"),
     };
-    let child = tools
-        .program
-        .run(&source, &wanted.inputs, &out, &mut told, cancel);
+    let asked = Asked {
+        inputs: &wanted.inputs,
+        samples: wanted.samples.is_some().then_some(&*samples),
+    };
+    let child = tools.program.run(&source, &asked, &out, &mut told, cancel);
     let manifest = match child.await? {
         Ok(manifest) => manifest,
-        Err(failure) => return Some(Err(named(failure, &source, &wanted.uri))),
+        Err(failure) => {
+            let failure = named(failure, &source, &wanted.uri);
+            let uri = wanted.samples.as_ref().map_or("", |s| s.uri.as_str());
+            return Some(Err(named(failure, &samples, uri)));
+        }
     };
     let storing = async {
         let manifest = checked(manifest, out.clone()).await?;
@@ -146,17 +168,26 @@ fn read(job: &Prepare) -> Result<Wanted, Failure> {
             format!("the declared inputs cannot be read: {e}"),
         )
     })?;
+    let digest = |text: &str| {
+        text.parse()
+            .map_err(|e| refuse(Reason::ChecksumMismatch, format!("the declared {e}")))
+    };
     let sha256 = match job.sha256.as_str() {
         "" => None,
-        text => Some(
-            text.parse()
-                .map_err(|e| refuse(Reason::ChecksumMismatch, format!("the declared {e}")))?,
-        ),
+        text => Some(digest(text)?),
+    };
+    let samples = match job.samples_uri.as_str() {
+        "" => None,
+        uri => Some(WantedSamples {
+            uri: uri.to_owned(),
+            sha256: digest(&job.samples_sha256).map_err(of_samples)?,
+        }),
     };
     Ok(Wanted {
         uri: job.uri.clone(),
         sha256,
         inputs,
+        samples,
     })
 }
 
@@ -170,6 +201,15 @@ async fn checked(manifest: Manifest, out: PathBuf) -> Result<Manifest, Failure> 
         let what = format!("scanning the blocks failed: {e}");
         Err(Failure::retryable(Reason::PrepareFailed, what))
     })
+}
+
+/// A failure that is about the samples, not the model.
+fn of_samples(failure: Failure) -> Failure {
+    let message = failure.message.replace("spec.source", "spec.samples");
+    Failure {
+        message: format!("spec.samples: {message}"),
+        ..failure
+    }
 }
 
 /// The temporary file's name says nothing to people.

@@ -161,6 +161,7 @@ mod tests {
                 uri: "http://files/model.pt".into(),
                 sha256: String::new(),
                 inputs_json: "[]".into(),
+                samples: None,
             },
         }
     }

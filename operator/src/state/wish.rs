@@ -1,7 +1,7 @@
 //! A DnnModel's spec, validated: what everything behind the validation takes.
 
 use super::ids::ObjectId;
-use lamina_crds::dnn_model::{Adaptation, Goal};
+use lamina_crds::dnn_model::{Adaptation, Goal, Samples};
 use lamina_model::InputSpec;
 use lamina_placement::{Parameters, Tier};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,9 @@ pub(crate) struct Wish {
     pub uri: String,
     /// The only hash that is taken, if the spec names one.
     pub sha256: Option<String>,
-    /// Names source and inputs: another source or other inputs give another name.
+    /// Where the user's own requests are.
+    pub samples: Option<Samples>,
+    /// Names source, inputs and samples: others give another name.
     pub source_hash: String,
     /// The declared inputs as preparing takes them.
     pub inputs: Vec<InputSpec>,

@@ -153,11 +153,15 @@ fn just_started(node: &str) -> PrepareState {
 }
 
 fn to_message(request: &PrepareRequest) -> Message {
+    let samples = request.samples.clone();
+    let (samples_uri, samples_sha256) = samples.map(|s| (s.uri, s.sha256)).unwrap_or_default();
     Message::Prepare(Prepare {
         job: request.job.clone(),
         uri: request.uri.clone(),
         sha256: request.sha256.clone(),
         inputs_json: request.inputs_json.clone(),
+        samples_uri,
+        samples_sha256,
     })
 }
 
@@ -204,6 +208,7 @@ mod tests {
             uri: "http://files/m.pt".into(),
             sha256: String::new(),
             inputs_json: "[]".into(),
+            samples: None,
         }
     }
 
@@ -232,6 +237,26 @@ mod tests {
         assert!(jobs.running_on("a").is_empty());
         assert_eq!(jobs.forget("j"), None, "nobody is at it");
         assert_eq!(jobs.update("a", done()), Outcome::Unwanted);
+    }
+
+    #[test]
+    fn samples_are_told_where_there_are_some() {
+        let told = |samples: Option<lamina_crds::dnn_model::Samples>| {
+            let request = PrepareRequest {
+                samples,
+                ..request("a")
+            };
+            match to_message(&request) {
+                Message::Prepare(told) => (told.samples_uri, told.samples_sha256),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(told(None), (String::new(), String::new()));
+        let samples = lamina_crds::dnn_model::Samples {
+            uri: "http://files/s".into(),
+            sha256: "ab".into(),
+        };
+        assert_eq!(told(Some(samples)), ("http://files/s".into(), "ab".into()));
     }
 
     #[test]

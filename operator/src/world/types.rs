@@ -1,4 +1,5 @@
 use lamina_crds::Hop;
+use lamina_crds::dnn_model::Samples;
 use lamina_proto::control::Hello;
 use std::time::Duration;
 
@@ -118,6 +119,8 @@ pub struct PrepareRequest {
     pub sha256: String,
     /// JSON list of `lamina_model::InputSpec`.
     pub inputs_json: String,
+    /// Where the user's own requests are.
+    pub samples: Option<Samples>,
 }
 
 /// How far a prepare job is.

@@ -81,6 +81,7 @@ fn what_is_gone_is_forgotten() {
             uri: "http://files/m.pt".into(),
             sha256: String::new(),
             inputs_json: "[]".into(),
+            samples: None,
         };
         state.start_prepare(job).unwrap();
         let peer = ProbePeer {
