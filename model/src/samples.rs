@@ -158,8 +158,10 @@ mod tests {
         ]
     }
 
-    /// A file with tensors of 8 bytes filled with one number.
-    fn file(tensors: &[(&str, Dtype, &[usize], u8)]) -> Vec<u8> {
+    /// Name, type and shape of a tensor, and the byte that fills it.
+    type Given<'a> = (&'a str, Dtype, &'a [usize], u8);
+
+    fn file(tensors: &[Given<'_>]) -> Vec<u8> {
         let data: Vec<Vec<u8>> = tensors
             .iter()
             .map(|(_, dtype, shape, fill)| {
@@ -199,13 +201,13 @@ mod tests {
 
     #[test]
     fn each_mistake_is_named() {
-        let whole = [
-            ("0.ids", IDS, &[1, 2][..], 0),
+        let whole: [Given<'static>; 4] = [
+            ("0.ids", IDS, &[1, 2], 0),
             ("1.ids", IDS, &[1, 2], 1),
             ("0.a.b", F32, &[], 0),
             ("1.a.b", F32, &[], 0),
         ];
-        let with = |change: &dyn Fn(&mut Vec<(&'static str, Dtype, &'static [usize], u8)>)| {
+        let with = |change: &dyn Fn(&mut Vec<Given<'static>>)| {
             let mut tensors = whole.to_vec();
             change(&mut tensors);
             samples(&file(&tensors), &inputs()).unwrap_err().to_string()
@@ -225,7 +227,7 @@ mod tests {
             t[3].0 = "2.a.b";
         });
         assert!(said.contains("`1.ids` is missing"), "{said}");
-        let said = with(&|t| drop(t.remove(3)));
+        let said = with(&|t| t.truncate(3));
         assert!(said.contains("`1.a.b` is missing"), "{said}");
         let said = with(&|t| t[1].2 = &[2, 2]);
         assert!(said.contains("request 1"), "{said}");

@@ -193,11 +193,19 @@ fn samples_take_the_place_of_what_no_range_describes() {
 
     let nothing = prepare("nothing", &["--samples", "no-such-file"]);
     assert_eq!(nothing.status.code(), Some(1));
-    assert!(said(&nothing).contains("no-such-file"), "{}", said(&nothing));
+    assert!(
+        said(&nothing).contains("no-such-file"),
+        "{}",
+        said(&nothing)
+    );
     let model = file("vocabularies.pt").display().to_string();
     let archive = prepare("archive", &["--samples", &model]);
     assert_eq!(archive.status.code(), Some(1));
-    assert!(said(&archive).contains("lamina.samples"), "{}", said(&archive));
+    assert!(
+        said(&archive).contains("lamina.samples"),
+        "{}",
+        said(&archive)
+    );
 }
 
 #[test]

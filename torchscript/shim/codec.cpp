@@ -58,11 +58,11 @@ std::vector<int64_t> memory_order(const at::Tensor &tensor) {
 
 Layout of_tensor(const at::Tensor &tensor) {
   Layout layout;
-  if (!tensor.defined() || tensor.is_nested() || tensor.layout() != c10::Layout::Strided ||
-      !is_carried(tensor.scalar_type()))
+  if (!tensor.defined() || tensor.is_nested() || tensor.layout() != c10::Layout::Strided)
     return layout;
-  layout.kind = Kind::kTensor;
   layout.type = tensor.scalar_type();
+  if (!is_carried(tensor.scalar_type())) return layout;
+  layout.kind = Kind::kTensor;
   layout.shape = tensor.sizes().vec();
   layout.bytes = static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
   layout.order = memory_order(tensor);
@@ -346,7 +346,9 @@ Value *ordered_by_its_giver(const Node *node) {
   auto order = order_of(permute);
   if (!order.has_value() || inverse(*order) != *back) return nullptr;
   Value *wire = permute->input(0);
-  return wire->node()->kind() == prim::Param ? nullptr : wire;
+  const Node *giver = wire->node();
+  if (giver->kind() == aten::view_as_complex) giver = giver->input()->node();
+  return giver->kind() == prim::Param ? nullptr : wire;
 }
 
 // The list of numbers that `tensor` was made of.

@@ -45,6 +45,14 @@ pub(crate) fn price(live: &[Live]) -> u64 {
     wires(live).map(|(_, bytes)| bytes + VALUE_BYTES).sum()
 }
 
+/// The type of the first tensor in `layout` that cannot be sent.
+pub(crate) fn unsent(layout: &Layout) -> Option<&str> {
+    if layout.kind == Kind::Other {
+        return layout.datatype.as_deref();
+    }
+    layout.fields.iter().find_map(unsent)
+}
+
 fn are_like(a: &[Live], b: &[Live]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.layout.is_like(&b.layout))
 }
@@ -170,6 +178,17 @@ mod tests {
         let with = |more: Live| [numbers.as_slice(), &[more]].concat();
         assert!(can_cross(&with(one())));
         assert!(!can_cross(&with(many(2))));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_called_by_its_type() {
+        let other = |datatype: Option<&str>| Layout {
+            datatype: datatype.map(str::to_owned),
+            ..layout(Kind::Other, 0)
+        };
+        assert_eq!(unsent(&other(Some("QUInt8"))), Some("QUInt8"));
+        assert_eq!(unsent(&other(None)), None);
+        assert_eq!(unsent(&layout(Kind::Tensor, 4)), None);
     }
 
     #[test]

@@ -220,6 +220,7 @@ fn open<'a>(
         are_samples: asked.are_samples,
         failed: Vec::new(),
         lopsided: Vec::new(),
+        unsent: None,
         structure: None,
         watched: Watched::default(),
         unlike: Default::default(),

@@ -6,7 +6,7 @@ use crate::cuts;
 use crate::draw;
 use crate::ffi::{Analysis, Kind, Live, Observation, Source, TorchError, Watched};
 use crate::forward::{first_difference, run, torch_tensors};
-use crate::looks::{Looks, can_cross, check_outputs, loosen, price};
+use crate::looks::{Looks, can_cross, check_outputs, loosen, price, unsent};
 use crate::names::{self, Names};
 use crate::retrace::Original;
 use crate::shapes::{self, Shapes};
@@ -79,6 +79,8 @@ pub(crate) struct Trial<'a> {
     pub(crate) lopsided: Vec<(Rung, f64)>,
     /// The nest that its outputs must have, where it is traced again.
     pub(crate) structure: Option<OutputStructure>,
+    /// The type of a tensor between two heavy operations that cannot be sent, if one was seen.
+    pub(crate) unsent: Option<String>,
     /// What [`Trial::watch`] found.
     pub(crate) watched: Watched,
     /// Further requests, where a model may take another way with them: those of batch 1, and
@@ -298,6 +300,8 @@ impl Trial<'_> {
         let Ok(looks) = self.looks(cuts)? else {
             return Ok(None);
         };
+        let mut live = looks.first.cuts.iter().flatten();
+        self.unsent = live.find_map(|l| unsent(&l.layout).map(str::to_owned));
         let usable =
             looks.first.cuts.iter().enumerate().map(|(cut, live)| {
                 (looks.agree(cut) && self.can_cross(live)).then(|| live.clone())
@@ -377,9 +381,14 @@ impl Trial<'_> {
 
     fn nothing_steady(&self) -> String {
         let reason = "no value between its blocks has a type and shape that hold for every request";
-        match self.watched.unsteady.first() {
-            Some(unsteady) => format!("{reason}: {}", unsteady.reason),
-            None => reason.into(),
+        match (self.watched.unsteady.first(), &self.unsent) {
+            (Some(unsteady), _) => format!("{reason}: {}", unsteady.reason),
+            (None, Some(datatype)) => {
+                format!(
+                    "between its blocks are tensors of the type {datatype}, which cannot be sent"
+                )
+            }
+            (None, None) => reason.into(),
         }
     }
 
@@ -508,6 +517,7 @@ impl Trial<'_> {
             are_samples: self.are_samples,
             failed: Vec::new(),
             lopsided: Vec::new(),
+            unsent: None,
             structure: Some(whole.structure),
             watched: Watched::default(),
             unlike: Default::default(),

@@ -107,12 +107,12 @@ fn flatten(value: IValue, tensors: &mut Vec<Tensor>) -> Result<(), UntouchedErro
     Ok(())
 }
 
-/// Complex numbers as pairs.
+/// Complex numbers as pairs; nothing that is only said to be conjugated or negated.
 fn as_blocks_give(tensor: tch::Tensor) -> Result<tch::Tensor, TchError> {
     if tensor.f_is_complex()? {
         tensor.f_resolve_conj()?.f_view_as_real()
     } else {
-        Ok(tensor)
+        tensor.f_resolve_neg()
     }
 }
 

@@ -145,7 +145,8 @@ fn archives_of_another_kind_say_what_to_do() {
 
 #[test]
 fn marks_of_a_profiler_are_taken() {
-    let code = b"class M(Module):\n  r : Optional[__torch__.torch.classes.profiler._RecordFunction]\n\
+    let code =
+        b"class M(Module):\n  r : Optional[__torch__.torch.classes.profiler._RecordFunction]\n\
         def forward(self) -> int:\n    _0 = ops.profiler._record_function_enter_new(\"a\")\n\
         ops.profiler._record_function_exit(_0)\n    return 1\n";
     assert_eq!(check_code(code), Ok(()));

@@ -21,9 +21,15 @@ fn a_table_for_each_column_is_prepared_with_samples_and_not_without() {
     let inputs = [input("ids", DataType::Int64, &[-1, 2])];
     let error = try_prepare(&path, &inputs).err().unwrap();
     let text = error.to_string();
-    assert!(matches!(error, PrepareError::InputMismatch { .. }), "{text}");
+    assert!(
+        matches!(error, PrepareError::InputMismatch { .. }),
+        "{text}"
+    );
     assert!(text.contains("index out of range"), "{text}");
-    assert!(text.contains("`range`") && text.contains("`samples`"), "{text}");
+    assert!(
+        text.contains("`range`") && text.contains("`samples`"),
+        "{text}"
+    );
 
     let samples = vec![columns(1003, 4), columns(1077, 0), columns(1099, 2)];
     let p = prepare_with(&path, &with_samples(&inputs, samples.clone())).unwrap();
@@ -42,11 +48,19 @@ fn a_sample_that_the_model_does_not_take_is_named_by_its_number() {
     let path = wide("Vocabularies");
     for (bad, samples) in [
         (1, vec![columns(1003, 4), columns(3, 0)]),
-        (2, vec![columns(1003, 4), columns(1004, 0), columns(1100, 0)]),
+        (
+            2,
+            vec![columns(1003, 4), columns(1004, 0), columns(1100, 0)],
+        ),
     ] {
-        let error = prepare_with(&path, &with_samples(&inputs, samples)).err().unwrap();
+        let error = prepare_with(&path, &with_samples(&inputs, samples))
+            .err()
+            .unwrap();
         let text = error.to_string();
-        assert!(text.contains(&format!("request {bad} of the samples")), "{text}");
+        assert!(
+            text.contains(&format!("request {bad} of the samples")),
+            "{text}"
+        );
     }
 }
 
