@@ -243,6 +243,10 @@ fn climb_down(
     }
     let reason = why.unwrap_or_default();
     let refusal = match trial.retraced(seed)? {
+        // Lopsided cuts that take any batch are better than others that do not.
+        Ok((_, Some(why))) if trial.best_share() < 1.0 => {
+            format!("it would hold for a batch of 1 alone ({why})")
+        }
         Ok((mut traced, fixed_batch)) => {
             let mut why = None;
             let mut held = first_to_hold(&mut traced, &WELL, &mut why, out_dir, progress);
