@@ -37,6 +37,10 @@ pub struct DnnModelSpec {
     /// What the model takes, in the order of its `forward`.
     #[schemars(length(min = 1, max = 32))]
     pub inputs: Vec<ModelInput>,
+    /// A few real requests: checks, the probe and warm-ups use them beside drawn ones. For
+    /// models whose inputs no `range` describes, such as several vocabularies in one tensor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Samples>,
     /// Where requests arise. Every node that matches is an entry with a
     /// Placement of its own.
     pub entry: Entry,
@@ -95,6 +99,22 @@ pub struct SecretRef {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+}
+
+/// Where a file with requests is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Samples {
+    /// A safetensors file of 64 MiB at most with 2 to 16 requests, as `lamina.samples` writes
+    /// it: a tensor `0.NAME`, `1.NAME`, … for each input, of one row where the batch is free.
+    #[x_kube(validation = ("self.startsWith('http://') || self.startsWith('https://')", "the uri must start with http:// or https://"))]
+    #[schemars(length(max = 2048))]
+    pub uri: String,
+    /// SHA-256 of the file, 64 hexadecimal digits. A file with another hash is refused, so
+    /// that each host prepares the model with the same requests.
+    #[x_kube(validation = ("self.matches('^[0-9a-f]{64}$')", "sha256 must be 64 lower-case hexadecimal digits, as sha256sum prints them"))]
+    #[schemars(length(max = 64))]
+    pub sha256: String,
 }
 
 /// One input of the model.

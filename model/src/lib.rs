@@ -10,6 +10,7 @@ mod digest;
 mod manifest;
 mod operators;
 mod probe;
+mod samples;
 mod tensor;
 
 pub use datatype::{DataType, UnknownDataType};
@@ -21,4 +22,5 @@ pub use manifest::{
 };
 pub use operators::{OperatorRefusal, method_refusal, operator_refusal};
 pub use probe::{Probe, ProbeError, tensors_by_name};
+pub use samples::{MOST_SAMPLES, SAMPLES_BYTES, SamplesError, samples};
 pub use tensor::{ShapeError, Tensor};

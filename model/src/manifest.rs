@@ -276,6 +276,14 @@ pub struct Manifest {
     /// GFLOP/s of the reference benchmark's fastest round on the host that
     /// prepared it, which makes its times comparable with another host's.
     pub prepared_gflops: f64,
+    /// Bytes of the weights, each counted once though several blocks hold it; absent in
+    /// manifests of before it was counted, and of models that keep state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_bytes: Option<u64>,
+    /// The share of the FLOPs that one block holds where that is more than 0.6 although no
+    /// single operation is; absent where there is no such block, and where there is no cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lopsided_share: Option<f64>,
 }
 
 /// The manifest contradicts itself.

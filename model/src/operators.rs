@@ -3,8 +3,17 @@
 
 /// Where the operators of forwards live: libtorch's own, the language's, and those of
 /// quantized and sparse layers. Others talk to other processes (`c10d`, `rpc`), load native code
-/// (`inductor`), measure (`profiler`) or need a plugin.
+/// (`inductor`), measure (`profiler`, but for its marks) or need a plugin.
 const NAMESPACES: [&str; 4] = ["aten", "prim", "quantized", "sparse"];
+
+/// What `torch.profiler.record_function` leaves in a file: names for who measures, and nothing
+/// to anybody else.
+const MARKS: [&str; 4] = [
+    "profiler::_record_function_enter",
+    "profiler::_record_function_enter_new",
+    "profiler::_record_function_exit",
+    "profiler::_call_end_callbacks_on_jit_fut",
+];
 
 /// Operators of `aten` that reach out of a forward, with what they do.
 const REACHING_OUT: [(&str, &str); 3] = [
@@ -27,6 +36,9 @@ pub enum OperatorRefusal {
 
 /// Why a model may not use `operator`, such as `aten::conv2d`; `None` where it may.
 pub fn operator_refusal(operator: &str) -> Option<OperatorRefusal> {
+    if MARKS.contains(&operator) {
+        return None;
+    }
     let Some((namespace, name)) = operator.split_once("::") else {
         return Some(OperatorRefusal::Foreign);
     };
@@ -60,6 +72,7 @@ mod tests {
             "prim::If",
             "quantized::linear",
             "sparse::qlinear",
+            "profiler::_record_function_enter_new",
         ] {
             assert_eq!(operator_refusal(good), None, "{good}");
         }
@@ -77,7 +90,13 @@ mod tests {
                 "{bad}"
             );
         }
-        for bad in ["my::op", "c10d::send", "conv2d", "atenx::conv2d"] {
+        for bad in [
+            "my::op",
+            "c10d::send",
+            "conv2d",
+            "atenx::conv2d",
+            "profiler::start",
+        ] {
             assert_eq!(
                 operator_refusal(bad),
                 Some(OperatorRefusal::Foreign),

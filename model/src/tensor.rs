@@ -29,6 +29,8 @@ pub enum ShapeError {
         expected: Vec<i64>,
         got: Vec<i64>,
     },
+    #[error("input `{name}`: a request without rows, shape {got:?}; send at least one row")]
+    Empty { name: String, got: Vec<i64> },
     #[error("input `{name}`: shape {shape:?} of {datatype} needs {expected} bytes, got {got}")]
     Size {
         name: String,
@@ -63,10 +65,19 @@ impl Tensor {
                 .zip(&spec.shape)
                 .all(|(&got, &want)| got == want || (want == -1 && got > 0));
         if !fits {
-            return Err(ShapeError::Shape {
-                name: name(),
-                expected: spec.shape.clone(),
-                got: self.shape.clone(),
+            let has_no_rows = self.shape.len() == spec.shape.len()
+                && spec.shape.first() == Some(&-1)
+                && self.shape.first() == Some(&0);
+            let got = self.shape.clone();
+            return Err(if has_no_rows {
+                ShapeError::Empty { name: name(), got }
+            } else {
+                let expected = spec.shape.clone();
+                ShapeError::Shape {
+                    name: name(),
+                    expected,
+                    got,
+                }
             });
         }
         let Some(expected) = self.datatype.checked_bytes(&self.shape) else {
@@ -118,7 +129,8 @@ mod tests {
     fn each_misfit_is_named() {
         let err = |t: Tensor| t.check(&spec()).unwrap_err().to_string();
         assert!(err(tensor(&[1, 3], 12)).contains("expected shape [-1, 2], got [1, 3]"));
-        assert!(err(tensor(&[0, 2], 0)).contains("expected shape"));
+        assert!(err(tensor(&[0, 2], 0)).contains("[0, 2]; send at least one row"));
+        assert!(err(tensor(&[0], 0)).contains("expected shape"));
         assert!(err(tensor(&[1, 2], 7)).contains("needs 8 bytes, got 7"));
         assert!(err(tensor(&[i64::MAX, 2], 7)).contains("overflowing"));
         let wrong = Tensor {

@@ -149,6 +149,8 @@ pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
             telling_diff: 1.0,
         },
         prepared_gflops: 1.0,
+        weight_bytes: None,
+        lopsided_share: None,
     }
 }
 

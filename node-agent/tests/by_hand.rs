@@ -155,6 +155,60 @@ fn what_cannot_be_run_is_named() {
 }
 
 #[test]
+fn what_does_no_harm_is_taken() {
+    for name in [
+        "marked-traced.pt",
+        "marked-scripted.pt",
+        "v:2.pt",
+        "extra.pt",
+        "gpu.pt",
+    ] {
+        let out = file("taken").join(name);
+        let output = prepare(&file(name), &out);
+        assert!(output.status.success(), "{name}: {}", said(&output));
+        let run = run_blocks(&out, &[]);
+        assert!(run.status.success(), "{name}: {}", said(&run));
+    }
+}
+
+#[test]
+fn samples_take_the_place_of_what_no_range_describes() {
+    let prepare = |out: &str, more: &[&str]| {
+        let mut command = agent();
+        command.arg("prepare").arg(file("vocabularies.pt"));
+        command.arg("--out").arg(file(out));
+        command.args(["--input", "ids:INT64:-1x2"]).args(more);
+        command.output().unwrap()
+    };
+    let drawn = prepare("drawn", &[]);
+    assert_eq!(drawn.status.code(), Some(1), "{}", said(&drawn));
+    assert!(said(&drawn).contains("`range`"), "{}", said(&drawn));
+    assert!(said(&drawn).contains("`samples`"), "{}", said(&drawn));
+
+    let samples = file("samples.safetensors").display().to_string();
+    let given = prepare("given", &["--samples", &samples]);
+    assert!(given.status.success(), "{}", said(&given));
+    let run = run_blocks(&file("given"), &[]);
+    assert!(run.status.success(), "{}", said(&run));
+
+    let nothing = prepare("nothing", &["--samples", "no-such-file"]);
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(
+        said(&nothing).contains("no-such-file"),
+        "{}",
+        said(&nothing)
+    );
+    let model = file("vocabularies.pt").display().to_string();
+    let archive = prepare("archive", &["--samples", &model]);
+    assert_eq!(archive.status.code(), Some(1));
+    assert!(
+        said(&archive).contains("lamina.samples"),
+        "{}",
+        said(&archive)
+    );
+}
+
+#[test]
 fn other_formats_get_a_sentence_that_says_what_to_do() {
     let out = file("out");
     for (name, about) in [
@@ -162,6 +216,9 @@ fn other_formats_get_a_sentence_that_says_what_to_do() {
             "program.pt2",
             "python -m lamina export FILE.pt2 -o MODEL.pt",
         ),
+        ("package.pt", "load the module in Python with torch.package"),
+        ("old.pt", "it was written by PyTorch 1.1 or older"),
+        ("answering.pt", "has no `forward`: export the module whose"),
         ("weights.pth", "load it in Python and export the module"),
         ("model.onnx", "it is ONNX"),
         ("model.safetensors", "load them with load_state_dict"),

@@ -110,7 +110,7 @@ impl Agent {
             uri: format!("http://{}/{name}.pt", self.web),
             sha256: String::new(),
             inputs_json: INPUTS.into(),
-            secret: None,
+            ..Prepare::default()
         };
         let (sender, mut updates) = mpsc::channel(1000);
         let begin = Instant::now();

@@ -425,6 +425,7 @@ async fn start(all: &Controllers, job: StartPrepare) {
         uri: job.uri,
         sha256: job.sha256,
         inputs_json: job.inputs_json,
+        samples: job.samples,
         secret: None,
     };
     if let Some(secret) = &job.secret {

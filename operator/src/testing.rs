@@ -54,6 +54,7 @@ pub(crate) fn model_spec() -> DnnModelSpec {
             shape: vec![-1, 1000],
             range: None,
         }],
+        samples: None,
         entry: Entry {
             node_selector: BTreeMap::from([("kubernetes.io/hostname".into(), "cam-1".into())]),
         },
@@ -145,6 +146,8 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
             telling_diff: 1.0,
         },
         prepared_gflops: 4.0,
+        weight_bytes: None,
+        lopsided_share: None,
     }
 }
 

@@ -49,6 +49,8 @@ fn manifest() -> Manifest {
             telling_diff: 1.0,
         },
         prepared_gflops: 8.0,
+        weight_bytes: None,
+        lopsided_share: None,
     }
 }
 

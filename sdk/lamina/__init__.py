@@ -38,6 +38,7 @@ from lamina.metadata import Metadata, read_metadata
 from lamina.model import Exit, ExitPlace, MultiExit, Stage
 from lamina.policy import Policy
 from lamina.program import Declared, ProgramReport, export_program
+from lamina.sampling import samples
 from lamina.thresholds import thresholds_for_accuracy, thresholds_for_exit_rates
 from lamina.training import Epoch, train
 from lamina.vision import from_torchvision
@@ -79,6 +80,7 @@ __all__ = [
     "joint_loss",
     "predict",
     "read_metadata",
+    "samples",
     "thresholds_for_accuracy",
     "thresholds_for_exit_rates",
     "train",

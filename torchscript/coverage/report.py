@@ -7,7 +7,7 @@ import io
 import re
 from collections import Counter, defaultdict
 
-from run import CUT, FAILED, NOT_EXPORTED, REFUSED, WHOLE, WRONG
+from run import CUT, FAILED, LOPSIDED, NOT_EXPORTED, REFUSED, WHOLE, WRONG
 
 Row = dict[str, object]
 
@@ -31,12 +31,15 @@ batch 3.
 cuts where one tensor is live; `typed` cuts where several values are; `retraced` was traced
 again in libtorch; `whole` is one block. `values` is the largest number of values at a cut.
 Batch 3 is `fixed` where the manifest holds one batch size, because tracing baked it in.
+`largest` is the share of the FLOPs in the block with the most: a model counts as cut where
+that is 60 % at most or one operation alone has them, else as lopsided.
 """
 
 
 _REASONS = {
     WRONG: "Wrong",
     FAILED: "Failed to prepare",
+    LOPSIDED: "Lopsided",
     WHOLE: "Served whole",
     REFUSED: "Refused",
     NOT_EXPORTED: "Not exported by PyTorch",
@@ -48,7 +51,8 @@ def summary(rows: list[Row]) -> str:
     counts = Counter(row["status"] for row in rows)
     exact = sum(1 for row in rows if row["status"] == CUT)
     parts = [f"{len(rows)} files", f"{exact} cut and bit-exact", f"{counts[WRONG]} wrong"]
-    others = [(WHOLE, "served whole"), (REFUSED, "refused"), (FAILED, "failed to prepare")]
+    others = [(LOPSIDED, "lopsided"), (WHOLE, "served whole"), (REFUSED, "refused")]
+    others.append((FAILED, "failed to prepare"))
     parts += [f"{counts[status]} {text}" for status, text in others]
     return ", ".join([*parts, f"{counts[NOT_EXPORTED]} not exported"])
 
@@ -66,9 +70,9 @@ def markdown(rows: list[Row], made: str) -> str:
 
 def _summary_table(rows: list[Row]) -> str:
     groups = dict.fromkeys(row["group"] for row in rows)
-    shown = (CUT, WHOLE, REFUSED, FAILED, NOT_EXPORTED, WRONG)
+    shown = (CUT, LOPSIDED, WHOLE, REFUSED, FAILED, NOT_EXPORTED, WRONG)
     heads = ["", "files", "cut, bit-exact", *shown[1:]]
-    lines = [_line(heads), _line(["---"] + ["---:"] * 7)]
+    lines = [_line(heads), _line(["---"] + ["---:"] * (len(shown) + 1))]
     for group in [*groups, None]:
         mine = [row for row in rows if group in (None, row["group"])]
         counts = Counter(row["status"] for row in mine)
@@ -90,6 +94,7 @@ def _reasons(rows: list[Row], status: str, title: str) -> str:
         if row["status"] == status:
             # How many operations there are does not make another reason.
             why = re.sub(r"\d+ heavy", "N heavy", str(row["why"]))
+            why = re.sub(r"\d+ % of the FLOPs", "N % of the FLOPs", why)
             by_reason[why].append(str(row["name"]))
     if not by_reason:
         return ""
@@ -100,9 +105,9 @@ def _reasons(rows: list[Row], status: str, title: str) -> str:
 
 
 def _group(group: str, rows: list[Row]) -> str:
-    heads = ["file", "rung", "blocks", "values", "compared", "batch 1", "batch 3", "differ by"]
-    heads += ["MB file → blocks", "prepare s"]
-    lines = [f"### {group}\n", _line(heads), _line(["---", "---"] + ["---:"] * 8)]
+    heads = ["file", "rung", "blocks", "largest", "values", "compared", "batch 1", "batch 3"]
+    heads += ["differ by", "MB file → blocks", "prepare s"]
+    lines = [f"### {group}\n", _line(heads), _line(["---", "---"] + ["---:"] * 9)]
     lines += [_line(_cells(row)) for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -110,7 +115,7 @@ def _group(group: str, rows: list[Row]) -> str:
 def _cells(row: Row) -> list[str]:
     name = f"{row['model']} {row['mode']}"
     if row["status"] == NOT_EXPORTED or "rung" not in row:
-        return [name, str(row["status"])] + ["-"] * 7 + [_seconds(row)]
+        return [name, str(row["status"])] + ["-"] * 8 + [_seconds(row)]
     check = row.get("check")
     batch = ["**no**", "-", "-"]
     if isinstance(check, dict):
@@ -119,7 +124,8 @@ def _cells(row: Row) -> list[str]:
         batch = ["exact", large, f"{100 * float(check['telling']):.2g} %"]
     values = max((len(cut) for cut in row["cuts"]), default=0)
     sizes = f"{_megabytes(row['file_bytes'])} → {_megabytes(row['block_bytes'])}"
-    numbers = [str(row["blocks"]), str(values or "-"), str(row["compared"])]
+    share = f"{100 * float(str(row['largest_share'])):.0f} %" if row["largest_share"] else "-"
+    numbers = [str(row["blocks"]), share, str(values or "-"), str(row["compared"])]
     return [name, str(row["rung"]), *numbers, *batch, sizes, _seconds(row)]
 
 
@@ -139,7 +145,8 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-_COLUMNS = ["name", "group", "model", "mode", "status", "rung", "why", "blocks", "compared"]
+_COLUMNS = ["name", "group", "model", "mode", "status", "rung", "why", "blocks", "largest_share"]
+_COLUMNS += ["compared"]
 _COLUMNS += ["max_abs_diff", "batch_3", "telling", "same_boundaries", "file_bytes"]
 _COLUMNS += ["block_bytes", "seconds", "cuts"]
 

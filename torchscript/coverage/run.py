@@ -24,7 +24,11 @@ EXPORT_SECONDS = 300.0
 PREPARE_SECONDS = 900.0
 CHECK_SECONDS = 300.0
 
+# The share of the FLOPs that one block may hold of a model that counts as cut.
+MOST_FLOPS = 0.6
+
 CUT = "cut"
+LOPSIDED = "lopsided"
 WHOLE = "whole"
 REFUSED = "refused"
 FAILED = "failed"
@@ -118,8 +122,13 @@ def _refused(line: dict, model: Path) -> dict[str, object]:
 
 def _of_manifest(manifest: dict) -> dict[str, object]:
     blocks = manifest["blocks"]
+    share = _largest_share([block["flops"] for block in blocks])
+    # Where one operation has them nothing could be divided; the slicer alone can tell.
+    is_lopsided = share > MOST_FLOPS and "lopsidedShare" in manifest
+    cut = LOPSIDED if is_lopsided else CUT
     return {
-        "status": CUT if len(blocks) > 1 else WHOLE,
+        "status": cut if len(blocks) > 1 else WHOLE,
+        "largest_share": share,
         "rung": manifest["rung"],
         "why": manifest["rungReason"],
         "blocks": len(blocks),
@@ -131,6 +140,11 @@ def _of_manifest(manifest: dict) -> dict[str, object]:
         "block_bytes": sum(block["fileBytes"] for block in blocks),
         "is_batch_free": any(v["shape"][:1] == [-1] for v in manifest["inputs"]),
     }
+
+
+def _largest_share(flops: list[int]) -> float:
+    """The share of the FLOPs in the block with the most; 0 where there are none."""
+    return max(flops, default=0) / max(sum(flops), 1)
 
 
 def _crossing(manifest: dict, border: int) -> list[dict]:

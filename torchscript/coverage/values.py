@@ -9,7 +9,9 @@ from torch import Tensor
 def flat(value: object) -> list[Tensor]:
     """The tensors in `value`, in order: tuples and lists by place, dictionaries as they come."""
     if isinstance(value, Tensor):
-        return [value]
+        if value.is_complex():  # travels as pairs
+            return [torch.view_as_real(value.resolve_conj())]
+        return [value.resolve_neg()]
     if isinstance(value, dict):
         return [tensor for part in value.values() for tensor in flat(part)]
     if isinstance(value, list | tuple):

@@ -38,6 +38,8 @@ bool is_carried(at::ScalarType type) {
     case at::kBFloat16:
     case at::kFloat:
     case at::kDouble:
+    case at::kComplexFloat:
+    case at::kComplexDouble:
       return true;
     default:
       return false;
@@ -56,14 +58,16 @@ std::vector<int64_t> memory_order(const at::Tensor &tensor) {
 
 Layout of_tensor(const at::Tensor &tensor) {
   Layout layout;
-  if (!tensor.defined() || tensor.is_nested() || tensor.layout() != c10::Layout::Strided ||
-      !is_carried(tensor.scalar_type()))
+  if (!tensor.defined() || tensor.is_nested() || tensor.layout() != c10::Layout::Strided)
     return layout;
-  layout.kind = Kind::kTensor;
   layout.type = tensor.scalar_type();
+  if (!is_carried(tensor.scalar_type())) return layout;
+  layout.kind = Kind::kTensor;
   layout.shape = tensor.sizes().vec();
   layout.bytes = static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
   layout.order = memory_order(tensor);
+  layout.is_complex = tensor.is_complex();
+  if (layout.is_complex) layout.shape.push_back(2);
   if (tensor.scalar_type() == at::kLong && tensor.numel() <= kMostExamples) {
     at::Tensor flat = tensor.contiguous();
     const int64_t *data = flat.const_data_ptr<int64_t>();
@@ -145,6 +149,17 @@ Value *append(Graph &graph, c10::Symbol kind, at::ArrayRef<Value *> inputs, c10:
   return node->output();
 }
 
+// Complex numbers as pairs, and back. Where a tensor is said to be conjugated and is not yet,
+// there are no pairs of it.
+Value *as_pairs(Graph &graph, Value *tensor) {
+  Value *plain = append(graph, aten::resolve_conj, {tensor}, c10::TensorType::get());
+  return append(graph, aten::view_as_real, {plain}, c10::TensorType::get());
+}
+
+Value *of_pairs(Graph &graph, Value *wire) {
+  return append(graph, aten::view_as_complex, {wire}, c10::TensorType::get());
+}
+
 Value *tensor_of(Graph &graph, Value *list, at::ScalarType type) {
   Value *datatype = graph.insertConstant(static_cast<int64_t>(type));
   Value *device = graph.insertConstant(IValue());
@@ -221,9 +236,10 @@ void check_type(Graph &graph, const Layout &layout, Value *tensor, const std::st
   refuse_unless_equal(graph, append(graph, prim::dtype, {tensor}, c10::IntType::get()),
                       static_cast<int64_t>(*layout.type),
                       name + " was of type " + c10::toString(*layout.type) + " then");
+  size_t dimensions = layout.shape.size() - (layout.is_complex ? 1 : 0);
   refuse_unless_equal(graph, append(graph, aten::dim, {tensor}, c10::IntType::get()),
-                      static_cast<int64_t>(layout.shape.size()),
-                      name + " had " + std::to_string(layout.shape.size()) + " dimensions then");
+                      static_cast<int64_t>(dimensions),
+                      name + " had " + std::to_string(dimensions) + " dimensions then");
 }
 
 // A `Scalar` is of the type that it was seen to be.
@@ -330,7 +346,9 @@ Value *ordered_by_its_giver(const Node *node) {
   auto order = order_of(permute);
   if (!order.has_value() || inverse(*order) != *back) return nullptr;
   Value *wire = permute->input(0);
-  return wire->node()->kind() == prim::Param ? nullptr : wire;
+  const Node *giver = wire->node();
+  if (giver->kind() == aten::view_as_complex) giver = giver->input()->node();
+  return giver->kind() == prim::Param ? nullptr : wire;
 }
 
 // The list of numbers that `tensor` was made of.
@@ -366,6 +384,15 @@ Value *undone(Node *node, std::vector<Value *> &unwritten) {
       unwritten = {node->input(0), list, node->output()};
       return list;
     }
+  }
+  if (node->kind() == aten::view_as_complex) {
+    Value *pairs = node->input();
+    if (pairs->node()->kind() != aten::view_as_real) return nullptr;
+    Value *plain = pairs->node()->input();
+    if (plain->node()->kind() != aten::resolve_conj) return nullptr;
+    Value *complex = plain->node()->input();
+    unwritten = {pairs, plain, complex, node->output()};
+    return complex;
   }
   if (node->kind() == aten::permute) {
     Value *wire = ordered_by_its_giver(node);
@@ -513,7 +540,7 @@ void encode(Graph &graph, const Layout &layout, Value *value, std::vector<Value 
   switch (layout.kind) {
     case Kind::kTensor:
       if (doubts.type) check_type(graph, layout, value, name);
-      wires.push_back(value);
+      wires.push_back(layout.is_complex ? as_pairs(graph, value) : value);
       return;
     case Kind::kInt:
     case Kind::kFloat:
@@ -542,6 +569,7 @@ Value *decode(Graph &graph, const Layout &layout, c10::TypePtr type, Value *cons
   switch (layout.kind) {
     case Kind::kTensor: {
       Value *wire = *wires++;
+      if (layout.is_complex) wire = of_pairs(graph, wire);
       return layout.order.empty() ? wire : in_memory_order(graph, layout.order, wire);
     }
     case Kind::kInt:
@@ -583,7 +611,9 @@ void remove_codecs(const std::shared_ptr<Graph> &graph) {
 
 void flatten(const IValue &value, std::vector<at::Tensor> &tensors) {
   if (value.isTensor()) {
-    if (value.toTensor().defined()) tensors.push_back(value.toTensor());
+    at::Tensor tensor = value.toTensor();
+    if (!tensor.defined()) return;
+    tensors.push_back(tensor.is_complex() ? at::view_as_real(tensor.resolve_conj()) : tensor);
   } else if (value.isInt()) {
     tensors.push_back(at::tensor(std::vector<int64_t>{value.toInt()}, at::kLong));
   } else if (value.isDouble()) {
@@ -598,7 +628,7 @@ void flatten(const IValue &value, std::vector<at::Tensor> &tensors) {
     if (!value.toDoubleVector().empty())
       tensors.push_back(at::tensor(value.toDoubleVector(), at::kDouble));
   } else if (value.isTensorList()) {
-    for (const at::Tensor &tensor : value.toTensorVector()) tensors.push_back(tensor);
+    for (const at::Tensor &tensor : value.toTensorVector()) flatten(tensor, tensors);
   } else if (value.isList()) {
     for (const IValue &item : value.toListRef()) flatten(item, tensors);
   } else if (value.isGenericDict()) {

@@ -13,7 +13,7 @@ namespace lamina {
 // How a value was made up when it was seen.
 struct Layout {
   enum class Kind {
-    kTensor,  // one tensor
+    kTensor,  // one tensor; of complex numbers as pairs of real ones
     kInt,     // INT64 [1]
     kFloat,   // FP64 [1]
     kBool,    // BOOL [1]
@@ -30,10 +30,12 @@ struct Layout {
   std::vector<Layout> fields;
   // Of a dictionary's entries, or of a named tuple's fields.
   std::vector<std::string> names;
-  // Of one tensor.
+  // Of one tensor. Complex numbers are sent with a last dimension of two, which is in the
+  // shape; the type is their own.
   uint64_t bytes = 0;
   std::optional<at::ScalarType> type;
   std::vector<int64_t> shape;
+  bool is_complex = false;
   // Of one tensor: its dimensions from the outermost in memory to the innermost,
   // where that is not their own order.
   std::vector<int64_t> order;

@@ -4,7 +4,9 @@
 #include <torch/csrc/jit/ir/scope.h>
 #include <torch/version.h>
 
+#include <set>
 #include <unordered_set>
+#include <utility>
 
 namespace lamina {
 
@@ -25,6 +27,19 @@ std::string quoted(const std::string &text) {
   return out + '"';
 }
 
+namespace {
+
+// What tells of a packed weight how it is made, such as quantized::conv2d_stride.
+bool asks_a_weight(const std::string &name) {
+  for (const char *end : {"_stride", "_padding", "_dilation", "_groups", "_transpose"}) {
+    size_t length = std::strlen(end);
+    if (name.size() > length && name.compare(name.size() - length, length, end) == 0) return true;
+  }
+  return name.find("prepack") != std::string::npos || name.find("unpack") != std::string::npos;
+}
+
+}  // namespace
+
 bool is_heavy(const Node *node) {
   static const std::unordered_set<std::string> names = {
       "aten::_convolution", "aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::convolution",
@@ -41,9 +56,7 @@ bool is_heavy(const Node *node) {
   if (names.count(name) > 0) return true;
   for (const char *family : {"quantized::linear", "quantized::conv", "quantized::matmul",
                              "quantized::embedding", "sparse::qlinear"})
-    if (name.rfind(family, 0) == 0 && name.find("prepack") == std::string::npos &&
-        name.find("unpack") == std::string::npos)
-      return true;
+    if (name.rfind(family, 0) == 0 && !asks_a_weight(name)) return true;
   for (const Block *block : node->blocks())
     for (const Node *inner : block->nodes())
       if (is_heavy(inner)) return true;
@@ -62,21 +75,25 @@ void forget_callers(Block *block) {
   }
 }
 
-static void add_constants(const Block *block, std::unordered_set<const void *> &seen,
-                          uint64_t &sum) {
+// Where a constant lies, and how many elements it has: views of all of a weight are one.
+using Place = std::pair<const void *, int64_t>;
+
+static void add_constants(const Block *block, std::set<Place> &seen, uint64_t &sum) {
   for (const Node *node : block->nodes()) {
     for (const Block *inner : node->blocks()) add_constants(inner, seen, sum);
     if (!node->hasAttribute(torch::jit::attr::value)) continue;
     if (node->kindOf(torch::jit::attr::value) != torch::jit::AttributeKind::t) continue;
     const at::Tensor &tensor = node->t(torch::jit::attr::value);
-    // Packed (oneDNN) tensors have no storage to ask; their elements count.
-    if (seen.insert(tensor.unsafeGetTensorImpl()).second)
+    // Packed (oneDNN) tensors have no storage to ask.
+    const void *begin = tensor.has_storage() ? tensor.const_data_ptr() : nullptr;
+    if (begin == nullptr) begin = tensor.unsafeGetTensorImpl();
+    if (seen.emplace(begin, tensor.numel()).second)
       sum += static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
   }
 }
 
 uint64_t constant_bytes(const Block *block) {
-  std::unordered_set<const void *> seen;
+  std::set<Place> seen;
   uint64_t sum = 0;
   add_constants(block, seen, sum);
   return sum;

@@ -75,7 +75,7 @@ torch::jit::ExecutorExecutionMode optimize(std::shared_ptr<Graph> &graph, bool f
 // this build of libtorch has it.
 bool has_onednn_graph();
 
-// Bytes of the tensor constants of `block`, each storage once.
+// Bytes of the tensor constants of `block`, each weight once.
 uint64_t constant_bytes(const Block *block);
 
 }  // namespace lamina

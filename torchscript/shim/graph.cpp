@@ -13,6 +13,7 @@
 #include <torch/csrc/jit/passes/lower_tuples.h>
 #include <torch/csrc/jit/serialization/import.h>
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <sstream>
@@ -136,7 +137,8 @@ std::vector<at::Tensor> forward(lts_graph &graph, std::vector<at::Tensor> inputs
 at::Tensor dense(at::Tensor result) {
   TORCH_CHECK(!result.is_nested(), "a value is a nested tensor, which cannot be sent");
   if (result.is_mkldnn() || result.is_sparse()) result = result.to_dense();
-  result = result.to(at::kCPU).contiguous();
+  // What is said to be conjugated or negated and is not yet would be sent as it is.
+  result = result.to(at::kCPU).resolve_conj().resolve_neg().contiguous();
   bool shared = result.use_count() > 1 || result.storage().use_count() > 1;
   return shared ? result.clone() : result;
 }
@@ -145,6 +147,13 @@ at::Tensor dense(at::Tensor result) {
 // `conv2d` dispatch to them.
 struct Flops {
   uint64_t sum = 0;
+  // Of one operation.
+  uint64_t largest = 0;
+
+  void add(uint64_t flops) {
+    sum += flops;
+    largest = std::max(largest, flops);
+  }
 };
 thread_local Flops *counting = nullptr;
 
@@ -195,7 +204,7 @@ std::unique_ptr<at::ObserverContext> on_enter(const at::RecordFunction &fn) {
     context->transposed = in[6].isBool() && in[6].toBool();
     return context;
   }
-  counting->sum += leaf_flops(name, in);
+  counting->add(leaf_flops(name, in));
   return nullptr;
 }
 
@@ -207,7 +216,7 @@ void on_exit(const at::RecordFunction &fn, at::ObserverContext *context) {
   auto output = outputs.back().toTensor().sizes();
   c10::IntArrayRef places = call.transposed ? c10::IntArrayRef(call.input) : output;
   uint64_t positions = product(places.slice(2)) * static_cast<uint64_t>(output[0]);
-  counting->sum += 2 * positions * call.weight_elements;
+  counting->add(2 * positions * call.weight_elements);
 }
 
 // The largest sum of what one thread's forward holds.
@@ -242,7 +251,8 @@ std::string cost(lts_graph &graph, lts_tensor *const *inputs, size_t count) {
   }
   uint64_t constants = constant_bytes(graph.graph->block()) * (graph.packs ? 2 : 1);
   std::ostringstream out;
-  out << "{\"flops\":" << flops.sum << ",\"peakBytes\":" << activations->peak
+  out << "{\"flops\":" << flops.sum << ",\"largestFlops\":" << flops.largest
+      << ",\"peakBytes\":" << activations->peak
       << ",\"constantBytes\":" << constants << '}';
   return out.str();
 }

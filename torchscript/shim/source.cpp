@@ -29,9 +29,11 @@ constexpr size_t kEnd = SIZE_MAX;
 constexpr const char *kMetadata = "lamina.json";
 
 // More live values than this make no cut.
-constexpr size_t kMostLive = 16;
-// Nor do more live tensors, as far as types tell.
-constexpr size_t kMostTensors = 4;
+constexpr size_t kMostLive = 64;
+// Nor do more live tensors, as far as types tell. `MOST_TENSORS` in rungs.rs.
+constexpr size_t kMostTensors = 32;
+// Inputs of up to so many whole numbers are kept as they are to warm up with.
+constexpr int64_t kMostExamples = 4096;
 
 void add_uses(const Node *node, std::vector<const Value *> &uses) {
   for (const Value *input : node->inputs()) uses.push_back(input);
@@ -218,6 +220,7 @@ std::string analysis(const lts_source &source, bool writes) {
   std::ostringstream out;
   out << "{\"readsSelf\":" << (source.reads_self ? "true" : "false")
       << ",\"writesConstants\":" << (writes ? "true" : "false")
+      << ",\"weightBytes\":" << constant_bytes(source.graph->block())
       << ",\"nodes\":" << source.nodes.size() << ",\"heavy\":" << list(heavy, number)
       << ",\"stages\":" << list(heavy, stage) << ",\"heads\":" << heads(source)
       << ",\"cuts\":" << list(source.cuts, place)
@@ -237,7 +240,7 @@ class Copier {
 
   // A value that came as tensors; it is put together where it is used.
   void give(const Value *from, const Layout &layout, std::vector<Value *> wires) {
-    if (layout.kind == Layout::Kind::kTensor && layout.order.empty()) {
+    if (layout.kind == Layout::Kind::kTensor && layout.order.empty() && !layout.is_complex) {
       give(from, wires[0]);
     } else {
       arrived_[from] = {&layout, std::move(wires)};
@@ -493,8 +496,22 @@ lts_graph *raw_graph(const lts_source &source, const size_t *cuts, size_t count)
   return new lts_graph(graph, std::nullopt, {});
 }
 
+// The numbers of an input as JSON, the smallest for all where there are many; null for other
+// than whole numbers, which noise stands for.
+std::string input_example(const at::Tensor &input) {
+  if (!at::isIntegralType(input.scalar_type(), /*includeBool=*/false) || input.numel() == 0)
+    return "null";
+  at::Tensor flat = input.to(at::kLong).flatten();
+  if (flat.numel() > kMostExamples) flat = flat.min().reshape({1});
+  const int64_t *data = flat.const_data_ptr<int64_t>();
+  return list(std::vector<int64_t>(data, data + flat.numel()),
+              [](int64_t number) { return std::to_string(number); });
+}
+
 std::string observed(lts_source &source, const size_t *cuts, size_t count,
                      std::vector<at::Tensor> inputs) {
+  if (source.input_examples.empty())
+    for (const at::Tensor &input : inputs) source.input_examples.push_back(input_example(input));
   std::unique_ptr<lts_graph> graph(raw_graph(source, cuts, count));
   torch::jit::Stack stack = stack_of(*graph, std::move(inputs));
   graph->executor.run(stack);
@@ -540,7 +557,8 @@ std::string watched(lts_source &source, std::vector<std::vector<at::Tensor>> bat
 // One line for each tensor that the block takes, so that a slice that begins
 // with it can be warmed up. JSON: an array; empty where zeros will do.
 std::string examples(const lts_source &source, size_t from) {
-  std::vector<std::string> parts;
+  std::vector<std::string> parts = source.input_examples;
+  if (from != kEnd) parts.clear();
   if (from != kEnd)
     for (const Layout &layout : source.layouts.at(from)) add_examples(layout, parts);
   for (const std::string &part : parts)

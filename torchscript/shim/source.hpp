@@ -24,6 +24,8 @@ struct lts_source {
   // How those values, and the outputs, were made up when they were first seen.
   std::map<size_t, std::vector<lamina::Layout>> layouts;
   std::vector<lamina::Layout> outputs;
+  // JSON: per input null or the numbers of the first request, where they are whole ones.
+  std::vector<std::string> input_examples;
   // Live values that some node writes to.
   std::unordered_set<const torch::jit::Value *> written;
   // Live tensors whose type or rank a request may change.

@@ -3,7 +3,10 @@
 //! Every block holds at least one heavy operation: at most one border lies
 //! between two of them.
 
-use crate::ffi::Analysis;
+use crate::ffi::{Analysis, Cost};
+
+/// The share of the FLOPs that one block may hold where it could be divided.
+const MOST_FLOPS: f64 = 0.6;
 
 /// Borders where one tensor alone crosses: a block ends at the last such place
 /// before the next heavy operation, which keeps a convolution together with
@@ -44,12 +47,52 @@ pub(crate) fn cheapest(analysis: &Analysis, places: &[(usize, u64)]) -> Vec<usiz
 
 /// The most heavy operations that one block holds.
 pub(crate) fn heaviest(analysis: &Analysis, cuts: &[usize]) -> usize {
+    let held = heavy_of_blocks(analysis, cuts);
+    held.into_iter().max().unwrap_or(0)
+}
+
+/// Heavy operations of each block.
+pub(crate) fn heavy_of_blocks(analysis: &Analysis, cuts: &[usize]) -> Vec<usize> {
     let before = |cut: &usize| analysis.heavy.partition_point(|heavy| heavy <= cut);
     let ends = cuts.iter().map(before).chain([analysis.heavy.len()]);
     let mut begin = 0;
     ends.map(|end| end - std::mem::replace(&mut begin, end))
-        .max()
-        .unwrap_or(0)
+        .collect()
+}
+
+/// Without those of `cuts` that are wide, for each costs every request, where the block would
+/// hold a sixteenth of the heavy operations at most without it.
+pub(crate) fn thinned(
+    analysis: &Analysis,
+    cuts: &[usize],
+    is_wide: impl Fn(usize) -> bool,
+) -> Vec<usize> {
+    let most = (analysis.heavy.len() / 16).max(1);
+    let held = heavy_of_blocks(analysis, cuts);
+    let mut kept = Vec::new();
+    let mut block = 0;
+    for ((&cut, before), behind) in cuts.iter().zip(&held).zip(&held[1..]) {
+        block += before;
+        if !is_wide(cut) || block + behind > most {
+            kept.push(cut);
+            block = 0;
+        }
+    }
+    kept
+}
+
+/// The share of the FLOPs in the block with the most, where that is too much for one block
+/// and the block could be divided: no operation alone is as much.
+pub(crate) fn lopsided(analysis: &Analysis, cuts: &[usize], costs: &[Cost]) -> Option<f64> {
+    let sum = costs
+        .iter()
+        .fold(0_u64, |sum, c| sum.saturating_add(c.flops));
+    let share = |flops: u64| flops as f64 / sum.max(1) as f64;
+    let held = heavy_of_blocks(analysis, cuts);
+    let (heaviest, heavy) = costs.iter().zip(held).max_by_key(|(cost, _)| cost.flops)?;
+    let is_one = heavy < 2 || share(heaviest.largest_flops) > MOST_FLOPS;
+    let share = share(heaviest.flops);
+    (share > MOST_FLOPS && !is_one).then_some(share)
 }
 
 /// Whether these cuts leave no block with more than half of the heavy
@@ -82,6 +125,7 @@ mod tests {
         Analysis {
             reads_self: false,
             writes_constants: false,
+            weight_bytes: 0,
             nodes: 20,
             heavy: heavy.to_vec(),
             stages: vec![None; heavy.len()],
@@ -131,6 +175,39 @@ mod tests {
         let a = analysis(&[0, 5, 9], &[]);
         let places = [(1, 40), (2, 10), (3, 10), (4, 80), (5, 7), (8, 9)];
         assert_eq!(cheapest(&a, &places), [3, 5]);
+    }
+
+    #[test]
+    fn wide_cuts_are_made_where_blocks_would_be_heavy_without_them() {
+        let heavy: Vec<usize> = (0..32).collect();
+        let cuts: Vec<usize> = (0..31).collect();
+        let a = analysis(&heavy, &[]);
+        assert_eq!(thinned(&a, &cuts, |_| false), cuts);
+        // Two heavy operations in each block.
+        let odd: Vec<usize> = (1..31).step_by(2).collect();
+        assert_eq!(thinned(&a, &cuts, |_| true), odd);
+        // Beside a narrow one nothing is gained.
+        assert_eq!(thinned(&a, &[3, 4], |cut| cut == 4), [3, 4]);
+        let few = analysis(&[0, 1, 2], &[]);
+        assert_eq!(thinned(&few, &[0, 1], |_| true), [0, 1]);
+        assert_eq!(thinned(&few, &[], |_| true), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn a_block_with_most_of_the_flops_is_lopsided_unless_one_operation_has_them() {
+        let cost = |flops, largest_flops| Cost {
+            flops,
+            largest_flops,
+            peak_bytes: 0,
+            constant_bytes: 0,
+        };
+        let a = analysis(&[0, 1, 2], &[]);
+        let share = lopsided(&a, &[0], &[cost(10, 10), cost(90, 45)]);
+        assert!((share.unwrap() - 0.9).abs() < 1e-9);
+        assert_eq!(lopsided(&a, &[0], &[cost(10, 10), cost(90, 80)]), None);
+        assert_eq!(lopsided(&a, &[0], &[cost(90, 45), cost(10, 10)]), None);
+        assert_eq!(lopsided(&a, &[0], &[cost(40, 40), cost(60, 30)]), None);
+        assert_eq!(lopsided(&a, &[0], &[cost(0, 0), cost(0, 0)]), None);
     }
 
     #[test]

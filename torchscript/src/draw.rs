@@ -49,6 +49,43 @@ pub(crate) fn request(
         .collect()
 }
 
+/// `inputs` with a range for the whole numbers that declare none, where `samples` show one:
+/// what is drawn beside them stays inside.
+pub(crate) fn with_ranges(inputs: &[InputSpec], samples: &[Vec<Tensor>]) -> Vec<InputSpec> {
+    let shown = |place: usize| {
+        let tensors = samples.iter().filter_map(|request| request.get(place));
+        let numbers = tensors.flat_map(whole_numbers);
+        let (min, max) = numbers.fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), n| {
+            (min.min(n), max.max(n))
+        });
+        (min <= max).then_some(ValueRange { min, max })
+    };
+    let with_range = |(place, input): (usize, &InputSpec)| InputSpec {
+        range: input.range.or_else(|| shown(place)),
+        ..input.clone()
+    };
+    inputs.iter().enumerate().map(with_range).collect()
+}
+
+/// The elements of a tensor of whole numbers; of others none.
+fn whole_numbers(tensor: &Tensor) -> Vec<f64> {
+    let of = |width: usize, read: fn(&[u8]) -> i64| -> Vec<f64> {
+        // Beyond 2^53 a number is drawn near it, which is as good.
+        #[allow(clippy::cast_precision_loss)]
+        let numbers = tensor.data.chunks_exact(width).map(|c| read(c) as f64);
+        numbers.collect()
+    };
+    match tensor.datatype {
+        DataType::Bool => of(1, |c| i64::from(c[0] != 0)),
+        DataType::Uint8 => of(1, |c| i64::from(c[0])),
+        DataType::Int8 => of(1, |c| c.try_into().map_or(0, i8::from_le_bytes).into()),
+        DataType::Int16 => of(2, |c| c.try_into().map_or(0, i16::from_le_bytes).into()),
+        DataType::Int32 => of(4, |c| c.try_into().map_or(0, i32::from_le_bytes).into()),
+        DataType::Int64 => of(8, |c| c.try_into().map_or(0, i64::from_le_bytes)),
+        DataType::Fp16 | DataType::Bf16 | DataType::Fp32 | DataType::Fp64 => Vec::new(),
+    }
+}
+
 /// Requests of batch 1 that are unlike those of [`request`]: all at the lowest value, all at
 /// the highest, values far apart, and one more of the ordinary. A model that decides by values
 /// shows its other ways with them.
@@ -102,12 +139,17 @@ pub(crate) fn warm_up(
         .collect()
 }
 
-/// A tensor like this one with the whole `numbers`; `None` where they do not
-/// fit it.
+/// A tensor like this one with the whole `numbers`, one for each element or one for all;
+/// `None` where they do not fit it.
 fn filled(like: &Tensor, numbers: &[i64]) -> Option<Tensor> {
+    let count = like.data.len() / like.datatype.size_bytes();
+    let repeated = match numbers {
+        [number] => vec![*number; count],
+        numbers => numbers.to_vec(),
+    };
     let data: Vec<u8> = match like.datatype {
-        DataType::Int64 => numbers.iter().flat_map(|n| n.to_le_bytes()).collect(),
-        DataType::Bool => numbers.iter().map(|&n| u8::from(n != 0)).collect(),
+        DataType::Int64 => repeated.iter().flat_map(|n| n.to_le_bytes()).collect(),
+        DataType::Bool => repeated.iter().map(|&n| u8::from(n != 0)).collect(),
         _ => return None,
     };
     (data.len() == like.data.len()).then(|| Tensor {
@@ -292,6 +334,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_drawn_beside_samples_stays_inside_what_they_show() {
+        let inputs = [
+            spec(DataType::Int64, &[-1, 2], None),
+            spec(DataType::Fp32, &[-1, 1], None),
+            spec(DataType::Int32, &[-1, 1], Some((0.0, 5.0))),
+        ];
+        let sample = |ids: [i64; 2], number: i32| {
+            let tensor = |datatype, shape: &[i64], data: Vec<u8>| Tensor {
+                datatype,
+                shape: shape.to_vec(),
+                data: data.into(),
+            };
+            vec![
+                tensor(DataType::Int64, &[1, 2], ids.map(i64::to_le_bytes).concat()),
+                tensor(DataType::Fp32, &[1, 1], 9.0_f32.to_le_bytes().to_vec()),
+                tensor(DataType::Int32, &[1, 1], number.to_le_bytes().to_vec()),
+            ]
+        };
+        let ranged = with_ranges(&inputs, &[sample([7, 3], 1), sample([-2, 4], 2)]);
+        let range = |i: usize| ranged[i].range.map(|r| (r.min, r.max));
+        assert_eq!(range(0), Some((-2.0, 7.0)));
+        assert_eq!(range(1), None);
+        assert_eq!(range(2), Some((0.0, 5.0)));
+        assert_eq!(with_ranges(&inputs, &[]), inputs);
+    }
+
+    #[test]
     fn unlike_requests_reach_both_ends_and_stay_inside_the_range() {
         let inputs = [
             spec(DataType::Fp32, &[-1, 4], None),
@@ -314,12 +383,15 @@ mod tests {
             value(DataType::Int64, &[-1, 3]),
             value(DataType::Int64, &[1]),
         ];
-        let examples = [Some(vec![3, 4]), Some(vec![1]), Some(vec![9])];
+        let examples = [Some(vec![3, 4]), Some(vec![1]), Some(vec![9, 8])];
         let drawn = warm_up(&values, &examples).unwrap();
         assert_eq!(drawn[0].data[..], [3_i64, 4].map(i64::to_le_bytes).concat());
         assert_eq!(drawn[1].data[..], [1]);
         assert_eq!(drawn[2].data[..], [0; 24]);
         assert_eq!(drawn[3].data[..], [0; 8]);
+        // One number is for all elements.
+        let drawn = warm_up(&values[2..3], &[Some(vec![7])]).unwrap();
+        assert_eq!(drawn[0].data[..], [7_i64; 3].map(i64::to_le_bytes).concat());
     }
 
     #[test]

@@ -80,11 +80,40 @@ impl PrepareError {
             .iter()
             .map(|i| format!("{} {} {:?}", i.value.name, i.value.datatype, i.value.shape))
             .collect();
+        let help = if tells_of_an_index(&reason) {
+            INDEX_HELP
+        } else {
+            ""
+        };
         Self::InputMismatch {
             declared: declared.join(", "),
-            reason,
+            reason: reason + help,
         }
     }
+}
+
+/// What to do about a number that was drawn and is no index.
+const INDEX_HELP: &str = "; whole numbers must stay inside the model's tables: declare the \
+    input's `range` (`NAME:INT64:SHAPE:MIN:MAX` on the command line), or, where one range does \
+    not fit the whole tensor, give requests of your own as `samples`";
+
+/// Whether libtorch stopped at an index that a tensor does not have.
+pub fn tells_of_an_index(reason: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        // Embeddings, index_select.
+        "index out of range in self",
+        // gather, scatter, indexing by a tensor.
+        "is out of bounds for dimension",
+        // embedding_bag.
+        "which is not in the valid range",
+        // take.
+        "out of range: tried to access index",
+        // select.
+        "out of range for tensor of size",
+        // one_hot.
+        "Class values must be ",
+    ];
+    WORDS.iter().any(|words| reason.contains(words))
 }
 
 /// Why blocks could not be loaded.

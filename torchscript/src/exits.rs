@@ -139,6 +139,7 @@ mod tests {
         Analysis {
             reads_self: false,
             writes_constants: false,
+            weight_bytes: 0,
             nodes: 10,
             heavy: vec![0, 3, 5, 8],
             stages: vec![Some(0), None, Some(1), Some(3)],

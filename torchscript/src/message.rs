@@ -64,12 +64,36 @@ fn for_people(line: &str) -> String {
             line = "libtorch meets a case that it does not handle";
         }
     }
+    if line.contains("(Could this error message be improved?") || is_of_the_language(line) {
+        line = "libtorch meets a case that it does not handle";
+    }
+    let without = line.split_once("' backend. This could be because the operator doesn't exist");
+    if let Some((named, _)) = without
+        && let Some((operator, kind)) = named
+            .strip_prefix("Could not run '")
+            .and_then(|rest| rest.split_once("' with arguments from the '"))
+    {
+        return format!("libtorch has no {operator} for tensors of the kind {kind}");
+    }
     if let Some((_, rest)) = line.split_once("[enforce fail at ") {
         line = rest.split_once(']').map_or(rest, |(_, said)| said);
         line = line.trim_start_matches([' ', '.', ':']);
     }
     let words = line.split(' ').filter(|word| !is_address(word));
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// What the standard library of C++ says of a mistake in libtorch.
+fn is_of_the_language(line: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "_M_range_check",
+        "basic_string::",
+        "bad optional access",
+        "bad_optional_access",
+        "map::at",
+        "bad_variant_access",
+    ];
+    WORDS.iter().any(|words| line.contains(words))
 }
 
 fn is_address(word: &str) -> bool {
@@ -137,6 +161,21 @@ mod tests {
         assert_eq!(
             reason("PyTorch is not compiled with CUDA support"),
             "it was exported on a GPU: move the model and its example to the CPU first"
+        );
+        let unhandled = "libtorch meets a case that it does not handle";
+        for text in [
+            "Expected `iv.isTensor()` to be true, but got false.  (Could this error message be \
+             improved?  If so, please report an enhancement request to PyTorch.)",
+            "vector::_M_range_check: __n (which is 3) >= this->size() (which is 3)",
+        ] {
+            assert_eq!(reason(text), unhandled, "{text}");
+        }
+        assert_eq!(
+            reason(
+                "Could not run 'aten::relu' with arguments from the 'SparseCPU' backend. This \
+                 could be because the operator doesn't exist for this backend, or was omitted"
+            ),
+            "libtorch has no aten::relu for tensors of the kind SparseCPU"
         );
     }
 

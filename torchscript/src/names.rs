@@ -206,6 +206,7 @@ mod tests {
         Analysis {
             reads_self: false,
             writes_constants: false,
+            weight_bytes: 0,
             nodes: 9,
             heavy: Vec::new(),
             stages: Vec::new(),

@@ -1,15 +1,18 @@
+use crate::cuts;
 use crate::draw;
 use crate::exits;
-use crate::ffi::{self, Analysis, Block, Gear, Graph, Signature, Source, TorchError, Watched};
+use crate::ffi::{
+    self, Analysis, Block, Cost, Gear, Graph, Signature, Source, TorchError, Watched,
+};
 use crate::forward::{first_difference, run, torch_tensors};
 use crate::metadata::{self, Metadata};
-use crate::plan::{LEFT, Plan, Step, Trial, WELL};
 use crate::profile::{self, BlockProfile};
 use crate::retrace;
+use crate::rungs::{FEW, Known, Plan, Step, Trial, WELL};
 use crate::{PrepareError, store};
 use lamina_model::{
     Block as ManifestBlock, BoundaryCheck, InputSpec, MANIFEST_VERSION, Manifest, Probe, Rung,
-    ValueSpec,
+    Tensor, ValueSpec,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -26,6 +29,10 @@ pub struct PrepareOptions {
     /// The model's inputs in the order of `forward`; names are the user's.
     /// Arguments that have a default may be left out at the end.
     pub inputs: Vec<InputSpec>,
+    /// Requests of the user's own, of batch 1, as [`lamina_model::samples`] reads them: the
+    /// first two take the place of drawn ones, and the chain must give what the model gives
+    /// on the others, too. Empty where all are drawn.
+    pub samples: Vec<Vec<Tensor>>,
     /// Timed runs per measured graph, after warm-up; at least 3 are made.
     pub timing_runs: u32,
     /// Time that profiling may take, about; runs are dropped, never blocks.
@@ -73,10 +80,10 @@ type Report<'a> = &'a mut dyn FnMut(Progress);
 ///
 /// Tries the rungs of [`Rung`] from the best down. The chain of the written
 /// blocks is compared with the whole model, boundary value for boundary value,
-/// bit for bit, on two requests drawn from `options.seed` and on both as a batch
-/// where that is free; cuts behind which it differs are left out, and where that
-/// is no help the next rung is tried. The manifest says which rung held, and why not a better
-/// one.
+/// bit for bit, on two requests (the first two of `options.samples`, or drawn from
+/// `options.seed`) and on both as a batch where that is free, and on the other samples; cuts
+/// behind which it differs are left out, and where that is no help the next rung is tried.
+/// The manifest says which rung held, and why not a better one.
 ///
 /// # Errors
 /// See [`PrepareError`]; a model that cannot be cut is one block, no error.
@@ -89,12 +96,8 @@ pub fn prepare(
     progress(Progress::Loading);
     let source_digest = store::digest_of_file(model)?;
     store::make_dir(out_dir)?;
-    let requests = [0, 1]
-        .into_iter()
-        .map(|number| draw::request(&options.inputs, options.seed, number))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| mismatch(options, e.0))?;
-    let (mut trial, metadata) = open(model, options, requests)?;
+    let inputs = draw::with_ranges(&options.inputs, &options.samples);
+    let (mut trial, metadata) = open(model, options, &inputs, requests(options)?)?;
     let (plan, reason, chain) = climb_down(&mut trial, out_dir, options.seed, progress)?;
     let exits = match &metadata {
         Some(metadata) => exits::place(&trial.analysis, metadata, &plan.cuts, plan.outputs()),
@@ -106,6 +109,7 @@ pub fn prepare(
     let profiles = profile::profile(
         &chain.blocks,
         &chain.boundaries,
+        &chain.costs,
         options.timing_runs,
         options.profile_budget,
         |done| progress(Progress::Profiling { done, total }),
@@ -136,7 +140,17 @@ pub fn prepare(
             telling_diff: plan.telling_diff(),
         },
         prepared_gflops: options.prepared_gflops,
+        weight_bytes: weight_bytes(&trial.analysis, &profiles),
+        lopsided_share: chain.lopsided,
     })
+}
+
+/// Bytes of the weights, each counted once, though several blocks hold it. What a model keeps
+/// in attributes is not in its graph.
+fn weight_bytes(analysis: &Analysis, profiles: &[BlockProfile]) -> Option<u64> {
+    let blocks = profiles.iter().map(|p| p.cost.constant_bytes);
+    let sum = blocks.fold(0, u64::saturating_add);
+    (!analysis.reads_self).then_some(analysis.weight_bytes.min(sum))
 }
 
 /// The written blocks, loaded again.
@@ -145,12 +159,44 @@ struct Chain {
     blocks: Vec<Block>,
     /// Values of the first request that cross into each block.
     boundaries: Vec<Vec<tch::Tensor>>,
+    /// Of one forward of each block.
+    costs: Vec<Cost>,
+    /// See [`cuts::lopsided`].
+    lopsided: Option<f64>,
+}
+
+/// The two requests that a model is tried with first, and more that must be answered alike.
+fn requests(options: &PrepareOptions) -> Result<Asked, PrepareError> {
+    match options.samples.as_slice() {
+        [first, second, more @ ..] => Ok(Asked {
+            two: vec![first.clone(), second.clone()],
+            more: more.to_vec(),
+            are_samples: true,
+        }),
+        _ => {
+            let drawn = [0, 1].map(|number| draw::request(&options.inputs, options.seed, number));
+            let drawn: Result<_, _> = drawn.into_iter().collect();
+            Ok(Asked {
+                two: drawn.map_err(|e| mismatch(options, e.0))?,
+                more: Vec::new(),
+                are_samples: false,
+            })
+        }
+    }
+}
+
+/// See [`requests`].
+struct Asked {
+    two: Vec<Vec<Tensor>>,
+    more: Vec<Vec<Tensor>>,
+    are_samples: bool,
 }
 
 fn open<'a>(
     model: &Path,
-    options: &'a PrepareOptions,
-    requests: Vec<Vec<lamina_model::Tensor>>,
+    options: &PrepareOptions,
+    inputs: &'a [InputSpec],
+    asked: Asked,
 ) -> Result<(Trial<'a>, Option<Metadata>), PrepareError> {
     let (mut source, signature) = Source::open(model).map_err(|e| unreadable(model, &e))?;
     check_signature(&signature, options)?;
@@ -168,9 +214,13 @@ fn open<'a>(
         source,
         analysis,
         declared: options.inputs.iter().map(|i| i.value.clone()).collect(),
-        inputs: &options.inputs,
-        requests,
+        inputs,
+        requests: asked.two,
+        more: asked.more,
+        are_samples: asked.are_samples,
         failed: Vec::new(),
+        lopsided: Vec::new(),
+        unsent: None,
         structure: None,
         watched: Watched::default(),
         unlike: Default::default(),
@@ -193,16 +243,25 @@ fn climb_down(
     }
     let reason = why.unwrap_or_default();
     let refusal = match trial.retraced(seed)? {
+        // Lopsided cuts that take any batch are better than others that do not.
+        Ok((_, Some(why))) if trial.best_share() < 1.0 => {
+            format!("it would hold for a batch of 1 alone ({why})")
+        }
         Ok((mut traced, fixed_batch)) => {
             let mut why = None;
-            match first_to_hold(&mut traced, &WELL, &mut why, out_dir, progress) {
+            let mut held = first_to_hold(&mut traced, &WELL, &mut why, out_dir, progress);
+            if matches!(held, Ok(None)) && traced.best_share() < trial.best_share() {
+                held = first_to_hold(&mut traced, &FEW, &mut why, out_dir, progress);
+            }
+            match held {
                 Ok(Some((plan, chain))) => {
+                    let reason = retrace::reason_for_trace(&reason, fixed_batch.as_deref());
+                    let reason = told(Some(reason), &plan, &chain);
                     let plan = Plan {
                         rung: Rung::Retraced,
                         ..plan
                     };
-                    let reason = retrace::reason_for_trace(&reason, fixed_batch.as_deref());
-                    return Ok((plan, Some(reason), chain));
+                    return Ok((plan, reason, chain));
                 }
                 Ok(None) => why.unwrap_or_default(),
                 Err(error @ (PrepareError::Io { .. } | PrepareError::DiskFull { .. })) => {
@@ -214,7 +273,11 @@ fn climb_down(
         Err(refusal) => refusal,
     };
     let mut why = Some(retrace::reason_against_trace(&reason, &refusal));
-    let held = first_to_hold(trial, &LEFT, &mut why, out_dir, progress)?;
+    if let Some((plan, chain)) = first_to_hold(trial, &FEW, &mut why, out_dir, progress)? {
+        let why = told(why, &plan, &chain);
+        return Ok((plan, why, chain));
+    }
+    let held = first_to_hold(trial, &[Step::Whole], &mut why, out_dir, progress)?;
     let Some((plan, chain)) = held else {
         // Not to be had: the last rung holds or is an error.
         return Err(PrepareError::Unsupported {
@@ -247,7 +310,16 @@ fn first_to_hold(
             };
             let mut files = Vec::new();
             let fault = match cut(trial, &plan, out_dir, &mut files, progress)? {
-                Ok(chain) => return Ok(Some((plan, chain))),
+                Ok(chain) => match chain.lopsided {
+                    Some(share) if WELL.contains(step) => {
+                        store::remove(&files);
+                        *why = Some(leaves(plan.rung, share));
+                        first_fault = None;
+                        trial.lopsided.push((plan.rung, share));
+                        break;
+                    }
+                    _ => return Ok(Some((plan, chain))),
+                },
                 Err(fault) if plan.rung == Rung::Whole => return Err(fault.first.into_error()),
                 Err(fault) => fault,
             };
@@ -263,6 +335,30 @@ fn first_to_hold(
         }
     }
     Ok(None)
+}
+
+/// `why`, with what there is to say of lopsided cuts.
+fn told(why: Option<String>, plan: &Plan, chain: &Chain) -> Option<String> {
+    let Some(share) = chain.lopsided else {
+        return why;
+    };
+    let left = leaves(plan.rung, share);
+    Some(match why {
+        Some(why) if why.contains(&left) => why,
+        Some(why) => format!("{left}: {why}"),
+        None => left,
+    })
+}
+
+fn leaves(rung: Rung, share: f64) -> String {
+    let live = match rung {
+        Rung::Typed => "several values are",
+        _ => "one tensor alone is",
+    };
+    format!(
+        "cut where {live} live, {:.0} % of the FLOPs are in one block",
+        share * 100.0
+    )
 }
 
 /// Why the blocks of a plan are of no use.
@@ -350,13 +446,25 @@ fn cut(
     if let Some(faults) = check(plan, &blocks, progress) {
         return Ok(Err(faults));
     }
+    if let Some(faults) = check_more(trial, plan, &blocks)? {
+        return Ok(Err(faults));
+    }
+    let first = plan.known().next();
     let boundaries = (0..blocks.len())
-        .map(|block| torch_tensors(crossing(plan, 0, block)))
-        .collect::<Result<_, _>>()?;
+        .map(|block| torch_tensors(first.map_or(&[][..], |known| known.crossing(block))))
+        .collect::<Result<Vec<_>, _>>()?;
+    let costs = match profile::costs(&blocks, &boundaries) {
+        Ok(costs) => costs,
+        Err(e) => return Ok(Err(fails("measuring a block", &e).into())),
+    };
+    let is_cut = !plan.cuts.is_empty();
+    let lopsided = cuts::lopsided(&trial.analysis, &plan.cuts, &costs);
     Ok(Ok(Chain {
         files: files.clone(),
         blocks,
         boundaries,
+        costs,
+        lopsided: lopsided.filter(|_| is_cut),
     }))
 }
 
@@ -373,9 +481,10 @@ fn fails(step: &'static str, error: &TorchError) -> Fault {
 fn check(plan: &Plan, blocks: &[Block], progress: Report<'_>) -> Option<Faults> {
     let total = count(blocks.len());
     progress(Progress::Checking { done: 0, total });
+    let known: Vec<Known<'_>> = plan.known().collect();
     let mut faults: Option<Faults> = None;
     for (i, block) in blocks.iter().enumerate() {
-        if let Some(fault) = check_block(plan, i, block) {
+        if let Some(fault) = check_block(plan, i, block, &known) {
             let Some(before) = i.checked_sub(1) else {
                 // The model's inputs do not come over a cut.
                 return Some(fault.into());
@@ -391,14 +500,41 @@ fn check(plan: &Plan, blocks: &[Block], progress: Report<'_>) -> Option<Faults> 
     faults
 }
 
+/// The same for the requests of the user's own that are not in `plan`, one at a time: what
+/// crosses its cuts may be large.
+fn check_more(
+    trial: &mut Trial<'_>,
+    plan: &Plan,
+    blocks: &[Block],
+) -> Result<Option<Faults>, PrepareError> {
+    for number in 0..trial.more.len() {
+        let reference = trial.answer_to_more(number, plan)?;
+        let known = [Known {
+            request: &trial.more[number],
+            reference: &reference,
+        }];
+        for (i, block) in blocks.iter().enumerate() {
+            let Some(first) = check_block(plan, i, block, &known) else {
+                continue;
+            };
+            let before = i.checked_sub(1).map(|before| plan.cuts[before]);
+            return Ok(Some(Faults {
+                first,
+                bad_cuts: before.into_iter().collect(),
+            }));
+        }
+    }
+    Ok(None)
+}
+
 /// What is wrong with block `i` of `plan`.
-fn check_block(plan: &Plan, i: usize, block: &Block) -> Option<Fault> {
+fn check_block(plan: &Plan, i: usize, block: &Block, known: &[Known<'_>]) -> Option<Fault> {
     let graph = match Graph::merge(std::slice::from_ref(block), Gear::Plain) {
         Ok(graph) => graph,
         Err(e) => return Some(fails("reading a block back", &e)),
     };
-    for (request, reference) in plan.reference.iter().enumerate() {
-        let values = match run(&graph, crossing(plan, request, i)) {
+    for known in known {
+        let values = match run(&graph, known.crossing(i)) {
             Ok(values) => values,
             Err(reason) => {
                 return Some(Fault::Fails {
@@ -407,7 +543,7 @@ fn check_block(plan: &Plan, i: usize, block: &Block) -> Option<Fault> {
                 });
             }
         };
-        if let Some((place, max_abs_diff)) = first_difference(&reference[i], &values) {
+        if let Some((place, max_abs_diff)) = first_difference(&known.reference[i], &values) {
             let name = plan.values[i].get(place);
             return Some(Fault::Differs {
                 value: name.map_or("output count", |s| s.name.as_str()).to_owned(),
@@ -416,14 +552,6 @@ fn check_block(plan: &Plan, i: usize, block: &Block) -> Option<Fault> {
         }
     }
     None
-}
-
-/// What crosses into a block with a request.
-fn crossing(plan: &Plan, request: usize, block: usize) -> &[lamina_model::Tensor] {
-    match block.checked_sub(1) {
-        None => &plan.requests[request],
-        Some(before) => &plan.reference[request][before],
-    }
 }
 
 /// Borders of the blocks that `cuts` make.

@@ -63,22 +63,27 @@ impl Border {
     }
 }
 
-/// Profiles `blocks`; `boundaries[i]` are the values that cross into block `i`
-/// at batch 1. `measured` is told the number of blocks done.
+/// What one forward of each of `blocks` costs; `boundaries[i]` are the values that cross into
+/// block `i` at batch 1.
+pub(crate) fn costs(blocks: &[Block], boundaries: &[Vec<Tensor>]) -> Result<Vec<Cost>, TorchError> {
+    let pairs = blocks.iter().zip(boundaries);
+    pairs
+        .map(|(block, inputs)| Graph::merge(from_ref(block), Gear::Plain)?.cost(inputs))
+        .collect()
+}
+
+/// Profiles `blocks`, whose `costs` and `boundaries` are those of [`costs`]. `measured` is told
+/// the number of blocks done.
 pub(crate) fn profile(
     blocks: &[Block],
     boundaries: &[Vec<Tensor>],
+    costs: &[Cost],
     runs: u32,
     budget: Duration,
     mut measured: impl FnMut(u32),
 ) -> Result<Vec<BlockProfile>, TorchError> {
     let deadline = Instant::now() + budget;
     let runs = runs.max(FEWEST_RUNS);
-    let costs = blocks
-        .iter()
-        .zip(boundaries)
-        .map(|(block, inputs)| Graph::merge(from_ref(block), Gear::Plain)?.cost(inputs))
-        .collect::<Result<Vec<Cost>, TorchError>>()?;
     let caches = Caches::new();
     let whole = measure_whole(blocks, &boundaries[0], runs, &caches)?;
     let mut borders = Vec::new();
@@ -89,7 +94,7 @@ pub(crate) fn profile(
         borders.push(measure_border(blocks, boundaries, k, runs, end, &caches)?);
         measured(u32::try_from(k).unwrap_or(u32::MAX));
     }
-    Ok(combined(&costs, &whole, &borders))
+    Ok(combined(costs, &whole, &borders))
 }
 
 fn combined(costs: &[Cost], whole: &[Timing], borders: &[Border]) -> Vec<BlockProfile> {
@@ -250,6 +255,7 @@ mod tests {
     fn times_and_penalties_are_brought_to_the_wall_time_of_the_whole() {
         let cost = Cost {
             flops: 1,
+            largest_flops: 1,
             peak_bytes: 2,
             constant_bytes: 3,
         };

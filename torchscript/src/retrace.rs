@@ -17,6 +17,8 @@ pub(crate) struct Original<'a> {
     pub(crate) inputs: &'a [ValueSpec],
     /// Two different requests of batch 1.
     pub(crate) requests: &'a [Vec<Tensor>],
+    /// Further ones, whose answers are the original's.
+    pub(crate) more: &'a [Vec<Tensor>],
     /// The outputs for each request.
     pub(crate) answers: Vec<&'a [Tensor]>,
     /// Why a trace of it holds for one batch size alone, where it does.
@@ -68,9 +70,15 @@ impl Original<'_> {
                 return Err(format!("output {place} would differ by {difference:e}"));
             }
         }
+        let original = self.source.graph(&[]).map_err(torch)?;
+        for request in self.more {
+            let answer = run(&original, request)?;
+            if let Some((place, difference)) = first_difference(&answer, &run(&graph, request)?) {
+                return Err(format!("output {place} would differ by {difference:e}"));
+            }
+        }
         let mut fixed_batch = self.fixes_trace.or(retraced.fixed_batch);
         if pair.is_some() && fixed_batch.is_none() {
-            let original = self.source.graph(&[]).map_err(torch)?;
             fixed_batch = COMPARED.iter().find_map(|&rows| {
                 let rows: Vec<_> = [first, second].into_iter().cycle().take(rows).collect();
                 let batch = shapes::batch(self.inputs, &rows)?;

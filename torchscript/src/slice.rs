@@ -192,6 +192,7 @@ impl Slice {
         let cost = match cost {
             Err(error) if error.reason().starts_with(OTHER_WAY) => Cost {
                 flops: 0,
+                largest_flops: 0,
                 peak_bytes: 0,
                 constant_bytes: file_bytes,
             },

@@ -101,9 +101,19 @@ fn flatten(value: IValue, tensors: &mut Vec<Tensor>) -> Result<(), UntouchedErro
         IValue::String(_) | IValue::StringList(_) => return Err(unknown("a text")),
         _ => return Err(unknown("neither a tensor, a number nor a nest of them")),
     };
+    let found = as_blocks_give(found).map_err(|e| UntouchedError::Value { what: reason(e) })?;
     let carried = from_torch(found).map_err(|e| UntouchedError::Value { what: e.0 })?;
     tensors.push(carried);
     Ok(())
+}
+
+/// Complex numbers as pairs; nothing that is only said to be conjugated or negated.
+fn as_blocks_give(tensor: tch::Tensor) -> Result<tch::Tensor, TchError> {
+    if tensor.f_is_complex()? {
+        tensor.f_resolve_conj()?.f_view_as_real()
+    } else {
+        tensor.f_resolve_neg()
+    }
 }
 
 fn numbers<T: tch::kind::Element>(list: &[T]) -> Result<tch::Tensor, UntouchedError> {

@@ -2,7 +2,7 @@
 
 use crate::cell::be_expendable;
 use clap::Args;
-use lamina_model::{InputSpec, Manifest};
+use lamina_model::{InputSpec, Manifest, SAMPLES_BYTES, Tensor, samples};
 use lamina_sandbox::lock::{Cell, Limits};
 use lamina_torchscript::{
     PrepareError, PrepareOptions, Progress, prepare, reference_speed, set_threads,
@@ -10,8 +10,10 @@ use lamina_torchscript::{
 use lamina_worker_link::cell::{CellError, check_paths, enter, real_path, scan};
 use lamina_worker_link::prepare::{Failure, Line, Reason, Step, StepName};
 use lamina_worker_link::with_causes;
-use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const TIMING_RUNS: u32 = 10;
@@ -31,6 +33,9 @@ pub(crate) struct PrepareArgs {
     /// Its inputs, a JSON list of lamina-model's InputSpec.
     #[arg(long, value_parser = parse_inputs)]
     inputs: Inputs,
+    /// Requests of the user's own.
+    #[arg(long)]
+    samples: Option<PathBuf>,
     /// Bytes of memory that it may take.
     #[arg(long)]
     memory_limit: u64,
@@ -72,9 +77,14 @@ fn prepare_file(args: &PrepareArgs) -> Result<Manifest, Failure> {
             "the model is opened with {missing} on this host"
         )));
     }
+    let samples = match &args.samples {
+        Some(path) => read_samples(path, &args.inputs.0)?,
+        None => Vec::new(),
+    };
     set_threads(1);
     let options = PrepareOptions {
         inputs: args.inputs.0.clone(),
+        samples,
         timing_runs: TIMING_RUNS,
         profile_budget: PROFILE_BUDGET,
         prepared_gflops: reference_speed(BENCHMARK_BUDGET).peak_gflops,
@@ -84,10 +94,24 @@ fn prepare_file(args: &PrepareArgs) -> Result<Manifest, Failure> {
     prepare(&args.file, &args.out, &options, &mut progress).map_err(|e| failure(&e))
 }
 
+/// The file is somebody's: no more of it is read than one may have.
+fn read_samples(path: &Path, inputs: &[InputSpec]) -> Result<Vec<Vec<Tensor>>, Failure> {
+    let said = |reason, what: &dyn Display| {
+        Failure::new(reason, format!("the samples {}: {what}", path.display()))
+    };
+    let mut file = Vec::new();
+    let bounded = File::open(path).map(|file| file.take(SAMPLES_BYTES + 1));
+    bounded
+        .and_then(|mut bounded| bounded.read_to_end(&mut file))
+        .map_err(|e| said(Reason::PrepareFailed, &e))?;
+    samples(&file, inputs).map_err(|e| said(Reason::InputMismatch, &e))
+}
+
 fn cell(args: &PrepareArgs) -> Result<Cell, CellError> {
     check_paths(&args.file, &args.out)?;
+    let read = std::iter::once(&args.file).chain(&args.samples);
     Ok(Cell {
-        read: vec![real_path(&args.file)?],
+        read: read.map(|path| real_path(path)).collect::<Result<_, _>>()?,
         write: Some(real_path(&args.out)?),
         limits: Limits {
             memory_bytes: args.memory_limit,

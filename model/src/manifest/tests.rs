@@ -54,6 +54,8 @@ fn manifest() -> Manifest {
             telling_diff: 1.0,
         },
         prepared_gflops: 10.0,
+        weight_bytes: None,
+        lopsided_share: None,
     }
 }
 

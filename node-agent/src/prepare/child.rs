@@ -27,7 +27,16 @@ const SIGKILL: i32 = 9;
 const SIGXCPU: i32 = 24;
 const SIGXFSZ: i32 = 25;
 
-/// The program that understands `prepare FILE --out DIR --inputs JSON`.
+/// With what a model is prepared.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// Its inputs.
+    pub(super) inputs: &'a [InputSpec],
+    /// A file with requests of the user's own.
+    pub(super) samples: Option<&'a Path>,
+}
+
+/// The program that understands `prepare FILE --out DIR --inputs JSON [--samples FILE]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// Its file.
@@ -60,14 +69,18 @@ impl Program {
     fn command(
         &self,
         model: &Path,
-        inputs: &[InputSpec],
+        asked: &Asked<'_>,
         (out, room): (&Path, &Room),
         memory_bytes: u64,
     ) -> io::Result<Command> {
         let mut command = worker::command(&self.path, 1);
         command.arg("prepare").arg(model);
         command.arg("--out").arg(out);
-        command.arg(format!("--inputs={}", serde_json::to_string(inputs)?));
+        let inputs = serde_json::to_string(asked.inputs)?;
+        command.arg(format!("--inputs={inputs}"));
+        if let Some(samples) = asked.samples {
+            command.arg("--samples").arg(samples);
+        }
         command.arg(format!("--file-limit={}", room.bytes()));
         command.args(self.cell.arguments(memory_bytes));
         command
@@ -85,7 +98,7 @@ impl Program {
     pub(super) async fn run(
         &self,
         model: &Path,
-        inputs: &[InputSpec],
+        asked: &Asked<'_>,
         out: &Path,
         told: &mut (dyn FnMut(Told) + Send),
         cancel: &CancellationToken,
@@ -95,7 +108,7 @@ impl Program {
             Err(e) => return Some(Err(failed(&format!("cannot read it: {e}")))),
         };
         let memory_bytes = self.cell.memory_bytes();
-        let command = self.command(model, inputs, (out, &room), memory_bytes);
+        let command = self.command(model, asked, (out, &room), memory_bytes);
         let mut child = match command.and_then(|mut command| command.spawn()) {
             Ok(child) => child,
             Err(e) => return Some(Err(failed(&format!("cannot start a process for it: {e}")))),

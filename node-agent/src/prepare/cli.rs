@@ -1,5 +1,6 @@
 //! `lamina-node-agent prepare`.
 
+use super::child::Asked;
 use super::input::{name_by_place, parse_input};
 use super::lines::Told;
 use super::table::table;
@@ -32,6 +33,11 @@ pub struct PrepareArgs {
         required = true
     )]
     pub inputs: Vec<InputSpec>,
+    /// A safetensors file with 2 to 16 requests of your own, `0.NAME`, `1.NAME`, … for each
+    /// input, as `lamina.samples` writes it: used beside drawn ones where a range cannot say
+    /// what the model takes.
+    #[arg(long, value_name = "FILE")]
+    pub samples: Option<PathBuf>,
     /// Folder for the blocks, the probe and manifest.json, which `run-blocks` reads.
     #[arg(long)]
     pub out: PathBuf,
@@ -122,6 +128,10 @@ fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<M
     };
     let program = Program::worker(args.cell.clone()).map_err(failed)?;
     let inputs = name_by_place(args.inputs.clone());
+    let asked = Asked {
+        inputs: &inputs,
+        samples: args.samples.as_deref(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -135,7 +145,7 @@ fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<M
             }
         });
         program
-            .run(&args.file, &inputs, own.path(), told, &interrupt)
+            .run(&args.file, &asked, own.path(), told, &interrupt)
             .await
             .unwrap_or_else(|| Err(Failure::retryable(Reason::PrepareFailed, "interrupted")))
     })?;

@@ -1,6 +1,7 @@
 //! One job of the operator, from the source's URI to the manifest in the store.
 
 use super::cell::scan_blocks;
+use super::child::Asked;
 use super::fetch::{Credentials, Fetcher, Source, SourceArgs, shown};
 use super::lines::Told;
 use super::updates::Updates;
@@ -31,6 +32,13 @@ struct Wanted {
     sha256: Option<Digest>,
     secret: Credentials,
     inputs: Vec<InputSpec>,
+    samples: Option<WantedSamples>,
+}
+
+/// Where the user's own requests are.
+struct WantedSamples {
+    uri: String,
+    sha256: Digest,
 }
 
 impl Tools {
@@ -105,15 +113,30 @@ async fn work(
     };
     let source = folder.path().join("source");
     let out = folder.path().join("blocks");
+    let samples = folder.path().join("samples");
     let fetching = async {
         let mut progress = |step| updates.progress(step);
+        let fetcher = &tools.fetcher;
+        // First: they are small, and what is wrong with them is told at once.
+        if let Some(asked) = &wanted.samples {
+            let room = tools.blobs.room_for_work().await.map_err(|e| no_room(&e))?;
+            let source = Source {
+                uri: &asked.uri,
+                expected: Some(&asked.sha256),
+                // Those are for the server of the model.
+                secret: &Credentials::default(),
+            };
+            fetcher
+                .fetch(source, &samples, room, &mut progress)
+                .await
+                .map_err(of_samples)?;
+        }
         let room = tools.blobs.room_for_work().await.map_err(|e| no_room(&e))?;
         let wanted = Source {
             uri: &wanted.uri,
             expected: wanted.sha256.as_ref(),
             secret: &wanted.secret,
         };
-        let fetcher = &tools.fetcher;
         fetcher.fetch(wanted, &source, room, &mut progress).await
     };
     if let Err(failure) = cancel.run_until_cancelled(fetching).await? {
@@ -123,12 +146,18 @@ async fn work(
         Told::Step(step) => updates.progress(step),
         Told::Warning(warning) => tracing::warn!(warning, "preparing a model"),
     };
-    let child = tools
-        .program
-        .run(&source, &wanted.inputs, &out, &mut told, cancel);
+    let asked = Asked {
+        inputs: &wanted.inputs,
+        samples: wanted.samples.is_some().then_some(&*samples),
+    };
+    let child = tools.program.run(&source, &asked, &out, &mut told, cancel);
     let manifest = match child.await? {
         Ok(manifest) => manifest,
-        Err(failure) => return Some(Err(named(failure, &source, &wanted.uri))),
+        Err(failure) => {
+            let failure = named(failure, &source, &wanted.uri);
+            let uri = wanted.samples.as_ref().map_or("", |s| s.uri.as_str());
+            return Some(Err(named(failure, &samples, uri)));
+        }
     };
     let storing = async {
         let manifest = checked(manifest, out.clone()).await?;
@@ -145,18 +174,27 @@ fn read(job: &Prepare) -> Result<Wanted, Failure> {
             format!("the declared inputs cannot be read: {e}"),
         )
     })?;
+    let digest = |text: &str| {
+        text.parse()
+            .map_err(|e| refuse(Reason::ChecksumMismatch, format!("the declared {e}")))
+    };
     let sha256 = match job.sha256.as_str() {
         "" => None,
-        text => Some(
-            text.parse()
-                .map_err(|e| refuse(Reason::ChecksumMismatch, format!("the declared {e}")))?,
-        ),
+        text => Some(digest(text)?),
+    };
+    let samples = match job.samples_uri.as_str() {
+        "" => None,
+        uri => Some(WantedSamples {
+            uri: uri.to_owned(),
+            sha256: digest(&job.samples_sha256).map_err(of_samples)?,
+        }),
     };
     Ok(Wanted {
         uri: job.uri.clone(),
         sha256,
         secret: secret(job),
         inputs,
+        samples,
     })
 }
 
@@ -175,6 +213,15 @@ async fn checked(manifest: Manifest, out: PathBuf) -> Result<Manifest, Failure> 
         let what = format!("scanning the blocks failed: {e}");
         Err(Failure::retryable(Reason::PrepareFailed, what))
     })
+}
+
+/// A failure that is about the samples, not the model.
+fn of_samples(failure: Failure) -> Failure {
+    let message = failure.message.replace("spec.source", "spec.samples");
+    Failure {
+        message: format!("spec.samples: {message}"),
+        ..failure
+    }
 }
 
 /// The temporary file's name says nothing to people.

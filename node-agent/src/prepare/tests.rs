@@ -74,7 +74,7 @@ impl Lab {
             uri: format!("http://{}/{name}", self.web),
             sha256: sha256.into(),
             inputs_json: INPUTS.into(),
-            secret: None,
+            ..Prepare::default()
         }
     }
 
@@ -229,6 +229,81 @@ async fn inputs_that_do_not_fit_are_named() {
     assert_eq!(failed.reason, "InputMismatch", "{}", failed.message);
     assert!(!failed.retryable);
     assert!(failed.message.contains("row"), "{}", failed.message);
+}
+
+/// A safetensors file with two requests of eight floats, `width` of them declared.
+fn samples(width: usize) -> Vec<u8> {
+    let bytes = 4 * width;
+    let head = format!(
+        r#"{{"0.x":{{"dtype":"F32","shape":[1,{width}],"data_offsets":[0,{bytes}]}},"1.x":{{"dtype":"F32","shape":[1,{width}],"data_offsets":[{bytes},{}]}}}}"#,
+        2 * bytes
+    );
+    let mut file = (head.len() as u64).to_le_bytes().to_vec();
+    file.extend(head.as_bytes());
+    for number in [0.25_f32, -3.5] {
+        file.extend(std::iter::repeat_n(number.to_le_bytes(), width).flatten());
+    }
+    file
+}
+
+impl Lab {
+    fn job_with(&self, samples: &[u8]) -> Prepare {
+        self.publish("small.pt", &small_model());
+        self.publish("samples.safetensors", samples);
+        Prepare {
+            samples_uri: format!("http://{}/samples.safetensors", self.web),
+            samples_sha256: Digest::of(samples).to_string(),
+            ..self.job("small.pt", "")
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_model_is_prepared_with_the_samples_of_its_user() {
+    let lab = Lab::new().await;
+    let (_, end) = lab.run(lab.job_with(&samples(8))).await;
+    let Update::Done(done) = end else {
+        panic!("{end:?}");
+    };
+    let held = lab.store.0.lock().unwrap();
+    let manifest: Manifest = serde_json::from_slice(&held.blobs[&done.manifest_digest]).unwrap();
+    let probe = Probe::from_bytes(&held.blobs[manifest.probe.as_str()]).unwrap();
+    assert_eq!(probe.inputs[0].data[..], 0.25_f32.to_le_bytes().repeat(8));
+}
+
+#[tokio::test]
+async fn samples_that_do_not_fit_or_are_others_are_named() {
+    let lab = Lab::new().await;
+    let job = lab.job_with(&samples(7));
+    let failed = lab.fail(job.clone()).await;
+    assert_eq!(failed.reason, "InputMismatch", "{}", failed.message);
+    assert!(!failed.retryable);
+    let expected = "request 0 does not fit the declared inputs";
+    assert!(failed.message.contains(expected), "{}", failed.message);
+    assert!(
+        failed.message.contains(&job.samples_uri),
+        "{}",
+        failed.message
+    );
+
+    let mut job = lab.job_with(&samples(8));
+    job.samples_sha256 = Digest::of(b"others").to_string();
+    let failed = lab.fail(job.clone()).await;
+    assert_eq!(failed.reason, "ChecksumMismatch", "{}", failed.message);
+    assert!(
+        failed.message.starts_with("spec.samples: "),
+        "{}",
+        failed.message
+    );
+
+    job.samples_uri.push('2');
+    let failed = lab.fail(job).await;
+    assert_eq!(failed.reason, "FetchFailed", "{}", failed.message);
+    assert!(
+        failed.message.contains("check spec.samples.uri"),
+        "{}",
+        failed.message
+    );
 }
 
 #[tokio::test]

@@ -422,6 +422,7 @@ async fn a_job_goes_to_its_agent_and_its_result_comes_back() {
         sha256: String::new(),
         inputs_json: "[]".into(),
         secret: None,
+        samples: None,
     };
     server.world.start_prepare(request).unwrap();
     let FromOperator::Prepare(job) = agent.hear().await.unwrap() else {

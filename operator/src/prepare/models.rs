@@ -277,6 +277,7 @@ fn start(
                 namespace: valid.id.namespace.clone(),
                 name,
             }),
+            samples: wish.samples.clone(),
         },
     });
     let message = if queue::is_any_able(snapshot) {
@@ -331,7 +332,11 @@ fn summary(valid: &ValidModel, manifest: &Manifest, digest: &str, node: &str) ->
         let all = manifest.blocks.iter().map(of);
         all.fold(0, u64::saturating_add).min(LARGEST_SUM)
     };
-    let weight_bytes = sum(|b| b.weight_bytes);
+    // A weight that several blocks hold is one of the model's.
+    let of_blocks = sum(|b| b.weight_bytes);
+    let weight_bytes = manifest
+        .weight_bytes
+        .map_or(of_blocks, |once| once.min(of_blocks));
     ProfileSummary {
         source: manifest.source.to_string(),
         manifest: digest.to_owned(),

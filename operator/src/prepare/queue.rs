@@ -162,6 +162,7 @@ mod tests {
                 sha256: String::new(),
                 inputs_json: "[]".into(),
                 secret: None,
+                samples: None,
             },
         }
     }

@@ -183,6 +183,7 @@ pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wi
         uri: spec.source.uri.clone(),
         sha256: spec.source.sha256.clone(),
         secret: spec.source.secret_ref.as_ref().map(|s| s.name.clone()),
+        samples: spec.samples.clone(),
         source_hash: source_hash(spec),
         inputs: spec.inputs.iter().map(input).collect(),
         strategy: choice(spec, plugins)?,
@@ -353,9 +354,13 @@ fn input(declared: &ModelInput) -> InputSpec {
     }
 }
 
-/// Names what is prepared: another source or other inputs give another name.
+/// Names what is prepared: another source, other inputs or samples give another name.
 fn source_hash(spec: &DnnModelSpec) -> String {
-    let text = serde_json::json!([spec.source, spec.inputs]).to_string();
+    let text = match &spec.samples {
+        None => serde_json::json!([spec.source, spec.inputs]),
+        Some(samples) => serde_json::json!([spec.source, spec.inputs, samples]),
+    };
+    let text = text.to_string();
     Digest::of(text.as_bytes()).short().to_owned()
 }
 
@@ -462,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_names_source_and_inputs_only() {
+    fn the_hash_names_source_inputs_and_samples_only() {
         let spec = testing::model_spec();
         let mut other = spec.clone();
         other.constraints.keep_on_entry = 1;
@@ -472,5 +477,15 @@ mod tests {
         other = spec.clone();
         other.source.uri.push('2');
         assert_ne!(source_hash(&spec), source_hash(&other));
+        let samples = |sha256: &str| lamina_crds::dnn_model::Samples {
+            uri: "http://files/samples.safetensors".into(),
+            sha256: sha256.repeat(64),
+        };
+        let mut with = spec.clone();
+        with.samples = Some(samples("a"));
+        assert_ne!(source_hash(&spec), source_hash(&with));
+        other = spec.clone();
+        other.samples = Some(samples("b"));
+        assert_ne!(source_hash(&with), source_hash(&other));
     }
 }

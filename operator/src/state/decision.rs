@@ -8,6 +8,7 @@ use super::notice::Notice;
 use super::snapshot::{About, Need};
 use super::wish::Wish;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use lamina_crds::dnn_model::Samples;
 use lamina_crds::placement::{Plan, RedeployPhases};
 use lamina_crds::{ComputeNodeSpec, DnnModelStatus, PlacementSpec, PlacementStatus};
 use lamina_model::Manifest;
@@ -179,6 +180,8 @@ pub(crate) struct StartPrepare {
     pub inputs_json: String,
     /// What the source's server wants to see.
     pub secret: Option<SecretId>,
+    /// Where the user's own requests are.
+    pub samples: Option<Samples>,
 }
 
 /// Why a model is prepared, the most urgent first.

@@ -1,7 +1,7 @@
 //! A DnnModel's spec, validated: what everything behind the validation takes.
 
 use super::ids::ObjectId;
-use lamina_crds::dnn_model::{Adaptation, EarlyExits, Goal};
+use lamina_crds::dnn_model::{Adaptation, EarlyExits, Goal, Samples};
 use lamina_model::InputSpec;
 use lamina_placement::{Parameters, Tier};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,9 @@ pub(crate) struct Wish {
     pub sha256: Option<String>,
     /// Name of the Secret with what the source's server wants to see.
     pub secret: Option<String>,
-    /// Names source and inputs: another source or other inputs give another name.
+    /// Where the user's own requests are.
+    pub samples: Option<Samples>,
+    /// Names source, inputs and samples: others give another name.
     pub source_hash: String,
     /// The declared inputs as preparing takes them.
     pub inputs: Vec<InputSpec>,

@@ -463,6 +463,9 @@ fn accept(model: &DnnModel, parts: &Parts<'_>, status: &mut DnnModelStatus) {
         let mut spec = model.spec.clone();
         // More read a status than a spec.
         spec.source.uri = crate::text::without_secrets(&spec.source.uri);
+        if let Some(samples) = &mut spec.samples {
+            samples.uri = crate::text::without_secrets(&samples.uri);
+        }
         status.accepted = Some(AcceptedSpec {
             generation,
             spec: Box::new(spec),

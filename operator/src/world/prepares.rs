@@ -169,12 +169,16 @@ fn just_started(node: &str) -> PrepareState {
 }
 
 fn to_message(request: &PrepareRequest) -> Message {
+    let samples = request.samples.clone();
+    let (samples_uri, samples_sha256) = samples.map(|s| (s.uri, s.sha256)).unwrap_or_default();
     Message::Prepare(Prepare {
         job: request.job.clone(),
         uri: request.uri.clone(),
         sha256: request.sha256.clone(),
         inputs_json: request.inputs_json.clone(),
         secret: request.secret.clone(),
+        samples_uri,
+        samples_sha256,
     })
 }
 
@@ -223,6 +227,7 @@ mod tests {
             sha256: String::new(),
             inputs_json: "[]".into(),
             secret: None,
+            samples: None,
         }
     }
 
@@ -287,6 +292,26 @@ mod tests {
             panic!("{message:?}");
         };
         assert_eq!(prepare.secret.unwrap().entries["token"], b"hidden"[..]);
+    }
+
+    #[test]
+    fn samples_are_told_where_there_are_some() {
+        let told = |samples: Option<lamina_crds::dnn_model::Samples>| {
+            let request = PrepareRequest {
+                samples,
+                ..request("a")
+            };
+            match to_message(&request) {
+                Message::Prepare(told) => (told.samples_uri, told.samples_sha256),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(told(None), (String::new(), String::new()));
+        let samples = lamina_crds::dnn_model::Samples {
+            uri: "http://files/s".into(),
+            sha256: "ab".into(),
+        };
+        assert_eq!(told(Some(samples)), ("http://files/s".into(), "ab".into()));
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use lamina_crds::Hop;
+use lamina_crds::dnn_model::Samples;
 use lamina_proto::control::{Hello, SourceSecret};
 use std::time::Duration;
 
@@ -122,6 +123,8 @@ pub struct PrepareRequest {
     pub inputs_json: String,
     /// What the source's server wants to see.
     pub secret: Option<SourceSecret>,
+    /// Where the user's own requests are.
+    pub samples: Option<Samples>,
 }
 
 /// How far a prepare job is.

@@ -19,6 +19,9 @@ const LARGE_END_BYTES: u64 = 56;
 /// A file in the archive takes this much of its directory.
 const DIRECTORY_ENTRY_BYTES: u64 = 46;
 
+/// Where files are that are neither code nor weights.
+const EXTRA: &str = "extra/";
+
 pub(super) struct Archive<R> {
     zip: ZipArchive<R>,
     entries: Vec<Entry>,
@@ -65,12 +68,14 @@ impl<R: Read + Seek> Archive<R> {
         self.entries.len()
     }
 
-    /// The files that libtorch interprets. It ignores case in names.
+    /// The files that libtorch interprets. It ignores case in names. What lies in the folder
+    /// `extra` is its author's, and read by whoever asks for it by name.
     pub(super) fn texts(&self) -> Vec<Text> {
         let texts = self
             .entries
             .iter()
             .enumerate()
+            .filter(|(_, entry)| !inner_name(&entry.name).starts_with(EXTRA))
             .filter_map(|(index, entry)| {
                 let name = entry.name.to_ascii_lowercase();
                 let kind = if name.ends_with(".py") {
@@ -308,8 +313,7 @@ pub(super) fn check_entries(
 }
 
 fn check_name(name: &str) -> Result<(), ScanError> {
-    let is_drive = name.as_bytes().get(1) == Some(&b':');
-    let reason = if name.starts_with('/') || is_drive {
+    let reason = if name.starts_with('/') {
         "is an absolute path"
     } else if name.split('/').any(|part| part == "..") {
         "leaves the archive"
@@ -385,6 +389,12 @@ fn check_is_torchscript(entries: &[Entry]) -> Result<(), ScanError> {
         .any(|e| inner_name(&e.name).starts_with("code/"));
     if has("archive_format") {
         return Err(ScanError::TorchExport);
+    }
+    if has(".data/extern_modules") {
+        return Err(ScanError::Package);
+    }
+    if has("model.json") && !has("data.pkl") {
+        return Err(ScanError::Old);
     }
     let missing = if !has("data.pkl") {
         "data.pkl"

@@ -54,6 +54,8 @@ const GETATTR_TOKENS: usize = 256;
 
 /// Native classes that hold weights and nothing else.
 const NATIVE_CLASSES: [&str; 3] = ["quantized", "rnn", "sparse"];
+/// The native class of a profiler's marks.
+const MARK_CLASS: &str = "profiler._RecordFunction";
 
 pub(super) fn check(name: &str, code: &[u8]) -> Result<(), ScanError> {
     check_code(code).map_err(|error| ScanError::Code {
@@ -81,9 +83,10 @@ pub fn check_code(code: &[u8]) -> Result<(), CodeError> {
 /// classes of the archive's own.
 pub(super) fn is_allowed_class(name: &str) -> bool {
     match name.strip_prefix("__torch__.torch.classes.") {
-        Some(native) => NATIVE_CLASSES
-            .iter()
-            .any(|n| native.split('.').next() == Some(n)),
+        Some(native) => {
+            let namespace = native.split('.').next();
+            native == MARK_CLASS || NATIVE_CLASSES.iter().any(|n| namespace == Some(n))
+        }
         None => true,
     }
 }

@@ -97,6 +97,16 @@ pub enum ScanError {
         "it was written by torch.export (.pt2): `python -m lamina export FILE.pt2 -o MODEL.pt` writes the TorchScript file"
     )]
     TorchExport,
+    /// `torch.package`.
+    #[error(
+        "it is a package of torch.package: load the module in Python with torch.package.PackageImporter, and export it with torch.jit.trace and torch.jit.save"
+    )]
+    Package,
+    /// TorchScript as PyTorch wrote it up to 1.1.
+    #[error(
+        "it was written by PyTorch 1.1 or older: load it with torch.jit.load, and write it again with torch.jit.save of PyTorch 1.6 to 2.13"
+    )]
+    Old,
     /// A zip archive of something else.
     #[error("it is a zip archive without {missing}, which torch.jit.save writes")]
     NotTorchScript {

@@ -102,6 +102,63 @@ fn names_of_any_length_are_accepted_with_the_records_that_torch_writes() {
 }
 
 #[test]
+fn a_folder_may_be_called_as_its_author_likes() {
+    for folder in ["v:2", "a:b", "é", "my model"] {
+        let name = |inner: &str| format!("{folder}/{inner}");
+        let names = ["data.pkl", "code/__torch__.py", "constants.pkl", "version"].map(name);
+        let contents: [&[u8]; 4] = [PICKLE, b"def f() -> int:\n  return 1\n", PICKLE, b"3\n"];
+        let files: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(contents).collect();
+        let verdict = verdict(&zipped(&files, CompressionMethod::Stored));
+        assert!(verdict.is_ok(), "{folder}: {verdict:?}");
+    }
+}
+
+#[test]
+fn extra_files_are_their_authors_and_no_code() {
+    let script: &[u8] = b"import os\nos.system('true')\nops.c10d.send('";
+    let pickle: &[u8] = b"\x80\x04cposix\nsystem\n.";
+    let extra = [("m/extra/notes.py", script), ("m/extra/labels.pkl", pickle)];
+    assert!(verdict(&archive(&extra)).is_ok());
+    // libtorch takes code from everywhere else.
+    for name in ["m/code/extra/notes.py", "m/EXTRA/notes.py", "m/extras.py"] {
+        assert!(verdict(&archive(&[(name, script)])).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn archives_of_another_kind_say_what_to_do() {
+    let package: [(&str, &[u8]); 3] = [
+        ("p/.data/extern_modules", b"torch\n"),
+        ("p/.data/version", b"6\n"),
+        ("p/model/model.pkl", PICKLE),
+    ];
+    let package = zipped(&package, CompressionMethod::Stored);
+    assert_refused(&package, "PackageImporter");
+    let old: [(&str, &[u8]); 3] = [
+        ("m/version", b"1\n"),
+        ("m/code/m.py", b"op_version_set = 0\n"),
+        ("m/model.json", b"{}"),
+    ];
+    let old = zipped(&old, CompressionMethod::Stored);
+    assert_refused(&old, "written by PyTorch 1.1 or older");
+}
+
+#[test]
+fn marks_of_a_profiler_are_taken() {
+    let code =
+        b"class M(Module):\n  r : Optional[__torch__.torch.classes.profiler._RecordFunction]\n\
+        def forward(self) -> int:\n    _0 = ops.profiler._record_function_enter_new(\"a\")\n\
+        ops.profiler._record_function_exit(_0)\n    return 1\n";
+    assert_eq!(check_code(code), Ok(()));
+    for bad in [
+        &b"ops.profiler.start()"[..],
+        b"x : __torch__.torch.classes.profiler.Other",
+    ] {
+        assert!(check_code(bad).is_err());
+    }
+}
+
+#[test]
 fn what_is_no_archive_is_named() {
     assert_refused(b"", "empty");
     assert_refused(b"some text that is long enough", "does not begin like one");
@@ -135,7 +192,7 @@ fn names_stay_inside_and_are_told_apart() {
     for (name, about) in [
         ("m/../../etc/passwd", "leaves the archive"),
         ("/etc/passwd", "absolute"),
-        ("c:/x", "absolute"),
+        ("c:/x", "outside the archive's one folder"),
         ("m/a\\b", "backslash"),
         ("m/a\nb", "control"),
         ("n/stray", "outside"),

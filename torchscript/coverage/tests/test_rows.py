@@ -7,6 +7,7 @@ import pytest
 
 import registry
 import report
+import run
 from entry import Input
 from isolated import IsolatedError, isolated
 
@@ -19,6 +20,7 @@ CUT = {
     "rung": "direct",
     "why": None,
     "blocks": 2,
+    "largest_share": 0.55,
     "cuts": [["FP32:-1x8", "INT64:-1"]],
     "compared": 2,
     "max_abs_diff": 0.0,
@@ -29,6 +31,12 @@ CUT = {
 }
 BASE = {"group": "nets", "model": "other", "mode": "sc"}
 REFUSED = BASE | {"name": "other.sc", "status": "refused", "why": "a|b", "seconds": 2.0}
+LOPSIDED = CUT | {
+    "name": "heavy.sc",
+    "status": "lopsided",
+    "largest_share": 0.934,
+    "why": "93 % of the FLOPs are in one block; traced again it is the same",
+}
 WRONG = {k: v for k, v in CUT.items() if k != "check"} | {
     "name": "bad.tr",
     "status": "wrong",
@@ -37,12 +45,13 @@ WRONG = {k: v for k, v in CUT.items() if k != "check"} | {
 
 
 def test_rows_and_reasons_are_in_the_page() -> None:
-    page = report.markdown([CUT, REFUSED, WRONG], "made today")
-    assert "| net tr | direct | 2 | 2 | 2 | exact | exact | 50 % | 2.00 → 1.99 | 1.2 |" in page
-    assert "| other sc | refused | - | - | - | - | - | - | - | 2.0 |" in page
+    page = report.markdown([CUT, LOPSIDED, REFUSED, WRONG], "made today")
+    assert "| net tr | direct | 2 | 55 % | 2 | 2 | exact | exact | 50 % | 2.00 → 1.99 |" in page
+    assert "| other sc | refused | - | - | - | - | - | - | - | - | 2.0 |" in page
+    assert "| N % of the FLOPs are in one block; traced again it is the same | heavy.sc |" in page
     assert "| a\\|b | other.sc |" in page
     assert "| output `x` differs | bad.tr |" in page
-    assert "| **all** | 3 | 1 | 0 | 1 | 0 | 0 | 1 |" in page
+    assert "| **all** | 4 | 1 | 1 | 0 | 1 | 0 | 0 | 1 |" in page
     assert report.summary([CUT, REFUSED, WRONG]).startswith("3 files, 1 cut and bit-exact, 1 wrong")
 
 
@@ -50,6 +59,25 @@ def test_the_csv_has_the_values_at_every_cut() -> None:
     row = next(csv.DictReader(report.table([CUT]).splitlines()))
     assert row["cuts"] == "FP32:-1x8+INT64:-1"
     assert row["batch_3"] == "exact"
+
+
+def test_cuts_that_leave_most_of_the_work_in_one_block_are_lopsided() -> None:
+    def status(flops: list[int], **more: object) -> object:
+        block = {"inputs": [], "outputs": [], "fileBytes": 1}
+        manifest = {
+            "blocks": [block | {"flops": n} for n in flops],
+            "rung": "typed",
+            "rungReason": None,
+            "check": {"compared": 1, "maxAbsDiff": 0.0},
+            "inputs": [],
+        }
+        return run._of_manifest(manifest | more)["status"]
+
+    assert status([1, 9], lopsidedShare=0.9) == "lopsided"
+    assert status([1, 9]) == "cut"  # one operation has them
+    assert status([4, 6], lopsidedShare=0.7) == "cut"
+    assert status([0, 0]) == "cut"
+    assert status([9], lopsidedShare=1.0) == "whole"
 
 
 def test_inputs_are_written_as_the_agent_takes_them() -> None:

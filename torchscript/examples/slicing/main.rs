@@ -121,6 +121,7 @@ fn prepared(model: &Path, folder: &Path) -> Result<Manifest> {
             },
             range: None,
         }],
+        samples: Vec::new(),
         timing_runs: TIMING_RUNS,
         profile_budget: PROFILE_BUDGET,
         prepared_gflops: reference_speed(Duration::from_millis(500)).peak_gflops,

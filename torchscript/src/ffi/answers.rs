@@ -30,6 +30,8 @@ pub(crate) struct Analysis {
     pub(crate) reads_self: bool,
     /// The model overwrites its own weights.
     pub(crate) writes_constants: bool,
+    /// Bytes of its weights, each counted once.
+    pub(crate) weight_bytes: u64,
     /// Number of nodes.
     pub(crate) nodes: usize,
     /// Positions of the operations that do the work, ascending.
@@ -219,6 +221,8 @@ pub(crate) struct Retraced {
 pub(crate) struct Cost {
     /// Floating-point operations, two per multiply-add.
     pub(crate) flops: u64,
+    /// Those of the operation with the most.
+    pub(crate) largest_flops: u64,
     /// Most bytes of inputs and activations held at a time.
     pub(crate) peak_bytes: u64,
     /// Bytes of the weights, and of their packed copies where there are any.

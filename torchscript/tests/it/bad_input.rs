@@ -162,7 +162,7 @@ fn requests_that_do_not_fit_never_reach_the_model() {
             "expected shape [-1, 8], got [1, 9]",
         ),
         (fp32(&[8], &[0.0; 8]), "expected shape"),
-        (fp32(&[0, 8], &[]), "expected shape"),
+        (fp32(&[0, 8], &[]), "send at least one row"),
         (short, "needs 32 bytes, got 31"),
     ];
     for (tensor, want) in wrong {

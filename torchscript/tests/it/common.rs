@@ -29,6 +29,11 @@ const WAYS: Script = Script {
     text: include_str!("../fixtures/ways.py"),
 };
 
+const WIDE: Script = Script {
+    file: "wide.py",
+    text: include_str!("../fixtures/wide.py"),
+};
+
 /// The exported model, made on first use and kept in the target directory
 /// until the script changes.
 pub(crate) fn model(name: &str) -> PathBuf {
@@ -43,6 +48,11 @@ pub(crate) fn one_row(name: &str) -> PathBuf {
 /// The same of models that take another way with some requests.
 pub(crate) fn ways(name: &str) -> PathBuf {
     exported(&WAYS, name)
+}
+
+/// The same of models with much between their layers.
+pub(crate) fn wide(name: &str) -> PathBuf {
+    exported(&WIDE, name)
 }
 
 fn exported(script: &Script, name: &str) -> PathBuf {
@@ -108,6 +118,7 @@ pub(crate) fn row() -> Vec<InputSpec> {
 pub(crate) fn options(inputs: &[InputSpec]) -> PrepareOptions {
     PrepareOptions {
         inputs: inputs.to_vec(),
+        samples: Vec::new(),
         timing_runs: 3,
         profile_budget: Duration::ZERO,
         prepared_gflops: 1.5,
@@ -122,9 +133,16 @@ pub(crate) struct Prepared {
 }
 
 pub(crate) fn try_prepare(path: &Path, inputs: &[InputSpec]) -> Result<Prepared, PrepareError> {
+    prepare_with(path, &options(inputs))
+}
+
+pub(crate) fn prepare_with(
+    path: &Path,
+    options: &PrepareOptions,
+) -> Result<Prepared, PrepareError> {
     set_threads(1);
     let dir = tempfile::tempdir().unwrap();
-    let manifest = prepare(path, dir.path(), &options(inputs), &mut |_| ())?;
+    let manifest = prepare(path, dir.path(), options, &mut |_| ())?;
     manifest.validate().unwrap();
     Ok(Prepared { dir, manifest })
 }
@@ -194,6 +212,15 @@ pub(crate) fn fp32(shape: &[i64], values: &[f32]) -> Tensor {
     let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     Tensor {
         datatype: DataType::Fp32,
+        shape: shape.to_vec(),
+        data: data.into(),
+    }
+}
+
+pub(crate) fn int64(shape: &[i64], values: &[i64]) -> Tensor {
+    let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Tensor {
+        datatype: DataType::Int64,
         shape: shape.to_vec(),
         data: data.into(),
     }

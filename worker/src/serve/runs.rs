@@ -1,5 +1,5 @@
 use super::slices::{Slices, lock};
-use lamina_torchscript::{InPlace, RunError, Seen};
+use lamina_torchscript::{InPlace, RunError, Seen, tells_of_an_index};
 use lamina_worker_link::cell::tells_of_memory;
 use lamina_worker_link::frame::Port;
 use lamina_worker_link::memory::Window;
@@ -205,30 +205,11 @@ fn refusal(error: RunError) -> Refusal {
             Refusal::Broken(reason)
         }
         RunError::Forward { reason } if tells_of_memory(&reason) => Refusal::Memory(reason),
+        // Shapes were checked before, and the probe has passed: it came with the request.
         RunError::Forward { reason } if tells_of_an_index(&reason) => Refusal::Value(reason),
         RunError::OtherWay { reason } => Refusal::Value(reason),
         other => Refusal::Forward(other.to_string()),
     }
-}
-
-/// Whether libtorch stopped at an index that a tensor does not have. Shapes were checked
-/// before, and the probe has passed, so it came with the request.
-fn tells_of_an_index(reason: &str) -> bool {
-    const WORDS: [&str; 6] = [
-        // Embeddings, index_select.
-        "index out of range in self",
-        // gather, scatter, indexing by a tensor.
-        "is out of bounds for dimension",
-        // embedding_bag.
-        "which is not in the valid range",
-        // take.
-        "out of range: tried to access index",
-        // select.
-        "out of range for tensor of size",
-        // one_hot.
-        "Class values must be ",
-    ];
-    WORDS.iter().any(|words| reason.contains(words))
 }
 
 #[cfg(test)]

@@ -69,6 +69,22 @@ fn what_was_accepted_is_fetched_again_and_nothing_else() {
 }
 
 #[test]
+fn samples_go_with_the_job_and_others_are_prepared_anew() {
+    let (snapshot, mut model) = (world(), model());
+    let samples = lamina_crds::dnn_model::Samples {
+        uri: "http://files/samples.safetensors".into(),
+        sha256: "a".repeat(64),
+    };
+    model.spec.samples = Some(samples.clone());
+    let (_, out) = look(&snapshot, &model, &mut ModelMemory::default());
+    assert_eq!(out.prepares[0].samples, Some(samples));
+    let job = out.prepares[0].job.clone();
+    model.spec.samples.as_mut().unwrap().sha256 = "b".repeat(64);
+    let (_, out) = look(&snapshot, &model, &mut ModelMemory::default());
+    assert_ne!(out.prepares[0].job, job);
+}
+
+#[test]
 fn other_inputs_are_prepared_anew_and_the_old_job_is_forgotten() {
     let (mut snapshot, mut memory) = (world(), ModelMemory::default());
     let mut model = model();

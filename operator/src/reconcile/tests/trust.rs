@@ -136,7 +136,13 @@ fn a_time_that_no_run_takes_makes_no_question_invalid() {
 #[test]
 fn the_secrets_of_a_source_are_shown_nowhere() {
     let mut bench = Bench::new();
-    bench.edit(|m| m.spec.source.uri = "https://me:hidden@files/m.pt?sig=hidden".into());
+    bench.edit(|m| {
+        m.spec.source.uri = "https://me:hidden@files/m.pt?sig=hidden".into();
+        m.spec.samples = Some(lamina_crds::dnn_model::Samples {
+            uri: "https://me:hidden@files/samples?sig=hidden".into(),
+            sha256: "a".repeat(64),
+        });
+    });
     bench.look();
     bench.end_prepare(|node| PrepareView::Failed {
         node,

@@ -82,6 +82,7 @@ fn what_is_gone_is_forgotten() {
             sha256: String::new(),
             inputs_json: "[]".into(),
             secret: None,
+            samples: None,
         };
         state.start_prepare(job).unwrap();
         let peer = ProbePeer {

@@ -4,8 +4,9 @@
 use crate::PrepareError;
 use crate::cuts;
 use crate::draw;
-use crate::ffi::{Analysis, Kind, Layout, Live, Observation, Source, TorchError, Watched};
+use crate::ffi::{Analysis, Kind, Live, Observation, Source, TorchError, Watched};
 use crate::forward::{first_difference, run, torch_tensors};
+use crate::looks::{Looks, can_cross, check_outputs, loosen, price, unsent};
 use crate::names::{self, Names};
 use crate::retrace::Original;
 use crate::shapes::{self, Shapes};
@@ -13,17 +14,16 @@ use crate::tensors::max_abs_diff;
 use lamina_model::{InputSpec, OutputStructure, Rung, Tensor, ValueSpec};
 use std::collections::BTreeSet;
 
-/// Most tensors that cross one cut, numbers aside.
-const MOST_TENSORS: usize = 4;
+/// A cut with more tensors is made only where it divides what is heavy.
+const FEW_TENSORS: usize = 4;
 /// How often cuts are chosen anew without those whose shapes cannot be told.
 const ROUNDS: usize = 3;
 
 /// The ways of cutting a model well, the best first: as it is, then once more as
 /// it is traced again.
 pub(crate) const WELL: [Step; 2] = [Step::Direct, Step::Typed];
-/// What is left where none of them holds. The direct cuts come twice: as the best
-/// where they suffice, and as better than none.
-pub(crate) const LEFT: [Step; 2] = [Step::FewDirect, Step::Whole];
+/// What is left where none of them holds or all leave too much in one block, before the whole.
+pub(crate) const FEW: [Step; 2] = [Step::FewTyped, Step::FewDirect];
 
 /// A rung to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub(crate) enum Step {
     Direct,
     /// Everything that can be sent at each cut.
     Typed,
+    /// Everything that can be sent at each cut, although a block holds most of the work.
+    FewTyped,
     /// One tensor at each cut, however few cuts there are.
     FewDirect,
     /// No cut.
@@ -67,10 +69,18 @@ pub(crate) struct Trial<'a> {
     pub(crate) inputs: &'a [InputSpec],
     /// Two different requests of batch 1.
     pub(crate) requests: Vec<Vec<Tensor>>,
+    /// Further requests of batch 1 that the model must take.
+    pub(crate) more: Vec<Vec<Tensor>>,
+    /// Whether these and the two are the user's own.
+    pub(crate) are_samples: bool,
     /// Cuts that were tried and gave other answers.
     pub(crate) failed: Vec<Vec<usize>>,
+    /// Rungs whose cuts are right and leave too much in one block, with its share of the FLOPs.
+    pub(crate) lopsided: Vec<(Rung, f64)>,
     /// The nest that its outputs must have, where it is traced again.
     pub(crate) structure: Option<OutputStructure>,
+    /// The type of a tensor between two heavy operations that cannot be sent, if one was seen.
+    pub(crate) unsent: Option<String>,
     /// What [`Trial::watch`] found.
     pub(crate) watched: Watched,
     /// Further requests, where a model may take another way with them: those of batch 1, and
@@ -78,26 +88,21 @@ pub(crate) struct Trial<'a> {
     pub(crate) unlike: Unlike,
 }
 
-/// How the values at some cuts, and the outputs, were made up.
-struct Looks {
-    first: Observation,
-    /// With other requests of batch 1: the second is the first of them.
-    at_one: Vec<Observation>,
-    /// With batches.
-    batches: Vec<Observation>,
+/// A request with what must cross each cut for it, and be answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) request: &'a [Tensor],
+    /// Per block, what it must give.
+    pub(crate) reference: &'a [Vec<Tensor>],
 }
 
-impl Looks {
-    fn others(&self) -> impl Iterator<Item = &Observation> {
-        self.at_one.iter().chain(&self.batches)
-    }
-
-    /// Whether what is live at a cut is made up alike with each, and as large with each of
-    /// batch 1.
-    fn agree(&self, cut: usize) -> bool {
-        let live = &self.first.cuts[cut];
-        self.others().all(|o| are_like(live, &o.cuts[cut]))
-            && self.at_one.iter().all(|o| are_as_large(live, &o.cuts[cut]))
+impl<'a> Known<'a> {
+    /// What crosses into a block.
+    pub(crate) fn crossing(&self, block: usize) -> &'a [Tensor] {
+        match block.checked_sub(1) {
+            None => self.request,
+            Some(before) => &self.reference[before],
+        }
     }
 }
 
@@ -105,6 +110,12 @@ impl Plan {
     /// What the model must answer to a request.
     pub(crate) fn answers(&self, request: usize) -> &[Tensor] {
         self.reference[request].last().map_or(&[], Vec::as_slice)
+    }
+
+    /// The requests that it is tried with.
+    pub(crate) fn known(&self) -> impl Iterator<Item = Known<'_>> {
+        let pairs = self.requests.iter().zip(&self.reference);
+        pairs.map(|(request, reference)| Known { request, reference })
     }
 
     /// The model's outputs.
@@ -171,7 +182,7 @@ impl Trial<'_> {
             return self.planned(Rung::Whole, Vec::new());
         }
         if let Some(reason) = cuts::reason_for_whole(&self.analysis) {
-            let said = step == Step::FewDirect;
+            let said = FEW.contains(&step);
             return Ok(Err(if said { String::new() } else { reason }));
         }
         let direct = cuts::direct(&self.analysis);
@@ -180,7 +191,8 @@ impl Trial<'_> {
                 return Ok(Err(self.too_few(&direct)));
             }
             Step::FewDirect if direct.is_empty() => return Ok(Err(String::new())),
-            Step::Typed => self.typed()?,
+            Step::FewTyped if !self.is_typed_better() => return Ok(Err(String::new())),
+            Step::Typed | Step::FewTyped => self.typed()?,
             _ => self.planned(Rung::Direct, direct)?,
         };
         Ok(planned.and_then(|plan| self.worth_a_try(step, plan)))
@@ -196,13 +208,41 @@ impl Trial<'_> {
         if step == Step::Direct && !cuts::suffice(&self.analysis, &plan.cuts) {
             return Err(self.too_few(&plan.cuts));
         }
-        if step == Step::Typed
-            && most(&plan.cuts) >= most(&direct)
-            && !self.failed.contains(&direct)
-        {
-            return Err(self.too_few(&direct));
+        if step == Step::Typed && !self.failed.contains(&direct) {
+            if self.share(Rung::Direct).is_some() && plan.cuts != direct {
+                return Ok(plan);
+            }
+            if most(&plan.cuts) >= most(&direct) {
+                let said = self.share(Rung::Direct).is_some();
+                return Err(if said {
+                    String::new()
+                } else {
+                    self.too_few(&direct)
+                });
+            }
         }
         Ok(plan)
+    }
+
+    /// The share of the FLOPs in one block, where the cuts of `rung` are lopsided.
+    fn share(&self, rung: Rung) -> Option<f64> {
+        let found = self.lopsided.iter().find(|(at, _)| *at == rung);
+        found.map(|(_, share)| *share)
+    }
+
+    /// Whether typed cuts, lopsided as they are, are better than direct ones.
+    fn is_typed_better(&self) -> bool {
+        match (self.share(Rung::Typed), self.share(Rung::Direct)) {
+            (Some(typed), Some(direct)) => typed < direct,
+            (typed, _) => typed.is_some(),
+        }
+    }
+
+    /// The smallest share of the FLOPs that the heaviest block holds with any cuts that were
+    /// tried; of none, all.
+    pub(crate) fn best_share(&self) -> f64 {
+        let shares = self.lopsided.iter().map(|(_, share)| *share);
+        shares.fold(1.0, f64::min)
     }
 
     fn too_few(&self, cuts: &[usize]) -> String {
@@ -227,10 +267,20 @@ impl Trial<'_> {
         let mut places: Vec<(usize, u64)> = candidates
             .iter()
             .zip(&seen)
-            .filter_map(|(&at, seen)| Some((at, bytes(seen.as_ref()?))))
+            .filter_map(|(&at, seen)| Some((at, price(seen.as_ref()?))))
             .collect();
+        let wide: BTreeSet<usize> = candidates
+            .iter()
+            .zip(&seen)
+            .filter(|(_, seen)| seen.as_ref().is_some_and(|live| self.is_wide(live)))
+            .map(|(&at, _)| at)
+            .collect();
+        let best = |trial: &Self, places: &[(usize, u64)]| {
+            let cheapest = cuts::cheapest(&trial.analysis, places);
+            cuts::thinned(&trial.analysis, &cheapest, |cut| wide.contains(&cut))
+        };
         for _ in 0..ROUNDS {
-            let chosen = cuts::cheapest(&self.analysis, &places);
+            let chosen = best(self, &places);
             let planned = self.planned(Rung::Typed, chosen.clone())?;
             let Ok(plan) = planned else {
                 return Ok(planned);
@@ -240,7 +290,8 @@ impl Trial<'_> {
             }
             places.retain(|(at, _)| plan.cuts.contains(at) || !chosen.contains(at));
         }
-        self.planned(Rung::Typed, cuts::cheapest(&self.analysis, &places))
+        let chosen = best(self, &places);
+        self.planned(Rung::Typed, chosen)
     }
 
     /// What is live at each of `cuts`; `None` where it is made up in another way
@@ -249,6 +300,8 @@ impl Trial<'_> {
         let Ok(looks) = self.looks(cuts)? else {
             return Ok(None);
         };
+        let mut live = looks.first.cuts.iter().flatten();
+        self.unsent = live.find_map(|l| unsent(&l.layout).map(str::to_owned));
         let usable =
             looks.first.cuts.iter().enumerate().map(|(cut, live)| {
                 (looks.agree(cut) && self.can_cross(live)).then(|| live.clone())
@@ -260,11 +313,11 @@ impl Trial<'_> {
     /// model may take another way.
     fn looks(&mut self, cuts: &[usize]) -> Result<Result<Looks, String>, PrepareError> {
         let mut seen = Vec::new();
-        for request in &self.requests {
+        for (number, request) in self.requests.iter().chain(&self.more).enumerate() {
             let request = torch_tensors(request)?;
             match self.source.observe(cuts, &request) {
                 Ok(observation) => seen.push(observation),
-                Err(error) => return Ok(Err(error.reason())),
+                Err(error) => return Ok(Err(self.of_request(number, error.reason()))),
             }
         }
         let mut looks = Looks {
@@ -287,7 +340,7 @@ impl Trial<'_> {
     /// The plan with those of `cuts` that hold for every request.
     fn planned(&mut self, rung: Rung, cuts: Vec<usize>) -> Result<Planned, PrepareError> {
         let looks = self.looks(&cuts)?.map_err(|reason| self.mismatch(reason))?;
-        check_outputs(&looks)?;
+        check_outputs(&looks, 1 + self.more.len())?;
         let usable: BTreeSet<usize> = (0..cuts.len())
             .filter(|&cut| looks.agree(cut) && self.can_cross(&looks.first.cuts[cut]))
             .collect();
@@ -328,9 +381,14 @@ impl Trial<'_> {
 
     fn nothing_steady(&self) -> String {
         let reason = "no value between its blocks has a type and shape that hold for every request";
-        match self.watched.unsteady.first() {
-            Some(unsteady) => format!("{reason}: {}", unsteady.reason),
-            None => reason.into(),
+        match (self.watched.unsteady.first(), &self.unsent) {
+            (Some(unsteady), _) => format!("{reason}: {}", unsteady.reason),
+            (None, Some(datatype)) => {
+                format!(
+                    "between its blocks are tensors of the type {datatype}, which cannot be sent"
+                )
+            }
+            (None, None) => reason.into(),
         }
     }
 
@@ -353,7 +411,10 @@ impl Trial<'_> {
         let mut answers = self
             .requests
             .iter()
-            .map(|request| run(&graph, request).map_err(|reason| self.mismatch(reason)))
+            .enumerate()
+            .map(|(number, request)| {
+                run(&graph, request).map_err(|r| self.mismatch(self.of_request(number, r)))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let expected: usize =
             names.at_cuts.iter().map(Vec::len).sum::<usize>() + names.outputs.len();
@@ -381,6 +442,28 @@ impl Trial<'_> {
             answers.extend(at_two);
         }
         Ok((requests, answers, shapes))
+    }
+
+    /// What the blocks of `plan` must give for one of the further requests.
+    ///
+    /// # Errors
+    /// The model fails with it.
+    pub(crate) fn answer_to_more(
+        &mut self,
+        number: usize,
+        plan: &Plan,
+    ) -> Result<Vec<Vec<Tensor>>, PrepareError> {
+        let graph = self
+            .source
+            .graph(&plan.cuts)
+            .map_err(|e: TorchError| PrepareError::Torch {
+                step: "building the whole model",
+                reason: e.reason(),
+            })?;
+        let answer = run(&graph, &self.more[number]).map_err(|reason| {
+            self.mismatch(self.of_request(self.requests.len() + number, reason))
+        })?;
+        Ok(split(answer, &plan.values))
     }
 
     /// Both requests as one batch, where the declaration leaves the batch free.
@@ -412,6 +495,7 @@ impl Trial<'_> {
             source: &mut self.source,
             inputs: &whole.inputs,
             requests: &self.requests,
+            more: &self.more,
             answers: (0..self.requests.len()).map(|i| whole.answers(i)).collect(),
             fixes_trace: self.watched.fixes_trace.clone(),
         };
@@ -429,13 +513,24 @@ impl Trial<'_> {
             declared,
             inputs: self.inputs,
             requests: self.requests.clone(),
+            more: self.more.clone(),
+            are_samples: self.are_samples,
             failed: Vec::new(),
+            lopsided: Vec::new(),
+            unsent: None,
             structure: Some(whole.structure),
             watched: Watched::default(),
             unlike: Default::default(),
         };
         trial.watch(seed)?;
         Ok(Ok((trial, traced.fixed_batch)))
+    }
+
+    /// Whether more tensors than a few are live, beside the answers of side exits.
+    fn is_wide(&self, live: &[Live]) -> bool {
+        let rest = live.iter().filter(|l| !self.is_side_exit(l.value));
+        let wires = rest.flat_map(|l| l.layout.wires());
+        wires.filter(|(kind, _)| *kind == Kind::Tensor).count() > FEW_TENSORS
     }
 
     /// Whether all of `live` can be sent, and little enough beside the answers of
@@ -457,6 +552,15 @@ impl Trial<'_> {
             .iter()
             .take(sides)
             .any(|&o| o == value)
+    }
+
+    /// `reason`, with the number of the user's request that met it.
+    fn of_request(&self, number: usize, reason: String) -> String {
+        if self.are_samples {
+            format!("request {number} of the samples: {reason}")
+        } else {
+            reason
+        }
     }
 
     pub(crate) fn mismatch(&self, reason: String) -> PrepareError {
@@ -513,116 +617,9 @@ fn split(tensors: Vec<Tensor>, values: &[Vec<ValueSpec>]) -> Vec<Vec<Tensor>> {
     values.iter().map(|v| next(v.len())).collect()
 }
 
-fn wires(live: &[Live]) -> impl Iterator<Item = (Kind, u64)> + '_ {
-    live.iter().flat_map(|l| l.layout.wires())
-}
-
-fn bytes(live: &[Live]) -> u64 {
-    wires(live).map(|(_, bytes)| bytes).sum()
-}
-
-fn are_like(a: &[Live], b: &[Live]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.layout.is_like(&b.layout))
-}
-
-/// Whether the tensors of both have the same shapes.
-fn are_as_large(a: &[Live], b: &[Live]) -> bool {
-    let shapes = |live: &[Live]| -> Vec<Vec<i64>> {
-        let leaves = live.iter().flat_map(|l| l.layout.leaves());
-        leaves.map(|leaf| leaf.shape.clone()).collect()
-    };
-    shapes(a) == shapes(b)
-}
-
-/// Frees the dimensions of `outputs` that were of another size with another request.
-fn loosen(outputs: &mut [ValueSpec], looks: &Looks) {
-    let leaves = |o: &Observation| -> Vec<Layout> {
-        let leaves = o.outputs.iter().flat_map(Layout::leaves);
-        leaves.cloned().collect()
-    };
-    let first = leaves(&looks.first);
-    let at_one = looks.at_one.iter().map(|o| (0, leaves(o)));
-    // In the first place the batch is.
-    let others = at_one.chain(looks.batches.iter().map(|o| (1, leaves(o))));
-    for (from, other) in others {
-        for ((spec, one), two) in outputs.iter_mut().zip(&first).zip(&other) {
-            if one.shape.len() != two.shape.len() || spec.shape.len() != one.shape.len() {
-                continue;
-            }
-            for place in from..one.shape.len() {
-                if one.shape[place] != two.shape[place] {
-                    spec.shape[place] = -1;
-                }
-            }
-        }
-    }
-}
-
-fn can_cross<'a>(live: impl IntoIterator<Item = &'a Live>) -> bool {
-    let wires: Vec<Kind> = live
-        .into_iter()
-        .flat_map(|l| l.layout.wires())
-        .map(|(kind, _)| kind)
-        .collect();
-    let count = |wanted: Kind| wires.iter().filter(|kind| **kind == wanted).count();
-    let tensors = count(Kind::Tensor);
-    count(Kind::Other) == 0 && (1..=MOST_TENSORS).contains(&tensors)
-}
-
-/// The outputs must be made up alike for every request.
-fn check_outputs(looks: &Looks) -> Result<(), PrepareError> {
-    let first = &looks.first;
-    let unsupported = |reason: &str| {
-        Err(PrepareError::Unsupported {
-            reason: reason.into(),
-        })
-    };
-    let has = |wanted: Kind| {
-        let wires = first.outputs.iter().flat_map(Layout::wires);
-        wires.into_iter().any(|(kind, _)| kind == wanted)
-    };
-    if has(Kind::Other) {
-        return unsupported("an output holds something else than tensors, numbers and None");
-    }
-    if !has(Kind::Tensor) {
-        return unsupported("it gives no tensor");
-    }
-    let alike = |o: &Observation| {
-        let mut pairs = first.outputs.iter().zip(&o.outputs);
-        pairs.all(|(a, b)| a.is_like(b))
-    };
-    // Others may be none that users send, and are refused by the block that gives them.
-    if !looks.at_one.iter().take(1).all(alike) {
-        return unsupported(
-            "the number of tensors that it gives depends on the request; give a fixed number, \
-             padded where needed",
-        );
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn layout(kind: Kind, bytes: u64) -> Layout {
-        Layout {
-            kind,
-            bytes,
-            datatype: None,
-            shape: Vec::new(),
-            names: Vec::new(),
-            fields: Vec::new(),
-        }
-    }
-
-    fn live(layout: Layout) -> Live {
-        Live {
-            value: 1,
-            written: false,
-            layout,
-        }
-    }
 
     fn tensor(v: u8) -> Tensor {
         Tensor {
@@ -630,68 +627,6 @@ mod tests {
             shape: vec![1],
             data: vec![v].into(),
         }
-    }
-
-    #[test]
-    fn numbers_cross_beside_a_tensor_but_not_alone() {
-        let number = || live(layout(Kind::Int, 8));
-        let one = || live(layout(Kind::Tensor, 40));
-        assert!(can_cross(&[one(), number()]));
-        assert_eq!(bytes(&[one(), number()]), 48);
-        assert!(!can_cross(&[number()]));
-        assert!(!can_cross(&[]));
-        assert!(!can_cross(&[one(), live(layout(Kind::Other, 0))]));
-        let many = live(Layout {
-            fields: vec![layout(Kind::Tensor, 4); 5],
-            ..layout(Kind::List, 0)
-        });
-        assert!(!can_cross(&[many]));
-    }
-
-    #[test]
-    fn lists_of_another_length_are_not_alike() {
-        let list = |n: usize| {
-            live(Layout {
-                fields: vec![layout(Kind::Tensor, 4); n],
-                ..layout(Kind::List, 0)
-            })
-        };
-        assert!(are_like(&[list(2)], &[list(2)]));
-        assert!(!are_like(&[list(2)], &[list(3)]));
-        // The size of a tensor may follow the batch, its rank may not.
-        let sized = |shape: &[i64]| {
-            live(Layout {
-                shape: shape.to_vec(),
-                ..layout(Kind::Tensor, 4)
-            })
-        };
-        assert!(are_like(&[sized(&[1, 4])], &[sized(&[2, 4])]));
-        assert!(!are_as_large(&[sized(&[1, 4])], &[sized(&[2, 4])]));
-        assert!(!are_like(&[sized(&[1, 4])], &[sized(&[4])]));
-    }
-
-    #[test]
-    fn outputs_of_another_size_for_another_request_are_declared_free() {
-        let seen = |shape: &[i64]| Observation {
-            cuts: Vec::new(),
-            outputs: vec![Layout {
-                shape: shape.to_vec(),
-                ..layout(Kind::Tensor, 4)
-            }],
-        };
-        let looks = Looks {
-            first: seen(&[1, 5, 4]),
-            at_one: vec![seen(&[1, 7, 4])],
-            batches: vec![seen(&[2, 5, 4])],
-        };
-        let spec = |shape: &[i64]| ValueSpec {
-            name: "y".into(),
-            datatype: lamina_model::DataType::Fp32,
-            shape: shape.to_vec(),
-        };
-        let mut outputs = [spec(&[-1, 5, 4])];
-        loosen(&mut outputs, &looks);
-        assert_eq!(outputs, [spec(&[-1, -1, 4])]);
     }
 
     #[test]

@@ -1,0 +1,239 @@
+//! What forwards showed at cuts and outputs: whether it can be sent, and at what price.
+
+use crate::PrepareError;
+use crate::ffi::{Kind, Layout, Live, Observation};
+use lamina_model::ValueSpec;
+
+/// Most tensors that cross one cut, numbers aside: a sane bound, what they cost is weighed.
+/// `kMostTensors` in source.cpp.
+const MOST_TENSORS: usize = 32;
+/// Most values that cross one cut, as tensors: far below what a hop takes.
+const MOST_WIRES: usize = 64;
+/// What one more value at a cut is worth in bytes: its name and shape on the wire, and its
+/// copy.
+const VALUE_BYTES: u64 = 1024;
+
+/// How the values at some cuts, and the outputs, were made up.
+pub(crate) struct Looks {
+    pub(crate) first: Observation,
+    /// With other requests of batch 1: the second is the first of them.
+    pub(crate) at_one: Vec<Observation>,
+    /// With batches.
+    pub(crate) batches: Vec<Observation>,
+}
+
+impl Looks {
+    fn others(&self) -> impl Iterator<Item = &Observation> {
+        self.at_one.iter().chain(&self.batches)
+    }
+
+    /// Whether what is live at a cut is made up alike with each, and as large with each of
+    /// batch 1.
+    pub(crate) fn agree(&self, cut: usize) -> bool {
+        let live = &self.first.cuts[cut];
+        self.others().all(|o| are_like(live, &o.cuts[cut]))
+            && self.at_one.iter().all(|o| are_as_large(live, &o.cuts[cut]))
+    }
+}
+
+fn wires(live: &[Live]) -> impl Iterator<Item = (Kind, u64)> + '_ {
+    live.iter().flat_map(|l| l.layout.wires())
+}
+
+/// What a cut costs each request, in bytes.
+pub(crate) fn price(live: &[Live]) -> u64 {
+    wires(live).map(|(_, bytes)| bytes + VALUE_BYTES).sum()
+}
+
+/// The type of the first tensor in `layout` that cannot be sent.
+pub(crate) fn unsent(layout: &Layout) -> Option<&str> {
+    if layout.kind == Kind::Other {
+        return layout.datatype.as_deref();
+    }
+    layout.fields.iter().find_map(unsent)
+}
+
+fn are_like(a: &[Live], b: &[Live]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.layout.is_like(&b.layout))
+}
+
+/// Whether the tensors of both have the same shapes.
+fn are_as_large(a: &[Live], b: &[Live]) -> bool {
+    let shapes = |live: &[Live]| -> Vec<Vec<i64>> {
+        let leaves = live.iter().flat_map(|l| l.layout.leaves());
+        leaves.map(|leaf| leaf.shape.clone()).collect()
+    };
+    shapes(a) == shapes(b)
+}
+
+/// Frees the dimensions of `outputs` that were of another size with another request.
+pub(crate) fn loosen(outputs: &mut [ValueSpec], looks: &Looks) {
+    let leaves = |o: &Observation| -> Vec<Layout> {
+        let leaves = o.outputs.iter().flat_map(Layout::leaves);
+        leaves.cloned().collect()
+    };
+    let first = leaves(&looks.first);
+    let at_one = looks.at_one.iter().map(|o| (0, leaves(o)));
+    // In the first place the batch is.
+    let others = at_one.chain(looks.batches.iter().map(|o| (1, leaves(o))));
+    for (from, other) in others {
+        for ((spec, one), two) in outputs.iter_mut().zip(&first).zip(&other) {
+            if one.shape.len() != two.shape.len() || spec.shape.len() != one.shape.len() {
+                continue;
+            }
+            for place in from..one.shape.len() {
+                if one.shape[place] != two.shape[place] {
+                    spec.shape[place] = -1;
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn can_cross<'a>(live: impl IntoIterator<Item = &'a Live>) -> bool {
+    let wires: Vec<Kind> = live
+        .into_iter()
+        .flat_map(|l| l.layout.wires())
+        .map(|(kind, _)| kind)
+        .collect();
+    let count = |wanted: Kind| wires.iter().filter(|kind| **kind == wanted).count();
+    let tensors = count(Kind::Tensor);
+    count(Kind::Other) == 0 && (1..=MOST_TENSORS).contains(&tensors) && wires.len() <= MOST_WIRES
+}
+
+/// The outputs must be made up alike for every request; `must` of those of batch 1 behind the
+/// first are what users send.
+pub(crate) fn check_outputs(looks: &Looks, must: usize) -> Result<(), PrepareError> {
+    let first = &looks.first;
+    let unsupported = |reason: &str| {
+        Err(PrepareError::Unsupported {
+            reason: reason.into(),
+        })
+    };
+    let has = |wanted: Kind| {
+        let wires = first.outputs.iter().flat_map(Layout::wires);
+        wires.into_iter().any(|(kind, _)| kind == wanted)
+    };
+    if has(Kind::Other) {
+        return unsupported("an output holds something else than tensors, numbers and None");
+    }
+    if !has(Kind::Tensor) {
+        return unsupported("it gives no tensor");
+    }
+    let alike = |o: &Observation| {
+        let mut pairs = first.outputs.iter().zip(&o.outputs);
+        pairs.all(|(a, b)| a.is_like(b))
+    };
+    // Others may be none that users send, and are refused by the block that gives them.
+    if !looks.at_one.iter().take(must).all(alike) {
+        return unsupported(
+            "the number of tensors that it gives depends on the request; give a fixed number, \
+             padded where needed",
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(kind: Kind, bytes: u64) -> Layout {
+        Layout {
+            kind,
+            bytes,
+            datatype: None,
+            shape: Vec::new(),
+            names: Vec::new(),
+            fields: Vec::new(),
+        }
+    }
+
+    fn live(layout: Layout) -> Live {
+        Live {
+            value: 1,
+            written: false,
+            layout,
+        }
+    }
+
+    #[test]
+    fn numbers_cross_beside_a_tensor_but_not_alone() {
+        let number = || live(layout(Kind::Int, 8));
+        let one = || live(layout(Kind::Tensor, 40));
+        assert!(can_cross(&[one(), number()]));
+        assert_eq!(price(&[one(), number()]), 48 + 2 * VALUE_BYTES);
+        assert!(!can_cross(&[number()]));
+        assert!(!can_cross(&[]));
+        assert!(!can_cross(&[one(), live(layout(Kind::Other, 0))]));
+        let many = |count: usize| {
+            live(Layout {
+                fields: vec![layout(Kind::Tensor, 4); count],
+                ..layout(Kind::List, 0)
+            })
+        };
+        assert!(can_cross(&[many(MOST_TENSORS)]));
+        assert!(!can_cross(&[many(MOST_TENSORS + 1)]));
+        let numbers = vec![number(); MOST_WIRES - 1];
+        let with = |more: Live| [numbers.as_slice(), &[more]].concat();
+        assert!(can_cross(&with(one())));
+        assert!(!can_cross(&with(many(2))));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_called_by_its_type() {
+        let other = |datatype: Option<&str>| Layout {
+            datatype: datatype.map(str::to_owned),
+            ..layout(Kind::Other, 0)
+        };
+        assert_eq!(unsent(&other(Some("QUInt8"))), Some("QUInt8"));
+        assert_eq!(unsent(&other(None)), None);
+        assert_eq!(unsent(&layout(Kind::Tensor, 4)), None);
+    }
+
+    #[test]
+    fn lists_of_another_length_are_not_alike() {
+        let list = |n: usize| {
+            live(Layout {
+                fields: vec![layout(Kind::Tensor, 4); n],
+                ..layout(Kind::List, 0)
+            })
+        };
+        assert!(are_like(&[list(2)], &[list(2)]));
+        assert!(!are_like(&[list(2)], &[list(3)]));
+        // The size of a tensor may follow the batch, its rank may not.
+        let sized = |shape: &[i64]| {
+            live(Layout {
+                shape: shape.to_vec(),
+                ..layout(Kind::Tensor, 4)
+            })
+        };
+        assert!(are_like(&[sized(&[1, 4])], &[sized(&[2, 4])]));
+        assert!(!are_as_large(&[sized(&[1, 4])], &[sized(&[2, 4])]));
+        assert!(!are_like(&[sized(&[1, 4])], &[sized(&[4])]));
+    }
+
+    #[test]
+    fn outputs_of_another_size_for_another_request_are_declared_free() {
+        let seen = |shape: &[i64]| Observation {
+            cuts: Vec::new(),
+            outputs: vec![Layout {
+                shape: shape.to_vec(),
+                ..layout(Kind::Tensor, 4)
+            }],
+        };
+        let looks = Looks {
+            first: seen(&[1, 5, 4]),
+            at_one: vec![seen(&[1, 7, 4])],
+            batches: vec![seen(&[2, 5, 4])],
+        };
+        let spec = |shape: &[i64]| ValueSpec {
+            name: "y".into(),
+            datatype: lamina_model::DataType::Fp32,
+            shape: shape.to_vec(),
+        };
+        let mut outputs = [spec(&[-1, 5, 4])];
+        loosen(&mut outputs, &looks);
+        assert_eq!(outputs, [spec(&[-1, -1, 4])]);
+    }
+}
