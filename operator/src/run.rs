@@ -3,8 +3,8 @@
 use crate::health::Health;
 use crate::kube::execute::{Executor, Outcome};
 use crate::kube::objects::Objects;
-use crate::lease::Tenure;
 use crate::kube::secrets;
+use crate::lease::Tenure;
 use crate::metrics::Metrics;
 use crate::observe::{self, Place, Seen};
 use crate::plan::desk::Desk;

@@ -1,8 +1,8 @@
 //! What the agent is told at its start.
 
 use crate::net::TlsMode;
-use crate::serve::access::AuthMode;
 use crate::prepare::SourceArgs;
+use crate::serve::access::AuthMode;
 use crate::serve::engine::Sharing;
 use clap::{Args, ValueEnum};
 use lamina_crds::quantity::parse_bytes;
