@@ -15,6 +15,7 @@ const FEWEST: u32 = 120;
 
 pub(crate) async fn every_client_of_the_protocol_is_answered(scene: &Scene) -> Result<()> {
     let address = scene.lab.address("cloud-1")?;
+    // Over two hosts, so that no answer comes before the shortest deadline.
     let manifest = format!(
         "apiVersion: serving.lamina.dev/v1alpha1
 kind: DnnModel
@@ -25,6 +26,7 @@ spec:
     - {{name: left, datatype: FP32, shape: [-1, 3, 64, 64], range: {{min: -3, max: 3}}}}
     - {{name: right, datatype: FP32, shape: [-1, 3, 64, 64], range: {{min: -3, max: 3}}}}
   entry: {{nodeSelector: {{kubernetes.io/hostname: cam-1}}}}
+  constraints: {{pins: [{{first: 8, last: 8, node: edge-1}}]}}
 "
     );
     scene.apply(&manifest).await?;
