@@ -4,6 +4,7 @@
 #include "watch.hpp"
 
 #include <torch/csrc/jit/ir/alias_analysis.h>
+#include <torch/csrc/jit/ir/ir_views.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
 #include <torch/csrc/jit/passes/inline_fork_wait.h>
 #include <torch/csrc/jit/passes/inliner.h>
@@ -388,6 +389,8 @@ void may_make_no_rounds(Block *block, const torch::jit::AliasDb &aliases) {
   for (Node *node : block->nodes()) {
     for (Block *inner : node->blocks()) may_make_no_rounds(inner, aliases);
     if (node->kind() != prim::Loop) continue;
+    // One that counts no rounds could not be written as a file any more.
+    if (torch::jit::LoopView(node).loopType() != torch::jit::LoopView::For) continue;
     Graph &graph = *node->owningGraph();
     Block *body = node->blocks().at(0);
     for (size_t i = 0; i < node->outputs().size(); ++i) {

@@ -106,32 +106,29 @@ impl<T> Document<T> {
 
     /// Writes what `content` gives, where it gives anything, with each of `changes`, off the
     /// runtime's threads and until dropped. `what` it is, for the log.
-    pub(crate) fn keep(
+    pub(crate) async fn keep(
         self,
         what: &'static str,
         mut changes: watch::Receiver<u64>,
         content: impl Fn() -> Option<T> + Send + 'static,
-    ) -> impl Future<Output = ()> + Send + 'static
-    where
+    ) where
         T: Serialize + Send + 'static,
     {
-        async move {
-            while changes.changed().await.is_ok() {
-                let Some(content) = content() else {
-                    continue;
-                };
-                let file = self.clone();
-                let written = tokio::task::spawn_blocking(move || file.write(&content)).await;
-                let written = written
-                    .map_err(io::Error::other)
-                    .and_then(|outcome| outcome);
-                if let Err(error) = written {
-                    tracing::warn!(%error, "{what} are not kept on disk");
-                    // It is as new to the disk as before.
-                    changes.mark_changed();
-                }
-                sleep(WRITE_EVERY).await;
+        while changes.changed().await.is_ok() {
+            let Some(content) = content() else {
+                continue;
+            };
+            let file = self.clone();
+            let written = tokio::task::spawn_blocking(move || file.write(&content)).await;
+            let written = written
+                .map_err(io::Error::other)
+                .and_then(|outcome| outcome);
+            if let Err(error) = written {
+                tracing::warn!(%error, "{what} are not kept on disk");
+                // It is as new to the disk as before.
+                changes.mark_changed();
             }
+            sleep(WRITE_EVERY).await;
         }
     }
 }

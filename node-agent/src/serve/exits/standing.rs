@@ -257,7 +257,7 @@ pub(crate) fn part(
         let spec = specs.iter().find(|spec| spec.name == tensor.name)?;
         let is_led = spec.shape.first() == Some(&-1)
             && tensor.shape.first().and_then(|r| usize::try_from(*r).ok()) == Some(rows);
-        if !is_led || tensor.data.len() % rows.max(1) != 0 {
+        if !is_led || !tensor.data.len().is_multiple_of(rows.max(1)) {
             return None;
         }
         let row_bytes = tensor.data.len() / rows.max(1);
