@@ -18,7 +18,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve as the agent of one host of a cluster.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Slice and profile a TorchScript file into a folder.
     Prepare(PrepareArgs),
     /// Run the blocks of such a folder on one request and compare.

@@ -97,13 +97,13 @@ async fn with_values(
     scene.install_with(values, ROLLOUT).await?;
     scene.wait_nodes(5, Duration::from_secs(60)).await?;
     scene
-        .wait_ready(MODEL, Duration::from_secs(60), &mut |_| ())
+        .wait_ready(MODEL, Duration::from_secs(120), &mut |_| ())
         .await?;
     let outcome = work.await;
     scene.install_with(&[], ROLLOUT).await?;
     scene.wait_nodes(5, Duration::from_secs(60)).await?;
     scene
-        .wait_ready(MODEL, Duration::from_secs(60), &mut |_| ())
+        .wait_ready(MODEL, Duration::from_secs(120), &mut |_| ())
         .await?;
     outcome
 }

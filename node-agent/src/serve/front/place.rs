@@ -285,8 +285,8 @@ mod tests {
     #[test]
     fn a_model_of_another_namespace_never_stands_in() {
         let other = listed("lab", &[("edge-1", true)]);
-        assert_eq!(placed(&[other.clone()], &[route(1)]), "here: u");
-        assert!(placed(&[other.clone()], &[]).starts_with("NotFound"));
+        assert_eq!(placed(std::slice::from_ref(&other), &[route(1)]), "here: u");
+        assert!(placed(std::slice::from_ref(&other), &[]).starts_with("NotFound"));
         let routed = Route {
             namespace: "lab".into(),
             ..crate::testing::route("v", "m", 1)
