@@ -4,7 +4,6 @@
 #include "watch.hpp"
 
 #include <torch/csrc/jit/ir/alias_analysis.h>
-#include <torch/csrc/jit/ir/ir_views.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
 #include <torch/csrc/jit/passes/inline_fork_wait.h>
 #include <torch/csrc/jit/passes/inliner.h>
@@ -381,35 +380,6 @@ Module as_module(const std::shared_ptr<Graph> &graph) {
 
 namespace {
 
-// A loop of no rounds gives what it was given. libtorch knows that it may give what its rounds
-// make, and no more: to it, a write to what was given is none to what the loop gives, and where
-// nothing else reads that it drops the write. Here each round may give what it was given, too,
-// which is never so: rounds are counted from 0.
-void may_make_no_rounds(Block *block, const torch::jit::AliasDb &aliases) {
-  for (Node *node : block->nodes()) {
-    for (Block *inner : node->blocks()) may_make_no_rounds(inner, aliases);
-    if (node->kind() != prim::Loop) continue;
-    // One that counts no rounds could not be written as a file any more.
-    if (torch::jit::LoopView(node).loopType() != torch::jit::LoopView::For) continue;
-    Graph &graph = *node->owningGraph();
-    Block *body = node->blocks().at(0);
-    for (size_t i = 0; i < node->outputs().size(); ++i) {
-      Value *given = node->input(2 + i), *result = node->output(i);
-      bool written = aliases.hasWriters(given) || aliases.hasWriters(result);
-      if (!written || aliases.mayAlias(given, result)) continue;
-      torch::jit::WithInsertPoint end(body->return_node());
-      Value *first = graph.insertConstant(static_cast<int64_t>(0));
-      Node *counted = graph.insertNode(graph.create(aten::ge, {body->inputs()[0], first}));
-      counted->output()->setType(c10::BoolType::get());
-      Node *either = graph.insertNode(graph.create(prim::If, {counted->output()}, 1));
-      either->addBlock()->registerOutput(body->outputs()[1 + i]);
-      either->addBlock()->registerOutput(body->inputs()[1 + i]);
-      either->output()->setType(result->type());
-      body->return_node()->replaceInput(1 + i, either->output());
-    }
-  }
-}
-
 void open(lts_source &source, const char *path) {
   torch::jit::ExtraFilesMap extra{{kMetadata, ""}};
   Module module = torch::jit::load(std::string(path), c10::Device(c10::kCPU), extra,
@@ -417,13 +387,6 @@ void open(lts_source &source, const char *path) {
   source.metadata = extra.at(kMetadata);
   TORCH_CHECK(module.find_method("forward").has_value(), "the model has no `forward`");
   module.eval();
-  // Before freezing, which is where libtorch drops what it takes to be of no use.
-  for (const Module &part : module.modules())
-    for (const auto &method : part.get_methods()) {
-      auto graph = method.graph();
-      torch::jit::AliasDb aliases(graph);
-      may_make_no_rounds(graph->block(), aliases);
-    }
   source.frozen = torch::jit::freeze_module(module);
   for (const Module &part : source.frozen.modules())
     for (const auto &method : part.get_methods()) {

@@ -30,11 +30,6 @@ fn what_is_none_for_some_requests_crosses_no_cut() {
 }
 
 #[test]
-fn a_write_to_what_a_loop_of_no_rounds_was_given_is_kept() {
-    always_right("NoRounds");
-}
-
-#[test]
 fn lists_and_dictionaries_that_a_request_decides_about_cross_no_cut() {
     for name in ["DictKeys", "EmptyTensorList", "EmptyIntList"] {
         always_right(name);
