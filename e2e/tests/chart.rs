@@ -73,6 +73,15 @@ fn without_foreign_kinds(manifest: &str) -> String {
     ours.join("\n---")
 }
 
+const ACCOUNTS: [&str; 3] = ["apply", "--server-side", "--filename=-"];
+
+/// The documents of one kind.
+fn only(manifest: &str, kind: &str) -> String {
+    let line = format!("\nkind: {kind}\n");
+    let documents = manifest.split("\n---").filter(|d| d.contains(&line));
+    documents.collect::<Vec<_>>().join("\n---")
+}
+
 #[tokio::test]
 async fn an_api_server_takes_what_every_flag_renders() {
     let folder = tempfile::tempdir().unwrap();
@@ -93,6 +102,10 @@ async fn an_api_server_takes_what_every_flag_renders() {
             "--filename=-",
         ];
         let ours = without_foreign_kinds(&rendered);
+        // A Pod is taken only where its account is.
+        let accounts = only(&ours, "ServiceAccount");
+        let made = server.tool("kubectl", &ACCOUNTS, &accounts).await;
+        made.unwrap_or_else(|error| panic!("{name}: {error}"));
         let taken = server.tool("kubectl", &apply, &ours).await;
         let taken = taken.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(
@@ -171,7 +184,8 @@ async fn the_operator_reads_secrets_only_where_it_is_told() {
         let rendered = render(&server, &values).await.unwrap();
         let documents = rendered.split("\n---").map(str::to_owned);
         documents
-            .filter(|document| document.contains("resources: [secrets]"))
+            // Of the Secret of its certificates it knows the name.
+            .filter(|document| document.contains("resources: [secrets]\n    verbs"))
             .collect::<Vec<_>>()
     };
     assert!(with("").await.is_empty());
