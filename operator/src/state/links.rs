@@ -68,17 +68,9 @@ impl Links {
         self.0.get(from, to)
     }
 
-    /// The link as it was measured; what was not measured of it, as coordinates and the
-    /// hosts' other links suggest.
+    /// The measured link, else what coordinates say of it.
     pub(crate) fn or_estimated(&self, from: &str, to: &str) -> Option<LinkView> {
-        let measured = self.get(from, to);
-        let is_whole = |view: &LinkView| {
-            !view.reachable || view.rtt_seconds.is_some() && view.bytes_per_second.is_some()
-        };
-        if measured.as_ref().is_some_and(is_whole) {
-            return measured;
-        }
-        self.0.estimated(from, to).or(measured)
+        self.get(from, to).or_else(|| self.0.estimated(from, to))
     }
 
     /// Shows every measured link.
@@ -116,54 +108,5 @@ impl Default for Links {
 impl FromIterator<(Pair, LinkView)> for Links {
     fn from_iter<T: IntoIterator<Item = (Pair, LinkView)>>(all: T) -> Self {
         Self::new(Few(all.into_iter().collect()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// One link that was measured so far, and what coordinates make of it.
-    #[derive(Debug)]
-    struct Half(LinkView);
-
-    impl Source for Half {
-        fn get(&self, _: &str, _: &str) -> Option<LinkView> {
-            Some(self.0)
-        }
-
-        fn estimated(&self, _: &str, _: &str) -> Option<LinkView> {
-            Some(LinkView {
-                rtt_seconds: self.0.rtt_seconds.or(Some(0.5)),
-                bytes_per_second: self.0.bytes_per_second.or(Some(7.0)),
-                estimated: true,
-                ..self.0
-            })
-        }
-
-        fn each(&self, _: &mut dyn FnMut(&str, &str, LinkView)) {}
-    }
-
-    #[test]
-    fn a_link_that_was_measured_in_part_is_as_good_as_one_that_was_not() {
-        let view = |rtt_seconds, bytes_per_second, reachable| LinkView {
-            rtt_seconds,
-            bytes_per_second,
-            noise: 0.1,
-            bandwidth_age_seconds: 1.0,
-            reachable,
-            estimated: false,
-        };
-        let seen = |view| {
-            let view = Links::new(Half(view)).or_estimated("a", "b").unwrap();
-            (view.figures(), view.estimated)
-        };
-        let whole = view(Some(0.1), Some(3.0), true);
-        assert_eq!(seen(whole), (Some((0.1, 3.0)), false));
-        let pinged = view(Some(0.1), None, true);
-        assert_eq!(seen(pinged), (Some((0.1, 7.0)), true));
-        assert_eq!(seen(view(None, Some(3.0), true)), (Some((0.5, 3.0)), true));
-        // One that is dead is not what coordinates say.
-        assert_eq!(seen(view(Some(0.1), None, false)).0, None);
     }
 }
