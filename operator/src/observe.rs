@@ -51,6 +51,7 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
     let listed = seen.listed;
     let timings = timings(&listed, world);
     let hosts = listed.compute_nodes.len();
+    let (requests, exit_rows) = requests(world);
     Snapshot {
         now,
         wall,
@@ -82,8 +83,8 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
             is_large: hosts > FEW_HOSTS,
         }),
         timings,
-        requests: requests(world),
-        exit_rows: exit_rows(world),
+        requests,
+        exit_rows,
         manifests: seen.loaded.manifests,
         manifest_bytes: seen.loaded.bytes,
         recovering: seen.loaded.recovering,
@@ -189,27 +190,26 @@ fn timings(listed: &Listed, world: &World) -> BTreeMap<(String, i64, u32), f64> 
     timings
 }
 
-fn requests(world: &World) -> BTreeMap<String, RequestView> {
-    let estimates = world.requests().into_iter();
-    estimates
-        .filter_map(|(uid, (_, estimate))| {
-            let e = estimate?;
-            let view = RequestView {
-                revision: e.revision,
-                answered: e.answered,
-                answered_per_second: e.answered_per_second,
-                latency_p50_seconds: e.p50_seconds,
-                latency_p95_seconds: e.p95_seconds,
-            };
-            Some((uid, view))
-        })
-        .collect()
-}
-
-fn exit_rows(world: &World) -> BTreeMap<String, Vec<u64>> {
-    let estimates = world.requests().into_iter();
-    let rows = estimates.filter_map(|(uid, (_, estimate))| Some((uid, estimate?.rows_by_exit)));
-    rows.filter(|(_, rows)| !rows.is_empty()).collect()
+/// What entries say of their requests, and how many rows left at each exit, by Placement.
+fn requests(world: &World) -> (BTreeMap<String, RequestView>, BTreeMap<String, Vec<u64>>) {
+    let (mut requests, mut exit_rows) = (BTreeMap::new(), BTreeMap::new());
+    for (uid, (_, estimate)) in world.requests() {
+        let Some(e) = estimate else {
+            continue;
+        };
+        let view = RequestView {
+            revision: e.revision,
+            answered: e.answered,
+            answered_per_second: e.answered_per_second,
+            latency_p50_seconds: e.p50_seconds,
+            latency_p95_seconds: e.p95_seconds,
+        };
+        if !e.rows_by_exit.is_empty() {
+            exit_rows.insert(uid.clone(), e.rows_by_exit);
+        }
+        requests.insert(uid, view);
+    }
+    (requests, exit_rows)
 }
 
 /// Prepare jobs as they are.
