@@ -1,6 +1,6 @@
 //! [`ComputeNode`]: one host, between operator and agent.
 
-use crate::dnn_model::EarlyExits;
+use crate::dnn_model::{Batching, EarlyExits};
 use crate::{Hop, TensorSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -76,6 +76,9 @@ pub struct Slice {
     /// say so yet: then every agent with a certificate may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callers: Option<Vec<String>>,
+    /// Which requests it computes together; each alone where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batching: Option<Batching>,
 }
 
 /// A content-addressed file in the operator's store.

@@ -59,6 +59,9 @@ pub struct DnnModelSpec {
     /// Early exits of a model that has some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<EarlyExits>,
+    /// Requests that wait for a host are computed together, where this is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batching: Option<Batching>,
 }
 
 /// Where a model's file is.
@@ -359,6 +362,22 @@ fn few_thresholds(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 
 /// Exits of a model at most.
 pub const MOST_EXITS: usize = 64;
+
+/// How requests of several clients are computed together, for models whose rows have nothing
+/// to do with each other. Answers may differ in their last digits from those of a request
+/// that is computed alone, as libtorch chooses other kernels for other sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Batching {
+    /// Most rows that are computed at once. A request with more rows is computed alone.
+    #[schemars(range(min = 2, max = 128))]
+    pub max_rows: u32,
+    /// Milliseconds that a host which is free waits for further requests. 0, the default,
+    /// takes together only what had to wait anyway.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1000))]
+    pub max_delay_ms: u32,
+}
 
 /// When blocks may move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -284,6 +284,11 @@ pub struct Manifest {
     /// single operation is; absent where there is no such block, and where there is no cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lopsided_share: Option<f64>,
+    /// Whether each row of a batch gives what it gives alone, in every value that has rows.
+    /// Absent where nothing shows it: the batch is fixed, or requests may take different
+    /// ways through the model; and in manifests of before it was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_are_independent: Option<bool>,
 }
 
 /// The manifest contradicts itself.

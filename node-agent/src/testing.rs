@@ -78,6 +78,7 @@ pub(crate) fn slice(placement_uid: &str, revision: i64, segment: u32) -> Slice {
         outputs: vec![image("scores")],
         next: Some(hop("edge-1")),
         callers: None,
+        batching: None,
     }
 }
 
@@ -151,6 +152,7 @@ pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
         prepared_gflops: 1.0,
         weight_bytes: None,
         lopsided_share: None,
+        rows_are_independent: None,
     }
 }
 

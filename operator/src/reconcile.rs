@@ -406,7 +406,7 @@ impl<'a> Look<'a> {
         let all: Option<Vec<Vec<slices::HostedSlice>>> = wanted
             .plans
             .iter()
-            .map(|p| slices::slices_of(snapshot, placement, p))
+            .map(|p| slices::slices_of(snapshot, placement, p, view.in_force()))
             .collect();
         match all {
             Some(all) => {

@@ -63,6 +63,7 @@ pub(crate) fn model_spec() -> DnnModelSpec {
         constraints: lamina_crds::dnn_model::Constraints::default(),
         adaptation: lamina_crds::dnn_model::Adaptation::default(),
         exits: None,
+        batching: None,
     }
 }
 
@@ -148,6 +149,7 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
         prepared_gflops: 4.0,
         weight_bytes: None,
         lopsided_share: None,
+        rows_are_independent: Some(true),
     }
 }
 
@@ -409,5 +411,6 @@ pub(crate) fn slice(uid: &str, revision: i64, segment: u32) -> Slice {
         outputs: Vec::new(),
         next: None,
         callers: None,
+        batching: None,
     }
 }

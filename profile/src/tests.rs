@@ -51,6 +51,7 @@ fn manifest() -> Manifest {
         prepared_gflops: 8.0,
         weight_bytes: None,
         lopsided_share: None,
+        rows_are_independent: None,
     }
 }
 

@@ -25,6 +25,7 @@ mod names;
 mod prepare;
 mod profile;
 mod retrace;
+mod rows;
 mod rungs;
 mod shapes;
 mod slice;

@@ -8,6 +8,7 @@ use crate::forward::{first_difference, run, torch_tensors};
 use crate::metadata::{self, Metadata};
 use crate::profile::{self, BlockProfile};
 use crate::retrace;
+use crate::rows;
 use crate::rungs::{FEW, Known, Plan, Step, Trial, WELL};
 use crate::{PrepareError, store};
 use lamina_model::{
@@ -142,6 +143,7 @@ pub fn prepare(
         prepared_gflops: options.prepared_gflops,
         weight_bytes: weight_bytes(&trial.analysis, &profiles),
         lopsided_share: chain.lopsided,
+        rows_are_independent: rows::are_independent(&plan, trial.watched.may_differ),
     })
 }
 

@@ -46,7 +46,8 @@ pub(crate) fn is_batch_free(inputs: &[ValueSpec]) -> bool {
     inputs.iter().any(is_free)
 }
 
-fn is_free(value: &ValueSpec) -> bool {
+/// Whether it has one row for each row of the batch.
+pub(crate) fn is_free(value: &ValueSpec) -> bool {
     value.shape.first() == Some(&-1)
 }
 
@@ -139,9 +140,13 @@ fn batch_holds(
         // With an input that is not batched the second answer is another one.
         free_shape(&first[i], &at_two[i]).is_some_and(|shape| shape.first() == Some(&-1))
             && (!all_free
-                || stacked(&[&first[i], &second[i]])
-                    .is_some_and(|rows| max_abs_diff(&rows, &at_two[i]) <= tolerance(&rows)))
+                || stacked(&[&first[i], &second[i]]).is_some_and(|rows| is_near(&rows, &at_two[i])))
     })
+}
+
+/// Whether `rows`, each computed alone, are those of `batch` but for rounding.
+pub(crate) fn is_near(rows: &Tensor, batch: &Tensor) -> bool {
+    max_abs_diff(rows, batch) <= tolerance(rows)
 }
 
 fn tolerance(tensor: &Tensor) -> f64 {

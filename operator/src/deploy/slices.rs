@@ -1,14 +1,15 @@
 //! What the hosts of a plan must hold, and how requests reach it.
 //!
-//! A slice never changes once it is written: agents refuse a revision that
-//! differs from the one they know. So what the ComputeNodes already say is kept
+//! A slice never changes once it is written, but for which requests are computed together:
+//! agents refuse a revision that differs from the one they know. So what the ComputeNodes already say is kept
 //! where the manifest is not at hand, which is so after a restart with an empty
 //! store.
 
 use crate::state::snapshot::Snapshot;
+use crate::state::wish::Wish;
 use crate::state::{exits, plans};
 use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice};
-use lamina_crds::dnn_model::EarlyExits;
+use lamina_crds::dnn_model::{Batching, EarlyExits};
 use lamina_crds::placement::{Plan, Segment, format_path};
 use lamina_crds::{Placement, TensorSpec};
 use lamina_model::{Manifest, ValueSpec};
@@ -77,6 +78,7 @@ fn build_slice(
         outputs: tensors(manifest.live_at(last + 1)),
         next: plan.segments.get(index + 1).map(|s| s.host.clone()),
         callers: Some(vec![caller(plan, entry, index)?]),
+        batching: None,
     })
 }
 
@@ -109,11 +111,12 @@ fn written_slice(
 }
 
 /// Every slice of `plan`; `None` where one is neither written nor can be built,
-/// because the manifest is not at hand.
+/// because the manifest is not at hand. `wish` is what is in force, where it is known.
 pub(crate) fn slices_of(
     snapshot: &Snapshot,
     placement: &Placement,
     plan: &Plan,
+    wish: Option<&Wish>,
 ) -> Option<Vec<HostedSlice>> {
     let uid = placement.metadata.uid.as_deref()?;
     let namespace = placement.metadata.namespace.as_deref().unwrap_or_default();
@@ -127,12 +130,23 @@ pub(crate) fn slices_of(
             let node = &segment.host.node;
             let slice = written_slice(snapshot, uid, plan.revision, index, node)
                 .or_else(|| build_slice(uid, &model, plan, manifest?, entry, index))?;
+            let batching = match (wish, manifest) {
+                (Some(wish), Some(manifest)) => batching(wish, manifest),
+                _ => slice.batching,
+            };
             Some(HostedSlice {
                 node: node.clone(),
-                slice,
+                slice: Slice { batching, ..slice },
             })
         })
         .collect()
+}
+
+/// Which requests are computed together. An older manifest than the one that the wish was
+/// held against may serve still.
+fn batching(wish: &Wish, manifest: &Manifest) -> Option<Batching> {
+    wish.batching
+        .filter(|_| manifest.rows_are_independent == Some(true))
 }
 
 /// Where requests of a Placement go.
@@ -229,5 +243,19 @@ mod tests {
             Some("edge-2"),
         ];
         assert_eq!(callers, expected.map(|node| node.map(str::to_owned)));
+    }
+
+    #[test]
+    fn what_is_computed_together_follows_the_spec_while_the_rows_allow_it() {
+        let mut spec = testing::model_spec();
+        spec.batching = Some(Batching {
+            max_rows: 8,
+            max_delay_ms: 0,
+        });
+        let wish = crate::prepare::spec::wish(&spec, &std::collections::BTreeSet::new()).unwrap();
+        let mut manifest = testing::manifest(4);
+        assert_eq!(batching(&wish, &manifest), spec.batching);
+        manifest.rows_are_independent = None;
+        assert_eq!(batching(&wish, &manifest), None);
     }
 }

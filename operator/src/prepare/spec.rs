@@ -4,7 +4,7 @@ use crate::state::cluster::tier;
 use crate::state::ids::ObjectId;
 use crate::state::wish::{Choice, Pin, ValidModel, Wish};
 use lamina_crds::dnn_model::{
-    EarlyExits, InputDataType, LONGEST_PARAMETER, MOST_EXITS, MOST_PARAMETERS, ModelInput,
+    Batching, EarlyExits, InputDataType, LONGEST_PARAMETER, MOST_EXITS, MOST_PARAMETERS, ModelInput,
 };
 use lamina_crds::quantity::parse_bytes;
 use lamina_crds::{DnnModel, DnnModelSpec};
@@ -195,6 +195,7 @@ pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wi
         pins: pins(spec)?,
         adaptation: spec.adaptation.clone(),
         exits: early_exits(spec)?,
+        batching: batching(spec)?,
     })
 }
 
@@ -277,6 +278,25 @@ fn early_exits(spec: &DnnModelSpec) -> Result<Option<EarlyExits>, SpecError> {
     Ok(Some(exits.clone()))
 }
 
+fn batching(spec: &DnnModelSpec) -> Result<Option<Batching>, SpecError> {
+    let Some(batching) = spec.batching else {
+        return Ok(None);
+    };
+    if !(2..=128).contains(&batching.max_rows) {
+        return wrong(format!(
+            "spec.batching.maxRows is {}; give 2 to 128",
+            batching.max_rows
+        ));
+    }
+    if batching.max_delay_ms > 1000 {
+        return wrong(format!(
+            "spec.batching.maxDelayMs is {}; give 0 to 1000",
+            batching.max_delay_ms
+        ));
+    }
+    Ok(Some(batching))
+}
+
 /// What can be judged only against the prepared model.
 ///
 /// # Errors
@@ -298,7 +318,23 @@ pub(crate) fn check_blocks(wish: &Wish, manifest: &Manifest) -> Result<(), SpecE
             "spec.constraints.keepOnEntry is {keep}, but the model has {blocks} blocks"
         ));
     }
-    check_exits(wish, manifest)
+    check_exits(wish, manifest)?;
+    check_batching(wish, manifest)
+}
+
+fn check_batching(wish: &Wish, manifest: &Manifest) -> Result<(), SpecError> {
+    if wish.batching.is_none() {
+        return Ok(());
+    }
+    match manifest.rows_are_independent {
+        Some(true) => Ok(()),
+        Some(false) => wrong(
+            "spec.batching: a row of this model gives something else in a batch than alone; remove spec.batching".to_owned(),
+        ),
+        None => wrong(
+            "spec.batching: nothing shows that the rows of this model have nothing to do with each other (its batch is fixed, or requests take different ways through it, or it was prepared by an older version); remove spec.batching, or give all inputs a free batch".to_owned(),
+        ),
+    }
 }
 
 fn check_exits(wish: &Wish, manifest: &Manifest) -> Result<(), SpecError> {
@@ -384,6 +420,30 @@ mod tests {
         let spec = testing::model_spec();
         let wish = wish(&spec, &BTreeSet::new()).unwrap();
         assert_eq!(check_blocks(&wish, &testing::manifest(4)), Ok(()));
+    }
+
+    #[test]
+    fn requests_are_computed_together_where_their_rows_are_independent() {
+        let asked = |max_rows, max_delay_ms| {
+            move |s: &mut DnnModelSpec| {
+                s.batching = Some(Batching {
+                    max_rows,
+                    max_delay_ms,
+                });
+            }
+        };
+        assert!(message(asked(1, 0)).contains("maxRows is 1; give 2 to 128"));
+        assert!(message(asked(8, 1001)).contains("maxDelayMs is 1001; give 0 to 1000"));
+        let mut spec = testing::model_spec();
+        asked(8, 5)(&mut spec);
+        let wish = wish(&spec, &BTreeSet::new()).unwrap();
+        let mut manifest = testing::manifest(4);
+        assert_eq!(check_blocks(&wish, &manifest), Ok(()));
+        for (rows, words) in [(Some(false), "than alone"), (None, "nothing shows")] {
+            manifest.rows_are_independent = rows;
+            let said = check_blocks(&wish, &manifest).unwrap_err().to_string();
+            assert!(said.contains(words), "{said}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A DnnModel's spec, validated: what everything behind the validation takes.
 
 use super::ids::ObjectId;
-use lamina_crds::dnn_model::{Adaptation, EarlyExits, Goal, Samples};
+use lamina_crds::dnn_model::{Adaptation, Batching, EarlyExits, Goal, Samples};
 use lamina_model::InputSpec;
 use lamina_placement::{Parameters, Tier};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +51,8 @@ pub(crate) struct Wish {
     pub adaptation: Adaptation,
     /// Early exits, where the spec speaks of them.
     pub exits: Option<EarlyExits>,
+    /// Which requests are computed together, where the spec wants that.
+    pub batching: Option<Batching>,
 }
 
 /// Blocks that must run on one node. The range may go beyond what the model has:

@@ -3,7 +3,7 @@
 //! inputs it takes the last alone, and gives what it makes of it and, where `side` is
 //! there, that times `side` as logits.
 
-use super::{Engine, EngineError, Loaded, Run, Segment};
+use super::{Engine, EngineError, Loaded, Run, Segment, Together};
 use async_trait::async_trait;
 use bytes::Bytes;
 use lamina_model::{DataType, Tensor, ValueSpec};
@@ -97,7 +97,7 @@ impl Engine for FakeEngine {
 
 #[async_trait]
 impl Segment for FakeSegment {
-    async fn run(&self, inputs: Vec<Tensor>) -> Result<Run, EngineError> {
+    async fn run(&self, inputs: Vec<Tensor>, _: Option<Together>) -> Result<Run, EngineError> {
         let queued = Instant::now();
         let _turn = self.engine.turn.lock().await;
         let start = Instant::now();

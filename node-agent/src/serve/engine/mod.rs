@@ -51,12 +51,25 @@ pub(crate) trait Engine: Send + Sync {
 /// A segment that is loaded; dropping the last reference unloads it.
 #[async_trait]
 pub(crate) trait Segment: Send + Sync {
-    /// Waits for its turn and runs. Dropping the future while it waits takes the
-    /// run out of the queue.
+    /// Waits for its turn and runs, with others of this segment where `together` says so.
+    /// Dropping the future while it waits takes the run out of the queue.
     ///
     /// # Errors
     /// See [`EngineError`]; the segment stays usable.
-    async fn run(&self, inputs: Vec<Tensor>) -> Result<Run, EngineError>;
+    async fn run(
+        &self,
+        inputs: Vec<Tensor>,
+        together: Option<Together>,
+    ) -> Result<Run, EngineError>;
+}
+
+/// With which others of its segment a run may be computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Together {
+    /// Most rows of all.
+    pub(crate) max_rows: i64,
+    /// How long after it came it waits for others although the worker is free.
+    pub(crate) max_delay: Duration,
 }
 
 /// A loaded segment with what loading found out.
@@ -75,9 +88,10 @@ pub(crate) struct Loaded {
 pub(crate) struct Run {
     /// The outputs in order.
     pub(crate) outputs: Vec<Tensor>,
-    /// Waiting for the worker.
+    /// Waiting for the worker, and for the rows of others that were computed with it.
     pub(crate) queue: Duration,
-    /// Computing, with the way there and back.
+    /// Computing, with the way there and back; of what is computed together, the share of
+    /// its rows.
     pub(crate) compute: Duration,
 }
 

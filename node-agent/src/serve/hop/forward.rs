@@ -150,7 +150,7 @@ impl Forwarder {
                 reason,
             }
         })?;
-        let run = deadline.bound(serving.segment.run(inputs)).await;
+        let run = deadline.bound(serving.run(inputs)).await;
         let run = run.ok_or_else(|| HopError::Late {
             node: node(),
             segment,

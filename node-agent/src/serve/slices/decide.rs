@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 pub(crate) enum Action {
     /// Fetch, load and serve it.
     Load(Slice),
-    /// Keep it loaded; the next host has another address.
+    /// Keep it loaded; the next host has another address, or other requests are computed
+    /// together.
     Readdress(Slice),
     /// Drop it once the requests inside are done.
     Unload(SegmentKey),

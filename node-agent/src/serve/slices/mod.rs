@@ -7,12 +7,12 @@ use decide::{Action, decide};
 
 use crate::blobs::{BlobError, BlobSource};
 use crate::net::Backoff;
-use crate::serve::engine::{Engine, EngineError, Loaded, Segment};
+use crate::serve::engine::{Engine, EngineError, Loaded, Run, Segment, Together};
 use crate::serve::specs::{SpecError, value_specs};
 use crate::telemetry::SegmentKey;
 use lamina_crds::Hop;
 use lamina_crds::compute_node::{Slice, SliceState, SliceStatus};
-use lamina_model::{Digest, ValueSpec};
+use lamina_model::{Digest, Tensor, ValueSpec};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard, Weak};
@@ -34,8 +34,17 @@ pub(crate) struct Serving {
     pub(crate) next: Option<Hop>,
     /// Names of the hosts that may send requests for it, where that is said.
     pub(crate) callers: Option<Arc<[String]>>,
+    /// With which other requests a request may be computed.
+    together: Option<Together>,
     /// The graph.
     pub(crate) segment: Arc<dyn Segment>,
+}
+
+impl Serving {
+    /// See [`Segment::run`].
+    pub(crate) async fn run(&self, inputs: Vec<Tensor>) -> Result<Run, EngineError> {
+        self.segment.run(inputs, self.together).await
+    }
 }
 
 /// Every slice that this host holds or tries to hold. Clones share it.
@@ -233,9 +242,22 @@ fn readdress(held: &mut BTreeMap<SegmentKey, Entry>, spec: Slice) {
         if let Progress::Ready { serving, .. } = &mut entry.progress {
             serving.next.clone_from(&spec.next);
             serving.callers = spec.callers.as_deref().map(Into::into);
+            serving.together = together(&spec, &serving.inputs, &serving.outputs);
         }
         entry.spec = spec;
     }
+}
+
+/// With which other requests one may be computed. All that goes in and comes out must have a
+/// row for each of theirs, or it could not be taken apart again.
+fn together(spec: &Slice, inputs: &[ValueSpec], outputs: &[ValueSpec]) -> Option<Together> {
+    let mut values = inputs.iter().chain(outputs);
+    let batching = spec.batching?;
+    let have_rows = values.all(|value| value.shape.first() == Some(&-1));
+    have_rows.then_some(Together {
+        max_rows: i64::from(batching.max_rows),
+        max_delay: Duration::from_millis(batching.max_delay_ms.into()),
+    })
 }
 
 fn status(entry: &Entry) -> SliceStatus {
@@ -356,11 +378,13 @@ impl Shared {
     fn serve(&self, key: &SegmentKey, loaded: Loaded) {
         if let Some(entry) = self.write().get_mut(key) {
             // Checked before loading.
-            let specs = |list| value_specs(list).unwrap_or_default().into();
+            let specs = |list| value_specs(list).unwrap_or_default();
+            let (inputs, outputs) = (specs(&entry.spec.inputs), specs(&entry.spec.outputs));
             entry.progress = Progress::Ready {
                 serving: Serving {
-                    inputs: specs(&entry.spec.inputs),
-                    outputs: specs(&entry.spec.outputs),
+                    together: together(&entry.spec, &inputs, &outputs),
+                    inputs: inputs.into(),
+                    outputs: outputs.into(),
                     next: entry.spec.next.clone(),
                     callers: entry.spec.callers.as_deref().map(Into::into),
                     segment: loaded.segment,

@@ -87,12 +87,12 @@ async fn a_wanted_slice_is_fetched_loaded_and_serves() {
     let statuses = until(&slices, SliceState::Ready).await;
     assert!(statuses[0].run_ms.is_some());
     let serving = slices.get(&key_of(&wanted)).unwrap();
-    let run = serving.segment.run(vec![fp32(&[1, 2], &[1.0, 2.0])]).await;
+    let run = serving.run(vec![fp32(&[1, 2], &[1.0, 2.0])]).await;
     assert_eq!(floats(&run.unwrap().outputs[0]), [3.0, 5.0]);
     slices.apply(&[]);
     assert!(slices.get(&key_of(&wanted)).is_none());
     // A request that was inside keeps its segment.
-    let late = serving.segment.run(vec![fp32(&[1, 2], &[0.0, 0.0])]).await;
+    let late = serving.run(vec![fp32(&[1, 2], &[0.0, 0.0])]).await;
     assert_eq!(floats(&late.unwrap().outputs[0]), [1.0, 1.0]);
 }
 

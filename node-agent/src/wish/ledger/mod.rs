@@ -219,8 +219,9 @@ fn same_place(a: &Slice, b: &Slice) -> bool {
     (&a.placement_uid, a.revision, a.segment) == (&b.placement_uid, b.revision, b.segment)
 }
 
-/// Whether `offered` is `held` but for the address of the next host: a pod that
-/// restarts has a new one. A field that is added must be considered here.
+/// Whether `offered` is `held` but for the address of the next host (a pod that restarts
+/// has a new one) and what is computed together. A field that is added must be considered
+/// here.
 fn is_readdressed(held: &Slice, offered: &Slice) -> bool {
     let Slice {
         placement_uid,
@@ -232,6 +233,8 @@ fn is_readdressed(held: &Slice, offered: &Slice) -> bool {
         outputs,
         next,
         callers,
+        // Follows the spec, and changes nothing of what is loaded.
+        batching: _,
     } = held;
     let same_next = match (next, &offered.next) {
         (Some(held), Some(offered)) => same_host(held, offered),

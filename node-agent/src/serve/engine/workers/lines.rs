@@ -1,6 +1,7 @@
 //! Runs that wait for a worker: a line for each model, taken in turn, so that a flood on one
 //! model costs the others one run of it each time.
 
+use super::group;
 use super::runs::RunJob;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
@@ -132,6 +133,39 @@ impl Lines {
         None
     }
 
+    /// Moves those that may be computed with `group` behind it, and says whether anything
+    /// else waits.
+    fn take_mates(&self, group: &mut Vec<RunJob>) -> bool {
+        let mut state = self.lock();
+        let State {
+            by_model, turns, ..
+        } = &mut *state;
+        let Some(model) = group.first().map(|job| Arc::clone(&job.model)) else {
+            return false;
+        };
+        let before = group.len();
+        if let Some(line) = by_model.get_mut(&model) {
+            let waiting = std::mem::take(line);
+            for job in waiting {
+                if group::may_join(group, &job) {
+                    group.push(job);
+                } else {
+                    line.push_back(job);
+                }
+            }
+            if line.is_empty() {
+                by_model.remove(&model);
+                turns.retain(|turn| *turn != model);
+            }
+        }
+        let others_wait = !by_model.is_empty();
+        drop(state);
+        if group.len() > before {
+            self.shared.left.notify_waiters();
+        }
+        others_wait
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared
             .state
@@ -152,6 +186,26 @@ impl Taker {
             came.await;
         }
     }
+
+    /// The next run, with those that may be computed with it. For more of them it waits as
+    /// long as the first one allows, while nobody else wants the worker.
+    pub(super) async fn next_group(&mut self) -> Vec<RunJob> {
+        let first = self.next().await;
+        let until = first
+            .together
+            .map(|together| Instant::from_std(first.queued) + together.max_delay);
+        let mut group = vec![first];
+        let Some(until) = until else {
+            return group;
+        };
+        loop {
+            let came = self.lines.shared.came.notified();
+            let others_wait = self.lines.take_mates(&mut group);
+            if others_wait || group::is_full(&group) || timeout_at(until, came).await.is_err() {
+                return group;
+            }
+        }
+    }
 }
 
 impl Drop for Taker {
@@ -168,9 +222,10 @@ impl Drop for Taker {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{EngineError, Run};
+    use super::super::super::{EngineError, Run, Together};
     use super::*;
     use futures::FutureExt as _;
+    use lamina_model::{DataType, Tensor};
     use tokio::sync::oneshot;
 
     type Answer = oneshot::Receiver<Result<Run, EngineError>>;
@@ -181,6 +236,7 @@ mod tests {
             model: model.into(),
             slice: 1,
             inputs: Vec::new(),
+            together: None,
             limit: Duration::from_secs(1),
             answer_bytes: Arc::default(),
             begun: Arc::default(),
@@ -239,6 +295,65 @@ mod tests {
         // Who gave up makes room.
         answers.pop();
         assert_eq!(lines.push(job("a").0).await, Ok(()));
+    }
+
+    fn row(model: &str, delay: Duration) -> (RunJob, Answer) {
+        let (mut job, answer) = job(model);
+        job.inputs = vec![Tensor {
+            datatype: DataType::Uint8,
+            shape: vec![1],
+            data: vec![0].into(),
+        }];
+        job.together = Some(Together {
+            max_rows: 3,
+            max_delay: delay,
+        });
+        (job, answer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_one_slice_is_taken_together() {
+        let (lines, mut taker) = Lines::new();
+        let mut answers = Vec::new();
+        for model in ["a", "a", "b", "a", "a"] {
+            let (job, answer) = row(model, Duration::ZERO);
+            answers.push(answer);
+            lines.push(job).await.unwrap();
+        }
+        let mut taken = Vec::new();
+        for _ in 0..3 {
+            let group = taker.next_group().await;
+            taken.push((group[0].model.to_string(), group.len()));
+        }
+        assert_eq!(taken, [("a".into(), 3), ("b".into(), 1), ("a".into(), 1)]);
+        // Each line has one turn still.
+        let (job, _answer) = row("a", Duration::ZERO);
+        lines.push(job).await.unwrap();
+        assert_eq!(lines.lock().turns.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_free_worker_waits_for_mates_as_long_as_nobody_else_comes() {
+        let (lines, mut taker) = Lines::new();
+        let delay = Duration::from_millis(20);
+        let (first, _first) = row("a", delay);
+        lines.push(first).await.unwrap();
+        let later = async {
+            tokio::time::sleep(delay / 2).await;
+            let (second, answer) = row("a", delay);
+            lines.push(second).await.unwrap();
+            answer
+        };
+        let (group, _second) = tokio::join!(taker.next_group(), later);
+        assert_eq!(group.len(), 2);
+
+        let (first, _first) = row("a", Duration::from_secs(60));
+        lines.push(first).await.unwrap();
+        let (other, _other) = row("b", delay);
+        lines.push(other).await.unwrap();
+        let begin = Instant::now();
+        assert_eq!(taker.next_group().await.len(), 1);
+        assert_eq!(begin.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! runs that were lost are made again: inference is pure. `docs/decisions/0017-workers.md`.
 
 mod channel;
+mod group;
 mod lines;
 mod loads;
 mod process;
@@ -15,7 +16,7 @@ mod worker;
 pub(crate) use process::WorkerOptions;
 pub(crate) use records::Sharing;
 
-use super::{Engine, EngineError, Loaded, ModelCrashes, Run, Segment, Vitals};
+use super::{Engine, EngineError, Loaded, ModelCrashes, Run, Segment, Together, Vitals};
 use async_trait::async_trait;
 use lamina_model::{Tensor, ValueSpec};
 use loads::Report;
@@ -167,7 +168,11 @@ impl Engine for Workers {
 
 #[async_trait]
 impl Segment for WorkerSegment {
-    async fn run(&self, inputs: Vec<Tensor>) -> Result<Run, EngineError> {
+    async fn run(
+        &self,
+        inputs: Vec<Tensor>,
+        together: Option<Together>,
+    ) -> Result<Run, EngineError> {
         let lodger = &self.0;
         for (tensor, spec) in inputs.iter().zip(lodger.inputs.iter()) {
             tensor.check(spec)?;
@@ -181,6 +186,8 @@ impl Segment for WorkerSegment {
                 slice: lodger.slice,
                 limit: runs::patience(report.run_seconds, &lodger.inputs, &inputs),
                 inputs: inputs.clone(),
+                // One of those that were computed with it may have ended the worker.
+                together: together.filter(|_| tries == 0),
                 answer_bytes: Arc::clone(&lodger.answer_bytes),
                 queued,
             };

@@ -1,8 +1,9 @@
-//! One run at a time: inputs into the shared memory, a call, outputs out of it. What comes
-//! back is judged; the worker may be anybody's by now.
+//! One call at a time, for one run or for several that are computed together: inputs into
+//! the shared memory, a call, outputs out of it. What comes back is judged; the worker may be anybody's by now.
 
-use super::super::{EngineError, Run};
+use super::super::{EngineError, Run, Together};
 use super::channel::Channel;
+use super::group;
 use super::lines::Taker;
 use lamina_model::{Tensor, ValueSpec};
 use lamina_proto::MAX_MESSAGE_BYTES;
@@ -32,6 +33,8 @@ pub(super) struct RunJob {
     pub(super) model: Arc<str>,
     pub(super) slice: u64,
     pub(super) inputs: Vec<Tensor>,
+    /// With which others it may be computed.
+    pub(super) together: Option<Together>,
     pub(super) limit: Duration,
     /// Bytes of the last answer.
     pub(super) answer_bytes: Arc<AtomicU64>,
@@ -73,31 +76,71 @@ pub(super) fn patience(run_seconds: f64, specs: &[ValueSpec], inputs: &[Tensor])
 
 /// Does `jobs` until one breaks the worker. `now` is told the model that runs.
 pub(super) async fn serve(
-    mut channel: Channel,
+    channel: Channel,
     mut jobs: Taker,
     now: impl Fn(Option<(Arc<str>, Duration)>),
 ) -> Fault {
-    let mut arena = None;
+    let mut desk = Desk {
+        channel,
+        arena: None,
+        now,
+    };
     loop {
-        let job = jobs.next().await;
-        // Its request was cancelled or timed out while it waited.
-        if job.reply.is_closed() {
-            continue;
+        let mut group = jobs.next_group().await;
+        // Their requests were cancelled or timed out while they waited.
+        group.retain(|job| !job.reply.is_closed());
+        if let Err(fault) = desk.run(group).await {
+            return fault;
         }
-        job.begun.store(true, Ordering::Release);
-        now(Some((Arc::clone(&job.model), job.limit)));
-        let start = Instant::now();
-        let ran = timeout(job.limit, exchange(&mut channel, &mut arena, &job)).await;
-        let answer = match ran {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(fault)) => return fault,
-            Err(_) => {
-                // Another try would take as long.
-                let _ = job.reply.send(Err(EngineError::Stuck(job.limit)));
-                return Fault::Stuck(job.limit);
+    }
+}
+
+struct Desk<N> {
+    channel: Channel,
+    arena: Option<Arena>,
+    now: N,
+}
+
+impl<N: Fn(Option<(Arc<str>, Duration)>)> Desk<N> {
+    /// Answers all of `group`, or breaks off with the worker: what has no answer then is
+    /// made again.
+    async fn run(&mut self, group: Vec<RunJob>) -> Result<(), Fault> {
+        if group.len() > 1
+            && let Some(runs) = self.together(&group).await?
+        {
+            for (job, run) in group.into_iter().zip(runs) {
+                // Nobody waits for it any more.
+                let _ = job.reply.send(Ok(run));
             }
+            return Ok(());
+        }
+        for job in &group {
+            // What one of them does is not to be held against the others.
+            job.begun.store(false, Ordering::Release);
+        }
+        for job in group {
+            self.alone(job).await?;
+        }
+        Ok(())
+    }
+
+    async fn alone(&mut self, job: RunJob) -> Result<(), Fault> {
+        job.begun.store(true, Ordering::Release);
+        (self.now)(Some((Arc::clone(&job.model), job.limit)));
+        let start = Instant::now();
+        let call = Call {
+            slice: job.slice,
+            inputs: &job.inputs,
+            answer_bytes: &job.answer_bytes,
         };
-        now(None);
+        let exchanged = exchange(&mut self.channel, &mut self.arena, &call);
+        let Ok(answer) = timeout(job.limit, exchanged).await else {
+            // Another try would take as long.
+            let _ = job.reply.send(Err(EngineError::Stuck(job.limit)));
+            return Err(Fault::Stuck(job.limit));
+        };
+        let answer = answer?;
+        (self.now)(None);
         let run = answer.map(|outputs| Run {
             outputs,
             queue: start - job.queued,
@@ -105,7 +148,53 @@ pub(super) async fn serve(
         });
         // Nobody waits for it any more.
         let _ = job.reply.send(run);
+        Ok(())
     }
+
+    /// The answers to all of `group`, computed at once; `None` where each must be computed
+    /// alone to know which of them is to blame, or because the batch cannot be taken apart.
+    async fn together(&mut self, group: &[RunJob]) -> Result<Option<Vec<Run>>, Fault> {
+        let (Some(first), Some(inputs)) = (group.first(), group::merged(group)) else {
+            return Ok(None);
+        };
+        let limit = group.iter().map(|job| job.limit).sum();
+        for job in group {
+            job.begun.store(true, Ordering::Release);
+        }
+        (self.now)(Some((Arc::clone(&first.model), limit)));
+        let start = Instant::now();
+        let call = Call {
+            slice: first.slice,
+            inputs: &inputs,
+            answer_bytes: &first.answer_bytes,
+        };
+        let exchanged = exchange(&mut self.channel, &mut self.arena, &call);
+        let Ok(answer) = timeout(limit, exchanged).await else {
+            return Err(Fault::Stuck(limit));
+        };
+        let answer = answer?;
+        (self.now)(None);
+        let Some(answers) = answer.ok().and_then(|all| group::split(group, &all)) else {
+            return Ok(None);
+        };
+        let took = start.elapsed();
+        let run = |(job, outputs): (&RunJob, Vec<Tensor>)| {
+            let compute = took.mul_f64(group::share(group, job));
+            Run {
+                outputs,
+                queue: start - job.queued + took.saturating_sub(compute),
+                compute,
+            }
+        };
+        Ok(Some(group.iter().zip(answers).map(run).collect()))
+    }
+}
+
+/// What the worker is asked.
+struct Call<'a> {
+    slice: u64,
+    inputs: &'a [Tensor],
+    answer_bytes: &'a AtomicU64,
 }
 
 type Answer = Result<Vec<Tensor>, EngineError>;
@@ -113,19 +202,19 @@ type Answer = Result<Vec<Tensor>, EngineError>;
 async fn exchange(
     channel: &mut Channel,
     arena: &mut Option<Arena>,
-    job: &RunJob,
+    asked: &Call<'_>,
 ) -> Result<Answer, Fault> {
-    let (regions, free_from) = laid_out(&job.inputs);
-    let wanted = free_from + job.answer_bytes.load(Ordering::Relaxed);
+    let (regions, free_from) = laid_out(asked.inputs);
+    let wanted = free_from + asked.answer_bytes.load(Ordering::Relaxed);
     let (arena, is_new) = fitting(arena, wanted)?;
-    for (region, tensor) in regions.iter().zip(&job.inputs) {
+    for (region, tensor) in regions.iter().zip(asked.inputs) {
         let offset = usize::try_from(region.offset).unwrap_or(usize::MAX);
         if !arena.write(offset, &tensor.data) {
             return Err(Fault::Memory(io::ErrorKind::OutOfMemory.into()));
         }
     }
     let call = RunCall::Run {
-        slice: job.slice,
+        slice: asked.slice,
         inputs: regions,
         free_from,
         arena: is_new.then_some(arena.bytes() as u64),
@@ -133,7 +222,7 @@ async fn exchange(
     let descriptor = is_new.then(|| arena.descriptor());
     channel.send(&call, descriptor).await?;
     match channel.receive().await? {
-        RunReply::Done { outputs } => taken(arena, &outputs, &job.answer_bytes).map(Ok),
+        RunReply::Done { outputs } => taken(arena, &outputs, asked.answer_bytes).map(Ok),
         RunReply::Refused(refusal) => refused(refusal).map(Err),
         RunReply::NoRoom { bytes } => {
             if bytes > MAX_MESSAGE_BYTES as u64 {
@@ -146,7 +235,7 @@ async fn exchange(
             };
             channel.send(&call, Some(arena.descriptor())).await?;
             match channel.receive().await? {
-                RunReply::Done { outputs } => taken(arena, &outputs, &job.answer_bytes).map(Ok),
+                RunReply::Done { outputs } => taken(arena, &outputs, asked.answer_bytes).map(Ok),
                 RunReply::Refused(refusal) => refused(refusal).map(Err),
                 RunReply::NoRoom { .. } => Err(Fault::Nonsense("no room in the room it wanted")),
             }

@@ -106,9 +106,9 @@ impl Client {
         let (segment, ended) = (Arc::clone(segment), Arc::clone(&end));
         let count: Arc<AtomicU32> = Arc::clone(&answered);
         let task = tokio::spawn(async move {
-            let first = segment.run(x(1.0)).await.unwrap().outputs;
+            let first = segment.run(x(1.0), None).await.unwrap().outputs;
             while !ended.load(Ordering::SeqCst) {
-                let run = segment.run(x(1.0)).await.unwrap();
+                let run = segment.run(x(1.0), None).await.unwrap();
                 assert_eq!(run.outputs, first);
                 count.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -199,9 +199,9 @@ async fn memory_runs_out_for_the_request_that_wants_it() {
     let neighbour = bench.load("b/good").await;
     let client = Client::of(&neighbour);
     for segment in [&greedy, &gluttonous] {
-        let error = segment.run(x(2000.0)).await.unwrap_err();
+        let error = segment.run(x(2000.0), None).await.unwrap_err();
         assert!(matches!(error, EngineError::Memory(_)), "{error}");
-        assert!(segment.run(x(1.0)).await.is_ok());
+        assert!(segment.run(x(1.0), None).await.is_ok());
     }
     client.has_lost_nothing().await;
 }

@@ -1,6 +1,6 @@
 //! A worker as others have it: a process, its two queues, and who watches over it.
 
-use super::super::{EngineError, Run};
+use super::super::{EngineError, Run, Together};
 use super::lines::{Lines, Refused, Taker};
 use super::loads::{self, LoadJob, Report};
 use super::process::Process;
@@ -56,6 +56,7 @@ pub(super) struct Wanted {
     pub(super) model: Arc<str>,
     pub(super) slice: u64,
     pub(super) inputs: Vec<Tensor>,
+    pub(super) together: Option<Together>,
     pub(super) limit: Duration,
     pub(super) answer_bytes: Arc<AtomicU64>,
     pub(super) queued: Instant,
@@ -110,6 +111,7 @@ impl Worker {
             model: wanted.model,
             slice: wanted.slice,
             inputs: wanted.inputs,
+            together: wanted.together,
             limit: wanted.limit,
             answer_bytes: wanted.answer_bytes,
             begun: Arc::clone(&begun),
