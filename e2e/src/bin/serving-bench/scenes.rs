@@ -14,6 +14,12 @@ const CAMERA: &str = "cam-1";
 const EDGE: &str = "edge-1";
 /// A cut in the middle of MobileNetV2: the last block of the camera.
 const CUT: u32 = 14;
+/// Its last block.
+const LAST: u32 = 32;
+/// Rows that are computed together.
+const ROWS: u32 = 8;
+/// For a change of the spec that moves nothing to reach the hosts.
+const SETTLING: Duration = Duration::from_secs(5);
 /// Beyond what an agent holds at once.
 const BURST: u32 = 2000;
 /// Connections that say nothing.
@@ -36,7 +42,7 @@ pub(crate) async fn all(scene: &Scene, time: Duration, page: &mut Page) -> Resul
 }
 
 async fn one_host(scene: &Scene, time: Duration, page: &mut Page) -> Result<Closed> {
-    serve(scene, MODEL, EDGE, &[(0, u32::MAX, EDGE)]).await?;
+    serve(scene, MODEL, EDGE, &[(0, LAST, EDGE)], "").await?;
     page.section("One host, the whole model");
     let alone = measure::closed(scene, (EDGE, MODEL), 1, time).await?;
     page.row("one at a time", "", times(alone.p50, alone.p99));
@@ -53,6 +59,19 @@ async fn one_host(scene: &Scene, time: Duration, page: &mut Page) -> Result<Clos
             plain.rate
         ),
     );
+    let batching = format!("  batching: {{maxRows: {ROWS}}}\n");
+    serve(scene, MODEL, EDGE, &[(0, LAST, EDGE)], &batching).await?;
+    tokio::time::sleep(SETTLING).await;
+    let together = measure::closed(scene, (EDGE, MODEL), ROWS, time).await?;
+    page.row(
+        format!(
+            "{ROWS} in flight, up to {ROWS} rows computed together: throughput over that without"
+        ),
+        "",
+        format!("{:.2} ({:.1}/s)", together.rate / eight.rate, together.rate),
+    );
+    serve(scene, MODEL, EDGE, &[(0, LAST, EDGE)], "").await?;
+    tokio::time::sleep(SETTLING).await;
     Ok(eight)
 }
 
@@ -98,7 +117,8 @@ async fn split(scene: &Scene, time: Duration, page: &mut Page) -> Result<()> {
         scene,
         MODEL,
         CAMERA,
-        &[(0, CUT, CAMERA), (CUT + 1, u32::MAX, EDGE)],
+        &[(0, CUT, CAMERA), (CUT + 1, LAST, EDGE)],
+        "",
     )
     .await?;
     page.section("Two hosts: the camera and an edge host");
@@ -136,7 +156,7 @@ async fn split(scene: &Scene, time: Duration, page: &mut Page) -> Result<()> {
 
 async fn exits(scene: &Scene, page: &mut Page) -> Result<()> {
     let pins = [(0, 0, CAMERA), (1, 1, EDGE), (2, 2, "edge-2")];
-    serve(scene, DIGITS, CAMERA, &pins).await?;
+    serve(scene, DIGITS, CAMERA, &pins, "").await?;
     page.section("Early exits: handwritten digits over three hosts, one image a request");
     let seen = measure::digits(scene, CAMERA, DIGITS).await?;
     let whole = seen.last().context("no thresholds")?.clone();
@@ -191,7 +211,14 @@ fn rate(scene: &Scene, bits_per_second: u64) -> Result<()> {
 }
 
 /// Serves `model` for requests at `entry`, blocks where `pins` say, and leaves them there.
-async fn serve(scene: &Scene, model: &str, entry: &str, pins: &[(u32, u32, &str)]) -> Result<()> {
+/// `more` are further lines of the spec.
+async fn serve(
+    scene: &Scene,
+    model: &str,
+    entry: &str,
+    pins: &[(u32, u32, &str)],
+    more: &str,
+) -> Result<()> {
     let address = scene.lab.address("cloud-1")?;
     let shape = if model == DIGITS {
         "1, 8, 8"
@@ -200,12 +227,8 @@ async fn serve(scene: &Scene, model: &str, entry: &str, pins: &[(u32, u32, &str)
     };
     let pins: String = pins
         .iter()
-        // No model here has a hundred blocks; a pin is clipped to what there is.
         .map(|(first, last, node)| {
-            format!(
-                "      - {{first: {first}, last: {}, node: {node}}}\n",
-                last.min(&99)
-            )
+            format!("      - {{first: {first}, last: {last}, node: {node}}}\n")
         })
         .collect();
     let manifest = format!(
@@ -217,7 +240,7 @@ spec:
   inputs: [{{name: image, datatype: FP32, shape: [-1, {shape}]}}]
   entry: {{nodeSelector: {{kubernetes.io/hostname: {entry}}}}}
   adaptation: {{policy: Never}}
-  constraints:
+{more}  constraints:
     pins:
 {pins}"
     );
