@@ -1,3 +1,4 @@
+use crate::as_written;
 use crate::cuts;
 use crate::draw;
 use crate::exits;
@@ -226,6 +227,7 @@ fn open<'a>(
         unlike: Default::default(),
     };
     trial.watch(options.seed)?;
+    as_written::check(&mut trial)?;
     Ok((trial, metadata))
 }
 
