@@ -392,7 +392,8 @@ void open(lts_source &source, const char *path) {
   share_openly(module);
   source.frozen = torch::jit::freeze_module(module);
   // Some matrices that want a gradient are multiplied in another way.
-  for (at::Tensor weight : module.parameters()) weight.set_requires_grad(false);
+  for (at::Tensor weight : module.parameters())
+    if (weight.requires_grad()) weight.set_requires_grad(false);
   source.read = module;
   for (const Module &part : source.frozen.modules())
     for (const auto &method : part.get_methods()) {
