@@ -61,7 +61,7 @@ int lts_source_graph(lts_source *source, const size_t *cuts, size_t count, lts_g
                      char **text);
 
 // The model as its file says it, neither frozen nor rewritten by any pass. A model that was
-// traced again has none.
+// traced again has none. JSON: the names of its operators.
 int lts_source_as_written(lts_source *source, lts_graph **out, char **text);
 
 int lts_block_load(const char *path, lts_block **out, char **text);

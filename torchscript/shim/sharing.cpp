@@ -4,6 +4,7 @@
 #include "source.hpp"
 
 #include <torch/csrc/jit/ir/alias_analysis.h>
+#include <torch/csrc/jit/passes/inline_fork_wait.h>
 #include <torch/csrc/jit/passes/inliner.h>
 
 namespace aten = c10::aten;
@@ -316,13 +317,17 @@ bool may_share_silently(const Block *block) {
 }  // namespace
 
 void share_openly(Module &module) {
+  auto inlined = [](const std::shared_ptr<Graph> &graph) {
+    torch::jit::Inline(*graph);
+    torch::jit::InlineForkWait(graph);
+    // What was forked calls others.
+    torch::jit::Inline(*graph);
+    return graph;
+  };
   auto graph = module.get_method("forward").graph();
-  auto tried = graph->copy();
-  torch::jit::Inline(*tried);
-  if (!may_share_silently(tried->block()) || !share_openly(tried)) return;
+  auto tried = inlined(graph->copy());
   // Only where it must be: what is inlined here, freezing would inline.
-  torch::jit::Inline(*graph);
-  share_openly(graph);
+  if (may_share_silently(tried->block()) && share_openly(tried)) share_openly(inlined(graph));
 }
 
 }  // namespace lamina

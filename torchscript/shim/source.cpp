@@ -460,7 +460,9 @@ lts_graph *graph_as_written(const lts_source &source) {
   torch::jit::Inline(*graph);
   torch::jit::Autocast(graph);
   torch::jit::InlineForkWait(graph);
+  torch::jit::Inline(*graph);
   forget_callers(graph->block());
+  remove_asides(graph->block());
   // Behind those that requests carry.
   std::vector<std::optional<IValue>> defaults(source.graph->inputs().size() - 1);
   defaults.insert(defaults.end(), source.defaults.begin(), source.defaults.end());
@@ -653,7 +655,13 @@ int lts_source_watch(lts_source *source, lts_tensor *const *inputs, size_t batch
 }
 
 int lts_source_as_written(lts_source *source, lts_graph **out, char **text) {
-  return lamina::guarded(text, [&] { *out = lamina::graph_as_written(*source); });
+  return lamina::guarded(text, [&] {
+    std::unique_ptr<lts_graph> graph(lamina::graph_as_written(*source));
+    std::set<std::string> operators;
+    lamina::add_operators(graph->graph->block(), operators);
+    *text = lamina::copy_text(lamina::list(operators, lamina::quoted));
+    *out = graph.release();
+  });
 }
 
 int lts_source_graph(lts_source *source, const size_t *cuts, size_t count, lts_graph **out,

@@ -67,6 +67,9 @@ std::string clean(std::shared_ptr<Graph> &graph);
 // to read.
 void share_openly(Module &module);
 
+// Removes warnings, prints and marks, which would be repeated with every request.
+void remove_asides(Block *block);
+
 // Constants of a file that was exported on a GPU name devices that this host lacks.
 void name_no_gpu(Block *block);
 

@@ -360,13 +360,14 @@ impl Source {
         }
     }
 
-    /// The model as its file says it, neither frozen nor rewritten.
-    pub(crate) fn as_written(&mut self) -> Result<Graph> {
+    /// The model as its file says it, neither frozen nor rewritten, and the names of its
+    /// operators, of which freezing may leave out some.
+    pub(crate) fn as_written(&mut self) -> Result<(Graph, Vec<String>)> {
         let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the handle is valid for the call.
         let status = unsafe { sys::lts_source_as_written(self.0, &raw mut graph, &raw mut text) };
-        checked(status, text)?;
-        Ok(Graph(graph))
+        let operators = parsed(status, text)?;
+        Ok((Graph(graph), operators))
     }
 
     /// The whole model, giving the tensors at each cut and then its outputs.

@@ -635,7 +635,7 @@ fn check_operators(analysis: &Analysis) -> Result<(), PrepareError> {
 }
 
 /// Whether a block may use `operator`.
-fn is_allowed(operator: &str) -> bool {
+pub(crate) fn is_allowed(operator: &str) -> bool {
     lamina_model::operator_refusal(operator).is_none() && !is_asynchronous(operator)
 }
 
