@@ -3,7 +3,7 @@
 use std::env;
 use std::path::Path;
 
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "shim/batch.cpp",
     "shim/clean.cpp",
     "shim/codec.cpp",
@@ -14,6 +14,7 @@ const SOURCES: [&str; 12] = [
     "shim/optimize.cpp",
     "shim/proportion.cpp",
     "shim/retrace.cpp",
+    "shim/sharing.cpp",
     "shim/source.cpp",
     "shim/watch.cpp",
 ];

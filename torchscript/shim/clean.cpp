@@ -30,18 +30,6 @@ bool is_aside(const Node *node) {
   return names.count(node->kind().toQualString()) > 0;
 }
 
-// Warnings, prints and marks would be repeated with every request.
-void remove_asides(Block *block) {
-  // From the end: the end of a mark reads what its begin gives.
-  for (auto it = block->nodes().rbegin(); it != block->nodes().rend();) {
-    Node *node = *it++;
-    for (Block *inner : node->blocks()) remove_asides(inner);
-    bool unused = true;
-    for (const Value *output : node->outputs()) unused &= output->uses().empty();
-    if (is_aside(node) && unused) node->destroy();
-  }
-}
-
 // Whether an object stands for a mode or a mark that forwards do without.
 bool is_entered_for_nothing(const Value *object) {
   auto type = object->type()->cast<c10::ClassType>();
@@ -125,6 +113,17 @@ std::string flatten_outputs(Graph &graph) {
 }
 
 }  // namespace
+
+void remove_asides(Block *block) {
+  // From the end: the end of a mark reads what its begin gives.
+  for (auto it = block->nodes().rbegin(); it != block->nodes().rend();) {
+    Node *node = *it++;
+    for (Block *inner : node->blocks()) remove_asides(inner);
+    bool unused = true;
+    for (const Value *output : node->outputs()) unused &= output->uses().empty();
+    if (is_aside(node) && unused) node->destroy();
+  }
+}
 
 void name_no_gpu(Block *block) {
   for (auto it = block->nodes().begin(); it != block->nodes().end();) {

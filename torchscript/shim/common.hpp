@@ -7,6 +7,7 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/csrc/jit/runtime/interpreter.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -93,6 +94,8 @@ struct lts_graph {
   // Whether running it packs the weights once more, beside the constants.
   bool packs = false;
   torch::jit::GraphExecutor executor;
+  // Where it is set, it is run instead: as it is written, by no executor's passes.
+  std::optional<torch::jit::Code> plain;
 
   // The simple executor neither profiles nor specializes: the first run is as
   // exact as the last, and any batch size runs the same code.
@@ -102,6 +105,14 @@ struct lts_graph {
       : graph(std::move(g)), self(std::move(m)), defaults(std::move(d)),
         packs(mode == torch::jit::ExecutorExecutionMode::PROFILING),
         executor(graph, "forward", mode) {}
+
+  void run(torch::jit::Stack &stack) {
+    if (plain.has_value()) {
+      torch::jit::InterpreterState(*plain).run(stack);
+    } else {
+      executor.run(stack);
+    }
+  }
 };
 
 namespace lamina {

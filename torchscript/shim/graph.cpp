@@ -126,7 +126,7 @@ std::vector<at::Tensor> given(lts_tensor *const *inputs, size_t count) {
 
 std::vector<at::Tensor> forward(lts_graph &graph, std::vector<at::Tensor> inputs) {
   torch::jit::Stack stack = stack_of(graph, std::move(inputs));
-  graph.executor.run(stack);
+  graph.run(stack);
   std::vector<at::Tensor> tensors;
   for (const IValue &value : stack) flatten(value, tensors);
   return tensors;

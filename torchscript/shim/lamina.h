@@ -60,6 +60,10 @@ int lts_source_block(lts_source *source, size_t from, size_t to, lts_bytes **out
 int lts_source_graph(lts_source *source, const size_t *cuts, size_t count, lts_graph **out,
                      char **text);
 
+// The model as its file says it, neither frozen nor rewritten by any pass. A model that was
+// traced again has none. JSON: the names of its operators.
+int lts_source_as_written(lts_source *source, lts_graph **out, char **text);
+
 int lts_block_load(const char *path, lts_block **out, char **text);
 void lts_block_free(lts_block *block);
 // JSON: per tensor that the block takes null or the numbers to warm it up with;

@@ -4,6 +4,7 @@
 #include "watch.hpp"
 
 #include <torch/csrc/jit/ir/alias_analysis.h>
+#include <torch/csrc/jit/passes/autocast.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
 #include <torch/csrc/jit/passes/inline_fork_wait.h>
 #include <torch/csrc/jit/passes/inliner.h>
@@ -387,7 +388,13 @@ void open(lts_source &source, const char *path) {
   source.metadata = extra.at(kMetadata);
   TORCH_CHECK(module.find_method("forward").has_value(), "the model has no `forward`");
   module.eval();
+  source.as_written = module.get_method("forward").graph()->copy();
+  share_openly(module);
   source.frozen = torch::jit::freeze_module(module);
+  // Some matrices that want a gradient are multiplied in another way.
+  for (at::Tensor weight : module.parameters())
+    if (weight.requires_grad()) weight.set_requires_grad(false);
+  source.read = module;
   for (const Module &part : source.frozen.modules())
     for (const auto &method : part.get_methods()) {
       forget_callers(method.graph()->block());
@@ -444,6 +451,25 @@ std::shared_ptr<Graph> copied(const lts_source &source, Copier &copier,
 // A copy of the model with what it keeps, for running it may change that.
 lts_graph *stateful_graph(const lts_source &source) {
   return new lts_graph(source.graph->copy(), source.frozen.deepcopy(), {});
+}
+
+// As libtorch's interpreter takes it. What `with torch.autocast` changes is part of the model.
+lts_graph *graph_as_written(const lts_source &source) {
+  TORCH_CHECK(source.read.has_value(), "a model that was traced again has no file");
+  auto graph = source.as_written->copy();
+  torch::jit::Inline(*graph);
+  torch::jit::Autocast(graph);
+  torch::jit::InlineForkWait(graph);
+  torch::jit::Inline(*graph);
+  forget_callers(graph->block());
+  remove_asides(graph->block());
+  // Behind those that requests carry.
+  std::vector<std::optional<IValue>> defaults(source.graph->inputs().size() - 1);
+  defaults.insert(defaults.end(), source.defaults.begin(), source.defaults.end());
+  Module module = source.reads_self ? source.read->deepcopy() : *source.read;
+  auto whole = std::make_unique<lts_graph>(graph, std::move(module), std::move(defaults));
+  whole->plain.emplace(graph, "forward");
+  return whole.release();
 }
 
 lts_graph *reference_graph(const lts_source &source, const size_t *cuts, size_t count) {
@@ -625,6 +651,16 @@ int lts_source_watch(lts_source *source, lts_tensor *const *inputs, size_t batch
     for (size_t i = 0; i < batches; ++i)
       requests.push_back(lamina::private_copies(inputs + i * count, count));
     *text = lamina::copy_text(lamina::watched(*source, std::move(requests)));
+  });
+}
+
+int lts_source_as_written(lts_source *source, lts_graph **out, char **text) {
+  return lamina::guarded(text, [&] {
+    std::unique_ptr<lts_graph> graph(lamina::graph_as_written(*source));
+    std::set<std::string> operators;
+    lamina::add_operators(graph->graph->block(), operators);
+    *text = lamina::copy_text(lamina::list(operators, lamina::quoted));
+    *out = graph.release();
   });
 }
 

@@ -8,6 +8,10 @@
 #include <unordered_set>
 
 struct lts_source {
+  // As the file has it, and its `forward` before anything was rewritten; not of a model that
+  // was traced again. Its weights are the frozen one's.
+  std::optional<torch::jit::Module> read;
+  std::shared_ptr<torch::jit::Graph> as_written;
   torch::jit::Module frozen;
   std::shared_ptr<torch::jit::Graph> graph;
   std::vector<std::optional<c10::IValue>> defaults;
@@ -57,6 +61,14 @@ void bind_defaults(Graph &graph, const std::vector<std::optional<IValue>> &defau
 // Simplifies a graph in ways that keep every bit of the result. Gives the nest of its
 // outputs as JSON: `Structure` in ffi.rs.
 std::string clean(std::shared_ptr<Graph> &graph);
+
+// Rewrites what may share memory without libtorch knowing it, such that it knows, where
+// something writes to it. To be called before freezing, which drops writes that nobody seems
+// to read.
+void share_openly(Module &module);
+
+// Removes warnings, prints and marks, which would be repeated with every request.
+void remove_asides(Block *block);
 
 // Constants of a file that was exported on a GPU name devices that this host lacks.
 void name_no_gpu(Block *block);

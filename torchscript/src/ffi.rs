@@ -102,6 +102,11 @@ mod sys {
             out: *mut *mut Graph,
             text: *mut *mut c_char,
         ) -> c_int;
+        pub(super) fn lts_source_as_written(
+            source: *mut Source,
+            out: *mut *mut Graph,
+            text: *mut *mut c_char,
+        ) -> c_int;
         pub(super) fn lts_block_load(
             path: *const c_char,
             out: *mut *mut Block,
@@ -353,6 +358,16 @@ impl Source {
             sys::lts_bytes_free(bytes);
             Ok(copy)
         }
+    }
+
+    /// The model as its file says it, neither frozen nor rewritten, and the names of its
+    /// operators, of which freezing may leave out some.
+    pub(crate) fn as_written(&mut self) -> Result<(Graph, Vec<String>)> {
+        let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the handle is valid for the call.
+        let status = unsafe { sys::lts_source_as_written(self.0, &raw mut graph, &raw mut text) };
+        let operators = parsed(status, text)?;
+        Ok((Graph(graph), operators))
     }
 
     /// The whole model, giving the tensors at each cut and then its outputs.

@@ -8,6 +8,7 @@
 //! A model is code: open one that nobody vouches for in a process that can do
 //! no harm. Nothing here starts threads; libtorch uses as many as it is told.
 
+mod as_written;
 #[cfg(feature = "baseline")]
 pub mod baseline;
 mod benchmark;

@@ -1,3 +1,4 @@
+use crate::as_written;
 use crate::cuts;
 use crate::draw;
 use crate::exits;
@@ -228,6 +229,7 @@ fn open<'a>(
         unlike: Default::default(),
     };
     trial.watch(options.seed)?;
+    as_written::check(&mut trial)?;
     Ok((trial, metadata))
 }
 
@@ -635,7 +637,7 @@ fn check_operators(analysis: &Analysis) -> Result<(), PrepareError> {
 }
 
 /// Whether a block may use `operator`.
-fn is_allowed(operator: &str) -> bool {
+pub(crate) fn is_allowed(operator: &str) -> bool {
     lamina_model::operator_refusal(operator).is_none() && !is_asynchronous(operator)
 }
 

@@ -30,6 +30,22 @@ fn what_is_none_for_some_requests_crosses_no_cut() {
 }
 
 #[test]
+fn a_write_to_what_a_loop_was_given_or_handed_on_is_kept() {
+    for name in ["SharesByNoRounds", "SharesByNoWhile", "SharesByRounds"] {
+        always_right(name);
+    }
+}
+
+#[test]
+fn a_write_to_what_an_operator_gave_back_as_it_was_is_kept() {
+    for by in [
+        "Dropout", "TypeAs", "Conjugate", "Sum", "AtLeast", "Chunk", "Split", "Broadcast",
+    ] {
+        always_right(&format!("SharesBy{by}"));
+    }
+}
+
+#[test]
 fn lists_and_dictionaries_that_a_request_decides_about_cross_no_cut() {
     for name in ["DictKeys", "EmptyTensorList", "EmptyIntList"] {
         always_right(name);
