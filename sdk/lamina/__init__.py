@@ -9,6 +9,10 @@
 An ordinary TorchScript file needs none of this. A program of `torch.export` becomes one:
 
     lamina.export_program(torch.export.load("model.pt2"), "model.pt")
+
+and so does a folder of Hugging Face:
+
+    lamina.export_hf("bert", "bert.pt", "text-classification")
 """
 
 from lamina.calibration import expected_calibration_error, fit_temperature
@@ -33,6 +37,7 @@ from lamina.evaluation import (
     format_table,
 )
 from lamina.exporting import export
+from lamina.huggingface import export_hf
 from lamina.loss import joint_loss
 from lamina.metadata import Metadata, read_metadata
 from lamina.model import Exit, ExitPlace, MultiExit, Stage
@@ -71,6 +76,7 @@ __all__ = [
     "exit_table",
     "expected_calibration_error",
     "export",
+    "export_hf",
     "export_program",
     "fit_temperature",
     "flops_to_exits",

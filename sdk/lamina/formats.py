@@ -37,6 +37,12 @@ _TFLITE = (
     "make a PyTorch network of that with onnx2torch, and torch.export it"
 )
 
+_HF = (
+    "is a folder of Hugging Face: python -m lamina export hf {path} --task … makes a file of its "
+    "network"
+)
+_FOLDER = "is a folder: name the file in it"
+
 _MARKS = (
     (0, b"\x89HDF\r\n\x1a\n", _KERAS),
     (4, b"TFL3", _TFLITE),
@@ -61,6 +67,9 @@ def advice(path: str | os.PathLike[str]) -> str | None:
         OSError: if it cannot be read.
     """
     path = Path(path)
+    if path.is_dir():
+        found = _HF if (path / "config.json").is_file() else _FOLDER
+        return found.format(path=path)
     with path.open("rb") as file:
         head = file.read(64)
     found = next((text for at, mark, text in _MARKS if head[at:].startswith(mark)), None)

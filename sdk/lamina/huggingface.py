@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from lamina.program import Declared, export_program, said
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch.export import ExportedProgram
 
@@ -50,6 +51,7 @@ class _Task:
 
 
 _GENERATION = "text-generation"
+_IDS, _MASK, _KINDS = "input_ids", "attention_mask", "token_type_ids"
 
 _TASKS = {
     "text-classification": _Task("AutoModelForSequenceClassification"),
@@ -144,7 +146,7 @@ class _Network(nn.Module):
         inputs = dict(zip(self._inputs, values, strict=True))
         if not self._picks_last:
             return self._answer(inputs)
-        mask = inputs["attention_mask"]
+        mask = inputs[_MASK]
         if self._takes_places:
             # Texts that are padded in front have their places counted from their first token.
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
@@ -196,9 +198,10 @@ def _load(folder: Path, task: _Task) -> Any:  # noqa: ANN401 - a class of transf
     config = json.loads((folder / "config.json").read_text())
     if "quantization_config" in config:
         raise ExportError(f"{folder} holds quantized weights: export the network before that")
-    transformers = needed("transformers", "hf")
+    with silent():
+        transformers = needed("transformers", "hf")
     try:
-        with silent():
+        with silent(), _without_bars(transformers.utils.logging):
             model, found = getattr(transformers, task.loader).from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -223,6 +226,18 @@ def _load(folder: Path, task: _Task) -> Any:  # noqa: ANN401 - a class of transf
     return model
 
 
+@contextlib.contextmanager
+def _without_bars(logging: Any) -> Iterator[None]:  # noqa: ANN401 - a module of transformers
+    """Nothing that moves on a terminal: a report follows."""
+    wanted = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if wanted:
+            logging.enable_progress_bar()
+
+
 def _inputs(
     model: Any,  # noqa: ANN401
     folder: Path,
@@ -230,7 +245,7 @@ def _inputs(
     image: tuple[int, int] | None,
 ) -> list[_Input]:
     kind = model.main_input_name
-    if kind == "input_ids":
+    if kind == _IDS:
         if image is not None:
             raise ArgumentError(f"{type(model).__name__} takes texts, no image of {image}")
         return _text_inputs(model, folder, length)
@@ -241,8 +256,8 @@ def _inputs(
         channels = getattr(model.config, "num_channels", 3)
         return [_Input(kind, (channels, rows, columns))]
     raise ExportError(
-        f"{type(model).__name__} takes {kind}, which is neither a text nor an image: export it with "
-        "torch.export and `python -m lamina export FILE.pt2`"
+        f"{type(model).__name__} takes {kind}, which is neither a text nor an image: export "
+        "it with torch.export, and that file with `python -m lamina export FILE.pt2`"
     )
 
 
@@ -254,17 +269,15 @@ def _text_inputs(model: Any, folder: Path, length: int | None) -> list[_Input]: 
     if not 2 <= length <= longest:
         raise ArgumentError(f"a length of {length} is not within 2..={longest}, which it takes")
     kinds = getattr(config, "type_vocab_size", 0)
-    largest = {
-        "input_ids": config.vocab_size - 1,
-        "attention_mask": 1,
-        "token_type_ids": max(kinds - 1, 0),
-    }
+    largest = {_IDS: config.vocab_size - 1, _MASK: 1, _KINDS: kinds - 1}
     taken = inspect.signature(model.forward).parameters
-    wanted = tokenizer.get("model_input_names") or [n for n in largest if n[:5] != "token" or kinds]
+    # A table of one kind is never asked.
+    by_default = [_IDS, _MASK, _KINDS] if kinds > 1 else [_IDS, _MASK]
+    wanted = {*tokenizer.get("model_input_names", by_default), _IDS, _MASK}
     return [
         _Input(name, (length,), high, longest)
         for name, high in largest.items()
-        if name in taken and (name in wanted or name != "token_type_ids")
+        if name in taken and name in wanted
     ]
 
 
@@ -318,10 +331,10 @@ def _examples(inputs: Sequence[_Input], rows: int) -> dict[str, Tensor]:
             found[each.name] = torch.randn(shape, generator=generator)
         else:
             found[each.name] = torch.randint(each.high + 1, shape, generator=generator)
-    if "attention_mask" in found:
-        mask = torch.ones_like(found["attention_mask"])
+    if _MASK in found:
+        mask = torch.ones_like(found[_MASK])
         mask[-1, mask.size(1) * 3 // 4 :] = 0  # a shorter text, as others fill it up
-        found["attention_mask"] = mask
+        found[_MASK] = mask
     return found
 
 

@@ -122,6 +122,8 @@ class _Writer:
         nodes = [n for n in program.graph.nodes if n.op == "placeholder"]
         for node, spec in zip(nodes, program.graph_signature.input_specs, strict=True):
             if spec.kind is not InputKind.USER_INPUT:
+                if not node.users:
+                    continue  # held by the network, and never asked
                 self._values[node] = "self." + self._held(program, node, spec)
             elif isinstance(spec.arg, ConstantArgument):
                 self._values[node] = _constant(spec.arg.value, node.name)
