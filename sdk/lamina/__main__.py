@@ -16,6 +16,7 @@ from lamina.datatypes import NAMES
 from lamina.errors import ExportError, LaminaError
 from lamina.formats import advice
 from lamina.huggingface import IMAGE, LENGTH, TASKS, export_hf
+from lamina.onnx import export_onnx
 from lamina.program import Declared, export_program
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 _HF = "export hf"
-_FORMATS = (_HF,)
+_ONNX = "export onnx"
+_FORMATS = (_HF, _ONNX)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,19 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "-o", "--out", type=Path, help="the file to write; FILE with .pt at the end if left out"
     )
-    export.add_argument(
-        "--input",
-        dest="inputs",
-        type=_declared,
-        action="append",
-        default=[],
-        metavar="NAME:DATATYPE:SHAPE[:MIN:MAX]",
-        help="name and range of an input, such as ids:INT64:-1x128:0:30521; once for each, in "
-        "order, or for none: then the program's names and its example's values are taken",
-    )
+    _add_inputs(export)
     _add_json(export)
     export.set_defaults(run=_export)
     _add_hf(commands)
+    _add_onnx(commands)
     return parser
 
 
@@ -112,6 +106,38 @@ def _add_hf(commands: Any) -> None:  # noqa: ANN401 - argparse does not name its
     )
     _add_json(hf)
     hf.set_defaults(run=_export_hf)
+
+
+def _add_onnx(commands: Any) -> None:  # noqa: ANN401
+    onnx = commands.add_parser(
+        _ONNX,
+        help="write a file of ONNX likewise",
+        description="Writes a file of ONNX as a TorchScript file that Lamina serves: a network by "
+        "onnx2pytorch, which is written and compared as one of torch.export, and compared with "
+        "ONNX Runtime as well. Sizes that the file leaves free stay free. Needs the extra "
+        "lamina[onnx].",
+        epilog="Exit codes: 0 written, 1 not, 2 the command line is wrong.",
+    )
+    onnx.add_argument("file", type=Path, help="such as model.onnx")
+    onnx.add_argument(
+        "-o", "--out", type=Path, help="the file to write; FILE with .pt at the end if left out"
+    )
+    _add_inputs(onnx)
+    _add_json(onnx)
+    onnx.set_defaults(run=_export_onnx)
+
+
+def _add_inputs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--input",
+        dest="inputs",
+        type=_declared,
+        action="append",
+        default=[],
+        metavar="NAME:DATATYPE:SHAPE[:MIN:MAX]",
+        help="name and range of an input, such as ids:INT64:-1x128:0:30521; once for each, in "
+        "order, or for none: then the program's names and its example's values are taken",
+    )
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:
@@ -161,6 +187,13 @@ def _export_hf(given: argparse.Namespace) -> ProgramReport:
     folder = given.folder.resolve()
     out = given.out or folder.with_name(f"{folder.name}.pt")
     return export_hf(given.folder, out, given.task, length=given.length, image=given.image)
+
+
+def _export_onnx(given: argparse.Namespace) -> ProgramReport:
+    out = given.out or given.file.with_suffix(".pt")
+    if out.exists() and out.samefile(given.file):
+        raise ExportError(f"{out} would overwrite the file of ONNX: name another with -o")
+    return export_onnx(given.file, out, inputs=given.inputs)
 
 
 def _load(path: Path) -> ExportedProgram:

@@ -24,22 +24,18 @@ _PICKLE = (
     "is a pickle of torch.save, weights or a Python object: load it in Python where its classes "
     "are, and torch.export.save(torch.export.export(network.eval(), example), 'model.pt2')"
 )
-_ONNX = (
-    "is ONNX, which is not read: torch.export the PyTorch network that it was made of; where "
-    "there is none, onnx2torch.convert({path!r}) makes one"
-)
+_ONNX = "is ONNX: python -m lamina export onnx {path} makes a TorchScript file of it"
 _KERAS = (
-    "is HDF5, as Keras writes: export it to ONNX with tf2onnx, make a PyTorch network of that "
-    "with onnx2torch, and torch.export it"
+    "is HDF5, as Keras writes: export it to ONNX with tf2onnx, and that with python -m lamina "
+    "export onnx"
 )
 _TFLITE = (
     "is TensorFlow Lite: export the TensorFlow model that it was made of to ONNX with tf2onnx, "
-    "make a PyTorch network of that with onnx2torch, and torch.export it"
+    "and that with python -m lamina export onnx"
 )
-
 _HF = (
-    "is a folder of Hugging Face: python -m lamina export hf {path} --task … makes a file of its "
-    "network"
+    "is a folder of Hugging Face: python -m lamina export hf {path} --task … makes a TorchScript "
+    "file of its network"
 )
 _FOLDER = "is a folder: name the file in it"
 
