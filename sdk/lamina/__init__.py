@@ -9,6 +9,11 @@
 An ordinary TorchScript file needs none of this. A program of `torch.export` becomes one:
 
     lamina.export_program(torch.export.load("model.pt2"), "model.pt")
+
+and so does a folder of Hugging Face, or a file of ONNX:
+
+    lamina.export_hf("bert", "bert.pt", "text-classification")
+    lamina.export_onnx("model.onnx", "model.pt")
 """
 
 from lamina.calibration import expected_calibration_error, fit_temperature
@@ -33,9 +38,11 @@ from lamina.evaluation import (
     format_table,
 )
 from lamina.exporting import export
+from lamina.huggingface import export_hf
 from lamina.loss import joint_loss
 from lamina.metadata import Metadata, read_metadata
 from lamina.model import Exit, ExitPlace, MultiExit, Stage
+from lamina.onnx import export_onnx
 from lamina.policy import Policy
 from lamina.program import Declared, ProgramReport, export_program
 from lamina.sampling import samples
@@ -71,6 +78,8 @@ __all__ = [
     "exit_table",
     "expected_calibration_error",
     "export",
+    "export_hf",
+    "export_onnx",
     "export_program",
     "fit_temperature",
     "flops_to_exits",

@@ -8,19 +8,23 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lamina.datatypes import NAMES
 from lamina.errors import ExportError, LaminaError
 from lamina.formats import advice
+from lamina.huggingface import IMAGE, LENGTH, TASKS, export_hf
+from lamina.onnx import export_onnx
 from lamina.program import Declared, export_program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch.export import ExportedProgram
+
+    from lamina.program import ProgramReport
 
 DONE, FAILED = 0, 1
 """Exit codes; argparse's for a wrong command line is 2."""
@@ -33,12 +37,25 @@ _INPUT = re.compile(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives the exit code."""
-    given = _parser().parse_args(arguments)
+    given = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
-        return _export(given)
+        report: ProgramReport = given.run(given)
+        print(report.to_json() if given.json else report.to_text())
+        return DONE
     except (LaminaError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`export hf` as one word: what `export` alone takes is a file."""
+    command, rest = " ".join(arguments[:2]), list(arguments[2:])
+    return [command, *rest] if command in _FORMATS else list(arguments)
+
+
+_HF = "export hf"
+_ONNX = "export onnx"
+_FORMATS = (_HF, _ONNX)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,7 +73,62 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "-o", "--out", type=Path, help="the file to write; FILE with .pt at the end if left out"
     )
-    export.add_argument(
+    _add_inputs(export)
+    _add_json(export)
+    export.set_defaults(run=_export)
+    _add_hf(commands)
+    _add_onnx(commands)
+    return parser
+
+
+def _add_hf(commands: Any) -> None:  # noqa: ANN401 - argparse does not name its type
+    hf = commands.add_parser(
+        _HF,
+        help="write a folder of Hugging Face (config.json, safetensors) likewise",
+        description="Writes the network of a folder, as save_pretrained makes it, as a TorchScript "
+        "file that Lamina serves, and compares the two, bit for bit. Nothing is fetched, no code "
+        "of the folder is run. Needs the extra lamina[hf].",
+        epilog="Exit codes: 0 written, 1 not, 2 the command line is wrong.",
+    )
+    hf.add_argument("folder", type=Path, help="with config.json and safetensors")
+    hf.add_argument("--task", required=True, choices=TASKS, help="what the network answers")
+    hf.add_argument("-o", "--out", type=Path, help="the file to write; FOLDER.pt if left out")
+    hf.add_argument(
+        "--length",
+        type=int,
+        help=f"tokens of a text in the declared shape; {LENGTH} at most if left out",
+    )
+    hf.add_argument(
+        "--image",
+        type=_image,
+        metavar="ROWSxCOLUMNS",
+        help="size of an image; the folder's if left out, or {}x{}".format(*IMAGE),
+    )
+    _add_json(hf)
+    hf.set_defaults(run=_export_hf)
+
+
+def _add_onnx(commands: Any) -> None:  # noqa: ANN401
+    onnx = commands.add_parser(
+        _ONNX,
+        help="write a file of ONNX likewise",
+        description="Writes a file of ONNX as a TorchScript file that Lamina serves: a network by "
+        "onnx2pytorch, which is written and compared as one of torch.export, and compared with "
+        "ONNX Runtime as well. Sizes that the file leaves free stay free. Needs the extra "
+        "lamina[onnx].",
+        epilog="Exit codes: 0 written, 1 not, 2 the command line is wrong.",
+    )
+    onnx.add_argument("file", type=Path, help="such as model.onnx")
+    onnx.add_argument(
+        "-o", "--out", type=Path, help="the file to write; FILE with .pt at the end if left out"
+    )
+    _add_inputs(onnx)
+    _add_json(onnx)
+    onnx.set_defaults(run=_export_onnx)
+
+
+def _add_inputs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "--input",
         dest="inputs",
         type=_declared,
@@ -66,8 +138,17 @@ def _parser() -> argparse.ArgumentParser:
         help="name and range of an input, such as ids:INT64:-1x128:0:30521; once for each, in "
         "order, or for none: then the program's names and its example's values are taken",
     )
-    export.add_argument("--json", action="store_true", help="the report as JSON")
-    return parser
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="the report as JSON")
+
+
+def _image(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no ROWSxCOLUMNS, such as 224x224")
+    return int(found[1]), int(found[2])
 
 
 def _declared(text: str) -> Declared:
@@ -95,13 +176,24 @@ def _bound(text: str) -> float:
     return bound
 
 
-def _export(given: argparse.Namespace) -> int:
+def _export(given: argparse.Namespace) -> ProgramReport:
     out = given.out or given.file.with_suffix(".pt")
     if out.exists() and out.samefile(given.file):
         raise ExportError(f"{out} would overwrite the program: name another file with -o")
-    report = export_program(_load(given.file), out, inputs=given.inputs)
-    print(report.to_json() if given.json else report.to_text())
-    return DONE
+    return export_program(_load(given.file), out, inputs=given.inputs)
+
+
+def _export_hf(given: argparse.Namespace) -> ProgramReport:
+    folder = given.folder.resolve()
+    out = given.out or folder.with_name(f"{folder.name}.pt")
+    return export_hf(given.folder, out, given.task, length=given.length, image=given.image)
+
+
+def _export_onnx(given: argparse.Namespace) -> ProgramReport:
+    out = given.out or given.file.with_suffix(".pt")
+    if out.exists() and out.samefile(given.file):
+        raise ExportError(f"{out} would overwrite the file of ONNX: name another with -o")
+    return export_onnx(given.file, out, inputs=given.inputs)
 
 
 def _load(path: Path) -> ExportedProgram:

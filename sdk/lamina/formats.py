@@ -24,18 +24,20 @@ _PICKLE = (
     "is a pickle of torch.save, weights or a Python object: load it in Python where its classes "
     "are, and torch.export.save(torch.export.export(network.eval(), example), 'model.pt2')"
 )
-_ONNX = (
-    "is ONNX, which is not read: torch.export the PyTorch network that it was made of; where "
-    "there is none, onnx2torch.convert({path!r}) makes one"
-)
+_ONNX = "is ONNX: python -m lamina export onnx {path} makes a TorchScript file of it"
 _KERAS = (
-    "is HDF5, as Keras writes: export it to ONNX with tf2onnx, make a PyTorch network of that "
-    "with onnx2torch, and torch.export it"
+    "is HDF5, as Keras writes: export it to ONNX with tf2onnx, and that with python -m lamina "
+    "export onnx"
 )
 _TFLITE = (
     "is TensorFlow Lite: export the TensorFlow model that it was made of to ONNX with tf2onnx, "
-    "make a PyTorch network of that with onnx2torch, and torch.export it"
+    "and that with python -m lamina export onnx"
 )
+_HF = (
+    "is a folder of Hugging Face: python -m lamina export hf {path} --task … makes a TorchScript "
+    "file of its network"
+)
+_FOLDER = "is a folder: name the file in it"
 
 _MARKS = (
     (0, b"\x89HDF\r\n\x1a\n", _KERAS),
@@ -61,6 +63,9 @@ def advice(path: str | os.PathLike[str]) -> str | None:
         OSError: if it cannot be read.
     """
     path = Path(path)
+    if path.is_dir():
+        found = _HF if (path / "config.json").is_file() else _FOLDER
+        return found.format(path=path)
     with path.open("rb") as file:
         head = file.read(64)
     found = next((text for at, mark, text in _MARKS if head[at:].startswith(mark)), None)

@@ -143,6 +143,16 @@ FILES = {
 }
 
 
+def test_folders_get_one_sentence_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["-o", str(tmp_path / "out.pt")]
+    assert f"{tmp_path} is a folder: name" in failing(["export", str(tmp_path), *out], capsys)
+    (tmp_path / "config.json").write_text("{}")
+    said = failing(["export", str(tmp_path), *out], capsys)
+    assert f"python -m lamina export hf {tmp_path} --task" in said
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_other_files_get_one_sentence_that_says_what_to_do(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

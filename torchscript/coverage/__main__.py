@@ -1,7 +1,7 @@
 """Which models Lamina cuts: `cargo xtask coverage`.
 
 `export` and `check` are for single models, which Lamina's own tests use; `table` tries all
-of them. Run the folder: `python torchscript/coverage table --help`.
+of them; `programs` tries them as programs of torch.export. Run the folder: `python torchscript/coverage table --help`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import check
 import export
+import programs
 import registry
 import report
 import run
@@ -44,12 +45,18 @@ def main() -> int:
     all_of_them.add_argument("--docs", type=Path, help="folder for coverage.md and coverage.csv")
     all_of_them.add_argument("--only", default="", help="part of a name; writes no table")
     all_of_them.add_argument("--jobs", type=int, default=1)
+    exported = commands.add_parser("programs", help="try all networks as programs of torch.export")
+    exported.add_argument("--results", type=Path, required=True, help="one file a network")
+    exported.add_argument("--docs", type=Path, help="folder for coverage-programs.md")
+    exported.add_argument("--only", default="", help="part of a name; writes no table")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.command == "export":
         return _export(arguments.folder, arguments.names)
     if arguments.command == "check":
         return _check(arguments.models, arguments.blocks, arguments.names)
+    if arguments.command == "programs":
+        return _programs(arguments)
     return _table(arguments)
 
 
@@ -98,6 +105,22 @@ def _table(arguments: argparse.Namespace) -> int:
         (arguments.docs / "coverage.md").write_text(report.markdown(rows, made))
         (arguments.docs / "coverage.csv").write_text(report.table(rows))
     return 1 if any(row["status"] == run.WRONG for row in rows) else 0
+
+
+def _programs(arguments: argparse.Namespace) -> int:
+    _import_all()
+    rows = []
+    wanted = programs.networks(registry.all_entries(), arguments.only)
+    for entry in wanted:
+        row = programs.row(entry, arguments.results)
+        rows.append(row)
+        how = f"{row.operators} operators, {row.requests} requests" if row.requests else row.why
+        done = f"{len(rows):4}/{len(wanted)} {row.model:40}"
+        print(f"{done} {row.status:12} {row.seconds:6.1f} s  {how[:90]}", flush=True)
+    print(programs.summary(rows))
+    if arguments.docs and not arguments.only:
+        (arguments.docs / "coverage-programs.md").write_text(programs.markdown(rows, _made()))
+    return 1 if any(row.status == programs.REFUSED for row in rows) else 0
 
 
 def _digest(agent: Path) -> str:

@@ -1,7 +1,7 @@
 """From a program of `torch.export` to a TorchScript file that Lamina serves."""
 
 from lamina.program.arguments import Declared
-from lamina.program.converting import export_program
+from lamina.program.converting import export_program, said
 from lamina.program.report import Check, FreeSize, InputReport, OutputReport, ProgramReport
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "OutputReport",
     "ProgramReport",
     "export_program",
+    "said",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from lamina.program.source import Source
 
 _SEED = 0
+_REQUESTS = 4
+"""In which all free sizes change together."""
 
 
 def export_program(
@@ -38,6 +41,7 @@ def export_program(
     path: str | os.PathLike[str],
     *,
     inputs: Sequence[Declared] = (),
+    network: nn.Module | None = None,
 ) -> ProgramReport:
     """Writes a program of `torch.export` as a TorchScript file that Lamina serves.
 
@@ -54,6 +58,8 @@ def export_program(
             mode.
         path: of the file, usually `*.pt`.
         inputs: names and ranges of the inputs, in order; the program's own where left out.
+        network: what the program was exported from. Where it is given the file is compared with
+            it as well, and on more requests, in which all free sizes change together.
 
     Raises:
         ArgumentError: if `inputs` are not what the program takes.
@@ -67,8 +73,9 @@ def export_program(
         loaded: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
             io.BytesIO(archive), map_location="cpu"
         )
-        comparison = _Comparison(program, arguments, loaded)
-        with without_gradients(program.parameters()):
+        comparison = _Comparison(program, arguments, loaded, network)
+        held = [*program.parameters(), *(network.parameters() if network else ())]
+        with without_gradients(held):
             checks = tuple(comparison.checks())
     files.replace(Path(path), archive)
     return ProgramReport(
@@ -102,7 +109,7 @@ def _compiled(text: Source) -> torch.jit.ScriptModule:
     try:
         network.define(text.code)
     except RuntimeError as error:
-        raise ExportError(f"TorchScript does not take the program: {_said(error)}") from error
+        raise ExportError(f"TorchScript does not take the program: {said(error)}") from error
     network.eval()
     return network
 
@@ -118,13 +125,18 @@ class _Comparison:
     """The program beside the file."""
 
     def __init__(
-        self, program: ExportedProgram, arguments: Arguments, loaded: torch.jit.ScriptModule
+        self,
+        program: ExportedProgram,
+        arguments: Arguments,
+        loaded: torch.jit.ScriptModule,
+        network: nn.Module | None,
     ) -> None:
         self._ranges = program.range_constraints
         # Without the guards: whether it answers beyond its bounds is one of the questions.
         self._program = program.module(check_guards=False)
         self._arguments = arguments
         self._loaded = loaded
+        self._network = network
         self._generator = torch.Generator().manual_seed(_SEED)
         self.is_telling = False
 
@@ -151,6 +163,8 @@ class _Comparison:
         self.is_telling = not _equal(first, self._expected(other))
         for group in arguments.together():
             yield from self._other_sizes(group)
+        if self._network is not None:
+            yield from self._other_requests()
 
     def _other_sizes(self, group: Sequence[sizes.Expression]) -> Iterator[Check]:
         then = self._arguments.example_sizes[group[0]]
@@ -165,6 +179,18 @@ class _Comparison:
             tried += check.equal
             if tried == trials.SIZES:
                 return
+
+    def _other_requests(self) -> Iterator[Check]:
+        """Requests in which all free sizes are others."""
+        then, drawn = self._arguments.example_sizes, random.Random(_SEED)
+        for number in range(1, _REQUESTS + 1):
+            values = dict(then)
+            for group in self._arguments.together():
+                allowed = trials.common([trials.bounds(self._ranges, s) for s in group])
+                is_batch = self._arguments.batch in group
+                size = trials.drawn(then[group[0]], allowed, drawn, is_batch=is_batch)
+                values.update(dict.fromkeys(group, size))
+            yield self._check(f"request {number}", self._draw(values), may_refuse=True)
 
     def _place(self, symbol: sizes.Expression) -> str:
         """Where a free size is, `x[2]`."""
@@ -183,14 +209,15 @@ class _Comparison:
             expected = self._expected(request)
         except Exception as error:  # what a graph throws has no common type
             if not may_refuse:
-                raise ExportError(f"the program fails on {why}: {_said(error)}") from error
-            return Check(why, shapes, equal=False, message=_said(error))
+                raise ExportError(f"the program fails on {why}: {said(error)}") from error
+            return Check(why, shapes, equal=False, message=said(error))
+        self._check_network(why, request, expected)
         before = self._versions()
         try:
             actual = _leaves(self._loaded(*[t.clone() for t in request]))
         except Exception as error:
             raise ExportError(
-                f"the file fails on {why} where the program does not: {_said(error)}"
+                f"the file fails on {why} where the program does not: {said(error)}"
             ) from error
         if self._versions() != before:
             raise ExportError(
@@ -200,6 +227,22 @@ class _Comparison:
         if not _equal(expected, actual):
             raise ExportError(f"the file's answer differs from the program's on {why}")
         return Check(why, shapes, equal=True)
+
+    def _check_network(self, why: str, request: Sequence[Tensor], expected: list[Tensor]) -> None:
+        if self._network is None:
+            return
+        places, names = self._arguments.call([t.clone() for t in request])
+        try:
+            own = _leaves(self._network(*places, **names))
+        except Exception as error:
+            raise ExportError(
+                f"the network fails on {why} where its program does not: {said(error)}"
+            ) from error
+        if not _equal(own, expected):
+            raise ExportError(
+                f"the program's answer differs from the network's on {why}: torch.export does not "
+                "see how it decides"
+            )
 
     def _expected(self, request: Sequence[Tensor]) -> list[Tensor]:
         # Copies, because a network may work in place.
@@ -233,7 +276,7 @@ def _bytes(tensor: Tensor) -> Tensor:
     return flat.view(torch.uint8)
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """The line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     spoken = [line for line in lines if not line.startswith(("The following", "Traceback", "File"))]

@@ -122,6 +122,8 @@ class _Writer:
         nodes = [n for n in program.graph.nodes if n.op == "placeholder"]
         for node, spec in zip(nodes, program.graph_signature.input_specs, strict=True):
             if spec.kind is not InputKind.USER_INPUT:
+                if not node.users:
+                    continue  # held by the network, and never asked
                 self._values[node] = "self." + self._held(program, node, spec)
             elif isinstance(spec.arg, ConstantArgument):
                 self._values[node] = _constant(spec.arg.value, node.name)
@@ -260,6 +262,8 @@ class _Writer:
         texts = [self._given(value, str(a.type), node) for value, a in given]
         if operator in operators.COPIES:
             return f"torch.ops.aten.clone({texts[0]})"
+        if operator is torch.ops.aten.addmm.default and _is_linear(node):
+            return f"torch.ops.aten.linear({texts[1]}, torch.ops.aten.t({texts[2]}), {texts[0]})"
         if operator in operators.VIEWS:
             texts[1] = self._view_shape(node) or texts[1]
         kinds = {a.name: str(a.type) for a in arguments}
@@ -438,6 +442,17 @@ def _constant(value: object, place: str, kind: str = "") -> str:
             "constant"
         )
     return text
+
+
+def _is_linear(node: Node) -> bool:
+    """Whether an addmm is a layer with a bias.
+
+    TorchScript takes an addmm apart into a product and a sum, whose last bits differ; a linear
+    layer calls it unseen.
+    """
+    bias = node.args[0]
+    stand_in = bias.meta.get("val") if isinstance(bias, torch.fx.Node) else None
+    return not node.kwargs and isinstance(stand_in, Tensor) and stand_in.dim() == 1
 
 
 def _items(node: Node) -> int | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterator, Mapping, Sequence
 
     from lamina.program.sizes import Expression
@@ -67,3 +68,13 @@ def other_sizes(example: int, allowed: Bounds, *, is_batch: bool) -> Iterator[in
         if size in allowed and size > 0 and size not in seen:
             seen.add(size)
             yield size
+
+
+def drawn(example: int, allowed: Bounds, random_: random.Random, *, is_batch: bool) -> int:
+    """A size of a request in which others change as well."""
+    low, high = (1, 8) if is_batch else (max(example // 2, 1), example + example // 2)
+    if not (is_batch and allowed.low == 2):
+        low = max(low, allowed.low)
+    if allowed.high is not None:
+        high = min(high, allowed.high)
+    return random_.randint(low, max(low, high))

@@ -1,0 +1,5 @@
+"""From a file of ONNX to a TorchScript file that Lamina serves."""
+
+from lamina.onnx.converting import export_onnx
+
+__all__ = ["export_onnx"]
