@@ -227,7 +227,9 @@ async fn agent_pod(site: &Site, node: &str) -> Result<String> {
     let get = [get.as_slice(), &[field.as_str(), "-o", what]].concat();
     let said = site.cluster.kubectl(&get).await?;
     let uid = said.split_whitespace().next();
-    Ok(uid.with_context(|| format!("no agent on {node}"))?.to_owned())
+    Ok(uid
+        .with_context(|| format!("no agent on {node}"))?
+        .to_owned())
 }
 
 /// With two operators, the one that decides is lost with its node.

@@ -24,7 +24,15 @@ pub(crate) async fn certificates_renewed(site: &mut Site) -> Result<String> {
 
 /// The operator is away for longer than certificates are good.
 pub(crate) async fn certificates_expired(site: &mut Site) -> Result<String> {
-    let scale = |replicas| ["scale", "-n", SYSTEM, "deployment/lamina-operator", replicas];
+    let scale = |replicas| {
+        [
+            "scale",
+            "-n",
+            SYSTEM,
+            "deployment/lamina-operator",
+            replicas,
+        ]
+    };
     site.cluster.kubectl(&scale("--replicas=0")).await?;
     sleep(Duration::from_secs(LIFETIME * 3 / 2)).await;
     site.cluster.kubectl(&scale("--replicas=1")).await?;

@@ -22,7 +22,7 @@ use crate::serve::directory::{self, Directory, DirectoryFile};
 use crate::serve::engine::{Engine, WorkerOptions, Workers};
 use crate::serve::guard;
 use crate::serve::routes::Routes;
-use crate::serve::slices::Slices;
+use crate::serve::slices::{Attempts, Slices};
 use crate::session::{self, JobStarter, Jobs, SessionConfig};
 use crate::telemetry::Telemetry;
 use crate::wish::{Follower, Ledger, LedgerFile, Publisher, Seen};
@@ -113,7 +113,13 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let engine: Arc<dyn Engine> =
         Arc::new(engine.context("the folder of the workers cannot be used")?);
 
-    let slices = Slices::new(Arc::clone(&engine), blobs.clone(), Arc::clone(&changed));
+    let attempts = Attempts::in_dir(&args.cache_dir).context("the cache folder cannot be used")?;
+    let slices = Slices::noting(
+        Arc::clone(&engine),
+        blobs.clone(),
+        Arc::clone(&changed),
+        attempts.clone(),
+    );
     let routes = Routes::new(Arc::clone(&changed));
     let seen = watch::Sender::new(Seen {
         generation: ledger.generation,
@@ -226,7 +232,9 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
     let _keeping_keys = AbortOnDropHandle::new(tokio::spawn(keeping_keys));
     let _certified = keeper.map(|keeper| AbortOnDropHandle::new(tokio::spawn(keeper.run(bundles))));
-    parts.serve(args, api, settled, farewell).await
+    parts.serve(args, api, settled, farewell).await?;
+    attempts.give_up();
+    Ok(())
 }
 
 /// What the cache folder holds.

@@ -96,8 +96,8 @@ async fn test(args: &SelftestArgs) -> Result<()> {
         answered(args, &name, &mut awaited).await
     })
     .await;
-    let outcome = outcome
-        .unwrap_or_else(|_| bail!("not done within {} s: {awaited}", args.timeout_seconds));
+    let outcome =
+        outcome.unwrap_or_else(|_| bail!("not done within {} s: {awaited}", args.timeout_seconds));
     let removed = models.delete(&name, &DeleteParams::default()).await;
     outcome?;
     removed.context("the model could not be removed")?;
@@ -305,7 +305,9 @@ mod tests {
         let (seen, left) = (Arc::clone(&shown), Arc::new(Mutex::new(answers)));
         let answer = async move |headers: HeaderMap| {
             let value = headers.get("authorization").cloned().unwrap();
-            seen.lock().unwrap().push(value.to_str().unwrap().to_owned());
+            seen.lock()
+                .unwrap()
+                .push(value.to_str().unwrap().to_owned());
             left.lock().unwrap().remove(0)
         };
         let app = Router::new().fallback(answer);
