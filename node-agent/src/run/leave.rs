@@ -1,8 +1,10 @@
-//! How an agent that was told to end goes: it takes requests for as long as hosts, probes
-//! and clients need to hear of it, and the operator to move its slices to others.
+//! How an agent that was told to end goes: it takes requests for as long as probes and
+//! clients need to hear of it, the operator to move its slices, and other agents to send
+//! theirs elsewhere.
 
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
+use crate::telemetry::Telemetry;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -11,6 +13,9 @@ use tokio::time::{Instant, sleep};
 /// Requests are taken for at least so long: kube-proxy, balancers and clients that watch the
 /// health service need a moment to send them elsewhere.
 const AT_LEAST: Duration = Duration::from_secs(5);
+/// Other agents send nothing here any more once nothing came for so long: their routes
+/// lead elsewhere, such as to this agent's successor.
+const QUIET: Duration = Duration::from_secs(2);
 /// Slices are waited for so long to move: with the time that requests in flight get
 /// afterwards, this must fit the grace period in the chart.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -19,18 +24,29 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Returns once this host may refuse requests. `is_heard` says whether the operator hears
 /// this agent: nobody else moves anything, and the one of an agent's successor hears that one.
-pub(super) async fn moved(slices: Slices, routes: Routes, is_heard: watch::Receiver<bool>) {
+pub(super) async fn moved(
+    slices: Slices,
+    routes: Routes,
+    telemetry: Telemetry,
+    is_heard: watch::Receiver<bool>,
+) {
     let began = Instant::now();
+    let mut last_hop = (telemetry.hops_seen(), began);
     loop {
         let waited = began.elapsed();
+        let hops = telemetry.hops_seen();
+        if hops != last_hop.0 {
+            last_hop = (hops, Instant::now());
+        }
+        let is_quiet = last_hop.1.elapsed() >= QUIET;
         let movable = if *is_heard.borrow() {
             movable(&slices, &routes)
         } else {
             0
         };
-        if may_end(movable, waited) {
-            if movable > 0 {
-                tracing::warn!(movable, "ending, though slices have not moved");
+        if may_end(movable, is_quiet, waited) {
+            if movable > 0 || !is_quiet {
+                tracing::warn!(movable, is_quiet, "ending, though this host is still in use");
             }
             return;
         }
@@ -50,8 +66,8 @@ fn movable(slices: &Slices, routes: &Routes) -> usize {
         .count()
 }
 
-fn may_end(movable: usize, waited: Duration) -> bool {
-    waited >= LIMIT || waited >= AT_LEAST && movable == 0
+fn may_end(movable: usize, is_quiet: bool, waited: Duration) -> bool {
+    waited >= LIMIT || waited >= AT_LEAST && movable == 0 && is_quiet
 }
 
 #[cfg(test)]
@@ -60,17 +76,17 @@ mod tests {
     use crate::blobs::{BlobOptions, Blobs};
     use crate::net::OperatorEndpoint;
     use crate::serve::engine::fake::FakeEngine;
-    use crate::telemetry::Telemetry;
     use crate::testing::{route, slice};
     use std::sync::Arc;
 
     #[test]
     fn an_agent_goes_once_others_have_its_slices_but_not_at_once() {
         let second = Duration::from_secs(1);
-        assert!(!may_end(0, Duration::ZERO));
-        assert!(may_end(0, AT_LEAST));
-        assert!(!may_end(1, LIMIT - second));
-        assert!(may_end(1, LIMIT));
+        assert!(!may_end(0, true, Duration::ZERO));
+        assert!(may_end(0, true, AT_LEAST));
+        assert!(!may_end(1, true, LIMIT - second));
+        assert!(!may_end(0, false, LIMIT - second));
+        assert!(may_end(1, false, LIMIT));
     }
 
     #[tokio::test(start_paused = true)]
@@ -85,9 +101,11 @@ mod tests {
         let slices = Slices::new(engine, Arc::new(blobs.unwrap()), Arc::default());
         let routes = Routes::new(Arc::default());
         let (hear, is_heard) = watch::channel(true);
+        let telemetry = Telemetry::default();
         let gone_after = async || {
             let began = Instant::now();
-            moved(slices.clone(), routes.clone(), is_heard.clone()).await;
+            let (slices, routes) = (slices.clone(), routes.clone());
+            moved(slices, routes, telemetry.clone(), is_heard.clone()).await;
             began.elapsed()
         };
         slices.apply(&[slice("here", 1, 0), slice("elsewhere", 1, 1)]);
@@ -98,5 +116,14 @@ mod tests {
         slices.apply(&[slice("elsewhere", 1, 1)]);
         hear.send_replace(false);
         assert!(gone_after().await < AT_LEAST + LOOK, "nobody moves it");
+        let asked = async {
+            for _ in 0..8 {
+                drop(telemetry.hop_began());
+                sleep(QUIET / 2).await;
+            }
+        };
+        let (waited, ()) = tokio::join!(gone_after(), asked);
+        let (least, most) = (QUIET * 9 / 2, QUIET * 9 / 2 + LOOK * 2);
+        assert!((least..most).contains(&waited), "{waited:?}");
     }
 }

@@ -199,7 +199,12 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let (set_ready, ready) = watch::channel(false);
     let farewell = Farewell {
         leaving,
-        moved: Box::pin(leave::moved(slices.clone(), routes.clone(), heard)),
+        moved: Box::pin(leave::moved(
+            slices.clone(),
+            routes.clone(),
+            telemetry.clone(),
+            heard,
+        )),
     };
     let parts = Parts {
         admin: Admin::new(
