@@ -46,7 +46,11 @@ pub(super) async fn moved(
         };
         if may_end(movable, is_quiet, waited) {
             if movable > 0 || !is_quiet {
-                tracing::warn!(movable, is_quiet, "ending, though this host is still in use");
+                tracing::warn!(
+                    movable,
+                    is_quiet,
+                    "ending, though this host is still in use"
+                );
             }
             return;
         }

@@ -391,7 +391,8 @@ impl Parts {
         let set_ready = self.set_ready;
         let told = async {
             let mut signals = Signals::listen()?;
-            tracing::info!(signal = signals.next().await, "ending");
+            let signal = signals.next().await;
+            tracing::info!(signal, "ending");
             // Not ready again behind this.
             settling.abort();
             let _ = settling.await;
