@@ -153,7 +153,7 @@ pub async fn run(
 
     let elector = Elector::new(
         client.clone(),
-        (&options.namespace, LEASE),
+        (options.namespace.as_str(), LEASE),
         options.identity.clone(),
         options.lease,
         health.clone(),

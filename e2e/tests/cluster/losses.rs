@@ -109,7 +109,7 @@ pub(crate) async fn memory_used_up_on_the_path(site: &mut Site) -> Result<String
     let kills = group.kills().saturating_sub(kills);
     glutton.kill().await?;
     if !is_restarted {
-        group.widen(limit)?;
+        group.widen(&limit)?;
     }
     ensure!(is_restarted || kills > 0, "nothing was ended");
     let what = if is_restarted {
@@ -176,7 +176,7 @@ impl MemoryGroup {
         Ok(before.trim().to_owned())
     }
 
-    fn widen(&self, limit: String) -> Result<()> {
+    fn widen(&self, limit: &str) -> Result<()> {
         Ok(fs::write(self.limit_file(), limit)?)
     }
 

@@ -29,10 +29,11 @@ pub(crate) async fn upgraded_and_rolled_back(site: &mut Site) -> Result<String> 
         }
     }
     let earlier = earlier_chart(site)?;
+    let earlier = earlier.to_string_lossy();
     let install = [
         "upgrade",
         RELEASE,
-        &earlier.to_string_lossy(),
+        &earlier,
         "--namespace",
         SYSTEM,
         "--reset-values",
