@@ -121,6 +121,11 @@ impl Site {
         Ok(())
     }
 
+    /// The chart's folder.
+    pub fn chart(&self) -> &Path {
+        &self.chart
+    }
+
     /// The manifest `examples/<name>.yaml` with the file server of this site.
     ///
     /// # Errors

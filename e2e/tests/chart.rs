@@ -206,6 +206,60 @@ async fn the_operator_reads_secrets_only_where_it_is_told() {
 }
 
 #[tokio::test]
+async fn the_selftest_shows_what_clients_have_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    let with = async |values: &str| {
+        let values = ["--set".to_owned(), values.to_owned()];
+        let rendered = render(&server, &values).await.unwrap();
+        let ours = |document: &&str| document.contains("component: selftest\n  annotations");
+        let documents: Vec<String> = rendered
+            .split("\n---")
+            .filter(ours)
+            .map(str::to_owned)
+            .collect();
+        let text = documents.join("\n---");
+        let keys = only(&text, "Secret");
+        (text, keys)
+    };
+    let (open, keys) = with("auth.mode=none").await;
+    assert!(!open.contains("--credentials") && keys.is_empty(), "{open}");
+    let (token, keys) = with("auth.mode=token,auth.tokenAudience=models").await;
+    assert!(token.contains("--credentials=/var/run/secrets/lamina/token"));
+    assert!(token.contains("audience: models,") && keys.is_empty());
+    // A key for the namespace of the model, and the same for the pod.
+    let (apart, keys) = with("auth.mode=apiKey,auth.namespaces={shop}").await;
+    assert!(apart.contains("- --namespace=shop\n"), "{apart}");
+    let values: Vec<&str> = keys
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("key: "))
+        .collect();
+    assert_eq!(values.len(), 2);
+    assert_eq!(values[0], values[1]);
+    assert_eq!(
+        keys.matches("serving.lamina.dev/api-key: \"true\"").count(),
+        1
+    );
+    let (here, keys) = with("auth.mode=apiKey,auth.namespaces={shop,lamina-system}").await;
+    assert!(here.contains("- --namespace=lamina-system\n"), "{here}");
+    assert_eq!(keys.matches("kind: Secret").count(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn two_operators_change_sooner_than_one_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    let with = async |count: &str| {
+        let values = ["--set".to_owned(), format!("operator.replicas={count}")];
+        render(&server, &values).await.unwrap()
+    };
+    assert!(!with("1").await.contains("--lease-seconds"));
+    assert!(with("2").await.contains("- --lease-seconds=17\n"));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn classes_share_no_node() {
     let folder = tempfile::tempdir().unwrap();
     let server = ApiServer::start(folder.path()).await.unwrap();

@@ -1,7 +1,7 @@
 //! Leader election by a Lease, so that a rolling update never has two writers.
 //!
-//! A holder renews every [`RETRY`]; one that could not for [`RENEW_DEADLINE`]
-//! ends its process, before others may take the Lease after [`DURATION`]. What it was about to
+//! A holder renews every [`RETRY`]; one that could not for [`Terms::renew_within`]
+//! ends its process, before others may take the Lease after [`Terms::duration`]. What it was about to
 //! write by then is not written, and what is on its way is given up: see [`Tenure`].
 //! Whether a holder is gone is judged by this machine's clock alone: the Lease
 //! did not change for its whole duration.
@@ -18,17 +18,41 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Others may take a Lease that did not change for this time. Longer than is
-/// usual: there is one replica, a restarted one knows its own Lease, one that is
-/// updated frees it, and an API server that is away for some seconds, as happens
-/// at the edge, must not end the process that agents speak to.
-const DURATION: Duration = Duration::from_secs(40);
+/// How long a holder is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Others may take a Lease that did not change for this time.
+    duration: Duration,
+    /// A holder that could not renew for this time gives up.
+    renew_within: Duration,
+}
+
+impl Terms {
+    /// What a holder has between its last write and the first one of another.
+    const GAP: Duration = Duration::from_secs(5);
+    /// The least seconds of a Lease: a holder must be able to miss a renewal.
+    pub const LEAST_SECONDS: u16 = 12;
+    /// For one replica. Longer than is usual: a restarted one knows its own Lease, one that
+    /// is updated frees it, and an API server that is away for some seconds, as happens at
+    /// the edge, must not end the process that agents speak to.
+    pub const ALONE_SECONDS: u16 = 40;
+
+    /// A Lease of so many seconds, [`Terms::LEAST_SECONDS`] at least. Its holder gives up
+    /// after three quarters of it, and 5 s before its end.
+    pub fn of_seconds(seconds: u16) -> Self {
+        let duration = Duration::from_secs(seconds.max(Self::LEAST_SECONDS).into());
+        let gap = (duration / 4).max(Self::GAP);
+        Self {
+            duration,
+            renew_within: duration - gap,
+        }
+    }
+}
+
 /// A Lease whose holder's pod is gone, as after an uninstall that took its token before
 /// it could free the Lease, may be taken once it did not change for this time: a pod that
 /// was removed by force may run on, and then renews it.
 const ORPHAN_WAIT: Duration = Duration::from_secs(6);
-/// A holder that could not renew for this time gives up.
-const RENEW_DEADLINE: Duration = Duration::from_secs(30);
 /// Time between two tries.
 const RETRY: Duration = Duration::from_secs(2);
 /// A request to the API server that takes longer has failed.
@@ -79,6 +103,7 @@ pub struct Elector {
     pods: Api<Pod>,
     name: String,
     identity: String,
+    terms: Terms,
     health: Health,
     tenure: Tenure,
 }
@@ -118,13 +143,19 @@ fn decide(me: &str, lease: Option<&LeaseSpec>, unchanged_for: Duration, is_orpha
 }
 
 /// The Lease's new content after `step`.
-fn renewed(me: &str, old: Option<&LeaseSpec>, step: Step, now: Timestamp) -> LeaseSpec {
+fn renewed(
+    me: &str,
+    terms: Terms,
+    old: Option<&LeaseSpec>,
+    step: Step,
+    now: Timestamp,
+) -> LeaseSpec {
     let old = old.cloned().unwrap_or_default();
     let changes_hands = step != Step::Renew;
     let transitions = old.lease_transitions.unwrap_or_default();
     LeaseSpec {
         holder_identity: Some(me.to_owned()),
-        lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+        lease_duration_seconds: i32::try_from(terms.duration.as_secs()).ok(),
         acquire_time: if changes_hands {
             Some(MicroTime(now))
         } else {
@@ -159,13 +190,13 @@ impl Seen {
 }
 
 impl Elector {
-    /// A candidate `identity` for the Lease `name` in `namespace`; it reports to
-    /// `health` that it lives.
+    /// A candidate `identity` for the Lease `name` in `namespace`, which it holds on
+    /// `terms`; it reports to `health` that it lives.
     pub fn new(
         client: Client,
-        namespace: &str,
-        name: &str,
+        (namespace, name): (&str, &str),
         identity: String,
+        terms: Terms,
         health: Health,
     ) -> Self {
         Self {
@@ -173,6 +204,7 @@ impl Elector {
             leases: Api::namespaced(client, namespace),
             name: name.to_owned(),
             identity,
+            terms,
             health,
             tenure: Tenure::default(),
         }
@@ -193,6 +225,7 @@ impl Elector {
         leads: &watch::Sender<bool>,
         shutdown: &CancellationToken,
     ) -> Result<(), LeaseError> {
+        let renew_within = self.terms.renew_within;
         let mut seen = Seen::default();
         let mut renewed_at: Option<Instant> = None;
         loop {
@@ -200,7 +233,7 @@ impl Elector {
             match self.turn(&mut seen).await {
                 Ok(Turn::Holds) => {
                     renewed_at = Some(began);
-                    self.tenure.set(Some(began + RENEW_DEADLINE));
+                    self.tenure.set(Some(began + renew_within));
                     self.become_leader(leads);
                 }
                 Ok(Turn::HeldBy { holder, .. }) if renewed_at.is_some() => {
@@ -230,8 +263,8 @@ impl Elector {
                 }
             }
             self.health.beat(PULSE);
-            if renewed_at.is_some_and(|at| at.elapsed() >= RENEW_DEADLINE) {
-                return Err(LeaseError::Expired(RENEW_DEADLINE));
+            if renewed_at.is_some_and(|at| at.elapsed() >= renew_within) {
+                return Err(LeaseError::Expired(renew_within));
             }
             let pause = RETRY.mul_f64(rand::random_range(0.9..1.1));
             tokio::select! {
@@ -279,7 +312,7 @@ impl Elector {
                 return Ok(Turn::HeldBy { holder, is_gone });
             }
         }
-        let content = renewed(&self.identity, spec, step, Timestamp::now());
+        let content = renewed(&self.identity, self.terms, spec, step, Timestamp::now());
         self.write(lease, content, step).await?;
         Ok(Turn::Holds)
     }
@@ -354,8 +387,27 @@ mod tests {
     const HALF: Duration = Duration::from_secs(7);
     const OVER: Duration = Duration::from_secs(41);
 
+    fn terms() -> Terms {
+        Terms::of_seconds(40)
+    }
+
     fn held_by(holder: &str) -> LeaseSpec {
-        renewed(holder, None, Step::Create, Timestamp::UNIX_EPOCH)
+        renewed(holder, terms(), None, Step::Create, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_holder_gives_up_before_another_may_take_the_lease() {
+        let seconds = Duration::from_secs;
+        let of = |s| {
+            let terms = Terms::of_seconds(s);
+            (terms.duration, terms.renew_within)
+        };
+        assert_eq!(of(40), (seconds(40), seconds(30)));
+        assert_eq!(of(17), (seconds(17), seconds(12)));
+        // One of two renewals may fail, each for as long as it can.
+        assert_eq!(of(0), (seconds(12), seconds(7)));
+        assert!(of(0).1 > REQUEST_TIMEOUT + RETRY);
+        assert!(Terms::GAP > REQUEST_TIMEOUT);
     }
 
     #[test]
@@ -385,12 +437,12 @@ mod tests {
     #[test]
     fn a_lease_records_when_it_changed_hands() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let first = renewed("a", None, Step::Create, at(1));
-        let kept = renewed("a", Some(&first), Step::Renew, at(3));
+        let first = renewed("a", terms(), None, Step::Create, at(1));
+        let kept = renewed("a", terms(), Some(&first), Step::Renew, at(3));
         assert_eq!(kept.acquire_time, Some(MicroTime(at(1))));
         assert_eq!(kept.renew_time, Some(MicroTime(at(3))));
         assert_eq!(kept.lease_transitions, Some(0));
-        let taken = renewed("b", Some(&kept), Step::Acquire, at(30));
+        let taken = renewed("b", terms(), Some(&kept), Step::Acquire, at(30));
         assert_eq!(taken.holder_identity.as_deref(), Some("b"));
         assert_eq!(taken.acquire_time, Some(MicroTime(at(30))));
         assert_eq!(taken.lease_transitions, Some(1));
@@ -449,7 +501,8 @@ mod tests {
     async fn who_cannot_renew_may_write_no_more() {
         let client = server_that_goes_away();
         let identity = "local-a".to_owned();
-        let elector = Elector::new(client, "lamina", "lease", identity, Health::default());
+        let place = ("lamina", "lease");
+        let elector = Elector::new(client, place, identity, terms(), Health::default());
         let tenure = elector.tenure();
         assert_eq!(tenure.until(), None, "before it leads");
         let (lead, mut leads) = watch::channel(false);
@@ -458,7 +511,7 @@ mod tests {
         let watching = async {
             leads.wait_for(|leads| *leads).await.unwrap();
             let until = tenure.until().unwrap();
-            assert!(until <= Instant::now() + RENEW_DEADLINE);
+            assert!(until <= Instant::now() + terms().renew_within);
             while tenure.until().is_some() {
                 tokio::time::sleep(RETRY / 4).await;
             }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use lamina_operator::identity::Source;
+use lamina_operator::lease::Terms;
 use lamina_operator::operator::{self, Options};
 use lamina_plugin_host::Plugins;
 use std::io::IsTerminal;
@@ -51,6 +52,12 @@ struct Run {
     /// no other has.
     #[arg(long, env = "POD_NAME", default_value = "")]
     pod_name: String,
+    /// Seconds after which another process takes the lease of one that is silent, such as on
+    /// a node without power. One that cannot renew it for three quarters of that, for want of
+    /// the API server, ends: less is for more than one replica.
+    #[arg(long, default_value_t = Terms::ALONE_SECONDS,
+        value_parser = clap::value_parser!(u16).range(i64::from(Terms::LEAST_SECONDS)..=300))]
+    lease_seconds: u16,
     /// Port for agents.
     #[arg(long, default_value_t = 9000)]
     port: u16,
@@ -102,6 +109,9 @@ struct Tls {
     /// no operator for longer is no longer believed by others.
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8784))]
     tls_certificate_hours: u64,
+    /// The same in seconds, in place of the hours: for tests.
+    #[arg(long, env = "LAMINA_TLS_CERTIFICATE_SECONDS", hide = true)]
+    tls_certificate_seconds: Option<u64>,
     /// Domain of the names in certificates: spiffe://DOMAIN/ns/…
     #[arg(long, default_value = "lamina", value_parser = trust_domain)]
     tls_trust_domain: String,
@@ -131,6 +141,8 @@ impl Tls {
             TlsMode::Optional => true,
             TlsMode::Required => false,
         };
+        let hours = self.tls_certificate_hours * 3600;
+        let lifetime = self.tls_certificate_seconds.unwrap_or(hours);
         Some(operator::Tls {
             source: match self.tls_authority_dir {
                 Some(folder) => Source::Folder(folder),
@@ -139,7 +151,7 @@ impl Tls {
             bundle: self.tls_bundle,
             trust_domain: self.tls_trust_domain,
             service_account: self.service_account,
-            lifetime: Duration::from_secs(self.tls_certificate_hours * 3600),
+            lifetime: Duration::from_secs(lifetime),
             is_optional,
             checks_source: !self.tls_any_source,
         })
@@ -226,6 +238,7 @@ async fn start(run: Run) -> Result<()> {
         store: run.store_dir,
         put_quota: run.put_quota,
         identity,
+        lease: Terms::of_seconds(run.lease_seconds),
         plugins,
         key_namespaces: run.api_key_namespaces,
         tls: run.tls.options(),

@@ -122,6 +122,7 @@ fn live(state: &NodeState, wall: Timestamp) -> LiveNode {
         address: state.address.clone(),
         alive: state.alive,
         memory_free_bytes: state.memory_free_bytes.unwrap_or(0),
+        leaving: state.leaving,
         last_seen: ago.and_then(|ago| wall.checked_sub(ago).ok()),
     }
 }

@@ -5,7 +5,7 @@ use crate::control::{self, ControlService, TokenReviews};
 use crate::health::Health;
 use crate::identity::{self, Identity, Keeper, Source};
 use crate::keys;
-use crate::lease::{Elector, LeaseError, PULSE};
+use crate::lease::{Elector, LeaseError, PULSE, Terms};
 use crate::metrics::Metrics;
 use crate::run::{Controllers, ControllersError, Settings};
 use crate::store::{BlobStore, StoreError};
@@ -53,6 +53,8 @@ pub struct Options {
     pub put_quota: u64,
     /// Names this process, among candidates for the lease and in Events.
     pub identity: String,
+    /// How long the lease of one that is silent is respected.
+    pub lease: Terms,
     /// Strategies in processes of their own.
     pub plugins: Plugins,
     /// Namespaces whose labelled Secrets hold keys of clients; `*` for all.
@@ -151,9 +153,9 @@ pub async fn run(
 
     let elector = Elector::new(
         client.clone(),
-        &options.namespace,
-        LEASE,
+        (options.namespace.as_str(), LEASE),
         options.identity.clone(),
+        options.lease,
         health.clone(),
     );
     let elector = Arc::new(elector);

@@ -332,6 +332,7 @@ pub(crate) fn world() -> Snapshot {
                     address: format!("{n}:8001"),
                     alive: true,
                     memory_free_bytes: 1 << 30,
+                    leaving: false,
                     last_seen: Some(at(100)),
                 };
                 (by_name(n), live)

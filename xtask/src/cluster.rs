@@ -5,10 +5,13 @@ use crate::images::{self, Profile};
 use crate::run::{logged, output};
 use crate::setup::{self, KUBERNETES, Kit, cache_folder, cached};
 use anyhow::{Context, Result, bail};
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 const KINE: &str = "0.17.5";
+/// The other helm that is about; the lab's own is helm 4.
+const HELM3: &str = "3.22.0";
 /// Programs, and the Debian packages that have them.
 const PROGRAMS: [(&str, &str); 4] = [
     ("containerd", "containerd"),
@@ -74,13 +77,17 @@ fn require_programs() -> Result<()> {
     );
 }
 
-/// kubelet, kube-proxy and kine, built from their Go modules and kept under their
+/// kubelet, kube-proxy, kine and helm 3, built from their Go modules and kept under their
 /// versions.
 fn tools(kit: &Kit) -> Result<PathBuf> {
-    let folder = cache_folder()?.join(format!("cluster-tools-k8s{KUBERNETES}-kine{KINE}"));
+    let folder = cache_folder()?.join(format!(
+        "cluster-tools-k8s{KUBERNETES}-kine{KINE}-helm{HELM3}"
+    ));
     cached(&folder, |folder| {
         setup::check_go()?;
-        println!("building kubelet, kube-proxy and kine (about 6 minutes on 2 cores, once):");
+        println!(
+            "building kubelet, kube-proxy, kine and helm 3 (about 6 minutes on 2 cores, once):"
+        );
         let mut build = setup::go_build(&kit.root.join("e2e/tools/kube"), folder);
         build.arg("-ldflags").arg(setup::kubernetes_stamp());
         build.args([
@@ -93,7 +100,12 @@ fn tools(kit: &Kit) -> Result<PathBuf> {
         // SQLite is C.
         build.env("CGO_ENABLED", "1");
         build.args(["-ldflags", "-s -w", "github.com/k3s-io/kine"]);
-        logged(&format!("kine {KINE}"), &mut build, &kit.log("kine"))
+        logged(&format!("kine {KINE}"), &mut build, &kit.log("kine"))?;
+        let mut install = setup::go_install("helm.sh/helm/v3/cmd/helm", HELM3, folder);
+        let what = format!("helm {HELM3}");
+        logged(&what, &mut install, &kit.log("helm3"))?;
+        // Not the name of the lab's own.
+        fs::rename(folder.join("helm"), folder.join("helm3")).context("cannot name helm 3")
     })?;
     Ok(folder)
 }

@@ -476,14 +476,7 @@ fn tools(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
         ("kwok", "sigs.k8s.io/kwok/cmd/kwok", KWOK),
     ] {
         if missing(&[name]) {
-            let mut install = Command::new("go");
-            install
-                .env("GOBIN", &folder)
-                .env("GOTOOLCHAIN", "local")
-                // As the control plane: what they share is then compiled once.
-                .env("CGO_ENABLED", "0")
-                .args(["install", "-trimpath", "-ldflags=-s -w"])
-                .arg(format!("{package}@v{version}"));
+            let mut install = go_install(package, version, &folder);
             logged(
                 &format!("{name} {version}"),
                 &mut install,
@@ -506,6 +499,19 @@ pub(crate) fn check_go() -> Result<()> {
         bail!("Kubernetes {KUBERNETES} must be built with Go 1.26, found {version}");
     }
     Ok(())
+}
+
+/// Builds one version of a program into `folder`.
+pub(crate) fn go_install(package: &str, version: &str, folder: &Path) -> Command {
+    let mut install = Command::new("go");
+    install
+        .env("GOBIN", folder)
+        .env("GOTOOLCHAIN", "local")
+        // As the control plane: what they share is then compiled once.
+        .env("CGO_ENABLED", "0")
+        .args(["install", "-trimpath", "-ldflags=-s -w"])
+        .arg(format!("{package}@v{version}"));
+    install
 }
 
 pub(crate) fn go_build(module: &Path, out: &Path) -> Command {

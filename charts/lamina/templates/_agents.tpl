@@ -29,8 +29,8 @@ spec:
       {{- include "lamina.podMetadata" (list $root "agent" $settings "9091" $class) | nindent 6 }}
     spec:
       serviceAccountName: {{ $root.Release.Name }}-agent
-      # Requests in flight are answered before the process ends.
-      terminationGracePeriodSeconds: 30
+      # Slices move off for 15 s at most, and requests in flight are answered for 25 s.
+      terminationGracePeriodSeconds: 45
       {{- include "lamina.pullSecrets" $root | nindent 6 }}
       {{- with $settings.nodeSelector }}
       nodeSelector: {{- toYaml . | nindent 8 }}
@@ -134,10 +134,6 @@ spec:
             httpGet: {path: /livez, port: admin}
             periodSeconds: 10
             timeoutSeconds: 5
-          # It takes a moment until nobody is sent here any more.
-          lifecycle:
-            preStop:
-              sleep: {seconds: 5}
           # Until this passes, the node's clients have nobody to ask.
           readinessProbe:
             httpGet: {path: /readyz, port: admin}

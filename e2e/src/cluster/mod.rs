@@ -293,6 +293,14 @@ impl Cluster {
         self.tool("helm", arguments, "").await
     }
 
+    /// What helm 3 prints.
+    ///
+    /// # Errors
+    /// It fails; the error has what it said.
+    pub async fn helm3(&self, arguments: &[&str]) -> Result<String, ClusterError> {
+        self.tool("helm3", arguments, "").await
+    }
+
     async fn tool(
         &self,
         program: &str,

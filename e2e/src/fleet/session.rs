@@ -142,6 +142,7 @@ async fn report(host: &Host, sender: &mpsc::Sender<AgentMessage>) -> Result<(), 
         cpu_load: said.load,
         memory_free_bytes: said.memory_free_bytes,
         in_flight: 0,
+        leaving: false,
     };
     send(sender, Message::Heartbeat(heartbeat)).await?;
     if !said.links.is_empty() {

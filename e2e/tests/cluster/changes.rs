@@ -2,7 +2,6 @@
 
 use super::MODEL;
 use crate::load::settle;
-use crate::table::{Promise, Row};
 use anyhow::{Context, Result, ensure};
 use lamina_e2e::scene::{SYSTEM, Step, objects, poll};
 use lamina_e2e::site::{ENTRY, RELEASE, Site};
@@ -12,9 +11,9 @@ use tokio::time::sleep;
 
 const OPERATOR: &str = "app.kubernetes.io/component=operator";
 const PATIENCE: Duration = Duration::from_secs(60);
-const AGENT: &str = "app.kubernetes.io/component=agent";
+pub(crate) const AGENT: &str = "app.kubernetes.io/component=agent";
 /// The operator stands on the entry, whose fate it would share in no case here.
-const OPERATOR_PLACE: &str = "operator.nodeSelector.kubernetes\\.io/hostname=cam-1";
+pub(crate) const OPERATOR_PLACE: &str = "operator.nodeSelector.kubernetes\\.io/hostname=cam-1";
 
 /// Into a namespace that enforces the restricted standard, until the first answers.
 pub(crate) async fn install(site: &Site) -> Result<String> {
@@ -136,48 +135,48 @@ pub(crate) async fn agents_restarted_one_by_one(site: &mut Site) -> Result<Strin
 pub(crate) async fn chart_upgraded(site: &mut Site) -> Result<String> {
     site.install(&["--set", OPERATOR_PLACE, "--set", "logFormat=text"])
         .await?;
-    rolled_out(site, "deployment/lamina-operator").await?;
-    rolled_out(site, "daemonset/lamina-agent").await
+    all_rolled_out(site).await
 }
 
 /// Models outlive the chart, and are served again by the next one.
-pub(crate) async fn uninstalled_and_installed_again(site: &Site) -> Result<Row> {
+pub(crate) async fn uninstalled_and_installed_again(site: &mut Site) -> Result<String> {
     let begin = Instant::now();
     let seconds = || begin.elapsed().as_secs_f64();
     let uninstall = ["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"];
     site.cluster.helm(&uninstall).await?;
+    gone(site).await?;
+    let uninstalled = seconds();
+    site.install(&["--set", OPERATOR_PLACE]).await?;
+    let installed = seconds();
+    all_rolled_out(site).await?;
+    settle(site).await?;
+    let served = seconds();
+    answers(site).await?;
+    Ok(format!(
+        "uninstalled in {uninstalled:.1} s, installed at {installed:.1} s, served at {served:.1} s"
+    ))
+}
+
+/// After an uninstall: waits for the end of the chart's pods; the model must be there.
+pub(crate) async fn gone(site: &Site) -> Result<()> {
     let pods = ["wait", "--for=delete", "pod", "--timeout=60s", "-n", SYSTEM];
     let ours = ["-l", "app.kubernetes.io/instance=lamina"];
     site.cluster
         .kubectl(&[pods.as_slice(), &ours].concat())
         .await?;
-    let uninstalled = seconds();
     let model = objects::model(&site.cluster.client(), MODEL).await?;
     ensure!(model.is_some(), "the model went with the chart");
-    site.install(&["--set", OPERATOR_PLACE]).await?;
-    let installed = seconds();
+    Ok(())
+}
+
+/// Operator and agents are what was installed last.
+pub(crate) async fn all_rolled_out(site: &Site) -> Result<String> {
     rolled_out(site, "deployment/lamina-operator").await?;
-    rolled_out(site, "daemonset/lamina-agent").await?;
-    settle(site).await?;
-    let settled_seconds = seconds();
-    answers(site).await?;
-    Ok(Row {
-        case: "changes::uninstalled_and_installed_again",
-        promise: Promise::NothingWrong,
-        sent: 3,
-        lost: 0,
-        wrong: 0,
-        losing_seconds: 0.0,
-        longest_seconds: 0.0,
-        settled_seconds,
-        lost_afterwards: 0,
-        first_loss: None,
-        note: format!("uninstalled in {uninstalled:.1} s, installed at {installed:.1} s"),
-    })
+    rolled_out(site, "daemonset/lamina-agent").await
 }
 
 /// Waits for kubectl's own judgement of a rollout.
-async fn rolled_out(site: &Site, what: &str) -> Result<String> {
+pub(crate) async fn rolled_out(site: &Site, what: &str) -> Result<String> {
     let begin = Instant::now();
     let status = ["rollout", "status", "-n", SYSTEM, "--timeout=120s", what];
     site.cluster.kubectl(&status).await?;

@@ -2,7 +2,7 @@
 
 use super::MODEL;
 use crate::table::{Promise, Row};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lamina_e2e::scene::{SYSTEM, objects};
 use lamina_e2e::site::Site;
 use lamina_e2e::workload::{Client, Line, Outcome, Request};
@@ -64,6 +64,7 @@ impl Load {
             .iter()
             .filter(|r| (begin..end).contains(&r.at))
             .collect();
+        ensure!(!during.is_empty(), "nothing was sent");
         let row = count(case, promise, &during, begin, settled, note);
         if row.lost > 0 {
             keep_logs(site, case, end + 20.0 - begin).await?;

@@ -5,7 +5,10 @@
 mod changes;
 mod load;
 mod losses;
+mod selftest;
 mod table;
+mod trust;
+mod versions;
 
 use anyhow::Result;
 use lamina_e2e::site::Site;
@@ -50,6 +53,24 @@ impl Suite {
         let begin = Instant::now();
         let tried = timeout(CASE_LIMIT, load.row(name, promise, site, work)).await;
         let tried = tried.unwrap_or_else(|_| Err(anyhow::anyhow!("hung for {CASE_LIMIT:?}")));
+        self.tell(name, site, begin, tried).await;
+    }
+
+    /// Does `work` without load: it says itself whether all is well.
+    async fn apart(
+        &mut self,
+        name: &'static str,
+        site: &mut Site,
+        work: impl AsyncFnOnce(&mut Site) -> Result<String>,
+    ) {
+        if !self.wants(name) {
+            return;
+        }
+        let begin = Instant::now();
+        let tried = timeout(CASE_LIMIT, work(site)).await;
+        let tried = tried.unwrap_or_else(|_| Err(anyhow::anyhow!("hung for {CASE_LIMIT:?}")));
+        let seconds = begin.elapsed().as_secs_f64();
+        let tried = tried.map(|note| Row::apart(name, seconds, note));
         self.tell(name, site, begin, tried).await;
     }
 
@@ -156,13 +177,24 @@ async fn lifecycle(suite: &mut Suite, site: &mut Site) -> Result<()> {
     // Nobody listens on the entry until its container has started again.
     case!(losses::container_killed_at_the_entry, NothingWrong);
     case!(losses::power_failure_on_the_path, NothingLost);
+    case!(losses::memory_used_up_on_the_path, NothingLost);
+    case!(losses::cache_over_its_limit_on_the_path, NothingLost);
+    case!(losses::power_failure_at_the_leader, NothingLost);
     case!(changes::node_deleted_and_replaced, NothingLost);
+    case!(versions::upgraded_and_rolled_back, NothingLost);
+    case!(trust::certificates_renewed, NothingLost);
+    // Who cannot renew its certificate is not believed: that is what it is for.
+    case!(trust::certificates_expired, NothingWrong);
     load.stop().await?;
-    if suite.wants("changes::uninstalled_and_installed_again") {
-        let begin = Instant::now();
-        let tried = changes::uninstalled_and_installed_again(site).await;
-        let name = "changes::uninstalled_and_installed_again";
-        suite.tell(name, site, begin, tried).await;
+    macro_rules! apart {
+        ($work:path) => {
+            suite.apart(stringify!($work), site, $work).await;
+        };
     }
+    apart!(changes::uninstalled_and_installed_again);
+    apart!(versions::taken_over_by_helm_3);
+    apart!(selftest::passes_without_credentials);
+    apart!(selftest::passes_with_a_token);
+    apart!(selftest::passes_with_a_key);
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod admin;
 mod args;
 mod capacity;
+mod leave;
 mod listen;
 mod readiness;
 
@@ -21,7 +22,7 @@ use crate::serve::directory::{self, Directory, DirectoryFile};
 use crate::serve::engine::{Engine, WorkerOptions, Workers};
 use crate::serve::guard;
 use crate::serve::routes::Routes;
-use crate::serve::slices::Slices;
+use crate::serve::slices::{Attempts, Slices};
 use crate::session::{self, JobStarter, Jobs, SessionConfig};
 use crate::telemetry::Telemetry;
 use crate::wish::{Follower, Ledger, LedgerFile, Publisher, Seen};
@@ -31,9 +32,10 @@ use anyhow::{Context as _, Result};
 use kube::{Api, Client};
 use lamina_crds::ComputeNode;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -48,7 +50,8 @@ const JOB_UPDATES: usize = 16;
 /// An agent that has no certificate by then says that it is ready all the same.
 const CERTIFICATE_WITHIN: Duration = Duration::from_secs(30);
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT: it goes on taking requests for some seconds then,
+/// unless it is told a second time.
 ///
 /// # Errors
 /// What is missing at the start, or the part that failed; the process should end
@@ -110,7 +113,13 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let engine: Arc<dyn Engine> =
         Arc::new(engine.context("the folder of the workers cannot be used")?);
 
-    let slices = Slices::new(Arc::clone(&engine), blobs.clone(), Arc::clone(&changed));
+    let attempts = Attempts::in_dir(&args.cache_dir).context("the cache folder cannot be used")?;
+    let slices = Slices::noting(
+        Arc::clone(&engine),
+        blobs.clone(),
+        Arc::clone(&changed),
+        attempts.clone(),
+    );
     let routes = Routes::new(Arc::clone(&changed));
     let seen = watch::Sender::new(Seen {
         generation: ledger.generation,
@@ -167,6 +176,8 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let access = access(args, client, &keys, (&peers, &directory), &telemetry);
     let keeping = directory::keep(directory.clone(), DirectoryFile::in_dir(&args.cache_dir));
     let keeping_keys = keys.clone().keep(&args.cache_dir);
+    let (leaving, is_heard) = (CancellationToken::new(), watch::Sender::new(false));
+    let heard = is_heard.subscribe();
     session::spawn(SessionConfig {
         node: args.node_name.clone(),
         address: args.address(),
@@ -179,11 +190,22 @@ async fn agent(args: &RunArgs) -> Result<()> {
         directory: directory.clone(),
         keys,
         prober: prober.clone(),
+        leaving: leaving.clone(),
+        is_heard,
         jobs: Jobs::new(job_starter(Arc::clone(&blobs), args).await?),
     })
     .context("cannot start the session's thread")?;
 
     let (set_ready, ready) = watch::channel(false);
+    let farewell = Farewell {
+        leaving,
+        moved: Box::pin(leave::moved(
+            slices.clone(),
+            routes.clone(),
+            telemetry.clone(),
+            heard,
+        )),
+    };
     let parts = Parts {
         admin: Admin::new(
             engine,
@@ -215,7 +237,9 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
     let _keeping_keys = AbortOnDropHandle::new(tokio::spawn(keeping_keys));
     let _certified = keeper.map(|keeper| AbortOnDropHandle::new(tokio::spawn(keeper.run(bundles))));
-    parts.serve(args, api, settled).await
+    parts.serve(args, api, settled, farewell).await?;
+    attempts.give_up();
+    Ok(())
 }
 
 /// What the cache folder holds.
@@ -299,6 +323,14 @@ fn threads(cpu_millis: u64) -> u32 {
     u32::try_from(cpu_millis / 1000).unwrap_or(1).max(1)
 }
 
+/// What is done once the agent is told to end.
+struct Farewell {
+    /// The operator hears of it.
+    leaving: CancellationToken,
+    /// Requests may be refused.
+    moved: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
 /// What runs side by side.
 struct Parts {
     admin: Admin,
@@ -317,6 +349,7 @@ impl Parts {
         args: &RunArgs,
         api: Api<ComputeNode>,
         settled: impl Future<Output = ()> + Send + 'static,
+        farewell: Farewell,
     ) -> Result<()> {
         let listen = |port| listen::listen(args.listen_address, port);
         let requests = listen(args.port)?;
@@ -355,6 +388,22 @@ impl Parts {
             tracing::info!("ready");
         }));
         tracing::info!(address = args.address(), "serving");
+        let set_ready = self.set_ready;
+        let told = async {
+            let mut signals = Signals::listen()?;
+            let signal = signals.next().await;
+            tracing::info!(signal, "ending");
+            // Not ready again behind this.
+            settling.abort();
+            let _ = settling.await;
+            set_ready.send_replace(false);
+            farewell.leaving.cancel();
+            tokio::select! {
+                () = farewell.moved => {}
+                signal = signals.next() => tracing::info!(signal, "ending at once"),
+            }
+            anyhow::Ok(())
+        };
         tokio::select! {
             ended = beside.join_next() => {
                 let what = ended.context("nothing runs")???;
@@ -364,14 +413,9 @@ impl Parts {
                 ended.context("the server of requests failed")?;
                 anyhow::bail!("the server of requests has ended")
             }
-            signal = signalled() => {
-                tracing::info!(signal = signal?, "ending: requests in flight are answered first");
-            }
+            told = told => told?,
         }
-        // Not ready again behind this.
-        settling.abort();
-        let _ = settling.await;
-        self.set_ready.send_replace(false);
+        tracing::info!("no request is taken any more; those in flight are answered first");
         shutdown.cancel();
         serving.await.context("the server of requests failed")?;
         admin_ends.cancel();
@@ -379,12 +423,25 @@ impl Parts {
     }
 }
 
-async fn signalled() -> Result<&'static str> {
-    let mut term = signal(SignalKind::terminate())?;
-    let mut int = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = term.recv() => Ok("SIGTERM"),
-        _ = int.recv() => Ok("SIGINT"),
+/// What tells an agent to end.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
     }
 }
 

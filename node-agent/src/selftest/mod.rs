@@ -1,8 +1,10 @@
 //! `lamina-node-agent selftest`: serves a model that is built in, asks it once and removes
 //! it. What `helm test` runs.
 
+use crate::causes::with_causes;
 use anyhow::{Context as _, Result, bail, ensure};
 use axum::Router;
+use axum::http::StatusCode;
 use axum::routing::get;
 use clap::Args;
 use kube::api::{DeleteParams, PostParams};
@@ -11,7 +13,8 @@ use lamina_crds::DnnModel;
 use lamina_crds::conditions::{READY, is_true};
 use lamina_model::Digest;
 use serde_json::{Value, json};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -24,6 +27,8 @@ const ANSWER: [f64; 2] = [24.0, -4.0];
 const TOLERANCE: f64 = 1e-4;
 const LOOK: Duration = Duration::from_millis(500);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of the file with credentials.
+const CREDENTIALS: usize = 16 << 10;
 
 /// Serve a tiny model through the whole cluster, and ask it once.
 #[derive(Debug, Clone, Args)]
@@ -31,7 +36,8 @@ pub struct SelftestArgs {
     /// Node at which the model enters; its label kubernetes.io/hostname must be its name.
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
-    /// Namespace in which the model is made, for as long as the test takes.
+    /// Namespace in which the model is made, for as long as the test takes. Where clients
+    /// need a key, it is the key's.
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: String,
     /// Address at which agents fetch the model's file from this process.
@@ -40,9 +46,15 @@ pub struct SelftestArgs {
     /// Port for it.
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
-    /// Where requests over HTTP are taken, `http://lamina:8000`.
+    /// Name or address at which requests over HTTP are taken.
     #[arg(long)]
-    pub address: String,
+    pub host: String,
+    /// Port for them.
+    #[arg(long, default_value_t = 8000)]
+    pub rest_port: u16,
+    /// File with the key or the token to show, where clients need one.
+    #[arg(long)]
+    pub credentials: Option<PathBuf>,
     /// Seconds that all of it may take.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout_seconds: u64,
@@ -78,12 +90,14 @@ async fn test(args: &SelftestArgs) -> Result<()> {
     let made = models.create(&PostParams::default(), &model).await;
     let name = made.context("the model could not be made")?.name_any();
     println!("made the model {}/{name}", args.namespace);
+    let mut awaited = String::new();
     let outcome = timeout_at(until, async {
-        become_ready(&models, &name).await?;
-        ask(args, &name).await
+        become_ready(&models, &name, &mut awaited).await?;
+        answered(args, &name, &mut awaited).await
     })
-    .await
-    .unwrap_or_else(|_| bail!("not done within {} s", args.timeout_seconds));
+    .await;
+    let outcome =
+        outcome.unwrap_or_else(|_| bail!("not done within {} s: {awaited}", args.timeout_seconds));
     let removed = models.delete(&name, &DeleteParams::default()).await;
     outcome?;
     removed.context("the model could not be removed")?;
@@ -108,9 +122,16 @@ fn manifest(args: &SelftestArgs) -> Value {
     })
 }
 
+/// Says what is waited for, where it is something else than before.
+fn tell(awaited: &mut String, now: String) {
+    if now != *awaited {
+        println!("{now}");
+        *awaited = now;
+    }
+}
+
 /// Returns once the model serves; says what it waits for.
-async fn become_ready(models: &Api<DnnModel>, name: &str) -> Result<()> {
-    let mut said = String::new();
+async fn become_ready(models: &Api<DnnModel>, name: &str, awaited: &mut String) -> Result<()> {
     loop {
         let model = models.get(name).await.context("the model cannot be read")?;
         let status = model.status.unwrap_or_default();
@@ -119,23 +140,75 @@ async fn become_ready(models: &Api<DnnModel>, name: &str) -> Result<()> {
         }
         let ready = status.conditions.iter().find(|c| c.type_ == READY);
         let why = ready.map_or("nobody has looked at it yet", |ready| &ready.message);
-        let now = format!("{}: {why}", status.stage);
         ensure!(status.stage != "Failed", "the model failed: {why}");
-        if now != said {
-            println!("{now}");
-            said = now;
+        tell(awaited, format!("{}: {why}", status.stage));
+        sleep(LOOK).await;
+    }
+}
+
+/// Returns once a request is answered as it should be. A refusal is not the last word: keys
+/// and rights take a moment to reach the agent.
+async fn answered(args: &SelftestArgs, name: &str, awaited: &mut String) -> Result<()> {
+    loop {
+        match ask(args, name).await? {
+            Answer::Values(values) => {
+                ensure!(
+                    is_right(&values),
+                    "the answer is {values:?} instead of {ANSWER:?}"
+                );
+                println!("the answer is right: {values:?}");
+                return Ok(());
+            }
+            Answer::NotYet(why) => tell(awaited, why),
         }
         sleep(LOOK).await;
     }
 }
 
-/// One request, whose answer is known.
-async fn ask(args: &SelftestArgs, name: &str) -> Result<()> {
-    let url = format!(
-        "{}/v2/models/{}/{name}/infer",
-        args.address.trim_end_matches('/'),
-        args.namespace
+enum Answer {
+    Values(Vec<f64>),
+    NotYet(String),
+}
+
+/// Where requests for the model are taken.
+fn url(args: &SelftestArgs, name: &str) -> String {
+    let host = match args.host.parse::<Ipv6Addr>() {
+        Ok(ip) => format!("[{ip}]"),
+        Err(_) => args.host.clone(),
+    };
+    format!(
+        "http://{host}:{}/v2/models/{}/{name}/infer",
+        args.rest_port, args.namespace
+    )
+}
+
+/// What to show to the agent. Read for each request: a kubelet renews tokens.
+fn bearer(file: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("the credentials in {} cannot be read", file.display()))?;
+    ensure!(
+        text.len() <= CREDENTIALS,
+        "{} is too long for credentials",
+        file.display()
     );
+    Ok(format!("Bearer {}", text.trim()))
+}
+
+/// Whether the same request may be answered later.
+fn may_change(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE
+    )
+}
+
+/// One request, whose answer is known.
+async fn ask(args: &SelftestArgs, name: &str) -> Result<Answer> {
+    let url = url(args, name);
     let request = json!({
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, INPUT.len()], "data": INPUT}],
     });
@@ -143,23 +216,29 @@ async fn ask(args: &SelftestArgs, name: &str) -> Result<()> {
         .timeout(REQUEST_TIMEOUT)
         .build()
         .context("cannot make a client")?;
-    let answer = client
+    let mut request = client
         .post(&url)
         .header("content-type", "application/json")
-        .body(request.to_string())
-        .send()
-        .await
-        .with_context(|| format!("{url} does not answer"))?;
+        .body(request.to_string());
+    if let Some(file) = &args.credentials {
+        request = request.header("authorization", bearer(file)?);
+    }
+    let answer = match request.send().await {
+        Ok(answer) => answer,
+        // No agent of this node is ready, or one is being replaced.
+        Err(error) => {
+            let error = with_causes(&error);
+            return Ok(Answer::NotYet(format!("{url} does not answer: {error}")));
+        }
+    };
     let status = answer.status();
     let body = answer.text().await.context("the answer breaks off")?;
+    if may_change(status) {
+        return Ok(Answer::NotYet(format!("{url} answers {status}: {body}")));
+    }
     ensure!(status.is_success(), "{url} answers {status}: {body}");
     let values = values(&body).with_context(|| format!("no answer of the protocol: {body}"))?;
-    ensure!(
-        is_right(&values),
-        "the answer is {values:?} instead of {ANSWER:?}"
-    );
-    println!("asked {url}: {values:?}");
-    Ok(())
+    Ok(Answer::Values(values))
 }
 
 /// The first output of an answer in JSON.
@@ -177,17 +256,25 @@ fn is_right(values: &[f64]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::HeaderMap;
+    use std::sync::{Arc, Mutex};
 
-    #[test]
-    fn the_manifest_is_one() {
-        let args = SelftestArgs {
+    fn args() -> SelftestArgs {
+        SelftestArgs {
             node_name: "cam-1".into(),
             namespace: "lamina-system".into(),
             pod_ip: "fd12::1".parse().unwrap(),
             port: 8080,
-            address: "http://lamina:8000".into(),
+            host: "lamina".into(),
+            rest_port: 8000,
+            credentials: None,
             timeout_seconds: 1,
-        };
+        }
+    }
+
+    #[test]
+    fn the_manifest_is_one() {
+        let args = args();
         let model: DnnModel = serde_json::from_value(manifest(&args)).unwrap();
         assert_eq!(
             model.spec.source.uri,
@@ -198,6 +285,62 @@ mod tests {
             Some(Digest::of(MODEL).to_string())
         );
         assert_eq!(model.spec.inputs[0].shape, [-1, 4]);
+    }
+
+    #[test]
+    fn services_have_names_and_addresses_of_either_kind() {
+        let of = |host: &str| {
+            let host = host.to_owned();
+            url(&SelftestArgs { host, ..args() }, "m")
+        };
+        let behind = ":8000/v2/models/lamina-system/m/infer";
+        assert_eq!(of("lamina"), format!("http://lamina{behind}"));
+        assert_eq!(of("10.96.0.7"), format!("http://10.96.0.7{behind}"));
+        assert_eq!(of("fd12::2"), format!("http://[fd12::2]{behind}"));
+    }
+
+    /// Answers one request after the other, and tells what credentials they showed.
+    async fn agent(answers: Vec<(StatusCode, &'static str)>) -> (u16, Arc<Mutex<Vec<String>>>) {
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (seen, left) = (Arc::clone(&shown), Arc::new(Mutex::new(answers)));
+        let answer = async move |headers: HeaderMap| {
+            let value = headers.get("authorization").cloned().unwrap();
+            seen.lock()
+                .unwrap()
+                .push(value.to_str().unwrap().to_owned());
+            left.lock().unwrap().remove(0)
+        };
+        let app = Router::new().fallback(answer);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        (port, shown)
+    }
+
+    #[tokio::test]
+    async fn a_key_that_has_not_arrived_yet_is_shown_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        std::fs::write(&file, "abc\n").unwrap();
+        let right = r#"{"outputs":[{"name":"y","data":[24,-4]}]}"#;
+        let (rest_port, shown) = agent(vec![
+            (StatusCode::UNAUTHORIZED, "no such key"),
+            (StatusCode::OK, right),
+            (StatusCode::BAD_REQUEST, "what?"),
+        ])
+        .await;
+        let args = SelftestArgs {
+            host: "127.0.0.1".into(),
+            rest_port,
+            credentials: Some(file),
+            ..args()
+        };
+        let mut awaited = String::new();
+        answered(&args, "m", &mut awaited).await.unwrap();
+        assert!(awaited.contains("401"), "{awaited}");
+        assert_eq!(*shown.lock().unwrap(), ["Bearer abc"; 2]);
+        let error = answered(&args, "m", &mut awaited).await.unwrap_err();
+        assert!(error.to_string().contains("400"), "{error}");
     }
 
     #[test]

@@ -20,6 +20,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// What the session speaks for, and what it feeds.
 #[derive(Clone)]
@@ -47,6 +49,10 @@ pub(crate) struct SessionConfig {
     pub(crate) keys: Keys,
     /// Measures the links to the peers.
     pub(crate) prober: Prober,
+    /// Fires when this process is told to end.
+    pub(crate) leaving: CancellationToken,
+    /// Whether the operator hears this process, and no later one of its node.
+    pub(crate) is_heard: watch::Sender<bool>,
     /// Prepare jobs.
     pub(crate) jobs: Jobs,
 }

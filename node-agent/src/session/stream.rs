@@ -101,7 +101,10 @@ async fn session(
         Err(_) => return SessionEnd::Stuck,
     };
     tracing::info!(operator = address, "session open");
-    attend(config, address, endpoint, meter, &mut orders, &sender).await
+    config.is_heard.send_replace(true);
+    let end = attend(config, address, endpoint, meter, &mut orders, &sender).await;
+    config.is_heard.send_replace(false);
+    end
 }
 
 /// Keeps up an open session, and finds out why it ended.
@@ -153,8 +156,14 @@ async fn talk(
     let mut operator_node = String::new();
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut says_goodbye = config.leaving.is_cancelled();
     loop {
         tokio::select! {
+            // That it leaves is told at once.
+            () = config.leaving.cancelled(), if !says_goodbye => {
+                says_goodbye = true;
+                beat.reset_immediately();
+            }
             _ = beat.tick() => {
                 if report(config, meter, &operator_node, sender).await.is_err() {
                     return SessionEnd::Stuck;
@@ -239,6 +248,7 @@ async fn report(
         cpu_load: meter.sample(),
         memory_free_bytes: memory_free_bytes(),
         in_flight: config.telemetry.requests_in_flight(),
+        leaving: config.leaving.is_cancelled(),
     };
     send(sender, Message::Heartbeat(heartbeat)).await?;
     let window = config.telemetry.drain();

@@ -8,7 +8,7 @@ pub(crate) use activity::Activity;
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Samples of one kind kept between two drains; more would be a second's worth
@@ -26,6 +26,7 @@ struct Inner {
     window: Mutex<Window>,
     in_flight: AtomicU32,
     waiting: AtomicU32,
+    hops: AtomicU64,
     blobs: Activity,
     metrics: Metrics,
 }
@@ -161,6 +162,17 @@ impl Telemetry {
     /// Counts a request that was refused for who sent it.
     pub fn denied(&self, reason: &'static str) {
         self.inner.metrics.denied(reason);
+    }
+
+    /// Counts a request that arrived from another agent.
+    pub fn hop_began(&self) -> RequestToken {
+        self.inner.hops.fetch_add(1, Ordering::Relaxed);
+        self.request_began()
+    }
+
+    /// Requests that ever arrived from other agents.
+    pub fn hops_seen(&self) -> u64 {
+        self.inner.hops.load(Ordering::Relaxed)
     }
 
     /// Counts a request that arrived, whether from a client or a hop.

@@ -375,6 +375,7 @@ async fn a_session_carries_what_both_sides_have_to_say() {
             cpu_load: 0.5,
             memory_free_bytes: 1 << 20,
             in_flight: 2,
+            leaving: false,
         }))
         .await;
     server

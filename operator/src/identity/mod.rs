@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Bounds of how long the certificates of agents are good.
 pub const LIFETIMES: (Duration, Duration) = (
-    Duration::from_secs(600),
+    Duration::from_secs(60),
     Duration::from_secs(366 * 24 * 3600),
 );
 

@@ -54,7 +54,7 @@ fn needed(question: &Question) -> BTreeSet<&str> {
 }
 
 fn is_able(host: &Host) -> bool {
-    host.unfit.is_none() && !host.is_cordoned
+    host.unfit.is_none() && host.emptied.is_none()
 }
 
 /// Round trip between the entry and a host, measured or estimated.

@@ -2,7 +2,7 @@
 //! changed, else now and then. Periods are spread, so that hundreds of Placements
 //! never come due together.
 
-use super::{Case, answers_for, links, problem};
+use super::{Case, answers_for, links, plans, problem};
 use crate::state::memory::PlacementMemory;
 use crate::state::snapshot::Need;
 use crate::state::time::Moment;
@@ -114,7 +114,18 @@ impl Case<'_> {
         }
         self.current
             .and_then(|plan| links::change_since_plan(self.snapshot, own, self.entry(), plan))
+            .or_else(|| self.emptied())
             .or_else(|| self.joined(own).map(|name| format!("{name} joined")))
+    }
+
+    /// A host of the plan that is to be emptied, which may not wait for long.
+    fn emptied(&self) -> Option<String> {
+        let hosts = plans::hosts(self.current?);
+        let mut others = hosts.filter(|name| *name != self.entry());
+        others.find_map(|name| {
+            let why = self.site.cluster.host(name)?.emptied?;
+            Some(format!("{name} is {why}"))
+        })
     }
 
     /// A host that was not there when a strategy last answered.

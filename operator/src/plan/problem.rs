@@ -143,8 +143,10 @@ fn exclusion(question: &Question, host: &Host) -> Option<String> {
         return Some(why.to_owned());
     }
     // What requests arise at must compute what stays on it.
-    if host.is_cordoned && host.name != question.entry {
-        return Some("cordoned".to_owned());
+    if let Some(why) = host.emptied
+        && host.name != question.entry
+    {
+        return Some(why.to_owned());
     }
     let failed = (host.name.clone(), question.digest.clone());
     question

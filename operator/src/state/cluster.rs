@@ -58,8 +58,9 @@ pub(crate) struct Host {
     pub gflops: Option<f64>,
     /// Why it can compute for nobody now, as the kube-scheduler words it.
     pub unfit: Option<&'static str>,
-    /// It is to be emptied: nothing new goes there, and what is there moves off.
-    pub is_cordoned: bool,
+    /// Why it is to be emptied, if it is: nothing new goes there, and what is there moves
+    /// off.
+    pub emptied: Option<&'static str>,
     /// Share of it that Placements take.
     taken: Taken,
 }
@@ -276,8 +277,19 @@ fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
         memory_free_bytes: live.map_or(0, |l| l.memory_free_bytes),
         gflops: speed(node),
         unfit,
-        is_cordoned: snapshot.nodes.get(name).is_some_and(NodeView::is_cordoned),
+        emptied: emptied(snapshot, name),
         taken: Taken::default(),
+    }
+}
+
+fn emptied(snapshot: &Snapshot, name: &str) -> Option<&'static str> {
+    let live = snapshot.live.get(name);
+    if snapshot.nodes.get(name).is_some_and(NodeView::is_cordoned) {
+        Some("cordoned")
+    } else if live.is_some_and(|l| l.alive && l.leaving) {
+        Some("about to end")
+    } else {
+        None
     }
 }
 

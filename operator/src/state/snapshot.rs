@@ -105,6 +105,8 @@ pub(crate) struct LiveNode {
     pub alive: bool,
     /// Memory that it may still take, in bytes.
     pub memory_free_bytes: u64,
+    /// It was told to end, and takes requests for a while yet.
+    pub leaving: bool,
     /// When its last message arrived.
     pub last_seen: Option<Timestamp>,
 }

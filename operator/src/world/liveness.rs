@@ -53,6 +53,11 @@ impl Nodes {
         record.identity = identity;
         record.last_message = now;
         record.closed = None;
+        // It may be another process by now.
+        record.heartbeat = record.heartbeat.map(|said| Heartbeat {
+            leaving: false,
+            ..said
+        });
         let was_lost = record.lost.take().is_some();
         was_lost.then_some(WorldEvent::NodeRecovered { node })
     }
@@ -158,6 +163,7 @@ impl Record {
             cpu_load: self.heartbeat.map_or(0.0, |h| share(h.cpu_load)),
             memory_free_bytes: self.heartbeat.map(|h| h.memory_free_bytes),
             in_flight: self.heartbeat.map_or(0, |h| h.in_flight),
+            leaving: self.heartbeat.is_some_and(|h| h.leaving),
         }
     }
 }
@@ -210,6 +216,23 @@ mod tests {
         let back = nodes.heard("a", at(5100));
         assert_eq!(back, Some(WorldEvent::NodeRecovered { node: node() }));
         assert_eq!(nodes.heard("a", at(5200)), None);
+    }
+
+    #[test]
+    fn who_left_and_came_back_does_not_leave_any_more() {
+        let mut nodes = Nodes::default();
+        nodes.opened(identity(), at(0));
+        let heartbeat = Heartbeat {
+            memory_free_bytes: 7,
+            leaving: true,
+            ..Heartbeat::default()
+        };
+        nodes.heartbeat("a", heartbeat);
+        assert!(nodes.get("a", at(0)).unwrap().leaving);
+        nodes.closed("a", at(300));
+        nodes.opened(identity(), at(1000));
+        let back = nodes.get("a", at(1000)).unwrap();
+        assert_eq!((back.leaving, back.memory_free_bytes), (false, Some(7)));
     }
 
     #[test]

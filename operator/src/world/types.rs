@@ -22,6 +22,8 @@ pub struct NodeState {
     pub memory_free_bytes: Option<u64>,
     /// Requests inside it.
     pub in_flight: u32,
+    /// It was told to end, and takes requests for a while yet.
+    pub leaving: bool,
 }
 
 /// What is known of the link from one host to another.

@@ -35,7 +35,7 @@ impl Hop for HopService {
         let forwarder = &self.forwarder;
         let callers = forwarder.callers(request.get_ref());
         admit::may_forward(self.caller(&request), callers.as_deref())?;
-        let _inside = forwarder.telemetry.request_began();
+        let _inside = forwarder.telemetry.hop_began();
         let deadline = Deadline::of(request.metadata());
         let reply = forwarder.run(request.into_inner(), arrived, deadline);
         Ok(Response::new(reply.await?))

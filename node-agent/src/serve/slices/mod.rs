@@ -1,7 +1,9 @@
 //! The slices of this host: what is wanted becomes what is held.
 
+mod attempts;
 mod decide;
 
+pub(crate) use attempts::Attempts;
 pub(crate) use decide::key_of;
 use decide::{Action, decide};
 
@@ -10,6 +12,7 @@ use crate::net::Backoff;
 use crate::serve::engine::{Engine, EngineError, Loaded, Run, Segment, Together};
 use crate::serve::specs::{SpecError, value_specs};
 use crate::telemetry::SegmentKey;
+use attempts::Deadly;
 use lamina_crds::Hop;
 use lamina_crds::compute_node::{Slice, SliceState, SliceStatus};
 use lamina_model::{Digest, Tensor, ValueSpec};
@@ -60,6 +63,7 @@ struct Shared {
     /// Segments by model and content: two revisions with the same blocks on this host
     /// share one. Models share none: each answers for what its own does. Held while loading, so that a second one waits and shares.
     loaded: Mutex<BTreeMap<(String, Vec<String>), Cached>>,
+    attempts: Attempts,
     changed: Arc<Notify>,
 }
 
@@ -111,6 +115,8 @@ enum SliceError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
+    Deadly(#[from] Deadly),
+    #[error(transparent)]
     Spec(#[from] SpecError),
     #[error(transparent)]
     Digest(#[from] lamina_model::DigestError),
@@ -123,12 +129,23 @@ impl Slices {
         blobs: Arc<dyn BlobSource>,
         changed: Arc<Notify>,
     ) -> Self {
+        Self::noting(engine, blobs, changed, Attempts::default())
+    }
+
+    /// As [`Slices::new`]; `attempts` has the loads that ended former processes.
+    pub(crate) fn noting(
+        engine: Arc<dyn Engine>,
+        blobs: Arc<dyn BlobSource>,
+        changed: Arc<Notify>,
+        attempts: Attempts,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 engine,
                 blobs,
                 held: RwLock::default(),
                 loaded: Mutex::default(),
+                attempts,
                 changed,
             }),
         }
@@ -365,7 +382,11 @@ impl Shared {
                 resident_bytes: cached.resident_bytes,
             });
         }
-        let new = self.engine.load(&spec.model, files, inputs).await?;
+        let bytes = spec.blocks.iter().map(|b| b.bytes).sum();
+        let attempt = self.attempts.begin(&content.0, &content.1, bytes)?;
+        let new = self.engine.load(&spec.model, files, inputs).await;
+        drop(attempt);
+        let new = new?;
         let cached = Cached {
             segment: Arc::downgrade(&new.segment),
             run_seconds: new.run_seconds,

@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::Response;
 
 /// Notes every message, and orders one job.
@@ -141,6 +142,8 @@ fn config(endpoint: OperatorEndpoint, cache: &std::path::Path) -> SessionConfig 
         blobs: Arc::new(blobs),
         directory: Directory::default(),
         keys: Keys::default(),
+        leaving: CancellationToken::new(),
+        is_heard: watch::Sender::new(false),
         jobs: Jobs::new(Arc::new(|job, updates, _| {
             let _ = updates.send(PrepareUpdate {
                 job: job.job,
@@ -228,13 +231,37 @@ async fn an_agent_that_is_being_replaced_does_not_fight_for_the_session() {
     let endpoint = OperatorEndpoint::default();
     endpoint.set(&address);
     let cache = tempfile::tempdir().unwrap();
-    spawn(config(endpoint.clone(), cache.path())).unwrap();
+    let config = config(endpoint.clone(), cache.path());
+    let mut is_heard = config.is_heard.subscribe();
+    spawn(config).unwrap();
     assert!(matches!(next(&mut messages).await, Message::Hello(_)));
     // Many times the pause after another end.
     let again = timeout(SHORTEST_PAUSE * 10, messages.recv()).await;
     assert!(again.is_err(), "it came back: {again:?}");
+    assert!(!*is_heard.borrow_and_update(), "its successor is");
     endpoint.set(&elsewhere);
     assert!(matches!(next(&mut at_another).await, Message::Hello(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_told_to_end_says_so_at_once() {
+    let (address, mut messages) = operator().await;
+    let endpoint = OperatorEndpoint::default();
+    endpoint.set(&address);
+    let cache = tempfile::tempdir().unwrap();
+    let config = config(endpoint, cache.path());
+    let (leaving, mut is_heard) = (config.leaving.clone(), config.is_heard.subscribe());
+    spawn(config).unwrap();
+    let mut beat = async || loop {
+        if let Message::Heartbeat(heartbeat) = next(&mut messages).await {
+            return heartbeat.leaving;
+        }
+    };
+    assert!(!beat().await);
+    assert!(*is_heard.wait_for(|is_heard| *is_heard).await.unwrap());
+    leaving.cancel();
+    let told = async { while !beat().await {} };
+    timeout(BEAT / 2, told).await.expect("before the next beat");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

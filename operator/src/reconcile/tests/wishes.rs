@@ -153,6 +153,28 @@ fn a_cordoned_host_is_left_before_it_goes() {
 }
 
 #[test]
+fn a_host_that_is_told_to_end_is_left_before_it_does() {
+    let mut bench = Bench::serving();
+    let leaving = bench.snapshot.live.get_mut("cloud-1").unwrap();
+    leaving.leaving = true;
+    let begin = bench.snapshot.now;
+    while !bench.snapshot.compute_nodes["cloud-1"]
+        .spec
+        .slices
+        .is_empty()
+    {
+        bench.look();
+        bench.agents();
+        bench.pass(250);
+        // Agents wait for 15 s.
+        assert!(bench.snapshot.seconds_since(begin) < 8.0);
+    }
+    assert_eq!(bench.status().path, "edge-1[0-3]");
+    let note = bench.note(reasons::REDEPLOY_STARTED);
+    assert!(note.contains("about to end"), "{note}");
+}
+
+#[test]
 fn an_entry_that_moves_serves_at_the_new_place_before_the_old_one_goes() {
     let mut bench = Bench::serving();
     bench.edit(|m| {

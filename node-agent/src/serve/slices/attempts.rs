@@ -1,0 +1,194 @@
+//! Loads that never came to an end: a slice that takes more memory than the container has
+//! ends the agent with it, which would load it again at each start. What is being loaded is
+//! on disk meanwhile, so that the next start knows.
+
+use lamina_model::Digest;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// One end of the agent while a slice is loaded may be a coincidence, such as a power failure.
+const ENDS: u32 = 2;
+/// A slice that ended the agent is left alone for this time.
+const PAUSE: Duration = Duration::from_secs(600);
+
+/// A slice that is not loaded again for now.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the agent was ended {times} times while it loaded this slice ({mib:.1} MiB of blocks), most \
+     likely for want of memory; it is tried again after {} min. A smaller slice fits, or a larger \
+     memory limit of the agents", PAUSE.as_secs() / 60
+)]
+pub(crate) struct Deadly {
+    times: u32,
+    mib: Mib,
+}
+
+/// Bytes, told in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mib(u64);
+
+impl std::fmt::Display for Mib {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&(self.0 as f64 / f64::from(1 << 20)), f)
+    }
+}
+
+/// Where they are noted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Attempts {
+    folder: Option<PathBuf>,
+    /// Files of those that go on.
+    now: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
+
+impl Attempts {
+    /// In a folder of `dir`, where what the process before left is found.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub(crate) fn in_dir(dir: &Path) -> io::Result<Self> {
+        let folder = dir.join("loading");
+        fs::create_dir_all(&folder)?;
+        Ok(Self {
+            folder: Some(folder),
+            now: Arc::default(),
+        })
+    }
+
+    /// Notes that `blocks` of `model`, of so many `bytes`, are being loaded, until what is
+    /// returned is dropped. A disk that takes no note stands in no load's way.
+    ///
+    /// # Errors
+    /// That ended the agent before, and not long ago.
+    pub(super) fn begin(
+        &self,
+        model: &str,
+        blocks: &[String],
+        bytes: u64,
+    ) -> Result<Option<Attempt>, Deadly> {
+        let Some(folder) = &self.folder else {
+            return Ok(None);
+        };
+        let name = Digest::of(format!("{model} {}", blocks.join(" ")).as_bytes());
+        let file = folder.join(name.to_string());
+        let times = ends(&file, SystemTime::now());
+        if times >= ENDS {
+            return Err(Deadly {
+                times,
+                mib: Mib(bytes),
+            });
+        }
+        if let Err(error) = fs::write(&file, (times + 1).to_string()) {
+            tracing::debug!(%error, "that a slice is being loaded is not noted");
+        }
+        lock(&self.now).insert(file.clone());
+        Ok(Some(Attempt {
+            file,
+            now: Arc::clone(&self.now),
+        }))
+    }
+
+    /// What is being loaded is given up by a process that ends as it should.
+    pub(crate) fn give_up(&self) {
+        for file in std::mem::take(&mut *lock(&self.now)) {
+            // One that stays counts as an end too many.
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+fn lock(files: &Mutex<BTreeSet<PathBuf>>) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+    files.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How often the agent was ended, as the note in `file` says.
+fn ends(file: &Path, now: SystemTime) -> u32 {
+    let Ok(text) = fs::read_to_string(file) else {
+        return 0;
+    };
+    let written = fs::metadata(file).and_then(|m| m.modified());
+    let age = written.ok().and_then(|at| now.duration_since(at).ok());
+    if age.is_some_and(|age| age > PAUSE) {
+        return 0;
+    }
+    text.trim().parse().unwrap_or(0)
+}
+
+/// A load that goes on.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    file: PathBuf,
+    now: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if lock(&self.now).remove(&self.file) {
+            // As above.
+            let _ = fs::remove_file(&self.file);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that is ended drops nothing.
+    fn end_while_loading(attempts: &Attempts) {
+        let blocks = ["a".to_owned()];
+        std::mem::forget(attempts.begin("default/m", &blocks, 1 << 20).unwrap());
+    }
+
+    #[test]
+    fn what_ended_the_agent_twice_is_not_loaded_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let attempts = Attempts::in_dir(dir.path()).unwrap();
+        let (blocks, others) = (["a".to_owned()], ["b".to_owned()]);
+        for _ in 0..3 {
+            drop(attempts.begin("default/m", &blocks, 1 << 20).unwrap());
+        }
+        end_while_loading(&attempts);
+        end_while_loading(&Attempts::in_dir(dir.path()).unwrap());
+        let again = Attempts::in_dir(dir.path()).unwrap();
+        let error = again.begin("default/m", &blocks, 3 << 19).unwrap_err();
+        let told = error.to_string();
+        assert!(
+            told.contains("2 times") && told.contains("1.5 MiB"),
+            "{told}"
+        );
+        assert!(again.begin("default/m", &others, 1).is_ok());
+        assert!(again.begin("default/n", &blocks, 1).is_ok());
+    }
+
+    #[test]
+    fn an_end_on_purpose_counts_for_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let attempts = Attempts::in_dir(dir.path()).unwrap();
+        for _ in 0..4 {
+            end_while_loading(&attempts);
+            attempts.give_up();
+        }
+        for _ in 0..2 {
+            end_while_loading(&Attempts::in_dir(dir.path()).unwrap());
+        }
+        attempts.give_up();
+        assert!(attempts.begin("default/m", &["a".to_owned()], 1).is_err());
+    }
+
+    #[test]
+    fn after_a_while_it_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x");
+        fs::write(&file, "2").unwrap();
+        let now = SystemTime::now();
+        assert_eq!(ends(&file, now), 2);
+        assert_eq!(ends(&file, now + PAUSE + Duration::from_secs(1)), 0);
+        // A clock that was set back.
+        assert_eq!(ends(&file, now - PAUSE), 2);
+    }
+}
