@@ -72,7 +72,7 @@ impl Case<'_> {
                 PAUSE_SECONDS
             }
             Need::Change => NEWS_SECONDS,
-            Need::Period => self.period(),
+            Need::Period | Need::Ahead => self.period(),
         };
         since.is_none_or(|s| s >= period).then_some(need)
     }

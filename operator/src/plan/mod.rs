@@ -8,6 +8,7 @@
 //! was met. Where the first is invalid, not prepared yet or cannot be met, the second
 //! keeps what serves alive.
 
+mod ahead;
 mod answer;
 mod ask;
 mod candidates;
@@ -329,8 +330,17 @@ impl Case<'_> {
                     ..Planned::default()
                 }
             }
+            Some(question) if question.need == Need::Ahead => {
+                self.heard_ahead(memory, own, question, news.is_some())
+            }
             Some(question) => self.heard(memory, own, question, news),
-            None => self.ask_when_due(memory, own, news.is_some()),
+            None => {
+                let planned = self.ask_when_due(memory, own, news.is_some());
+                if planned.ask.is_some() {
+                    return planned;
+                }
+                self.ask_ahead_when_due(memory, own)
+            }
         }
     }
 
@@ -349,14 +359,19 @@ impl Case<'_> {
     fn ask(&self, memory: &Memory, own: &mut PlacementMemory, need: Need) -> Planned {
         own.solved_at = Some(self.snapshot.now);
         own.problem = own.problem.take().filter(|(reason, _)| *reason != WAITING);
+        let question = self.question(memory, own, need);
         Planned {
-            ask: Some(Ask {
-                key: self.site.key(),
-                about: self.about(),
-                need,
-                question: Arc::new(self.question(memory, own, need)),
-            }),
+            ask: Some(self.ask_about(need, question)),
             ..Planned::default()
+        }
+    }
+
+    fn ask_about(&self, need: Need, question: Question) -> Ask {
+        Ask {
+            key: self.site.key(),
+            about: self.about(),
+            need,
+            question: Arc::new(question),
         }
     }
 
@@ -440,6 +455,8 @@ impl Case<'_> {
             is_urgent: need >= Need::Leave,
             exit_shares: self.exit_shares(),
             doubt,
+            supposed: Vec::new(),
+            held: self.snapshot.held.clone(),
             cluster: Arc::clone(self.site.cluster),
             learned: Arc::clone(&memory.learned),
         }

@@ -1,7 +1,7 @@
 //! Whether a solution is better than what serves, by enough.
 
 use super::judge::deviation_of_difference;
-use super::{Case, Must, Planned};
+use super::{Case, Must, Planned, links};
 use crate::state::links::Pair;
 use crate::state::memory::{Candidate, PlacementMemory};
 use crate::state::notice::Notice;
@@ -11,6 +11,7 @@ use crate::state::text;
 use lamina_crds::dnn_model::AdaptationPolicy;
 use lamina_crds::placement::{Cause, Plan, Segment, format_path};
 use lamina_crds::reasons;
+use lamina_model::Block;
 use lamina_placement::adapt::{self, Decision, Policy, Situation, Stay, Switched};
 use lamina_placement::check::Violation;
 use lamina_placement::{Metrics, Solution};
@@ -228,7 +229,7 @@ impl Case<'_> {
     /// Whether a better path is to be looked at once more. Seen once, it may be one bad
     /// sample. And where something changed, links that it would use may have changed,
     /// too, or were only ever estimated: they are waited for until they were measured
-    /// since, but not for ever.
+    /// since, but not for ever. Links of hosts that nothing changed at are not waited for.
     pub(super) fn waits_for_links(
         &self,
         own: &mut PlacementMemory,
@@ -255,7 +256,15 @@ impl Case<'_> {
         let all_known = if is_first || candidate.trigger.is_none() {
             links.all(is_measured)
         } else {
-            links.all(is_fresh)
+            // Where a link became slower, those that share no host with it are as they were.
+            let doubt = self.current.and_then(|current| {
+                links::doubt(self.snapshot, own, self.entry(), current).map(|d| d.link)
+            });
+            let is_apart = |pair: &Pair| {
+                let shares = |host: &String| *host == pair.0 || *host == pair.1;
+                doubt.as_ref().is_some_and(|(a, b)| !shares(a) && !shares(b))
+            };
+            links.all(|pair| is_fresh(pair) || is_apart(pair) && is_measured(pair))
         };
         let waits = waited < MEASURE_LIMIT_SECONDS && !all_known || !is_first && waited <= 0.0;
         own.candidate = Some(candidate);
@@ -334,6 +343,8 @@ impl Case<'_> {
             for block in blocks.filter(|b| !held.contains(&(node, **b))) {
                 let index = usize::try_from(*block).unwrap_or(usize::MAX);
                 let block = self.wanted.manifest.blocks.get(index);
+                let on_disk = |b: &&Block| self.snapshot.held.holds(node, &b.digest);
+                let block = block.filter(|b| !on_disk(b));
                 *lacking.entry(node).or_default() += block.map_or(0, |b| b.file_bytes);
             }
         }

@@ -5,7 +5,7 @@ use super::ids::{JobId, ObjectId, PlacementKey, SecretId};
 use super::links::Pair;
 use super::memory::Learned;
 use super::notice::Notice;
-use super::snapshot::{About, Need};
+use super::snapshot::{About, Held, Need};
 use super::wish::Wish;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use lamina_crds::dnn_model::Samples;
@@ -26,6 +26,15 @@ pub(crate) struct Doubt {
     pub ratio: f64,
     /// Seconds since that was noticed.
     pub since_seconds: f64,
+}
+
+/// What is supposed of the world in a question ahead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Supposed {
+    /// The links of this host are ten times slower.
+    Slow(String),
+    /// This host is away.
+    Lost(String),
 }
 
 /// Everything that one look at the world led to.
@@ -245,6 +254,10 @@ pub(crate) struct Question {
     pub exit_shares: Vec<f64>,
     /// A link that became slower, and what that says of others.
     pub doubt: Option<Doubt>,
+    /// What is supposed, one case after the other; nothing where a plan is asked for.
+    pub supposed: Vec<Supposed>,
+    /// Blobs in the caches of hosts.
+    pub held: Held,
     /// Hosts and links, shared by all questions of a look.
     pub cluster: Arc<Cluster>,
     /// What was learned of hosts.

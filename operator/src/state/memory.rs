@@ -8,6 +8,7 @@ use super::snapshot::{Remark, Snapshot};
 use super::time::Moment;
 use super::wish::{ValidModel, Wish};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use lamina_crds::compute_node::Blob;
 use lamina_crds::dnn_model::Move;
 use lamina_crds::placement::{Plan, RedeployPhases, Segment};
 use lamina_placement::adapt::{Measured, Switched, WorkFunction};
@@ -148,6 +149,17 @@ pub(crate) struct PlacementMemory {
     pub rejected: BTreeMap<String, Moment>,
     /// Paths under the work-function policy, with what each would have cost.
     pub work: Option<Work>,
+    /// Blocks that hosts fetch ahead.
+    pub standby: StandbyMemory,
+}
+
+/// Blocks that hosts fetch ahead.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct StandbyMemory {
+    /// When it was last asked which, and of which revision.
+    pub asked: Option<(Moment, i64)>,
+    /// The blocks by host; `None` until a strategy answered or the objects were read.
+    pub hosts: Option<BTreeMap<String, Vec<Blob>>>,
 }
 
 /// A better path that waits for a second look.

@@ -118,7 +118,7 @@ async fn a_silent_peer_is_found_dead_within_three_seconds_and_delays_nobody() {
     let mut alive = Vec::new();
     while begin.elapsed() < Duration::from_secs(4) {
         // As a session does: it waits for news no longer than this.
-        let _ = tokio::time::timeout(Duration::from_secs(1), running.prober.failed()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), running.prober.news()).await;
         told_at += 1;
         for sample in running.prober.drain() {
             if sample.failed {

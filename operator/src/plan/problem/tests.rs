@@ -30,6 +30,8 @@ fn question(
         is_urgent: false,
         exit_shares: Vec::new(),
         doubt: None,
+        supposed: Vec::new(),
+        held: snapshot.held.clone(),
         cluster: Arc::new(Cluster::of(snapshot, &mut Arc::default())),
         learned: Arc::clone(&memory.learned),
     }
