@@ -367,6 +367,7 @@ impl<'a> Look<'a> {
             .forget_asks
             .extend(planned.answered.then_some(key.clone()));
         self.out.interest.wanted.extend(planned.wanted_links);
+        self.out.look_again(planned.again_seconds);
         if planned.plan.is_none() && (placement.is_some() || !is_prepared) {
             self.out.write(Change::Nothing, planned.notices);
             return;

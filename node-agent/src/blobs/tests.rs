@@ -530,14 +530,14 @@ async fn blobs_ahead_push_out_nothing_that_serves() {
 async fn blobs_ahead_wait_for_those_that_are_to_serve() {
     let (ahead, serving) = (content(200_000), content(700_000));
     let store = Store::with(&[&ahead, &serving]);
-    store.0.lock().unwrap().delay = Duration::from_millis(20);
+    store.0.lock().unwrap().delay = Duration::from_millis(60);
     let (address, _server) = store.serve().await;
     let cache = Cache::with_limit(&address, 1 << 30);
     let digest = Digest::of(&serving);
     let serve = cache.blobs.ensure(&digest, 700_000);
     let beside = async {
         // The other has begun.
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(40)).await;
         fetch_ahead(&cache, &[&ahead]).await;
     };
     let (served, ()) = tokio::join!(serve, beside);

@@ -15,8 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 const SETTLED_SECONDS: f64 = 5.0;
 /// The same is asked again after so long; longer where there are many Placements.
 const PERIOD_SECONDS: f64 = 60.0;
-/// All Placements together ask no more often than this.
-const ASKED_PER_SECOND: f64 = 2.0;
+/// All Placements together ask no more often than this, and hosts so begin to fetch one
+/// after the other.
+const ASKED_PER_SECOND: f64 = 0.5;
+/// How many times slower links are supposed to be: what becomes slow is seldom so by the
+/// same factor, and the cut follows it.
+const SLOWER: [u32; 2] = [10, 30];
 /// Suppositions about one path at most.
 const MOST_SUPPOSED: usize = 6;
 
@@ -27,7 +31,9 @@ impl Case<'_> {
         memory: &Memory,
         own: &mut PlacementMemory,
     ) -> Planned {
-        if !self.is_due_ahead(own) {
+        let last = memory.asked_ahead;
+        let is_turn = last.is_none_or(|at| self.snapshot.seconds_since(at) >= 1.0 / ASKED_PER_SECOND);
+        if !is_turn || !self.is_due_ahead(own) {
             return Planned::default();
         }
         let Some(plan) = self.current else {
@@ -64,6 +70,7 @@ impl Case<'_> {
             && self.is_asked
             && self.broken.is_none()
             && own.candidate.is_none()
+            && own.trial.is_none()
             && plan.manifest == self.wanted.digest
             && !self.snapshot.is_starting();
         let settled = own.settling.filter(|(revision, _)| *revision == plan.revision);
@@ -89,8 +96,13 @@ impl Case<'_> {
         };
         let moves_for_gain = self.wanted.wish.adaptation.policy != AdaptationPolicy::Never;
         let links = plans::links(self.entry(), plan);
-        let senders = links.iter().map(|(from, _)| from.clone());
-        let slow = senders.filter(|_| moves_for_gain).map(Supposed::Slow);
+        let senders = links.iter().filter(|_| moves_for_gain);
+        let slow = senders.flat_map(|(host, _)| {
+            SLOWER.map(|times| Supposed::Slow {
+                host: host.clone(),
+                times,
+            })
+        });
         let lost = plans::hosts(plan).filter(|host| *host != self.entry());
         let lost = lost.map(|host| Supposed::Lost(host.to_owned()));
         let mut all: Vec<Supposed> = Vec::new();

@@ -66,6 +66,8 @@ pub(crate) struct Planned {
     pub answered: bool,
     /// Links that a better path would use, which are to be measured first.
     pub wanted_links: Vec<Pair>,
+    /// Seconds until a better path can be looked at once more.
+    pub again_seconds: Option<f64>,
 }
 
 /// A wish with the blocks that it is about.
@@ -138,10 +140,19 @@ pub(crate) fn decide(site: &Site<'_>, memory: &mut Memory) -> Planned {
         },
         None => site.decide(memory, &mut own),
     };
+    let asks_ahead = planned.ask.as_ref().is_some_and(|a| a.need == Need::Ahead);
+    if asks_ahead {
+        memory.asked_ahead = Some(site.snapshot.now);
+    }
     own.unwritten.clone_from(&planned.plan);
     site.tell(&mut own, &mut planned);
     let candidate = own.candidate.iter().flat_map(|c| &c.links);
     planned.wanted_links.extend(candidate.cloned());
+    let is_asked = planned.ask.is_some()
+        || !planned.answered && site.snapshot.questions.contains_key(&key);
+    if own.candidate.is_some() && !is_asked {
+        planned.again_seconds = due::pause_left(site.snapshot, &own);
+    }
     memory.placements.insert(key, own);
     planned
 }

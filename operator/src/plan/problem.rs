@@ -94,17 +94,15 @@ fn doubted(question: &Question, from: &str, to: &str, view: LinkView) -> LinkVie
     }
 }
 
-/// A link of a host whose links are supposed to be slow has this part of its rate.
-const SLOW: f64 = 0.1;
-
 /// The link as a question ahead supposes it to be.
 fn supposed(question: &Question, from: &str, to: &str, view: LinkView) -> LinkView {
-    let is_slow = |case: &Supposed| matches!(case, Supposed::Slow(host) if host == from || host == to);
-    if !question.supposed.iter().any(is_slow) {
-        return view;
-    }
+    let slower = question.supposed.iter().filter_map(|case| match case {
+        Supposed::Slow { host, times } if host == from || host == to => Some(f64::from(*times)),
+        _ => None,
+    });
+    let slower = slower.fold(1.0, f64::max);
     LinkView {
-        bytes_per_second: view.bytes_per_second.map(|rate| rate * SLOW),
+        bytes_per_second: view.bytes_per_second.map(|rate| rate / slower),
         ..view
     }
 }

@@ -1,7 +1,7 @@
 //! Whether a solution is better than what serves, by enough.
 
 use super::judge::deviation_of_difference;
-use super::{Case, Must, Planned, links};
+use super::{Case, Must, Planned};
 use crate::state::links::Pair;
 use crate::state::memory::{Candidate, PlacementMemory};
 use crate::state::notice::Notice;
@@ -229,7 +229,7 @@ impl Case<'_> {
     /// Whether a better path is to be looked at once more. Seen once, it may be one bad
     /// sample. And where something changed, links that it would use may have changed,
     /// too, or were only ever estimated: they are waited for until they were measured
-    /// since, but not for ever. Links of hosts that nothing changed at are not waited for.
+    /// since, but not for ever.
     pub(super) fn waits_for_links(
         &self,
         own: &mut PlacementMemory,
@@ -256,15 +256,7 @@ impl Case<'_> {
         let all_known = if is_first || candidate.trigger.is_none() {
             links.all(is_measured)
         } else {
-            // Where a link became slower, those that share no host with it are as they were.
-            let doubt = self.current.and_then(|current| {
-                links::doubt(self.snapshot, own, self.entry(), current).map(|d| d.link)
-            });
-            let is_apart = |pair: &Pair| {
-                let shares = |host: &String| *host == pair.0 || *host == pair.1;
-                doubt.as_ref().is_some_and(|(a, b)| !shares(a) && !shares(b))
-            };
-            links.all(|pair| is_fresh(pair) || is_apart(pair) && is_measured(pair))
+            links.all(is_fresh)
         };
         let waits = waited < MEASURE_LIMIT_SECONDS && !all_known || !is_first && waited <= 0.0;
         own.candidate = Some(candidate);

@@ -31,8 +31,13 @@ pub(crate) struct Doubt {
 /// What is supposed of the world in a question ahead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Supposed {
-    /// The links of this host are ten times slower.
-    Slow(String),
+    /// The links of a host are slower.
+    Slow {
+        /// The host.
+        host: String,
+        /// By so much.
+        times: u32,
+    },
     /// This host is away.
     Lost(String),
 }
@@ -60,6 +65,8 @@ pub(crate) struct Decisions {
     pub asks: Vec<Ask>,
     /// Keys of questions whose answer was taken, or that nobody waits for.
     pub forget_asks: Vec<PlacementKey>,
+    /// Seconds after which another look has something to decide, though nothing happens.
+    pub again_seconds: Option<f64>,
 }
 
 /// Whose links matter, and how much.
@@ -278,7 +285,9 @@ impl Decisions {
             redeployed,
             asks,
             forget_asks,
+            again_seconds,
         } = more;
+        self.look_again(again_seconds);
         self.writes.extend(writes);
         self.interest.hosts.extend(interest.hosts);
         self.interest.paths.extend(interest.paths);
@@ -292,6 +301,12 @@ impl Decisions {
         self.redeployed.extend(redeployed);
         self.asks.extend(asks);
         self.forget_asks.extend(forget_asks);
+    }
+
+    /// Asks for another look after `seconds`, or sooner.
+    pub(crate) fn look_again(&mut self, seconds: Option<f64>) {
+        let both = self.again_seconds.into_iter().chain(seconds);
+        self.again_seconds = both.reduce(f64::min);
     }
 
     /// Adds a write with its Events.

@@ -30,6 +30,8 @@ pub(crate) struct Memory {
     pub crashes: BTreeMap<(String, String), Time>,
     /// Hosts that could compute, as the last look found them.
     pub fit: Arc<BTreeSet<String>>,
+    /// When a question ahead was last asked for any Placement.
+    pub asked_ahead: Option<Moment>,
     /// What was learned of hosts. Questions under way hold on to it as it was.
     pub learned: Arc<Learned>,
 }
