@@ -217,6 +217,26 @@ async fn what_is_seen_while_blobs_move_is_contended() {
     );
 }
 
+#[tokio::test]
+async fn a_link_on_which_requests_became_slow_is_probed_at_once() {
+    let (address, _) = host(1e6).await;
+    let running = start(&[peer("a", &address, 60_000)]);
+    until(&running.prober, |s| s.bytes > 0).await;
+    // A probe is believed for some seconds, whatever requests say.
+    sleep(Duration::from_millis(5200)).await;
+    running.prober.drain();
+    let begin = Instant::now();
+    running.prober.passive(&[Transfer {
+        peer: "a".into(),
+        bytes_out: 100_000,
+        bytes_in: 0,
+        seconds: 10.0,
+    }]);
+    until(&running.prober, |s| s.bytes > 0 && !s.passive).await;
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
 #[test]
 fn the_pace_that_the_operator_wishes_has_bounds() {
     assert_eq!(every(0), EVERY);
