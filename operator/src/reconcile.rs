@@ -650,7 +650,11 @@ fn add_standby(wishes: &mut Wishes, uid: &str, hosts: &BTreeMap<String, Vec<Blob
             placement_uid: uid.to_owned(),
             blocks: blocks.clone(),
         };
-        wishes.standby.entry(host.clone()).or_default().push(standby);
+        wishes
+            .standby
+            .entry(host.clone())
+            .or_default()
+            .push(standby);
     }
 }
 

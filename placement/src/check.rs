@@ -14,7 +14,8 @@ mod reckon;
 
 pub use claims::check_answer;
 use reckon::{
-    Odds, at_hand_before, live_bytes, memory_after, memory_before, memory_loaded, odds, output_bytes,
+    Odds, at_hand_before, live_bytes, memory_after, memory_before, memory_loaded, odds,
+    output_bytes,
 };
 
 /// Relative room for rounding in every comparison.

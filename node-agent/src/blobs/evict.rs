@@ -101,11 +101,7 @@ enum Use {
 }
 
 /// What to remove, in order, so that the rest fits into `limit_bytes`.
-fn to_evict(
-    files: Vec<Cached>,
-    use_of: impl Fn(&Path) -> Use,
-    limit_bytes: u64,
-) -> Vec<Cached> {
+fn to_evict(files: Vec<Cached>, use_of: impl Fn(&Path) -> Use, limit_bytes: u64) -> Vec<Cached> {
     let mut held: u64 = files.iter().map(|f| f.bytes).sum();
     let used = files.into_iter().map(|file| (use_of(&file.path), file));
     let mut removable: Vec<(Use, Cached)> = used.filter(|(u, _)| *u != Use::Kept).collect();

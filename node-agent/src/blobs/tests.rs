@@ -482,7 +482,11 @@ async fn what_was_fetched_ahead_is_not_fetched_for_a_slice() {
     store.0.lock().unwrap().asked.clear();
     for content in [&one, &two] {
         let bytes = content.len() as u64;
-        cache.blobs.ensure(&Digest::of(content), bytes).await.unwrap();
+        cache
+            .blobs
+            .ensure(&Digest::of(content), bytes)
+            .await
+            .unwrap();
     }
     assert_eq!(store.0.lock().unwrap().asked, []);
 }
@@ -496,14 +500,21 @@ async fn blobs_ahead_take_a_quarter_and_go_after_what_nothing_names() {
     let cache = Cache::with_limit(&address, 1000);
     for content in [&kept, &unnamed] {
         let bytes = content.len() as u64;
-        cache.blobs.ensure(&Digest::of(content), bytes).await.unwrap();
+        cache
+            .blobs
+            .ensure(&Digest::of(content), bytes)
+            .await
+            .unwrap();
     }
     cache.blobs.keep([Digest::of(&kept)].into());
     // Only one of the two fits into a quarter of a thousand bytes.
     fetch_ahead(&cache, &[&first, &second]).await;
     let held = cache.blobs.held();
     assert_eq!(held.len(), 3, "{held:?}");
-    assert!(held.contains(&Digest::of(&unnamed)), "there was room for it");
+    assert!(
+        held.contains(&Digest::of(&unnamed)),
+        "there was room for it"
+    );
     let ahead = cache.blobs.standby_bytes();
     assert!([150, 200].contains(&ahead), "{ahead}");
     // What serves needs room: what nothing names goes, and only then what is ahead.

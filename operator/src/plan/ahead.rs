@@ -26,13 +26,10 @@ const MOST_SUPPOSED: usize = 6;
 
 impl Case<'_> {
     /// A question ahead, where it is time for one and nothing else is asked.
-    pub(super) fn ask_ahead_when_due(
-        &self,
-        memory: &Memory,
-        own: &mut PlacementMemory,
-    ) -> Planned {
+    pub(super) fn ask_ahead_when_due(&self, memory: &Memory, own: &mut PlacementMemory) -> Planned {
         let last = memory.asked_ahead;
-        let is_turn = last.is_none_or(|at| self.snapshot.seconds_since(at) >= 1.0 / ASKED_PER_SECOND);
+        let is_turn =
+            last.is_none_or(|at| self.snapshot.seconds_since(at) >= 1.0 / ASKED_PER_SECOND);
         if !is_turn || !self.is_due_ahead(own) {
             return Planned::default();
         }
@@ -73,9 +70,11 @@ impl Case<'_> {
             && own.trial.is_none()
             && plan.manifest == self.wanted.digest
             && !self.snapshot.is_starting();
-        let settled = own.settling.filter(|(revision, _)| *revision == plan.revision);
-        let is_settled = settled
-            .is_some_and(|(_, since)| self.snapshot.seconds_since(since) >= SETTLED_SECONDS);
+        let settled = own
+            .settling
+            .filter(|(revision, _)| *revision == plan.revision);
+        let is_settled =
+            settled.is_some_and(|(_, since)| self.snapshot.seconds_since(since) >= SETTLED_SECONDS);
         let is_new = own.standby.asked.is_none_or(|(at, revision)| {
             revision != plan.revision || self.snapshot.seconds_since(at) >= self.ahead_period()
         });
@@ -155,7 +154,7 @@ impl Case<'_> {
         // away for fewer blocks of the same.
         let known = own.standby.hosts.as_ref();
         let known = known.filter(|known| self.is_of_model(known));
-        if !known.is_some_and(|known| is_within(&found, known)) {
+        if known.is_none_or(|known| !is_within(&found, known)) {
             own.standby.hosts = Some(found);
         }
     }

@@ -50,7 +50,10 @@ pub(crate) fn ahead(question: &Question, ctx: &Ctx) -> Ahead {
             let blocks = segment.blocks.iter().filter(|b| !runs.contains(b));
             let mut blocks = blocks.copied().peekable();
             if blocks.peek().is_some() {
-                lacking.entry(segment.node.clone()).or_default().extend(blocks);
+                lacking
+                    .entry(segment.node.clone())
+                    .or_default()
+                    .extend(blocks);
             }
         }
     }

@@ -68,8 +68,8 @@ struct Asked {
 
 /// What comes of a question.
 enum Reply {
-    Answer(Answer),
-    Ahead(Ahead),
+    Answer(Arc<Answer>),
+    Ahead(Arc<Ahead>),
 }
 
 impl Drop for Asked {
@@ -162,7 +162,7 @@ impl Desk {
         let question = Arc::clone(question);
         let task = tokio::spawn(async move {
             let answer = by_plugin(&plugin, &key, question).await;
-            shared.take(&key, number, Reply::Answer(answer));
+            shared.take(&key, number, Reply::Answer(Arc::new(answer)));
         });
         task.abort_handle()
     }
@@ -181,17 +181,17 @@ impl Shared {
             let solved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 if is_ahead {
                     let ctx = Ctx::until(Instant::now() + AHEAD_TIME);
-                    Reply::Ahead(ask::ahead(&question, &ctx))
+                    Reply::Ahead(Arc::new(ask::ahead(&question, &ctx)))
                 } else {
                     let ctx = Ctx::until(Instant::now() + SOLVE_TIME);
-                    Reply::Answer(ask::solve(&question, &ctx))
+                    Reply::Answer(Arc::new(ask::solve(&question, &ctx)))
                 }
             }));
             let reply = solved.unwrap_or_else(|_| {
                 if is_ahead {
-                    Reply::Ahead(Ahead::new())
+                    Reply::Ahead(Arc::default())
                 } else {
-                    Reply::Answer(broken(&question))
+                    Reply::Answer(Arc::new(broken(&question)))
                 }
             });
             self.take(&key, number, reply);
@@ -221,8 +221,8 @@ impl Shared {
         let asked = open.questions.get_mut(key);
         if let Some(asked) = asked.filter(|q| q.number == number) {
             match reply {
-                Reply::Answer(answer) => asked.view.answer = Some(Arc::new(answer)),
-                Reply::Ahead(ahead) => asked.view.ahead = Some(Arc::new(ahead)),
+                Reply::Answer(answer) => asked.view.answer = Some(answer),
+                Reply::Ahead(ahead) => asked.view.ahead = Some(ahead),
             }
             self.answered.notify_one();
         }

@@ -148,8 +148,8 @@ pub(crate) fn decide(site: &Site<'_>, memory: &mut Memory) -> Planned {
     site.tell(&mut own, &mut planned);
     let candidate = own.candidate.iter().flat_map(|c| &c.links);
     planned.wanted_links.extend(candidate.cloned());
-    let is_asked = planned.ask.is_some()
-        || !planned.answered && site.snapshot.questions.contains_key(&key);
+    let is_asked =
+        planned.ask.is_some() || !planned.answered && site.snapshot.questions.contains_key(&key);
     if own.candidate.is_some() && !is_asked {
         planned.again_seconds = due::pause_left(site.snapshot, &own);
     }

@@ -64,7 +64,7 @@ impl<'a> Index<'a> {
             }
             for standby in &node.spec.standby {
                 let hosts = index.standby.entry(&standby.placement_uid).or_default();
-                hosts.push((name, standby));
+                hosts.push((name.as_str(), standby));
             }
         }
         index

@@ -82,7 +82,11 @@ impl Bench {
     pub(crate) fn look(&mut self) -> Decisions {
         let mut all = self.look_once();
         for _ in 0..3 {
-            let is_answered = self.snapshot.questions.values().any(|q| q.answer.is_some() || q.ahead.is_some());
+            let is_answered = self
+                .snapshot
+                .questions
+                .values()
+                .any(|q| q.answer.is_some() || q.ahead.is_some());
             if !is_answered {
                 break;
             }
@@ -120,8 +124,8 @@ impl Bench {
             let is_plugin = ask.question.wish.strategy.is_plugin;
             let is_ahead = ask.need == Need::Ahead;
             let ctx = Ctx::until(Instant::now() + Duration::from_secs(20));
-            let answer = (!is_plugin && !is_ahead)
-                .then(|| Arc::new(desk::solve(&ask.question, &ctx)));
+            let answer =
+                (!is_plugin && !is_ahead).then(|| Arc::new(desk::solve(&ask.question, &ctx)));
             let ahead = is_ahead.then(|| Arc::new(desk::ahead(&ask.question, &ctx)));
             let question = QuestionView {
                 about: ask.about.clone(),

@@ -430,6 +430,10 @@ fn what_hosts_have_on_their_disks_is_not_moved() {
     let question = question(&world, &Memory::default(), &model_spec(), Some(&placement));
     let problem = build(&question);
     let previous = problem.workloads[0].previous.as_ref().unwrap();
-    let on_disk: Vec<_> = previous.on_disk.iter().map(|s| (s.node.as_str(), &s.blocks[..])).collect();
+    let on_disk: Vec<_> = previous
+        .on_disk
+        .iter()
+        .map(|s| (s.node.as_str(), &s.blocks[..]))
+        .collect();
     assert_eq!(on_disk, [("edge-1", &[1, 2][..])]);
 }
