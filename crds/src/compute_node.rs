@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Slices","type":"integer","jsonPath":".status.display.slices"}"#,
     printcolumn = r#"{"name":"Held","type":"string","jsonPath":".status.display.sliceBytes"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Standby","type":"string","priority":1,"jsonPath":".status.display.standby"}"#,
     printcolumn = r#"{"name":"Address","type":"string","priority":1,"jsonPath":".status.address"}"#,
     printcolumn = r#"{"name":"Agent","type":"string","priority":1,"jsonPath":".status.agentVersion"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
@@ -48,6 +49,22 @@ pub struct ComputeNodeSpec {
     /// Placements whose entry this host is.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// Blocks to have on the disk before a move needs them, by Placement. They are
+    /// fetched while nothing else is, are not loaded, and are dropped where there is no
+    /// room.
+    #[serde(default)]
+    pub standby: Vec<Standby>,
+}
+
+/// Blocks of one Placement that a host would probably be given if a host or a link
+/// failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Standby {
+    /// UID of the Placement.
+    pub placement_uid: String,
+    /// The block files.
+    pub blocks: Vec<Blob>,
 }
 
 /// Consecutive blocks of one revision that this host serves as one graph.
@@ -256,6 +273,9 @@ pub struct Display {
     pub slices: u32,
     /// Weights that they hold.
     pub slice_bytes: String,
+    /// Block files on the disk for a move that may come, beside those of slices.
+    #[serde(default)]
+    pub standby: String,
 }
 
 /// How far a slice is.

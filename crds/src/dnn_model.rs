@@ -410,6 +410,14 @@ pub struct Adaptation {
     /// Keeps everything where it is, for maintenance.
     #[serde(default)]
     pub paused: bool,
+    /// Lets hosts fetch blocks ahead that they would be given if a link of the path
+    /// became slow or a host of it were lost, so that such a move need not wait for them.
+    #[serde(default = "default_standby")]
+    pub standby: bool,
+}
+
+const fn default_standby() -> bool {
+    true
 }
 
 const fn default_horizon() -> u32 {
@@ -427,6 +435,7 @@ impl Default for Adaptation {
             horizon_seconds: default_horizon(),
             cool_down_seconds: default_cool_down(),
             paused: false,
+            standby: default_standby(),
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::state::ids::{JobId, PlacementKey};
 use crate::state::links::{LinkView, Links, Source};
 use crate::state::listed::Listed;
 use crate::state::snapshot::{
-    LiveNode, NodeView, PrepareView, QuestionView, RequestView, Snapshot,
+    Held, LiveNode, NodeView, PrepareView, QuestionView, RequestView, Snapshot,
 };
 use crate::state::time::Moment;
 use crate::world::{LinkEstimate, LinkTable, NodeState, PrepareState, World};
@@ -90,6 +90,7 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
         recovering: seen.loaded.recovering,
         prepares: seen.prepares,
         plugins: place.plugins.clone(),
+        held: Held(world.inventories()),
         questions: seen.questions,
     }
 }

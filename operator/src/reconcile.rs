@@ -12,7 +12,7 @@ use crate::state::cluster::Cluster;
 use crate::state::decision::{Change, Decisions, Entries, EntryAt};
 use crate::state::ids::{self, ObjectId, PlacementKey};
 use crate::state::listed::Unreadable;
-use crate::state::memory::{Memory, ModelMemory};
+use crate::state::memory::{Memory, ModelMemory, PlacementMemory, StandbyMemory};
 use crate::state::notice::{Notice, Regarding};
 use crate::state::plans::{self, Phase};
 use crate::state::preparation::Preparation;
@@ -24,10 +24,11 @@ use crate::status::placement::{self as placement_status, Facts};
 use aside::EachModel;
 use index::{Index, is_wanted, owner_uid};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use lamina_crds::compute_node::{Blob, Standby};
 use lamina_crds::dnn_model::Move;
 use lamina_crds::placement::Redeploy;
 use lamina_crds::{DnnModel, Placement, PlacementSpec, reasons};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 mod aside;
@@ -297,6 +298,7 @@ impl<'a> Look<'a> {
         );
         let status = placement.map(|p| {
             let refused = self.wish(view, p, &phase);
+            self.standby(view, p, memory.placements.entry(key.clone()).or_default());
             self.placement_status(view, p, &phase, refused.as_deref(), memory, told)
         });
         let own = memory.placements.get(&key);
@@ -365,6 +367,7 @@ impl<'a> Look<'a> {
             .forget_asks
             .extend(planned.answered.then_some(key.clone()));
         self.out.interest.wanted.extend(planned.wanted_links);
+        self.out.look_again(planned.again_seconds);
         if planned.plan.is_none() && (placement.is_some() || !is_prepared) {
             self.out.write(Change::Nothing, planned.notices);
             return;
@@ -436,6 +439,20 @@ impl<'a> Look<'a> {
         let on = self.wishes.routes.entry(entry.clone()).or_default();
         on.push(route);
         refused
+    }
+
+    /// What hosts are to fetch ahead for the Placement.
+    fn standby(&mut self, view: &ModelView<'_>, placement: &Placement, own: &mut PlacementMemory) {
+        let wants = |wish: &Wish| wish.adaptation.standby;
+        if !view.in_force().is_some_and(wants) || plans::active(placement).is_none() {
+            own.standby = StandbyMemory::default();
+            return;
+        }
+        let uid = ids::uid(&placement.metadata);
+        let hosts = &mut own.standby.hosts;
+        // After a restart, hosts keep what they were told until a strategy has answered.
+        let hosts = hosts.get_or_insert_with(|| self.index.standby_of(uid));
+        add_standby(&mut self.wishes, uid, hosts);
     }
 
     fn placement_status(
@@ -557,6 +574,7 @@ impl<'a> Look<'a> {
     fn keep_as_told(&mut self, placement: &Placement) {
         let uid = ids::uid(&placement.metadata);
         self.index.keep_slices(uid, &mut self.wishes);
+        add_standby(&mut self.wishes, uid, &self.index.standby_of(uid));
         let entry = &placement.spec.entry;
         if let Some(route) = self.snapshot.route_on(entry, uid) {
             let on = self.wishes.routes.entry(entry.clone()).or_default();
@@ -623,6 +641,20 @@ impl<'a> Look<'a> {
         let unwanted = questions.filter(|(key, question)| !is_wanted(key, question));
         let unwanted: Vec<PlacementKey> = unwanted.map(|(key, _)| key.clone()).collect();
         self.out.forget_asks.extend(unwanted);
+    }
+}
+
+fn add_standby(wishes: &mut Wishes, uid: &str, hosts: &BTreeMap<String, Vec<Blob>>) {
+    for (host, blocks) in hosts {
+        let standby = Standby {
+            placement_uid: uid.to_owned(),
+            blocks: blocks.clone(),
+        };
+        wishes
+            .standby
+            .entry(host.clone())
+            .or_default()
+            .push(standby);
     }
 }
 

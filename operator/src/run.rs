@@ -162,6 +162,8 @@ struct Look {
     thought: Duration,
     /// Some writes are left for the next.
     is_cut: bool,
+    /// The next one has something to decide after this time.
+    again: Option<Duration>,
 }
 
 /// The looks of a process that leads.
@@ -230,12 +232,17 @@ impl<'a> Looks<'a> {
         let mut events = self.all.world.subscribe();
         loop {
             self.all.health.beat(PULSE);
-            let Look { thought, is_cut } = self.look().await?;
+            let Look {
+                thought,
+                is_cut,
+                again,
+            } = self.look().await?;
             let retry = self.executor.next_retry();
             let next = retry.map_or(PERIOD, |at| {
                 at.saturating_duration_since(Instant::now()).min(PERIOD)
             });
             let next = if is_cut { PAUSE } else { next };
+            let next = again.map_or(next, |again| again.min(next));
             tokio::select! {
                 () = changed.notified() => {}
                 () = something_happened(&mut events) => {}
@@ -296,6 +303,9 @@ impl<'a> Looks<'a> {
         let (decisions, memory) = decided.await.map_err(ControllersError::Decide)?;
         self.memory = memory;
         let decided = began.elapsed();
+        // A little later, for it must be over then.
+        let again = decisions.again_seconds.map(|s| s + 0.01);
+        let again = again.and_then(|s| Duration::try_from_secs_f64(s).ok());
         let Outcome {
             written,
             failed,
@@ -309,6 +319,7 @@ impl<'a> Looks<'a> {
         Ok(Look {
             thought: decided,
             is_cut,
+            again,
         })
     }
 

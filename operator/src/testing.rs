@@ -8,7 +8,7 @@ pub(crate) use bench::Bench;
 use crate::state::cluster::Cluster;
 use crate::state::decision::Question;
 use crate::state::links::{LinkView, Links};
-use crate::state::snapshot::{LiveNode, NodeView, Snapshot};
+use crate::state::snapshot::{Held, LiveNode, NodeView, Snapshot};
 use crate::state::time::Moment;
 use k8s_openapi::api::core::v1::{Node, NodeSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
@@ -61,7 +61,11 @@ pub(crate) fn model_spec() -> DnnModelSpec {
         strategy: lamina_crds::dnn_model::StrategySpec::default(),
         objective: lamina_crds::dnn_model::Objective::default(),
         constraints: lamina_crds::dnn_model::Constraints::default(),
-        adaptation: lamina_crds::dnn_model::Adaptation::default(),
+        // Questions ahead are asked where a test is about them.
+        adaptation: lamina_crds::dnn_model::Adaptation {
+            standby: false,
+            ..lamina_crds::dnn_model::Adaptation::default()
+        },
         exits: None,
         batching: None,
     }
@@ -347,6 +351,7 @@ pub(crate) fn world() -> Snapshot {
         recovering: BTreeSet::new(),
         prepares: BTreeMap::new(),
         plugins: BTreeSet::from(["plugin/mine".to_owned()]),
+        held: Held::default(),
         questions: BTreeMap::new(),
     }
 }
@@ -396,6 +401,8 @@ pub(crate) fn question(strategy: &str) -> Question {
         is_urgent: false,
         exit_shares: Vec::new(),
         doubt: None,
+        supposed: Vec::new(),
+        held: Held::default(),
         cluster: Arc::new(Cluster::of(&snapshot, &mut Arc::default())),
         learned: Arc::default(),
     }

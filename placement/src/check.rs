@@ -14,7 +14,8 @@ mod reckon;
 
 pub use claims::check_answer;
 use reckon::{
-    Odds, held_before, live_bytes, memory_after, memory_before, memory_loaded, odds, output_bytes,
+    Odds, at_hand_before, live_bytes, memory_after, memory_before, memory_loaded, odds,
+    output_bytes,
 };
 
 /// Relative room for rounding in every comparison.
@@ -413,7 +414,7 @@ impl<'a> Tally<'a> {
             });
         }
         self.slice_limits(workload, &placement.segments);
-        let held = held_before(workload);
+        let held = at_hand_before(workload);
         let moved_bytes: u64 = placement
             .segments
             .iter()

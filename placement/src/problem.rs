@@ -240,8 +240,12 @@ pub struct Constraints {
 pub struct Previous {
     /// Its segments in order.
     pub segments: Vec<Segment>,
+    /// Blocks whose files nodes have on their disks beside those: they are not
+    /// loaded, but to move there nothing is fetched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_disk: Vec<Segment>,
     /// Objective seconds charged per slice byte of a block that moves to a
-    /// node which does not hold it.
+    /// node which does not hold it, loaded or on its disk.
     #[serde(default)]
     pub move_seconds_per_byte: f64,
 }

@@ -276,6 +276,10 @@ fn check_workload(
         if let Some(b) = held.into_iter().find(|b| **b >= workload.blocks.len()) {
             found.add(&at("previous.segments"), format!("there is no block {b}"));
         }
+        let on_disk = previous.on_disk.iter().flat_map(|s| &s.blocks);
+        if let Some(b) = on_disk.into_iter().find(|b| **b >= workload.blocks.len()) {
+            found.add(&at("previous.onDisk"), format!("there is no block {b}"));
+        }
     }
 }
 

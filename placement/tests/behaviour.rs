@@ -135,6 +135,7 @@ fn workloads_placed_together_stay_where_they_are_and_are_the_same_by_seed() {
         for (workload, placement) in again.workloads.iter_mut().zip(&first.placements) {
             workload.previous = Some(Previous {
                 segments: placement.segments.clone(),
+                on_disk: Vec::new(),
                 move_seconds_per_byte: 0.0,
             });
         }

@@ -171,6 +171,7 @@ fn is_fixpoint(problem: &Problem, solution: &Solution) -> Result<(), TestCaseErr
     for (workload, placement) in again.workloads.iter_mut().zip(&solution.placements) {
         workload.previous = Some(Previous {
             segments: placement.segments.clone(),
+            on_disk: Vec::new(),
             move_seconds_per_byte: 0.0,
         });
     }

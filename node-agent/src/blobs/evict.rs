@@ -35,20 +35,49 @@ impl Blobs {
         Ok(held.saturating_sub(freed) <= limit_bytes)
     }
 
+    /// Removes blobs that nothing keeps, those fetched ahead last, until no more than the
+    /// limit are held. Gives the bytes freed.
     pub(super) async fn evict_of(
         &self,
         files: Vec<Cached>,
         limit_bytes: u64,
     ) -> Result<u64, BlobError> {
-        let kept = self
-            .kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let is_kept =
-            |path: &Path| digest_of(path).is_some_and(|d| kept.contains(&d) || self.is_wanted(&d));
+        self.remove(to_evict(files, |path| self.use_of(path), limit_bytes))
+            .await
+    }
+
+    /// As [`Blobs::evict_of`], but none that was fetched ahead.
+    pub(super) async fn evict_unnamed(
+        &self,
+        mut files: Vec<Cached>,
+        limit_bytes: u64,
+    ) -> Result<u64, BlobError> {
+        let held: u64 = files.iter().map(|f| f.bytes).sum();
+        files.retain(|f| self.use_of(&f.path) == Use::None);
+        let unnamed: u64 = files.iter().map(|f| f.bytes).sum();
+        let limit_bytes = limit_bytes.saturating_sub(held - unnamed);
+        self.remove(to_evict(files, |_| Use::None, limit_bytes))
+            .await
+    }
+
+    /// What the file at `path` is there for.
+    fn use_of(&self, path: &Path) -> Use {
+        let Some(digest) = digest_of(path) else {
+            return Use::None;
+        };
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.contains(&digest) || self.is_wanted(&digest) {
+            Use::Kept
+        } else if self.standby.has(&digest) {
+            Use::Ahead
+        } else {
+            Use::None
+        }
+    }
+
+    async fn remove(&self, files: Vec<Cached>) -> Result<u64, BlobError> {
         let mut freed = 0;
-        for file in to_evict(files, is_kept, limit_bytes) {
+        for file in files {
             let removed = tokio::fs::remove_file(&file.path).await;
             removed.map_err(disk(&file.path))?;
             if let Some(digest) = digest_of(&file.path) {
@@ -60,17 +89,26 @@ impl Blobs {
     }
 }
 
+/// What a file is there for; what goes first comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    /// Nothing that this host was told.
+    None,
+    /// A move that may come.
+    Ahead,
+    /// What serves, or it is coming.
+    Kept,
+}
+
 /// What to remove, in order, so that the rest fits into `limit_bytes`.
-fn to_evict(
-    mut files: Vec<Cached>,
-    is_kept: impl Fn(&Path) -> bool,
-    limit_bytes: u64,
-) -> Vec<Cached> {
+fn to_evict(files: Vec<Cached>, use_of: impl Fn(&Path) -> Use, limit_bytes: u64) -> Vec<Cached> {
     let mut held: u64 = files.iter().map(|f| f.bytes).sum();
-    files.retain(|f| !is_kept(&f.path));
-    files.sort_by_key(|f| f.used);
-    files
+    let used = files.into_iter().map(|file| (use_of(&file.path), file));
+    let mut removable: Vec<(Use, Cached)> = used.filter(|(u, _)| *u != Use::Kept).collect();
+    removable.sort_by_key(|(u, file)| (*u, file.used));
+    removable
         .into_iter()
+        .map(|(_, file)| file)
         .take_while(|file| {
             let is_over = held > limit_bytes;
             held = held.saturating_sub(file.bytes);

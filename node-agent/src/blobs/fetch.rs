@@ -2,6 +2,7 @@
 
 use super::BlobError;
 use super::inbound::InboundTransfer;
+use super::pace::Purpose;
 use super::{Blobs, digest_of_file, disk, pace};
 use crate::net::Backoff;
 use lamina_model::Digest;
@@ -31,11 +32,16 @@ struct Part<'a> {
 impl Blobs {
     /// Fetches `digest`, from where an earlier try ended. A part that turns out
     /// to be damaged is fetched once more from its start.
-    pub(super) async fn fetch(&self, digest: &Digest, total: u64) -> Result<PathBuf, BlobError> {
+    pub(super) async fn fetch(
+        &self,
+        digest: &Digest,
+        total: u64,
+        purpose: Purpose,
+    ) -> Result<PathBuf, BlobError> {
         let part = self.path(&format!("{digest}.part"));
         let mut got = None;
         for _ in 0..2 {
-            let resumed = self.fill(digest, total, &part).await?;
+            let resumed = self.fill(digest, total, &part, purpose).await?;
             let content = digest_of_file(&part).await.map_err(disk(&part))?;
             if content == *digest {
                 let path = self.path(digest.as_str());
@@ -56,14 +62,20 @@ impl Blobs {
     }
 
     /// Grows the part to `total` bytes; says whether some of them were there.
-    async fn fill(&self, digest: &Digest, total: u64, path: &Path) -> Result<bool, BlobError> {
+    async fn fill(
+        &self,
+        digest: &Digest,
+        total: u64,
+        path: &Path,
+        purpose: Purpose,
+    ) -> Result<bool, BlobError> {
         let mut part = Part::open(digest, total, path).await?;
         let resumed = part.len > 0;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut fruitless = 0;
         while part.len < total {
             let before = part.len;
-            let outcome = self.next_chunk(&mut part).await;
+            let outcome = self.next_chunk(&mut part, purpose).await;
             if part.len > before {
                 backoff.reset();
                 fruitless = 0;
@@ -90,12 +102,15 @@ impl Blobs {
 
     /// One range, then the pause that requests are due. Blobs take turns, so
     /// that together they keep to the pace.
-    async fn next_chunk(&self, part: &mut Part<'_>) -> Result<(), BlobError> {
-        let _turn = self.turn.lock().await;
+    async fn next_chunk(&self, part: &mut Part<'_>, purpose: Purpose) -> Result<(), BlobError> {
+        if purpose == Purpose::Ahead {
+            self.standby.quiet().await;
+        }
+        let turn = self.turn.lock().await;
         let under_way = self.telemetry.requests_under_way();
-        let wanted = pace::chunk_bytes(under_way, part.total - part.len);
+        let wanted = pace::chunk_bytes(purpose, under_way, part.total - part.len);
         let before = part.len;
-        let _moves = self.telemetry.blobs().begin();
+        let moves = self.telemetry.blobs().begin();
         let start = Instant::now();
         let outcome = timeout(CHUNK_TIMEOUT, self.receive(part, wanted)).await;
         let took = start.elapsed();
@@ -110,7 +125,14 @@ impl Blobs {
             seconds: took.as_secs_f64(),
         });
         let under_way = self.telemetry.requests_under_way().max(under_way);
-        tokio::time::sleep(pace::pause(pace::Purpose::Serving, under_way, took)).await;
+        if purpose == Purpose::Ahead {
+            // Nobody waits for it: others take their turns meanwhile, and what is measured
+            // is the link's own.
+            drop((turn, moves));
+            tokio::time::sleep(self.standby.pause(under_way, took)).await;
+        } else {
+            tokio::time::sleep(pace::pause(purpose, under_way, took)).await;
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The cache folder of content-addressed blobs, filled from the operator's
 //! store without taking the link from requests.
 
+mod ahead;
 mod evict;
 mod fetch;
 mod inbound;
@@ -20,11 +21,13 @@ pub(crate) use space::{RESERVE_BYTES, free_bytes};
 
 use crate::net::OperatorEndpoint;
 use crate::telemetry::Telemetry;
+use ahead::Standby;
 use async_trait::async_trait;
 use evict::Cached;
 use inventory::Inventory;
 use lamina_model::Digest;
 use operator::Operator;
+use pace::Purpose;
 use refill::Asked;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +53,7 @@ pub struct Blobs {
     /// Never removed.
     kept: Mutex<BTreeSet<Digest>>,
     asked: Asked,
+    standby: Standby,
 }
 
 /// Where blobs lie and how they are fetched.
@@ -96,6 +100,7 @@ impl Blobs {
             wanted: Mutex::default(),
             kept: Mutex::default(),
             asked: Asked::default(),
+            standby: Standby::default(),
         })
     }
 
@@ -162,7 +167,8 @@ impl BlobSource for Blobs {
             _ => {
                 self.inventory.remove(digest);
                 self.make_room(digest, bytes).await?;
-                let path = self.fetch(digest, bytes).await?;
+                let _urgent = self.standby.urgent();
+                let path = self.fetch(digest, bytes, Purpose::Serving).await?;
                 self.inventory.add(digest);
                 Ok(path)
             }

@@ -178,7 +178,7 @@ async fn feed(
         let under_way = telemetry.requests_under_way();
         let mut data = Vec::new();
         let read = (&mut content)
-            .take(pace::chunk_bytes(under_way, u64::MAX))
+            .take(pace::chunk_bytes(pace::Purpose::Store, under_way, u64::MAX))
             .read_to_end(&mut data)
             .await?;
         let is_first = !digest.is_empty();

@@ -30,7 +30,7 @@ const fn beside(held: u64, limit: u64, free: u64) -> u64 {
 
 /// Bytes that blobs may take in all, now that `held` are there and `free` beside them, so
 /// that `coming` more fit and the reserve stays free.
-const fn allowed(held: u64, free: u64, coming: u64) -> u64 {
+pub(super) const fn allowed(held: u64, free: u64, coming: u64) -> u64 {
     held.saturating_add(free)
         .saturating_sub(coming)
         .saturating_sub(RESERVE_BYTES)
@@ -85,7 +85,7 @@ impl Blobs {
         Ok(beside(held, self.limit_bytes, free))
     }
 
-    async fn ask_free(&self) -> Result<u64, BlobError> {
+    pub(super) async fn ask_free(&self) -> Result<u64, BlobError> {
         let (dir, ask) = (self.dir.clone(), self.free_bytes);
         let free = tokio::task::spawn_blocking(move || ask(&dir)).await;
         let free = free.map_err(io::Error::other).and_then(|free| free);

@@ -454,3 +454,108 @@ async fn on_a_full_disk_what_nothing_keeps_goes_before_anything_is_written() {
     blobs.ensure(&digests[2], 600_000).await.unwrap();
     assert_eq!(blobs.held(), [digests[2].clone()].into());
 }
+
+/// `contents` with their sizes, as they are named where they are to be fetched ahead.
+fn ahead(contents: &[&[u8]]) -> BTreeMap<Digest, u64> {
+    let named = contents.iter().map(|c| (Digest::of(c), c.len() as u64));
+    named.collect()
+}
+
+/// Lets the cache fetch `contents` ahead until nothing changes for a while.
+async fn fetch_ahead(cache: &Cache, contents: &[&[u8]]) {
+    let wanted = ahead(contents);
+    cache.blobs.stand_by(&wanted);
+    let fetching = cache.blobs.fetch_ahead(&wanted);
+    let _ = tokio::time::timeout(Duration::from_millis(300), fetching).await;
+}
+
+#[tokio::test]
+async fn what_was_fetched_ahead_is_not_fetched_for_a_slice() {
+    let (one, two) = (content(150_000), content(90_000));
+    let store = Store::with(&[&one, &two]);
+    let (address, _server) = store.serve().await;
+    let cache = Cache::with_limit(&address, 1 << 20);
+    fetch_ahead(&cache, &[&one, &two]).await;
+    assert_eq!(cache.blobs.standby_bytes(), 240_000);
+    let all: BTreeSet<Digest> = ahead(&[&one, &two]).into_keys().collect();
+    assert_eq!(cache.blobs.changes().came, all, "the operator hears of it");
+    store.0.lock().unwrap().asked.clear();
+    for content in [&one, &two] {
+        let bytes = content.len() as u64;
+        cache
+            .blobs
+            .ensure(&Digest::of(content), bytes)
+            .await
+            .unwrap();
+    }
+    assert_eq!(store.0.lock().unwrap().asked, []);
+}
+
+#[tokio::test]
+async fn blobs_ahead_take_a_quarter_and_go_after_what_nothing_names() {
+    let (kept, unnamed) = (vec![1; 300], vec![2; 500]);
+    let (first, second) = (vec![3; 200], vec![4; 150]);
+    let store = Store::with(&[&kept, &unnamed, &first, &second]);
+    let (address, _server) = store.serve().await;
+    let cache = Cache::with_limit(&address, 1000);
+    for content in [&kept, &unnamed] {
+        let bytes = content.len() as u64;
+        cache
+            .blobs
+            .ensure(&Digest::of(content), bytes)
+            .await
+            .unwrap();
+    }
+    cache.blobs.keep([Digest::of(&kept)].into());
+    // Only one of the two fits into a quarter of a thousand bytes.
+    fetch_ahead(&cache, &[&first, &second]).await;
+    let held = cache.blobs.held();
+    assert_eq!(held.len(), 3, "{held:?}");
+    assert!(
+        held.contains(&Digest::of(&unnamed)),
+        "there was room for it"
+    );
+    let ahead = cache.blobs.standby_bytes();
+    assert!([150, 200].contains(&ahead), "{ahead}");
+    // What serves needs room: what nothing names goes, and only then what is ahead.
+    assert_eq!(cache.blobs.has_room_for(300).await, Ok(true));
+    assert!(!cache.blobs.held().contains(&Digest::of(&unnamed)));
+    assert_eq!(cache.blobs.standby_bytes(), ahead);
+    assert_eq!(cache.blobs.has_room_for(650).await, Ok(true));
+    assert_eq!(cache.blobs.standby_bytes(), 0);
+    assert_eq!(cache.blobs.held(), [Digest::of(&kept)].into());
+}
+
+#[tokio::test]
+async fn blobs_ahead_push_out_nothing_that_serves() {
+    let (kept, ahead) = (vec![1; 900], vec![2; 200]);
+    let (address, _server) = Store::with(&[&kept, &ahead]).serve().await;
+    let cache = Cache::with_limit(&address, 1000);
+    cache.blobs.ensure(&Digest::of(&kept), 900).await.unwrap();
+    cache.blobs.keep([Digest::of(&kept)].into());
+    fetch_ahead(&cache, &[&ahead]).await;
+    assert_eq!(cache.blobs.held(), [Digest::of(&kept)].into());
+}
+
+#[tokio::test]
+async fn blobs_ahead_wait_for_those_that_are_to_serve() {
+    let (ahead, serving) = (content(200_000), content(700_000));
+    let store = Store::with(&[&ahead, &serving]);
+    store.0.lock().unwrap().delay = Duration::from_millis(60);
+    let (address, _server) = store.serve().await;
+    let cache = Cache::with_limit(&address, 1 << 30);
+    let digest = Digest::of(&serving);
+    let serve = cache.blobs.ensure(&digest, 700_000);
+    let beside = async {
+        // The other has begun.
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        fetch_ahead(&cache, &[&ahead]).await;
+    };
+    let (served, ()) = tokio::join!(serve, beside);
+    served.unwrap();
+    let asked = store.0.lock().unwrap().asked.clone();
+    let lengths: Vec<u64> = asked.iter().map(|(_, length)| *length).collect();
+    let large = 256 << 10;
+    assert_eq!(lengths[..3], [large, large, 700_000 - 2 * large]);
+    assert!(lengths.len() > 3, "then those ahead: {lengths:?}");
+}

@@ -124,6 +124,11 @@ impl LinkMemory {
         slower <= SLOWER
     }
 
+    /// Whether it is worth a probe at once.
+    pub(super) const fn is_distrusted(&self) -> bool {
+        self.is_distrusted
+    }
+
     fn may_distrust(&self, now: Duration) -> bool {
         self.probed_at.is_none_or(|at| now >= at + DISTRUST_PAUSE)
     }

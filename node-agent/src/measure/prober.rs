@@ -54,7 +54,10 @@ struct Inner {
     /// Held while a bandwidth is measured.
     turn: tokio::sync::Mutex<()>,
     measuring: Activity,
-    failed: Notify,
+    /// There is a sample that should not wait.
+    news: Notify,
+    /// Requests were much slower than a link was probed to be.
+    distrusted: Notify,
 }
 
 #[derive(Debug)]
@@ -82,7 +85,8 @@ impl Prober {
             }),
             turn: tokio::sync::Mutex::default(),
             measuring: Activity::default(),
-            failed: Notify::new(),
+            news: Notify::new(),
+            distrusted: Notify::new(),
         }))
     }
 
@@ -110,6 +114,9 @@ impl Prober {
                 || lost > now.duration_since(since).mul_f64(DENIED);
             let samples = passive_samples(transfers, &mut state.links, contended, inner.now());
             state.keep(samples);
+            if state.links.values().any(LinkMemory::is_distrusted) {
+                inner.distrusted.notify_waiters();
+            }
         });
     }
 
@@ -123,9 +130,10 @@ impl Prober {
         self.0.with(|state| std::mem::take(&mut state.samples))
     }
 
-    /// Waits for a peer that does not answer: there is a sample that should not wait.
-    pub async fn failed(&self) {
-        self.0.failed.notified().await;
+    /// Waits for a sample that should not wait: of a peer that does not answer, or of a
+    /// link that is another by now.
+    pub async fn news(&self) {
+        self.0.news.notified().await;
     }
 
     /// Probes until dropped.
@@ -180,7 +188,7 @@ impl Inner {
                 ..LinkSample::default()
             }]);
         });
-        self.failed.notify_one();
+        self.news.notify_one();
     }
 
     /// Bytes of the bandwidth probe that is due, and how often it is repeated.

@@ -136,6 +136,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         slices: slices.clone(),
         routes: routes.clone(),
         engine: Arc::clone(&engine),
+        blobs: Arc::clone(&blobs),
         capacity,
         trust: trust.clone(),
         seen: seen.subscribe(),

@@ -174,8 +174,8 @@ async fn talk(
                 Ok(None) => return SessionEnd::Ended,
                 Err(status) => return status.into(),
             },
-            // A link that is dead is told at once.
-            () = config.prober.failed() => {
+            // A link that is dead or changed is told at once.
+            () = config.prober.news() => {
                 for message in messages(&Window::default(), config.prober.drain()) {
                     if send(sender, message).await.is_err() {
                         return SessionEnd::Stuck;

@@ -14,6 +14,8 @@ use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use lamina_crds::ComputeNode;
 use lamina_crds::compute_node::{Blob, Route};
+use lamina_model::Digest;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +53,9 @@ pub(crate) struct Follower {
     /// Probes and manifests that are kept, and what fetches them.
     held: Vec<Blob>,
     fetching: Option<AbortOnDropHandle<()>>,
+    /// Blobs that a move may need, and what fetches them.
+    ahead: BTreeMap<Digest, u64>,
+    fetching_ahead: Option<AbortOnDropHandle<()>>,
 }
 
 impl Follower {
@@ -75,6 +80,8 @@ impl Follower {
             is_unwritten: false,
             held: Vec::new(),
             fetching: None,
+            ahead: BTreeMap::new(),
+            fetching_ahead: None,
         }
     }
 
@@ -184,6 +191,18 @@ impl Follower {
             let fetching = kept::fetch(self.blobs.clone(), of_routes);
             self.fetching = Some(AbortOnDropHandle::new(tokio::spawn(fetching)));
         }
+        let ahead = kept::ahead(&self.ledger);
+        if self.ahead != ahead {
+            self.ahead.clone_from(&ahead);
+            self.blobs.stand_by(&ahead);
+            // What a slice needs by now is left to it in the middle.
+            self.fetching_ahead = None;
+            if !ahead.is_empty() {
+                let blobs = Arc::clone(&self.blobs);
+                let fetching = async move { blobs.fetch_ahead(&ahead).await };
+                self.fetching_ahead = Some(AbortOnDropHandle::new(tokio::spawn(fetching)));
+            }
+        }
     }
 
     async fn evict(&self) {
@@ -213,6 +232,7 @@ fn wish(object: &ComputeNode) -> Wish {
             .filter(|r| is_entry(r))
             .cloned()
             .collect(),
+        standby: object.spec.standby.clone(),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::blobs::BlobSource;
 use crate::net::Backoff;
 use lamina_crds::compute_node::{Blob, Route};
 use lamina_model::Digest;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,14 @@ pub(super) fn digests(ledger: &Ledger) -> BTreeSet<Digest> {
     let beside = of_routes(&ledger.routes);
     let all = digests.chain(beside.iter().map(|b| &b.digest));
     all.filter_map(|digest| digest.parse().ok()).collect()
+}
+
+/// Blobs that `ledger` wants ahead, with their sizes, and that nothing else there names.
+pub(super) fn ahead(ledger: &Ledger) -> BTreeMap<Digest, u64> {
+    let kept = digests(ledger);
+    let blobs = ledger.standby.iter().flat_map(|s| &s.blocks);
+    let blobs = blobs.filter_map(|b| Some((b.digest.parse().ok()?, b.bytes)));
+    blobs.filter(|(digest, _)| !kept.contains(digest)).collect()
 }
 
 /// Fetches what of `wanted` is missing, one after the other.
@@ -59,8 +67,9 @@ async fn fetch_one(blobs: &dyn BlobSource, digest: &Digest, bytes: u64) {
 mod tests {
     use super::*;
     use crate::blobs::BlobError;
-    use crate::testing::{blob, route};
+    use crate::testing::{blob, route, slice};
     use async_trait::async_trait;
+    use lamina_crds::compute_node::Standby;
     use std::path::PathBuf;
     use std::sync::Mutex;
 
@@ -88,6 +97,20 @@ mod tests {
             self.given.lock().unwrap().push(digest.to_string());
             Ok(PathBuf::new())
         }
+    }
+
+    #[test]
+    fn what_a_slice_has_is_not_fetched_ahead() {
+        let ledger = Ledger {
+            slices: vec![slice("u", 1, 0)],
+            standby: vec![Standby {
+                placement_uid: "u".into(),
+                blocks: vec![blob(&[1]), blob(b"more"), blob(b"more")],
+            }],
+            ..Ledger::default()
+        };
+        assert_eq!(ahead(&ledger), [(Digest::of(b"more"), 4)].into());
+        assert!(!digests(&ledger).contains(&Digest::of(b"more")));
     }
 
     #[tokio::test(start_paused = true)]

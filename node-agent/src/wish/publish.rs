@@ -2,6 +2,7 @@
 
 use super::follow::Seen;
 use super::report::{self, Facts};
+use crate::blobs::Blobs;
 use crate::measure::memory_free_bytes;
 use crate::net::Trust;
 use crate::serve::engine::Engine;
@@ -36,6 +37,7 @@ pub(crate) struct Publisher {
     pub(crate) slices: Slices,
     pub(crate) routes: Routes,
     pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) blobs: Arc<Blobs>,
     pub(crate) capacity: Capacity,
     pub(crate) trust: Trust,
     pub(crate) seen: watch::Receiver<Seen>,
@@ -117,6 +119,7 @@ impl Publisher {
             slices: self.slices.statuses(),
             routes: self.routes.statuses(),
             totals: self.slices.totals(),
+            standby_bytes: self.blobs.standby_bytes(),
             crashes: self.engine.crashes(),
             identity_trouble: self.trust.trouble(),
             trouble: seen.trouble.clone().or_else(|| self.slices.trouble()),

@@ -33,6 +33,8 @@ pub(super) struct Facts {
     pub(super) routes: Vec<RouteStatus>,
     /// Sums over the slices.
     pub(super) totals: Totals,
+    /// Blobs fetched ahead that are here.
+    pub(super) standby_bytes: u64,
     /// Models whose worker crashed.
     pub(super) crashes: Vec<ModelCrashes>,
     /// Why the wish cannot be followed as it stands, if so.
@@ -91,6 +93,7 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         memory_free: format_bytes(facts.memory_free_bytes),
         slices: facts.totals.ready,
         slice_bytes: format_bytes(facts.totals.file_bytes),
+        standby: format_bytes(facts.standby_bytes),
     };
     ComputeNodeStatus {
         observed_generation: facts.generation,
@@ -187,6 +190,7 @@ mod tests {
             slices: Vec::new(),
             routes: Vec::new(),
             totals: Totals::default(),
+            standby_bytes: 0,
             crashes: Vec::new(),
             trouble: None,
             identity_trouble: None,

@@ -7,7 +7,7 @@ use crate::state::notice::{Notice, Regarding};
 use crate::state::snapshot::Snapshot;
 use crate::state::time::seconds_only;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
-use lamina_crds::compute_node::{Route, Slice};
+use lamina_crds::compute_node::{Route, Slice, Standby};
 use lamina_crds::conditions::{BENCHMARKED, READY, REGISTERED, condition, is_true};
 use lamina_crds::{ComputeNode, ComputeNodeSpec, TIER_LABEL, reasons};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +22,8 @@ pub(crate) struct Wishes {
     pub slices: BTreeMap<String, Vec<Slice>>,
     /// Routes by host.
     pub routes: BTreeMap<String, Vec<Route>>,
+    /// Blocks to fetch ahead, by host.
+    pub standby: BTreeMap<String, Vec<Standby>>,
 }
 
 impl Wishes {
@@ -32,6 +34,9 @@ impl Wishes {
         }
         for (host, routes) in more.routes {
             self.routes.entry(host).or_default().extend(routes);
+        }
+        for (host, standby) in more.standby {
+            self.standby.entry(host).or_default().extend(standby);
         }
     }
 }
@@ -62,11 +67,14 @@ pub(crate) fn apply(snapshot: &Snapshot, mut wishes: Wishes, out: &mut Decisions
         });
         let mut routes = wishes.routes.remove(name).unwrap_or_default();
         routes.sort_by(|a, b| a.placement_uid.cmp(&b.placement_uid));
+        let mut standby = wishes.standby.remove(name).unwrap_or_default();
+        standby.sort_by(|a, b| a.placement_uid.cmp(&b.placement_uid));
         let spec = ComputeNodeSpec {
             tier: node.label(TIER_LABEL).unwrap_or_default().to_owned(),
             operator: snapshot.endpoint.clone(),
             slices,
             routes,
+            standby,
         };
         let same = snapshot
             .compute_nodes

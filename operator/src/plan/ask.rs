@@ -3,14 +3,15 @@
 
 use super::judge::standing;
 use super::problem;
-use crate::state::decision::Question;
-use crate::state::snapshot::{Answer, Remark};
+use crate::state::decision::{Question, Supposed};
+use crate::state::snapshot::{Ahead, Answer, Remark};
 use crate::state::wish::Choice;
 use lamina_crds::reasons;
 use lamina_placement::explain::why_infeasible;
 use lamina_placement::{
     Ctx, Problem, Solution, SolveError, SolveOptions, Strategy, solve_checked, strategy,
 };
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +26,47 @@ pub(crate) fn solve(question: &Question, ctx: &Ctx) -> Answer {
         .map_or_else(|| built_in(&question.wish.strategy, &problem, ctx), Err);
     let seconds = began.elapsed().as_secs_f64();
     judged(question, Arc::new(problem), solution, seconds, None, ctx)
+}
+
+/// The blocks that hosts would lack if what the question supposes came true, one case
+/// after the other. Cases that nothing is found for within the time are passed over.
+pub(crate) fn ahead(question: &Question, ctx: &Ctx) -> Ahead {
+    let mut lacking = Ahead::new();
+    for (done, supposed) in question.supposed.iter().enumerate() {
+        let left = question.supposed.len() - done;
+        let one = Question {
+            supposed: vec![supposed.clone()],
+            // Where requests wait for blocks, what hosts have already counts for more.
+            is_urgent: matches!(supposed, Supposed::Lost(_)),
+            ..question.clone()
+        };
+        let problem = problem::build(&one);
+        let ctx = ctx.part(1.0 / left as f64);
+        let Ok(solution) = built_in(&one.wish.strategy, &problem, &ctx) else {
+            continue;
+        };
+        for segment in solution.placements.iter().flat_map(|p| &p.segments) {
+            let runs = running_on(question, &segment.node);
+            let blocks = segment.blocks.iter().filter(|b| !runs.contains(b));
+            let mut blocks = blocks.copied().peekable();
+            if blocks.peek().is_some() {
+                lacking
+                    .entry(segment.node.clone())
+                    .or_default()
+                    .extend(blocks);
+            }
+        }
+    }
+    lacking
+}
+
+/// The blocks that the present plan has on `node`.
+fn running_on(question: &Question, node: &str) -> BTreeSet<usize> {
+    let segments = question.current.iter().flat_map(|plan| &plan.segments);
+    segments
+        .filter(|s| s.host.node == node)
+        .flat_map(|s| problem::block_indices(s, &question.manifest))
+        .collect()
 }
 
 /// An answer as it is taken in: that of a plugin was checked by its host.

@@ -5,11 +5,11 @@
 
 use super::ask;
 #[cfg(test)]
-pub(crate) use super::ask::solve;
+pub(crate) use super::ask::{ahead, solve};
 use super::problem;
 use crate::state::decision::{Ask, Question};
 use crate::state::ids::PlacementKey;
-use crate::state::snapshot::{Answer, Need, QuestionView, Remark};
+use crate::state::snapshot::{Ahead, Answer, Need, QuestionView, Remark};
 use crate::text::with_causes;
 use lamina_crds::reasons;
 use lamina_placement::{Ctx, SolveOptions};
@@ -23,6 +23,9 @@ use tokio::task::AbortHandle;
 
 /// Time for one question to a built-in strategy.
 const SOLVE_TIME: Duration = Duration::from_secs(3);
+/// Time for one question ahead, with all that it supposes: one that is asked for what
+/// happened must not wait long behind it.
+const AHEAD_TIME: Duration = Duration::from_millis(500);
 /// Time for the built-in strategy, where a plugin gives no good answer.
 const FALLBACK_TIME: Duration = Duration::from_secs(2);
 /// Most threads that solve at once.
@@ -61,6 +64,12 @@ struct Asked {
     question: Arc<Question>,
     /// The call to a plugin.
     call: Option<AbortHandle>,
+}
+
+/// What comes of a question.
+enum Reply {
+    Answer(Arc<Answer>),
+    Ahead(Arc<Ahead>),
 }
 
 impl Drop for Asked {
@@ -119,6 +128,7 @@ impl Desk {
             about: ask.about,
             need: ask.need,
             answer: None,
+            ahead: None,
         };
         let mut open = self.shared.lock();
         open.asked += 1;
@@ -152,7 +162,7 @@ impl Desk {
         let question = Arc::clone(question);
         let task = tokio::spawn(async move {
             let answer = by_plugin(&plugin, &key, question).await;
-            shared.take(&key, number, answer);
+            shared.take(&key, number, Reply::Answer(Arc::new(answer)));
         });
         task.abort_handle()
     }
@@ -166,13 +176,25 @@ impl Shared {
     /// Solves questions until the desk is gone.
     fn solve(&self) {
         while let Some((key, number, question)) = self.next() {
-            let ctx = Ctx::until(Instant::now() + SOLVE_TIME);
+            let is_ahead = !question.supposed.is_empty();
             // A fault in a strategy costs this question's answer, not the thread.
             let solved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                ask::solve(&question, &ctx)
+                if is_ahead {
+                    let ctx = Ctx::until(Instant::now() + AHEAD_TIME);
+                    Reply::Ahead(Arc::new(ask::ahead(&question, &ctx)))
+                } else {
+                    let ctx = Ctx::until(Instant::now() + SOLVE_TIME);
+                    Reply::Answer(Arc::new(ask::solve(&question, &ctx)))
+                }
             }));
-            let answer = solved.unwrap_or_else(|_| broken(&question));
-            self.take(&key, number, answer);
+            let reply = solved.unwrap_or_else(|_| {
+                if is_ahead {
+                    Reply::Ahead(Arc::default())
+                } else {
+                    Reply::Answer(Arc::new(broken(&question)))
+                }
+            });
+            self.take(&key, number, reply);
         }
     }
 
@@ -194,11 +216,14 @@ impl Shared {
         }
     }
 
-    fn take(&self, key: &PlacementKey, number: u64, answer: Answer) {
+    fn take(&self, key: &PlacementKey, number: u64, reply: Reply) {
         let mut open = self.lock();
         let asked = open.questions.get_mut(key);
         if let Some(asked) = asked.filter(|q| q.number == number) {
-            asked.view.answer = Some(Arc::new(answer));
+            match reply {
+                Reply::Answer(answer) => asked.view.answer = Some(answer),
+                Reply::Ahead(ahead) => asked.view.ahead = Some(ahead),
+            }
             self.answered.notify_one();
         }
     }

@@ -4,7 +4,7 @@
 
 use super::{Case, answers_for, links, plans, problem};
 use crate::state::memory::PlacementMemory;
-use crate::state::snapshot::Need;
+use crate::state::snapshot::{Need, Snapshot};
 use crate::state::time::Moment;
 use std::sync::Arc;
 
@@ -22,6 +22,12 @@ const SETTLE_SECONDS: f64 = 10.0;
 /// Up to so many hosts, the first plan waits for every link of the entry; beyond,
 /// for so many.
 const SETTLED_LINKS: usize = 12;
+
+/// Seconds until a strategy may be asked again; `None` where it may be now, and was not.
+pub(super) fn pause_left(snapshot: &Snapshot, own: &PlacementMemory) -> Option<f64> {
+    let since = snapshot.seconds_since(own.solved_at?);
+    Some(PAUSE_SECONDS - since).filter(|left| *left > 0.0)
+}
 
 impl Case<'_> {
     /// Why a strategy should be asked, whether or not it is time.
@@ -72,7 +78,7 @@ impl Case<'_> {
                 PAUSE_SECONDS
             }
             Need::Change => NEWS_SECONDS,
-            Need::Period => self.period(),
+            Need::Period | Need::Ahead => self.period(),
         };
         since.is_none_or(|s| s >= period).then_some(need)
     }

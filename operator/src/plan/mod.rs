@@ -8,6 +8,7 @@
 //! was met. Where the first is invalid, not prepared yet or cannot be met, the second
 //! keeps what serves alive.
 
+mod ahead;
 mod answer;
 mod ask;
 mod candidates;
@@ -65,6 +66,8 @@ pub(crate) struct Planned {
     pub answered: bool,
     /// Links that a better path would use, which are to be measured first.
     pub wanted_links: Vec<Pair>,
+    /// Seconds until a better path can be looked at once more.
+    pub again_seconds: Option<f64>,
 }
 
 /// A wish with the blocks that it is about.
@@ -137,10 +140,19 @@ pub(crate) fn decide(site: &Site<'_>, memory: &mut Memory) -> Planned {
         },
         None => site.decide(memory, &mut own),
     };
+    let asks_ahead = planned.ask.as_ref().is_some_and(|a| a.need == Need::Ahead);
+    if asks_ahead {
+        memory.asked_ahead = Some(site.snapshot.now);
+    }
     own.unwritten.clone_from(&planned.plan);
     site.tell(&mut own, &mut planned);
     let candidate = own.candidate.iter().flat_map(|c| &c.links);
     planned.wanted_links.extend(candidate.cloned());
+    let is_asked =
+        planned.ask.is_some() || !planned.answered && site.snapshot.questions.contains_key(&key);
+    if own.candidate.is_some() && !is_asked {
+        planned.again_seconds = due::pause_left(site.snapshot, &own);
+    }
     memory.placements.insert(key, own);
     planned
 }
@@ -329,8 +341,17 @@ impl Case<'_> {
                     ..Planned::default()
                 }
             }
+            Some(question) if question.need == Need::Ahead => {
+                self.heard_ahead(memory, own, question, news.is_some())
+            }
             Some(question) => self.heard(memory, own, question, news),
-            None => self.ask_when_due(memory, own, news.is_some()),
+            None => {
+                let planned = self.ask_when_due(memory, own, news.is_some());
+                if planned.ask.is_some() {
+                    return planned;
+                }
+                self.ask_ahead_when_due(memory, own)
+            }
         }
     }
 
@@ -349,14 +370,19 @@ impl Case<'_> {
     fn ask(&self, memory: &Memory, own: &mut PlacementMemory, need: Need) -> Planned {
         own.solved_at = Some(self.snapshot.now);
         own.problem = own.problem.take().filter(|(reason, _)| *reason != WAITING);
+        let question = self.question(memory, own, need);
         Planned {
-            ask: Some(Ask {
-                key: self.site.key(),
-                about: self.about(),
-                need,
-                question: Arc::new(self.question(memory, own, need)),
-            }),
+            ask: Some(self.ask_about(need, question)),
             ..Planned::default()
+        }
+    }
+
+    fn ask_about(&self, need: Need, question: Question) -> Ask {
+        Ask {
+            key: self.site.key(),
+            about: self.about(),
+            need,
+            question: Arc::new(question),
         }
     }
 
@@ -440,6 +466,8 @@ impl Case<'_> {
             is_urgent: need >= Need::Leave,
             exit_shares: self.exit_shares(),
             doubt,
+            supposed: Vec::new(),
+            held: self.snapshot.held.clone(),
             cluster: Arc::clone(self.site.cluster),
             learned: Arc::clone(&memory.learned),
         }

@@ -3,7 +3,7 @@
 
 use super::candidates;
 use crate::state::cluster::{Cluster, Host};
-use crate::state::decision::Question;
+use crate::state::decision::{Question, Supposed};
 use crate::state::links::LinkView;
 use lamina_crds::dnn_model::Goal;
 use lamina_crds::placement::{Plan, Segment};
@@ -26,6 +26,9 @@ const LEAST_LINK_SHARE: f64 = 0.05;
 const FACTORS: (f64, f64) = (1e-6, 1e6);
 /// Requests that wait for blocks are charged for their way over so many seconds …
 const URGENT_SECONDS: f64 = 30.0;
+/// … where a link of the path became slow, for requests are slow until blocks are
+/// there, over so many …
+const SLOW_SECONDS: f64 = 1_000.0;
 /// … and what only looks for a better place over so many: whether the move pays is
 /// weighed afterwards, here it decides between plans that are nearly equal.
 const CALM_SECONDS: f64 = 20_000.0;
@@ -57,6 +60,7 @@ fn add_links(question: &Question, cluster: &Cluster, hosts: &[&Host], problem: &
         for to in hosts.iter().filter(|to| to.name != from.name) {
             let view = cluster.links.or_estimated(&from.name, &to.name);
             let view = view.map(|v| doubted(question, &from.name, &to.name, v));
+            let view = view.map(|v| supposed(question, &from.name, &to.name, v));
             if let Some(mut link) = view.as_ref().and_then(link) {
                 let uid = &question.placement_uid;
                 let pair = (from.name.as_str(), to.name.as_str());
@@ -86,6 +90,19 @@ fn doubted(question: &Question, from: &str, to: &str, view: LinkView) -> LinkVie
     }
     LinkView {
         bytes_per_second: view.bytes_per_second.map(|rate| rate * doubt.ratio),
+        ..view
+    }
+}
+
+/// The link as a question ahead supposes it to be.
+fn supposed(question: &Question, from: &str, to: &str, view: LinkView) -> LinkView {
+    let slower = question.supposed.iter().filter_map(|case| match case {
+        Supposed::Slow { host, times } if host == from || host == to => Some(f64::from(*times)),
+        _ => None,
+    });
+    let slower = slower.fold(1.0, f64::max);
+    LinkView {
+        bytes_per_second: view.bytes_per_second.map(|rate| rate / slower),
         ..view
     }
 }
@@ -142,6 +159,10 @@ fn exclusion(question: &Question, host: &Host) -> Option<String> {
     if let Some(why) = host.unfit {
         return Some(why.to_owned());
     }
+    let is_lost = |case: &Supposed| matches!(case, Supposed::Lost(lost) if *lost == host.name);
+    if question.supposed.iter().any(is_lost) {
+        return Some("supposed to be lost".to_owned());
+    }
     // What requests arise at must compute what stays on it.
     if let Some(why) = host.emptied
         && host.name != question.entry
@@ -188,10 +209,24 @@ fn workload(
             .filter(|plan| plan.manifest == question.digest)
             .map(|plan| solver::Previous {
                 segments: segments(plan),
+                on_disk: on_disk(question, hosts),
                 move_seconds_per_byte: move_seconds_per_byte(question),
             }),
         ..general
     }
+}
+
+/// Blocks in the caches of `hosts`, which are not fetched again.
+fn on_disk(question: &Question, hosts: &[&Host]) -> Vec<solver::Segment> {
+    let blocks = &question.manifest.blocks;
+    let on = |host: &&Host| {
+        let held = question.held.of(&host.name)?;
+        let is_held = |at: &usize| held.contains(&blocks[*at].digest);
+        let blocks: Vec<usize> = (0..blocks.len()).filter(is_held).collect();
+        let node = host.name.clone();
+        (!blocks.is_empty()).then_some(solver::Segment { node, blocks })
+    };
+    hosts.iter().filter_map(on).collect()
 }
 
 /// What a byte that moves is charged: its time on the slowest link of the path, spread
@@ -211,6 +246,8 @@ fn move_seconds_per_byte(question: &Question) -> f64 {
     let slowest = rates.map(|(_, rate)| rate).fold(f64::INFINITY, f64::min);
     let seconds = if question.is_urgent {
         URGENT_SECONDS
+    } else if question.doubt.is_some() {
+        SLOW_SECONDS
     } else {
         CALM_SECONDS
     };

@@ -190,3 +190,24 @@ fn a_strategy_is_not_asked_at_every_look() {
     let asked = bench.solves - before;
     assert!((1..=2).contains(&asked), "{asked}");
 }
+
+#[test]
+fn a_better_path_is_looked_at_again_as_soon_as_it_may_be() {
+    let mut bench = Bench::serving();
+    // Slow links of the serving host alone.
+    bench.links_of("cloud-1", 2e4);
+    let mut again = Vec::new();
+    for _ in 0..20 {
+        let looked = bench.look_once();
+        again.extend(looked.again_seconds);
+        if bench.placement().spec.plan.as_ref().unwrap().revision > 1 {
+            break;
+        }
+        bench.pass(100);
+    }
+    assert!(!again.is_empty(), "nothing was found");
+    assert!(again.iter().all(|s| *s > 0.0 && *s <= 1.0), "{again:?}");
+    // Once it is decided nothing is to be hurried.
+    bench.run(8);
+    assert_eq!(bench.look_once().again_seconds, None);
+}

@@ -11,6 +11,7 @@ use crate::state::text;
 use lamina_crds::dnn_model::AdaptationPolicy;
 use lamina_crds::placement::{Cause, Plan, Segment, format_path};
 use lamina_crds::reasons;
+use lamina_model::Block;
 use lamina_placement::adapt::{self, Decision, Policy, Situation, Stay, Switched};
 use lamina_placement::check::Violation;
 use lamina_placement::{Metrics, Solution};
@@ -334,6 +335,8 @@ impl Case<'_> {
             for block in blocks.filter(|b| !held.contains(&(node, **b))) {
                 let index = usize::try_from(*block).unwrap_or(usize::MAX);
                 let block = self.wanted.manifest.blocks.get(index);
+                let on_disk = |b: &&Block| self.snapshot.held.holds(node, &b.digest);
+                let block = block.filter(|b| !on_disk(b));
                 *lacking.entry(node).or_default() += block.map_or(0, |b| b.file_bytes);
             }
         }

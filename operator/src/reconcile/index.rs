@@ -3,6 +3,7 @@
 use crate::deploy::nodes::Wishes;
 use crate::state::ids;
 use crate::state::snapshot::Snapshot;
+use lamina_crds::compute_node::{Blob, Standby};
 use lamina_crds::{DnnModel, Placement};
 use lamina_model::Digest;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,6 +25,8 @@ pub(super) struct Index<'a> {
     labelled: HashMap<(&'a str, &'a str), BTreeSet<&'a str>>,
     /// Hosts that hold slices of a Placement, by its UID.
     holders: HashMap<&'a str, BTreeSet<&'a str>>,
+    /// Hosts that are to fetch blocks of a Placement ahead, by its UID, and which.
+    standby: HashMap<&'a str, Vec<(&'a str, &'a Standby)>>,
 }
 
 pub(super) fn is_wanted(model: &DnnModel) -> bool {
@@ -49,6 +52,7 @@ impl<'a> Index<'a> {
             names: HashMap::new(),
             labelled: labelled(snapshot),
             holders: HashMap::new(),
+            standby: HashMap::new(),
         };
         for placement in &snapshot.placements {
             index.add(placement);
@@ -57,6 +61,10 @@ impl<'a> Index<'a> {
             for slice in &node.spec.slices {
                 let holders = index.holders.entry(&slice.placement_uid).or_default();
                 holders.insert(name);
+            }
+            for standby in &node.spec.standby {
+                let hosts = index.standby.entry(&standby.placement_uid).or_default();
+                hosts.push((name.as_str(), standby));
             }
         }
         index
@@ -174,6 +182,14 @@ impl<'a> Index<'a> {
             let on = wishes.slices.entry((*name).to_owned()).or_default();
             on.extend(kept.cloned());
         }
+    }
+
+    /// The blocks that hosts were told to fetch ahead for a Placement.
+    pub(super) fn standby_of(&self, placement_uid: &str) -> BTreeMap<String, Vec<Blob>> {
+        let hosts = self.standby.get(placement_uid).into_iter().flatten();
+        hosts
+            .map(|(host, standby)| ((*host).to_owned(), standby.blocks.clone()))
+            .collect()
     }
 }
 

@@ -5,7 +5,7 @@ use super::ids::{JobId, ObjectId, PlacementKey, SecretId};
 use super::links::Pair;
 use super::memory::Learned;
 use super::notice::Notice;
-use super::snapshot::{About, Need};
+use super::snapshot::{About, Held, Need};
 use super::wish::Wish;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use lamina_crds::dnn_model::Samples;
@@ -26,6 +26,20 @@ pub(crate) struct Doubt {
     pub ratio: f64,
     /// Seconds since that was noticed.
     pub since_seconds: f64,
+}
+
+/// What is supposed of the world in a question ahead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Supposed {
+    /// The links of a host are slower.
+    Slow {
+        /// The host.
+        host: String,
+        /// By so much.
+        times: u32,
+    },
+    /// This host is away.
+    Lost(String),
 }
 
 /// Everything that one look at the world led to.
@@ -51,6 +65,8 @@ pub(crate) struct Decisions {
     pub asks: Vec<Ask>,
     /// Keys of questions whose answer was taken, or that nobody waits for.
     pub forget_asks: Vec<PlacementKey>,
+    /// Seconds after which another look has something to decide, though nothing happens.
+    pub again_seconds: Option<f64>,
 }
 
 /// Whose links matter, and how much.
@@ -245,6 +261,10 @@ pub(crate) struct Question {
     pub exit_shares: Vec<f64>,
     /// A link that became slower, and what that says of others.
     pub doubt: Option<Doubt>,
+    /// What is supposed, one case after the other; nothing where a plan is asked for.
+    pub supposed: Vec<Supposed>,
+    /// Blobs in the caches of hosts.
+    pub held: Held,
     /// Hosts and links, shared by all questions of a look.
     pub cluster: Arc<Cluster>,
     /// What was learned of hosts.
@@ -265,7 +285,9 @@ impl Decisions {
             redeployed,
             asks,
             forget_asks,
+            again_seconds,
         } = more;
+        self.look_again(again_seconds);
         self.writes.extend(writes);
         self.interest.hosts.extend(interest.hosts);
         self.interest.paths.extend(interest.paths);
@@ -279,6 +301,12 @@ impl Decisions {
         self.redeployed.extend(redeployed);
         self.asks.extend(asks);
         self.forget_asks.extend(forget_asks);
+    }
+
+    /// Asks for another look after `seconds`, or sooner.
+    pub(crate) fn look_again(&mut self, seconds: Option<f64>) {
+        let both = self.again_seconds.into_iter().chain(seconds);
+        self.again_seconds = both.reduce(f64::min);
     }
 
     /// Adds a write with its Events.

@@ -8,6 +8,7 @@ use super::snapshot::{Remark, Snapshot};
 use super::time::Moment;
 use super::wish::{ValidModel, Wish};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use lamina_crds::compute_node::Blob;
 use lamina_crds::dnn_model::Move;
 use lamina_crds::placement::{Plan, RedeployPhases, Segment};
 use lamina_placement::adapt::{Measured, Switched, WorkFunction};
@@ -29,6 +30,8 @@ pub(crate) struct Memory {
     pub crashes: BTreeMap<(String, String), Time>,
     /// Hosts that could compute, as the last look found them.
     pub fit: Arc<BTreeSet<String>>,
+    /// When a question ahead was last asked for any Placement.
+    pub asked_ahead: Option<Moment>,
     /// What was learned of hosts. Questions under way hold on to it as it was.
     pub learned: Arc<Learned>,
 }
@@ -148,6 +151,17 @@ pub(crate) struct PlacementMemory {
     pub rejected: BTreeMap<String, Moment>,
     /// Paths under the work-function policy, with what each would have cost.
     pub work: Option<Work>,
+    /// Blocks that hosts fetch ahead.
+    pub standby: StandbyMemory,
+}
+
+/// Blocks that hosts fetch ahead.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct StandbyMemory {
+    /// When it was last asked which, and of which revision.
+    pub asked: Option<(Moment, i64)>,
+    /// The blocks by host; `None` until a strategy answered or the objects were read.
+    pub hosts: Option<BTreeMap<String, Vec<Blob>>>,
 }
 
 /// A better path that waits for a second look.

@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use lamina_crds::compute_node::{Route, RouteStatus, SliceStatus};
 use lamina_crds::{ComputeNode, DnnModel, Hop, Placement};
-use lamina_model::Manifest;
+use lamina_model::{Digest, Manifest};
 use lamina_placement::{Metrics, Problem, Solution, check::Violation};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -62,8 +62,26 @@ pub(crate) struct Snapshot {
     pub prepares: BTreeMap<JobId, PrepareView>,
     /// Names that select a plugin as a strategy.
     pub plugins: BTreeSet<String>,
+    /// Blobs in the caches of hosts.
+    pub held: Held,
     /// What strategies were asked.
     pub questions: BTreeMap<PlacementKey, QuestionView>,
+}
+
+/// Blobs in the caches of hosts, as these say. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Held(pub Arc<BTreeMap<String, Arc<HashSet<Digest>>>>);
+
+impl Held {
+    /// What the cache of `node` holds, where that is known.
+    pub(crate) fn of(&self, node: &str) -> Option<&HashSet<Digest>> {
+        self.0.get(node).map(|held| &**held)
+    }
+
+    /// Whether `blob` is in the cache of `node`.
+    pub(crate) fn holds(&self, node: &str, blob: &Digest) -> bool {
+        self.of(node).is_some_and(|held| held.contains(blob))
+    }
 }
 
 /// What matters of a Kubernetes Node.
@@ -177,7 +195,13 @@ pub(crate) struct QuestionView {
     pub need: Need,
     /// What came; `None` while it is awaited.
     pub answer: Option<Arc<Answer>>,
+    /// What came of a question ahead.
+    pub ahead: Option<Arc<Ahead>>,
 }
+
+/// Blocks that hosts would lack if what was supposed came true, as ordinals of the
+/// manifest by host.
+pub(crate) type Ahead = BTreeMap<String, BTreeSet<usize>>;
 
 /// What a question is about: an answer to another question is of no use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +219,8 @@ pub(crate) struct About {
 /// Why a strategy is asked, the most urgent last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
+    /// Nothing is to move: what would, if something failed?
+    Ahead,
     /// Time passed.
     Period,
     /// Something changed: another plan may be better.

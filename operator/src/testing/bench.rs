@@ -6,7 +6,7 @@ use crate::reconcile::decide;
 use crate::state::decision::{Ask, Change, Decisions};
 use crate::state::memory::Memory;
 use crate::state::notice::Notice;
-use crate::state::snapshot::{Answer, PrepareView, QuestionView, Snapshot};
+use crate::state::snapshot::{Answer, Need, PrepareView, QuestionView, Snapshot};
 use crate::testing::change_links;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::SignedDuration;
@@ -82,7 +82,11 @@ impl Bench {
     pub(crate) fn look(&mut self) -> Decisions {
         let mut all = self.look_once();
         for _ in 0..3 {
-            let is_answered = self.snapshot.questions.values().any(|q| q.answer.is_some());
+            let is_answered = self
+                .snapshot
+                .questions
+                .values()
+                .any(|q| q.answer.is_some() || q.ahead.is_some());
             if !is_answered {
                 break;
             }
@@ -118,14 +122,16 @@ impl Bench {
         }
         for ask in &decisions.asks {
             let is_plugin = ask.question.wish.strategy.is_plugin;
-            let answer = (!is_plugin).then(|| {
-                let ctx = Ctx::until(Instant::now() + Duration::from_secs(20));
-                Arc::new(desk::solve(&ask.question, &ctx))
-            });
+            let is_ahead = ask.need == Need::Ahead;
+            let ctx = Ctx::until(Instant::now() + Duration::from_secs(20));
+            let answer =
+                (!is_plugin && !is_ahead).then(|| Arc::new(desk::solve(&ask.question, &ctx)));
+            let ahead = is_ahead.then(|| Arc::new(desk::ahead(&ask.question, &ctx)));
             let question = QuestionView {
                 about: ask.about.clone(),
                 need: ask.need,
                 answer,
+                ahead,
             };
             self.snapshot.questions.insert(ask.key.clone(), question);
             self.solves += 1;

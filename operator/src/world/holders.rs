@@ -3,6 +3,7 @@
 use lamina_model::Digest;
 use lamina_proto::control::BlobInventory;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A host that was asked for a blob is not asked again within this time.
@@ -10,10 +11,13 @@ const ASK_AGAIN: Duration = Duration::from_secs(20);
 /// Blobs of one host that are remembered; what it says beyond is passed over.
 const MOST_BLOBS: usize = 20_000;
 
+/// Blobs by host, shared with whoever looks at them.
+pub type Inventories = Arc<BTreeMap<String, Arc<HashSet<Digest>>>>;
+
 /// What hosts hold.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    by_node: BTreeMap<String, HashSet<Digest>>,
+    by_node: Inventories,
     asked: BTreeMap<Digest, Ask>,
 }
 
@@ -36,7 +40,8 @@ pub(super) enum Asked {
 impl Holders {
     /// A host said what it holds.
     pub(super) fn heard(&mut self, node: &str, inventory: BlobInventory) {
-        let held = self.by_node.entry(node.to_owned()).or_default();
+        let by_node = Arc::make_mut(&mut self.by_node);
+        let held = Arc::make_mut(by_node.entry(node.to_owned()).or_default());
         if inventory.complete {
             held.clear();
         }
@@ -92,9 +97,16 @@ impl Holders {
         ask.is_some_and(|ask| ask.nodes.contains(node))
     }
 
+    /// What every host holds, as it said.
+    pub(super) fn all(&self) -> Inventories {
+        Arc::clone(&self.by_node)
+    }
+
     /// Forgets a host that is gone.
     pub(super) fn forget(&mut self, node: &str) {
-        self.by_node.remove(node);
+        if self.by_node.contains_key(node) {
+            Arc::make_mut(&mut self.by_node).remove(node);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod state;
 mod timings;
 mod types;
 
+pub use holders::Inventories;
 pub use links::LinkTable;
 pub(crate) use timings::RequestTotals;
 pub(crate) use types::Identity;
@@ -103,6 +104,11 @@ impl World {
     /// many links there are.
     pub fn links(&self) -> LinkTable {
         self.held().state.links.table(self.now())
+    }
+
+    /// Blobs in the caches of hosts, as these said.
+    pub fn inventories(&self) -> Inventories {
+        self.held().state.holders.all()
     }
 
     /// Sets the hosts that the cluster has. What agents say of links to others, and

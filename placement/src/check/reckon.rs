@@ -97,6 +97,15 @@ pub(super) fn held_before(workload: &Workload) -> BTreeSet<(&str, usize)> {
         .collect()
 }
 
+/// As [`held_before`], with the blocks that nodes have on their disks.
+pub(super) fn at_hand_before(workload: &Workload) -> BTreeSet<(&str, usize)> {
+    let on_disk = workload.previous.iter().flat_map(|p| &p.on_disk);
+    let on_disk = on_disk.flat_map(|s| s.blocks.iter().map(move |b| (s.node.as_str(), *b)));
+    let mut at_hand = held_before(workload);
+    at_hand.extend(on_disk);
+    at_hand
+}
+
 pub(super) fn placed_on<'p>(
     placement: &'p Placement,
     node: &'p str,

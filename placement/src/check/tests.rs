@@ -123,6 +123,7 @@ fn memory_counts_old_and_new_during_the_switch() {
     p.nodes[1].memory_bytes = 25;
     p.workloads[0].previous = Some(Previous {
         segments: place(&[("n0", &[0]), ("n1", &[1, 2])])[0].segments.clone(),
+        on_disk: Vec::new(),
         move_seconds_per_byte: 0.001,
     });
     let same = place(&[("n0", &[0]), ("n1", &[1, 2])]);
@@ -135,6 +136,14 @@ fn memory_counts_old_and_new_during_the_switch() {
     let shrink = place(&[("n0", &[0, 1]), ("n1", &[2])]);
     let m = evaluate(&p, &shrink).unwrap();
     assert!(close_to(m.objective - m.latency_seconds, 0.01));
+    // What lies on the disk is not fetched, but loaded all the same.
+    if let Some(previous) = &mut p.workloads[0].previous {
+        previous.on_disk = place(&[("n0", &[1])])[0].segments.clone();
+    }
+    let at_hand = evaluate(&p, &shrink).unwrap();
+    assert_eq!(at_hand.workloads[0].moved_bytes, 0);
+    assert!(close_to(at_hand.objective, at_hand.latency_seconds));
+    assert_eq!(at_hand.nodes, m.nodes);
     let swap = place(&[("n1", &[0]), ("n0", &[1, 2])]);
     let wrong = evaluate(&p, &swap).unwrap_err();
     assert!(

@@ -51,13 +51,14 @@ impl Chain {
         let (n, l) = (problem.nodes.len(), workload.blocks.len());
         let traffic = Traffic::new(workload, rows);
         let (held, previous) = holdings(workload, n, plan.index);
+        let at_hand = at_hand(workload, &held, n, plan.index);
         let source = Source {
             problem,
             workload,
             traffic: &traffic,
             index: plan.index,
             share: plan.share(workload),
-            held: &held,
+            at_hand: &at_hand,
         };
         let Measure { cost, toll } = if plan.aim.sum.is_empty() {
             source.latency()
@@ -217,4 +218,22 @@ fn holdings(
     let in_order = order.iter().map(|(b, _)| *b).eq(0..l);
     let nodes: Option<Vec<usize>> = order.into_iter().map(|(_, node)| node).collect();
     (held, nodes.filter(|_| in_order))
+}
+
+/// As `held`, with the blocks that nodes have on their disks.
+fn at_hand(
+    workload: &Workload,
+    held: &[bool],
+    n: usize,
+    index: &HashMap<&str, usize>,
+) -> Vec<bool> {
+    let mut at_hand = held.to_vec();
+    for segment in workload.previous.iter().flat_map(|p| &p.on_disk) {
+        if let Some(i) = index.get(segment.node.as_str()) {
+            for &b in &segment.blocks {
+                at_hand[b * n + i] = true;
+            }
+        }
+    }
+    at_hand
 }

@@ -70,9 +70,9 @@ pub(super) struct Source<'a> {
     pub index: &'a HashMap<&'a str, usize>,
     /// Share of this workload among all requests.
     pub share: f64,
-    /// Which node holds which block now, `[block][node]`; empty without a
-    /// previous placement.
-    pub held: &'a [bool],
+    /// Which node has which block now, loaded or on its disk, `[block][node]`; empty
+    /// without a previous placement.
+    pub at_hand: &'a [bool],
 }
 
 impl Source<'_> {
@@ -184,7 +184,7 @@ impl Source<'_> {
         let n = self.problem.nodes.len();
         let per_byte = weight * previous.move_seconds_per_byte;
         for (b, block) in self.workload.blocks.iter().enumerate() {
-            for i in (0..n).filter(|i| !self.held[b * n + i]) {
+            for i in (0..n).filter(|i| !self.at_hand[b * n + i]) {
                 measure.cost[b * n + i] += per_byte * block.slice_bytes as f64;
             }
         }

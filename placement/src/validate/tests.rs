@@ -200,11 +200,16 @@ fn workloads_are_named_with_their_field() {
                 node: "gone".into(),
                 blocks: vec![7]
             }],
+            on_disk: vec![Segment {
+                node: "n0".into(),
+                blocks: vec![9]
+            }],
             move_seconds_per_byte: f64::NAN,
         })),
         [
             "workloads[net].previous.moveSecondsPerByte",
-            "workloads[net].previous.segments"
+            "workloads[net].previous.segments",
+            "workloads[net].previous.onDisk"
         ]
     );
 }

@@ -183,9 +183,12 @@ fn workload(dice: &mut Dice, w: usize, n: usize, l: usize, features: u32) -> Wor
         if dice.one_in(4) {
             path[0] = "gone".into();
         }
+        let move_seconds_per_byte = dice.whole(2) / 2.0;
+        let on_disk: Vec<String> = (0..l).map(|_| node(dice)).collect();
         workload.previous = Some(Previous {
             segments: segments(&path),
-            move_seconds_per_byte: dice.whole(2) / 2.0,
+            on_disk: segments(&on_disk),
+            move_seconds_per_byte,
         });
     }
     workload

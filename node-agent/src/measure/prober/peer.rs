@@ -98,6 +98,8 @@ impl Watch {
             Some(answer) = answers.next() => self.heard(answer),
             () = measured => self.measuring = None,
             () = sleep_until(next) => self.ask(),
+            // It need not wait for the next answer, which may be behind those requests.
+            () = self.inner.distrusted.notified() => self.measure_when_due(),
         }
     }
 
@@ -118,11 +120,7 @@ impl Watch {
                 self.answers.clear();
                 self.pace.answered(rand::random(), self.inner.now());
                 self.inner.answered(&self.node, seen);
-                if self.measuring.is_none() && self.inner.due(&self.node).is_some() {
-                    let (inner, line) = (Arc::clone(&self.inner), self.line.clone());
-                    let measure = measure(inner, self.node.clone(), line);
-                    self.measuring = Some(measure.boxed());
-                }
+                self.measure_when_due();
             }
             Answer::Missing(call) => {
                 let late = timeout(LATE, call).map(|call| match call {
@@ -140,6 +138,15 @@ impl Watch {
                 self.missed();
             }
             Answer::Never => {}
+        }
+    }
+
+    fn measure_when_due(&mut self) {
+        let is_free = self.measuring.is_none() && !self.pace.is_gone();
+        if is_free && self.inner.due(&self.node).is_some() {
+            let (inner, line) = (Arc::clone(&self.inner), self.line.clone());
+            let measure = measure(inner, self.node.clone(), line);
+            self.measuring = Some(measure.boxed());
         }
     }
 
@@ -251,6 +258,7 @@ async fn measure(inner: Arc<Inner>, node: String, line: Line) {
         let bytes = *bytes.min(&fitting(rate.bytes_per_second));
         if let Some(seen) = probe.fastest(bytes).await {
             inner.told(&node, bytes, seen);
+            inner.news.notify_one();
         }
     }
     inner.measured(&node, told.is_some_and(|(_, rate)| !rate.is_bound));

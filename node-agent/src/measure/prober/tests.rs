@@ -118,7 +118,7 @@ async fn a_silent_peer_is_found_dead_within_three_seconds_and_delays_nobody() {
     let mut alive = Vec::new();
     while begin.elapsed() < Duration::from_secs(4) {
         // As a session does: it waits for news no longer than this.
-        let _ = tokio::time::timeout(Duration::from_secs(1), running.prober.failed()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), running.prober.news()).await;
         told_at += 1;
         for sample in running.prober.drain() {
             if sample.failed {
@@ -215,6 +215,26 @@ async fn what_is_seen_while_blobs_move_is_contended() {
         seen.iter().any(|s| s.passive && s.contended),
         "they moved in this window"
     );
+}
+
+#[tokio::test]
+async fn a_link_on_which_requests_became_slow_is_probed_at_once() {
+    let (address, _) = host(1e6).await;
+    let running = start(&[peer("a", &address, 60_000)]);
+    until(&running.prober, |s| s.bytes > 0).await;
+    // A probe is believed for some seconds, whatever requests say.
+    sleep(Duration::from_millis(5200)).await;
+    running.prober.drain();
+    let begin = Instant::now();
+    running.prober.passive(&[Transfer {
+        peer: "a".into(),
+        bytes_out: 100_000,
+        bytes_in: 0,
+        seconds: 10.0,
+    }]);
+    until(&running.prober, |s| s.bytes > 0 && !s.passive).await;
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[test]

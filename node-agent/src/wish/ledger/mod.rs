@@ -3,7 +3,7 @@
 
 use crate::files::{self, Reserve};
 use lamina_crds::Hop;
-use lamina_crds::compute_node::{Route, RouteRevision, Slice};
+use lamina_crds::compute_node::{Route, RouteRevision, Slice, Standby};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,6 +31,8 @@ pub(crate) struct Wish {
     pub(crate) slices: Vec<Slice>,
     /// Routes to follow.
     pub(crate) routes: Vec<Route>,
+    /// Blocks to fetch ahead.
+    pub(crate) standby: Vec<Standby>,
 }
 
 /// What this host holds to.
@@ -48,6 +50,8 @@ pub(crate) struct Ledger {
     pub(crate) slices: Vec<Slice>,
     /// Routes to follow.
     pub(crate) routes: Vec<Route>,
+    /// Blocks to fetch ahead.
+    pub(crate) standby: Vec<Standby>,
     /// Highest revision held of each Placement, by UID.
     pub(crate) newest: BTreeMap<String, i64>,
 }
@@ -61,6 +65,7 @@ impl Default for Ledger {
             operator: String::new(),
             slices: Vec::new(),
             routes: Vec::new(),
+            standby: Vec::new(),
             newest: BTreeMap::new(),
         }
     }
@@ -159,6 +164,7 @@ impl Ledger {
             operator: wish.operator.clone(),
             slices,
             routes,
+            standby: wish.standby.clone(),
             newest,
         };
         (next, refusals)
@@ -356,6 +362,8 @@ struct Written {
     #[serde(default)]
     routes: Vec<Value>,
     #[serde(default)]
+    standby: Vec<Value>,
+    #[serde(default)]
     newest: BTreeMap<String, i64>,
 }
 
@@ -377,6 +385,7 @@ impl Written {
         } else {
             readable(self.routes, "route")
         };
+        let standby = readable(self.standby, "standby");
         let is_whole = offered == (slices.len(), routes.len());
         Ledger {
             format: FORMAT,
@@ -385,6 +394,7 @@ impl Written {
             operator: self.operator,
             slices,
             routes,
+            standby,
             newest: self.newest,
         }
     }

@@ -8,6 +8,7 @@ fn wish(generation: i64, slices: &[Slice], routes: &[Route]) -> Wish {
         operator: "10.0.0.3:9000".into(),
         slices: slices.to_vec(),
         routes: routes.to_vec(),
+        standby: Vec::new(),
     }
 }
 
@@ -31,6 +32,26 @@ fn two_revisions_stand_side_by_side_and_the_older_goes() {
     let (kept, refusals) = last.admit(&wish(4, &[old, new.clone()], &[]));
     assert_eq!(kept.slices, [new]);
     assert!(refusals[0].to_string().contains("is older than 2"));
+}
+
+#[test]
+fn blocks_ahead_are_as_they_were_told_last_and_outlive_a_restart() {
+    let standby = |blocks| Standby {
+        placement_uid: "u".into(),
+        blocks,
+    };
+    let told = |generation, standby: &[Standby]| Wish {
+        standby: standby.to_vec(),
+        ..wish(generation, &[], &[])
+    };
+    let one = standby(vec![crate::testing::blob(&[7])]);
+    let ledger = admitted(&Ledger::default(), &told(1, std::slice::from_ref(&one)));
+    assert_eq!(ledger.standby, std::slice::from_ref(&one));
+    let folder = tempfile::tempdir().unwrap();
+    let file = LedgerFile::in_dir(folder.path());
+    file.write(&ledger).unwrap();
+    assert_eq!(file.read().unwrap(), ledger);
+    assert_eq!(admitted(&ledger, &told(2, &[])).standby, []);
 }
 
 #[test]

@@ -94,6 +94,7 @@ async fn the_most_urgent_question_is_solved_first() {
             about: ask.about,
             need,
             answer: None,
+            ahead: None,
         };
         let asked = Asked {
             number,

@@ -30,6 +30,8 @@ fn question(
         is_urgent: false,
         exit_shares: Vec::new(),
         doubt: None,
+        supposed: Vec::new(),
+        held: snapshot.held.clone(),
         cluster: Arc::new(Cluster::of(snapshot, &mut Arc::default())),
         learned: Arc::clone(&memory.learned),
     }
@@ -382,4 +384,56 @@ fn requests_that_leave_early_cost_no_more_than_their_way_to_the_exit() {
     let problem = build(&question(Vec::new()));
     assert!(problem.workloads[0].exits.is_empty());
     assert_eq!(problem.workloads[0].outputs, ["side", "scores"]);
+}
+
+#[test]
+fn what_a_question_ahead_supposes_is_in_the_problem() {
+    use crate::state::decision::Supposed;
+    let world = world();
+    let question = Question {
+        supposed: vec![
+            Supposed::Slow {
+                host: "edge-1".into(),
+                times: 10,
+            },
+            Supposed::Lost("cloud-1".into()),
+        ],
+        ..question(&world, &Memory::default(), &model_spec(), None)
+    };
+    let problem = build(&question);
+    let rate = |from: &str, to: &str| problem.link(from, to).unwrap().bytes_per_second;
+    assert_eq!(rate("cam-1", "edge-1"), 1.25e6);
+    assert_eq!(rate("edge-1", "cam-1"), 1.25e6);
+    assert_eq!(rate("cam-1", "cloud-1"), 12.5e6);
+    let excluded: Vec<&str> = problem
+        .nodes
+        .iter()
+        .filter(|n| n.excluded.is_some())
+        .map(|n| n.name.as_str())
+        .collect();
+    assert_eq!(excluded, ["cloud-1"]);
+}
+
+#[test]
+fn what_hosts_have_on_their_disks_is_not_moved() {
+    use crate::state::snapshot::Held;
+    use std::collections::{BTreeMap, HashSet};
+    let mut world = world();
+    let blocks = manifest(4).blocks;
+    let held: HashSet<_> = blocks[1..3].iter().map(|b| b.digest.clone()).collect();
+    world.held = Held(Arc::new(BTreeMap::from([(
+        "edge-1".to_owned(),
+        Arc::new(held),
+    )])));
+    let serving = plan(1, &[("cloud-1", 0..4)]);
+    let placement = placement(Some(serving.clone()), Some(serving));
+    let question = question(&world, &Memory::default(), &model_spec(), Some(&placement));
+    let problem = build(&question);
+    let previous = problem.workloads[0].previous.as_ref().unwrap();
+    let on_disk: Vec<_> = previous
+        .on_disk
+        .iter()
+        .map(|s| (s.node.as_str(), &s.blocks[..]))
+        .collect();
+    assert_eq!(on_disk, [("edge-1", &[1, 2][..])]);
 }
