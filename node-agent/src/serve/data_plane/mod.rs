@@ -5,7 +5,7 @@ mod known;
 
 use crate::blobs::BlobSource;
 use crate::door::{Door, DoorLimits, Speech};
-use crate::net::Trust;
+use crate::net::{FrontTls, Trust};
 use crate::serve::access::Access;
 use crate::serve::batches::Batches;
 use crate::serve::directory::Directory;
@@ -51,6 +51,8 @@ pub(crate) struct DataPlane {
     pub(crate) node: Arc<str>,
     /// How other agents are known, and this host to them.
     pub(crate) trust: Trust,
+    /// What clients are shown.
+    pub(crate) front: FrontTls,
     /// Models whose entry this host is.
     pub(crate) routes: Routes,
     /// Where those of other hosts enter.
@@ -136,7 +138,7 @@ impl DataPlane {
             let door = Door {
                 speech: Speech::Http1,
                 limits: self.limits,
-                acceptor: None,
+                acceptor: self.front.http(),
             };
             async move {
                 if let Some(http) = http {
@@ -162,12 +164,13 @@ impl DataPlane {
                 budget: self.room,
                 models: Arc::new(known),
                 access: self.access,
+                is_strict: self.trust.is_required(),
             },
         };
         let door = Door {
             speech: Speech::Http2,
             limits: self.limits,
-            acceptor: self.trust.acceptor(),
+            acceptor: self.front.grpc(&self.trust),
         };
         tokio::select! {
             _ = join(door.serve(listener, guard, shutdown.clone()), over_http) => {}
@@ -228,6 +231,8 @@ mod believed;
 mod callers;
 #[cfg(test)]
 mod early;
+#[cfg(test)]
+mod encrypted;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

@@ -133,7 +133,7 @@ impl Rest {
     ) -> Result<Caller, RestError> {
         let from = extensions.get::<Origin>().map(|origin| origin.address);
         let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let caller = self.front.access().admit(headers, from).await;
+        let caller = self.front.access().admit(headers, from, None).await;
         let caller = caller.map_err(FrontError::from)?;
         self.front.asked_for(&caller, &path.model).await?;
         Ok(caller)
