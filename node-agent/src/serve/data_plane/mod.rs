@@ -10,9 +10,9 @@ use crate::serve::access::Access;
 use crate::serve::batches::Batches;
 use crate::serve::directory::Directory;
 use crate::serve::front::{Front, RoundTrip};
-use crate::serve::guard::{Budget, Gate, Guard};
+use crate::serve::guard::{Budget, Gate, Guard, Models};
 use crate::serve::hop::{Away, Forwarder, HopService, Hops};
-use crate::serve::rest;
+use crate::serve::rest::{self, Room};
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use crate::serve::verify::{PATIENCE, Verifier};
@@ -119,11 +119,11 @@ impl DataPlane {
                 shutdown.clone(),
             ))),
         ];
-        let known = Known {
+        let known: Arc<dyn Models> = Arc::new(Known {
             routes: self.routes.clone(),
             directory: self.directory.clone(),
             slices: forwarder.slices.clone(),
-        };
+        });
         let service = Front::new(
             self.routes,
             self.directory,
@@ -134,7 +134,8 @@ impl DataPlane {
             self.ready,
         );
         let over_http = {
-            let (router, shutdown) = (rest::router(service.clone()), shutdown.clone());
+            let room = Room::new(self.room.clone(), Arc::clone(&known));
+            let (router, shutdown) = (rest::router(service.clone(), room), shutdown.clone());
             let door = Door {
                 speech: Speech::Http1,
                 limits: self.limits,
@@ -162,7 +163,7 @@ impl DataPlane {
             routes: services.prepare(),
             gate: Gate {
                 budget: self.room,
-                models: Arc::new(known),
+                models: known,
                 access: self.access,
                 is_strict: self.trust.is_required(),
             },

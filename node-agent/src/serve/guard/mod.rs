@@ -13,11 +13,10 @@ mod shapes;
 pub(crate) mod testing;
 mod weigh;
 
-pub(crate) use budget::Budget;
+pub(crate) use budget::{Budget, Charge, Full, Owner};
 
 use crate::door::{Endless, Origin};
 use crate::serve::access::{Access, Caller, Denial, FORWARDED};
-use budget::{Charge, Owner};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -44,7 +43,7 @@ const SMALL_BYTES: usize = 64 << 10;
 /// Methods whose messages may be compressed: those of users.
 const UNPACKED: &str = "/inference.GRPCInferenceService/";
 /// For requests that came through no door.
-const NOWHERE: Origin = Origin {
+pub(crate) const NOWHERE: Origin = Origin {
     connection: u64::MAX,
     address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
 };

@@ -2,7 +2,8 @@
 //!
 //! A thin adapter: a request becomes the protocol's own message, which the front
 //! answers as if it had come over gRPC. What is bounded here is what HTTP adds: how
-//! long a body may take, and how large it may be once it is unpacked.
+//! long a body may take, and how large it may be once it is unpacked. What bodies hold counts in
+//! the room of all requests.
 
 mod body;
 mod compression;
@@ -15,6 +16,7 @@ mod request;
 mod response;
 mod routes;
 
+pub(crate) use body::Room;
 pub(crate) use routes::router;
 
 #[cfg(test)]
