@@ -210,9 +210,10 @@ pub async fn run(
     });
     if !options.key_namespaces.is_empty() {
         let (client, world, token) = (client.clone(), world.clone(), stop.clone());
-        let namespaces = options.key_namespaces;
+        let (namespaces, reporter) = (options.key_namespaces, options.identity.clone());
+        let leads = leads.clone();
         parts.spawn(async move {
-            let following = keys::follow(client, &namespaces, world);
+            let following = keys::follow(client, &namespaces, world, reporter, leads);
             token.run_until_cancelled(following).await;
             ("the watch of clients' keys", Ok(()))
         });
