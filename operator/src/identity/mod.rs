@@ -92,8 +92,12 @@ impl Identity {
             };
             own.and(all)
         });
-        let reached = reached.unwrap_or_default();
-        Ok(issuer.issue_front(&self.agents, node, csr, validity, &reached)?)
+        let Some(reached) = reached else {
+            return Ok(issuer.issue_agent(&self.agents, node, csr, validity)?);
+        };
+        let own = issuer.issue_front(&self.agents, node, csr, validity, &reached)?;
+        // Clients may believe what is above an authority that is given.
+        Ok(format!("{own}{}", issuer.certificate()))
     }
 
     /// Signs with `authority` from now on.
