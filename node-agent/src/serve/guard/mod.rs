@@ -5,6 +5,8 @@
 //! counted while they come, and handed on uncompressed.
 
 mod budget;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod inflate;
 mod receive;
 mod rope;

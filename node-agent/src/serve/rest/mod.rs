@@ -9,6 +9,8 @@ mod body;
 mod compression;
 mod data;
 mod error;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod head;
 mod infer;
 mod path;
