@@ -276,6 +276,21 @@ async fn the_network_policy_lets_every_port_be_reached_and_no_other() {
 }
 
 #[tokio::test]
+async fn agents_come_to_tainted_nodes_where_they_are_told_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    let tolerated = async |values: &str| {
+        let objects = objects(&server, values).await;
+        let agents = objects.iter().find(|o| o["kind"] == "DaemonSet").cloned();
+        agents.unwrap()["spec"]["template"]["spec"]["tolerations"].clone()
+    };
+    assert!(tolerated("logLevel=info").await.is_null());
+    let all = tolerated("agent.tolerations[0].operator=Exists").await;
+    assert_eq!(all, serde_json::json!([{"operator": "Exists"}]));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn agents_and_operator_hear_the_same_of_clients_with_tls() {
     let folder = tempfile::tempdir().unwrap();
     let server = ApiServer::start(folder.path()).await.unwrap();

@@ -11,7 +11,7 @@ pub fn hear_agent(messages: impl IntoIterator<Item = AgentMessage>) {
         version: "0.1.0".to_owned(),
         address: "10.0.0.7:8001".to_owned(),
     };
-    world.set_known(["a", "b"].map(str::to_owned).into());
+    world.set_known(["a", "b"].map(str::to_owned));
     let (session, _inbox) = world.open_session(host("a"));
     let (_other, _also) = world.open_session(host("b"));
     for message in messages {
