@@ -403,7 +403,8 @@ async fn who_speaks_http_without_tls_is_told_what_is_wrong() {
     }
     let mut plain = TcpStream::connect(&address).await.unwrap();
     plain.write_all(b"\0").await.unwrap();
-    assert_eq!(plain.read(&mut [0; 16]).await.unwrap(), 0);
+    let heard = plain.read(&mut [0; 16]).await;
+    assert!(matches!(heard, Ok(0) | Err(_)), "{heard:?}");
 }
 
 #[test]

@@ -111,8 +111,10 @@ impl Authority {
 
     /// The Secret of type `kubernetes.io/tls` as cert-manager writes it.
     fn secret(&self, scene: &Scene) -> Result<String> {
-        let addresses = HOSTS.iter().map(|host| Ok(scene.lab.address(host)?.to_string()));
-        let addresses: Vec<String> = addresses.collect::<Result<_>>()?;
+        let mut addresses = Vec::new();
+        for host in HOSTS {
+            addresses.push(scene.lab.address(host)?.to_string());
+        }
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(addresses)?;
         params.use_authority_key_identifier_extension = true;
@@ -184,7 +186,7 @@ pub(crate) async fn a_given_certificate_is_replaced_while_clients_are_answered(
                 ensure!(is_it, "lost while the certificate was replaced: {said:?}");
                 asked.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(())
+            anyhow::Ok(())
         };
         let replaced = async {
             let replaced = async {
@@ -199,11 +201,11 @@ pub(crate) async fn a_given_certificate_is_replaced_while_clients_are_answered(
             is_over.store(true, Ordering::Relaxed);
             outcome
         };
-        let (beside, replaced): (Result<()>, Result<()>) = tokio::join!(beside, replaced);
+        let (beside, replaced) = tokio::join!(beside, replaced);
         replaced?;
         beside?;
         ensure!(asked.load(Ordering::Relaxed) > 0, "nobody asked meanwhile");
-        Ok(())
+        anyhow::Ok(())
     };
     let outcome = with_values(scene, &values, work).await;
     let delete = ["delete", "secret", SECRET, "--namespace", SYSTEM];

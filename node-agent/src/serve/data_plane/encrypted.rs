@@ -12,6 +12,8 @@ use lamina_proto::inference::ModelInferRequest;
 use lamina_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use reqwest::StatusCode;
 use serde_json::json;
+use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tonic::Request;
@@ -36,7 +38,8 @@ impl Site {
         let host = |name: &str| {
             let trust = trust(TlsMode::Required, &by, name, &[&by]);
             let front = FrontTls::new(FrontMode::Given, is_optional, &trust);
-            front.set(&front_credentials(&given, &[NAME])).unwrap();
+            let names = [NAME, "127.0.0.1"];
+            front.set(&front_credentials(&given, &names)).unwrap();
             let host = Host::fronted(name, &folder, access(), trust, front.clone());
             (host, front)
         };
@@ -75,7 +78,7 @@ fn client(host: &Host, by: &Authority) -> GrpcInferenceServiceClient<Channel> {
 async fn posted(host: &Host, scheme: &str, by: &Authority) -> Result<StatusCode, reqwest::Error> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = reqwest::Certificate::from_pem(by.certificate().as_bytes()).unwrap();
-    let address = host.http_address.parse().unwrap();
+    let address: SocketAddr = host.http_address.parse().unwrap();
     let client = reqwest::Client::builder()
         .no_proxy()
         .tls_certs_only([root])
@@ -109,6 +112,46 @@ async fn with_tls_clients_are_answered_at_the_entry_and_elsewhere_and_without_th
         let stranger = client(host, &stranger).model_infer(request("a", &[1.0, 2.0]));
         assert!(stranger.await.is_err());
     }
+}
+
+/// Asks over gRPC and HTTP, believing the authorities in a file.
+const ASK: &str = "
+import sys
+import numpy
+import tritonclient.grpc as over_grpc
+import tritonclient.http as over_http
+grpc_url, http_url, authorities = sys.argv[1:]
+for triton, url, believed in [
+    (over_grpc, grpc_url, {'root_certificates': authorities}),
+    (over_http, http_url, {'ssl_options': {'ca_certs': authorities}}),
+]:
+    client = triton.InferenceServerClient(url, ssl=True, **believed)
+    image = triton.InferInput('image', [1, 2], 'FP32')
+    image.set_data_from_numpy(numpy.array([[1, 2]], numpy.float32))
+    print(client.infer('m', [image]).as_numpy('scores').tolist())
+";
+
+#[tokio::test]
+async fn clients_that_others_wrote_believe_the_certificate_by_its_address() {
+    let site = Site::start(false, &open).await;
+    let folder = tempfile::tempdir().unwrap();
+    let ask = |by: &Authority| {
+        let file = folder.path().join("ca.crt");
+        std::fs::write(&file, by.certificate()).unwrap();
+        let python = std::env::var_os("LAMINA_CLIENTS");
+        let python = python.expect("LAMINA_CLIENTS is not set: run `cargo xtask test`");
+        let mut command = Command::new(python);
+        command.args(["-W", "ignore", "-c", ASK, &site.edge.hop.address]);
+        let output = command.arg(&site.edge.http_address).arg(file).output();
+        let output = output.unwrap();
+        let said = [&output.stdout[..], &output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let (is_answered, said) = ask(&site.given);
+    assert!(is_answered, "{said}");
+    assert_eq!(said.matches("[[20.0, 40.0]]").count(), 2, "{said}");
+    let (is_answered, said) = ask(&authority());
+    assert!(!is_answered, "{said}");
 }
 
 #[tokio::test]
