@@ -305,7 +305,7 @@ async fn agents_and_operator_hear_the_same_of_clients_with_tls() {
         "- --front-tls=auto\n",
         "- --front-tls\n",
         "- --address=https://lamina.lamina-system:8000\n",
-        "- --ca-file=/etc/lamina/ca/ca.crt\n",
+        "- --tls\n",
         "appProtocol: https",
     ] {
         assert!(auto.contains(place), "{place}");
@@ -317,7 +317,7 @@ async fn agents_and_operator_hear_the_same_of_clients_with_tls() {
         "- --front-tls-optional\n",
         "secretName: front\n",
         "{name: front, mountPath: /var/run/lamina/front, readOnly: true}",
-        "- --any-certificate\n",
+        "- --tls\n",
     ] {
         assert!(given.contains(place), "{place}");
     }
