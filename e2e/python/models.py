@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 
@@ -135,6 +136,21 @@ def export_with_exits(target: pathlib.Path) -> None:
     )
 
 
+def export_digits(target: pathlib.Path) -> None:
+    """The SDK's example: three exits, trained on scikit-learn's handwritten digits."""
+    sdk = pathlib.Path(__file__).resolve().parents[2] / "sdk"
+    subprocess.run(
+        [sys.executable, sdk / "examples" / "digits.py", "--out", target],
+        env={**os.environ, "PYTHONPATH": str(sdk)},
+        stdout=sys.stderr,
+        check=True,
+    )
+
+
+# Networks that the SDK exports, with exits.
+EXPORTS = {"digits": export_digits, "exits": export_with_exits}
+
+
 def seeded(network) -> torch.nn.Module:
     torch.manual_seed(0)
     return network()
@@ -172,8 +188,8 @@ def export(name: str, folder: pathlib.Path) -> pathlib.Path:
     target = folder / f"{name}.pt"
     if target.exists():
         return target
-    if name == "exits":
-        export_with_exits(target)
+    if name in EXPORTS:
+        EXPORTS[name](target)
         return target
     torch.manual_seed(0)
     with torch.no_grad():
@@ -192,7 +208,7 @@ def export(name: str, folder: pathlib.Path) -> pathlib.Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the files")
-    parser.add_argument("names", nargs="+", choices=sorted([*MODELS, "exits"]))
+    parser.add_argument("names", nargs="+", choices=sorted([*MODELS, *EXPORTS]))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

@@ -4,7 +4,7 @@
 
 use lamina_node_agent::blobs::{BlobOptions, Blobs};
 use lamina_node_agent::net::OperatorEndpoint;
-use lamina_node_agent::prepare::{CellArgs, Program, SourceArgs, Tools, run_job};
+use lamina_node_agent::prepare::{LimitArgs, Program, SourceArgs, Tools, run_job};
 use lamina_node_agent::telemetry::Telemetry;
 use lamina_proto::control::prepare_update::Update;
 use lamina_proto::control::{Prepare, PrepareFailed};
@@ -64,8 +64,8 @@ impl Corpus {
     }
 }
 
-fn cell() -> CellArgs {
-    CellArgs {
+fn cell() -> LimitArgs {
+    LimitArgs {
         allow_unsandboxed: false,
         memory_limit: Some(MEMORY_BYTES),
         cpu_limit: CPU_SECONDS,

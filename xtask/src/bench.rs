@@ -33,6 +33,12 @@ pub(crate) enum BenchTarget {
         #[arg(long)]
         only: Option<String>,
     },
+    /// Requests in the lab: latency over its floor, throughput, exits, overload, memory.
+    Serving {
+        /// Seconds of each measurement.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
     /// The operator at size: looks, changes, writes, memory, with fleets of agents.
     Operator(OperatorArgs),
 }
@@ -73,6 +79,10 @@ pub(crate) fn run(target: &BenchTarget) -> Result<ExitCode> {
             setup::require_lab_host()?;
             operator(&setup::everything()?, args)
         }
+        BenchTarget::Serving { seconds } => {
+            setup::require_lab_host()?;
+            serving(&setup::everything()?, *seconds)
+        }
         BenchTarget::Slicing {
             json,
             rounds,
@@ -112,6 +122,29 @@ fn slicing(kit: &Kit, json: bool, rounds: u32, models: &[String]) -> Result<Exit
     if !json {
         let page = kit.root.join("docs/benchmarks/slicing.md");
         fs::write(&page, out.stdout).with_context(|| format!("cannot write {}", page.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serving(kit: &Kit, seconds: u64) -> Result<ExitCode> {
+    build::binaries(kit)?;
+    let mut bench = Command::new("sh");
+    // A connection of the client for each one that says nothing.
+    bench.args(["-c", "ulimit -n 16384 && exec \"$@\"", "sh"]);
+    bench.arg(kit.target.join("debug/serving-bench"));
+    bench.envs(kit.env()).current_dir(&kit.root);
+    bench.env("LAMINA_BIN", kit.target.join("debug"));
+    bench
+        .arg("--page")
+        .arg(kit.root.join("docs/benchmarks/serving.md"));
+    bench.arg(format!("--seconds={seconds}"));
+    bench.args(["--machine", &machine()]);
+    if let Some(head) = output(Command::new("git").args(["rev-parse", "--short", "HEAD"])) {
+        bench.args(["--commit", &head]);
+    }
+    let status = bench.status().context("cannot start the benchmark")?;
+    if !status.success() {
+        bail!("the benchmark broke off; what it found is above");
     }
     Ok(ExitCode::SUCCESS)
 }

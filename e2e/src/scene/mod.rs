@@ -1,6 +1,7 @@
 //! The scene that demo and tests share: two cameras, two edge boxes and a cloud
 //! host, a file server with models, and the real chart installed on them.
 
+pub mod cut_off;
 pub mod objects;
 pub mod redeploy;
 mod wait;
@@ -371,12 +372,25 @@ impl Scene {
     /// # Errors
     /// There is no such host.
     pub fn script(&self, host: &str, name: &str) -> Result<Command> {
-        let mut python = self.lab.command_without_limits(host, &self.python)?;
+        let python = self.lab.command_without_limits(host, &self.python)?;
+        Ok(self.running(python, name))
+    }
+
+    /// As [`Self::script`], within the host's CPU share.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn limited_script(&self, host: &str, name: &str) -> Result<Command> {
+        let python = self.lab.command(host, &self.python)?;
+        Ok(self.running(python, name))
+    }
+
+    fn running(&self, mut python: Command, script: &str) -> Command {
         python
-            .arg(self.scripts.join(name))
+            .arg(self.scripts.join(script))
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(std::process::Stdio::null());
-        Ok(python)
+        python
     }
 }
 

@@ -8,8 +8,11 @@ use lamina_e2e::scene::{AGENT_PORT, FILE_PORT, Scene, Step, poll};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 const MODEL: &str = "exits";
+/// The network of the SDK's example.
+const DIGITS: &str = "digits";
 /// Port of an agent's metrics.
 const FIGURES: u16 = 9091;
 
@@ -24,15 +27,15 @@ struct Seen {
     by_node: BTreeMap<String, u64>,
 }
 
-pub(crate) async fn each_row_leaves_at_its_exit(scene: &Scene) -> Result<()> {
+/// Serves `model` with a block on each host, so that each exit lies on another one.
+async fn serve_on_three_hosts(scene: &Scene, model: &str) -> Result<()> {
     let address = scene.lab.address("cloud-1")?;
-    // A block on each host, so that each exit lies on another one.
     let manifest = format!(
         "apiVersion: serving.lamina.dev/v1alpha1
 kind: DnnModel
-metadata: {{name: {MODEL}, namespace: default}}
+metadata: {{name: {model}, namespace: default}}
 spec:
-  source: {{uri: http://{address}:{FILE_PORT}/{MODEL}.pt}}
+  source: {{uri: http://{address}:{FILE_PORT}/{model}.pt}}
   inputs: [{{name: image, datatype: FP32, shape: [-1, 1, 8, 8]}}]
   entry: {{nodeSelector: {{kubernetes.io/hostname: cam-1}}}}
   exits: {{whenCutOff: Answer}}
@@ -45,8 +48,13 @@ spec:
     );
     scene.apply(&manifest).await?;
     scene
-        .wait_ready(MODEL, Duration::from_secs(120), &mut |_| ())
+        .wait_ready(model, Duration::from_secs(120), &mut |_| ())
         .await?;
+    Ok(())
+}
+
+pub(crate) async fn each_row_leaves_at_its_exit(scene: &Scene) -> Result<()> {
+    serve_on_three_hosts(scene, MODEL).await?;
     let seen = client(scene, &[]).await?;
     for place in ["early on cam-1", "middle on edge-1", "final on edge-2"] {
         ensure!(
@@ -107,4 +115,73 @@ async fn client(scene: &Scene, more: &[&str]) -> Result<Seen> {
     ensure!(seen.wrong.is_empty() && output.status.success(), "{seen:?}");
     ensure!(seen.sent > 0, "nothing was sent");
     Ok(seen)
+}
+
+/// One threshold of the digits' run.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Setting {
+    threshold: String,
+    images: u64,
+    right: u64,
+    right_in_torch: u64,
+    unclear: u64,
+    mean_seconds: Option<f64>,
+    by_exit: BTreeMap<String, u64>,
+}
+
+pub(crate) async fn digits_are_named_as_pytorch_names_them(scene: &Scene) -> Result<()> {
+    serve_on_three_hosts(scene, DIGITS).await?;
+    let url = format!("{}:{AGENT_PORT}", scene.lab.address("cam-1")?);
+    let mut child = scene
+        .script("cam-1", "digits_client.py")?
+        .args(["accuracy", "--url", &url, "--file"])
+        .arg(scene.models.join(format!("{DIGITS}.pt")))
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let output = child.stdout.take().context("no standard output")?;
+    let mut lines = BufReader::new(output).lines();
+    let mut carried = carried_from_entry(scene);
+    let mut settings: Vec<(Setting, u64)> = Vec::new();
+    while let Some(line) = lines.next_line().await? {
+        let now = carried_from_entry(scene);
+        if let Ok(setting) = serde_json::from_str::<Setting>(&line) {
+            println!("  {line}");
+            settings.push((setting, now - carried));
+        }
+        carried = now;
+    }
+    ensure!(child.wait().await?.success(), "see above: {settings:?}");
+    ensure!(settings.len() == 6, "{settings:?}");
+    for (setting, _) in &settings {
+        ensure!(
+            setting.right.abs_diff(setting.right_in_torch) <= setting.unclear,
+            "another accuracy than PyTorch's: {setting:?}"
+        );
+    }
+    let (early, whole) = (&settings[0], &settings[settings.len() - 1]);
+    ensure!(early.0.threshold == "file" && whole.0.threshold == "none");
+    ensure!(early.0.by_exit.len() == 3, "{early:?}");
+    ensure!(early.1 < whole.1, "exits saved no bytes: {settings:?}");
+    let mean = |one: &Setting| one.mean_seconds.unwrap_or(f64::INFINITY);
+    println!(
+        "  {} images, {} right with exits, {} without; mean latency {:.2} and bytes {:.2} of those without exits",
+        early.0.images,
+        early.0.right,
+        whole.0.right,
+        mean(&early.0) / mean(&whole.0),
+        early.1 as f64 / whole.1 as f64,
+    );
+    scene.lab.kubectl(&["delete", "dnn", DIGITS]).await?;
+    Ok(())
+}
+
+/// Bytes that the router has carried from the entry to the hosts behind it.
+fn carried_from_entry(scene: &Scene) -> u64 {
+    let counters = scene.lab.counters();
+    let of_entry = counters
+        .iter()
+        .filter(|((from, to), _)| from == "cam-1" && to.starts_with("edge"));
+    of_entry.map(|(_, counted)| counted.bytes).sum()
 }

@@ -93,6 +93,7 @@ async fn main() -> ExitCode {
         "one-image",
         "two-images",
         "exits",
+        "digits",
     ];
     let scene = match Scene::start(None, &models, &mut |text| println!("  {text}")).await {
         Ok(scene) => scene,
@@ -132,6 +133,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(requests::any_agent_takes_any_model);
     case!(clients::every_client_of_the_protocol_is_answered);
     case!(exits::each_row_leaves_at_its_exit);
+    case!(exits::digits_are_named_as_pytorch_names_them);
     case!(good::googlenet_is_served);
     case!(bad_models::missing_source);
     case!(bad_models::wrong_hash);

@@ -1,9 +1,9 @@
 //! The process in which an untrusted model is opened.
 
-use super::cell::naming_memory;
+use super::disk::DiskLimit;
+use super::limits::naming_memory;
 use super::lines::Told;
-use super::room::Room;
-use super::{CellArgs, Failure, Line, Reason};
+use super::{Failure, LimitArgs, Line, Reason};
 use crate::worker;
 use lamina_model::{InputSpec, Manifest};
 use std::io;
@@ -42,14 +42,14 @@ pub struct Program {
     /// Its file.
     pub path: PathBuf,
     /// How it locks itself up.
-    pub cell: CellArgs,
+    pub cell: LimitArgs,
     /// After which it is killed, whatever it does.
     pub wall_limit: Duration,
 }
 
 impl Program {
     /// The program at `path`.
-    pub fn new(path: PathBuf, cell: CellArgs) -> Self {
+    pub fn new(path: PathBuf, cell: LimitArgs) -> Self {
         let computing = Duration::from_secs(cell.cpu_limit);
         Self {
             path,
@@ -62,7 +62,7 @@ impl Program {
     ///
     /// # Errors
     /// It is not there.
-    pub fn worker(cell: CellArgs) -> io::Result<Self> {
+    pub fn worker(cell: LimitArgs) -> io::Result<Self> {
         Ok(Self::new(worker::program()?, cell))
     }
 
@@ -70,7 +70,7 @@ impl Program {
         &self,
         model: &Path,
         asked: &Asked<'_>,
-        (out, room): (&Path, &Room),
+        (out, disk): (&Path, &DiskLimit),
         memory_bytes: u64,
     ) -> io::Result<Command> {
         let mut command = worker::command(&self.path, 1);
@@ -81,7 +81,7 @@ impl Program {
         if let Some(samples) = asked.samples {
             command.arg("--samples").arg(samples);
         }
-        command.arg(format!("--file-limit={}", room.bytes()));
+        command.arg(format!("--file-limit={}", disk.bytes()));
         command.args(self.cell.arguments(memory_bytes));
         command
             .stdin(Stdio::null())
@@ -103,18 +103,18 @@ impl Program {
         told: &mut (dyn FnMut(Told) + Send),
         cancel: &CancellationToken,
     ) -> Option<Result<Manifest, Failure>> {
-        let room = match Room::of(model, out) {
-            Ok(room) => room,
+        let disk = match DiskLimit::of(model, out) {
+            Ok(disk) => disk,
             Err(e) => return Some(Err(failed(&format!("cannot read it: {e}")))),
         };
         let memory_bytes = self.cell.memory_bytes();
-        let command = self.command(model, asked, (out, &room), memory_bytes);
+        let command = self.command(model, asked, (out, &disk), memory_bytes);
         let mut child = match command.and_then(|mut command| command.spawn()) {
             Ok(child) => child,
             Err(e) => return Some(Err(failed(&format!("cannot start a process for it: {e}")))),
         };
         let outcome = {
-            let overflow = room.overflow(child.id());
+            let overflow = disk.overflow(child.id());
             let reading = timeout(self.wall_limit, read_all(&mut child, told));
             let watched = async {
                 tokio::select! {
@@ -131,7 +131,7 @@ impl Program {
         }
         Some(match outcome? {
             // What it wrote since the last look counts as well.
-            Ok(Ok(Ok(said))) => room.look(None).await.and_then(|()| {
+            Ok(Ok(Ok(said))) => disk.look(None).await.and_then(|()| {
                 let judged = said.judge(&self.cell);
                 judged.map_err(|failure| naming_memory(failure, memory_bytes))
             }),
@@ -155,7 +155,7 @@ struct Said {
 }
 
 impl Said {
-    fn judge(self, cell: &CellArgs) -> Result<Manifest, Failure> {
+    fn judge(self, cell: &LimitArgs) -> Result<Manifest, Failure> {
         match self.last {
             Some(Line::Error(failure)) => Err(failure),
             Some(Line::Manifest(manifest)) if self.status.success() => {
@@ -170,7 +170,7 @@ impl Said {
 
 /// Why a process ended that did not say it. A limit is the model's fault, and
 /// trying again is of no use; what memory does depends on the hour.
-fn died(status: ExitStatus, stderr: &str, cell: &CellArgs) -> Failure {
+fn died(status: ExitStatus, stderr: &str, cell: &LimitArgs) -> Failure {
     use std::os::unix::process::ExitStatusExt as _;
     let last = stderr.lines().rev().find(|l| !l.trim().is_empty());
     let said = last.map_or_else(String::new, |l| format!("; it said: {}", l.trim()));

@@ -4,7 +4,7 @@ use super::child::Asked;
 use super::input::{name_by_place, parse_input};
 use super::lines::Told;
 use super::table::table;
-use super::{CellArgs, Failure, Line, Program, Reason};
+use super::{Failure, LimitArgs, Line, Program, Reason};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use lamina_model::{InputSpec, Manifest};
@@ -46,7 +46,7 @@ pub struct PrepareArgs {
     pub json: bool,
     /// The cell.
     #[command(flatten)]
-    pub cell: CellArgs,
+    pub cell: LimitArgs,
 }
 
 /// Runs the command to its end.

@@ -1,8 +1,8 @@
 //! One job of the operator, from the source's URI to the manifest in the store.
 
-use super::cell::scan_blocks;
 use super::child::Asked;
 use super::fetch::{Credentials, Fetcher, Source, SourceArgs, shown};
+use super::limits::scan_blocks;
 use super::lines::Told;
 use super::updates::Updates;
 use super::{Failure, Program, Reason, Step, StepName};

@@ -2,7 +2,7 @@
 //! who wants to see that they give what the whole model gives.
 
 use super::child::{LINE_BYTES, read_tail};
-use super::{CellArgs, Failure, Reason};
+use super::{Failure, LimitArgs, Reason};
 use crate::worker;
 use clap::Args;
 use lamina_model::ValueSpec;
@@ -36,7 +36,7 @@ pub struct RunBlocksArgs {
     pub json: bool,
     /// The cell.
     #[command(flatten)]
-    pub cell: CellArgs,
+    pub cell: LimitArgs,
 }
 
 /// Runs the command to its end.

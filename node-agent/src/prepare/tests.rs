@@ -53,7 +53,7 @@ impl Lab {
         };
         let blobs = Blobs::open(options, endpoint, Telemetry::default()).unwrap();
         let work = folder.path().join("work");
-        let program = Program::new(program, CellArgs::default());
+        let program = Program::new(program, LimitArgs::default());
         let tools = Tools::new(Arc::new(blobs), program, work, sources()).unwrap();
         let web = serve_files(folder.path().join("web")).await;
         Self {

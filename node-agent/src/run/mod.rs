@@ -14,7 +14,7 @@ use crate::door::DoorLimits;
 use crate::identity::{self, Given, Keeper};
 use crate::measure::Prober;
 use crate::net::{FrontMode, FrontTls, OperatorEndpoint, Peers, Trust};
-use crate::prepare::{CellArgs, Program, Tools, run_job};
+use crate::prepare::{LimitArgs, Program, Tools, run_job};
 use crate::serve::access::{Access, AccessOptions, ApiReviews, AuthMode, Keys};
 use crate::serve::data_plane::DataPlane;
 use crate::serve::directory::{self, Directory, DirectoryFile};
@@ -445,9 +445,9 @@ async fn signalled() -> Result<&'static str> {
 
 /// Prepares models on the main runtime, away from the session's thread.
 async fn job_starter(blobs: Arc<Blobs>, args: &RunArgs) -> Result<JobStarter> {
-    let cell = CellArgs {
+    let cell = LimitArgs {
         allow_unsandboxed: args.allow_unsandboxed,
-        ..CellArgs::default()
+        ..LimitArgs::default()
     };
     let program = Program::worker(cell).context("the program that opens models is not there")?;
     let work_dir = args.cache_dir.join("work");

@@ -1,6 +1,7 @@
 //! What the demo tells, in order.
 
 use crate::Args;
+use lamina_e2e::scene::cut_off::{self, Seen};
 use lamina_e2e::scene::redeploy::{self, Load, Run};
 use lamina_e2e::scene::{Result, Scene, SceneError};
 use lamina_e2e::workload::{Finding, Line, Photograph, judge};
@@ -36,7 +37,10 @@ pub(crate) async fn tell(args: &Args) -> Result<bool> {
         start: Instant::now(),
     };
     println!("Lamina: one network over five hosts\n");
-    let scene = Scene::start(Some(0), &[MODEL], &mut |text| teller.say(text)).await?;
+    let scene = Scene::start(Some(0), &[MODEL, cut_off::MODEL], &mut |text| {
+        teller.say(text)
+    })
+    .await?;
     Teller::block(&scene.lab.kubectl(&["get", "nodes,pods", "-A"]).await?);
     teller.say("kubectl get computenodes");
     Teller::block(&scene.lab.kubectl(&["get", "computenodes"]).await?);
@@ -79,7 +83,23 @@ async fn serve_and_move(args: &Args, scene: &Scene, teller: &Teller) -> Result<b
     Teller::block(&run.events.join("\n"));
     teller.say("kubectl get placements");
     Teller::block(&scene.lab.kubectl(&["get", "placements"]).await?);
-    Ok(verdict(args, &named, &run))
+    let seen = exits(scene, teller).await?;
+    Ok(verdict(args, &named, &run, &seen))
+}
+
+/// A network that answers early, on a camera that is cut off.
+async fn exits(scene: &Scene, teller: &Teller) -> Result<Seen> {
+    teller.say(&format!(
+        "kubectl apply -f examples/{}.yaml: three exits, the first on the camera",
+        cut_off::MODEL
+    ));
+    scene.apply(&scene.example(cut_off::MODEL)?).await?;
+    scene
+        .wait_ready(cut_off::MODEL, Duration::from_secs(180), &mut |_| ())
+        .await?;
+    teller.say("kubectl get placements");
+    Teller::block(&scene.lab.kubectl(&["get", "placements"]).await?);
+    cut_off::run(scene, &mut |text| teller.say(text)).await
 }
 
 async fn photographs(scene: &Scene) -> Result<Vec<Photograph>> {
@@ -119,7 +139,7 @@ async fn photographs(scene: &Scene) -> Result<Vec<Photograph>> {
     Ok(named)
 }
 
-fn verdict(args: &Args, named: &[Photograph], run: &Run) -> bool {
+fn verdict(args: &Args, named: &[Photograph], run: &Run, seen: &Seen) -> bool {
     let mut findings = judge(&run.evidence);
     findings.insert(
         0,
@@ -140,6 +160,7 @@ fn verdict(args: &Args, named: &[Photograph], run: &Run) -> bool {
             run.redeploy_seconds, args.deadline_seconds
         ),
     });
+    findings.extend(cut_off::findings(seen));
     println!("Verdict");
     for f in &findings {
         println!("  {} {}", if f.passed { "ok  " } else { "FAIL" }, f.text);

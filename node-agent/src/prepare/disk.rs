@@ -1,4 +1,4 @@
-//! The room that a job's files may take. The kernel bounds each file; nothing
+//! What a job's files may take of the disk. The kernel bounds each file; nothing
 //! bounds their sum, so it is watched from outside.
 
 use super::{Failure, Reason};
@@ -19,13 +19,13 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Bytes that all that is made of a model of `model_bytes` may take; one file
 /// of it as well.
-fn room_bytes(model_bytes: u64) -> u64 {
+fn limit_bytes(model_bytes: u64) -> u64 {
     model_bytes.saturating_mul(GROWTH).max(BYTES_AT_LEAST)
 }
 
 /// A folder and how much may be in it.
 #[derive(Debug, Clone)]
-pub(super) struct Room {
+pub(super) struct DiskLimit {
     dir: PathBuf,
     bytes: u64,
 }
@@ -37,12 +37,12 @@ struct Found {
     entries: usize,
 }
 
-impl Room {
-    /// The room for what is made of `model` in `dir`.
+impl DiskLimit {
+    /// The limit for what is made of `model` in `dir`.
     pub(super) fn of(model: &Path, dir: &Path) -> io::Result<Self> {
         Ok(Self {
             dir: dir.to_owned(),
-            bytes: room_bytes(fs::metadata(model)?.len()),
+            bytes: limit_bytes(fs::metadata(model)?.len()),
         })
     }
 
@@ -64,8 +64,8 @@ impl Room {
     /// Whether the files in the folder, and those of process `pid` that have no
     /// name any more, fit.
     pub(super) async fn look(&self, pid: Option<u32>) -> Result<(), Failure> {
-        let room = self.clone();
-        let checking = tokio::task::spawn_blocking(move || room.check(pid));
+        let disk = self.clone();
+        let checking = tokio::task::spawn_blocking(move || disk.check(pid));
         checking
             .await
             .unwrap_or_else(|e| Err(refused(&format!("its folder cannot be looked into: {e}"))))
@@ -113,7 +113,7 @@ impl Room {
     }
 }
 
-/// Files that were removed take room until they are closed. What cannot be read
+/// Files that were removed take space until they are closed. What cannot be read
 /// of the process is gone with it.
 fn add_nameless(pid: u32, found: &mut Found) {
     let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else {
@@ -146,8 +146,8 @@ fn refused(what: &str) -> Failure {
 mod tests {
     use super::*;
 
-    fn room(dir: &Path) -> Room {
-        Room {
+    fn limit(dir: &Path) -> DiskLimit {
+        DiskLimit {
             dir: dir.to_owned(),
             bytes: 1000,
         }
@@ -159,9 +159,9 @@ mod tests {
         let inner = dir.path().join("a/b");
         fs::create_dir_all(&inner).unwrap();
         fs::write(dir.path().join("one"), [0; 600]).unwrap();
-        assert_eq!(room(dir.path()).check(None), Ok(()));
+        assert_eq!(limit(dir.path()).check(None), Ok(()));
         fs::write(inner.join("two"), [0; 401]).unwrap();
-        let failure = room(dir.path()).check(None).unwrap_err();
+        let failure = limit(dir.path()).check(None).unwrap_err();
         assert!(!failure.retryable);
         assert!(failure.message.contains("take more than 1000"), "{failure}");
     }
@@ -172,20 +172,20 @@ mod tests {
         let this = Some(std::process::id());
         let file = tempfile::tempfile_in(dir.path()).unwrap();
         file.set_len(1 << 30).unwrap();
-        assert!(room(dir.path()).check(this).is_err());
-        assert_eq!(room(dir.path()).check(None), Ok(()));
+        assert!(limit(dir.path()).check(this).is_err());
+        assert_eq!(limit(dir.path()).check(None), Ok(()));
     }
 
     #[test]
     fn a_folder_that_is_not_there_yet_is_empty() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(room(&dir.path().join("later")).check(None), Ok(()));
+        assert_eq!(limit(&dir.path().join("later")).check(None), Ok(()));
     }
 
     #[test]
     fn small_models_have_room_for_code_and_large_ones_for_copies_of_weights() {
-        assert_eq!(room_bytes(5), 64 << 20);
-        assert_eq!(room_bytes(1 << 30), 4 << 30);
-        assert_eq!(room_bytes(u64::MAX), u64::MAX);
+        assert_eq!(limit_bytes(5), 64 << 20);
+        assert_eq!(limit_bytes(1 << 30), 4 << 30);
+        assert_eq!(limit_bytes(u64::MAX), u64::MAX);
     }
 }

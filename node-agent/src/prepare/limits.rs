@@ -16,7 +16,7 @@ const CPU_LIMIT_SECONDS: u64 = 600;
 
 /// What preparing may use up, and whether it must be locked up.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct CellArgs {
+pub struct LimitArgs {
     /// Open the model even where the kernel cannot lock up the process (no
     /// Landlock or no seccomp): only for models that you trust.
     #[arg(long)]
@@ -31,7 +31,7 @@ pub struct CellArgs {
     pub cpu_limit: u64,
 }
 
-impl Default for CellArgs {
+impl Default for LimitArgs {
     fn default() -> Self {
         Self {
             allow_unsandboxed: false,
@@ -41,7 +41,7 @@ impl Default for CellArgs {
     }
 }
 
-impl CellArgs {
+impl LimitArgs {
     /// As the worker takes them, with the memory that it may take.
     pub(super) fn arguments(&self, memory_bytes: u64) -> Vec<String> {
         let mut arguments = vec![

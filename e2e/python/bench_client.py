@@ -1,0 +1,238 @@
+"""What the serving bench asks and measures. One JSON object on standard output.
+
+    python bench_client.py closed --url HOST:PORT --model M --in-flight 4 --seconds 10
+    python bench_client.py loop --file M.pt --seconds 10
+    python bench_client.py burst --url HOST:PORT --model M --count 2000
+    python bench_client.py idle --url HOST:PORT --model M --count 10000
+    python bench_client.py memory --node edge-1
+
+`closed` keeps so many requests in flight. `loop` is the same model in a plain loop of
+libtorch, nothing beside it. `burst` sends all at once and sees which are answered and how
+soon the others are refused. `idle` opens connections that say nothing and then asks once.
+`memory` adds up what the processes of a host's agent hold.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import pathlib
+import resource
+import socket
+import sys
+import time
+
+import numpy
+
+SHAPE = (1, 3, 224, 224)
+# Requests before those that count.
+WARM_UP = 5
+
+
+def emit(**fields) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+def quantiles(seconds: list[float]) -> dict:
+    if not seconds:
+        return {}
+    p50, p99 = numpy.quantile(seconds, [0.5, 0.99])
+    return {"p50": float(p50), "p99": float(p99)}
+
+
+def request(seed: int = 0):
+    import tritonclient.grpc as triton
+
+    array = numpy.random.default_rng(seed).standard_normal(SHAPE, dtype=numpy.float32)
+    tensor = triton.InferInput("image", list(SHAPE), "FP32")
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def hops(lines: list[list[dict]]) -> list[dict]:
+    """The median of each figure of each host."""
+    columns = zip(*lines)
+    return [
+        {
+            "node": hop[0]["node"],
+            **{key: float(numpy.median([h[key] for h in hop])) for key in hop[0] if key != "node"},
+        }
+        for hop in columns
+    ]
+
+
+async def closed(args) -> None:
+    import tritonclient.grpc.aio as triton
+
+    tensors = [request(seed) for seed in range(8)]
+    seconds, timings = [], []
+    async with triton.InferenceServerClient(args.url) as client:
+
+        async def ask(number: int):
+            return await client.infer(args.model, [tensors[number % len(tensors)]])
+
+        for number in range(WARM_UP):
+            await ask(number)
+        began = time.monotonic()
+        last = began
+
+        async def one(lane: int) -> None:
+            nonlocal last
+            number = lane
+            while time.monotonic() - began < args.seconds:
+                sent = time.monotonic()
+                result = await ask(number)
+                last = time.monotonic()
+                seconds.append(last - sent)
+                parameters = result.get_response().parameters
+                timings.append(json.loads(parameters["lamina_timing"].string_param))
+                number += 1
+
+        await asyncio.gather(*(one(lane) for lane in range(args.in_flight)))
+    emit(
+        requests=len(seconds),
+        rate=len(seconds) / (last - began),
+        hops=hops(timings),
+        **quantiles(seconds),
+    )
+
+
+def loop(args) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    network = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.load(args.file).eval()))
+    image = torch.from_numpy(numpy.random.default_rng(0).standard_normal(SHAPE, dtype=numpy.float32))
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(WARM_UP):
+            network(image)
+        began = time.monotonic()
+        while time.monotonic() - began < args.seconds:
+            start = time.monotonic()
+            network(image)
+            seconds.append(time.monotonic() - start)
+        ended = time.monotonic()
+    emit(requests=len(seconds), rate=len(seconds) / (ended - began), hops=[], **quantiles(seconds))
+
+
+async def burst(args) -> None:
+    import tritonclient.grpc.aio as triton
+    from tritonclient.utils import InferenceServerException
+
+    tensor = request()
+    answered, refused, others = [], [], {}
+    async with triton.InferenceServerClient(args.url) as client:
+        for _ in range(WARM_UP):
+            await client.infer(args.model, [tensor])
+        began = time.monotonic()
+
+        async def one() -> None:
+            sent = time.monotonic()
+            try:
+                await client.infer(args.model, [tensor], client_timeout=args.deadline)
+                answered.append(time.monotonic() - began)
+            except InferenceServerException as error:
+                code = str(error.status())
+                others[code] = others.get(code, 0) + 1
+                if "RESOURCE_EXHAUSTED" in code or "UNAVAILABLE" in code:
+                    refused.append(time.monotonic() - sent)
+
+        await asyncio.gather(*(one() for _ in range(args.count)))
+    emit(
+        sent=args.count,
+        answered=len(answered),
+        seconds=max(answered, default=0.0),
+        refused=len(refused),
+        codes=others,
+        **quantiles(refused),
+    )
+
+
+def idle(args) -> None:
+    import tritonclient.grpc as triton
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, args.count + 1000), hard))
+    host, port = args.url.rsplit(":", 1)
+    before = memory_of(args.node)
+    connections = []
+    for _ in range(args.count):
+        try:
+            connections.append(socket.create_connection((host, int(port)), timeout=5))
+        except OSError:
+            break
+    time.sleep(2)
+    during = memory_of(args.node)
+    start = time.monotonic()
+    try:
+        triton.InferenceServerClient(args.url).infer(args.model, [request()], client_timeout=10)
+        seconds = time.monotonic() - start
+    except Exception as error:  # noqa: BLE001 - whatever it says is told
+        print(error, file=sys.stderr)
+        seconds = None
+    emit(opened=len(connections), before=before, during=during, seconds=seconds)
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Parent and program of each process."""
+    found = {}
+    for folder in pathlib.Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            # After the name, which may hold anything, in parentheses: state, parent.
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            found[int(folder.name)] = parent, os.path.basename(os.readlink(folder / "exe"))
+        except OSError:
+            continue
+    return found
+
+
+def is_agent_of(node: str, pid: int) -> bool:
+    try:
+        return f"NODE_NAME={node}".encode() in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def memory_of(node: str) -> dict:
+    """Megabytes that the agent on `node` and its workers hold, shared pages in parts."""
+    everything = processes()
+    agents = {
+        pid
+        for pid, (_, program) in everything.items()
+        if program == "lamina-node-agent" and is_agent_of(node, pid)
+    }
+    found: dict = {}
+    for pid, (parent, program) in everything.items():
+        if pid not in agents and parent not in agents:
+            continue
+        for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                found[program] = found.get(program, 0.0) + int(line.split()[1]) / 1024
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=["closed", "loop", "burst", "idle", "memory"])
+    parser.add_argument("--url")
+    parser.add_argument("--model")
+    parser.add_argument("--file")
+    parser.add_argument("--node")
+    parser.add_argument("--in-flight", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--deadline", type=float, default=10.0)
+    args = parser.parse_args()
+    if args.what == "memory":
+        emit(**memory_of(args.node))
+    elif args.what in ("closed", "burst"):
+        asyncio.run({"closed": closed, "burst": burst}[args.what](args))
+    else:
+        {"loop": loop, "idle": idle}[args.what](args)
+
+
+if __name__ == "__main__":
+    main()

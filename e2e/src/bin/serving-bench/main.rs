@@ -1,0 +1,65 @@
+//! The serving data plane in the lab: real agents, links of stated rates between them, and
+//! a client that others wrote. `cargo xtask bench serving` runs it.
+
+mod measure;
+mod page;
+mod scenes;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use lamina_e2e::scene::Scene;
+use page::Page;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Measure requests: latency over its floor, throughput, exits, encodings, overload, memory.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench serving", version)]
+struct Args {
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Machine and date, for the page.
+    #[arg(long, default_value = "")]
+    machine: String,
+    /// Commit, for the page.
+    #[arg(long, default_value = "")]
+    commit: String,
+    /// The page.
+    #[arg(long)]
+    page: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    match run(&Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<()> {
+    let mut told = |text: &str| println!("{text}");
+    let scene = Scene::start(None, &[scenes::MODEL, scenes::DIGITS], &mut told).await?;
+    let mut page = Page::new(&args.machine, &args.commit);
+    let outcome = scenes::all(&scene, Duration::from_secs(args.seconds), &mut page).await;
+    if let Err(error) = &outcome {
+        page.note(format!("broke off: {error:#}"));
+    }
+    if let Err(error) = scene.lab.stop().await {
+        eprintln!("cleaning up: {error}");
+    }
+    if let Some(path) = &args.page {
+        std::fs::write(path, page.text())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    outcome
+}

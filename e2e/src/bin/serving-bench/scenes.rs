@@ -1,0 +1,244 @@
+//! What is measured, one thing after the other: nothing else runs beside it.
+
+use crate::measure::{self, Closed, Memory};
+use crate::page::{Page, millis, times};
+use anyhow::{Context as _, Result};
+use lamina_e2e::scene::{DEVICE_LINK, FILE_PORT, SLOW_DEVICE_LINK, Scene};
+use std::time::Duration;
+
+/// Of most scenes.
+pub(crate) const MODEL: &str = "mobilenet-v2";
+/// With early exits.
+pub(crate) const DIGITS: &str = "digits";
+const CAMERA: &str = "cam-1";
+const EDGE: &str = "edge-1";
+/// A cut in the middle of MobileNetV2: the last block of the camera.
+const CUT: u32 = 14;
+/// Beyond what an agent holds at once.
+const BURST: u32 = 2000;
+/// Connections that say nothing.
+const CONNECTIONS: u32 = 10_000;
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Measures everything, in the order of the page.
+pub(crate) async fn all(scene: &Scene, time: Duration, page: &mut Page) -> Result<()> {
+    let nothing = measure::memory(scene, EDGE).await?;
+    let capacity = one_host(scene, time, page).await?;
+    let one = measure::memory(scene, EDGE).await?;
+    overload(scene, capacity, page).await?;
+    remove(scene, MODEL).await?;
+    split(scene, time, page).await?;
+    exits(scene, page).await?;
+    page.section("Memory of an agent on the edge host, with its workers");
+    page.row("nothing loaded", "", held(&nothing));
+    page.row("MobileNetV2", "", held(&one));
+    Ok(())
+}
+
+async fn one_host(scene: &Scene, time: Duration, page: &mut Page) -> Result<Closed> {
+    serve(scene, MODEL, EDGE, &[(0, u32::MAX, EDGE)]).await?;
+    page.section("One host, the whole model");
+    let alone = measure::closed(scene, (EDGE, MODEL), 1, time).await?;
+    page.row("one at a time", "", times(alone.p50, alone.p99));
+    let eight = measure::closed(scene, (EDGE, MODEL), 8, time).await?;
+    // Nobody asks the agent meanwhile.
+    let plain = measure::plain_loop(scene, EDGE, MODEL, time).await?;
+    page.row(
+        "throughput over that of libtorch in a plain loop with one thread under the same limits",
+        "≥ 0.97",
+        format!(
+            "{:.2} ({:.1}/s over {:.1}/s)",
+            eight.rate / plain.rate,
+            eight.rate,
+            plain.rate
+        ),
+    );
+    Ok(eight)
+}
+
+async fn overload(scene: &Scene, capacity: Closed, page: &mut Page) -> Result<()> {
+    page.section("More than it can take");
+    let burst = measure::burst(scene, EDGE, MODEL, BURST).await?;
+    let rate = burst.answered as f64 / burst.seconds.max(f64::MIN_POSITIVE);
+    page.row(
+        format!(
+            "{} requests at once: answered a second over capacity",
+            burst.sent
+        ),
+        "≥ 0.9",
+        format!(
+            "{:.2} ({} answered in {:.1} s)",
+            rate / capacity.rate,
+            burst.answered,
+            burst.seconds
+        ),
+    );
+    let refusals = burst.p99.map_or_else(|| "none".to_owned(), millis);
+    page.row(
+        "time until a refusal, p99",
+        "< 50 ms",
+        format!("{refusals} ({} refused; {:?})", burst.refused, burst.codes),
+    );
+    let idle = measure::idle(scene, EDGE, MODEL, CONNECTIONS).await?;
+    page.row(
+        format!(
+            "memory with {} of {CONNECTIONS} idle connections open",
+            idle.opened
+        ),
+        "bounded",
+        format!("{} instead of {}", held(&idle.during), held(&idle.before)),
+    );
+    let beside = idle.seconds.map_or_else(|| "no answer".to_owned(), millis);
+    page.row("a request beside them", "answered", beside);
+    Ok(())
+}
+
+async fn split(scene: &Scene, time: Duration, page: &mut Page) -> Result<()> {
+    serve(
+        scene,
+        MODEL,
+        CAMERA,
+        &[(0, CUT, CAMERA), (CUT + 1, u32::MAX, EDGE)],
+    )
+    .await?;
+    page.section("Two hosts: the camera and an edge host");
+    let links = [
+        ("50 Mbit/s", DEVICE_LINK.rate_bits_per_s),
+        ("5 Mbit/s", SLOW_DEVICE_LINK.rate_bits_per_s),
+    ];
+    for (name, bits_per_second) in links {
+        rate(scene, bits_per_second)?;
+        let seen = measure::closed(scene, (CAMERA, MODEL), 1, time).await?;
+        let floor = floor(&seen, bits_per_second)?;
+        page.row(
+            format!("{name}, one at a time: latency over the floor"),
+            "≤ 1.05",
+            format!(
+                "{:.3} ({} over {})",
+                seen.p50 / floor,
+                times(seen.p50, seen.p99),
+                millis(floor)
+            ),
+        );
+    }
+    rate(scene, DEVICE_LINK.rate_bits_per_s)?;
+    for in_flight in [2, 4, 8] {
+        let seen = measure::closed(scene, (CAMERA, MODEL), in_flight, time).await?;
+        let slowest = slowest(&seen, DEVICE_LINK.rate_bits_per_s)?;
+        page.row(
+            format!("50 Mbit/s, {in_flight} in flight: throughput over that of the slowest stage"),
+            if in_flight == 8 { "≥ 0.95" } else { "" },
+            format!("{:.2} ({:.1}/s)", seen.rate * slowest, seen.rate),
+        );
+    }
+    remove(scene, MODEL).await
+}
+
+async fn exits(scene: &Scene, page: &mut Page) -> Result<()> {
+    let pins = [(0, 0, CAMERA), (1, 1, EDGE), (2, 2, "edge-2")];
+    serve(scene, DIGITS, CAMERA, &pins).await?;
+    page.section("Early exits: handwritten digits over three hosts, one image a request");
+    let seen = measure::digits(scene, CAMERA, DIGITS).await?;
+    let whole = seen.last().context("no thresholds")?.clone();
+    for one in &seen {
+        let leave: Vec<String> = one
+            .by_exit
+            .iter()
+            .map(|(exit, count)| format!("{count} {exit}"))
+            .collect();
+        let name = match one.threshold.as_str() {
+            "file" => "thresholds of the file".to_owned(),
+            "none" => "no exits".to_owned(),
+            other => format!("confidence {other}"),
+        };
+        page.row(
+            format!("{name}: mean latency over that without exits"),
+            "",
+            format!(
+                "{:.2} ({}; {} of {} named right; {})",
+                one.mean_seconds / whole.mean_seconds,
+                millis(one.mean_seconds),
+                one.right,
+                one.images,
+                leave.join(", ")
+            ),
+        );
+    }
+    remove(scene, DIGITS).await
+}
+
+/// What the request would take if serving cost nothing, in seconds.
+fn floor(seen: &Closed, bits_per_second: u64) -> Result<f64> {
+    let (first, _) = seen.hops.split_first().context("no timing")?;
+    let compute: f64 = seen.hops.iter().map(|hop| hop.compute_us / 1e6).sum();
+    let round_trip = 2.0 * DEVICE_LINK.delay.as_secs_f64();
+    Ok(compute + round_trip + first.bytes_out * 8.0 / bits_per_second as f64)
+}
+
+/// Seconds that the slowest stage takes for one request.
+fn slowest(seen: &Closed, bits_per_second: u64) -> Result<f64> {
+    let (first, _) = seen.hops.split_first().context("no timing")?;
+    let link = first.bytes_out * 8.0 / bits_per_second as f64;
+    let compute = seen.hops.iter().map(|hop| hop.compute_us / 1e6);
+    Ok(compute.fold(link, f64::max))
+}
+
+fn rate(scene: &Scene, bits_per_second: u64) -> Result<()> {
+    scene
+        .lab
+        .set_host_links(CAMERA, |link| link.rate_bits_per_s = bits_per_second)?;
+    Ok(())
+}
+
+/// Serves `model` for requests at `entry`, blocks where `pins` say, and leaves them there.
+async fn serve(scene: &Scene, model: &str, entry: &str, pins: &[(u32, u32, &str)]) -> Result<()> {
+    let address = scene.lab.address("cloud-1")?;
+    let shape = if model == DIGITS {
+        "1, 8, 8"
+    } else {
+        "3, 224, 224"
+    };
+    let pins: String = pins
+        .iter()
+        // No model here has a hundred blocks; a pin is clipped to what there is.
+        .map(|(first, last, node)| {
+            format!(
+                "      - {{first: {first}, last: {}, node: {node}}}\n",
+                last.min(&99)
+            )
+        })
+        .collect();
+    let manifest = format!(
+        "apiVersion: serving.lamina.dev/v1alpha1
+kind: DnnModel
+metadata: {{name: {model}, namespace: default}}
+spec:
+  source: {{uri: http://{address}:{FILE_PORT}/{model}.pt}}
+  inputs: [{{name: image, datatype: FP32, shape: [-1, {shape}]}}]
+  entry: {{nodeSelector: {{kubernetes.io/hostname: {entry}}}}}
+  adaptation: {{policy: Never}}
+  constraints:
+    pins:
+{pins}"
+    );
+    scene.apply(&manifest).await?;
+    scene.wait_ready(model, PATIENCE, &mut |_| ()).await?;
+    Ok(())
+}
+
+async fn remove(scene: &Scene, model: &str) -> Result<()> {
+    scene
+        .lab
+        .kubectl(&["delete", "dnn", model, "--wait"])
+        .await?;
+    Ok(())
+}
+
+/// Megabytes by program.
+fn held(memory: &Memory) -> String {
+    let parts: Vec<String> = memory
+        .iter()
+        .map(|(program, megabytes)| format!("{program} {megabytes:.0} MB"))
+        .collect();
+    parts.join(" + ")
+}
