@@ -50,7 +50,9 @@ fn value_sets() -> Vec<(&'static str, Vec<String>)> {
         ("clients with TLS", set("agent.front.tls.mode=auto")),
         (
             "clients with TLS and names",
-            set("agent.front.tls.mode=auto,agent.service.enabled=false,agent.front.tls.names={*.cams.example,fd12::1}"),
+            set(
+                "agent.front.tls.mode=auto,agent.service.enabled=false,agent.front.tls.names={*.cams.example,fd12::1}",
+            ),
         ),
         (
             "clients with a given certificate",
@@ -210,7 +212,10 @@ fn ports(objects: &[serde_json::Value], component: &str) -> [Vec<(String, usize)
     };
     let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
     let name = |port: &serde_json::Value, key: &str| port[key].as_str().unwrap_or("?").to_owned();
-    let workloads = of(&["DaemonSet", "Deployment"], "/spec/template/metadata/labels");
+    let workloads = of(
+        &["DaemonSet", "Deployment"],
+        "/spec/template/metadata/labels",
+    );
     let containers = workloads
         .iter()
         .flat_map(|w| list(&w["spec"]["template"]["spec"]["containers"]));
@@ -243,7 +248,10 @@ async fn the_network_policy_lets_every_port_be_reached_and_no_other() {
     let without_http = format!("{on},agent.restPort=0,agent.front.tls.mode=auto");
     // Clients or whoever measures, and agents: of a port that is open to all there are none.
     let named = |ports: &[(&str, usize)]| -> Vec<(String, usize)> {
-        ports.iter().map(|(n, peers)| ((*n).to_owned(), *peers)).collect()
+        ports
+            .iter()
+            .map(|(n, peers)| ((*n).to_owned(), *peers))
+            .collect()
     };
     for (values, agent, operator) in [
         (
@@ -269,7 +277,11 @@ async fn the_network_policy_lets_every_port_be_reached_and_no_other() {
             let names = |ports: &[(String, usize)]| -> Vec<String> {
                 ports.iter().map(|(name, _)| name.clone()).collect()
             };
-            assert_eq!(names(&listens), names(&reached), "{component} with {values}");
+            assert_eq!(
+                names(&listens),
+                names(&reached),
+                "{component} with {values}"
+            );
         }
     }
     server.stop().await;

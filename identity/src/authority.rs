@@ -205,7 +205,9 @@ impl Authority {
             params.subject_alt_names.push(SanType::DnsName(name));
         }
         let addresses = reached.addresses.iter().copied();
-        params.subject_alt_names.extend(addresses.map(SanType::IpAddress));
+        params
+            .subject_alt_names
+            .extend(addresses.map(SanType::IpAddress));
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,

@@ -19,7 +19,9 @@ pub struct Reached {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum ReachedError {
-    #[error("`{0}` is neither an address nor a name of DNS; give lower-case labels with dots between")]
+    #[error(
+        "`{0}` is neither an address nor a name of DNS; give lower-case labels with dots between"
+    )]
     Name(String),
     #[error("`{0}` is a name by which agents and operator know each other; clients need another")]
     Ours(String),
@@ -104,11 +106,28 @@ mod tests {
 
     #[test]
     fn names_and_addresses_are_told_apart() {
-        let given = ["lamina", "lamina.site.svc", "10.0.0.7", "fd12::1", "*.cams.example"];
+        let given = [
+            "lamina",
+            "lamina.site.svc",
+            "10.0.0.7",
+            "fd12::1",
+            "*.cams.example",
+        ];
         let reached = Reached::parse(given).unwrap();
-        assert_eq!(reached.names, ["lamina", "lamina.site.svc", "*.cams.example"]);
+        assert_eq!(
+            reached.names,
+            ["lamina", "lamina.site.svc", "*.cams.example"]
+        );
         assert_eq!(reached.addresses.len(), 2);
-        for bad in ["", "Cam_1", "a..b", "*", "https://a", "a.*.b", "10.0.0.7:8001"] {
+        for bad in [
+            "",
+            "Cam_1",
+            "a..b",
+            "*",
+            "https://a",
+            "a.*.b",
+            "10.0.0.7:8001",
+        ] {
             assert!(
                 matches!(Reached::parse([bad]), Err(ReachedError::Name(_))),
                 "{bad}"
@@ -121,7 +140,12 @@ mod tests {
 
     #[test]
     fn no_client_is_shown_a_name_by_which_hosts_look_for_each_other() {
-        for ours in [OPERATOR, "cam-1.agents.lamina", "*.agents.lamina", "*.lamina"] {
+        for ours in [
+            OPERATOR,
+            "cam-1.agents.lamina",
+            "*.agents.lamina",
+            "*.lamina",
+        ] {
             let refused = Reached::parse([ours]);
             assert_eq!(refused, Err(ReachedError::Ours(ours.to_owned())));
         }

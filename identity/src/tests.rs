@@ -379,9 +379,15 @@ async fn clients_and_hosts_are_shown_each_their_own_on_one_port() {
     let next = authority();
     let own = front(&next, &["lamina.example"]);
     shown.set_for_clients(front_config(&own, Speech::Http2).unwrap());
-    assert!(asked_for(&address, &client, "lamina.example").await.is_err());
+    assert!(
+        asked_for(&address, &client, "lamina.example")
+            .await
+            .is_err()
+    );
     let client = client_config(None, &roots(&[&next])).unwrap();
-    asked_for(&address, &client, "lamina.example").await.unwrap();
+    asked_for(&address, &client, "lamina.example")
+        .await
+        .unwrap();
     assert_eq!(seen_by_host(&address, &ours).await, "cam-1");
 }
 
@@ -410,7 +416,10 @@ async fn who_speaks_http_without_tls_is_told_what_is_wrong() {
 #[test]
 fn a_certificate_says_where_its_agent_is_reached_and_never_that_it_is_another() {
     let ours = authority();
-    let own = front(&ours, &["lamina.example", "*.cams.example", "10.0.0.7", "fd12::1"]);
+    let own = front(
+        &ours,
+        &["lamina.example", "*.cams.example", "10.0.0.7", "fd12::1"],
+    );
     let facts = read(own.certificate().unwrap()).unwrap();
     assert_eq!(facts.node.as_deref(), Some("cam-1"));
     let wanted = Reached::parse(["*.cams.example", "fd12::1", "cam-1.agents.lamina"]);

@@ -90,7 +90,10 @@ fn trust() -> Outcome<Trust> {
     let own = |node: &str| -> Outcome<Credentials> {
         let (key, csr) = request()?;
         let certificate = authority.issue_agent(&agents, node, &csr, validity)?;
-        Ok(Credentials::from_pem(certificate.as_bytes(), key.as_bytes())?)
+        Ok(Credentials::from_pem(
+            certificate.as_bytes(),
+            key.as_bytes(),
+        )?)
     };
     let roots = [authority.der().clone()];
     let acceptor = Acceptor::new(Plain::Taken);
@@ -252,7 +255,9 @@ async fn measure(address: SocketAddr, dialler: Arc<ClientConfig>) -> Outcome<()>
         shaken.push(begun.elapsed());
     }
     shaken.sort_unstable();
-    let median = shaken.get(shaken.len() / 2).map_or(0.0, Duration::as_secs_f64);
+    let median = shaken
+        .get(shaken.len() / 2)
+        .map_or(0.0, Duration::as_secs_f64);
     println!("a connection with TLS is open after {:.2} ms", median * 1e3);
     Ok(())
 }

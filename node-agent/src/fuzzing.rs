@@ -1,4 +1,4 @@
-//! The ways in for bytes of strangers, as `fuzz/` feeds them: built with `--cfg fuzzing` alone.
+//! The ways in for bytes of strangers, as `fuzz/` feeds them: built with the feature `fuzzing` alone.
 
 use crate::serve::access::Keys;
 use crate::serve::directory::Directory;
@@ -39,7 +39,9 @@ pub fn read_body(body: &Bytes, header_length: Option<usize>) {
 /// Reads the tensors that another agent sends.
 pub fn read_hop(request: &ForwardRequest) {
     for wire in &request.tensors {
-        let Ok(tensor) = from_wire(wire) else { continue };
+        let Ok(tensor) = from_wire(wire) else {
+            continue;
+        };
         let spec = ValueSpec {
             name: wire.name.clone(),
             datatype: tensor.datatype,

@@ -9,7 +9,7 @@ pub mod blobs;
 mod causes;
 pub mod door;
 mod files;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod identity;
 pub mod measure;

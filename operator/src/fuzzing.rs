@@ -1,4 +1,4 @@
-//! The way in for what agents say, as `fuzz/` feeds it: built with `--cfg fuzzing` alone.
+//! The way in for what agents say, as `fuzz/` feeds it: built with the feature `fuzzing` alone.
 
 use crate::world::{Identity, World};
 use lamina_proto::control::AgentMessage;

@@ -9,7 +9,7 @@
 mod admin;
 pub mod control;
 mod deploy;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod health;
 pub mod identity;

@@ -17,9 +17,9 @@ use kube::{Api, Client};
 use secret::{Gathered, LABEL, gather};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use told::{AGAIN, Told};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+use told::{AGAIN, Told};
 
 /// Stands for every namespace.
 const EVERYWHERE: &str = "*";

@@ -45,12 +45,7 @@ fn named(row: &str) -> Vec<(&str, &str)> {
 }
 
 /// Whether crate `of` has a function, a room or a file of that name.
-fn is_there(
-    of: &str,
-    name: &str,
-    files: &[String],
-    read: &dyn Fn(&str) -> Option<String>,
-) -> bool {
+fn is_there(of: &str, name: &str, files: &[String], read: &dyn Fn(&str) -> Option<String>) -> bool {
     let folder = format!("{of}/");
     let mut sources = files
         .iter()
@@ -59,7 +54,10 @@ fn is_there(
     if name.ends_with(".rs") {
         return sources.any(|file| file == name);
     }
-    let room = name.strip_suffix("::tests").unwrap_or(name).replace("::", "/");
+    let room = name
+        .strip_suffix("::tests")
+        .unwrap_or(name)
+        .replace("::", "/");
     let (as_file, as_folder) = (format!("src/{room}.rs"), format!("src/{room}/"));
     let leaf = name.rsplit("::").next().unwrap_or(name);
     let function = format!("fn {leaf}(");
@@ -75,7 +73,11 @@ mod tests {
 
     #[test]
     fn what_is_promised_names_its_test() {
-        let files = ["app/src/door/mod.rs", "app/src/door/seats.rs", "app/tests/it.rs"];
+        let files = [
+            "app/src/door/mod.rs",
+            "app/src/door/seats.rs",
+            "app/tests/it.rs",
+        ];
         let files = files.map(str::to_owned);
         let page = |cell: &str| format!("{HEAD}\n|---|---|---|\n| 1, N | a; b | {cell} |\n\n`x`\n");
         let read = |cell: &str| {
@@ -87,10 +89,19 @@ mod tests {
             }
         };
         let wrong = |cell: &str| check(&files, &read(cell)).len();
-        assert_eq!(wrong("app: `door::seats::tests::nobody_stays`, `tests/it.rs`"), 0);
-        assert_eq!(wrong("app: `door::seats::tests`, `door`; app: `nobody_stays`"), 0);
+        assert_eq!(
+            wrong("app: `door::seats::tests::nobody_stays`, `tests/it.rs`"),
+            0
+        );
+        assert_eq!(
+            wrong("app: `door::seats::tests`, `door`; app: `nobody_stays`"),
+            0
+        );
         assert_eq!(wrong("app: `seats::tests`"), 1);
-        assert_eq!(wrong("app: `door::seats::tests::nobody_stays`, `somebody_stays`"), 1);
+        assert_eq!(
+            wrong("app: `door::seats::tests::nobody_stays`, `somebody_stays`"),
+            1
+        );
         assert_eq!(wrong("lib: `nobody_stays`"), 1);
         assert_eq!(wrong("by reading"), 1);
         assert_eq!(check(&files, &|_| None).len(), 1);

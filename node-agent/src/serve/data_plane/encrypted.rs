@@ -145,7 +145,10 @@ async fn clients_that_others_wrote_believe_the_certificate_by_its_address() {
         let output = command.arg(&site.edge.http_address).arg(file).output();
         let output = output.unwrap();
         let said = [&output.stdout[..], &output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
     };
     let (is_answered, said) = ask(&site.given);
     assert!(is_answered, "{said}");

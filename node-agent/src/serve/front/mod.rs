@@ -10,7 +10,7 @@
 mod config;
 mod dispatch;
 mod error;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod input;
 mod journey;

@@ -1,10 +1,10 @@
 //! What `fuzz/` asks of this room.
 
+use super::MESSAGE_BYTES;
 use super::inflate::{Inflater, Packing};
 use super::rope::Rope;
 use super::shapes::{self, Shape};
 use super::weigh::{early_owner, weigh};
-use super::MESSAGE_BYTES;
 
 pub(crate) fn infer(message: &[u8]) -> Option<u64> {
     weighed(message, &shapes::INFER)

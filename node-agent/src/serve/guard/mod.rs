@@ -5,7 +5,7 @@
 //! counted while they come, and handed on uncompressed.
 
 mod budget;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod inflate;
 mod receive;

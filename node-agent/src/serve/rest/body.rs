@@ -128,7 +128,9 @@ pub(super) async fn read(
             Err(RestError::TooLarge { limit })
         } else {
             // What is announced reserves nothing.
-            let held = held.reach(bytes, expected.unwrap_or(bytes).min(limit)).await;
+            let held = held
+                .reach(bytes, expected.unwrap_or(bytes).min(limit))
+                .await;
             held.map_err(RestError::from)
         };
         if let Err(refusal) = refusal {
@@ -214,7 +216,10 @@ mod tests {
         // The connection has no more than half of it.
         let mut same = room.begin(origin(1), "default/m").await.unwrap();
         let refused = read(body(2 << 20), limit, &mut same).await.unwrap_err();
-        assert!(matches!(refused, RestError::Full(Full::Client)), "{refused}");
+        assert!(
+            matches!(refused, RestError::Full(Full::Client)),
+            "{refused}"
+        );
         // The model has no more than half of it, once bodies are whole.
         first.is_whole().await.unwrap();
         let mut other = room.begin(origin(2), "default/m").await.unwrap();

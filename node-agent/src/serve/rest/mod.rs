@@ -9,7 +9,7 @@ mod body;
 mod compression;
 mod data;
 mod error;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod head;
 mod infer;

@@ -5,8 +5,8 @@ use crate::identity::Identity;
 use hyper_util::rt::TokioIo;
 use lamina_identity::authority::{Authority, request};
 use lamina_identity::{
-    CertificateDer, ConnectError, Credentials, OPERATOR, Plain, Reached, Validity, Workload, client_config,
-    connect, read, server_config,
+    CertificateDer, ConnectError, Credentials, OPERATOR, Plain, Reached, Validity, Workload,
+    client_config, connect, read, server_config,
 };
 use lamina_proto::control::EnrollRequest;
 use std::net::SocketAddr;
@@ -188,7 +188,13 @@ async fn a_certificate_says_where_clients_reach_its_agent_where_they_do() {
     let own = server.enroll("good.good.good").await.unwrap();
     let facts = read(own.certificate().unwrap()).unwrap();
     // Service, node, pod and host.
-    let wanted = ["lamina.lamina-system.svc", "10.96.0.7", "cam-1", "127.0.0.1", "192.0.2.7"];
+    let wanted = [
+        "lamina.lamina-system.svc",
+        "10.96.0.7",
+        "cam-1",
+        "127.0.0.1",
+        "192.0.2.7",
+    ];
     let wanted = Reached::parse(wanted).unwrap();
     assert_eq!(facts.reached.lacks(&wanted), None);
     assert_eq!(facts.node.as_deref(), Some("cam-1"));
