@@ -58,3 +58,5 @@ pub const DECISION_FAILED: &str = "DecisionFailed";
 pub const ENGINE_CRASHED: &str = "EngineCrashed";
 /// Warning: a host reports of itself what no host can be; nothing is placed there.
 pub const IMPOSSIBLE_REPORT: &str = "ImpossibleReport";
+/// Warning: a Secret of clients' keys has an entry that is none, or limits that cannot be read.
+pub const API_KEY_INVALID: &str = "ApiKeyInvalid";

@@ -47,6 +47,17 @@ fn value_sets() -> Vec<(&'static str, Vec<String>)> {
             "a given authority",
             set("tls.mode=existingSecret,tls.existingSecret=issuer"),
         ),
+        ("clients with TLS", set("agent.front.tls.mode=auto")),
+        (
+            "clients with TLS and names",
+            set(
+                "agent.front.tls.mode=auto,agent.service.enabled=false,agent.front.tls.names={*.cams.example,fd12::1}",
+            ),
+        ),
+        (
+            "clients with a given certificate",
+            set("agent.front.tls.mode=secret,agent.front.tls.secretName=front"),
+        ),
         (
             "Secrets of all namespaces",
             set("operator.sourceSecrets.namespaces={*}"),
@@ -138,6 +149,9 @@ async fn values_that_mean_nothing_are_refused() {
         "auth.mode=key",
         "auth.namespaces={*,default}",
         "auth.requestsPerSecond=-1",
+        "agent.front.tls.mode=secret",
+        "agent.front.tls.mode=auto,tls.mode=disabled",
+        "agent.front.tls.mode=auto,agent.front.tls.names={https://lamina}",
     ] {
         let values = ["--set".to_owned(), value.to_owned()];
         let refused = render(&server, &values).await.expect_err(value);
@@ -171,6 +185,157 @@ async fn the_port_for_http_goes_with_its_value() {
     for place in ["name: rest", "port: rest"] {
         assert!(!rendered.contains(place), "{place}");
     }
+    server.stop().await;
+}
+
+/// Kind, component and content of every rendered object.
+async fn objects(server: &ApiServer, values: &str) -> Vec<serde_json::Value> {
+    let values = ["--set".to_owned(), values.to_owned()];
+    let rendered = without_foreign_kinds(&render(server, &values).await.unwrap());
+    let read = ["apply", "--dry-run=client", "--output=json", "--filename=-"];
+    let list = server.tool("kubectl", &read, &rendered).await.unwrap();
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    list["items"].as_array().unwrap().clone()
+}
+
+const COMPONENT: &str = "app.kubernetes.io/component";
+
+/// Names of the ports that pods of a component listen on, and of those that its policy lets
+/// anybody reach, with how many kinds of peers may.
+fn ports(objects: &[serde_json::Value], component: &str) -> [Vec<(String, usize)>; 2] {
+    let of = |kinds: &[&str], at: &str| {
+        let is_it = |o: &&serde_json::Value| {
+            let labels = o.pointer(at).and_then(|labels| labels[COMPONENT].as_str());
+            kinds.iter().any(|kind| o["kind"] == *kind) && labels == Some(component)
+        };
+        objects.iter().filter(is_it).cloned().collect::<Vec<_>>()
+    };
+    let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    let name = |port: &serde_json::Value, key: &str| port[key].as_str().unwrap_or("?").to_owned();
+    let workloads = of(
+        &["DaemonSet", "Deployment"],
+        "/spec/template/metadata/labels",
+    );
+    let containers = workloads
+        .iter()
+        .flat_map(|w| list(&w["spec"]["template"]["spec"]["containers"]));
+    let mut listens: Vec<_> = containers
+        .flat_map(|c| list(&c["ports"]))
+        .map(|port| (name(&port, "name"), 0))
+        .collect();
+    let policies = of(&["NetworkPolicy"], "/spec/podSelector/matchLabels");
+    let rules = policies.iter().flat_map(|p| list(&p["spec"]["ingress"]));
+    let mut reached: Vec<_> = rules
+        .flat_map(|rule| {
+            let peers = list(&rule["from"]).len();
+            let ports = list(&rule["ports"]).into_iter();
+            ports.map(move |port| (port["port"].as_str().unwrap_or("?").to_owned(), peers))
+        })
+        .collect();
+    listens.sort();
+    reached.sort();
+    [listens, reached]
+}
+
+#[tokio::test]
+async fn the_network_policy_lets_every_port_be_reached_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    let on = "networkPolicy.enabled=true";
+    let restricted = format!(
+        "{on},networkPolicy.clientsFrom[0].namespaceSelector.matchLabels.a=b,networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.a=b"
+    );
+    let without_http = format!("{on},agent.restPort=0,agent.front.tls.mode=auto");
+    // Clients or whoever measures, and agents: of a port that is open to all there are none.
+    let named = |ports: &[(&str, usize)]| -> Vec<(String, usize)> {
+        ports
+            .iter()
+            .map(|(n, peers)| ((*n).to_owned(), *peers))
+            .collect()
+    };
+    for (values, agent, operator) in [
+        (
+            on.to_owned(),
+            named(&[("admin", 0), ("inference", 0), ("rest", 0)]),
+            named(&[("admin", 0), ("control", 1)]),
+        ),
+        (
+            restricted,
+            named(&[("admin", 1), ("inference", 2), ("rest", 2)]),
+            named(&[("admin", 1), ("control", 1)]),
+        ),
+        (
+            without_http,
+            named(&[("admin", 0), ("inference", 0)]),
+            named(&[("admin", 0), ("control", 1)]),
+        ),
+    ] {
+        let objects = objects(&server, &values).await;
+        for (component, expected) in [("agent", agent), ("operator", operator)] {
+            let [listens, reached] = ports(&objects, component);
+            assert_eq!(reached, expected, "{component} with {values}");
+            let names = |ports: &[(String, usize)]| -> Vec<String> {
+                ports.iter().map(|(name, _)| name.clone()).collect()
+            };
+            assert_eq!(
+                names(&listens),
+                names(&reached),
+                "{component} with {values}"
+            );
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn agents_come_to_tainted_nodes_where_they_are_told_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    let tolerated = async |values: &str| {
+        let objects = objects(&server, values).await;
+        let agents = objects.iter().find(|o| o["kind"] == "DaemonSet").cloned();
+        agents.unwrap()["spec"]["template"]["spec"]["tolerations"].clone()
+    };
+    assert!(tolerated("logLevel=info").await.is_null());
+    let all = tolerated("agent.tolerations[0].operator=Exists").await;
+    assert_eq!(all, serde_json::json!([{"operator": "Exists"}]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn agents_and_operator_hear_the_same_of_clients_with_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    let with = async |values: &str| {
+        let values = ["--set".to_owned(), values.to_owned()];
+        render(&server, &values).await.unwrap()
+    };
+    let auto = with("agent.front.tls.mode=auto,agent.front.tls.names={cams.example}").await;
+    let names = "--front-names=lamina,lamina.lamina-system,lamina.lamina-system.svc,lamina.lamina-system.svc.cluster.local,cams.example";
+    assert_eq!(auto.matches(names).count(), 2);
+    for place in [
+        "- --front-tls=auto\n",
+        "- --front-tls\n",
+        "- --address=https://lamina.lamina-system:8000\n",
+        "- --tls\n",
+        "appProtocol: https",
+    ] {
+        assert!(auto.contains(place), "{place}");
+    }
+    assert!(!auto.contains("h2c") && !auto.contains("--front-tls-optional"));
+    let given = with("agent.front.tls.mode=secret,agent.front.tls.secretName=front,agent.front.tls.required=false").await;
+    for place in [
+        "- --front-tls=given\n",
+        "- --front-tls-optional\n",
+        "secretName: front\n",
+        "{name: front, mountPath: /var/run/lamina/front, readOnly: true}",
+        "- --tls\n",
+    ] {
+        assert!(given.contains(place), "{place}");
+    }
+    assert!(!given.contains("--front-names"));
+    let none = with("agent.front.tls.mode=none").await;
+    assert!(!none.contains("--front-") && none.contains("h2c"));
     server.stop().await;
 }
 

@@ -1,18 +1,32 @@
 //! Taking connections, with TLS and without on the same port: the first byte tells them apart.
+//! With TLS, the name that is asked for tells other hosts from clients.
 
+use crate::name::is_agent;
 use crate::{Stream, read};
 use rustls::ServerConfig;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// First byte of a connection with TLS: a record of a handshake.
 const HANDSHAKE: u8 = 0x16;
 /// A handshake takes two messages; whoever needs longer has a link that serves nobody.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Who is told to speak TLS takes that within this.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// So much of what such a client says is read, or it would see a reset instead of the answer.
+const HEARD_BYTES: usize = 4096;
+/// What clients of HTTP/1.1 show, and those of gRPC as the reason why they get nowhere.
+const NEEDS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: application/json\r\n\
+    content-length: 67\r\n\
+    connection: close\r\n\r\n\
+    {\"error\":\"this port speaks TLS alone: use https, or gRPC with TLS\"}";
 
 /// The node whose agent is at the other end, as its certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,14 +39,36 @@ pub enum Plain {
     Taken,
     /// They are closed.
     Refused,
+    /// Who speaks HTTP is told to use TLS; they are closed.
+    Told,
 }
 
-/// Takes connections. Clones share their certificate, which may be replaced at any time:
+/// Takes connections. Clones share their certificates, which may be replaced at any time:
 /// connections that are open stay so.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
-    config: Arc<RwLock<Option<Arc<ServerConfig>>>>,
+    shown: Arc<RwLock<Shown>>,
     plain: Plain,
+}
+
+/// What is shown to whom.
+#[derive(Debug, Clone, Default)]
+struct Shown {
+    /// To hosts, which show theirs.
+    hosts: Option<Arc<ServerConfig>>,
+    /// To everybody else; the same where there is none.
+    clients: Option<Arc<ServerConfig>>,
+}
+
+impl Shown {
+    /// For who asks for `name`. Hosts look for each other by names that nobody else has.
+    fn to(self, name: Option<&str>) -> Option<Arc<ServerConfig>> {
+        if name.is_some_and(is_agent) {
+            self.hosts.or(self.clients)
+        } else {
+            self.clients.or(self.hosts)
+        }
+    }
 }
 
 /// A connection that was taken.
@@ -65,23 +101,42 @@ impl Acceptor {
     /// Without a certificate so far.
     pub fn new(plain: Plain) -> Self {
         Self {
-            config: Arc::default(),
+            shown: Arc::default(),
             plain,
         }
     }
 
-    /// Shows what `config` has from the next connection on.
+    /// The same certificates for connections that come without TLS as `plain` says.
+    #[must_use]
+    pub fn with_plain(&self, plain: Plain) -> Self {
+        Self {
+            shown: Arc::clone(&self.shown),
+            plain,
+        }
+    }
+
+    /// Shows what `config` has from the next connection on: to everybody, unless there is
+    /// something else for clients.
     pub fn set(&self, config: Arc<ServerConfig>) {
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Some(config);
+        self.lock().hosts = Some(config);
+    }
+
+    /// Shows what `config` has to who asks for no host's name, from the next connection on.
+    pub fn set_for_clients(&self, config: Arc<ServerConfig>) {
+        self.lock().clients = Some(config);
     }
 
     /// Whether there is a certificate to show.
     pub fn is_set(&self) -> bool {
-        self.now().is_some()
+        self.now().to(None).is_some()
     }
 
-    fn now(&self) -> Option<Arc<ServerConfig>> {
-        let held = self.config.read().unwrap_or_else(PoisonError::into_inner);
+    fn lock(&self) -> RwLockWriteGuard<'_, Shown> {
+        self.shown.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Shown {
+        let held = self.shown.read().unwrap_or_else(PoisonError::into_inner);
         held.clone()
     }
 
@@ -99,13 +154,16 @@ impl Acceptor {
                     stream: Box::new(stream),
                     peer: None,
                 }),
-                Plain::Refused => Err(AcceptError::Plain),
+                Plain::Told if first[0].is_ascii_uppercase() => {
+                    // Whether it is heard makes no difference.
+                    let _ = timeout(FAREWELL, turn_away(stream)).await;
+                    Err(AcceptError::Plain)
+                }
+                Plain::Refused | Plain::Told => Err(AcceptError::Plain),
             };
         }
-        let config = self.now().ok_or(AcceptError::NoCertificate)?;
-        let shaking = timeout(PATIENCE, TlsAcceptor::from(config).accept(stream));
-        let stream = shaking.await.map_err(|_| AcceptError::Slow)?;
-        let stream = stream.map_err(AcceptError::Tls)?;
+        let shaken = timeout(PATIENCE, self.shake_hands(stream)).await;
+        let stream = shaken.map_err(|_| AcceptError::Slow)??;
         let shown = stream.get_ref().1.peer_certificates();
         let peer = match shown.and_then(<[_]>::first) {
             None => None,
@@ -118,5 +176,37 @@ impl Acceptor {
             stream: Box::new(stream),
             peer,
         })
+    }
+
+    async fn shake_hands(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, AcceptError> {
+        let shown = self.now();
+        if shown.hosts.is_none() && shown.clients.is_none() {
+            return Err(AcceptError::NoCertificate);
+        }
+        let begun = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await;
+        let begun = begun.map_err(AcceptError::Tls)?;
+        let config = shown.to(begun.client_hello().server_name());
+        let config = config.ok_or(AcceptError::NoCertificate)?;
+        begun.into_stream(config).await.map_err(AcceptError::Tls)
+    }
+}
+
+async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
+    let mut heard = [0; HEARD_BYTES];
+    let _ = stream.read(&mut heard).await?;
+    stream.write_all(NEEDS_TLS).await?;
+    stream.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_to_who_speaks_no_tls_is_as_long_as_it_says() {
+        let text = std::str::from_utf8(NEEDS_TLS).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let length = format!("content-length: {}\r\n", body.len());
+        assert!(head.contains(&length), "{length}");
     }
 }

@@ -4,6 +4,7 @@ use crate::certificate::{
     CertificateError, Facts, Validity, certificates, public_key, read, to_pem,
 };
 use crate::name::{OPERATOR, Workload, agent, is_node_name};
+use crate::reached::{Reached, is_ours};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
@@ -173,6 +174,22 @@ impl Authority {
         request: &[u8],
         validity: Validity,
     ) -> Result<String, AuthorityError> {
+        self.issue_front(agents, node, request, validity, &Reached::default())
+    }
+
+    /// As [`Authority::issue_agent`], for an agent whose clients reach it as `reached` says.
+    /// Names by which hosts look for each other are left out of that.
+    ///
+    /// # Errors
+    /// The node cannot be named, or the request is none.
+    pub fn issue_front(
+        &self,
+        agents: &Workload,
+        node: &str,
+        request: &[u8],
+        validity: Validity,
+        reached: &Reached,
+    ) -> Result<String, AuthorityError> {
         if !is_node_name(node) {
             return Err(AuthorityError::Node(node.to_owned()));
         }
@@ -183,6 +200,14 @@ impl Authority {
             return Err(AuthorityError::RequestKey);
         }
         let mut params = leaf(&agent(node), &agents.uri_on(node), validity)?;
+        for name in reached.names.iter().filter(|name| !is_ours(name)) {
+            let name = Ia5String::try_from(name.as_str()).map_err(sign_error)?;
+            params.subject_alt_names.push(SanType::DnsName(name));
+        }
+        let addresses = reached.addresses.iter().copied();
+        params
+            .subject_alt_names
+            .extend(addresses.map(SanType::IpAddress));
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,

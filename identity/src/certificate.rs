@@ -1,6 +1,7 @@
 //! Reading certificates.
 
 use crate::name;
+use crate::reached::{Reached, address};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_parser::extensions::GeneralName;
@@ -46,6 +47,8 @@ pub struct Facts {
     pub validity: Validity,
     /// The node whose agent it names, if it names just one.
     pub node: Option<String>,
+    /// Names and addresses that it has beside.
+    pub reached: Reached,
     /// Whether it may sign others.
     pub is_authority: bool,
 }
@@ -86,6 +89,14 @@ pub fn read(certificate: &CertificateDer<'_>) -> Result<Facts, CertificateError>
         (Some(node), None) => Some(node.to_owned()),
         _ => None,
     };
+    let mut reached = Reached::default();
+    for name in names {
+        match name {
+            GeneralName::DNSName(name) => reached.names.push((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => reached.addresses.extend(address(bytes)),
+            _ => {}
+        }
+    }
     let validity = parsed.validity();
     Ok(Facts {
         validity: Validity {
@@ -93,6 +104,7 @@ pub fn read(certificate: &CertificateDer<'_>) -> Result<Facts, CertificateError>
             not_after: validity.not_after.timestamp(),
         },
         node,
+        reached,
         is_authority: parsed.is_ca(),
     })
 }

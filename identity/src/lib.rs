@@ -3,21 +3,26 @@
 //!
 //! Both sides believe the operator's authorities and nobody else: no certificate of the
 //! system, no name of DNS. A certificate names the node of an agent, or the operator.
+//!
+//! Clients of an agent know neither. They are shown a certificate with the names by which they
+//! reach it ([`Reached`]), and need none of their own.
 
 mod accept;
 pub mod authority;
 mod certificate;
 mod connect;
 mod name;
+mod reached;
 mod tls;
 
 pub use accept::{AcceptError, Accepted, Acceptor, Peer, Plain};
 pub use certificate::{CertificateError, Facts, Validity, certificates, is_issued_by, read};
 pub use connect::{ConnectError, connect};
 pub use name::{OPERATOR, Workload, agent, is_node_name};
+pub use reached::{Reached, ReachedError};
 pub use rustls::pki_types::CertificateDer;
 pub use rustls::{ClientConfig, ServerConfig};
-pub use tls::{Credentials, TlsError, client_config, server_config};
+pub use tls::{Credentials, Speech, TlsError, client_config, front_config, server_config};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 

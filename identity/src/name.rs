@@ -13,6 +13,12 @@ pub fn agent(node: &str) -> String {
     format!("{node}.{AGENTS}")
 }
 
+/// Whether `name` is one by which hosts look for an agent.
+pub(crate) fn is_agent(name: &str) -> bool {
+    name.strip_suffix(AGENTS)
+        .is_some_and(|node| node.ends_with('.'))
+}
+
 /// Whether a certificate can name `node`: Kubernetes' names are lower-case labels with dots
 /// between, of which DNS takes 63 characters each.
 pub fn is_node_name(node: &str) -> bool {
@@ -91,6 +97,14 @@ mod tests {
         );
         assert_eq!(node_in(&uri), Some("cam-1.site"));
         assert_eq!(agent("cam-1"), "cam-1.agents.lamina");
+    }
+
+    #[test]
+    fn hosts_have_names_of_their_own() {
+        assert!(is_agent("cam-1.agents.lamina") && is_agent("cam-1.site.agents.lamina"));
+        for other in ["agents.lamina", "xagents.lamina", "cam-1", OPERATOR, ""] {
+            assert!(!is_agent(other), "{other}");
+        }
     }
 
     #[test]

@@ -336,3 +336,115 @@ fn certificates_begin_a_little_earlier_and_end_with_their_authority() {
     let long = validity(100_000, Duration::from_secs(100_000_000), by);
     assert_eq!(long.not_after, 1_000_000);
 }
+
+/// A certificate for `cam-1`, whose clients reach it by `names`.
+fn front(by: &Authority, names: &[&str]) -> Credentials {
+    let (key, csr) = request().unwrap();
+    let reached = Reached::parse(names.iter().copied()).unwrap();
+    let times = lasting(-HOUR, HOUR);
+    let issued = by.issue_front(&agents(), "cam-1", &csr, times, &reached);
+    Credentials::from_pem(issued.unwrap().as_bytes(), key.as_bytes()).unwrap()
+}
+
+async fn asked_for(
+    address: &str,
+    config: &Arc<ClientConfig>,
+    name: &str,
+) -> Result<String, ConnectError> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let mut stream = connect(Arc::clone(config), name, stream).await?;
+    Ok(whom(&mut stream).await.unwrap())
+}
+
+#[tokio::test]
+async fn clients_and_hosts_are_shown_each_their_own_on_one_port() {
+    let (ours, given) = (authority(), authority());
+    let shown = acceptor(&good(&ours, "edge-1"), &[&ours], Plain::Told);
+    let own = front(&given, &["lamina.example", "127.0.0.1"]);
+    shown.set_for_clients(front_config(&own, Speech::Http2).unwrap());
+    let address = serve(shown.clone()).await;
+    let client = client_config(None, &roots(&[&given])).unwrap();
+    for name in ["lamina.example", "127.0.0.1"] {
+        let seen = asked_for(&address, &client, name).await;
+        assert_eq!(seen.unwrap(), "nobody", "{name}");
+    }
+    let refused = asked_for(&address, &client, "other.example").await;
+    assert!(matches!(refused, Err(ConnectError::Certificate { .. })));
+    // A client that has a certificate of ours is a client all the same.
+    let host = client_config(Some(&good(&ours, "cam-1")), &roots(&[&ours, &given])).unwrap();
+    let seen = asked_for(&address, &host, "lamina.example").await;
+    assert_eq!(seen.unwrap(), "nobody");
+    assert_eq!(seen_by_host(&address, &ours).await, "cam-1");
+    // A new one, from the next connection on.
+    let next = authority();
+    let own = front(&next, &["lamina.example"]);
+    shown.set_for_clients(front_config(&own, Speech::Http2).unwrap());
+    assert!(
+        asked_for(&address, &client, "lamina.example")
+            .await
+            .is_err()
+    );
+    let client = client_config(None, &roots(&[&next])).unwrap();
+    asked_for(&address, &client, "lamina.example")
+        .await
+        .unwrap();
+    assert_eq!(seen_by_host(&address, &ours).await, "cam-1");
+}
+
+async fn seen_by_host(address: &str, by: &Authority) -> String {
+    let host = client_config(Some(&good(by, "cam-1")), &roots(&[by])).unwrap();
+    seen(address, host).await.unwrap()
+}
+
+#[tokio::test]
+async fn who_speaks_http_without_tls_is_told_what_is_wrong() {
+    let ours = authority();
+    let address = serve(acceptor(&good(&ours, "edge-1"), &[&ours], Plain::Told)).await;
+    for said in [&b"GET /v2 HTTP/1.1\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n"] {
+        let mut plain = TcpStream::connect(&address).await.unwrap();
+        plain.write_all(said).await.unwrap();
+        let mut answer = String::new();
+        plain.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("https"));
+    }
+    let mut plain = TcpStream::connect(&address).await.unwrap();
+    plain.write_all(b"\0").await.unwrap();
+    let heard = plain.read(&mut [0; 16]).await;
+    assert!(matches!(heard, Ok(0) | Err(_)), "{heard:?}");
+}
+
+#[test]
+fn a_certificate_says_where_its_agent_is_reached_and_never_that_it_is_another() {
+    let ours = authority();
+    let own = front(
+        &ours,
+        &["lamina.example", "*.cams.example", "10.0.0.7", "fd12::1"],
+    );
+    let facts = read(own.certificate().unwrap()).unwrap();
+    assert_eq!(facts.node.as_deref(), Some("cam-1"));
+    let wanted = Reached::parse(["*.cams.example", "fd12::1", "cam-1.agents.lamina"]);
+    assert!(wanted.is_err());
+    let wanted = Reached::parse(["*.cams.example", "fd12::1", "10.0.0.7"]).unwrap();
+    assert_eq!(facts.reached.lacks(&wanted), None);
+    let (_, csr) = request().unwrap();
+    let forged = Reached {
+        names: vec!["cloud-1.agents.lamina".into(), OPERATOR.into()],
+        addresses: Vec::new(),
+    };
+    let times = lasting(-HOUR, HOUR);
+    let issued = ours.issue_front(&agents(), "cam-1", &csr, times, &forged);
+    let issued = certificates(issued.unwrap().as_bytes()).unwrap();
+    let names = read(&issued[0]).unwrap().reached.names;
+    assert_eq!(names, ["cam-1.agents.lamina"]);
+}
+
+#[test]
+fn a_key_of_another_certificate_is_not_taken() {
+    let ours = authority();
+    let (key, _) = request().unwrap();
+    let (_, csr) = request().unwrap();
+    let times = lasting(-HOUR, HOUR);
+    let issued = ours.issue_agent(&agents(), "cam-1", &csr, times).unwrap();
+    let own = Credentials::from_pem(issued.as_bytes(), key.as_bytes()).unwrap();
+    assert!(front_config(&own, Speech::Http1).is_err());
+}

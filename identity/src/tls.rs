@@ -12,6 +12,16 @@ use std::sync::Arc;
 
 /// HTTP/2 in TLS.
 const H2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
+/// What is spoken in TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speech {
+    /// HTTP/1.1, as programs for the web do.
+    Http1,
+    /// HTTP/2, as gRPC does.
+    Http2,
+}
 
 /// TLS cannot be had with these.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +100,24 @@ pub fn server_config(
     // A session that is taken up again shows no certificate: one that has ended would go on.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// For who takes connections of clients, which know nothing of our authorities: it shows `own`
+/// and asks for no certificate. TLS 1.2 is taken, too, for clients of old.
+///
+/// # Errors
+/// Certificate or key cannot be used, or the key is another certificate's.
+pub fn front_config(own: &Credentials, speech: Speech) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(own.chain.clone(), own.key.clone_key())?;
+    let spoken = match speech {
+        Speech::Http1 => HTTP1,
+        Speech::Http2 => H2,
+    };
+    config.alpn_protocols = vec![spoken.to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -9,6 +9,8 @@ pub mod blobs;
 mod causes;
 pub mod door;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod identity;
 pub mod measure;
 pub mod net;

@@ -4,7 +4,7 @@ use crate::net::{TlsMode, Trust};
 use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice};
 use lamina_crds::{Hop, TensorSpec};
 use lamina_identity::authority::{Authority, request};
-use lamina_identity::{Credentials, Validity, Workload};
+use lamina_identity::{Credentials, Reached, Validity, Workload};
 use lamina_model::{
     Block, BoundaryCheck, DataType, Digest, MANIFEST_VERSION, Manifest, Rung, Seconds, ValueSpec,
 };
@@ -182,6 +182,14 @@ pub(crate) fn credentials(by: &Authority, node: &str) -> Credentials {
     let (key, csr) = request().unwrap();
     let issued = by.issue_agent(&agents(), node, &csr, lasting()).unwrap();
     Credentials::from_pem(issued.as_bytes(), key.as_bytes()).unwrap()
+}
+
+/// A certificate with its key for an agent whose clients reach it by `names`.
+pub(crate) fn front_credentials(by: &Authority, names: &[&str]) -> Credentials {
+    let (key, csr) = request().unwrap();
+    let reached = Reached::parse(names.iter().copied()).unwrap();
+    let issued = by.issue_front(&agents(), "cam-1", &csr, lasting(), &reached);
+    Credentials::from_pem(issued.unwrap().as_bytes(), key.as_bytes()).unwrap()
 }
 
 /// What the agent of `node` shows, and whom it believes.

@@ -9,6 +9,8 @@
 mod admin;
 pub mod control;
 mod deploy;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod health;
 pub mod identity;
 mod keys;

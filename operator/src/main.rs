@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use lamina_identity::Reached;
 use lamina_operator::identity::Source;
 use lamina_operator::lease::Terms;
 use lamina_operator::operator::{self, Options};
@@ -119,6 +120,14 @@ struct Tls {
     /// shown, where addresses are translated between agents and operator.
     #[arg(long)]
     tls_any_source: bool,
+    /// Have certificates of agents name where clients reach them, too: the addresses of pod
+    /// and node, the node's name, and what --front-names gives.
+    #[arg(long)]
+    front_tls: bool,
+    /// Names and addresses by which clients reach every agent, with commas between them, such
+    /// as those of a Service.
+    #[arg(long, value_delimiter = ',')]
+    front_names: Vec<String>,
     /// Service account of the operator's pod, which its certificate names.
     #[arg(long, default_value = "lamina-operator")]
     service_account: String,
@@ -135,15 +144,17 @@ enum TlsMode {
 }
 
 impl Tls {
-    fn options(self) -> Option<operator::Tls> {
+    fn options(self) -> Result<Option<operator::Tls>> {
         let is_optional = match self.tls {
-            TlsMode::Disabled => return None,
+            TlsMode::Disabled => return Ok(None),
             TlsMode::Optional => true,
             TlsMode::Required => false,
         };
         let hours = self.tls_certificate_hours * 3600;
         let lifetime = self.tls_certificate_seconds.unwrap_or(hours);
-        Some(operator::Tls {
+        let names = self.front_names.iter().map(String::as_str);
+        let names = Reached::parse(names).context("--front-names cannot be used")?;
+        Ok(Some(operator::Tls {
             source: match self.tls_authority_dir {
                 Some(folder) => Source::Folder(folder),
                 None => Source::Secret(self.tls_secret),
@@ -154,7 +165,8 @@ impl Tls {
             lifetime: Duration::from_secs(lifetime),
             is_optional,
             checks_source: !self.tls_any_source,
-        })
+            front: self.front_tls.then_some(names),
+        }))
     }
 }
 
@@ -241,7 +253,7 @@ async fn start(run: Run) -> Result<()> {
         lease: Terms::of_seconds(run.lease_seconds),
         plugins,
         key_namespaces: run.api_key_namespaces,
-        tls: run.tls.options(),
+        tls: run.tls.options()?,
     };
     operator::run(options, client, shutdown).await?;
     tracing::info!("stopped");

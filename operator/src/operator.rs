@@ -11,7 +11,7 @@ use crate::run::{Controllers, ControllersError, Settings};
 use crate::store::{BlobStore, StoreError};
 use crate::world::World;
 use kube::Client;
-use lamina_identity::{Plain, Workload};
+use lamina_identity::{Plain, Reached, Workload};
 use lamina_plugin_host::Plugins;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -80,6 +80,9 @@ pub struct Tls {
     pub is_optional: bool,
     /// Whether certificates are given to addresses of the token's pod alone.
     pub checks_source: bool,
+    /// By which names clients reach agents that show them these certificates; none where
+    /// they do not.
+    pub front: Option<Reached>,
 }
 
 impl Options {
@@ -102,7 +105,12 @@ impl Options {
             operator: workload(&tls.service_account),
             address: self.ip,
         };
-        Some((Identity::new(agents, tls.lifetime, plain), options))
+        let identity = Identity::new(agents, tls.lifetime, plain);
+        let identity = match &tls.front {
+            Some(all) => identity.for_clients(all.clone()),
+            None => identity,
+        };
+        Some((identity, options))
     }
 }
 
@@ -204,9 +212,10 @@ pub async fn run(
     });
     if !options.key_namespaces.is_empty() {
         let (client, world, token) = (client.clone(), world.clone(), stop.clone());
-        let namespaces = options.key_namespaces;
+        let (namespaces, reporter) = (options.key_namespaces, options.identity.clone());
+        let leads = leads.clone();
         parts.spawn(async move {
-            let following = keys::follow(client, &namespaces, world);
+            let following = keys::follow(client, &namespaces, world, reporter, leads);
             token.run_until_cancelled(following).await;
             ("the watch of clients' keys", Ok(()))
         });

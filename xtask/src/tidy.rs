@@ -4,6 +4,7 @@ mod catalogue;
 mod circles;
 mod imports;
 mod named;
+mod promises;
 mod rooms;
 mod tokens;
 
@@ -58,6 +59,7 @@ pub(crate) fn check() -> Result<()> {
     check_uses(&root, &mut wrong);
     wrong.extend(catalogue::check(&files, &text));
     wrong.extend(named::check(&files, &text));
+    wrong.extend(promises::check(&files, &text));
     for (package, forbidden) in FORBIDDEN {
         check_dependencies(&root, package, forbidden, &mut wrong);
     }

@@ -80,6 +80,20 @@ spec:
             {{- end }}
             - --workers={{ $settings.engine.workers }}
             {{- include "lamina.tlsArgs" $root | nindent 12 }}
+            {{- with $root.Values.agent.front.tls }}
+            {{- if eq .mode "auto" }}
+            - --front-tls=auto
+            {{- with include "lamina.frontNames" $root }}
+            - {{ printf "--front-names=%s" . | quote }}
+            {{- end }}
+            {{- else if eq .mode "secret" }}
+            - --front-tls=given
+            - --front-tls-dir=/var/run/lamina/front
+            {{- end }}
+            {{- if and (ne .mode "none") (not .required) }}
+            - --front-tls-optional
+            {{- end }}
+            {{- end }}
             {{- with $settings.engine.workerMemoryLimit }}
             - --worker-memory-limit={{ . }}
             {{- end }}
@@ -146,6 +160,9 @@ spec:
             - {name: cache, mountPath: /var/cache/lamina}
             - {name: operator-token, mountPath: /var/run/secrets/lamina, readOnly: true}
             - {name: tmp, mountPath: /tmp}
+            {{- if eq $root.Values.agent.front.tls.mode "secret" }}
+            - {name: front, mountPath: /var/run/lamina/front, readOnly: true}
+            {{- end }}
             {{- with $settings.sources }}
             {{- if .caConfigMap }}
             - {name: source-ca, mountPath: /etc/lamina/source-ca, readOnly: true}
@@ -172,6 +189,15 @@ spec:
           {{- end }}
         - name: tmp
           emptyDir: {}
+        {{- with $root.Values.agent.front.tls }}
+        {{- if eq .mode "secret" }}
+        - name: front
+          secret:
+            secretName: {{ .secretName }}
+            defaultMode: 0440
+            items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
+        {{- end }}
+        {{- end }}
         {{- with $settings.sources }}
         {{- with .caConfigMap }}
         - name: source-ca

@@ -121,3 +121,14 @@ seccompProfile:
 - --tls-bundle={{ .Release.Name }}-ca
 {{- end }}
 {{- end }}
+
+{{/* Names by which clients reach every agent, with commas between them. */}}
+{{- define "lamina.frontNames" -}}
+{{- $names := list }}
+{{- if .Values.agent.service.enabled }}
+{{- $name := printf "%s.%s" .Release.Name .Release.Namespace }}
+{{- $names = list .Release.Name $name (printf "%s.svc" $name) (printf "%s.svc.cluster.local" $name) }}
+{{- end }}
+{{- /* Agents know the operator by that one. */ -}}
+{{- join "," (without (concat $names .Values.agent.front.tls.names | uniq) "operator.lamina") }}
+{{- end }}

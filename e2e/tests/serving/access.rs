@@ -86,7 +86,7 @@ async fn says(
 }
 
 /// Installs the chart with `values`, does `work`, and installs it as it was.
-async fn with_values(
+pub(crate) async fn with_values(
     scene: &Scene,
     values: &[(&str, &str)],
     work: impl Future<Output = Result<()>>,

@@ -5,6 +5,7 @@
 mod access;
 mod bad_models;
 mod clients;
+mod encrypted;
 mod exits;
 mod faults;
 mod fleet;
@@ -162,6 +163,8 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(faults::api_server_away);
     case!(access::a_key_gets_the_models_of_its_namespace);
     case!(access::a_token_gets_what_its_holder_may_get);
+    case!(encrypted::clients_believe_the_operators_authority);
+    case!(encrypted::a_given_certificate_is_replaced_while_clients_are_answered);
     case!(faults::model_deleted_and_applied_again);
     case!(fleet::two_hundred_agents_beside_five_real_ones);
     // Of a part of the run it says nothing.

@@ -17,6 +17,8 @@ pub(super) struct Own {
     pub(super) validity: Validity,
     /// Whether one of the authorities that are believed now signed it.
     pub(super) is_believed: bool,
+    /// Whether it has every name by which clients reach this host, where they want one.
+    pub(super) is_named: bool,
 }
 
 /// What to do about the certificate.
@@ -35,7 +37,7 @@ pub(super) fn decide(own: Option<Own>, has_authorities: bool, now: i64) -> Step 
     if !has_authorities {
         return Step::AwaitAuthorities;
     }
-    let Some(own) = own.filter(|own| is_good(*own, now)) else {
+    let Some(own) = own.filter(|own| is_good(*own, now) && own.is_named) else {
         return Step::Enroll;
     };
     let left = part(own.validity, RENEWED).saturating_sub(now);
@@ -68,6 +70,7 @@ pub(super) fn trouble(own: Option<Own>, now: i64, reason: &str) -> Option<String
             "this host's certificate is of an authority that is believed no longer: {reason}"
         ));
     }
+    // One that lacks a name for clients is good for hosts: the log tells of it.
     let left = own.validity.not_after.saturating_sub(now);
     (now >= part(own.validity, TOLD)).then(|| {
         format!(
@@ -97,6 +100,7 @@ mod tests {
                 not_after: BEGIN + LIFE,
             },
             is_believed: true,
+            is_named: true,
         }
     }
 
@@ -124,6 +128,12 @@ mod tests {
             ..own()
         };
         assert_eq!(decide(Some(other), true, BEGIN + 1), Step::Enroll);
+        let nameless = Own {
+            is_named: false,
+            ..own()
+        };
+        assert_eq!(decide(Some(nameless), true, BEGIN + 1), Step::Enroll);
+        assert!(is_good(nameless, BEGIN + 1), "other hosts believe it");
     }
 
     #[test]
@@ -141,5 +151,10 @@ mod tests {
             ..own()
         };
         assert!(at(Some(other), BEGIN + 1).contains("believed no longer"));
+        let nameless = Own {
+            is_named: false,
+            ..own()
+        };
+        assert_eq!(at(Some(nameless), BEGIN + 1), "", "hosts go on");
     }
 }

@@ -3,7 +3,9 @@
 use super::decide::{Own, Step, decide, is_good, trouble};
 use super::files::{Files, Kept};
 use crate::causes::with_causes;
-use crate::net::{Backoff, DialError, OperatorEndpoint, Profile, bearer, connect_to_enroll};
+use crate::net::{
+    Backoff, DialError, FrontTls, OperatorEndpoint, Profile, bearer, connect_to_enroll,
+};
 use crate::telemetry::Telemetry;
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -12,7 +14,8 @@ use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use lamina_identity::authority::{self, AuthorityError};
 use lamina_identity::{
-    CertificateDer, CertificateError, Credentials, TlsError, certificates, is_issued_by, read,
+    CertificateDer, CertificateError, Credentials, Reached, TlsError, certificates, is_issued_by,
+    read,
 };
 use lamina_proto::control::EnrollRequest;
 use lamina_proto::control::control_client::ControlClient;
@@ -56,6 +59,11 @@ enum EnrollError {
     OtherName(String),
     #[error("what the operator gave is of an authority that is not known here yet")]
     NotBelieved,
+    #[error(
+        "what the operator gave does not name `{0}`; is the operator of the same release, with \
+         the chart's `agent.front`?"
+    )]
+    Lacks(String),
     #[error("what the operator gave is not good by this host's clock; check both clocks")]
     Clock,
 }
@@ -73,12 +81,17 @@ pub(crate) struct Keeper {
     authorities: Vec<CertificateDer<'static>>,
     bundle: String,
     held: Option<Held>,
+    /// Clients that are shown the certificate, and where they reach this host.
+    front: FrontTls,
+    reached: Reached,
 }
 
 /// The certificate.
 struct Held {
     credentials: Credentials,
     own: Own,
+    /// Where clients reach this host by it.
+    reached: Reached,
 }
 
 impl Keeper {
@@ -104,6 +117,8 @@ impl Keeper {
             authorities: Vec::new(),
             bundle: String::new(),
             held: None,
+            front: FrontTls::default(),
+            reached: Reached::default(),
         };
         if authorities.is_empty() {
             return keeper;
@@ -113,6 +128,20 @@ impl Keeper {
             tracing::warn!(error, "the certificate on the disk is not used");
         }
         keeper
+    }
+
+    /// Shows the certificate to clients of `front`, too, which reach this host as `reached`
+    /// says.
+    pub(crate) fn for_clients(mut self, front: FrontTls, reached: Reached) -> Self {
+        (self.front, self.reached) = (front, reached);
+        if let Some(held) = &mut self.held {
+            held.own.is_named = held.reached.lacks(&self.reached).is_none();
+        }
+        if let Err(error) = self.show() {
+            let error = with_causes(&error);
+            tracing::warn!(error, "the certificate on the disk is not used");
+        }
+        self
     }
 
     fn restore(&mut self, authorities: &str, own: &str) -> Result<(), EnrollError> {
@@ -232,6 +261,9 @@ impl Keeper {
             self.telemetry.certificate_ends(held.own.validity.not_after);
         }
         let own = held.map(|held| &held.credentials);
+        if let Some(own) = own {
+            self.front.set(own)?;
+        }
         Ok(self.endpoint.trust().set(own, &self.authorities)?)
     }
 
@@ -243,15 +275,17 @@ impl Keeper {
             return Err(EnrollError::NotBelieved);
         }
         let is_good = is_good(held.own, now());
+        let lacking = held.reached.lacks(&self.reached);
         self.held = Some(held);
         self.show()?;
         let files = self.files.clone();
         written(spawn_blocking(move || files.write_own(&pem)).await);
-        // Others, whose clocks are right, may take it.
-        if is_good {
-            Ok(())
-        } else {
-            Err(EnrollError::Clock)
+        match lacking {
+            // Others, whose clocks are right, may take it.
+            _ if !is_good => Err(EnrollError::Clock),
+            // So do hosts, and clients that look for another name.
+            Some(name) => Err(EnrollError::Lacks(name)),
+            None => Ok(()),
         }
     }
 
@@ -291,7 +325,9 @@ impl Keeper {
             own: Own {
                 validity: facts.validity,
                 is_believed,
+                is_named: facts.reached.lacks(&self.reached).is_none(),
             },
+            reached: facts.reached,
         })
     }
 }

@@ -3,6 +3,7 @@
 
 mod backoff;
 mod dial;
+mod front;
 mod peers;
 mod pool;
 mod token;
@@ -13,6 +14,8 @@ pub(crate) use dial::{
     CONNECTION_WINDOW_BYTES, DialError, Profile, STREAM_WINDOW_BYTES, Target, connect,
     connect_lazy, connect_to_enroll,
 };
+pub(crate) use front::FrontTls;
+pub use front::{FrontArgs, FrontMode};
 pub use peers::{OperatorEndpoint, Peers};
 pub(crate) use pool::{Connection, Pool};
 pub(crate) use token::{Bearer, bearer};

@@ -1,6 +1,6 @@
 //! What the agent is told at its start.
 
-use crate::net::TlsMode;
+use crate::net::{FrontArgs, TlsMode};
 use crate::prepare::SourceArgs;
 use crate::serve::access::AuthMode;
 use crate::serve::engine::Sharing;
@@ -65,6 +65,9 @@ pub struct RunArgs {
     /// Namespace of the operator and of that ConfigMap.
     #[arg(long, env = "POD_NAMESPACE", default_value = "lamina-system")]
     pub namespace: String,
+    /// TLS for clients.
+    #[command(flatten)]
+    pub front: FrontArgs,
     /// Which models share a worker process, and so a crash.
     #[arg(long, value_enum, default_value_t = Sharing::PerNamespace)]
     pub workers: Sharing,

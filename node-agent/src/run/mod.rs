@@ -12,9 +12,9 @@ pub use args::{LogFormat, RunArgs};
 
 use crate::blobs::{BlobOptions, Blobs};
 use crate::door::DoorLimits;
-use crate::identity::{self, Keeper};
+use crate::identity::{self, Given, Keeper};
 use crate::measure::Prober;
-use crate::net::{OperatorEndpoint, Peers, Trust};
+use crate::net::{FrontMode, FrontTls, OperatorEndpoint, Peers, Trust};
 use crate::prepare::{LimitArgs, Program, Tools, run_job};
 use crate::serve::access::{Access, AccessOptions, ApiReviews, AuthMode, Keys};
 use crate::serve::data_plane::DataPlane;
@@ -29,8 +29,10 @@ use crate::wish::{Follower, Ledger, LedgerFile, Publisher, Seen};
 use crate::worker;
 use admin::Admin;
 use anyhow::{Context as _, Result};
+use futures::future::join;
 use kube::{Api, Client};
 use lamina_crds::ComputeNode;
+use lamina_identity::Reached;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -86,6 +88,11 @@ fn init_tracing(format: LogFormat) {
 async fn agent(args: &RunArgs) -> Result<()> {
     let telemetry = Telemetry::default();
     let trust = Trust::new(args.tls);
+    let Front {
+        shown: front,
+        given,
+        reached,
+    } = front(args, &trust, &telemetry).await?;
     let endpoint = OperatorEndpoint::trusted(trust.clone());
     let Cached {
         blobs,
@@ -151,24 +158,29 @@ async fn agent(args: &RunArgs) -> Result<()> {
         seen,
     );
     follower.resume();
-    let known = trust.clone();
+    let (known, shown) = (trust.clone(), front.clone());
     let settled = readiness::settled(slices.clone(), publisher.seen.clone());
     let settled = async move {
         settled.await;
         // Others take nothing from a host without one; clients whose models lie here do not
         // wait for ever.
-        if timeout(CERTIFICATE_WITHIN, known.ready()).await.is_err() {
+        let certified = join(known.ready(), shown.ready());
+        if timeout(CERTIFICATE_WITHIN, certified).await.is_err() {
             tracing::warn!("ready without a certificate: only models that lie here are served");
         }
     };
     let keeper = trust.is_on().then(|| {
-        Keeper::new(
+        let keeper = Keeper::new(
             &args.node_name,
             identity::Files::in_dir(&args.cache_dir),
             args.token_file.clone(),
             endpoint.clone(),
             (telemetry.clone(), changed),
-        )
+        );
+        match reached {
+            Some(reached) => keeper.for_clients(front.clone(), reached),
+            None => keeper,
+        }
     });
     let bundles = Api::namespaced(client.clone(), &args.namespace);
     let bundles = identity::bundles(bundles, &args.tls_bundle);
@@ -218,6 +230,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         data_plane: DataPlane {
             node: args.node_name.as_str().into(),
             trust,
+            front,
             routes,
             directory,
             round_trip: Arc::new(move |node: &str| prober.rtt(node)),
@@ -238,9 +251,51 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
     let _keeping_keys = AbortOnDropHandle::new(tokio::spawn(keeping_keys));
     let _certified = keeper.map(|keeper| AbortOnDropHandle::new(tokio::spawn(keeper.run(bundles))));
+    let _given = given.map(|given| AbortOnDropHandle::new(tokio::spawn(given.follow())));
     parts.serve(args, api, settled, farewell).await?;
     attempts.give_up();
     Ok(())
+}
+
+/// TLS for clients.
+struct Front {
+    shown: FrontTls,
+    /// The certificate, where others give it.
+    given: Option<Given>,
+    /// What the operator's certificate must name, where clients are shown that.
+    reached: Option<Reached>,
+}
+
+async fn front(args: &RunArgs, trust: &Trust, telemetry: &Telemetry) -> Result<Front> {
+    let of = &args.front;
+    let shown = FrontTls::new(of.front_tls, of.front_tls_optional, trust);
+    let (mut given, mut reached) = (None, None);
+    match of.front_tls {
+        FrontMode::None => {}
+        FrontMode::Auto => {
+            anyhow::ensure!(
+                trust.is_on(),
+                "--front-tls=auto needs certificates of the operator: set --tls"
+            );
+            let names = of.front_names.iter().map(String::as_str);
+            let names = Reached::parse(names).context("--front-names cannot be used")?;
+            let own = Reached {
+                addresses: vec![args.pod_ip.to_canonical()],
+                ..Reached::default()
+            };
+            reached = Some(own.and(&names));
+        }
+        FrontMode::Given => {
+            let open = Given::open(&of.front_tls_dir, shown.clone(), telemetry.clone());
+            let opened = open.await;
+            given = Some(opened.context("the certificate for clients cannot be used")?);
+        }
+    }
+    Ok(Front {
+        shown,
+        given,
+        reached,
+    })
 }
 
 /// What the cache folder holds.

@@ -55,6 +55,10 @@ pub struct SelftestArgs {
     /// File with the key or the token to show, where clients need one.
     #[arg(long)]
     pub credentials: Option<PathBuf>,
+    /// Speak TLS there, and believe every certificate: what is asked is no secret, nor is the
+    /// answer, and the address need not be among the names of the certificate.
+    #[arg(long)]
+    pub tls: bool,
     /// Seconds that all of it may take.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout_seconds: u64,
@@ -176,8 +180,9 @@ fn url(args: &SelftestArgs, name: &str) -> String {
         Ok(ip) => format!("[{ip}]"),
         Err(_) => args.host.clone(),
     };
+    let scheme = if args.tls { "https" } else { "http" };
     format!(
-        "http://{host}:{}/v2/models/{}/{name}/infer",
+        "{scheme}://{host}:{}/v2/models/{}/{name}/infer",
         args.rest_port, args.namespace
     )
 }
@@ -214,6 +219,7 @@ async fn ask(args: &SelftestArgs, name: &str) -> Result<Answer> {
     });
     let client = reqwest::Client::builder()
         .timeout(REQUEST_TIMEOUT)
+        .tls_danger_accept_invalid_certs(args.tls)
         .build()
         .context("cannot make a client")?;
     let mut request = client
@@ -268,6 +274,7 @@ mod tests {
             host: "lamina".into(),
             rest_port: 8000,
             credentials: None,
+            tls: false,
             timeout_seconds: 1,
         }
     }

@@ -123,13 +123,14 @@ impl Metrics {
         );
         registry.register(
             "certificate_expiry_timestamp_seconds",
-            "When this host's certificate ends, since 1970",
+            "When this host's certificate, or the one given for its clients, ends, since 1970",
             self.certificate.clone(),
         );
     }
 
-    pub(super) fn certificate_ends(&self, at: i64) {
-        let of = OfLabel { of: "agent" };
+    /// `of` is whose it is.
+    pub(super) fn certificate_ends(&self, of: &'static str, at: i64) {
+        let of = OfLabel { of };
         self.certificate.get_or_create(&of).set(at);
     }
 

@@ -138,7 +138,12 @@ impl Telemetry {
 
     /// This host's certificate ends then, in seconds since 1970.
     pub fn certificate_ends(&self, at: i64) {
-        self.inner.metrics.certificate_ends(at);
+        self.inner.metrics.certificate_ends("agent", at);
+    }
+
+    /// The certificate that is given for clients ends then, in seconds since 1970.
+    pub fn clients_certificate_ends(&self, at: i64) {
+        self.inner.metrics.certificate_ends("clients", at);
     }
 
     /// Notes a transfer.

@@ -57,6 +57,15 @@ impl Caller {
     }
 }
 
+/// Where a pod is, as Kubernetes has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Its own.
+    pub pod: Vec<IpAddr>,
+    /// Those of its node, where clients reach ports of the host.
+    pub host: Vec<IpAddr>,
+}
+
 /// Why the owner of a token is not let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
@@ -120,7 +129,7 @@ pub trait Authenticate: Send + Sync + 'static {
     ///
     /// # Errors
     /// The pod is not there, or nobody can say.
-    async fn addresses(&self, caller: &Caller) -> Result<Option<Vec<IpAddr>>, AuthError>;
+    async fn addresses(&self, caller: &Caller) -> Result<Option<Addresses>, AuthError>;
 }
 
 /// Lets everyone in, for tests without an API server.
@@ -140,7 +149,7 @@ impl Authenticate for Insecure {
         Ok(())
     }
 
-    async fn addresses(&self, _: &Caller) -> Result<Option<Vec<IpAddr>>, AuthError> {
+    async fn addresses(&self, _: &Caller) -> Result<Option<Addresses>, AuthError> {
         Ok(None)
     }
 }
@@ -265,7 +274,7 @@ impl Authenticate for TokenReviews {
         self.review(token, None).await.map(drop)
     }
 
-    async fn addresses(&self, caller: &Caller) -> Result<Option<Vec<IpAddr>>, AuthError> {
+    async fn addresses(&self, caller: &Caller) -> Result<Option<Addresses>, AuthError> {
         let Some(agent) = &caller.agent else {
             return Err(AuthError::MissingToken);
         };
@@ -273,7 +282,7 @@ impl Authenticate for TokenReviews {
             let pod = self.pod(&agent.pod).await?;
             let known = pod.as_ref().and_then(|pod| addresses(pod, agent));
             let known = known.ok_or_else(|| AuthError::NoPod(agent.pod.clone()))?;
-            if !known.is_empty() {
+            if !known.pod.is_empty() {
                 return Ok(Some(known));
             }
             tokio::time::sleep(PAUSE).await;
@@ -316,16 +325,22 @@ fn extra(user: &UserInfo, key: &str) -> Option<String> {
 
 /// The addresses of `pod`, none before the kubelet has told them; `None` where it is
 /// another pod than the agent's.
-fn addresses(pod: &Pod, agent: &Agent) -> Option<Vec<IpAddr>> {
+fn addresses(pod: &Pod, agent: &Agent) -> Option<Addresses> {
     let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
     let is_it = pod.metadata.uid.as_deref() == Some(agent.pod_uid.as_str())
         && node == Some(agent.node.as_str());
     let status = pod.status.as_ref();
-    let ips = status
-        .and_then(|s| s.pod_ips.as_deref())
-        .unwrap_or_default();
-    let ips = ips.iter().filter_map(|ip| ip.ip.parse().ok());
-    is_it.then(|| ips.collect())
+    let own = status.and_then(|s| s.pod_ips.as_deref());
+    let host = status.and_then(|s| s.host_ips.as_deref());
+    let known = || Addresses {
+        pod: parsed(own.unwrap_or_default().iter().map(|ip| &ip.ip)),
+        host: parsed(host.unwrap_or_default().iter().map(|ip| &ip.ip)),
+    };
+    is_it.then(known)
+}
+
+fn parsed<'a>(ips: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
+    ips.filter_map(|ip| ip.parse().ok()).collect()
 }
 
 #[cfg(test)]

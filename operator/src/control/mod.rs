@@ -10,7 +10,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use auth::{AuthError, Authenticate, Caller, Insecure, Refusal, TokenReviews};
+pub use auth::{Addresses, AuthError, Authenticate, Caller, Insecure, Refusal, TokenReviews};
 pub use service::ControlService;
 
 use admit::{Admit, Methods};

@@ -1,5 +1,5 @@
 use super::admit::to_status;
-use super::auth::{AuthError, Authenticate, Caller};
+use super::auth::{Addresses, AuthError, Authenticate, Caller};
 use super::connections::Origin;
 use super::quota::{OverQuota, Putting, Quotas};
 use crate::identity::{self, EnrollError};
@@ -210,13 +210,19 @@ impl Control for ControlService {
         // A certificate outlives the token: what was known of it some minutes ago is too old.
         let again = self.auth.again(&caller).await;
         again.map_err(|error| to_status(&error))?;
-        if self.checks_source {
+        let addresses = if self.checks_source || identity.names_addresses() {
             let addresses = self.auth.addresses(&caller).await;
-            let addresses = addresses.map_err(|error| to_status(&error))?;
-            check_source(&request, addresses.as_deref())?;
+            addresses.map_err(|error| to_status(&error))?
+        } else {
+            None
+        };
+        if self.checks_source {
+            check_source(&request, addresses.as_ref())?;
         }
         let now = Timestamp::now().as_second();
-        let issued = identity.enroll(node, &request.get_ref().csr, now);
+        let reached = addresses.map(|known| [known.pod, known.host].concat());
+        let reached = reached.unwrap_or_default();
+        let issued = identity.enroll(node, &request.get_ref().csr, &reached, now);
         let certificate = issued.map_err(|error| from_enroll(&error))?;
         tracing::info!(node, "a certificate was issued");
         Ok(Response::new(EnrollReply { certificate }))
@@ -224,13 +230,13 @@ impl Control for ControlService {
 }
 
 /// A token that another pod took comes from another address.
-fn check_source<T>(request: &Request<T>, known: Option<&[IpAddr]>) -> Result<(), Status> {
+fn check_source<T>(request: &Request<T>, known: Option<&Addresses>) -> Result<(), Status> {
     let Some(known) = known else {
         return Ok(());
     };
     let origin = request.extensions().get::<Origin>();
     let from = origin.and_then(|origin| origin.address);
-    if from.is_some_and(|ip| known.contains(&ip.to_canonical())) {
+    if from.is_some_and(|ip| known.pod.contains(&ip.to_canonical())) {
         return Ok(());
     }
     let from = from.map_or_else(|| "nowhere".to_owned(), |ip| ip.to_canonical().to_string());
@@ -265,7 +271,8 @@ impl ControlService {
         let identity = check_hello(hello, caller.node())?;
         let addresses = self.auth.addresses(&caller).await;
         let addresses = addresses.map_err(|error| to_status(&error))?;
-        check_address(&identity, addresses.as_deref())?;
+        let known = addresses.as_ref().map(|known| &known.pod[..]);
+        check_address(&identity, known)?;
         tracing::info!(
             node = identity.node,
             address = identity.address,

@@ -1,5 +1,6 @@
 //! Real gRPC over loopback.
 
+use super::auth::Addresses;
 use super::bearer::Token;
 use super::{AuthError, Authenticate, Caller, ControlService, Insecure, Refusal, serve};
 use crate::prepare::manifests::Manifests;
@@ -163,9 +164,12 @@ impl Authenticate for Doorkeeper {
         Ok(())
     }
 
-    async fn addresses(&self, _: &Caller) -> Result<Option<Vec<IpAddr>>, AuthError> {
+    async fn addresses(&self, _: &Caller) -> Result<Option<Addresses>, AuthError> {
         let at = self.at.unwrap_or_else(|| [10, 0, 0, 7].into());
-        Ok(Some(vec![at]))
+        Ok(Some(Addresses {
+            pod: vec![at],
+            host: vec![[192, 0, 2, 7].into()],
+        }))
     }
 }
 

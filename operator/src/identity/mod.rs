@@ -7,7 +7,8 @@ mod rotate;
 pub use keep::{IdentityError, Keeper, Options, Source, Told};
 
 use lamina_identity::authority::{Authority, AuthorityError, validity};
-use lamina_identity::{Acceptor, Plain, Validity, Workload};
+use lamina_identity::{Acceptor, Plain, Reached, Validity, Workload};
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct Identity {
     lifetime: Duration,
     acceptor: Acceptor,
     issuer: Arc<RwLock<Option<Arc<Authority>>>>,
+    /// Names by which clients reach every agent; none where certificates are for hosts alone.
+    front: Option<Arc<Reached>>,
 }
 
 impl Identity {
@@ -45,7 +48,21 @@ impl Identity {
             lifetime: lifetime.clamp(LIFETIMES.0, LIFETIMES.1),
             acceptor: Acceptor::new(plain),
             issuer: Arc::default(),
+            front: None,
         }
+    }
+
+    /// Has certificates name where clients reach an agent, too: its addresses, its node, and
+    /// what `all` agents are reached by.
+    #[must_use]
+    pub fn for_clients(mut self, all: Reached) -> Self {
+        self.front = Some(Arc::new(all));
+        self
+    }
+
+    /// Whether certificates name the addresses of agents.
+    pub const fn names_addresses(&self) -> bool {
+        self.front.is_some()
     }
 
     /// Takes connections of agents.
@@ -54,15 +71,33 @@ impl Identity {
     }
 
     /// A certificate in PEM, from `now` (seconds since 1970) on, for the agent of `node`,
-    /// which asks with `csr`. Blocks for as long as a signature takes, which is below a
+    /// which asks with `csr` and is at `addresses`. Blocks for as long as a signature takes, which is below a
     /// millisecond.
     ///
     /// # Errors
     /// See [`EnrollError`].
-    pub fn enroll(&self, node: &str, csr: &[u8], now: i64) -> Result<String, EnrollError> {
+    pub fn enroll(
+        &self,
+        node: &str,
+        csr: &[u8],
+        addresses: &[IpAddr],
+        now: i64,
+    ) -> Result<String, EnrollError> {
         let issuer = self.issuer().ok_or(EnrollError::NotYet)?;
         let validity = self.validity(now, issuer.validity());
-        Ok(issuer.issue_agent(&self.agents, node, csr, validity)?)
+        let reached = self.front.as_ref().map(|all| {
+            let own = Reached {
+                names: vec![node.to_owned()],
+                addresses: addresses.to_vec(),
+            };
+            own.and(all)
+        });
+        let Some(reached) = reached else {
+            return Ok(issuer.issue_agent(&self.agents, node, csr, validity)?);
+        };
+        let own = issuer.issue_front(&self.agents, node, csr, validity, &reached)?;
+        // Clients may believe what is above an authority that is given.
+        Ok(format!("{own}{}", issuer.certificate()))
     }
 
     /// Signs with `authority` from now on.

@@ -4,7 +4,9 @@
 //! is told; what is in them goes no further than its hash.
 
 mod secret;
+mod told;
 
+use crate::kube::publish::Publisher;
 use crate::kube::watch::{Copies, keep};
 use crate::world::World;
 use futures::StreamExt as _;
@@ -14,8 +16,10 @@ use kube::runtime::watcher::Config;
 use kube::{Api, Client};
 use secret::{Gathered, LABEL, gather};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Notify;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+use told::{AGAIN, Told};
 
 /// Stands for every namespace.
 const EVERYWHERE: &str = "*";
@@ -25,8 +29,16 @@ const WATCH_SECONDS: u32 = 60;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Tells `world` the keys of `namespaces`, now and whenever they change, for as long as it
-/// runs, which is for ever.
-pub(crate) async fn follow(client: Client, namespaces: &[String], world: World) {
+/// runs, which is for ever. Mistakes in them are told in Events, which name this process
+/// `reporter`, while it `leads`.
+pub(crate) async fn follow(
+    client: Client,
+    namespaces: &[String],
+    world: World,
+    reporter: String,
+    mut leads: watch::Receiver<bool>,
+) {
+    let publisher = Publisher::new(client.clone(), reporter);
     let changed = Arc::new(Notify::new());
     let config = Config::default().timeout(WATCH_SECONDS).labels(LABEL);
     let mut copies: Vec<Arc<Copies<Secret>>> = Vec::new();
@@ -43,21 +55,28 @@ pub(crate) async fn follow(client: Client, namespaces: &[String], world: World) 
         copies.push(copy);
     }
     let tell = async {
-        let mut said = Vec::new();
+        let mut told = Told::default();
         loop {
-            changed.notified().await;
+            let woken = async {
+                tokio::select! {
+                    () = changed.notified() => {}
+                    // Without a sender nobody is to lead any more.
+                    Ok(()) = leads.changed() => {}
+                }
+            };
+            // Or what is still wrong is told again.
+            let _ = timeout(AGAIN, woken).await;
             tokio::time::sleep(PAUSE).await;
             // A key that is valid somewhere must not be taken for none elsewhere.
             let all: Option<Vec<_>> = copies.iter().map(|copy| copy.all()).collect();
             let Some(all) = all else { continue };
             let Gathered { keys, mistakes } = gather(all.concat());
-            for (secret, mistake) in &mistakes {
-                if !said.contains(&(secret.clone(), mistake.clone())) {
-                    tracing::warn!(secret, "{mistake}");
+            world.set_keys(keys);
+            if *leads.borrow() {
+                for notice in told.news(&mistakes, Instant::now()) {
+                    publisher.tell(notice);
                 }
             }
-            said = mistakes;
-            world.set_keys(keys);
         }
     };
     tokio::select! {

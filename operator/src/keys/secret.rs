@@ -1,5 +1,6 @@
 //! From Secrets to the keys that agents are told. Pure.
 
+use crate::state::ids::ObjectId;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -59,8 +60,8 @@ pub(super) enum Mistake {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Gathered {
     pub(super) keys: Vec<ApiKey>,
-    /// Namespace and name of a Secret, with its mistake.
-    pub(super) mistakes: Vec<(String, Mistake)>,
+    /// Secrets with their mistakes, those of one beside each other.
+    pub(super) mistakes: Vec<(ObjectId, Mistake)>,
 }
 
 /// The keys of `secrets`; of one that stands in several the oldest counts.
@@ -75,8 +76,8 @@ pub(super) fn gather(mut secrets: Vec<Arc<Secret>>) -> Gathered {
     let mut of_namespaces: BTreeMap<String, usize> = BTreeMap::new();
     for secret in &secrets {
         let namespace = secret.namespace().unwrap_or_default();
-        let name = format!("{namespace}/{}", secret.name_any());
-        let mut complain = |mistake| gathered.mistakes.push((name.clone(), mistake));
+        let id = ObjectId::of(&secret.metadata);
+        let mut complain = |mistake| gathered.mistakes.push((id.clone(), mistake));
         let terms = match Terms::of(secret) {
             Ok(terms) => terms,
             Err(mistake) => {
@@ -197,7 +198,9 @@ mod tests {
 
     fn mistakes(gathered: &Gathered) -> Vec<String> {
         let mistakes = gathered.mistakes.iter();
-        mistakes.map(|(name, m)| format!("{name}: {m}")).collect()
+        mistakes
+            .map(|(id, m)| format!("{}/{}: {m}", id.namespace, id.name))
+            .collect()
     }
 
     #[test]

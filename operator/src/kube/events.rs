@@ -20,6 +20,9 @@ const NOTE_LIMIT: usize = 1024;
 /// So much of an object's name is in its Events' names, which end at 253 characters.
 const NAME_LIMIT: usize = 200;
 
+/// A kind that is not one of ours.
+const SECRET: &str = "Secret";
+
 /// What makes two Events the same.
 type Key = (Regarding, &'static str, String);
 
@@ -77,7 +80,7 @@ fn build(notice: &Notice, reporter: &str, recent: &Recent) -> Event {
             ..ObjectMeta::default()
         },
         regarding: Some(ObjectReference {
-            api_version: Some(format!("{GROUP}/v1alpha1")),
+            api_version: Some(api_version(about.kind)),
             kind: Some(about.kind.to_owned()),
             name: Some(about.id.name.clone()),
             namespace: Some(about.id.namespace.clone()).filter(|n| !n.is_empty()),
@@ -96,6 +99,13 @@ fn build(notice: &Notice, reporter: &str, recent: &Recent) -> Event {
             last_observed_time: MicroTime(recent.last),
         }),
         ..Event::default()
+    }
+}
+
+fn api_version(kind: &str) -> String {
+    match kind {
+        SECRET => "v1".to_owned(),
+        _ => format!("{GROUP}/v1alpha1"),
     }
 }
 
@@ -160,6 +170,18 @@ mod tests {
         let event = Series::default().event(&about_host, "op", Timestamp::now());
         assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
         assert_eq!(event.regarding.unwrap().namespace, None);
+    }
+
+    #[test]
+    fn an_event_names_the_version_of_what_it_is_about() {
+        let mut about = notice("news");
+        let version = |notice: &Notice| {
+            let event = Series::default().event(notice, "op", Timestamp::now());
+            event.regarding.unwrap().api_version.unwrap()
+        };
+        assert_eq!(version(&about), "serving.lamina.dev/v1alpha1");
+        about.regarding.kind = "Secret";
+        assert_eq!(version(&about), "v1");
     }
 
     #[test]

@@ -4,7 +4,7 @@ pub(crate) mod events;
 pub(crate) mod execute;
 pub(crate) mod lenient;
 pub(crate) mod objects;
-mod publish;
+pub(crate) mod publish;
 pub(crate) mod retry;
 pub(crate) mod secrets;
 pub(crate) mod watch;

@@ -5,7 +5,7 @@ use super::ids::ObjectId;
 /// An object that an Event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Regarding {
-    /// `DnnModel`, `Placement` or `ComputeNode`.
+    /// `DnnModel`, `Placement`, `ComputeNode` or `Secret`.
     pub kind: &'static str,
     /// Which one.
     pub id: ObjectId,

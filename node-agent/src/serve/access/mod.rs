@@ -2,7 +2,9 @@
 //! body is read where the headers tell enough.
 //!
 //! An agent that is not a model's entry passes the credentials on, and the entry decides
-//! anew: nobody is believed who only says that another agent has looked.
+//! anew: nobody is believed who only says that another agent has looked. That a request was
+//! passed on is believed of a host that shows its certificate; of an address of one, where
+//! hosts need none.
 
 mod caller;
 mod denial;
@@ -22,6 +24,7 @@ use crate::door::client_of;
 use crate::telemetry::Telemetry;
 use caller::{Admission, Grant, admission};
 use http::HeaderMap;
+use lamina_identity::Peer;
 use lamina_model::Digest;
 use rates::{Rate, Rates};
 use shown::Shown;
@@ -89,12 +92,17 @@ impl Access {
         }))
     }
 
-    /// Who sent `headers` `from` there.
+    /// Who sent `headers` `from` there, where `peer` is the agent whose certificate was shown.
     ///
     /// # Errors
     /// It is not let in.
-    pub(crate) async fn admit(&self, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Denial> {
-        let admitted = self.admitted(headers, from).await;
+    pub(crate) async fn admit(
+        &self,
+        headers: &HeaderMap,
+        from: IpAddr,
+        peer: Option<&Peer>,
+    ) -> Result<Caller, Denial> {
+        let admitted = self.admitted(headers, from, peer).await;
         admitted.inspect_err(|denial| self.0.telemetry.denied(denial.label()))
     }
 
@@ -116,7 +124,12 @@ impl Access {
         allowed.inspect_err(|denial| self.0.telemetry.denied(denial.label()))
     }
 
-    async fn admitted(&self, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Denial> {
+    async fn admitted(
+        &self,
+        headers: &HeaderMap,
+        from: IpAddr,
+        peer: Option<&Peer>,
+    ) -> Result<Caller, Denial> {
         let options = &self.0.options;
         let shown = Shown::of(headers);
         let admission = admission(options.mode, &options.audience, shown, &self.0.keys.now())?;
@@ -133,7 +146,8 @@ impl Access {
         };
         let caller = Caller::new(&options.default_namespace, grant, shown, from);
         // The agent that passes it on has counted it.
-        if !(headers.contains_key(FORWARDED) && (self.0.is_agent)(from)) {
+        let is_agent = || peer.is_some() || (self.0.is_agent)(from);
+        if !(headers.contains_key(FORWARDED) && is_agent()) {
             self.pace(&caller, Instant::now())?;
         }
         Ok(caller)

@@ -5,14 +5,14 @@ mod known;
 
 use crate::blobs::BlobSource;
 use crate::door::{Door, DoorLimits, Speech};
-use crate::net::Trust;
+use crate::net::{FrontTls, Trust};
 use crate::serve::access::Access;
 use crate::serve::batches::Batches;
 use crate::serve::directory::Directory;
 use crate::serve::front::{Front, RoundTrip};
-use crate::serve::guard::{Budget, Gate, Guard};
+use crate::serve::guard::{Budget, Gate, Guard, Models};
 use crate::serve::hop::{Away, Forwarder, HopService, Hops};
-use crate::serve::rest;
+use crate::serve::rest::{self, Room};
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use crate::serve::verify::{PATIENCE, Verifier};
@@ -51,6 +51,8 @@ pub(crate) struct DataPlane {
     pub(crate) node: Arc<str>,
     /// How other agents are known, and this host to them.
     pub(crate) trust: Trust,
+    /// What clients are shown.
+    pub(crate) front: FrontTls,
     /// Models whose entry this host is.
     pub(crate) routes: Routes,
     /// Where those of other hosts enter.
@@ -117,11 +119,11 @@ impl DataPlane {
                 shutdown.clone(),
             ))),
         ];
-        let known = Known {
+        let known: Arc<dyn Models> = Arc::new(Known {
             routes: self.routes.clone(),
             directory: self.directory.clone(),
             slices: forwarder.slices.clone(),
-        };
+        });
         let service = Front::new(
             self.routes,
             self.directory,
@@ -132,11 +134,12 @@ impl DataPlane {
             self.ready,
         );
         let over_http = {
-            let (router, shutdown) = (rest::router(service.clone()), shutdown.clone());
+            let room = Room::new(self.room.clone(), Arc::clone(&known));
+            let (router, shutdown) = (rest::router(service.clone(), room), shutdown.clone());
             let door = Door {
                 speech: Speech::Http1,
                 limits: self.limits,
-                acceptor: None,
+                acceptor: self.front.http(),
             };
             async move {
                 if let Some(http) = http {
@@ -160,14 +163,15 @@ impl DataPlane {
             routes: services.prepare(),
             gate: Gate {
                 budget: self.room,
-                models: Arc::new(known),
+                models: known,
                 access: self.access,
+                is_strict: self.trust.is_required(),
             },
         };
         let door = Door {
             speech: Speech::Http2,
             limits: self.limits,
-            acceptor: self.trust.acceptor(),
+            acceptor: self.front.grpc(&self.trust),
         };
         tokio::select! {
             _ = join(door.serve(listener, guard, shutdown.clone()), over_http) => {}
@@ -228,6 +232,8 @@ mod believed;
 mod callers;
 #[cfg(test)]
 mod early;
+#[cfg(test)]
+mod encrypted;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

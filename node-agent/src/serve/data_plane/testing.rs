@@ -4,7 +4,7 @@
 use super::DataPlane;
 use crate::blobs::{BlobError, BlobSource};
 use crate::door::DoorLimits;
-use crate::net::Trust;
+use crate::net::{FrontTls, Trust};
 use crate::serve::access::Access;
 use crate::serve::access::testing::{Gatekeeper, open};
 use crate::serve::directory::Directory;
@@ -126,7 +126,21 @@ impl Host {
     pub(crate) fn with_trust(name: &str, folder: &Arc<Folder>, trust: Trust) -> Self {
         let engine = Arc::new(FakeEngine::default());
         let address = "127.0.0.1:0".parse().unwrap();
-        Self::trusting(name, folder, engine, address, (open(), trust))
+        let front = FrontTls::default();
+        Self::trusting(name, folder, engine, address, (open(), trust, front))
+    }
+
+    /// One whose clients are shown what `front` has.
+    pub(crate) fn fronted(
+        name: &str,
+        folder: &Arc<Folder>,
+        access: Access,
+        trust: Trust,
+        front: FrontTls,
+    ) -> Self {
+        let engine = Arc::new(FakeEngine::default());
+        let address = "127.0.0.1:0".parse().unwrap();
+        Self::trusting(name, folder, engine, address, (access, trust, front))
     }
 
     fn at(
@@ -136,7 +150,8 @@ impl Host {
         address: SocketAddr,
         access: Access,
     ) -> Self {
-        Self::trusting(name, folder, engine, address, (access, Trust::default()))
+        let (trust, front) = (Trust::default(), FrontTls::default());
+        Self::trusting(name, folder, engine, address, (access, trust, front))
     }
 
     fn trusting(
@@ -144,7 +159,7 @@ impl Host {
         folder: &Arc<Folder>,
         engine: Arc<dyn Engine>,
         address: SocketAddr,
-        (access, trust): (Access, Trust),
+        (access, trust, front): (Access, Trust, FrontTls),
     ) -> Self {
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -165,6 +180,7 @@ impl Host {
         let plane = DataPlane {
             node: name.into(),
             trust,
+            front,
             routes: routes.clone(),
             directory: directory.clone(),
             round_trip: Arc::new(move |node: &str| measured.lock().unwrap().get(node).copied()),

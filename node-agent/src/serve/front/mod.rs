@@ -10,6 +10,8 @@
 mod config;
 mod dispatch;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod input;
 mod journey;
 mod output;

@@ -49,7 +49,7 @@ enum Share {
 
 /// Whom a request is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Owner {
+pub(crate) enum Owner {
     /// A model that this agent knows.
     Model(String),
     /// A model that nobody knows.
@@ -62,7 +62,7 @@ pub(super) enum Owner {
 
 /// What one request takes, until dropped.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub(crate) struct Charge {
     budget: Budget,
     origin: Origin,
     /// None until it is known.
@@ -72,7 +72,7 @@ pub(super) struct Charge {
 
 /// There is no room.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Full {
+pub(crate) enum Full {
     #[error("this host has as many requests as it takes; try again, or ask another one")]
     Host,
     #[error("model `{0}` has as many requests on this host as it takes; try again, or send less")]
@@ -96,7 +96,7 @@ impl Budget {
     }
 
     /// The largest message that there is room for at all.
-    pub(super) fn largest(&self) -> u64 {
+    pub(crate) fn largest(&self) -> u64 {
         self.inner.limit / 2
     }
 
@@ -104,7 +104,7 @@ impl Budget {
     ///
     /// # Errors
     /// There is none, and none came.
-    pub(super) async fn begin(&self, origin: Origin) -> Result<Charge, Full> {
+    pub(crate) async fn begin(&self, origin: Origin) -> Result<Charge, Full> {
         let mut charge = Charge {
             budget: self.clone(),
             origin,
@@ -186,7 +186,7 @@ impl Charge {
     ///
     /// # Errors
     /// There is no room, and none came.
-    pub(super) async fn reach(&mut self, bytes: u64, expected: u64) -> Result<(), Full> {
+    pub(crate) async fn reach(&mut self, bytes: u64, expected: u64) -> Result<(), Full> {
         if bytes <= self.bytes {
             return Ok(());
         }
@@ -194,12 +194,25 @@ impl Charge {
         self.add(bytes.max(next) - self.bytes).await
     }
 
+    /// As [`Charge::reach`], for who cannot wait.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub(crate) fn reach_now(&mut self, bytes: u64) -> Result<(), Full> {
+        let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else {
+            return Ok(());
+        };
+        self.budget.try_take(&self.shares(), more)?;
+        self.bytes = bytes;
+        Ok(())
+    }
+
     /// Waits until there is room for a request of `owner`, which goes on coming: while it
     /// does, its client pays. Else slow clients of a model would keep others from it.
     ///
     /// # Errors
     /// There is none, and none came.
-    pub(super) async fn may_come(&self, owner: &Owner) -> Result<(), Full> {
+    pub(crate) async fn may_come(&self, owner: &Owner) -> Result<(), Full> {
         let share = Share::Owner(owner.clone());
         self.wait_until(|budget| budget.has_room(&share)).await
     }
@@ -208,7 +221,7 @@ impl Charge {
     ///
     /// # Errors
     /// It has no room, and none came.
-    pub(super) async fn belongs_to(&mut self, owner: Owner) -> Result<(), Full> {
+    pub(crate) async fn belongs_to(&mut self, owner: Owner) -> Result<(), Full> {
         if self.owner.as_ref() == Some(&owner) {
             return Ok(());
         }

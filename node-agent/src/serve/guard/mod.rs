@@ -5,6 +5,8 @@
 //! counted while they come, and handed on uncompressed.
 
 mod budget;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod inflate;
 mod receive;
 mod rope;
@@ -13,16 +15,16 @@ mod shapes;
 pub(crate) mod testing;
 mod weigh;
 
-pub(crate) use budget::Budget;
+pub(crate) use budget::{Budget, Charge, Full, Owner};
 
 use crate::door::{Endless, Origin};
-use crate::serve::access::{Access, Caller, Denial};
-use budget::{Charge, Owner};
+use crate::serve::access::{Access, Caller, Denial, FORWARDED};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use inflate::Packing;
+use lamina_identity::Peer;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use receive::{Refusal, Terms, receive};
 use shapes::Shape;
@@ -43,7 +45,7 @@ const SMALL_BYTES: usize = 64 << 10;
 /// Methods whose messages may be compressed: those of users.
 const UNPACKED: &str = "/inference.GRPCInferenceService/";
 /// For requests that came through no door.
-const NOWHERE: Origin = Origin {
+pub(crate) const NOWHERE: Origin = Origin {
     connection: u64::MAX,
     address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
 };
@@ -85,6 +87,8 @@ pub(crate) struct Gate {
     pub(crate) budget: Budget,
     pub(crate) models: Arc<dyn Models>,
     pub(crate) access: Access,
+    /// Whether other agents count only with a certificate.
+    pub(crate) is_strict: bool,
 }
 
 /// The methods, by what their messages are like.
@@ -122,6 +126,10 @@ impl Guard {
     async fn answer(mut self, request: Request<Incoming>) -> Response<Answer> {
         let (mut parts, body) = request.into_parts();
         let origin = parts.extensions.get().copied().unwrap_or(NOWHERE);
+        if self.gate.is_strict && parts.extensions.get::<Peer>().is_none() {
+            // Whoever says that an agent passes it on is believed by its certificate alone.
+            parts.headers.remove(FORWARDED);
+        }
         let (message, charge, caller) = match self.gate.let_in(&parts, origin, body).await {
             Ok(taken) => taken,
             Err(refusal) => {
@@ -169,7 +177,9 @@ impl Gate {
     ) -> Result<(Vec<Bytes>, Charge, Option<Caller>), Refusal> {
         let path = parts.uri.path();
         let caller = if is_about_a_model(path) {
-            Some(self.access.admit(&parts.headers, origin.address).await?)
+            let peer = parts.extensions.get::<Peer>();
+            let admitted = self.access.admit(&parts.headers, origin.address, peer);
+            Some(admitted.await?)
         } else {
             None
         };

@@ -1,19 +1,16 @@
-//! The body of a request: how large it may be, how long it may take, and how much of
-//! all bodies lies in memory.
+//! The body of a request: how large it may be, and how long it may take. What it holds counts
+//! in the room of all requests, as those over gRPC do.
 
 use super::error::RestError;
+use crate::door::Origin;
+use crate::serve::guard::{Budget, Charge, Full, Models, Owner};
 use axum::body::{Body, BodyDataStream};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// What the bodies of all requests may hold together.
-pub(super) const ROOM_BYTES: usize = 128 << 20;
-/// What a permit stands for.
-const PERMIT_BYTES: usize = 1 << 10;
 /// A body may take this long,
 const PATIENCE: Duration = Duration::from_secs(20);
 /// and longer while this many bytes have come for each further second.
@@ -26,57 +23,94 @@ const DISCARDED_FOR: Duration = Duration::from_secs(10);
 const STRANGERS_BYTES: usize = 1 << 20;
 const STRANGERS_FOR: Duration = Duration::from_secs(1);
 
-/// Room for bodies. Clones share it.
-#[derive(Debug, Clone)]
-pub(super) struct Room(Arc<Semaphore>);
+/// Room for bodies, and whose they are. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Room {
+    budget: Budget,
+    models: Arc<dyn Models>,
+}
 
-impl Default for Room {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(ROOM_BYTES / PERMIT_BYTES)))
+impl Room {
+    /// The room of `budget`, which knows `models`.
+    pub(crate) const fn new(budget: Budget, models: Arc<dyn Models>) -> Self {
+        Self { budget, models }
+    }
+
+    /// Room for a request that came from `origin` and names the model `full_name`, of which
+    /// nothing was read yet.
+    ///
+    /// # Errors
+    /// There is none, and none came.
+    pub(super) async fn begin(&self, origin: Origin, full_name: &str) -> Result<Held, Full> {
+        let owner = if self.models.knows(full_name) {
+            Owner::Model(full_name.to_owned())
+        } else {
+            Owner::Unknown
+        };
+        let charge = self.budget.begin(origin).await?;
+        // While it comes, its client pays.
+        charge.may_come(&owner).await?;
+        Ok(Held { charge, owner })
+    }
+
+    /// The largest body that there is room for at all.
+    pub(super) fn largest(&self) -> usize {
+        usize::try_from(self.budget.largest()).unwrap_or(usize::MAX)
     }
 }
 
 /// What one request holds of the room until it is dropped.
 #[derive(Debug)]
 pub(super) struct Held {
-    room: Room,
-    permit: Option<OwnedSemaphorePermit>,
+    charge: Charge,
+    owner: Owner,
 }
 
 impl Held {
-    pub(super) const fn nothing(room: Room) -> Self {
-        Self { room, permit: None }
-    }
-
-    /// Holds `bytes` from now on. One request alone may hold more than the room has.
+    /// Holds `bytes` in all from now on, and somewhat more where `expected` says that more will
+    /// come. Waits a moment for room.
     ///
     /// # Errors
-    /// Other requests hold too much.
-    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), RestError> {
-        let wanted = bytes.min(ROOM_BYTES).div_ceil(PERMIT_BYTES);
-        let has = self
-            .permit
-            .as_ref()
-            .map_or(0, OwnedSemaphorePermit::num_permits);
-        let Some(more) = wanted.checked_sub(has).filter(|more| *more > 0) else {
-            return Ok(());
-        };
-        let more = u32::try_from(more).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.room.0).try_acquire_many_owned(more);
-        let permit = permit.map_err(|_| RestError::Crowded)?;
-        match &mut self.permit {
-            Some(held) => held.merge(permit),
-            none => *none = Some(permit),
-        }
-        Ok(())
+    /// There is none, and none came.
+    async fn reach(&mut self, bytes: usize, expected: usize) -> Result<(), Full> {
+        self.charge.reach(bytes as u64, expected as u64).await
+    }
+
+    /// The body is here as a whole: its model pays from now on.
+    ///
+    /// # Errors
+    /// It has no room, and none came.
+    pub(super) async fn is_whole(&mut self) -> Result<(), Full> {
+        self.charge.belongs_to(self.owner.clone()).await
+    }
+
+    /// Holds `bytes` in all from now on, without waiting.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Full> {
+        self.charge.reach_now(bytes as u64)
     }
 }
 
-/// The whole of `body`, which `held` makes room for.
+/// The body of an answer, until whose end its request holds its room.
+pub(super) fn holding(held: Held, body: Body) -> Body {
+    let parts = body.into_data_stream().map(move |part| {
+        let _until_the_end = &held;
+        part
+    });
+    Body::from_stream(parts)
+}
+
+/// The whole of `body`, which `held` makes room for; `expected` is what it announces.
 ///
 /// # Errors
 /// It is larger than `limit` bytes, too slow, broken off, or there is no room.
-pub(super) async fn read(body: Body, limit: usize, held: &mut Held) -> Result<Bytes, RestError> {
+pub(super) async fn read(
+    body: Body,
+    (limit, expected): (usize, Option<usize>),
+    held: &mut Held,
+) -> Result<Bytes, RestError> {
     let mut stream = body.into_data_stream();
     let began = Instant::now();
     let mut whole = BytesMut::new();
@@ -89,10 +123,15 @@ pub(super) async fn read(body: Body, limit: usize, held: &mut Held) -> Result<By
             return Ok(whole.freeze());
         };
         let part = part.map_err(|error| RestError::Broken(error.to_string()))?;
-        let refusal = if whole.len() + part.len() > limit {
+        let bytes = whole.len() + part.len();
+        let refusal = if bytes > limit {
             Err(RestError::TooLarge { limit })
         } else {
-            held.hold(whole.len() + part.len())
+            // What is announced reserves nothing.
+            let held = held
+                .reach(bytes, expected.unwrap_or(bytes).min(limit))
+                .await;
+            held.map_err(RestError::from)
         };
         if let Err(refusal) = refusal {
             drop(whole);
@@ -124,6 +163,7 @@ async fn discard(mut stream: BodyDataStream, most_bytes: usize, patience: Durati
 
 #[cfg(test)]
 mod tests {
+    use super::testing::{alone, origin, room};
     use super::*;
     use futures::stream;
     use std::convert::Infallible;
@@ -138,7 +178,8 @@ mod tests {
     }
 
     async fn read_alone(body: Body, limit: usize) -> Result<Bytes, RestError> {
-        read(body, limit, &mut Held::nothing(Room::default())).await
+        let mut held = alone(2 << 30).await;
+        read(body, (limit, None), &mut held).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -165,18 +206,91 @@ mod tests {
         assert!(matches!(error, RestError::TooLarge { limit: 100 }));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn bodies_take_of_the_room_of_all_requests_while_they_come() {
+        let room = room(8 << 20);
+        let mut first = room.begin(origin(1), "default/m").await.unwrap();
+        let body = |bytes: usize| Body::from(vec![0; bytes]);
+        let limit = (64 << 20, None);
+        let half = read(body(3 << 20), limit, &mut first).await.unwrap();
+        // The connection has no more than half of it.
+        let mut same = room.begin(origin(1), "default/m").await.unwrap();
+        let refused = read(body(2 << 20), limit, &mut same).await.unwrap_err();
+        assert!(
+            matches!(refused, RestError::Full(Full::Client)),
+            "{refused}"
+        );
+        // The model has no more than half of it, once bodies are whole.
+        first.is_whole().await.unwrap();
+        let mut other = room.begin(origin(2), "default/m").await.unwrap();
+        read(body(2 << 20), limit, &mut other).await.unwrap();
+        let refused = other.is_whole().await.unwrap_err();
+        assert_eq!(refused, Full::Model("default/m".into()));
+        drop((first, other, same, half));
+        let mut again = room.begin(origin(1), "default/m").await.unwrap();
+        read(body(3 << 20), limit, &mut again).await.unwrap();
+    }
+
     #[tokio::test]
-    async fn requests_share_the_room_and_one_alone_gets_by() {
-        let room = Room::default();
-        let mut large = Held::nothing(room.clone());
-        large.hold(ROOM_BYTES - (1 << 20)).unwrap();
-        let mut small = Held::nothing(room.clone());
-        small.hold(1000).unwrap();
-        let error = small.hold(2 << 20).unwrap_err();
-        assert!(matches!(error, RestError::Crowded));
-        drop(large);
-        small.hold(2 << 20).unwrap();
-        drop(small);
-        Held::nothing(room).hold(2 * ROOM_BYTES).unwrap();
+    async fn an_answer_holds_its_room_until_its_end() {
+        let room = room(4 << 20);
+        let mut held = room.begin(origin(1), "default/m").await.unwrap();
+        held.hold(2 << 20).unwrap();
+        let mut answer = holding(held, Body::from("answer")).into_data_stream();
+        let taken = async |room: &Room| {
+            let mut second = room.begin(origin(2), "default/m").await.ok()?;
+            second.hold(2 << 20).ok()?;
+            let mut third = room.begin(origin(3), "default/m").await.ok()?;
+            third.hold(1 << 20).ok()
+        };
+        assert_eq!(taken(&room).await, None);
+        while answer.next().await.is_some() {}
+        drop(answer);
+        assert_eq!(taken(&room).await, Some(()));
+    }
+}
+
+/// Rooms for the tests of this folder.
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+
+    struct Every;
+
+    impl Models for Every {
+        fn knows(&self, _: &str) -> bool {
+            true
+        }
+
+        fn runs(&self, _: &str) -> bool {
+            true
+        }
+
+        fn largest_request(&self) -> u64 {
+            0
+        }
+
+        fn largest_hop(&self) -> u64 {
+            0
+        }
+    }
+
+    /// Of so many bytes, where every model is known.
+    pub(in crate::serve::rest) fn room(bytes: u64) -> Room {
+        Room::new(Budget::new(bytes), Arc::new(Every))
+    }
+
+    /// Connection `connection` of an address of its own.
+    pub(in crate::serve::rest) fn origin(connection: u8) -> Origin {
+        Origin {
+            connection: connection.into(),
+            address: [10, 0, 0, connection].into(),
+        }
+    }
+
+    /// What a request holds that is alone in a room of so many bytes.
+    pub(in crate::serve::rest) async fn alone(bytes: u64) -> Held {
+        let begun = room(bytes).begin(origin(1), "default/m").await;
+        begun.unwrap()
     }
 }

@@ -69,8 +69,8 @@ impl Coding {
             .map(|(coding, _)| coding)
     }
 
-    /// `packed` as it was before. `held` makes room for it as it grows: a small body may
-    /// unpack to much.
+    /// `packed` as it was before. `held` makes room for it as it grows, beside what came: a
+    /// small body may unpack to much.
     ///
     /// # Errors
     /// It is not in this format, is larger than `limit` bytes, or there is no room.
@@ -99,7 +99,7 @@ impl Coding {
             if bytes > limit {
                 return Err(RestError::TooLarge { limit });
             }
-            held.hold(bytes)?;
+            held.hold(packed.len() + bytes)?;
             unpacked.extend_from_slice(&piece[..read]);
         }
     }
@@ -139,12 +139,11 @@ fn wish(text: &str) -> Option<(Coding, f32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::body::{ROOM_BYTES, Room};
+    use super::super::body::testing::{alone, origin, room};
     use super::*;
+    use crate::serve::guard::Full;
 
-    fn alone() -> Held {
-        Held::nothing(Room::default())
-    }
+    const ROOM: u64 = 256 << 20;
 
     fn headers(name: header::HeaderName, values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -154,46 +153,46 @@ mod tests {
         headers
     }
 
-    #[test]
-    fn what_is_packed_comes_out_as_it_was() {
+    #[tokio::test]
+    async fn what_is_packed_comes_out_as_it_was() {
         let parts = [Bytes::from(vec![7; 5000]), Bytes::from_static(b"end")];
         let whole = parts.concat();
         for coding in Coding::ALL {
             let packed = coding.pack(&parts).unwrap();
             assert!(packed.len() < 200);
-            assert_eq!(
-                coding.unpack(&packed, whole.len(), &mut alone()).unwrap(),
-                whole
-            );
+            let mut held = alone(ROOM).await;
+            let unpacked = coding.unpack(&packed, whole.len(), &mut held);
+            assert_eq!(unpacked.unwrap(), whole);
         }
     }
 
-    #[test]
-    fn a_bomb_stops_at_the_limit() {
+    #[tokio::test]
+    async fn a_bomb_stops_at_the_limit() {
         let zeros = [Bytes::from(vec![0; 10 << 20])];
         for coding in Coding::ALL {
             let packed = coding.pack(&zeros).unwrap();
-            let error = coding.unpack(&packed, 1 << 20, &mut alone()).unwrap_err();
+            let mut held = alone(ROOM).await;
+            let error = coding.unpack(&packed, 1 << 20, &mut held).unwrap_err();
             assert!(matches!(error, RestError::TooLarge { limit } if limit == 1 << 20));
         }
     }
 
-    #[test]
-    fn what_unpacks_to_more_than_there_is_room_for_stops_there() {
+    #[tokio::test]
+    async fn what_unpacks_to_more_than_there_is_room_for_stops_there() {
         let zeros = [Bytes::from(vec![0; 10 << 20])];
-        let room = Room::default();
-        let mut others = Held::nothing(room.clone());
-        others.hold(ROOM_BYTES - (1 << 20)).unwrap();
+        let room = room(16 << 20);
+        let mut others = room.begin(origin(2), "default/other").await.unwrap();
+        others.hold(8 << 20).unwrap();
         for coding in Coding::ALL {
             let packed = coding.pack(&zeros).unwrap();
-            let mut held = Held::nothing(room.clone());
+            let mut held = room.begin(origin(1), "default/m").await.unwrap();
             let error = coding.unpack(&packed, 64 << 20, &mut held).unwrap_err();
-            assert!(matches!(error, RestError::Crowded), "{error}");
+            assert!(matches!(error, RestError::Full(Full::Client)), "{error}");
         }
     }
 
-    #[test]
-    fn other_bytes_are_refused_by_name() {
+    #[tokio::test]
+    async fn other_bytes_are_refused_by_name() {
         let good = Coding::Gzip.pack(&[Bytes::from(vec![1; 100])]).unwrap();
         for (coding, packed) in [
             (Coding::Gzip, &b"{}"[..]),
@@ -201,7 +200,7 @@ mod tests {
             (Coding::Deflate, &good[..]),
         ] {
             let error = coding
-                .unpack(packed, 1000, &mut alone())
+                .unpack(packed, 1000, &mut alone(ROOM).await)
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(coding.name()), "{error}");

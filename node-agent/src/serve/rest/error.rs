@@ -1,4 +1,5 @@
 use crate::serve::front::FrontError;
+use crate::serve::guard::Full;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -47,8 +48,8 @@ pub(super) enum RestError {
     Broken(String),
     #[error("the body came too slowly; of a request there must be {0} bytes in each second")]
     Slow(u64),
-    #[error("too many large requests are inside this server; try again")]
-    Crowded,
+    #[error(transparent)]
+    Full(#[from] Full),
     #[error("this server failed: {0}; please report this")]
     Internal(String),
     #[error(
@@ -117,7 +118,7 @@ impl RestError {
             Self::Encoding(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, false),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, false),
             Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, false),
-            Self::Crowded => (StatusCode::TOO_MANY_REQUESTS, true),
+            Self::Full(_) => (StatusCode::TOO_MANY_REQUESTS, true),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, false),
         }
     }

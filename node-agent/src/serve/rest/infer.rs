@@ -7,6 +7,7 @@ use super::path::ModelPath;
 use super::request::{self, Parsed};
 use super::response::{self, Rendered};
 use super::routes::Rest;
+use crate::door::Origin;
 use crate::serve::access::Caller;
 use crate::serve::deadline::Deadline;
 use crate::serve::front::{FrontError, patience};
@@ -39,10 +40,20 @@ impl Rest {
         path: ModelPath,
         headers: &HeaderMap,
         body: Body,
+        origin: Origin,
         caller: &Caller,
     ) -> Result<Response, RestError> {
-        let held = Held::nothing(self.room.clone());
-        let (body, _held) = self.body(&path, headers, body, held, caller).await?;
+        let full_name = caller.full_name(&path.model);
+        let held = match self.room.begin(origin, &full_name).await {
+            Ok(held) => held,
+            Err(full) => {
+                body::discard_some(body).await;
+                return Err(full.into());
+            }
+        };
+        let (body, mut held) = self.body(&path, headers, body, held, caller).await?;
+        held.is_whole().await?;
+        let came = body.len();
         let mut parsed = match header_length(headers)? {
             Some(0) => request::raw(body, &self.described(&path, caller).await?)?,
             length => parse(body, length).await?,
@@ -50,12 +61,16 @@ impl Rest {
         parsed.request.model_name.clone_from(&path.model);
         parsed.request.model_version.clone_from(&path.version);
         let Parsed { request, binary } = parsed;
+        // Elements in text are smaller than what they become.
+        let tensors: usize = request.raw_input_contents.iter().map(Bytes::len).sum();
+        held.hold(came.max(tensors))?;
         let metadata = trace_of(headers);
         let patience = patience(&request).map_err(FrontError::from)?;
         let deadline = Deadline::of_request(&metadata, patience);
         let answer = self.front.infer(request, &metadata, deadline, caller);
         let rendered = response::render(&answer.await?, &binary)?;
-        respond(rendered, Coding::for_response(headers)).await
+        let response = respond(rendered, Coding::for_response(headers)).await?;
+        Ok(response.map(|body| body::holding(held, body)))
     }
 
     /// The whole body, unpacked, with what it holds of the room.
@@ -76,10 +91,13 @@ impl Rest {
         } else {
             self.limit(path, caller).await
         };
-        let body = body::read(body, limit, &mut held).await?;
+        let limit = limit.min(self.room.largest().max(COMMON_LIMIT));
+        let body = body::read(body, (limit, length), &mut held).await?;
         let Some(coding) = coding else {
             return Ok((body, held));
         };
+        // Both lie here at once.
+        let limit = limit.min(self.room.largest().saturating_sub(body.len()));
         off_the_threads(move || {
             let unpacked = coding.unpack(&body, limit, &mut held)?;
             Ok((unpacked.into(), held))

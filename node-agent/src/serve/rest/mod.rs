@@ -2,12 +2,15 @@
 //!
 //! A thin adapter: a request becomes the protocol's own message, which the front
 //! answers as if it had come over gRPC. What is bounded here is what HTTP adds: how
-//! long a body may take, and how large it may be once it is unpacked.
+//! long a body may take, and how large it may be once it is unpacked. What bodies hold counts in
+//! the room of all requests.
 
 mod body;
 mod compression;
 mod data;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod head;
 mod infer;
 mod path;
@@ -15,6 +18,7 @@ mod request;
 mod response;
 mod routes;
 
+pub(crate) use body::Room;
 pub(crate) use routes::router;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::path::{self, Asked, ModelPath};
 use crate::door::Origin;
 use crate::serve::access::Caller;
 use crate::serve::front::{Front, FrontError, SERVER_NAME};
+use crate::serve::guard::NOWHERE;
 use axum::extract::{Request, State};
 use axum::http::{Extensions, HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +14,6 @@ use axum::{Json, Router};
 use lamina_proto::inference::ModelMetadataResponse;
 use lamina_proto::inference::model_metadata_response::TensorMetadata;
 use serde_json::{Value, json};
-use std::net::{IpAddr, Ipv4Addr};
 
 /// What is offered beyond the protocol itself, under the names that clients know.
 const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "model_configuration"];
@@ -25,12 +25,9 @@ pub(super) struct Rest {
     pub(super) room: Room,
 }
 
-/// All of it as one service.
-pub(crate) fn router(front: Front) -> Router {
-    let rest = Rest {
-        front,
-        room: Room::default(),
-    };
+/// All of it as one service, whose requests take of `room`.
+pub(crate) fn router(front: Front, room: Room) -> Router {
+    let rest = Rest { front, room };
     Router::new().fallback(call).with_state(rest)
 }
 
@@ -69,7 +66,8 @@ async fn call(State(rest): State<Rest>, request: Request) -> Response {
                 Err(refusal)
             }
             Ok(caller) if path.asked == Asked::Infer => {
-                rest.infer(path, &head.headers, body, &caller).await
+                let origin = origin(&head.extensions);
+                rest.infer(path, &head.headers, body, origin, &caller).await
             }
             Ok(caller) => rest.tell(&path, &caller).await,
         },
@@ -106,6 +104,11 @@ impl Endpoint {
     }
 }
 
+/// Where a request came from.
+fn origin(extensions: &Extensions) -> Origin {
+    extensions.get().copied().unwrap_or(NOWHERE)
+}
+
 fn server() -> Response {
     Json(json!({
         "name": SERVER_NAME,
@@ -131,9 +134,8 @@ impl Rest {
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Result<Caller, RestError> {
-        let from = extensions.get::<Origin>().map(|origin| origin.address);
-        let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let caller = self.front.access().admit(headers, from).await;
+        let from = origin(extensions).address;
+        let caller = self.front.access().admit(headers, from, None).await;
         let caller = caller.map_err(FrontError::from)?;
         self.front.asked_for(&caller, &path.model).await?;
         Ok(caller)

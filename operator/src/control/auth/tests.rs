@@ -3,7 +3,7 @@
 use super::*;
 use http::header::AUTHORIZATION;
 use http::{Request, Response, StatusCode};
-use k8s_openapi::api::core::v1::{PodIP, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{HostIP, PodIP, PodSpec, PodStatus};
 use kube::client::Body;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -96,6 +96,9 @@ fn the_address_is_the_one_of_just_that_pod() {
         });
         pod.status = Some(PodStatus {
             pod_ips: Some(ips.collect()),
+            host_ips: Some(vec![HostIP {
+                ip: "192.0.2.7".to_owned(),
+            }]),
             ..PodStatus::default()
         });
         pod
@@ -103,8 +106,10 @@ fn the_address_is_the_one_of_just_that_pod() {
     let known = |pod: &Pod| addresses(pod, &agent);
     let both = known(&pod("uid-1", "cam-1", &["10.0.0.7", "fd00::7"])).unwrap();
     let expected: [IpAddr; 2] = ["10.0.0.7", "fd00::7"].map(|ip| ip.parse().unwrap());
-    assert_eq!(both, expected);
-    assert_eq!(known(&pod("uid-1", "cam-1", &[])), Some(Vec::new()));
+    assert_eq!(both.pod, expected);
+    let host: IpAddr = "192.0.2.7".parse().unwrap();
+    assert_eq!(both.host, [host]);
+    assert!(known(&pod("uid-1", "cam-1", &[])).unwrap().pod.is_empty());
     assert_eq!(known(&pod("uid-2", "cam-1", &["10.0.0.7"])), None);
     assert_eq!(known(&pod("uid-1", "cam-2", &["10.0.0.7"])), None);
 }

@@ -5,8 +5,8 @@ use crate::identity::Identity;
 use hyper_util::rt::TokioIo;
 use lamina_identity::authority::{Authority, request};
 use lamina_identity::{
-    CertificateDer, ConnectError, Credentials, OPERATOR, Plain, Validity, Workload, client_config,
-    connect, read, server_config,
+    CertificateDer, ConnectError, Credentials, OPERATOR, Plain, Reached, Validity, Workload,
+    client_config, connect, read, server_config,
 };
 use lamina_proto::control::EnrollRequest;
 use std::net::SocketAddr;
@@ -53,6 +53,11 @@ impl Secured {
 
     /// For a pod that is there.
     async fn start_for(pod: IpAddr, is_strict: bool) -> Self {
+        Self::start_with(pod, is_strict, None).await
+    }
+
+    /// For a pod that is there, whose clients reach it by `front`.
+    async fn start_with(pod: IpAddr, is_strict: bool, front: Option<Reached>) -> Self {
         let authority = Arc::new(Authority::new(lasting(7200)).unwrap());
         let plain = if is_strict {
             Plain::Refused
@@ -60,6 +65,10 @@ impl Secured {
             Plain::Taken
         };
         let identity = Identity::new(workload("agent"), Duration::from_secs(3600), plain);
+        let identity = match front {
+            Some(front) => identity.for_clients(front),
+            None => identity,
+        };
         let own = authority
             .issue_operator(&workload("operator"), [127, 0, 0, 1].into(), lasting(3600))
             .unwrap();
@@ -165,6 +174,30 @@ async fn a_certificate_names_the_node_of_the_token_and_is_needed_beside_it() {
         server.asked(Some(&own), "bad.bad.bad").await,
         Code::Unauthenticated
     );
+}
+
+#[tokio::test]
+async fn a_certificate_says_where_clients_reach_its_agent_where_they_do() {
+    let server = Secured::start(true).await;
+    let own = server.enroll("good.good.good").await.unwrap();
+    let facts = read(own.certificate().unwrap()).unwrap();
+    assert_eq!(facts.reached.names, ["cam-1.agents.lamina"]);
+    assert!(facts.reached.addresses.is_empty());
+    let front = Reached::parse(["lamina.lamina-system.svc", "10.96.0.7"]).unwrap();
+    let server = Secured::start_with([127, 0, 0, 1].into(), true, Some(front)).await;
+    let own = server.enroll("good.good.good").await.unwrap();
+    let facts = read(own.certificate().unwrap()).unwrap();
+    // Service, node, pod and host.
+    let wanted = [
+        "lamina.lamina-system.svc",
+        "10.96.0.7",
+        "cam-1",
+        "127.0.0.1",
+        "192.0.2.7",
+    ];
+    let wanted = Reached::parse(wanted).unwrap();
+    assert_eq!(facts.reached.lacks(&wanted), None);
+    assert_eq!(facts.node.as_deref(), Some("cam-1"));
 }
 
 #[tokio::test]

@@ -261,6 +261,19 @@ async fn what_is_no_block_is_refused_and_costs_no_worker() {
 }
 
 #[tokio::test]
+async fn a_block_that_reaches_outside_is_refused_whoever_prepared_it() {
+    let bench = Bench::new(Sharing::One);
+    let good = bench.load("a/good").await;
+    // As a host puts it into the store that looked at nothing.
+    let file = models().join("saves.pt");
+    let error = bench.workers.load("a/bad", vec![file], Vec::new()).await;
+    let error = error.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("save"), "{error}");
+    assert!(good.run(x(1.0)).await.is_ok());
+    assert_eq!(bench.workers.vitals().crashes, 0);
+}
+
+#[tokio::test]
 async fn without_a_program_there_is_trouble() {
     let mut bench = Bench::new(Sharing::One);
     let shared = Arc::get_mut(&mut bench.workers.shared).unwrap();

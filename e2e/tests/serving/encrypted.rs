@@ -1,0 +1,214 @@
+//! Clients that others wrote, with TLS, at the model's entry and at an agent that passes on.
+//! Each case installs the chart anew with its mode, and leaves it as it was.
+
+use crate::access::with_values;
+use anyhow::{Context, Result, ensure};
+use lamina_e2e::scene::{AGENT_PORT, REST_PORT, Scene, Step, poll};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+const MODEL: &str = "mobilenet-v2";
+const SECRET: &str = "clients-certificate";
+const SYSTEM: &str = "lamina-system";
+/// The entry, and an agent that passes on.
+const HOSTS: [&str; 2] = ["cam-1", "edge-2"];
+/// Until a changed Secret is in a pod, and read there.
+const SOON: Duration = Duration::from_secs(90);
+
+/// Asks over gRPC and over HTTP, with TLS where there are authorities to believe; prints what
+/// came of it, a line for each.
+const ASK: &str = "
+import sys
+import numpy
+import tritonclient.grpc as over_grpc
+import tritonclient.http as over_http
+grpc_url, http_url, model, authorities = sys.argv[1:]
+def grpc():
+    if not authorities:
+        return over_grpc, over_grpc.InferenceServerClient(grpc_url)
+    return over_grpc, over_grpc.InferenceServerClient(grpc_url, ssl=True, root_certificates=authorities)
+def http():
+    if not authorities:
+        return over_http, over_http.InferenceServerClient(http_url)
+    options = {'ca_certs': authorities}
+    return over_http, over_http.InferenceServerClient(http_url, ssl=True, ssl_options=options)
+for connect in [grpc, http]:
+    try:
+        triton, client = connect()
+        image = triton.InferInput('image', [1, 3, 224, 224], 'FP32')
+        image.set_data_from_numpy(numpy.zeros([1, 3, 224, 224], numpy.float32))
+        assert client.is_server_live()
+        client.infer(model, [image])
+        print('answered')
+    except Exception as error:
+        print('refused:', ' '.join(str(error).split()))
+";
+
+/// What the agent of `host` says over gRPC and over HTTP to who believes the authorities in
+/// `file`; to who speaks no TLS, where there is none.
+async fn ask(scene: &Scene, host: &str, file: Option<&Path>) -> Result<Vec<String>> {
+    let python = std::env::var("LAMINA_CLIENTS");
+    let python = python.context("LAMINA_CLIENTS is not set: run `cargo xtask test`")?;
+    let address = scene.lab.address(host)?;
+    let output = scene
+        .lab
+        .command_without_limits(host, Path::new(&python))?
+        .args(["-W", "ignore", "-c", ASK])
+        .arg(format!("{address}:{AGENT_PORT}"))
+        .arg(format!("{address}:{REST_PORT}"))
+        .arg(MODEL)
+        .arg(file.unwrap_or_else(|| Path::new("")))
+        .output()
+        .await?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{errors}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<String> = said.lines().map(str::to_owned).collect();
+    ensure!(lines.len() == 2, "{said}");
+    Ok(lines)
+}
+
+/// Asks until both ways begin as `wanted` says: certificates are on their way.
+async fn says(scene: &Scene, host: &str, file: Option<&Path>, wanted: &str) -> Result<()> {
+    let what = format!("`{wanted}` from {host} for {file:?}");
+    let said = poll(&what, SOON, async || {
+        let said = ask(scene, host, file).await;
+        let said = said.unwrap_or_else(|error| vec![error.to_string()]);
+        Ok(if said.iter().all(|line| line.starts_with(wanted)) {
+            Step::Done(())
+        } else {
+            Step::NotYet(said.join("; "))
+        })
+    });
+    Ok(said.await?)
+}
+
+/// An authority of the site, which signs a certificate for the addresses of every host.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Result<Self> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let own = params.self_signed(&key)?;
+        Ok(Self {
+            pem: own.pem(),
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// The Secret of type `kubernetes.io/tls` as cert-manager writes it.
+    fn secret(&self, scene: &Scene) -> Result<String> {
+        let mut addresses = Vec::new();
+        for host in HOSTS {
+            addresses.push(scene.lab.address(host)?.to_string());
+        }
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(addresses)?;
+        params.use_authority_key_identifier_extension = true;
+        let own = params.signed_by(&key, &self.issuer)?;
+        let secret = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": SECRET, "namespace": SYSTEM},
+            "type": "kubernetes.io/tls",
+            "stringData": {"tls.crt": own.pem(), "tls.key": key.serialize_pem()},
+        });
+        Ok(secret.to_string())
+    }
+}
+
+pub(crate) async fn clients_believe_the_operators_authority(scene: &Scene) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let values = [("agent.front.tls.mode", "auto")];
+    let work = async {
+        let bundle = ["get", "configmap", "lamina-ca", "--namespace", SYSTEM];
+        let bundle = [&bundle[..], &["--output", "jsonpath={.data.ca\\.crt}"]].concat();
+        let believed = folder.path().join("lamina-ca.crt");
+        std::fs::write(&believed, scene.lab.kubectl(&bundle).await?)?;
+        let stranger = folder.path().join("other.crt");
+        std::fs::write(&stranger, Authority::new("stranger")?.pem)?;
+        for host in HOSTS {
+            says(scene, host, Some(&believed), "answered").await?;
+            says(scene, host, Some(&stranger), "refused").await?;
+            says(scene, host, None, "refused").await?;
+        }
+        // The operator is away, and an agent starts anew: it shows what it had.
+        let kill = nix::sys::signal::Signal::SIGKILL;
+        scene.kill("operator", None, kill).await?;
+        scene.kill("agent", Some("edge-2"), kill).await?;
+        says(scene, "edge-2", Some(&believed), "answered").await
+    };
+    with_values(scene, &values, work).await
+}
+
+pub(crate) async fn a_given_certificate_is_replaced_while_clients_are_answered(
+    scene: &Scene,
+) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (old, new) = (Authority::new("old")?, Authority::new("new")?);
+    let file = |name: &str, pem: String| -> Result<_> {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pem)?;
+        Ok(path)
+    };
+    let (of_old, of_new) = (file("old", old.pem.clone())?, file("new", new.pem.clone())?);
+    let of_both = file("both", format!("{}{}", old.pem, new.pem))?;
+    scene.apply(&old.secret(scene)?).await?;
+    let values = [
+        ("agent.front.tls.mode", "secret"),
+        ("agent.front.tls.secretName", SECRET),
+    ];
+    let work = async {
+        for host in HOSTS {
+            says(scene, host, Some(&of_old), "answered").await?;
+            says(scene, host, Some(&of_new), "refused").await?;
+            says(scene, host, None, "refused").await?;
+        }
+        // Who believes both loses nothing meanwhile.
+        let (is_over, asked) = (AtomicBool::new(false), AtomicU32::new(0));
+        let beside = async {
+            while !is_over.load(Ordering::Relaxed) {
+                let said = ask(scene, "edge-2", Some(&of_both)).await?;
+                let is_it = said.iter().all(|line| line == "answered");
+                ensure!(is_it, "lost while the certificate was replaced: {said:?}");
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+            anyhow::Ok(())
+        };
+        let replaced = async {
+            let replaced = async {
+                scene.apply(&new.secret(scene)?).await?;
+                for host in HOSTS {
+                    says(scene, host, Some(&of_new), "answered").await?;
+                    says(scene, host, Some(&of_old), "refused").await?;
+                }
+                anyhow::Ok(())
+            };
+            let outcome = replaced.await;
+            is_over.store(true, Ordering::Relaxed);
+            outcome
+        };
+        let (beside, replaced) = tokio::join!(beside, replaced);
+        replaced?;
+        beside?;
+        ensure!(asked.load(Ordering::Relaxed) > 0, "nobody asked meanwhile");
+        anyhow::Ok(())
+    };
+    let outcome = with_values(scene, &values, work).await;
+    let delete = ["delete", "secret", SECRET, "--namespace", SYSTEM];
+    scene.lab.kubectl(&delete).await?;
+    outcome
+}

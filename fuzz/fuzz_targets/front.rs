@@ -1,0 +1,23 @@
+//! A client's message over gRPC: what the guard lets in is decoded within what it was weighed
+//! as, and read as a model takes it.
+#![no_main]
+
+use lamina_node_agent::fuzzing::{inflate, read_inputs, weigh_infer};
+use lamina_proto::inference::ModelInferRequest;
+use libfuzzer_sys::fuzz_target;
+use prost::Message as _;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Some((first, packed)) = bytes.split_first() {
+        let _ = inflate(packed, first & 1 == 0, usize::from(first >> 1));
+    }
+    let Some(weighed) = weigh_infer(bytes) else {
+        return;
+    };
+    let Ok(request) = ModelInferRequest::decode(bytes) else {
+        return;
+    };
+    let raw: usize = request.raw_input_contents.iter().map(|raw| raw.len()).sum();
+    assert!(raw as u64 <= weighed);
+    read_inputs(&request);
+});

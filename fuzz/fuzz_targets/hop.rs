@@ -1,0 +1,19 @@
+//! What another agent sends along a path.
+#![no_main]
+
+use lamina_node_agent::fuzzing::{read_hop, weigh_forward};
+use lamina_proto::hop::ForwardRequest;
+use libfuzzer_sys::fuzz_target;
+use prost::Message as _;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some(weighed) = weigh_forward(bytes) else {
+        return;
+    };
+    let Ok(request) = ForwardRequest::decode(bytes) else {
+        return;
+    };
+    let data: usize = request.tensors.iter().map(|tensor| tensor.data.len()).sum();
+    assert!(data as u64 <= weighed);
+    read_hop(&request);
+});

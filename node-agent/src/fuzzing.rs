@@ -1,0 +1,61 @@
+//! The ways in for bytes of strangers, as `fuzz/` feeds them: built with the feature `fuzzing` alone.
+
+use crate::serve::access::Keys;
+use crate::serve::directory::Directory;
+use crate::serve::hop::from_wire;
+use crate::serve::{front, guard, rest};
+use bytes::Bytes;
+use lamina_model::ValueSpec;
+use lamina_proto::control::OperatorMessage;
+use lamina_proto::control::operator_message::Message as FromOperator;
+use lamina_proto::hop::ForwardRequest;
+use lamina_proto::inference::ModelInferRequest;
+
+/// What the guard takes a ModelInferRequest to need in memory; nothing where it is refused.
+pub fn weigh_infer(message: &[u8]) -> Option<u64> {
+    guard::fuzzing::infer(message)
+}
+
+/// As [`weigh_infer`], of a ForwardRequest.
+pub fn weigh_forward(message: &[u8]) -> Option<u64> {
+    guard::fuzzing::forward(message)
+}
+
+/// Unpacks a compressed message in two pieces; its size, where it can be.
+pub fn inflate(packed: &[u8], is_gzip: bool, cut: usize) -> Option<usize> {
+    guard::fuzzing::inflate(packed, is_gzip, cut)
+}
+
+/// Reads a client's inputs as a model with one of each kind takes them.
+pub fn read_inputs(request: &ModelInferRequest) {
+    front::fuzzing::read(request);
+}
+
+/// Reads the body of a request over HTTP, of which so many bytes are JSON.
+pub fn read_body(body: &Bytes, header_length: Option<usize>) {
+    rest::fuzzing::read(body, header_length);
+}
+
+/// Reads the tensors that another agent sends.
+pub fn read_hop(request: &ForwardRequest) {
+    for wire in &request.tensors {
+        let Ok(tensor) = from_wire(wire) else {
+            continue;
+        };
+        let spec = ValueSpec {
+            name: wire.name.clone(),
+            datatype: tensor.datatype,
+            shape: vec![-1, 2],
+        };
+        let _ = tensor.check(&spec);
+    }
+}
+
+/// Takes in what the operator says of models and keys.
+pub fn hear_operator(message: OperatorMessage) {
+    match message.message {
+        Some(FromOperator::Directory(directory)) => Directory::default().apply(directory),
+        Some(FromOperator::ApiKeys(keys)) => Keys::default().apply(keys),
+        _ => {}
+    }
+}

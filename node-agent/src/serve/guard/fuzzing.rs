@@ -1,0 +1,40 @@
+//! What `fuzz/` asks of this room.
+
+use super::MESSAGE_BYTES;
+use super::inflate::{Inflater, Packing};
+use super::rope::Rope;
+use super::shapes::{self, Shape};
+use super::weigh::{early_owner, weigh};
+
+pub(crate) fn infer(message: &[u8]) -> Option<u64> {
+    weighed(message, &shapes::INFER)
+}
+
+pub(crate) fn forward(message: &[u8]) -> Option<u64> {
+    weighed(message, &shapes::FORWARD)
+}
+
+fn weighed(message: &[u8], shape: &Shape) -> Option<u64> {
+    let mut rope = Rope::default();
+    // Over a seam, as frames come.
+    let (first, second) = message.split_at(message.len() / 2);
+    rope.push_slice(first);
+    rope.push(second.to_vec().into());
+    let early = early_owner(&rope);
+    let weighed = weigh(&rope, shape, MESSAGE_BYTES as u64).ok()?;
+    assert!(early.is_none() || weighed.owner.is_some());
+    Some(weighed.bytes)
+}
+
+pub(crate) fn inflate(packed: &[u8], is_gzip: bool, cut: usize) -> Option<usize> {
+    let packing = if is_gzip {
+        Packing::Gzip
+    } else {
+        Packing::Deflate
+    };
+    let mut inflater = Inflater::new(packing, MESSAGE_BYTES);
+    let (first, second) = packed.split_at(cut.min(packed.len()));
+    inflater.push(first).ok()?;
+    inflater.push(second).ok()?;
+    Some(inflater.finish().ok()?.len())
+}

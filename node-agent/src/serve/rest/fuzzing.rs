@@ -1,0 +1,15 @@
+//! What `fuzz/` asks of this room.
+
+use super::request;
+use bytes::Bytes;
+
+/// Reads a body. What is read holds no more bytes than what came may say.
+pub(crate) fn read(body: &Bytes, header_length: Option<usize>) {
+    let Ok(parsed) = request::parse(body, header_length) else {
+        return;
+    };
+    let raw = parsed.request.raw_input_contents;
+    let bytes: usize = raw.iter().map(Bytes::len).sum();
+    // An element of eight bytes is written with two characters at least.
+    assert!(bytes <= body.len() * 4 + 8, "{bytes} of {}", body.len());
+}

@@ -1,0 +1,24 @@
+//! The way in for what agents say, as `fuzz/` feeds it: built with the feature `fuzzing` alone.
+
+use crate::world::{Identity, World};
+use lamina_proto::control::AgentMessage;
+
+/// Two hosts that know each other, one of which says `messages` in turn.
+pub fn hear_agent(messages: impl IntoIterator<Item = AgentMessage>) {
+    let world = World::new();
+    let host = |node: &str| Identity {
+        node: node.to_owned(),
+        version: "0.1.0".to_owned(),
+        address: "10.0.0.7:8001".to_owned(),
+    };
+    world.set_known(["a", "b"].map(str::to_owned));
+    let (session, _inbox) = world.open_session(host("a"));
+    let (_other, _also) = world.open_session(host("b"));
+    for message in messages {
+        if let Some(known) = message.message {
+            session.heard(known);
+        }
+    }
+    // What was taken in can be looked at.
+    let _ = world.requests();
+}
