@@ -59,6 +59,9 @@ pub struct DnnModelSpec {
     /// Early exits of a model that has some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<EarlyExits>,
+    /// How values are sent from host to host; as they are where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<Activations>,
 }
 
 /// Where a model's file is.
@@ -359,6 +362,41 @@ fn few_thresholds(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 
 /// Exits of a model at most.
 pub const MOST_EXITS: usize = 64;
+
+/// In how many bits values are sent from host to host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ActivationType {
+    /// As they are, bit for bit.
+    #[default]
+    Fp32,
+    /// 16 bits with a small range and more digits.
+    Fp16,
+    /// 16 bits with the range of FP32 and fewer digits.
+    Bf16,
+    /// 8 bits: 256 even steps from a tensor's smallest value to its largest.
+    Int8,
+    /// At each cut the fewest bits whose measured error is within `maxError`.
+    Auto,
+}
+
+/// How FP32 values of a kilobyte and more are sent from host to host. Others, and the
+/// model's outputs, always go as they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Activations {
+    /// In how many bits.
+    #[serde(default)]
+    pub dtype: ActivationType,
+    /// What it may change of the model's answers at one cut: their largest difference on
+    /// the inputs with which the model was prepared, as a share of their largest
+    /// magnitude. Where it would be more, values go as they are. Default: 0.01 for
+    /// `auto`, no limit for the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = ("self > 0.0 && self <= 1.0", "maxError must be above 0 and at most 1"))]
+    #[schemars(range(min = 0, max = 1))]
+    pub max_error: Option<f64>,
+}
 
 /// When blocks may move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

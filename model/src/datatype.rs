@@ -51,6 +51,11 @@ impl DataType {
         }
     }
 
+    /// Whether its elements are rounded numbers.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64)
+    }
+
     /// Bytes of a tensor of `shape`; `None` where a dimension is negative or the
     /// product overflows.
     pub fn checked_bytes(self, shape: &[i64]) -> Option<u64> {

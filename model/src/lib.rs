@@ -12,11 +12,12 @@ mod operators;
 mod probe;
 mod samples;
 mod tensor;
+pub mod wire;
 
 pub use datatype::{DataType, UnknownDataType};
 pub use digest::{Digest, DigestError};
 pub use manifest::{
-    Block, BoundaryCheck, Exit, ExitCriterion, ExitExpectation, ExitRow, InputSpec,
+    Block, BoundaryCheck, EncodingErrors, Exit, ExitCriterion, ExitExpectation, ExitRow, InputSpec,
     MANIFEST_VERSION, Manifest, ManifestError, OutputStructure, Rung, Seconds, ValueKind,
     ValueRange, ValueSpec,
 };
@@ -24,3 +25,4 @@ pub use operators::{OperatorRefusal, method_refusal, operator_refusal};
 pub use probe::{Probe, ProbeError, tensors_by_name};
 pub use samples::{MOST_SAMPLES, SAMPLES_BYTES, SamplesError, samples};
 pub use tensor::{ShapeError, Tensor};
+pub use wire::WireType;

@@ -78,6 +78,7 @@ pub(crate) fn slice(placement_uid: &str, revision: i64, segment: u32) -> Slice {
         outputs: vec![image("scores")],
         next: Some(hop("edge-1")),
         callers: None,
+        encoding: None,
     }
 }
 
@@ -103,6 +104,8 @@ pub(crate) fn revision(revision: i64, node: &str) -> RouteRevision {
         inputs: vec![image("image")],
         outputs: vec![image("scores")],
         exits: None,
+        encoding: None,
+        error: None,
         probe: blob(b"probe"),
         manifest: blob(b"manifest"),
     }
@@ -151,6 +154,7 @@ pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
         prepared_gflops: 1.0,
         weight_bytes: None,
         lopsided_share: None,
+        encoding_errors: Vec::new(),
     }
 }
 

@@ -63,6 +63,7 @@ pub(crate) fn model_spec() -> DnnModelSpec {
         constraints: lamina_crds::dnn_model::Constraints::default(),
         adaptation: lamina_crds::dnn_model::Adaptation::default(),
         exits: None,
+        activations: None,
     }
 }
 
@@ -148,6 +149,7 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
         prepared_gflops: 4.0,
         weight_bytes: None,
         lopsided_share: None,
+        encoding_errors: Vec::new(),
     }
 }
 
@@ -218,6 +220,7 @@ pub(crate) fn plan(revision: i64, path: &[(&str, Range<u32>)]) -> Plan {
                 blocks: blocks.clone().collect(),
             })
             .collect(),
+        crossings: Vec::new(),
         strategy: "optimal".into(),
         certificate: "Optimal".into(),
         estimated_latency_ms: 50.0,
@@ -409,5 +412,6 @@ pub(crate) fn slice(uid: &str, revision: i64, segment: u32) -> Slice {
         outputs: Vec::new(),
         next: None,
         callers: None,
+        encoding: None,
     }
 }

@@ -14,6 +14,7 @@ mod benchmark;
 mod caches;
 mod cuts;
 mod draw;
+mod encodings;
 mod error;
 mod exits;
 mod ffi;

@@ -1,5 +1,6 @@
 use crate::cuts;
 use crate::draw;
+use crate::encodings;
 use crate::exits;
 use crate::ffi::{
     self, Analysis, Block, Cost, Gear, Graph, Signature, Source, TorchError, Watched,
@@ -142,6 +143,7 @@ pub fn prepare(
         prepared_gflops: options.prepared_gflops,
         weight_bytes: weight_bytes(&trial.analysis, &profiles),
         lopsided_share: chain.lopsided,
+        encoding_errors: encodings::errors(&plan, &chain.blocks),
     })
 }
 

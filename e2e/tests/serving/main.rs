@@ -3,6 +3,7 @@
 //! each leaves the scene as it found it.
 
 mod access;
+mod activations;
 mod bad_models;
 mod clients;
 mod exits;
@@ -131,6 +132,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(requests::any_agent_takes_any_model);
     case!(clients::every_client_of_the_protocol_is_answered);
     case!(exits::each_row_leaves_at_its_exit);
+    case!(activations::fewer_bytes_cross_a_slow_link);
     case!(good::googlenet_is_served);
     case!(bad_models::missing_source);
     case!(bad_models::wrong_hash);

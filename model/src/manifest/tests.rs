@@ -56,6 +56,7 @@ fn manifest() -> Manifest {
         prepared_gflops: 10.0,
         weight_bytes: None,
         lopsided_share: None,
+        encoding_errors: Vec::new(),
     }
 }
 

@@ -11,6 +11,7 @@
 mod answer;
 mod ask;
 mod candidates;
+mod crossings;
 pub(crate) mod desk;
 mod due;
 mod judge;
@@ -502,6 +503,10 @@ impl Case<'_> {
                 "strategy {} → {wanted}",
                 plan.strategy
             )));
+        }
+        if self.is_sent_otherwise(plan) {
+            let why = "values are to be sent otherwise (spec.activations)";
+            return Some(Must::Leave(why.to_owned()));
         }
         let violation = self.broken_wish(answer)?;
         Some(Must::Leave(format!(

@@ -7,7 +7,7 @@ use super::plans;
 use super::snapshot::{NodeView, Snapshot};
 use lamina_crds::conditions::{BENCHMARKED, is_true};
 use lamina_crds::placement::Plan;
-use lamina_crds::{ComputeNode, Placement};
+use lamina_crds::{ComputeNode, Placement, WireType};
 use lamina_model::Manifest;
 use lamina_placement::Tier;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -60,6 +60,8 @@ pub(crate) struct Host {
     pub unfit: Option<&'static str>,
     /// It is to be emptied: nothing new goes there, and what is there moves off.
     pub is_cordoned: bool,
+    /// In how few bits its agent sends and takes values.
+    pub encodings: Vec<WireType>,
     /// Share of it that Placements take.
     taken: Taken,
 }
@@ -277,6 +279,7 @@ fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
         gflops: speed(node),
         unfit,
         is_cordoned: snapshot.nodes.get(name).is_some_and(NodeView::is_cordoned),
+        encodings: status.map_or_else(Vec::new, |s| s.encodings.clone()),
         taken: Taken::default(),
     }
 }
@@ -353,7 +356,7 @@ fn crossings<'a>(
         .fold(0, u64::saturating_add);
     let mut at = entry;
     let mut sent: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for segment in &plan.segments {
+    for (index, segment) in plan.segments.iter().enumerate() {
         let host = segment.host.node.as_str();
         if host != at {
             let first = segment
@@ -361,7 +364,9 @@ fn crossings<'a>(
                 .first()
                 .and_then(|b| usize::try_from(*b).ok());
             let first = first.filter(|b| *b < manifest.blocks.len());
-            let bytes = first.map_or(0, |b| manifest.live_bytes(b));
+            let encoded = plans::crossing_into(plan, index).map(|c| c.bytes);
+            let bytes = encoded.or(first.map(|b| manifest.live_bytes(b)));
+            let bytes = bytes.unwrap_or(0);
             for (pair, bytes) in [((at, host), bytes), ((host, at), reply)] {
                 let sum = sent.entry(pair).or_default();
                 *sum = sum.saturating_add(bytes);

@@ -4,6 +4,7 @@ use super::ids::ObjectId;
 use lamina_crds::dnn_model::{Adaptation, EarlyExits, Goal, Samples};
 use lamina_model::InputSpec;
 use lamina_placement::{Parameters, Tier};
+use lamina_profile::Activations;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -51,6 +52,8 @@ pub(crate) struct Wish {
     pub adaptation: Adaptation,
     /// Early exits, where the spec speaks of them.
     pub exits: Option<EarlyExits>,
+    /// In how few bits values go from host to host, where not as they are.
+    pub activations: Option<Activations>,
 }
 
 /// Blocks that must run on one node. The range may go beyond what the model has:

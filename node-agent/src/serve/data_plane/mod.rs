@@ -229,6 +229,8 @@ mod callers;
 #[cfg(test)]
 mod early;
 #[cfg(test)]
+mod encoded;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -10,8 +10,8 @@ use crate::net::Backoff;
 use crate::serve::engine::{Engine, EngineError, Loaded, Segment};
 use crate::serve::specs::{SpecError, value_specs};
 use crate::telemetry::SegmentKey;
-use lamina_crds::Hop;
 use lamina_crds::compute_node::{Slice, SliceState, SliceStatus};
+use lamina_crds::{Encoding, Hop};
 use lamina_model::{Digest, ValueSpec};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,6 +32,8 @@ pub(crate) struct Serving {
     pub(crate) outputs: Arc<[ValueSpec]>,
     /// The next host; none where this one replies.
     pub(crate) next: Option<Hop>,
+    /// How its outputs are sent to the next host, where not as they are.
+    pub(crate) encoding: Option<Arc<Encoding>>,
     /// Names of the hosts that may send requests for it, where that is said.
     pub(crate) callers: Option<Arc<[String]>>,
     /// The graph.
@@ -362,6 +364,7 @@ impl Shared {
                     inputs: specs(&entry.spec.inputs),
                     outputs: specs(&entry.spec.outputs),
                     next: entry.spec.next.clone(),
+                    encoding: entry.spec.encoding.clone().map(Arc::new),
                     callers: entry.spec.callers.as_deref().map(Into::into),
                     segment: loaded.segment,
                 },
