@@ -7,9 +7,9 @@ use crate::report::{
     API_VERSION, Asked, Change, LinkRegion, LinkRegions, Outcome, Report, Row, Sent, WhatIf,
 };
 use crate::what_if;
+use lamina_model::WireType;
 use lamina_placement::explain::{explain, why_infeasible};
 use lamina_placement::regions::{Line, Regions, regions};
-use lamina_model::WireType;
 use lamina_placement::{Ctx, Placement, Problem, SolveOptions, validate};
 use std::ops::RangeInclusive;
 

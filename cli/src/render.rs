@@ -199,7 +199,11 @@ fn sent(sent: &Sent) -> String {
             bytes(sent.raw_bytes),
             percent(error)
         ),
-        _ => format!("{from}→{to}: {} as they are: {}.", bytes(sent.bytes), sent.reason),
+        _ => format!(
+            "{from}→{to}: {} as they are: {}.",
+            bytes(sent.bytes),
+            sent.reason
+        ),
     }
 }
 

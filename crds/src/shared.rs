@@ -24,7 +24,9 @@ pub struct TensorSpec {
 }
 
 /// In how many bits a value is sent that is computed in 32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum WireType {
     /// 16 bits with a small range and more digits.

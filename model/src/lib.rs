@@ -14,7 +14,7 @@ mod samples;
 mod tensor;
 pub mod wire;
 
-pub use datatype::{DataType, UnknownDataType};
+pub use datatype::{DataType, UnknownDataType, WireType};
 pub use digest::{Digest, DigestError};
 pub use manifest::{
     Block, BoundaryCheck, EncodingErrors, Exit, ExitCriterion, ExitExpectation, ExitRow, InputSpec,
@@ -25,4 +25,3 @@ pub use operators::{OperatorRefusal, method_refusal, operator_refusal};
 pub use probe::{Probe, ProbeError, tensors_by_name};
 pub use samples::{MOST_SAMPLES, SAMPLES_BYTES, SamplesError, samples};
 pub use tensor::{ShapeError, Tensor};
-pub use wire::WireType;

@@ -3,11 +3,10 @@
 //! Agents encode and decode with this, and preparing measures with it what that changes
 //! of a model's answers, so that both are the same arithmetic.
 
-use crate::{Manifest, ValueSpec};
+use crate::{DataType, Manifest, ValueSpec, WireType};
 use bytes::Bytes;
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
-use serde::{Deserialize, Serialize};
 
 /// Values of fewer bytes at batch 1 go as they are: they save nothing, and scores and
 /// sizes are among them.
@@ -17,46 +16,6 @@ pub const SMALLEST_ENCODED_BYTES: u64 = 1024;
 const CHUNK: usize = 256;
 /// Steps from a tensor's smallest value to its largest.
 const STEPS: f32 = 255.0;
-
-/// In how many bits a value is sent that is computed in 32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WireType {
-    /// 16 bits with a small range and more digits.
-    Fp16,
-    /// 16 bits with the range of FP32 and fewer digits.
-    Bf16,
-    /// 256 even steps from a tensor's smallest value to its largest.
-    Int8,
-}
-
-impl WireType {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::Fp16, Self::Bf16, Self::Int8];
-
-    /// Bytes of a value that takes `bytes` as FP32.
-    pub const fn bytes(self, bytes: u64) -> u64 {
-        match self {
-            Self::Fp16 | Self::Bf16 => bytes / 2,
-            Self::Int8 => bytes / 4,
-        }
-    }
-
-    /// As specs write it, `fp16`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fp16 => "fp16",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-        }
-    }
-}
-
-impl std::fmt::Display for WireType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// The elements of an FP32 tensor as they are on the wire.
 #[derive(Debug, Clone, PartialEq)]
@@ -163,7 +122,7 @@ pub fn encodable(manifest: &Manifest, boundary: usize) -> Vec<&ValueSpec> {
 
 /// Whether `value` of a model that answers with `outputs` may be sent in fewer bits.
 pub fn is_encodable(value: &ValueSpec, outputs: &[ValueSpec]) -> bool {
-    value.datatype == crate::DataType::Fp32
+    value.datatype == DataType::Fp32
         && value.bytes(1).is_some_and(|b| b >= SMALLEST_ENCODED_BYTES)
         && !outputs.iter().any(|output| output.name == value.name)
 }
@@ -185,8 +144,16 @@ fn range(data: &[u8]) -> Option<(f32, f32)> {
     for group in values.chunks(LANES) {
         for (lane, bytes) in group.iter().enumerate() {
             let value = f32::from_le_bytes(*bytes);
-            smallest[lane] = if value < smallest[lane] { value } else { smallest[lane] };
-            largest[lane] = if value > largest[lane] { value } else { largest[lane] };
+            smallest[lane] = if value < smallest[lane] {
+                value
+            } else {
+                smallest[lane]
+            };
+            largest[lane] = if value > largest[lane] {
+                value
+            } else {
+                largest[lane]
+            };
             is_odd[lane] |= value.to_bits() & EXPONENT == EXPONENT;
         }
     }

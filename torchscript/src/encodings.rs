@@ -68,13 +68,7 @@ fn bytes(specs: &[ValueSpec]) -> u64 {
 /// The largest difference of an answer to `known`, as a share of that answer's largest
 /// magnitude. `None` where a value is not held by `dtype`, or an answer is no number or
 /// another whole one.
-fn change(
-    plan: &Plan,
-    graph: &Graph,
-    b: usize,
-    known: &Known<'_>,
-    dtype: WireType,
-) -> Option<f64> {
+fn change(plan: &Plan, graph: &Graph, b: usize, known: &Known<'_>, dtype: WireType) -> Option<f64> {
     let crossing = known.crossing(b);
     let specs = before(plan, b);
     let sent = crossing.iter().zip(specs).map(|(tensor, spec)| {

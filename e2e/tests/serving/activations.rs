@@ -54,7 +54,10 @@ pub(crate) async fn fewer_bytes_cross_a_slow_link(scene: &Scene) -> Result<()> {
 async fn compared(scene: &Scene) -> Result<()> {
     let raw = measured(scene, "fp32", None).await?;
     ensure!(raw.crossing.is_none(), "{raw:?}");
-    ensure!(raw.seen.largest <= ROUNDING && raw.seen.moved == 0, "{raw:?}");
+    ensure!(
+        raw.seen.largest <= ROUNDING && raw.seen.moved == 0,
+        "{raw:?}"
+    );
     for (dtype, wire, share) in [
         ("fp16", WireType::Fp16, 0.55),
         ("int8", WireType::Int8, 0.3),

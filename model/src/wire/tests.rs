@@ -1,5 +1,4 @@
 use super::*;
-use crate::DataType;
 use proptest::prelude::*;
 
 fn bytes(values: &[f32]) -> Vec<u8> {

@@ -18,16 +18,17 @@ const fn of_crds(dtype: model::WireType) -> WireType {
 }
 
 /// What a question reckons with for each block that may begin a host's part. Where one of
-/// `hosts` does not know a type yet, nobody is reckoned to send it.
+/// `hosts` that could compute does not know a type yet, nobody is reckoned to send it.
 pub(super) fn for_question(
     manifest: &Manifest,
     asked: &Activations,
     hosts: &[&Host],
 ) -> Vec<profile::Crossing> {
-    let knows = |dtype| hosts.iter().all(|h| h.encodings.contains(&of_crds(dtype)));
+    let fit = hosts.iter().filter(|h| h.unfit.is_none());
+    let knows = |dtype| fit.clone().all(|h| h.encodings.contains(&of_crds(dtype)));
     let blocks = 0..manifest.blocks.len();
     blocks
-        .map(|b| profile::crossing(manifest, b, asked, knows))
+        .map(|b| profile::crossing(manifest, b, asked, &knows))
         .collect()
 }
 

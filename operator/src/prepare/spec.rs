@@ -4,7 +4,8 @@ use crate::state::cluster::tier;
 use crate::state::ids::ObjectId;
 use crate::state::wish::{Choice, Pin, ValidModel, Wish};
 use lamina_crds::dnn_model::{
-    ActivationType, EarlyExits, InputDataType, LONGEST_PARAMETER, MOST_EXITS, MOST_PARAMETERS, ModelInput,
+    ActivationType, EarlyExits, InputDataType, LONGEST_PARAMETER, MOST_EXITS, MOST_PARAMETERS,
+    ModelInput,
 };
 use lamina_crds::quantity::parse_bytes;
 use lamina_crds::{DnnModel, DnnModelSpec};
@@ -499,11 +500,19 @@ mod tests {
         };
         let some = |dtype, max_error| Ok(Some(Activations { dtype, max_error }));
         assert_eq!(asked(ActivationType::Fp32, Some(0.1)), Ok(None));
-        assert_eq!(asked(ActivationType::Int8, None), some(Some(WireType::Int8), None));
+        assert_eq!(
+            asked(ActivationType::Int8, None),
+            some(Some(WireType::Int8), None)
+        );
         assert_eq!(asked(ActivationType::Auto, None), some(None, Some(0.01)));
-        assert_eq!(asked(ActivationType::Auto, Some(0.5)), some(None, Some(0.5)));
+        assert_eq!(
+            asked(ActivationType::Auto, Some(0.5)),
+            some(None, Some(0.5))
+        );
         for bad in [0.0, -1.0, 1.5, f64::NAN, f64::INFINITY] {
-            let said = asked(ActivationType::Fp16, Some(bad)).unwrap_err().to_string();
+            let said = asked(ActivationType::Fp16, Some(bad))
+                .unwrap_err()
+                .to_string();
             assert!(said.starts_with("spec.activations.maxError is"), "{said}");
         }
     }

@@ -29,7 +29,10 @@ fn asked(dtype: Option<WireType>, max_error: Option<f64>) -> Activations {
 
 fn chosen(boundary: usize, asked: Activations) -> Result<(WireType, u64), String> {
     let crossing = crossing(&measured(), boundary, &asked, |_| true);
-    assert_eq!(crossing.dtype.is_none(), crossing.bytes == crossing.raw_bytes);
+    assert_eq!(
+        crossing.dtype.is_none(),
+        crossing.bytes == crossing.raw_bytes
+    );
     assert_eq!(crossing.dtype.is_none(), !crossing.reason.is_empty());
     let bytes = crossing.bytes;
     crossing.dtype.map(|d| (d, bytes)).ok_or(crossing.reason)
@@ -38,13 +41,25 @@ fn chosen(boundary: usize, asked: Activations) -> Result<(WireType, u64), String
 #[test]
 fn one_type_is_taken_where_it_was_measured_and_is_allowed() {
     let fixed = |dtype, most| asked(Some(dtype), most);
-    assert_eq!(chosen(0, fixed(WireType::Int8, None)), Ok((WireType::Int8, 10_000)));
-    assert_eq!(chosen(1, fixed(WireType::Int8, None)), Ok((WireType::Int8, 5_000)));
-    assert_eq!(chosen(0, fixed(WireType::Bf16, Some(0.002))), Ok((WireType::Bf16, 20_000)));
+    assert_eq!(
+        chosen(0, fixed(WireType::Int8, None)),
+        Ok((WireType::Int8, 10_000))
+    );
+    assert_eq!(
+        chosen(1, fixed(WireType::Int8, None)),
+        Ok((WireType::Int8, 5_000))
+    );
+    assert_eq!(
+        chosen(0, fixed(WireType::Bf16, Some(0.002))),
+        Ok((WireType::Bf16, 20_000))
+    );
     let refused = chosen(1, fixed(WireType::Int8, Some(0.01))).unwrap_err();
     assert_eq!(refused, "int8 changes answers by 20.0 %, more than 1.0 %");
     let refused = chosen(1, fixed(WireType::Fp16, None)).unwrap_err();
-    assert!(refused.starts_with("what fp16 changes here was not measured"), "{refused}");
+    assert!(
+        refused.starts_with("what fp16 changes here was not measured"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -64,7 +79,10 @@ fn auto_takes_the_fewest_bits_that_are_allowed() {
 fn nothing_is_sent_that_an_agent_does_not_know() {
     let int8 = asked(Some(WireType::Int8), None);
     let crossing = |knows: fn(WireType) -> bool| crossing(&measured(), 0, &int8, knows);
-    assert_eq!(crossing(|d| d == WireType::Int8).dtype, Some(WireType::Int8));
+    assert_eq!(
+        crossing(|d| d == WireType::Int8).dtype,
+        Some(WireType::Int8)
+    );
     let none = crossing(|d| d == WireType::Fp16);
     assert_eq!(none.dtype, None);
     assert!(none.reason.contains("does not know"), "{}", none.reason);

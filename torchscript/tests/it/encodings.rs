@@ -31,7 +31,10 @@ fn the_manifest_says_what_encoding_changes_at_a_cut() {
             let got = p.slice(cut, blocks, false).0.run(&arrived).unwrap();
             let seen = difference(&got, &probe.outputs) / magnitude;
             // That of the worse of two requests.
-            assert!(seen > 0.0 && f64::from(seen) <= told * 1.001, "{cut} {dtype}: {seen} {told}");
+            assert!(
+                seen > 0.0 && f64::from(seen) <= told * 1.001,
+                "{cut} {dtype}: {seen} {told}"
+            );
             assert!(told < 0.2, "{cut} {dtype}: {told}");
         }
         assert!(errors[cut].fp16 < errors[cut].bf16, "{:?}", errors[cut]);
@@ -42,7 +45,12 @@ fn the_manifest_says_what_encoding_changes_at_a_cut() {
 fn what_cannot_be_encoded_has_no_error() {
     // Its values are a few bytes.
     let p = prepared("in_place", &row());
-    assert!(p.manifest.encoding_errors.iter().all(|e| *e == Default::default()));
+    assert!(
+        p.manifest
+            .encoding_errors
+            .iter()
+            .all(|e| *e == Default::default())
+    );
     let inputs = &p.manifest.inputs;
     assert!(inputs.iter().all(|v| v.datatype == DataType::Fp32));
 }

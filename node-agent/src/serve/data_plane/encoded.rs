@@ -140,5 +140,8 @@ async fn a_probe_may_be_as_far_off_as_its_encodings_were_measured_to_be() {
     let told = verified(Some(0.002)).await;
     assert!(told.passed, "{told:?}");
     let told = verified(None).await;
-    assert!(!told.passed && told.message.contains("element 1"), "{told:?}");
+    assert!(
+        !told.passed && told.message.contains("element 1"),
+        "{told:?}"
+    );
 }

@@ -80,7 +80,11 @@ fn how_values_are_sent_belongs_to_a_revision() {
     ] {
         let (kept, refusals) = ledger.admit(&wish(2, &[slice.clone()], &[route.clone()]));
         assert_eq!(refusals.len(), 1);
-        assert!(refusals[0].to_string().contains("a change needs a new revision"));
+        assert!(
+            refusals[0]
+                .to_string()
+                .contains("a change needs a new revision")
+        );
         assert_eq!((&kept.slices[0], &kept.routes[0]), (&held.0, &held.1));
     }
 }

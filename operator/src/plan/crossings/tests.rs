@@ -31,7 +31,11 @@ fn teach(bench: &mut Bench, node: &str, known: &[WireType]) {
 
 fn all_know(bench: &mut Bench) {
     for node in ["cam-1", "edge-1", "cloud-1"] {
-        teach(bench, node, &[WireType::Fp16, WireType::Bf16, WireType::Int8]);
+        teach(
+            bench,
+            node,
+            &[WireType::Fp16, WireType::Bf16, WireType::Int8],
+        );
     }
 }
 
@@ -126,5 +130,8 @@ fn a_limit_that_nothing_meets_leaves_values_as_they_are_and_says_so() {
     ask(&mut bench, ActivationType::Int8, Some(0.001));
     let crossing = &crossings(&bench)[0];
     assert_eq!((crossing.bytes, &crossing.encoding), (4000, &None));
-    assert_eq!(crossing.reason, "int8 changes answers by 2.0 %, more than 0.10 %");
+    assert_eq!(
+        crossing.reason,
+        "int8 changes answers by 2.0 %, more than 0.10 %"
+    );
 }
