@@ -1,7 +1,7 @@
 //! [`ComputeNode`]: one host, between operator and agent.
 
 use crate::dnn_model::EarlyExits;
-use crate::{Encoding, Hop, TensorSpec, WireType};
+use crate::{Encoding, Hop, TensorSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -201,9 +201,11 @@ pub struct ComputeNodeStatus {
     /// Version of the agent.
     #[serde(default)]
     pub agent_version: String,
-    /// In how few bits the agent can send and take values; empty where it knows of none.
+    /// In how few bits the agent can send and take values, `int8`; empty where it knows of
+    /// none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub encodings: Vec<WireType>,
+    #[schemars(length(max = 16), inner(length(max = 16)))]
+    pub encodings: Vec<String>,
     /// What the host can do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,

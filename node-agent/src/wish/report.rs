@@ -98,7 +98,9 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         conditions,
         address: facts.address,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        encodings: KNOWN_ENCODINGS.to_vec(),
+        encodings: KNOWN_ENCODINGS
+            .map(|dtype| dtype.as_str().to_owned())
+            .to_vec(),
         capacity: Some(facts.capacity),
         display: Some(display),
         slices: facts.slices,

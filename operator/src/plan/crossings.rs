@@ -17,6 +17,11 @@ const fn of_crds(dtype: model::WireType) -> WireType {
     }
 }
 
+/// Whether an agent that says that it knows `known` knows `dtype`.
+fn has(known: &[String], dtype: model::WireType) -> bool {
+    known.iter().any(|name| name == dtype.as_str())
+}
+
 /// What a question reckons with for each block that may begin a host's part. Where one of
 /// `hosts` that could compute does not know a type yet, nobody is reckoned to send it.
 pub(super) fn for_question(
@@ -25,7 +30,7 @@ pub(super) fn for_question(
     hosts: &[&Host],
 ) -> Vec<profile::Crossing> {
     let fit = hosts.iter().filter(|h| h.unfit.is_none());
-    let knows = |dtype| fit.clone().all(|h| h.encodings.contains(&of_crds(dtype)));
+    let knows = |dtype| fit.clone().all(|h| has(&h.encodings, dtype));
     let blocks = 0..manifest.blocks.len();
     blocks
         .map(|b| profile::crossing(manifest, b, asked, &knows))
@@ -38,7 +43,7 @@ fn of_path(
     asked: &Activations,
     entry: &str,
     segments: &[Segment],
-    knows: impl Fn(&str, WireType) -> bool,
+    knows: impl Fn(&str, model::WireType) -> bool,
 ) -> Vec<Crossing> {
     let mut at = entry;
     let mut crossings = Vec::new();
@@ -47,7 +52,7 @@ fn of_path(
         let first = segment.blocks.first();
         let first = first.and_then(|b| usize::try_from(*b).ok());
         if let Some(first) = first.filter(|_| to != at) {
-            let both = |dtype| [at, to].iter().all(|host| knows(host, of_crds(dtype)));
+            let both = |dtype| [at, to].iter().all(|host| knows(host, dtype));
             let chosen = profile::crossing(manifest, first, asked, both);
             crossings.push(crossing(index, chosen));
         }
@@ -88,7 +93,7 @@ impl Case<'_> {
         let knows = |host: &str, dtype| {
             let node = self.snapshot.compute_nodes.get(host);
             let status = node.and_then(|n| n.status.as_ref());
-            status.is_some_and(|s| s.encodings.contains(&dtype))
+            status.is_some_and(|s| has(&s.encodings, dtype))
         };
         let manifest = &self.wanted.manifest;
         of_path(manifest, asked, self.entry(), segments, knows)

@@ -7,7 +7,7 @@ use super::plans;
 use super::snapshot::{NodeView, Snapshot};
 use lamina_crds::conditions::{BENCHMARKED, is_true};
 use lamina_crds::placement::Plan;
-use lamina_crds::{ComputeNode, Placement, WireType};
+use lamina_crds::{ComputeNode, Placement};
 use lamina_model::Manifest;
 use lamina_placement::Tier;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -61,7 +61,7 @@ pub(crate) struct Host {
     /// It is to be emptied: nothing new goes there, and what is there moves off.
     pub is_cordoned: bool,
     /// In how few bits its agent sends and takes values.
-    pub encodings: Vec<WireType>,
+    pub encodings: Vec<String>,
     /// Share of it that Placements take.
     taken: Taken,
 }

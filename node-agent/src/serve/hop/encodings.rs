@@ -11,11 +11,7 @@ use lamina_proto::hop::{Encoded as WireEncoded, Int8, Tensor as WireTensor};
 const AT_ONCE_BYTES: usize = 1 << 20;
 
 /// In how few bits this agent sends and takes values.
-pub(crate) const KNOWN: [lamina_crds::WireType; 3] = [
-    lamina_crds::WireType::Fp16,
-    lamina_crds::WireType::Bf16,
-    lamina_crds::WireType::Int8,
-];
+pub(crate) const KNOWN: [WireType; 3] = WireType::ALL;
 
 /// How a value was sent that was to be sent in fewer bits.
 pub(super) type Sent = Option<WireType>;

@@ -23,19 +23,15 @@ fn bench() -> Bench {
     bench
 }
 
-fn teach(bench: &mut Bench, node: &str, known: &[WireType]) {
+fn teach(bench: &mut Bench, node: &str, known: &[&str]) {
     let node = bench.snapshot.compute_nodes.get_mut(node).unwrap();
     let status = Arc::make_mut(node).status.as_mut().unwrap();
-    status.encodings = known.to_vec();
+    status.encodings = known.iter().map(|k| (*k).to_owned()).collect();
 }
 
 fn all_know(bench: &mut Bench) {
     for node in ["cam-1", "edge-1", "cloud-1"] {
-        teach(
-            bench,
-            node,
-            &[WireType::Fp16, WireType::Bf16, WireType::Int8],
-        );
+        teach(bench, node, &["fp16", "bf16", "int8"]);
     }
 }
 
@@ -108,10 +104,10 @@ fn an_agent_that_does_not_know_an_encoding_never_gets_it() {
     ask(&mut bench, ActivationType::Int8, None);
     let reason = &crossings(&bench)[0].reason;
     assert!(reason.contains("does not know"), "{reason}");
-    teach(&mut bench, "cam-1", &[WireType::Int8]);
+    teach(&mut bench, "cam-1", &["int8"]);
     bench.run(8);
     assert_eq!(crossings(&bench)[0].encoding, None);
-    teach(&mut bench, "cloud-1", &[WireType::Int8]);
+    teach(&mut bench, "cloud-1", &["int8"]);
     bench.run(8);
     assert_eq!(crossings(&bench)[0].encoding, encoding(WireType::Int8, "x"));
     // Its agent is an older one again.
