@@ -89,6 +89,14 @@ pub struct PlanArgs {
     /// Early exits of a model whose profile has none (YAML, JSON).
     #[arg(long, value_name = "FILE", conflicts_with = "problem")]
     pub exits: Option<PathBuf>,
+    /// In how many bits FP32 values go from node to node; needs the manifest of a model
+    /// [default: fp32].
+    #[arg(long, value_name = "DTYPE", value_enum, conflicts_with = "problem")]
+    pub activations: Option<Bits>,
+    /// What that may change of answers at one cut, such as 1% of their largest
+    /// magnitude; values go as they are where it would be more [default: 1% with auto].
+    #[arg(long, value_name = "SHARE", requires = "activations")]
+    pub max_error: Option<String>,
     /// Lowest expected accuracy where thresholds of exits can be chosen, such as
     /// 85%.
     #[arg(long, value_name = "SHARE")]
@@ -113,6 +121,21 @@ pub struct PlanArgs {
     /// One JSON document instead of tables.
     #[arg(long)]
     pub json: bool,
+}
+
+/// In how many bits values go from node to node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Bits {
+    /// As they are.
+    Fp32,
+    /// 16 bits with more digits.
+    Fp16,
+    /// 16 bits with a larger range.
+    Bf16,
+    /// 8 bits.
+    Int8,
+    /// The fewest that the limit allows, cut by cut.
+    Auto,
 }
 
 /// A criterion on the command line.

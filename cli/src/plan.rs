@@ -4,9 +4,10 @@ use crate::compare::{Comparison, Limits, compare, proved_infeasible, verdict};
 use crate::mistake::{Mistake, Mistakes};
 use crate::question::{Question, Refusal};
 use crate::report::{
-    API_VERSION, Asked, Change, LinkRegion, LinkRegions, Outcome, Report, Row, WhatIf,
+    API_VERSION, Asked, Change, LinkRegion, LinkRegions, Outcome, Report, Row, Sent, WhatIf,
 };
 use crate::what_if;
+use lamina_model::WireType;
 use lamina_placement::explain::{explain, why_infeasible};
 use lamina_placement::regions::{Line, Regions, regions};
 use lamina_placement::{Ctx, Placement, Problem, SolveOptions, validate};
@@ -62,6 +63,7 @@ pub fn plan(
         question: Asked::of(problem),
         outcome,
         verdict: verdict(problem, &rows),
+        crossings: sent(question, &rows),
         reasons: reasons(problem, outcome, &limits),
         strategies: rows,
         skipped,
@@ -98,6 +100,32 @@ fn outcome(rows: &[Row]) -> Outcome {
     } else {
         Outcome::Unknown
     }
+}
+
+/// What crosses on the path of the best of `rows`.
+fn sent(question: &Question, rows: &[Row]) -> Vec<Sent> {
+    let (Some(best), [workload]) = (rows.first(), question.problem.workloads.as_slice()) else {
+        return Vec::new();
+    };
+    let mut at = workload.entry.as_str();
+    let mut found = Vec::new();
+    for segment in best.solution.placements.iter().flat_map(|p| &p.segments) {
+        let first = segment.blocks.first();
+        let crossing = first.and_then(|b| question.crossings.get(*b));
+        if let Some(crossing) = crossing.filter(|_| segment.node != at) {
+            found.push(Sent {
+                from: at.to_owned(),
+                to: segment.node.clone(),
+                dtype: crossing.dtype.map(WireType::as_str),
+                error: crossing.error,
+                bytes: crossing.bytes,
+                raw_bytes: crossing.raw_bytes,
+                reason: crossing.reason.clone(),
+            });
+        }
+        at = &segment.node;
+    }
+    found
 }
 
 fn reasons(problem: &Problem, outcome: Outcome, limits: &Limits) -> Vec<String> {

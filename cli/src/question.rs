@@ -1,14 +1,16 @@
 //! Files and options as one problem.
 
-use crate::args::PlanArgs;
+use crate::args::{Bits, PlanArgs};
 use crate::input;
 use crate::mistake::{Mistake, Mistakes};
 use crate::profile::{self, Exits, Profile};
 use crate::topology::{self, Topology};
 use crate::units::{self, Kind};
+use lamina_model::WireType;
 use lamina_placement::{
     BlockOnNode, Constraints, Node, Objective, Problem, Tier, Workload, strategy_names, validate,
 };
+use lamina_profile::{AUTO_MAX_ERROR, Activations, Crossing, crossing, encode};
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -50,6 +52,8 @@ pub struct Question {
     pub deadline: Duration,
     /// Seed of everything random.
     pub seed: u64,
+    /// How values cross into each block, where they are not to go as they are.
+    pub crossings: Vec<Crossing>,
     /// What the library's fields are called where they were given.
     pub names: &'static [(&'static str, &'static str)],
 }
@@ -71,11 +75,11 @@ pub fn read(args: &PlanArgs) -> Result<Question, Refusal> {
     let wishes = wishes(args, &mut options);
     let files = match (&args.profile, &args.topology, &args.problem) {
         (Some(profile), Some(topology), _) => from_files(args, profile, topology, &mut options),
-        (_, _, Some(problem)) => from_problem(problem),
+        (_, _, Some(problem)) => from_problem(problem).map(|(p, at)| (p, at, Vec::new())),
         _ => Err(Mistakes::whole(OPTIONS, "give --profile and --topology, or --problem").into()),
     };
-    let (mut problem, places) = match (files, options.found.is_empty()) {
-        (Ok(files), true) => files,
+    let (mut problem, places, crossings) = match (files, options.found.is_empty()) {
+        (Ok((problem, places, crossings)), true) => (problem, places, crossings),
         (Ok(_), false) => return Err(Refusal(options.mistakes())),
         (Err(mut refusal), _) => {
             refusal.0.extend(options.mistakes());
@@ -89,6 +93,7 @@ pub fn read(args: &PlanArgs) -> Result<Question, Refusal> {
         strategies: wishes.strategies,
         deadline: wishes.deadline,
         seed: args.seed,
+        crossings,
         names: if args.problem.is_some() { &[] } else { &NAMES },
     })
 }
@@ -198,7 +203,7 @@ fn from_files(
     profile: &Path,
     topology: &Path,
     options: &mut Options,
-) -> Result<(Problem, Places), Refusal> {
+) -> Result<(Problem, Places, Vec<Crossing>), Refusal> {
     let places = Places {
         model: profile.display().to_string(),
         world: topology.display().to_string(),
@@ -218,6 +223,7 @@ fn from_files(
         return Err(Refusal(wrong));
     };
     let entry = entry(args, &world, options);
+    let asked = activations(args, options);
     if !wrong.is_empty() || !options.found.is_empty() {
         return Err(Refusal(wrong));
     }
@@ -230,13 +236,52 @@ fn from_files(
         }
         add_exits(&mut workload, exits);
     }
+    let crossings = match asked {
+        Some(asked) => encoded(&model, &places.model, &asked, &mut workload)?,
+        None => Vec::new(),
+    };
     let problem = Problem {
         nodes: world.nodes,
         links: world.links,
         workloads: vec![workload],
         ..Problem::default()
     };
-    Ok((problem, places))
+    Ok((problem, places, crossings))
+}
+
+/// What is asked of values between nodes, where they are not to go as they are.
+fn activations(args: &PlanArgs, options: &mut Options) -> Option<Activations> {
+    let most = options.quantity("--max-error", args.max_error.as_ref(), Kind::Share);
+    let (dtype, default) = match args.activations? {
+        Bits::Fp32 => return None,
+        Bits::Fp16 => (Some(WireType::Fp16), None),
+        Bits::Bf16 => (Some(WireType::Bf16), None),
+        Bits::Int8 => (Some(WireType::Int8), None),
+        Bits::Auto => (None, Some(AUTO_MAX_ERROR)),
+    };
+    Some(Activations {
+        dtype,
+        max_error: most.or(default),
+    })
+}
+
+/// How values cross into each block of `model`, and `workload` with their bytes.
+fn encoded(
+    model: &Profile,
+    place: &str,
+    asked: &Activations,
+    workload: &mut Workload,
+) -> Result<Vec<Crossing>, Refusal> {
+    let Profile::Prepared(manifest) = model else {
+        let reason = "says nothing of what fewer bits change; --activations needs what `lamina-node-agent prepare --json` printed";
+        return Err(Mistakes::whole(place, reason).into());
+    };
+    let blocks = 0..manifest.blocks.len();
+    let crossings: Vec<Crossing> = blocks
+        .map(|b| crossing(manifest, b, asked, |_| true))
+        .collect();
+    encode(workload, manifest, &crossings);
+    Ok(crossings)
 }
 
 fn add_exits(workload: &mut Workload, exits: Exits) {

@@ -1,11 +1,12 @@
 //! The report as text.
 
 use crate::compare::nodes_of;
-use crate::report::{LinkRegions, Moved, Outcome, Report, Row, Verdict, WhatIf};
+use crate::report::{LinkRegions, Moved, Outcome, Report, Row, Sent, Verdict, WhatIf};
 use crate::show;
 use crate::table::{Dress, Table};
 use lamina_placement::explain::{Explanation, Stretch, bytes};
 use lamina_placement::{Criterion, Objective, Status};
+use lamina_profile::percent;
 
 mod explanation;
 
@@ -19,6 +20,7 @@ pub fn render(report: &Report, dress: &Dress) -> String {
     if let Some(verdict) = &report.verdict {
         lines.extend(sentence(report, verdict, dress));
         lines.extend(thresholds(report));
+        lines.extend(report.crossings.iter().map(sent));
     }
     lines.extend(no_placement(report));
     if !report.skipped.is_empty() {
@@ -185,6 +187,24 @@ fn sentence(report: &Report, verdict: &Verdict, dress: &Dress) -> Vec<String> {
         _ => {}
     }
     vec![text]
+}
+
+/// How values go from one node to the next.
+fn sent(sent: &Sent) -> String {
+    let (from, to) = (&sent.from, &sent.to);
+    match (sent.dtype, sent.error) {
+        (Some(dtype), Some(error)) => format!(
+            "{from}→{to}: {} as {dtype} in the place of {}, which changes answers by {}.",
+            bytes(sent.bytes),
+            bytes(sent.raw_bytes),
+            percent(error)
+        ),
+        _ => format!(
+            "{from}→{to}: {} as they are: {}.",
+            bytes(sent.bytes),
+            sent.reason
+        ),
+    }
 }
 
 /// Which thresholds the best answer chose.

@@ -26,6 +26,9 @@ pub struct Report {
     /// The best answer in a sentence's worth of figures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// How values go from node to node on the best path, where fewer bits were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub crossings: Vec<Sent>,
     /// Why there is no placement, where there is none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
@@ -40,6 +43,29 @@ pub struct Report {
     pub regions: Option<LinkRegions>,
     /// Whether it was cut short by the user.
     pub cancelled: bool,
+}
+
+/// What one node sends to the next.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sent {
+    /// From this node.
+    pub from: String,
+    /// To this one.
+    pub to: String,
+    /// In how few bits; absent where values go as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<&'static str>,
+    /// What that changes of answers, as a share of their largest magnitude.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
+    /// Bytes of one request.
+    pub bytes: u64,
+    /// The same as its values are.
+    pub raw_bytes: u64,
+    /// Why values go as they are.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// Whether a placement was found.

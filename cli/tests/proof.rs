@@ -19,6 +19,7 @@ const AGREEMENT: f64 = 1e-6;
 
 fn planned(problem: &Problem) -> Report {
     let question = Question {
+        crossings: Vec::new(),
         problem: problem.clone(),
         strategies: strategy_names().into_iter().map(str::to_owned).collect(),
         deadline: Duration::from_secs(3600),

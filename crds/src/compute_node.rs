@@ -1,7 +1,7 @@
 //! [`ComputeNode`]: one host, between operator and agent.
 
 use crate::dnn_model::{Batching, EarlyExits};
-use crate::{Hop, TensorSpec};
+use crate::{Encoding, Hop, TensorSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -96,6 +96,9 @@ pub struct Slice {
     /// Which requests it computes together; each alone where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batching: Option<Batching>,
+    /// How its outputs are sent to the next host; absent where all go as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
 }
 
 /// A content-addressed file in the operator's store.
@@ -152,6 +155,13 @@ pub struct RouteRevision {
     /// Where requests may leave it early; absent where they cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<Exits>,
+    /// How inputs are sent to the first host; absent where all go as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
+    /// What all encodings on the path may change of an answer, as a share of its largest
+    /// magnitude; absent where all values go as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
     /// A request with its known answer, which proves this revision.
     pub probe: Blob,
     /// Manifest of the blocks of this revision, which the entry keeps so that an
@@ -211,6 +221,11 @@ pub struct ComputeNodeStatus {
     /// Version of the agent.
     #[serde(default)]
     pub agent_version: String,
+    /// In how few bits the agent can send and take values, `int8`; empty where it knows of
+    /// none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 16)))]
+    pub encodings: Vec<String>,
     /// What the host can do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,
@@ -239,6 +254,7 @@ impl Default for ComputeNodeStatus {
             conditions: Vec::new(),
             address: String::new(),
             agent_version: String::new(),
+            encodings: Vec::new(),
             capacity: None,
             display: None,
             slices: Vec::new(),

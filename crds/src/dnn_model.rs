@@ -62,6 +62,9 @@ pub struct DnnModelSpec {
     /// Requests that wait for a host are computed together, where this is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batching: Option<Batching>,
+    /// How values are sent from host to host; as they are where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<Activations>,
 }
 
 /// Where a model's file is.
@@ -377,6 +380,41 @@ pub struct Batching {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub max_delay_ms: u32,
+}
+
+/// In how many bits values are sent from host to host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ActivationType {
+    /// As they are, bit for bit.
+    #[default]
+    Fp32,
+    /// 16 bits with a small range and more digits.
+    Fp16,
+    /// 16 bits with the range of FP32 and fewer digits.
+    Bf16,
+    /// 8 bits: 256 even steps from a tensor's smallest value to its largest.
+    Int8,
+    /// At each cut the fewest bits whose measured error is within `maxError`.
+    Auto,
+}
+
+/// How FP32 values of a kilobyte and more are sent from host to host. Others, and the
+/// model's outputs, always go as they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Activations {
+    /// In how many bits.
+    #[serde(default)]
+    pub dtype: ActivationType,
+    /// What it may change of the model's answers at one cut: their largest difference on
+    /// the inputs with which the model was prepared, as a share of their largest
+    /// magnitude. Where it would be more, values go as they are. Default: 0.01 for
+    /// `auto`, no limit for the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = ("self > 0.0 && self <= 1.0", "maxError must be above 0 and at most 1"))]
+    #[schemars(range(min = 0, max = 1))]
+    pub max_error: Option<f64>,
 }
 
 /// When blocks may move.

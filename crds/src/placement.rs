@@ -1,6 +1,6 @@
 //! [`Placement`]: one model as seen from one entry.
 
-use crate::Hop;
+use crate::{Encoding, Hop};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -63,6 +63,10 @@ pub struct Plan {
     pub manifest: String,
     /// The segments in order of execution.
     pub segments: Vec<Segment>,
+    /// How values are sent from host to host, where `spec.activations` of the DnnModel
+    /// asks for fewer bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub crossings: Vec<Crossing>,
     /// Strategy that found it.
     pub strategy: String,
     /// What is proved: `Optimal`, or `Feasible, gap 2.9%`.
@@ -102,6 +106,28 @@ pub struct Segment {
     /// Block ids in order of execution. Not a range, so that graphs with
     /// branches fit.
     pub blocks: Vec<u32>,
+}
+
+/// What is sent from one host of a path to the next.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Crossing {
+    /// The segment that takes it; 0 is what the entry sends to the first host.
+    pub segment: u32,
+    /// How values are sent; absent where all go as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
+    /// What that changes of the model's answers: their largest difference on the inputs
+    /// with which the model was prepared, as a share of their largest magnitude.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
+    /// Bytes of one request.
+    pub bytes: u64,
+    /// Bytes of one request as its values are.
+    pub raw_bytes: u64,
+    /// Why values go as they are though fewer bytes were asked for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// What became of a Placement.

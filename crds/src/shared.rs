@@ -22,3 +22,27 @@ pub struct TensorSpec {
     /// Shape; -1 in the first place takes any batch size.
     pub shape: Vec<i64>,
 }
+
+/// In how many bits a value is sent that is computed in 32.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum WireType {
+    /// 16 bits with a small range and more digits.
+    Fp16,
+    /// 16 bits with the range of FP32 and fewer digits.
+    Bf16,
+    /// 8 bits: 256 even steps from a tensor's smallest value to its largest.
+    Int8,
+}
+
+/// How values are sent from one host to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Encoding {
+    /// In how many bits.
+    pub dtype: WireType,
+    /// Names of the FP32 values that are sent so; all others are sent as they are.
+    pub values: Vec<String>,
+}

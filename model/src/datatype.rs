@@ -51,6 +51,11 @@ impl DataType {
         }
     }
 
+    /// Whether its elements are rounded numbers.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64)
+    }
+
     /// Bytes of a tensor of `shape`; `None` where a dimension is negative or the
     /// product overflows.
     pub fn checked_bytes(self, shape: &[i64]) -> Option<u64> {
@@ -92,6 +97,46 @@ impl FromStr for DataType {
             .into_iter()
             .find(|d| d.as_str() == name)
             .ok_or_else(|| UnknownDataType(name.to_owned()))
+    }
+}
+
+/// In how many bits a value is sent that is computed in 32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WireType {
+    /// 16 bits with a small range and more digits.
+    Fp16,
+    /// 16 bits with the range of FP32 and fewer digits.
+    Bf16,
+    /// 256 even steps from a tensor's smallest value to its largest.
+    Int8,
+}
+
+impl WireType {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Fp16, Self::Bf16, Self::Int8];
+
+    /// Bytes of a value that takes `bytes` as FP32.
+    pub const fn bytes(self, bytes: u64) -> u64 {
+        match self {
+            Self::Fp16 | Self::Bf16 => bytes / 2,
+            Self::Int8 => bytes / 4,
+        }
+    }
+
+    /// As specs write it, `fp16`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fp16 => "fp16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+impl fmt::Display for WireType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

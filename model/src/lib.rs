@@ -12,11 +12,12 @@ mod operators;
 mod probe;
 mod samples;
 mod tensor;
+pub mod wire;
 
-pub use datatype::{DataType, UnknownDataType};
+pub use datatype::{DataType, UnknownDataType, WireType};
 pub use digest::{Digest, DigestError};
 pub use manifest::{
-    Block, BoundaryCheck, Exit, ExitCriterion, ExitExpectation, ExitRow, InputSpec,
+    Block, BoundaryCheck, EncodingErrors, Exit, ExitCriterion, ExitExpectation, ExitRow, InputSpec,
     MANIFEST_VERSION, Manifest, ManifestError, OutputStructure, Rung, Seconds, ValueKind,
     ValueRange, ValueSpec,
 };

@@ -1,4 +1,4 @@
-use crate::{DataType, Digest};
+use crate::{DataType, Digest, WireType};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -226,6 +226,44 @@ pub struct Block {
     pub outputs: Vec<ValueSpec>,
 }
 
+/// What sending the values before one block in fewer bits changes of the model's answers:
+/// the largest difference of an output, as a share of that output's largest magnitude, on
+/// the requests with which the model was prepared. Absent where it was not measured, where
+/// the values are not held by so few bits, or where whole numbers or shapes changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EncodingErrors {
+    /// As [`WireType::Fp16`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fp16: Option<f64>,
+    /// As [`WireType::Bf16`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bf16: Option<f64>,
+    /// As [`WireType::Int8`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub int8: Option<f64>,
+}
+
+impl EncodingErrors {
+    /// That of `dtype`.
+    pub const fn of(&self, dtype: WireType) -> Option<f64> {
+        match dtype {
+            WireType::Fp16 => self.fp16,
+            WireType::Bf16 => self.bf16,
+            WireType::Int8 => self.int8,
+        }
+    }
+
+    /// The place of that of `dtype`.
+    pub const fn of_mut(&mut self, dtype: WireType) -> &mut Option<f64> {
+        match dtype {
+            WireType::Fp16 => &mut self.fp16,
+            WireType::Bf16 => &mut self.bf16,
+            WireType::Int8 => &mut self.int8,
+        }
+    }
+}
+
 /// Outcome of comparing the chain of blocks with the whole model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -289,6 +327,10 @@ pub struct Manifest {
     /// ways through the model; and in manifests of before it was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_are_independent: Option<bool>,
+    /// What sending values in fewer bits changes, by the block that takes them. Empty in
+    /// manifests of before it was measured: then all values go as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub encoding_errors: Vec<EncodingErrors>,
 }
 
 /// The manifest contradicts itself.
@@ -315,6 +357,8 @@ pub enum ManifestError {
     Outputs,
     #[error("exit `{0}` hangs on a block or gives an output that there is not")]
     Exit(String),
+    #[error("encodingErrors: not one for each block, or one is negative or no number")]
+    EncodingErrors,
 }
 
 impl Manifest {
@@ -357,6 +401,15 @@ impl Manifest {
         };
         if let Some(exit) = self.exits.iter().find(|exit| !is_there(exit)) {
             return Err(ManifestError::Exit(exit.name.clone()));
+        }
+        let errors = &self.encoding_errors;
+        let mut told = errors
+            .iter()
+            .flat_map(|e| WireType::ALL.map(|dtype| e.of(dtype)))
+            .flatten();
+        let is_for_each = errors.is_empty() || errors.len() == self.blocks.len();
+        if !is_for_each || told.any(|e| !(e.is_finite() && e >= 0.0)) {
+            return Err(ManifestError::EncodingErrors);
         }
         Ok(())
     }

@@ -79,6 +79,7 @@ pub(crate) fn slice(placement_uid: &str, revision: i64, segment: u32) -> Slice {
         next: Some(hop("edge-1")),
         callers: None,
         batching: None,
+        encoding: None,
     }
 }
 
@@ -104,6 +105,8 @@ pub(crate) fn revision(revision: i64, node: &str) -> RouteRevision {
         inputs: vec![image("image")],
         outputs: vec![image("scores")],
         exits: None,
+        encoding: None,
+        error: None,
         probe: blob(b"probe"),
         manifest: blob(b"manifest"),
     }
@@ -153,6 +156,7 @@ pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
         weight_bytes: None,
         lopsided_share: None,
         rows_are_independent: None,
+        encoding_errors: Vec::new(),
     }
 }
 

@@ -68,6 +68,7 @@ pub(crate) fn model_spec() -> DnnModelSpec {
         },
         exits: None,
         batching: None,
+        activations: None,
     }
 }
 
@@ -154,6 +155,7 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
         weight_bytes: None,
         lopsided_share: None,
         rows_are_independent: Some(true),
+        encoding_errors: Vec::new(),
     }
 }
 
@@ -224,6 +226,7 @@ pub(crate) fn plan(revision: i64, path: &[(&str, Range<u32>)]) -> Plan {
                 blocks: blocks.clone().collect(),
             })
             .collect(),
+        crossings: Vec::new(),
         strategy: "optimal".into(),
         certificate: "Optimal".into(),
         estimated_latency_ms: 50.0,
@@ -420,5 +423,6 @@ pub(crate) fn slice(uid: &str, revision: i64, segment: u32) -> Slice {
         next: None,
         callers: None,
         batching: None,
+        encoding: None,
     }
 }

@@ -1,8 +1,10 @@
 //! A prepared model as a workload to place, reckoned alike by the operator and by
 //! `kubectl lamina plan`. Pure, as both sides of it are.
 
+mod crossings;
 mod exits;
 
+pub use crossings::{AUTO_MAX_ERROR, Activations, Crossing, crossing, encode, percent, short};
 pub use exits::{exits, expected_shares};
 
 use lamina_model::{Block, Manifest};

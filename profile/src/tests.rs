@@ -1,7 +1,7 @@
 use super::*;
 use lamina_model::{BoundaryCheck, DataType, Digest, MANIFEST_VERSION, Rung, Seconds, ValueSpec};
 
-fn value(name: &str, elements: i64) -> ValueSpec {
+pub(crate) fn value(name: &str, elements: i64) -> ValueSpec {
     ValueSpec {
         name: name.into(),
         datatype: DataType::Fp32,
@@ -10,7 +10,7 @@ fn value(name: &str, elements: i64) -> ValueSpec {
 }
 
 /// Two blocks of 10 and 20 ms at 8 GFLOP/s.
-fn manifest() -> Manifest {
+pub(crate) fn manifest() -> Manifest {
     let digest = Digest::of(b"block");
     let block = |seconds: f64, input: &str, output: ValueSpec| Block {
         digest: digest.clone(),
@@ -52,6 +52,7 @@ fn manifest() -> Manifest {
         weight_bytes: None,
         lopsided_share: None,
         rows_are_independent: None,
+        encoding_errors: Vec::new(),
     }
 }
 

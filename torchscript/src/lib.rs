@@ -15,6 +15,7 @@ mod benchmark;
 mod caches;
 mod cuts;
 mod draw;
+mod encodings;
 mod error;
 mod exits;
 mod ffi;

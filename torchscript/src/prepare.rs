@@ -1,6 +1,7 @@
 use crate::as_written;
 use crate::cuts;
 use crate::draw;
+use crate::encodings;
 use crate::exits;
 use crate::ffi::{
     self, Analysis, Block, Cost, Gear, Graph, Signature, Source, TorchError, Watched,
@@ -145,6 +146,7 @@ pub fn prepare(
         weight_bytes: weight_bytes(&trial.analysis, &profiles),
         lopsided_share: chain.lopsided,
         rows_are_independent: rows::are_independent(&plan, trial.watched.may_differ),
+        encoding_errors: encodings::errors(&plan, &chain.blocks),
     })
 }
 

@@ -57,6 +57,7 @@ fn manifest() -> Manifest {
         weight_bytes: None,
         lopsided_share: None,
         rows_are_independent: None,
+        encoding_errors: Vec::new(),
     }
 }
 

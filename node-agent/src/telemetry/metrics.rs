@@ -17,6 +17,7 @@ pub(super) struct Metrics {
     transfer: Family<PeerLabel, Histogram>,
     bytes: Family<DirectionLabels, Counter>,
     exits: Family<ExitLabel, Counter>,
+    encodings: Family<DtypeLabel, Counter>,
     denied: Family<ReasonLabel, Counter>,
     certificate: Family<OfLabel, Gauge>,
 }
@@ -48,6 +49,11 @@ struct ExitLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DtypeLabel {
+    dtype: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfLabel {
     of: &'static str,
 }
@@ -68,6 +74,7 @@ impl Default for Metrics {
             transfer: Family::new_with_constructor(seconds),
             bytes: Family::default(),
             exits: Family::default(),
+            encodings: Family::default(),
             denied: Family::default(),
             certificate: Family::default(),
         }
@@ -117,6 +124,11 @@ impl Metrics {
             self.exits.clone(),
         );
         registry.register(
+            "hop_values_encoded",
+            "Values that were to be sent in fewer bits, by how they were sent",
+            self.encodings.clone(),
+        );
+        registry.register(
             "requests_denied",
             "Requests refused for who sent them",
             self.denied.clone(),
@@ -146,6 +158,10 @@ impl Metrics {
             let count = self.exits.get_or_create(&ExitLabel { exit });
             count.inc_by(u64::from(*rows));
         }
+    }
+
+    pub(super) fn encoded(&self, dtype: &'static str) {
+        self.encodings.get_or_create(&DtypeLabel { dtype }).inc();
     }
 
     pub(super) fn denied(&self, reason: &'static str) {

@@ -5,6 +5,7 @@ mod metrics;
 
 pub(crate) use activity::Activity;
 
+use lamina_model::WireType;
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
@@ -150,6 +151,13 @@ impl Telemetry {
     pub fn hop_transfer(&self, transfer: Transfer) {
         self.inner.metrics.transfer(&transfer);
         self.note(|w| push(&mut w.transfers, transfer));
+    }
+
+    /// Notes a value that was to be sent in fewer bits, and in how few it was sent: none
+    /// where it went as it is.
+    pub(crate) fn value_encoded(&self, dtype: Option<WireType>) {
+        let dtype = dtype.map_or("fp32", WireType::as_str);
+        self.inner.metrics.encoded(dtype);
     }
 
     /// Notes a run of a segment.

@@ -1,6 +1,7 @@
 //! What the operator is told of this host in its ComputeNode's status. Pure.
 
 use crate::serve::engine::ModelCrashes;
+use crate::serve::hop::KNOWN_ENCODINGS;
 use crate::serve::slices::Totals;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -100,6 +101,9 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         conditions,
         address: facts.address,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        encodings: KNOWN_ENCODINGS
+            .map(|dtype| dtype.as_str().to_owned())
+            .to_vec(),
         capacity: Some(facts.capacity),
         display: Some(display),
         slices: facts.slices,

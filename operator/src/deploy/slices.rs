@@ -79,6 +79,7 @@ fn build_slice(
         next: plan.segments.get(index + 1).map(|s| s.host.clone()),
         callers: Some(vec![caller(plan, entry, index)?]),
         batching: None,
+        encoding: plans::crossing_into(plan, index + 1).and_then(|c| c.encoding.clone()),
     })
 }
 
@@ -202,6 +203,8 @@ fn revision(snapshot: &Snapshot, written: Option<&Route>, plan: &Plan) -> Option
         inputs: tensors(&manifest.inputs),
         outputs: tensors(&manifest.outputs),
         exits: exits::of(manifest),
+        encoding: plans::crossing_into(plan, 0).and_then(|c| c.encoding.clone()),
+        error: error(plan),
         probe: Blob {
             digest: manifest.probe.to_string(),
             bytes: manifest.probe_bytes,
@@ -211,6 +214,13 @@ fn revision(snapshot: &Snapshot, written: Option<&Route>, plan: &Plan) -> Option
             bytes: snapshot.manifest_bytes.get(&plan.manifest).copied()?,
         },
     })
+}
+
+/// What the encodings of `plan` change of an answer together, where there are some.
+fn error(plan: &Plan) -> Option<f64> {
+    let encoded = plan.crossings.iter().filter(|c| c.encoding.is_some());
+    let errors: Vec<f64> = encoded.filter_map(|c| c.error).collect();
+    (!errors.is_empty()).then(|| lamina_profile::short(errors.iter().sum()))
 }
 
 /// Why requests are refused, if so: raw input would leave the entry though the spec

@@ -120,6 +120,7 @@ impl Case<'_> {
             revision: self.next_revision(),
             generation: self.wanted.generation,
             manifest: self.wanted.digest.clone(),
+            crossings: self.crossings(&segments),
             segments,
             strategy: solution.strategy.clone(),
             certificate: certificate(&solution.certificate),

@@ -107,6 +107,7 @@ impl Case<'_> {
         let strategy = &self.wanted.wish.strategy.name;
         plan.manifest != self.wanted.digest
             || !answers_for(&plan.strategy, strategy)
+            || self.is_sent_otherwise(plan)
             || self.is_new_wish(own) && plan.generation != self.wanted.generation
     }
 

@@ -12,6 +12,7 @@ mod ahead;
 mod answer;
 mod ask;
 mod candidates;
+mod crossings;
 pub(crate) mod desk;
 mod due;
 mod judge;
@@ -530,6 +531,10 @@ impl Case<'_> {
                 "strategy {} → {wanted}",
                 plan.strategy
             )));
+        }
+        if self.is_sent_otherwise(plan) {
+            let why = "values are to be sent otherwise (spec.activations)";
+            return Some(Must::Leave(why.to_owned()));
         }
         let violation = self.broken_wish(answer)?;
         Some(Must::Leave(format!(

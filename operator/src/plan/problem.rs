@@ -1,7 +1,7 @@
 //! The question that a strategy is asked: what the manifest says, on hosts and
 //! links as they were measured.
 
-use super::candidates;
+use super::{candidates, crossings};
 use crate::state::cluster::{Cluster, Host};
 use crate::state::decision::{Question, Supposed};
 use crate::state::links::LinkView;
@@ -194,7 +194,11 @@ fn workload(
         })
         .collect();
     let serving = question.serving.as_ref();
-    let general = lamina_profile::workload(manifest, WORKLOAD, &question.entry, &factors);
+    let mut general = lamina_profile::workload(manifest, WORKLOAD, &question.entry, &factors);
+    if let Some(asked) = &question.wish.activations {
+        let crossings = crossings::for_question(manifest, asked, hosts);
+        lamina_profile::encode(&mut general, manifest, &crossings);
+    }
     let answer = manifest
         .exits
         .last()

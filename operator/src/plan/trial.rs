@@ -141,6 +141,7 @@ impl Case<'_> {
         let note = format!("{trigger}; back to {}", format_path(&to));
         let plan = Plan {
             revision: self.next_revision(),
+            crossings: self.crossings(&to),
             segments: to,
             estimated_latency_ms: (reference_seconds * 1e4).round() / 10.0,
             replaced_latency_ms: Some((after_seconds * 1e4).round() / 10.0),

@@ -42,7 +42,9 @@ impl Case<'_> {
             return Planned::default();
         };
         let digest = &self.wanted.digest;
-        let same = |plan: &Plan| plan.manifest == *digest && plan.segments == segments;
+        let same = |plan: &Plan| {
+            plan.manifest == *digest && plan.segments == segments && !self.is_sent_otherwise(plan)
+        };
         if let Some(plan) = self.current.filter(|p| same(p))
             && plan.strategy == solution.strategy
         {

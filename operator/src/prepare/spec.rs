@@ -4,12 +4,14 @@ use crate::state::cluster::tier;
 use crate::state::ids::ObjectId;
 use crate::state::wish::{Choice, Pin, ValidModel, Wish};
 use lamina_crds::dnn_model::{
-    Batching, EarlyExits, InputDataType, LONGEST_PARAMETER, MOST_EXITS, MOST_PARAMETERS, ModelInput,
+    ActivationType, Batching, EarlyExits, InputDataType, LONGEST_PARAMETER, MOST_EXITS,
+    MOST_PARAMETERS, ModelInput,
 };
 use lamina_crds::quantity::parse_bytes;
 use lamina_crds::{DnnModel, DnnModelSpec};
-use lamina_model::{DataType, Digest, InputSpec, Manifest, ValueRange, ValueSpec};
+use lamina_model::{DataType, Digest, InputSpec, Manifest, ValueRange, ValueSpec, WireType};
 use lamina_placement::{Parameters, SolveError, Tier, strategy};
+use lamina_profile::{AUTO_MAX_ERROR, Activations};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -196,6 +198,7 @@ pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wi
         adaptation: spec.adaptation.clone(),
         exits: early_exits(spec)?,
         batching: batching(spec)?,
+        activations: activations(spec)?,
     })
 }
 
@@ -295,6 +298,28 @@ fn batching(spec: &DnnModelSpec) -> Result<Option<Batching>, SpecError> {
         ));
     }
     Ok(Some(batching))
+}
+
+fn activations(spec: &DnnModelSpec) -> Result<Option<Activations>, SpecError> {
+    let Some(asked) = &spec.activations else {
+        return Ok(None);
+    };
+    if let Some(most) = asked.max_error.filter(|e| !(*e > 0.0 && *e <= 1.0)) {
+        return wrong(format!(
+            "spec.activations.maxError is {most}; give a share above 0 and at most 1"
+        ));
+    }
+    let (dtype, default) = match asked.dtype {
+        ActivationType::Fp32 => return Ok(None),
+        ActivationType::Fp16 => (Some(WireType::Fp16), None),
+        ActivationType::Bf16 => (Some(WireType::Bf16), None),
+        ActivationType::Int8 => (Some(WireType::Int8), None),
+        ActivationType::Auto => (None, Some(AUTO_MAX_ERROR)),
+    };
+    Ok(Some(Activations {
+        dtype,
+        max_error: asked.max_error.or(default),
+    }))
 }
 
 /// What can be judged only against the prepared model.
@@ -524,6 +549,32 @@ mod tests {
             said.starts_with("spec.constraints.keepOnEntry is 4294967295"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn fewer_bits_are_asked_for_within_bounds() {
+        let asked = |dtype, max_error| {
+            let mut spec = testing::model_spec();
+            spec.activations = Some(lamina_crds::dnn_model::Activations { dtype, max_error });
+            wish(&spec, &BTreeSet::new()).map(|w| w.activations)
+        };
+        let some = |dtype, max_error| Ok(Some(Activations { dtype, max_error }));
+        assert_eq!(asked(ActivationType::Fp32, Some(0.1)), Ok(None));
+        assert_eq!(
+            asked(ActivationType::Int8, None),
+            some(Some(WireType::Int8), None)
+        );
+        assert_eq!(asked(ActivationType::Auto, None), some(None, Some(0.01)));
+        assert_eq!(
+            asked(ActivationType::Auto, Some(0.5)),
+            some(None, Some(0.5))
+        );
+        for bad in [0.0, -1.0, 1.5, f64::NAN, f64::INFINITY] {
+            let said = asked(ActivationType::Fp16, Some(bad))
+                .unwrap_err()
+                .to_string();
+            assert!(said.starts_with("spec.activations.maxError is"), "{said}");
+        }
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub(crate) struct Host {
     /// Why it is to be emptied, if it is: nothing new goes there, and what is there moves
     /// off.
     pub emptied: Option<&'static str>,
+    /// In how few bits its agent sends and takes values.
+    pub encodings: Vec<String>,
     /// Share of it that Placements take.
     taken: Taken,
 }
@@ -278,6 +280,7 @@ fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
         gflops: speed(node),
         unfit,
         emptied: emptied(snapshot, name),
+        encodings: status.map_or_else(Vec::new, |s| s.encodings.clone()),
         taken: Taken::default(),
     }
 }
@@ -365,7 +368,7 @@ fn crossings<'a>(
         .fold(0, u64::saturating_add);
     let mut at = entry;
     let mut sent: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for segment in &plan.segments {
+    for (index, segment) in plan.segments.iter().enumerate() {
         let host = segment.host.node.as_str();
         if host != at {
             let first = segment
@@ -373,7 +376,9 @@ fn crossings<'a>(
                 .first()
                 .and_then(|b| usize::try_from(*b).ok());
             let first = first.filter(|b| *b < manifest.blocks.len());
-            let bytes = first.map_or(0, |b| manifest.live_bytes(b));
+            let encoded = plans::crossing_into(plan, index).map(|c| c.bytes);
+            let bytes = encoded.or(first.map(|b| manifest.live_bytes(b)));
+            let bytes = bytes.unwrap_or(0);
             for (pair, bytes) in [((at, host), bytes), ((host, at), reply)] {
                 let sum = sent.entry(pair).or_default();
                 *sum = sum.saturating_add(bytes);

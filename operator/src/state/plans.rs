@@ -3,7 +3,7 @@
 use super::links::Pair;
 use lamina_crds::Placement;
 use lamina_crds::compute_node::Verification;
-use lamina_crds::placement::Plan;
+use lamina_crds::placement::{Crossing, Plan};
 
 /// Reason of a plan that waits for measurements.
 pub(crate) const WAITING: &str = "WaitingForMeasurements";
@@ -80,6 +80,12 @@ pub(crate) fn target(placement: &Placement) -> Option<&Plan> {
 /// The hosts of `plan` in order of its path.
 pub(crate) fn hosts(plan: &Plan) -> impl Iterator<Item = &str> {
     plan.segments.iter().map(|s| s.host.node.as_str())
+}
+
+/// How values cross into segment `index`, where the plan speaks of that.
+pub(crate) fn crossing_into(plan: &Plan, index: usize) -> Option<&Crossing> {
+    let mut crossings = plan.crossings.iter();
+    crossings.find(|c| usize::try_from(c.segment).is_ok_and(|s| s == index))
 }
 
 /// The links that requests of `plan` take, in order.

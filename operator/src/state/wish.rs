@@ -4,6 +4,7 @@ use super::ids::ObjectId;
 use lamina_crds::dnn_model::{Adaptation, Batching, EarlyExits, Goal, Samples};
 use lamina_model::InputSpec;
 use lamina_placement::{Parameters, Tier};
+use lamina_profile::Activations;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -53,6 +54,8 @@ pub(crate) struct Wish {
     pub exits: Option<EarlyExits>,
     /// Which requests are computed together, where the spec wants that.
     pub batching: Option<Batching>,
+    /// In how few bits values go from host to host, where not as they are.
+    pub activations: Option<Activations>,
 }
 
 /// Blocks that must run on one node. The range may go beyond what the model has:

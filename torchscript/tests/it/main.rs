@@ -6,6 +6,7 @@ mod against_whole;
 mod bad_input;
 mod common;
 mod coverage_rows;
+mod encodings;
 mod exits;
 mod fused_sums;
 mod measured_profile;

@@ -233,6 +233,8 @@ mod callers;
 #[cfg(test)]
 mod early;
 #[cfg(test)]
+mod encoded;
+#[cfg(test)]
 mod encrypted;
 #[cfg(test)]
 mod hostile;

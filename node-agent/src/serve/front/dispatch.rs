@@ -126,7 +126,7 @@ impl Dispatcher {
         let superseded = ticket.superseded.clone();
         let deadline = journey.tries.deadline;
         let outcome = tokio::select! {
-            reply = self.forwarder.send(&ticket.first, request, deadline) => reply.map_err(Setback::from),
+            reply = self.forwarder.send(&ticket.first, ticket.encoding.as_ref(), request, deadline) => reply.map_err(Setback::from),
             () = ticket.abandoned.cancelled() => Err(Setback::Abandoned(ticket.revision())),
         };
         match outcome {

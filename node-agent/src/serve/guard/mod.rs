@@ -223,7 +223,8 @@ impl Gate {
     fn limit(&self, method: Method) -> usize {
         let said = match method {
             Method::Infer => self.models.largest_request(),
-            Method::Forward => self.models.largest_hop(),
+            // Encoded, a value is there as it came and as FP32.
+            Method::Forward => self.models.largest_hop().saturating_mul(3) / 2,
             Method::Ping => 0,
             Method::Watch | Method::Other => return SMALL_BYTES,
         };

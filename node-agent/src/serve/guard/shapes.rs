@@ -128,13 +128,29 @@ static EXIT: Shape = Shape {
 };
 
 static TENSOR: Shape = Shape {
-    bytes: 256,
+    bytes: 384,
     fields: &[
         any(1, Holds::Bytes),
         any(2, Holds::Bytes),
         some(3, Holds::Numbers(8), 64, "dimensions of a tensor"),
         any(4, Holds::Bytes),
+        any(5, Holds::Message(&ENCODED)),
     ],
+};
+
+/// Its elements are there twice for a moment: as they came, and as FP32.
+static ENCODED: Shape = Shape {
+    bytes: 192,
+    fields: &[
+        any(1, Holds::Numbers(3)),
+        any(2, Holds::Numbers(3)),
+        any(3, Holds::Message(&INT8)),
+    ],
+};
+
+static INT8: Shape = Shape {
+    bytes: 128,
+    fields: &[any(1, Holds::Numbers(5))],
 };
 
 /// A message of nothing but bytes and numbers, each once.
@@ -146,7 +162,7 @@ pub(super) static FLAT: Shape = Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lamina_proto::hop::{ExitRule, ExitRules, ForwardRequest, Tensor};
+    use lamina_proto::hop::{Encoded, ExitRule, ExitRules, ForwardRequest, Int8, Tensor};
     use lamina_proto::inference::model_infer_request::{
         InferInputTensor, InferRequestedOutputTensor,
     };
@@ -171,6 +187,8 @@ mod tests {
         holds::<InferTensorContents>(&CONTENTS);
         holds::<ForwardRequest>(&FORWARD);
         holds::<Tensor>(&TENSOR);
+        holds::<Encoded>(&ENCODED);
+        holds::<Int8>(&INT8);
         holds::<ExitRules>(&EXITS);
         holds::<ExitRule>(&EXIT);
     }

@@ -198,7 +198,8 @@ fn text(reader: &mut Reader<'_>, length: usize) -> Option<String> {
 mod tests {
     use super::super::shapes::{FORWARD, INFER};
     use super::*;
-    use lamina_proto::hop::{ForwardRequest, Tensor};
+    use lamina_proto::hop::encoded::Values;
+    use lamina_proto::hop::{Encoded, ForwardRequest, Int8, Tensor};
     use lamina_proto::inference::model_infer_request::InferInputTensor;
     use lamina_proto::inference::{InferParameter, InferTensorContents, ModelInferRequest};
     use prost::Message as _;
@@ -237,6 +238,37 @@ mod tests {
             "{weighed:?}"
         );
         assert_eq!(weighed.owner.as_deref(), Some("default/m"));
+    }
+
+    #[test]
+    fn an_encoded_tensor_weighs_as_it_came_and_as_it_becomes() {
+        let tensor = |values| Tensor {
+            encoded: Some(Encoded {
+                values: Some(values),
+            }),
+            ..Tensor::default()
+        };
+        let bytes = bytes::Bytes::from(vec![0; 100_000]);
+        let int8 = Int8 {
+            steps: bytes.clone(),
+            ..Int8::default()
+        };
+        for (values, factor) in [
+            (Values::Fp16(bytes.clone()), 3),
+            (Values::Bf16(bytes), 3),
+            (Values::Int8(int8), 5),
+        ] {
+            let forward = ForwardRequest {
+                tensors: vec![tensor(values)],
+                ..ForwardRequest::default()
+            };
+            let rope = rope(&forward.encode_to_vec(), 4096);
+            let weighed = weigh(&rope, &FORWARD, MIB).unwrap();
+            let expected = factor * 100_000;
+            let near = expected..expected + 10_000;
+            assert!(near.contains(&weighed.bytes), "{weighed:?}");
+            assert!(weigh(&rope, &FORWARD, expected - 1).is_err());
+        }
     }
 
     #[test]

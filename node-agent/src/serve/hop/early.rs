@@ -86,6 +86,8 @@ impl Forwarder {
         let has_open = !standing.has_met() || !standing.open().is_empty();
         if let Some(next) = onward.serving.next.as_ref().filter(|_| has_open) {
             let (tensors, sent) = onward.parted(&standing);
+            let encoding = onward.serving.encoding.as_deref();
+            let tensors = self.encode(tensors, encoding).await;
             let request = ForwardRequest {
                 segment: segment + 1,
                 tensors,

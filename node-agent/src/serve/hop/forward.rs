@@ -1,12 +1,12 @@
 use super::early::Onward;
-use super::{Away, CallError, HopError, Hops, bytes_of, tensors};
+use super::{Away, CallError, HopError, Hops, bytes_of, encodings, tensors};
 use crate::serve::deadline::Deadline;
 use crate::serve::engine::Run;
 use crate::serve::exits::Rules;
 use crate::serve::slices::{Serving, Slices};
 use crate::telemetry::{SegmentKey, SegmentSample, Telemetry, Transfer};
-use lamina_crds::Hop;
-use lamina_proto::hop::{ForwardReply, ForwardRequest, HopTiming};
+use lamina_crds::{Encoding, Hop};
+use lamina_proto::hop::{ForwardReply, ForwardRequest, HopTiming, Tensor};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,27 +23,56 @@ pub(crate) struct Forwarder {
 /// What one slice made of a request.
 struct Computed {
     /// Everything that is live behind the slice.
-    live: Vec<lamina_proto::hop::Tensor>,
+    live: Vec<Tensor>,
     queue: Duration,
     compute: Duration,
 }
 
 impl Forwarder {
     /// Runs the addressed segment and everything behind it, beginning at the
-    /// host `first`.
+    /// host `first`, to which values are sent as `encoding` says.
     ///
     /// # Errors
     /// See [`HopError`].
     pub(crate) async fn send(
         &self,
         first: &Hop,
+        encoding: Option<&Encoding>,
         request: ForwardRequest,
         deadline: Deadline,
     ) -> Result<ForwardReply, HopError> {
         if *first.node == *self.node {
             return self.run(request, Instant::now(), deadline).await;
         }
+        let request = ForwardRequest {
+            tensors: self.encode(request.tensors, encoding).await,
+            ..request
+        };
         Ok(self.pass_on(first, request, deadline).await?.0)
+    }
+
+    /// `tensors` as they are sent under `encoding`.
+    pub(super) async fn encode(
+        &self,
+        tensors: Vec<Tensor>,
+        encoding: Option<&Encoding>,
+    ) -> Vec<Tensor> {
+        let (tensors, sent) = encodings::encoded(tensors, encoding).await;
+        for dtype in sent {
+            self.telemetry.value_encoded(dtype);
+        }
+        tensors
+    }
+
+    /// `request` with its values as they were before they were sent.
+    async fn decode(&self, request: ForwardRequest) -> Result<ForwardRequest, HopError> {
+        let decoded = encodings::decoded(request.tensors).await;
+        let tensors = decoded.map_err(|reason| HopError::Tensor {
+            node: self.node.to_string(),
+            segment: request.segment,
+            reason,
+        })?;
+        Ok(ForwardRequest { tensors, ..request })
     }
 
     /// Names of the hosts that may send `request`; none where that is not said, or its
@@ -77,6 +106,7 @@ impl Forwarder {
             self.hops.reach(next, deadline).await?;
         }
         let bytes_in = bytes_of(&request.tensors);
+        let request = self.decode(request).await?;
         let computed = self
             .compute(&serving, key.segment, &request, deadline)
             .await?;
@@ -112,9 +142,12 @@ impl Forwarder {
                 (reply, Duration::ZERO)
             }
             (None, Some(next)) => {
+                let encoding = serving.encoding.as_deref();
+                let tensors = self.encode(computed.live, encoding).await;
+                timing.bytes_out = bytes_of(&tensors);
                 let onward = ForwardRequest {
                     segment: request.segment + 1,
-                    tensors: computed.live,
+                    tensors,
                     ..request
                 };
                 self.pass_on(next, onward, deadline).await?

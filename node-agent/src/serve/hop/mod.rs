@@ -4,6 +4,7 @@ mod admit;
 mod away;
 mod call;
 mod early;
+mod encodings;
 mod error;
 mod forward;
 mod service;
@@ -11,6 +12,7 @@ mod tensors;
 
 pub(crate) use away::Away;
 pub(crate) use call::{CallError, Hops};
+pub(crate) use encodings::KNOWN as KNOWN_ENCODINGS;
 pub(crate) use error::HopError;
 pub(crate) use forward::{Forwarder, total_us};
 pub(crate) use service::HopService;

@@ -1,6 +1,8 @@
 //! Tensors on the wire and in the engine, by name. Their bytes are shared, never
 //! copied here.
 
+use super::encodings::elements;
+use lamina_model::wire::DecodeError;
 use lamina_model::{ShapeError, Tensor, UnknownDataType, ValueSpec};
 use lamina_proto::hop::Tensor as WireTensor;
 
@@ -16,11 +18,17 @@ pub(crate) enum TensorError {
     },
     #[error("tensor `{name}` is missing; given: {given}")]
     Missing { name: String, given: String },
+    #[error("tensor `{name}` is encoded in a way that this version does not know")]
+    Encoded { name: String },
+    #[error("tensor `{name}`: {reason}")]
+    Decode { name: String, reason: DecodeError },
+    #[error("decoding was broken off")]
+    Broken,
 }
 
-/// Bytes of tensor data.
+/// Bytes of tensor data on the wire.
 pub(crate) fn bytes_of(tensors: &[WireTensor]) -> u64 {
-    tensors.iter().map(|t| t.data.len() as u64).sum()
+    tensors.iter().map(|t| elements(t) as u64).sum()
 }
 
 /// `tensor` under its name.
@@ -30,6 +38,7 @@ pub(crate) fn to_wire(name: &str, tensor: Tensor) -> WireTensor {
         datatype: tensor.datatype.as_str().to_owned(),
         shape: tensor.shape,
         data: tensor.data,
+        encoded: None,
     }
 }
 

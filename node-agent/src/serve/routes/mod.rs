@@ -5,9 +5,9 @@
 //! exact.
 
 use super::specs::{SpecError, value_specs};
-use lamina_crds::Hop;
 use lamina_crds::compute_node::{Blob, Exits, Route, RouteRevision, RouteStatus, Verification};
 use lamina_crds::dnn_model::{EarlyExits, ExitMode, WhenCutOff};
+use lamina_crds::{Encoding, Hop};
 use lamina_model::ValueSpec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -79,6 +79,8 @@ pub(crate) struct Ticket {
     pub(crate) earlier: Option<Arc<Signature>>,
     /// Its first host.
     pub(crate) first: Hop,
+    /// How inputs are sent there.
+    pub(crate) encoding: Option<Encoding>,
     /// Its path, `cam-1[0-4]→edge-2[5-14]`.
     pub(crate) path: String,
     /// Fires when the revision may not be used any more while this request is still
@@ -208,6 +210,7 @@ impl Routes {
         let signature = entry.model.active.clone().ok_or(NoTicket::NotServing)?;
         let target = route_to(&entry.spec, signature.revision).ok_or(NoTicket::NotServing)?;
         let (first, path) = (target.first.clone(), target.path.clone());
+        let encoding = target.encoding.clone();
         let in_flight = entry.in_flight.entry(signature.revision).or_default();
         in_flight.requests += 1;
         Ok(Ticket {
@@ -216,6 +219,7 @@ impl Routes {
             signature,
             earlier: entry.earlier.clone(),
             first,
+            encoding,
             path,
             abandoned: in_flight.abandoned.clone(),
             superseded: entry.superseded.clone(),

@@ -13,8 +13,8 @@ use crate::serve::engine::{Engine, EngineError, Loaded, Run, Segment, Together};
 use crate::serve::specs::{SpecError, value_specs};
 use crate::telemetry::SegmentKey;
 use attempts::Deadly;
-use lamina_crds::Hop;
 use lamina_crds::compute_node::{Slice, SliceState, SliceStatus};
+use lamina_crds::{Encoding, Hop};
 use lamina_model::{Digest, Tensor, ValueSpec};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,6 +35,8 @@ pub(crate) struct Serving {
     pub(crate) outputs: Arc<[ValueSpec]>,
     /// The next host; none where this one replies.
     pub(crate) next: Option<Hop>,
+    /// How its outputs are sent to the next host, where not as they are.
+    pub(crate) encoding: Option<Arc<Encoding>>,
     /// Names of the hosts that may send requests for it, where that is said.
     pub(crate) callers: Option<Arc<[String]>>,
     /// With which other requests a request may be computed.
@@ -407,6 +409,7 @@ impl Shared {
                     inputs: inputs.into(),
                     outputs: outputs.into(),
                     next: entry.spec.next.clone(),
+                    encoding: entry.spec.encoding.clone().map(Arc::new),
                     callers: entry.spec.callers.as_deref().map(Into::into),
                     segment: loaded.segment,
                 },

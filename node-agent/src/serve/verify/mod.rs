@@ -171,7 +171,7 @@ impl Verifier {
         let deadline = Deadline::after(deadline::DEFAULT);
         let reply = self
             .forwarder
-            .send(&target.first, request, deadline)
+            .send(&target.first, target.encoding.as_ref(), request, deadline)
             .await?;
         let latency = begin.elapsed();
         tracing::debug!(uid, revision, total_us = total_us(&reply), "probe answered");
@@ -227,7 +227,8 @@ fn judge(
         let wire = reply.tensors.iter().find(|t| t.name == spec.name);
         let wire = wire.ok_or_else(|| VerifyError::Missing(spec.name.clone()))?;
         let got: Tensor = from_wire(wire)?;
-        deviation.include(compare::compare(&spec.name, expected, &got)?);
+        let error = target.error.unwrap_or_default();
+        deviation.include(compare::compare(&spec.name, expected, &got, error)?);
     }
     Ok(deviation)
 }

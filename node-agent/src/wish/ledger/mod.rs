@@ -241,6 +241,7 @@ fn is_readdressed(held: &Slice, offered: &Slice) -> bool {
         callers,
         // Follows the spec, and changes nothing of what is loaded.
         batching: _,
+        encoding,
     } = held;
     let same_next = match (next, &offered.next) {
         (Some(held), Some(offered)) => same_host(held, offered),
@@ -257,6 +258,7 @@ fn is_readdressed(held: &Slice, offered: &Slice) -> bool {
         && *blocks == offered.blocks
         && *inputs == offered.inputs
         && *outputs == offered.outputs
+        && *encoding == offered.encoding
 }
 
 /// As [`is_readdressed`], for a revision of a route and its first host.
@@ -268,6 +270,8 @@ fn is_rerouted(held: &RouteRevision, offered: &RouteRevision) -> bool {
         inputs,
         outputs,
         exits,
+        encoding,
+        error,
         probe,
         manifest,
     } = held;
@@ -277,6 +281,8 @@ fn is_rerouted(held: &RouteRevision, offered: &RouteRevision) -> bool {
         && *inputs == offered.inputs
         && *outputs == offered.outputs
         && *exits == offered.exits
+        && *encoding == offered.encoding
+        && *error == offered.error
         && *probe == offered.probe
         && *manifest == offered.manifest
 }

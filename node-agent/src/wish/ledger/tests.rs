@@ -80,6 +80,37 @@ fn a_revision_keeps_its_content() {
 }
 
 #[test]
+fn how_values_are_sent_belongs_to_a_revision() {
+    let encoding = lamina_crds::Encoding {
+        dtype: lamina_crds::WireType::Int8,
+        values: vec!["x1".into()],
+    };
+    let held = (slice("u", 1, 0), route("u", "m", 1));
+    let first = wish(1, &[held.0.clone()], &[held.1.clone()]);
+    let ledger = admitted(&Ledger::default(), &first);
+    let mut other = held.clone();
+    other.0.encoding = Some(encoding.clone());
+    let mut rerouted = held.1.clone();
+    rerouted.revisions[0].encoding = Some(encoding);
+    let mut looser = held.1.clone();
+    looser.revisions[0].error = Some(0.5);
+    for (slice, route) in [
+        (&other.0, &held.1),
+        (&held.0, &rerouted),
+        (&held.0, &looser),
+    ] {
+        let (kept, refusals) = ledger.admit(&wish(2, &[slice.clone()], &[route.clone()]));
+        assert_eq!(refusals.len(), 1);
+        assert!(
+            refusals[0]
+                .to_string()
+                .contains("a change needs a new revision")
+        );
+        assert_eq!((&kept.slices[0], &kept.routes[0]), (&held.0, &held.1));
+    }
+}
+
+#[test]
 fn another_placement_starts_anew() {
     let ledger = admitted(&Ledger::default(), &wish(1, &[slice("u", 7, 0)], &[]));
     let again = slice("recreated", 1, 0);
