@@ -15,7 +15,7 @@ fn rows(inputs: &[Tensor]) -> Option<i64> {
 /// Rows of all, and the most that there may be; `None` where the first runs alone.
 fn filled(group: &[RunJob]) -> Option<(i64, i64)> {
     let most = group.first()?.together?.max_rows;
-    let all = group.iter().map(|job| rows(&job.inputs));
+    let mut all = group.iter().map(|job| rows(&job.inputs));
     let all = all.try_fold(0_i64, |sum, rows| sum.checked_add(rows?))?;
     Some((all, most))
 }
