@@ -71,7 +71,7 @@ def from_numpy(files: Sequence[str | PathLike[str]]) -> list[dict[str, object]]:
         OSError: if one cannot be read.
     """
     numpy: Any = importlib.import_module("numpy")
-    requests = []
+    requests: list[dict[str, object]] = []
     for file in files:
         try:
             with numpy.load(file, allow_pickle=False) as arrays:
