@@ -122,7 +122,7 @@ def _read(file: Path) -> tuple[_Network, list[Declared]]:
     onnx, library = needed("onnx", _EXTRA), needed("onnx2pytorch", _EXTRA)
     try:
         model = onnx.load(str(file))
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(str(file))
     except OSError:
         raise
     except Exception as error:  # of whatever parses it
