@@ -18,6 +18,7 @@ from lamina.formats import advice
 from lamina.huggingface import IMAGE, LENGTH, TASKS, export_hf
 from lamina.onnx import export_onnx
 from lamina.program import Declared, export_program
+from lamina.sampling import from_numpy, samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives the exit code."""
     given = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
-        report: ProgramReport = given.run(given)
-        print(report.to_json() if given.json else report.to_text())
+        print(given.run(given))
         return DONE
     except (LaminaError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(run=_export)
     _add_hf(commands)
     _add_onnx(commands)
+    _add_samples(commands)
     return parser
 
 
@@ -125,6 +126,19 @@ def _add_onnx(commands: Any) -> None:  # noqa: ANN401
     _add_inputs(onnx)
     _add_json(onnx)
     onnx.set_defaults(run=_export_onnx)
+
+
+def _add_samples(commands: Any) -> None:  # noqa: ANN401
+    several = commands.add_parser(
+        "samples",
+        help="write requests in files of numpy.savez as the file that spec.samples names",
+        description="Writes a file of safetensors for spec.samples, and prints its line. Each "
+        ".npz holds one request: an array for each input, under its name.",
+        epilog="Exit codes: 0 written, 1 not, 2 the command line is wrong.",
+    )
+    several.add_argument("files", type=Path, nargs="+", metavar="REQUEST.npz", help="2 to 16")
+    several.add_argument("-o", "--out", type=Path, required=True, help="such as a.safetensors")
+    several.set_defaults(run=_samples)
 
 
 def _add_inputs(command: argparse.ArgumentParser) -> None:
@@ -176,24 +190,34 @@ def _bound(text: str) -> float:
     return bound
 
 
-def _export(given: argparse.Namespace) -> ProgramReport:
+def _export(given: argparse.Namespace) -> str:
     out = given.out or given.file.with_suffix(".pt")
     if out.exists() and out.samefile(given.file):
         raise ExportError(f"{out} would overwrite the program: name another file with -o")
-    return export_program(_load(given.file), out, inputs=given.inputs)
+    return _shown(export_program(_load(given.file), out, inputs=given.inputs), given)
 
 
-def _export_hf(given: argparse.Namespace) -> ProgramReport:
+def _shown(report: ProgramReport, given: argparse.Namespace) -> str:
+    return report.to_json() if given.json else report.to_text()
+
+
+def _samples(given: argparse.Namespace) -> str:
+    sha256 = samples(given.out, from_numpy(given.files))
+    return f"samples: {{uri: …/{given.out.name}, sha256: {sha256}}}"
+
+
+def _export_hf(given: argparse.Namespace) -> str:
     folder = given.folder.resolve()
     out = given.out or folder.with_name(f"{folder.name}.pt")
-    return export_hf(given.folder, out, given.task, length=given.length, image=given.image)
+    report = export_hf(given.folder, out, given.task, length=given.length, image=given.image)
+    return _shown(report, given)
 
 
-def _export_onnx(given: argparse.Namespace) -> ProgramReport:
+def _export_onnx(given: argparse.Namespace) -> str:
     out = given.out or given.file.with_suffix(".pt")
     if out.exists() and out.samefile(given.file):
         raise ExportError(f"{out} would overwrite the file of ONNX: name another with -o")
-    return export_onnx(given.file, out, inputs=given.inputs)
+    return _shown(export_onnx(given.file, out, inputs=given.inputs), given)
 
 
 def _load(path: Path) -> ExportedProgram:

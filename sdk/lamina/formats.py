@@ -64,8 +64,8 @@ def advice(path: str | os.PathLike[str]) -> str | None:
     """
     path = Path(path)
     if path.is_dir():
-        found = _HF if (path / "config.json").is_file() else _FOLDER
-        return found.format(path=path)
+        text = _HF if (path / "config.json").is_file() else _FOLDER
+        return text.format(path=path)
     with path.open("rb") as file:
         head = file.read(64)
     found = next((text for at, mark, text in _MARKS if head[at:].startswith(mark)), None)

@@ -16,7 +16,7 @@ from torch.export import Dim
 from lamina.errors import ArgumentError, ExportError
 from lamina.extras import needed
 from lamina.modes import quiet, silent
-from lamina.program import Declared, export_program, said
+from lamina.program import Declared, export_program, said, shapes
 
 if TYPE_CHECKING:
     import os
@@ -104,7 +104,7 @@ def export_hf(
     example = _examples(inputs, _ROWS)
     with torch.no_grad(), quiet(), silent():
         program = _program(network, inputs, example)
-        if not _is_batch_free(program):
+        if any(shape[0] != -1 for shape in shapes(program)):
             program = _program(network, inputs, _examples(inputs, 1), is_fixed=True)
         report = export_program(program, path, inputs=_declared(inputs, program), network=network)
     return replace(report, notes=(*report.notes, *_notes(model, task)))
@@ -363,19 +363,10 @@ def _program(
         ) from error
 
 
-def _is_batch_free(program: ExportedProgram) -> bool:
-    users = set(program.graph_signature.user_inputs)
-    nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in users]
-    return all(isinstance(node.meta["val"].shape[0], torch.SymInt) for node in nodes)
-
-
 def _declared(inputs: Sequence[_Input], program: ExportedProgram) -> list[Declared]:
-    """In the order of the program, with shapes as free as there."""
-    users = program.graph_signature.user_inputs
-    shapes = {n.name: n.meta["val"].shape for n in program.graph.nodes if n.name in users}
+    """With shapes as free as in the program."""
     found = []
-    for name, each in zip(users, inputs, strict=True):
-        shape = tuple(-1 if isinstance(s, torch.SymInt) else int(s) for s in shapes[str(name)])
+    for each, shape in zip(inputs, shapes(program), strict=True):
         low, datatype = (None, "FP32") if each.high is None else (0, "INT64")
         found.append(Declared(each.name, datatype, shape, low, each.high))
     return found

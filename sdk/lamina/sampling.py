@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -60,6 +61,26 @@ def samples(path: str | PathLike[str], requests: Sequence[Mapping[str, object]])
     content = _safetensors(_checked(requests))
     Path(path).write_bytes(content)
     return hashlib.sha256(content).hexdigest()
+
+
+def from_numpy(files: Sequence[str | PathLike[str]]) -> list[dict[str, object]]:
+    """Requests for `samples`, one from each file of `numpy.savez`.
+
+    Raises:
+        ArgumentError: if one is no such file, or holds what is no array.
+        OSError: if one cannot be read.
+    """
+    numpy: Any = importlib.import_module("numpy")
+    requests: list[dict[str, object]] = []
+    for file in files:
+        try:
+            with numpy.load(file, allow_pickle=False) as arrays:
+                requests.append({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+        except OSError:
+            raise
+        except Exception as error:  # of whatever reads the archive's parts
+            raise ArgumentError(f"{file} is no .npz of numpy.savez: {error}") from error
+    return requests
 
 
 def _checked(requests: Sequence[Mapping[str, object]]) -> dict[str, Tensor]:

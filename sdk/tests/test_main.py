@@ -4,6 +4,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -163,6 +164,22 @@ def test_other_files_get_one_sentence_that_says_what_to_do(
     said = failing(["export", str(path), "-o", str(tmp_path / "out.pt")], capsys)
     assert f"error: {path} {about}" in said
     assert not (tmp_path / "out.pt").exists()
+
+
+def test_requests_of_numpy_become_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(tmp_path / name) for name in ("first.npz", "second.npz")]
+    requests = [{"ids": torch.tensor([[place, 7]])} for place in (1, 2)]
+    for file, request in zip(files, requests, strict=True):
+        numpy.savez(file, ids=request["ids"].numpy())
+    out = tmp_path / "samples.safetensors"
+    assert main(["samples", *files, "-o", str(out)]) == DONE
+    sha256 = lamina.samples(tmp_path / "same.safetensors", requests)
+    assert sha256 in capsys.readouterr().out
+    assert out.read_bytes() == (tmp_path / "same.safetensors").read_bytes()
+    (tmp_path / "second.npz").write_text("nothing")
+    assert "second.npz is no .npz" in failing(["samples", *files, "-o", str(out)], capsys)
 
 
 def test_it_runs_as_a_module(saved: Path) -> None:

@@ -189,6 +189,16 @@ def test_a_bias_is_added_as_the_network_adds_it(path: Path) -> None:
     assert torch.equal(load(path)(x), torch.addmm(bias, x, weight))
 
 
+def test_a_size_that_the_network_fixes_is_not_free(path: Path) -> None:
+    def fixed(x: Tensor) -> Tensor:
+        return x * 2 if x.size(0) == 2 else x
+
+    auto = ({0: Dim.AUTO},)
+    program = exported(programs.Function(fixed), torch.rand(2, 3), free=(auto,))
+    assert lamina.program.shapes(program) == [(2, 3)]
+    assert not lamina.export_program(program, path).is_batch_free
+
+
 def test_a_branch_on_values_stays_a_branch(path: Path) -> None:
     def branch(x: Tensor) -> Tensor:
         found: Tensor = torch.cond(

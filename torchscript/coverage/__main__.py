@@ -1,7 +1,8 @@
 """Which models Lamina cuts: `cargo xtask coverage`.
 
 `export` and `check` are for single models, which Lamina's own tests use; `table` tries all
-of them; `programs` tries them as programs of torch.export. Run the folder: `python torchscript/coverage table --help`.
+of them; `programs` tries them as programs of torch.export. Run the folder:
+`python torchscript/coverage table --help`.
 """
 
 from __future__ import annotations
@@ -109,10 +110,10 @@ def _table(arguments: argparse.Namespace) -> int:
 
 def _programs(arguments: argparse.Namespace) -> int:
     _import_all()
-    rows = []
+    rows, digest = [], programs.digest(export.versions())
     wanted = programs.networks(registry.all_entries(), arguments.only)
     for entry in wanted:
-        row = programs.row(entry, arguments.results)
+        row = programs.row(entry, arguments.results, digest)
         rows.append(row)
         how = f"{row.operators} operators, {row.requests} requests" if row.requests else row.why
         done = f"{len(rows):4}/{len(wanted)} {row.model:40}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -18,6 +20,11 @@ from isolated import IsolatedError, isolated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from entry import Entry
+
+SDK = Path(__file__).parents[2] / "sdk"
+"""Of this checkout."""
 
 GROUPS = ("classification", "segmentation", "video", "optical flow", "timm", "transformers")
 """Those of torchvision, timm and transformers that torch.export is for."""
@@ -61,9 +68,20 @@ def networks(entries: Iterable[Entry], only: str) -> list[Entry]:
     return list(found.values())
 
 
-def row(entry: Entry, results: Path) -> Row:
-    """The result, kept in the folder of results until somebody removes it."""
-    kept = results / f"{entry.model}.json"
+def digest(versions: str) -> str:
+    """Changes where a row's result might: with what writes the file, and with what judges it."""
+    here = Path(__file__).parent
+    parts = [*(here / f"{name}.py" for name in ("programs", "telling"))]
+    parts += sorted((SDK / "lamina/program").glob("*.py"))
+    found = hashlib.sha256(versions.encode())
+    for part in parts:
+        found.update(part.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def row(entry: Entry, results: Path, key: str) -> Row:
+    """The result, kept in the folder of results until the model or `key` change."""
+    kept = results / f"{entry.model}-{entry.key(key, '')}.json"
     if kept.exists():
         return Row(**json.loads(kept.read_text()))
     start = time.monotonic()
@@ -78,8 +96,9 @@ def row(entry: Entry, results: Path) -> Row:
 
 
 def _tried(entry: Entry) -> dict[str, object]:
+    sys.path.insert(0, str(SDK))
     import lamina
-    from lamina.program import said
+    from lamina.program import said, shapes
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -94,9 +113,7 @@ def _tried(entry: Entry) -> dict[str, object]:
         program = export(dynamic_shapes=(free,) if takes_any else free)
     except Exception as error:
         return {"status": NOT_EXPORTED, "why": said(error)[:300]}
-    nodes = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
-    users = [nodes[str(name)] for name in program.graph_signature.user_inputs]
-    is_free = all(isinstance(v.shape[0], torch.SymInt) for v in users)
+    is_free = all(shape[0] == -1 for shape in shapes(program))
     with tempfile.TemporaryDirectory() as folder:
         try:
             report = lamina.export_program(program, Path(folder) / "model.pt", network=network)

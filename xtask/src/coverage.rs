@@ -1,10 +1,10 @@
 //! `cargo xtask coverage`: which models are cut, as a table in the docs.
 
 use crate::build;
-use crate::setup::Kit;
+use crate::setup::{Kit, Zoo};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus};
 
 /// What the user asks for.
 #[derive(Debug, clap::Args)]
@@ -18,6 +18,10 @@ pub(crate) struct CoverageArgs {
     /// A built lamina-node-agent; built from this checkout where left out.
     #[arg(long)]
     agent: Option<PathBuf>,
+    /// Write docs/coverage-programs.md instead: which networks the SDK exports from
+    /// `torch.export`, equal to eager bit for bit. Needs no agent.
+    #[arg(long, conflicts_with_all = ["agent", "jobs"])]
+    programs: bool,
 }
 
 /// Exports models, prepares each and proves its blocks equal; writes
@@ -25,6 +29,9 @@ pub(crate) struct CoverageArgs {
 /// model and the same agent is not done again. Fails where a model is wrong.
 pub(crate) fn run(kit: &Kit, args: &CoverageArgs) -> Result<ExitCode> {
     let zoo = kit.zoo_python()?;
+    if args.programs {
+        return programs(kit, &zoo, &args.only);
+    }
     let agent = match &args.agent {
         Some(given) => given
             .canonicalize()
@@ -52,9 +59,31 @@ pub(crate) fn run(kit: &Kit, args: &CoverageArgs) -> Result<ExitCode> {
         .env("OMP_NUM_THREADS", "1")
         .status()
         .context("Python does not start")?;
-    Ok(if status.success() {
+    Ok(code(status))
+}
+
+/// Writes each network as a program of `torch.export` and the SDK's file of it; what was
+/// done before for the same SDK is not done again. Fails where the SDK refuses one.
+fn programs(kit: &Kit, zoo: &Zoo, only: &str) -> Result<ExitCode> {
+    let status = Command::new(&zoo.python)
+        .arg(kit.root.join("torchscript/coverage"))
+        .arg("programs")
+        .args(["--only", only])
+        .arg("--results")
+        .arg(zoo.models.join("programs"))
+        .arg("--docs")
+        .arg(kit.root.join("docs"))
+        .current_dir(&kit.root)
+        .env("OMP_NUM_THREADS", "1")
+        .status()
+        .context("Python does not start")?;
+    Ok(code(status))
+}
+
+fn code(status: ExitStatus) -> ExitCode {
+    if status.success() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }

@@ -58,8 +58,8 @@ impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Onnx => {
-                "it is ONNX (.onnx), which is not read: export the PyTorch network that it was \
-                 made of; where there is none, onnx2torch makes one of the file"
+                "it is ONNX (.onnx): `python -m lamina export onnx FILE.onnx -o MODEL.pt` writes the \
+                 TorchScript file"
             }
             Self::Safetensors => {
                 "it holds weights without a network (.safetensors): build the network in Python, \
@@ -68,12 +68,11 @@ impl fmt::Display for Foreign {
             }
             Self::Hdf5 => {
                 "it is HDF5 (.h5), as Keras writes, which is not read: export it to ONNX with \
-                 tf2onnx, make a PyTorch network of that with onnx2torch, and export the network"
+                 tf2onnx, and that with `python -m lamina export onnx`"
             }
             Self::Tflite => {
                 "it is TensorFlow Lite (.tflite), which is not read: export the TensorFlow model \
-                 to ONNX with tf2onnx, make a PyTorch network of that with onnx2torch, and export \
-                 the network"
+                 to ONNX with tf2onnx, and that with `python -m lamina export onnx`"
             }
         })
     }

@@ -16,7 +16,7 @@ from lamina.errors import ArgumentError, ExportError
 from lamina.extras import needed
 from lamina.modes import quiet, silent
 from lamina.onnx.numbers import Numbers, constants
-from lamina.program import Declared, export_program, said
+from lamina.program import Declared, export_program, said, shapes
 
 if TYPE_CHECKING:
     import os
@@ -65,9 +65,8 @@ def export_onnx(
     wanted = _declared(given, inputs)
     with torch.no_grad(), quiet(), silent():
         program = _program(network, wanted, given)
-        report = export_program(
-            program, path, inputs=_with_free_sizes(wanted, program), network=network
-        )
+        free = [replace(w, shape=s) for w, s in zip(wanted, shapes(program), strict=True)]
+        report = export_program(program, path, inputs=free, network=network)
         difference, batches = _difference(session, path, wanted, is_free=report.is_batch_free)
     if not difference <= TOLERANCE:
         Path(path).unlink()
@@ -100,7 +99,10 @@ class _Expand(nn.Module):
     """ONNX's Expand; the library's own wants a shape that is no symbol."""
 
     def forward(self, tensor: Tensor, shape: Tensor) -> Tensor:
-        return tensor.expand(torch.broadcast_shapes(tensor.shape, tuple(shape.tolist())))
+        both = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+            tensor.shape, tuple(shape.tolist())
+        )
+        return tensor.expand(both)
 
 
 class _Filled(nn.Module):
@@ -120,7 +122,7 @@ def _read(file: Path) -> tuple[_Network, list[Declared]]:
     onnx, library = needed("onnx", _EXTRA), needed("onnx2pytorch", _EXTRA)
     try:
         model = onnx.load(str(file))
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(str(file))
     except OSError:
         raise
     except Exception as error:  # of whatever parses it
@@ -255,16 +257,6 @@ def _program(
     # The tensors in whose place numbers were taken.
     program.graph.eliminate_dead_code()
     return program
-
-
-def _with_free_sizes(inputs: Sequence[Declared], program: ExportedProgram) -> list[Declared]:
-    nodes = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
-    found = []
-    for each, user in zip(inputs, program.graph_signature.user_inputs, strict=True):
-        shape = nodes[str(user)].shape
-        free = tuple(-1 if isinstance(s, torch.SymInt) else int(s) for s in shape)
-        found.append(replace(each, shape=free))
-    return found
 
 
 def _session(file: Path) -> Any:  # noqa: ANN401

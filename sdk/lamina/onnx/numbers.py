@@ -114,7 +114,7 @@ class Numbers(TorchFunctionMode):
             ends = (value.start, value.stop, value.step)
             return slice(*(self._inside(v, alone=True) for v in ends))
         if isinstance(value, list | tuple) and all(_is_size(v) for v in value):
-            return type(value)(self._inside(v, alone=True) for v in value)  # type: ignore[call-arg]
+            return type(value)(self._inside(v, alone=True) for v in value)
         return value
 
 

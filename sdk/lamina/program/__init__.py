@@ -1,6 +1,6 @@
 """From a program of `torch.export` to a TorchScript file that Lamina serves."""
 
-from lamina.program.arguments import Declared
+from lamina.program.arguments import Declared, shapes
 from lamina.program.converting import export_program, said
 from lamina.program.report import Check, FreeSize, InputReport, OutputReport, ProgramReport
 
@@ -13,4 +13,5 @@ __all__ = [
     "ProgramReport",
     "export_program",
     "said",
+    "shapes",
 ]

@@ -146,6 +146,13 @@ class Arguments:
         return list(places), dict(names)
 
 
+def shapes(program: ExportedProgram) -> list[tuple[int, ...]]:
+    """The shapes of the tensors that a program takes, -1 where a size is free."""
+    nodes = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
+    users = [nodes[str(name)] for name in program.graph_signature.user_inputs if name in nodes]
+    return [sizes.shape(value) for value in users if isinstance(value, Tensor)]
+
+
 def read(program: ExportedProgram, declared: Sequence[Declared]) -> Arguments:
     """What `program` takes, with the names and ranges of `declared` if there are any.
 

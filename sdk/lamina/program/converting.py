@@ -310,8 +310,8 @@ def _output_reports(program: ExportedProgram) -> Iterator[OutputReport]:
     for spec, node in zip(program.graph_signature.output_specs, output.args[0], strict=True):
         stand_in = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
         if spec.kind is OutputKind.USER_OUTPUT and isinstance(stand_in, Tensor):
-            shape = tuple(-1 if sizes.expression(s) is not None else int(s) for s in stand_in.shape)
-            yield OutputReport(NAMES.get(stand_in.dtype, str(stand_in.dtype)), shape)
+            datatype = NAMES.get(stand_in.dtype, str(stand_in.dtype))
+            yield OutputReport(datatype, sizes.shape(stand_in))
 
 
 def _notes(text: Source, arguments: Arguments, comparison: _Comparison) -> Iterator[str]:

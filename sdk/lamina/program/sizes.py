@@ -22,6 +22,14 @@ def expression(size: object) -> Expression | None:
     return None
 
 
+def shape(tensor: Tensor) -> tuple[int, ...]:
+    """The sizes of a stand-in, -1 where one is free.
+
+    A symbol that torch.export has found to be one number is no free size.
+    """
+    return tuple(-1 if expression(s) is not None else int(s) for s in tensor.shape)
+
+
 def from_tensors(wanted: Expression, tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     """TorchScript that reads the number `wanted` off one of `tensors`.
 
