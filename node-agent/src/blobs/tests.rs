@@ -383,7 +383,8 @@ async fn what_is_sent_leaves_half_of_the_link_to_requests() {
     cache.blobs.put_bytes(&large).await.unwrap();
     let quiet = quiet.elapsed();
     let _request = cache.telemetry.request_began();
-    let sizes = pace::chunk_bytes(cache.telemetry.requests_under_way(), 400_000);
+    let under_way = cache.telemetry.requests_under_way();
+    let sizes = pace::chunk_bytes(Purpose::Store, under_way, 400_000);
     assert_eq!(sizes, 64 << 10);
     let busy = Instant::now();
     cache.blobs.put_bytes(&large).await.unwrap();

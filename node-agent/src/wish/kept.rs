@@ -101,14 +101,12 @@ mod tests {
 
     #[test]
     fn what_a_slice_has_is_not_fetched_ahead() {
-        let ledger = Ledger {
-            slices: vec![slice("u", 1, 0)],
-            standby: vec![Standby {
-                placement_uid: "u".into(),
-                blocks: vec![blob(&[1]), blob(b"more"), blob(b"more")],
-            }],
-            ..Ledger::default()
-        };
+        let mut ledger = Ledger::default();
+        ledger.slices = vec![slice("u", 1, 0)];
+        ledger.standby = vec![Standby {
+            placement_uid: "u".into(),
+            blocks: vec![blob(&[1]), blob(b"more"), blob(b"more")],
+        }];
         assert_eq!(ahead(&ledger), [(Digest::of(b"more"), 4)].into());
         assert!(!digests(&ledger).contains(&Digest::of(b"more")));
     }

@@ -26,9 +26,6 @@ const LEAST_LINK_SHARE: f64 = 0.05;
 const FACTORS: (f64, f64) = (1e-6, 1e6);
 /// Requests that wait for blocks are charged for their way over so many seconds …
 const URGENT_SECONDS: f64 = 30.0;
-/// … where a link of the path became slow, for requests are slow until blocks are
-/// there, over so many …
-const SLOW_SECONDS: f64 = 1_000.0;
 /// … and what only looks for a better place over so many: whether the move pays is
 /// weighed afterwards, here it decides between plans that are nearly equal.
 const CALM_SECONDS: f64 = 20_000.0;
@@ -250,8 +247,6 @@ fn move_seconds_per_byte(question: &Question) -> f64 {
     let slowest = rates.map(|(_, rate)| rate).fold(f64::INFINITY, f64::min);
     let seconds = if question.is_urgent {
         URGENT_SECONDS
-    } else if question.doubt.is_some() {
-        SLOW_SECONDS
     } else {
         CALM_SECONDS
     };
