@@ -109,8 +109,9 @@ async fn with_tls_clients_are_answered_at_the_entry_and_elsewhere_and_without_th
         assert!(plain.is_err());
         let stranger = authority();
         assert!(posted(host, "https", &stranger).await.is_err());
-        let stranger = client(host, &stranger).model_infer(request("a", &[1.0, 2.0]));
-        assert!(stranger.await.is_err());
+        let mut stranger = client(host, &stranger);
+        let refused = stranger.model_infer(request("a", &[1.0, 2.0])).await;
+        assert!(refused.is_err());
     }
 }
 
@@ -164,8 +165,11 @@ async fn while_clients_are_changed_over_both_ways_are_open() {
     for host in [&site.cam, &site.edge] {
         let plain = host.client().model_infer(request("a", &[1.0, 2.0])).await;
         assert_eq!(values(plain.unwrap().get_ref()), [20.0, 40.0]);
-        let with_tls = client(host, &site.given).model_infer(request("a", &[1.0, 2.0]));
-        with_tls.await.unwrap();
+        let mut with_tls = client(host, &site.given);
+        with_tls
+            .model_infer(request("a", &[1.0, 2.0]))
+            .await
+            .unwrap();
         for scheme in ["http", "https"] {
             let answered = posted(host, scheme, &site.given).await;
             assert_eq!(answered.unwrap(), StatusCode::OK, "{scheme}");
