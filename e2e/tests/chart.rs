@@ -377,7 +377,7 @@ async fn the_selftest_shows_what_clients_have_to() {
     let with = async |values: &str| {
         let values = ["--set".to_owned(), values.to_owned()];
         let rendered = render(&server, &values).await.unwrap();
-        let ours = |document: &&str| document.contains("component: selftest\n  annotations");
+        let ours = |document: &&str| document.contains("/component: selftest\n");
         let documents: Vec<String> = rendered
             .split("\n---")
             .filter(ours)

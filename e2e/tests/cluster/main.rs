@@ -157,7 +157,13 @@ async fn run(suite: &mut Suite) -> Result<()> {
 
 async fn lifecycle(suite: &mut Suite, site: &mut Site) -> Result<()> {
     use Promise::{NothingLost, NothingWrong};
+    macro_rules! apart {
+        ($work:path) => {
+            suite.apart(stringify!($work), site, $work).await;
+        };
+    }
     println!("  {}", changes::install(site).await?);
+    apart!(selftest::passes_without_credentials);
     let mut load = Load::start(site).await?;
     macro_rules! case {
         ($work:path, $promise:expr) => {
@@ -186,14 +192,8 @@ async fn lifecycle(suite: &mut Suite, site: &mut Site) -> Result<()> {
     // Who cannot renew its certificate is not believed: that is what it is for.
     case!(trust::certificates_expired, NothingWrong);
     load.stop().await?;
-    macro_rules! apart {
-        ($work:path) => {
-            suite.apart(stringify!($work), site, $work).await;
-        };
-    }
     apart!(changes::uninstalled_and_installed_again);
     apart!(versions::taken_over_by_helm_3);
-    apart!(selftest::passes_without_credentials);
     apart!(selftest::passes_with_a_token);
     apart!(selftest::passes_with_a_key);
     Ok(())

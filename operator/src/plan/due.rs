@@ -121,18 +121,16 @@ impl Case<'_> {
         }
         self.current
             .and_then(|plan| links::change_since_plan(self.snapshot, own, self.entry(), plan))
-            .or_else(|| self.emptied())
+            .or_else(|| self.ending())
             .or_else(|| self.joined(own).map(|name| format!("{name} joined")))
     }
 
-    /// A host of the plan that is to be emptied, which may not wait for long.
-    fn emptied(&self) -> Option<String> {
+    /// A host of the plan that is about to end, which does not wait for long.
+    fn ending(&self) -> Option<String> {
         let hosts = plans::hosts(self.current?);
         let mut others = hosts.filter(|name| *name != self.entry());
-        others.find_map(|name| {
-            let why = self.site.cluster.host(name)?.emptied?;
-            Some(format!("{name} is {why}"))
-        })
+        let ending = others.find(|name| self.snapshot.is_ending(name))?;
+        Some(format!("{ending} is about to end"))
     }
 
     /// A host that was not there when a strategy last answered.

@@ -286,10 +286,9 @@ fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
 }
 
 fn emptied(snapshot: &Snapshot, name: &str) -> Option<&'static str> {
-    let live = snapshot.live.get(name);
     if snapshot.nodes.get(name).is_some_and(NodeView::is_cordoned) {
         Some("cordoned")
-    } else if live.is_some_and(|l| l.alive && l.leaving) {
+    } else if snapshot.is_ending(name) {
         Some("about to end")
     } else {
         None

@@ -273,6 +273,11 @@ impl Snapshot {
         self.live.get(node).is_some_and(|n| n.alive)
     }
 
+    /// Whether the agent on `node` was told to end and has not yet.
+    pub(crate) fn is_ending(&self, node: &str) -> bool {
+        self.live.get(node).is_some_and(|n| n.alive && n.leaving)
+    }
+
     /// Where the agent on `node` is reached: what it says now, which was checked when it
     /// said so, else what its ComputeNode remembers, if that is an address of its pod.
     /// `None` before it ever came.

@@ -125,7 +125,8 @@ enum SliceError {
 }
 
 impl Slices {
-    /// None held; `changed` is notified when a status changes.
+    /// As [`Slices::noting`], without memory of former processes.
+    #[cfg(test)]
     pub(crate) fn new(
         engine: Arc<dyn Engine>,
         blobs: Arc<dyn BlobSource>,
@@ -134,7 +135,8 @@ impl Slices {
         Self::noting(engine, blobs, changed, Attempts::default())
     }
 
-    /// As [`Slices::new`]; `attempts` has the loads that ended former processes.
+    /// None held; `changed` is notified when a status changes, and `attempts` has the loads
+    /// that ended former processes.
     pub(crate) fn noting(
         engine: Arc<dyn Engine>,
         blobs: Arc<dyn BlobSource>,
