@@ -1,7 +1,6 @@
 //! What the operator is told of this host in its ComputeNode's status. Pure.
 
 use crate::serve::engine::ModelCrashes;
-use crate::serve::hop::KNOWN_ENCODINGS;
 use crate::serve::slices::Totals;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -10,6 +9,7 @@ use lamina_crds::compute_node::{Capacity, Display, EngineCrash, RouteStatus, Sli
 use lamina_crds::conditions::{BENCHMARKED, QUARANTINED, REGISTERED, condition, set};
 use lamina_crds::quantity::format_bytes;
 use lamina_crds::reasons;
+use lamina_model::WireType;
 use std::time::SystemTime;
 
 /// Models named in one report; more would only be counted by nobody.
@@ -101,7 +101,7 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         conditions,
         address: facts.address,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        encodings: KNOWN_ENCODINGS
+        encodings: WireType::ALL
             .map(|dtype| dtype.as_str().to_owned())
             .to_vec(),
         capacity: Some(facts.capacity),

@@ -144,7 +144,7 @@ fn a_workload_has_the_bytes_of_each_crossing() {
         workloads: vec![workload],
         ..lamina_placement::Problem::default()
     };
-    assert_eq!(lamina_placement::validate::validate(&problem), Ok(()));
+    lamina_placement::validate(&problem).unwrap();
 }
 
 #[test]

@@ -219,6 +219,7 @@ impl Standing {
             datatype: like.datatype.as_str().to_owned(),
             shape,
             data: data.freeze(),
+            encoded: None,
         };
         Ok((tensor, lefts))
     }
@@ -272,6 +273,7 @@ pub(crate) fn part(
             datatype: tensor.datatype.clone(),
             shape,
             data: data.freeze(),
+            encoded: None,
         })
     };
     tensors.iter().map(one).collect()

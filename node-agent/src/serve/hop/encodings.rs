@@ -10,9 +10,6 @@ use lamina_proto::hop::{Encoded as WireEncoded, Int8, Tensor as WireTensor};
 /// What takes longer is done beside the threads that carry requests.
 const AT_ONCE_BYTES: usize = 1 << 20;
 
-/// In how few bits this agent sends and takes values.
-pub(crate) const KNOWN: [WireType; 3] = WireType::ALL;
-
 /// How a value was sent that was to be sent in fewer bits.
 pub(super) type Sent = Option<WireType>;
 

@@ -12,7 +12,6 @@ mod tensors;
 
 pub(crate) use away::Away;
 pub(crate) use call::{CallError, Hops};
-pub(crate) use encodings::KNOWN as KNOWN_ENCODINGS;
 pub(crate) use error::HopError;
 pub(crate) use forward::{Forwarder, total_us};
 pub(crate) use service::HopService;

@@ -1,5 +1,4 @@
-use crate::testing::bench::Bench;
-use crate::testing::{digest, manifest};
+use crate::testing::{Bench, digest, manifest};
 use lamina_crds::conditions::READY;
 use lamina_crds::dnn_model::{ActivationType, Activations};
 use lamina_crds::placement::Crossing;
