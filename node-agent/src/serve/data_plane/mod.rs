@@ -162,6 +162,7 @@ impl DataPlane {
                 budget: self.room,
                 models: Arc::new(known),
                 access: self.access,
+                closing: shutdown.clone(),
             },
         };
         let door = Door {
@@ -231,6 +232,10 @@ mod early;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told;

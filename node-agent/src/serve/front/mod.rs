@@ -10,6 +10,7 @@
 mod config;
 mod dispatch;
 mod error;
+mod index;
 mod input;
 mod journey;
 mod output;
@@ -17,13 +18,15 @@ mod patience;
 mod place;
 mod relay;
 mod service;
+mod statistics;
+mod stream;
 mod trouble;
 mod typed;
 mod wait;
 
 pub(crate) use error::FrontError;
 pub(crate) use patience::patience;
-pub(crate) use service::{Front, RoundTrip, SERVER_NAME};
+pub(crate) use service::{EXTENSIONS, Front, RoundTrip, SERVER_NAME};
 
 #[cfg(test)]
 mod tests;

@@ -47,6 +47,8 @@ pub(super) enum RestError {
     Broken(String),
     #[error("the body came too slowly; of a request there must be {0} bytes in each second")]
     Slow(u64),
+    #[error("the question came too slowly")]
+    SlowQuestion,
     #[error("too many large requests are inside this server; try again")]
     Crowded,
     #[error("this server failed: {0}; please report this")]
@@ -116,7 +118,7 @@ impl RestError {
             Self::Unready => (StatusCode::SERVICE_UNAVAILABLE, true),
             Self::Encoding(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, false),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, false),
-            Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, false),
+            Self::Slow(_) | Self::SlowQuestion => (StatusCode::REQUEST_TIMEOUT, false),
             Self::Crowded => (StatusCode::TOO_MANY_REQUESTS, true),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, false),
         }

@@ -11,9 +11,11 @@ mod error;
 mod head;
 mod infer;
 mod path;
+mod repository;
 mod request;
 mod response;
 mod routes;
+mod statistics;
 
 pub(crate) use routes::router;
 
