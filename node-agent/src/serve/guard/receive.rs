@@ -138,7 +138,8 @@ where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    let mut feed = Feed::new(pin!(body));
+    let body = pin!(body);
+    let mut feed = Feed::new(body);
     let receiving = async {
         let Some(header) = feed.header().await? else {
             return Ok(Vec::new());
