@@ -8,6 +8,8 @@
 
 mod seats;
 
+pub(crate) use seats::Pulse;
+
 use crate::causes::with_causes;
 use crate::net::{Backoff, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use bytes::Bytes;
@@ -56,7 +58,7 @@ pub struct DoorLimits {
     /// A connection without a request is closed after this.
     pub idle: Duration,
     /// A connection with a request that is inside for longer is closed, for its client takes
-    /// no answer; see [`Endless`].
+    /// no answer; see [`Endless`] and [`Pulse`].
     pub longest: Duration,
 }
 
@@ -336,6 +338,7 @@ where
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         let busy = self.seat.begin();
         request.extensions_mut().insert(self.seat.origin());
+        request.extensions_mut().insert(busy.pulse());
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(peer.clone());
         }

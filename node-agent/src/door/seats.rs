@@ -53,6 +53,13 @@ pub(super) struct Busy {
     place: Arc<Place>,
 }
 
+/// Of a request that has many parts, in its extensions: each of them shows that it goes on.
+#[derive(Debug, Clone)]
+pub(crate) struct Pulse {
+    request: u64,
+    place: Arc<Place>,
+}
+
 impl Seats {
     pub(super) fn new(limit: usize) -> Self {
         Self {
@@ -187,7 +194,27 @@ impl Seat {
     }
 }
 
+impl Pulse {
+    /// The request counts as one that begins now.
+    pub(crate) fn beat(&self) {
+        let mut table = self.place.seats.lock();
+        let taken = table.taken.get_mut(&self.place.id);
+        let begin = taken.and_then(|taken| taken.requests.get_mut(&self.request));
+        if let Some(Some(begin)) = begin {
+            *begin = Instant::now();
+        }
+    }
+}
+
 impl Busy {
+    pub(super) fn pulse(&self) -> Pulse {
+        let place = Arc::clone(&self.place);
+        Pulse {
+            request: self.request,
+            place,
+        }
+    }
+
     /// It may stay for as long as its connection does.
     pub(super) fn may_stay(&self) {
         let mut table = self.place.seats.lock();
@@ -269,6 +296,27 @@ mod tests {
         drop(request);
         assert!(seats.lock().taken.is_empty());
         assert!(seats.take(address(1), Instant::now()).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_goes_on_is_not_overdue() {
+        // Wall time, so short ones.
+        let seats = Seats::new(1);
+        let seat = seats.take(address(1), Instant::now()).unwrap();
+        let request = seat.begin();
+        let pulse = request.pulse();
+        let (second, pause) = (Duration::from_secs(1), Duration::from_millis(30));
+        std::thread::sleep(pause);
+        pulse.beat();
+        let overdue = tokio::time::timeout(Duration::ZERO, seat.overdue(pause)).await;
+        assert!(overdue.is_err());
+        std::thread::sleep(pause);
+        seat.overdue(pause).await;
+        drop(request);
+        // What beats on has no place any more.
+        pulse.beat();
+        let overdue = tokio::time::timeout(second, seat.overdue(pause)).await;
+        assert!(overdue.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,4 +14,5 @@ mod rest;
 pub(crate) mod routes;
 pub(crate) mod slices;
 mod specs;
+mod trace;
 mod verify;

@@ -33,7 +33,7 @@ impl AuthMode {
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     /// Of models that it calls by their name alone.
-    namespace: Arc<str>,
+    pub(super) namespace: Arc<str>,
     pub(super) grant: Grant,
     shown: Option<Shown>,
     /// Where it asks from.

@@ -14,6 +14,7 @@ mod remembered;
 mod reviews;
 mod shown;
 mod tokens;
+mod visible;
 
 pub(crate) use caller::{AuthMode, Caller};
 pub(crate) use denial::Denial;

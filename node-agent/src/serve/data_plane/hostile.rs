@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 use tower::{Service as _, ServiceExt as _};
 
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 const FORWARD: &str = "/lamina.hop.v1.Hop/Forward";
 
 /// How the host answers `frame`, sent to `path` as it is.
@@ -205,6 +206,8 @@ async fn a_second_message_is_refused_and_a_cut_one_too() {
         assert_eq!(code, Code::InvalidArgument);
     }
     // The service itself says what it cannot unpack.
-    let code = sent(cam.channel(), INFER, "zstd", &whole, true).await;
-    assert_eq!(code, Code::Unimplemented);
+    for path in [INFER, STREAM] {
+        let code = sent(cam.channel(), path, "zstd", &whole, true).await;
+        assert_eq!(code, Code::Unimplemented, "{path}");
+    }
 }

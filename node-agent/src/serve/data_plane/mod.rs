@@ -166,6 +166,7 @@ impl DataPlane {
                 models: known,
                 access: self.access,
                 is_strict: self.trust.is_required(),
+                closing: shutdown.clone(),
             },
         };
         let door = Door {
@@ -239,6 +240,10 @@ mod encrypted;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told;

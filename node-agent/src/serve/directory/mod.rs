@@ -125,7 +125,6 @@ impl Table {
     }
 
     /// `namespace/name` of every model.
-    #[cfg(test)]
     pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
         self.models.keys()
     }

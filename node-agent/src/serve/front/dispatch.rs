@@ -2,12 +2,15 @@
 
 use super::error::{FrontError, InputError, Setback};
 use super::journey::Journey;
+use super::output::AtEntry;
+use super::statistics::Spent;
 use super::trouble::{Troubles, Turn};
 use crate::serve::batches::{Batches, rows_of};
-use crate::serve::hop::Forwarder;
+use crate::serve::hop::{Forwarder, total_us};
 use crate::serve::routes::{Model, NoTicket, Routes, Ticket};
 use crate::telemetry::RequestKey;
 use lamina_proto::hop::{ExitRules, ForwardReply, ForwardRequest, RowExit};
+use std::time::{Duration, Instant};
 use tonic::Code;
 
 /// Sends requests of models whose entry is this host.
@@ -28,6 +31,7 @@ pub(super) struct Answered {
     pub(super) wanted: Vec<String>,
     /// Names of the exits that rows could leave at; empty where all ran to the end.
     pub(super) exits: Vec<String>,
+    pub(super) entry: AtEntry,
     pub(super) reply: ForwardReply,
 }
 
@@ -125,6 +129,7 @@ impl Dispatcher {
         let exits = names_of_exits(&ticket, request.exits.as_ref());
         let superseded = ticket.superseded.clone();
         let deadline = journey.tries.deadline;
+        let sent = Instant::now();
         let outcome = tokio::select! {
             reply = self.forwarder.send(&ticket.first, ticket.encoding.as_ref(), request, deadline) => reply.map_err(Setback::from),
             () = ticket.abandoned.cancelled() => Err(Setback::Abandoned(ticket.revision())),
@@ -133,8 +138,22 @@ impl Dispatcher {
             Ok(reply) => {
                 self.troubles.answered(uid);
                 journey.rows_by_exit = counted(exits.len(), &reply.rows);
+                journey.spent = Spent::of(&reply.timings, rows);
+                let (took, inside) = (micros(sent.elapsed()), total_us(&reply));
+                let is_first = *ticket.first.node == *self.forwarder.node;
+                let entry = AtEntry {
+                    node: self.forwarder.node.to_string(),
+                    total_us: micros(journey.began.elapsed()),
+                    wait_us: micros(sent - journey.began),
+                    transfer_us: if is_first {
+                        0
+                    } else {
+                        took.saturating_sub(inside)
+                    },
+                };
                 Ok(Ok(Answered {
                     exits,
+                    entry,
                     revision: ticket.revision(),
                     path: ticket.path.clone(),
                     wanted: reading.wanted,
@@ -150,6 +169,10 @@ impl Dispatcher {
             }
         }
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn names_of_exits(ticket: &Ticket, rules: Option<&ExitRules>) -> Vec<String> {

@@ -152,6 +152,11 @@ pub(crate) enum FrontError {
     OutOfTime { tries: u32, last: Setback },
     #[error("the path gave no output `{0}`; please report this model")]
     NoOutput(String),
+    #[error(
+        "models are not loaded and unloaded here: apply or delete a DnnModel, and the operator \
+         has the hosts follow"
+    )]
+    Repository,
 }
 
 impl FrontError {
@@ -171,6 +176,7 @@ impl FrontError {
             Self::Relay(error) => error.code(),
             Self::OutOfTime { .. } => Code::DeadlineExceeded,
             Self::NoOutput(_) => Code::Internal,
+            Self::Repository => Code::Unimplemented,
         }
     }
 }

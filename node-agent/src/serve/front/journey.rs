@@ -2,11 +2,12 @@
 
 use super::error::{FrontError, InputError, Setback};
 use super::input::{self, Reading};
-use super::relay::TRACEPARENT;
+use super::statistics::Spent;
 use super::trouble::PAUSES;
 use crate::net::Backoff;
 use crate::serve::deadline::Deadline;
 use crate::serve::routes::{Model, Signature, Ticket};
+use crate::serve::trace;
 use crate::telemetry::RequestKey;
 use lamina_proto::inference::ModelInferRequest;
 use std::future::Future;
@@ -24,6 +25,7 @@ pub(super) struct Journey {
     /// The client's id; one made here where it sent none, so that logs can tell
     /// requests apart.
     pub(super) id: String,
+    /// Of the client; empty where it sent none that says something.
     pub(super) traceparent: String,
     pub(super) began: Instant,
     pub(super) tries: Tries,
@@ -32,6 +34,8 @@ pub(super) struct Journey {
     pub(super) counted_as: Option<RequestKey>,
     /// Rows that left at each exit; empty where the model has none.
     pub(super) rows_by_exit: Vec<u32>,
+    /// On the hosts of its path, once it is answered.
+    pub(super) spent: Spent,
     /// Room for it among those that wait.
     pub(super) seat: Option<OwnedSemaphorePermit>,
     read: Option<(Arc<Signature>, Reading)>,
@@ -44,7 +48,6 @@ impl Journey {
         metadata: &MetadataMap,
         deadline: Deadline,
     ) -> Self {
-        let traceparent = metadata.get(TRACEPARENT).and_then(|v| v.to_str().ok());
         let id = if request.id.is_empty() {
             format!("{:016x}", rand::random::<u64>())
         } else {
@@ -54,14 +57,21 @@ impl Journey {
             request,
             full_name,
             id,
-            traceparent: traceparent.unwrap_or_default().to_owned(),
+            traceparent: trace::traceparent(metadata).unwrap_or_default().to_owned(),
             began: Instant::now(),
             tries: Tries::until(deadline),
             counted_as: None,
             rows_by_exit: Vec::new(),
+            spent: Spent::default(),
             seat: None,
             read: None,
         }
+    }
+
+    /// Stands beside whatever is logged about it.
+    pub(super) fn span(&self) -> tracing::Span {
+        let Self { id, full_name, .. } = self;
+        trace::span(id, &self.traceparent, full_name)
     }
 
     /// The request as the revision of `ticket` takes it. One that was read before is

@@ -12,6 +12,7 @@ mod dispatch;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod index;
 mod input;
 mod journey;
 mod output;
@@ -19,13 +20,15 @@ mod patience;
 mod place;
 mod relay;
 mod service;
+mod statistics;
+mod stream;
 mod trouble;
 mod typed;
 mod wait;
 
 pub(crate) use error::FrontError;
 pub(crate) use patience::patience;
-pub(crate) use service::{Front, RoundTrip, SERVER_NAME};
+pub(crate) use service::{EXTENSIONS, Front, RoundTrip, SERVER_NAME};
 
 #[cfg(test)]
 mod tests;

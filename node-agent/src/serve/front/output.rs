@@ -27,6 +27,19 @@ struct TimingLine<'a> {
     bytes_out: u64,
 }
 
+/// What `lamina_entry` tells: the part of a request's time that passed before it was on its
+/// path.
+#[derive(Debug, Serialize)]
+pub(super) struct AtEntry {
+    pub(super) node: String,
+    /// From the request's arrival to the answer.
+    pub(super) total_us: u64,
+    /// Until it was sent for the last time.
+    pub(super) wait_us: u64,
+    /// To the first host and back, without what that host took; 0 where that is the entry.
+    pub(super) transfer_us: u64,
+}
+
 /// One row's line of `lamina_exits`.
 #[derive(Debug, Serialize)]
 struct ExitLine<'a> {
@@ -76,6 +89,8 @@ pub(super) fn response(
 fn parameters(answered: &Answered) -> HashMap<String, InferParameter> {
     let reply = &answered.reply;
     let timing = timing_json(&reply.timings);
+    // Names and numbers alone; there is nothing that cannot be written.
+    let entry = serde_json::to_string(&answered.entry).unwrap_or_default();
     let exits = (!answered.exits.is_empty()).then(|| {
         let lines = exits_json(&answered.exits, &reply.rows, &reply.timings);
         ("lamina_exits", ParameterChoice::StringParam(lines))
@@ -90,6 +105,7 @@ fn parameters(answered: &Answered) -> HashMap<String, InferParameter> {
             ParameterChoice::StringParam(answered.path.clone()),
         ),
         ("lamina_timing", ParameterChoice::StringParam(timing)),
+        ("lamina_entry", ParameterChoice::StringParam(entry)),
     ]
     .into_iter()
     .chain(exits)

@@ -4,6 +4,7 @@ use super::error::{FrontError, NOT_ENTRY, Setback};
 use crate::serve::access::{Caller, FORWARDED};
 use crate::serve::deadline::Deadline;
 use crate::serve::hop::{CallError, Hops};
+use crate::serve::trace::{TRACEPARENT, traceparent};
 use lamina_crds::Hop;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
@@ -16,8 +17,6 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-/// W3C trace context.
-pub(super) const TRACEPARENT: &str = "traceparent";
 /// An entry that could not be reached is tried after the others for this long.
 const AVOIDED_FOR: Duration = Duration::from_secs(5);
 
@@ -120,8 +119,8 @@ pub(super) fn marked<M>(
     request.set_timeout(deadline.left());
     let headers = request.metadata_mut();
     headers.insert(FORWARDED, MetadataValue::from_static("1"));
-    if let Some(trace) = metadata.get(TRACEPARENT) {
-        headers.insert(TRACEPARENT, trace.clone());
+    if let Some(trace) = traceparent(metadata).and_then(|text| text.parse().ok()) {
+        headers.insert(TRACEPARENT, trace);
     }
     let shown = caller.authorization();
     if let Some(shown) = shown.and_then(|value| MetadataValue::try_from(value.as_bytes()).ok()) {

@@ -1,20 +1,25 @@
 use super::config::config;
 use super::dispatch::Dispatcher;
 use super::error::{FrontError, Setback};
+use super::index;
 use super::journey::Journey;
 use super::output::{self, VERSION};
 use super::patience::patience;
 use super::place::{Place, View, Waited, place};
-use super::relay::{Relay, marked};
+use super::relay::{Client, Relay, marked};
+use super::statistics::Statistics;
+use super::stream;
 use super::trouble::Troubles;
 use super::wait::{Changes, WaitingRoom};
 use crate::serve::access::{Access, Caller, FORWARDED};
 use crate::serve::batches::Batches;
 use crate::serve::deadline::Deadline;
 use crate::serve::directory::Directory;
+use crate::serve::guard::Turns;
 use crate::serve::hop::Forwarder;
 use crate::serve::routes::{Model, Routes};
 use crate::telemetry::{Outcome, RequestSample};
+use futures::stream::{BoxStream, StreamExt as _};
 use lamina_crds::Hop;
 use lamina_model::ValueSpec;
 use lamina_proto::inference::grpc_inference_service_server::GrpcInferenceService;
@@ -22,16 +27,24 @@ use lamina_proto::inference::model_metadata_response::TensorMetadata;
 use lamina_proto::inference::{
     ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
     ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
+    ModelStatisticsRequest, ModelStatisticsResponse, ModelStreamInferResponse,
+    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
     ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
     ServerReadyRequest, ServerReadyResponse,
 };
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
 /// What the server calls itself.
 pub(crate) const SERVER_NAME: &str = "lamina";
+/// What is offered beyond the protocol itself, under the names that clients know.
+pub(crate) const EXTENSIONS: [&str; 2] = ["model_configuration", "statistics"];
 
 /// Smallest round trip to a host in seconds, where it was measured.
 pub(crate) type RoundTrip = Arc<dyn Fn(&str) -> Option<f64> + Send + Sync>;
@@ -44,6 +57,7 @@ pub(crate) struct Front {
     round_trip: RoundTrip,
     relay: Relay,
     waiting: WaitingRoom,
+    statistics: Statistics,
     access: Access,
     ready: watch::Receiver<bool>,
 }
@@ -70,6 +84,7 @@ impl Front {
                 troubles: Troubles::default(),
                 batches,
             },
+            statistics: Statistics::default(),
             access,
             ready,
         }
@@ -144,11 +159,18 @@ impl Front {
         check_version(&request.model_name, &request.model_version)?;
         let full_name = self.asked_for(caller, &request.model_name).await?;
         let mut journey = Journey::new(request, full_name, metadata, deadline);
-        let outcome = if metadata.contains_key(FORWARDED) {
-            self.answer_forwarded(&mut journey).await
-        } else {
-            self.answer(&mut journey, metadata, caller).await
+        let span = journey.span();
+        let answering = async {
+            let outcome = if metadata.contains_key(FORWARDED) {
+                self.answer_forwarded(&mut journey).await
+            } else {
+                self.answer(&mut journey, metadata, caller).await
+            };
+            let error = outcome.as_ref().err().map(tracing::field::display);
+            tracing::debug!(error, retried = journey.tries.failed, "a request ended");
+            outcome
         };
+        let outcome = answering.instrument(span).await;
         self.count(&journey, &outcome);
         outcome
     }
@@ -243,10 +265,19 @@ impl Front {
             Err(_) => Outcome::Failed,
         };
         if let Some(key) = journey.counted_as.clone() {
+            let (took, uid) = (journey.began.elapsed(), &key.placement_uid);
+            let is_here = |uid: &str| self.dispatcher.routes.has(uid);
+            match outcome {
+                Outcome::Answered => {
+                    let (statistics, spent) = (&self.statistics, journey.spent);
+                    statistics.answered(uid, took, spent, now_ms(), is_here);
+                }
+                Outcome::Failed => self.statistics.failed(uid, took, is_here),
+            }
             let sample = RequestSample {
                 rows_by_exit: journey.rows_by_exit.clone(),
                 outcome,
-                latency_s: journey.began.elapsed().as_secs_f64(),
+                latency_s: took.as_secs_f64(),
                 retried: journey.tries.failed,
             };
             self.dispatcher
@@ -292,29 +323,147 @@ impl Front {
         caller: &Caller,
     ) -> Result<ModelMetadataResponse, FrontError> {
         check_version(&asked.name, &asked.version)?;
-        let full_name = self.asked_for(caller, &asked.name).await?;
-        let place = if metadata.contains_key(FORWARDED) {
+        let here = |model: &Model| self.described(asked.name.clone(), model);
+        let there = |mut client: Client, full_name: String| {
+            let version = asked.version.clone();
+            let asked = ModelMetadataRequest {
+                name: full_name,
+                version,
+            };
+            let request = marked(asked, metadata, deadline, caller);
+            async move { client.model_metadata(request).await }
+        };
+        let asking = Asking {
+            name: &asked.name,
+            metadata,
+            deadline,
+            caller,
+        };
+        let mut told = self.told_by_entry(&asking, here, there).await?;
+        told.name = asked.name;
+        Ok(told)
+    }
+
+    /// What became of the requests of a model, as its entry counts them; without a name,
+    /// of those models that enter here and that the caller may ask for.
+    ///
+    /// # Errors
+    /// There is no such model, or it does not serve.
+    pub(crate) async fn statistics_of(
+        &self,
+        asked: ModelStatisticsRequest,
+        metadata: &MetadataMap,
+        deadline: Deadline,
+        caller: &Caller,
+    ) -> Result<ModelStatisticsResponse, FrontError> {
+        if asked.name.is_empty() {
+            return self.statistics_of_all(caller).await;
+        }
+        check_version(&asked.name, &asked.version)?;
+        let here = |model: &Model| {
+            let counts = self.statistics.of(&model.placement_uid);
+            Ok(ModelStatisticsResponse {
+                model_stats: vec![counts.rendered(asked.name.clone())],
+            })
+        };
+        let there = |mut client: Client, full_name: String| {
+            let version = asked.version.clone();
+            let asked = ModelStatisticsRequest {
+                name: full_name,
+                version,
+            };
+            let request = marked(asked, metadata, deadline, caller);
+            async move { client.model_statistics(request).await }
+        };
+        let asking = Asking {
+            name: &asked.name,
+            metadata,
+            deadline,
+            caller,
+        };
+        let mut told = self.told_by_entry(&asking, here, there).await?;
+        for one in &mut told.model_stats {
+            one.name.clone_from(&asked.name);
+        }
+        Ok(told)
+    }
+
+    async fn statistics_of_all(
+        &self,
+        caller: &Caller,
+    ) -> Result<ModelStatisticsResponse, FrontError> {
+        let routes = &self.dispatcher.routes;
+        let names = routes.names().into_iter().collect();
+        let names = self.access.visible(caller, None, names).await?;
+        let one = |name: String| match self.place(&name) {
+            Ok(Place::Here(model)) => {
+                let counts = self.statistics.of(&model.placement_uid);
+                Some(counts.rendered(name))
+            }
+            _ => None,
+        };
+        Ok(ModelStatisticsResponse {
+            model_stats: names.into_iter().filter_map(one).collect(),
+        })
+    }
+
+    /// What `here` says of a model where this agent is its entry, or the entry to which
+    /// `there` sends the question.
+    async fn told_by_entry<R, F>(
+        &self,
+        asking: &Asking<'_>,
+        here: impl FnOnce(&Model) -> Result<R, FrontError>,
+        there: impl Fn(Client, String) -> F,
+    ) -> Result<R, FrontError>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let full_name = self.asked_for(asking.caller, asking.name).await?;
+        let place = if asking.metadata.contains_key(FORWARDED) {
             self.place_of_forwarded(&full_name)?
         } else {
             self.place(&full_name)?
         };
         match place {
-            Place::Here(model) => self.described(asked.name, &model),
+            Place::Here(model) => here(&model),
             Place::There { full_name, entries } => {
-                let passed_on = self.relay.first(&entries, deadline, |mut client| {
-                    let mut asked = asked.clone();
-                    asked.name.clone_from(&full_name);
-                    let request = marked(asked, metadata, deadline, caller);
-                    async move { client.model_metadata(request).await }
-                });
-                let mut response = passed_on
-                    .await?
-                    .map_err(|_| FrontError::NotServing(full_name.clone()))?;
-                response.name = asked.name;
-                Ok(response)
+                let send = |client| there(client, full_name.clone());
+                let told = self.relay.first(&entries, asking.deadline, send).await?;
+                told.map_err(|_| FrontError::NotServing(full_name.clone()))
             }
-            Place::Wait(_) => Err(FrontError::NotServing(asked.name)),
+            Place::Wait(_) => Err(FrontError::NotServing(asking.name.to_owned())),
         }
+    }
+
+    /// The models that the caller may ask for, and whether they serve.
+    ///
+    /// # Errors
+    /// Nobody can say which these are.
+    pub(crate) async fn index(
+        &self,
+        asked: RepositoryIndexRequest,
+        caller: &Caller,
+    ) -> Result<RepositoryIndexResponse, FrontError> {
+        let RepositoryIndexRequest {
+            repository_name,
+            ready,
+        } = asked;
+        let directory = self.directory.now();
+        let mut names: BTreeSet<String> = self.dispatcher.routes.names().into_iter().collect();
+        names.extend(directory.names().cloned());
+        let namespace = Some(repository_name.as_str()).filter(|name| !name.is_empty());
+        let names = self.access.visible(caller, namespace, names).await?;
+        let line = |name: String| {
+            let listed = directory.get(&name);
+            let place = self.place(&name);
+            index::line(name, &place, listed)
+        };
+        let lines = names.into_iter().map(line);
+        Ok(RepositoryIndexResponse {
+            models: lines
+                .filter(|line| !ready || line.state == index::READY)
+                .collect(),
+        })
     }
 
     /// What the revision takes that new requests take.
@@ -336,6 +485,20 @@ impl Front {
                 .into(),
         })
     }
+}
+
+/// A question about a model.
+struct Asking<'a> {
+    name: &'a str,
+    metadata: &'a MetadataMap,
+    deadline: Deadline,
+    caller: &'a Caller,
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = since.map_or(0, |since| since.as_millis());
+    u64::try_from(millis).unwrap_or(u64::MAX)
 }
 
 fn check_version(model: &str, version: &str) -> Result<(), FrontError> {
@@ -407,7 +570,7 @@ impl GrpcInferenceService for Front {
         Ok(Response::new(ServerMetadataResponse {
             name: SERVER_NAME.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            extensions: vec!["model_configuration".to_owned()],
+            extensions: EXTENSIONS.map(str::to_owned).into(),
         }))
     }
 
@@ -445,5 +608,52 @@ impl GrpcInferenceService for Front {
         let deadline = Deadline::of_request(&metadata, patience);
         let response = self.infer(request, &metadata, deadline, &caller);
         Ok(Response::new(response.await?))
+    }
+
+    type ModelStreamInferStream = BoxStream<'static, Result<ModelStreamInferResponse, Status>>;
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+        let turns = request.extensions().get::<Turns>().cloned();
+        let (metadata, _, messages) = request.into_parts();
+        let turns = turns.unwrap_or_default();
+        let answers = stream::answers(self.clone(), metadata, turns, messages);
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
+        let caller = caller(&request)?;
+        let (metadata, _, asked) = request.into_parts();
+        let response = self.statistics_of(asked, &metadata, deadline, &caller);
+        Ok(Response::new(response.await?))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let caller = caller(&request)?;
+        let response = self.index(request.into_inner(), &caller).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn repository_model_load(
+        &self,
+        _: Request<RepositoryModelLoadRequest>,
+    ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        Err(FrontError::Repository.into())
+    }
+
+    async fn repository_model_unload(
+        &self,
+        _: Request<RepositoryModelUnloadRequest>,
+    ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        Err(FrontError::Repository.into())
     }
 }

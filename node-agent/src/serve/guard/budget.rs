@@ -56,6 +56,8 @@ pub(crate) enum Owner {
     Unknown,
     /// Who watches the agent's health.
     Watch,
+    /// A stream of requests, beside what these take.
+    Stream,
     /// Whoever measures or asks something.
     Other,
 }

@@ -5,19 +5,22 @@
 //! counted while they come, and handed on uncompressed.
 
 mod budget;
+mod feed;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod inflate;
 mod receive;
 mod rope;
 mod shapes;
+mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 mod weigh;
 
 pub(crate) use budget::{Budget, Charge, Full, Owner};
+pub(crate) use stream::Turns;
 
-use crate::door::{Endless, Origin};
+use crate::door::{Endless, Origin, Pulse};
 use crate::serve::access::{Access, Caller, Denial, FORWARDED};
 use bytes::Bytes;
 use http::request::Parts;
@@ -34,6 +37,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
@@ -89,12 +93,16 @@ pub(crate) struct Gate {
     pub(crate) access: Access,
     /// Whether other agents count only with a certificate.
     pub(crate) is_strict: bool,
+    /// Once it fires, streams take no request any more.
+    pub(crate) closing: CancellationToken,
 }
 
 /// The methods, by what their messages are like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
     Infer,
+    /// Requests for inference, one after the other.
+    Stream,
     Forward,
     Ping,
     /// The one whose answer goes on.
@@ -106,6 +114,7 @@ impl Method {
     fn of(path: &str) -> Self {
         match path {
             "/inference.GRPCInferenceService/ModelInfer" => Self::Infer,
+            "/inference.GRPCInferenceService/ModelStreamInfer" => Self::Stream,
             "/lamina.hop.v1.Hop/Forward" => Self::Forward,
             "/lamina.hop.v1.Hop/Ping" => Self::Ping,
             "/grpc.health.v1.Health/Watch" => Self::Watch,
@@ -115,7 +124,7 @@ impl Method {
 
     const fn shape(self) -> &'static Shape {
         match self {
-            Self::Infer => &shapes::INFER,
+            Self::Infer | Self::Stream => &shapes::INFER,
             Self::Forward => &shapes::FORWARD,
             Self::Ping | Self::Watch | Self::Other => &shapes::FLAT,
         }
@@ -124,6 +133,9 @@ impl Method {
 
 impl Guard {
     async fn answer(mut self, request: Request<Incoming>) -> Response<Answer> {
+        if Method::of(request.uri().path()) == Method::Stream {
+            return self.stream(request).await;
+        }
         let (mut parts, body) = request.into_parts();
         let origin = parts.extensions.get().copied().unwrap_or(NOWHERE);
         if self.gate.is_strict && parts.extensions.get::<Peer>().is_none() {
@@ -132,14 +144,7 @@ impl Guard {
         }
         let (message, charge, caller) = match self.gate.let_in(&parts, origin, body).await {
             Ok(taken) => taken,
-            Err(refusal) => {
-                tracing::debug!(%refusal, path = parts.uri.path(), "refused");
-                let refused = Status::from(refusal).into_http();
-                return refused.map(|body| Answer {
-                    body,
-                    _charge: None,
-                });
-            }
+            Err(refusal) => return refused(refusal, parts.uri.path()),
         };
         if let Some(caller) = caller {
             parts.extensions.insert(caller);
@@ -156,7 +161,31 @@ impl Guard {
         response.map(|body| Answer {
             body,
             _charge: Some(charge),
+            pulse: None,
         })
+    }
+}
+
+/// What a client is told whose call of `path` is not answered.
+fn refused(refusal: Refusal, path: &str) -> Response<Answer> {
+    tracing::debug!(%refusal, path, "refused");
+    let refused = Status::from(refusal).into_http();
+    refused.map(|body| Answer {
+        body,
+        _charge: None,
+        pulse: None,
+    })
+}
+
+/// A message is packed as nobody here unpacks.
+struct UnknownPacking;
+
+/// How the messages of a call are packed that say that they are.
+fn packing_of(headers: &HeaderMap) -> Result<Option<Packing>, UnknownPacking> {
+    let encoding = headers.get("grpc-encoding").map(HeaderValue::as_bytes);
+    match encoding.filter(|encoding| *encoding != b"identity") {
+        None => Ok(None),
+        Some(encoding) => Packing::of(encoding).map(Some).ok_or(UnknownPacking),
     }
 }
 
@@ -202,14 +231,12 @@ impl Gate {
     {
         let method = Method::of(path);
         let mut charge = self.budget.begin(origin).await?;
-        let encoding = headers.get("grpc-encoding").map(HeaderValue::as_bytes);
-        let encoding = encoding.filter(|encoding| *encoding != b"identity");
-        let packing = encoding.and_then(Packing::of);
         let unpacks = path.starts_with(UNPACKED);
-        if encoding.is_some() && (packing.is_none() || !unpacks) {
+        let packing = match packing_of(headers) {
+            Ok(packing) if packing.is_none() || unpacks => packing,
             // The service says what it takes instead.
-            return Ok((Vec::new(), charge));
-        }
+            _ => return Ok((Vec::new(), charge)),
+        };
         let terms = Terms {
             shape: method.shape(),
             limit: self.limit(method),
@@ -222,7 +249,7 @@ impl Gate {
 
     fn limit(&self, method: Method) -> usize {
         let said = match method {
-            Method::Infer => self.models.largest_request(),
+            Method::Infer | Method::Stream => self.models.largest_request(),
             // Encoded, a value is there as it came and as FP32.
             Method::Forward => self.models.largest_hop().saturating_mul(3) / 2,
             Method::Ping => 0,
@@ -243,7 +270,7 @@ impl Gate {
         name: Option<String>,
     ) -> Result<Owner, Denial> {
         let known = match method {
-            Method::Infer => match caller.zip(name) {
+            Method::Infer | Method::Stream => match caller.zip(name) {
                 Some((caller, name)) => {
                     let full_name = caller.full_name(&name);
                     self.access.allow_unasked(caller, &full_name)?;
@@ -298,6 +325,8 @@ impl Body for Whole {
 pub(crate) struct Answer {
     body: tonic::body::Body,
     _charge: Option<Charge>,
+    /// Of a stream: each answer that its client takes shows that it is there.
+    pulse: Option<Pulse>,
 }
 
 impl Body for Answer {
@@ -308,7 +337,11 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let next = Pin::new(&mut self.body).poll_frame(context);
+        if let (Poll::Ready(_), Some(pulse)) = (&next, &self.pulse) {
+            pulse.beat();
+        }
+        next
     }
 
     fn is_end_stream(&self) -> bool {

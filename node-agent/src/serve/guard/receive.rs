@@ -1,9 +1,11 @@
 //! One message from a client, as a whole, before anybody decodes it.
 //!
-//! Every method of this agent takes one message. What it announces reserves nothing; what
-//! came is counted as it comes; and it is weighed before it is decoded.
+//! What it announces reserves nothing; what came is counted as it comes; and it is weighed
+//! before it is decoded. Every method of this agent takes one message, but for the stream of
+//! requests (`stream.rs`), of which each is received so.
 
 use super::budget::{Charge, Full, Owner};
+use super::feed::{Feed, Header};
 use super::inflate::{InflateError, Inflater, Packing};
 use super::rope::Rope;
 use super::shapes::Shape;
@@ -11,19 +13,16 @@ use super::weigh::{Misfit, early_owner, weigh};
 use crate::serve::access::Denial;
 use bytes::Bytes;
 use hyper::body::Body;
-use std::future::poll_fn;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-/// Flag and length before each message.
-pub(super) const HEADER_BYTES: usize = 5;
 /// A client that sends nothing for so long is gone, or means harm.
-const SILENCE: Duration = Duration::from_secs(20);
+pub(super) const SILENCE: Duration = Duration::from_secs(20);
 /// The whole message comes within this, the longest deadline.
-const WHOLE: Duration = crate::serve::deadline::LONGEST;
+pub(super) const WHOLE: Duration = crate::serve::deadline::LONGEST;
 /// Advice to who is refused for want of room, in milliseconds.
 const RETRY_AFTER_MS: &str = "200";
 
@@ -47,6 +46,10 @@ pub(super) enum Refusal {
     Silent,
     #[error("the message took longer than {} s", WHOLE.as_secs())]
     Slow,
+    #[error("no request came on this stream for a long time; open another one")]
+    Idle,
+    #[error("this agent ends; open another stream")]
+    Closing,
     #[error("the message was cut off")]
     Cut,
     #[error("one message is taken here, and more came")]
@@ -70,8 +73,28 @@ impl Refusal {
             | Self::Second
             | Self::Unpackable => Code::InvalidArgument,
             Self::Silent | Self::Slow => Code::DeadlineExceeded,
+            Self::Idle | Self::Closing => Code::Unavailable,
             Self::Broken(_) => Code::Cancelled,
             Self::Denied(denial) => denial.code(),
+        }
+    }
+
+    /// Whether nothing that follows on the same stream can be answered either.
+    pub(super) fn ends_a_stream(&self) -> bool {
+        match self {
+            Self::Silent
+            | Self::Slow
+            | Self::Idle
+            | Self::Closing
+            | Self::Cut
+            | Self::Broken(_) => true,
+            Self::Denied(denial) => denial.code() == Code::Unauthenticated,
+            Self::TooLarge { .. }
+            | Self::Inflate(_)
+            | Self::Misfit(_)
+            | Self::Full(_)
+            | Self::Second
+            | Self::Unpackable => false,
         }
     }
 }
@@ -102,7 +125,7 @@ pub(super) struct Terms<'a> {
     pub(super) owner: &'a (dyn Fn(Option<String>) -> Result<Owner, Denial> + Send + Sync),
 }
 
-/// The message in `body`, uncompressed and with its header; nothing where none came.
+/// The only message in `body`, uncompressed and with its header; nothing where none came.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -115,10 +138,34 @@ where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    let receiving = timeout(WHOLE, message(body, terms, charge));
-    let Some(rope) = receiving.await.map_err(|_| Refusal::Slow)?? else {
-        return Ok(Vec::new());
+    let body = pin!(body);
+    let mut feed = Feed::new(body);
+    let receiving = async {
+        let Some(header) = feed.header().await? else {
+            return Ok(Vec::new());
+        };
+        let message = next(&mut feed, header, terms, charge).await?;
+        feed.ends().await?;
+        Ok(message)
     };
+    timeout(WHOLE, receiving).await.map_err(|_| Refusal::Slow)?
+}
+
+/// The message of `feed` behind `header`, uncompressed and with a header of its own.
+///
+/// # Errors
+/// See [`Refusal`].
+pub(super) async fn next<B>(
+    feed: &mut Feed<B>,
+    header: Header,
+    terms: &Terms<'_>,
+    charge: &mut Charge,
+) -> Result<Vec<Bytes>, Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let rope = content(feed, header, terms, charge).await?;
     let weighed = weigh(&rope, terms.shape, terms.limit as u64)?;
     charge.belongs_to((terms.owner)(weighed.owner)?).await?;
     charge.reach(weighed.bytes, weighed.bytes).await?;
@@ -132,131 +179,68 @@ where
     Ok(pieces)
 }
 
-async fn message<B>(
-    body: B,
+/// What stands behind `header`, unpacked.
+async fn content<B>(
+    feed: &mut Feed<B>,
+    header: Header,
     terms: &Terms<'_>,
     charge: &mut Charge,
-) -> Result<Option<Rope>, Refusal>
+) -> Result<Rope, Refusal>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let mut body = pin!(body);
-    let mut parcel = Parcel::new(terms);
+    let mut content = Content::of(header, terms)?;
     let mut is_owner_known = false;
-    loop {
-        let next = timeout(
-            SILENCE,
-            poll_fn(|context| body.as_mut().poll_frame(context)),
-        );
-        let frame = match next.await.map_err(|_| Refusal::Silent)? {
-            None => return parcel.finish(),
-            Some(Err(error)) => return Err(Refusal::Broken(error.to_string())),
-            Some(Ok(frame)) => frame,
+    while let Some(piece) = feed.piece().await? {
+        content.push(piece)?;
+        let (rope, expected) = match &content {
+            Content::Plain(rope) => (rope, header.length),
+            Content::Packed(inflater) => (inflater.rope(), terms.limit),
         };
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        parcel.push(data)?;
-        let (rope, expected) = parcel.present();
         if !is_owner_known && let Some(name) = early_owner(rope) {
             is_owner_known = true;
             charge.may_come(&(terms.owner)(Some(name))?).await?;
         }
         charge.reach(rope.len() as u64, expected as u64).await?;
     }
+    content.finish()
 }
 
 /// A message that is coming.
-struct Parcel {
-    limit: usize,
-    packing: Option<Packing>,
-    header: Vec<u8>,
-    /// Bytes behind the header: announced, and come so far.
-    length: usize,
-    came: usize,
-    content: Content,
-}
-
 enum Content {
     Plain(Rope),
     Packed(Box<Inflater>),
 }
 
-impl Parcel {
-    fn new(terms: &Terms<'_>) -> Self {
-        Self {
-            limit: terms.limit,
-            packing: terms.packing,
-            header: Vec::with_capacity(HEADER_BYTES),
-            length: 0,
-            came: 0,
-            content: Content::Plain(Rope::default()),
-        }
-    }
-
-    fn push(&mut self, mut data: Bytes) -> Result<(), Refusal> {
-        let missing = HEADER_BYTES - self.header.len();
-        if missing > 0 {
-            let head = data.split_to(missing.min(data.len()));
-            self.header.extend_from_slice(&head);
-            if self.header.len() < HEADER_BYTES {
-                return Ok(());
-            }
-            self.open()?;
-        }
-        self.came += data.len();
-        if self.came > self.length {
-            return Err(Refusal::Second);
-        }
-        match &mut self.content {
-            Content::Plain(rope) if !data.is_empty() => rope.push(data),
-            Content::Plain(_) => {}
-            Content::Packed(inflater) => inflater.push(&data)?,
-        }
-        Ok(())
-    }
-
-    /// The header is whole.
-    fn open(&mut self) -> Result<(), Refusal> {
-        let [flag, length @ ..] = &self.header[..] else {
-            return Err(Refusal::Cut);
-        };
-        self.length = length
-            .iter()
-            .fold(0, |sum, byte| (sum << 8) | usize::from(*byte));
-        if self.length > self.limit {
+impl Content {
+    fn of(header: Header, terms: &Terms<'_>) -> Result<Self, Refusal> {
+        if header.length > terms.limit {
             return Err(Refusal::TooLarge {
-                got: self.length,
-                limit: self.limit,
+                got: header.length,
+                limit: terms.limit,
             });
         }
-        if *flag != 0 {
-            let packing = self.packing.ok_or(Refusal::Unpackable)?;
-            let inflater = Inflater::new(packing, self.limit);
-            self.content = Content::Packed(Box::new(inflater));
+        if !header.is_packed {
+            return Ok(Self::Plain(Rope::default()));
+        }
+        let packing = terms.packing.ok_or(Refusal::Unpackable)?;
+        let inflater = Inflater::new(packing, terms.limit);
+        Ok(Self::Packed(Box::new(inflater)))
+    }
+
+    fn push(&mut self, piece: Bytes) -> Result<(), Refusal> {
+        match self {
+            Self::Plain(rope) => rope.push(piece),
+            Self::Packed(inflater) => inflater.push(&piece)?,
         }
         Ok(())
     }
 
-    /// What came, and how much that may become.
-    fn present(&self) -> (&Rope, usize) {
-        match &self.content {
-            Content::Plain(rope) => (rope, self.length),
-            Content::Packed(inflater) => (inflater.rope(), self.limit),
-        }
-    }
-
-    fn finish(self) -> Result<Option<Rope>, Refusal> {
-        if self.header.is_empty() {
-            return Ok(None);
-        }
-        if self.header.len() < HEADER_BYTES || self.came < self.length {
-            return Err(Refusal::Cut);
-        }
-        match self.content {
-            Content::Plain(rope) => Ok(Some(rope)),
-            Content::Packed(inflater) => Ok(Some(inflater.finish()?)),
+    fn finish(self) -> Result<Rope, Refusal> {
+        match self {
+            Self::Plain(rope) => Ok(rope),
+            Self::Packed(inflater) => Ok(inflater.finish()?),
         }
     }
 }

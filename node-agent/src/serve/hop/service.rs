@@ -1,11 +1,13 @@
 use super::Forwarder;
 use super::admit::{self, Caller};
 use crate::serve::deadline::Deadline;
+use crate::serve::trace;
 use lamina_identity::Peer;
 use lamina_proto::hop::hop_server::Hop;
 use lamina_proto::hop::{ForwardReply, ForwardRequest, PingReply, PingRequest};
 use std::time::Instant;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 /// What other agents call.
 #[derive(Clone)]
@@ -37,8 +39,17 @@ impl Hop for HopService {
         admit::may_forward(self.caller(&request), callers.as_deref())?;
         let _inside = forwarder.telemetry.hop_began();
         let deadline = Deadline::of(request.metadata());
-        let reply = forwarder.run(request.into_inner(), arrived, deadline);
-        Ok(Response::new(reply.await?))
+        let request = request.into_inner();
+        let (id, uid) = (&request.request_id, &request.placement_uid);
+        let span = trace::span(id, &request.traceparent, uid);
+        let running = async {
+            let (revision, segment) = (request.revision, request.segment);
+            let reply = forwarder.run(request, arrived, deadline).await;
+            let error = reply.as_ref().err().map(tracing::field::display);
+            tracing::debug!(revision, segment, error, "a hop ended");
+            reply
+        };
+        Ok(Response::new(running.instrument(span).await?))
     }
 
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {

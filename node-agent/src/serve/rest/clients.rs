@@ -4,6 +4,7 @@ use crate::serve::data_plane::testing::{Folder, Host, listed, part, route_to};
 use crate::testing::image;
 use lamina_crds::TensorSpec;
 use lamina_crds::compute_node::Slice;
+use lamina_model::DataType;
 use std::ffi::OsString;
 use std::process::{Command, Output};
 
@@ -22,8 +23,13 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&both).into_owned()
 }
 
-/// A model of two hosts, which gives an output for each input.
-async fn serve(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> [Host; 2] {
+/// A model of two hosts, which gives an output for each input: `times` it.
+async fn serve(
+    name: &str,
+    times: f32,
+    inputs: Vec<TensorSpec>,
+    outputs: Vec<TensorSpec>,
+) -> [Host; 2] {
     let folder = Folder::new();
     let (mut cam, mut edge) = (
         Host::start("cam-1", &folder),
@@ -39,12 +45,12 @@ async fn serve(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) ->
     let first = Slice {
         inputs: inputs.clone(),
         outputs: between.clone(),
-        ..part(&folder, 1, 0, (2.0, 0.0), Some(&edge))
+        ..part(&folder, 1, 0, (times, 0.0), Some(&edge))
     };
     let last = Slice {
         inputs: between,
         outputs: outputs.clone(),
-        ..part(&folder, 1, 1, (1.0, 1.0), None)
+        ..part(&folder, 1, 1, (1.0, 0.0), None)
     };
     cam.hold(first).await;
     edge.hold(last).await;
@@ -62,30 +68,53 @@ async fn serve(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) ->
     [cam, edge]
 }
 
+/// Runs `what` of the suite against `model` by way of `host`.
+fn conforms(host: &Host, model: &str, what: &str) {
+    let output = Command::new(python())
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", what])
+        .args(["--grpc", &host.hop.address, "--rest", &host.http_address])
+        .args(["--model", model])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    let node = &host.hop.node;
+    assert!(output.status.success(), "{node}:\n{}", said(&output));
+    println!("{node}: {}", said(&output));
+}
+
 #[tokio::test]
 async fn every_client_of_the_protocol_is_answered() {
     let images = |names: [&str; 2]| names.map(image).to_vec();
     let model = serve(
         "m",
+        2.0,
         images(["left", "right"]),
         images(["sum", "difference"]),
     );
     let [cam, edge] = model.await;
     // The entry, and one that passes on.
     for host in [&cam, &edge] {
-        let output = Command::new(python())
-            .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", SUITE])
-            .args(["--grpc", &host.hop.address, "--rest", &host.http_address])
-            .args(["--model", "m"])
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}:\n{}",
-            host.hop.node,
-            said(&output)
-        );
+        conforms(host, "m", SUITE);
+    }
+}
+
+#[tokio::test]
+async fn every_datatype_travels_in_every_form_that_it_has() {
+    let halves = [DataType::Fp16, DataType::Bf16];
+    let whole = DataType::ALL.into_iter().filter(|d| !halves.contains(d));
+    for datatypes in [whole.collect(), DataType::ALL.to_vec()] {
+        let tensors = |end: &str| {
+            let one = |datatype: &DataType| TensorSpec {
+                datatype: datatype.to_string(),
+                ..image(&format!("{datatype} {end}"))
+            };
+            datatypes.iter().map(one).collect::<Vec<_>>()
+        };
+        let model = serve("echo", 1.0, tensors("in"), tensors("out"));
+        let [cam, edge] = model.await;
+        for host in [&cam, &edge] {
+            conforms(host, "echo", &format!("{SUITE}/test_datatypes.py"));
+        }
     }
 }
 
@@ -118,6 +147,7 @@ async fn every_example_of_the_documentation_works() {
     };
     let model = serve(
         "mobilenet-v2",
+        2.0,
         vec![photograph("image")],
         vec![photograph("logits")],
     );

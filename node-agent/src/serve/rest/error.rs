@@ -50,6 +50,8 @@ pub(super) enum RestError {
     Slow(u64),
     #[error(transparent)]
     Full(#[from] Full),
+    #[error("the question came too slowly")]
+    SlowQuestion,
     #[error("this server failed: {0}; please report this")]
     Internal(String),
     #[error(
@@ -117,7 +119,7 @@ impl RestError {
             Self::Unready => (StatusCode::SERVICE_UNAVAILABLE, true),
             Self::Encoding(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, false),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, false),
-            Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, false),
+            Self::Slow(_) | Self::SlowQuestion => (StatusCode::REQUEST_TIMEOUT, false),
             Self::Full(_) => (StatusCode::TOO_MANY_REQUESTS, true),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, false),
         }

@@ -11,6 +11,7 @@ use crate::door::Origin;
 use crate::serve::access::Caller;
 use crate::serve::deadline::Deadline;
 use crate::serve::front::{FrontError, patience};
+use crate::serve::trace::TRACEPARENT;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
@@ -24,8 +25,6 @@ use tonic::metadata::MetadataMap;
 
 /// Bytes of the JSON at the beginning of a body.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-/// W3C trace context.
-const TRACEPARENT: &str = "traceparent";
 /// Bytes that the body of any request may have.
 const COMMON_LIMIT: usize = 64 << 20;
 /// Characters of an element and its comma in JSON for each of its bytes, at most about.

@@ -14,9 +14,11 @@ pub(crate) mod fuzzing;
 mod head;
 mod infer;
 mod path;
+mod repository;
 mod request;
 mod response;
 mod routes;
+mod statistics;
 
 pub(crate) use body::Room;
 pub(crate) use routes::router;

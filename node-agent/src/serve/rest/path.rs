@@ -6,6 +6,7 @@ pub(super) enum Asked {
     Metadata,
     Ready,
     Config,
+    Statistics,
     Infer,
 }
 
@@ -29,6 +30,7 @@ pub(super) fn parse(rest: &str) -> Option<ModelPath> {
         _ if parts.len() == 1 => Asked::Metadata,
         Some(&"ready") => Asked::Ready,
         Some(&"config") => Asked::Config,
+        Some(&"stats") => Asked::Statistics,
         Some(&"infer") => Asked::Infer,
         _ => Asked::Metadata,
     };
@@ -89,6 +91,8 @@ mod tests {
             ("m/versions/1/ready", "m", "1", Asked::Ready),
             ("a/m/versions/1/infer", "a/m", "1", Asked::Infer),
             ("a/m/config", "a/m", "", Asked::Config),
+            ("a/m/stats", "a/m", "", Asked::Statistics),
+            ("m/versions/1/stats", "m", "1", Asked::Statistics),
             ("a%2Fm/infer", "a/m", "", Asked::Infer),
             ("a%2fm", "a/m", "", Asked::Metadata),
             ("ready", "ready", "", Asked::Metadata),

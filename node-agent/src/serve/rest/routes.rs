@@ -3,20 +3,23 @@
 use super::body::{self, Room};
 use super::error::RestError;
 use super::path::{self, Asked, ModelPath};
+use super::statistics;
 use crate::door::Origin;
 use crate::serve::access::Caller;
-use crate::serve::front::{Front, FrontError, SERVER_NAME};
+use crate::serve::deadline::Deadline;
+use crate::serve::front::{EXTENSIONS, Front, FrontError, SERVER_NAME};
 use crate::serve::guard::NOWHERE;
 use axum::extract::{Request, State};
 use axum::http::{Extensions, HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use lamina_proto::inference::ModelMetadataResponse;
 use lamina_proto::inference::model_metadata_response::TensorMetadata;
+use lamina_proto::inference::{ModelMetadataResponse, ModelStatisticsRequest};
 use serde_json::{Value, json};
+use tonic::metadata::MetadataMap;
 
-/// What is offered beyond the protocol itself, under the names that clients know.
-const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "model_configuration"];
+/// What is offered over HTTP alone, under the name that clients know.
+const BINARY_TENSORS: &str = "binary_tensor_data";
 
 /// What the calls work with. Clones share it.
 #[derive(Clone)]
@@ -60,6 +63,22 @@ async fn call(State(rest): State<Rest>, request: Request) -> Response {
         Endpoint::Live => Ok(Json(json!({ "live": true })).into_response()),
         Endpoint::Ready => rest.ready(),
         Endpoint::Server => Ok(server()),
+        Endpoint::Statistics | Endpoint::Index | Endpoint::Repository => {
+            match rest.admit(&head.headers, &head.extensions).await {
+                Err(refusal) => {
+                    body::discard_some(body).await;
+                    Err(refusal)
+                }
+                Ok(caller) => match endpoint {
+                    Endpoint::Index => rest.index(body, &caller).await,
+                    Endpoint::Statistics => rest.statistics("", "", &caller).await,
+                    _ => {
+                        body::discard_some(body).await;
+                        Err(FrontError::Repository.into())
+                    }
+                },
+            }
+        }
         Endpoint::Model(path) => match rest.let_in(&path, &head.headers, &head.extensions).await {
             Err(refusal) => {
                 body::discard_some(body).await;
@@ -80,15 +99,30 @@ enum Endpoint {
     Live,
     Ready,
     Server,
+    /// Of all models.
+    Statistics,
+    Index,
+    /// Loads and unloads elsewhere.
+    Repository,
     Model(ModelPath),
 }
 
 impl Endpoint {
     fn of(path: &str) -> Option<Self> {
+        let whole = path.strip_suffix('/').unwrap_or(path);
+        if whole == "/v2/models/stats" {
+            return Some(Self::Statistics);
+        }
         if let Some(rest) = path.strip_prefix("/v2/models/") {
             return path::parse(rest).map(Self::Model);
         }
-        match path.strip_suffix('/').unwrap_or(path) {
+        if let Some(rest) = whole.strip_prefix("/v2/repository/models/") {
+            let is_verb = |end| rest.len() > str::len(end) && rest.ends_with(end);
+            let is_known = is_verb("/load") || is_verb("/unload");
+            return is_known.then_some(Self::Repository);
+        }
+        match whole {
+            "/v2/repository/index" => Some(Self::Index),
             "/v2" => Some(Self::Server),
             "/v2/health/live" => Some(Self::Live),
             "/v2/health/ready" => Some(Self::Ready),
@@ -98,6 +132,7 @@ impl Endpoint {
 
     fn method(&self) -> Method {
         match self {
+            Self::Index | Self::Repository => Method::POST,
             Self::Model(path) if matches!(path.asked, Asked::Infer) => Method::POST,
             _ => Method::GET,
         }
@@ -110,10 +145,11 @@ fn origin(extensions: &Extensions) -> Origin {
 }
 
 fn server() -> Response {
+    let extensions = [&[BINARY_TENSORS], &EXTENSIONS[..]].concat();
     Json(json!({
         "name": SERVER_NAME,
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": EXTENSIONS,
+        "extensions": extensions,
     }))
     .into_response()
 }
@@ -127,6 +163,17 @@ impl Rest {
         Ok(Json(json!({ "live": true, "ready": true })).into_response())
     }
 
+    /// Who calls.
+    async fn admit(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Caller, RestError> {
+        let from = origin(extensions).address;
+        let caller = self.front.access().admit(headers, from, None).await;
+        Ok(caller.map_err(FrontError::from)?)
+    }
+
     /// Who asks for the model of `path`, and may.
     async fn let_in(
         &self,
@@ -134,15 +181,33 @@ impl Rest {
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Result<Caller, RestError> {
-        let from = origin(extensions).address;
-        let caller = self.front.access().admit(headers, from, None).await;
-        let caller = caller.map_err(FrontError::from)?;
+        let caller = self.admit(headers, extensions).await?;
         self.front.asked_for(&caller, &path.model).await?;
         Ok(caller)
     }
 
+    /// What became of the requests of a model; of all where it has no name.
+    async fn statistics(
+        &self,
+        name: &str,
+        version: &str,
+        caller: &Caller,
+    ) -> Result<Response, RestError> {
+        let asked = ModelStatisticsRequest {
+            name: name.to_owned(),
+            version: version.to_owned(),
+        };
+        let metadata = MetadataMap::new();
+        let deadline = Deadline::of(&metadata);
+        let told = self.front.statistics_of(asked, &metadata, deadline, caller);
+        Ok(Json(statistics::render(&told.await?)).into_response())
+    }
+
     async fn tell(&self, path: &ModelPath, caller: &Caller) -> Result<Response, RestError> {
         let told = match path.asked {
+            Asked::Statistics => {
+                return self.statistics(&path.model, &path.version, caller).await;
+            }
             Asked::Ready => {
                 let ready = self.front.check_ready(&path.model, &path.version, caller);
                 ready.await?;

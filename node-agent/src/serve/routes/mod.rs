@@ -183,6 +183,18 @@ impl Routes {
         found.cloned().collect()
     }
 
+    /// `namespace/name` of every model whose entry this host is.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let table = self.lock();
+        let models = table.values().map(|entry| &entry.model);
+        models.map(|model| model.full_name.clone()).collect()
+    }
+
+    /// Whether this host is the entry of the Placement.
+    pub(crate) fn has(&self, placement_uid: &str) -> bool {
+        self.lock().contains_key(placement_uid)
+    }
+
     /// Manifests of all revisions that may be called.
     pub(crate) fn manifests(&self) -> Vec<Blob> {
         let table = self.lock();

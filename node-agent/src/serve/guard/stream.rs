@@ -1,0 +1,239 @@
+//! Requests that come on one stream. Each is let in, received, weighed and charged as one
+//! that comes alone; what is wrong with one is told in its answer, and the stream goes on.
+
+use super::budget::{Charge, Owner};
+use super::feed::Feed;
+use super::inflate::Packing;
+use super::receive::{self, Refusal, Terms, WHOLE};
+use super::{Answer, Gate, Guard, Method, NOWHERE, Whole, packing_of, refused};
+use crate::door::{Origin, Pulse};
+use crate::serve::access::Caller;
+use bytes::Bytes;
+use futures::stream::{Stream, unfold};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response};
+use http_body_util::StreamBody;
+use hyper::body::{Body, Frame, Incoming};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout;
+use tonic::Status;
+use tonic::service::Routes;
+use tower::Service as _;
+
+/// A stream on which no request comes for so long is ended, as an idle connection is.
+const IDLE: Duration = Duration::from_secs(300);
+/// Stands for a message that was refused.
+const NOTHING: Bytes = Bytes::from_static(&[0; 5]);
+
+/// A message of a stream that may be answered. It is charged until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) caller: Caller,
+    _charge: Charge,
+}
+
+/// Whether each message of a stream may be answered, in their order: in the extensions of
+/// the call, since what is decoded has no room for it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Turns(Arc<Mutex<VecDeque<Turn>>>);
+
+type Turn = Result<Admitted, Status>;
+
+impl Turns {
+    /// Of the message that was decoded last.
+    ///
+    /// # Errors
+    /// Why it was refused; an empty message stands in its place.
+    pub(crate) fn next(&self) -> Turn {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let nobody = || Err(Status::unauthenticated("nobody said who calls"));
+        turns.pop_front().unwrap_or_else(nobody)
+    }
+
+    fn push(&self, turn: Turn) {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.push_back(turn);
+    }
+}
+
+impl Guard {
+    /// Answers a stream of requests for as long as its client likes.
+    pub(super) async fn stream(mut self, request: Request<Incoming>) -> Response<Answer> {
+        let (mut parts, body) = request.into_parts();
+        let origin = parts.extensions.get().copied().unwrap_or(NOWHERE);
+        let (caller, charge) = match self.gate.open(&parts, origin).await {
+            Ok(opened) => opened,
+            Err(refusal) => return refused(refusal, parts.uri.path()),
+        };
+        let pulse = parts.extensions.get::<Pulse>().cloned();
+        let turns = Turns::default();
+        parts.extensions.insert(turns.clone());
+        let Ok(packing) = packing_of(&parts.headers) else {
+            // The service says what it takes instead.
+            let nothing = Request::from_parts(parts, Whole(VecDeque::new()));
+            return answer(&mut self.routes, nothing, charge, pulse).await;
+        };
+        let messages = Messages {
+            gate: self.gate,
+            headers: parts.headers.clone(),
+            origin,
+            packing,
+            feed: Feed::new(body),
+            opener: Some(caller),
+            turns,
+            pulse: pulse.clone(),
+            ready: VecDeque::new(),
+            is_over: false,
+        };
+        let request = Request::from_parts(parts, StreamBody::new(messages.frames()));
+        answer(&mut self.routes, request, charge, pulse).await
+    }
+}
+
+/// What `routes` say to `request`, charged and watched until its end.
+async fn answer<B>(
+    routes: &mut Routes,
+    request: Request<B>,
+    charge: Charge,
+    pulse: Option<Pulse>,
+) -> Response<Answer>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let response = match routes.call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    response.map(|body| Answer {
+        body,
+        _charge: Some(charge),
+        pulse,
+    })
+}
+
+impl Gate {
+    /// Who opens a stream, and the room for the stream itself.
+    async fn open(&self, parts: &Parts, origin: Origin) -> Result<(Caller, Charge), Refusal> {
+        let caller = self.access.admit(&parts.headers, origin.address).await?;
+        let mut charge = self.budget.begin(origin).await?;
+        charge.belongs_to(Owner::Stream).await?;
+        Ok((caller, charge))
+    }
+}
+
+/// The messages of a stream that is open.
+struct Messages<B> {
+    gate: Gate,
+    headers: HeaderMap,
+    origin: Origin,
+    packing: Option<Packing>,
+    feed: Feed<B>,
+    /// Who opened the stream, whose first request was counted with that.
+    opener: Option<Caller>,
+    turns: Turns,
+    pulse: Option<Pulse>,
+    /// Pieces of a message that is whole.
+    ready: VecDeque<Bytes>,
+    is_over: bool,
+}
+
+impl<B> Messages<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send,
+    B::Error: std::fmt::Display + Send,
+{
+    /// All of them, as a body has them.
+    fn frames(self) -> impl Stream<Item = Result<Frame<Bytes>, Status>> + Send {
+        unfold(self, |mut messages| async move {
+            let piece = messages.piece().await.transpose()?;
+            Some((piece.map(Frame::data), messages))
+        })
+    }
+
+    /// The next piece; none at the end.
+    async fn piece(&mut self) -> Result<Option<Bytes>, Status> {
+        if self.ready.is_empty() && !self.is_over {
+            match self.message().await {
+                Ok(message) => {
+                    self.is_over = message.is_empty();
+                    self.ready = message.into();
+                }
+                Err(refusal) => {
+                    self.is_over = true;
+                    tracing::debug!(%refusal, "a stream of requests ends");
+                    return Err(refusal.into());
+                }
+            }
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    /// The next message with its header; empty at the end. Whether it may be answered is
+    /// found among the turns.
+    ///
+    /// # Errors
+    /// What ends the stream.
+    async fn message(&mut self) -> Result<Vec<Bytes>, Refusal> {
+        let closing = self.gate.closing.clone();
+        let goes_on = tokio::select! {
+            biased;
+            () = closing.cancelled() => return Err(Refusal::Closing),
+            goes_on = self.feed.goes_on(IDLE) => goes_on?,
+        };
+        if !goes_on {
+            return Ok(Vec::new());
+        }
+        if let Some(pulse) = &self.pulse {
+            pulse.beat();
+        }
+        let received = timeout(WHOLE, self.receive()).await;
+        received.map_err(|_| Refusal::Slow)?
+    }
+
+    async fn receive(&mut self) -> Result<Vec<Bytes>, Refusal> {
+        let refusal = match self.admitted().await {
+            Ok((message, admitted)) => {
+                self.turns.push(Ok(admitted));
+                return Ok(message);
+            }
+            Err(refusal) if refusal.ends_a_stream() => return Err(refusal),
+            Err(refusal) => refusal,
+        };
+        tracing::debug!(%refusal, "refused on a stream");
+        self.feed.pass_over().await?;
+        self.turns.push(Err(refusal.into()));
+        Ok(vec![NOTHING])
+    }
+
+    /// A message, and what lets it in. Nothing of it is read but its header before it is
+    /// known who sends it: what was shown may not be valid any more.
+    async fn admitted(&mut self) -> Result<(Vec<Bytes>, Admitted), Refusal> {
+        let Some(header) = self.feed.header().await? else {
+            return Err(Refusal::Cut);
+        };
+        let access = &self.gate.access;
+        let caller = match self.opener.take() {
+            Some(opener) => opener,
+            None => access.admit(&self.headers, self.origin.address).await?,
+        };
+        let mut charge = self.gate.budget.begin(self.origin).await?;
+        let terms = Terms {
+            shape: Method::Infer.shape(),
+            limit: self.gate.limit(Method::Infer),
+            packing: self.packing,
+            owner: &|name| self.gate.owner(Method::Infer, Some(&caller), name),
+        };
+        let message = receive::next(&mut self.feed, header, &terms, &mut charge).await?;
+        let admitted = Admitted {
+            caller,
+            _charge: charge,
+        };
+        Ok((message, admitted))
+    }
+}
+
+#[cfg(test)]
+mod tests;
