@@ -40,7 +40,7 @@ struct Shared {
     open: Mutex<Open>,
     /// There is something to solve, or nothing more ever.
     work: Condvar,
-    /// An answer came.
+    /// An answer came that somebody waits for.
     answered: Notify,
 }
 
@@ -103,7 +103,9 @@ impl Desk {
             .collect()
     }
 
-    /// Returns when an answer came since the last call.
+    /// Returns when an answer came since the last call that somebody waits for. Those that
+    /// were only asked because time passed are found by the next look, whenever it is:
+    /// hundreds of Placements would have the loop never rest.
     pub(crate) async fn answered(&self) {
         self.shared.answered.notified().await;
     }
@@ -199,7 +201,9 @@ impl Shared {
         let asked = open.questions.get_mut(key);
         if let Some(asked) = asked.filter(|q| q.number == number) {
             asked.view.answer = Some(Arc::new(answer));
-            self.answered.notify_one();
+            if asked.view.need > Need::Period {
+                self.answered.notify_one();
+            }
         }
     }
 }
