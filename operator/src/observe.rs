@@ -78,10 +78,7 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
             .into_iter()
             .map(|(name, state)| (name, live(&state, wall)))
             .collect(),
-        links: Links::new(Measured {
-            table: world.links(),
-            is_large: hosts > FEW_HOSTS,
-        }),
+        links: links(world, hosts),
         timings,
         requests,
         exit_rows,
@@ -131,6 +128,14 @@ fn live(state: &NodeState, wall: Timestamp) -> LiveNode {
 /// Between so few hosts every link is measured before long.
 const FEW_HOSTS: usize = 12;
 
+/// The links of `world` at this moment, between so many hosts.
+pub(crate) fn links(world: &World, hosts: usize) -> Links {
+    Links::new(Measured {
+        table: world.links(),
+        is_large: hosts > FEW_HOSTS,
+    })
+}
+
 /// The links that agents measured.
 #[derive(Debug)]
 struct Measured {
@@ -143,9 +148,9 @@ impl Source for Measured {
         self.table.get(from, to).map(link)
     }
 
-    fn estimated(&self, from: &str, to: &str) -> Option<LinkView> {
+    fn or_estimated(&self, from: &str, to: &str) -> Option<LinkView> {
         if !self.is_large {
-            return None;
+            return self.get(from, to);
         }
         self.table.estimated(from, to).map(link)
     }
@@ -259,7 +264,10 @@ pub(crate) fn prepares(world: &World) -> BTreeMap<JobId, PrepareView> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::world::Identity;
     use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
+    use lamina_proto::control::agent_message::Message;
+    use lamina_proto::control::{LinkSample, LinkSamples};
 
     fn pod(node: Option<&str>, phase: &str) -> Pod {
         Pod {
@@ -273,6 +281,66 @@ mod tests {
             }),
             ..Pod::default()
         }
+    }
+
+    /// A world in which `host` told of these links: peer, round trip and rate.
+    fn told(world: &World, host: &str, links: &[(&str, f64, f64)]) {
+        let (session, _outbox) = world.open_session(Identity {
+            node: host.to_owned(),
+            version: "1".into(),
+            address: format!("{host}:8001"),
+        });
+        let samples = links.iter().map(|(peer, rtt_seconds, rate)| LinkSample {
+            peer: (*peer).to_owned(),
+            rtt_seconds: *rtt_seconds,
+            bytes_per_second: *rate,
+            bytes: 1 << 17,
+            ..LinkSample::default()
+        });
+        let samples = samples.collect();
+        session.heard(Message::Links(LinkSamples { samples }));
+    }
+
+    #[test]
+    fn a_link_that_was_measured_in_part_is_as_good_as_one_that_was_not() {
+        let world = World::new();
+        world.set_known(["a", "b", "c", "d"].map(str::to_owned));
+        told(&world, "a", &[("b", 0.01, 0.0), ("c", 0.02, 7e6)]);
+        told(&world, "d", &[("b", 0.03, 5e6)]);
+        let large = links(&world, FEW_HOSTS + 1);
+        let pinged = large.or_estimated("a", "b").unwrap();
+        let near = |view: LinkView, rtt: f64, rate: f64| {
+            let figures = view.figures();
+            figures.is_some_and(|f| (f.0 - rtt).abs() < 1e-9 && (f.1 / rate - 1.0).abs() < 1e-9)
+        };
+        assert!(near(pinged, 0.01, 5e6), "{pinged:?}");
+        assert!(pinged.estimated && !pinged.is_measured());
+        // Nobody sent anything that way, and only the round trip is the same.
+        let back = large.or_estimated("b", "d").unwrap();
+        assert_eq!(back.rtt_seconds, Some(0.03));
+        assert!(back.figures().is_some() && back.estimated);
+        let whole = large.or_estimated("d", "b").unwrap();
+        assert!(near(whole, 0.03, 5e6), "{whole:?}");
+        assert!(whole.is_measured());
+        // Few hosts measure every link before long.
+        let small = links(&world, FEW_HOSTS).or_estimated("a", "b").unwrap();
+        assert_eq!(small.figures(), None);
+        for _ in 0..3 {
+            let failed = LinkSample {
+                peer: "b".into(),
+                failed: true,
+                ..LinkSample::default()
+            };
+            let samples = vec![failed];
+            let (session, _outbox) = world.open_session(Identity {
+                node: "a".into(),
+                version: "1".into(),
+                address: "a:8001".into(),
+            });
+            session.heard(Message::Links(LinkSamples { samples }));
+        }
+        let dead = links(&world, FEW_HOSTS + 1).or_estimated("a", "b").unwrap();
+        assert_eq!(dead.figures(), None, "it is no better than it was found");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::deploy::{crashes, phases, slices};
 use crate::plan::{self, Planned, Site, Wanted};
 use crate::prepare::{models, queue, spec};
 use crate::state::cluster::Cluster;
-use crate::state::decision::{Change, Decisions, Entries, EntryAt};
+use crate::state::decision::{Change, Decisions, Entries, EntryAt, Haste};
 use crate::state::ids::{self, ObjectId, PlacementKey};
 use crate::state::listed::Unreadable;
 use crate::state::memory::{Memory, ModelMemory, PlacementMemory, StandbyMemory};
@@ -240,11 +240,17 @@ impl<'a> Look<'a> {
         let own = memory.models.entry(view.id.uid.clone()).or_default();
         let (status, notices) = model_status::report(self.snapshot, model, own, &parts);
         if model.status.as_ref() != Some(&status) {
+            // A plan is only made of what was prepared once that is told.
+            let before = model.status.as_ref().and_then(|s| s.profile.as_ref());
+            let haste = match before == status.profile.as_ref() {
+                true => Haste::Report,
+                false => Haste::Plan,
+            };
             let change = Change::ModelStatus {
                 id: view.id.clone(),
                 status: Box::new(status),
             };
-            self.out.write(change, notices);
+            self.out.write(haste, change, notices);
         }
     }
 
@@ -369,13 +375,19 @@ impl<'a> Look<'a> {
         self.out.interest.wanted.extend(planned.wanted_links);
         self.out.look_again(planned.again_seconds);
         if planned.plan.is_none() && (placement.is_some() || !is_prepared) {
-            self.out.write(Change::Nothing, planned.notices);
+            self.out
+                .write(Haste::Report, Change::Nothing, planned.notices);
             return;
         }
         let id = ObjectId {
             namespace: view.id.namespace.clone(),
             name,
             uid: placement.map_or("", |p| ids::uid(&p.metadata)).to_owned(),
+        };
+        // Without a plan there is nothing in it but what people are told.
+        let haste = match planned.plan.is_some() {
+            true => Haste::Plan,
+            false => Haste::Report,
         };
         let change = Change::Placement {
             id,
@@ -386,7 +398,7 @@ impl<'a> Look<'a> {
                 plan: planned.plan.or(placement.and_then(|p| p.spec.plan.clone())),
             },
         };
-        self.out.write(change, planned.notices);
+        self.out.write(haste, change, planned.notices);
     }
 
     /// What hosts are to hold for the Placement in this phase; gives why requests are
@@ -483,11 +495,15 @@ impl<'a> Look<'a> {
         }
         told.extend(report.notices.iter().cloned());
         if placement.status.as_ref() != Some(&report.status) {
+            let haste = match plans::moves_on(placement, &report.status) {
+                true => Haste::Step,
+                false => Haste::Report,
+            };
             let change = Change::PlacementStatus {
                 id: ObjectId::of(&placement.metadata),
                 status: Box::new(report.status.clone()),
             };
-            self.out.write(change, report.notices);
+            self.out.write(haste, change, report.notices);
         }
         report.status
     }
@@ -555,7 +571,7 @@ impl<'a> Look<'a> {
             let change = Change::DeletePlacement {
                 id: ObjectId::of(&placement.metadata),
             };
-            self.out.write(change, Vec::new());
+            self.out.write(Haste::Report, change, Vec::new());
         }
     }
 
@@ -596,7 +612,7 @@ impl<'a> Look<'a> {
             let regarding = Regarding::model(unreadable_id(name, what));
             let note = unreadable_note(what);
             let notice = Notice::warning(regarding, reasons::UNREADABLE, "Read", note);
-            self.out.write(Change::Nothing, vec![notice]);
+            self.out.write(Haste::Report, Change::Nothing, vec![notice]);
         }
         for (name, what) in unreadable {
             // Of what could be read once, more is said where it is looked at.
@@ -611,7 +627,7 @@ impl<'a> Look<'a> {
                     id: unreadable_id(name, what),
                     status: Box::new(status),
                 };
-                self.out.write(change, Vec::new());
+                self.out.write(Haste::Report, change, Vec::new());
             }
         }
     }

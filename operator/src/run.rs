@@ -177,8 +177,8 @@ struct Looks<'a> {
     memory: Memory,
     desk: Desk,
     executor: Executor,
-    /// Whose links were last said to matter, and when.
-    measured: Option<(Interest, Instant)>,
+    /// Whose links matter.
+    interest: watch::Sender<Arc<Interest>>,
     collected: Instant,
     counted: Option<Instant>,
     /// What the last look waited for.
@@ -188,6 +188,8 @@ struct Looks<'a> {
 impl<'a> Looks<'a> {
     fn new(all: &'a Controllers, objects: Objects) -> Self {
         let settings = &all.settings;
+        let (interest, told) = watch::channel(Arc::default());
+        tokio::spawn(measure(all.world.clone(), told));
         Self {
             all,
             began: Instant::now(),
@@ -207,7 +209,7 @@ impl<'a> Looks<'a> {
                 settings.tenure.clone(),
             ),
             objects,
-            measured: None,
+            interest,
             collected: Instant::now(),
             counted: None,
             awaited: None,
@@ -243,9 +245,10 @@ impl<'a> Looks<'a> {
             });
             let next = if is_cut { PAUSE } else { next };
             let next = again.map_or(next, |again| again.min(next));
+            let interest = Arc::clone(&self.interest.borrow());
             tokio::select! {
                 () = changed.notified() => {}
-                () = something_happened(&mut events) => {}
+                () = something_happened(&mut events, &interest) => {}
                 () = self.desk.answered() => {}
                 () = tokio::time::sleep(next) => {}
                 () = shutdown.cancelled() => return Ok(()),
@@ -344,32 +347,14 @@ impl<'a> Looks<'a> {
         let starting = decisions.prepares.into_iter().map(|job| start(all, job));
         futures::future::join_all(starting).await;
         world.set_directory(decisions.directory);
-        self.measure(decisions.interest).await;
-        self.executor.run(decisions.writes).await
-    }
-
-    /// Tells agents whose links to measure, where that changed or after a while.
-    async fn measure(&mut self, interest: Interest) {
-        let is_due = self
-            .measured
-            .as_ref()
-            .is_none_or(|(last, at)| *last != interest || at.elapsed() >= MEASURE_PERIOD);
-        if !is_due {
-            return;
-        }
-        self.measured = Some((interest.clone(), Instant::now()));
-        let world = self.all.world.clone();
-        let planned = tokio::task::spawn_blocking(move || {
-            world.set_interest(
-                &interest.hosts,
-                &interest.paths,
-                &interest.wanted,
-                &interest.entries,
-            );
+        self.interest.send_if_modified(|known| {
+            let is_news = **known != decisions.interest;
+            if is_news {
+                *known = Arc::new(decisions.interest);
+            }
+            is_news
         });
-        if let Err(error) = planned.await {
-            tracing::error!(%error, "whom to measure could not be planned, which is a bug");
-        }
+        self.executor.run(decisions.writes).await
     }
 
     /// Asks hosts for blobs that the store lacks.
@@ -426,6 +411,23 @@ impl<'a> Looks<'a> {
     }
 }
 
+/// Tells agents whose links to measure, where that changed or after a while, until the
+/// looks end. Of a thousand hosts it takes too long to be a part of one.
+async fn measure(world: World, mut interest: watch::Receiver<Arc<Interest>>) {
+    while !matches!(
+        tokio::time::timeout(MEASURE_PERIOD, interest.changed()).await,
+        Ok(Err(_))
+    ) {
+        let (world, of) = (world.clone(), Arc::clone(&interest.borrow_and_update()));
+        let planned = tokio::task::spawn_blocking(move || {
+            world.set_interest(&of.hosts, &of.paths, &of.wanted, &of.entries);
+        });
+        if let Err(error) = planned.await {
+            tracing::error!(%error, "whom to measure could not be planned, which is a bug");
+        }
+    }
+}
+
 /// Gives a job to its agent, with what its source wants to see.
 async fn start(all: &Controllers, job: StartPrepare) {
     let uri = crate::text::without_secrets(&job.uri);
@@ -455,11 +457,82 @@ async fn start(all: &Controllers, job: StartPrepare) {
     }
 }
 
-/// Waits for the next event of the world. A listener that lags has missed some,
-/// which is an event as well.
-async fn something_happened(events: &mut broadcast::Receiver<WorldEvent>) {
-    if let Err(broadcast::error::RecvError::Closed) = events.recv().await {
-        // The world outlives the loop; without events the period will do.
-        std::future::pending::<()>().await;
+/// Waits for the next event of the world that is of interest. A listener that lags has
+/// missed some, which is an event as well.
+async fn something_happened(events: &mut broadcast::Receiver<WorldEvent>, interest: &Interest) {
+    loop {
+        match events.recv().await {
+            Ok(event) if !matters(&event, interest) => {}
+            // The world outlives the loop; without events the period will do.
+            Err(broadcast::error::RecvError::Closed) => std::future::pending::<()>().await,
+            _ => return,
+        }
+    }
+}
+
+/// Whether a look should follow at once. Most links of many hosts are on no path, and
+/// whatever becomes of them can wait for the next.
+fn matters(event: &WorldEvent, interest: &Interest) -> bool {
+    let is_used = |from: &String, to: &String| {
+        let pairs = [(from.clone(), to.clone()), (to.clone(), from.clone())];
+        pairs
+            .iter()
+            .any(|pair| interest.paths.contains(pair) || interest.wanted.contains(pair))
+    };
+    match event {
+        WorldEvent::LinkChanged { from, to, .. } => is_used(from, to),
+        // A first plan waits for those of its entry.
+        WorldEvent::LinkMeasured { from, to, .. } => {
+            [from, to]
+                .iter()
+                .any(|host| interest.entries.contains(*host))
+                || is_used(from, to)
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::LinkEstimate;
+
+    #[test]
+    fn links_that_nothing_hangs_on_wake_nobody() {
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        let interest = Interest {
+            paths: [pair("cam", "edge"), pair("edge", "cam")].into(),
+            wanted: [pair("edge", "cloud")].into(),
+            entries: ["cam".to_owned()].into(),
+            ..Interest::default()
+        };
+        let estimate = LinkEstimate {
+            rtt_seconds: Some(0.01),
+            bytes_per_second: Some(1e6),
+            confidence: 1.0,
+            noise: 0.1,
+            bandwidth_age: None,
+            reachable: true,
+            estimated: false,
+        };
+        let changed = |(from, to): (String, String)| WorldEvent::LinkChanged {
+            from,
+            to,
+            before: estimate,
+            after: estimate,
+        };
+        let measured =
+            |(from, to): (String, String)| WorldEvent::LinkMeasured { from, to, estimate };
+        let wakes = |event| matters(&event, &interest);
+        assert!(wakes(changed(pair("cam", "edge"))));
+        assert!(wakes(changed(pair("cloud", "edge"))));
+        assert!(!wakes(changed(pair("cam", "cloud"))));
+        assert!(wakes(measured(pair("cam", "cloud"))));
+        assert!(wakes(measured(pair("other", "cam"))));
+        assert!(!wakes(measured(pair("cloud", "other"))));
+        let lost = WorldEvent::NodeLost {
+            node: "other".to_owned(),
+        };
+        assert!(wakes(lost));
     }
 }

@@ -1,6 +1,6 @@
 //! Models that ended the process which opened them, as agents report it.
 
-use crate::state::decision::{Change, Decisions};
+use crate::state::decision::{Change, Decisions, Haste};
 use crate::state::ids::ObjectId;
 use crate::state::memory::Memory;
 use crate::state::notice::{Notice, Regarding};
@@ -36,7 +36,7 @@ pub(crate) fn tell(snapshot: &Snapshot, memory: &mut Memory, out: &mut Decisions
             let regarding = Regarding::model(ObjectId::of(&model.metadata));
             let note = note(node, crash);
             let notice = Notice::warning(regarding, reasons::ENGINE_CRASHED, "Run", note);
-            out.write(Change::Nothing, vec![notice]);
+            out.write(Haste::Report, Change::Nothing, vec![notice]);
         }
     }
 }

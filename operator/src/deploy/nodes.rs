@@ -1,7 +1,7 @@
 //! ComputeNodes: which there are, and whether their agents are there.
 
 use crate::state::cluster::{impossible_speed, tier};
-use crate::state::decision::{Change, Decisions};
+use crate::state::decision::{Change, Decisions, Haste};
 use crate::state::ids::ObjectId;
 use crate::state::notice::{Notice, Regarding};
 use crate::state::snapshot::Snapshot;
@@ -86,7 +86,7 @@ pub(crate) fn apply(snapshot: &Snapshot, mut wishes: Wishes, out: &mut Decisions
                 owner: owner(name, node.uid()),
                 spec,
             };
-            out.write(change, Vec::new());
+            out.write(Haste::Step, change, Vec::new());
         }
     }
 }
@@ -130,7 +130,7 @@ pub(crate) fn conditions(snapshot: &Snapshot, out: &mut Decisions) {
             name: name.clone(),
             conditions: vec![ready],
         };
-        out.write(change, events);
+        out.write(Haste::Report, change, events);
     }
 }
 

@@ -5,7 +5,7 @@ use crate::kube::objects::Objects;
 use crate::kube::publish::Publisher;
 use crate::kube::retry::{Owed, Retries, Target};
 use crate::lease::Tenure;
-use crate::state::decision::{Change, Write};
+use crate::state::decision::{Change, Haste, Write};
 use crate::state::ids::ObjectId;
 use crate::state::notice::Notice;
 use crate::text::with_causes;
@@ -26,12 +26,12 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Writes that go on at once.
 const CONCURRENCY: usize = 16;
 /// Objects written in one look at most: what is left out is decided again by the
-/// next, so that a burst of a thousand holds up no deploy step.
+/// next, so that a burst of a thousand holds up nothing that requests wait for.
 const OBJECTS_A_LOOK: usize = 64;
 /// Writes a second that are sustained, and how many may come at once.
 const WRITES_A_SECOND: f64 = 100.0;
 const BURST: f64 = 200.0;
-/// Of the burst, what only deploy steps may use.
+/// Of the burst, what reports leave to plans and steps.
 const RESERVE: f64 = 100.0;
 
 /// Why a write did not come about.
@@ -176,15 +176,15 @@ impl Executor {
         groups
     }
 
-    /// The groups that the budget lets through, and whether any was left out: deploy
-    /// steps first, and of those and of the others what has waited longest. What is left
-    /// out is told later.
+    /// The groups that the budget lets through, and whether any was left out: what is
+    /// waited for most first, and of equals what has waited longest. What is left out is
+    /// told later.
     fn affordable(&mut self, mut groups: Vec<Group>, now: Instant) -> (Vec<Group>, bool) {
         let before = std::mem::take(&mut self.left_out);
         let since = |target: &Target| before.get(target).copied().unwrap_or(now);
         groups.sort_by_cached_key(|(target, writes)| {
             let waits_since = target.as_ref().map_or(now, since);
-            (!is_deploy_step(writes), waits_since)
+            (haste(writes), waits_since)
         });
         let mut let_through = Vec::new();
         let mut is_cut = false;
@@ -195,7 +195,7 @@ impl Executor {
                 .count();
             let is_free = count == 0;
             let has_room = let_through.len() < OBJECTS_A_LOOK;
-            if is_free || has_room && self.budget.take(count, is_deploy_step(&writes), now) {
+            if is_free || has_room && self.budget.take(count, haste(&writes), now) {
                 let_through.push((target, writes));
                 continue;
             }
@@ -333,14 +333,10 @@ impl Executor {
 /// The writes of one object, in their order; those that only tell something have none.
 type Group = (Option<Target>, Vec<Write>);
 
-/// Whether requests wait for these writes, or will.
-fn is_deploy_step(writes: &[Write]) -> bool {
-    writes.iter().any(|w| {
-        matches!(
-            w.change,
-            Change::Placement { .. } | Change::PlacementStatus { .. } | Change::ComputeNode { .. }
-        )
-    })
+/// What waits for these writes.
+fn haste(writes: &[Write]) -> Haste {
+    let all = writes.iter().map(|w| w.haste);
+    all.min().unwrap_or(Haste::Report)
 }
 
 /// Writes that may be made: so many a second, and some at once.
@@ -357,12 +353,15 @@ impl Budget {
         }
     }
 
-    /// Takes `count` writes, if they are there; all but deploy steps leave a reserve.
-    fn take(&mut self, count: usize, is_deploy_step: bool, now: Instant) -> bool {
+    /// Takes `count` writes, if they are there; reports leave a reserve.
+    fn take(&mut self, count: usize, haste: Haste, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
         self.tokens = (self.tokens + elapsed * WRITES_A_SECOND).min(BURST);
         self.at = now;
-        let least = if is_deploy_step { 0.0 } else { RESERVE };
+        let least = match haste {
+            Haste::Plan | Haste::Step => 0.0,
+            Haste::Report => RESERVE,
+        };
         let left = self.tokens - count as f64;
         if left < least {
             return false;

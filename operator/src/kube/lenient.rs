@@ -2,6 +2,7 @@
 //! while nobody checked. One of them must not stop the list of all others, and what it
 //! said when it could be read last stays in force.
 
+use k8s_openapi::api::core::v1::{Node, NodeSpec, Pod, PodSpec, PodStatus};
 use kube::Resource;
 use kube::core::ObjectMeta;
 use lamina_crds::{DnnModel, DnnModelStatus};
@@ -86,7 +87,8 @@ impl<K: Resource> Resource for Lenient<K> {
     }
 }
 
-/// What stays in force of an object that cannot be read.
+/// What is kept of an object: of one that cannot be read what stays in force, of any other
+/// what is decided from.
 pub(crate) trait Salvage: Clone {
     /// The object as it counts, where `known` is what of it could be read last; `None`
     /// where nothing could.
@@ -100,10 +102,56 @@ pub(crate) trait Salvage: Clone {
         let _ = bad;
         None
     }
+
+    /// Drops what nothing here is decided from, where that is much.
+    fn slim(&mut self) {}
+
+    /// Whether it says the same as `before` of what is decided from.
+    fn is_same(&self, before: &Self) -> bool {
+        let _ = before;
+        false
+    }
 }
 
-impl Salvage for k8s_openapi::api::core::v1::Node {}
-impl Salvage for k8s_openapi::api::core::v1::Pod {}
+impl Salvage for Node {
+    /// A kubelet reports of each node again and again, with the images that lie there.
+    fn slim(&mut self) {
+        self.status = None;
+        self.metadata.annotations = None;
+        self.spec = self.spec.take().map(|spec| NodeSpec {
+            unschedulable: spec.unschedulable,
+            ..NodeSpec::default()
+        });
+    }
+
+    fn is_same(&self, before: &Self) -> bool {
+        self.metadata.uid == before.metadata.uid
+            && self.metadata.labels == before.metadata.labels
+            && self.spec == before.spec
+    }
+}
+
+impl Salvage for Pod {
+    fn slim(&mut self) {
+        self.metadata.annotations = None;
+        self.spec = self.spec.take().map(|spec| PodSpec {
+            node_name: spec.node_name,
+            ..PodSpec::default()
+        });
+        self.status = self.status.take().map(|status| PodStatus {
+            phase: status.phase,
+            pod_ips: status.pod_ips,
+            ..PodStatus::default()
+        });
+    }
+
+    fn is_same(&self, before: &Self) -> bool {
+        self.metadata.uid == before.metadata.uid
+            && self.spec == before.spec
+            && self.status == before.status
+    }
+}
+
 impl Salvage for k8s_openapi::api::core::v1::Secret {}
 impl Salvage for lamina_crds::ComputeNode {}
 impl Salvage for lamina_crds::Placement {}

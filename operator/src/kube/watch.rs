@@ -84,14 +84,15 @@ fn version_of(meta: &ObjectMeta) -> u64 {
         .unwrap_or(0)
 }
 
-/// The object without what only the API server reads: who set which field is often
-/// larger than all that was set.
-fn slim<K: Resource>(mut object: K) -> K {
+/// The object without what only others read: who set which field is often larger than
+/// all that was set.
+fn slim<K: Resource + Salvage>(mut object: K) -> K {
     object.meta_mut().managed_fields = None;
+    object.slim();
     object
 }
 
-impl<K: Resource<DynamicType = ()>> Copies<K> {
+impl<K: Resource<DynamicType = ()> + Salvage> Copies<K> {
     fn lock(&self) -> MutexGuard<'_, Inner<K>> {
         // Every change of the maps is a single step: after a panic elsewhere
         // they are still whole.
@@ -120,41 +121,38 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
     }
 
     /// Takes over an object as a watch or a write gave it, unless a newer
-    /// version is here.
-    pub(crate) fn observe(&self, object: K) {
+    /// version is here; whether it says anything new.
+    pub(crate) fn observe(&self, object: K) -> bool {
         let object = slim(object);
         let mut inner = self.lock();
         let uid = object.meta().uid.clone().unwrap_or_default();
         if inner.removed.contains(&uid) {
-            return;
+            return false;
         }
         let key = key(&object);
-        let newer = inner
-            .present
-            .get(&key)
-            .is_none_or(|old| version(old.as_ref()) <= version(&object));
-        if newer {
-            inner.unreadable.remove(&key);
-            inner.present.insert(key, Arc::new(object));
+        let (old, new) = (inner.present.get(&key), version(&object));
+        if old.is_some_and(|old| version(old.as_ref()) > new) {
+            return false;
         }
+        // A watch brings what this process wrote once more.
+        let is_known = old.is_some_and(|old| version(old.as_ref()) == new || object.is_same(old));
+        let was_unreadable = inner.unreadable.remove(&key).is_some();
+        inner.present.insert(key, Arc::new(object));
+        was_unreadable || !is_known
     }
 
     /// Takes over an object as a watch or a write gave it, readable or not.
-    pub(crate) fn observe_any(&self, object: Lenient<K>)
-    where
-        K: Salvage,
-    {
+    pub(crate) fn observe_any(&self, object: Lenient<K>) {
         match object.0 {
-            Ok(object) => self.observe(object),
+            Ok(object) => {
+                self.observe(object);
+            }
             Err(bad) => self.cannot_read(&bad, false),
         }
     }
 
     /// An object is there in a form that cannot be read: unreadable is not gone.
-    fn cannot_read(&self, bad: &Bad, is_listed: bool)
-    where
-        K: Salvage,
-    {
+    fn cannot_read(&self, bad: &Bad, is_listed: bool) {
         let meta = &bad.metadata;
         let key = (
             meta.namespace.clone().unwrap_or_default(),
@@ -224,9 +222,10 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
         inner.removed.push(uid.to_owned());
     }
 
-    fn apply(&self, event: watcher::Event<K>) {
+    /// Takes over what a watch says; whether there is anything new to look at.
+    fn apply(&self, event: watcher::Event<K>) -> bool {
         match event {
-            watcher::Event::Apply(object) => self.observe(object),
+            watcher::Event::Apply(object) => return self.observe(object),
             watcher::Event::Delete(object) => {
                 let mut inner = self.lock();
                 let uid = object.meta().uid.clone();
@@ -241,10 +240,12 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
                 let mut inner = self.lock();
                 inner.listing.clear();
                 inner.listing_unreadable.clear();
+                return false;
             }
             watcher::Event::InitApply(object) => {
                 let object = slim(object);
                 self.lock().listing.insert(key(&object), Arc::new(object));
+                return false;
             }
             watcher::Event::InitDone => {
                 let mut inner = self.lock();
@@ -265,6 +266,7 @@ impl<K: Resource<DynamicType = ()>> Copies<K> {
                 inner.complaint = None;
             }
         }
+        true
     }
 }
 
@@ -302,7 +304,7 @@ impl Backoff for Pause {
 }
 
 /// Keeps `copies` up to date until the watch ends, which only a shutdown does.
-/// `changed` is told of each change.
+/// `changed` is told of each change of what is decided from.
 pub(crate) async fn keep<K>(
     api: Api<Lenient<K>>,
     config: watcher::Config,
@@ -316,8 +318,7 @@ pub(crate) async fn keep<K>(
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                if let Some(event) = readable(&kind, &copies, event) {
-                    copies.apply(event);
+                if readable(&kind, &copies, event).is_some_and(|event| copies.apply(event)) {
                     changed.notify_one();
                 }
             }
@@ -382,7 +383,7 @@ fn readable<K: Resource<DynamicType = ()> + Salvage>(
 mod tests {
     use super::*;
     use crate::kube::lenient::tests::too_large;
-    use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod, PodStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
     use lamina_crds::DnnModel;
     use serde_json::{Value, json};
@@ -454,6 +455,50 @@ mod tests {
         copies.apply(watcher::Event::InitApply(pod("a", "1", 8)));
         copies.apply(watcher::Event::InitDone);
         assert_eq!(versions(&copies), [("a".to_owned(), 9)]);
+    }
+
+    #[test]
+    fn what_says_nothing_new_wakes_nobody() {
+        let copies = listed(&[pod("a", "1", 5)]);
+        let apply = |pod: Pod| copies.apply(watcher::Event::Apply(pod));
+        copies.observe(pod("a", "1", 7));
+        assert!(!apply(pod("a", "1", 7)), "our own write comes back");
+        assert!(!apply(pod("a", "1", 6)));
+        let with = |version, phase: &str, message: &str| {
+            let mut pod = pod("a", "1", version);
+            pod.status = Some(PodStatus {
+                phase: Some(phase.into()),
+                message: Some(message.into()),
+                ..PodStatus::default()
+            });
+            pod
+        };
+        assert!(apply(with(8, "Running", "")));
+        assert!(!apply(with(9, "Running", "of no interest")));
+        assert_eq!(versions(&copies), [("a".to_owned(), 9)]);
+        assert!(apply(with(10, "Failed", "")));
+        assert!(apply(pod("b", "2", 11)));
+        assert!(copies.apply(watcher::Event::Delete(pod("b", "2", 12))));
+    }
+
+    #[test]
+    fn of_a_node_its_labels_and_whether_it_is_cordoned_count() {
+        let node = |version: u64, change: fn(&mut Node)| {
+            let mut node = Node::default();
+            node.metadata.name = Some("a".into());
+            node.metadata.resource_version = Some(version.to_string());
+            change(&mut node);
+            node
+        };
+        let copies = Copies::<Node>::default();
+        let apply = |node: Node| copies.apply(watcher::Event::Apply(node));
+        assert!(apply(node(1, |_| {})));
+        let heartbeat = |n: &mut Node| n.status = Some(NodeStatus::default());
+        assert!(!apply(node(2, heartbeat)));
+        let cordon = |n: &mut Node| n.spec.get_or_insert_default().unschedulable = Some(true);
+        assert!(apply(node(3, cordon)));
+        let label = |n: &mut Node| n.metadata.labels = Some([("k".into(), "v".into())].into());
+        assert!(apply(node(4, label)));
     }
 
     #[test]

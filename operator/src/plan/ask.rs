@@ -9,7 +9,7 @@ use crate::state::wish::Choice;
 use lamina_crds::reasons;
 use lamina_placement::explain::why_infeasible;
 use lamina_placement::{
-    Ctx, Problem, Solution, SolveError, SolveOptions, Strategy, solve_checked, strategy,
+    Ctx, Problem, Solution, SolveError, SolveOptions, Status, Strategy, solve_checked, strategy,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ pub(crate) fn judged(
 ) -> Answer {
     let solution = solution.and_then(|found| {
         if found.placements.is_empty() {
-            let why = why_nothing(&problem, &found.strategy, ctx);
+            let why = why_nothing(&problem, &found, ctx);
             return Err((reasons::NO_FEASIBLE_PLACEMENT, why));
         }
         Ok(Arc::new(found))
@@ -118,8 +118,14 @@ pub(crate) fn pinned_to_nobody(question: &Question) -> Option<Refusal> {
     Some((reasons::NO_FEASIBLE_PLACEMENT, message))
 }
 
-/// Another strategy may find what this one does not.
-fn why_nothing(problem: &Problem, strategy: &str, ctx: &Ctx) -> String {
+/// Another strategy may find what this one does not, and so may this one with more time.
+fn why_nothing(problem: &Problem, found: &Solution, ctx: &Ctx) -> String {
+    let strategy = found.strategy.as_str();
+    if found.certificate.status == Status::Unknown && ctx.expired() {
+        return format!(
+            "strategy {strategy} found no placement within its time, nor that there is none; it is asked again"
+        );
+    }
     let why = why_infeasible(problem, &ctx.part(0.5)).join("; ");
     match strategy {
         "optimal" => why,

@@ -43,7 +43,7 @@ struct Shared {
     open: Mutex<Open>,
     /// There is something to solve, or nothing more ever.
     work: Condvar,
-    /// An answer came.
+    /// An answer came that somebody waits for.
     answered: Notify,
 }
 
@@ -112,7 +112,9 @@ impl Desk {
             .collect()
     }
 
-    /// Returns when an answer came since the last call.
+    /// Returns when an answer came since the last call that somebody waits for. Those that
+    /// were only asked because time passed are found by the next look, whenever it is:
+    /// hundreds of Placements would have the loop never rest.
     pub(crate) async fn answered(&self) {
         self.shared.answered.notified().await;
     }
@@ -221,10 +223,15 @@ impl Shared {
         let asked = open.questions.get_mut(key);
         if let Some(asked) = asked.filter(|q| q.number == number) {
             match reply {
-                Reply::Answer(answer) => asked.view.answer = Some(answer),
+                Reply::Answer(answer) => {
+                    asked.view.answer = Some(answer);
+                    if asked.view.need > Need::Period {
+                        self.answered.notify_one();
+                    }
+                }
+                // Nobody waits for it.
                 Reply::Ahead(ahead) => asked.view.ahead = Some(ahead),
             }
-            self.answered.notify_one();
         }
     }
 }

@@ -6,6 +6,8 @@ use super::{Case, answers_for, links, plans, problem};
 use crate::state::memory::PlacementMemory;
 use crate::state::snapshot::{Need, Snapshot};
 use crate::state::time::Moment;
+use lamina_placement::Tier;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A strategy is asked again after so long, though nothing happened; longer where
@@ -19,9 +21,10 @@ const PAUSE_SECONDS: f64 = 1.0;
 const NEWS_SECONDS: f64 = 3.0;
 /// The first plan waits so long for links to be measured.
 const SETTLE_SECONDS: f64 = 10.0;
-/// Up to so many hosts, the first plan waits for every link of the entry; beyond,
-/// for so many.
+/// Up to so many others, the first plan waits for every link of the entry, both ways;
+/// beyond, for those that the entry is asked to measure: so many to each tier.
 const SETTLED_LINKS: usize = 12;
+const SETTLED_OF_TIER: usize = 4;
 
 /// Seconds until a strategy may be asked again; `None` where it may be now, and was not.
 pub(super) fn pause_left(snapshot: &Snapshot, own: &PlacementMemory) -> Option<f64> {
@@ -155,14 +158,19 @@ impl Case<'_> {
             let view = snapshot.links.get(a, b);
             view.as_ref().and_then(problem::link).is_some()
         };
-        let hosts = self.site.cluster.hosts.iter().map(|h| h.name.as_str());
-        let others = hosts.filter(|n| *n != entry && snapshot.is_alive(n));
-        let mut wanted = others.clone().count();
-        if wanted > SETTLED_LINKS {
-            // Of many hosts the entry only ever measures some.
-            wanted = SETTLED_LINKS;
+        let hosts = self.site.cluster.hosts.iter();
+        let others = hosts.filter(|h| h.name != entry && snapshot.is_alive(&h.name));
+        if others.clone().count() <= SETTLED_LINKS {
+            let mut names = others.map(|h| h.name.as_str());
+            return all_here && names.all(|n| known(entry, n) && known(n, entry));
         }
-        let measured = others.filter(|n| known(entry, n) && known(n, entry));
+        // Of many hosts the entry only ever measures some, and few of these measure it.
+        let mut of_tier: BTreeMap<Tier, usize> = BTreeMap::new();
+        for host in others.clone() {
+            *of_tier.entry(host.tier).or_default() += 1;
+        }
+        let wanted = of_tier.into_values().map(|n| n.min(SETTLED_OF_TIER)).sum();
+        let measured = others.filter(|h| known(entry, &h.name));
         all_here && measured.take(wanted).count() == wanted
     }
 }

@@ -251,7 +251,8 @@ impl Case<'_> {
         };
         let waited = self.snapshot.seconds_since(candidate.found);
         let view = |(from, to): &Pair| self.snapshot.links.get(from, to);
-        let is_measured = |pair| view(pair).is_some_and(|v| !v.estimated);
+        // One that was only pinged is no better known than one that was not.
+        let is_measured = |pair| view(pair).is_some_and(|v| v.is_measured());
         let is_fresh =
             |pair| view(pair).is_some_and(|v| v.bandwidth_age_seconds <= waited + FRESH_SECONDS);
         let mut links = candidate.links.iter();

@@ -5,7 +5,7 @@
 //! can be told apart and thrown away: what was decided, and what is remembered of that model.
 
 use super::Look;
-use crate::state::decision::{Change, Entries, EntryAt};
+use crate::state::decision::{Change, Entries, EntryAt, Haste};
 use crate::state::ids::{self, ObjectId};
 use crate::state::memory::{Aside, Memory};
 use crate::state::notice::{Notice, Regarding};
@@ -58,7 +58,7 @@ pub(super) fn decide_about<'a>(
                 let regarding = Regarding::model(ObjectId::of(&model.metadata));
                 let reason = reasons::DECISION_FAILED;
                 let notice = Notice::warning(regarding, reason, "Decide", why.clone());
-                look.out.write(Change::Nothing, vec![notice]);
+                look.out.write(Haste::Report, Change::Nothing, vec![notice]);
             }
             let aside = Aside {
                 generation: model.metadata.generation,
@@ -131,7 +131,7 @@ impl<'a> Look<'a> {
                 id,
                 status: Box::new(status),
             };
-            self.out.write(change, Vec::new());
+            self.out.write(Haste::Report, change, Vec::new());
         }
     }
 }

@@ -120,10 +120,23 @@ pub(crate) struct EntryAt {
     pub serves: bool,
 }
 
+/// What waits for a write, the most first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Haste {
+    /// A plan, or what one is made from: all that follows waits for it.
+    Plan,
+    /// A step of a deployment: requests wait for it, or will.
+    Step,
+    /// Nothing but people who read it.
+    Report,
+}
+
 /// One write. Its Events are published once it has succeeded, so that each
 /// decision is told once.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Write {
+    /// What waits for it.
+    pub haste: Haste,
     /// What is written.
     pub change: Change,
     /// What people are told then.
@@ -310,10 +323,14 @@ impl Decisions {
     }
 
     /// Adds a write with its Events.
-    pub(crate) fn write(&mut self, change: Change, events: Vec<Notice>) {
+    pub(crate) fn write(&mut self, haste: Haste, change: Change, events: Vec<Notice>) {
         if change == Change::Nothing && events.is_empty() {
             return;
         }
-        self.writes.push(Write { change, events });
+        self.writes.push(Write {
+            haste,
+            change,
+            events,
+        });
     }
 }

@@ -25,11 +25,17 @@ pub(crate) struct LinkView {
     pub bandwidth_age_seconds: f64,
     /// The receiver answers; the figures are of before where it does not.
     pub reachable: bool,
-    /// Nobody measured it: the figures come from network coordinates.
+    /// Nobody measured it, or not all of it: the rest comes from network coordinates and
+    /// the hosts' other links.
     pub estimated: bool,
 }
 
 impl LinkView {
+    /// Whether both figures were measured.
+    pub(crate) const fn is_measured(&self) -> bool {
+        !self.estimated && self.rtt_seconds.is_some() && self.bytes_per_second.is_some()
+    }
+
     /// Round trip and bytes per second, where the link works and both are known.
     pub(crate) fn figures(&self) -> Option<(f64, f64)> {
         if !self.reachable {
@@ -46,8 +52,8 @@ pub(crate) trait Source: std::fmt::Debug + Send + Sync {
     /// The measured link from `from` to `to`.
     fn get(&self, from: &str, to: &str) -> Option<LinkView>;
 
-    /// What coordinates say of a link that nobody measured.
-    fn estimated(&self, from: &str, to: &str) -> Option<LinkView>;
+    /// The same, with what coordinates say where nobody measured it, or not all of it.
+    fn or_estimated(&self, from: &str, to: &str) -> Option<LinkView>;
 
     /// Every measured link.
     fn each(&self, see: &mut dyn FnMut(&str, &str, LinkView));
@@ -68,9 +74,10 @@ impl Links {
         self.0.get(from, to)
     }
 
-    /// The measured link, else what coordinates say of it.
+    /// The link as it was measured; what was not measured of it, as coordinates and the
+    /// hosts' other links suggest.
     pub(crate) fn or_estimated(&self, from: &str, to: &str) -> Option<LinkView> {
-        self.get(from, to).or_else(|| self.0.estimated(from, to))
+        self.0.or_estimated(from, to)
     }
 
     /// Shows every measured link.
@@ -88,8 +95,8 @@ impl Source for Few {
         self.0.get(&(from.to_owned(), to.to_owned())).copied()
     }
 
-    fn estimated(&self, _: &str, _: &str) -> Option<LinkView> {
-        None
+    fn or_estimated(&self, from: &str, to: &str) -> Option<LinkView> {
+        self.get(from, to)
     }
 
     fn each(&self, see: &mut dyn FnMut(&str, &str, LinkView)) {

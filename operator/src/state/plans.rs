@@ -1,9 +1,9 @@
 //! Which plans of a Placement serve, come or failed, and where the newest stands.
 
 use super::links::Pair;
-use lamina_crds::Placement;
 use lamina_crds::compute_node::Verification;
 use lamina_crds::placement::{Crossing, Plan};
+use lamina_crds::{Placement, PlacementStatus};
 
 /// Reason of a plan that waits for measurements.
 pub(crate) const WAITING: &str = "WaitingForMeasurements";
@@ -75,6 +75,14 @@ pub(crate) fn target(placement: &Placement) -> Option<&Plan> {
         .as_ref()
         .map_or((0, 0), |s| (s.active_revision, s.failed_revision));
     (plan.revision > active && plan.revision > failed).then_some(plan)
+}
+
+/// Whether `status`, once it is written, changes which plan of `placement` serves or is
+/// on its way.
+pub(crate) fn moves_on(placement: &Placement, status: &PlacementStatus) -> bool {
+    let before = placement.status.as_ref();
+    let before = before.map_or((0, 0), |s| (s.active_revision, s.failed_revision));
+    before != (status.active_revision, status.failed_revision)
 }
 
 /// The hosts of `plan` in order of its path.

@@ -22,6 +22,8 @@ pub(crate) struct View {
     pub(crate) planned: i64,
     /// When that revision was first seen.
     pub(crate) planned_at: Option<Instant>,
+    /// When the first plan was, which later ones do not replace.
+    pub(crate) first_planned_at: Option<Instant>,
     /// Revision that serves; 0 where none does.
     pub(crate) active: i64,
     /// Revision on its way; 0 where none is.
@@ -133,12 +135,14 @@ impl View {
         if planned > self.planned {
             self.planned_at = Some(Instant::now());
         }
+        let first_planned_at = self.first_planned_at.or(self.planned_at);
         let segments = status["active"]["segments"].as_array();
         *self = Self {
             model: text(&spec["model"]),
             entry: text(&spec["entry"]),
             planned,
             planned_at: self.planned_at,
+            first_planned_at,
             active: number(&status["activeRevision"]),
             target: number(&status["targetRevision"]),
             hosts: segments
@@ -160,5 +164,24 @@ async fn follow(client: Client, inner: Arc<Inner>) {
             Ok(event) => inner.take(event),
             Err(error) => tracing::warn!(%error, "cannot watch Placements; trying again"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_first_plan_is_told_from_the_newest() {
+        let mut view = View::default();
+        view.update(&json!({"spec": {"model": "m", "entry": "e"}}));
+        assert_eq!(view.first_planned_at, None);
+        view.update(&json!({"spec": {"plan": {"revision": 1}}}));
+        let first = view.first_planned_at;
+        assert!(first.is_some() && first == view.planned_at);
+        view.update(&json!({"spec": {"plan": {"revision": 2}}}));
+        assert_eq!(view.first_planned_at, first);
+        assert!(view.planned_at >= first);
     }
 }

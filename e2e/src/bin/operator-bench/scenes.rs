@@ -202,7 +202,8 @@ fn planned(bench: &Bench, since: impl Fn(&View) -> Option<Instant>) -> Vec<f64> 
     let first = views.values().filter(|view| view.planned > 0);
     first
         .filter_map(|view| {
-            let took = view.planned_at?.checked_duration_since(since(view)?)?;
+            let took = view.first_planned_at?;
+            let took = took.checked_duration_since(since(view)?)?;
             Some(took.as_secs_f64())
         })
         .collect()

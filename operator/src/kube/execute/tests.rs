@@ -65,6 +65,7 @@ fn reply(status: StatusCode, body: &Value) -> Response<Body> {
 
 fn write(note: &str) -> Write {
     Write {
+        haste: Haste::Step,
         change: Change::PlacementStatus {
             id: ObjectId {
                 namespace: "default".into(),
@@ -89,6 +90,7 @@ fn write(note: &str) -> Write {
 
 fn node(name: String) -> Write {
     Write {
+        haste: Haste::Report,
         change: Change::ComputeNodeConditions {
             name,
             conditions: Vec::new(),
@@ -172,6 +174,33 @@ async fn what_was_left_out_comes_before_what_is_new() {
     assert!(!is_late(&server.asked()));
     executor.run(writes("b")).await;
     assert!(is_late(&server.asked()), "it waits behind whatever is new");
+}
+
+#[tokio::test]
+async fn plans_come_before_steps_and_steps_before_reports_however_long_they_wait() {
+    let server = Server::default();
+    let mut executor = Executor::new(
+        server.client(),
+        Objects::default(),
+        "op-1".into(),
+        Tenure::lasting(),
+    );
+    let of = |haste: Haste, name: String| Write {
+        haste,
+        ..node(name)
+    };
+    let all = |haste, name: &str| -> Vec<Write> {
+        let names = (0..OBJECTS_A_LOOK).map(|i| format!("{name}-{i}"));
+        names.map(|name| of(haste, name)).collect()
+    };
+    let (reports, steps) = (all(Haste::Report, "report"), all(Haste::Step, "step"));
+    let plans = all(Haste::Plan, "plan");
+    let waiting = [reports.clone(), steps.clone()].concat();
+    executor.run(waiting).await;
+    let count = |asked: &[String], what: &str| asked.iter().filter(|a| a.contains(what)).count();
+    assert_eq!(count(&server.asked(), "step-"), OBJECTS_A_LOOK);
+    executor.run([reports, steps, plans].concat()).await;
+    assert_eq!(count(&server.asked(), "plan-"), OBJECTS_A_LOOK);
 }
 
 #[tokio::test]

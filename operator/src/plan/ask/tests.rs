@@ -265,3 +265,35 @@ fn no_placement_at_all_is_explained() {
         bench.told
     );
 }
+
+#[test]
+fn time_that_ran_out_is_not_taken_for_a_proof() {
+    let bench = asking();
+    let asked = bench.asked.as_ref().unwrap();
+    let nothing = |status| Solution {
+        strategy: "optimal".into(),
+        placements: Vec::new(),
+        metrics: None,
+        certificate: Certificate {
+            status,
+            lower_bound: None,
+            gap: None,
+        },
+        stats: Stats::default(),
+    };
+    let why = |status| {
+        let over = Ctx::until(Instant::now());
+        let problem = Arc::new(problem::build(&asked.question));
+        let said = judged(
+            &asked.question,
+            problem,
+            Ok(nothing(status)),
+            3.0,
+            None,
+            &over,
+        );
+        said.solution.unwrap_err().1
+    };
+    assert!(why(Status::Unknown).contains("found no placement within its time"));
+    assert!(why(Status::Infeasible).contains("no placement respects every limit"));
+}

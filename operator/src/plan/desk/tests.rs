@@ -107,3 +107,23 @@ async fn the_most_urgent_question_is_solved_first() {
     let order: Vec<u64> = (0..4).map(|_| shared.next().unwrap().1).collect();
     assert_eq!(order, [2, 4, 3, 1]);
 }
+
+#[tokio::test]
+async fn an_answer_wakes_the_loop_only_where_somebody_waits_for_it() {
+    let desk = Desk::new(Plugins::default());
+    let asked = |need, model: &str| {
+        let mut ask = ask("optimal");
+        ask.need = need;
+        ask.key = PlacementKey::new(model, "cam-1");
+        desk.ask(ask.clone());
+        ask.key
+    };
+    let now_and_then = asked(Need::Period, "calm");
+    while desk.views()[&now_and_then].answer.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let woken = tokio::time::timeout(Duration::from_millis(20), desk.answered());
+    assert!(woken.await.is_err(), "nobody waits for it");
+    asked(Need::Change, "news");
+    desk.answered().await;
+}
