@@ -2,8 +2,10 @@
 //! connected, benchmarked and measured, and a model of four blocks.
 
 mod bench;
+mod fleet;
 
 pub(crate) use bench::Bench;
+pub(crate) use fleet::Fleet;
 
 use crate::state::cluster::Cluster;
 use crate::state::decision::Question;

@@ -166,7 +166,9 @@ impl Dense {
     fn set_capacities(&mut self, problem: &Problem) {
         for (i, node) in problem.nodes.iter().enumerate() {
             self.capacity[MEMORY][i] = node.memory_bytes as f64 + 0.5;
-            self.capacity[COMPUTE][i] = self.free_compute[i] * (1.0 + SLACK);
+            // One that others fill beyond its cap has no room, rather than less than none,
+            // which no placement respects.
+            self.capacity[COMPUTE][i] = self.free_compute[i].max(0.0) * (1.0 + SLACK);
             let held = held_bytes(problem, i).saturating_add(node.resident_bytes);
             let free = node.memory_bytes.saturating_sub(held);
             self.capacity[LOADING][i] = match problem.transition {

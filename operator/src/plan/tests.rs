@@ -1,3 +1,5 @@
+mod many;
+
 use super::*;
 use crate::testing::Bench;
 use lamina_crds::dnn_model::{Goal, Pin};

@@ -50,6 +50,11 @@ impl Bench {
         let mut snapshot = world();
         snapshot.models.push(Arc::new(model()));
         snapshot.manifests.clear();
+        Self::of(snapshot)
+    }
+
+    /// A world that nobody has looked at.
+    pub(crate) fn of(snapshot: Snapshot) -> Self {
         Self {
             snapshot,
             memory: Memory::default(),

@@ -281,3 +281,23 @@ fn first_fit_fills_the_fastest_first() {
         ["n2", "n2", "n1", "n1"]
     );
 }
+
+#[test]
+fn a_node_that_others_fill_beyond_its_cap_is_left_alone_and_stops_nothing_else() {
+    let mut p = chain(
+        &[Tier::Device, Tier::Edge, Tier::Cloud],
+        &[&[0.04, 0.02, 0.01], &[0.08, 0.02, 0.01]],
+        &[1000, 400, 10],
+        10,
+        Link::new(0.01, 10_000.0),
+    );
+    p.workloads[0].rate_per_second = 0.5;
+    // The device alone could not do it at that rate.
+    p.nodes[0].load_share = 0.77;
+    p.nodes[2].load_share = 0.95;
+    let found = ask(&p, "optimal", "{}").unwrap();
+    assert_eq!(found.certificate.status, Status::Optimal);
+    let segments = found.placements.iter().flat_map(|p| &p.segments);
+    let mut nodes = segments.map(|s| s.node.as_str());
+    assert!(nodes.all(|node| node != p.nodes[2].name));
+}
