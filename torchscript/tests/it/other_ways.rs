@@ -39,7 +39,14 @@ fn a_write_to_what_a_loop_was_given_or_handed_on_is_kept() {
 #[test]
 fn a_write_to_what_an_operator_gave_back_as_it_was_is_kept() {
     for by in [
-        "Dropout", "TypeAs", "Conjugate", "Sum", "AtLeast", "Chunk", "Split", "Broadcast",
+        "Dropout",
+        "TypeAs",
+        "Conjugate",
+        "Sum",
+        "AtLeast",
+        "Chunk",
+        "Split",
+        "Broadcast",
     ] {
         always_right(&format!("SharesBy{by}"));
     }

@@ -138,10 +138,7 @@ impl Guard {
         }
         let (mut parts, body) = request.into_parts();
         let origin = parts.extensions.get().copied().unwrap_or(NOWHERE);
-        if self.gate.is_strict && parts.extensions.get::<Peer>().is_none() {
-            // Whoever says that an agent passes it on is believed by its certificate alone.
-            parts.headers.remove(FORWARDED);
-        }
+        self.gate.distrust(&mut parts);
         let (message, charge, caller) = match self.gate.let_in(&parts, origin, body).await {
             Ok(taken) => taken,
             Err(refusal) => return refused(refusal, parts.uri.path()),
@@ -197,6 +194,14 @@ fn is_about_a_model(path: &str) -> bool {
 }
 
 impl Gate {
+    /// Whoever says that an agent passes a request on is believed by its certificate alone,
+    /// where agents have some.
+    fn distrust(&self, parts: &mut Parts) {
+        if self.is_strict && parts.extensions.get::<Peer>().is_none() {
+            parts.headers.remove(FORWARDED);
+        }
+    }
+
     /// The message, whose caller is known before any of it is read.
     async fn let_in(
         &self,

@@ -14,6 +14,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body_util::StreamBody;
 use hyper::body::{Body, Frame, Incoming};
+use lamina_identity::Peer;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -62,6 +63,7 @@ impl Guard {
     /// Answers a stream of requests for as long as its client likes.
     pub(super) async fn stream(mut self, request: Request<Incoming>) -> Response<Answer> {
         let (mut parts, body) = request.into_parts();
+        self.gate.distrust(&mut parts);
         let origin = parts.extensions.get().copied().unwrap_or(NOWHERE);
         let (caller, charge) = match self.gate.open(&parts, origin).await {
             Ok(opened) => opened,
@@ -78,6 +80,7 @@ impl Guard {
         let messages = Messages {
             gate: self.gate,
             headers: parts.headers.clone(),
+            peer: parts.extensions.get().cloned(),
             origin,
             packing,
             feed: Feed::new(body),
@@ -117,7 +120,9 @@ where
 impl Gate {
     /// Who opens a stream, and the room for the stream itself.
     async fn open(&self, parts: &Parts, origin: Origin) -> Result<(Caller, Charge), Refusal> {
-        let caller = self.access.admit(&parts.headers, origin.address).await?;
+        let peer = parts.extensions.get::<Peer>();
+        let admitted = self.access.admit(&parts.headers, origin.address, peer);
+        let caller = admitted.await?;
         let mut charge = self.budget.begin(origin).await?;
         charge.belongs_to(Owner::Stream).await?;
         Ok((caller, charge))
@@ -128,6 +133,8 @@ impl Gate {
 struct Messages<B> {
     gate: Gate,
     headers: HeaderMap,
+    /// The agent that passes them on, if one does.
+    peer: Option<Peer>,
     origin: Origin,
     packing: Option<Packing>,
     feed: Feed<B>,
@@ -217,7 +224,11 @@ where
         let access = &self.gate.access;
         let caller = match self.opener.take() {
             Some(opener) => opener,
-            None => access.admit(&self.headers, self.origin.address).await?,
+            None => {
+                let peer = self.peer.as_ref();
+                let admitted = access.admit(&self.headers, self.origin.address, peer);
+                admitted.await?
+            }
         };
         let mut charge = self.gate.budget.begin(self.origin).await?;
         let terms = Terms {
