@@ -84,6 +84,7 @@ impl Fleet {
                 address: format!("{name}:8001"),
                 alive: true,
                 memory_free_bytes: memory_mib << 20,
+                leaving: false,
                 last_seen: None,
             };
             snapshot.live.insert(name.clone(), live);

@@ -81,7 +81,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         let value = format!("Bearer {credentials}").parse().unwrap();
         headers.insert("authorization", value);
-        let caller = access.admit(&headers, [10, 0, 0, 1].into()).await?;
+        let caller = access.admit(&headers, [10, 0, 0, 1].into(), None).await?;
         let names = ALL.map(str::to_owned).into();
         access.visible(&caller, namespace, names).await
     }

@@ -2,7 +2,7 @@ use super::*;
 use crate::serve::data_plane::testing::{Folder, Host, deploy, part};
 use crate::serve::deadline::Deadline;
 use crate::serve::engine::fake::{floats, fp32};
-use crate::serve::engine::{Engine, EngineError, Loaded, Run, Segment};
+use crate::serve::engine::{Engine, EngineError, Loaded, Run, Segment, Together};
 use crate::testing::image;
 use async_trait::async_trait;
 use lamina_model::{Tensor, ValueSpec};
@@ -102,7 +102,7 @@ impl Engine for Passing {
 
 #[async_trait]
 impl Segment for Passing {
-    async fn run(&self, mut inputs: Vec<Tensor>) -> Result<Run, EngineError> {
+    async fn run(&self, mut inputs: Vec<Tensor>, _: Option<Together>) -> Result<Run, EngineError> {
         let own = inputs.pop().ok_or(EngineError::Busy(0))?;
         let doubled: Vec<f32> = floats(&own).iter().map(|x| x * 2.0).collect();
         Ok(Run {

@@ -140,17 +140,17 @@ async fn a_model_that_crashes_on_request_costs_others_nothing() {
     assert_eq!(bench.workers(), 2);
     let clients = [Client::of(&neighbour), Client::of(&stranger)];
     for at in 0..2 {
-        let error = wild.run(x(2000.0)).await.unwrap_err();
+        let error = wild.run(x(2000.0), None).await.unwrap_err();
         assert_eq!(error, EngineError::Crashed("SIGSEGV".into()));
         if at == 0 {
             // It answers whoever asks for nothing wild.
             assert_eq!(
-                wild.run(x(1.0)).await.unwrap().outputs,
-                neighbour.run(x(1.0)).await.unwrap().outputs
+                wild.run(x(1.0), None).await.unwrap().outputs,
+                neighbour.run(x(1.0), None).await.unwrap().outputs
             );
         }
     }
-    let error = wild.run(x(1.0)).await.unwrap_err();
+    let error = wild.run(x(1.0), None).await.unwrap_err();
     assert!(matches!(error, EngineError::Quarantined { .. }), "{error}");
     let crashes = bench.workers.crashes();
     assert_eq!(crashes.len(), 1, "{crashes:?}");
@@ -174,7 +174,7 @@ async fn a_run_that_never_ends_is_ended_and_costs_others_nothing() {
     assert_eq!(bench.workers(), 1);
     let client = Client::of(&neighbour);
     let begin = Instant::now();
-    let error = endless.run(x(2000.0)).await.unwrap_err();
+    let error = endless.run(x(2000.0), None).await.unwrap_err();
     assert!(matches!(error, EngineError::Stuck(_)), "{error}");
     assert!(
         begin.elapsed() < Duration::from_secs(30),
@@ -188,7 +188,7 @@ async fn a_run_that_never_ends_is_ended_and_costs_others_nothing() {
         crashes[0].cause.contains("did not end within"),
         "{crashes:?}"
     );
-    assert!(endless.run(x(1.0)).await.is_ok());
+    assert!(endless.run(x(1.0), None).await.is_ok());
 }
 
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn a_worker_that_is_killed_loses_no_request() {
         let pid = rustix::process::Pid::from_raw(worker.process_id.unwrap() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         assert!(worker.over().await.starts_with("SIGKILL"));
-        assert!(good.run(x(1.0)).await.is_ok());
+        assert!(good.run(x(1.0), None).await.is_ok());
     }
     client.has_lost_nothing().await;
 }
@@ -229,7 +229,7 @@ async fn a_worker_ends_with_its_last_slice() {
     assert!(bench.workers.vitals().resident_bytes > 40 << 20);
     drop(one);
     bench.wait_for_workers(1).await;
-    assert!(two.run(x(1.0)).await.is_ok());
+    assert!(two.run(x(1.0), None).await.is_ok());
     drop(two);
     bench.wait_for_workers(0).await;
     let folders = || {
@@ -256,7 +256,7 @@ async fn what_is_no_block_is_refused_and_costs_no_worker() {
     let error = bench.workers.load("a/bad", vec![file], Vec::new()).await;
     let error = error.map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("TorchScript"), "{error}");
-    assert!(good.run(x(1.0)).await.is_ok());
+    assert!(good.run(x(1.0), None).await.is_ok());
     assert_eq!(bench.workers.vitals().crashes, 0);
 }
 
@@ -269,7 +269,7 @@ async fn a_block_that_reaches_outside_is_refused_whoever_prepared_it() {
     let error = bench.workers.load("a/bad", vec![file], Vec::new()).await;
     let error = error.map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("save"), "{error}");
-    assert!(good.run(x(1.0)).await.is_ok());
+    assert!(good.run(x(1.0), None).await.is_ok());
     assert_eq!(bench.workers.vitals().crashes, 0);
 }
 

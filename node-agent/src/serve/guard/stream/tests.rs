@@ -47,15 +47,21 @@ async fn messages(
         budget: Budget::new(256 * MIB),
         models: Arc::new(One),
         access: open(),
+        is_strict: false,
         closing: closing.clone(),
     };
     let headers = HeaderMap::new();
-    let opener = gate.access.admit(&headers, ORIGIN.address).await.unwrap();
+    let opener = gate
+        .access
+        .admit(&headers, ORIGIN.address, None)
+        .await
+        .unwrap();
     let turns = Turns::default();
     let frames = pieces.iter().copied().map(Bytes::copy_from_slice).collect();
     let messages = Messages {
         gate,
         headers,
+        peer: None,
         origin: ORIGIN,
         packing: Some(Packing::Gzip),
         feed: Feed::new(Frames { frames, ends }),
