@@ -189,13 +189,16 @@ async fn the_port_for_http_goes_with_its_value() {
 }
 
 /// Kind, component and content of every rendered object.
-async fn objects(server: &ApiServer, values: &str) -> Vec<serde_json::Value> {
+async fn objects(
+    server: &ApiServer,
+    values: &str,
+) -> Result<Vec<serde_json::Value>, Box<dyn std::error::Error>> {
     let values = ["--set".to_owned(), values.to_owned()];
-    let rendered = without_foreign_kinds(&render(server, &values).await.unwrap());
+    let rendered = without_foreign_kinds(&render(server, &values).await?);
     let read = ["apply", "--dry-run=client", "--output=json", "--filename=-"];
-    let list = server.tool("kubectl", &read, &rendered).await.unwrap();
-    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
-    list["items"].as_array().unwrap().clone()
+    let list = server.tool("kubectl", &read, &rendered).await?;
+    let list: serde_json::Value = serde_json::from_str(&list)?;
+    Ok(list["items"].as_array().cloned().unwrap_or_default())
 }
 
 const COMPONENT: &str = "app.kubernetes.io/component";
@@ -270,7 +273,7 @@ async fn the_network_policy_lets_every_port_be_reached_and_no_other() {
             named(&[("admin", 0), ("control", 1)]),
         ),
     ] {
-        let objects = objects(&server, &values).await;
+        let objects = objects(&server, &values).await.unwrap();
         for (component, expected) in [("agent", agent), ("operator", operator)] {
             let [listens, reached] = ports(&objects, component);
             assert_eq!(reached, expected, "{component} with {values}");
@@ -292,7 +295,7 @@ async fn agents_come_to_tainted_nodes_where_they_are_told_alone() {
     let folder = tempfile::tempdir().unwrap();
     let server = ApiServer::start(folder.path()).await.unwrap();
     let tolerated = async |values: &str| {
-        let objects = objects(&server, values).await;
+        let objects = objects(&server, values).await.unwrap();
         let agents = objects.iter().find(|o| o["kind"] == "DaemonSet").cloned();
         agents.unwrap()["spec"]["template"]["spec"]["tolerations"].clone()
     };

@@ -33,7 +33,7 @@ pub(super) fn for_question(
     let knows = |dtype| fit.clone().all(|h| has(&h.encodings, dtype));
     let blocks = 0..manifest.blocks.len();
     blocks
-        .map(|b| profile::crossing(manifest, b, asked, &knows))
+        .map(|b| profile::crossing(manifest, b, asked, knows))
         .collect()
 }
 

@@ -87,7 +87,7 @@ fn both_halves_agree_with_trying_everything() {
         wide: usize::MAX,
         ..Tuning::default()
     };
-    let stages = stages(tuning, 6_000);
+    let stages = stages(tuning, 8_000);
     assert!(stages.get("halves") > Some(&100), "{stages:?}");
 }
 

@@ -38,7 +38,7 @@ pub(crate) async fn tell(args: &Args) -> Result<bool> {
     };
     println!("Lamina: one network over five hosts\n");
     let scene = Scene::start(Some(0), &[MODEL, cut_off::MODEL], &mut |text| {
-        teller.say(text)
+        teller.say(text);
     })
     .await?;
     Teller::block(&scene.lab.kubectl(&["get", "nodes,pods", "-A"]).await?);

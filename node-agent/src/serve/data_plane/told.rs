@@ -131,7 +131,7 @@ async fn requests_are_counted_where_they_enter_and_told_everywhere() {
             queue,
             compute_infer,
             ..
-        } = told.inference_stats.clone().unwrap();
+        } = told.inference_stats.unwrap();
         let of = |d: Option<StatisticDuration>| d.map(|d| (d.count, d.ns)).unwrap();
         let ((answered, whole), (failed, lost)) = (of(success), of(fail));
         assert_eq!((answered, failed), (4, 1));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// As clients that measure read it: none of the members is ever left out.
 pub(super) fn render(told: &ModelStatisticsResponse) -> Value {
     let models = told.model_stats.iter().map(|model| {
-        let stats = model.inference_stats.clone().unwrap_or_default();
+        let stats = model.inference_stats.unwrap_or_default();
         let of = |total: Option<StatisticDuration>| {
             let StatisticDuration { count, ns } = total.unwrap_or_default();
             json!({ "count": count, "ns": ns })

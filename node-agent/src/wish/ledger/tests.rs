@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::{route, slice};
+use std::slice::from_ref;
 
 fn wish(generation: i64, slices: &[Slice], routes: &[Route]) -> Wish {
     Wish {
@@ -21,13 +22,10 @@ fn admitted(ledger: &Ledger, wish: &Wish) -> Ledger {
 #[test]
 fn two_revisions_stand_side_by_side_and_the_older_goes() {
     let (old, new) = (slice("u", 1, 0), slice("u", 2, 0));
-    let first = admitted(
-        &Ledger::default(),
-        &wish(1, std::slice::from_ref(&old), &[]),
-    );
+    let first = admitted(&Ledger::default(), &wish(1, from_ref(&old), &[]));
     let both = admitted(&first, &wish(2, &[old.clone(), new.clone()], &[]));
-    let last = admitted(&both, &wish(3, std::slice::from_ref(&new), &[]));
-    assert_eq!(last.slices, std::slice::from_ref(&new));
+    let last = admitted(&both, &wish(3, from_ref(&new), &[]));
+    assert_eq!(last.slices, from_ref(&new));
     // Once it is gone it does not come back.
     let (kept, refusals) = last.admit(&wish(4, &[old, new.clone()], &[]));
     assert_eq!(kept.slices, [new]);
@@ -45,8 +43,8 @@ fn blocks_ahead_are_as_they_were_told_last_and_outlive_a_restart() {
         ..wish(generation, &[], &[])
     };
     let one = standby(vec![crate::testing::blob(&[7])]);
-    let ledger = admitted(&Ledger::default(), &told(1, std::slice::from_ref(&one)));
-    assert_eq!(ledger.standby, std::slice::from_ref(&one));
+    let ledger = admitted(&Ledger::default(), &told(1, from_ref(&one)));
+    assert_eq!(ledger.standby, from_ref(&one));
     let folder = tempfile::tempdir().unwrap();
     let file = LedgerFile::in_dir(folder.path());
     file.write(&ledger).unwrap();
@@ -57,14 +55,11 @@ fn blocks_ahead_are_as_they_were_told_last_and_outlive_a_restart() {
 #[test]
 fn a_revision_keeps_its_content() {
     let held = slice("u", 1, 0);
-    let ledger = admitted(
-        &Ledger::default(),
-        &wish(1, std::slice::from_ref(&held), &[]),
-    );
+    let ledger = admitted(&Ledger::default(), &wish(1, from_ref(&held), &[]));
     let mut changed = held.clone();
     changed.blocks[0].digest = "b".repeat(64);
     let (kept, refusals) = ledger.admit(&wish(2, &[changed], &[]));
-    assert_eq!(kept.slices, std::slice::from_ref(&held));
+    assert_eq!(kept.slices, from_ref(&held));
     assert!(
         refusals[0]
             .to_string()
@@ -75,7 +70,7 @@ fn a_revision_keeps_its_content() {
     if let Some(next) = &mut moved.next {
         next.address = "10.9.9.9:8001".into();
     }
-    let ledger = admitted(&ledger, &wish(3, std::slice::from_ref(&moved), &[]));
+    let ledger = admitted(&ledger, &wish(3, from_ref(&moved), &[]));
     assert_eq!(ledger.slices, [moved]);
 }
 
@@ -86,7 +81,7 @@ fn how_values_are_sent_belongs_to_a_revision() {
         values: vec!["x1".into()],
     };
     let held = (slice("u", 1, 0), route("u", "m", 1));
-    let first = wish(1, &[held.0.clone()], &[held.1.clone()]);
+    let first = wish(1, from_ref(&held.0), from_ref(&held.1));
     let ledger = admitted(&Ledger::default(), &first);
     let mut other = held.clone();
     other.0.encoding = Some(encoding.clone());
@@ -99,7 +94,7 @@ fn how_values_are_sent_belongs_to_a_revision() {
         (&held.0, &rerouted),
         (&held.0, &looser),
     ] {
-        let (kept, refusals) = ledger.admit(&wish(2, &[slice.clone()], &[route.clone()]));
+        let (kept, refusals) = ledger.admit(&wish(2, from_ref(slice), from_ref(route)));
         assert_eq!(refusals.len(), 1);
         assert!(
             refusals[0]
@@ -114,7 +109,7 @@ fn how_values_are_sent_belongs_to_a_revision() {
 fn another_placement_starts_anew() {
     let ledger = admitted(&Ledger::default(), &wish(1, &[slice("u", 7, 0)], &[]));
     let again = slice("recreated", 1, 0);
-    let ledger = admitted(&ledger, &wish(2, std::slice::from_ref(&again), &[]));
+    let ledger = admitted(&ledger, &wish(2, from_ref(&again), &[]));
     assert_eq!(ledger.slices, [again]);
 }
 
@@ -169,10 +164,7 @@ type Change<T> = (&'static str, fn(&mut T), bool);
 #[test]
 fn only_the_next_hosts_address_may_change_under_a_revision() {
     let held = slice("u", 1, 0);
-    let ledger = admitted(
-        &Ledger::default(),
-        &wish(1, std::slice::from_ref(&held), &[]),
-    );
+    let ledger = admitted(&Ledger::default(), &wish(1, from_ref(&held), &[]));
     let changes: [Change<Slice>; 7] = [
         ("address", |s| s.next = Some(moved("edge-1")), true),
         ("next", |s| s.next = Some(moved("edge-2")), false),
@@ -185,9 +177,9 @@ fn only_the_next_hosts_address_may_change_under_a_revision() {
     for (what, change, is_allowed) in changes {
         let mut offered = held.clone();
         change(&mut offered);
-        let (next, refusals) = ledger.admit(&wish(2, std::slice::from_ref(&offered), &[]));
+        let (next, refusals) = ledger.admit(&wish(2, from_ref(&offered), &[]));
         let expected = if is_allowed { &offered } else { &held };
-        assert_eq!(next.slices, std::slice::from_ref(expected), "{what}");
+        assert_eq!(next.slices, from_ref(expected), "{what}");
         assert_eq!(refusals.is_empty(), is_allowed, "{what}: {refusals:?}");
     }
 }
@@ -195,10 +187,7 @@ fn only_the_next_hosts_address_may_change_under_a_revision() {
 #[test]
 fn only_the_first_hosts_address_may_change_under_a_routed_revision() {
     let held = route("u", "m", 1);
-    let ledger = admitted(
-        &Ledger::default(),
-        &wish(1, &[], std::slice::from_ref(&held)),
-    );
+    let ledger = admitted(&Ledger::default(), &wish(1, &[], from_ref(&held)));
     let changes: [Change<Route>; 9] = [
         ("address", |r| r.revisions[0].first = moved("cam-1"), true),
         ("refuse", |r| r.refuse = Some("keepOnEntry".into()), true),
@@ -213,9 +202,9 @@ fn only_the_first_hosts_address_may_change_under_a_routed_revision() {
     for (what, change, is_allowed) in changes {
         let mut offered = held.clone();
         change(&mut offered);
-        let (next, refusals) = ledger.admit(&wish(2, &[], std::slice::from_ref(&offered)));
+        let (next, refusals) = ledger.admit(&wish(2, &[], from_ref(&offered)));
         let expected = if is_allowed { &offered } else { &held };
-        assert_eq!(next.routes, std::slice::from_ref(expected), "{what}");
+        assert_eq!(next.routes, from_ref(expected), "{what}");
         assert_eq!(refusals.is_empty(), is_allowed, "{what}: {refusals:?}");
     }
     let (_, refusals) = ledger.admit(&wish(2, &[], &[route("u", "other", 1)]));

@@ -74,14 +74,14 @@ impl Lines {
                 Ok(()) => return Ok(()),
                 Err((Refused::Closed, _)) => return Err(Refused::Closed),
                 Err((full, back)) => {
-                    job = back;
+                    job = *back;
                     timeout_at(until, left).await.map_err(|_| full)?;
                 }
             }
         }
     }
 
-    fn try_push(&self, job: RunJob) -> Result<(), (Refused, RunJob)> {
+    fn try_push(&self, job: RunJob) -> Result<(), (Refused, Box<RunJob>)> {
         let mut state = self.lock();
         let State {
             by_model,
@@ -89,7 +89,7 @@ impl Lines {
             is_closed,
         } = &mut *state;
         if *is_closed {
-            return Err((Refused::Closed, job));
+            return Err((Refused::Closed, Box::new(job)));
         }
         match by_model.get_mut(&job.model) {
             Some(line) => {
@@ -98,7 +98,7 @@ impl Lines {
                     line.retain(|waiting| !waiting.reply.is_closed());
                 }
                 if line.len() >= QUEUED_RUNS {
-                    return Err((Refused::Full(line.len()), job));
+                    return Err((Refused::Full(line.len()), Box::new(job)));
                 }
                 line.push_back(job);
             }
@@ -342,9 +342,9 @@ mod tests {
             tokio::time::sleep(delay / 2).await;
             let (second, answer) = row("a", delay);
             lines.push(second).await.unwrap();
-            answer
+            (answer,)
         };
-        let (group, _second) = tokio::join!(taker.next_group(), later);
+        let (group, (_second,)) = tokio::join!(taker.next_group(), later);
         assert_eq!(group.len(), 2);
 
         let (first, _first) = row("a", Duration::from_secs(60));
