@@ -3,7 +3,7 @@
 
 use crate::error::PrepareError;
 use crate::forward::{run, torch_tensors};
-use crate::prepare::is_allowed;
+use crate::operators::is_allowed;
 use crate::rungs::Trial;
 use crate::shapes;
 use crate::tensors::relative_difference;

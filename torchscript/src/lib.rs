@@ -24,6 +24,7 @@ mod looks;
 mod message;
 mod metadata;
 mod names;
+mod operators;
 mod prepare;
 mod profile;
 mod retrace;

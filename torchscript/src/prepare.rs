@@ -8,6 +8,7 @@ use crate::ffi::{
 };
 use crate::forward::{first_difference, run, torch_tensors};
 use crate::metadata::{self, Metadata};
+use crate::operators::{is_allowed, is_asynchronous};
 use crate::profile::{self, BlockProfile};
 use crate::retrace;
 use crate::rows;
@@ -638,16 +639,6 @@ fn check_operators(analysis: &Analysis) -> Result<(), PrepareError> {
     Err(PrepareError::Unsupported { reason })
 }
 
-/// Whether a block may use `operator`.
-pub(crate) fn is_allowed(operator: &str) -> bool {
-    lamina_model::operator_refusal(operator).is_none() && !is_asynchronous(operator)
-}
-
-/// What is left of forks whose branches could not be put in line.
-fn is_asynchronous(operator: &str) -> bool {
-    ["prim::fork", "prim::awaitable", "aten::wait"].contains(&operator)
-}
-
 fn unreadable(model: &Path, error: &TorchError) -> PrepareError {
     let reason = error.reason();
     if reason.contains(NO_FORWARD) {
@@ -683,24 +674,6 @@ fn count(n: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn operators_that_reach_outside_are_refused() {
-        for good in ["aten::conv2d", "prim::If", "quantized::linear"] {
-            assert!(is_allowed(good), "{good}");
-        }
-        for bad in [
-            "aten::save",
-            "aten::from_file",
-            "prim::rpc_sync",
-            "prim::PythonOp",
-            "prim::fork",
-            "aten::wait",
-            "my::op",
-        ] {
-            assert!(!is_allowed(bad), "{bad}");
-        }
-    }
 
     #[test]
     fn borders_cover_the_model_without_gaps() {
