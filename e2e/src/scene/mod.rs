@@ -200,6 +200,8 @@ impl Scene {
             ("logFormat", "text"),
             // Two agents of a host would share its ports.
             ("agent.maxSurge", "0"),
+            // An agent that ends waits until it is of no use any more: not one after the other.
+            ("agent.maxUnavailable", "100%"),
         ];
         let values = [&values[..], more].concat();
         self.lab
