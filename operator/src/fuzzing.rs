@@ -10,6 +10,7 @@ pub fn hear_agent(messages: impl IntoIterator<Item = AgentMessage>) {
         node: node.to_owned(),
         version: "0.1.0".to_owned(),
         address: "10.0.0.7:8001".to_owned(),
+        started_unix_ms: 0,
     };
     world.set_known(["a", "b"].map(str::to_owned));
     let (session, _inbox) = world.open_session(host("a"));

@@ -289,6 +289,7 @@ mod tests {
             node: host.to_owned(),
             version: "1".into(),
             address: format!("{host}:8001"),
+            started_unix_ms: 0,
         });
         let samples = links.iter().map(|(peer, rtt_seconds, rate)| LinkSample {
             peer: (*peer).to_owned(),
@@ -336,6 +337,7 @@ mod tests {
                 node: "a".into(),
                 version: "1".into(),
                 address: "a:8001".into(),
+                started_unix_ms: 0,
             });
             session.heard(Message::Links(LinkSamples { samples }));
         }

@@ -107,6 +107,7 @@ async fn open(
         node: host.name().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         address: host.address().to_owned(),
+        started_unix_ms: 0,
     };
     send(sender, Message::Hello(hello)).await?;
     let mut request = Request::new(ReceiverStream::new(receiver));

@@ -9,7 +9,8 @@ use lamina_proto::control::agent_message::Message;
 use lamina_proto::control::control_client::ControlClient;
 use lamina_proto::control::operator_message::Message as Order;
 use lamina_proto::control::{AgentMessage, Heartbeat, Hello, OperatorMessage};
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,9 +26,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A session that held this long was a good one: the next pause starts small.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
-/// An agent whose session another one of its node took over is being replaced. It leaves
-/// the session to that one for longer than a pod may take to end.
-const YIELD: Duration = Duration::from_secs(120);
+/// An agent whose session another one of its node has is being replaced. It asks again, in
+/// case that one ends first: the operator lets the younger of two have the session.
+const YIELD: Duration = Duration::from_secs(5);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +43,7 @@ enum SessionEnd {
     Stuck,
     #[error("the operator moved")]
     Moved,
-    #[error("another agent of this node took over; leaving the session to it for {} s", YIELD.as_secs())]
+    #[error("another agent of this node has the session; asking again in {} s", YIELD.as_secs())]
     TakenOver,
 }
 
@@ -196,6 +197,15 @@ async fn talk(
     }
 }
 
+/// When this process first asked, which is when it began.
+fn started_unix_ms() -> u64 {
+    static STARTED: OnceLock<u64> = OnceLock::new();
+    *STARTED.get_or_init(|| {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        since_1970.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX))
+    })
+}
+
 /// Connects and says hello.
 async fn open(
     config: &SessionConfig,
@@ -209,6 +219,7 @@ async fn open(
         node: config.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         address: config.address.clone(),
+        started_unix_ms: started_unix_ms(),
     };
     // The channel is empty and holds more than one.
     let _ = send(sender, Message::Hello(hello)).await;

@@ -273,6 +273,9 @@ impl ControlService {
         let addresses = addresses.map_err(|error| to_status(&error))?;
         let known = addresses.as_ref().map(|known| &known.pod[..]);
         check_address(&identity, known)?;
+        if self.world.is_superseded(&identity) {
+            return Err(superseded());
+        }
         tracing::info!(
             node = identity.node,
             address = identity.address,
@@ -423,6 +426,10 @@ fn hear(session: &SessionHandle, message: AgentMessage) -> Result<(), Status> {
     // A message of a newer version that this one does not know is passed over.
     let is_current = message.message.is_none_or(|known| session.heard(known));
     if is_current { Ok(()) } else { Err(over()) }
+}
+
+fn superseded() -> Status {
+    Status::aborted("a younger agent of this node has the session")
 }
 
 fn over() -> Status {

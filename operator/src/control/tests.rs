@@ -184,6 +184,7 @@ async fn hello(
             node: "cam-1".into(),
             version: "0.1.0".into(),
             address: address.into(),
+            started_unix_ms: 0,
         })),
     };
     let messages = tokio_stream::once(hello).chain(tokio_stream::pending());
@@ -293,6 +294,7 @@ async fn an_agent_that_takes_no_messages_fills_no_memory() {
         node: "cam-1".into(),
         version: "1".into(),
         address: "10.0.0.7:8001".into(),
+        started_unix_ms: 0,
     };
     let (session, mut inbox) = world.open_session(identity);
     // Each is answered, for nobody asked for such a job.
@@ -322,6 +324,11 @@ struct Agent {
 
 impl Agent {
     async fn connect(server: &Server, node: &str) -> Self {
+        Self::begun(server, node, 0).await
+    }
+
+    /// One that began then.
+    async fn begun(server: &Server, node: &str, started_unix_ms: u64) -> Self {
         let (say, said) = mpsc::channel(16);
         let reply = server
             .client
@@ -338,6 +345,7 @@ impl Agent {
                 node: node.into(),
                 version: "0.1.0".into(),
                 address: format!("{node}:8001"),
+                started_unix_ms,
             }))
             .await;
         agent
@@ -485,6 +493,30 @@ async fn a_newer_session_takes_over_and_a_shutdown_ends_all() {
     assert!(is_alive("cam-1")(&server.world));
     server.stop.cancel();
     assert_eq!(new.hear().await.unwrap_err(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn of_two_agents_of_a_node_the_younger_has_the_session() {
+    let server = Server::start().await;
+    let mut young = Agent::begun(&server, "cam-1", 2000).await;
+    young.hear().await.unwrap();
+    // As when the operator was replaced and the agent that is about to end comes back to it.
+    let mut old = Agent::begun(&server, "cam-1", 1000).await;
+    assert_eq!(old.hear().await.unwrap_err(), Code::Aborted);
+    young.say(FromAgent::Heartbeat(Heartbeat::default())).await;
+    server
+        .until("the young one is heard", is_alive("cam-1"))
+        .await;
+    drop(young);
+    // Had the young one ended first, the old one would be taken again.
+    for _ in 0..100 {
+        let mut old = Agent::begun(&server, "cam-1", 1000).await;
+        if old.hear().await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nobody of the node is taken");
 }
 
 #[tokio::test]

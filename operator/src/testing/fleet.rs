@@ -92,6 +92,7 @@ impl Fleet {
                 node: name.clone(),
                 version: "1".into(),
                 address: format!("{name}:8001"),
+                started_unix_ms: 0,
             });
             agents.push(Agent {
                 name,

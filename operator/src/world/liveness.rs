@@ -190,6 +190,7 @@ mod tests {
             node: "a".into(),
             version: "1".into(),
             address: "a:8001".into(),
+            started_unix_ms: 0,
         }
     }
 

@@ -63,6 +63,7 @@ struct Held {
 #[derive(Debug)]
 struct Session {
     id: u64,
+    started_unix_ms: u64,
     outbox: mpsc::Sender<OperatorMessage>,
 }
 
@@ -283,6 +284,18 @@ impl World {
             .collect()
     }
 
+    /// Whether a younger agent of that node has the session and is heard. While an agent is
+    /// replaced there are two, of which the older may come back at any time, such as when the
+    /// operator was replaced, too.
+    pub(crate) fn is_superseded(&self, identity: &Identity) -> bool {
+        let held = self.held();
+        let younger = held
+            .sessions
+            .get(&identity.node)
+            .is_some_and(|session| session.started_unix_ms > identity.started_unix_ms);
+        younger && held.state.is_alive(&identity.node)
+    }
+
     /// An agent said hello: its former session, if any, is over. What is to be
     /// sent to it comes out of the receiver.
     pub(crate) fn open_session(
@@ -293,7 +306,12 @@ impl World {
         let mut held = self.held();
         let (id, node) = (held.next_session, identity.node.clone());
         held.next_session += 1;
-        held.sessions.insert(node.clone(), Session { id, outbox });
+        let session = Session {
+            id,
+            started_unix_ms: identity.started_unix_ms,
+            outbox,
+        };
+        held.sessions.insert(node.clone(), session);
         let effects = held.state.opened(identity, self.now());
         self.carry_out(&mut held, effects);
         drop(held);

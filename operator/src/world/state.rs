@@ -80,6 +80,11 @@ impl State {
         effects
     }
 
+    /// Whether the agent of `node` is heard.
+    pub(super) fn is_alive(&self, node: &str) -> bool {
+        self.nodes.is_alive(node)
+    }
+
     /// An agent's stream ended.
     pub(super) fn closed(&mut self, node: &str, now: Duration) {
         self.nodes.closed(node, now);

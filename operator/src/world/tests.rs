@@ -6,6 +6,7 @@ fn identity(node: &str) -> Identity {
         node: node.to_owned(),
         version: "1".into(),
         address: format!("{node}:8001"),
+        started_unix_ms: 0,
     }
 }
 

@@ -233,6 +233,8 @@ pub(crate) struct Identity {
     pub(crate) node: String,
     pub(crate) version: String,
     pub(crate) address: String,
+    /// When it began, by its host's clock; 0 where it does not say.
+    pub(crate) started_unix_ms: u64,
 }
 
 impl From<Hello> for Identity {
@@ -241,6 +243,7 @@ impl From<Hello> for Identity {
             node: hello.node,
             version: hello.version,
             address: hello.address,
+            started_unix_ms: hello.started_unix_ms,
         }
     }
 }
