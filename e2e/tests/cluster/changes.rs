@@ -165,7 +165,8 @@ pub(crate) async fn uninstalled_and_installed_again(site: &mut Site) -> Result<S
 /// After an uninstall: waits for the end of the chart's pods; the model must be there.
 pub(crate) async fn gone(site: &Site) -> Result<()> {
     let pods = ["wait", "--for=delete", "pod", "--timeout=60s", "-n", SYSTEM];
-    let ours = ["-l", "app.kubernetes.io/instance=lamina"];
+    // A test's pod stays, as with every chart.
+    let ours = ["-l", "app.kubernetes.io/component in (operator,agent)"];
     site.cluster
         .kubectl(&[pods.as_slice(), &ours].concat())
         .await?;
