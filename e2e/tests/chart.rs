@@ -319,7 +319,6 @@ async fn agents_and_operator_hear_the_same_of_clients_with_tls() {
     for place in [
         "- --front-tls=auto\n",
         "- --front-tls\n",
-        "- --address=https://lamina.lamina-system:8000\n",
         "- --tls\n",
         "appProtocol: https",
     ] {
