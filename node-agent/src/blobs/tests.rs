@@ -467,7 +467,7 @@ async fn fetch_ahead(cache: &Cache, contents: &[&[u8]]) {
     let wanted = ahead(contents);
     cache.blobs.stand_by(&wanted);
     let fetching = cache.blobs.fetch_ahead(&wanted);
-    let _ = tokio::time::timeout(Duration::from_millis(300), fetching).await;
+    let _ = tokio::time::timeout(Duration::from_secs(2), fetching).await;
 }
 
 #[tokio::test]
