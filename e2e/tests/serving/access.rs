@@ -2,11 +2,12 @@
 //! wrote, at an agent that is not the model's entry. Each case installs the chart anew with
 //! its mode, and leaves it as it was.
 
+use crate::clients::both_ways;
 use crate::good::serve;
 use crate::rights::unused;
-use anyhow::{Context, Result, ensure};
-use lamina_e2e::scene::{AGENT_PORT, REST_PORT, Scene, Step, poll};
-use std::path::Path;
+use anyhow::{Result, ensure};
+use lamina_e2e::scene::{Scene, Step, poll};
+use std::ffi::OsStr;
 use std::time::Duration;
 
 const MODEL: &str = "mobilenet-v2";
@@ -14,7 +15,7 @@ const MODEL: &str = "mobilenet-v2";
 const OTHER: &str = "access-other";
 const KEY: &str = "a-key-of-the-namespace-default";
 const FOREIGN: &str = "a-key-of-another-namespace";
-/// Five agents are replaced one after the other.
+/// For five agents to be replaced, each of which waits until it is of no use any more.
 const ROLLOUT: Duration = Duration::from_secs(180);
 const SOON: Duration = Duration::from_secs(20);
 
@@ -40,24 +41,8 @@ for triton, url in [(over_grpc, grpc_url), (over_http, http_url)]:
 
 /// What the agent of `edge-2` says, over gRPC and over HTTP.
 async fn ask(scene: &Scene, model: &str, (header, secret): (&str, &str)) -> Result<Vec<String>> {
-    let python = std::env::var("LAMINA_CLIENTS");
-    let python = python.context("LAMINA_CLIENTS is not set: run `cargo xtask test`")?;
-    let address = scene.lab.address("edge-2")?;
-    let output = scene
-        .lab
-        .command_without_limits("edge-2", Path::new(&python))?
-        .args(["-W", "ignore", "-c", ASK])
-        .arg(format!("{address}:{AGENT_PORT}"))
-        .arg(format!("{address}:{REST_PORT}"))
-        .args([model, header, secret])
-        .output()
-        .await?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{errors}");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let lines: Vec<String> = said.lines().map(str::to_owned).collect();
-    ensure!(lines.len() == 2, "{said}");
-    Ok(lines)
+    let more = [model, header, secret].map(OsStr::new);
+    both_ways(scene, "edge-2", ASK, &more).await
 }
 
 /// Asks until both ways say what is expected: what was told to agents is on its way.

@@ -3,7 +3,8 @@
 
 use anyhow::{Context, Result, ensure};
 use lamina_e2e::scene::{AGENT_PORT, FILE_PORT, REST_PORT, Scene};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/conformance");
@@ -41,14 +42,45 @@ spec:
     Ok(())
 }
 
-/// Runs the suite on `host` against its agent, and counts what passed.
-async fn suite(scene: &Scene, host: &str, more: &[&str]) -> Result<u32> {
-    let python = std::env::var("LAMINA_CLIENTS");
-    let python = python.context("LAMINA_CLIENTS is not set: run `cargo xtask test`")?;
+/// What `script` prints, a client's program on `host` that is told where its agent takes
+/// requests over gRPC and over HTTP, then `more`: a line for each of the two ways.
+pub(crate) async fn both_ways(
+    scene: &Scene,
+    host: &str,
+    script: &str,
+    more: &[&OsStr],
+) -> Result<Vec<String>> {
     let address = scene.lab.address(host)?;
     let output = scene
         .lab
-        .command_without_limits(host, Path::new(&python))?
+        .command_without_limits(host, python()?)?
+        .args(["-W", "ignore", "-c", script])
+        .arg(format!("{address}:{AGENT_PORT}"))
+        .arg(format!("{address}:{REST_PORT}"))
+        .args(more)
+        .output()
+        .await?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{errors}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<String> = said.lines().map(str::to_owned).collect();
+    ensure!(lines.len() == 2, "{said}");
+    Ok(lines)
+}
+
+/// Python with the clients.
+fn python() -> Result<PathBuf> {
+    let python = std::env::var_os("LAMINA_CLIENTS");
+    let python = python.context("LAMINA_CLIENTS is not set: run `cargo xtask test`")?;
+    Ok(python.into())
+}
+
+/// Runs the suite on `host` against its agent, and counts what passed.
+async fn suite(scene: &Scene, host: &str, more: &[&str]) -> Result<u32> {
+    let address = scene.lab.address(host)?;
+    let output = scene
+        .lab
+        .command_without_limits(host, python()?)?
         .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", SUITE])
         .args(["--grpc", &format!("{address}:{AGENT_PORT}")])
         .args(["--rest", &format!("{address}:{REST_PORT}")])

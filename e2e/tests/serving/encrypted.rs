@@ -2,12 +2,14 @@
 //! Each case installs the chart anew with its mode, and leaves it as it was.
 
 use crate::access::with_values;
-use anyhow::{Context, Result, ensure};
-use lamina_e2e::scene::{AGENT_PORT, REST_PORT, Scene, Step, poll};
+use crate::clients::both_ways;
+use anyhow::{Result, ensure};
+use lamina_e2e::scene::{Scene, Step, poll};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -52,25 +54,11 @@ for connect in [grpc, http]:
 /// What the agent of `host` says over gRPC and over HTTP to who believes the authorities in
 /// `file`; to who speaks no TLS, where there is none.
 async fn ask(scene: &Scene, host: &str, file: Option<&Path>) -> Result<Vec<String>> {
-    let python = std::env::var("LAMINA_CLIENTS");
-    let python = python.context("LAMINA_CLIENTS is not set: run `cargo xtask test`")?;
-    let address = scene.lab.address(host)?;
-    let output = scene
-        .lab
-        .command_without_limits(host, Path::new(&python))?
-        .args(["-W", "ignore", "-c", ASK])
-        .arg(format!("{address}:{AGENT_PORT}"))
-        .arg(format!("{address}:{REST_PORT}"))
-        .arg(MODEL)
-        .arg(file.unwrap_or_else(|| Path::new("")))
-        .output()
-        .await?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{errors}");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let lines: Vec<String> = said.lines().map(str::to_owned).collect();
-    ensure!(lines.len() == 2, "{said}");
-    Ok(lines)
+    let more = [
+        OsStr::new(MODEL),
+        file.map_or(OsStr::new(""), Path::as_os_str),
+    ];
+    both_ways(scene, host, ASK, &more).await
 }
 
 /// Asks until both ways begin as `wanted` says: certificates are on their way.

@@ -1,7 +1,7 @@
 //! An engine for tests: a block is a JSON file `{"mul": m, "add": a}` and maps
-//! every FP32 element x to m·x + a; tensors of other datatypes pass through as they are. With `exits`, as a network with side exits: of its
-//! inputs it takes the last alone, and gives what it makes of it and, where `side` is
-//! there, that times `side` as logits.
+//! every FP32 element x to m·x + a; tensors of other datatypes pass through as they are.
+//! With `exits`, as a network with side exits: of its inputs it takes the last alone, and
+//! gives what it makes of it and, where `side` is there, that times `side` as logits.
 
 use super::{Engine, EngineError, Loaded, Run, Segment, Together};
 use async_trait::async_trait;

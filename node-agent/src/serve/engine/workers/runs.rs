@@ -1,5 +1,6 @@
 //! One call at a time, for one run or for several that are computed together: inputs into
-//! the shared memory, a call, outputs out of it. What comes back is judged; the worker may be anybody's by now.
+//! the shared memory, a call, outputs out of it. What comes back is judged; the worker may be
+//! anybody's by now.
 
 use super::super::{EngineError, Run, Together};
 use super::channel::Channel;
