@@ -14,7 +14,7 @@ use crate::state::ids::{self, ObjectId, PlacementKey};
 use crate::state::listed::Unreadable;
 use crate::state::memory::{Memory, ModelMemory, PlacementMemory, StandbyMemory};
 use crate::state::notice::{Notice, Regarding};
-use crate::state::plans::{self, Phase};
+use crate::state::plans::{self, Phase, owner_uid};
 use crate::state::preparation::Preparation;
 use crate::state::snapshot::{QuestionView, Snapshot};
 use crate::state::text;
@@ -22,7 +22,7 @@ use crate::state::wish::{ValidModel, Wish};
 use crate::status::model::{self as model_status, EntryState, Parts};
 use crate::status::placement::{self as placement_status, Facts};
 use aside::EachModel;
-use index::{Index, is_wanted, owner_uid};
+use index::{Index, is_wanted};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use lamina_crds::compute_node::{Blob, Standby};
 use lamina_crds::dnn_model::Move;
@@ -51,7 +51,7 @@ fn decide_by(snapshot: &Snapshot, memory: &mut Memory, each: EachModel<'_>) -> D
     let index = Index::of(snapshot);
     let mut look = Look {
         snapshot,
-        cluster: Arc::new(Cluster::of(snapshot, &mut memory.fit)),
+        cluster: Arc::new(Cluster::of(snapshot, memory)),
         index,
         wishes: Wishes::default(),
         wanted: BTreeSet::new(),

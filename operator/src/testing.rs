@@ -10,6 +10,8 @@ pub(crate) use fleet::Fleet;
 use crate::state::cluster::Cluster;
 use crate::state::decision::Question;
 use crate::state::links::{LinkView, Links};
+use crate::state::memory::Memory;
+use crate::state::reserved::Reserved;
 use crate::state::snapshot::{Held, LiveNode, NodeView, Snapshot};
 use crate::state::time::Moment;
 use k8s_openapi::api::core::v1::{Node, NodeSpec};
@@ -404,11 +406,13 @@ pub(crate) fn question(strategy: &str) -> Question {
         current: None,
         serving: None,
         is_urgent: false,
+        rate_per_second: 1.0,
         exit_shares: Vec::new(),
         doubt: None,
         supposed: Vec::new(),
         held: Held::default(),
-        cluster: Arc::new(Cluster::of(&snapshot, &mut Arc::default())),
+        reserved: Reserved::default(),
+        cluster: Arc::new(Cluster::of(&snapshot, &mut Memory::default())),
         learned: Arc::default(),
     }
 }

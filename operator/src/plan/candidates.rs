@@ -28,11 +28,7 @@ pub(crate) fn of<'a>(question: &'a Question, cluster: &'a Cluster) -> Vec<&'a Ho
         let mut ranked: Vec<(f64, f64, &str)> = able
             .filter_map(|h| {
                 let rtt = rtt(cluster, &question.entry, &h.name)?;
-                Some((
-                    rtt + work_seconds(question, cluster, h),
-                    rtt,
-                    h.name.as_str(),
-                ))
+                Some((rtt + work_seconds(question, h), rtt, h.name.as_str()))
             })
             .collect();
         take(&mut ranked, SOONEST, |r| r.0, &mut chosen);
@@ -67,11 +63,11 @@ fn rtt(cluster: &Cluster, entry: &str, host: &str) -> Option<f64> {
 }
 
 /// Seconds that the whole model would take on `host`, roughly.
-fn work_seconds(question: &Question, cluster: &Cluster, host: &Host) -> f64 {
+fn work_seconds(question: &Question, host: &Host) -> f64 {
     let manifest = &question.manifest;
     let prepared: f64 = manifest.blocks.iter().map(|b| b.time.p50).sum();
     let factor = lamina_profile::time_factor(manifest, host.gflops.unwrap_or(0.0));
-    let free = 1.0 - cluster.share_of_others(&host.name, &question.placement_uid);
+    let free = 1.0 - question.host_share_of_others(&host.name);
     prepared * factor / free
 }
 

@@ -9,6 +9,7 @@ pub(crate) use super::ask::{ahead, solve};
 use super::problem;
 use crate::state::decision::{Ask, Question};
 use crate::state::ids::PlacementKey;
+use crate::state::reserved::Reserved;
 use crate::state::snapshot::{Ahead, Answer, Need, QuestionView, Remark};
 use crate::text::with_causes;
 use lamina_crds::reasons;
@@ -136,7 +137,10 @@ impl Desk {
         open.asked += 1;
         let number = open.asked;
         let call = match self.plugins.get(&view.about.strategy) {
-            Some(plugin) => Some(self.call(plugin, number, &ask.key, &ask.question)),
+            Some(plugin) => {
+                let question = open.in_turn(&ask.key, &ask.question);
+                Some(self.call(plugin, number, &ask.key, question))
+            }
             None => {
                 open.queue
                     .push((ask.need, Reverse(number), ask.key.clone()));
@@ -158,15 +162,36 @@ impl Desk {
         plugin: Arc<Plugin>,
         number: u64,
         key: &PlacementKey,
-        question: &Arc<Question>,
+        question: Question,
     ) -> AbortHandle {
         let (shared, key) = (Arc::clone(&self.shared), key.clone());
-        let question = Arc::clone(question);
+        let question = Arc::new(question);
         let task = tokio::spawn(async move {
             let answer = by_plugin(&plugin, &key, question).await;
             shared.take(&key, number, Reply::Answer(Arc::new(answer)));
         });
         task.abort_handle()
+    }
+}
+
+impl Open {
+    /// The question as it is when its turn comes: answers that came since it was asked,
+    /// and that are not plans yet, take what they need first. Else all that were asked in
+    /// one look would choose the same free hosts.
+    fn in_turn(&self, key: &PlacementKey, question: &Question) -> Question {
+        let mut reserved = Reserved::default();
+        let others = self.questions.iter().filter(|(other, _)| *other != key);
+        for asked in others.map(|(_, asked)| asked) {
+            if let Some(answer) = &asked.view.answer
+                && let Ok(solution) = &answer.solution
+            {
+                reserved.add(&asked.question, &answer.problem, solution);
+            }
+        }
+        Question {
+            reserved,
+            ..question.clone()
+        }
     }
 }
 
@@ -201,7 +226,7 @@ impl Shared {
     }
 
     /// The most urgent question that is still wanted; `None` once the desk is gone.
-    fn next(&self) -> Option<(PlacementKey, u64, Arc<Question>)> {
+    fn next(&self) -> Option<(PlacementKey, u64, Question)> {
         let mut open = self.lock();
         loop {
             if open.is_closed {
@@ -210,7 +235,8 @@ impl Shared {
             while let Some((_, Reverse(number), key)) = open.queue.pop() {
                 let asked = open.questions.get(&key).filter(|q| q.number == number);
                 if let Some(asked) = asked {
-                    return Some((key, number, Arc::clone(&asked.question)));
+                    let question = open.in_turn(&key, &asked.question);
+                    return Some((key, number, question));
                 }
             }
             let waited = self.work.wait(open);

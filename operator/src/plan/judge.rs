@@ -12,6 +12,10 @@ use std::collections::BTreeMap;
 /// Relative noise of a compute time: live times of one slice differ so much between
 /// minutes on a host that does other things as well.
 const COMPUTE_NOISE: f64 = 0.1;
+/// Relative noise of the rate of a link of which nothing is known.
+const UNKNOWN_NOISE: f64 = 1.0;
+/// Relative noise of the share that others take of a host.
+const LOAD_NOISE: f64 = 0.1;
 /// Noise of a crossing beside its bytes: its share of the round trip …
 const RTT_NOISE: f64 = 0.2;
 /// … and what either end adds by scheduling.
@@ -89,22 +93,37 @@ pub(super) fn is_broken_wish(violation: &Violation) -> bool {
 /// Standard deviation, in seconds, of the difference between the latencies of two
 /// plans. What both have in common, such as the same bytes over the same link, is
 /// wrong by the same amount in both and tells nothing.
-pub(super) fn deviation_of_difference(links: &Links, a: &Metrics, b: &Metrics) -> f64 {
+pub(super) fn deviation_of_difference(
+    links: &Links,
+    problem: &Problem,
+    a: &Metrics,
+    b: &Metrics,
+) -> f64 {
     let (a, b) = (Parts::of(a), Parts::of(b));
     let mut variance = 0.0;
-    for (_, difference) in differences(&a.compute, &b.compute) {
-        variance += (difference * COMPUTE_NOISE).powi(2);
+    for (host, difference) in differences(&a.compute, &b.compute) {
+        variance += (difference * compute_noise(problem, host)).powi(2);
     }
     for ((from, to), difference) in differences(&a.transfer, &b.transfer) {
-        let noise = links.get(from, to).map_or(0.0, |v| v.noise);
+        let noise = links
+            .or_estimated(from, to)
+            .map_or(UNKNOWN_NOISE, |v| v.noise);
         variance += (difference * noise).powi(2);
     }
     for ((from, to), count) in differences(&a.crossings, &b.crossings) {
-        let rtt = links.get(from, to).and_then(|v| v.rtt_seconds);
+        let rtt = links.or_estimated(from, to).and_then(|v| v.rtt_seconds);
         let noise = (rtt.unwrap_or(0.0) * RTT_NOISE).hypot(CROSSING_NOISE_SECONDS);
         variance += (count * noise).powi(2);
     }
     variance.sqrt()
+}
+
+/// Relative noise of a compute time on `host`: it is stretched by what others take,
+/// `1 / (1 - share)`, and the fuller a host is, the more an error of that share counts.
+fn compute_noise(problem: &Problem, host: &str) -> f64 {
+    let node = problem.nodes.iter().find(|n| n.name == host);
+    let share = node.map_or(0.0, |n| n.load_share);
+    COMPUTE_NOISE.hypot(LOAD_NOISE * share / (1.0 - share))
 }
 
 /// Where a plan's time goes.
@@ -148,6 +167,23 @@ fn differences<K: Ord + Copy>(
 mod tests {
     use super::*;
     use crate::testing::plan;
+    use lamina_placement::{Node, Tier};
+
+    #[test]
+    fn the_time_on_a_full_host_is_known_less_well() {
+        let mut node = Node::new("edge-1", Tier::Edge, 0);
+        let mut noise = |share| {
+            node.load_share = share;
+            let problem = Problem {
+                nodes: vec![node.clone()],
+                ..Problem::default()
+            };
+            compute_noise(&problem, "edge-1")
+        };
+        assert!((noise(0.0) - COMPUTE_NOISE).abs() < 1e-9);
+        assert!(noise(0.5) > 1.3 * COMPUTE_NOISE);
+        assert!(noise(0.9) > 0.9, "{}", noise(0.9));
+    }
 
     #[test]
     fn speed_and_memory_of_the_moment_break_no_wish() {

@@ -19,6 +19,10 @@ const RTT_NOISE_SECONDS: f64 = 0.01;
 /// arrive at a new value.
 const TELL_PAUSE_SECONDS: f64 = 10.0;
 
+/// What became slower speaks of other links of its hosts for so long: by then, all that
+/// are measured at all were measured again.
+const DOUBT_SECONDS: f64 = 120.0;
+
 /// What is not possible is no change either: it is as if nothing had been measured.
 fn reference(view: LinkView) -> Option<LinkReference> {
     let (rtt_seconds, bytes_per_second) = view.figures()?;
@@ -75,26 +79,47 @@ pub(crate) fn change_since_plan(
     change
 }
 
-/// The link of the path that became slower since `plan` was chosen, by most.
+/// What is doubted of links by now: where one of the path became slower, others of its
+/// hosts were not measured since. It is remembered beyond the move that this leads to,
+/// which must not be followed by another one over a link that nobody has looked at.
 pub(crate) fn doubt(
+    snapshot: &Snapshot,
+    memory: &mut PlacementMemory,
+    entry: &str,
+    plan: &Plan,
+) -> Option<Doubt> {
+    if let Some((link, ratio)) = slowest(snapshot, memory, entry, plan)
+        && let Some(noticed) = memory.noticed
+    {
+        memory.slowed = Some((link, ratio, noticed));
+    }
+    let (link, ratio, noticed) = memory.slowed.clone()?;
+    let since_seconds = snapshot.seconds_since(noticed);
+    if since_seconds > DOUBT_SECONDS {
+        memory.slowed = None;
+        return None;
+    }
+    Some(Doubt {
+        link,
+        ratio,
+        since_seconds,
+    })
+}
+
+/// The link of the path that became slower since `plan` was chosen, by most.
+fn slowest(
     snapshot: &Snapshot,
     memory: &PlacementMemory,
     entry: &str,
     plan: &Plan,
-) -> Option<Doubt> {
-    let since = snapshot.seconds_since(memory.noticed?);
+) -> Option<(Pair, f64)> {
     let slower = plans::links(entry, plan).into_iter().filter_map(|pair| {
         let before = memory.links.get(&pair)?;
         let now = snapshot.links.get(&pair.0, &pair.1).and_then(reference)?;
         let ratio = now.bytes_per_second / before.bytes_per_second;
         (ratio <= 1.0 / TELL_FACTOR).then_some((pair, ratio))
     });
-    let (link, ratio) = slower.min_by(|a, b| a.1.total_cmp(&b.1))?;
-    Some(Doubt {
-        link,
-        ratio,
-        since_seconds: since,
-    })
+    slower.min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 /// What people should be told of the path's links: whether it is bad news, the

@@ -25,7 +25,7 @@ mod work;
 
 pub(crate) use learn::learn;
 
-use crate::state::cluster::Cluster;
+use crate::state::cluster::{Cluster, rate_to_plan_for};
 use crate::state::decision::{Ask, Question, Solve};
 use crate::state::exits;
 use crate::state::ids::{self, ObjectId, PlacementKey};
@@ -33,6 +33,7 @@ use crate::state::links::Pair;
 use crate::state::memory::{Memory, PlacementMemory};
 use crate::state::notice::{Notice, Regarding};
 use crate::state::plans::{self, DeployFailure, Phase, WAITING};
+use crate::state::reserved::Reserved;
 use crate::state::snapshot::{About, Answer, Need, QuestionView, Snapshot};
 use crate::state::wish::Wish;
 use judge::is_broken_wish;
@@ -451,7 +452,7 @@ impl Case<'_> {
         }
     }
 
-    fn question(&self, memory: &Memory, own: &PlacementMemory, need: Need) -> Question {
+    fn question(&self, memory: &Memory, own: &mut PlacementMemory, need: Need) -> Question {
         let placement = self.site.placement;
         let doubt = self
             .current
@@ -465,13 +466,21 @@ impl Case<'_> {
             current: self.current.cloned(),
             serving: placement.and_then(plans::active).cloned(),
             is_urgent: need >= Need::Leave,
+            rate_per_second: self.rate_per_second(),
             exit_shares: self.exit_shares(),
             doubt,
             supposed: Vec::new(),
             held: self.snapshot.held.clone(),
+            reserved: Reserved::default(),
             cluster: Arc::clone(self.site.cluster),
             learned: Arc::clone(&memory.learned),
         }
+    }
+
+    /// Requests a second that are planned for.
+    fn rate_per_second(&self) -> f64 {
+        let uid = self.site.placement.map_or("", |p| ids::uid(&p.metadata));
+        rate_to_plan_for(self.snapshot, uid, self.wanted.wish.rate_per_second)
     }
 
     /// Share of requests that leave at each exit: as entries see it, else as was measured

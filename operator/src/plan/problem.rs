@@ -59,9 +59,8 @@ fn add_links(question: &Question, cluster: &Cluster, hosts: &[&Host], problem: &
             let view = view.map(|v| doubted(question, &from.name, &to.name, v));
             let view = view.map(|v| supposed(question, &from.name, &to.name, v));
             if let Some(mut link) = view.as_ref().and_then(link) {
-                let uid = &question.placement_uid;
                 let pair = (from.name.as_str(), to.name.as_str());
-                let others = cluster.link_share_of_others(pair, link.bytes_per_second, uid);
+                let others = question.link_share_of_others(pair, link.bytes_per_second);
                 link.share = (LINK_SHARE - others).clamp(LEAST_LINK_SHARE, LINK_SHARE);
                 problem.set_link(&from.name, &to.name, link);
             }
@@ -116,9 +115,8 @@ fn node(question: &Question, host: &Host) -> solver::Node {
         .as_ref()
         .filter(|plan| plan.manifest == question.digest)
         .map_or(0, |plan| held_bytes(plan, &question.manifest, &host.name));
-    let uid = &question.placement_uid;
     solver::Node {
-        load_share: question.cluster.share_of_others(&host.name, uid),
+        load_share: question.host_share_of_others(&host.name),
         excluded: exclusion(question, host),
         ..solver::Node::new(
             &host.name,
@@ -201,7 +199,7 @@ fn workload(
         .last()
         .filter(|_| !question.exit_shares.is_empty());
     solver::Workload {
-        rate_per_second: question.wish.rate_per_second,
+        rate_per_second: question.rate_per_second,
         exits: lamina_profile::exits(manifest, &question.exit_shares),
         // One answer comes back, that of the exit where the request left.
         outputs: answer.map_or(general.outputs, |exit| vec![exit.output.clone()]),

@@ -1,7 +1,7 @@
 mod many;
 
 use super::*;
-use crate::testing::Bench;
+use crate::testing::{Bench, change_links};
 use lamina_crds::dnn_model::{Goal, Pin};
 use lamina_crds::placement::Cause;
 
@@ -212,4 +212,51 @@ fn a_better_path_is_looked_at_again_as_soon_as_it_may_be() {
     // Once it is decided nothing is to be hurried.
     bench.run(8);
     assert_eq!(bench.look_once().again_seconds, None);
+}
+
+#[test]
+fn a_gain_moves_nothing_onto_a_link_that_nobody_has_measured() {
+    let mut bench = Bench::serving();
+    bench.links_of("cloud-1", 1e4);
+    bench.run(30);
+    assert_eq!(bench.status().path, "edge-1[0-3]");
+    // It is thought to be fast again, which nobody has looked at.
+    let recover = |bench: &mut Bench, estimated: bool| {
+        bench.links_of("cloud-1", 12.5e6);
+        change_links(&mut bench.snapshot.links, |a, b, view| {
+            view.estimated = estimated && (a == "cloud-1" || b == "cloud-1");
+        });
+    };
+    recover(&mut bench, true);
+    bench.run(120);
+    assert_eq!(bench.status().path, "edge-1[0-3]");
+    recover(&mut bench, false);
+    bench.run(60);
+    assert_eq!(bench.status().path, "cloud-1[0-3]");
+}
+
+#[test]
+fn no_second_move_goes_over_a_link_that_shares_a_host_with_the_slow_one() {
+    let mut bench = Bench::serving();
+    // All links of the camera are slow; those to the edge were measured before.
+    let slow = |bench: &mut Bench, stale_seconds: f64| {
+        change_links(&mut bench.snapshot.links, |a, b, view| {
+            let is_edge = a == "edge-1" || b == "edge-1";
+            match a == "cam-1" || b == "cam-1" {
+                true if is_edge => view.bandwidth_age_seconds = stale_seconds,
+                true => view.bytes_per_second = Some(1e4),
+                false => {}
+            }
+        });
+    };
+    for second in 0..100 {
+        slow(&mut bench, 5.0 + f64::from(second));
+        bench.run(1);
+        assert!(!bench.status().path.contains("edge-1"), "{second}");
+    }
+    assert_eq!(bench.status().path, "cam-1[0-3]");
+    // It was fast after all.
+    slow(&mut bench, 0.0);
+    bench.run(30);
+    assert!(bench.status().path.contains("edge-1"));
 }

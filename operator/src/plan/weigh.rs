@@ -20,8 +20,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A link that was measured so shortly before a change was seen was measured
 /// after it came: seeing it takes a few samples.
 const FRESH_SECONDS: f64 = 1.0;
-/// Links of a better path that nobody measures are waited for no longer than this.
+/// Links of a better path that nobody measures are waited for no longer than this where
+/// requests wait for the move …
 const MEASURE_LIMIT_SECONDS: f64 = 3.0;
+/// … and a path that would only be better is given up after so long, until it is found
+/// again: nothing moves onto a link that nobody has measured for a gain alone.
+const CALM_LIMIT_SECONDS: f64 = 10.0;
 /// A gain below this is within what nobody can measure.
 const LEAST_GAIN_SECONDS: f64 = 0.001;
 
@@ -164,7 +168,7 @@ impl Case<'_> {
             return self.suppress(own, &path, "rejected", before, after, why);
         }
         let network = now.workloads.first().map_or(0.0, |w| w.network_seconds);
-        let rate = self.wanted.wish.rate_per_second;
+        let rate = self.rate_per_second();
         let migration = rate * network * self.fetch_seconds(&current.segments, &to);
         if adaptation.policy == AdaptationPolicy::WorkFunction && !busy {
             return self.by_work(own, answer, solution, current, to, network);
@@ -174,7 +178,12 @@ impl Case<'_> {
             // A host or link that cannot keep up lets requests wait for ever.
             current_seconds: if busy { f64::INFINITY } else { before },
             best_seconds: after,
-            deviation_seconds: deviation_of_difference(&self.snapshot.links, now, then),
+            deviation_seconds: deviation_of_difference(
+                &self.snapshot.links,
+                &answer.problem,
+                now,
+                then,
+            ),
             rate_per_second: rate,
             // While blocks are on the way, requests share links with them.
             migration_request_seconds: migration,
@@ -255,14 +264,29 @@ impl Case<'_> {
         let is_measured = |pair| view(pair).is_some_and(|v| v.is_measured());
         let is_fresh =
             |pair| view(pair).is_some_and(|v| v.bandwidth_age_seconds <= waited + FRESH_SECONDS);
+        // One whose host has a link that became slower may have become slower with it.
+        let slowed = own.slowed.as_ref();
+        let is_doubted = |(from, to): &Pair| {
+            slowed.is_some_and(|((a, b), _, noticed)| {
+                let since = self.snapshot.seconds_since(*noticed);
+                let is_stale = view(&(from.clone(), to.clone()))
+                    .is_none_or(|v| v.bandwidth_age_seconds > since + FRESH_SECONDS);
+                is_stale && [from, to].iter().any(|host| *host == a || *host == b)
+            })
+        };
         let mut links = candidate.links.iter();
-        let all_known = if is_first || candidate.trigger.is_none() {
+        let is_calm = !is_first && candidate.trigger.is_none();
+        let all_known = if is_first {
             links.all(is_measured)
+        } else if is_calm {
+            links.all(|pair| is_measured(pair) && !is_doubted(pair))
         } else {
             links.all(is_fresh)
         };
-        let waits = waited < MEASURE_LIMIT_SECONDS && !all_known || !is_first && waited <= 0.0;
-        own.candidate = Some(candidate);
+        let is_over = waited >= MEASURE_LIMIT_SECONDS;
+        let waits = !all_known && (is_calm || !is_over) || !is_first && waited <= 0.0;
+        let is_given_up = waits && is_calm && waited >= CALM_LIMIT_SECONDS;
+        own.candidate = (!is_given_up).then_some(candidate);
         waits
     }
 

@@ -20,7 +20,7 @@ impl Case<'_> {
         best: Vec<Segment>,
         network_seconds: f64,
     ) -> Planned {
-        let rate = self.wanted.wish.rate_per_second;
+        let rate = self.rate_per_second();
         let moving = |from: &[Segment], to: &[Segment]| {
             rate * network_seconds * self.fetch_seconds(from, to)
         };

@@ -2,6 +2,7 @@
 
 use crate::deploy::nodes::Wishes;
 use crate::state::ids;
+use crate::state::plans::owner_uid;
 use crate::state::snapshot::Snapshot;
 use lamina_crds::compute_node::{Blob, Standby};
 use lamina_crds::{DnnModel, Placement};
@@ -31,14 +32,6 @@ pub(super) struct Index<'a> {
 
 pub(super) fn is_wanted(model: &DnnModel) -> bool {
     model.metadata.deletion_timestamp.is_none()
-}
-
-/// UID of the DnnModel that owns `placement`.
-pub(super) fn owner_uid(placement: &Placement) -> Option<&str> {
-    let owners = placement.metadata.owner_references.as_deref();
-    let mut owners = owners.unwrap_or_default().iter();
-    let owner = owners.find(|o| o.kind == "DnnModel")?;
-    Some(owner.uid.as_str())
 }
 
 impl<'a> Index<'a> {

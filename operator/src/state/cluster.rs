@@ -1,22 +1,24 @@
 //! Hosts and links as one look found them, dense and shared: every question of the
 //! look borrows it, and what others load is summed up once.
 
-use super::ids;
+use super::ids::{self, PlacementKey};
 use super::links::Links;
+use super::memory::Memory;
 use super::plans;
 use super::snapshot::{NodeView, Snapshot};
 use lamina_crds::conditions::{BENCHMARKED, is_true};
-use lamina_crds::placement::Plan;
+use lamina_crds::placement::{Plan, Segment};
 use lamina_crds::{ComputeNode, Placement};
 use lamina_model::Manifest;
 use lamina_placement::Tier;
+use lamina_profile::time_factor;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// No host is planned beyond this share by what others are expected to take: a load
 /// that was overestimated must leave something to try.
-const LARGEST_SHARE: f64 = 0.95;
+pub(crate) const LARGEST_SHARE: f64 = 0.95;
 /// Of a host or a link, what all models of one namespace reserve at most by declaring a
 /// rate that nobody measured: else one of them could keep all others out.
 const LARGEST_RESERVE: f64 = 0.25;
@@ -82,6 +84,10 @@ impl Load {
         self.declared += other.declared;
     }
 
+    fn sum(self) -> f64 {
+        self.measured + self.declared
+    }
+
     /// The load of requests that take `each` of something.
     fn times(self, each: f64) -> Self {
         Self {
@@ -133,9 +139,10 @@ struct Own {
 }
 
 impl Cluster {
-    /// The cluster of `snapshot`. `fit` is the set of an earlier look, and becomes that
-    /// of this one.
-    pub(crate) fn of(snapshot: &Snapshot, fit: &mut Arc<BTreeSet<String>>) -> Self {
+    /// The cluster of `snapshot`. `memory` has the set of fit hosts of an earlier look,
+    /// which becomes that of this one, and plans that are not written yet.
+    pub(crate) fn of(snapshot: &Snapshot, memory: &mut Memory) -> Self {
+        let fit = &mut memory.fit;
         let hosts: Vec<Host> = snapshot
             .compute_nodes
             .iter()
@@ -157,7 +164,8 @@ impl Cluster {
         };
         let rates = rates(snapshot);
         for placement in &snapshot.placements {
-            cluster.add(snapshot, &rates, placement);
+            let unwritten = unwritten(memory, placement);
+            cluster.add(snapshot, &rates, placement, unwritten);
         }
         cluster
     }
@@ -200,13 +208,35 @@ impl Cluster {
         taken.by_others(own, reserve) / bytes_per_second
     }
 
+    /// Share of each host that the Placement takes.
+    pub(crate) fn shares_of(&self, placement_uid: &str) -> impl Iterator<Item = (&str, f64)> {
+        let shares = self.own.get(placement_uid).into_iter();
+        let shares = shares.flat_map(|own| &own.shares);
+        shares.map(|(host, load)| (self.hosts[*host].name.as_str(), load.sum()))
+    }
+
+    /// Bytes per second that the Placement sends, by sender and receiver.
+    pub(crate) fn traffic_of(
+        &self,
+        placement_uid: &str,
+    ) -> impl Iterator<Item = (&str, &str, f64)> {
+        let traffic = self.own.get(placement_uid).into_iter();
+        let traffic = traffic.flat_map(|own| &own.traffic);
+        let name = |host: usize| self.hosts[host].name.as_str();
+        traffic.map(move |((from, to), load)| (name(*from), name(*to), load.sum()))
+    }
+
     fn add(
         &mut self,
         snapshot: &Snapshot,
         rates: &HashMap<(&str, &str), f64>,
         placement: &Placement,
+        unwritten: Option<&Plan>,
     ) {
-        let Some(plan) = plans::active(placement) else {
+        // One on its way takes its hosts already, and those that it leaves are free soon:
+        // whoever chooses now chooses for then.
+        let newest = unwritten.or_else(|| plans::target(placement));
+        let Some(plan) = newest.or_else(|| plans::active(placement)) else {
             return;
         };
         let namespace = placement.metadata.namespace.as_deref().unwrap_or_default();
@@ -218,28 +248,83 @@ impl Cluster {
             shares: HashMap::new(),
             traffic: HashMap::new(),
         };
-        for (index, segment) in plan.segments.iter().enumerate() {
-            let seconds = segment_seconds(snapshot, uid, plan, index).unwrap_or(0.0);
-            if let Some(&host) = self.by_name.get(&segment.host.node) {
-                let load = rate.times(seconds);
-                self.hosts[host].taken.add(&own.namespace, load);
-                own.shares.entry(host).or_default().add(load);
-            }
+        own.shares = self.shares(snapshot, uid, plan, rate);
+        own.traffic = self.traffic(snapshot, &placement.spec.entry, plan, rate);
+        for (host, load) in &own.shares {
+            self.hosts[*host].taken.add(&own.namespace, *load);
         }
-        if let Some(manifest) = snapshot.manifests.get(&plan.manifest) {
-            for (from, to, bytes) in crossings(&placement.spec.entry, plan, manifest) {
-                if let (Some(&from), Some(&to)) = (self.by_name.get(from), self.by_name.get(to)) {
-                    let (pair, load) = ((from, to), rate.times(bytes as f64));
-                    self.traffic
-                        .entry(pair)
-                        .or_default()
-                        .add(&own.namespace, load);
-                    own.traffic.entry(pair).or_default().add(load);
-                }
-            }
+        for (pair, load) in &own.traffic {
+            let taken = self.traffic.entry(*pair).or_default();
+            taken.add(&own.namespace, *load);
         }
         self.own.insert(uid.to_owned(), own);
     }
+
+    /// What requests of `plan` take of each host.
+    fn shares(
+        &self,
+        snapshot: &Snapshot,
+        uid: &str,
+        plan: &Plan,
+        rate: Load,
+    ) -> HashMap<usize, Load> {
+        let mut shares: HashMap<usize, Load> = HashMap::new();
+        let manifest = snapshot.manifests.get(&plan.manifest);
+        for (index, segment) in plan.segments.iter().enumerate() {
+            let Some(&host) = self.by_name.get(&segment.host.node) else {
+                continue;
+            };
+            let expected = || Some(self.expected_seconds(host, segment, manifest?));
+            let seconds = segment_seconds(snapshot, uid, plan, index).or_else(expected);
+            let load = rate.times(seconds.unwrap_or(0.0));
+            shares.entry(host).or_default().add(load);
+        }
+        shares
+    }
+
+    /// Seconds of a segment that was not timed on its host yet.
+    fn expected_seconds(&self, host: usize, segment: &Segment, manifest: &Manifest) -> f64 {
+        let blocks = segment.blocks.iter();
+        let blocks = blocks.filter_map(|b| manifest.blocks.get(usize::try_from(*b).ok()?));
+        let prepared: f64 = blocks.map(|b| b.time.p50).sum();
+        let gflops = self.hosts[host].gflops.unwrap_or(0.0);
+        let seconds = prepared * time_factor(manifest, gflops);
+        if seconds.is_finite() {
+            seconds.clamp(0.0, *SEGMENT_SECONDS.end())
+        } else {
+            0.0
+        }
+    }
+
+    /// What requests of `plan` send from host to host.
+    fn traffic(
+        &self,
+        snapshot: &Snapshot,
+        entry: &str,
+        plan: &Plan,
+        rate: Load,
+    ) -> HashMap<(usize, usize), Load> {
+        let mut traffic: HashMap<(usize, usize), Load> = HashMap::new();
+        let Some(manifest) = snapshot.manifests.get(&plan.manifest) else {
+            return traffic;
+        };
+        for (from, to, bytes) in crossings(entry, plan, manifest) {
+            if let (Some(&from), Some(&to)) = (self.by_name.get(from), self.by_name.get(to)) {
+                let load = rate.times(bytes as f64);
+                traffic.entry((from, to)).or_default().add(load);
+            }
+        }
+        traffic
+    }
+}
+
+/// A plan of `placement` that was decided but is not in the object yet.
+fn unwritten<'m>(memory: &'m Memory, placement: &Placement) -> Option<&'m Plan> {
+    let key = PlacementKey::new(plans::owner_uid(placement)?, &placement.spec.entry);
+    let plan = memory.placements.get(&key)?.unwritten.as_ref()?;
+    let newest = placement.spec.plan.as_ref();
+    let is_written = newest.is_some_and(|newest| newest.revision >= plan.revision);
+    (!is_written).then_some(plan)
 }
 
 /// Requests a second of a Placement: those that were measured, and what its declared
@@ -258,6 +343,11 @@ fn load(snapshot: &Snapshot, placement_uid: &str, declared: f64) -> Load {
         measured,
         declared: (bounded(declared) - measured).max(0.0),
     }
+}
+
+/// Requests a second that a Placement has to be planned for.
+pub(crate) fn rate_to_plan_for(snapshot: &Snapshot, placement_uid: &str, declared: f64) -> f64 {
+    load(snapshot, placement_uid, declared).sum()
 }
 
 fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {

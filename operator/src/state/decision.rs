@@ -1,10 +1,11 @@
 //! What is to be done, as data. The executor has no choice left.
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, LARGEST_SHARE};
 use super::ids::{JobId, ObjectId, PlacementKey, SecretId};
 use super::links::Pair;
 use super::memory::Learned;
 use super::notice::Notice;
+use super::reserved::Reserved;
 use super::snapshot::{About, Held, Need};
 use super::wish::Wish;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
@@ -263,6 +264,9 @@ pub(crate) struct Question {
     pub entry: String,
     /// UID of the Placement; empty before there is one.
     pub placement_uid: String,
+    /// Requests a second: as many as are measured, or as the spec declares, if those are
+    /// more.
+    pub rate_per_second: f64,
     /// The plan that serves or is on its way.
     pub current: Option<Plan>,
     /// The plan that serves, whose memory its hosts count as taken.
@@ -278,10 +282,27 @@ pub(crate) struct Question {
     pub supposed: Vec<Supposed>,
     /// Blobs in the caches of hosts.
     pub held: Held,
+    /// What answers take that are not plans yet; known once it is this question's turn.
+    pub reserved: Reserved,
     /// Hosts and links, shared by all questions of a look.
     pub cluster: Arc<Cluster>,
     /// What was learned of hosts.
     pub learned: Arc<Learned>,
+}
+
+impl Question {
+    /// Share of `host` that others take, or are about to.
+    pub(crate) fn host_share_of_others(&self, host: &str) -> f64 {
+        let taken = self.cluster.share_of_others(host, &self.placement_uid);
+        (taken + self.reserved.host(host)).clamp(0.0, LARGEST_SHARE)
+    }
+
+    /// Share of a link of so many bytes a second that others take, or are about to.
+    pub(crate) fn link_share_of_others(&self, (from, to): (&str, &str), rate: f64) -> f64 {
+        let uid = &self.placement_uid;
+        let taken = self.cluster.link_share_of_others((from, to), rate, uid);
+        (taken + self.reserved.link(from, to)).max(0.0)
+    }
 }
 
 impl Decisions {

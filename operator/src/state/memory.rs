@@ -136,6 +136,8 @@ pub(crate) struct PlacementMemory {
     pub settling: Option<(i64, Moment)>,
     /// When the measured latency was last written.
     pub measured_written: Option<Moment>,
+    /// The link of a path that became slower last, by which ratio, and when that was seen.
+    pub slowed: Option<(Pair, f64, Moment)>,
     /// When the first sign was seen of what may lead to a move.
     pub noticed: Option<Moment>,
     /// The newest plan, until it is seen in the object: a write may fail or be put off.

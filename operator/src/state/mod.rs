@@ -10,6 +10,7 @@ pub(crate) mod memory;
 pub(crate) mod notice;
 pub(crate) mod plans;
 pub(crate) mod preparation;
+pub(crate) mod reserved;
 pub(crate) mod snapshot;
 pub(crate) mod text;
 pub(crate) mod time;

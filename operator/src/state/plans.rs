@@ -62,6 +62,14 @@ pub(crate) struct DeployFailure {
     pub node: Option<String>,
 }
 
+/// UID of the DnnModel that owns `placement`.
+pub(crate) fn owner_uid(placement: &Placement) -> Option<&str> {
+    let owners = placement.metadata.owner_references.as_deref();
+    let mut owners = owners.unwrap_or_default().iter();
+    let owner = owners.find(|o| o.kind == "DnnModel")?;
+    Some(owner.uid.as_str())
+}
+
 /// The plan that serves.
 pub(crate) fn active(placement: &Placement) -> Option<&Plan> {
     placement.status.as_ref()?.active.as_ref()

@@ -48,6 +48,9 @@ const GATEWAYS: usize = 2;
 const ANYWHERE: usize = 4;
 /// A bandwidth that is older is measured again before it is relied on.
 const STALE: Duration = Duration::from_secs(600);
+/// One that a planner is about to move onto is measured again when it is older: the move
+/// waits for it.
+const STALE_FOR_A_MOVE: Duration = Duration::from_secs(15);
 
 /// A host that may measure and be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,8 +91,8 @@ pub(super) fn plan(situation: &Situation<'_>) -> BTreeMap<String, Vec<ProbePeer>
     } else {
         let back: Vec<_> = paths.iter().map(|&(a, b)| (b, a)).collect();
         let wished = hosts.pairs(situation.candidates);
-        unknown(&hosts, &back, &mut grants);
-        unknown(&hosts, &wished, &mut grants);
+        unknown(&hosts, &back, STALE, &mut grants);
+        unknown(&hosts, &wished, STALE_FOR_A_MOVE, &mut grants);
         gateways(&hosts, situation.entries, &mut grants);
         for (from, to) in back.into_iter().chain(wished) {
             grants.grant(from, to, SLOW_MS, &Bounds::FULL);
@@ -125,16 +128,19 @@ fn all_pairs(hosts: usize, grants: &mut Grants) {
 }
 
 /// What was never measured, or not for long, is measured soon.
-fn unknown(hosts: &Hosts<'_>, pairs: &[(usize, usize)], grants: &mut Grants) {
+fn unknown(hosts: &Hosts<'_>, pairs: &[(usize, usize)], stale: Duration, grants: &mut Grants) {
     for &(from, to) in pairs {
-        if !hosts.link(from, to).is_some_and(|link| is_fresh(&link)) {
+        if !hosts
+            .link(from, to)
+            .is_some_and(|link| is_fresh(&link, stale))
+        {
             grants.grant(from, to, UNKNOWN_MS, &Bounds::UNKNOWN);
         }
     }
 }
 
-fn is_fresh(link: &LinkEstimate) -> bool {
-    link.rtt_seconds.is_some() && link.bandwidth_age.is_some_and(|age| age < STALE)
+fn is_fresh(link: &LinkEstimate, stale: Duration) -> bool {
+    link.rtt_seconds.is_some() && link.bandwidth_age.is_some_and(|age| age < stale)
 }
 
 /// A few hosts of each tier nearby, and some anywhere.

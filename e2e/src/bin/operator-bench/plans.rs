@@ -30,6 +30,10 @@ pub(crate) struct View {
     pub(crate) target: i64,
     /// Hosts of what serves, in order.
     pub(crate) hosts: Vec<String>,
+    /// Why that revision was planned.
+    pub(crate) trigger: String,
+    /// Its latency over that of what it replaces; 0 where one is not known.
+    pub(crate) ratio: f64,
 }
 
 impl View {
@@ -42,7 +46,28 @@ impl View {
 #[derive(Default)]
 struct Inner {
     views: Mutex<BTreeMap<String, View>>,
+    /// Plans that replace another.
+    moves: Mutex<Vec<Move>>,
     changed: Notify,
+}
+
+/// A plan that replaces another.
+struct Move {
+    /// When it was first seen.
+    at: Instant,
+    /// The kind of what led to it.
+    why: String,
+    /// Latency that was promised over that of what it replaces, as that was by then; 0
+    /// where one of the two is not known.
+    ratio: f64,
+}
+
+/// Plans that replaced others for one reason.
+#[derive(Debug, Default)]
+pub(crate) struct Moves {
+    pub(crate) count: usize,
+    /// Latencies promised over those replaced, in no order.
+    pub(crate) ratios: Vec<f64>,
 }
 
 /// Every Placement, by name.
@@ -66,6 +91,19 @@ impl Plans {
 
     pub(crate) fn all(&self) -> BTreeMap<String, View> {
         self.inner.lock().clone()
+    }
+
+    /// How many plans replaced another since that moment, by what led to them.
+    pub(crate) fn moves_since(&self, since: Instant) -> BTreeMap<String, Moves> {
+        let moves = self.inner.moves.lock();
+        let moves = moves.unwrap_or_else(PoisonError::into_inner);
+        let mut by_kind: BTreeMap<String, Moves> = BTreeMap::new();
+        for made in moves.iter().filter(|made| made.at >= since) {
+            let of_kind = by_kind.entry(made.why.clone()).or_default();
+            of_kind.count += 1;
+            of_kind.ratios.extend(Some(made.ratio).filter(|r| *r > 0.0));
+        }
+        by_kind
     }
 
     pub(crate) fn get(&self, name: &str) -> View {
@@ -115,7 +153,17 @@ impl Inner {
         match event {
             watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
                 let known = views.entry(object.name_any()).or_default();
+                let before = known.planned;
                 known.update(&object.data);
+                if before > 0 && known.planned > before {
+                    let moves = self.moves.lock();
+                    let mut moves = moves.unwrap_or_else(PoisonError::into_inner);
+                    moves.push(Move {
+                        at: Instant::now(),
+                        why: kind(&known.trigger),
+                        ratio: known.ratio,
+                    });
+                }
             }
             watcher::Event::Delete(object) => drop(views.remove(&object.name_any())),
             // Nothing is deleted while a watch is down in a benchmark.
@@ -132,6 +180,8 @@ impl View {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let number = |value: &Value| value.as_i64().unwrap_or_default();
         let planned = number(&spec["plan"]["revision"]);
+        let latency = |of: &str| spec["plan"][of].as_f64().filter(|ms| *ms > 0.0);
+        let (promised, replaced) = (latency("estimatedLatencyMs"), latency("replacedLatencyMs"));
         if planned > self.planned {
             self.planned_at = Some(Instant::now());
         }
@@ -141,6 +191,8 @@ impl View {
             model: text(&spec["model"]),
             entry: text(&spec["entry"]),
             planned,
+            trigger: text(&spec["plan"]["trigger"]),
+            ratio: promised.zip(replaced).map_or(0.0, |(p, r)| p / r),
             planned_at: self.planned_at,
             first_planned_at,
             active: number(&status["activeRevision"]),
@@ -151,6 +203,17 @@ impl View {
                 .map(|segment| text(&segment["host"]["node"]))
                 .collect(),
         };
+    }
+}
+
+/// The kind of a trigger: names and figures of it left out.
+fn kind(trigger: &str) -> String {
+    let plain = |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase());
+    let words: Vec<&str> = trigger.split(' ').filter(plain).collect();
+    if words.is_empty() {
+        "a link changed".to_owned()
+    } else {
+        words.join(" ")
     }
 }
 
@@ -183,5 +246,13 @@ mod tests {
         view.update(&json!({"spec": {"plan": {"revision": 2}}}));
         assert_eq!(view.first_planned_at, first);
         assert!(view.planned_at >= first);
+    }
+
+    #[test]
+    fn triggers_of_a_kind_are_counted_together() {
+        assert_eq!(kind("d-1→e-1 48→4.7 Mbit/s"), "a link changed");
+        assert_eq!(kind("edge-7 is lost"), "is lost");
+        let gain = "a better placement was found";
+        assert_eq!(kind(gain), gain);
     }
 }

@@ -33,9 +33,10 @@ const REGISTER: Duration = Duration::from_secs(40);
 const SERVE: Duration = Duration::from_secs(90);
 /// Time in which everything should have come to rest after changes.
 const SETTLE: Duration = Duration::from_secs(20);
-/// Time in which the last gains should have been found, and how long none is found then.
-const CALM: Duration = Duration::from_secs(90);
-const QUIET: Duration = Duration::from_secs(6);
+/// Time in which the last gains should have been found, and how long none is found then:
+/// each of 200 Placements is looked at every 20 seconds.
+const CALM: Duration = Duration::from_secs(120);
+const QUIET: Duration = Duration::from_secs(25);
 /// Time in which a change should have been answered.
 const ANSWER: Duration = Duration::from_secs(20);
 /// Time between two changes of one kind.
@@ -67,10 +68,8 @@ pub(crate) async fn many(bench: &mut Bench, effort: Effort, all: usize) -> Resul
     look(bench, &mut scene, "all models applied at once", before).await;
     if is_served {
         calm(bench, budget).await;
-        bench.fleet.set_traffic(false);
         idle(bench, &mut scene, effort.idle, budget).await?;
         redeploys(bench, &mut scene, effort.redeploys, budget).await?;
-        bench.fleet.set_traffic(true);
         links(bench, &mut scene, effort.changes, budget).await;
         settle(bench, budget).await;
         apply(bench, &mut scene, effort.changes, budget).await?;
@@ -101,9 +100,7 @@ pub(crate) async fn one(bench: &mut Bench, effort: Effort, all: usize) -> Result
     look(bench, &mut scene, "applied", before).await;
     if is_served {
         calm(bench, budget).await;
-        bench.fleet.set_traffic(false);
         idle(bench, &mut scene, effort.idle, budget).await?;
-        bench.fleet.set_traffic(true);
         links(bench, &mut scene, effort.changes, budget).await;
     } else {
         busy(bench, &mut scene, effort.idle, budget).await?;
@@ -180,20 +177,38 @@ async fn settle(bench: &Bench, budget: Budget) {
 /// Waits until no plan was made for a while: what was placed by estimates is still
 /// improved as links come to be measured.
 async fn calm(bench: &Bench, budget: Budget) {
-    let limit = Instant::now() + budget.at_most(CALM);
+    let begin = Instant::now();
+    let limit = begin + budget.at_most(CALM);
     while Instant::now() < limit {
-        let last = bench
-            .plans
-            .all()
-            .into_values()
-            .filter_map(|v| v.planned_at)
-            .max();
+        let plans = bench.plans.all().into_values();
+        let last = plans.filter_map(|v| v.planned_at).max();
         if last.is_none_or(|at| at.elapsed() >= QUIET) {
             break;
         }
         sleep(Duration::from_millis(200)).await;
     }
     settle(bench, budget).await;
+    println!(
+        "    came to rest after {:.0} s",
+        begin.elapsed().as_secs_f64()
+    );
+    moves(bench, begin);
+}
+
+/// Shows how many plans replaced another since `begin`, and why.
+fn moves(bench: &Bench, begin: Instant) {
+    let moves = bench.plans.moves_since(begin).into_iter();
+    let moves: Vec<String> = moves
+        .map(|(why, mut of)| {
+            of.ratios.sort_by(f64::total_cmp);
+            let median = of.ratios.get(of.ratios.len() / 2);
+            let gain = median.map_or(String::new(), |r| format!(" (to {r:.2} of the latency)"));
+            format!("{} {why}{gain}", of.count)
+        })
+        .collect();
+    if !moves.is_empty() {
+        println!("    moves meanwhile: {}", moves.join(", "));
+    }
 }
 
 /// Seconds from a moment to the first plan of each Placement that has one.
@@ -272,6 +287,7 @@ async fn idle(bench: &Bench, scene: &mut Scene, time: Duration, budget: Budget) 
     );
     let processors_before = processors(bench);
     sleep(time).await;
+    moves(bench, begin);
     let processors_after = processors(bench);
     let seconds = begin.elapsed().as_secs_f64();
     let share = |i: usize| {
@@ -429,7 +445,9 @@ async fn links(bench: &Bench, scene: &mut Scene, count: usize, budget: Budget) {
             let at = bench.plans.plan_since(name, told, ANSWER).await?;
             Some(at.saturating_duration_since(told).as_secs_f64())
         });
+    let begin = Instant::now();
     let seconds = futures::future::join_all(changes).await;
+    moves(bench, begin);
     look(bench, scene, WHAT, before).await;
     wish(
         scene,
@@ -496,7 +514,9 @@ async fn lose(bench: &Bench, scene: &mut Scene, count: usize, all: usize, budget
         sleep(BETWEEN).await;
     }
     let changes = waits.len();
+    let begin = Instant::now();
     let seconds = futures::future::join_all(waits).await;
+    moves(bench, begin);
     look(bench, scene, WHAT, before).await;
     wish(
         scene,

@@ -127,3 +127,50 @@ async fn an_answer_wakes_the_loop_only_where_somebody_waits_for_it() {
     asked(Need::Change, "news");
     desk.answered().await;
 }
+
+#[test]
+fn models_that_are_asked_for_at_once_do_not_all_choose_the_same_free_host() {
+    let shared = Shared::default();
+    // Each takes 16 % of the cloud's time with every request a second.
+    let mut one = question("optimal");
+    one.rate_per_second = 5.0;
+    let one = Arc::new(one);
+    let keys: Vec<PlacementKey> = (1..=3)
+        .map(|number| PlacementKey::new(&format!("model-{number}"), "cam-1"))
+        .collect();
+    for (number, key) in (1..).zip(&keys) {
+        let mut open = shared.lock();
+        let ask = ask("optimal");
+        open.queue.push((ask.need, Reverse(number), key.clone()));
+        let asked = Asked {
+            number,
+            view: QuestionView {
+                about: ask.about,
+                need: ask.need,
+                answer: None,
+                ahead: None,
+            },
+            question: Arc::clone(&one),
+            call: None,
+        };
+        open.questions.insert(key.clone(), asked);
+    }
+    let mut shares = Vec::new();
+    for _ in &keys {
+        let (key, number, question) = shared.next().unwrap();
+        shares.push(question.host_share_of_others("cloud-1"));
+        let ctx = Ctx::until(Instant::now() + SOLVE_TIME);
+        let answer = super::solve(&question, &ctx);
+        shared.take(&key, number, Reply::Answer(Arc::new(answer)));
+    }
+    assert!(shares[0].abs() < 1e-9 && shares[1] > 0.05, "{shares:?}");
+    // A question whose answer was taken holds nothing any more: its plan does.
+    let mut open = shared.lock();
+    let reserved = |open: &Open| {
+        let question = open.in_turn(&keys[2], &one);
+        question.host_share_of_others("cloud-1")
+    };
+    let before = reserved(&open);
+    open.questions.remove(&keys[0]);
+    assert!(reserved(&open) < before);
+}

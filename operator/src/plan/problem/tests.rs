@@ -3,6 +3,7 @@ use crate::plan::learn;
 use crate::prepare::spec;
 use crate::state::memory::Memory;
 use crate::state::plans;
+use crate::state::reserved::Reserved;
 use crate::state::snapshot::Snapshot;
 use crate::state::time::Moment;
 use crate::testing::{
@@ -28,11 +29,13 @@ fn question(
         current: serving.clone(),
         serving,
         is_urgent: false,
+        rate_per_second: spec.objective.requests_per_second,
         exit_shares: Vec::new(),
         doubt: None,
         supposed: Vec::new(),
         held: snapshot.held.clone(),
-        cluster: Arc::new(Cluster::of(snapshot, &mut Arc::default())),
+        reserved: Reserved::default(),
+        cluster: Arc::new(Cluster::of(snapshot, &mut memory.clone())),
         learned: Arc::clone(&memory.learned),
     }
 }
@@ -227,6 +230,37 @@ fn a_declared_rate_keeps_nobody_out() {
     model.spec.objective.requests_per_second = 1.0;
     let (host, _) = shares(&snapshot);
     assert!((host - 0.4).abs() < 1e-9, "{host}");
+}
+
+#[test]
+fn a_plan_on_its_way_takes_its_hosts_already() {
+    let coming = plan(1, &[("edge-1", 0..4)]);
+    let mut model = crate::testing::model();
+    model.spec.objective.requests_per_second = 4.0;
+    let mut snapshot = world();
+    snapshot.models.push(Arc::new(model));
+    snapshot
+        .manifests
+        .insert(coming.manifest.clone(), Arc::new(manifest(4)));
+    let share = |snapshot: &Snapshot, memory: &Memory| {
+        let problem = built(snapshot, memory, &model_spec(), None);
+        node(&problem, "edge-1").load_share
+    };
+    let other = |plan| {
+        let mut other = placement(plan, None);
+        other.metadata.uid = Some("other".into());
+        Arc::new(other)
+    };
+    // Four requests a second, of four times 10 ms.
+    snapshot.placements = vec![other(Some(coming.clone()))];
+    assert!((share(&snapshot, &Memory::default()) - 0.16).abs() < 1e-9);
+    snapshot.placements = vec![other(None)];
+    assert!(share(&snapshot, &Memory::default()).abs() < 1e-9);
+    // One that was decided and is not written yet, too.
+    let mut memory = Memory::default();
+    let key = crate::state::ids::PlacementKey::new(crate::testing::MODEL_UID, "cam-1");
+    memory.placements.entry(key).or_default().unwritten = Some(coming);
+    assert!((share(&snapshot, &memory) - 0.16).abs() < 1e-9);
 }
 
 #[test]
