@@ -133,7 +133,7 @@ fn effort(args: &Args) -> Effort {
             changes: 20,
             redeploys: 3,
             idle: seconds(30),
-            limits: (seconds(400), seconds(150)),
+            limits: (seconds(450), seconds(280)),
         }
     }
 }

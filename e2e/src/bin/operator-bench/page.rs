@@ -230,7 +230,8 @@ and a session of its own; says its heartbeat each second; measures the links tha
 asked to measure, in the time that pings and probes would take on them; fetches, loads and
 verifies in the times that a real agent takes; and reports in its ComputeNode's status. What
 no agent does here is compute. Models have the times and sizes of two real ones
-(`examples/plan`); their blobs are small and have true hashes. Hosts lie in sites of 20
+(`examples/plan`); their blobs are small and have true hashes. Each entry says that it answers
+a request a second, which counts as load on the hosts of its path. Hosts lie in sites of 20
 devices, 4 edges and one cloud host. A liveness probe restarts the operator as a kubelet
 would, by the chart's period and a kubelet's defaults. All processes share the cores.
 
