@@ -154,6 +154,8 @@ impl How {
             .args(&self.arguments)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("RUST_LOG", "info")
+            // As the chart sets it.
+            .env("MALLOC_ARENA_MAX", "2")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -114,9 +114,6 @@ impl Links {
             self.round_trip(own, other, rtt, sample.contended);
         }
         self.publish((from, to), now);
-        if rate.is_some() {
-            self.table.rate_changed(from, to);
-        }
         let affected = [Some((from, to)), rtt.map(|_| (to, from))];
         let affected = affected.into_iter().flatten();
         affected.filter_map(|pair| self.tell(pair, now)).collect()
@@ -152,7 +149,6 @@ impl Links {
         for host in [own, other] {
             if let Some(oldest) = self.table.oldest_over(host, MOST_LINKS_OF_HOST) {
                 self.drop_pair(host, oldest);
-                self.table.rate_changed(host, host);
             }
         }
     }

@@ -7,7 +7,7 @@ use super::median;
 use crate::world::coordinates::Coordinate;
 use crate::world::types::LinkEstimate;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Place of a host in the table.
@@ -42,9 +42,10 @@ struct Hosts {
 pub(super) struct Row {
     /// Links to others, ordered by ordinal.
     cells: Vec<(Ordinal, Cell)>,
-    /// What this host typically sends and gets, in bytes per second.
-    sends: Option<f64>,
-    gets: Option<f64>,
+    /// What this host typically sends and gets, in bytes per second: computed when it is
+    /// first asked for after a change, since samples are many and questions few.
+    sends: OnceLock<Option<f64>>,
+    gets: OnceLock<Option<f64>>,
     coordinate: Option<Coordinate>,
 }
 
@@ -82,12 +83,14 @@ impl LinkTable {
     pub fn estimated(&self, from: &str, to: &str) -> Option<LinkEstimate> {
         let known = self.get(from, to);
         let (from, to) = (self.hosts.ordinal(from)?, self.hosts.ordinal(to)?);
-        let (from, to) = (self.row(from)?, self.row(to)?);
-        let rtt = || Some(from.coordinate?.distance(&to.coordinate?));
+        let rtt = || {
+            let (from, to) = (self.row(from)?.coordinate?, self.row(to)?.coordinate?);
+            Some(from.distance(&to))
+        };
         // Nobody may have measured yet what a host gets; mostly, it is what it sends.
         let rate = || {
-            let sends = from.sends.or(from.gets)?;
-            Some(sends.min(to.gets.or(to.sends)?))
+            let sends = self.sends(from).or_else(|| self.gets(from))?;
+            Some(sends.min(self.gets(to).or_else(|| self.sends(to))?))
         };
         let mut link = known.unwrap_or(LinkEstimate {
             rtt_seconds: None,
@@ -252,15 +255,25 @@ impl LinkTable {
 
     /// Sets both directions of a pair.
     pub(super) fn set(&mut self, (a, b): (Ordinal, Ordinal), there: Cell, back: Cell) {
+        let rate = |from, to| self.cell(from, to).and_then(|cell| cell.rate);
+        let is_other_rate = rate(a, b) != there.rate || rate(b, a) != back.rate;
         for (from, to, cell) in [(a, b, there), (b, a, back)] {
-            self.change(from, |row| row.set(to, cell));
+            self.change(from, |row| {
+                row.set(to, cell);
+                if is_other_rate {
+                    row.rates_changed();
+                }
+            });
         }
     }
 
     /// Drops both directions of a pair.
     pub(super) fn remove(&mut self, (a, b): (Ordinal, Ordinal)) {
         for (from, to) in [(a, b), (b, a)] {
-            self.change(from, |row| row.cells.retain(|(other, _)| *other != to));
+            self.change(from, |row| {
+                row.cells.retain(|(other, _)| *other != to);
+                row.rates_changed();
+            });
         }
     }
 
@@ -268,18 +281,23 @@ impl LinkTable {
         self.change(host, |row| row.coordinate = Some(coordinate));
     }
 
-    /// Looks anew at what `from` sends and `to` gets.
-    pub(super) fn rate_changed(&mut self, from: Ordinal, to: Ordinal) {
-        let rate = |cell: Option<Cell>| Some(cell?.rate?.bytes_per_second);
-        let sent = self.neighbours(from).into_iter();
-        let sends = upper(
-            sent.filter_map(|other| rate(self.cell(from, other)))
-                .collect(),
-        );
-        let got = self.neighbours(to).into_iter();
-        let gets = upper(got.filter_map(|other| rate(self.cell(other, to))).collect());
-        self.change(from, |row| row.sends = sends);
-        self.change(to, |row| row.gets = gets);
+    /// What `host` typically sends.
+    fn sends(&self, host: Ordinal) -> Option<f64> {
+        let row = self.row(host)?;
+        *row.sends.get_or_init(|| {
+            let rates = row.cells.iter().filter_map(|(_, cell)| cell.rate);
+            upper(rates.map(|r| r.bytes_per_second).collect())
+        })
+    }
+
+    /// What `host` typically gets.
+    fn gets(&self, host: Ordinal) -> Option<f64> {
+        let row = self.row(host)?;
+        *row.gets.get_or_init(|| {
+            let others = row.cells.iter().filter_map(|(other, _)| self.row(*other));
+            let rates = others.filter_map(|other| other.cell(host)?.rate);
+            upper(rates.map(|r| r.bytes_per_second).collect())
+        })
     }
 
     fn change(&mut self, host: Ordinal, change: impl FnOnce(&mut Row)) {
@@ -317,6 +335,11 @@ impl Row {
     fn cell(&self, to: Ordinal) -> Option<&Cell> {
         let at = self.cells.binary_search_by_key(&to, |(other, _)| *other);
         at.ok().map(|at| &self.cells[at].1)
+    }
+
+    /// Rates from or to this host are others by now.
+    fn rates_changed(&mut self) {
+        (self.sends, self.gets) = (OnceLock::new(), OnceLock::new());
     }
 
     fn set(&mut self, to: Ordinal, cell: Cell) {
