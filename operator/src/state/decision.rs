@@ -263,6 +263,8 @@ pub(crate) struct Question {
     pub entry: String,
     /// UID of the Placement; empty before there is one.
     pub placement_uid: String,
+    /// Namespace of the model.
+    pub namespace: String,
     /// The plan that serves or is on its way.
     pub current: Option<Plan>,
     /// The plan that serves, whose memory its hosts count as taken.
