@@ -20,6 +20,8 @@ pub const REGISTERED: &str = "Registered";
 pub const BENCHMARKED: &str = "Benchmarked";
 /// A model crashed so often that it is not tried for a while; others serve. (ComputeNode)
 pub const QUARANTINED: &str = "Quarantined";
+/// Clients must say who they are before this host answers them. (ComputeNode)
+pub const CLIENTS_KNOWN: &str = "ClientsKnown";
 /// Requests are answered, though perhaps as an earlier spec asked for.
 pub const SERVING: &str = "Serving";
 /// The object does what its spec asks for.
@@ -61,9 +63,19 @@ pub fn condition(
         type_: kind.to_owned(),
         status: if status { "True" } else { "False" }.to_owned(),
         reason: reason.to_owned(),
-        message: message.into(),
+        message: short(message.into()),
         observed_generation: generation,
         last_transition_time: now,
+    }
+}
+
+/// Kubernetes takes 32 KiB; nobody reads so much, and hosts and models have their part in it.
+const MESSAGE_CHARACTERS: usize = 4096;
+
+fn short(message: String) -> String {
+    match message.char_indices().nth(MESSAGE_CHARACTERS) {
+        Some((end, _)) => message[..end].to_owned(),
+        None => message,
     }
 }
 
@@ -96,5 +108,13 @@ mod tests {
         assert_eq!(all[0].last_transition_time, at(3));
         assert!(is_true(&all, READY));
         assert_eq!(all.len(), 1);
+    }
+
+    #[test]
+    fn no_message_is_longer_than_kubernetes_takes() {
+        let long = condition(READY, false, "Why", "é".repeat(100_000), None, at(1));
+        assert_eq!(long.message, "é".repeat(MESSAGE_CHARACTERS));
+        let usual = condition(READY, false, "Why", "because", None, at(1));
+        assert_eq!(usual.message, "because");
     }
 }

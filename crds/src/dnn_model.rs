@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
     printcolumn = r#"{"name":"Size","type":"string","jsonPath":".status.profile.size"}"#,
     printcolumn = r#"{"name":"Strategy","type":"string","jsonPath":".spec.strategy.name"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Prepared-By","type":"string","priority":1,"jsonPath":".status.profile.node"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
 )]
@@ -574,7 +575,7 @@ pub struct ProfileSummary {
     pub weight_bytes: u64,
     /// Floating-point operations for one request.
     pub flops: u64,
-    /// Node that prepared it.
+    /// Node that prepared it, as the operator knows it by its session.
     pub node: String,
     /// Largest difference between the chain of blocks and the whole model.
     pub max_abs_diff: f64,

@@ -1,4 +1,4 @@
-//! What another agent sends along a path.
+//! What another agent sends along a path: tensors, in fewer bits, too, and exits.
 #![no_main]
 
 use lamina_node_agent::fuzzing::{read_hop, weigh_forward};
@@ -15,5 +15,6 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let data: usize = request.tensors.iter().map(|tensor| tensor.data.len()).sum();
     assert!(data as u64 <= weighed);
-    read_hop(&request);
+    // In fewer bits they came, as they are they must have been weighed.
+    assert!(read_hop(&request) <= weighed);
 });

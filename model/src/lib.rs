@@ -18,8 +18,8 @@ pub use datatype::{DataType, UnknownDataType, WireType};
 pub use digest::{Digest, DigestError};
 pub use manifest::{
     Block, BoundaryCheck, EncodingErrors, Exit, ExitCriterion, ExitExpectation, ExitRow, InputSpec,
-    MANIFEST_VERSION, Manifest, ManifestError, OutputStructure, Rung, Seconds, ValueKind,
-    ValueRange, ValueSpec,
+    MANIFEST_BYTES, MANIFEST_VERSION, Manifest, ManifestError, OutputStructure, Rung, Seconds,
+    ValueKind, ValueRange, ValueSpec,
 };
 pub use operators::{OperatorRefusal, method_refusal, operator_refusal};
 pub use probe::{Probe, ProbeError, tensors_by_name};

@@ -1,9 +1,18 @@
 use crate::{DataType, Digest, WireType};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeSet;
+use std::fmt;
 
 /// Version of the manifest's format; a reader refuses a newer one.
 pub const MANIFEST_VERSION: u32 = 1;
+
+/// Bytes of a manifest as JSON at most: ten thousand blocks fit. A host may say anything to be
+/// one.
+pub const MANIFEST_BYTES: u64 = 16 << 20;
+
+/// Blocks of which errors of encodings are read at most.
+const MOST_BLOCKS: usize = 65_536;
 
 /// How a model was cut, from the best way down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -329,7 +338,11 @@ pub struct Manifest {
     pub rows_are_independent: Option<bool>,
     /// What sending values in fewer bits changes, by the block that takes them. Empty in
     /// manifests of before it was measured: then all values go as they are.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "a_few"
+    )]
     pub encoding_errors: Vec<EncodingErrors>,
 }
 
@@ -337,6 +350,10 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ManifestError {
+    #[error("{0} bytes are too many for a manifest, which has {MANIFEST_BYTES} at most")]
+    TooLarge(u64),
+    #[error("it is no manifest: {0}")]
+    Json(String),
     #[error("the manifest has format {0}, this version reads up to {MANIFEST_VERSION}")]
     Version(u32),
     #[error("the manifest has no block")]
@@ -362,6 +379,21 @@ pub enum ManifestError {
 }
 
 impl Manifest {
+    /// The manifest that `text` is, checked. What it takes in memory is a few times as much.
+    ///
+    /// # Errors
+    /// It is too large, no manifest, or contradicts itself.
+    pub fn from_json(text: &[u8]) -> Result<Self, ManifestError> {
+        let bytes = text.len() as u64;
+        if bytes > MANIFEST_BYTES {
+            return Err(ManifestError::TooLarge(bytes));
+        }
+        let read: Result<Self, _> = serde_json::from_slice(text);
+        let manifest = read.map_err(|e| ManifestError::Json(e.to_string()))?;
+        manifest.validate()?;
+        Ok(manifest)
+    }
+
     /// Checks what later steps rely on.
     ///
     /// # Errors
@@ -435,6 +467,33 @@ impl Manifest {
             .filter_map(|v| v.bytes(1))
             .sum()
     }
+}
+
+/// A list no longer than that of blocks may be: of nothing but `{}` its items would take many
+/// times the bytes that they are written in.
+fn a_few<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<EncodingErrors>, D::Error> {
+    struct Few;
+
+    impl<'de> Visitor<'de> for Few {
+        type Value = Vec<EncodingErrors>;
+
+        fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(to, "a list of at most {MOST_BLOCKS}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
+            let mut few = Vec::new();
+            while let Some(one) = all.next_element()? {
+                if few.len() == MOST_BLOCKS {
+                    return Err(A::Error::invalid_length(MOST_BLOCKS + 1, &self));
+                }
+                few.push(one);
+            }
+            Ok(few)
+        }
+    }
+
+    from.deserialize_seq(Few)
 }
 
 /// Names that differ and sizes that can be told.

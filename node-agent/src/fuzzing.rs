@@ -2,7 +2,8 @@
 
 use crate::serve::access::Keys;
 use crate::serve::directory::Directory;
-use crate::serve::hop::from_wire;
+use crate::serve::exits::Rules;
+use crate::serve::hop::{decode_all, from_wire};
 use crate::serve::{front, guard, rest};
 use bytes::Bytes;
 use lamina_model::ValueSpec;
@@ -36,9 +37,14 @@ pub fn read_body(body: &Bytes, header_length: Option<usize>) {
     rest::fuzzing::read(body, header_length);
 }
 
-/// Reads the tensors that another agent sends.
-pub fn read_hop(request: &ForwardRequest) {
-    for wire in &request.tensors {
+/// Reads the tensors that another agent sends, and where rows may leave; bytes of the tensors
+/// as they are then.
+pub fn read_hop(request: &ForwardRequest) -> u64 {
+    let _ = request.exits.as_ref().map(Rules::read);
+    let Ok(tensors) = decode_all(request.tensors.clone()) else {
+        return 0;
+    };
+    for wire in &tensors {
         let Ok(tensor) = from_wire(wire) else {
             continue;
         };
@@ -49,6 +55,7 @@ pub fn read_hop(request: &ForwardRequest) {
         };
         let _ = tensor.check(&spec);
     }
+    tensors.iter().map(|tensor| tensor.data.len() as u64).sum()
 }
 
 /// Takes in what the operator says of models and keys.

@@ -1,5 +1,7 @@
 //! What probes and Prometheus ask for: `/livez`, `/readyz`, `/metrics`.
 
+mod few;
+
 use crate::health::{Health, Report};
 use crate::metrics::Metrics;
 use axum::Router;
@@ -8,6 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use few::Few;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +27,7 @@ pub(crate) async fn serve(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(health, metrics))
+    axum::serve(Few::of(listener), router(health, metrics))
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
 }

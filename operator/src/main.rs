@@ -72,6 +72,10 @@ struct Run {
     /// asked for.
     #[arg(long, default_value = "8Gi", value_parser = lamina_crds::quantity::parse_bytes)]
     put_quota: u64,
+    /// Share of a host's memory that the models of one namespace hold at most, above 0 and up
+    /// to 1.
+    #[arg(long, default_value_t = 1.0, value_parser = share)]
+    namespace_memory_share: f64,
     /// Strategies in processes of their own: a JSON list of name, address
     /// (http://HOST:PORT or unix:/PATH) and timeoutSeconds, such as
     /// [{"name": "mine", "address": "http://mine:50051"}]. A DnnModel selects one as
@@ -249,6 +253,7 @@ async fn start(run: Run) -> Result<()> {
         admin_port: run.admin_port,
         store: run.store_dir,
         put_quota: run.put_quota,
+        memory_share: run.namespace_memory_share,
         identity,
         lease: Terms::of_seconds(run.lease_seconds),
         plugins,
@@ -258,6 +263,13 @@ async fn start(run: Run) -> Result<()> {
     operator::run(options, client, shutdown).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A share above 0 and up to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok();
+    let share = share.filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| "a share is above 0 and at most 1, such as 0.5".to_owned())
 }
 
 /// Cancels `shutdown` at the first signal.

@@ -5,7 +5,7 @@ use crate::state::ids::{JobId, PlacementKey};
 use crate::state::links::{LinkView, Links, Source};
 use crate::state::listed::Listed;
 use crate::state::snapshot::{
-    Held, LiveNode, NodeView, PrepareView, QuestionView, RequestView, Snapshot,
+    Held, LiveNode, NodeView, PrepareView, QuestionView, RequestView, RunTimes, Snapshot,
 };
 use crate::state::time::Moment;
 use crate::world::{LinkEstimate, LinkTable, NodeState, PrepareState, World};
@@ -27,6 +27,8 @@ pub(crate) struct Place {
     pub node: String,
     /// Names that select a plugin.
     pub plugins: BTreeSet<String>,
+    /// Share of a host's memory that the models of one namespace hold at most.
+    pub memory_share: f64,
 }
 
 /// What a snapshot is made from, beside the world.
@@ -87,6 +89,7 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
         recovering: seen.loaded.recovering,
         prepares: seen.prepares,
         plugins: place.plugins.clone(),
+        memory_share: place.memory_share,
         held: Held(world.inventories()),
         questions: seen.questions,
     }
@@ -180,7 +183,7 @@ fn link(e: LinkEstimate) -> LinkView {
 const TELLING_RUNS: u64 = 10;
 
 /// Live times of every revision that serves or is about to.
-fn timings(listed: &Listed, world: &World) -> BTreeMap<(String, i64, u32), f64> {
+fn timings(listed: &Listed, world: &World) -> BTreeMap<(String, i64, u32), RunTimes> {
     let mut timings = BTreeMap::new();
     for placement in &listed.placements {
         let uid = placement.uid().unwrap_or_default();
@@ -190,7 +193,11 @@ fn timings(listed: &Listed, world: &World) -> BTreeMap<(String, i64, u32), f64> 
             let told = world.segment_timings(&uid, revision);
             for t in told.into_iter().filter(|t| t.count >= TELLING_RUNS) {
                 let key = (uid.clone(), revision, t.segment);
-                timings.insert(key, t.compute_p50_seconds);
+                let times = RunTimes {
+                    request_seconds: t.compute_p50_seconds,
+                    row_seconds: t.row_p50_seconds,
+                };
+                timings.insert(key, times);
             }
         }
     }
@@ -210,6 +217,7 @@ fn requests(world: &World) -> (BTreeMap<String, RequestView>, BTreeMap<String, V
             answered_per_second: e.answered_per_second,
             latency_p50_seconds: e.p50_seconds,
             latency_p95_seconds: e.p95_seconds,
+            rows: e.rows,
         };
         if !e.rows_by_exit.is_empty() {
             exit_rows.insert(uid.clone(), e.rows_by_exit);

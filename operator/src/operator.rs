@@ -51,6 +51,8 @@ pub struct Options {
     pub store: PathBuf,
     /// Bytes that one agent may put into the store in an hour.
     pub put_quota: u64,
+    /// Share of a host's memory that the models of one namespace hold at most, in `0..=1`.
+    pub memory_share: f64,
     /// Names this process, among candidates for the lease and in Events.
     pub identity: String,
     /// How long the lease of one that is silent is respected.
@@ -226,6 +228,7 @@ pub async fn run(
         endpoint: SocketAddr::new(options.ip, options.port).to_string(),
         identity: options.identity.clone(),
         plugins: options.plugins.clone(),
+        memory_share: options.memory_share,
         tenure: elector.tenure(),
     };
     let controllers = Controllers::new(settings, client, world, store, health, metrics);

@@ -60,6 +60,8 @@ pub(crate) struct Settings {
     pub identity: String,
     /// Strategies in processes of their own.
     pub plugins: Plugins,
+    /// Share of a host's memory that the models of one namespace hold at most, in `0..=1`.
+    pub memory_share: f64,
     /// Until when this process may write.
     pub tenure: Tenure,
 }
@@ -198,6 +200,7 @@ impl<'a> Looks<'a> {
                 endpoint: settings.endpoint.clone(),
                 node: settings.node.clone(),
                 plugins: settings.plugins.strategies(),
+                memory_share: settings.memory_share,
             },
             manifests: Manifests::new(all.store.clone()),
             memory: Memory::default(),

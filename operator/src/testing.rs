@@ -119,7 +119,7 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
     let value = |i: usize| ValueSpec {
         name: if i == 0 { "x".into() } else { format!("v{i}") },
         datatype: DataType::Fp32,
-        shape: vec![-1, 1000 >> i],
+        shape: vec![-1, (1000_i64 >> i.min(63)).max(1)],
     };
     Manifest {
         version: MANIFEST_VERSION,
@@ -358,6 +358,7 @@ pub(crate) fn world() -> Snapshot {
         recovering: BTreeSet::new(),
         prepares: BTreeMap::new(),
         plugins: BTreeSet::from(["plugin/mine".to_owned()]),
+        memory_share: 1.0,
         held: Held::default(),
         questions: BTreeMap::new(),
     }
@@ -403,6 +404,7 @@ pub(crate) fn question(strategy: &str) -> Question {
         digest: digest(),
         entry: "cam-1".into(),
         placement_uid: String::new(),
+        namespace: "default".into(),
         current: None,
         serving: None,
         is_urgent: false,

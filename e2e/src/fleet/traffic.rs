@@ -50,6 +50,7 @@ impl Traffic {
             count: REQUESTS,
             compute_p50_seconds: *seconds,
             queue_p50_seconds: 0.0,
+            row_p50_seconds: *seconds,
         })
     }
 
@@ -67,6 +68,7 @@ impl Traffic {
             latency_p50_seconds: latency,
             latency_p95_seconds: latency * TAIL,
             rows_by_exit: Vec::new(),
+            rows: REQUESTS,
         })
     }
 }

@@ -11,6 +11,7 @@ mod exits;
 mod faults;
 mod fleet;
 mod good;
+mod hostile;
 mod isolation;
 mod manifests;
 mod requests;
@@ -136,6 +137,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(exits::each_row_leaves_at_its_exit);
     case!(exits::digits_are_named_as_pytorch_names_them);
     case!(activations::fewer_bytes_cross_a_slow_link);
+    case!(manifests::what_the_operator_decided_is_written_by_it_alone);
     case!(good::googlenet_is_served);
     case!(bad_models::missing_source);
     case!(bad_models::wrong_hash);
@@ -146,6 +148,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(bad_models::unknown_strategy);
     case!(bad_models::hosts_too_small);
     case!(bad_models::a_broken_update_leaves_the_last_good_one_serving);
+    case!(hostile::a_tenant_and_the_network_do_their_worst);
     case!(isolation::a_model_that_crashes_costs_others_nothing);
     case!(isolation::a_model_that_never_ends_costs_others_nothing);
     case!(isolation::a_model_that_takes_all_memory_costs_others_nothing);

@@ -1,7 +1,7 @@
 //! What the API server says about manifests, before the operator sees them.
 
 use anyhow::{Context, Result, ensure};
-use lamina_e2e::scene::Scene;
+use lamina_e2e::scene::{Scene, objects};
 
 const BAD: &str = "
 apiVersion: serving.lamina.dev/v1alpha1
@@ -108,5 +108,62 @@ pub(crate) async fn agents_write_only_their_own_node(scene: &Scene) -> Result<()
         said.contains("only the ComputeNode of its own node"),
         "{said}"
     );
+    Ok(())
+}
+
+/// Whoever may write every object of a namespace still cannot say that another manifest was
+/// prepared, or that other blocks serve. A model serves by now.
+pub(crate) async fn what_the_operator_decided_is_written_by_it_alone(scene: &Scene) -> Result<()> {
+    let placement = objects::placement(&scene.lab.client(), "mobilenet-v2").await?;
+    let placement = placement.context("no Placement of mobilenet-v2")?;
+    let name = placement.metadata.name.as_deref().context("no name")?;
+    let forged = "0".repeat(64);
+    let patch = async |kind: &str, name: &str, subresource: &[&str], patch: &str| {
+        let patch = format!("--patch={patch}");
+        let fixed = [
+            "patch",
+            kind,
+            name,
+            "--type=merge",
+            "--dry-run=server",
+            &patch,
+        ];
+        scene.lab.kubectl(&[&fixed[..], subresource].concat()).await
+    };
+    let (status, whole): (&[&str], &[&str]) = (&["--subresource=status"], &[]);
+    let profile = format!(r#"{{"status": {{"profile": {{"manifest": "{forged}"}}}}}}"#);
+    let active = format!(r#"{{"status": {{"active": {{"manifest": "{forged}"}}}}}}"#);
+    let plan = format!(r#"{{"spec": {{"plan": {{"manifest": "{forged}"}}}}}}"#);
+    let cases = [
+        ("dnnmodel", "mobilenet-v2", status, profile.as_str()),
+        ("placement", name, status, active.as_str()),
+        ("placement", name, whole, plan.as_str()),
+        (
+            "computenode",
+            "cam-1",
+            whole,
+            r#"{"spec": {"tier": "cloud-of-mine"}}"#,
+        ),
+    ];
+    for (kind, name, subresource, change) in cases {
+        // Of an administrator, whom no role holds back.
+        let Err(error) = patch(kind, name, subresource, change).await else {
+            anyhow::bail!("anybody may write {kind} {name}: {change}");
+        };
+        let said = format!("{error:?}");
+        ensure!(said.contains("the operator alone writes this"), "{said}");
+    }
+    let made = "apiVersion: serving.lamina.dev/v1alpha1\nkind: Placement\n\
+                metadata: {name: made-up, namespace: default}\n\
+                spec: {model: mobilenet-v2, entry: cam-1}\n";
+    let Err(error) = scene.apply(made).await else {
+        anyhow::bail!("anybody may make a Placement");
+    };
+    let said = format!("{:?}", anyhow::Error::from(error));
+    ensure!(said.contains("the operator alone writes this"), "{said}");
+    // What others have to do with it they may do: labels, finalizers, owners.
+    let label = r#"{"metadata": {"labels": {"seen": "yes"}}}"#;
+    patch("placement", name, whole, label).await?;
+    patch("computenode", "cam-1", whole, label).await?;
     Ok(())
 }

@@ -145,3 +145,24 @@ fn contradictions_are_named() {
     m.blocks[0].outputs[0].shape = vec![i64::MAX, i64::MAX];
     assert_eq!(m.validate(), Err(ManifestError::Size("a".into())));
 }
+
+#[test]
+fn a_manifest_is_no_larger_than_one_can_be() {
+    let text = serde_json::to_string(&manifest()).unwrap();
+    assert_eq!(Manifest::from_json(text.as_bytes()).unwrap(), manifest());
+    let padded = |bytes: u64| {
+        let mut padded = text.clone().into_bytes();
+        padded.resize(usize::try_from(bytes).unwrap(), b' ');
+        Manifest::from_json(&padded)
+    };
+    assert!(padded(MANIFEST_BYTES).is_ok());
+    let too_large = Err(ManifestError::TooLarge(MANIFEST_BYTES + 1));
+    assert_eq!(padded(MANIFEST_BYTES + 1), too_large);
+    // Five million times nothing.
+    let nothing = format!("[{}{{}}]", "{},".repeat(5_000_000));
+    let greedy = text.replacen('{', &format!("{{\"encodingErrors\":{nothing},"), 1);
+    let refused = Manifest::from_json(greedy.as_bytes())
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("a list of at most 65536"), "{refused}");
+}

@@ -5,7 +5,7 @@ use super::limits::naming_memory;
 use super::lines::Told;
 use super::{Failure, LimitArgs, Line, Reason};
 use crate::worker;
-use lamina_model::{InputSpec, Manifest};
+use lamina_model::{InputSpec, MANIFEST_BYTES, Manifest};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 /// At least this, and several times what it may compute: a host's share may be small.
 const WALL_LIMIT: Duration = Duration::from_secs(30 * 60);
 const WALL_OVER_CPU: u32 = 3;
-/// Longer lines are none of ours. A manifest of ten thousand blocks fits.
-pub(super) const LINE_BYTES: u64 = 16 << 20;
+/// Longer lines are none of ours: the longest is a manifest.
+pub(super) const LINE_BYTES: u64 = MANIFEST_BYTES;
 /// The end of what a crashing child said, enough for the cause.
 const STDERR_BYTES: usize = 2048;
 // The numbers are the same on all of Linux's processors but MIPS.

@@ -182,6 +182,7 @@ mod tests {
             latency_s: 0.2,
             retried: 1,
             rows_by_exit: Vec::new(),
+            rows: 1,
         };
         telemetry.request_done(key, sample);
         let (set_ready, is_ready) = watch::channel(false);

@@ -146,6 +146,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         blobs: Arc::clone(&blobs),
         capacity,
         trust: trust.clone(),
+        auth: args.auth,
         seen: seen.subscribe(),
         changed: Arc::clone(&changed),
     };

@@ -7,8 +7,7 @@ use super::routes::{Routes, Signature};
 use super::slices::Slices;
 use crate::blobs::{BlobError, BlobSource};
 use lamina_crds::compute_node::Blob;
-use lamina_model::{Manifest, ValueSpec};
-use lamina_proto::hop::Tensor;
+use lamina_model::{MANIFEST_BYTES, Manifest, ValueSpec};
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,8 +17,6 @@ use tokio::time::{sleep, timeout};
 const MOST_ROWS: u64 = 65_536;
 /// A manifest that is not here is looked for again after this.
 const AGAIN: Duration = Duration::from_secs(10);
-/// A manifest is some kilobytes for each block; beyond this it is none.
-const MANIFEST_BYTES: u64 = 64 << 20;
 
 /// What is known of batches. Clones share it.
 #[derive(Debug, Clone)]
@@ -41,10 +38,8 @@ enum ManifestError {
     Digest(#[from] lamina_model::DigestError),
     #[error("cannot read it: {0}")]
     Read(#[from] std::io::Error),
-    #[error("{0} bytes are too many for a manifest")]
-    Size(u64),
-    #[error("it is none: {0}")]
-    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Content(#[from] lamina_model::ManifestError),
 }
 
 impl Batches {
@@ -119,10 +114,10 @@ impl Batches {
 
 async fn read(blob: &Blob, blobs: &dyn BlobSource) -> Result<Manifest, ManifestError> {
     if blob.bytes > MANIFEST_BYTES {
-        return Err(ManifestError::Size(blob.bytes));
+        return Err(lamina_model::ManifestError::TooLarge(blob.bytes).into());
     }
     let path = blobs.ensure(&blob.digest.parse()?, blob.bytes).await?;
-    Ok(serde_json::from_slice(&tokio::fs::read(path).await?)?)
+    Ok(Manifest::from_json(&tokio::fs::read(path).await?)?)
 }
 
 fn peaks(manifest: &Manifest) -> HashMap<String, u64> {
@@ -139,16 +134,16 @@ fn rows(peak: u64, memory_bytes: u64) -> u64 {
     (memory_bytes / row).clamp(1, MOST_ROWS)
 }
 
-/// Rows of a request: of each input the product of the sizes that its spec leaves free, for
-/// as many times one row's memory it takes.
-pub(crate) fn rows_of(signature: &Signature, tensors: &[Tensor]) -> u64 {
-    let of = |(spec, tensor): (&ValueSpec, &Tensor)| {
-        let sizes = spec.shape.iter().zip(&tensor.shape);
+/// Rows of values of these shapes: of each the product of the sizes that its spec leaves
+/// free, for as many times one row's memory and time it takes.
+pub(crate) fn rows_of<'a>(specs: &[ValueSpec], shapes: impl IntoIterator<Item = &'a [i64]>) -> u64 {
+    let of = |(spec, shape): (&ValueSpec, &[i64])| {
+        let sizes = spec.shape.iter().zip(shape);
         let free = sizes.filter(|&(&wanted, _)| wanted == -1);
         let sizes = free.map(|(_, &size)| u64::try_from(size).unwrap_or(0));
         sizes.fold(1, u64::saturating_mul)
     };
-    let rows = signature.inputs.iter().zip(tensors).map(of);
+    let rows = specs.iter().zip(shapes).map(of);
     rows.max().unwrap_or(0)
 }
 
@@ -170,28 +165,16 @@ mod tests {
 
     #[test]
     fn free_sizes_are_rows() {
-        let signature = |shapes: &[&[i64]]| Signature {
-            revision: 1,
-            inputs: shapes.iter().map(|shape| spec(shape)).collect(),
-            outputs: Vec::new(),
-            exits: None,
-            manifest: String::new(),
-        };
-        fn spec(shape: &[i64]) -> ValueSpec {
-            ValueSpec {
-                name: "x".into(),
-                datatype: DataType::Uint8,
-                shape: shape.to_vec(),
-            }
-        }
-        let tensor = |shape: &[i64]| Tensor {
+        let spec = |shape: &&[i64]| ValueSpec {
+            name: "x".into(),
+            datatype: DataType::Uint8,
             shape: shape.to_vec(),
-            data: vec![0].into(),
-            ..Tensor::default()
         };
-        let (tokens, table) = (tensor(&[4, 100]), tensor(&[9, 9]));
-        let rows =
-            |shapes: &[&[i64]]| rows_of(&signature(shapes), &[tokens.clone(), table.clone()]);
+        let (tokens, table): (&[i64], &[i64]) = (&[4, 100], &[9, 9]);
+        let rows = |shapes: &[&[i64]]| {
+            let specs: Vec<ValueSpec> = shapes.iter().map(spec).collect();
+            rows_of(&specs, [tokens, table])
+        };
         assert_eq!(rows(&[&[-1, -1], &[9, 9]]), 400);
         assert_eq!(rows(&[&[-1, 100], &[-1, 9]]), 9);
         assert_eq!(rows(&[&[4, 100], &[9, 9]]), 1);

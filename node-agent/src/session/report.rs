@@ -2,7 +2,7 @@
 
 use crate::blobs::{InboundTransfer, InventoryChanges};
 use crate::measure::{median, percentile};
-use crate::telemetry::{Outcome, RequestSample, Window};
+use crate::telemetry::{Outcome, RequestSample, SegmentSample, Window};
 use lamina_model::Digest;
 use lamina_proto::control::agent_message::Message;
 use lamina_proto::control::{
@@ -110,6 +110,8 @@ fn segments(window: &Window) -> SegmentTimings {
         .map(|(key, samples)| {
             let mut compute: Vec<f64> = samples.iter().map(|s| s.compute_s).collect();
             let mut queue: Vec<f64> = samples.iter().map(|s| s.queue_s).collect();
+            let row = |s: &SegmentSample| s.compute_s / s.rows.max(1) as f64;
+            let mut rows: Vec<f64> = samples.iter().map(row).collect();
             SegmentTiming {
                 placement_uid: key.placement_uid.clone(),
                 revision: key.revision,
@@ -117,6 +119,7 @@ fn segments(window: &Window) -> SegmentTimings {
                 count: samples.len() as u64,
                 compute_p50_seconds: median(&mut compute),
                 queue_p50_seconds: median(&mut queue),
+                row_p50_seconds: median(&mut rows),
             }
         })
         .collect();
@@ -145,6 +148,7 @@ fn requests(window: &Window) -> RequestStats {
                 latency_p50_seconds: median(&mut latencies),
                 latency_p95_seconds: percentile(&mut latencies, 0.95),
                 rows_by_exit: rows_by_exit(samples),
+                rows: answered().map(|s| s.rows.max(1)).sum(),
             }
         })
         .collect();
@@ -166,7 +170,7 @@ fn rows_by_exit(samples: &[RequestSample]) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{RequestKey, SegmentKey, SegmentSample};
+    use crate::telemetry::{RequestKey, SegmentKey};
 
     #[test]
     fn a_quiet_second_sends_nothing() {
@@ -185,6 +189,7 @@ mod tests {
             latency_s,
             retried,
             rows_by_exit: vec![1, 2],
+            rows: 4,
         };
         window.requests.insert(
             key,
@@ -202,16 +207,19 @@ mod tests {
         let run = SegmentSample {
             queue_s: 0.0,
             compute_s: 0.02,
+            rows: 8,
         };
         window.segments.insert(segment, vec![run]);
         let all = messages(&window, Vec::new());
         let [Message::Segments(segments), Message::Requests(requests)] = &all[..] else {
             panic!("{all:?}");
         };
-        assert_eq!(segments.timings[0].count, 1);
+        let timing = &segments.timings[0];
+        assert_eq!((timing.count, timing.compute_p50_seconds), (1, 0.02));
+        assert_eq!(timing.row_p50_seconds, 0.0025);
         let model = &requests.models[0];
         assert_eq!((model.answered, model.failed, model.retried), (2, 1, 3));
-        assert_eq!(model.rows_by_exit, [3, 6]);
+        assert_eq!((&model.rows_by_exit[..], model.rows), (&[3, 6][..], 8));
         // The other waited for an older revision before.
         assert_eq!(model.latency_p95_seconds, 0.1);
     }

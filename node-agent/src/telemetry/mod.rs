@@ -75,6 +75,8 @@ pub struct SegmentSample {
     pub queue_s: f64,
     /// Inside the engine, in seconds.
     pub compute_s: f64,
+    /// Rows of the request; 1 where it has no batch.
+    pub rows: u64,
 }
 
 /// A revision of a placement.
@@ -106,6 +108,8 @@ pub struct RequestSample {
     pub retried: u32,
     /// Rows that left at each exit; empty where the model has none.
     pub rows_by_exit: Vec<u32>,
+    /// Its rows; 0 where it was not read.
+    pub rows: u64,
 }
 
 /// Counts a request as inside this agent, or as waiting there, until it is dropped.
@@ -255,6 +259,7 @@ mod tests {
         let sample = SegmentSample {
             queue_s: 0.0,
             compute_s: 0.5,
+            rows: 1,
         };
         telemetry.clone().segment_run(key.clone(), sample);
         assert_eq!(telemetry.drain().segments[&key], [sample]);

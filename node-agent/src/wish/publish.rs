@@ -5,6 +5,7 @@ use super::report::{self, Facts};
 use crate::blobs::Blobs;
 use crate::measure::memory_free_bytes;
 use crate::net::Trust;
+use crate::serve::access::AuthMode;
 use crate::serve::engine::Engine;
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
@@ -40,6 +41,7 @@ pub(crate) struct Publisher {
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) capacity: Capacity,
     pub(crate) trust: Trust,
+    pub(crate) auth: AuthMode,
     pub(crate) seen: watch::Receiver<Seen>,
     /// Notified when slices or routes change, or a worker crashed.
     pub(crate) changed: Arc<Notify>,
@@ -121,6 +123,7 @@ impl Publisher {
             totals: self.slices.totals(),
             standby_bytes: self.blobs.standby_bytes(),
             crashes: self.engine.crashes(),
+            auth: self.auth,
             identity_trouble: self.trust.trouble(),
             trouble: seen.trouble.clone().or_else(|| self.slices.trouble()),
             now: Time(now),

@@ -1,12 +1,17 @@
 //! What the operator is told of this host in its ComputeNode's status. Pure.
 
+use crate::serve::access::AuthMode;
 use crate::serve::engine::ModelCrashes;
 use crate::serve::slices::Totals;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use lamina_crds::ComputeNodeStatus;
-use lamina_crds::compute_node::{Capacity, Display, EngineCrash, RouteStatus, SliceStatus};
-use lamina_crds::conditions::{BENCHMARKED, QUARANTINED, REGISTERED, condition, set};
+use lamina_crds::compute_node::{
+    Capacity, Display, EngineCrash, RouteStatus, SliceStatus, Verification,
+};
+use lamina_crds::conditions::{
+    BENCHMARKED, CLIENTS_KNOWN, QUARANTINED, REGISTERED, condition, set,
+};
 use lamina_crds::quantity::format_bytes;
 use lamina_crds::reasons;
 use lamina_model::WireType;
@@ -16,6 +21,12 @@ use std::time::SystemTime;
 const CRASHES_TOLD: usize = 32;
 /// Characters of a cause: it may hold the last words of a model.
 const CAUSE_CHARACTERS: usize = 300;
+/// Characters of any other message, which may hold what a model says while it is loaded: a
+/// report that is too large for the API server would be none of any model.
+const MESSAGE_CHARACTERS: usize = 1000;
+
+/// Conditions that the agent sets.
+const OWN: [&str; 4] = [REGISTERED, BENCHMARKED, CLIENTS_KNOWN, QUARANTINED];
 
 /// Everything that the status is made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +49,8 @@ pub(super) struct Facts {
     pub(super) standby_bytes: u64,
     /// Models whose worker crashed.
     pub(super) crashes: Vec<ModelCrashes>,
+    /// How clients say who they are.
+    pub(super) auth: AuthMode,
     /// Why the wish cannot be followed as it stands, if so.
     pub(super) trouble: Option<String>,
     /// Why others do not believe this host, if so.
@@ -50,7 +63,7 @@ pub(super) struct Facts {
 pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
     let mut conditions: Vec<Condition> = before
         .iter()
-        .filter(|c| [REGISTERED, BENCHMARKED, QUARANTINED].contains(&c.type_.as_str()))
+        .filter(|c| OWN.contains(&c.type_.as_str()))
         .cloned()
         .collect();
     let generation = Some(facts.generation).filter(|g| *g >= 0);
@@ -65,8 +78,8 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
             "Registered",
             format!("the agent listens at {}", facts.address),
         ),
-        (Some(trouble), _) => make(REGISTERED, false, "SpecNotFollowed", trouble),
-        (None, Some(trouble)) => make(REGISTERED, false, "NoCertificate", trouble),
+        (Some(trouble), _) => make(REGISTERED, false, "SpecNotFollowed", short(&trouble)),
+        (None, Some(trouble)) => make(REGISTERED, false, "NoCertificate", short(&trouble)),
     }
     let Capacity {
         gflops, cpu_millis, ..
@@ -77,6 +90,27 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
     } else {
         let message = "libtorch cannot run the reference benchmark here; see the agent's log";
         make(BENCHMARKED, false, "BenchmarkFailed", message.to_owned());
+    }
+    match facts.auth {
+        AuthMode::None => make(
+            CLIENTS_KNOWN,
+            false,
+            "AuthModeNone",
+            "auth.mode is none: whoever reaches this agent gets the answers of every model"
+                .to_owned(),
+        ),
+        AuthMode::ApiKey => make(
+            CLIENTS_KNOWN,
+            true,
+            "ApiKey",
+            "clients show a key of their models' namespace".to_owned(),
+        ),
+        AuthMode::Token => make(
+            CLIENTS_KNOWN,
+            true,
+            "Token",
+            "clients show a token whose holder may get the model".to_owned(),
+        ),
     }
     let crashes = told(facts.crashes);
     let waiting: Vec<String> = crashes.iter().filter_map(quarantine).collect();
@@ -106,10 +140,29 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
             .to_vec(),
         capacity: Some(facts.capacity),
         display: Some(display),
-        slices: facts.slices,
-        routes: facts.routes,
+        slices: facts.slices.into_iter().map(short_slice).collect(),
+        routes: facts.routes.into_iter().map(short_route).collect(),
         crashes,
     }
+}
+
+fn short(message: &str) -> String {
+    message.chars().take(MESSAGE_CHARACTERS).collect()
+}
+
+fn short_slice(slice: SliceStatus) -> SliceStatus {
+    SliceStatus {
+        message: short(&slice.message),
+        ..slice
+    }
+}
+
+fn short_route(route: RouteStatus) -> RouteStatus {
+    let verified = route.verified.map(|verified| Verification {
+        message: short(&verified.message),
+        ..verified
+    });
+    RouteStatus { verified, ..route }
 }
 
 /// The last crashes first.
@@ -171,6 +224,7 @@ pub(super) fn is_only_memory(old: &ComputeNodeStatus, new: &ComputeNodeStatus) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lamina_crds::compute_node::SliceState;
     use lamina_crds::conditions::is_true;
 
     fn at(second: i64) -> Time {
@@ -196,6 +250,7 @@ mod tests {
             totals: Totals::default(),
             standby_bytes: 0,
             crashes: Vec::new(),
+            auth: AuthMode::Token,
             trouble: None,
             identity_trouble: None,
             now: at(second),
@@ -218,7 +273,7 @@ mod tests {
             .iter()
             .map(|c| c.last_transition_time.clone())
             .collect();
-        assert_eq!(since, [at(1), at(5)]);
+        assert_eq!(since, [at(1), at(5), at(1)]);
         assert_eq!(second.display.unwrap().gflops, "3.3");
     }
 
@@ -230,7 +285,7 @@ mod tests {
             ..facts(2)
         };
         let status = status(trouble, &[ready]);
-        assert_eq!(status.conditions.len(), 2);
+        assert_eq!(status.conditions.len(), 3);
         assert_eq!(status.conditions[0].message, "disk full");
         assert_eq!(status.conditions[0].status, "False");
     }
@@ -267,8 +322,59 @@ mod tests {
         );
         let after = status_with(vec![crash("a/bad", 7, None)]);
         assert!(!is_true(&after.conditions, QUARANTINED));
-        assert_eq!(after.conditions.len(), 3);
-        assert_eq!(status_with(Vec::new()).conditions.len(), 2);
+        assert_eq!(after.conditions.len(), 4);
+        assert_eq!(status_with(Vec::new()).conditions.len(), 3);
+    }
+
+    #[test]
+    fn what_a_model_says_makes_no_report_too_large() {
+        let message = "no ".repeat(1 << 20);
+        let slice = SliceStatus {
+            placement_uid: "u".into(),
+            revision: 1,
+            segment: 0,
+            state: SliceState::Failed,
+            message: message.clone(),
+            run_ms: None,
+        };
+        let verified = Verification {
+            revision: 1,
+            passed: false,
+            message: message.clone(),
+            latency_ms: 1.0,
+            time: at(1),
+        };
+        let route = RouteStatus {
+            placement_uid: "u".into(),
+            active_revision: 1,
+            oldest_in_flight: 1,
+            in_flight_at_flip: 0,
+            verified: Some(verified),
+        };
+        let long = Facts {
+            slices: vec![slice],
+            routes: vec![route],
+            trouble: Some(message),
+            ..facts(1)
+        };
+        let told = status(long, &[]);
+        assert!(told.slices[0].message.starts_with("no no "));
+        let bytes = serde_json::to_vec(&told).unwrap().len();
+        assert!(bytes < 8000, "{bytes}");
+    }
+
+    #[test]
+    fn that_nobody_is_asked_who_they_are_is_a_condition() {
+        let known = |auth| {
+            let status = status(Facts { auth, ..facts(1) }, &[]);
+            let told = status.conditions.into_iter();
+            let mut told = told.filter(|c| c.type_ == CLIENTS_KNOWN);
+            told.next().map(|c| (c.status, c.reason)).unwrap()
+        };
+        let expected = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
+        assert_eq!(known(AuthMode::None), expected("False", "AuthModeNone"));
+        assert_eq!(known(AuthMode::ApiKey), expected("True", "ApiKey"));
+        assert_eq!(known(AuthMode::Token), expected("True", "Token"));
     }
 
     #[test]

@@ -78,11 +78,13 @@ where
             let origin = head.extensions.get::<Origin>();
             let from = origin.and_then(|origin| origin.address);
             let shown = origin.and_then(|origin| origin.peer.clone());
+            let standing = origin.map(|origin| origin.standing.clone());
             let is_needed = is_strict && method(head.uri.path()) != Some(ENROLL);
             let known = auth.authenticate(&head.headers, from).await;
             let known = known.and_then(|caller| {
                 certified(&caller, shown.as_ref(), is_needed)?;
-                Ok(caller)
+                let is_in = standing.is_none_or(|standing| standing.let_in(caller.node()));
+                is_in.then_some(caller).ok_or(AuthError::Connections)
             });
             match known {
                 Ok(caller) => {
@@ -170,7 +172,7 @@ pub(super) fn to_status(error: &AuthError) -> Status {
         AuthError::Refused(Refusal::OtherUser { .. } | Refusal::NotBound)
         | AuthError::NoPod(_)
         | AuthError::OtherCertificate { .. } => Status::permission_denied(text),
-        AuthError::TooMany => Status::resource_exhausted(text),
+        AuthError::TooMany | AuthError::Connections => Status::resource_exhausted(text),
         AuthError::NoAddress(_) | AuthError::Unavailable(_) => Status::unavailable(text),
     }
 }

@@ -92,6 +92,8 @@ pub enum AuthError {
     Refused(#[from] Refusal),
     #[error("too many bad tokens came from this address; wait a few seconds")]
     TooMany,
+    #[error("this node's agent has too many connections; close some")]
+    Connections,
     #[error("pod `{0}` is not there any more, or runs on another node")]
     NoPod(String),
     #[error("pod `{0}` has no address yet; try again")]

@@ -1,24 +1,20 @@
 //! Connections of agents, with TLS where there is an acceptor.
 
+use super::standing::{Lobby, Standing};
 use lamina_identity::{Acceptor, Peer, Stream};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-/// Connections on which TLS begins at the same time; others wait unaccepted.
-const AT_ONCE: usize = 256;
-/// Who opens a connection says something within this time.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// After an accept that failed, most likely because no descriptor is left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,12 +25,27 @@ pub(super) struct Origin {
     pub(super) address: Option<IpAddr>,
     /// Whom its certificate names.
     pub(super) peer: Option<Peer>,
+    /// Whether anybody knows who it is.
+    pub(super) standing: Standing,
 }
 
 /// A connection of an agent.
 pub(super) struct Connection {
     stream: Stream,
     origin: Origin,
+    /// When a guest is sent away.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connection {
+    /// Whether it should have been let in by now.
+    fn is_late(&mut self, context: &mut Context<'_>) -> bool {
+        if !self.origin.standing.is_guest() {
+            self.patience = None;
+        }
+        let patience = self.patience.as_mut();
+        patience.is_some_and(|patience| patience.as_mut().poll(context).is_ready())
+    }
 }
 
 impl Connected for Connection {
@@ -51,6 +62,9 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.is_late(context) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, into)
     }
 }
@@ -89,11 +103,12 @@ impl AsyncWrite for Connection {
 pub(super) fn connections(
     listener: TcpListener,
     acceptor: Option<Acceptor>,
+    lobby: Lobby,
     shutdown: CancellationToken,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        let accepting = accept(&listener, acceptor, &sender);
+        let accepting = accept(&listener, acceptor, &lobby, &sender);
         tokio::select! {
             () = accepting => {}
             () = sender.closed() => {}
@@ -106,14 +121,10 @@ pub(super) fn connections(
 async fn accept(
     listener: &TcpListener,
     acceptor: Option<Acceptor>,
+    lobby: &Lobby,
     sender: &mpsc::Sender<io::Result<Connection>>,
 ) {
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
-    loop {
-        // It is never closed.
-        let Ok(turn) = Arc::clone(&turns).acquire_owned().await else {
-            return;
-        };
+    while let Some(turn) = lobby.turn().await {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -125,16 +136,22 @@ async fn accept(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY on an agent's connection");
         }
+        let Some(standing) = lobby.guest(address.ip(), turn) else {
+            tracing::debug!(%address, "too many connections of nobody known");
+            continue;
+        };
         let (acceptor, sender) = (acceptor.clone(), sender.clone());
+        let patience = lobby.terms.patience;
         tokio::spawn(async move {
-            let opened = timeout(PATIENCE, open(stream, address.ip(), acceptor)).await;
+            let until = Instant::now() + patience;
+            let opening = open(stream, address.ip(), acceptor, (standing, until));
+            let opened = timeout_at(until, opening).await;
             match opened {
                 // Where nobody takes it, the server has ended.
                 Ok(Some(connection)) => drop(sender.send(Ok(connection)).await),
                 Ok(None) => {}
                 Err(_) => tracing::debug!(%address, "a connection on which nothing was said"),
             }
-            drop(turn);
         });
     }
 }
@@ -143,6 +160,7 @@ async fn open(
     stream: TcpStream,
     address: IpAddr,
     acceptor: Option<Acceptor>,
+    (standing, until): (Standing, Instant),
 ) -> Option<Connection> {
     let (stream, peer): (Stream, _) = match acceptor {
         None => (Box::new(stream), None),
@@ -156,6 +174,14 @@ async fn open(
         },
     };
     let address = Some(address);
-    let origin = Origin { address, peer };
-    Some(Connection { stream, origin })
+    let origin = Origin {
+        address,
+        peer,
+        standing,
+    };
+    Some(Connection {
+        stream,
+        origin,
+        patience: Some(Box::pin(sleep_until(until))),
+    })
 }

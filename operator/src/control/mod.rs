@@ -7,6 +7,7 @@ mod connections;
 mod known;
 mod quota;
 mod service;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ pub use service::ControlService;
 
 use admit::{Admit, Methods};
 use connections::connections;
+use standing::Lobby;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +38,8 @@ pub async fn serve(
     service: ControlService,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let connections = connections(listener, service.acceptor(), shutdown.clone());
+    let lobby = Lobby::new(service.terms());
+    let connections = connections(listener, service.acceptor(), lobby, shutdown.clone());
     Server::builder()
         // Windows grow with what is read: whoever is not let in has the least of them,
         // and blobs come in over links with a long round trip all the same.

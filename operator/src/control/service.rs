@@ -2,6 +2,7 @@ use super::admit::to_status;
 use super::auth::{Addresses, AuthError, Authenticate, Caller};
 use super::connections::Origin;
 use super::quota::{OverQuota, Putting, Quotas};
+use super::standing::Terms;
 use crate::identity::{self, EnrollError};
 use crate::store::{BlobStore, BlobWriter, StoreError};
 use crate::text::with_causes;
@@ -57,6 +58,7 @@ pub struct ControlService {
     identity: Option<identity::Identity>,
     is_strict: bool,
     checks_source: bool,
+    terms: Terms,
 }
 
 impl ControlService {
@@ -78,6 +80,7 @@ impl ControlService {
             identity: None,
             is_strict: false,
             checks_source: false,
+            terms: Terms::default(),
         }
     }
 
@@ -106,6 +109,18 @@ impl ControlService {
     /// Takes connections, where TLS is spoken.
     pub(super) fn acceptor(&self) -> Option<Acceptor> {
         self.identity.as_ref().map(|i| i.acceptor().clone())
+    }
+
+    /// What connections may take.
+    pub(super) const fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    /// With other terms for connections.
+    #[cfg(test)]
+    pub(super) const fn on_terms(mut self, terms: Terms) -> Self {
+        self.terms = terms;
+        self
     }
 
     /// Whether agents need a certificate.

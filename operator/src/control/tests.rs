@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
+mod guests;
 mod tls;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,6 +39,7 @@ struct Server {
     store: BlobStore,
     client: ControlClient<Channel>,
     channel: Channel,
+    address: std::net::SocketAddr,
     stop: CancellationToken,
     _folder: tempfile::TempDir,
 }
@@ -69,6 +71,7 @@ impl Server {
             store,
             client: ControlClient::new(channel.clone()),
             channel,
+            address,
             stop,
             _folder: folder,
         }

@@ -10,6 +10,9 @@ use lamina_crds::{DnnModel, reasons};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Characters that are kept of a cause: a host may say anything.
+const CAUSE_CHARACTERS: usize = 300;
+
 /// Tells once of each crash, about the model that did it.
 pub(crate) fn tell(snapshot: &Snapshot, memory: &mut Memory, out: &mut Decisions) {
     let models: BTreeMap<String, &Arc<DnnModel>> = snapshot
@@ -58,9 +61,10 @@ fn note(node: &str, crash: &EngineCrash) -> String {
             )
         },
     );
+    let cause: String = crash.cause.chars().take(CAUSE_CHARACTERS).collect();
     format!(
         "it crashed its worker on {node} ({} so far): {}; {then}",
-        crash.count, crash.cause
+        crash.count, cause
     )
 }
 

@@ -3,4 +3,5 @@
 pub(crate) mod crashes;
 pub(crate) mod nodes;
 pub(crate) mod phases;
+mod room;
 pub(crate) mod slices;

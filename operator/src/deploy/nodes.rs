@@ -1,5 +1,6 @@
 //! ComputeNodes: which there are, and whether their agents are there.
 
+use super::room;
 use crate::state::cluster::{impossible_speed, tier};
 use crate::state::decision::{Change, Decisions, Haste};
 use crate::state::ids::ObjectId;
@@ -76,11 +77,12 @@ pub(crate) fn apply(snapshot: &Snapshot, mut wishes: Wishes, out: &mut Decisions
             routes,
             standby,
         };
-        let same = snapshot
-            .compute_nodes
-            .get(name)
-            .is_some_and(|present| present.spec == spec);
-        if !same {
+        let present = snapshot.compute_nodes.get(name).map(|node| &node.spec);
+        if present == Some(&spec) {
+            continue;
+        }
+        let spec = room::fitting(present, spec);
+        if present != Some(&spec) {
             let change = Change::ComputeNode {
                 name: name.to_owned(),
                 owner: owner(name, node.uid()),
@@ -191,9 +193,9 @@ fn readiness(
     if let Some(trouble) = told.next() {
         return make(false, &trouble.reason, trouble.message.clone());
     }
-    if let Some(gflops) = impossible_speed(node) {
+    if let Some(gflops) = impossible_speed(snapshot, name, node) {
         let message = format!(
-            "the agent reports a speed of {gflops:?} GFLOP/s, which no host has; nothing is placed here"
+            "the agent reports a speed of {gflops:?} GFLOP/s, which no host of these processors has; nothing is placed here"
         );
         return make(false, reasons::IMPOSSIBLE_REPORT, message);
     }

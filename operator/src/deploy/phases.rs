@@ -11,6 +11,7 @@
 //! 4. flipped: the entry reports it and no older request is in flight; the old
 //!    slices go.
 
+use super::room;
 use super::slices::RoutePlan;
 use crate::state::ids;
 use crate::state::memory::Clock;
@@ -24,6 +25,8 @@ use lamina_crds::{Placement, reasons};
 const LOAD_TIMEOUT_SECONDS: f64 = 600.0;
 /// A probe that brings no outcome for so long has failed.
 const VERIFY_TIMEOUT_SECONDS: f64 = 60.0;
+/// Characters that are kept of what a host says of itself.
+const TOLD_CHARACTERS: usize = 1000;
 /// Requests that are still in flight on the old plan after this time are left
 /// to their retries.
 const DRAIN_TIMEOUT_SECONDS: f64 = 30.0;
@@ -55,11 +58,12 @@ pub(crate) fn phase(snapshot: &Snapshot, placement: &Placement, clock: &mut Cloc
     if let Some(v) = verified.filter(|v| !v.passed) {
         return Phase::Failed(DeployFailure {
             reason: reasons::VERIFY_FAILED,
-            message: format!("the probe failed: {}", v.message),
+            message: format!("the probe failed: {}", told(&v.message)),
             node: None,
         });
     }
-    load(snapshot, uid, target, clock).unwrap_or_else(|| verify(snapshot, entry, target, clock))
+    load(snapshot, placement, target, clock)
+        .unwrap_or_else(|| verify(snapshot, entry, target, clock))
 }
 
 fn flip(
@@ -91,7 +95,13 @@ fn flip(
 }
 
 /// Loading or Failed; `None` once every slice is ready.
-fn load(snapshot: &Snapshot, uid: &str, target: &Plan, clock: &mut Clock) -> Option<Phase> {
+fn load(
+    snapshot: &Snapshot,
+    placement: &Placement,
+    target: &Plan,
+    clock: &mut Clock,
+) -> Option<Phase> {
+    let uid = ids::uid(&placement.metadata);
     let statuses: Vec<(&Segment, Option<&SliceStatus>)> = target
         .segments
         .iter()
@@ -113,6 +123,11 @@ fn load(snapshot: &Snapshot, uid: &str, target: &Plan, clock: &mut Clock) -> Opt
     };
     let ready = statuses.iter().filter(|s| is_ready(s)).count();
     let (segment, status) = statuses.iter().find(|s| !is_ready(s))?;
+    if status.is_none()
+        && let Some(failure) = room::crowded(snapshot, placement, target)
+    {
+        return Some(Phase::Failed(failure));
+    }
     let waiting_for = waiting_for(segment, *status);
     let waited = clock.seconds(
         snapshot,
@@ -135,11 +150,17 @@ fn load(snapshot: &Snapshot, uid: &str, target: &Plan, clock: &mut Clock) -> Opt
 fn load_failed(segment: &Segment, message: &str) -> Phase {
     let node = &segment.host.node;
     let blocks = format_blocks(&segment.blocks);
+    let message = told(message);
     Phase::Failed(DeployFailure {
         reason: reasons::SEGMENT_LOAD_FAILED,
         message: format!("{node} cannot load blocks {blocks}: {message}"),
         node: Some(node.clone()),
     })
+}
+
+/// What a host says, of any length.
+fn told(message: &str) -> String {
+    message.chars().take(TOLD_CHARACTERS).collect()
 }
 
 fn waiting_for(segment: &Segment, status: Option<&SliceStatus>) -> String {
@@ -156,7 +177,7 @@ fn waiting_for(segment: &Segment, status: Option<&SliceStatus>) -> String {
             if s.message.is_empty() {
                 format!("{node} {doing}")
             } else {
-                format!("{node} {doing}: {}", s.message)
+                format!("{node} {doing}: {}", told(&s.message))
             }
         }
     }

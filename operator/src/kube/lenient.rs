@@ -2,7 +2,7 @@
 //! while nobody checked. One of them must not stop the list of all others, and what it
 //! said when it could be read last stays in force.
 
-use k8s_openapi::api::core::v1::{Node, NodeSpec, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Pod, PodSpec, PodStatus};
 use kube::Resource;
 use kube::core::ObjectMeta;
 use lamina_crds::{DnnModel, DnnModelStatus};
@@ -116,7 +116,12 @@ pub(crate) trait Salvage: Clone {
 impl Salvage for Node {
     /// A kubelet reports of each node again and again, with the images that lie there.
     fn slim(&mut self) {
-        self.status = None;
+        let capacity = self.status.take().and_then(|status| status.capacity);
+        let processors = capacity.and_then(|mut capacity| capacity.remove_entry("cpu"));
+        self.status = processors.map(|(name, count)| NodeStatus {
+            capacity: Some([(name, count)].into()),
+            ..NodeStatus::default()
+        });
         self.metadata.annotations = None;
         self.spec = self.spec.take().map(|spec| NodeSpec {
             unschedulable: spec.unschedulable,
@@ -128,6 +133,7 @@ impl Salvage for Node {
         self.metadata.uid == before.metadata.uid
             && self.metadata.labels == before.metadata.labels
             && self.spec == before.spec
+            && self.status == before.status
     }
 }
 

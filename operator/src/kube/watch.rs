@@ -384,6 +384,7 @@ mod tests {
     use super::*;
     use crate::kube::lenient::tests::too_large;
     use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod, PodStatus};
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
     use lamina_crds::DnnModel;
     use serde_json::{Value, json};
@@ -482,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_node_its_labels_and_whether_it_is_cordoned_count() {
+    fn of_a_node_its_labels_its_processors_and_whether_it_is_cordoned_count() {
         let node = |version: u64, change: fn(&mut Node)| {
             let mut node = Node::default();
             node.metadata.name = Some("a".into());
@@ -499,6 +500,14 @@ mod tests {
         assert!(apply(node(3, cordon)));
         let label = |n: &mut Node| n.metadata.labels = Some([("k".into(), "v".into())].into());
         assert!(apply(node(4, label)));
+        let sized = |n: &mut Node| {
+            let quantity = |text: &str| Quantity(text.to_owned());
+            let capacity = [("cpu", quantity("4")), ("memory", quantity("8Gi"))];
+            let capacity = capacity.map(|(name, count)| (name.to_owned(), count));
+            n.status.get_or_insert_default().capacity = Some(capacity.into());
+        };
+        assert!(apply(node(5, sized)));
+        assert!(!apply(node(6, sized)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is learned of hosts from what runs on them.
 
 use super::problem::block_indices;
-use crate::state::cluster::{segment_seconds, speed};
+use crate::state::cluster::{row_seconds, speed};
 use crate::state::ids;
 use crate::state::memory::Memory;
 use crate::state::plans;
@@ -50,8 +50,11 @@ fn factors(snapshot: &Snapshot) -> BTreeMap<(String, String), f64> {
             for (index, segment) in plan.segments.iter().enumerate() {
                 let node = &segment.host.node;
                 let (Some(took), Some(gflops)) = (
-                    segment_seconds(snapshot, uid, plan, index),
-                    snapshot.compute_nodes.get(node).and_then(|n| speed(n)),
+                    row_seconds(snapshot, uid, plan, index),
+                    snapshot
+                        .compute_nodes
+                        .get(node)
+                        .and_then(|n| speed(snapshot, node, n)),
                 ) else {
                     continue;
                 };
@@ -71,7 +74,7 @@ fn factors(snapshot: &Snapshot) -> BTreeMap<(String, String), f64> {
     sums.into_iter().map(|(k, sum)| (k, factor(sum))).collect()
 }
 
-/// Seconds of a segment on the host that prepared the model.
+/// Seconds that one row takes of a segment on the host that prepared the model.
 fn expected(segment: &Segment, manifest: &Manifest, is_cut: bool) -> f64 {
     let sum: f64 = block_indices(segment, manifest)
         .map(|b| manifest.blocks[b].time.p50)

@@ -463,6 +463,7 @@ impl Case<'_> {
             digest: self.wanted.digest.clone(),
             entry: self.entry().to_owned(),
             placement_uid: placement.map_or("", |p| ids::uid(&p.metadata)).to_owned(),
+            namespace: self.site.model.namespace.clone(),
             current: self.current.cloned(),
             serving: placement.and_then(plans::active).cloned(),
             is_urgent: need >= Need::Leave,

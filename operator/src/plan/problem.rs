@@ -115,13 +115,17 @@ fn node(question: &Question, host: &Host) -> solver::Node {
         .as_ref()
         .filter(|plan| plan.manifest == question.digest)
         .map_or(0, |plan| held_bytes(plan, &question.manifest, &host.name));
+    let (uid, namespace) = (&question.placement_uid, &question.namespace);
+    let of_namespace = question.cluster.memory_left(host, namespace, uid);
     solver::Node {
         load_share: question.host_share_of_others(&host.name),
         excluded: exclusion(question, host),
         ..solver::Node::new(
             &host.name,
             host.tier,
-            host.memory_free_bytes.saturating_add(held),
+            host.memory_free_bytes
+                .saturating_add(held)
+                .min(of_namespace),
         )
     }
 }

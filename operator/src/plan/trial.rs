@@ -19,8 +19,12 @@ const SETTLE_SECONDS: f64 = 30.0;
 const TRIAL_SECONDS: f64 = 300.0;
 /// Requests that the old path must have answered to be compared with.
 const LEAST_BEFORE: u64 = 5;
-/// Measured over estimated time of the old path, at most, either way.
+/// Measured over estimated time of the old path, at most, either way; estimates are for
+/// one row.
 const CALIBRATION: f64 = 3.0;
+/// Requests of the old and the new path whose mean rows differ by more than this factor
+/// tell nothing of the paths.
+const LIKE_ROWS: f64 = 1.25;
 /// The 95th percentile of a normal distribution is so many deviations above its median.
 const P95_DEVIATIONS: f64 = 1.645;
 
@@ -41,6 +45,7 @@ impl Case<'_> {
                 revision,
                 from: current.segments.clone(),
                 before: measured(&before),
+                rows: before.rows,
                 old_path_seconds,
                 since: None,
             });
@@ -96,6 +101,9 @@ impl Case<'_> {
             own.trial = (!is_late).then_some(trial);
             return None;
         };
+        if (after.rows / trial.rows).max(trial.rows / after.rows) > LIKE_ROWS {
+            return None;
+        }
         let old_now = self.old_path_now(&trial, answer);
         match adapt::judge(&self.policy(), &trial.before, &measured(&after), old_now) {
             Verdict::Wait { .. } => {
@@ -115,7 +123,7 @@ impl Case<'_> {
     fn old_path_now(&self, trial: &Trial, answer: &Answer) -> Option<f64> {
         let now = figures_of(&answer.problem, &trial.from)?.latency_seconds;
         let calibration = trial.before.mean_seconds / trial.old_path_seconds;
-        let calibration = calibration.clamp(1.0 / CALIBRATION, CALIBRATION);
+        let calibration = calibration.clamp(1.0 / CALIBRATION, CALIBRATION * trial.rows);
         let reference = now * calibration;
         reference.is_finite().then_some(reference)
     }

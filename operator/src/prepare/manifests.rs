@@ -5,7 +5,7 @@ use crate::state::listed::Listed;
 use crate::state::snapshot::PrepareView;
 use crate::store::{BlobStore, StoreError};
 use crate::text::with_causes;
-use lamina_model::{Digest, Manifest};
+use lamina_model::{Digest, MANIFEST_BYTES, Manifest, ManifestError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,10 +39,8 @@ enum Unusable {
     Name(String),
     #[error("the store cannot give it")]
     Store(#[from] StoreError),
-    #[error("it is not one")]
-    Syntax(#[from] serde_json::Error),
-    #[error("it contradicts itself")]
-    Content(#[from] lamina_model::ManifestError),
+    #[error("nobody can use what is in it")]
+    Content(#[from] ManifestError),
     #[error("{} of its blobs are missing, {} the first", .0.len(), .0[0])]
     Missing(Vec<Digest>),
 }
@@ -175,9 +173,14 @@ impl Manifests {
         let name: Digest = digest
             .parse()
             .map_err(|_| Unusable::Name(digest.to_owned()))?;
+        let size = self.store.size(&name).await?;
+        let size = size.ok_or_else(|| StoreError::NotFound(name.clone()))?;
+        // A host named it, and may have put anything there.
+        if size > MANIFEST_BYTES {
+            return Err(ManifestError::TooLarge(size).into());
+        }
         let content = self.store.get(&name).await?;
-        let manifest: Manifest = serde_json::from_slice(&content)?;
-        manifest.validate()?;
+        let manifest = Manifest::from_json(&content)?;
         check(&self.store, &manifest).await?;
         let manifest = Arc::new(manifest);
         let bytes = content.len() as u64;
@@ -235,6 +238,25 @@ mod tests {
         let loaded = manifests.load(&wanted).await;
         assert_eq!(*loaded.manifests[&digest], manifest);
         assert!(loaded.is_certain);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_for_a_manifest_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = BlobStore::local(folder.path()).unwrap();
+        let (manifest, blobs) = content();
+        for blob in blobs {
+            store.put(blob).await.unwrap();
+        }
+        let mut text = serde_json::to_vec(&manifest).unwrap();
+        text.resize(usize::try_from(MANIFEST_BYTES).unwrap() + 1, b' ');
+        let digest = store.put(text.into()).await.unwrap();
+        let mut manifests = Manifests::new(store);
+        let error = manifests.get(digest.as_str(), &mut 1).await.unwrap_err();
+        let is_too_large = matches!(error, Unusable::Content(ManifestError::TooLarge(_)));
+        assert!(is_too_large, "{error:?}");
+        let wanted = BTreeSet::from([digest.to_string()]);
+        assert!(manifests.load(&wanted).await.manifests.is_empty());
     }
 
     #[tokio::test]

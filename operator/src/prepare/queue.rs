@@ -62,7 +62,7 @@ fn able(snapshot: &Snapshot) -> impl Iterator<Item = Able<'_>> {
         let live = snapshot.live.get(name).filter(|l| l.alive)?;
         Some(Able {
             name,
-            gflops: speed(node)?,
+            gflops: speed(snapshot, name, node)?,
             has_memory: live.memory_free_bytes >= MEMORY_BYTES,
         })
     })

@@ -696,6 +696,7 @@ fn the_last_word_of_a_redeploy_is_measured() {
         answered_per_second: 1.0,
         latency_p50_seconds: 0.1712,
         latency_p95_seconds: 0.2,
+        rows: 1.0,
     };
     bench.snapshot.requests.insert(uid, requests);
     bench.run(20);

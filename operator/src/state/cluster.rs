@@ -5,13 +5,13 @@ use super::ids::{self, PlacementKey};
 use super::links::Links;
 use super::memory::Memory;
 use super::plans;
-use super::snapshot::{NodeView, Snapshot};
+use super::snapshot::{NodeView, RunTimes, Snapshot};
 use lamina_crds::conditions::{BENCHMARKED, is_true};
 use lamina_crds::placement::{Plan, Segment};
 use lamina_crds::{ComputeNode, Placement};
 use lamina_model::Manifest;
 use lamina_placement::Tier;
-use lamina_profile::time_factor;
+use lamina_profile::{memory_bytes, time_factor};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -26,6 +26,9 @@ const LARGEST_RESERVE: f64 = 0.25;
 const MOST_A_SECOND: f64 = 100_000.0;
 /// Speeds that a host can have, in GFLOP/s: what lies beyond is an error, or a lie.
 const SPEEDS: RangeInclusive<f64> = 1e-3..=1e6;
+/// The most that one processor gives the reference benchmark, in GFLOP/s: above two units of
+/// 512 bits at 6 GHz.
+const MOST_OF_A_PROCESSOR: f64 = 512.0;
 /// Times that a segment can take, in seconds.
 const SEGMENT_SECONDS: RangeInclusive<f64> = 1e-7..=3600.0;
 
@@ -56,6 +59,10 @@ pub(crate) struct Host {
     pub tier: Tier,
     /// Memory that it may still take.
     pub memory_free_bytes: u64,
+    /// Memory that the models of one namespace may hold there.
+    memory_of_namespace: u64,
+    /// Memory that Placements hold, by namespace.
+    held: BTreeMap<Arc<str>, u64>,
     /// Its benchmarked speed.
     pub gflops: Option<f64>,
     /// Why it can compute for nobody now, as the kube-scheduler words it.
@@ -136,6 +143,7 @@ struct Own {
     namespace: Arc<str>,
     shares: HashMap<usize, Load>,
     traffic: HashMap<(usize, usize), Load>,
+    held: BTreeMap<String, u64>,
 }
 
 impl Cluster {
@@ -173,6 +181,16 @@ impl Cluster {
     /// The host of that name.
     pub(crate) fn host(&self, name: &str) -> Option<&Host> {
         self.by_name.get(name).map(|i| &self.hosts[*i])
+    }
+
+    /// Memory that a Placement of `namespace` may hold on `host` beside what the others of its
+    /// namespace do.
+    pub(crate) fn memory_left(&self, host: &Host, namespace: &str, placement_uid: &str) -> u64 {
+        let all = host.held.get(namespace).copied().unwrap_or(0);
+        let own = self.own.get(placement_uid);
+        let own = own.and_then(|own| own.held.get(&host.name)).copied();
+        let others = all.saturating_sub(own.unwrap_or(0));
+        host.memory_of_namespace.saturating_sub(others)
     }
 
     /// Share of `host` that Placements other than `placement_uid` take.
@@ -233,29 +251,38 @@ impl Cluster {
         placement: &Placement,
         unwritten: Option<&Plan>,
     ) {
-        // One on its way takes its hosts already, and those that it leaves are free soon:
-        // whoever chooses now chooses for then.
-        let newest = unwritten.or_else(|| plans::target(placement));
-        let Some(plan) = newest.or_else(|| plans::active(placement)) else {
-            return;
-        };
         let namespace = placement.metadata.namespace.as_deref().unwrap_or_default();
         let rate = rates.get(&(namespace, placement.spec.model.as_str()));
         let uid = ids::uid(&placement.metadata);
         let rate = load(snapshot, uid, rate.copied().unwrap_or(0.0));
+        let rows = snapshot.requests.get(uid).map_or(1.0, |r| r.rows);
         let mut own = Own {
             namespace: namespace.into(),
             shares: HashMap::new(),
             traffic: HashMap::new(),
+            held: held(snapshot, placement),
         };
-        own.shares = self.shares(snapshot, uid, plan, rate);
-        own.traffic = self.traffic(snapshot, &placement.spec.entry, plan, rate);
-        for (host, load) in &own.shares {
-            self.hosts[*host].taken.add(&own.namespace, *load);
+        for (name, bytes) in &own.held {
+            if let Some(&host) = self.by_name.get(name) {
+                let all = self.hosts[host].held.entry(Arc::clone(&own.namespace));
+                let all = all.or_default();
+                *all = all.saturating_add(*bytes);
+            }
         }
-        for (pair, load) in &own.traffic {
-            let taken = self.traffic.entry(*pair).or_default();
-            taken.add(&own.namespace, *load);
+        // One on its way takes its hosts already, and those that it leaves are free soon:
+        // whoever chooses now chooses for then.
+        let newest = unwritten.or_else(|| plans::target(placement));
+        if let Some(plan) = newest.or_else(|| plans::active(placement)) {
+            own.shares = self.shares(snapshot, uid, plan, rate);
+            let entry = &placement.spec.entry;
+            own.traffic = self.traffic(snapshot, entry, plan, rate.times(rows));
+            for (host, load) in &own.shares {
+                self.hosts[*host].taken.add(&own.namespace, *load);
+            }
+            for (pair, load) in &own.traffic {
+                let taken = self.traffic.entry(*pair).or_default();
+                taken.add(&own.namespace, *load);
+            }
         }
         self.own.insert(uid.to_owned(), own);
     }
@@ -275,7 +302,7 @@ impl Cluster {
                 continue;
             };
             let expected = || Some(self.expected_seconds(host, segment, manifest?));
-            let seconds = segment_seconds(snapshot, uid, plan, index).or_else(expected);
+            let seconds = request_seconds(snapshot, uid, plan, index).or_else(expected);
             let load = rate.times(seconds.unwrap_or(0.0));
             shares.entry(host).or_default().add(load);
         }
@@ -355,9 +382,9 @@ fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
     let is_benchmarked = status.is_some_and(|s| is_true(&s.conditions, BENCHMARKED));
     let unfit = if !snapshot.is_alive(name) {
         Some("not connected")
-    } else if impossible_speed(node).is_some() {
+    } else if impossible_speed(snapshot, name, node).is_some() {
         Some("reports an impossible speed")
-    } else if !is_benchmarked || speed(node).is_none() {
+    } else if !is_benchmarked || speed(snapshot, name, node).is_none() {
         Some("not benchmarked yet")
     } else {
         None
@@ -367,12 +394,48 @@ fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
         name: name.to_owned(),
         tier: tier(&node.spec.tier).unwrap_or(Tier::Edge),
         memory_free_bytes: live.map_or(0, |l| l.memory_free_bytes),
-        gflops: speed(node),
+        memory_of_namespace: memory_of_namespace(snapshot, node),
+        held: BTreeMap::new(),
+        gflops: speed(snapshot, name, node),
         unfit,
         emptied: emptied(snapshot, name),
         encodings: status.map_or_else(Vec::new, |s| s.encodings.clone()),
         taken: Taken::default(),
     }
+}
+
+/// Memory that the models of one namespace may hold on `node`; no limit where it may be all.
+fn memory_of_namespace(snapshot: &Snapshot, node: &ComputeNode) -> u64 {
+    let capacity = node.status.as_ref().and_then(|s| s.capacity);
+    match capacity {
+        Some(capacity) if snapshot.memory_share < 1.0 => {
+            (capacity.memory_bytes as f64 * snapshot.memory_share) as u64
+        }
+        _ => u64::MAX,
+    }
+}
+
+/// Memory of all that `placement` holds or is about to, by host, where that is limited.
+fn held(snapshot: &Snapshot, placement: &Placement) -> BTreeMap<String, u64> {
+    let mut held = BTreeMap::new();
+    if snapshot.memory_share >= 1.0 {
+        // Nobody asks.
+        return held;
+    }
+    let plans = plans::active(placement).into_iter();
+    for plan in plans.chain(plans::target(placement)) {
+        let Some(manifest) = snapshot.manifests.get(&plan.manifest) else {
+            continue;
+        };
+        for segment in &plan.segments {
+            let blocks = segment.blocks.iter();
+            let blocks = blocks.filter_map(|b| manifest.blocks.get(usize::try_from(*b).ok()?));
+            let bytes = blocks.map(memory_bytes).fold(0, u64::saturating_add);
+            let sum: &mut u64 = held.entry(segment.host.node.clone()).or_default();
+            *sum = sum.saturating_add(bytes);
+        }
+    }
+    held
 }
 
 fn emptied(snapshot: &Snapshot, name: &str) -> Option<&'static str> {
@@ -386,13 +449,20 @@ fn emptied(snapshot: &Snapshot, name: &str) -> Option<&'static str> {
 }
 
 /// The speed that a host reports, in GFLOP/s, where a host can have it.
-pub(crate) fn speed(node: &ComputeNode) -> Option<f64> {
-    reported_speed(node).filter(|gflops| SPEEDS.contains(gflops))
+pub(crate) fn speed(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Option<f64> {
+    reported_speed(node).filter(|gflops| is_possible(snapshot, name, *gflops))
 }
 
-/// The speed that a host reports, where none can have it.
-pub(crate) fn impossible_speed(node: &ComputeNode) -> Option<f64> {
-    reported_speed(node).filter(|gflops| !SPEEDS.contains(gflops))
+/// The speed that a host reports, where it cannot have it.
+pub(crate) fn impossible_speed(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Option<f64> {
+    reported_speed(node).filter(|gflops| !is_possible(snapshot, name, *gflops))
+}
+
+/// Whether the processors that the host's kubelet tells of can be so fast.
+fn is_possible(snapshot: &Snapshot, name: &str, gflops: f64) -> bool {
+    let processors = snapshot.nodes.get(name).and_then(NodeView::processors);
+    let most = processors.map_or(f64::INFINITY, |all| all * MOST_OF_A_PROCESSOR);
+    SPEEDS.contains(&gflops) && gflops <= most
 }
 
 fn reported_speed(node: &ComputeNode) -> Option<f64> {
@@ -423,18 +493,39 @@ fn rates(snapshot: &Snapshot) -> HashMap<(&str, &str), f64> {
         .collect()
 }
 
-/// Measured seconds of segment `index`: of live requests, else of the warm-up.
-pub(crate) fn segment_seconds(
+/// Measured seconds of one row on segment `index`: of live requests, else of the warm-up.
+/// They compare with a profile, which knows one row.
+pub(crate) fn row_seconds(
     snapshot: &Snapshot,
     placement_uid: &str,
     plan: &Plan,
     index: usize,
 ) -> Option<f64> {
+    measured_seconds(snapshot, placement_uid, plan, index, |t| t.row_seconds)
+}
+
+/// As [`row_seconds`], of a request as clients send them.
+fn request_seconds(
+    snapshot: &Snapshot,
+    placement_uid: &str,
+    plan: &Plan,
+    index: usize,
+) -> Option<f64> {
+    measured_seconds(snapshot, placement_uid, plan, index, |t| t.request_seconds)
+}
+
+fn measured_seconds(
+    snapshot: &Snapshot,
+    placement_uid: &str,
+    plan: &Plan,
+    index: usize,
+    of: fn(&RunTimes) -> f64,
+) -> Option<f64> {
     let segment = u32::try_from(index).ok()?;
     let live = snapshot
         .timings
         .get(&(placement_uid.to_owned(), plan.revision, segment))
-        .copied();
+        .map(of);
     let warm = || {
         let node = &plan.segments.get(index)?.host.node;
         let status = snapshot.slice_status(node, placement_uid, plan.revision, index)?;

@@ -267,6 +267,8 @@ pub(crate) struct Question {
     /// Requests a second: as many as are measured, or as the spec declares, if those are
     /// more.
     pub rate_per_second: f64,
+    /// Namespace of the model.
+    pub namespace: String,
     /// The plan that serves or is on its way.
     pub current: Option<Plan>,
     /// The plan that serves, whose memory its hosts count as taken.

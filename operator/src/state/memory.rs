@@ -232,6 +232,8 @@ pub(crate) struct Trial {
     pub from: Vec<Segment>,
     /// What was measured there.
     pub before: Measured,
+    /// Mean of the rows of a request there, 1 at least.
+    pub rows: f64,
     /// What the old path would have taken by then, as it was estimated.
     pub old_path_seconds: f64,
     /// Since when the revision serves; `None` while it is on its way.

@@ -45,9 +45,8 @@ pub(crate) struct Snapshot {
     pub live: BTreeMap<String, LiveNode>,
     /// Directed links.
     pub links: Links,
-    /// Median compute time in seconds of live requests by placement UID,
-    /// revision and segment.
-    pub timings: BTreeMap<(String, i64, u32), f64>,
+    /// Compute times of live requests by placement UID, revision and segment.
+    pub timings: BTreeMap<(String, i64, u32), RunTimes>,
     /// What entries say of their requests, by placement UID.
     pub requests: BTreeMap<String, RequestView>,
     /// Rows that left at each exit over the last minute, by placement UID.
@@ -62,6 +61,8 @@ pub(crate) struct Snapshot {
     pub prepares: BTreeMap<JobId, PrepareView>,
     /// Names that select a plugin as a strategy.
     pub plugins: BTreeSet<String>,
+    /// Share of a host's memory that the models of one namespace hold at most, in `0..=1`.
+    pub memory_share: f64,
     /// Blobs in the caches of hosts.
     pub held: Held,
     /// What strategies were asked.
@@ -100,6 +101,18 @@ impl NodeView {
         labels.get(key).map(String::as_str)
     }
 
+    /// Processors that its kubelet tells of, a part of one as one; none where it says nothing
+    /// that is a number.
+    pub(crate) fn processors(&self) -> Option<f64> {
+        let capacity = self.0.status.as_ref()?.capacity.as_ref()?;
+        let text = &capacity.get("cpu")?.0;
+        let count: f64 = match text.strip_suffix('m') {
+            Some(thousandths) => thousandths.parse::<f64>().ok()? / 1e3,
+            None => text.parse().ok()?,
+        };
+        (count.is_finite() && count > 0.0).then(|| count.ceil())
+    }
+
     /// Nothing new is to be put there.
     pub(crate) fn is_cordoned(&self) -> bool {
         let spec = self.0.spec.as_ref();
@@ -129,6 +142,15 @@ pub(crate) struct LiveNode {
     pub last_seen: Option<Timestamp>,
 }
 
+/// Median compute times of live requests on one segment, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct RunTimes {
+    /// Of a request, whatever its batch.
+    pub request_seconds: f64,
+    /// Of one row, as profiles have them.
+    pub row_seconds: f64,
+}
+
 /// Requests at the entry of a Placement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct RequestView {
@@ -142,6 +164,8 @@ pub(crate) struct RequestView {
     pub latency_p50_seconds: f64,
     /// 95th percentile of the latency in seconds.
     pub latency_p95_seconds: f64,
+    /// Mean of the rows of a request, 1 at least.
+    pub rows: f64,
 }
 
 /// A prepare job.

@@ -5,7 +5,7 @@ use super::{Bench, compute_node, node, profile, world as small_world};
 use crate::observe;
 use crate::state::decision::Decisions;
 use crate::state::plans;
-use crate::state::snapshot::{LiveNode, RequestView};
+use crate::state::snapshot::{LiveNode, RequestView, RunTimes};
 use crate::world::{Identity, SessionHandle, World};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use lamina_crds::{DnnModel, DnnModelSpec, DnnModelStatus};
@@ -213,7 +213,11 @@ impl Fleet {
                 let seconds =
                     prepared * manifest.prepared_gflops / speeds[segment.host.node.as_str()];
                 let key = (uid.clone(), plan.revision, index as u32);
-                snapshot.timings.insert(key, seconds);
+                let times = RunTimes {
+                    request_seconds: seconds,
+                    row_seconds: seconds,
+                };
+                snapshot.timings.insert(key, times);
             }
             let view = RequestView {
                 revision: plan.revision,
@@ -221,6 +225,7 @@ impl Fleet {
                 answered_per_second: REQUESTS,
                 latency_p50_seconds: plan.estimated_latency_ms / 1e3,
                 latency_p95_seconds: plan.estimated_latency_ms / 1e3,
+                rows: 1.0,
             };
             snapshot.requests.insert(uid.clone(), view);
         }

@@ -20,6 +20,8 @@ const MOST_UNKNOWN: usize = 1024;
 const MOST_SEGMENTS_OF_HOST: usize = 4096;
 /// What one report may say: more is an error, or a lie.
 const MOST_COUNTED: u64 = 1_000_000_000;
+/// Rows of a request at most.
+const MOST_ROWS: u64 = 65_536;
 /// Exits that a report tells of at most.
 const MOST_EXITS: usize = 64;
 const LONGEST_SECONDS: f64 = 3600.0;
@@ -225,6 +227,7 @@ fn bounded_timing(timing: SegmentTiming) -> Option<SegmentTiming> {
         count: timing.count.min(MOST_COUNTED),
         compute_p50_seconds: seconds(timing.compute_p50_seconds),
         queue_p50_seconds: seconds(timing.queue_p50_seconds),
+        row_p50_seconds: row_seconds(&timing),
         ..timing
     })
 }
@@ -246,6 +249,14 @@ fn bounded_requests(requests: ModelRequests) -> Option<ModelRequests> {
 fn bounded_rows(told: &[u64]) -> Vec<u64> {
     let rows = told.iter().take(MOST_EXITS);
     rows.map(|rows| (*rows).min(MOST_COUNTED)).collect()
+}
+
+/// The time of a row. Agents that say nothing of it are taken to be asked for one row each
+/// time, and no row takes longer than its request.
+fn row_seconds(timing: &SegmentTiming) -> f64 {
+    let request = seconds(timing.compute_p50_seconds);
+    let row = seconds(timing.row_p50_seconds);
+    if row > 0.0 { row.min(request) } else { request }
 }
 
 /// A time within bounds; 0 where it is none.
@@ -274,6 +285,7 @@ fn summarize_segment(
         count: reports.iter().map(|(_, t)| t.count).sum(),
         compute_p50_seconds: p50(|t| t.compute_p50_seconds)?,
         queue_p50_seconds: p50(|t| t.queue_p50_seconds)?,
+        row_p50_seconds: p50(|t| t.row_p50_seconds)?,
         age: now.saturating_sub(*newest),
     })
 }
@@ -301,6 +313,7 @@ fn summarize_requests(window: &Window<ModelRequests>, now: Duration) -> Option<R
         failed: reports.iter().map(|(_, r)| r.failed).sum(),
         retried: reports.iter().map(|(_, r)| r.retried).sum(),
         rows_by_exit: rows_by_exit(&reports),
+        rows: mean_rows(&reports),
         age: now.saturating_sub(newest),
     })
 }
@@ -313,6 +326,17 @@ fn rows_by_exit(reports: &[&(Duration, ModelRequests)]) -> Vec<u64> {
             .filter_map(move |(_, r)| r.rows_by_exit.get(exit))
     };
     (0..exits.unwrap_or(0)).map(|exit| of(exit).sum()).collect()
+}
+
+/// Each request has one row at least.
+fn mean_rows(reports: &[&(Duration, ModelRequests)]) -> f64 {
+    let answered: u64 = reports.iter().map(|(_, r)| r.answered).sum();
+    let rows = |r: &ModelRequests| {
+        let most = r.answered.saturating_mul(MOST_ROWS);
+        r.rows.clamp(r.answered, most)
+    };
+    let rows: u64 = reports.iter().map(|(_, r)| rows(r)).sum();
+    weight(rows.max(1)) / weight(answered.max(1))
 }
 
 fn latency_points(report: &ModelRequests) -> [(f64, f64); 2] {
@@ -363,6 +387,7 @@ mod tests {
             latency_p50_seconds: p50,
             latency_p95_seconds: p95,
             rows_by_exit: vec![answered, 1],
+            rows: 0,
         }
     }
 
@@ -374,6 +399,7 @@ mod tests {
             count,
             compute_p50_seconds: seconds,
             queue_p50_seconds: 0.0,
+            row_p50_seconds: 0.0,
         }
     }
 
@@ -456,6 +482,41 @@ mod tests {
         assert_eq!(stats.answered, 3 * MOST_COUNTED);
         let told = timings.segment_timings("p", 1, at(0));
         assert_eq!(told[0].compute_p50_seconds, 0.0);
+    }
+
+    #[test]
+    fn large_batches_are_told_from_slow_hosts() {
+        let mut timings = Timings::default();
+        let batches = |count, rows: u64| SegmentTiming {
+            row_p50_seconds: 0.1,
+            ..timing(count, 0.1 * rows as f64)
+        };
+        timings.add_segment("a", batches(3, 32), at(0));
+        timings.add_segment("a", batches(2, 1), at(1));
+        let told = &timings.segment_timings("p", 1, at(1))[0];
+        assert_eq!((told.compute_p50_seconds, told.row_p50_seconds), (3.2, 0.1));
+        // An older agent says nothing of rows, and one that lies no more than it may.
+        timings.add_segment("b", timing(1, 0.4), at(1));
+        let lie = SegmentTiming {
+            row_p50_seconds: f64::INFINITY,
+            ..timing(1, 0.4)
+        };
+        timings.add_segment("c", lie, at(1));
+        let told = timings.segment_timings("p", 1, at(1));
+        assert_eq!(
+            (told[1].row_p50_seconds, told[2].row_p50_seconds),
+            (0.4, 0.4)
+        );
+        let of = |answered, rows| ModelRequests {
+            rows,
+            ..requests(1, answered, 0.1, 0.1)
+        };
+        timings.add_requests(of(3, 96), at(0));
+        timings.add_requests(of(1, 0), at(1));
+        assert_eq!(timings.request_stats("p", at(1)).unwrap().rows, 97.0 / 4.0);
+        timings.add_requests(of(2, u64::MAX), at(70));
+        let most = timings.request_stats("p", at(70)).unwrap().rows;
+        assert_eq!(most, MOST_ROWS as f64);
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub struct SegmentTimingEstimate {
     pub count: u64,
     /// Median time inside torch in seconds.
     pub compute_p50_seconds: f64,
+    /// Median time inside torch of one row, in seconds.
+    pub row_p50_seconds: f64,
     /// Median time of waiting for a compute thread in seconds.
     pub queue_p50_seconds: f64,
     /// Time since the newest report.
@@ -106,6 +108,8 @@ pub struct RequestEstimate {
     pub retried: u64,
     /// Rows that left at each exit; empty where the model has none.
     pub rows_by_exit: Vec<u64>,
+    /// Mean of the rows of a request, 1 at least.
+    pub rows: f64,
     /// Time since the newest report.
     pub age: Duration,
 }

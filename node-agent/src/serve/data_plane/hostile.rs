@@ -13,6 +13,8 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 use tonic::transport::Channel;
@@ -210,4 +212,115 @@ async fn a_second_message_is_refused_and_a_cut_one_too() {
         let code = sent(cam.channel(), path, "zstd", &whole, true).await;
         assert_eq!(code, Code::Unimplemented, "{path}");
     }
+}
+
+/// What HTTP/2 begins with, and a frame of it.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&head[..], content].concat()
+}
+
+/// A request's headers: POST, http, `/m`, and the authority `a`.
+const ASK: &[u8] = &[0x83, 0x86, 0x04, 0x02, b'/', b'm', 0x01, 0x01, b'a'];
+
+/// A connection that has said hello.
+async fn greeted(host: &Host) -> TcpStream {
+    let mut socket = TcpStream::connect(&host.hop.address).await.unwrap();
+    let hello = [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat();
+    socket.write_all(&hello).await.unwrap();
+    socket
+}
+
+/// Sends `flood` until the host hangs up, for two seconds at most; how many bytes it took.
+async fn pour(host: &Host, mut flood: impl FnMut(u32) -> Vec<u8>) -> usize {
+    let (mut reading, mut socket) = greeted(host).await.into_split();
+    let draining =
+        tokio::spawn(
+            async move { while reading.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {} },
+        );
+    let mut taken = 0;
+    let pouring = async {
+        for n in 0.. {
+            let bytes = flood(n);
+            if socket.write_all(&bytes).await.is_err() {
+                break;
+            }
+            taken += bytes.len();
+        }
+    };
+    let _ = timeout(Duration::from_secs(2), pouring).await;
+    draining.abort();
+    taken
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_of_frames_that_cost_nothing_to_send_cost_others_nothing() {
+    let cam = serving().await;
+    let client = Normal::of(&cam);
+    let before = memory("VmRSS");
+    // Streams that are given up as soon as they are opened.
+    let resets = |n: u32| {
+        let stream = 2 * n + 1;
+        let open = frame(HEADERS, END_HEADERS, stream, ASK);
+        [open, frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+    };
+    // Headers that never end.
+    let headers = |n: u32| {
+        let field = [&[0x00, 0x01, b'x', 0x7f, 0x81, 0x7c][..], &[b'y'; 16_000]].concat();
+        match n {
+            0 => frame(HEADERS, 0, 1, ASK),
+            _ => frame(CONTINUATION, 0, 1, &field),
+        }
+    };
+    let settings = |_: u32| frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]).repeat(100);
+    let (resets, headers, _) = tokio::join!(
+        pour(&cam, resets),
+        pour(&cam, headers),
+        pour(&cam, settings)
+    );
+    assert!(
+        resets < 1 << 20,
+        "it hangs up on who only opens and resets: {resets}"
+    );
+    assert!(
+        headers < 4 << 20,
+        "it hangs up on headers without end: {headers}"
+    );
+    let grown = memory("VmRSS").saturating_sub(before);
+    assert!(grown < 256 << 20, "{grown}");
+    client.lost_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_vanish_or_talk_nonsense_cost_others_nothing() {
+    let cam = serving().await;
+    let client = Normal::of(&cam);
+    let open = frame(HEADERS, END_HEADERS, 1, ASK);
+    let vanish = (0..300).map(|n| {
+        let (cam, open) = (&cam, &open);
+        async move {
+            let mut socket = greeted(cam).await;
+            socket.write_all(&open[..n % open.len()]).await.unwrap();
+        }
+    });
+    join_all(vanish).await;
+    for round in 0..100 {
+        let mut socket = if round % 2 == 0 {
+            TcpStream::connect(&cam.hop.address).await.unwrap()
+        } else {
+            greeted(&cam).await
+        };
+        let noise: Vec<u8> = (0..2000).map(|_| rand::random()).collect();
+        // It may hang up before all was said.
+        let _ = socket.write_all(&noise).await;
+    }
+    client.lost_nothing().await;
 }

@@ -110,7 +110,9 @@ impl Dispatcher {
         let uid = model.placement_uid.as_str();
         journey.counted_as = Some(key(uid, ticket.revision()));
         let reading = journey.reading(model, &ticket)?.clone();
-        let rows = rows_of(&ticket.signature, &reading.tensors);
+        let shapes = reading.tensors.iter().map(|tensor| &tensor.shape[..]);
+        let rows = rows_of(&ticket.signature.inputs, shapes);
+        journey.rows = rows;
         let slices = &self.forwarder.slices;
         let most = self.batches.largest(uid, &ticket.signature, slices);
         if rows > most {

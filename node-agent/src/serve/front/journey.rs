@@ -34,6 +34,8 @@ pub(super) struct Journey {
     pub(super) counted_as: Option<RequestKey>,
     /// Rows that left at each exit; empty where the model has none.
     pub(super) rows_by_exit: Vec<u32>,
+    /// Its rows, once it was read as a model takes it.
+    pub(super) rows: u64,
     /// On the hosts of its path, once it is answered.
     pub(super) spent: Spent,
     /// Room for it among those that wait.
@@ -62,6 +64,7 @@ impl Journey {
             tries: Tries::until(deadline),
             counted_as: None,
             rows_by_exit: Vec::new(),
+            rows: 0,
             spent: Spent::default(),
             seat: None,
             read: None,

@@ -276,6 +276,7 @@ impl Front {
             }
             let sample = RequestSample {
                 rows_by_exit: journey.rows_by_exit.clone(),
+                rows: journey.rows,
                 outcome,
                 latency_s: took.as_secs_f64(),
                 retried: journey.tries.failed,

@@ -39,10 +39,13 @@ pub(super) async fn decoded(tensors: Vec<WireTensor>) -> Result<Vec<WireTensor>,
         return Ok(tensors);
     }
     let bytes = tensors.iter().map(|t| 4 * elements(t)).sum();
-    let done = beside(bytes, move || {
-        tensors.into_iter().map(decode).collect::<Result<_, _>>()
-    });
+    let done = beside(bytes, move || decode_all(tensors));
     done.await.unwrap_or(Err(TensorError::Broken))
+}
+
+/// As [`decoded`], at once.
+pub(crate) fn decode_all(tensors: Vec<WireTensor>) -> Result<Vec<WireTensor>, TensorError> {
+    tensors.into_iter().map(decode).collect()
 }
 
 /// Bytes of its elements on the wire.

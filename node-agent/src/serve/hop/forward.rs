@@ -1,5 +1,6 @@
 use super::early::Onward;
 use super::{Away, CallError, HopError, Hops, bytes_of, encodings, tensors};
+use crate::serve::batches::rows_of;
 use crate::serve::deadline::Deadline;
 use crate::serve::engine::Run;
 use crate::serve::exits::Rules;
@@ -26,6 +27,8 @@ struct Computed {
     live: Vec<Tensor>,
     queue: Duration,
     compute: Duration,
+    /// Rows that were computed.
+    rows: u64,
 }
 
 impl Forwarder {
@@ -113,6 +116,7 @@ impl Forwarder {
         let sample = SegmentSample {
             queue_s: computed.queue.as_secs_f64(),
             compute_s: computed.compute.as_secs_f64(),
+            rows: computed.rows,
         };
         self.telemetry.segment_run(key, sample);
         let mut timing = HopTiming {
@@ -183,6 +187,7 @@ impl Forwarder {
                 reason,
             }
         })?;
+        let rows = rows_of(&serving.inputs, inputs.iter().map(|t| &t.shape[..]));
         let run = deadline.bound(serving.run(inputs)).await;
         let run = run.ok_or_else(|| HopError::Late {
             node: node(),
@@ -210,6 +215,7 @@ impl Forwarder {
             live,
             queue,
             compute,
+            rows,
         })
     }
 

@@ -12,6 +12,8 @@ mod tensors;
 
 pub(crate) use away::Away;
 pub(crate) use call::{CallError, Hops};
+#[cfg(feature = "fuzzing")]
+pub(crate) use encodings::decode_all;
 pub(crate) use error::HopError;
 pub(crate) use forward::{Forwarder, total_us};
 pub(crate) use service::HopService;

@@ -235,3 +235,18 @@ fn a_report_about_another_revision_says_nothing() {
     });
     assert!(matches!(case.phase(), Phase::Loading { ready: 0, .. }));
 }
+
+#[test]
+fn what_a_host_says_of_itself_has_an_end() {
+    let mut case = Case::new();
+    case.slice("cam-1", 0, SliceState::Failed, &"no ".repeat(1 << 20));
+    let Phase::Failed(failure) = case.phase() else {
+        panic!("it failed")
+    };
+    assert!(failure.message.len() < 1100, "{}", failure.message.len());
+    case.slice("cam-1", 0, SliceState::Fetching, &"no ".repeat(1 << 20));
+    let Phase::Loading { waiting_for, .. } = case.phase() else {
+        panic!("it loads")
+    };
+    assert!(waiting_for.len() < 1100, "{}", waiting_for.len());
+}

@@ -4,7 +4,7 @@ use crate::prepare::spec;
 use crate::state::memory::Memory;
 use crate::state::plans;
 use crate::state::reserved::Reserved;
-use crate::state::snapshot::Snapshot;
+use crate::state::snapshot::{RunTimes, Snapshot};
 use crate::state::time::Moment;
 use crate::testing::{
     PLACEMENT_UID, digest, manifest, model_spec, node as kube_node, placement, plan, world,
@@ -12,6 +12,14 @@ use crate::testing::{
 use lamina_crds::compute_node::{SliceState, SliceStatus};
 use lamina_crds::{DnnModelSpec, Placement};
 use std::sync::Arc;
+
+/// Live times of requests of one row.
+fn one_row(seconds: f64) -> RunTimes {
+    RunTimes {
+        request_seconds: seconds,
+        row_seconds: seconds,
+    }
+}
 
 fn question(
     snapshot: &Snapshot,
@@ -26,6 +34,7 @@ fn question(
         digest: digest(),
         entry: "cam-1".into(),
         placement_uid: placement.map_or(String::new(), |_| PLACEMENT_UID.to_owned()),
+        namespace: "default".into(),
         current: serving.clone(),
         serving,
         is_urgent: false,
@@ -162,14 +171,18 @@ fn live_times_correct_what_the_benchmark_said_within_bounds() {
         "the warm-up took 1.5 times"
     );
     let live = (PLACEMENT_UID.to_owned(), 1, 0);
-    snapshot.timings.insert(live.clone(), 0.08);
+    let batches = |row_seconds: f64, rows: f64| RunTimes {
+        request_seconds: row_seconds * rows,
+        row_seconds,
+    };
+    snapshot.timings.insert(live.clone(), batches(0.08, 32.0));
     learn(&snapshot, &mut memory);
     let problem = built(&snapshot, &memory, &model_spec(), None);
     assert!(
         (seconds(&problem, "edge-1") - 0.02).abs() < 1e-9,
         "live requests know better"
     );
-    snapshot.timings.insert(live, 1e6);
+    snapshot.timings.insert(live, batches(1e6, 1.0));
     learn(&snapshot, &mut memory);
     let problem = built(&snapshot, &memory, &model_spec(), None);
     assert!((seconds(&problem, "edge-1") - 0.01 * 8.0).abs() < 1e-9);
@@ -187,7 +200,9 @@ fn other_models_take_their_share_of_a_host() {
     let mut snapshot = world();
     snapshot.placements.push(Arc::new(other));
     snapshot.models.push(Arc::new(model));
-    snapshot.timings.insert(("other".into(), 1, 0), 0.04);
+    snapshot
+        .timings
+        .insert(("other".into(), 1, 0), one_row(0.04));
     let problem = built(&snapshot, &Memory::default(), &model_spec(), None);
     assert!((node(&problem, "edge-1").load_share - 0.2).abs() < 1e-9);
     assert_eq!(node(&problem, "cam-1").load_share, 0.0);
@@ -205,7 +220,9 @@ fn a_declared_rate_keeps_nobody_out() {
     let mut snapshot = world();
     snapshot.placements.push(Arc::new(other));
     snapshot.models.push(Arc::new(model));
-    snapshot.timings.insert(("other".into(), 1, 0), 0.04);
+    snapshot
+        .timings
+        .insert(("other".into(), 1, 0), one_row(0.04));
     let shares = |snapshot: &Snapshot| {
         let problem = built(snapshot, &Memory::default(), &model_spec(), None);
         let link = problem.link("cam-1", "edge-1").unwrap().share;
@@ -222,6 +239,7 @@ fn a_declared_rate_keeps_nobody_out() {
         answered_per_second: 10.0,
         latency_p50_seconds: 0.1,
         latency_p95_seconds: 0.1,
+        rows: 1.0,
     };
     snapshot.requests.insert("other".into(), requests);
     let (host, _) = shares(&snapshot);
@@ -261,6 +279,90 @@ fn a_plan_on_its_way_takes_its_hosts_already() {
     let key = crate::state::ids::PlacementKey::new(crate::testing::MODEL_UID, "cam-1");
     memory.placements.entry(key).or_default().unwritten = Some(coming);
     assert!((share(&snapshot, &memory) - 0.16).abs() < 1e-9);
+}
+
+#[test]
+fn a_host_that_is_sent_large_batches_is_busy_but_not_slow() {
+    let serving = plan(1, &[("edge-1", 0..4)]);
+    let of_model = placement(Some(serving.clone()), Some(serving.clone()));
+    let mut snapshot = world();
+    snapshot.placements.push(Arc::new(of_model));
+    let learned_with = |snapshot: &Snapshot| {
+        let mut memory = Memory::default();
+        learn(snapshot, &mut memory);
+        let problem = built(snapshot, &memory, &model_spec(), None);
+        seconds(&problem, "edge-1")
+    };
+    let own = (PLACEMENT_UID.to_owned(), 1, 0);
+    snapshot.timings.insert(own.clone(), one_row(0.04));
+    let alone = learned_with(&snapshot);
+    let batches = RunTimes {
+        request_seconds: 0.04 * 32.0,
+        row_seconds: 0.04,
+    };
+    snapshot.timings.insert(own, batches);
+    assert_eq!(learned_with(&snapshot), alone);
+
+    // Others find less of the host and of its links.
+    let mut other = placement(Some(serving.clone()), Some(serving));
+    other.metadata.uid = Some("other".into());
+    let mut snapshot = world();
+    snapshot.placements.push(Arc::new(other));
+    snapshot.timings.insert(("other".into(), 1, 0), batches);
+    let shares = |snapshot: &mut Snapshot, rows| {
+        let requests = crate::state::snapshot::RequestView {
+            revision: 1,
+            answered: 30,
+            answered_per_second: 0.5,
+            latency_p50_seconds: 2.0,
+            latency_p95_seconds: 2.0,
+            rows,
+        };
+        snapshot.requests.insert("other".into(), requests);
+        let problem = built(snapshot, &Memory::default(), &model_spec(), None);
+        let link = problem.link("cam-1", "edge-1").unwrap().share;
+        (node(&problem, "edge-1").load_share, LINK_SHARE - link)
+    };
+    let (host, of_one) = shares(&mut snapshot, 1.0);
+    assert!((host - 0.64).abs() < 1e-9, "{host}");
+    let (_, of_batches) = shares(&mut snapshot, 8.0);
+    assert!(of_one > 0.0 && (of_batches / of_one - 8.0).abs() < 1e-6);
+}
+
+#[test]
+fn a_namespace_holds_no_more_than_its_share_of_a_hosts_memory() {
+    let held: u64 = manifest(4).blocks.iter().map(memory_bytes).sum();
+    let serving = plan(1, &[("edge-1", 0..4)]);
+    let other = |uid: &str, namespace: &str, active: bool| {
+        let active = active.then(|| serving.clone());
+        let mut other = placement(Some(serving.clone()), active);
+        other.metadata.uid = Some(uid.into());
+        other.metadata.namespace = Some(namespace.into());
+        Arc::new(other)
+    };
+    let memory = |snapshot: &Snapshot, own: Option<&Placement>| {
+        let problem = built(snapshot, &Memory::default(), &model_spec(), own);
+        node(&problem, "edge-1").memory_bytes
+    };
+    let mut snapshot = world();
+    let free = memory(&snapshot, None);
+    // One that serves, one on its way, and one of somebody else.
+    snapshot.placements.push(other("a", "default", true));
+    snapshot.placements.push(other("b", "default", false));
+    snapshot.placements.push(other("c", "elsewhere", true));
+    assert_eq!(memory(&snapshot, None), free, "all where nothing is said");
+    let host = Arc::make_mut(snapshot.compute_nodes.get_mut("edge-1").unwrap());
+    let capacity = host.status.as_mut().unwrap().capacity.as_mut().unwrap();
+    capacity.memory_bytes = 8 * held;
+    snapshot.memory_share = 0.5;
+    assert_eq!(memory(&snapshot, None), 2 * held);
+    // What it holds itself is its own.
+    let own = placement(Some(serving.clone()), Some(serving.clone()));
+    snapshot.placements.push(Arc::new(own.clone()));
+    assert_eq!(memory(&snapshot, Some(&own)), 2 * held);
+    assert_eq!(memory(&snapshot, None), held);
+    snapshot.memory_share = 0.25;
+    assert_eq!(memory(&snapshot, None), 0);
 }
 
 #[test]

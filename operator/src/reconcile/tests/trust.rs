@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::reconcile::decide_by;
-use crate::state::snapshot::Snapshot;
+use crate::state::snapshot::{RunTimes, Snapshot};
 use k8s_openapi::jiff::SignedDuration;
 
 /// The speed that `node` reports.
@@ -34,6 +34,7 @@ fn a_clock_that_goes_back_freezes_nothing() {
         answered_per_second: 1.0,
         latency_p50_seconds: 0.1,
         latency_p95_seconds: 0.2,
+        rows: 1.0,
     };
     bench.snapshot.requests.insert(uid, requests);
     bench.snapshot.wall -= SignedDuration::from_secs(600);
@@ -60,7 +61,10 @@ fn a_host_that_reports_the_impossible_is_left_out_alone_and_named() {
         assert_eq!(ready(&bench), is("True", "Serving"), "{gflops}");
         let (reason, message) = said(&bench, "cloud-1");
         assert_eq!(reason, reasons::IMPOSSIBLE_REPORT);
-        assert!(message.contains("GFLOP/s, which no host has"), "{message}");
+        assert!(
+            message.contains("GFLOP/s, which no host of these"),
+            "{message}"
+        );
         let told = bench.reasons().into_iter();
         let told = told.filter(|r| *r == reasons::IMPOSSIBLE_REPORT);
         assert_eq!(told.count(), 1, "told once");
@@ -73,6 +77,34 @@ fn a_host_that_reports_the_impossible_is_left_out_alone_and_named() {
         report(&mut bench.snapshot, "cloud-1", 40.0);
         bench.run(1);
         assert_eq!(said(&bench, "cloud-1").0, "Connected");
+    }
+}
+
+#[test]
+fn a_host_is_no_faster_than_the_processors_of_its_node_can_be() {
+    let sized = |snapshot: &mut Snapshot, cpu: &str| {
+        let node = Arc::make_mut(&mut snapshot.nodes.get_mut("cloud-1").unwrap().0);
+        let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(cpu.into());
+        let status = node.status.get_or_insert_default();
+        status.capacity = Some([("cpu".to_owned(), quantity)].into());
+    };
+    for (cpu, gflops, expected) in [
+        ("4", 2049.0, reasons::IMPOSSIBLE_REPORT),
+        ("4", 2047.0, "Connected"),
+        // A part of a processor has its bursts.
+        ("250m", 513.0, reasons::IMPOSSIBLE_REPORT),
+        ("250m", 511.0, "Connected"),
+        // What is no number says nothing.
+        ("many", 9e5, "Connected"),
+        ("0", 9e5, "Connected"),
+    ] {
+        let mut bench = Bench::serving();
+        sized(&mut bench.snapshot, cpu);
+        report(&mut bench.snapshot, "cloud-1", gflops);
+        bench.run(20);
+        assert_eq!(said(&bench, "cloud-1").0, expected, "{gflops} on {cpu}");
+        let stays = bench.status().path == "cloud-1[0-3]";
+        assert_eq!(stays, expected == "Connected", "{gflops} on {cpu}");
     }
 }
 
@@ -123,7 +155,11 @@ fn a_time_that_no_run_takes_makes_no_question_invalid() {
     let mut bench = Bench::serving();
     let uid = bench.placement().metadata.uid.clone().unwrap();
     for seconds in [1e300, 1e-320, f64::INFINITY, f64::NAN] {
-        bench.snapshot.timings.insert((uid.clone(), 1, 0), seconds);
+        let times = RunTimes {
+            request_seconds: seconds,
+            row_seconds: seconds,
+        };
+        bench.snapshot.timings.insert((uid.clone(), 1, 0), times);
         bench.run(3);
         bench.lose("cloud-1");
         bench.run(8);

@@ -309,6 +309,7 @@ fn a_move_that_measures_worse_is_taken_back_and_left_alone() {
         answered_per_second: 1.0,
         latency_p50_seconds: p50,
         latency_p95_seconds: p50 * 1.1,
+        rows: 1.0,
     };
     bench
         .snapshot
@@ -342,6 +343,37 @@ fn a_move_that_measures_worse_is_taken_back_and_left_alone() {
     bench.links_of("cam-1", 1e4);
     bench.run(60);
     assert_ne!(bench.status().path, "cam-1[0-3]", "once is enough");
+}
+
+#[test]
+fn large_batches_on_a_good_path_are_not_taken_for_a_bad_path() {
+    let mut bench = Bench::serving();
+    let uid = bench.placement().metadata.uid.clone().unwrap();
+    let measured = |revision, row_p50, rows| crate::state::snapshot::RequestView {
+        revision,
+        answered: 60,
+        answered_per_second: 1.0,
+        latency_p50_seconds: row_p50 * rows,
+        latency_p95_seconds: row_p50 * rows,
+        rows,
+    };
+    let before = measured(1, 0.045, 32.0);
+    bench.snapshot.requests.insert(uid.clone(), before);
+    bench.links_of("cam-1", 1e5);
+    bench.run(8);
+    assert_eq!(bench.status().path, "cam-1[0-3]");
+    let estimate = bench.placement().spec.plan.as_ref().unwrap();
+    let (seconds, replaced) = (
+        estimate.estimated_latency_ms / 1e3,
+        estimate.replaced_latency_ms.unwrap() / 1e3,
+    );
+    // Three times the old path's estimate is less than a batch takes on any path.
+    assert!(replaced > 1.5 * seconds && 3.0 * replaced < 32.0 * seconds);
+    let after = measured(2, seconds, 32.0);
+    bench.snapshot.requests.insert(uid, after);
+    bench.run(60);
+    assert_eq!(bench.status().path, "cam-1[0-3]");
+    assert_eq!(bench.note(reasons::ROLLED_BACK), "");
 }
 
 #[test]

@@ -1,0 +1,156 @@
+//! A tenant with a namespace of its own and somebody with network reach do their worst, beside a
+//! client of another namespace that loses nothing.
+
+use crate::faults::{all_answered, load};
+use crate::good::serve;
+use anyhow::{Context, Result, ensure};
+use lamina_e2e::scene::redeploy;
+use lamina_e2e::scene::{FILE_PORT, Scene, Step, poll};
+use std::path::Path;
+use std::time::Duration;
+
+/// The tenant's namespace.
+const TENANT: &str = "mallory";
+
+/// Ten kilobytes that unpack to ten megabytes of nothing, to users' and to agents' own methods,
+/// and the same over HTTP; prints what each met.
+const BOMBS: &str = r#"
+import gzip, sys, urllib.error, urllib.request
+import grpc
+host = sys.argv[1]
+bomb = b"\x2a\x00" * 5_000_000
+for path in ("/inference.GRPCInferenceService/ModelInfer", "/lamina.hop.v1.Hop/Forward"):
+    for _ in range(5):
+        options = [("grpc.max_send_message_length", -1)]
+        with grpc.insecure_channel(f"{host}:8001", options) as channel:
+            try:
+                channel.unary_unary(path)(bomb, compression=grpc.Compression.Gzip, timeout=30)
+                print(path, "TAKEN")
+            except grpc.RpcError as error:
+                print(path, error.code().name)
+body = gzip.compress(b'{"inputs": [' + b'{},' * 3_000_000 + b'{}]}')
+headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+request = urllib.request.Request(f"http://{host}:8000/v2/models/mobilenet-v2/infer", body, headers)
+try:
+    urllib.request.urlopen(request, timeout=30)
+    print("http TAKEN")
+except urllib.error.HTTPError as error:
+    print("http", error.code)
+"#;
+
+/// A model of the tenant's with these lines in its spec.
+fn model(scene: &Scene, name: &str, uri: &str, more: &str) -> Result<String> {
+    let files = format!("http://{}:{FILE_PORT}", scene.lab.address("cloud-1")?);
+    let uri = uri.replace("FILES", &files);
+    Ok(format!(
+        "apiVersion: serving.lamina.dev/v1alpha1
+kind: DnnModel
+metadata: {{name: {name}, namespace: {TENANT}}}
+spec:
+  source: {{uri: '{uri}'}}
+  inputs:
+    - {{name: image, datatype: FP32, shape: [-1, 3, 224, 224], range: {{min: -2.2, max: 2.7}}}}
+  entry: {{nodeSelector: {{kubernetes.io/hostname: cam-2}}}}
+{more}"
+    ))
+}
+
+/// Waits until Ready of the tenant's model has this status and reason; gives the message.
+async fn ready(scene: &Scene, name: &str, status: &str, reason: &str) -> Result<String> {
+    let query =
+        r#"{range .status.conditions[?(@.type=="Ready")]}{.status}|{.reason}|{.message}{end}"#;
+    let output = format!("--output=jsonpath={query}");
+    let arguments = ["get", "dnnmodel", name, "--namespace", TENANT, &output];
+    let wanted = format!("{status}|{reason}|");
+    let what = format!("{name}: Ready {status} with {reason}");
+    let said = poll(&what, Duration::from_secs(120), async || {
+        let said = scene.lab.kubectl(&arguments).await?;
+        Ok(match said.strip_prefix(&wanted) {
+            Some(message) => Step::Done(message.to_owned()),
+            None => Step::NotYet(said),
+        })
+    });
+    Ok(said.await?)
+}
+
+/// How often containers of the release were started anew.
+async fn restarts(scene: &Scene) -> Result<String> {
+    let query = "--output=jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[*].restartCount};{end}";
+    let pods = ["get", "pods", "--namespace", "lamina-system", query];
+    Ok(scene.lab.kubectl(&pods).await?)
+}
+
+async fn bombs(scene: &Scene, host: &str) -> Result<()> {
+    let python = std::env::var("LAMINA_PYTHON")?;
+    let address = scene.lab.address(host)?.to_string();
+    let mut command = scene.lab.command_without_limits(host, Path::new(&python))?;
+    let output = command
+        .args(["-W", "ignore", "-c", BOMBS, &address])
+        .output();
+    let output = output.await?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{errors}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(said.lines().count() == 11, "{said}");
+    ensure!(!said.contains("TAKEN"), "{said}");
+    ensure!(
+        said.matches("ModelInfer RESOURCE_EXHAUSTED").count() == 5,
+        "{said}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn a_tenant_and_the_network_do_their_worst(scene: &Scene) -> Result<()> {
+    if scene.model("mobilenet-v2").await?.is_none() {
+        serve(scene, "mobilenet-v2").await?;
+    }
+    let lab = &scene.lab;
+    lab.kubectl(&["create", "namespace", TENANT]).await?;
+    let before = restarts(scene).await?;
+    let client = redeploy::start(scene, &load(4.0)).await?;
+
+    // The name of another tenant's model, and a rate that would take every host.
+    let greedy = "  objective: {requestsPerSecond: 100000}\n";
+    let twin = model(scene, "mobilenet-v2", "FILES/resnet18.pt", greedy)?;
+    scene.apply(&twin).await?;
+    // A source inside the host, one that is not there with pins without end, a number that no
+    // operator can read, and a strategy with a thousand parameters.
+    let inside = model(scene, "inside", "http://127.0.0.1:9091/metrics", "")?;
+    scene.apply(&inside).await?;
+    let pins = "  constraints: {pins: [{first: 0, last: 4294967295, node: cam-1}]}\n";
+    scene
+        .apply(&model(scene, "pins", "FILES/nowhere.pt", pins)?)
+        .await?;
+    let beyond = "  constraints: {keepOnEntry: 99999999999}\n";
+    let many: Vec<String> = (0..1000).map(|n| format!("k{n}: x")).collect();
+    let many = format!(
+        "  strategy: {{name: optimal, parameters: {{{}}}}}\n",
+        many.join(", ")
+    );
+    for (name, spec) in [("beyond", beyond), ("many", &many)] {
+        let refused = scene
+            .apply(&model(scene, name, "FILES/resnet18.pt", spec)?)
+            .await;
+        ensure!(refused.is_err(), "the API server took {name}");
+    }
+    for host in ["cam-1", "cloud-1"] {
+        bombs(scene, host).await.context(host)?;
+    }
+    let said = ready(scene, "inside", "False", "FetchFailed").await?;
+    ensure!(said.contains("127.0.0.1"), "{said}");
+    ready(scene, "pins", "False", "FetchFailed").await?;
+    ready(scene, "mobilenet-v2", "True", "Serving").await?;
+    // What serves gets pins without end, too: it is named, and goes on.
+    let patch = r#"--patch={"spec": {"constraints": {"pins": [{"first": 0, "last": 4294967295, "node": "cam-2"}]}, "source": {"uri": "http://127.0.0.1/"}}}"#;
+    let twin = ["patch", "dnnmodel", "mobilenet-v2", "--namespace", TENANT];
+    lab.kubectl(&[&twin[..], &["--type=merge", patch]].concat())
+        .await?;
+    ready(scene, "mobilenet-v2", "False", "FetchFailed").await?;
+
+    all_answered(client).await?;
+    let after = restarts(scene).await?;
+    ensure!(before == after, "before: {before}\nafter: {after}");
+    lab.kubectl(&["delete", "namespace", TENANT, "--timeout=60s"])
+        .await?;
+    Ok(())
+}
