@@ -249,6 +249,7 @@ async fn the_network_policy_lets_every_port_be_reached_and_no_other() {
         "{on},networkPolicy.clientsFrom[0].namespaceSelector.matchLabels.a=b,networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.a=b"
     );
     let without_http = format!("{on},agent.restPort=0,agent.front.tls.mode=auto");
+    let with_hosts = format!("{on},operator.hosts.from[0].ipBlock.cidr=192.0.2.0/24");
     // Clients or whoever measures, and agents: of a port that is open to all there are none.
     let named = |ports: &[(&str, usize)]| -> Vec<(String, usize)> {
         ports
@@ -271,6 +272,11 @@ async fn the_network_policy_lets_every_port_be_reached_and_no_other() {
             without_http,
             named(&[("admin", 0), ("inference", 0)]),
             named(&[("admin", 0), ("control", 1)]),
+        ),
+        (
+            with_hosts,
+            named(&[("admin", 0), ("inference", 0), ("rest", 0)]),
+            named(&[("admin", 0), ("control", 2)]),
         ),
     ] {
         let objects = objects(&server, &values).await.unwrap();

@@ -1,10 +1,12 @@
 //! The whole process: its servers, its lease, its controllers.
 
 use crate::admin;
-use crate::control::{self, ControlService, TokenReviews};
+use crate::control::{self, Callers, ControlService, TokenReviews};
 use crate::health::Health;
+use crate::hosts::{self, Hosts};
 use crate::identity::{self, Identity, Keeper, Source};
 use crate::keys;
+use crate::kube::objects::Objects;
 use crate::lease::{Elector, LeaseError, PULSE, Terms};
 use crate::metrics::Metrics;
 use crate::run::{Controllers, ControllersError, Settings};
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 const CONTROLLERS: &str = "the controllers";
 const ELECTION: &str = "the election";
 const CERTIFICATES: &str = "the certificates";
+const REPORTS: &str = "the reports of hosts that are no nodes";
 /// Name of the Lease that decides who decides.
 const LEASE: &str = "lamina-operator";
 /// Time that everything has to end after a signal; the kubelet gives 30 s.
@@ -183,13 +186,16 @@ pub async fn run(
         &options.namespace,
         &options.agent_service_account,
     );
-    let auth = Arc::new(auth);
+    let objects = Objects::default();
+    let hosts = Hosts::new(objects.clone(), client.clone());
+    let checks_source = options.tls.as_ref().is_some_and(|tls| tls.checks_source);
+    let auth = Arc::new(Callers::new(auth, hosts.clone(), checks_source));
     let service = ControlService::new(world.clone(), store.clone(), auth, stop.clone());
     let mut service = service.taking(options.put_quota);
     if let Some((identity, of)) = options.identity() {
         let is_strict = options.tls.as_ref().is_some_and(|tls| !tls.is_optional);
-        let checks_source = options.tls.as_ref().is_some_and(|tls| tls.checks_source);
         service = service.with_identity(identity.clone(), is_strict, checks_source);
+        service = service.with_hosts(hosts.clone());
         let figures = metrics.clone();
         let told = Box::new(move |authority, own| figures.set_certificates(authority, own));
         let keeper = Keeper::new(of, identity, client.clone(), health.clone(), told);
@@ -227,7 +233,15 @@ pub async fn run(
         identity: options.identity.clone(),
         plugins: options.plugins.clone(),
         tenure: elector.tenure(),
+        objects,
+        hosts: hosts.clone(),
     };
+    let writing = hosts::report::write(hosts, client.clone(), elector.tenure(), leads.clone());
+    let token = stop.clone();
+    parts.spawn(async move {
+        token.run_until_cancelled(writing).await;
+        (REPORTS, Ok(()))
+    });
     let controllers = Controllers::new(settings, client, world, store, health, metrics);
     let token = stop.clone();
     parts.spawn(async move {
@@ -243,7 +257,7 @@ pub async fn run(
     let first = wait(&mut parts, &stop, &shutdown).await;
     stop.cancel();
     let ended = tokio::time::timeout(SHUTDOWN, async {
-        let mut writers = BTreeSet::from([CONTROLLERS, ELECTION]);
+        let mut writers = BTreeSet::from([CONTROLLERS, ELECTION, REPORTS]);
         if options.tls.is_some() {
             writers.insert(CERTIFICATES);
         }

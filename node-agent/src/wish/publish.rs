@@ -8,6 +8,7 @@ use crate::net::Trust;
 use crate::serve::engine::Engine;
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
+use crate::uplink::Uplink;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -29,9 +30,17 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a write that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Where reports go.
+pub(crate) enum Reports {
+    /// To the API server.
+    Api(Api<ComputeNode>),
+    /// To the operator, which writes them.
+    Session(Uplink),
+}
+
 /// Reports for the rest of the process.
 pub(crate) struct Publisher {
-    pub(crate) api: Api<ComputeNode>,
+    pub(crate) to: Reports,
     pub(crate) node: String,
     pub(crate) address: String,
     pub(crate) slices: Slices,
@@ -128,6 +137,10 @@ impl Publisher {
     }
 
     async fn patch(&self, status: &ComputeNodeStatus) -> Result<(), String> {
+        let api = match &self.to {
+            Reports::Api(api) => api,
+            Reports::Session(uplink) => return uplink.report(status).map_err(|e| e.to_string()),
+        };
         let body = json!({
             "apiVersion": format!("{}/v1alpha1", lamina_crds::GROUP),
             "kind": "ComputeNode",
@@ -136,7 +149,7 @@ impl Publisher {
         });
         let params = PatchParams::apply(AGENT_MANAGER).force();
         let patch = Patch::Apply(body);
-        let write = self.api.patch_status(&self.node, &params, &patch);
+        let write = api.patch_status(&self.node, &params, &patch);
         match timeout(WRITE_TIMEOUT, write).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),

@@ -109,6 +109,7 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         slices: facts.slices,
         routes: facts.routes,
         crashes,
+        joined: None,
     }
 }
 
