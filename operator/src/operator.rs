@@ -10,7 +10,7 @@ use crate::kube::objects::Objects;
 use crate::lease::{Elector, LeaseError, PULSE, Terms};
 use crate::metrics::Metrics;
 use crate::run::{Controllers, ControllersError, Settings};
-use crate::store::{BlobStore, StoreError};
+use crate::store::{BlobStore, Bucket, StoreError};
 use crate::world::World;
 use kube::Client;
 use lamina_identity::{Plain, Reached, Workload};
@@ -50,8 +50,8 @@ pub struct Options {
     pub port: u16,
     /// Port for probes and metrics.
     pub admin_port: u16,
-    /// Folder for prepared models.
-    pub store: PathBuf,
+    /// Where prepared models are.
+    pub store: StoreAt,
     /// Bytes that one agent may put into the store in an hour.
     pub put_quota: u64,
     /// Names this process, among candidates for the lease and in Events.
@@ -64,6 +64,15 @@ pub struct Options {
     pub key_namespaces: Vec<String>,
     /// Certificates, where TLS is spoken.
     pub tls: Option<Tls>,
+}
+
+/// Where prepared models are.
+#[derive(Debug, Clone)]
+pub enum StoreAt {
+    /// In a folder of this machine.
+    Folder(PathBuf),
+    /// In a bucket.
+    Bucket(Bucket),
 }
 
 /// How TLS is spoken with agents.
@@ -157,7 +166,10 @@ pub async fn run(
     health.waits(PULSE, "the lease was not read yet");
     let world = World::new();
     let metrics = Metrics::new(world.clone());
-    let store = BlobStore::local(&options.store)?;
+    let store = match &options.store {
+        StoreAt::Folder(folder) => BlobStore::local(folder)?,
+        StoreAt::Bucket(bucket) => BlobStore::bucket(bucket)?,
+    };
     let agents = listen(options.port).await?;
     let probes = listen(options.admin_port).await?;
     world.set_operator_node(&options.node);

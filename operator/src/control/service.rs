@@ -562,6 +562,9 @@ fn from_store(error: StoreError) -> Status {
         StoreError::HashMismatch { .. } => Status::data_loss(text),
         StoreError::Range { .. } => Status::out_of_range(text),
         StoreError::Full(_) => Status::resource_exhausted(text),
-        StoreError::Folder(_) | StoreError::Storage(_) => Status::internal(text),
+        StoreError::Folder(_)
+        | StoreError::Authorities(_)
+        | StoreError::Bucket(_)
+        | StoreError::Storage(_) => Status::internal(text),
     }
 }
