@@ -21,6 +21,7 @@ mod coverage;
 mod deny;
 mod images;
 mod run;
+mod servers;
 mod setup;
 mod steps;
 mod tidy;
@@ -103,6 +104,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         }
         Command::Setup => {
             let kit = setup::everything()?;
+            servers::build(&kit)?;
             println!("ready:");
             for (key, value) in kit.env() {
                 println!("  {key}={value}");
