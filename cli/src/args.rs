@@ -1,7 +1,9 @@
 //! What may be asked on the command line.
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 use lamina_placement::Objective;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Lamina for kubectl.
@@ -18,6 +20,85 @@ pub struct Cli {
 pub enum Command {
     /// Compare placements of a model over hosts, with no cluster at all.
     Plan(Box<PlanArgs>),
+    /// Let a machine without a kubelet join the cluster's hosts.
+    Join(Box<JoinArgs>),
+}
+
+const JOIN_EXAMPLES: &str = "\
+Examples:
+  # makes ComputeNode cam-9 and the file cam-9.join, good once and for an hour
+  kubectl lamina join cam-9 --operator edge.example:9000 --tier device
+
+  # on the machine
+  lamina-node-agent run --join cam-9.join
+
+  # the machine is to leave: its certificate counts no more
+  kubectl delete computenode cam-9
+
+The same command again replaces the token: for a machine that lost its disk, or was away for
+longer than its certificate is good. docs/hosts.md says what the machine needs.";
+
+/// Lets a machine without a kubelet join the cluster's hosts: makes its ComputeNode, and the
+/// file by which it joins.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = JOIN_EXAMPLES)]
+pub struct JoinArgs {
+    /// Name of the host, which no Node has.
+    #[arg(value_name = "HOST")]
+    pub name: String,
+    /// Where the machine reaches the operator.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub operator: String,
+    /// Its tier.
+    #[arg(long, value_enum)]
+    pub tier: Option<HostTier>,
+    /// A label by which models select it; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+    /// Address at which other hosts reach it [default: the one from which it reaches the
+    /// operator].
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
+    /// How long the token may be used.
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub valid: SignedDuration,
+    /// The file that is written [default: HOST.join].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Namespace of the operator.
+    #[arg(long, short, value_name = "NAMESPACE", default_value = "lamina-system")]
+    pub namespace: String,
+    /// The chart's release.
+    #[arg(long, value_name = "RELEASE", default_value = "lamina")]
+    pub release: String,
+    /// Context of the kubeconfig.
+    #[arg(long, value_name = "CONTEXT")]
+    pub context: Option<String>,
+    /// The kubeconfig.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// Which part of the continuum a host belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HostTier {
+    /// Where requests arise.
+    Device,
+    /// Near the devices.
+    Edge,
+    /// Far away and fast.
+    Cloud,
+}
+
+impl HostTier {
+    /// The value of the tier label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Edge => "edge",
+            Self::Cloud => "cloud",
+        }
+    }
 }
 
 const EXAMPLES: &str = "\

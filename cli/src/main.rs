@@ -3,8 +3,10 @@
 use clap::Parser;
 use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use kubectl_lamina::Dress;
-use kubectl_lamina::args::{Cli, Command, PlanArgs};
+use kubectl_lamina::args::{Cli, Command, JoinArgs, PlanArgs};
+use kubectl_lamina::join::join;
 use kubectl_lamina::plan::{Extras, plan};
 use kubectl_lamina::question;
 use kubectl_lamina::render::render;
@@ -21,8 +23,11 @@ const BAD_INPUT: u8 = 2;
 const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
-    let Command::Plan(args) = Cli::parse().command;
-    match run(&args) {
+    let done = match Cli::parse().command {
+        Command::Plan(args) => run(&args),
+        Command::Join(args) => let_join(&args),
+    };
+    match done {
         Ok(code) => code,
         Err(message) => {
             // Where nobody reads, nothing is lost.
@@ -52,6 +57,27 @@ fn run(args: &PlanArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Outcome::Found => ExitCode::SUCCESS,
         Outcome::Infeasible | Outcome::Unknown => ExitCode::from(NO_PLACEMENT),
     })
+}
+
+fn let_join(args: &JoinArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let file = match join(args, Timestamp::now()) {
+        Ok(file) => file,
+        // Its causes, one behind the other.
+        Err(error) => {
+            let causes =
+                std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+            let said: Vec<String> = causes.map(ToString::to_string).collect();
+            return Err(said.join(": ").into());
+        }
+    };
+    let file = file.display();
+    writeln!(
+        io::stdout(),
+        "ComputeNode {} is made, and {file} written. Its token is good once, within {:#}: take it to the machine, and start there\n  lamina-node-agent run --join {file}",
+        args.name,
+        args.valid
+    )?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The first Ctrl-C ends the search, the second one the process.

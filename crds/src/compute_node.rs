@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
     status = "ComputeNodeStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "A host that runs an agent: what it should serve, and what it reports. Made by the operator, named as its Node.",
+    doc = "A host that runs an agent: what it should serve, and what it reports. Made by the operator and named as its Node, or made by `kubectl lamina join` for a host that is no Node.",
     printcolumn = r#"{"name":"Tier","type":"string","jsonPath":".spec.tier"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Gflops","type":"string","jsonPath":".status.display.gflops"}"#,
@@ -54,6 +54,44 @@ pub struct ComputeNodeSpec {
     /// room.
     #[serde(default)]
     pub standby: Vec<Standby>,
+    /// Lets a machine that is no Node be this host. Written by `kubectl lamina join`, never by
+    /// the operator; where a Node has this name, it counts for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<Join>,
+}
+
+/// How a machine that is no Node becomes a host: it shows a token once, and its certificate
+/// from then on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Join {
+    /// SHA-256 of the token, in hexadecimal: who reads it here cannot show it. Another one
+    /// lets another machine, or the same one anew, be this host, and ends what the one before
+    /// may do.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
+    pub token_sha256: String,
+    /// Until when the token may be shown for the first time.
+    pub expires_at: Time,
+    /// Address at which other hosts reach this one, where that is not the one from which it
+    /// reaches the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 45))]
+    pub address: Option<String>,
+}
+
+/// The machine that became a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Joined {
+    /// SHA-256 of the token that it showed.
+    #[schemars(length(max = 64))]
+    pub token_sha256: String,
+    /// SHA-256 of its public key: the same machine may show the token again while that is
+    /// good, and no other.
+    #[schemars(length(max = 64))]
+    pub key_sha256: String,
+    /// When.
+    pub at: Time,
 }
 
 /// Blocks of one Placement that a host would probably be given if a host or a link
@@ -242,6 +280,19 @@ pub struct ComputeNodeStatus {
     /// The models whose worker process crashed, the last ones first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub crashes: Vec<EngineCrash>,
+    /// The machine that joined as this host, where it is no Node. Written by the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<Joined>,
+}
+
+impl ComputeNode {
+    /// Whether a machine that is no Node is this host: it showed the token that stands there
+    /// now.
+    pub fn is_joined(&self) -> bool {
+        let wanted = self.spec.join.as_ref().map(|join| &join.token_sha256);
+        let joined = self.status.as_ref().and_then(|s| s.joined.as_ref());
+        wanted.is_some() && joined.map(|joined| &joined.token_sha256) == wanted
+    }
 }
 
 const fn unobserved() -> i64 {
@@ -261,6 +312,7 @@ impl Default for ComputeNodeStatus {
             slices: Vec::new(),
             routes: Vec::new(),
             crashes: Vec::new(),
+            joined: None,
         }
     }
 }

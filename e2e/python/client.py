@@ -62,7 +62,7 @@ def largest_difference(answers: list, expected: list) -> float:
 
 def photographs(args) -> None:
     """Sends each photograph once and names what is in it."""
-    model = models.load(args.model)
+    model = models.load(args.reference or args.model)
     labels = __import__("torchvision").models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
     client = triton.InferenceServerClient(args.url)
     for name, photograph in images.photographs().items():

@@ -42,6 +42,8 @@ pub struct HostSpec {
     pub memory_bytes: u64,
     /// Further labels of the Node.
     pub labels: BTreeMap<String, String>,
+    /// Whether it is a Node; a machine without a kubelet is none, and runs what commands start.
+    pub is_node: bool,
 }
 
 impl HostSpec {
@@ -53,6 +55,16 @@ impl HostSpec {
             cpu_millis,
             memory_bytes,
             labels: BTreeMap::new(),
+            is_node: true,
+        }
+    }
+
+    /// The same machine without a kubelet.
+    #[must_use]
+    pub fn without_kubelet(self) -> Self {
+        Self {
+            is_node: false,
+            ..self
         }
     }
 }

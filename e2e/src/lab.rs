@@ -144,7 +144,7 @@ impl Lab {
         .await?;
         let mut hosts = Vec::new();
         let mut nodes = Vec::new();
-        for host in &config.hosts {
+        for host in config.hosts.iter().filter(|host| host.is_node) {
             let size = Size::of(host);
             hosts.push(runner_host(&network, &cgroups, &dir, &host.name, size)?);
             nodes.push(nodes::worker(host, network.address(&host.name)?));
@@ -218,15 +218,20 @@ impl Lab {
         &self.network
     }
 
+    /// The path of one of the lab's tools, such as `kubectl`.
+    pub fn tool(&self, program: &str) -> Result<PathBuf, LabError> {
+        Ok(self.tools.find(program)?)
+    }
+
     /// Runs `kubectl` and returns what it printed.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, LabError> {
-        self.tool("kubectl", arguments, "").await
+        self.run_tool("kubectl", arguments, "").await
     }
 
     /// Runs `kubectl apply --server-side` on a manifest given as text.
     pub async fn apply(&self, manifest: &str) -> Result<String, LabError> {
         let arguments = ["apply", "--server-side", "--filename=-"];
-        self.tool("kubectl", &arguments, manifest).await
+        self.run_tool("kubectl", &arguments, manifest).await
     }
 
     /// Installs a chart, or upgrades its release, and waits until what it
@@ -251,7 +256,7 @@ impl Lab {
         for value in &values {
             arguments.extend(["--set", value]);
         }
-        self.tool("helm", &arguments, "").await
+        self.run_tool("helm", &arguments, "").await
     }
 
     /// Uninstalls a release and waits until what it installed is gone.
@@ -264,7 +269,7 @@ impl Lab {
         let timeout = format!("{}s", wait.as_secs());
         let arguments = ["uninstall", release, "--namespace", namespace];
         let arguments = [&arguments[..], &["--wait", "--timeout", &timeout]].concat();
-        self.tool("helm", &arguments, "").await
+        self.run_tool("helm", &arguments, "").await
     }
 
     /// Changes the links between two hosts, each as it is.
@@ -473,7 +478,7 @@ impl Lab {
         })
     }
 
-    async fn tool(
+    async fn run_tool(
         &self,
         program: &str,
         arguments: &[&str],

@@ -171,8 +171,11 @@ impl Site {
     }
 }
 
-/// The archives of a folder.
-fn archives(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The archives of images in a folder.
+///
+/// # Errors
+/// It cannot be read.
+pub fn archives(folder: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = |e| SceneError::Io(format!("cannot read {}: {e}", folder.display()));
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {

@@ -37,6 +37,12 @@ fn value_sets() -> Vec<(&'static str, Vec<String>)> {
                 "operator.store.persistence.enabled=true,operator.store.persistence.keep=false,operator.store.persistence.storageClass=fast",
             ),
         ),
+        (
+            "a bucket",
+            set(
+                "operator.replicas=2,operator.store.s3.bucket=lamina,operator.store.s3.prefix=site-1,operator.store.s3.endpoint=https://minio:9000,operator.store.s3.virtualHost=true,operator.store.s3.secretName=keys,operator.store.s3.caConfigMap=storage-ca",
+            ),
+        ),
         ("hostPort", set("agent.hostPort=8001")),
         ("restPort", set("agent.restPort=8080")),
         ("no REST", set("agent.restPort=0")),
@@ -145,6 +151,8 @@ async fn values_that_mean_nothing_are_refused() {
         "logFormat=xml",
         "operator.store.persistence.accessMode=Often",
         "operator.store.putQuota=much",
+        "operator.store.s3.endpoint=minio:9000",
+        "operator.hosts.service.type=ClusterIP",
         "agent.listenAddress=everywhere",
         "auth.mode=key",
         "auth.namespaces={*,default}",
@@ -156,6 +164,31 @@ async fn values_that_mean_nothing_are_refused() {
         let values = ["--set".to_owned(), value.to_owned()];
         let refused = render(&server, &values).await.expect_err(value);
         assert!(refused.contains("schema"), "{value}: {refused}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn values_that_contradict_each_other_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(folder.path()).await.unwrap();
+    for (values, said) in [
+        (
+            "operator.store.s3.bucket=lamina,operator.store.persistence.enabled=true",
+            "is a bucket or a volume",
+        ),
+        (
+            "operator.store.s3.bucket=lamina,operator.store.existingClaim=claim",
+            "is a bucket or a volume",
+        ),
+        (
+            "operator.hosts.service.enabled=true,tls.mode=disabled",
+            "needs certificates",
+        ),
+    ] {
+        let values = ["--set".to_owned(), values.to_owned()];
+        let refused = render(&server, &values).await.expect_err(&values[1]);
+        assert!(refused.contains(said), "{values:?}: {refused}");
     }
     server.stop().await;
 }
@@ -249,6 +282,7 @@ async fn the_network_policy_lets_every_port_be_reached_and_no_other() {
         "{on},networkPolicy.clientsFrom[0].namespaceSelector.matchLabels.a=b,networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.a=b"
     );
     let without_http = format!("{on},agent.restPort=0,agent.front.tls.mode=auto");
+    let with_hosts = format!("{on},operator.hosts.from[0].ipBlock.cidr=192.0.2.0/24");
     // Clients or whoever measures, and agents: of a port that is open to all there are none.
     let named = |ports: &[(&str, usize)]| -> Vec<(String, usize)> {
         ports
@@ -271,6 +305,11 @@ async fn the_network_policy_lets_every_port_be_reached_and_no_other() {
             without_http,
             named(&[("admin", 0), ("inference", 0)]),
             named(&[("admin", 0), ("control", 1)]),
+        ),
+        (
+            with_hosts,
+            named(&[("admin", 0), ("inference", 0), ("rest", 0)]),
+            named(&[("admin", 0), ("control", 2)]),
         ),
     ] {
         let objects = objects(&server, &values).await.unwrap();

@@ -28,9 +28,24 @@ const NEEDS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     connection: close\r\n\r\n\
     {\"error\":\"this port speaks TLS alone: use https, or gRPC with TLS\"}";
 
-/// The node whose agent is at the other end, as its certificate says.
+/// The host whose agent is at the other end, as its certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer(pub Arc<str>);
+pub struct Peer {
+    /// Its name.
+    pub node: Arc<str>,
+    /// What it joined by, where it is no Node; see [`join_id`](crate::join_id).
+    pub join: Option<Arc<str>>,
+}
+
+impl From<&str> for Peer {
+    /// The agent of the Node `node`.
+    fn from(node: &str) -> Self {
+        Self {
+            node: node.into(),
+            join: None,
+        }
+    }
+}
 
 /// What becomes of connections without TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,8 +183,11 @@ impl Acceptor {
         let peer = match shown.and_then(<[_]>::first) {
             None => None,
             Some(certificate) => {
-                let node = read(certificate).ok().and_then(|facts| facts.node);
-                Some(Peer(node.ok_or(AcceptError::Nobody)?.into()))
+                let facts = read(certificate).map_err(|_| AcceptError::Nobody)?;
+                Some(Peer {
+                    node: facts.node.ok_or(AcceptError::Nobody)?.into(),
+                    join: facts.join.map(Into::into),
+                })
             }
         };
         Ok(Accepted {

@@ -3,7 +3,7 @@
 use crate::certificate::{
     CertificateError, Facts, Validity, certificates, public_key, read, to_pem,
 };
-use crate::name::{OPERATOR, Workload, agent, is_node_name};
+use crate::name::{Named, OPERATOR, Workload, agent, is_node_name};
 use crate::reached::{Reached, is_ours};
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -174,32 +174,30 @@ impl Authority {
         request: &[u8],
         validity: Validity,
     ) -> Result<String, AuthorityError> {
-        self.issue_front(agents, node, request, validity, &Reached::default())
+        self.issue_front(agents, node.into(), request, validity, &Reached::default())
     }
 
-    /// As [`Authority::issue_agent`], for an agent whose clients reach it as `reached` says.
-    /// Names by which hosts look for each other are left out of that.
+    /// As [`Authority::issue_agent`], for the agent of `host`, whose clients reach it as
+    /// `reached` says. Names by which hosts look for each other are left out of that.
     ///
     /// # Errors
-    /// The node cannot be named, or the request is none.
+    /// The host cannot be named, or the request is none.
     pub fn issue_front(
         &self,
         agents: &Workload,
-        node: &str,
+        host: Named<'_>,
         request: &[u8],
         validity: Validity,
         reached: &Reached,
     ) -> Result<String, AuthorityError> {
-        if !is_node_name(node) {
-            return Err(AuthorityError::Node(node.to_owned()));
+        if !is_node_name(host.node) {
+            return Err(AuthorityError::Node(host.node.to_owned()));
         }
-        let request = CertificateSigningRequestDer::from(request);
-        let request = CertificateSigningRequestParams::from_der(&request);
-        let request = request.map_err(|error| AuthorityError::Request(error.to_string()))?;
+        let request = parsed(request)?;
         if PublicKeyData::algorithm(&request.public_key) != &PKCS_ECDSA_P256_SHA256 {
             return Err(AuthorityError::RequestKey);
         }
-        let mut params = leaf(&agent(node), &agents.uri_on(node), validity)?;
+        let mut params = leaf(&agent(host.node), &agents.uri_of(host), validity)?;
         for name in reached.names.iter().filter(|name| !is_ours(name)) {
             let name = Ia5String::try_from(name.as_str()).map_err(sign_error)?;
             params.subject_alt_names.push(SanType::DnsName(name));
@@ -236,6 +234,20 @@ impl Authority {
             key: key.serialize_pem(),
         })
     }
+}
+
+/// The public key of a request (PKCS #10, DER), as DER has it.
+///
+/// # Errors
+/// It is no request.
+pub fn request_key(request: &[u8]) -> Result<Vec<u8>, AuthorityError> {
+    Ok(parsed(request)?.public_key.subject_public_key_info())
+}
+
+fn parsed(request: &[u8]) -> Result<CertificateSigningRequestParams, AuthorityError> {
+    let request = CertificateSigningRequestDer::from(request);
+    let request = CertificateSigningRequestParams::from_der(&request);
+    request.map_err(|error| AuthorityError::Request(error.to_string()))
 }
 
 fn leaf(dns: &str, uri: &str, validity: Validity) -> Result<CertificateParams, AuthorityError> {

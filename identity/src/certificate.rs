@@ -47,6 +47,8 @@ pub struct Facts {
     pub validity: Validity,
     /// The node whose agent it names, if it names just one.
     pub node: Option<String>,
+    /// What that host joined by, where it is no Node.
+    pub join: Option<String>,
     /// Names and addresses that it has beside.
     pub reached: Reached,
     /// Whether it may sign others.
@@ -81,12 +83,12 @@ pub fn read(certificate: &CertificateDer<'_>) -> Result<Facts, CertificateError>
         .subject_alternative_name()
         .map_err(|error| CertificateError::Content(error.to_string()))?;
     let names = names.map_or(&[][..], |names| &names.value.general_names[..]);
-    let mut nodes = names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => name::node_in(uri),
+    let mut hosts = names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => name::named_in(uri),
         _ => None,
     });
-    let node = match (nodes.next(), nodes.next()) {
-        (Some(node), None) => Some(node.to_owned()),
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Some(host),
         _ => None,
     };
     let mut reached = Reached::default();
@@ -103,7 +105,8 @@ pub fn read(certificate: &CertificateDer<'_>) -> Result<Facts, CertificateError>
             not_before: validity.not_before.timestamp(),
             not_after: validity.not_after.timestamp(),
         },
-        node,
+        node: host.map(|host| host.node.to_owned()),
+        join: host.and_then(|host| host.join).map(str::to_owned),
         reached,
         is_authority: parsed.is_ca(),
     })

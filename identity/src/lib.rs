@@ -18,7 +18,7 @@ mod tls;
 pub use accept::{AcceptError, Accepted, Acceptor, Peer, Plain};
 pub use certificate::{CertificateError, Facts, Validity, certificates, is_issued_by, read};
 pub use connect::{ConnectError, connect};
-pub use name::{OPERATOR, Workload, agent, is_node_name};
+pub use name::{Named, OPERATOR, Workload, agent, is_node_name, join_id};
 pub use reached::{Reached, ReachedError};
 pub use rustls::pki_types::CertificateDer;
 pub use rustls::{ClientConfig, ServerConfig};

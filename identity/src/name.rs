@@ -56,24 +56,64 @@ impl Workload {
     pub fn uri_on(&self, node: &str) -> String {
         format!("{}/node/{node}", self.uri())
     }
+
+    /// The name of `host`: `/node/NODE` behind [`Workload::uri`], and `/join/JOIN` behind
+    /// that where it joined.
+    pub fn uri_of(&self, host: Named<'_>) -> String {
+        let on = self.uri_on(host.node);
+        match host.join {
+            None => on,
+            Some(join) => format!("{on}/join/{join}"),
+        }
+    }
 }
 
-/// The node that `uri` names, if it is an agent's.
-pub(crate) fn node_in(uri: &str) -> Option<&str> {
-    let mut parts = uri.strip_prefix("spiffe://")?.split('/');
-    let mut value = |key: Option<&str>| {
-        let found = parts.next();
-        match key {
-            Some(key) if found != Some(key) => None,
-            Some(_) => parts.next().filter(|part| !part.is_empty()),
-            None => found.filter(|part| !part.is_empty()),
+/// A host as certificates name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// Its name, which is that of its Node where it is one.
+    pub node: &'a str,
+    /// What it joined by, where it is no Node; see [`join_id`].
+    pub join: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for Named<'a> {
+    /// The Node `node`.
+    fn from(node: &'a str) -> Self {
+        Self { node, join: None }
+    }
+}
+
+/// Characters that name a join in a certificate.
+const JOIN_CHARACTERS: usize = 16;
+
+/// What names the join by the token with this SHA-256 (in hexadecimal) in certificates: a
+/// later join of the same host has another name.
+pub fn join_id(token_sha256: &str) -> &str {
+    token_sha256.get(..JOIN_CHARACTERS).unwrap_or(token_sha256)
+}
+
+fn is_join_id(text: &str) -> bool {
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    text.len() == JOIN_CHARACTERS && text.bytes().all(is_digit)
+}
+
+/// The host that `uri` names, if it is an agent's.
+pub(crate) fn named_in(uri: &str) -> Option<Named<'_>> {
+    let parts: Vec<&str> = uri.strip_prefix("spiffe://")?.split('/').collect();
+    if parts.iter().any(|part| part.is_empty()) {
+        return None;
+    }
+    match parts[..] {
+        [_, "ns", _, "sa", _, "node", node] if is_node_name(node) => Some(node.into()),
+        [_, "ns", _, "sa", _, "node", node, "join", join]
+            if is_node_name(node) && is_join_id(join) =>
+        {
+            let join = Some(join);
+            Some(Named { node, join })
         }
-    };
-    value(None)?;
-    value(Some("ns"))?;
-    value(Some("sa"))?;
-    let node = value(Some("node"))?;
-    (parts.next().is_none() && is_node_name(node)).then_some(node)
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -95,8 +135,23 @@ mod tests {
             uri,
             "spiffe://lamina/ns/lamina-system/sa/lamina-agent/node/cam-1.site"
         );
-        assert_eq!(node_in(&uri), Some("cam-1.site"));
+        assert_eq!(named_in(&uri), Some("cam-1.site".into()));
         assert_eq!(agent("cam-1"), "cam-1.agents.lamina");
+    }
+
+    #[test]
+    fn a_host_that_joined_is_told_from_a_node_and_from_an_earlier_join() {
+        let (first, second) = ("01".repeat(32), "02".repeat(32));
+        let uri = |token: &str| {
+            let join = Some(join_id(token));
+            let node = "cam-9";
+            agents().uri_of(Named { node, join })
+        };
+        assert_ne!(uri(&first), uri(&second));
+        let whole = uri(&first);
+        let found = named_in(&whole).unwrap();
+        assert_eq!((found.node, found.join), ("cam-9", Some(&first[..16])));
+        assert_eq!(agents().uri_of("cam-9".into()), agents().uri_on("cam-9"));
     }
 
     #[test]
@@ -112,6 +167,9 @@ mod tests {
         let bad = [
             agents().uri(),
             format!("{}/more", agents().uri_on("cam-1")),
+            format!("{}/join/", agents().uri_on("cam-1")),
+            format!("{}/join/0123456789ABCDEF", agents().uri_on("cam-1")),
+            format!("{}/join/0123456789abcdef/more", agents().uri_on("cam-1")),
             agents().uri_on(""),
             agents().uri_on("Cam_1"),
             "spiffe:///ns/a/sa/b/node/c".to_owned(),
@@ -119,7 +177,7 @@ mod tests {
             "spiffe://lamina/sa/b/ns/a/node/c".to_owned(),
         ];
         for uri in bad {
-            assert_eq!(node_in(&uri), None, "{uri}");
+            assert_eq!(named_in(&uri), None, "{uri}");
         }
     }
 

@@ -60,7 +60,7 @@ async fn serve(acceptor: Acceptor) -> String {
                 let Ok(accepted) = acceptor.accept(stream).await else {
                     return;
                 };
-                let seen = accepted.peer.map_or("nobody".into(), |peer| peer.0);
+                let seen = accepted.peer.map_or("nobody".into(), |peer| peer.node);
                 let mut stream = accepted.stream;
                 let mut byte = [0];
                 while stream.read_exact(&mut byte).await.is_ok() {
@@ -342,7 +342,7 @@ fn front(by: &Authority, names: &[&str]) -> Credentials {
     let (key, csr) = request().unwrap();
     let reached = Reached::parse(names.iter().copied()).unwrap();
     let times = lasting(-HOUR, HOUR);
-    let issued = by.issue_front(&agents(), "cam-1", &csr, times, &reached);
+    let issued = by.issue_front(&agents(), "cam-1".into(), &csr, times, &reached);
     Credentials::from_pem(issued.unwrap().as_bytes(), key.as_bytes()).unwrap()
 }
 
@@ -432,7 +432,7 @@ fn a_certificate_says_where_its_agent_is_reached_and_never_that_it_is_another() 
         addresses: Vec::new(),
     };
     let times = lasting(-HOUR, HOUR);
-    let issued = ours.issue_front(&agents(), "cam-1", &csr, times, &forged);
+    let issued = ours.issue_front(&agents(), "cam-1".into(), &csr, times, &forged);
     let issued = certificates(issued.unwrap().as_bytes()).unwrap();
     let names = read(&issued[0]).unwrap().reached.names;
     assert_eq!(names, ["cam-1.agents.lamina"]);

@@ -20,6 +20,7 @@ pub mod selftest;
 mod serve;
 mod session;
 pub mod telemetry;
+mod uplink;
 mod wish;
 mod worker;
 

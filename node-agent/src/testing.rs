@@ -192,7 +192,7 @@ pub(crate) fn credentials(by: &Authority, node: &str) -> Credentials {
 pub(crate) fn front_credentials(by: &Authority, names: &[&str]) -> Credentials {
     let (key, csr) = request().unwrap();
     let reached = Reached::parse(names.iter().copied()).unwrap();
-    let issued = by.issue_front(&agents(), "cam-1", &csr, lasting(), &reached);
+    let issued = by.issue_front(&agents(), "cam-1".into(), &csr, lasting(), &reached);
     Credentials::from_pem(issued.unwrap().as_bytes(), key.as_bytes()).unwrap()
 }
 

@@ -12,6 +12,7 @@ mod deploy;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod health;
+pub mod hosts;
 pub mod identity;
 mod keys;
 mod kube;

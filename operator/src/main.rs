@@ -5,7 +5,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use lamina_identity::Reached;
 use lamina_operator::identity::Source;
 use lamina_operator::lease::Terms;
-use lamina_operator::operator::{self, Options};
+use lamina_operator::operator::{self, Options, StoreAt};
+use lamina_operator::store::Bucket;
 use lamina_plugin_host::Plugins;
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr};
@@ -65,9 +66,8 @@ struct Run {
     /// Port for /livez, /readyz and /metrics.
     #[arg(long, default_value_t = 9090)]
     admin_port: u16,
-    /// Folder for prepared models.
-    #[arg(long, default_value = "/var/lib/lamina")]
-    store_dir: PathBuf,
+    #[command(flatten)]
+    store: Store,
     /// What one agent may put into the store in an hour, such as 8Gi, beside what it was
     /// asked for.
     #[arg(long, default_value = "8Gi", value_parser = lamina_crds::quantity::parse_bytes)]
@@ -91,6 +91,48 @@ struct Run {
     /// Format of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+#[derive(Debug, clap::Args)]
+struct Store {
+    /// Folder for prepared models, where they are in no bucket.
+    #[arg(long, default_value = "/var/lib/lamina")]
+    store_dir: PathBuf,
+    /// Bucket of S3, or of what speaks as it does, for prepared models. Keys come from the
+    /// environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a workload's identity.
+    #[arg(long)]
+    store_bucket: Option<String>,
+    /// What stands before the names of blobs in the bucket.
+    #[arg(long, default_value = "", requires = "store_bucket")]
+    store_prefix: String,
+    /// Where the bucket is, such as https://minio:9000; AWS's own where left out.
+    #[arg(long, requires = "store_bucket")]
+    store_endpoint: Option<String>,
+    /// Region of the bucket.
+    #[arg(long, default_value = "us-east-1", requires = "store_bucket")]
+    store_region: String,
+    /// The bucket's name is a part of the host's.
+    #[arg(long, requires = "store_bucket")]
+    store_virtual_host: bool,
+    /// Certificates (PEM) of further authorities that the endpoint is trusted by.
+    #[arg(long, requires = "store_bucket")]
+    store_ca: Option<PathBuf>,
+}
+
+impl Store {
+    fn at(self) -> StoreAt {
+        let Some(name) = self.store_bucket else {
+            return StoreAt::Folder(self.store_dir);
+        };
+        StoreAt::Bucket(Bucket {
+            name,
+            prefix: self.store_prefix,
+            endpoint: self.store_endpoint,
+            region: self.store_region,
+            is_virtual_host: self.store_virtual_host,
+            authorities: self.store_ca,
+        })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -251,7 +293,7 @@ async fn start(run: Run) -> Result<()> {
         ip: run.pod_ip,
         port: run.port,
         admin_port: run.admin_port,
-        store: run.store_dir,
+        store: run.store.at(),
         put_quota: run.put_quota,
         memory_share: run.namespace_memory_share,
         identity,

@@ -9,11 +9,13 @@ use crate::state::snapshot::{
 };
 use crate::state::time::Moment;
 use crate::world::{LinkEstimate, LinkTable, NodeState, PrepareState, World};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
+use kube::core::ObjectMeta;
+use lamina_crds::ComputeNode;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What does not change while the process leads.
@@ -54,6 +56,12 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
     let timings = timings(&listed, world);
     let hosts = listed.compute_nodes.len();
     let (requests, exit_rows) = requests(world);
+    let Machines {
+        nodes,
+        joins,
+        agents,
+        agent_ips,
+    } = machines(listed.nodes, &listed.agents, &listed.compute_nodes);
     Snapshot {
         now,
         wall,
@@ -68,13 +76,10 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
             .into_iter()
             .map(|n| (n.name_any(), n))
             .collect(),
-        nodes: listed
-            .nodes
-            .into_iter()
-            .map(|n| (n.name_any(), NodeView(n)))
-            .collect(),
-        agent_ips: agent_ips(&listed.agents),
-        agents: listed.agents.iter().filter_map(|p| agent(p)).collect(),
+        nodes,
+        joins,
+        agent_ips,
+        agents,
         live: world
             .nodes()
             .into_iter()
@@ -101,6 +106,61 @@ fn agent(pod: &Pod) -> Option<String> {
     let is_over = matches!(phase, Some("Succeeded" | "Failed"));
     let node = pod.spec.as_ref()?.node_name.clone()?;
     (!is_over).then_some(node)
+}
+
+/// What hosts are made of.
+struct Machines {
+    nodes: BTreeMap<String, NodeView>,
+    joins: BTreeSet<String>,
+    agents: BTreeSet<String>,
+    agent_ips: BTreeMap<String, BTreeSet<IpAddr>>,
+}
+
+/// Nodes with their agents, and hosts that join without a Node.
+fn machines(nodes: Vec<Arc<Node>>, pods: &[Arc<Pod>], hosts: &[Arc<ComputeNode>]) -> Machines {
+    let nodes = nodes.into_iter().map(|n| (n.name_any(), NodeView(n)));
+    let mut all = Machines {
+        nodes: nodes.collect(),
+        joins: BTreeSet::new(),
+        agents: pods.iter().filter_map(|p| agent(p)).collect(),
+        agent_ips: agent_ips(pods),
+    };
+    for host in hosts.iter().filter(|host| host.spec.join.is_some()) {
+        let name = host.name_any();
+        // A Node of that name is the host, and nobody else.
+        if all.nodes.contains_key(&name) {
+            continue;
+        }
+        let view = NodeView(Arc::new(in_place_of_a_node(host)));
+        all.nodes.insert(name.clone(), view);
+        all.joins.insert(name.clone());
+        if host.is_joined() {
+            let ips = all.agent_ips.entry(name.clone()).or_default();
+            ips.extend(told_ip(host));
+            all.agents.insert(name);
+        }
+    }
+    all
+}
+
+/// What stands for the Node of a host that joined without one: the labels of its ComputeNode
+/// count in place of a Node's.
+fn in_place_of_a_node(host: &ComputeNode) -> Node {
+    Node {
+        metadata: ObjectMeta {
+            name: host.metadata.name.clone(),
+            uid: host.metadata.uid.clone(),
+            labels: host.metadata.labels.clone(),
+            ..ObjectMeta::default()
+        },
+        ..Node::default()
+    }
+}
+
+/// Where a host that joined said that it is; the operator checked that when it did.
+fn told_ip(host: &ComputeNode) -> Option<IpAddr> {
+    let address = host.status.as_ref()?.address.parse::<SocketAddr>().ok()?;
+    Some(address.ip())
 }
 
 /// Addresses of agents' pods by node.
@@ -351,6 +411,50 @@ mod tests {
         }
         let dead = links(&world, FEW_HOSTS + 1).or_estimated("a", "b").unwrap();
         assert_eq!(dead.figures(), None, "it is no better than it was found");
+    }
+
+    fn joining(name: &str, joined: bool) -> Arc<ComputeNode> {
+        let token = "01".repeat(32);
+        let host = serde_json::json!({
+            "apiVersion": "serving.lamina.dev/v1alpha1",
+            "kind": "ComputeNode",
+            "metadata": {"name": name, "uid": "u", "labels": {"site": "roof"}},
+            "spec": {"join": {"tokenSha256": token, "expiresAt": "2026-01-01T00:00:00Z"}},
+            "status": {
+                "address": "10.0.0.9:8001",
+                "joined": joined.then(|| serde_json::json!({
+                    "tokenSha256": token, "keySha256": "k", "at": "2026-01-01T00:00:00Z"})),
+            },
+        });
+        Arc::new(serde_json::from_value(host).unwrap())
+    }
+
+    #[test]
+    fn a_host_that_joined_is_one_with_the_labels_of_its_object() {
+        let node = Node {
+            metadata: ObjectMeta {
+                name: Some("edge-1".into()),
+                ..ObjectMeta::default()
+            },
+            ..Node::default()
+        };
+        let hosts = [
+            joining("cam-9", true),
+            joining("cam-10", false),
+            joining("edge-1", true),
+        ];
+        let all = machines(vec![Arc::new(node)], &[], &hosts);
+        assert_eq!(all.nodes["cam-9"].label("site"), Some("roof"));
+        assert_eq!(all.nodes["cam-9"].uid(), "u");
+        let ip: IpAddr = [10, 0, 0, 9].into();
+        assert!(all.agent_ips["cam-9"].contains(&ip));
+        // One that may join yet is there, and waited for by nobody.
+        assert!(all.joins.contains("cam-10") && !all.agents.contains("cam-10"));
+        assert!(all.agents.contains("cam-9"));
+        // A Node of that name stays as it is.
+        assert_eq!(all.nodes["edge-1"].label("site"), None);
+        assert!(!all.joins.contains("edge-1") && !all.agents.contains("edge-1"));
+        assert!(!all.agent_ips.contains_key("edge-1"));
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The whole process: its servers, its lease, its controllers.
 
 use crate::admin;
-use crate::control::{self, ControlService, TokenReviews};
+use crate::control::{self, Callers, ControlService, TokenReviews};
 use crate::health::Health;
+use crate::hosts::{self, Hosts};
 use crate::identity::{self, Identity, Keeper, Source};
 use crate::keys;
+use crate::kube::objects::Objects;
 use crate::lease::{Elector, LeaseError, PULSE, Terms};
 use crate::metrics::Metrics;
 use crate::run::{Controllers, ControllersError, Settings};
-use crate::store::{BlobStore, StoreError};
+use crate::store::{BlobStore, Bucket, StoreError};
 use crate::world::World;
 use kube::Client;
 use lamina_identity::{Plain, Reached, Workload};
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 const CONTROLLERS: &str = "the controllers";
 const ELECTION: &str = "the election";
 const CERTIFICATES: &str = "the certificates";
+const REPORTS: &str = "the reports of hosts that are no nodes";
 /// Name of the Lease that decides who decides.
 const LEASE: &str = "lamina-operator";
 /// Time that everything has to end after a signal; the kubelet gives 30 s.
@@ -47,8 +50,8 @@ pub struct Options {
     pub port: u16,
     /// Port for probes and metrics.
     pub admin_port: u16,
-    /// Folder for prepared models.
-    pub store: PathBuf,
+    /// Where prepared models are.
+    pub store: StoreAt,
     /// Bytes that one agent may put into the store in an hour.
     pub put_quota: u64,
     /// Share of a host's memory that the models of one namespace hold at most, in `0..=1`.
@@ -63,6 +66,15 @@ pub struct Options {
     pub key_namespaces: Vec<String>,
     /// Certificates, where TLS is spoken.
     pub tls: Option<Tls>,
+}
+
+/// Where prepared models are.
+#[derive(Debug, Clone)]
+pub enum StoreAt {
+    /// In a folder of this machine.
+    Folder(PathBuf),
+    /// In a bucket.
+    Bucket(Bucket),
 }
 
 /// How TLS is spoken with agents.
@@ -156,7 +168,10 @@ pub async fn run(
     health.waits(PULSE, "the lease was not read yet");
     let world = World::new();
     let metrics = Metrics::new(world.clone());
-    let store = BlobStore::local(&options.store)?;
+    let store = match &options.store {
+        StoreAt::Folder(folder) => BlobStore::local(folder)?,
+        StoreAt::Bucket(bucket) => BlobStore::bucket(bucket)?,
+    };
     let agents = listen(options.port).await?;
     let probes = listen(options.admin_port).await?;
     world.set_operator_node(&options.node);
@@ -185,13 +200,16 @@ pub async fn run(
         &options.namespace,
         &options.agent_service_account,
     );
-    let auth = Arc::new(auth);
+    let objects = Objects::default();
+    let hosts = Hosts::new(objects.clone(), client.clone());
+    let checks_source = options.tls.as_ref().is_some_and(|tls| tls.checks_source);
+    let auth = Arc::new(Callers::new(auth, hosts.clone(), checks_source));
     let service = ControlService::new(world.clone(), store.clone(), auth, stop.clone());
     let mut service = service.taking(options.put_quota);
     if let Some((identity, of)) = options.identity() {
         let is_strict = options.tls.as_ref().is_some_and(|tls| !tls.is_optional);
-        let checks_source = options.tls.as_ref().is_some_and(|tls| tls.checks_source);
         service = service.with_identity(identity.clone(), is_strict, checks_source);
+        service = service.with_hosts(hosts.clone());
         let figures = metrics.clone();
         let told = Box::new(move |authority, own| figures.set_certificates(authority, own));
         let keeper = Keeper::new(of, identity, client.clone(), health.clone(), told);
@@ -230,7 +248,15 @@ pub async fn run(
         plugins: options.plugins.clone(),
         memory_share: options.memory_share,
         tenure: elector.tenure(),
+        objects,
+        hosts: hosts.clone(),
     };
+    let writing = hosts::report::write(hosts, client.clone(), elector.tenure(), leads.clone());
+    let token = stop.clone();
+    parts.spawn(async move {
+        token.run_until_cancelled(writing).await;
+        (REPORTS, Ok(()))
+    });
     let controllers = Controllers::new(settings, client, world, store, health, metrics);
     let token = stop.clone();
     parts.spawn(async move {
@@ -246,7 +272,7 @@ pub async fn run(
     let first = wait(&mut parts, &stop, &shutdown).await;
     stop.cancel();
     let ended = tokio::time::timeout(SHUTDOWN, async {
-        let mut writers = BTreeSet::from([CONTROLLERS, ELECTION]);
+        let mut writers = BTreeSet::from([CONTROLLERS, ELECTION, REPORTS]);
         if options.tls.is_some() {
             writers.insert(CERTIFICATES);
         }

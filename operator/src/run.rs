@@ -1,6 +1,7 @@
 //! The loop: looks at the world, decides, does, and waits for the next change.
 
 use crate::health::Health;
+use crate::hosts::Hosts;
 use crate::kube::execute::{Executor, Outcome};
 use crate::kube::objects::Objects;
 use crate::kube::secrets;
@@ -64,6 +65,10 @@ pub(crate) struct Settings {
     pub memory_share: f64,
     /// Until when this process may write.
     pub tenure: Tenure,
+    /// Copies of the objects.
+    pub objects: Objects,
+    /// Hosts that are no Nodes, which hear of what was decided by their sessions.
+    pub hosts: Hosts,
 }
 
 /// Why the loop ended.
@@ -116,7 +121,7 @@ impl Controllers {
         shutdown: CancellationToken,
     ) -> Result<(), ControllersError> {
         let changed = Arc::new(Notify::new());
-        let objects = Objects::default();
+        let objects = self.settings.objects.clone();
         let watches = objects.watches(&self.client, &self.settings.namespace, &changed);
         let mut watches: FuturesUnordered<_> = watches.into_iter().collect();
         let work = async {
@@ -357,7 +362,9 @@ impl<'a> Looks<'a> {
             }
             is_news
         });
-        self.executor.run(decisions.writes).await
+        let outcome = self.executor.run(decisions.writes).await;
+        all.settings.hosts.touch();
+        outcome
     }
 
     /// Asks hosts for blobs that the store lacks.

@@ -335,6 +335,7 @@ pub(crate) fn world() -> Snapshot {
             .iter()
             .map(|(n, ..)| by_name(n))
             .collect::<BTreeSet<_>>(),
+        joins: BTreeSet::new(),
         agent_ips: BTreeMap::new(),
         live: NODES
             .iter()

@@ -19,8 +19,10 @@ mod bundle;
 mod cluster;
 mod coverage;
 mod deny;
+mod earlier;
 mod images;
 mod run;
+mod servers;
 mod setup;
 mod steps;
 mod tidy;
@@ -52,6 +54,10 @@ enum Command {
         /// Only the steps whose name contains this.
         #[arg(long)]
         only: Option<String>,
+        /// With `--only cluster`: the revision from which the chart is upgraded to this one.
+        /// Without, images of this build stand for an earlier version.
+        #[arg(long, value_name = "REVISION")]
+        earlier: Option<String>,
     },
     /// Measure, print ratios and write the page in docs/benchmarks/.
     Bench {
@@ -96,13 +102,15 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             }
             build::demo(&kit, &args)
         }
-        Command::Test { only } => {
+        Command::Test { only, earlier } => {
             setup::require_lab_host()?;
             let kit = setup::everything()?;
-            steps::test(&kit, only.as_deref())
+            servers::build(&kit)?;
+            steps::test(&kit, only.as_deref(), earlier.as_deref())
         }
         Command::Setup => {
             let kit = setup::everything()?;
+            servers::build(&kit)?;
             println!("ready:");
             for (key, value) in kit.env() {
                 println!("  {key}={value}");

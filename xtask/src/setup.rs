@@ -15,6 +15,9 @@ pub(crate) const KUBERNETES: &str = "1.36.4";
 const ETCD: &str = "3.7.3";
 const HELM: &str = "4.2.4";
 const KWOK: &str = "0.8.0";
+/// Versions of the S3 gateway and of the registry that tests ask.
+pub(crate) const VERSITYGW: &str = "1.8.0";
+pub(crate) const REGISTRY: &str = "3.1.2";
 /// Version of PyTorch and libtorch.
 pub(crate) const TORCH: &str = "2.13.0";
 
@@ -30,6 +33,7 @@ pub(crate) struct Kit {
     python: PathBuf,
     clients: PathBuf,
     models: PathBuf,
+    servers: PathBuf,
     logs: PathBuf,
 }
 
@@ -52,6 +56,7 @@ impl Kit {
             ("LAMINA_PYTHON", text(&self.python)),
             ("LAMINA_CLIENTS", text(&self.clients)),
             ("LAMINA_MODELS", text(&self.models)),
+            ("LAMINA_SERVERS", text(&self.servers)),
             ("LAMINA_CHART", text(&self.root.join("charts/lamina"))),
         ]
     }
@@ -59,6 +64,11 @@ impl Kit {
     /// A program of the tools folder.
     pub(crate) fn tool(&self, name: &str) -> PathBuf {
         self.tools.join(name)
+    }
+
+    /// The folder of the servers that tests ask.
+    pub(crate) fn servers(&self) -> &Path {
+        &self.servers
     }
 
     /// Python with PyTorch.
@@ -182,6 +192,7 @@ pub(crate) fn everything() -> Result<Kit> {
         python,
         clients,
         models,
+        servers: cache.join(format!("servers-versitygw{VERSITYGW}-registry{REGISTRY}")),
         logs,
     })
 }

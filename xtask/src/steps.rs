@@ -2,7 +2,7 @@
 
 use crate::images::Profile;
 use crate::setup::Kit;
-use crate::{build, cluster, deny, tidy};
+use crate::{build, cluster, deny, earlier, tidy};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -19,8 +19,9 @@ struct Tally {
 
 const DEPENDENCIES: &str = "dependencies: licences, bans and sources";
 
-/// Runs the steps whose name contains `only`, all where absent.
-pub(crate) fn test(kit: &Kit, only: Option<&str>) -> Result<ExitCode> {
+/// Runs the steps whose name contains `only`, all where absent. Clusters are upgraded from the
+/// revision `from`, where one is given.
+pub(crate) fn test(kit: &Kit, only: Option<&str>, from: Option<&str>) -> Result<ExitCode> {
     let start = Instant::now();
     let mut tally = Tally::default();
     let wanted = |name: &str| only.is_none_or(|o| name.contains(o));
@@ -59,7 +60,7 @@ pub(crate) fn test(kit: &Kit, only: Option<&str>) -> Result<ExitCode> {
     }
     // On its own: it takes as long as half of the rest, and much more of the machine.
     if only == Some("cluster") {
-        cluster_step(kit, &mut tally)?;
+        cluster_step(kit, from, &mut tally)?;
     }
     println!("\n{} minutes", start.elapsed().as_secs() / 60);
     for name in &tally.broken {
@@ -77,11 +78,13 @@ pub(crate) fn test(kit: &Kit, only: Option<&str>) -> Result<ExitCode> {
 }
 
 /// Life on real kubelets.
-fn cluster_step(kit: &Kit, tally: &mut Tally) -> Result<()> {
+fn cluster_step(kit: &Kit, from: Option<&str>, tally: &mut Tally) -> Result<()> {
+    let earlier = from.map(|from| earlier::prepare(kit, from)).transpose()?;
     let env = cluster::prepare(kit, Profile::Dev)?;
     let mut suite = kit.cargo();
     suite.args(["test", "--workspace", "--test", "cluster"]);
     suite.envs(env);
+    suite.envs(earlier.map(|folder| ("LAMINA_EARLIER", folder)));
     step("cluster: life on real kubelets", &mut suite, tally)
 }
 

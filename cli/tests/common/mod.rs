@@ -11,8 +11,10 @@ use lamina_placement::Ctx;
 pub(crate) fn args(options: &str) -> PlanArgs {
     let words = ["kubectl-lamina", "plan"].into_iter();
     let words = words.chain(options.split_whitespace());
-    let Command::Plan(args) = Cli::try_parse_from(words).unwrap().command;
-    *args
+    match Cli::try_parse_from(words).unwrap().command {
+        Command::Plan(args) => *args,
+        other => panic!("{other:?} is no plan"),
+    }
 }
 
 /// The report, without times.

@@ -208,8 +208,16 @@ impl Cluster {
     /// # Errors
     /// A node refuses one.
     pub async fn import_images(&self) -> Result<(), ClusterError> {
+        self.import(&self.images).await
+    }
+
+    /// Imports further archives of images into every node.
+    ///
+    /// # Errors
+    /// containerd refuses one.
+    pub async fn import(&self, archives: &[PathBuf]) -> Result<(), ClusterError> {
         let all = self.nodes.iter().map(async |node| {
-            for archive in &self.images {
+            for archive in archives {
                 node.import(archive).await?;
             }
             Ok(())

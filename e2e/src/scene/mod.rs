@@ -85,6 +85,8 @@ const CONTROL_LINK: Link = Link::new(Duration::from_millis(1), 200_000_000);
 /// The names of the hosts, in the order of their addresses.
 const DEVICES: [&str; 2] = ["cam-1", "cam-2"];
 const EDGES: [&str; 2] = ["edge-1", "edge-2"];
+/// A camera without a kubelet: nothing runs there unless it is started.
+pub const MACHINE: &str = "roof-1";
 
 fn links() -> Links {
     let mut links = Links::all(DEVICE_LINK).between(EDGES[0], EDGES[1], EDGE_LINK);
@@ -108,6 +110,7 @@ fn hosts() -> Vec<HostSpec> {
         host(EDGES[0], Tier::Edge, 900, 1536),
         host(EDGES[1], Tier::Edge, 600, 1536),
         host(CLOUD, Tier::Cloud, 1000, 3072),
+        host(MACHINE, Tier::Device, 225, 768).without_kubelet(),
     ]
 }
 

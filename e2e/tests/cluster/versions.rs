@@ -1,59 +1,100 @@
 //! Other versions: of the chart and its images, and of helm.
 //!
-//! The images of the earlier version are those of this build under another tag.
+//! The earlier version is that of `LAMINA_EARLIER`, which `cargo xtask test --only cluster
+//! --earlier REVISION` builds; without it, the images of this build under another tag.
 
 use crate::changes::{OPERATOR_PLACE, all_rolled_out, answers, gone};
 use crate::load::settle;
 use anyhow::{Context as _, Result, ensure};
 use lamina_e2e::scene::SYSTEM;
-use lamina_e2e::site::{ENTRY, RELEASE, Site};
+use lamina_e2e::site::{ENTRY, RELEASE, Site, archives};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-const EARLIER: &str = "0.0.9";
+/// Tag of the images of another build.
+const EARLIER: &str = "earlier";
+/// Tag of this build's that stand for it.
+const STAND_IN: &str = "0.0.9";
 const NODES: [&str; 3] = [ENTRY, "edge-1", "cloud-1"];
 
-/// From the earlier version to this one, and back by `helm rollback`.
-pub(crate) async fn upgraded_and_rolled_back(site: &mut Site) -> Result<String> {
-    let begin = Instant::now();
-    let mut times = Vec::new();
+/// A version before this one, whose images are in the nodes' stores.
+struct Earlier {
+    chart: PathBuf,
+    tag: &'static str,
+}
+
+impl Earlier {
+    async fn bring(site: &Site) -> Result<Self> {
+        let Some(folder) = std::env::var_os("LAMINA_EARLIER").map(PathBuf::from) else {
+            return Self::stand_in(site).await;
+        };
+        let archives = archives(&folder.join("images"))?;
+        ensure!(!archives.is_empty(), "no archives in {}", folder.display());
+        site.cluster.import(&archives).await?;
+        Ok(Self {
+            chart: folder.join("source/charts/lamina"),
+            tag: EARLIER,
+        })
+    }
+
+    async fn stand_in(site: &Site) -> Result<Self> {
+        tag_as(site, STAND_IN).await?;
+        Ok(Self {
+            chart: earlier_chart(site)?,
+            tag: STAND_IN,
+        })
+    }
+}
+
+/// Gives the images of this build another tag, too.
+async fn tag_as(site: &Site, other: &str) -> Result<()> {
     for node in NODES {
         for image in ["operator", "node-agent"] {
             let name = |version| format!("docker.io/lamina/{image}:{version}");
             let mut tag = site.cluster.command(node, "ctr")?;
             tag.args(["--namespace=k8s.io", "images", "tag", "--force"]);
-            tag.args([name(VERSION), name(EARLIER)]);
+            tag.args([name(VERSION), name(other)]);
             ensure!(tag.output().await?.status.success(), "no second tag");
         }
     }
-    let earlier = earlier_chart(site)?;
-    let earlier = earlier.to_string_lossy();
+    Ok(())
+}
+
+/// From the earlier version to this one, and back by `helm rollback`.
+pub(crate) async fn upgraded_and_rolled_back(site: &mut Site) -> Result<String> {
+    let begin = Instant::now();
+    let mut times = Vec::new();
+    let Earlier { chart, tag } = Earlier::bring(site).await?;
+    let chart = chart.to_string_lossy();
+    let tagged = format!("image.tag={tag}");
     let install = [
         "upgrade",
         RELEASE,
-        &earlier,
+        &chart,
         "--namespace",
         SYSTEM,
         "--reset-values",
         "--set",
         OPERATOR_PLACE,
+        "--set",
+        &tagged,
     ];
     site.cluster.helm(&install).await?;
-    runs(site, EARLIER).await?;
+    runs(site, tag).await?;
     times.push(begin.elapsed().as_secs());
     site.install(&["--set", OPERATOR_PLACE]).await?;
     runs(site, VERSION).await?;
     times.push(begin.elapsed().as_secs());
     let rollback = ["rollback", RELEASE, "--namespace", SYSTEM];
     site.cluster.helm(&rollback).await?;
-    runs(site, EARLIER).await?;
+    runs(site, tag).await?;
     times.push(begin.elapsed().as_secs());
     site.install(&["--set", OPERATOR_PLACE]).await?;
     runs(site, VERSION).await?;
     Ok(format!(
-        "{EARLIER} at {} s, {VERSION} at {} s, rolled back at {} s",
+        "{tag} at {} s, {VERSION} at {} s, rolled back at {} s",
         times[0], times[1], times[2]
     ))
 }
@@ -80,7 +121,7 @@ fn earlier_chart(site: &Site) -> Result<PathBuf> {
     copy(site.chart(), &folder)?;
     let file = folder.join("Chart.yaml");
     let text = fs::read_to_string(&file)?;
-    fs::write(&file, text.replace(VERSION, EARLIER))?;
+    fs::write(&file, text.replace(VERSION, STAND_IN))?;
     Ok(folder)
 }
 

@@ -18,7 +18,18 @@ pub(crate) async fn serve(scene: &Scene, name: &str) -> Result<()> {
 }
 
 pub(crate) async fn photographs(scene: &Scene, host: &str, model: &str) -> Result<Vec<Photograph>> {
-    let client = scene.client(host, "photographs", model, &[])?;
+    named(scene, host, model, model).await
+}
+
+/// As [`photographs`], of a model that is the network `reference` under another name.
+pub(crate) async fn named(
+    scene: &Scene,
+    host: &str,
+    model: &str,
+    reference: &str,
+) -> Result<Vec<Photograph>> {
+    let reference = [format!("--reference={reference}")];
+    let client = scene.client(host, "photographs", model, &reference)?;
     let lines = client.finish(Duration::from_secs(120)).await?;
     let named: Vec<Photograph> = lines
         .into_iter()

@@ -13,6 +13,7 @@ mod fleet;
 mod good;
 mod hostile;
 mod isolation;
+mod joined;
 mod manifests;
 mod requests;
 mod rights;
@@ -170,6 +171,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(access::a_token_gets_what_its_holder_may_get);
     case!(encrypted::clients_believe_the_operators_authority);
     case!(encrypted::a_given_certificate_is_replaced_while_clients_are_answered);
+    case!(joined::a_machine_without_a_kubelet_joins_serves_and_leaves);
     case!(faults::model_deleted_and_applied_again);
     case!(fleet::two_hundred_agents_beside_five_real_ones);
     // Of a part of the run it says nothing.

@@ -1,6 +1,7 @@
 //! The certificate on the disk.
 
 use crate::files;
+use lamina_model::Digest;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 const AUTHORITIES: &str = "authorities.pem";
 /// Certificate and private key in one file, so that they always belong together.
 const OWN: &str = "own.pem";
+/// SHA-256 of what a machine that is no Node joined by last.
+const JOIN: &str = "join";
 
 /// The folder, which nobody else may read.
 #[derive(Debug, Clone)]
@@ -69,6 +72,26 @@ impl Files {
         files::replace_private(&self.folder.join(OWN), pem.as_bytes())
     }
 
+    /// Begins anew where the machine is to join by another token than before: the certificate
+    /// of the join before counts no more, and `authorities` (PEM) are whom to believe. Blocks.
+    ///
+    /// # Errors
+    /// The disk takes no more.
+    pub(crate) fn begin_join(&self, authorization: &str, authorities: &str) -> io::Result<()> {
+        let join = Digest::of(authorization.as_bytes());
+        let before = fs::read_to_string(self.folder.join(JOIN));
+        if before.is_ok_and(|before| before == join.as_str()) {
+            return Ok(());
+        }
+        self.write_authorities(authorities)?;
+        match fs::remove_file(self.folder.join(OWN)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // Last: whatever is cut off before is done again.
+        files::replace(&self.folder.join(JOIN), join.as_str().as_bytes())
+    }
+
     fn make(&self) -> io::Result<()> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&self.folder)?;
@@ -80,6 +103,23 @@ impl Files {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_join_begins_anew_and_the_same_one_goes_on() {
+        let cache = tempfile::tempdir().unwrap();
+        let files = Files::in_dir(cache.path());
+        files.begin_join("Join cam-9.one", "first").unwrap();
+        assert_eq!(files.read().authorities, "first");
+        files.write_own("own").unwrap();
+        // The operator told of others since.
+        files.write_authorities("second").unwrap();
+        files.begin_join("Join cam-9.one", "first").unwrap();
+        let kept = files.read();
+        assert_eq!((kept.authorities.as_str(), &*kept.own), ("second", "own"));
+        files.begin_join("Join cam-9.two", "third").unwrap();
+        let kept = files.read();
+        assert_eq!((kept.authorities.as_str(), &*kept.own), ("third", ""));
+    }
 
     #[test]
     fn what_is_kept_is_read_again_and_nobody_else_reads_the_key() {

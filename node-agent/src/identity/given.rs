@@ -141,7 +141,7 @@ mod tests {
     fn write(folder: &Path, by: &Authority, mixed: bool) {
         let (key, csr) = request().unwrap();
         let reached = Reached::parse(["front.example"]).unwrap();
-        let issued = by.issue_front(&agents(), "cam-1", &csr, lasting(), &reached);
+        let issued = by.issue_front(&agents(), "cam-1".into(), &csr, lasting(), &reached);
         let key = if mixed { request().unwrap().0 } else { key };
         std::fs::write(folder.join(CERTIFICATE), issued.unwrap()).unwrap();
         std::fs::write(folder.join(KEY), key).unwrap();

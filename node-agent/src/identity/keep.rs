@@ -4,9 +4,11 @@ use super::decide::{Own, Step, decide, is_good, trouble};
 use super::files::{Files, Kept};
 use crate::causes::with_causes;
 use crate::net::{
-    Backoff, DialError, FrontTls, OperatorEndpoint, Profile, bearer, connect_to_enroll,
+    Backoff, DialError, FrontTls, OperatorEndpoint, Profile, Target, bearer, connect,
+    connect_to_enroll,
 };
 use crate::telemetry::Telemetry;
+use crate::uplink::JoinFile;
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
@@ -68,12 +70,36 @@ enum EnrollError {
     Clock,
 }
 
+/// What this host shows to be given a certificate.
+pub(crate) enum Shown {
+    /// The token of its pod, in that file.
+    Pod(PathBuf),
+    /// The token of its join once, and the certificate itself from then on.
+    Join {
+        /// As `authorization`.
+        authorization: String,
+        /// Key and request that the token was shown with: it is good for them alone, and the
+        /// answer may be lost.
+        asked: Option<(String, Vec<u8>)>,
+    },
+}
+
+impl Shown {
+    /// For a machine that joins by `file`.
+    pub(crate) fn join(file: &JoinFile) -> Self {
+        Self::Join {
+            authorization: file.authorization(),
+            asked: None,
+        }
+    }
+}
+
 /// Keeps this host's certificate.
 pub(crate) struct Keeper {
     /// Name of this node.
     node: String,
     files: Files,
-    token_file: PathBuf,
+    shown: Shown,
     endpoint: OperatorEndpoint,
     telemetry: Telemetry,
     /// Notified when what is told of the certificate changes.
@@ -96,12 +122,12 @@ struct Held {
 
 impl Keeper {
     /// Keeps the certificate of `node` in `files`, and asks the operator at `endpoint` for
-    /// it with the token in `token_file`. What `files` hold is used at once; `told` hears
+    /// it by what is `shown`. What `files` hold is used at once; `told` hears
     /// when the certificate ends, and that there is news of it.
     pub(crate) fn new(
         node: &str,
         files: Files,
-        token_file: PathBuf,
+        shown: Shown,
         endpoint: OperatorEndpoint,
         told: (Telemetry, Arc<Notify>),
     ) -> Self {
@@ -110,7 +136,7 @@ impl Keeper {
         let mut keeper = Self {
             node: node.to_owned(),
             files,
-            token_file,
+            shown,
             endpoint,
             telemetry,
             changed,
@@ -290,21 +316,43 @@ impl Keeper {
     }
 
     /// A new certificate with its key, in PEM.
-    async fn ask(&self) -> Result<String, EnrollError> {
+    async fn ask(&mut self) -> Result<String, EnrollError> {
         let address = self.endpoint.subscribe().borrow().clone();
         if address.is_empty() {
             return Err(EnrollError::NoOperator);
         }
-        let (key, csr) = authority::request()?;
+        let is_known = self.own().is_some_and(|own| is_good(own, now()));
+        let mut request = authority::request()?;
         let trust = self.endpoint.trust();
-        let channel = connect_to_enroll(&address, &Profile::SESSION, trust).await?;
-        let mut request = Request::new(EnrollRequest { csr: csr.into() });
-        // Without one the operator says what it thinks of that.
-        match bearer(&self.token_file).await {
-            Ok(token) => {
-                request.metadata_mut().insert("authorization", token);
+        let (channel, authorization) = match &mut self.shown {
+            Shown::Join { .. } if is_known => {
+                let operator = Target::Operator { address: &address };
+                (connect(operator, &Profile::SESSION, trust).await?, None)
             }
-            Err(error) => tracing::debug!(error = with_causes(&error), "no token to show"),
+            Shown::Join {
+                authorization,
+                asked,
+            } => {
+                request = asked.get_or_insert(request).clone();
+                let value = authorization.parse().ok();
+                let channel = connect_to_enroll(&address, &Profile::SESSION, trust).await?;
+                (channel, value)
+            }
+            Shown::Pod(file) => {
+                // Without one the operator says what it thinks of that.
+                let token = bearer(file).await.inspect_err(|error| {
+                    tracing::debug!(error = with_causes(error), "no token to show");
+                });
+                let channel = connect_to_enroll(&address, &Profile::SESSION, trust).await?;
+                (channel, token.ok())
+            }
+        };
+        let (key, csr) = request;
+        let mut request = Request::new(EnrollRequest { csr: csr.into() });
+        if let Some(authorization) = authorization {
+            request
+                .metadata_mut()
+                .insert("authorization", authorization);
         }
         let reply = ControlClient::new(channel).enroll(request).await;
         let reply = reply.map_err(|status| EnrollError::Refused(Box::new(status)))?;

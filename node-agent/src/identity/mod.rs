@@ -9,7 +9,7 @@ mod keep;
 
 pub(crate) use files::Files;
 pub(crate) use given::Given;
-pub(crate) use keep::{Keeper, bundles};
+pub(crate) use keep::{Keeper, Shown, bundles};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Against an operator of a few lines, over real sockets.
 
-use super::{Files, Keeper};
+use super::{Files, Keeper, Shown};
 use crate::door::{Door, DoorLimits, Speech};
 use crate::net::{OperatorEndpoint, Profile, Target, TlsMode, Trust, connect};
 use crate::telemetry::Telemetry;
@@ -55,7 +55,7 @@ impl Control for Operator {
         request: Request<GetBlobRequest>,
     ) -> Result<Response<Self::GetBlobStream>, Status> {
         let peer = request.extensions().get::<Peer>();
-        let seen = peer.map_or("nobody", |peer| &*peer.0).to_owned();
+        let seen = peer.map_or("nobody", |peer| &*peer.node).to_owned();
         Err(Status::not_found(seen))
     }
 
@@ -140,7 +140,7 @@ impl Agent {
         let token = cache.join("token");
         let files = Files::in_dir(cache);
         let told = (Telemetry::default(), Arc::default());
-        let keeper = Keeper::new("cam-1", files, token, endpoint, told);
+        let keeper = Keeper::new("cam-1", files, Shown::Pod(token), endpoint, told);
         let (bundles, published) = unbounded();
         let keeping = tokio::spawn(keeper.run(published));
         Self {

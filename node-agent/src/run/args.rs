@@ -14,11 +14,16 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     /// Name of this Node, and so of its ComputeNode.
-    #[arg(long, env = "NODE_NAME")]
-    pub node_name: String,
-    /// Address at which other agents reach this one.
-    #[arg(long, env = "POD_IP")]
-    pub pod_ip: IpAddr,
+    #[arg(long, env = "NODE_NAME", required_unless_present = "join")]
+    pub node_name: Option<String>,
+    /// Address at which other agents reach this one. With --join, the one from which it
+    /// reaches the operator where left out.
+    #[arg(long, env = "POD_IP", required_unless_present = "join")]
+    pub pod_ip: Option<IpAddr>,
+    /// The file of `kubectl lamina join`, by which a machine that is no Node becomes a host.
+    /// Its token is good once; keep the file, which also says where the operator is.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["node_name", "tls"])]
+    pub join: Option<PathBuf>,
     /// Address to listen on; `::` for all, of IPv4 and IPv6, and `0.0.0.0` for IPv4 alone.
     #[arg(long, default_value = "::")]
     pub listen_address: IpAddr,
@@ -94,11 +99,4 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
-}
-
-impl RunArgs {
-    /// Where other agents reach this one, `10.0.0.7:8001`.
-    pub(super) fn address(&self) -> String {
-        std::net::SocketAddr::new(self.pod_ip, self.port).to_string()
-    }
 }

@@ -6,6 +6,7 @@ mod args;
 mod capacity;
 mod leave;
 mod listen;
+mod place;
 mod readiness;
 
 pub use args::{LogFormat, RunArgs};
@@ -16,7 +17,7 @@ use crate::identity::{self, Given, Keeper};
 use crate::measure::Prober;
 use crate::net::{FrontMode, FrontTls, OperatorEndpoint, Peers, Trust};
 use crate::prepare::{LimitArgs, Program, Tools, run_job};
-use crate::serve::access::{Access, AccessOptions, ApiReviews, AuthMode, Keys};
+use crate::serve::access::{Access, AccessOptions, ApiReviews, AuthMode, Keys, NoReviews, Reviews};
 use crate::serve::data_plane::DataPlane;
 use crate::serve::directory::{self, Directory, DirectoryFile};
 use crate::serve::engine::{Engine, WorkerOptions, Workers};
@@ -25,14 +26,17 @@ use crate::serve::routes::Routes;
 use crate::serve::slices::{Attempts, Slices};
 use crate::session::{self, JobStarter, Jobs, SessionConfig};
 use crate::telemetry::Telemetry;
-use crate::wish::{Follower, Ledger, LedgerFile, Publisher, Seen};
+use crate::wish::{Follower, Ledger, LedgerFile, Publisher, Reports, Seen, watched};
 use crate::worker;
 use admin::Admin;
 use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
 use futures::future::join;
-use kube::{Api, Client};
+use futures::stream::BoxStream;
+use kube::Api;
 use lamina_crds::ComputeNode;
 use lamina_identity::Reached;
+use place::{Place, Way};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -87,26 +91,30 @@ fn init_tracing(format: LogFormat) {
 
 async fn agent(args: &RunArgs) -> Result<()> {
     let telemetry = Telemetry::default();
-    let trust = Trust::new(args.tls);
+    let place = Place::of(args)?;
+    let trust = Trust::new(place.tls(args));
     let Front {
         shown: front,
         given,
         reached,
-    } = front(args, &trust, &telemetry).await?;
+    } = front(args, &place, &trust, &telemetry).await?;
     let endpoint = OperatorEndpoint::trusted(trust.clone());
     let Cached {
         blobs,
-        ledger,
+        mut ledger,
         ledger_file,
         directory,
         keys,
-    } = cached(args, &endpoint, &telemetry).await?;
+    } = cached(args, &place, &endpoint, &telemetry).await?;
+    if let Some(operator) = place.operator() {
+        operator.clone_into(&mut ledger.operator);
+    }
 
     let program = worker::program().context("the program that opens models is not there")?;
     let capacity = capacity::capacity(&args.cache_dir, &program)
         .await
         .context("cannot measure this host")?;
-    tracing::info!(?capacity, node = args.node_name, "measured");
+    tracing::info!(?capacity, node = place.node, "measured");
     let changed = Arc::new(Notify::new());
     let options = WorkerOptions {
         program,
@@ -132,14 +140,14 @@ async fn agent(args: &RunArgs) -> Result<()> {
         generation: ledger.generation,
         ..Seen::default()
     });
-    let client = Client::try_default()
-        .await
-        .context("no access to the Kubernetes API: run in a pod, or set KUBECONFIG")?;
-    let api: Api<ComputeNode> = Api::all(client.clone());
+    let way = place.way().await?;
     let publisher = Publisher {
-        api: api.clone(),
-        node: args.node_name.clone(),
-        address: args.address(),
+        to: match &way {
+            Way::Api(client) => Reports::Api(Api::all(client.clone())),
+            Way::Session(uplink) => Reports::Session(uplink.clone()),
+        },
+        node: place.node.clone(),
+        address: place.address(args.port),
         slices: slices.clone(),
         routes: routes.clone(),
         engine: Arc::clone(&engine),
@@ -172,9 +180,9 @@ async fn agent(args: &RunArgs) -> Result<()> {
     };
     let keeper = trust.is_on().then(|| {
         let keeper = Keeper::new(
-            &args.node_name,
+            &place.node,
             identity::Files::in_dir(&args.cache_dir),
-            args.token_file.clone(),
+            place.shown(args),
             endpoint.clone(),
             (telemetry.clone(), changed),
         );
@@ -183,19 +191,32 @@ async fn agent(args: &RunArgs) -> Result<()> {
             None => keeper,
         }
     });
-    let bundles = Api::namespaced(client.clone(), &args.namespace);
-    let bundles = identity::bundles(bundles, &args.tls_bundle);
+    let bundles = match &way {
+        Way::Api(client) => {
+            let api = Api::namespaced(client.clone(), &args.namespace);
+            identity::bundles(api, &args.tls_bundle).boxed()
+        }
+        Way::Session(uplink) => uplink.bundles().boxed(),
+    };
+    let wishes = match &way {
+        Way::Api(client) => watched(Api::all(client.clone()), &place.node).boxed(),
+        Way::Session(uplink) => uplink.objects().boxed(),
+    };
     let peers = Peers::default();
     let prober = Prober::new(telemetry.clone(), trust.clone());
-    let access = access(args, client, &keys, (&peers, &directory), &telemetry);
+    let access = access(args, &way, &keys, (&peers, &directory), &telemetry);
     let keeping = directory::keep(directory.clone(), DirectoryFile::in_dir(&args.cache_dir));
     let keeping_keys = keys.clone().keep(&args.cache_dir);
     let (leaving, is_heard) = (CancellationToken::new(), watch::Sender::new(false));
     let heard = is_heard.subscribe();
     session::spawn(SessionConfig {
-        node: args.node_name.clone(),
-        address: args.address(),
-        token_file: args.token_file.clone(),
+        node: place.node.clone(),
+        address: place.address(args.port),
+        token_file: place.token_file(args),
+        uplink: match way {
+            Way::Api(_) => None,
+            Way::Session(uplink) => Some(uplink),
+        },
         cpu_millis: capacity.cpu_millis,
         endpoint,
         peers,
@@ -229,7 +250,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
             args.auth,
         ),
         data_plane: DataPlane {
-            node: args.node_name.as_str().into(),
+            node: place.node.as_str().into(),
             trust,
             front,
             routes,
@@ -253,7 +274,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let _keeping_keys = AbortOnDropHandle::new(tokio::spawn(keeping_keys));
     let _certified = keeper.map(|keeper| AbortOnDropHandle::new(tokio::spawn(keeper.run(bundles))));
     let _given = given.map(|given| AbortOnDropHandle::new(tokio::spawn(given.follow())));
-    parts.serve(args, api, settled, farewell).await?;
+    parts.serve(args, wishes, settled, farewell).await?;
     attempts.give_up();
     Ok(())
 }
@@ -267,7 +288,12 @@ struct Front {
     reached: Option<Reached>,
 }
 
-async fn front(args: &RunArgs, trust: &Trust, telemetry: &Telemetry) -> Result<Front> {
+async fn front(
+    args: &RunArgs,
+    place: &Place,
+    trust: &Trust,
+    telemetry: &Telemetry,
+) -> Result<Front> {
     let of = &args.front;
     let shown = FrontTls::new(of.front_tls, of.front_tls_optional, trust);
     let (mut given, mut reached) = (None, None);
@@ -281,7 +307,7 @@ async fn front(args: &RunArgs, trust: &Trust, telemetry: &Telemetry) -> Result<F
             let names = of.front_names.iter().map(String::as_str);
             let names = Reached::parse(names).context("--front-names cannot be used")?;
             let own = Reached {
-                addresses: vec![args.pod_ip.to_canonical()],
+                addresses: vec![place.ip.to_canonical()],
                 ..Reached::default()
             };
             reached = Some(own.and(&names));
@@ -310,6 +336,7 @@ struct Cached {
 
 async fn cached(
     args: &RunArgs,
+    place: &Place,
     endpoint: &OperatorEndpoint,
     telemetry: &Telemetry,
 ) -> Result<Cached> {
@@ -317,7 +344,7 @@ async fn cached(
     let options = BlobOptions {
         dir: dir.join("blobs"),
         limit_bytes: args.cache_size / 4 * 3,
-        token_file: Some(args.token_file.clone()),
+        token_file: place.token_file(args),
     };
     let reading = tokio::task::spawn_blocking(move || -> Result<Cached> {
         let blobs =
@@ -337,7 +364,7 @@ async fn cached(
 /// Who lets clients in.
 fn access(
     args: &RunArgs,
-    client: Client,
+    way: &Way,
     keys: &Keys,
     (peers, directory): (&Peers, &Directory),
     telemetry: &Telemetry,
@@ -351,7 +378,13 @@ fn access(
         audience: args.token_audience.clone(),
         requests_per_second: Some(args.requests_per_second).filter(|limit| *limit > 0),
     };
-    let reviews = Arc::new(ApiReviews::new(client, args.token_audience.clone()));
+    let reviews: Arc<dyn Reviews> = match way {
+        Way::Api(client) => {
+            let audience = args.token_audience.clone();
+            Arc::new(ApiReviews::new(client.clone(), audience))
+        }
+        Way::Session(_) => Arc::new(NoReviews),
+    };
     let (peers, directory) = (peers.clone(), directory.clone());
     let is_agent = move |ip: IpAddr| {
         let is_it = |address: &str| {
@@ -404,7 +437,7 @@ impl Parts {
     async fn serve(
         self,
         args: &RunArgs,
-        api: Api<ComputeNode>,
+        wishes: BoxStream<'static, ComputeNode>,
         settled: impl Future<Output = ()> + Send + 'static,
         farewell: Farewell,
     ) -> Result<()> {
@@ -416,11 +449,10 @@ impl Parts {
         };
         let probes = listen(args.admin_port)?;
         let (shutdown, admin_ends) = (CancellationToken::new(), CancellationToken::new());
-        let node = args.node_name.clone();
         let (follower, publisher) = (self.follower, self.publisher);
         let mut beside = JoinSet::new();
         beside.spawn(async move {
-            follower.run(api, &node).await;
+            follower.run(wishes).await;
             anyhow::Ok("the watch of the ComputeNode")
         });
         beside.spawn(async move {
@@ -444,7 +476,7 @@ impl Parts {
             set_ready.send_replace(true);
             tracing::info!("ready");
         }));
-        tracing::info!(address = args.address(), "serving");
+        tracing::info!(port = args.port, "serving");
         let set_ready = self.set_ready;
         let told = async {
             let mut signals = Signals::listen()?;

@@ -16,6 +16,7 @@ use crate::net::{OperatorEndpoint, Peers};
 use crate::serve::access::Keys;
 use crate::serve::directory::Directory;
 use crate::telemetry::Telemetry;
+use crate::uplink::Uplink;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,8 +32,10 @@ pub(crate) struct SessionConfig {
     /// Where other agents reach this one, `10.0.0.7:8001`.
     pub(crate) address: String,
     /// The projected token that proves which node this is; read anew for each
-    /// session, because the kubelet renews it.
-    pub(crate) token_file: PathBuf,
+    /// session, because the kubelet renews it. A host that is no Node has none.
+    pub(crate) token_file: Option<PathBuf>,
+    /// What else goes over the session, where there is no way to the API server.
+    pub(crate) uplink: Option<Uplink>,
     /// This process's processor share, in thousandths of a processor.
     pub(crate) cpu_millis: u64,
     /// Where the operator listens, and how it is known.

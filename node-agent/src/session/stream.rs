@@ -4,11 +4,13 @@ use crate::causes::with_causes;
 use crate::measure::{CpuMeter, memory_free_bytes};
 use crate::net::{Backoff, DialError, Profile, Target, bearer, connect};
 use crate::telemetry::Window;
+use crate::uplink::Uplink;
+use bytes::Bytes;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::control::agent_message::Message;
 use lamina_proto::control::control_client::ControlClient;
 use lamina_proto::control::operator_message::Message as Order;
-use lamina_proto::control::{AgentMessage, Heartbeat, Hello, OperatorMessage};
+use lamina_proto::control::{AgentMessage, Heartbeat, Hello, HostReport, OperatorMessage};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
@@ -158,6 +160,7 @@ async fn talk(
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut says_goodbye = config.leaving.is_cancelled();
+    let mut reports = config.uplink.as_ref().map(Uplink::reports);
     loop {
         tokio::select! {
             // That it leaves is told at once.
@@ -188,11 +191,32 @@ async fn talk(
                     return SessionEnd::Stuck;
                 }
             }
+            status_json = next_report(&mut reports) => {
+                if send(sender, Message::Report(HostReport { status_json })).await.is_err() {
+                    return SessionEnd::Stuck;
+                }
+            }
             changed = endpoint.changed() => {
                 if changed.is_err() || *endpoint.borrow() != address {
                     return SessionEnd::Moved;
                 }
             }
+        }
+    }
+}
+
+/// The next report; none ever where the API server is told.
+async fn next_report(reports: &mut Option<watch::Receiver<Option<Vec<u8>>>>) -> Bytes {
+    let Some(reports) = reports else {
+        return std::future::pending().await;
+    };
+    loop {
+        if reports.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let report = reports.borrow_and_update().clone();
+        if let Some(report) = report {
+            return report.into();
         }
     }
 }
@@ -224,12 +248,14 @@ async fn open(
     // The channel is empty and holds more than one.
     let _ = send(sender, Message::Hello(hello)).await;
     let mut request = Request::new(ReceiverStream::new(receiver));
-    // Without one the operator says what it thinks of that.
-    match bearer(&config.token_file).await {
-        Ok(token) => {
-            request.metadata_mut().insert("authorization", token);
+    if let Some(file) = &config.token_file {
+        // Without one the operator says what it thinks of that.
+        match bearer(file).await {
+            Ok(token) => {
+                request.metadata_mut().insert("authorization", token);
+            }
+            Err(error) => tracing::debug!(error = with_causes(&error), "no token to show"),
         }
-        Err(error) => tracing::debug!(error = with_causes(&error), "no token to show"),
     }
     let reply = ControlClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -288,6 +314,16 @@ fn obey(config: &SessionConfig, order: OperatorMessage, operator_node: &mut Stri
         Some(Order::CancelPrepare(cancel)) => config.jobs.cancel(&cancel.job),
         Some(Order::Directory(directory)) => config.directory.apply(directory),
         Some(Order::ApiKeys(keys)) => config.keys.apply(keys),
+        Some(Order::Wish(wish)) => {
+            if let Some(uplink) = &config.uplink {
+                uplink.hear_wish(&wish.compute_node_json);
+            }
+        }
+        Some(Order::Authorities(authorities)) => {
+            if let Some(uplink) = &config.uplink {
+                uplink.hear_authorities(authorities.pem);
+            }
+        }
         Some(Order::WantBlobs(wanted)) => {
             let digests = wanted.digests.iter().filter_map(|d| d.parse().ok());
             config.blobs.want(digests);

@@ -8,7 +8,7 @@ use crate::causes::with_causes;
 use crate::net::OperatorEndpoint;
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -96,11 +96,9 @@ impl Follower {
         self.hold();
     }
 
-    /// Watches the ComputeNode `name` for the rest of the process. While the API
-    /// server is away, what was told last goes on.
-    pub(crate) async fn run(mut self, api: Api<ComputeNode>, name: &str) {
-        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let objects = watcher(api, config).default_backoff().applied_objects();
+    /// Follows what `objects` gives, this host's ComputeNode whenever it changed, for the
+    /// rest of the process. While nothing comes, what was told last goes on.
+    pub(crate) async fn run(mut self, objects: impl Stream<Item = ComputeNode> + Send) {
         let mut objects = pin!(objects);
         let mut latest: Option<ComputeNode> = None;
         loop {
@@ -110,11 +108,7 @@ impl Follower {
                 Ok(objects.next().await)
             };
             match next {
-                Ok(Some(Ok(object))) => latest = Some(object),
-                Ok(Some(Err(error))) => {
-                    tracing::warn!(%error, "cannot watch this host's ComputeNode; trying again");
-                    continue;
-                }
+                Ok(Some(object)) => latest = Some(object),
                 Ok(None) => return,
                 Err(_) => {}
             }
@@ -212,6 +206,22 @@ impl Follower {
             Err(error) => tracing::warn!(%error, "old blobs stay"),
         }
     }
+}
+
+/// The ComputeNode `name`, as a watch at the API server gives it.
+pub(crate) fn watched(
+    api: Api<ComputeNode>,
+    name: &str,
+) -> impl Stream<Item = ComputeNode> + Send + use<> {
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let objects = watcher(api, config).default_backoff().applied_objects();
+    objects.filter_map(async |object| match object {
+        Ok(object) => Some(object),
+        Err(error) => {
+            tracing::warn!(%error, "cannot watch this host's ComputeNode; trying again");
+            None
+        }
+    })
 }
 
 fn conditions(object: &ComputeNode) -> Vec<Condition> {

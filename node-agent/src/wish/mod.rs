@@ -7,6 +7,6 @@ mod ledger;
 mod publish;
 mod report;
 
-pub(crate) use follow::{Follower, Seen};
+pub(crate) use follow::{Follower, Seen, watched};
 pub(crate) use ledger::{Ledger, LedgerFile};
-pub(crate) use publish::Publisher;
+pub(crate) use publish::{Publisher, Reports};

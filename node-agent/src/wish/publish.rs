@@ -9,6 +9,7 @@ use crate::serve::access::AuthMode;
 use crate::serve::engine::Engine;
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
+use crate::uplink::Uplink;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -30,9 +31,17 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a write that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Where reports go.
+pub(crate) enum Reports {
+    /// To the API server.
+    Api(Api<ComputeNode>),
+    /// To the operator, which writes them.
+    Session(Uplink),
+}
+
 /// Reports for the rest of the process.
 pub(crate) struct Publisher {
-    pub(crate) api: Api<ComputeNode>,
+    pub(crate) to: Reports,
     pub(crate) node: String,
     pub(crate) address: String,
     pub(crate) slices: Slices,
@@ -131,6 +140,10 @@ impl Publisher {
     }
 
     async fn patch(&self, status: &ComputeNodeStatus) -> Result<(), String> {
+        let api = match &self.to {
+            Reports::Api(api) => api,
+            Reports::Session(uplink) => return uplink.report(status).map_err(|e| e.to_string()),
+        };
         let body = json!({
             "apiVersion": format!("{}/v1alpha1", lamina_crds::GROUP),
             "kind": "ComputeNode",
@@ -139,7 +152,7 @@ impl Publisher {
         });
         let params = PatchParams::apply(AGENT_MANAGER).force();
         let patch = Patch::Apply(body);
-        let write = self.api.patch_status(&self.node, &params, &patch);
+        let write = api.patch_status(&self.node, &params, &patch);
         match timeout(WRITE_TIMEOUT, write).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),

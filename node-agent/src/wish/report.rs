@@ -143,6 +143,7 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         slices: facts.slices.into_iter().map(short_slice).collect(),
         routes: facts.routes.into_iter().map(short_route).collect(),
         crashes,
+        joined: None,
     }
 }
 

@@ -1,9 +1,10 @@
 //! What stands before the service: nobody's message is read before it is known who
 //! sends it, and no message is larger than its method needs.
 
-use super::auth::{AuthError, Authenticate, Caller, Refusal};
+use super::auth::{AuthError, Authenticate, Call, Caller, Refusal, Who};
 use super::connections::Origin;
 use super::service::ControlService;
+use crate::hosts::HostRefusal;
 use crate::text::with_causes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
@@ -79,8 +80,15 @@ where
             let from = origin.and_then(|origin| origin.address);
             let shown = origin.and_then(|origin| origin.peer.clone());
             let standing = origin.map(|origin| origin.standing.clone());
-            let is_needed = is_strict && method(head.uri.path()) != Some(ENROLL);
-            let known = auth.authenticate(&head.headers, from).await;
+            let enrolls = method(head.uri.path()) == Some(ENROLL);
+            let is_needed = is_strict && !enrolls;
+            let call = Call {
+                headers: &head.headers,
+                from,
+                peer: shown.as_ref(),
+                enrolls,
+            };
+            let known = auth.authenticate(&call).await;
             let known = known.and_then(|caller| {
                 certified(&caller, shown.as_ref(), is_needed)?;
                 let is_in = standing.is_none_or(|standing| standing.let_in(caller.node()));
@@ -101,14 +109,21 @@ fn method(path: &str) -> Option<&str> {
     path.rsplit('/').next()
 }
 
-/// Whether the certificate that a connection showed is the caller's.
+/// Whether the certificate that a connection showed is the caller's. A host that is no Node
+/// was known by it already.
 fn certified(caller: &Caller, shown: Option<&Peer>, is_needed: bool) -> Result<(), AuthError> {
-    match (shown, caller.node()) {
+    let of_agent = match &caller.0 {
+        Who::Anyone => None,
+        Who::Agent(agent, _) => Some(agent.node.as_str()),
+        Who::Host(_) => return Ok(()),
+    };
+    match (shown, of_agent) {
         (None, _) if is_needed => Err(AuthError::NoCertificate),
-        (Some(Peer(shown)), Some(node)) if **shown != *node => Err(AuthError::OtherCertificate {
+        (Some(shown), Some(node)) if *shown.node != *node => Err(AuthError::OtherCertificate {
             node: node.to_owned(),
-            shown: shown.to_string(),
+            shown: shown.node.to_string(),
         }),
+        (Some(shown), Some(_)) if shown.join.is_some() => Err(AuthError::JoinedCertificate),
         _ => Ok(()),
     }
 }
@@ -171,7 +186,12 @@ pub(super) fn to_status(error: &AuthError) -> Status {
         AuthError::NoCertificate => Status::unauthenticated(text),
         AuthError::Refused(Refusal::OtherUser { .. } | Refusal::NotBound)
         | AuthError::NoPod(_)
+        | AuthError::JoinedCertificate
         | AuthError::OtherCertificate { .. } => Status::permission_denied(text),
+        AuthError::Host(HostRefusal::NotYet | HostRefusal::Unavailable(_)) => {
+            Status::unavailable(text)
+        }
+        AuthError::Host(_) => Status::permission_denied(text),
         AuthError::TooMany | AuthError::Connections => Status::resource_exhausted(text),
         AuthError::NoAddress(_) | AuthError::Unavailable(_) => Status::unavailable(text),
     }

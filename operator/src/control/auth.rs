@@ -1,7 +1,9 @@
 //! Who calls: an agent, by the token of its pod.
 
 use super::bearer::Token;
+use super::callers::Host;
 use super::known::{FRESH, Known, STALE};
+use crate::hosts::HostRefusal;
 use async_trait::async_trait;
 use http::HeaderMap;
 use k8s_openapi::api::authentication::v1::{
@@ -10,6 +12,7 @@ use k8s_openapi::api::authentication::v1::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use lamina_identity::Peer;
 use lamina_model::Digest;
 use lamina_proto::CONTROL_AUDIENCE;
 use std::net::IpAddr;
@@ -41,19 +44,50 @@ pub(super) struct Agent {
     pub(super) pod_uid: String,
 }
 
+/// What is known of a call before its message is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// Whence it comes.
+    pub from: Option<IpAddr>,
+    /// Whom the certificate of its connection names.
+    pub peer: Option<&'a Peer>,
+    /// It asks for a certificate.
+    pub enrolls: bool,
+}
+
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The agent; `None` where nobody checks.
-    pub(super) agent: Option<Agent>,
-    /// What it showed.
-    pub(super) token: Option<Token>,
+pub struct Caller(pub(super) Who);
+
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Anybody: nobody checks.
+    Anyone,
+    /// The agent of a Node, with the token that it showed.
+    Agent(Agent, Token),
+    /// A host that is no Node.
+    Host(Host),
 }
 
 impl Caller {
-    /// Name of the node whose agent it is; `None` where nobody checks.
+    /// Name of the host whose agent it is; `None` where nobody checks.
     pub(super) fn node(&self) -> Option<&str> {
-        self.agent.as_ref().map(|a| a.node.as_str())
+        match &self.0 {
+            Who::Anyone => None,
+            Who::Agent(agent, _) => Some(&agent.node),
+            Who::Host(host) => Some(&host.name),
+        }
+    }
+
+    /// The host, where it is no Node.
+    pub(super) const fn host(&self) -> Option<&Host> {
+        match &self.0 {
+            Who::Host(host) => Some(host),
+            _ => None,
+        }
     }
 }
 
@@ -102,6 +136,10 @@ pub enum AuthError {
     NoCertificate,
     #[error("the token is of node `{node}`, the certificate that was shown of `{shown}`")]
     OtherCertificate { node: String, shown: String },
+    #[error("the token of a pod counts with a certificate of a Node alone")]
+    JoinedCertificate,
+    #[error(transparent)]
+    Host(#[from] HostRefusal),
     #[error("the API server could not be asked; try again")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -109,15 +147,11 @@ pub enum AuthError {
 /// Finds out who calls.
 #[async_trait]
 pub trait Authenticate: Send + Sync + 'static {
-    /// The caller that sent `headers` `from` there.
+    /// Who makes `call`.
     ///
     /// # Errors
     /// It is not let in.
-    async fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        from: Option<IpAddr>,
-    ) -> Result<Caller, AuthError>;
+    async fn authenticate(&self, call: &Call<'_>) -> Result<Caller, AuthError>;
 
     /// Whether a caller that was let in would be let in again: tokens run out, and pods
     /// go.
@@ -140,11 +174,8 @@ pub struct Insecure;
 
 #[async_trait]
 impl Authenticate for Insecure {
-    async fn authenticate(&self, _: &HeaderMap, _: Option<IpAddr>) -> Result<Caller, AuthError> {
-        Ok(Caller {
-            agent: None,
-            token: None,
-        })
+    async fn authenticate(&self, _: &Call<'_>) -> Result<Caller, AuthError> {
+        Ok(Caller(Who::Anyone))
     }
 
     async fn again(&self, _: &Caller) -> Result<(), AuthError> {
@@ -252,32 +283,25 @@ impl TokenReviews {
 
 #[async_trait]
 impl Authenticate for TokenReviews {
-    async fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        from: Option<IpAddr>,
-    ) -> Result<Caller, AuthError> {
-        let token = Token::of(headers)?;
+    async fn authenticate(&self, call: &Call<'_>) -> Result<Caller, AuthError> {
+        let token = Token::of(call.headers)?;
         let key = Digest::of(token.expose().as_bytes());
-        let agent = match self.remembered(&key, from) {
+        let agent = match self.remembered(&key, call.from) {
             Some(known) => known?,
-            None => self.review(&token, from).await?,
+            None => self.review(&token, call.from).await?,
         };
-        Ok(Caller {
-            agent: Some(agent),
-            token: Some(token),
-        })
+        Ok(Caller(Who::Agent(agent, token)))
     }
 
     async fn again(&self, caller: &Caller) -> Result<(), AuthError> {
-        let Some(token) = &caller.token else {
+        let Who::Agent(_, token) = &caller.0 else {
             return Err(AuthError::MissingToken);
         };
         self.review(token, None).await.map(drop)
     }
 
     async fn addresses(&self, caller: &Caller) -> Result<Option<Addresses>, AuthError> {
-        let Some(agent) = &caller.agent else {
+        let Who::Agent(agent, _) = &caller.0 else {
             return Err(AuthError::MissingToken);
         };
         for _ in 0..LOOKS {

@@ -3,7 +3,9 @@
 mod admit;
 mod auth;
 mod bearer;
+mod callers;
 mod connections;
+mod host_session;
 mod known;
 mod quota;
 mod service;
@@ -11,7 +13,8 @@ mod standing;
 #[cfg(test)]
 mod tests;
 
-pub use auth::{Addresses, AuthError, Authenticate, Caller, Insecure, Refusal, TokenReviews};
+pub use auth::{Addresses, AuthError, Authenticate, Call, Caller, Insecure, Refusal, TokenReviews};
+pub(crate) use callers::Callers;
 pub use service::ControlService;
 
 use admit::{Admit, Methods};

@@ -1,8 +1,11 @@
 use super::admit::to_status;
 use super::auth::{Addresses, AuthError, Authenticate, Caller};
+use super::callers::Host;
 use super::connections::Origin;
+use super::host_session::HostSession;
 use super::quota::{OverQuota, Putting, Quotas};
 use super::standing::Terms;
+use crate::hosts::Hosts;
 use crate::identity::{self, EnrollError};
 use crate::store::{BlobStore, BlobWriter, StoreError};
 use crate::text::with_causes;
@@ -10,8 +13,8 @@ use crate::world::{Identity, SessionHandle, World};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::jiff::Timestamp;
-use lamina_identity::Acceptor;
-use lamina_identity::authority::AuthorityError;
+use lamina_identity::authority::{AuthorityError, request_key};
+use lamina_identity::{Acceptor, Named, join_id};
 use lamina_model::Digest;
 use lamina_proto::control::agent_message::Message as FromAgent;
 use lamina_proto::control::control_server::Control;
@@ -59,6 +62,7 @@ pub struct ControlService {
     is_strict: bool,
     checks_source: bool,
     terms: Terms,
+    hosts: Option<Hosts>,
 }
 
 impl ControlService {
@@ -81,7 +85,15 @@ impl ControlService {
             is_strict: false,
             checks_source: false,
             terms: Terms::default(),
+            hosts: None,
         }
+    }
+
+    /// Tells `hosts`, which are no Nodes, what they are to do, and takes their reports.
+    #[must_use]
+    pub fn with_hosts(mut self, hosts: Hosts) -> Self {
+        self.hosts = Some(hosts);
+        self
     }
 
     /// Takes so many bytes of one agent in an hour.
@@ -219,12 +231,18 @@ impl Control for ControlService {
         let Some(identity) = &self.identity else {
             return Err(Status::unimplemented("TLS is not in use here"));
         };
-        let Some(node) = caller.node() else {
-            return Err(Status::permission_denied("nobody said whose token it is"));
-        };
+        if !identity.is_ready() {
+            return Err(from_enroll(&EnrollError::NotYet));
+        }
         // A certificate outlives the token: what was known of it some minutes ago is too old.
         let again = self.auth.again(&caller).await;
         again.map_err(|error| to_status(&error))?;
+        if let Some(host) = caller.host() {
+            return self.enroll_host(identity, host, &caller, request).await;
+        }
+        let Some(node) = caller.node() else {
+            return Err(Status::permission_denied("nobody said whose token it is"));
+        };
         let addresses = if self.checks_source || identity.names_addresses() {
             let addresses = self.auth.addresses(&caller).await;
             addresses.map_err(|error| to_status(&error))?
@@ -234,14 +252,23 @@ impl Control for ControlService {
         if self.checks_source {
             check_source(&request, addresses.as_ref())?;
         }
-        let now = Timestamp::now().as_second();
-        let reached = addresses.map(|known| [known.pod, known.host].concat());
-        let reached = reached.unwrap_or_default();
-        let issued = identity.enroll(node, &request.get_ref().csr, &reached, now);
-        let certificate = issued.map_err(|error| from_enroll(&error))?;
-        tracing::info!(node, "a certificate was issued");
-        Ok(Response::new(EnrollReply { certificate }))
+        give(identity, node.into(), &request.get_ref().csr, addresses)
     }
+}
+
+/// A certificate for `host`, whose clients reach it at `addresses`.
+fn give(
+    identity: &identity::Identity,
+    host: Named<'_>,
+    csr: &[u8],
+    addresses: Option<Addresses>,
+) -> Result<Response<EnrollReply>, Status> {
+    let now = Timestamp::now().as_second();
+    let reached = addresses.map(|known| [known.pod, known.host].concat());
+    let issued = identity.enroll(host, csr, &reached.unwrap_or_default(), now);
+    let certificate = issued.map_err(|error| from_enroll(&error))?;
+    tracing::info!(node = host.node, "a certificate was issued");
+    Ok(Response::new(EnrollReply { certificate }))
 }
 
 /// A token that another pod took comes from another address.
@@ -272,6 +299,34 @@ fn from_enroll(error: &EnrollError) -> Status {
 }
 
 impl ControlService {
+    /// A certificate for a host that is no Node: once for its token, and for its certificate
+    /// as often as it asks.
+    async fn enroll_host(
+        &self,
+        identity: &identity::Identity,
+        host: &Host,
+        caller: &Caller,
+        request: Request<EnrollRequest>,
+    ) -> Result<Response<EnrollReply>, Status> {
+        let csr = &request.get_ref().csr;
+        let key = request_key(csr).map_err(|error| from_enroll(&error.into()))?;
+        if host.is_new {
+            let Some(hosts) = &self.hosts else {
+                return Err(Status::unimplemented("no hosts join here"));
+            };
+            let key = Digest::of(&key);
+            let used = hosts.use_token(&host.name, &host.token, key.as_str()).await;
+            used.map_err(|refusal| to_status(&refusal.into()))?;
+        }
+        let addresses = self.auth.addresses(caller).await;
+        let addresses = addresses.map_err(|error| to_status(&error))?;
+        let named = Named {
+            node: &host.name,
+            join: Some(join_id(&host.token)),
+        };
+        give(identity, named, csr, addresses)
+    }
+
     /// Carries messages until the agent, a newer session of it or `shutdown`
     /// ends the session.
     async fn hold_session(
@@ -296,13 +351,14 @@ impl ControlService {
             address = identity.address,
             "session opened"
         );
+        let mut host = self.host_session(&caller, &identity);
         let (session, mut inbox) = self.world.open_session(identity);
         let mut look = std::pin::pin!(self.look_again(&caller, self.look_again));
         let mut next = None;
         let ended = loop {
             tokio::select! {
                 message = inbound.message() => match message {
-                    Ok(Some(message)) => hear(&session, message)?,
+                    Ok(Some(message)) => hear(&session, host.as_ref(), message)?,
                     Ok(None) => break Ok(()),
                     Err(status) => break Err(status),
                 },
@@ -315,6 +371,13 @@ impl ControlService {
                     Ok(room) => if let Some(message) = next.take() { room.send(Ok(message)) },
                     Err(_) => break Ok(()),
                 },
+                () = changed(&mut host), if next.is_none() => {
+                    // One that was removed is told nothing any more.
+                    if let Err(error) = self.auth.again(&caller).await {
+                        break Err(to_status(&error));
+                    }
+                    next = host.as_mut().and_then(HostSession::news);
+                }
                 () = out.closed() => break Ok(()),
                 looked = &mut look => match looked {
                     Ok(()) => look.set(self.look_again(&caller, self.look_again)),
@@ -332,6 +395,18 @@ impl ControlService {
         let cause = ended.as_ref().err().map_or("", Status::message);
         tracing::info!(node = session.node(), cause, "session closed");
         ended
+    }
+
+    /// What is told beside, where the caller is no Node.
+    fn host_session(&self, caller: &Caller, identity: &Identity) -> Option<HostSession> {
+        let (hosts, host) = (self.hosts.clone()?, caller.host()?);
+        let known_as = self.identity.clone();
+        Some(HostSession::new(
+            hosts,
+            known_as,
+            &host.name,
+            &identity.address,
+        ))
     }
 
     /// Whether the caller would still be let in after `pause`.
@@ -437,7 +512,25 @@ fn wrong_node(hello: &Hello, node: &str) -> Status {
     ))
 }
 
-fn hear(session: &SessionHandle, message: AgentMessage) -> Result<(), Status> {
+/// Returns when a host may be to be told something; never of an agent of a Node.
+async fn changed(host: &mut Option<HostSession>) {
+    match host {
+        Some(host) => host.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn hear(
+    session: &SessionHandle,
+    host: Option<&HostSession>,
+    message: AgentMessage,
+) -> Result<(), Status> {
+    if let Some(FromAgent::Report(report)) = &message.message {
+        // Agents of Nodes write theirs themselves.
+        if let Some(host) = host.filter(|_| session.is_current()) {
+            host.report(&report.status_json);
+        }
+    }
     // A message of a newer version that this one does not know is passed over.
     let is_current = message.message.is_none_or(|known| session.heard(known));
     if is_current { Ok(()) } else { Err(over()) }
@@ -484,6 +577,9 @@ fn from_store(error: StoreError) -> Status {
         StoreError::HashMismatch { .. } => Status::data_loss(text),
         StoreError::Range { .. } => Status::out_of_range(text),
         StoreError::Full(_) => Status::resource_exhausted(text),
-        StoreError::Folder(_) | StoreError::Storage(_) => Status::internal(text),
+        StoreError::Folder(_)
+        | StoreError::Authorities(_)
+        | StoreError::Bucket(_)
+        | StoreError::Storage(_) => Status::internal(text),
     }
 }

@@ -1,8 +1,8 @@
 //! Real gRPC over loopback.
 
-use super::auth::Addresses;
+use super::auth::{Addresses, Who};
 use super::bearer::Token;
-use super::{AuthError, Authenticate, Caller, ControlService, Insecure, Refusal, serve};
+use super::{AuthError, Authenticate, Call, Caller, ControlService, Insecure, Refusal, serve};
 use crate::prepare::manifests::Manifests;
 use crate::store::BlobStore;
 use crate::world::{PrepareRequest, PrepareState, World};
@@ -30,6 +30,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 mod guests;
+mod hosts;
 mod tls;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -136,16 +137,12 @@ struct Doorkeeper {
 
 #[async_trait::async_trait]
 impl Authenticate for Doorkeeper {
-    async fn authenticate(
-        &self,
-        headers: &http::HeaderMap,
-        from: Option<IpAddr>,
-    ) -> Result<Caller, AuthError> {
+    async fn authenticate(&self, call: &Call<'_>) -> Result<Caller, AuthError> {
         assert_eq!(
-            from.map(|ip| ip.to_canonical()),
+            call.from.map(|ip| ip.to_canonical()),
             Some("127.0.0.1".parse().unwrap())
         );
-        let token = Token::of(headers)?;
+        let token = Token::of(call.headers)?;
         if token.expose() != "good.good.good" {
             return Err(Refusal::Rejected("unknown or expired".into()).into());
         }
@@ -154,10 +151,7 @@ impl Authenticate for Doorkeeper {
             pod: "lamina-agent-x".into(),
             pod_uid: "uid".into(),
         };
-        Ok(Caller {
-            agent: Some(agent),
-            token: Some(token),
-        })
+        Ok(Caller(Who::Agent(agent, token)))
     }
 
     async fn again(&self, _: &Caller) -> Result<(), AuthError> {

@@ -2,7 +2,7 @@
 
 use super::room;
 use crate::state::cluster::{impossible_speed, tier};
-use crate::state::decision::{Change, Decisions, Haste};
+use crate::state::decision::{Change, Decisions, Haste, Holder};
 use crate::state::ids::ObjectId;
 use crate::state::notice::{Notice, Regarding};
 use crate::state::snapshot::Snapshot;
@@ -70,22 +70,31 @@ pub(crate) fn apply(snapshot: &Snapshot, mut wishes: Wishes, out: &mut Decisions
         routes.sort_by(|a, b| a.placement_uid.cmp(&b.placement_uid));
         let mut standby = wishes.standby.remove(name).unwrap_or_default();
         standby.sort_by(|a, b| a.placement_uid.cmp(&b.placement_uid));
+        let present = snapshot.compute_nodes.get(name);
         let spec = ComputeNodeSpec {
             tier: node.label(TIER_LABEL).unwrap_or_default().to_owned(),
             operator: snapshot.endpoint.clone(),
             slices,
             routes,
             standby,
+            // How a host joins is not for the operator to write.
+            join: present.and_then(|present| present.spec.join.clone()),
         };
-        let present = snapshot.compute_nodes.get(name).map(|node| &node.spec);
+        let present = present.map(|present| &present.spec);
         if present == Some(&spec) {
             continue;
         }
-        let spec = room::fitting(present, spec);
+        let mut spec = room::fitting(present, spec);
         if present != Some(&spec) {
+            spec.join = None;
+            let of = if snapshot.is_node(name) {
+                Holder::Node(owner(name, node.uid()))
+            } else {
+                Holder::Join(node.uid().to_owned())
+            };
             let change = Change::ComputeNode {
                 name: name.to_owned(),
-                owner: owner(name, node.uid()),
+                of,
                 spec,
             };
             out.write(Haste::Step, change, Vec::new());
@@ -159,6 +168,9 @@ fn readiness(
         if snapshot.is_starting() {
             return None;
         }
+        if let Some(message) = not_joined(snapshot, name, node) {
+            return make(false, "NotJoined", message);
+        }
         if !snapshot.agents.contains(name) {
             return make(
                 false,
@@ -212,6 +224,26 @@ fn readiness(
             "the agent measures its speed".to_owned(),
         ),
     }
+}
+
+/// What a host that is no Node waits for before it is one of the hosts.
+fn not_joined(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Option<String> {
+    let join = node.spec.join.as_ref()?;
+    if snapshot.is_node(name) || node.is_joined() {
+        return None;
+    }
+    let until = join.expires_at.0;
+    Some(if until < snapshot.wall {
+        format!(
+            "nobody joined by {}; make another token with `kubectl lamina join {name}`",
+            until.strftime("%FT%H:%M:%SZ")
+        )
+    } else {
+        format!(
+            "no Node: a machine may join as this host until {}",
+            until.strftime("%FT%H:%M:%SZ")
+        )
+    })
 }
 
 fn notice(

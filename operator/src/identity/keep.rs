@@ -174,6 +174,7 @@ impl Keeper {
         let bundle = state.bundle();
         let until = state.old.first().map(|old| old.until);
         self.publish(&bundle, until).await?;
+        self.identity.set_bundle(&bundle);
         let Keyed { certificate, key } = &state.current;
         let authority = Authority::from_pem(certificate, key)?;
         self.show(&authority, &bundle, now)?;

@@ -7,7 +7,7 @@ mod rotate;
 pub use keep::{IdentityError, Keeper, Options, Source, Told};
 
 use lamina_identity::authority::{Authority, AuthorityError, validity};
-use lamina_identity::{Acceptor, Plain, Reached, Validity, Workload};
+use lamina_identity::{Acceptor, Named, Plain, Reached, Validity, Workload};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub struct Identity {
     issuer: Arc<RwLock<Option<Arc<Authority>>>>,
     /// Names by which clients reach every agent; none where certificates are for hosts alone.
     front: Option<Arc<Reached>>,
+    /// Whom agents are to believe, in PEM.
+    bundle: Arc<RwLock<String>>,
 }
 
 impl Identity {
@@ -49,6 +51,7 @@ impl Identity {
             acceptor: Acceptor::new(plain),
             issuer: Arc::default(),
             front: None,
+            bundle: Arc::default(),
         }
     }
 
@@ -70,7 +73,24 @@ impl Identity {
         &self.acceptor
     }
 
-    /// A certificate in PEM, from `now` (seconds since 1970) on, for the agent of `node`,
+    /// Whether there is an authority to sign with.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.issuer().is_some()
+    }
+
+    /// Whom agents are to believe, in PEM; empty before that is known.
+    pub(crate) fn bundle(&self) -> String {
+        let held = self.bundle.read().unwrap_or_else(PoisonError::into_inner);
+        held.clone()
+    }
+
+    /// Has hosts without a way to the API server believe `bundle` from now on.
+    pub(crate) fn set_bundle(&self, bundle: &str) {
+        let mut held = self.bundle.write().unwrap_or_else(PoisonError::into_inner);
+        bundle.clone_into(&mut held);
+    }
+
+    /// A certificate in PEM, from `now` (seconds since 1970) on, for the agent of `host`,
     /// which asks with `csr` and is at `addresses`. Blocks for as long as a signature takes, which is below a
     /// millisecond.
     ///
@@ -78,7 +98,7 @@ impl Identity {
     /// See [`EnrollError`].
     pub fn enroll(
         &self,
-        node: &str,
+        host: Named<'_>,
         csr: &[u8],
         addresses: &[IpAddr],
         now: i64,
@@ -87,15 +107,16 @@ impl Identity {
         let validity = self.validity(now, issuer.validity());
         let reached = self.front.as_ref().map(|all| {
             let own = Reached {
-                names: vec![node.to_owned()],
+                names: vec![host.node.to_owned()],
                 addresses: addresses.to_vec(),
             };
             own.and(all)
         });
-        let Some(reached) = reached else {
-            return Ok(issuer.issue_agent(&self.agents, node, csr, validity)?);
-        };
-        let own = issuer.issue_front(&self.agents, node, csr, validity, &reached)?;
+        let named = reached.clone().unwrap_or_default();
+        let own = issuer.issue_front(&self.agents, host, csr, validity, &named)?;
+        if reached.is_none() {
+            return Ok(own);
+        }
         // Clients may believe what is above an authority that is given.
         Ok(format!("{own}{}", issuer.certificate()))
     }

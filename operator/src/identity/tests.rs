@@ -159,7 +159,7 @@ async fn enrolled(identity: &Identity) -> String {
     until("an authority", || identity.acceptor().is_set()).await;
     let (_, csr) = request().unwrap();
     for _ in 0..500 {
-        if let Ok(issued) = identity.enroll("cam-1", &csr, &[], now()) {
+        if let Ok(issued) = identity.enroll("cam-1".into(), &csr, &[], now()) {
             return issued;
         }
         sleep(Duration::from_millis(10)).await;
@@ -200,7 +200,7 @@ async fn who_does_not_lead_writes_nothing_and_gives_nothing() {
     until("it is ready for others", || kept.health.readyz().ok).await;
     sleep(Duration::from_millis(50)).await;
     let (_, csr) = request().unwrap();
-    let refused = kept.identity.enroll("cam-1", &csr, &[], now());
+    let refused = kept.identity.enroll("cam-1".into(), &csr, &[], now());
     assert!(matches!(refused, Err(EnrollError::NotYet)));
     assert_eq!(server.bundle(), "");
 }

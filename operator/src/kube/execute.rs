@@ -5,7 +5,7 @@ use crate::kube::objects::Objects;
 use crate::kube::publish::Publisher;
 use crate::kube::retry::{Owed, Retries, Target};
 use crate::lease::Tenure;
-use crate::state::decision::{Change, Haste, Write};
+use crate::state::decision::{Change, Haste, Holder, Write};
 use crate::state::ids::ObjectId;
 use crate::state::notice::Notice;
 use crate::text::with_causes;
@@ -268,8 +268,9 @@ impl Executor {
 
     async fn change(&self, change: &Change) -> Result<(), WriteError> {
         match change {
-            Change::ComputeNode { name, owner, spec } => {
-                let body = object::<ComputeNode>(&unnamed(name), Some(owner), "spec", spec);
+            Change::ComputeNode { name, of, spec } => {
+                let (id, owner) = held(name, of);
+                let body = object::<ComputeNode>(&id, owner, "spec", spec);
                 let api = Api::<ComputeNode>::all(self.client.clone());
                 self.objects
                     .compute_nodes
@@ -377,6 +378,23 @@ struct Done {
     written: u64,
     failed: bool,
     untold: Vec<Notice>,
+}
+
+/// A host's object, and its owner.
+fn held<'a>(name: &str, of: &'a Holder) -> (ObjectId, Option<&'a OwnerReference>) {
+    match of {
+        Holder::Node(owner) => (unnamed(name), Some(owner)),
+        Holder::Join(uid) => {
+            let uid = uid.clone();
+            (
+                ObjectId {
+                    uid,
+                    ..unnamed(name)
+                },
+                None,
+            )
+        }
+    }
 }
 
 /// A host's object: it has no namespace, and any UID will do.

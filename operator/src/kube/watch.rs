@@ -107,6 +107,27 @@ impl<K: Resource<DynamicType = ()> + Salvage> Copies<K> {
             .then(|| inner.present.values().cloned().collect())
     }
 
+    /// Whether the first list was complete.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.lock().is_complete
+    }
+
+    /// As after a first list of `objects`.
+    #[cfg(test)]
+    pub(crate) fn list(&self, objects: impl IntoIterator<Item = K>) {
+        self.apply(watcher::Event::Init);
+        for object in objects {
+            self.apply(watcher::Event::InitApply(object));
+        }
+        self.apply(watcher::Event::InitDone);
+    }
+
+    /// The object of that name, in no namespace where that is empty.
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.lock().present.get(&key).cloned()
+    }
+
     /// Objects that are there but cannot be read, with what is wrong.
     pub(crate) fn unreadable(&self) -> BTreeMap<(String, String), Unreadable> {
         self.lock().unreadable.clone()

@@ -58,7 +58,10 @@ pub(crate) fn assign(snapshot: &Snapshot, out: &mut Decisions) {
 }
 
 fn able(snapshot: &Snapshot) -> impl Iterator<Item = Able<'_>> {
-    snapshot.compute_nodes.iter().filter_map(|(name, node)| {
+    // What sources want to see, and whole models, are for hosts of the cluster alone.
+    let nodes = snapshot.compute_nodes.iter();
+    let nodes = nodes.filter(|(name, _)| snapshot.is_node(name));
+    nodes.filter_map(|(name, node)| {
         let live = snapshot.live.get(name).filter(|l| l.alive)?;
         Some(Able {
             name,
@@ -216,6 +219,15 @@ mod tests {
         let done = snapshot.prepares.keys().next().cloned().unwrap();
         snapshot.prepares.remove(&done);
         assert_eq!(assigned(&mut snapshot, &all[2..]), [pair("m02", "cloud-1")]);
+    }
+
+    #[test]
+    fn a_host_that_is_no_node_prepares_nothing() {
+        let mut snapshot = world();
+        snapshot.joins.insert("cloud-1".into());
+        let one = [waiting("default", "m", PrepareNeed::First)];
+        let assigned = assigned(&mut snapshot, &one);
+        assert_eq!(assigned, [("m".to_owned(), "edge-1".to_owned())]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Whole stories, from an applied model to what its hosts do.
 
+mod joined;
 mod trust;
 mod wishes;
 

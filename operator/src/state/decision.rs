@@ -144,6 +144,16 @@ pub(crate) struct Write {
     pub events: Vec<Notice>,
 }
 
+/// What a ComputeNode goes with.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Holder {
+    /// Its Node.
+    Node(OwnerReference),
+    /// The object with this UID, by which its host joined: where that is gone, no other is
+    /// made.
+    Join(String),
+}
+
 /// A change of one object.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Change {
@@ -151,8 +161,8 @@ pub(crate) enum Change {
     ComputeNode {
         /// Its name.
         name: String,
-        /// The Node.
-        owner: OwnerReference,
+        /// Why it is there.
+        of: Holder,
         /// The wish.
         spec: ComputeNodeSpec,
     },

@@ -35,9 +35,11 @@ pub(crate) struct Snapshot {
     pub placements: Vec<Arc<Placement>>,
     /// ComputeNodes by name.
     pub compute_nodes: BTreeMap<String, Arc<ComputeNode>>,
-    /// Kubernetes Nodes by name.
+    /// Kubernetes Nodes by name, and what stands for one where a host joined without.
     pub nodes: BTreeMap<String, NodeView>,
-    /// Nodes on which an agent pod runs or starts.
+    /// Hosts that are no Nodes, whether a machine has joined as them or may yet.
+    pub joins: BTreeSet<String>,
+    /// Nodes on which an agent pod runs or starts, and hosts that joined.
     pub agents: BTreeSet<String>,
     /// Addresses of the agents' pods as Kubernetes has them, by node.
     pub agent_ips: BTreeMap<String, BTreeSet<IpAddr>>,
@@ -292,6 +294,11 @@ pub(crate) struct Remark {
 }
 
 impl Snapshot {
+    /// Whether the host is a Node.
+    pub(crate) fn is_node(&self, name: &str) -> bool {
+        !self.joins.contains(name)
+    }
+
     /// Whether the agent on `node` is connected.
     pub(crate) fn is_alive(&self, node: &str) -> bool {
         self.live.get(node).is_some_and(|n| n.alive)

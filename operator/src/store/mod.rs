@@ -1,8 +1,10 @@
 //! Content-addressed store of prepared models: blocks, probes, manifests, each
 //! under its SHA-256.
 
+mod bucket;
 mod writer;
 
+pub use bucket::Bucket;
 pub use writer::BlobWriter;
 
 use bytes::Bytes;
@@ -45,7 +47,11 @@ pub enum StoreError {
     Full(#[source] object_store::Error),
     #[error("the store's folder cannot be used; check that it exists and may be written")]
     Folder(#[source] std::io::Error),
-    #[error("the store failed; see the cause, and check its volume")]
+    #[error("the certificates of authorities for the store's endpoint cannot be read")]
+    Authorities(#[source] std::io::Error),
+    #[error("the store's bucket cannot be used; check the settings of `operator.store.s3`")]
+    Bucket(#[source] object_store::Error),
+    #[error("the store failed; see the cause, and check its volume or bucket")]
     Storage(#[source] object_store::Error),
 }
 

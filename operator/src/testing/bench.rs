@@ -352,7 +352,11 @@ impl Bench {
                             ..ComputeNode::default()
                         })
                     });
-                Arc::make_mut(node).spec = stored(spec);
+                // Server-side apply leaves what others wrote.
+                let join = node.spec.join.clone();
+                let node = Arc::make_mut(node);
+                node.spec = stored(spec);
+                node.spec.join = join;
             }
             Change::ComputeNodeConditions { name, conditions } => {
                 let node = self.snapshot.compute_nodes.get_mut(name).unwrap();

@@ -367,7 +367,7 @@ impl SessionHandle {
     /// Takes in a message of the agent; false when a newer session took over.
     pub(crate) fn heard(&self, message: FromAgent) -> bool {
         let mut held = self.world.held();
-        if !self.is_current(&held) {
+        if !self.is_held_in(&held) {
             return false;
         }
         let effects = held.state.heard(&self.node, message, self.world.now());
@@ -375,7 +375,12 @@ impl SessionHandle {
         true
     }
 
-    fn is_current(&self, held: &Held) -> bool {
+    /// Whether no newer session took over.
+    pub(crate) fn is_current(&self) -> bool {
+        self.is_held_in(&self.world.held())
+    }
+
+    fn is_held_in(&self, held: &Held) -> bool {
         held.sessions
             .get(&self.node)
             .is_some_and(|s| s.id == self.id)
@@ -385,7 +390,7 @@ impl SessionHandle {
 impl Drop for SessionHandle {
     fn drop(&mut self) {
         let mut held = self.world.held();
-        if self.is_current(&held) {
+        if self.is_held_in(&held) {
             held.sessions.remove(&self.node);
             held.state.closed(&self.node, self.world.now());
         }

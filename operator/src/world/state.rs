@@ -115,6 +115,8 @@ impl State {
             }
             FromAgent::Prepare(update) => self.prepare_update(node, update, &mut effects),
             FromAgent::Blobs(inventory) => self.holders.heard(node, inventory),
+            // Of hosts that are no Nodes, whose session takes it apart.
+            FromAgent::Report(_) => {}
         }
         effects
     }

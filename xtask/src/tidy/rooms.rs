@@ -118,7 +118,7 @@ pub(super) const CRATES: &[Crate] = &[
         may_use: &["lamina-model", "lamina-placement", "lamina-profile"],
         rows: &[
             &["args", "report", "show", "table", "units"],
-            &["mistake", "what_if", "compare"],
+            &["mistake", "what_if", "compare", "join"],
             &["input", "render"],
             &["topology"],
             &["profile"],
@@ -164,7 +164,7 @@ pub(super) const CRATES: &[Crate] = &[
             "lamina-worker-link",
         ],
         rows: &[
-            &["causes", "files", "selftest", "worker"],
+            &["causes", "files", "selftest", "uplink", "worker"],
             &["net", "telemetry"],
             &["blobs", "measure", "door", "identity"],
             &["serve", "prepare"],
@@ -189,8 +189,8 @@ pub(super) const CRATES: &[Crate] = &[
             &["text", "health"],
             &["state", "store", "lease", "identity"],
             &["prepare", "plan", "deploy", "status", "kube", "world"],
-            &["control", "keys", "metrics", "observe", "reconcile"],
-            &["admin", "run"],
+            &["hosts", "keys", "metrics", "observe", "reconcile"],
+            &["control", "admin", "run"],
             &["operator", "fuzzing"],
         ],
         circles: Circles::Within,

@@ -10,6 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 mod clouds;
 mod local;
+mod real;
 mod registry;
 
 const ROOM: u64 = 1 << 30;

@@ -19,7 +19,8 @@ mod visible;
 pub(crate) use caller::{AuthMode, Caller};
 pub(crate) use denial::Denial;
 pub(crate) use keys::Keys;
-pub(crate) use reviews::ApiReviews;
+pub(crate) use reviews::{ApiReviews, NoReviews};
+pub(crate) use tokens::Reviews;
 
 use crate::door::client_of;
 use crate::telemetry::Telemetry;
@@ -32,7 +33,7 @@ use shown::Shown;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokens::{Reviews, Tokens};
+use tokens::Tokens;
 
 /// Marks a request that an agent passed on, so that two agents that disagree
 /// about the entry do not send it to and fro.

@@ -20,7 +20,7 @@ pub(crate) struct HopService {
 impl HopService {
     fn caller<'a, T>(&self, request: &'a Request<T>) -> Caller<'a> {
         match request.extensions().get::<Peer>() {
-            Some(Peer(node)) => Caller::Agent(node),
+            Some(peer) => Caller::Agent(&peer.node),
             None if self.is_strict => Caller::Nobody,
             None => Caller::Unchecked,
         }

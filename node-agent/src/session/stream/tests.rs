@@ -133,7 +133,8 @@ fn config(endpoint: OperatorEndpoint, cache: &std::path::Path) -> SessionConfig 
     SessionConfig {
         node: "cam-1".into(),
         address: "10.0.0.7:8001".into(),
-        token_file: "/nowhere".into(),
+        token_file: Some("/nowhere".into()),
+        uplink: None,
         cpu_millis: 1000,
         endpoint,
         prober: Prober::new(telemetry.clone(), Trust::default()),

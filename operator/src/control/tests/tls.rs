@@ -33,8 +33,8 @@ fn workload(account: &str) -> Workload {
 }
 
 /// An operator with TLS that knows the agent of cam-1 by its token.
-struct Secured {
-    authority: Arc<Authority>,
+pub(super) struct Secured {
+    pub(super) authority: Arc<Authority>,
     address: SocketAddr,
     stop: CancellationToken,
     _folder: tempfile::TempDir,
@@ -58,6 +58,20 @@ impl Secured {
 
     /// For a pod that is there, whose clients reach it by `front`.
     async fn start_with(pod: IpAddr, is_strict: bool, front: Option<Reached>) -> Self {
+        let auth = Arc::new(Doorkeeper {
+            at: Some(pod),
+            ..Doorkeeper::default()
+        });
+        Self::start_as(auth, is_strict, front, |service| service).await
+    }
+
+    /// For whom `auth` lets in.
+    pub(super) async fn start_as(
+        auth: Arc<dyn Authenticate>,
+        is_strict: bool,
+        front: Option<Reached>,
+        change: impl FnOnce(ControlService) -> ControlService,
+    ) -> Self {
         let authority = Arc::new(Authority::new(lasting(7200)).unwrap());
         let plain = if is_strict {
             Plain::Refused
@@ -81,12 +95,9 @@ impl Secured {
         let folder = tempfile::tempdir().unwrap();
         let store = BlobStore::local(folder.path()).unwrap();
         let stop = CancellationToken::new();
-        let auth = Arc::new(Doorkeeper {
-            at: Some(pod),
-            ..Doorkeeper::default()
-        });
         let service = ControlService::new(World::new(), store, auth, stop.clone());
-        let service = service.with_identity(identity, is_strict, true);
+        identity.set_bundle(authority.certificate());
+        let service = change(service.with_identity(identity, is_strict, true));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, service, stop.clone()));
@@ -103,7 +114,7 @@ impl Secured {
     }
 
     /// A client that shows `own`.
-    fn client(&self, own: Option<&Credentials>) -> ControlClient<Channel> {
+    pub(super) fn client(&self, own: Option<&Credentials>) -> ControlClient<Channel> {
         let config = client_config(own, &self.roots()).unwrap();
         let address = self.address;
         let connector = tower::service_fn(move |_: http::Uri| {
