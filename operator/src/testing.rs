@@ -288,6 +288,9 @@ fn compute_node(name: &str, tier: &str, gflops: f64) -> ComputeNode {
             capacity: Some(Capacity {
                 gflops,
                 cpu_millis: 500,
+                lanes: 1,
+                threads: 1,
+                concurrency: 1,
                 memory_bytes: 1 << 30,
             }),
             ..ComputeNodeStatus::default()

@@ -68,12 +68,9 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         (Some(trouble), _) => make(REGISTERED, false, "SpecNotFollowed", trouble),
         (None, Some(trouble)) => make(REGISTERED, false, "NoCertificate", trouble),
     }
-    let Capacity {
-        gflops, cpu_millis, ..
-    } = facts.capacity;
+    let gflops = facts.capacity.gflops;
     if gflops > 0.0 {
-        let speed = format!("{gflops:.1} GFLOP/s on {cpu_millis} thousandths of a processor");
-        make(BENCHMARKED, true, "Measured", speed);
+        make(BENCHMARKED, true, "Measured", speed(facts.capacity));
     } else {
         let message = "libtorch cannot run the reference benchmark here; see the agent's log";
         make(BENCHMARKED, false, "BenchmarkFailed", message.to_owned());
@@ -110,6 +107,26 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         routes: facts.routes,
         crashes,
     }
+}
+
+/// What a host can do, for people.
+fn speed(of: Capacity) -> String {
+    let Capacity {
+        gflops,
+        lanes,
+        threads,
+        concurrency,
+        cpu_millis,
+        ..
+    } = of;
+    let alone = format!("{gflops:.1} GFLOP/s on {cpu_millis} thousandths of a processor");
+    if lanes < 2 {
+        return alone;
+    }
+    format!(
+        "{alone}; {lanes} forwards of {threads} threads at the same time, which compute as much \
+         as {concurrency} that do not slow each other"
+    )
 }
 
 /// The last crashes first.
@@ -180,6 +197,9 @@ mod tests {
     fn capacity(gflops: f64) -> Capacity {
         Capacity {
             gflops,
+            lanes: 4,
+            threads: 1,
+            concurrency: 3,
             cpu_millis: 100,
             memory_bytes: 1 << 30,
         }

@@ -119,6 +119,7 @@ fn node(question: &Question, host: &Host) -> solver::Node {
     let uid = &question.placement_uid;
     solver::Node {
         load_share: question.cluster.share_of_others(&host.name, uid),
+        concurrency: host.concurrency,
         excluded: exclusion(question, host),
         ..solver::Node::new(
             &host.name,

@@ -56,6 +56,8 @@ pub(crate) struct Host {
     pub memory_free_bytes: u64,
     /// Its benchmarked speed.
     pub gflops: Option<f64>,
+    /// Requests that it computes at the same time without slowing each other.
+    pub concurrency: u32,
     /// Why it can compute for nobody now, as the kube-scheduler words it.
     pub unfit: Option<&'static str>,
     /// Why it is to be emptied, if it is: nothing new goes there, and what is there moves
@@ -221,7 +223,8 @@ impl Cluster {
         for (index, segment) in plan.segments.iter().enumerate() {
             let seconds = segment_seconds(snapshot, uid, plan, index).unwrap_or(0.0);
             if let Some(&host) = self.by_name.get(&segment.host.node) {
-                let load = rate.times(seconds);
+                let lanes = f64::from(self.hosts[host].concurrency);
+                let load = rate.times(seconds / lanes);
                 self.hosts[host].taken.add(&own.namespace, load);
                 own.shares.entry(host).or_default().add(load);
             }
@@ -278,6 +281,7 @@ fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
         tier: tier(&node.spec.tier).unwrap_or(Tier::Edge),
         memory_free_bytes: live.map_or(0, |l| l.memory_free_bytes),
         gflops: speed(node),
+        concurrency: concurrency(node),
         unfit,
         emptied: emptied(snapshot, name),
         encodings: status.map_or_else(Vec::new, |s| s.encodings.clone()),
@@ -309,6 +313,18 @@ fn reported_speed(node: &ComputeNode) -> Option<f64> {
     let status = node.status.as_ref()?;
     let is_measured = is_true(&status.conditions, BENCHMARKED);
     status.capacity.filter(|_| is_measured).map(|c| c.gflops)
+}
+
+/// Forwards at the same time that a host is believed to compute.
+const MOST_CONCURRENCY: u32 = 1024;
+
+/// Requests that a host computes at the same time without slowing each other; one where its
+/// agent does not say.
+fn concurrency(node: &ComputeNode) -> u32 {
+    let capacity = node.status.as_ref().and_then(|status| status.capacity);
+    capacity.map_or(1, |capacity| {
+        capacity.concurrency.clamp(1, MOST_CONCURRENCY)
+    })
 }
 
 /// The tier of that name.

@@ -183,7 +183,7 @@ impl Forwarder {
                 reason,
             }
         })?;
-        let run = deadline.bound(serving.run(inputs)).await;
+        let run = deadline.bound(serving.run(inputs, deadline)).await;
         let run = run.ok_or_else(|| HopError::Late {
             node: node(),
             segment,
@@ -234,7 +234,7 @@ impl Forwarder {
     }
 }
 
-fn key_of(request: &ForwardRequest) -> SegmentKey {
+pub(super) fn key_of(request: &ForwardRequest) -> SegmentKey {
     SegmentKey {
         placement_uid: request.placement_uid.clone(),
         revision: request.revision,
