@@ -40,6 +40,7 @@ impl Case<'_> {
             .map(|(before, old_path_seconds)| Trial {
                 revision,
                 from: current.segments.clone(),
+                thresholds: current.thresholds.clone(),
                 before: measured(&before),
                 old_path_seconds,
                 since: None,
@@ -142,6 +143,7 @@ impl Case<'_> {
         let plan = Plan {
             revision: self.next_revision(),
             crossings: self.crossings(&to),
+            thresholds: trial.thresholds.clone(),
             segments: to,
             estimated_latency_ms: (reference_seconds * 1e4).round() / 10.0,
             replaced_latency_ms: Some((after_seconds * 1e4).round() / 10.0),
