@@ -321,9 +321,24 @@ impl Default for ComputeNodeStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Capacity {
-    /// GFLOP/s of the reference benchmark on the agent's CPU share.
+    /// GFLOP/s of one forward of the reference benchmark on the agent's CPU share, with
+    /// nothing beside it.
     #[schemars(range(min = 0, max = 1e6))]
     pub gflops: f64,
+    /// Forwards that each worker computes at the same time; 0 where the agent does not say,
+    /// which computes one.
+    #[serde(default)]
+    #[schemars(range(max = 1024))]
+    pub lanes: u32,
+    /// Threads inside each of them; 0 where the agent does not say.
+    #[serde(default)]
+    #[schemars(range(max = 1024))]
+    pub threads: u32,
+    /// Forwards at the same time that would compute as much without slowing each other; 0
+    /// where the agent does not say, which counts as one.
+    #[serde(default)]
+    #[schemars(range(max = 1024))]
+    pub concurrency: u32,
     /// Thousandths of a CPU that the agent may use.
     pub cpu_millis: u64,
     /// Memory that the agent may use, in bytes.
@@ -372,7 +387,7 @@ pub struct SliceStatus {
     pub segment: u32,
     /// How far it is.
     pub state: SliceState,
-    /// Why it failed, or how far fetching is.
+    /// Why it failed, how far fetching is, or how many rows it computes at once.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Median time of a run in milliseconds after warm-up.

@@ -287,6 +287,11 @@ pub struct Constraints {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub pins: Vec<Pin>,
+    /// Highest expected time from request to reply, in milliseconds. Where no placement is
+    /// expected to keep it, none is made, and what serves stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub latency_limit_ms: Option<u32>,
 }
 
 /// A limit on what hosts of one tier hold.
@@ -351,6 +356,12 @@ pub struct EarlyExits {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "few_thresholds")]
     pub thresholds: BTreeMap<String, f64>,
+    /// Has the strategy choose the thresholds that are not given above, such that the
+    /// expected share of right answers stays at or above this, 0 to 1, by what was measured
+    /// when the model was exported. With 0 any choice will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub min_accuracy: Option<f64>,
     /// What becomes of a request that is not sure where the next host is away.
     #[serde(default)]
     pub when_cut_off: WhenCutOff,

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Which blocks run where. The operator writes it; `spec` is the newest plan,
 /// `status.active` the one that serves.
@@ -67,6 +68,10 @@ pub struct Plan {
     /// asks for fewer bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub crossings: Vec<Crossing>,
+    /// Thresholds by the exit's name that the strategy chose, where `spec.exits.minAccuracy`
+    /// of the DnnModel lets it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub thresholds: BTreeMap<String, f64>,
     /// Strategy that found it.
     pub strategy: String,
     /// What is proved: `Optimal`, or `Feasible, gap 2.9%`.

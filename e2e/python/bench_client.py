@@ -2,14 +2,13 @@
 
     python bench_client.py closed --url HOST:PORT --model M --in-flight 4 --seconds 10
     python bench_client.py loop --file M.pt --seconds 10
-    python bench_client.py burst --url HOST:PORT --model M --count 2000
     python bench_client.py idle --url HOST:PORT --model M --count 10000
     python bench_client.py memory --node edge-1
+    python bench_client.py cpu --node edge-1
 
 `closed` keeps so many requests in flight. `loop` is the same model in a plain loop of
-libtorch, nothing beside it. `burst` sends all at once and sees which are answered and how
-soon the others are refused. `idle` opens connections that say nothing and then asks once.
-`memory` adds up what the processes of a host's agent hold.
+libtorch, nothing beside it. `idle` opens connections that say nothing and then asks once.
+`memory` adds up what the processes of a host's agent hold, `cpu` the seconds that they computed.
 """
 
 import argparse
@@ -116,39 +115,6 @@ def loop(args) -> None:
     emit(requests=len(seconds), rate=len(seconds) / (ended - began), hops=[], **quantiles(seconds))
 
 
-async def burst(args) -> None:
-    import tritonclient.grpc.aio as triton
-    from tritonclient.utils import InferenceServerException
-
-    tensor = request()
-    answered, refused, others = [], [], {}
-    async with triton.InferenceServerClient(args.url) as client:
-        for _ in range(WARM_UP):
-            await client.infer(args.model, [tensor])
-        began = time.monotonic()
-
-        async def one() -> None:
-            sent = time.monotonic()
-            try:
-                await client.infer(args.model, [tensor], client_timeout=args.deadline)
-                answered.append(time.monotonic() - began)
-            except InferenceServerException as error:
-                code = str(error.status())
-                others[code] = others.get(code, 0) + 1
-                if "RESOURCE_EXHAUSTED" in code or "UNAVAILABLE" in code:
-                    refused.append(time.monotonic() - sent)
-
-        await asyncio.gather(*(one() for _ in range(args.count)))
-    emit(
-        sent=args.count,
-        answered=len(answered),
-        seconds=max(answered, default=0.0),
-        refused=len(refused),
-        codes=others,
-        **quantiles(refused),
-    )
-
-
 def idle(args) -> None:
     import tritonclient.grpc as triton
 
@@ -196,27 +162,45 @@ def is_agent_of(node: str, pid: int) -> bool:
         return False
 
 
-def memory_of(node: str) -> dict:
-    """Megabytes that the agent on `node` and its workers hold, shared pages in parts."""
+def family_of(node: str) -> list[tuple[int, str]]:
+    """The agent on `node` and its workers, with their programs."""
     everything = processes()
     agents = {
         pid
         for pid, (_, program) in everything.items()
         if program == "lamina-node-agent" and is_agent_of(node, pid)
     }
+    return [
+        (pid, program)
+        for pid, (parent, program) in everything.items()
+        if pid in agents or parent in agents
+    ]
+
+
+def memory_of(node: str) -> dict:
+    """Megabytes that the agent on `node` and its workers hold, shared pages in parts."""
     found: dict = {}
-    for pid, (parent, program) in everything.items():
-        if pid not in agents and parent not in agents:
-            continue
+    for pid, program in family_of(node):
         for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 found[program] = found.get(program, 0.0) + int(line.split()[1]) / 1024
     return found
 
 
+def cpu_of(node: str) -> dict:
+    """Seconds of processor time that the agent on `node` and its workers have taken."""
+    tick = os.sysconf("SC_CLK_TCK")
+    found: dict = {}
+    for pid, program in family_of(node):
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        # User and system time, the 12th and 13th behind the name.
+        found[program] = found.get(program, 0.0) + (int(fields[11]) + int(fields[12])) / tick
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["closed", "loop", "burst", "idle", "memory"])
+    parser.add_argument("what", choices=["closed", "loop", "idle", "memory", "cpu"])
     parser.add_argument("--url")
     parser.add_argument("--model")
     parser.add_argument("--file")
@@ -224,12 +208,11 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--deadline", type=float, default=10.0)
     args = parser.parse_args()
-    if args.what == "memory":
-        emit(**memory_of(args.node))
-    elif args.what in ("closed", "burst"):
-        asyncio.run({"closed": closed, "burst": burst}[args.what](args))
+    if args.what in ("memory", "cpu"):
+        emit(**{"memory": memory_of, "cpu": cpu_of}[args.what](args.node))
+    elif args.what == "closed":
+        asyncio.run(closed(args))
     else:
         {"loop": loop, "idle": idle}[args.what](args)
 

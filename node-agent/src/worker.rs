@@ -45,19 +45,37 @@ pub(crate) fn command(program: &Path, threads: u32) -> Command {
     command
 }
 
-/// GFLOP/s of the reference benchmark, which takes about `budget`.
+/// Forwards at the same time, each with so many threads inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lanes {
+    pub(crate) lanes: u32,
+    pub(crate) threads: u32,
+}
+
+/// GFLOP/s of the reference benchmark for each of `ways`, of all lanes together; takes about
+/// `budget`.
 ///
 /// # Errors
 /// The worker does not run.
-pub(crate) async fn benchmark(program: &Path, budget: Duration) -> io::Result<f64> {
+pub(crate) async fn benchmark(
+    program: &Path,
+    ways: &[Lanes],
+    budget: Duration,
+) -> io::Result<Vec<f64>> {
     let mut command = command(program, 1);
     command
         .arg("benchmark")
         .arg(format!("--milliseconds={}", budget.as_millis()))
+        .args(
+            ways.iter()
+                .map(|w| format!("--lanes={}x{}", w.lanes, w.threads)),
+        )
         .stdin(Stdio::null());
     let output = timeout(BENCHMARK_LIMIT, command.output()).await??;
     let said = String::from_utf8_lossy(&output.stdout);
-    said.trim().parse().map_err(|_| {
+    let speeds: Result<Vec<f64>, _> = said.lines().map(str::parse).collect();
+    let speeds = speeds.ok().filter(|speeds| speeds.len() == ways.len());
+    speeds.ok_or_else(|| {
         let errors = String::from_utf8_lossy(&output.stderr);
         io::Error::other(format!(
             "{NAME} ended with {} and measured nothing: {}",

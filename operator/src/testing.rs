@@ -231,6 +231,7 @@ pub(crate) fn plan(revision: i64, path: &[(&str, Range<u32>)]) -> Plan {
             })
             .collect(),
         crossings: Vec::new(),
+        thresholds: BTreeMap::new(),
         strategy: "optimal".into(),
         certificate: "Optimal".into(),
         estimated_latency_ms: 50.0,
@@ -289,6 +290,9 @@ fn compute_node(name: &str, tier: &str, gflops: f64) -> ComputeNode {
             conditions: vec![truth(BENCHMARKED), truth(READY)],
             capacity: Some(Capacity {
                 gflops,
+                lanes: 1,
+                threads: 1,
+                concurrency: 1,
                 cpu_millis: 500,
                 memory_bytes: 1 << 30,
             }),

@@ -3,9 +3,11 @@
 
 mod crossings;
 mod exits;
+mod thresholds;
 
 pub use crossings::{AUTO_MAX_ERROR, Activations, Crossing, crossing, encode, percent, short};
 pub use exits::{exits, expected_shares};
+pub use thresholds::{Choices, InForce, can_choose, choices, choosable};
 
 use lamina_model::{Block, Manifest};
 use lamina_placement as placement;

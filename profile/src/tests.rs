@@ -137,6 +137,100 @@ fn shares_are_those_of_the_thresholds_in_force() {
 }
 
 #[test]
+fn a_strategy_chooses_among_what_was_measured() {
+    let mut manifest = with_exits([0.3, 0.7]);
+    let in_force = |threshold, is_fixed| {
+        move |_: &lamina_model::Exit| InForce {
+            threshold,
+            is_fixed,
+        }
+    };
+    let told = |found: &Choices| -> Vec<(f64, f64, f64)> {
+        let points = found.exits[0].table.iter();
+        let short = |x: f64| (x * 1e6).round() / 1e6;
+        points
+            .map(|p| (p.threshold, short(p.rate), short(p.accuracy)))
+            .collect()
+    };
+    let found = choices(&manifest, &[0.3, 0.7], in_force(Some(0.9), false)).unwrap();
+    // What is in force, nobody, and the other row of the table.
+    assert_eq!(
+        told(&found),
+        [(0.9, 0.3, 0.8), (1.0, 0.0, 1.0), (0.5, 0.7, 0.8)]
+    );
+    assert_eq!(found.final_accuracy, 0.8);
+    assert_eq!(choosable(&manifest), ["side"]);
+    // What entries count replaces the rate of what is in force.
+    let seen = choices(&manifest, &[0.6, 0.4], in_force(Some(0.9), false)).unwrap();
+    assert_eq!(told(&seen)[0], (0.9, 0.6, 0.8));
+    let fixed = choices(&manifest, &[0.3, 0.7], in_force(Some(0.9), true)).unwrap();
+    assert_eq!(told(&fixed).len(), 1);
+    let nobody = choices(&manifest, &[0.0, 1.0], in_force(None, false)).unwrap();
+    assert_eq!(told(&nobody)[0], (1.0, 0.0, 1.0));
+    assert_eq!(told(&nobody).len(), 3);
+    // Those that are left at the end, seven tenths, are right less often than all were: what
+    // they lose is charged to who left.
+    manifest.exits[1].expected.as_mut().unwrap().accuracy = Some(0.74);
+    let harder = choices(&manifest, &[0.3, 0.7], in_force(Some(0.9), false)).unwrap();
+    assert_eq!(told(&harder)[0], (0.9, 0.3, 0.66));
+    let together = 0.3 * 0.66 + 0.7 * harder.final_accuracy;
+    assert!((together - (0.3 * 0.8 + 0.7 * 0.74)).abs() < 1e-9);
+    manifest.exits[0].table.clear();
+    assert_eq!(
+        choices(&manifest, &[0.3, 0.7], in_force(Some(0.9), false)),
+        None
+    );
+}
+
+#[test]
+fn later_exits_are_reckoned_for_those_who_reach_them() {
+    let mut manifest = with_exits([0.3, 0.7]);
+    let block = manifest.blocks[1].clone();
+    manifest.blocks.push(block);
+    let mut second = manifest.exits[0].clone();
+    second.name = "second".into();
+    second.block = 1;
+    second.table[0].exit_rate = 0.5;
+    second.table[0].accuracy = 0.9;
+    manifest.exits.insert(1, second);
+    manifest.exits[2].block = 2;
+    let in_force = |_: &lamina_model::Exit| InForce {
+        threshold: Some(0.9),
+        is_fixed: false,
+    };
+    let found = choices(&manifest, &[0.3, 0.2, 0.5], in_force).unwrap();
+    assert_eq!(choosable(&manifest), ["side", "second"]);
+    let now = found.exits[1].table[0];
+    // Two of the seven tenths that reach it leave; 0.45 - 0.24 of all are right there, more
+    // than leave.
+    assert!((now.rate - 0.2 / 0.7).abs() < 1e-9, "{now:?}");
+    assert!((now.accuracy - 1.0).abs() < 1e-9, "{now:?}");
+    let combinations: usize = found.exits.iter().map(|e| e.table.len()).product();
+    assert!(combinations <= 256);
+}
+
+#[test]
+fn long_tables_are_thinned() {
+    let mut manifest = with_exits([0.3, 0.7]);
+    let row = |at: u32| lamina_model::ExitRow {
+        threshold: 1.0 - f64::from(at) / 1000.0,
+        exit_rate: f64::from(at) / 1000.0,
+        accuracy: 0.9,
+    };
+    manifest.exits[0].table = (0..1000).map(row).collect();
+    let in_force = |_: &lamina_model::Exit| InForce {
+        threshold: Some(0.7),
+        is_fixed: false,
+    };
+    let found = choices(&manifest, &[0.3, 0.7], in_force).unwrap();
+    let table = &found.exits[0].table;
+    assert!((20..=32).contains(&table.len()), "{}", table.len());
+    assert_eq!(table[0].threshold, 0.7);
+    let most = table.iter().map(|p| p.rate).fold(0.0, f64::max);
+    assert_eq!(most, 0.999);
+}
+
+#[test]
 fn an_exit_lets_out_a_share_of_those_who_reach_it() {
     let mut manifest = with_exits([0.5, 0.5]);
     let table = |m: &Manifest, shares: &[f64]| {

@@ -72,6 +72,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             &manifest.inputs,
             &LoadOptions {
                 threads: 1,
+                lanes: 1,
                 optimize,
                 warmup_runs: 3,
             },

@@ -302,7 +302,19 @@ int lts_graph_merge(lts_block *const *blocks, size_t count, int gear, lts_graph 
                          [&] { *out = lamina::merge(blocks, count, gear); });
 }
 
+int lts_graph_again(const lts_graph *graph, lts_graph **out, char **text) {
+  return lamina::guarded(text, [&] {
+    *out = nullptr;
+    if (!graph->packs) return;
+    // Constants are shared: a copy of a graph refers to the same tensors.
+    *out = new lts_graph(graph->graph->copy(), graph->self, graph->defaults,
+                         torch::jit::ExecutorExecutionMode::PROFILING);
+  });
+}
+
 void lts_graph_free(lts_graph *graph) { delete graph; }
+
+int lts_graph_keeps_state(const lts_graph *graph) { return graph->self.has_value() ? 1 : 0; }
 
 int lts_graph_run(lts_graph *graph, lts_tensor *const *inputs, size_t count, int threads,
                   lts_tensor ***outputs, size_t *outputs_count, char **text) {

@@ -77,7 +77,12 @@ enum { LTS_PLAIN = 0, LTS_FOLDED = 1, LTS_FUSED = 2 };
 // One graph of consecutive blocks.
 int lts_graph_merge(lts_block *const *blocks, size_t count, int gear, lts_graph **out,
                     char **text);
+// The same graph, with the same weights, which has not run yet: where it is fused, it is
+// compiled for the sizes of its first runs. Null where any size runs the same code.
+int lts_graph_again(const lts_graph *graph, lts_graph **out, char **text);
 void lts_graph_free(lts_graph *graph);
+// Whether runs change what later ones find: 1 or 0.
+int lts_graph_keeps_state(const lts_graph *graph);
 
 // May overwrite its inputs; outputs are dense CPU tensors of their own memory, that
 // the caller frees.

@@ -1,4 +1,6 @@
 use crate::ffi;
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -30,7 +32,7 @@ pub struct ReferenceSpeed {
 /// Measures for about `budget`, two rounds at least.
 pub fn reference_speed(budget: Duration) -> ReferenceSpeed {
     let gflops = |seconds: f64| FLOP_PER_ROUND as f64 / seconds.max(1e-9) * 1e-9;
-    match tch::no_grad(|| rounds(budget)) {
+    match tch::no_grad(|| Work::new(1)?.rounds(budget)) {
         Ok(rounds) => ReferenceSpeed {
             mean_gflops: gflops(rounds.iter().sum::<f64>() / rounds.len() as f64),
             peak_gflops: gflops(rounds.iter().copied().fold(f64::INFINITY, f64::min)),
@@ -42,34 +44,88 @@ pub fn reference_speed(budget: Duration) -> ReferenceSpeed {
     }
 }
 
-/// Seconds of each round, back to back.
-fn rounds(budget: Duration) -> Result<Vec<f64>, TchError> {
-    let _ = ffi::set_threads(1);
-    let random = |shape: &[i64]| Tensor::f_randn(shape, (Kind::Float, Device::Cpu));
-    let image = random(&[1, CHANNELS, SIDE, SIDE])?;
-    let wide = random(&[CHANNELS, CHANNELS, 3, 3])?;
-    let narrow = random(&[CHANNELS, CHANNELS, 1, 1])?;
-    let rows = random(&[ROWS, WIDTH])?;
-    let weights = random(&[WIDTH, WIDTH])?;
-    let round = || -> Result<(), TchError> {
-        let bias: Option<&Tensor> = None;
-        let image = image.f_conv2d(&wide, bias, [1, 1], [1, 1], [1, 1], 1)?;
-        let _ = image.f_conv2d(&narrow, bias, [1, 1], [0, 0], [1, 1], 1)?;
-        let _ = rows.f_linear(&weights, bias)?;
-        Ok(())
+/// Forwards at the same time, each with so many threads inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lanes {
+    /// Forwards at the same time.
+    pub lanes: u32,
+    /// Threads inside each.
+    pub threads: u32,
+}
+
+/// Speed of a host in GFLOP/s, of all lanes together, on the workload of
+/// [`reference_speed`]. Measures for about `budget`, two rounds at least; 0 where libtorch
+/// cannot run it.
+pub fn speed_side_by_side(of: Lanes, budget: Duration) -> f64 {
+    let ready = Barrier::new(usize::try_from(of.lanes.max(1)).unwrap_or(1));
+    let lane = || {
+        tch::no_grad(|| {
+            let work = Work::new(of.threads);
+            // Also where it failed, or the others wait for ever.
+            ready.wait();
+            let seconds = work?.rounds(budget)?;
+            Ok::<f64, TchError>(seconds.len() as f64 / seconds.iter().sum::<f64>().max(1e-9))
+        })
     };
-    // Libraries are loaded and kernels chosen in the first.
-    round()?;
-    let start = Instant::now();
-    let mut seconds = Vec::new();
-    let mut before = 0.0;
-    while seconds.is_empty() || start.elapsed() < budget {
-        round()?;
-        let now = start.elapsed().as_secs_f64();
-        seconds.push(now - before);
-        before = now;
+    let rounds_per_second: f64 = thread::scope(|scope| {
+        let lanes: Vec<_> = (0..of.lanes.max(1)).map(|_| scope.spawn(lane)).collect();
+        let rates = lanes.into_iter().map(|lane| match lane.join() {
+            Ok(Ok(rate)) => rate,
+            _ => 0.0,
+        });
+        rates.sum()
+    });
+    rounds_per_second * FLOP_PER_ROUND as f64 * 1e-9
+}
+
+/// What is computed in each round.
+struct Work {
+    image: Tensor,
+    wide: Tensor,
+    narrow: Tensor,
+    rows: Tensor,
+    weights: Tensor,
+}
+
+impl Work {
+    /// Warmed up: libraries are loaded and kernels chosen in the first round.
+    fn new(threads: u32) -> Result<Self, TchError> {
+        let _ = ffi::set_threads(threads);
+        let random = |shape: &[i64]| Tensor::f_randn(shape, (Kind::Float, Device::Cpu));
+        let work = Self {
+            image: random(&[1, CHANNELS, SIDE, SIDE])?,
+            wide: random(&[CHANNELS, CHANNELS, 3, 3])?,
+            narrow: random(&[CHANNELS, CHANNELS, 1, 1])?,
+            rows: random(&[ROWS, WIDTH])?,
+            weights: random(&[WIDTH, WIDTH])?,
+        };
+        work.round()?;
+        Ok(work)
     }
-    Ok(seconds)
+
+    fn round(&self) -> Result<(), TchError> {
+        let bias: Option<&Tensor> = None;
+        let image = self
+            .image
+            .f_conv2d(&self.wide, bias, [1, 1], [1, 1], [1, 1], 1)?;
+        let _ = image.f_conv2d(&self.narrow, bias, [1, 1], [0, 0], [1, 1], 1)?;
+        let _ = self.rows.f_linear(&self.weights, bias)?;
+        Ok(())
+    }
+
+    /// Seconds of each round, back to back.
+    fn rounds(&self, budget: Duration) -> Result<Vec<f64>, TchError> {
+        let start = Instant::now();
+        let mut seconds = Vec::new();
+        let mut before = 0.0;
+        while seconds.is_empty() || start.elapsed() < budget {
+            self.round()?;
+            let now = start.elapsed().as_secs_f64();
+            seconds.push(now - before);
+            before = now;
+        }
+        Ok(seconds)
+    }
 }
 
 #[cfg(test)]
@@ -83,5 +139,17 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(20));
         assert!((0.05..5000.0).contains(&speed.mean_gflops), "{speed:?}");
         assert!(speed.peak_gflops >= speed.mean_gflops);
+    }
+
+    #[test]
+    fn forwards_side_by_side_are_measured_together() {
+        let budget = Duration::from_millis(100);
+        for (lanes, threads) in [(1, 1), (3, 1), (1, 2)] {
+            let speed = speed_side_by_side(Lanes { lanes, threads }, budget);
+            assert!(
+                (0.05..5000.0).contains(&speed),
+                "{lanes} {threads}: {speed}"
+            );
+        }
     }
 }

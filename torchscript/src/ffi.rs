@@ -15,6 +15,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind as ElementKind, TchError, Tensor};
 use torch_sys::C_tensor;
 
@@ -121,7 +122,13 @@ mod sys {
             out: *mut *mut Graph,
             text: *mut *mut c_char,
         ) -> c_int;
+        pub(super) fn lts_graph_again(
+            graph: *const Graph,
+            out: *mut *mut Graph,
+            text: *mut *mut c_char,
+        ) -> c_int;
         pub(super) fn lts_graph_free(graph: *mut Graph);
+        pub(super) fn lts_graph_keeps_state(graph: *const Graph) -> c_int;
         pub(super) fn lts_graph_run(
             graph: *mut Graph,
             inputs: *const *const C_tensor,
@@ -176,15 +183,23 @@ pub(crate) struct Block(*mut sys::Block);
 
 /// Something that runs.
 #[derive(Debug)]
-pub(crate) struct Graph(*mut sys::Graph);
+pub(crate) struct Graph {
+    handle: *mut sys::Graph,
+    /// Held while it runs, where it keeps state.
+    turn: Option<Mutex<()>>,
+}
 
 // SAFETY: the C++ objects are bound to no thread; `&mut` or ownership keeps
-// them to one thread at a time, since none of the types is `Sync`.
+// them to one thread at a time, since neither type is `Sync`.
 unsafe impl Send for Source {}
 // SAFETY: as above.
 unsafe impl Send for Block {}
 // SAFETY: as above.
 unsafe impl Send for Graph {}
+// SAFETY: several threads may run one executor: its plans are made under a lock, and each run
+// has an interpreter of its own. What a graph itself keeps, attributes of its module, is used
+// by one thread at a time, which `turn` sees to.
+unsafe impl Sync for Graph {}
 
 impl Drop for Source {
     fn drop(&mut self) {
@@ -203,7 +218,7 @@ impl Drop for Block {
 impl Drop for Graph {
     fn drop(&mut self) {
         // SAFETY: the pointer came from the shim and is freed once.
-        unsafe { sys::lts_graph_free(self.0) }
+        unsafe { sys::lts_graph_free(self.handle) }
     }
 }
 
@@ -367,7 +382,7 @@ impl Source {
         // SAFETY: the handle is valid for the call.
         let status = unsafe { sys::lts_source_as_written(self.0, &raw mut graph, &raw mut text) };
         let operators = parsed(status, text)?;
-        Ok((Graph(graph), operators))
+        Ok((Graph::own(graph), operators))
     }
 
     /// The whole model, giving the tensors at each cut and then its outputs.
@@ -384,7 +399,7 @@ impl Source {
             )
         };
         checked(status, text)?;
-        Ok(Graph(graph))
+        Ok(Graph::own(graph))
     }
 }
 
@@ -448,7 +463,32 @@ impl Graph {
             )
         };
         checked(status, text)?;
-        Ok(Self(graph))
+        Ok(Self::own(graph))
+    }
+
+    /// The same graph with the same weights, to be compiled for the sizes of its first runs;
+    /// none where any size runs the same code.
+    pub(crate) fn again(&self) -> Result<Option<Self>> {
+        let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the handle is valid for the call, which only reads it.
+        let status = unsafe { sys::lts_graph_again(self.handle, &raw mut graph, &raw mut text) };
+        checked(status, text)?;
+        Ok((!graph.is_null()).then(|| Self::own(graph)))
+    }
+
+    /// Takes a graph of the shim over.
+    fn own(handle: *mut sys::Graph) -> Self {
+        // SAFETY: the handle is valid for the call.
+        let keeps_state = unsafe { sys::lts_graph_keeps_state(handle) } != 0;
+        Self {
+            handle,
+            turn: keeps_state.then(Mutex::default),
+        }
+    }
+
+    fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        let turn = self.turn.as_ref()?;
+        Some(turn.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The whole model at `path`, run the `way` that the shim numbers so, after
@@ -470,19 +510,20 @@ impl Graph {
             )
         };
         checked(status, text)?;
-        Ok(Self(graph))
+        Ok(Self::own(graph))
     }
 
     /// One forward, which may overwrite its inputs; the outputs are dense CPU
     /// tensors.
     pub(crate) fn run(&self, inputs: &mut [Tensor], threads: u32) -> Result<Vec<Tensor>> {
+        let _turn = self.turn();
         let handles = pointers(inputs);
         let (mut outputs, mut count, mut text) = (ptr::null_mut(), 0, ptr::null_mut());
         // SAFETY: the tensors outlive the call; on success `outputs` holds
         // `count` tensors that are ours, and the array itself is freed once.
         unsafe {
             let status = sys::lts_graph_run(
-                self.0,
+                self.handle,
                 handles.as_ptr(),
                 handles.len(),
                 c_threads(threads),
@@ -501,16 +542,19 @@ impl Graph {
 
     /// FLOPs and memory of one forward on one thread.
     pub(crate) fn cost(&self, inputs: &[Tensor]) -> Result<Cost> {
+        let _turn = self.turn();
         let inputs = pointers(inputs);
         let mut text = ptr::null_mut();
         // SAFETY: the tensors outlive the call.
-        let status =
-            unsafe { sys::lts_graph_cost(self.0, inputs.as_ptr(), inputs.len(), 1, &raw mut text) };
+        let status = unsafe {
+            sys::lts_graph_cost(self.handle, inputs.as_ptr(), inputs.len(), 1, &raw mut text)
+        };
         parsed(status, text)
     }
 
     /// Times one forward on one thread, copies of its inputs included.
     pub(crate) fn time(&self, inputs: &[Tensor]) -> Result<Timing> {
+        let _turn = self.turn();
         let inputs = pointers(inputs);
         let mut timing = Timing {
             wall_seconds: 0.0,
@@ -520,7 +564,7 @@ impl Graph {
         // SAFETY: the tensors outlive the call.
         let status = unsafe {
             sys::lts_graph_time(
-                self.0,
+                self.handle,
                 inputs.as_ptr(),
                 inputs.len(),
                 1,

@@ -37,9 +37,9 @@ mod store;
 mod tensors;
 mod untouched;
 
-pub use benchmark::{ReferenceSpeed, reference_speed};
+pub use benchmark::{Lanes, ReferenceSpeed, reference_speed, speed_side_by_side};
 pub use caches::Caches;
 pub use error::{LoadError, PrepareError, RunError, tells_of_an_index};
 pub use prepare::{PrepareOptions, Progress, prepare};
-pub use slice::{InPlace, LoadOptions, LoadReport, Seen, Slice, set_threads};
+pub use slice::{Batch, InPlace, LoadOptions, LoadReport, Seen, Slice, set_threads};
 pub use untouched::{UntouchedError, largest_difference, untouched_answer};

@@ -1,3 +1,7 @@
+mod batches;
+
+pub use batches::Batch;
+
 use crate::draw;
 use crate::ffi::{self, Block, Borrowed, Cost, Gear, Graph, TorchError};
 use crate::ffi::{on_borrowed, with_elements};
@@ -6,7 +10,9 @@ use crate::stats::seconds;
 use crate::tensors::{Dense, dense, from_torch, kind_of, relative_difference, to_torch};
 use crate::{LoadError, RunError};
 use lamina_model::{DataType, Seconds, Tensor, ValueSpec};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 /// Measured forwards after the warm-up.
@@ -22,6 +28,8 @@ const TOLERANCE: f64 = 1e-3;
 pub struct LoadOptions {
     /// Threads per forward; 1 unless the host's CPU quota is larger.
     pub threads: u32,
+    /// Forwards at the same time, each of which holds activations of its own.
+    pub lanes: u32,
     /// Optimize the merged graph (folding, fusion, layouts) for requests of
     /// batch 1. Results then differ from the whole model's in the last digits;
     /// where they differ by more, the graph stays as it was.
@@ -39,17 +47,21 @@ pub struct LoadReport {
     /// One forward at batch 1, wall time, after warm-up.
     pub run_seconds: Seconds,
     /// Memory that the slice keeps, about: its weights with packed copies and
-    /// the most activations that a forward at batch 1 holds.
+    /// the most activations that forwards at batch 1 hold, one in each lane.
     pub resident_bytes: u64,
 }
 
 /// Consecutive blocks merged into one graph, optimized and warmed up.
 ///
-/// Not `Sync`: one forward at a time. Move it to the thread that runs it.
+/// Threads may run it at the same time; where it keeps state, one waits for the other.
 #[derive(Debug)]
 pub struct Slice {
     graph: Graph,
+    /// The same graph compiled for other numbers of rows.
+    by_rows: RwLock<BTreeMap<i64, Arc<Graph>>>,
     inputs: Vec<ValueSpec>,
+    /// What it is warmed up with, at batch 1.
+    request: Vec<Tensor>,
     threads: u32,
 }
 
@@ -77,7 +89,9 @@ impl Slice {
         let warm = |graph: Graph, runs: u32| -> Result<(Self, Vec<Tensor>), LoadError> {
             let slice = Self {
                 graph,
+                by_rows: RwLock::default(),
                 inputs: inputs.to_vec(),
+                request: request.clone(),
                 threads: options.threads,
             };
             let mut answer = Vec::new();
@@ -120,7 +134,7 @@ impl Slice {
         let report = LoadReport {
             load_seconds,
             run_seconds,
-            resident_bytes: cost.constant_bytes + cost.peak_bytes,
+            resident_bytes: cost.constant_bytes + cost.peak_bytes * u64::from(options.lanes.max(1)),
         };
         Ok((slice, report))
     }
@@ -140,7 +154,17 @@ impl Slice {
         for (tensor, spec) in inputs.iter().zip(&self.inputs) {
             tensor.check(spec)?;
         }
-        forward(&self.graph, inputs, self.threads)
+        let rows = rows(inputs.iter().map(|tensor| tensor.shape.as_slice()));
+        match self.for_rows(rows) {
+            Some(graph) => forward(&graph, inputs, self.threads),
+            None => forward(&self.graph, inputs, self.threads),
+        }
+    }
+
+    /// The graph that is compiled for so many rows, if there is one of its own.
+    fn for_rows(&self, rows: Option<i64>) -> Option<Arc<Graph>> {
+        let by_rows = self.by_rows.read().unwrap_or_else(PoisonError::into_inner);
+        by_rows.get(&rows?).cloned()
     }
 
     /// Runs one forward on `inputs` where they are, which it may overwrite, and lets `take`
@@ -160,10 +184,11 @@ impl Slice {
             });
         }
         let fails = |reason: String| RunError::Forward { reason };
+        let own = self.for_rows(rows(inputs.iter().map(|input| input.shape)));
+        let graph = own.as_deref().unwrap_or(&self.graph);
         let mut borrowed: Vec<Borrowed<'_>> = inputs.into_iter().map(borrow).collect();
         let ran = on_borrowed(&mut borrowed, |tensors| {
-            let outputs = self
-                .graph
+            let outputs = graph
                 .run(tensors, self.threads)
                 .map_err(|e| RunError::thrown(&e))?;
             seen(outputs, take)
@@ -200,6 +225,14 @@ impl Slice {
         };
         Ok((seconds(&samples), cost))
     }
+}
+
+/// Rows of a request: all its inputs have as many.
+fn rows<'a>(mut shapes: impl Iterator<Item = &'a [i64]>) -> Option<i64> {
+    let first = *shapes.next()?.first()?;
+    shapes
+        .all(|shape| shape.first() == Some(&first))
+        .then_some(first)
 }
 
 /// An input that somebody else holds: little-endian, row-major, without padding.

@@ -149,6 +149,7 @@ fn main() -> Outcome<()> {
     let first_answer = worker.begun.elapsed();
     let options = LoadOptions {
         threads: 1,
+        lanes: 1,
         optimize: true,
         warmup_runs: 3,
     };

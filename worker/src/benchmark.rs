@@ -1,20 +1,37 @@
 //! The reference benchmark, which needs libtorch and no model.
 
 use clap::Args;
-use lamina_torchscript::reference_speed;
+use lamina_torchscript::{Lanes, speed_side_by_side};
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-/// How long to measure.
+/// What to measure, and how long.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchmarkArgs {
     /// Milliseconds that it takes, about.
     #[arg(long, default_value_t = 2000)]
     milliseconds: u64,
+    /// Forwards at the same time and threads inside each, `2x1`.
+    #[arg(long = "lanes", value_parser = lanes, default_value = "1x1")]
+    lanes: Vec<Lanes>,
 }
 
-/// Prints the speed over the wall time of all rounds, in GFLOP/s.
+/// Prints for each the speed of all forwards together over the wall time of all rounds, in
+/// GFLOP/s.
 pub(crate) fn run(args: &BenchmarkArgs) -> bool {
-    let speed = reference_speed(Duration::from_millis(args.milliseconds));
-    writeln!(io::stdout(), "{}", speed.mean_gflops).is_ok()
+    let count = u32::try_from(args.lanes.len()).unwrap_or(u32::MAX).max(1);
+    let budget = Duration::from_millis(args.milliseconds) / count;
+    let mut told = args.lanes.iter().map(|of| {
+        let speed = speed_side_by_side(*of, budget);
+        writeln!(io::stdout(), "{speed}")
+    });
+    told.all(|told| told.is_ok())
+}
+
+fn lanes(text: &str) -> Result<Lanes, String> {
+    let parts = text.split_once('x');
+    let parts =
+        parts.and_then(|(lanes, threads)| Some((lanes.parse().ok()?, threads.parse().ok()?)));
+    let (lanes, threads) = parts.ok_or("say how many forwards and threads, as in 2x1")?;
+    Ok(Lanes { lanes, threads })
 }

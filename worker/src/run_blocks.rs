@@ -204,6 +204,7 @@ fn forward(
     scan(&path).map_err(|e| Failure::from(&e))?;
     let options = LoadOptions {
         threads: 1,
+        lanes: 1,
         optimize: false,
         warmup_runs: 0,
     };

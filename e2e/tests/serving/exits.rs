@@ -177,6 +177,58 @@ pub(crate) async fn digits_are_named_as_pytorch_names_them(scene: &Scene) -> Res
     Ok(())
 }
 
+/// The strategies of the literature choose thresholds with the placement, and the entry
+/// applies them.
+pub(crate) async fn strategies_choose_thresholds(scene: &Scene) -> Result<()> {
+    for strategy in ["spinn", "ddnn", "edgent"] {
+        let address = scene.lab.address("cloud-1")?;
+        let manifest = format!(
+            "apiVersion: serving.lamina.dev/v1alpha1
+kind: DnnModel
+metadata: {{name: {DIGITS}, namespace: default}}
+spec:
+  source: {{uri: http://{address}:{FILE_PORT}/{DIGITS}.pt}}
+  inputs: [{{name: image, datatype: FP32, shape: [-1, 1, 8, 8]}}]
+  entry: {{nodeSelector: {{kubernetes.io/hostname: cam-1}}}}
+  strategy: {{name: {strategy}}}
+  exits: {{minAccuracy: 0.9}}
+  constraints: {{latencyLimitMs: 5000}}
+"
+        );
+        scene.apply(&manifest).await?;
+        let serves = async || {
+            let Some(placement) = scene.placement(DIGITS).await? else {
+                return Ok(Step::NotYet("no Placement".to_owned()));
+            };
+            let active = placement.status.as_ref().and_then(|s| s.active.clone());
+            Ok(match active.filter(|plan| plan.strategy == strategy) {
+                Some(plan) => Step::Done(plan),
+                None => Step::NotYet(format!("{:?}", placement.spec.plan)),
+            })
+        };
+        let plan = poll(strategy, Duration::from_secs(120), serves).await?;
+        println!("  {strategy}: {:?}", plan.thresholds);
+        ensure!(!plan.thresholds.is_empty(), "nothing was chosen: {plan:?}");
+        let applied = format!(
+            "jsonpath={{.spec.routes[0].revisions[?(@.revision=={})].exits.exits}}",
+            plan.revision
+        );
+        let told = scene
+            .lab
+            .kubectl(&["get", "computenode", "cam-1", "-o", &applied])
+            .await?;
+        for (exit, threshold) in &plan.thresholds {
+            let wanted = format!("\"name\":\"{exit}\"");
+            ensure!(
+                told.contains(&wanted) && told.contains(&format!("\"threshold\":{threshold}")),
+                "{exit} at {threshold} is not applied: {told}"
+            );
+        }
+    }
+    scene.lab.kubectl(&["delete", "dnn", DIGITS]).await?;
+    Ok(())
+}
+
 /// Bytes that the router has carried from the entry to the hosts behind it.
 fn carried_from_entry(scene: &Scene) -> u64 {
     let counters = scene.lab.counters();

@@ -137,6 +137,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(clients::every_client_of_the_protocol_is_answered);
     case!(exits::each_row_leaves_at_its_exit);
     case!(exits::digits_are_named_as_pytorch_names_them);
+    case!(exits::strategies_choose_thresholds);
     case!(activations::fewer_bytes_cross_a_slow_link);
     case!(manifests::what_the_operator_decided_is_written_by_it_alone);
     case!(good::googlenet_is_served);

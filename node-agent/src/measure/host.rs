@@ -1,3 +1,4 @@
+use crate::worker::Lanes;
 use lamina_crds::compute_node::Capacity;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,56 @@ fn all_cpu_millis() -> u64 {
     std::thread::available_parallelism().map_or(1000, |n| n.get() as u64 * 1000)
 }
 
-/// This host, of which `gflops` were measured.
-pub(crate) fn capacity(gflops: f64) -> Capacity {
+/// How fast this host computes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Speed {
+    /// How forwards run.
+    way: Lanes,
+    /// GFLOP/s of one forward alone.
+    alone: f64,
+    /// GFLOP/s of all lanes together.
+    together: f64,
+}
+
+impl Speed {
+    /// Nothing was measured.
+    pub(crate) const NONE: Self = Self::of(
+        Lanes {
+            lanes: 1,
+            threads: 1,
+        },
+        0.0,
+        0.0,
+    );
+
+    /// Forwards that run in `way` compute `alone` GFLOP/s, and `together` where each lane has
+    /// one.
+    pub(crate) const fn of(way: Lanes, alone: f64, together: f64) -> Self {
+        Self {
+            way,
+            alone,
+            together,
+        }
+    }
+
+    /// Forwards at the same time that would not slow each other and compute as much.
+    fn concurrency(&self) -> u32 {
+        if self.alone <= 0.0 {
+            return 1;
+        }
+        let forwards = (self.together / self.alone).round();
+        // Between one and the lanes.
+        forwards.clamp(1.0, f64::from(self.way.lanes.max(1))) as u32
+    }
+}
+
+/// This host, whose `speed` was measured.
+pub(crate) fn capacity(speed: Speed) -> Capacity {
     Capacity {
-        gflops,
+        gflops: speed.alone,
+        lanes: speed.way.lanes,
+        threads: speed.way.threads,
+        concurrency: speed.concurrency(),
         cpu_millis: cpu_quota_millis().unwrap_or_else(all_cpu_millis),
         memory_bytes: memory_limit_bytes().unwrap_or_else(|| meminfo_bytes("MemTotal:")),
     }

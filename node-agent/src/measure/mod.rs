@@ -11,7 +11,7 @@ mod lost_time;
 mod percentile;
 mod prober;
 
-pub(crate) use host::capacity;
 pub use host::{CpuMeter, memory_free_bytes};
+pub(crate) use host::{Speed, capacity};
 pub use percentile::{median, percentile};
 pub use prober::Prober;

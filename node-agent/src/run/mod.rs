@@ -119,7 +119,8 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let options = WorkerOptions {
         program,
         folder: args.cache_dir.join("workers"),
-        threads: threads(capacity.cpu_millis),
+        lanes: capacity.lanes,
+        threads: capacity.threads,
         warmup_runs: WARMUP_RUNS,
         memory_bytes: args.worker_memory_limit,
         allow_unsandboxed: args.allow_unsandboxed,
@@ -406,11 +407,6 @@ fn access(
 /// What a worker may take: as it is told, or of the host's memory what it takes by itself.
 fn run_memory_bytes(args: &RunArgs, memory_bytes: u64) -> u64 {
     args.worker_memory_limit.unwrap_or(memory_bytes / 5 * 4)
-}
-
-/// Threads inside one forward: whole processors only.
-fn threads(cpu_millis: u64) -> u32 {
-    u32::try_from(cpu_millis / 1000).unwrap_or(1).max(1)
 }
 
 /// What is done once the agent is told to end.

@@ -18,6 +18,12 @@ const LONGEST_RESERVE: Duration = Duration::from_millis(20);
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
+    /// At `moment`.
+    #[cfg(test)]
+    pub(crate) const fn at(moment: Instant) -> Self {
+        Self(moment)
+    }
+
     /// `left` from now.
     pub(crate) fn after(left: Duration) -> Self {
         Self(Instant::now() + left)
@@ -44,7 +50,12 @@ impl Deadline {
 
     /// Time left; zero once it has passed.
     pub(crate) fn left(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
+        self.left_at(Instant::now())
+    }
+
+    /// Time left at `now`.
+    pub(crate) fn left_at(self, now: Instant) -> Duration {
+        self.0.saturating_duration_since(now)
     }
 
     /// After four fifths of what is left: what is tried until then leaves time for

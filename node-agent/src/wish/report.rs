@@ -81,12 +81,9 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
         (Some(trouble), _) => make(REGISTERED, false, "SpecNotFollowed", short(&trouble)),
         (None, Some(trouble)) => make(REGISTERED, false, "NoCertificate", short(&trouble)),
     }
-    let Capacity {
-        gflops, cpu_millis, ..
-    } = facts.capacity;
+    let gflops = facts.capacity.gflops;
     if gflops > 0.0 {
-        let speed = format!("{gflops:.1} GFLOP/s on {cpu_millis} thousandths of a processor");
-        make(BENCHMARKED, true, "Measured", speed);
+        make(BENCHMARKED, true, "Measured", speed(facts.capacity));
     } else {
         let message = "libtorch cannot run the reference benchmark here; see the agent's log";
         make(BENCHMARKED, false, "BenchmarkFailed", message.to_owned());
@@ -166,6 +163,26 @@ fn short_route(route: RouteStatus) -> RouteStatus {
     RouteStatus { verified, ..route }
 }
 
+/// What a host can do, for people.
+fn speed(of: Capacity) -> String {
+    let Capacity {
+        gflops,
+        lanes,
+        threads,
+        concurrency,
+        cpu_millis,
+        ..
+    } = of;
+    let alone = format!("{gflops:.1} GFLOP/s on {cpu_millis} thousandths of a processor");
+    if lanes < 2 {
+        return alone;
+    }
+    format!(
+        "{alone}; {lanes} forwards of {threads} threads at the same time, which compute as much \
+         as {concurrency} that do not slow each other"
+    )
+}
+
 /// The last crashes first.
 fn told(mut crashes: Vec<ModelCrashes>) -> Vec<EngineCrash> {
     crashes.sort_by(|a, b| b.last.cmp(&a.last).then_with(|| a.model.cmp(&b.model)));
@@ -235,6 +252,9 @@ mod tests {
     fn capacity(gflops: f64) -> Capacity {
         Capacity {
             gflops,
+            lanes: 4,
+            threads: 1,
+            concurrency: 3,
             cpu_millis: 100,
             memory_bytes: 1 << 30,
         }

@@ -184,7 +184,11 @@ pub(crate) fn route_of(
         active_revision: wanted.active_revision,
         verify_revision: None,
         refuse: refusal(entry, wanted, keep),
-        exits: early.cloned(),
+        // What the strategy chose stands in each revision.
+        exits: early.map(|early| EarlyExits {
+            min_accuracy: None,
+            ..early.clone()
+        }),
         revisions: revisions?,
     })
 }
@@ -202,7 +206,7 @@ fn revision(snapshot: &Snapshot, written: Option<&Route>, plan: &Plan) -> Option
         path: format_path(&plan.segments),
         inputs: tensors(&manifest.inputs),
         outputs: tensors(&manifest.outputs),
-        exits: exits::of(manifest),
+        exits: exits::of(manifest).map(|of| exits::with(of, &plan.thresholds)),
         encoding: plans::crossing_into(plan, 0).and_then(|c| c.encoding.clone()),
         error: error(plan),
         probe: Blob {

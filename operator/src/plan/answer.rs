@@ -121,6 +121,7 @@ impl Case<'_> {
             generation: self.wanted.generation,
             manifest: self.wanted.digest.clone(),
             crossings: self.crossings(&segments),
+            thresholds: self.thresholds(solution),
             segments,
             strategy: solution.strategy.clone(),
             certificate: certificate(&solution.certificate),

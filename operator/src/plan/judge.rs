@@ -21,9 +21,13 @@ const RTT_NOISE: f64 = 0.2;
 /// … and what either end adds by scheduling.
 const CROSSING_NOISE_SECONDS: f64 = 0.001;
 
+/// Expected accuracy changes with the rates that entries count. A strategy chooses what is just
+/// accurate enough, and so much less is no reason to leave it.
+const ACCURACY_NOISE: f64 = 0.01;
+
 /// What `plan` is worth in `problem`.
 pub(super) fn standing(problem: &Problem, plan: &Plan) -> Standing {
-    let placement = placement_of(problem::segments(plan));
+    let placement = placement_of(problem, problem::segments(plan));
     // Where a link of it is not known, nobody can say what it breaks.
     let violations = if are_links_known(problem, &placement) {
         evaluate(problem, std::slice::from_ref(&placement))
@@ -41,7 +45,7 @@ pub(super) fn standing(problem: &Problem, plan: &Plan) -> Standing {
 /// Latency and times of segments as things are, whatever the limits say of them.
 pub(super) fn figures_of(problem: &Problem, segments: &[Segment]) -> Option<Metrics> {
     let segments = segments.iter().map(problem::segment).collect();
-    figures(problem, &placement_of(segments))
+    figures(problem, &placement_of(problem, segments))
 }
 
 fn figures(problem: &Problem, placement: &solver::Placement) -> Option<Metrics> {
@@ -59,11 +63,14 @@ fn figures(problem: &Problem, placement: &solver::Placement) -> Option<Metrics> 
     evaluate(&free, std::slice::from_ref(placement)).ok()
 }
 
-pub(super) fn placement_of(segments: Vec<solver::Segment>) -> solver::Placement {
+/// A placement under the thresholds that are in force, which stand first in their tables.
+fn placement_of(problem: &Problem, segments: Vec<solver::Segment>) -> solver::Placement {
+    let exits = problem.workloads.iter().flat_map(|w| &w.exits);
+    let in_force = exits.filter_map(|exit| exit.table.first());
     solver::Placement {
         workload: WORKLOAD.to_owned(),
         segments,
-        thresholds: Vec::new(),
+        thresholds: in_force.map(|row| row.threshold).collect(),
     }
 }
 
@@ -86,6 +93,9 @@ pub(super) fn is_broken_wish(violation: &Violation) -> bool {
         | Violation::Latency { .. }
         | Violation::NoLink { .. } => true,
         Violation::Bytes { what, .. } => *what == "slice limit",
+        Violation::Accuracy {
+            accuracy, floor, ..
+        } => floor - accuracy > ACCURACY_NOISE,
         _ => false,
     }
 }
@@ -188,7 +198,7 @@ mod tests {
     #[test]
     fn speed_and_memory_of_the_moment_break_no_wish() {
         let plan = plan(3, &[("cam-1", 0..2), ("edge-1", 2..4)]);
-        let placement = placement_of(problem::segments(&plan));
+        let placement = placement_of(&Problem::default(), problem::segments(&plan));
         assert_eq!(placement.path(), "cam-1[0-1]→edge-1[2-3]");
         let limit = |what| Violation::Bytes {
             node: "cam-1".into(),
@@ -198,5 +208,12 @@ mod tests {
         };
         assert!(is_broken_wish(&limit("slice limit")));
         assert!(!is_broken_wish(&limit("memory")));
+        let accuracy = |accuracy| Violation::Accuracy {
+            workload: WORKLOAD.into(),
+            accuracy,
+            floor: 0.9,
+        };
+        assert!(is_broken_wish(&accuracy(0.85)));
+        assert!(!is_broken_wish(&accuracy(0.899)));
     }
 }

@@ -19,6 +19,7 @@ mod judge;
 mod learn;
 mod links;
 mod problem;
+mod thresholds;
 mod trial;
 mod weigh;
 mod work;
@@ -501,9 +502,9 @@ impl Case<'_> {
                 return rows.iter().map(|rows| *rows as f64 / all as f64).collect();
             }
         }
+        let chosen = self.current.map(|plan| &plan.thresholds);
         lamina_profile::expected_shares(manifest, |exit| {
-            let asked = early.and_then(|e| e.thresholds.get(&exit.name));
-            asked.copied().or(exit.threshold)
+            thresholds::of(wish, chosen, exit).threshold
         })
     }
 
@@ -544,6 +545,10 @@ impl Case<'_> {
         }
         if self.is_sent_otherwise(plan) {
             let why = "values are to be sent otherwise (spec.activations)";
+            return Some(Must::Leave(why.to_owned()));
+        }
+        if self.is_chosen_otherwise(plan) {
+            let why = "thresholds of exits are to be chosen otherwise (spec.exits)";
             return Some(Must::Leave(why.to_owned()));
         }
         let violation = self.broken_wish(answer)?;

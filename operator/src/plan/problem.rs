@@ -1,13 +1,13 @@
 //! The question that a strategy is asked: what the manifest says, on hosts and
 //! links as they were measured.
 
-use super::{candidates, crossings};
+use super::{candidates, crossings, thresholds};
 use crate::state::cluster::{Cluster, Host};
 use crate::state::decision::{Question, Supposed};
 use crate::state::links::LinkView;
 use lamina_crds::dnn_model::Goal;
 use lamina_crds::placement::{Plan, Segment};
-use lamina_model::Manifest;
+use lamina_model::{Exit, Manifest};
 use lamina_placement as solver;
 use lamina_placement::{BlockOnNode, Problem, Tier};
 use lamina_profile::{memory_bytes, time_factor};
@@ -119,6 +119,7 @@ fn node(question: &Question, host: &Host) -> solver::Node {
     let of_namespace = question.cluster.memory_left(host, namespace, uid);
     solver::Node {
         load_share: question.host_share_of_others(&host.name),
+        concurrency: host.concurrency,
         excluded: exclusion(question, host),
         ..solver::Node::new(
             &host.name,
@@ -198,13 +199,28 @@ fn workload(
         let crossings = crossings::for_question(manifest, asked, hosts);
         lamina_profile::encode(&mut general, manifest, &crossings);
     }
+    let least = question.wish.min_accuracy();
+    let least = least.filter(|_| !question.exit_shares.is_empty());
+    let choices = least.and_then(|_| {
+        let in_force = |exit: &Exit| thresholds::in_force(question, exit);
+        lamina_profile::choices(manifest, &question.exit_shares, in_force)
+    });
+    let constraints = solver::Constraints {
+        min_accuracy: least.filter(|_| choices.is_some()),
+        ..constraints
+    };
+    let (exits, final_accuracy) = match choices {
+        Some(choices) => (choices.exits, Some(choices.final_accuracy)),
+        None => (lamina_profile::exits(manifest, &question.exit_shares), None),
+    };
     let answer = manifest
         .exits
         .last()
         .filter(|_| !question.exit_shares.is_empty());
     solver::Workload {
         rate_per_second: question.rate_per_second,
-        exits: lamina_profile::exits(manifest, &question.exit_shares),
+        exits,
+        final_accuracy,
         // One answer comes back, that of the exit where the request left.
         outputs: answer.map_or(general.outputs, |exit| vec![exit.output.clone()]),
         constraints,
@@ -315,6 +331,7 @@ fn constraints(question: &Question, nodes: &mut [solver::Node]) -> solver::Const
         keep_first_on_entry: keep,
         allowed_tiers: allowed,
         tier_slice_limit_bytes: wish.slice_limits.clone(),
+        latency_limit_seconds: wish.latency_limit_seconds,
         ..solver::Constraints::default()
     }
 }

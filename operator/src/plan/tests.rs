@@ -2,7 +2,7 @@ mod many;
 
 use super::*;
 use crate::testing::{Bench, change_links};
-use lamina_crds::dnn_model::{Goal, Pin};
+use lamina_crds::dnn_model::{EarlyExits, Goal, Pin};
 use lamina_crds::placement::Cause;
 
 #[test]
@@ -63,6 +63,104 @@ fn an_unwritten_plan_over_a_host_that_is_lost_is_dropped() {
     bench.refuses_plans = false;
     bench.run(20);
     assert_eq!(bench.status().path, "edge-1[0-3]");
+}
+
+/// Two blocks, with an exit between them whose thresholds were measured: from strict to
+/// permissive 0.819, 0.85 and 0.62 of all are right, and 0.8 where nobody leaves.
+fn with_exits(strategy: &str, min_accuracy: Option<f64>) -> Bench {
+    let mut manifest = crate::testing::manifest_with_exits();
+    let rows = [(0.99, 0.1, 0.99), (0.9, 0.5, 0.9), (0.5, 0.9, 0.6)];
+    manifest.exits[0].table = rows
+        .map(|(threshold, exit_rate, accuracy)| lamina_model::ExitRow {
+            threshold,
+            exit_rate,
+            accuracy,
+        })
+        .into();
+    let mut bench = Bench::new();
+    bench.edit(|m| {
+        m.spec.strategy.name = strategy.to_owned();
+        m.spec.adaptation.horizon_seconds = 7200;
+        m.spec.adaptation.cool_down_seconds = 0;
+        m.spec.constraints.latency_limit_ms = Some(10_000);
+        m.spec.exits = Some(EarlyExits {
+            min_accuracy,
+            ..EarlyExits::default()
+        });
+    });
+    bench.look();
+    bench.finish_prepare_of(manifest);
+    bench.run(20);
+    assert_eq!(bench.stage(), "Serving", "{strategy}: {:?}", bench.told);
+    bench
+}
+
+/// The threshold that the entry applies, and the one that the plan has.
+fn thresholds(bench: &Bench) -> (Option<f64>, Option<f64>) {
+    let route = &bench.snapshot.compute_nodes["cam-1"].spec.routes[0];
+    let last = route.revisions.last().unwrap();
+    let plan = bench.placement().spec.plan.as_ref().unwrap();
+    (
+        last.exits.as_ref().unwrap().exits[0].threshold,
+        plan.thresholds.get("early").copied(),
+    )
+}
+
+#[test]
+fn a_strategy_chooses_thresholds_that_are_accurate_enough() {
+    for (strategy, least, chosen) in [
+        ("optimal", 0.83, 0.9),
+        ("optimal", 0.6, 0.5),
+        ("spinn", 0.83, 0.9),
+        ("ddnn", 0.6, 0.5),
+        // The most accurate within the deadline.
+        ("edgent", 0.0, 0.9),
+    ] {
+        let mut bench = with_exits(strategy, Some(least));
+        let told = thresholds(&bench);
+        assert_eq!(told, (Some(chosen), Some(chosen)), "{strategy} {least}");
+        bench.expect_fixpoint();
+    }
+    // Without a limit of accuracy they are the file's.
+    assert_eq!(thresholds(&with_exits("optimal", None)), (Some(0.9), None));
+}
+
+#[test]
+fn thresholds_follow_the_spec() {
+    let mut bench = with_exits("optimal", Some(0.83));
+    let edit = |bench: &mut Bench, change: fn(&mut EarlyExits)| {
+        bench.told.clear();
+        bench.edit(|m| change(m.spec.exits.as_mut().unwrap()));
+        bench.run(40);
+        bench.expect_fixpoint();
+        (bench.status().active_revision, thresholds(bench))
+    };
+    let looser = edit(&mut bench, |exits| exits.min_accuracy = Some(0.6));
+    assert_eq!(looser.1, (Some(0.5), Some(0.5)), "a gain");
+    let stricter = edit(&mut bench, |exits| exits.min_accuracy = Some(0.84));
+    assert_eq!(stricter, (3, (Some(0.9), Some(0.9))), "it must be left");
+    // What the spec names is not chosen; the entry has it from the spec.
+    let named = edit(&mut bench, |exits| {
+        exits.thresholds.insert("early".into(), 0.99);
+        exits.min_accuracy = Some(0.81);
+    });
+    assert_eq!(named, (4, (Some(0.9), None)));
+    let note = bench.note(reasons::REDEPLOY_STARTED);
+    assert!(note.contains("spec.exits"), "{note}");
+    let nothing = edit(&mut bench, |exits| exits.min_accuracy = Some(0.99));
+    assert_eq!(nothing, (4, (Some(0.9), None)));
+    let note = bench.note(reasons::NO_FEASIBLE_PLACEMENT);
+    assert!(note.contains("accuracy"), "{note}");
+}
+
+#[test]
+fn a_latency_that_nobody_keeps_is_said() {
+    let mut bench = Bench::serving();
+    bench.edit(|m| m.spec.constraints.latency_limit_ms = Some(1));
+    bench.run(8);
+    assert_eq!(bench.status().active_revision, 1, "what serves goes on");
+    let note = bench.note(reasons::NO_FEASIBLE_PLACEMENT);
+    assert!(note.contains("latency"), "{note}");
 }
 
 #[test]

@@ -44,6 +44,7 @@ impl Case<'_> {
             .map(|(before, old_path_seconds)| Trial {
                 revision,
                 from: current.segments.clone(),
+                thresholds: current.thresholds.clone(),
                 before: measured(&before),
                 rows: before.rows,
                 old_path_seconds,
@@ -150,6 +151,7 @@ impl Case<'_> {
         let plan = Plan {
             revision: self.next_revision(),
             crossings: self.crossings(&to),
+            thresholds: trial.thresholds.clone(),
             segments: to,
             estimated_latency_ms: (reference_seconds * 1e4).round() / 10.0,
             replaced_latency_ms: Some((after_seconds * 1e4).round() / 10.0),

@@ -47,7 +47,10 @@ impl Case<'_> {
         };
         let digest = &self.wanted.digest;
         let same = |plan: &Plan| {
-            plan.manifest == *digest && plan.segments == segments && !self.is_sent_otherwise(plan)
+            plan.manifest == *digest
+                && plan.segments == segments
+                && !self.is_sent_otherwise(plan)
+                && self.has_thresholds_of(plan, solution)
         };
         if let Some(plan) = self.current.filter(|p| same(p))
             && plan.strategy == solution.strategy

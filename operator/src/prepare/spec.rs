@@ -195,6 +195,7 @@ pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wi
         tiers: allowed_tiers(spec)?,
         slice_limits: slice_limits(spec)?,
         pins: pins(spec)?,
+        latency_limit_seconds: latency_limit(spec)?,
         adaptation: spec.adaptation.clone(),
         exits: early_exits(spec)?,
         batching: batching(spec)?,
@@ -259,6 +260,21 @@ fn pins(spec: &DnnModelSpec) -> Result<Vec<Pin>, SpecError> {
     Ok(pin.collect())
 }
 
+/// The longest latency that can be asked for.
+const LONGEST_LATENCY_MS: u32 = 3_600_000;
+
+fn latency_limit(spec: &DnnModelSpec) -> Result<Option<f64>, SpecError> {
+    let Some(millis) = spec.constraints.latency_limit_ms else {
+        return Ok(None);
+    };
+    if !(1..=LONGEST_LATENCY_MS).contains(&millis) {
+        return wrong(format!(
+            "spec.constraints.latencyLimitMs is {millis}; give 1 to {LONGEST_LATENCY_MS}"
+        ));
+    }
+    Ok(Some(f64::from(millis) / 1e3))
+}
+
 fn early_exits(spec: &DnnModelSpec) -> Result<Option<EarlyExits>, SpecError> {
     let Some(exits) = &spec.exits else {
         return Ok(None);
@@ -276,6 +292,11 @@ fn early_exits(spec: &DnnModelSpec) -> Result<Option<EarlyExits>, SpecError> {
     if let Some((name, threshold)) = outside {
         return wrong(format!(
             "spec.exits.thresholds: `{name}` is {threshold}; give 0 to 1"
+        ));
+    }
+    if let Some(least) = exits.min_accuracy.filter(|a| !(0.0..=1.0).contains(a)) {
+        return wrong(format!(
+            "spec.exits.minAccuracy is {least}; give a share from 0 to 1"
         ));
     }
     Ok(Some(exits.clone()))
@@ -372,9 +393,17 @@ fn check_exits(wish: &Wish, manifest: &Manifest) -> Result<(), SpecError> {
             Some(name) => wrong(format!(
                 "spec.exits.thresholds names `{name}`, but the model has no early exits; export it with the SDK, or remove spec.exits"
             )),
+            None if exits.min_accuracy.is_some() => wrong(
+                "spec.exits.minAccuracy: the model has no early exits; export it with the SDK, or remove spec.exits".to_owned(),
+            ),
             None => Ok(()),
         };
     };
+    if wish.min_accuracy().is_some() && !lamina_profile::can_choose(manifest) {
+        return wrong(
+            "spec.exits.minAccuracy: the model's file does not say how accurate its exits are; export it with a validation set, or remove spec.exits.minAccuracy".to_owned(),
+        );
+    }
     let unknown = |name: &&String| !side.iter().any(|exit| exit.name == **name);
     if let Some(name) = exits.thresholds.keys().find(unknown) {
         let names: Vec<&str> = side.iter().map(|exit| exit.name.as_str()).collect();

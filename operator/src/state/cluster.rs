@@ -65,6 +65,8 @@ pub(crate) struct Host {
     held: BTreeMap<Arc<str>, u64>,
     /// Its benchmarked speed.
     pub gflops: Option<f64>,
+    /// Requests that it computes at the same time without slowing each other.
+    pub concurrency: u32,
     /// Why it can compute for nobody now, as the kube-scheduler words it.
     pub unfit: Option<&'static str>,
     /// Why it is to be emptied, if it is: nothing new goes there, and what is there moves
@@ -303,7 +305,8 @@ impl Cluster {
             };
             let expected = || Some(self.expected_seconds(host, segment, manifest?));
             let seconds = request_seconds(snapshot, uid, plan, index).or_else(expected);
-            let load = rate.times(seconds.unwrap_or(0.0));
+            let lanes = f64::from(self.hosts[host].concurrency);
+            let load = rate.times(seconds.unwrap_or(0.0) / lanes);
             shares.entry(host).or_default().add(load);
         }
         shares
@@ -397,6 +400,7 @@ fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
         memory_of_namespace: memory_of_namespace(snapshot, node),
         held: BTreeMap::new(),
         gflops: speed(snapshot, name, node),
+        concurrency: concurrency(node),
         unfit,
         emptied: emptied(snapshot, name),
         encodings: status.map_or_else(Vec::new, |s| s.encodings.clone()),
@@ -469,6 +473,18 @@ fn reported_speed(node: &ComputeNode) -> Option<f64> {
     let status = node.status.as_ref()?;
     let is_measured = is_true(&status.conditions, BENCHMARKED);
     status.capacity.filter(|_| is_measured).map(|c| c.gflops)
+}
+
+/// Forwards at the same time that a host is believed to compute.
+const MOST_CONCURRENCY: u32 = 1024;
+
+/// Requests that a host computes at the same time without slowing each other; one where its
+/// agent does not say.
+fn concurrency(node: &ComputeNode) -> u32 {
+    let capacity = node.status.as_ref().and_then(|status| status.capacity);
+    capacity.map_or(1, |capacity| {
+        capacity.concurrency.clamp(1, MOST_CONCURRENCY)
+    })
 }
 
 /// The tier of that name.

@@ -2,6 +2,7 @@
 
 use lamina_crds::compute_node::{Exit, ExitCriterion, Exits};
 use lamina_model::{DataType, Manifest};
+use std::collections::BTreeMap;
 
 /// The exits of `manifest`. `None` where it has none, or where their answers could not
 /// stand in one tensor: other classes or another datatype at one of them.
@@ -40,6 +41,16 @@ pub(crate) fn of(manifest: &Manifest) -> Option<Exits> {
     })
 }
 
+/// `exits` with the thresholds that a strategy chose, by their names.
+pub(crate) fn with(mut exits: Exits, chosen: &BTreeMap<String, f64>) -> Exits {
+    for exit in &mut exits.exits {
+        if let Some(threshold) = chosen.get(&exit.name) {
+            exit.threshold = Some(*threshold);
+        }
+    }
+    exits
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +69,8 @@ mod tests {
             told,
             [("early", "side", Some(0.9)), ("final", "scores", None)]
         );
+        let chosen = BTreeMap::from([("early".to_owned(), 0.7)]);
+        assert_eq!(with(exits, &chosen).exits[0].threshold, Some(0.7));
         let mut other = manifest.clone();
         other.outputs[1].shape = vec![-1, 7];
         assert_eq!(of(&other), None);

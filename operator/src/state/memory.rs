@@ -230,6 +230,8 @@ pub(crate) struct Trial {
     pub revision: i64,
     /// Where the blocks were before.
     pub from: Vec<Segment>,
+    /// Thresholds of exits that were chosen there.
+    pub thresholds: BTreeMap<String, f64>,
     /// What was measured there.
     pub before: Measured,
     /// Mean of the rows of a request there, 1 at least.

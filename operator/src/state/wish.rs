@@ -1,7 +1,7 @@
 //! A DnnModel's spec, validated: what everything behind the validation takes.
 
 use super::ids::ObjectId;
-use lamina_crds::dnn_model::{Adaptation, Batching, EarlyExits, Goal, Samples};
+use lamina_crds::dnn_model::{Adaptation, Batching, EarlyExits, ExitMode, Goal, Samples};
 use lamina_model::InputSpec;
 use lamina_placement::{Parameters, Tier};
 use lamina_profile::Activations;
@@ -48,6 +48,8 @@ pub(crate) struct Wish {
     pub slice_limits: BTreeMap<Tier, u64>,
     /// Blocks on nodes.
     pub pins: Vec<Pin>,
+    /// Highest expected latency.
+    pub latency_limit_seconds: Option<f64>,
     /// When blocks may move.
     pub adaptation: Adaptation,
     /// Early exits, where the spec speaks of them.
@@ -56,6 +58,14 @@ pub(crate) struct Wish {
     pub batching: Option<Batching>,
     /// In how few bits values go from host to host, where not as they are.
     pub activations: Option<Activations>,
+}
+
+impl Wish {
+    /// The accuracy that the strategy must keep, where it chooses thresholds of exits.
+    pub(crate) fn min_accuracy(&self) -> Option<f64> {
+        let exits = self.exits.as_ref()?;
+        exits.min_accuracy.filter(|_| exits.mode == ExitMode::Early)
+    }
 }
 
 /// Blocks that must run on one node. The range may go beyond what the model has:

@@ -13,6 +13,7 @@ use k8s_openapi::jiff::SignedDuration;
 use lamina_crds::compute_node::{RouteStatus, SliceState, SliceStatus, Verification};
 use lamina_crds::conditions::set;
 use lamina_crds::{ComputeNode, DnnModel, Placement, PlacementStatus};
+use lamina_model::Manifest;
 use lamina_placement::Ctx;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -249,9 +250,12 @@ impl Bench {
 
     /// The running job ends well.
     pub(crate) fn finish_prepare(&mut self) {
-        self.snapshot
-            .manifests
-            .insert(digest(), Arc::new(manifest(4)));
+        self.finish_prepare_of(manifest(4));
+    }
+
+    /// The running job ends with `manifest`.
+    pub(crate) fn finish_prepare_of(&mut self, manifest: Manifest) {
+        self.snapshot.manifests.insert(digest(), Arc::new(manifest));
         self.snapshot.manifest_bytes.insert(digest(), 4096);
         self.end_prepare(|node| PrepareView::Done {
             node,

@@ -91,6 +91,7 @@ impl Loaded {
 pub(crate) fn slices(folder: &Path, manifest: &Manifest, borders: &[usize]) -> Result<Vec<Slice>> {
     let options = LoadOptions {
         threads: 1,
+        lanes: 1,
         optimize: true,
         warmup_runs: 4,
     };

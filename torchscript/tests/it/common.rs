@@ -195,6 +195,7 @@ impl Prepared {
 pub(crate) const fn load_options(optimize: bool) -> LoadOptions {
     LoadOptions {
         threads: 1,
+        lanes: 1,
         optimize,
         warmup_runs: 1,
     }

@@ -14,6 +14,7 @@ mod other_ways;
 mod random_graphs;
 mod retraced_models;
 mod samples;
+mod side_by_side;
 mod small_models;
 mod stable_blocks;
 mod typed_models;

@@ -1,5 +1,6 @@
-//! What an agent asks of a worker that serves, and what the worker answers. Runs and loads
-//! have a socket each, with one call at a time, so that loading holds up no run.
+//! What an agent asks of a worker that serves, and what the worker answers. Loads have a
+//! socket, so that loading holds up no run, and each lane of runs has one. There is one call
+//! at a time on each.
 
 use lamina_model::{DataType, ValueSpec};
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,7 @@ pub const fn aligned(offset: u64) -> u64 {
     offset.next_multiple_of(ALIGNMENT)
 }
 
-/// On the socket for runs.
+/// On the socket of a lane.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub enum RunCall {
     /// One forward.
@@ -88,6 +89,11 @@ pub enum Refusal {
     Broken(String),
 }
 
+/// Behind the greeting, on the socket for loads, once for each lane but the first: its socket
+/// comes with it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lane;
+
 /// On the socket for loads.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub enum LoadCall {
@@ -99,6 +105,14 @@ pub enum LoadCall {
         blocks: Vec<PathBuf>,
         /// What it takes.
         inputs: Vec<ValueSpec>,
+    },
+    /// Finds out at which numbers of rows a slice computes faster than one by one, and is
+    /// ready for those from then on.
+    Specialize {
+        /// Which.
+        slice: u64,
+        /// What to try, in ascending order.
+        rows: Vec<i64>,
     },
     /// Drops a slice.
     Unload {
@@ -128,6 +142,11 @@ pub enum LoadReply {
         run_seconds: f64,
         /// Memory that it keeps, in bytes.
         resident_bytes: u64,
+    },
+    /// The slice is ready for these.
+    Specialized {
+        /// Numbers of rows, with the throughput over that of one by one.
+        gains: Vec<(i64, f64)>,
     },
     /// The slice is gone.
     Unloaded,

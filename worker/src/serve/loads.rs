@@ -21,6 +21,7 @@ pub(super) fn serve(mut port: Port, slices: &Slices, options: &LoadOptions) {
                 blocks,
                 inputs,
             } => load(slice, &blocks, &inputs, options, slices),
+            LoadCall::Specialize { slice, rows } => specialize(slice, &rows, slices),
             LoadCall::Unload { slice } => {
                 slices.remove(slice);
                 LoadReply::Unloaded
@@ -29,6 +30,14 @@ pub(super) fn serve(mut port: Port, slices: &Slices, options: &LoadOptions) {
         if port.send(&reply).is_err() {
             return;
         }
+    }
+}
+
+fn specialize(number: u64, rows: &[i64], slices: &Slices) -> LoadReply {
+    let slice = slices.get(number);
+    let batches = slice.map_or_else(Vec::new, |slice| slice.specialize(rows));
+    LoadReply::Specialized {
+        gains: batches.iter().map(|b| (b.rows, b.gain)).collect(),
     }
 }
 

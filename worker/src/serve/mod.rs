@@ -1,5 +1,5 @@
-//! Serving: loads slices and runs them, one run and one load at a time, each on a thread and
-//! a socket of its own.
+//! Serving: loads slices and runs them. Loads, one at a time, and each lane of runs have a
+//! thread and a socket of their own.
 
 mod loads;
 mod runs;
@@ -11,7 +11,7 @@ use lamina_sandbox::lock::{Cell, Limits};
 use lamina_torchscript::LoadOptions;
 use lamina_worker_link::cell::{enter, real_path};
 use lamina_worker_link::frame::Port;
-use lamina_worker_link::message::Greeting;
+use lamina_worker_link::message::{Greeting, Lane};
 use lamina_worker_link::with_causes;
 use slices::Slices;
 use std::io;
@@ -20,8 +20,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::thread;
 
-/// How the agent wants it. The socket for runs is standard input, the one for loads standard
-/// output.
+/// How the agent wants it. The socket of the first lane is standard input, the one for loads
+/// standard output; further lanes come over that.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServeArgs {
     /// The one folder that it may read; block files come into it.
@@ -30,6 +30,9 @@ pub(crate) struct ServeArgs {
     /// Bytes of memory that it may take.
     #[arg(long)]
     memory_limit: u64,
+    /// Forwards at the same time.
+    #[arg(long, default_value_t = 1)]
+    lanes: u32,
     /// Threads inside one forward.
     #[arg(long, default_value_t = 1)]
     threads: u32,
@@ -57,10 +60,17 @@ pub(crate) fn run(args: &ServeArgs) -> bool {
     }
     let options = LoadOptions {
         threads: args.threads,
+        lanes: args.lanes,
         optimize: true,
         warmup_runs: args.warmup_runs,
     };
     let slices = Slices::default();
+    // Before loading, whose niceness threads would inherit.
+    for _ in 1..args.lanes {
+        if !open_lane(&mut loads, &slices) {
+            return false;
+        }
+    }
     let held = slices.clone();
     let loading = thread::Builder::new().name("load".into()).spawn(move || {
         let served = catch_unwind(AssertUnwindSafe(|| loads::serve(loads, &held, &options)));
@@ -72,6 +82,22 @@ pub(crate) fn run(args: &ServeArgs) -> bool {
     }
     runs::serve(runs, &slices);
     true
+}
+
+/// Serves the lane whose socket comes next, on a thread of its own.
+fn open_lane(loads: &mut Port, slices: &Slices) -> bool {
+    let Ok((Lane, Some(socket))) = loads.receive() else {
+        return false;
+    };
+    let slices = slices.clone();
+    let lane = thread::Builder::new().name("run".into()).spawn(move || {
+        let served = catch_unwind(AssertUnwindSafe(|| {
+            runs::serve(Port::new(socket), &slices);
+        }));
+        // The agent has closed it or is gone, or this process makes no sense to it.
+        std::process::exit(i32::from(served.is_err()));
+    });
+    lane.is_ok()
 }
 
 /// The sockets, which leave their places: a model that prints must not be taken for this

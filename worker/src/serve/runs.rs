@@ -1,4 +1,4 @@
-use super::slices::{Slices, lock};
+use super::slices::Slices;
 use lamina_torchscript::{InPlace, RunError, Seen, tells_of_an_index};
 use lamina_worker_link::cell::tells_of_memory;
 use lamina_worker_link::frame::Port;
@@ -21,7 +21,7 @@ struct Output {
     data: Vec<u8>,
 }
 
-/// Answers calls until the socket closes.
+/// Answers the calls of a lane until its socket closes.
 pub(super) fn serve(mut port: Port, slices: &Slices) {
     let mut runs = Runs::default();
     while let Ok((call, descriptor)) = port.receive::<RunCall>() {
@@ -77,7 +77,6 @@ impl Runs {
         };
         let (inputs, free) = split(room, regions, free_from)
             .ok_or_else(|| broken("the inputs are not where they should be"))?;
-        let slice = lock(&slice);
         let placed = slice.run_in_place(inputs, |outputs| place(outputs, free, free_from));
         let placed = placed.map_err(refusal)?;
         Ok(match placed {

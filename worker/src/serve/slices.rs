@@ -4,24 +4,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The slices that are loaded, by the agent's numbers. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Slices(Arc<Mutex<BTreeMap<u64, Arc<Mutex<Slice>>>>>);
+pub(super) struct Slices(Arc<Mutex<BTreeMap<u64, Arc<Slice>>>>);
 
 impl Slices {
     pub(super) fn insert(&self, number: u64, slice: Slice) {
-        lock(&self.0).insert(number, Arc::new(Mutex::new(slice)));
+        self.lock().insert(number, Arc::new(slice));
     }
 
     pub(super) fn remove(&self, number: u64) {
         // Freed without the lock: weights may be large.
-        let removed = lock(&self.0).remove(&number);
+        let removed = self.lock().remove(&number);
         drop(removed);
     }
 
-    pub(super) fn get(&self, number: u64) -> Option<Arc<Mutex<Slice>>> {
-        lock(&self.0).get(&number).cloned()
+    pub(super) fn get(&self, number: u64) -> Option<Arc<Slice>> {
+        self.lock().get(&number).cloned()
     }
-}
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Slice>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -1,12 +1,13 @@
 //! The serving data plane in the lab: real agents, links of stated rates between them, and
 //! a client that others wrote. `cargo xtask bench serving` runs it.
 
+mod load;
 mod measure;
 mod page;
 mod scenes;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use lamina_e2e::scene::Scene;
 use page::Page;
 use std::path::PathBuf;
@@ -29,6 +30,18 @@ struct Args {
     /// The page.
     #[arg(long)]
     page: Option<PathBuf>,
+    /// The scenes whose names contain it; all where left out.
+    #[arg(long, default_value = "")]
+    only: String,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What the bench starts of itself.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// The client.
+    Load(load::LoadArgs),
 }
 
 #[tokio::main]
@@ -47,10 +60,19 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<()> {
+    if let Some(Part::Load(args)) = &args.part {
+        return load::run(args).await;
+    }
     let mut told = |text: &str| println!("{text}");
     let scene = Scene::start(None, &[scenes::MODEL, scenes::DIGITS], &mut told).await?;
     let mut page = Page::new(&args.machine, &args.commit);
-    let outcome = scenes::all(&scene, Duration::from_secs(args.seconds), &mut page).await;
+    let outcome = scenes::all(
+        &scene,
+        Duration::from_secs(args.seconds),
+        &args.only,
+        &mut page,
+    )
+    .await;
     if let Err(error) = &outcome {
         page.note(format!("broke off: {error:#}"));
     }

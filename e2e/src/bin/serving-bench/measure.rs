@@ -19,6 +19,9 @@ pub(crate) struct Hop {
 /// Requests in a closed loop.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Closed {
+    /// How many were answered.
+    #[serde(alias = "requests")]
+    pub(crate) answered: u64,
     /// Requests a second.
     pub(crate) rate: f64,
     /// Seconds.
@@ -31,16 +34,20 @@ pub(crate) struct Closed {
 
 /// Many requests at once.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Burst {
     pub(crate) sent: u64,
     pub(crate) answered: u64,
     /// Until the last answer.
     pub(crate) seconds: f64,
+    /// Seconds until an answer.
+    pub(crate) p50: f64,
     pub(crate) refused: u64,
     /// Errors by code.
     pub(crate) codes: BTreeMap<String, u64>,
     /// Seconds until a refusal.
-    pub(crate) p99: Option<f64>,
+    pub(crate) refused_p50: Option<f64>,
+    pub(crate) refused_p99: Option<f64>,
 }
 
 /// Megabytes by program.
@@ -74,6 +81,21 @@ pub(crate) async fn closed(
     in_flight: u32,
     time: Duration,
 ) -> Result<Closed> {
+    let mut client = load(scene, host, model)?;
+    client
+        .arg("closed")
+        .arg(format!("--in-flight={in_flight}"))
+        .arg(format!("--seconds={}", time.as_secs()));
+    said(client).await
+}
+
+/// As [`closed`], by a client that others wrote, in Python.
+pub(crate) async fn closed_in_python(
+    scene: &Scene,
+    (host, model): (&str, &str),
+    in_flight: u32,
+    time: Duration,
+) -> Result<Closed> {
     let mut client = client(scene, host, model, "closed")?;
     client
         .arg(format!("--in-flight={in_flight}"))
@@ -97,10 +119,18 @@ pub(crate) async fn plain_loop(
     said(client).await
 }
 
-/// `count` requests at once.
-pub(crate) async fn burst(scene: &Scene, host: &str, model: &str, count: u32) -> Result<Burst> {
-    let mut client = client(scene, host, model, "burst")?;
-    client.arg(format!("--count={count}"));
+/// `count` requests at once, over so many connections.
+pub(crate) async fn burst(
+    scene: &Scene,
+    (host, model): (&str, &str),
+    count: u32,
+    connections: u32,
+) -> Result<Burst> {
+    let mut client = load(scene, host, model)?;
+    client
+        .arg(format!("--connections={connections}"))
+        .arg("burst")
+        .arg(format!("--count={count}"));
     said(client).await
 }
 
@@ -120,6 +150,13 @@ pub(crate) async fn memory(scene: &Scene, host: &str) -> Result<Memory> {
     said(client).await
 }
 
+/// Seconds of processor time that the agent of `host` has taken, and its workers.
+pub(crate) async fn cpu(scene: &Scene, host: &str) -> Result<BTreeMap<String, f64>> {
+    let mut client = scene.script(host, "bench_client.py")?;
+    client.args(["cpu", "--node", host]);
+    said(client).await
+}
+
 /// The test images of digits under each threshold, the model's own first and none last.
 pub(crate) async fn digits(scene: &Scene, host: &str, model: &str) -> Result<Vec<Threshold>> {
     let mut client = scene.script(host, "digits_client.py")?;
@@ -135,6 +172,16 @@ pub(crate) async fn digits(scene: &Scene, host: &str, model: &str) -> Result<Vec
 
 fn url(scene: &Scene, host: &str) -> Result<String> {
     Ok(format!("{}:{AGENT_PORT}", scene.lab.address(host)?))
+}
+
+/// This program's own client, outside the limits of `host`.
+fn load(scene: &Scene, host: &str, model: &str) -> Result<Command> {
+    let program = std::env::current_exe()?;
+    let mut client = scene.lab.command_without_limits(host, &program)?;
+    client
+        .args(["load", "--url", &url(scene, host)?, "--model", model])
+        .stdin(std::process::Stdio::null());
+    Ok(client)
 }
 
 fn client(scene: &Scene, host: &str, model: &str, what: &str) -> Result<Command> {

@@ -26,27 +26,44 @@ const BURST: u32 = 2000;
 const CONNECTIONS: u32 = 10_000;
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Measures everything, in the order of the page.
-pub(crate) async fn all(scene: &Scene, time: Duration, page: &mut Page) -> Result<()> {
+/// Measures the scenes whose names contain `only`, in the order of the page.
+pub(crate) async fn all(scene: &Scene, time: Duration, only: &str, page: &mut Page) -> Result<()> {
     let nothing = measure::memory(scene, EDGE).await?;
-    let capacity = one_host(scene, time, page).await?;
-    let one = measure::memory(scene, EDGE).await?;
-    overload(scene, capacity, page).await?;
-    remove(scene, MODEL).await?;
-    split(scene, time, page).await?;
-    exits(scene, page).await?;
-    page.section("Memory of an agent on the edge host, with its workers");
-    page.row("nothing loaded", "", held(&nothing));
-    page.row("MobileNetV2", "", held(&one));
+    if "one-host".contains(only) || "overload".contains(only) {
+        let capacity = one_host(scene, time, only, page).await?;
+        let one = measure::memory(scene, EDGE).await?;
+        if "overload".contains(only) {
+            overload(scene, capacity, page).await?;
+        }
+        remove(scene, MODEL).await?;
+        page.section("Memory of an agent on the edge host, with its workers");
+        page.row("nothing loaded", "", held(&nothing));
+        page.row("MobileNetV2", "", held(&one));
+    }
+    if "two-hosts".contains(only) {
+        split(scene, time, page).await?;
+    }
+    if "exits".contains(only) {
+        exits(scene, page).await?;
+    }
     Ok(())
 }
 
-async fn one_host(scene: &Scene, time: Duration, page: &mut Page) -> Result<Closed> {
+async fn one_host(scene: &Scene, time: Duration, only: &str, page: &mut Page) -> Result<Closed> {
     serve(scene, MODEL, EDGE, &[(0, LAST, EDGE)], "").await?;
     page.section("One host, the whole model");
     let alone = measure::closed(scene, (EDGE, MODEL), 1, time).await?;
     page.row("one at a time", "", times(alone.p50, alone.p99));
+    let python = measure::closed_in_python(scene, (EDGE, MODEL), 1, time).await?;
+    page.row(
+        "the same by tritonclient",
+        "",
+        times(python.p50, python.p99),
+    );
     let eight = measure::closed(scene, (EDGE, MODEL), 8, time).await?;
+    if !"one-host".contains(only) {
+        return Ok(eight);
+    }
     // Nobody asks the agent meanwhile.
     let plain = measure::plain_loop(scene, EDGE, MODEL, time).await?;
     page.row(
@@ -77,27 +94,40 @@ async fn one_host(scene: &Scene, time: Duration, page: &mut Page) -> Result<Clos
 
 async fn overload(scene: &Scene, capacity: Closed, page: &mut Page) -> Result<()> {
     page.section("More than it can take");
-    let burst = measure::burst(scene, EDGE, MODEL, BURST).await?;
-    let rate = burst.answered as f64 / burst.seconds.max(f64::MIN_POSITIVE);
-    page.row(
-        format!(
-            "{} requests at once: answered a second over capacity",
-            burst.sent
-        ),
-        "≥ 0.9",
-        format!(
-            "{:.2} ({} answered in {:.1} s)",
-            rate / capacity.rate,
-            burst.answered,
-            burst.seconds
-        ),
-    );
-    let refusals = burst.p99.map_or_else(|| "none".to_owned(), millis);
-    page.row(
-        "time until a refusal, p99",
-        "< 50 ms",
-        format!("{refusals} ({} refused; {:?})", burst.refused, burst.codes),
-    );
+    for connections in [1, 20] {
+        let burst = measure::burst(scene, (EDGE, MODEL), BURST, connections).await?;
+        let rate = burst.answered as f64 / burst.seconds.max(f64::MIN_POSITIVE);
+        let over = match connections {
+            1 => "one connection".to_owned(),
+            many => format!("{many} connections"),
+        };
+        page.row(
+            format!(
+                "{} requests at once over {over}: answered a second over capacity",
+                burst.sent
+            ),
+            "≥ 0.9",
+            format!(
+                "{:.2} ({} answered in {:.1} s, p50 {})",
+                rate / capacity.rate,
+                burst.answered,
+                burst.seconds,
+                millis(burst.p50)
+            ),
+        );
+        let refusals = match (burst.refused_p50, burst.refused_p99) {
+            (Some(p50), Some(p99)) => times(p50, p99),
+            _ => "none".to_owned(),
+        };
+        page.row(
+            "time until a refusal",
+            "p99 < 50 ms",
+            format!(
+                "{refusals} ({} refused; gRPC codes {:?})",
+                burst.refused, burst.codes
+            ),
+        );
+    }
     let idle = measure::idle(scene, EDGE, MODEL, CONNECTIONS).await?;
     page.row(
         format!(
@@ -128,7 +158,9 @@ async fn split(scene: &Scene, time: Duration, page: &mut Page) -> Result<()> {
     ];
     for (name, bits_per_second) in links {
         rate(scene, bits_per_second)?;
+        let before = spent(scene).await?;
         let seen = measure::closed(scene, (CAMERA, MODEL), 1, time).await?;
+        let after = spent(scene).await?;
         let floor = floor(&seen, bits_per_second)?;
         page.row(
             format!("{name}, one at a time: latency over the floor"),
@@ -139,6 +171,12 @@ async fn split(scene: &Scene, time: Duration, page: &mut Page) -> Result<()> {
                 times(seen.p50, seen.p99),
                 millis(floor)
             ),
+        );
+        let each = |at: usize| millis((after[at] - before[at]) / seen.answered.max(1) as f64);
+        page.row(
+            format!("{name}: processor time of the agents for a request, workers aside"),
+            "",
+            format!("camera {}, edge {}", each(0), each(1)),
         );
     }
     rate(scene, DEVICE_LINK.rate_bits_per_s)?;
@@ -152,6 +190,17 @@ async fn split(scene: &Scene, time: Duration, page: &mut Page) -> Result<()> {
         );
     }
     remove(scene, MODEL).await
+}
+
+/// Seconds of processor time that the agents of camera and edge have taken, without their
+/// workers.
+async fn spent(scene: &Scene) -> Result<[f64; 2]> {
+    let mut seconds = [0.0; 2];
+    for (seconds, host) in seconds.iter_mut().zip([CAMERA, EDGE]) {
+        let spent = measure::cpu(scene, host).await?;
+        *seconds = spent.get("lamina-node-agent").copied().unwrap_or_default();
+    }
+    Ok(seconds)
 }
 
 async fn exits(scene: &Scene, page: &mut Page) -> Result<()> {

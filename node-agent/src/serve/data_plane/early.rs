@@ -1,7 +1,7 @@
 //! Early exits from agent to agent: a camera with the first exit, an edge with the end.
 
 use super::testing::{Folder, Host, parameter, request, route_to, values};
-use crate::serve::engine::fake::FakeBlock;
+use crate::serve::engine::fake::{FakeBlock, FakeEngine};
 use crate::telemetry::{RequestKey, SegmentKey};
 use crate::testing::{image, slice};
 use lamina_crds::compute_node::{Exit, ExitCriterion, Exits, Route, RouteRevision, Slice};
@@ -10,7 +10,8 @@ use lamina_proto::inference::infer_parameter::ParameterChoice;
 use lamina_proto::inference::model_infer_request::InferRequestedOutputTensor;
 use lamina_proto::inference::{InferParameter, ModelInferRequest};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tonic::Code;
 
 fn exits() -> Exits {
@@ -192,6 +193,35 @@ async fn an_exit_answers_though_the_next_host_is_away() {
         let cut = "early on cam-1, cut off";
         assert_eq!(lines, ["early on cam-1", cut, "early on cam-1"]);
     }
+}
+
+#[tokio::test]
+async fn an_exit_answers_soon_though_the_next_host_is_silent() {
+    let folder = Folder::new();
+    let engine = FakeEngine::default();
+    let mut cam = Host::start("cam-1", &folder);
+    let mut edge = Host::with_engine("edge-1", &folder, Arc::new(engine.clone()));
+    deploy(&mut cam, &mut edge, WhenCutOff::Answer).await;
+    for _ in 0..3 {
+        ask(&cam, rows(&ROWS)).await;
+    }
+    // As with a link that swallows what is sent: the connection stays.
+    let silence = engine.turn.lock().await;
+    let begin = Instant::now();
+    let (_, lines) = ask(&cam, rows(&ROWS)).await;
+    assert_eq!(lines[1], "early on cam-1, cut off");
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    drop(silence);
+    // It answers pings, and is asked again.
+    for _ in 0..100 {
+        let (_, lines) = ask(&cam, rows(&ROWS)).await;
+        if lines[1] == "final on edge-1" {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the edge is not asked again");
 }
 
 #[tokio::test]

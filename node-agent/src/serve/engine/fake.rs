@@ -3,7 +3,7 @@
 //! With `exits`, as a network with side exits: of its inputs it takes the last alone, and
 //! gives what it makes of it and, where `side` is there, that times `side` as logits.
 
-use super::{Engine, EngineError, Loaded, Run, Segment, Together};
+use super::{Batches, Engine, EngineError, Loaded, Run, Segment, Terms};
 use async_trait::async_trait;
 use bytes::Bytes;
 use lamina_model::{DataType, Tensor, ValueSpec};
@@ -29,7 +29,8 @@ pub(crate) struct FakeBlock {
 pub(crate) struct FakeEngine {
     pub(crate) run_time: Duration,
     trouble: Option<String>,
-    turn: Arc<Mutex<()>>,
+    /// Who holds it lets nothing run.
+    pub(crate) turn: Arc<Mutex<()>>,
     loads: Arc<AtomicUsize>,
 }
 
@@ -97,7 +98,7 @@ impl Engine for FakeEngine {
 
 #[async_trait]
 impl Segment for FakeSegment {
-    async fn run(&self, inputs: Vec<Tensor>, _: Option<Together>) -> Result<Run, EngineError> {
+    async fn run(&self, inputs: Vec<Tensor>, _: Terms) -> Result<Run, EngineError> {
         let queued = Instant::now();
         let _turn = self.engine.turn.lock().await;
         let start = Instant::now();
@@ -114,6 +115,10 @@ impl Segment for FakeSegment {
             queue: start - queued,
             compute: start.elapsed(),
         })
+    }
+
+    async fn specialize(&self, max_rows: i64) -> Result<Batches, EngineError> {
+        Ok(Batches::of(Batches::candidates(max_rows)))
     }
 }
 

@@ -1,7 +1,8 @@
 use crate::serve::access::Denial;
 use crate::serve::exits::AskedError;
-use crate::serve::hop::{CallError, HopError};
+use crate::serve::hop::{CallError, HopError, advise};
 use lamina_model::{DataType, ShapeError, UnknownDataType};
+use std::time::Duration;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -10,8 +11,8 @@ use tonic::{Code, Status};
 pub(super) const NOT_ENTRY: &str = "lamina-not-entry";
 /// The longest message that clients are told.
 const MESSAGE_BYTES: usize = 2 << 10;
-/// Advice with UNAVAILABLE, in milliseconds.
-const RETRY_AFTER_MS: &str = "500";
+/// Advice with UNAVAILABLE.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// A request is not what the model takes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -181,6 +182,19 @@ impl FrontError {
     }
 }
 
+impl FrontError {
+    /// When the same request may succeed, where that is known.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let said = match self {
+            Self::Denied(denial) => denial.retry_after(),
+            Self::Hop(error) => error.retry_after(),
+            Self::Relay(error) => error.retry_after(),
+            _ => None,
+        };
+        said.or_else(|| (self.code() == Code::Unavailable).then_some(RETRY_AFTER))
+    }
+}
+
 impl InputError {
     const fn code(&self) -> Code {
         match self {
@@ -209,10 +223,7 @@ impl From<FrontError> for Status {
             let mark = MetadataValue::from_static("1");
             status.metadata_mut().insert(NOT_ENTRY, mark);
         }
-        if status.code() == Code::Unavailable {
-            let advice = MetadataValue::from_static(RETRY_AFTER_MS);
-            status.metadata_mut().insert("retry-after-ms", advice);
-        }
+        advise(&mut status, error.retry_after());
         status
     }
 }

@@ -18,6 +18,7 @@ mod journey;
 mod output;
 mod patience;
 mod place;
+mod question;
 mod relay;
 mod service;
 mod statistics;

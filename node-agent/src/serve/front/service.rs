@@ -6,7 +6,8 @@ use super::journey::Journey;
 use super::output::{self, VERSION};
 use super::patience::patience;
 use super::place::{Place, View, Waited, place};
-use super::relay::{Client, Relay, marked};
+use super::question::Question;
+use super::relay::{Relay, marked};
 use super::statistics::Statistics;
 use super::stream;
 use super::trouble::Troubles;
@@ -323,24 +324,16 @@ impl Front {
         deadline: Deadline,
         caller: &Caller,
     ) -> Result<ModelMetadataResponse, FrontError> {
-        check_version(&asked.name, &asked.version)?;
         let here = |model: &Model| self.described(asked.name.clone(), model);
-        let there = |mut client: Client, full_name: String| {
-            let version = asked.version.clone();
-            let asked = ModelMetadataRequest {
-                name: full_name,
-                version,
-            };
-            let request = marked(asked, metadata, deadline, caller);
-            async move { client.model_metadata(request).await }
-        };
         let asking = Asking {
             name: &asked.name,
+            version: &asked.version,
             metadata,
             deadline,
             caller,
         };
-        let mut told = self.told_by_entry(&asking, here, there).await?;
+        let told = self.told_by_entry::<ModelMetadataRequest>(&asking, here);
+        let mut told = told.await?;
         told.name = asked.name;
         Ok(told)
     }
@@ -360,29 +353,21 @@ impl Front {
         if asked.name.is_empty() {
             return self.statistics_of_all(caller).await;
         }
-        check_version(&asked.name, &asked.version)?;
         let here = |model: &Model| {
             let counts = self.statistics.of(&model.placement_uid);
             Ok(ModelStatisticsResponse {
                 model_stats: vec![counts.rendered(asked.name.clone())],
             })
         };
-        let there = |mut client: Client, full_name: String| {
-            let version = asked.version.clone();
-            let asked = ModelStatisticsRequest {
-                name: full_name,
-                version,
-            };
-            let request = marked(asked, metadata, deadline, caller);
-            async move { client.model_statistics(request).await }
-        };
         let asking = Asking {
             name: &asked.name,
+            version: &asked.version,
             metadata,
             deadline,
             caller,
         };
-        let mut told = self.told_by_entry(&asking, here, there).await?;
+        let told = self.told_by_entry::<ModelStatisticsRequest>(&asking, here);
+        let mut told = told.await?;
         for one in &mut told.model_stats {
             one.name.clone_from(&asked.name);
         }
@@ -408,19 +393,22 @@ impl Front {
         })
     }
 
-    /// What `here` says of a model where this agent is its entry, or the entry to which
-    /// `there` sends the question.
-    async fn told_by_entry<R, F>(
+    /// What `here` says of a model where this agent is its entry, or what its entry answers.
+    async fn told_by_entry<Q: Question>(
         &self,
         asking: &Asking<'_>,
-        here: impl FnOnce(&Model) -> Result<R, FrontError>,
-        there: impl Fn(Client, String) -> F,
-    ) -> Result<R, FrontError>
-    where
-        F: Future<Output = Result<Response<R>, Status>>,
-    {
-        let full_name = self.asked_for(asking.caller, asking.name).await?;
-        let place = if asking.metadata.contains_key(FORWARDED) {
+        here: impl FnOnce(&Model) -> Result<Q::Answer, FrontError>,
+    ) -> Result<Q::Answer, FrontError> {
+        let Asking {
+            name,
+            version,
+            metadata,
+            deadline,
+            caller,
+        } = *asking;
+        check_version(name, version)?;
+        let full_name = self.asked_for(caller, name).await?;
+        let place = if metadata.contains_key(FORWARDED) {
             self.place_of_forwarded(&full_name)?
         } else {
             self.place(&full_name)?
@@ -428,11 +416,16 @@ impl Front {
         match place {
             Place::Here(model) => here(&model),
             Place::There { full_name, entries } => {
-                let send = |client| there(client, full_name.clone());
-                let told = self.relay.first(&entries, asking.deadline, send).await?;
+                let send = |client| {
+                    let question = Q::about(full_name.clone(), version.to_owned());
+                    question.ask(client, |question| {
+                        marked(question, metadata, deadline, caller)
+                    })
+                };
+                let told = self.relay.first(&entries, deadline, send).await?;
                 told.map_err(|_| FrontError::NotServing(full_name.clone()))
             }
-            Place::Wait(_) => Err(FrontError::NotServing(asking.name.to_owned())),
+            Place::Wait(_) => Err(FrontError::NotServing(name.to_owned())),
         }
     }
 
@@ -488,9 +481,11 @@ impl Front {
     }
 }
 
-/// A question about a model.
+/// Who asks about a model, and which.
+#[derive(Clone, Copy)]
 struct Asking<'a> {
     name: &'a str,
+    version: &'a str,
     metadata: &'a MetadataMap,
     deadline: Deadline,
     caller: &'a Caller,

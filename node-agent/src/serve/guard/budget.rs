@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 /// How long a request waits for room.
-const WAIT: Duration = Duration::from_millis(50);
+const WAIT: Duration = Duration::from_millis(20);
 /// A request takes as much at least, so that there is a most of them, too.
 const LEAST_BYTES: u64 = 16 << 10;
 /// Room is taken in steps of this, so that it is not counted for each frame.

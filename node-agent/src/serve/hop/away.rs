@@ -1,7 +1,9 @@
 //! Hosts that do not answer, for requests that have another way to an answer.
 
 use super::Hops;
+use super::usual::Usual;
 use crate::serve::deadline::Deadline;
+use crate::telemetry::SegmentKey;
 use lamina_crds::Hop;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +22,8 @@ const UNUSED: Duration = Duration::from_secs(60);
 pub(crate) struct Away {
     /// When a request last asked for each.
     known: Arc<Mutex<BTreeMap<String, Instant>>>,
+    /// How long those take that are there.
+    usual: Arc<Mutex<Usual>>,
 }
 
 impl Away {
@@ -28,6 +32,18 @@ impl Away {
         let mut known = self.lock();
         let asked = known.get_mut(&host.address);
         asked.map(|at| *at = Instant::now()).is_some()
+    }
+
+    /// How long a request of `bytes` for `segment` waits for a host that may be away.
+    pub(super) fn patience(&self, segment: &SegmentKey, bytes: u64) -> Duration {
+        let usual = self.usual.lock().unwrap_or_else(PoisonError::into_inner);
+        usual.patience(segment, bytes)
+    }
+
+    /// A request of `bytes` for `segment` was answered after `took`.
+    pub(super) fn answered(&self, segment: &SegmentKey, bytes: u64, took: Duration) {
+        let mut usual = self.usual.lock().unwrap_or_else(PoisonError::into_inner);
+        usual.took(segment, bytes, took);
     }
 
     /// `host` did not answer. From now on it is tried until it does.
@@ -41,7 +57,8 @@ impl Away {
     async fn follow(self, host: Hop, hops: Hops) {
         loop {
             tokio::time::sleep(PAUSE).await;
-            let reached = hops.reach(&host, Deadline::after(PATIENCE)).await;
+            // A connection may be open that nobody answers on.
+            let reached = hops.ping(&host, Deadline::after(PATIENCE)).await;
             let mut known = self.lock();
             let unused = known
                 .get(&host.address)

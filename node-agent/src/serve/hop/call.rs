@@ -1,10 +1,11 @@
+use super::error::advice;
 use crate::causes::root_cause;
 use crate::net::{Connection, Pool, Trust};
 use crate::serve::deadline::Deadline;
 use lamina_crds::Hop;
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::hop::hop_client::HopClient;
-use lamina_proto::hop::{ForwardReply, ForwardRequest};
+use lamina_proto::hop::{ForwardReply, ForwardRequest, PingRequest};
 use std::error::Error as _;
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -15,8 +16,13 @@ use tonic::{Code, ConnectError, Response, Status};
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum CallError {
     /// The other agent answered with an error.
-    #[error("{1}")]
-    Refused(Code, String),
+    #[error("{reason}")]
+    Refused {
+        code: Code,
+        reason: String,
+        /// When another try may find room, where it said so.
+        retry_after: Option<Duration>,
+    },
     /// The deadline passed first.
     #[error("{node} did not answer before the deadline")]
     Late { node: String },
@@ -86,6 +92,18 @@ impl Hops {
         self.connected(to, deadline).await.map(|_| ())
     }
 
+    /// Asks the agent at `to` whether it is there.
+    ///
+    /// # Errors
+    /// It cannot be reached, or did not say so before the deadline.
+    pub(super) async fn ping(&self, to: &Hop, deadline: Deadline) -> Result<(), CallError> {
+        let ping = |channel| async move {
+            let payload = bytes::Bytes::new();
+            HopClient::new(channel).ping(PingRequest { payload }).await
+        };
+        self.call(to, deadline, ping).await.map(|_| ())
+    }
+
     async fn connected(
         &self,
         to: &Hop,
@@ -137,7 +155,11 @@ impl Hops {
             return match status.code() {
                 // No agent answers so; the stream ended before its status.
                 Code::Unknown | Code::Cancelled => lost(to, status.message()),
-                code => CallError::Refused(code, status.message().to_owned()),
+                code => CallError::Refused {
+                    code,
+                    reason: status.message().to_owned(),
+                    retry_after: advice(&status),
+                },
             };
         };
         let reason = root_cause(cause);

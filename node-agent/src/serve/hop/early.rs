@@ -1,7 +1,8 @@
 //! Requests whose rows may leave early: those that are sure are answered here, the
 //! others go on.
 
-use super::{CallError, Forwarder, HopError};
+use super::forward::key_of;
+use super::{CallError, Forwarder, HopError, bytes_of};
 use crate::serve::deadline::Deadline;
 use crate::serve::exits::{MeetError, Rules, Standing, part};
 use crate::serve::slices::Serving;
@@ -59,7 +60,7 @@ impl Onward<'_> {
 const fn is_silence(error: &CallError) -> bool {
     match error {
         CallError::Late { .. } | CallError::Lost { .. } => true,
-        CallError::Refused(code, _) => {
+        CallError::Refused { code, .. } => {
             matches!(code, Code::Unavailable | Code::DeadlineExceeded)
         }
     }
@@ -129,9 +130,14 @@ impl Forwarder {
         if self.away.is_away(next) {
             return Ok(None);
         }
-        let spare = deadline.with_time_to_spare();
+        let (segment, bytes) = (key_of(&request), bytes_of(&request.tensors));
+        let patience = self.away.patience(&segment, bytes);
+        let spare = deadline.with_time_to_spare().min(Deadline::after(patience));
         match self.pass_on(next, request, spare).await {
-            Ok(replied) => Ok(Some(replied)),
+            Ok((reply, took)) => {
+                self.away.answered(&segment, bytes, took);
+                Ok(Some((reply, took)))
+            }
             Err(error) if is_silence(&error) => {
                 tracing::info!(next = next.node, %error, "cut off; answering at the last exit met");
                 self.away.mark(next, &self.hops);

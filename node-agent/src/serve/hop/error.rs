@@ -1,7 +1,12 @@
 use super::{CallError, TensorError};
 use crate::serve::engine::EngineError;
 use crate::serve::exits::{MeetError, RulesError};
+use std::time::Duration;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
+
+/// The header that says when another try may find room, in milliseconds.
+const RETRY_AFTER: &str = "retry-after-ms";
 
 /// Why a request got no answer from here on.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -61,7 +66,10 @@ impl HopError {
             Self::Tensor { .. } | Self::Rules { .. } => Code::InvalidArgument,
             Self::Engine { reason, .. } => match reason {
                 EngineError::Input(_) | EngineError::Value(_) => Code::InvalidArgument,
-                EngineError::Busy(_) | EngineError::Memory(_) => Code::ResourceExhausted,
+                EngineError::Busy { .. } | EngineError::Crowded { .. } | EngineError::Memory(_) => {
+                    Code::ResourceExhausted
+                }
+                EngineError::Late => Code::DeadlineExceeded,
                 EngineError::NoWorker(_) | EngineError::Quarantined { .. } => Code::Unavailable,
                 EngineError::Load(_)
                 | EngineError::Forward(_)
@@ -75,19 +83,54 @@ impl HopError {
     }
 }
 
-impl CallError {
-    /// As [`HopError::code`].
-    pub(crate) const fn code(&self) -> Code {
+impl HopError {
+    /// When another try may find room, where a host on the path said so.
+    pub(crate) const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Refused(code, _) => *code,
-            Self::Late { .. } => Code::DeadlineExceeded,
-            Self::Lost { .. } => Code::Unavailable,
+            Self::Engine { reason, .. } => reason.retry_after(),
+            Self::Call(error) => error.retry_after(),
+            _ => None,
         }
     }
 }
 
+impl CallError {
+    /// As [`HopError::code`].
+    pub(crate) const fn code(&self) -> Code {
+        match self {
+            Self::Refused { code, .. } => *code,
+            Self::Late { .. } => Code::DeadlineExceeded,
+            Self::Lost { .. } => Code::Unavailable,
+        }
+    }
+
+    /// As [`HopError::retry_after`].
+    pub(crate) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Late { .. } | Self::Lost { .. } => None,
+        }
+    }
+}
+
+/// Says in `status` when another try may find room.
+pub(crate) fn advise(status: &mut Status, retry_after: Option<Duration>) {
+    if let Some(after) = retry_after {
+        let millis = MetadataValue::from(after.as_millis().try_into().unwrap_or(u64::MAX));
+        status.metadata_mut().insert(RETRY_AFTER, millis);
+    }
+}
+
+/// What [`advise`] said in `status`.
+pub(super) fn advice(status: &Status) -> Option<Duration> {
+    let said = status.metadata().get(RETRY_AFTER)?.to_str().ok()?;
+    said.parse().ok().map(Duration::from_millis)
+}
+
 impl From<HopError> for Status {
     fn from(error: HopError) -> Self {
-        Self::new(error.code(), error.to_string())
+        let mut status = Self::new(error.code(), error.to_string());
+        advise(&mut status, error.retry_after());
+        status
     }
 }

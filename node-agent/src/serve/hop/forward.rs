@@ -188,7 +188,7 @@ impl Forwarder {
             }
         })?;
         let rows = rows_of(&serving.inputs, inputs.iter().map(|t| &t.shape[..]));
-        let run = deadline.bound(serving.run(inputs)).await;
+        let run = deadline.bound(serving.run(inputs, deadline)).await;
         let run = run.ok_or_else(|| HopError::Late {
             node: node(),
             segment,
@@ -240,7 +240,7 @@ impl Forwarder {
     }
 }
 
-fn key_of(request: &ForwardRequest) -> SegmentKey {
+pub(super) fn key_of(request: &ForwardRequest) -> SegmentKey {
     SegmentKey {
         placement_uid: request.placement_uid.clone(),
         revision: request.revision,

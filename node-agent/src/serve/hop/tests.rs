@@ -2,7 +2,7 @@ use super::*;
 use crate::serve::data_plane::testing::{Folder, Host, deploy, part};
 use crate::serve::deadline::Deadline;
 use crate::serve::engine::fake::{floats, fp32};
-use crate::serve::engine::{Engine, EngineError, Loaded, Run, Segment, Together};
+use crate::serve::engine::{Batches, Engine, EngineError, Loaded, Run, Segment, Terms};
 use crate::testing::image;
 use async_trait::async_trait;
 use lamina_model::{Tensor, ValueSpec};
@@ -102,14 +102,18 @@ impl Engine for Passing {
 
 #[async_trait]
 impl Segment for Passing {
-    async fn run(&self, mut inputs: Vec<Tensor>, _: Option<Together>) -> Result<Run, EngineError> {
-        let own = inputs.pop().ok_or(EngineError::Busy(0))?;
+    async fn run(&self, mut inputs: Vec<Tensor>, _: Terms) -> Result<Run, EngineError> {
+        let own = inputs.pop().ok_or(EngineError::Late)?;
         let doubled: Vec<f32> = floats(&own).iter().map(|x| x * 2.0).collect();
         Ok(Run {
             outputs: vec![fp32(&own.shape, &doubled)],
             queue: Duration::ZERO,
             compute: Duration::ZERO,
         })
+    }
+
+    async fn specialize(&self, _: i64) -> Result<Batches, EngineError> {
+        Ok(Batches::default())
     }
 }
 
@@ -142,8 +146,19 @@ async fn what_stops_the_engine_has_its_code() {
         segment: 1,
         reason,
     };
+    let again = Duration::from_millis(200);
+    let busy = EngineError::Busy {
+        waiting: 256,
+        again,
+    };
+    let crowded = EngineError::Crowded { wait: again, again };
+    for reason in [busy, crowded] {
+        let status = Status::from(error(reason));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.metadata().get("retry-after-ms").unwrap(), "200");
+    }
     let cases = [
-        (EngineError::Busy(256), Code::ResourceExhausted),
+        (EngineError::Late, Code::DeadlineExceeded),
         (EngineError::Memory("1 TB".into()), Code::ResourceExhausted),
         (EngineError::NoWorker("why".into()), Code::Unavailable),
         // Another try on this path would do the same.

@@ -161,6 +161,9 @@ impl IntoResponse for RestError {
         let (status, again) = self.status();
         let after = match &self {
             Self::Front(FrontError::Denied(denial)) => denial.retry_after().map(whole_seconds),
+            Self::Front(error) if again => {
+                Some(error.retry_after().map_or(RETRY_AFTER, whole_seconds))
+            }
             _ => again.then_some(RETRY_AFTER),
         };
         let body = Json(json!({ "error": self.to_string() }));

@@ -9,7 +9,8 @@ use decide::{Action, decide};
 
 use crate::blobs::{BlobError, BlobSource};
 use crate::net::Backoff;
-use crate::serve::engine::{Engine, EngineError, Loaded, Run, Segment, Together};
+use crate::serve::deadline::Deadline;
+use crate::serve::engine::{Batches, Engine, EngineError, Loaded, Run, Segment, Terms, Together};
 use crate::serve::specs::{SpecError, value_specs};
 use crate::telemetry::SegmentKey;
 use attempts::Deadly;
@@ -47,8 +48,16 @@ pub(crate) struct Serving {
 
 impl Serving {
     /// See [`Segment::run`].
-    pub(crate) async fn run(&self, inputs: Vec<Tensor>) -> Result<Run, EngineError> {
-        self.segment.run(inputs, self.together).await
+    pub(crate) async fn run(
+        &self,
+        inputs: Vec<Tensor>,
+        deadline: Deadline,
+    ) -> Result<Run, EngineError> {
+        let terms = Terms {
+            deadline,
+            together: self.together,
+        };
+        self.segment.run(inputs, terms).await
     }
 }
 
@@ -78,7 +87,9 @@ struct Cached {
 struct Entry {
     spec: Slice,
     progress: Progress,
-    // Dropping the entry ends its fetching.
+    /// Which numbers of rows it computes faster together, once that was tried.
+    batches: Option<Batches>,
+    // Dropping the entry ends its fetching, and the trying.
     _work: AbortOnDropHandle<()>,
 }
 
@@ -168,11 +179,20 @@ impl Slices {
                     tracing::info!(?key, "slice unloaded");
                     held.remove(&key);
                 }
-                Action::Readdress(spec) => readdress(&mut held, spec),
+                Action::Readdress(spec) => {
+                    let key = key_of(&spec);
+                    if readdress(&mut held, spec)
+                        && let Some(entry) = held.get_mut(&key)
+                    {
+                        let trying = Arc::clone(&self.shared).specialize(key);
+                        entry._work = AbortOnDropHandle::new(tokio::spawn(trying));
+                    }
+                }
                 Action::Load(spec) => {
                     let task = tokio::spawn(Arc::clone(&self.shared).bring_up(spec.clone()));
                     let entry = Entry {
                         progress: Progress::Fetching(String::new()),
+                        batches: None,
                         _work: AbortOnDropHandle::new(task),
                         spec,
                     };
@@ -258,27 +278,63 @@ impl Slices {
     }
 }
 
-fn readdress(held: &mut BTreeMap<SegmentKey, Entry>, spec: Slice) {
-    if let Some(entry) = held.get_mut(&key_of(&spec)) {
-        if let Progress::Ready { serving, .. } = &mut entry.progress {
-            serving.next.clone_from(&spec.next);
-            serving.callers = spec.callers.as_deref().map(Into::into);
-            serving.together = together(&spec, &serving.inputs, &serving.outputs);
-        }
-        entry.spec = spec;
+/// Whether it is to be tried anew how many rows pay.
+fn readdress(held: &mut BTreeMap<SegmentKey, Entry>, spec: Slice) -> bool {
+    let Some(entry) = held.get_mut(&key_of(&spec)) else {
+        return false;
+    };
+    let most = |spec: &Slice| spec.batching.map(|batching| batching.max_rows);
+    let is_other = most(&entry.spec) != most(&spec);
+    if is_other {
+        entry.batches = None;
     }
+    let mut is_ready = false;
+    if let Progress::Ready { serving, .. } = &mut entry.progress {
+        is_ready = true;
+        serving.next.clone_from(&spec.next);
+        serving.callers = spec.callers.as_deref().map(Into::into);
+        serving.together = together(&spec, entry.batches);
+    }
+    entry.spec = spec;
+    is_other && is_ready
 }
 
-/// With which other requests one may be computed. All that goes in and comes out must have a
-/// row for each of theirs, or it could not be taken apart again.
-fn together(spec: &Slice, inputs: &[ValueSpec], outputs: &[ValueSpec]) -> Option<Together> {
-    let mut values = inputs.iter().chain(outputs);
+/// With which other requests one may be computed: none until it is known what pays.
+fn together(spec: &Slice, batches: Option<Batches>) -> Option<Together> {
     let batching = spec.batching?;
-    let have_rows = values.all(|value| value.shape.first() == Some(&-1));
-    have_rows.then_some(Together {
-        max_rows: i64::from(batching.max_rows),
+    let rows = batches.filter(|batches| batches.largest() > 1)?;
+    Some(Together {
+        rows,
         max_delay: Duration::from_millis(batching.max_delay_ms.into()),
     })
+}
+
+/// Whether all that goes in and comes out has a row for each row of a request: otherwise the
+/// answers to several could not be taken apart again.
+fn have_rows(serving: &Serving) -> bool {
+    let mut values = serving.inputs.iter().chain(&*serving.outputs);
+    values.all(|value| value.shape.first() == Some(&-1))
+}
+
+/// What people are told of batching where it is asked for.
+fn said_of_batches(entry: &Entry) -> String {
+    match (entry.spec.batching, entry.batches) {
+        (None, _) => String::new(),
+        (Some(_), None) => "trying how many rows are computed faster together".to_owned(),
+        (Some(batching), Some(batches)) => {
+            let rows = Batches::candidates(batching.max_rows.into());
+            let rows = rows.into_iter().filter(|rows| batches.has(*rows));
+            let rows: Vec<String> = rows.map(|rows| rows.to_string()).collect();
+            if rows.is_empty() {
+                "rows are computed one by one: together they are not faster here".to_owned()
+            } else {
+                format!(
+                    "so many rows are computed faster together: {}",
+                    rows.join(", ")
+                )
+            }
+        }
+    }
 }
 
 fn status(entry: &Entry) -> SliceStatus {
@@ -287,9 +343,11 @@ fn status(entry: &Entry) -> SliceStatus {
             (SliceState::Fetching, message.clone(), None)
         }
         Progress::Loading => (SliceState::Loading, String::new(), None),
-        Progress::Ready { run_seconds, .. } => {
-            (SliceState::Ready, String::new(), Some(run_seconds * 1e3))
-        }
+        Progress::Ready { run_seconds, .. } => (
+            SliceState::Ready,
+            said_of_batches(entry),
+            Some(run_seconds * 1e3),
+        ),
         Progress::Failed(message) => (SliceState::Failed, message.clone(), None),
     };
     SliceStatus {
@@ -317,6 +375,7 @@ impl Shared {
             Ok(loaded) => {
                 tracing::info!(?key, run_ms = loaded.run_seconds * 1e3, "slice ready");
                 self.serve(&key, loaded);
+                Arc::clone(&self).specialize(key).await;
             }
             Err(error) => {
                 tracing::warn!(?key, %error, "slice failed");
@@ -407,7 +466,7 @@ impl Shared {
             let (inputs, outputs) = (specs(&entry.spec.inputs), specs(&entry.spec.outputs));
             entry.progress = Progress::Ready {
                 serving: Serving {
-                    together: together(&entry.spec, &inputs, &outputs),
+                    together: together(&entry.spec, entry.batches),
                     inputs: inputs.into(),
                     outputs: outputs.into(),
                     next: entry.spec.next.clone(),
@@ -418,6 +477,42 @@ impl Shared {
                 run_seconds: loaded.run_seconds,
                 resident_bytes: loaded.resident_bytes,
             };
+        }
+        self.changed.notify_one();
+    }
+
+    /// Finds out how many rows pay, where requests may be computed together. It serves
+    /// meanwhile.
+    async fn specialize(self: Arc<Self>, key: SegmentKey) {
+        let wanted = {
+            let held = self.read();
+            let entry = held.get(&key);
+            entry.and_then(|entry| match &entry.progress {
+                Progress::Ready { serving, .. } => {
+                    let segment = have_rows(serving).then(|| Arc::clone(&serving.segment));
+                    Some((segment, entry.spec.batching?.max_rows))
+                }
+                _ => None,
+            })
+        };
+        let Some((segment, max_rows)) = wanted else {
+            return;
+        };
+        let batches = match segment {
+            Some(segment) => segment.specialize(max_rows.into()).await,
+            None => Ok(Batches::default()),
+        };
+        let batches = batches.unwrap_or_else(|error| {
+            tracing::warn!(?key, %error, "cannot try rows together");
+            Batches::default()
+        });
+        if let Some(entry) = self.write().get_mut(&key)
+            && entry.spec.batching.map(|b| b.max_rows) == Some(max_rows)
+        {
+            entry.batches = Some(batches);
+            if let Progress::Ready { serving, .. } = &mut entry.progress {
+                serving.together = together(&entry.spec, Some(batches));
+            }
         }
         self.changed.notify_one();
     }

@@ -3,6 +3,7 @@ use crate::serve::engine::fake::{FakeBlock, FakeEngine, floats, fp32};
 use crate::testing::{blob, slice};
 use async_trait::async_trait;
 use lamina_crds::compute_node::Blob;
+use lamina_crds::dnn_model::Batching;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Blobs in a folder; `away` makes the store unreachable, `full` the disk.
@@ -87,13 +88,54 @@ async fn a_wanted_slice_is_fetched_loaded_and_serves() {
     let statuses = until(&slices, SliceState::Ready).await;
     assert!(statuses[0].run_ms.is_some());
     let serving = slices.get(&key_of(&wanted)).unwrap();
-    let run = serving.run(vec![fp32(&[1, 2], &[1.0, 2.0])]).await;
+    let deadline = Deadline::after(Duration::from_secs(60));
+    let run = serving
+        .run(vec![fp32(&[1, 2], &[1.0, 2.0])], deadline)
+        .await;
     assert_eq!(floats(&run.unwrap().outputs[0]), [3.0, 5.0]);
     slices.apply(&[]);
     assert!(slices.get(&key_of(&wanted)).is_none());
     // A request that was inside keeps its segment.
-    let late = serving.run(vec![fp32(&[1, 2], &[0.0, 0.0])]).await;
+    let late = serving
+        .run(vec![fp32(&[1, 2], &[0.0, 0.0])], deadline)
+        .await;
     assert_eq!(floats(&late.unwrap().outputs[0]), [1.0, 1.0]);
+}
+
+#[tokio::test]
+async fn rows_are_computed_together_once_it_is_known_that_it_pays() {
+    let (engine, blobs) = (FakeEngine::default(), Folder::new());
+    let slices = held(&engine, &blobs);
+    let mut wanted = slice("u", 1, 0);
+    wanted.blocks = vec![blobs.put_block(2.0, 0.0)];
+    let said = async |slices: &Slices, words: &str| {
+        for _ in 0..500 {
+            let status = slices.statuses().remove(0);
+            if status.state == SliceState::Ready && status.message == words {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("{:?}", slices.statuses());
+    };
+    let together = || slices.get(&key_of(&slice("u", 1, 0))).unwrap().together;
+    slices.apply(std::slice::from_ref(&wanted));
+    said(&slices, "").await;
+    for (max_rows, words) in [(4, "2, 4"), (8, "2, 4, 8")] {
+        wanted.batching = Some(Batching {
+            max_rows,
+            max_delay_ms: 5,
+        });
+        slices.apply(std::slice::from_ref(&wanted));
+        let words = format!("so many rows are computed faster together: {words}");
+        said(&slices, &words).await;
+        assert_eq!(together().unwrap().rows.largest(), i64::from(max_rows));
+    }
+    wanted.batching = None;
+    slices.apply(std::slice::from_ref(&wanted));
+    said(&slices, "").await;
+    assert_eq!(together(), None);
+    assert_eq!(engine.loads(), 1);
 }
 
 #[tokio::test]

@@ -1,187 +1,80 @@
-//! Runs that wait for a worker: a line for each model, taken in turn, so that a flood on one
-//! model costs the others one run of it each time.
+//! The queue of a worker, as those have it who stand in it and those who take from it.
 
-use super::group;
+use super::group::Group;
+use super::queue::{Queue, Refused, Work};
 use super::runs::RunJob;
-use std::collections::{BTreeMap, VecDeque};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// Runs that may wait in one line. Beyond it an answer would come too late anyway.
-pub(super) const QUEUED_RUNS: usize = 256;
-/// How long one waits for a place in its line.
-const WAIT: Duration = Duration::from_millis(50);
-
-/// The lines before one worker. Clones share them.
-#[derive(Debug, Clone, Default)]
+/// Where runs wait for one worker. Clones share it.
+#[derive(Debug, Clone)]
 pub(super) struct Lines {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
-    state: Mutex<State>,
+    /// None once the worker is gone.
+    queue: Mutex<Option<Queue>>,
     came: Notify,
-    left: Notify,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    by_model: BTreeMap<Arc<str>, VecDeque<RunJob>>,
-    /// Each model that has a line, once.
-    turns: VecDeque<Arc<str>>,
-    is_closed: bool,
-}
-
-/// Why a run does not wait here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
-    /// So many of its model wait.
-    Full(usize),
-    /// The worker is gone.
-    Closed,
-}
-
-/// The end at which runs are taken; what waits is dropped with it.
+/// The end at which one lane takes runs; what waits is dropped with it.
 #[derive(Debug)]
 pub(super) struct Taker {
-    lines: Lines,
+    shared: Arc<Shared>,
 }
 
 impl Lines {
-    pub(super) fn new() -> (Self, Taker) {
-        let lines = Self::default();
-        let taker = Taker {
-            lines: lines.clone(),
+    /// A queue, and an end of it for each of `lanes`.
+    pub(super) fn new(lanes: usize) -> (Self, Vec<Taker>) {
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Some(Queue::new(lanes))),
+            came: Notify::new(),
+        });
+        let taker = || Taker {
+            shared: Arc::clone(&shared),
         };
-        (lines, taker)
+        let takers = std::iter::repeat_with(taker).take(lanes).collect();
+        (Self { shared }, takers)
     }
 
-    /// Stands in line, for whose shortening it waits a moment.
+    /// Stands in line.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub(super) async fn push(&self, mut job: RunJob) -> Result<(), Refused> {
-        let until = Instant::now() + WAIT;
-        loop {
-            let mut left = pin!(self.shared.left.notified());
-            // Or what leaves between the try and the wait is not noticed.
-            left.as_mut().enable();
-            match self.try_push(job) {
-                Ok(()) => return Ok(()),
-                Err((Refused::Closed, _)) => return Err(Refused::Closed),
-                Err((full, back)) => {
-                    job = *back;
-                    timeout_at(until, left).await.map_err(|_| full)?;
-                }
-            }
-        }
-    }
-
-    fn try_push(&self, job: RunJob) -> Result<(), (Refused, Box<RunJob>)> {
-        let mut state = self.lock();
-        let State {
-            by_model,
-            turns,
-            is_closed,
-        } = &mut *state;
-        if *is_closed {
-            return Err((Refused::Closed, Box::new(job)));
-        }
-        match by_model.get_mut(&job.model) {
-            Some(line) => {
-                if line.len() >= QUEUED_RUNS {
-                    // Who gave up takes no place.
-                    line.retain(|waiting| !waiting.reply.is_closed());
-                }
-                if line.len() >= QUEUED_RUNS {
-                    return Err((Refused::Full(line.len()), Box::new(job)));
-                }
-                line.push_back(job);
-            }
-            None => {
-                turns.push_back(Arc::clone(&job.model));
-                by_model.insert(Arc::clone(&job.model), VecDeque::from([job]));
-            }
-        }
-        drop(state);
+    pub(super) fn push(&self, job: RunJob) -> Result<(), Refused> {
+        let mut queue = self.shared.lock();
+        let queue = queue.as_mut().ok_or(Refused::Closed)?;
+        queue.admit(job, Instant::now())?;
         self.shared.came.notify_one();
         Ok(())
     }
 
-    fn try_take(&self) -> Option<RunJob> {
-        let mut state = self.lock();
-        while let Some(model) = state.turns.pop_front() {
-            let Some(line) = state.by_model.get_mut(&model) else {
-                continue;
-            };
-            let job = line.pop_front();
-            if line.is_empty() {
-                state.by_model.remove(&model);
-            } else {
-                state.turns.push_back(model);
-            }
-            if job.is_some() {
-                drop(state);
-                self.shared.left.notify_waiters();
-                return job;
-            }
+    /// `slice` is gone.
+    pub(super) fn forget(&self, slice: u64) {
+        if let Some(queue) = self.shared.lock().as_mut() {
+            queue.forget(slice);
         }
-        None
     }
+}
 
-    /// Moves those that may be computed with `group` behind it, and says whether anything
-    /// else waits.
-    fn take_mates(&self, group: &mut Vec<RunJob>) -> bool {
-        let mut state = self.lock();
-        let State {
-            by_model, turns, ..
-        } = &mut *state;
-        let Some(model) = group.first().map(|job| Arc::clone(&job.model)) else {
-            return false;
-        };
-        let before = group.len();
-        if let Some(line) = by_model.get_mut(&model) {
-            let waiting = std::mem::take(line);
-            for job in waiting {
-                if group::may_join(group, &job) {
-                    group.push(job);
-                } else {
-                    line.push_back(job);
-                }
-            }
-            if line.is_empty() {
-                by_model.remove(&model);
-                turns.retain(|turn| *turn != model);
-            }
-        }
-        let others_wait = !by_model.is_empty();
-        drop(state);
-        if group.len() > before {
-            self.shared.left.notify_waiters();
-        }
-        others_wait
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Option<Queue>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Taker {
-    /// The next run.
-    pub(super) async fn next(&mut self) -> RunJob {
+    async fn next(&mut self) -> Group {
         loop {
             // One that comes now leaves a permit.
-            let came = self.lines.shared.came.notified();
-            if let Some(job) = self.lines.try_take() {
-                return job;
+            let came = self.shared.came.notified();
+            let next = self.queue(|queue| queue.take(Instant::now()));
+            if let Some(group) = next.flatten() {
+                return group;
             }
             came.await;
         }
@@ -189,113 +82,60 @@ impl Taker {
 
     /// The next run, with those that may be computed with it. For more of them it waits as
     /// long as the first one allows, while nobody else wants the worker.
-    pub(super) async fn next_group(&mut self) -> Vec<RunJob> {
-        let first = self.next().await;
-        let until = first
-            .together
-            .map(|together| Instant::from_std(first.queued) + together.max_delay);
-        let mut group = vec![first];
-        let Some(until) = until else {
-            return group;
-        };
-        loop {
-            let came = self.lines.shared.came.notified();
-            let others_wait = self.lines.take_mates(&mut group);
-            if others_wait || group::is_full(&group) || timeout_at(until, came).await.is_err() {
-                return group;
+    pub(super) async fn next_group(&mut self) -> Group {
+        let mut group = self.next().await;
+        let until = group.first().and_then(|first| {
+            let together = first.together?;
+            Some(Instant::from_std(first.queued) + together.max_delay)
+        });
+        while let Some(until) = until {
+            let came = self.shared.came.notified();
+            let others_wait = self.queue(|queue| queue.fill(&mut group));
+            let is_wanted = others_wait.unwrap_or(true);
+            if is_wanted || group.is_full() || timeout_at(until, came).await.is_err() {
+                break;
             }
         }
+        let surplus = group.cut();
+        self.queue(|queue| queue.put_back(surplus));
+        // What came while this lane had its eye on it is another lane's.
+        if self.queue(|queue| !queue.is_empty()) == Some(true) {
+            self.shared.came.notify_one();
+        }
+        group
+    }
+
+    /// `group` is computed from now on.
+    pub(super) fn begin(&self, group: &Group) -> Option<Work> {
+        self.queue(|queue| queue.begin(group)).flatten()
+    }
+
+    /// What was begun took so long.
+    pub(super) fn done(&self, work: &Work, took: Duration) {
+        self.queue(|queue| queue.done(work, took));
+    }
+
+    fn queue<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> Option<T> {
+        self.shared.lock().as_mut().map(change)
     }
 }
 
 impl Drop for Taker {
     fn drop(&mut self) {
-        let mut state = self.lines.lock();
-        state.is_closed = true;
-        state.turns.clear();
-        let lost = std::mem::take(&mut state.by_model);
-        drop(state);
+        // Their callers hear of it without the lock.
+        let lost = self.shared.lock().take().map(|mut queue| queue.clear());
         drop(lost);
-        self.lines.shared.left.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{EngineError, Run, Together};
+    use super::super::runs::testing::{Answer, job};
     use super::*;
+    use crate::serve::engine::{Batches, Together};
     use futures::FutureExt as _;
     use lamina_model::{DataType, Tensor};
     use tokio::sync::oneshot;
-
-    type Answer = oneshot::Receiver<Result<Run, EngineError>>;
-
-    fn job(model: &str) -> (RunJob, Answer) {
-        let (reply, answer) = oneshot::channel();
-        let job = RunJob {
-            model: model.into(),
-            slice: 1,
-            inputs: Vec::new(),
-            together: None,
-            limit: Duration::from_secs(1),
-            answer_bytes: Arc::default(),
-            begun: Arc::default(),
-            queued: std::time::Instant::now(),
-            reply,
-        };
-        (job, answer)
-    }
-
-    /// Answers of so many runs of `model` that stand in line, and refusals.
-    async fn flood(lines: &Lines, model: &str, runs: usize) -> (Vec<Answer>, usize) {
-        let mut inside = Vec::new();
-        let mut refused = 0;
-        for _ in 0..runs {
-            let (job, answer) = job(model);
-            match lines.push(job).await {
-                Ok(()) => inside.push(answer),
-                Err(Refused::Full(QUEUED_RUNS)) => refused += 1,
-                Err(other) => panic!("{other:?}"),
-            }
-        }
-        (inside, refused)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn two_thousand_runs_of_one_model_cost_another_one_run() {
-        let (lines, mut taker) = Lines::new();
-        let (_answers, refused) = flood(&lines, "a", 2000).await;
-        assert_eq!(refused, 2000 - QUEUED_RUNS);
-        let (mut others, refused) = flood(&lines, "b", 3).await;
-        assert_eq!(refused, 0);
-        let mut taken = Vec::new();
-        for _ in 0..7 {
-            taken.push(taker.next().await.model.to_string());
-        }
-        assert_eq!(taken, ["a", "b", "a", "b", "a", "b", "a"]);
-        assert!(others.iter_mut().all(|answer| answer.try_recv().is_err()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_finds_the_line_full_waits_a_moment() {
-        let (lines, mut taker) = Lines::new();
-        let (mut answers, _) = flood(&lines, "a", QUEUED_RUNS).await;
-        let takes = async {
-            tokio::time::sleep(WAIT / 2).await;
-            taker.next().await
-        };
-        let (next, answer) = job("a");
-        answers.push(answer);
-        let (pushed, _) = tokio::join!(lines.push(next), takes);
-        assert_eq!(pushed, Ok(()));
-        let begin = Instant::now();
-        let refused = lines.push(job("a").0).await;
-        assert_eq!(refused, Err(Refused::Full(QUEUED_RUNS)));
-        assert_eq!(begin.elapsed(), WAIT);
-        // Who gave up makes room.
-        answers.pop();
-        assert_eq!(lines.push(job("a").0).await, Ok(()));
-    }
 
     fn row(model: &str, delay: Duration) -> (RunJob, Answer) {
         let (mut job, answer) = job(model);
@@ -305,68 +145,96 @@ mod tests {
             data: vec![0].into(),
         }];
         job.together = Some(Together {
-            max_rows: 3,
+            rows: Batches::of([2]),
             max_delay: delay,
         });
         (job, answer)
     }
 
+    fn lines(lanes: usize) -> (Lines, Vec<Taker>) {
+        Lines::new(lanes)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_waits_for_one_slice_is_taken_together() {
-        let (lines, mut taker) = Lines::new();
+        let (lines, mut takers) = lines(1);
         let mut answers = Vec::new();
         for model in ["a", "a", "b", "a", "a"] {
             let (job, answer) = row(model, Duration::ZERO);
             answers.push(answer);
-            lines.push(job).await.unwrap();
+            lines.push(job).unwrap();
         }
         let mut taken = Vec::new();
         for _ in 0..3 {
-            let group = taker.next_group().await;
-            taken.push((group[0].model.to_string(), group.len()));
+            let group = takers[0].next_group().await;
+            takers[0].begin(&group).unwrap();
+            taken.push((group.jobs()[0].model.to_string(), group.jobs().len()));
         }
-        assert_eq!(taken, [("a".into(), 3), ("b".into(), 1), ("a".into(), 1)]);
-        // Each line has one turn still.
-        let (job, _answer) = row("a", Duration::ZERO);
-        lines.push(job).await.unwrap();
-        assert_eq!(lines.lock().turns.len(), 1);
+        assert_eq!(taken, [("a".into(), 2), ("b".into(), 1), ("a".into(), 2)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_free_worker_waits_for_mates_as_long_as_nobody_else_comes() {
-        let (lines, mut taker) = Lines::new();
+        let (lines, mut takers) = lines(1);
         let delay = Duration::from_millis(20);
         let (first, _first) = row("a", delay);
-        lines.push(first).await.unwrap();
+        lines.push(first).unwrap();
         let later = async {
             tokio::time::sleep(delay / 2).await;
             let (second, answer) = row("a", delay);
-            lines.push(second).await.unwrap();
-            (answer,)
+            lines.push(second).unwrap();
+            answer
         };
-        let (group, (_second,)) = tokio::join!(taker.next_group(), later);
-        assert_eq!(group.len(), 2);
+        let (group, _second) = tokio::join!(takers[0].next_group(), later);
+        assert_eq!(group.jobs().len(), 2);
 
         let (first, _first) = row("a", Duration::from_secs(60));
-        lines.push(first).await.unwrap();
+        lines.push(first).unwrap();
         let (other, _other) = row("b", delay);
-        lines.push(other).await.unwrap();
+        lines.push(other).unwrap();
         let begin = Instant::now();
-        assert_eq!(taker.next_group().await.len(), 1);
+        assert_eq!(takers[0].next_group().await.jobs().len(), 1);
         assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_lane_sleeps_while_runs_wait() {
+        let (lines, takers) = lines(3);
+        let taken = takers.into_iter().map(|mut taker| {
+            tokio::spawn(async move {
+                let group = taker.next_group().await;
+                (group, taker)
+            })
+        });
+        let taken: Vec<_> = taken.collect();
+        tokio::task::yield_now().await;
+        // All three come before any lane wakes.
+        let answers: Vec<Answer> = (0..3)
+            .map(|_| {
+                let (job, answer) = job("a");
+                lines.push(job).unwrap();
+                answer
+            })
+            .collect();
+        let mut ends = Vec::new();
+        for lane in taken {
+            let lane = tokio::time::timeout(Duration::from_secs(1), lane).await;
+            ends.push(lane.unwrap().unwrap());
+        }
+        assert_eq!(answers.len(), ends.len());
     }
 
     #[tokio::test]
     async fn with_the_worker_what_waits_is_lost_and_nothing_comes_any_more() {
-        let (lines, mut taker) = Lines::new();
-        assert!(taker.next().now_or_never().is_none());
+        let (lines, mut takers) = lines(1);
+        assert!(takers[0].next_group().now_or_never().is_none());
         let (waiting, mut answer) = job("a");
-        lines.push(waiting).await.unwrap();
-        drop(taker);
+        lines.push(waiting).unwrap();
+        drop(takers);
         assert!(matches!(
             answer.try_recv(),
             Err(oneshot::error::TryRecvError::Closed)
         ));
-        assert_eq!(lines.push(job("a").0).await, Err(Refused::Closed));
+        assert_eq!(lines.push(job("a").0), Err(Refused::Closed));
     }
 }

@@ -2,7 +2,7 @@
 //! that a model that takes it over sees its own group's blocks at most, and those only while
 //! they are loaded.
 
-use super::super::EngineError;
+use super::super::{Batches, EngineError};
 use super::channel::Channel;
 use super::runs::Fault;
 use lamina_model::ValueSpec;
@@ -30,6 +30,15 @@ pub(super) enum LoadJob {
         begun: Arc<AtomicBool>,
         reply: oneshot::Sender<Result<Report, EngineError>>,
     },
+    Specialize {
+        model: Arc<str>,
+        slice: u64,
+        /// Numbers of rows to try.
+        rows: Vec<i64>,
+        /// Set when the worker is called.
+        begun: Arc<AtomicBool>,
+        reply: oneshot::Sender<Result<Batches, EngineError>>,
+    },
     Unload {
         slice: u64,
     },
@@ -52,6 +61,30 @@ pub(super) async fn serve(
     while let Some(job) = jobs.recv().await {
         let fault = match job {
             LoadJob::Unload { slice } => unload(&mut channel, slice).await.err(),
+            LoadJob::Specialize {
+                model,
+                slice,
+                rows,
+                begun,
+                reply,
+            } => {
+                if reply.is_closed() {
+                    continue;
+                }
+                begun.store(true, Ordering::Release);
+                now(Some(model));
+                let trying = specialize(&mut channel, slice, rows);
+                let tried = timeout(LOAD_LIMIT, trying).await;
+                match tried.unwrap_or(Err(Fault::Stuck(LOAD_LIMIT))) {
+                    Ok(batches) => {
+                        now(None);
+                        // Nobody waits for it any more.
+                        let _ = reply.send(Ok(batches));
+                        None
+                    }
+                    Err(fault) => Some(fault),
+                }
+            }
             LoadJob::Load {
                 model,
                 slice,
@@ -91,6 +124,18 @@ async fn unload(channel: &mut Channel, slice: u64) -> Result<(), Fault> {
     match channel.receive().await? {
         LoadReply::Unloaded => Ok(()),
         _ => Err(Fault::Nonsense("another reply than to unloading")),
+    }
+}
+
+async fn specialize(channel: &mut Channel, slice: u64, rows: Vec<i64>) -> Result<Batches, Fault> {
+    let call = LoadCall::Specialize { slice, rows };
+    channel.send(&call, None).await?;
+    match channel.receive().await? {
+        LoadReply::Specialized { gains } => {
+            tracing::info!(slice, ?gains, "rows that are computed faster together");
+            Ok(Batches::of(gains.into_iter().map(|(rows, _)| rows)))
+        }
+        _ => Err(Fault::Nonsense("another reply than to specializing")),
     }
 }
 

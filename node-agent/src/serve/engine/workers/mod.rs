@@ -9,6 +9,7 @@ mod group;
 mod lines;
 mod loads;
 mod process;
+mod queue;
 mod records;
 mod runs;
 mod worker;
@@ -16,7 +17,7 @@ mod worker;
 pub(crate) use process::WorkerOptions;
 pub(crate) use records::Sharing;
 
-use super::{Engine, EngineError, Loaded, ModelCrashes, Run, Segment, Together, Vitals};
+use super::{Batches, Engine, EngineError, Loaded, ModelCrashes, Run, Segment, Terms, Vitals};
 use async_trait::async_trait;
 use lamina_model::{Tensor, ValueSpec};
 use loads::Report;
@@ -30,7 +31,8 @@ use std::{fs, io};
 use tokio::sync::Notify;
 use worker::{Outcome, Wanted, Worker};
 
-/// A request that ends so many workers while it runs is given up.
+/// A request that ends so many workers while it runs is given up: the last one it had for
+/// itself.
 const RUN_TRIES: u32 = 2;
 /// A slice that so many workers do not survive is given up for now. Some of them may die of
 /// their other models.
@@ -66,6 +68,8 @@ struct Lodger {
     blocks: Arc<[PathBuf]>,
     inputs: Arc<[ValueSpec]>,
     answer_bytes: Arc<AtomicU64>,
+    /// What it was made ready for, which it is again wherever it moves.
+    batches: Mutex<Batches>,
     home: Mutex<Option<Home>>,
     /// Held while it moves.
     moving: tokio::sync::Mutex<()>,
@@ -123,6 +127,7 @@ impl Engine for Workers {
             blocks: blocks.into(),
             inputs: inputs.into(),
             answer_bytes: Arc::default(),
+            batches: Mutex::default(),
             home: Mutex::default(),
             moving: tokio::sync::Mutex::default(),
             shared: Arc::clone(&self.shared),
@@ -168,26 +173,25 @@ impl Engine for Workers {
 
 #[async_trait]
 impl Segment for WorkerSegment {
-    async fn run(
-        &self,
-        inputs: Vec<Tensor>,
-        together: Option<Together>,
-    ) -> Result<Run, EngineError> {
+    async fn run(&self, inputs: Vec<Tensor>, terms: Terms) -> Result<Run, EngineError> {
         let lodger = &self.0;
         for (tensor, spec) in inputs.iter().zip(lodger.inputs.iter()) {
             tensor.check(spec)?;
         }
         let queued = Instant::now();
+        let rows = runs::rows(&lodger.inputs, &inputs);
         let mut tries = 0;
         loop {
             let Home { worker, report } = lodger.home().await?;
+            let is_suspect = tries > 0;
             let wanted = Wanted {
                 model: Arc::clone(&lodger.model),
                 slice: lodger.slice,
-                limit: runs::patience(report.run_seconds, &lodger.inputs, &inputs),
                 inputs: inputs.clone(),
-                // One of those that were computed with it may have ended the worker.
-                together: together.filter(|_| tries == 0),
+                rows,
+                usual_seconds: report.run_seconds,
+                terms,
+                is_suspect,
                 answer_bytes: Arc::clone(&lodger.answer_bytes),
                 queued,
             };
@@ -202,6 +206,13 @@ impl Segment for WorkerSegment {
                 }
             }
         }
+    }
+
+    async fn specialize(&self, max_rows: i64) -> Result<Batches, EngineError> {
+        let lodger = Arc::clone(&self.0);
+        // Goes on though nobody waits: a worker is not asked twice for nothing.
+        let tried = tokio::spawn(async move { lodger.specialize(max_rows).await }).await;
+        tried.unwrap_or_else(|e| Err(EngineError::NoWorker(e.to_string())))
     }
 }
 
@@ -222,7 +233,7 @@ impl Lodger {
             .filter(|home| home.worker.is_alive())
     }
 
-    async fn move_in(&self) -> Result<Home, EngineError> {
+    async fn move_in(self: &Arc<Self>) -> Result<Home, EngineError> {
         let _one = self.moving.lock().await;
         let mut cause = String::new();
         for _ in 0..LOAD_TRIES {
@@ -238,6 +249,7 @@ impl Lodger {
                         report: report?,
                         worker,
                     };
+                    self.specialize_again(&home.worker);
                     *lock(&self.home) = Some(home.clone());
                     return Ok(home);
                 }
@@ -246,6 +258,43 @@ impl Lodger {
         }
         let message = format!("its worker ends while it is loaded: {cause}");
         Err(EngineError::Load(message))
+    }
+}
+
+impl Lodger {
+    /// Has a new worker make it ready for what it was ready for before, beside its requests.
+    fn specialize_again(self: &Arc<Self>, worker: &Arc<Worker>) {
+        let batches = *lock(&self.batches);
+        if batches == Batches::default() {
+            return;
+        }
+        let (lodger, worker) = (Arc::clone(self), Arc::clone(worker));
+        tokio::spawn(async move {
+            let rows = Batches::candidates(batches.largest());
+            // What became of it shows in the time of its runs.
+            let _ = worker.specialize(&lodger.model, lodger.slice, rows).await;
+        });
+    }
+
+    async fn specialize(self: &Arc<Self>, max_rows: i64) -> Result<Batches, EngineError> {
+        let rows = Batches::candidates(max_rows);
+        for _ in 0..LOAD_TRIES {
+            let worker = self.home().await?.worker;
+            let tried = worker.specialize(&self.model, self.slice, rows.clone());
+            match tried.await {
+                Outcome::Answered(batches) => {
+                    let batches = batches?;
+                    *lock(&self.batches) = batches;
+                    return Ok(batches);
+                }
+                // It runs, and ends the worker where it is tried with several rows.
+                Outcome::Lost { had_begun: true } => return Ok(Batches::default()),
+                Outcome::Lost { had_begun: false } => {
+                    worker.over().await;
+                }
+            }
+        }
+        Ok(Batches::default())
     }
 }
 

@@ -4,8 +4,9 @@ use super::channel::Channel;
 use crate::measure::memory_free_bytes;
 use crate::worker;
 use lamina_worker_link::frame::FrameError;
-use lamina_worker_link::message::Greeting;
+use lamina_worker_link::message::{Greeting, Lane};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -31,7 +32,9 @@ pub(crate) struct WorkerOptions {
     pub(crate) program: PathBuf,
     /// Where each has a folder of its own; block files are linked into it.
     pub(crate) folder: PathBuf,
-    /// Threads inside one forward; 1 unless the CPU quota is 2 or more.
+    /// Forwards at the same time.
+    pub(crate) lanes: u32,
+    /// Threads inside one forward.
     pub(crate) threads: u32,
     /// Forwards before a slice counts as ready.
     pub(crate) warmup_runs: u32,
@@ -45,7 +48,8 @@ pub(crate) struct WorkerOptions {
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) child: Child,
-    runs: Channel,
+    /// One for each lane.
+    runs: Vec<Channel>,
     loads: Channel,
     folder: TempDir,
     stderr: JoinHandle<String>,
@@ -69,7 +73,7 @@ impl WorkerOptions {
     /// Starts one.
     pub(super) async fn start(&self) -> Result<Process, StartError> {
         let folder = tempfile::tempdir_in(&self.folder)?;
-        let (runs, their_runs) = Channel::pair()?;
+        let (first, their_first) = Channel::pair()?;
         let (loads, their_loads) = Channel::pair()?;
         let memory = self
             .memory_bytes
@@ -79,6 +83,7 @@ impl WorkerOptions {
             .arg("serve")
             .arg("--folder")
             .arg(folder.path())
+            .arg(format!("--lanes={}", self.lanes.max(1)))
             .arg(format!("--threads={}", self.threads))
             .arg(format!("--warmup-runs={}", self.warmup_runs))
             .arg(format!(
@@ -89,7 +94,7 @@ impl WorkerOptions {
             command.arg("--allow-unsandboxed");
         }
         let mut child = command
-            .stdin(Stdio::from(their_runs))
+            .stdin(Stdio::from(their_first))
             .stdout(Stdio::from(their_loads))
             .stderr(Stdio::piped())
             .spawn()?;
@@ -98,7 +103,7 @@ impl WorkerOptions {
         let stderr = child.stderr.take();
         let mut process = Process {
             child,
-            runs,
+            runs: vec![first],
             loads,
             folder,
             stderr: tokio::spawn(tail(stderr)),
@@ -109,6 +114,7 @@ impl WorkerOptions {
                 for missing in missing {
                     tracing::warn!(missing, "a worker is not fully locked up");
                 }
+                process.open_lanes(self.lanes).await?;
                 Ok(process)
             }
             Ok(Ok(Greeting::Refused(why))) => Err(StartError::Refused(why)),
@@ -129,11 +135,26 @@ pub(super) struct Remains {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) child: Child,
-    pub(super) runs: Channel,
+    pub(super) runs: Vec<Channel>,
     pub(super) loads: Channel,
 }
 
 impl Process {
+    /// Gives the worker its lanes but the first, which it has.
+    async fn open_lanes(&mut self, lanes: u32) -> Result<(), StartError> {
+        for _ in 1..lanes {
+            let (lane, theirs) = Channel::pair()?;
+            self.loads.send(&Lane, Some(theirs.as_fd())).await?;
+            self.runs.push(lane);
+        }
+        Ok(())
+    }
+
+    /// Runs at the same time.
+    pub(super) fn lanes(&self) -> usize {
+        self.runs.len()
+    }
+
     pub(super) fn split(self) -> (Inner, Remains) {
         let Self {
             child,

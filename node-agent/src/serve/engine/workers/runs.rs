@@ -1,11 +1,12 @@
-//! One call at a time, for one run or for several that are computed together: inputs into
-//! the shared memory, a call, outputs out of it. What comes back is judged; the worker may be
-//! anybody's by now.
+//! A lane of a worker: one call at a time, for one run or for several that are computed
+//! together: inputs into the shared memory, a call, outputs out of it. What comes back is
+//! judged; the worker may be anybody's by now.
 
 use super::super::{EngineError, Run, Together};
 use super::channel::Channel;
-use super::group;
+use super::group::Group;
 use super::lines::Taker;
+use crate::serve::deadline::Deadline;
 use lamina_model::{Tensor, ValueSpec};
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_worker_link::frame::FrameError;
@@ -15,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{RwLock, oneshot};
 use tokio::time::timeout;
 
 /// The least memory to share: what small requests and their answers take.
@@ -33,9 +34,18 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
 pub(super) struct RunJob {
     pub(super) model: Arc<str>,
     pub(super) slice: u64,
+    /// Which one it is of all that came.
+    pub(super) came: u64,
     pub(super) inputs: Vec<Tensor>,
+    /// How much larger it is than one at batch 1.
+    pub(super) rows: f64,
+    /// Seconds that each of these took when the slice was loaded.
+    pub(super) usual_seconds: f64,
     /// With which others it may be computed.
     pub(super) together: Option<Together>,
+    /// Nothing else runs beside it, because it was there when a worker ended.
+    pub(super) is_suspect: bool,
+    pub(super) deadline: Deadline,
     pub(super) limit: Duration,
     /// Bytes of the last answer.
     pub(super) answer_bytes: Arc<AtomicU64>,
@@ -60,25 +70,30 @@ pub(super) enum Fault {
     Broken(String),
 }
 
-/// How long a run may take that takes `run_seconds` where every free dimension of `specs` is
-/// 1.
-pub(super) fn patience(run_seconds: f64, specs: &[ValueSpec], inputs: &[Tensor]) -> Duration {
+/// How much larger `inputs` are than where every free dimension of `specs` is 1.
+pub(super) fn rows(specs: &[ValueSpec], inputs: &[Tensor]) -> f64 {
     let times = specs.iter().zip(inputs).map(|(spec, tensor)| {
         let sizes = spec.shape.iter().zip(&tensor.shape);
         let free = sizes.filter(|&(&wanted, _)| wanted == -1);
         free.map(|(_, &size)| size.max(1) as f64).product::<f64>()
     });
-    let times = times.fold(1.0, f64::max);
-    let seconds = run_seconds.max(0.0) * times * PATIENCE;
+    times.fold(1.0, f64::max)
+}
+
+/// How long a run of so many rows may take of which each takes `run_seconds`.
+pub(super) fn patience(run_seconds: f64, rows: f64) -> Duration {
+    let seconds = run_seconds.max(0.0) * rows * PATIENCE;
     Duration::try_from_secs_f64(seconds)
         .unwrap_or(LONGEST_PATIENCE)
         .clamp(LEAST_PATIENCE, LONGEST_PATIENCE)
 }
 
-/// Does `jobs` until one breaks the worker. `now` is told the model that runs.
+/// Does `jobs` until one breaks the worker, beside the other lanes, with which it shares
+/// `beside`. `now` is told the model that runs.
 pub(super) async fn serve(
     channel: Channel,
     mut jobs: Taker,
+    beside: Arc<RwLock<()>>,
     now: impl Fn(Option<(Arc<str>, Duration)>),
 ) -> Fault {
     let mut desk = Desk {
@@ -87,11 +102,23 @@ pub(super) async fn serve(
         now,
     };
     loop {
-        let mut group = jobs.next_group().await;
+        let group = jobs.next_group().await;
+        // A run that was there when a worker ended has the next one for itself, so that it is
+        // known who ends it.
+        let is_suspect = group.first().is_some_and(|job| job.is_suspect);
+        let (_alone, _beside) = if is_suspect {
+            (Some(beside.write().await), None)
+        } else {
+            (None, Some(beside.read().await))
+        };
         // Their requests were cancelled or timed out while they waited.
-        group.retain(|job| !job.reply.is_closed());
+        let group = group.without_the_gone();
+        let (work, start) = (jobs.begin(&group), Instant::now());
         if let Err(fault) = desk.run(group).await {
             return fault;
+        }
+        if let Some(work) = work {
+            jobs.done(&work, start.elapsed());
         }
     }
 }
@@ -105,21 +132,21 @@ struct Desk<N> {
 impl<N: Fn(Option<(Arc<str>, Duration)>)> Desk<N> {
     /// Answers all of `group`, or breaks off with the worker: what has no answer then is
     /// made again.
-    async fn run(&mut self, group: Vec<RunJob>) -> Result<(), Fault> {
-        if group.len() > 1
+    async fn run(&mut self, group: Group) -> Result<(), Fault> {
+        if group.jobs().len() > 1
             && let Some(runs) = self.together(&group).await?
         {
-            for (job, run) in group.into_iter().zip(runs) {
+            for (job, run) in group.into_jobs().into_iter().zip(runs) {
                 // Nobody waits for it any more.
                 let _ = job.reply.send(Ok(run));
             }
             return Ok(());
         }
-        for job in &group {
+        for job in group.jobs() {
             // What one of them does is not to be held against the others.
             job.begun.store(false, Ordering::Release);
         }
-        for job in group {
+        for job in group.into_jobs() {
             self.alone(job).await?;
         }
         Ok(())
@@ -154,12 +181,12 @@ impl<N: Fn(Option<(Arc<str>, Duration)>)> Desk<N> {
 
     /// The answers to all of `group`, computed at once; `None` where each must be computed
     /// alone to know which of them is to blame, or because the batch cannot be taken apart.
-    async fn together(&mut self, group: &[RunJob]) -> Result<Option<Vec<Run>>, Fault> {
-        let (Some(first), Some(inputs)) = (group.first(), group::merged(group)) else {
+    async fn together(&mut self, group: &Group) -> Result<Option<Vec<Run>>, Fault> {
+        let (Some(first), Some(inputs)) = (group.first(), group.merged()) else {
             return Ok(None);
         };
-        let limit = group.iter().map(|job| job.limit).sum();
-        for job in group {
+        let limit = group.jobs().iter().map(|job| job.limit).sum();
+        for job in group.jobs() {
             job.begun.store(true, Ordering::Release);
         }
         (self.now)(Some((Arc::clone(&first.model), limit)));
@@ -175,19 +202,19 @@ impl<N: Fn(Option<(Arc<str>, Duration)>)> Desk<N> {
         };
         let answer = answer?;
         (self.now)(None);
-        let Some(answers) = answer.ok().and_then(|all| group::split(group, &all)) else {
+        let Some(answers) = answer.ok().and_then(|all| group.split(&all)) else {
             return Ok(None);
         };
         let took = start.elapsed();
         let run = |(job, outputs): (&RunJob, Vec<Tensor>)| {
-            let compute = took.mul_f64(group::share(group, job));
+            let compute = took.mul_f64(group.share(job));
             Run {
                 outputs,
                 queue: start - job.queued + took.saturating_sub(compute),
                 compute,
             }
         };
-        Ok(Some(group.iter().zip(answers).map(run).collect()))
+        Ok(Some(group.jobs().iter().zip(answers).map(run).collect()))
     }
 }
 
@@ -324,6 +351,35 @@ fn refused(refusal: Refusal) -> Result<EngineError, Fault> {
 }
 
 #[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+
+    pub(in super::super) type Answer = oneshot::Receiver<Result<Run, EngineError>>;
+
+    /// A run of slice 1 without inputs, and where its answer comes.
+    pub(in super::super) fn job(model: &str) -> (RunJob, Answer) {
+        let (reply, answer) = oneshot::channel();
+        let job = RunJob {
+            model: model.into(),
+            slice: 1,
+            came: 0,
+            inputs: Vec::new(),
+            rows: 1.0,
+            usual_seconds: 0.001,
+            together: None,
+            is_suspect: false,
+            deadline: Deadline::after(Duration::from_secs(60)),
+            limit: Duration::from_secs(1),
+            answer_bytes: Arc::default(),
+            begun: Arc::default(),
+            queued: Instant::now(),
+            reply,
+        };
+        (job, answer)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use lamina_model::DataType;
@@ -351,8 +407,9 @@ mod tests {
             datatype: DataType::Fp32,
             shape: vec![-1, 3],
         };
-        let of = |seconds, rows| {
-            patience(seconds, std::slice::from_ref(&spec), &[fp32(&[rows, 3])]).as_secs_f64()
+        let of = |seconds, count| {
+            let rows = rows(std::slice::from_ref(&spec), &[fp32(&[count, 3])]);
+            patience(seconds, rows).as_secs_f64()
         };
         assert_eq!(of(1e-3, 1), 3.0);
         assert_eq!(of(0.5, 2), 30.0);

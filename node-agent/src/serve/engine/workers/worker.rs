@@ -1,18 +1,21 @@
 //! A worker as others have it: a process, its two queues, and who watches over it.
 
-use super::super::{EngineError, Run, Together};
-use super::lines::{Lines, Refused, Taker};
+use super::super::{Batches, EngineError, Run, Terms};
+use super::lines::{Lines, Taker};
 use super::loads::{self, LoadJob, Report};
 use super::process::Process;
+use super::queue::Refused;
 use super::records::Crash;
 use super::runs::{self, Fault, RunJob};
+use futures::FutureExt as _;
+use futures::future::select_all;
 use lamina_model::{Tensor, ValueSpec};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{RwLock, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How much older than its limit a run may get until the agent itself is in doubt.
@@ -35,7 +38,8 @@ struct State {
     is_over: AtomicBool,
     /// How it ended.
     cause: OnceLock<String>,
-    runs: Mutex<Option<(Arc<str>, Instant)>>,
+    /// Of each lane the model that runs, and when it is to be done.
+    runs: Mutex<BTreeMap<usize, (Arc<str>, Instant)>>,
     loads: Mutex<Option<Arc<str>>>,
     residents: Mutex<Vec<Arc<str>>>,
 }
@@ -56,8 +60,12 @@ pub(super) struct Wanted {
     pub(super) model: Arc<str>,
     pub(super) slice: u64,
     pub(super) inputs: Vec<Tensor>,
-    pub(super) together: Option<Together>,
-    pub(super) limit: Duration,
+    /// How much larger it is than one at batch 1, of which each takes `usual_seconds`.
+    pub(super) rows: f64,
+    pub(super) usual_seconds: f64,
+    pub(super) terms: Terms,
+    /// It was there when a worker ended.
+    pub(super) is_suspect: bool,
     pub(super) answer_bytes: Arc<AtomicU64>,
     pub(super) queued: Instant,
 }
@@ -69,7 +77,7 @@ impl Worker {
         process: Process,
         crashed: impl FnOnce(Crash) + Send + 'static,
     ) -> Arc<Self> {
-        let (runs, run_jobs) = Lines::new();
+        let (runs, run_jobs) = Lines::new(process.lanes());
         let (loads, load_jobs) = mpsc::unbounded_channel();
         let state = Arc::new(State::default());
         let end = CancellationToken::new();
@@ -91,11 +99,11 @@ impl Worker {
         !self.state.is_over.load(Ordering::Acquire)
     }
 
-    /// Whether its run goes on longer than it may.
+    /// Whether a run goes on longer than it may.
     pub(super) fn is_overdue(&self) -> bool {
         let runs = lock(&self.state.runs);
-        let due = runs.as_ref().map(|(_, due)| *due + OVERDUE);
-        self.is_alive() && due.is_some_and(|due| due < Instant::now())
+        let now = Instant::now();
+        self.is_alive() && runs.values().any(|(_, due)| *due + OVERDUE < now)
     }
 
     /// How it ended, once it has.
@@ -110,17 +118,28 @@ impl Worker {
         let job = RunJob {
             model: wanted.model,
             slice: wanted.slice,
+            came: 0,
             inputs: wanted.inputs,
-            together: wanted.together,
-            limit: wanted.limit,
+            rows: wanted.rows,
+            usual_seconds: wanted.usual_seconds,
+            // One of those that were computed with it may have ended the worker.
+            together: wanted.terms.together.filter(|_| !wanted.is_suspect),
+            is_suspect: wanted.is_suspect,
+            deadline: wanted.terms.deadline,
+            limit: runs::patience(wanted.usual_seconds, wanted.rows),
             answer_bytes: wanted.answer_bytes,
             begun: Arc::clone(&begun),
             queued: wanted.queued,
             reply,
         };
-        match self.runs.push(job).await {
+        match self.runs.push(job) {
             Ok(()) => outcome(answer.await, &begun),
-            Err(Refused::Full(waiting)) => Outcome::Answered(Err(EngineError::Busy(waiting))),
+            Err(Refused::Full { waiting, again }) => {
+                Outcome::Answered(Err(EngineError::Busy { waiting, again }))
+            }
+            Err(Refused::Crowded { wait, again }) => {
+                Outcome::Answered(Err(EngineError::Crowded { wait, again }))
+            }
             Err(Refused::Closed) => Outcome::Lost { had_begun: false },
         }
     }
@@ -153,6 +172,29 @@ impl Worker {
         loaded
     }
 
+    /// The numbers of rows of `rows` that `slice` of `model` computes faster together, for
+    /// which it is ready from now on.
+    pub(super) async fn specialize(
+        &self,
+        model: &Arc<str>,
+        slice: u64,
+        rows: Vec<i64>,
+    ) -> Outcome<Batches> {
+        let (reply, answer) = oneshot::channel();
+        let begun = Arc::new(AtomicBool::new(false));
+        let job = LoadJob::Specialize {
+            model: Arc::clone(model),
+            slice,
+            rows,
+            begun: Arc::clone(&begun),
+            reply,
+        };
+        if self.loads.send(job).is_err() {
+            return Outcome::Lost { had_begun: false };
+        }
+        outcome(answer.await, &begun)
+    }
+
     fn forget(&self, model: &Arc<str>) {
         let mut residents = lock(&self.state.residents);
         if let Some(at) = residents.iter().position(|resident| resident == model) {
@@ -163,6 +205,7 @@ impl Worker {
     /// Drops `slice` of `model`.
     pub(super) fn unload(&self, model: &Arc<str>, slice: u64) {
         self.forget(model);
+        self.runs.forget(slice);
         // A worker that is gone holds nothing.
         let _ = self.loads.send(LoadJob::Unload { slice });
     }
@@ -183,7 +226,7 @@ fn outcome<T>(
 async fn watch(
     group: String,
     process: Process,
-    run_jobs: Taker,
+    run_jobs: Vec<Taker>,
     load_jobs: mpsc::UnboundedReceiver<LoadJob>,
     state: Arc<State>,
     end: CancellationToken,
@@ -191,14 +234,25 @@ async fn watch(
 ) {
     let (mut inner, rest) = process.split();
     let fault = {
-        let runs = runs::serve(inner.runs, run_jobs, |now| {
-            *lock(&state.runs) = now.map(|(model, limit)| (model, Instant::now() + limit));
+        let beside = Arc::new(RwLock::new(()));
+        let state = &*state;
+        let lanes = inner.runs.into_iter().zip(run_jobs).enumerate();
+        let runs = lanes.map(|(lane, (channel, jobs))| {
+            let now = move |now: Option<(Arc<str>, Duration)>| {
+                let mut runs = lock(&state.runs);
+                match now {
+                    Some((model, limit)) => runs.insert(lane, (model, Instant::now() + limit)),
+                    None => runs.remove(&lane),
+                };
+            };
+            runs::serve(channel, jobs, Arc::clone(&beside), now).boxed()
         });
+        let runs = select_all(runs);
         let loads = loads::serve(inner.loads, rest.folder(), load_jobs, |now| {
             *lock(&state.loads) = now;
         });
         tokio::select! {
-            fault = runs => Some(fault),
+            (fault, _, _) = runs => Some(fault),
             fault = loads => Some(fault),
             _ = inner.child.wait() => Some(Fault::Broken(String::new())),
             () = end.cancelled() => None,
@@ -221,7 +275,7 @@ async fn watch(
         }
     };
     let name = |model: &Arc<str>| model.to_string();
-    let running = lock(&state.runs).as_ref().map(|(model, _)| name(model));
+    let running: BTreeSet<String> = lock(&state.runs).values().map(|(m, _)| name(m)).collect();
     let loading = lock(&state.loads).as_ref().map(name);
     let residents: BTreeSet<String> = lock(&state.residents).iter().map(name).collect();
     let _ = state.cause.set(ended.clone());

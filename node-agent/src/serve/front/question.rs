@@ -1,0 +1,57 @@
+//! Questions about a model that its entry answers, as agents pass them on.
+
+use super::relay::Client;
+use lamina_proto::inference::{
+    ModelMetadataRequest, ModelMetadataResponse, ModelStatisticsRequest, ModelStatisticsResponse,
+};
+use tonic::{Request, Response, Status};
+
+/// One of them.
+pub(super) trait Question: Sized + Send {
+    /// What the entry says.
+    type Answer;
+
+    /// The question about that version of a model.
+    fn about(name: String, version: String) -> Self;
+
+    /// Sends it over `client` as `marked` addresses it.
+    fn ask(
+        self,
+        client: Client,
+        marked: impl FnOnce(Self) -> Request<Self>,
+    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
+}
+
+impl Question for ModelMetadataRequest {
+    type Answer = ModelMetadataResponse;
+
+    fn about(name: String, version: String) -> Self {
+        Self { name, version }
+    }
+
+    fn ask(
+        self,
+        mut client: Client,
+        marked: impl FnOnce(Self) -> Request<Self>,
+    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send {
+        let request = marked(self);
+        async move { client.model_metadata(request).await }
+    }
+}
+
+impl Question for ModelStatisticsRequest {
+    type Answer = ModelStatisticsResponse;
+
+    fn about(name: String, version: String) -> Self {
+        Self { name, version }
+    }
+
+    fn ask(
+        self,
+        mut client: Client,
+        marked: impl FnOnce(Self) -> Request<Self>,
+    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send {
+        let request = marked(self);
+        async move { client.model_statistics(request).await }
+    }
+}

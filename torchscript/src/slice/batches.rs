@@ -1,0 +1,114 @@
+//! Whether it pays to compute rows together, found out by trying.
+//!
+//! oneDNN Graph compiles for the shapes that it sees, and other shapes take code that is not
+//! fused: mobilenet_v2 took 2.9 times as long for each of eight rows as for one. So a slice that
+//! is to compute several rows has one more graph for each number of rows, with the same weights,
+//! though oneDNN packs them once more; and only where that is faster by enough. On one thread
+//! mobilenet_v2 gains nothing, for its convolutions keep a core busy with one row.
+
+use super::{MEASURED_RUNS, SPECIALIZING_RUNS, Slice, agrees, forward};
+use crate::ffi::Graph;
+use crate::tensors::stacked;
+use lamina_model::{Tensor, ValueSpec};
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+/// Throughput over that at batch 1 from which on it pays: below it the wait for others costs
+/// more.
+const LEAST_GAIN: f64 = 1.05;
+/// A number of rows that takes so long is too many; larger ones are not tried.
+const LONGEST_SECONDS: f64 = 2.0;
+
+/// So many rows at once, and by what factor more rows a second come out than one by one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Batch {
+    /// Rows.
+    pub rows: i64,
+    /// Throughput over that at batch 1.
+    pub gain: f64,
+}
+
+impl Slice {
+    /// Of `sizes`, in ascending order, those at which rows are computed faster together than
+    /// one by one, and faster than at the sizes before. From now on the slice is ready for
+    /// those. May run beside requests.
+    pub fn specialize(&self, sizes: &[i64]) -> Vec<Batch> {
+        let has_rows = |spec: &ValueSpec| spec.shape.first() == Some(&-1);
+        let mut paying = Vec::new();
+        if self.inputs.is_empty() || !self.inputs.iter().all(has_rows) {
+            return paying;
+        }
+        // Requests that take another way than the slice can follow say nothing.
+        let Ok(one) = forward(&self.graph, &self.request, self.threads) else {
+            return paying;
+        };
+        let mut best = LEAST_GAIN;
+        for &rows in sizes {
+            let Some(tried) = self.tried(rows, &one) else {
+                continue;
+            };
+            if tried.gain > best {
+                best = tried.gain;
+                paying.push(Batch {
+                    rows,
+                    gain: tried.gain,
+                });
+                if let Some(graph) = tried.graph {
+                    let by_rows = self.by_rows.write();
+                    let mut by_rows = by_rows.unwrap_or_else(PoisonError::into_inner);
+                    by_rows.insert(rows, Arc::new(graph));
+                }
+            }
+            if tried.seconds > LONGEST_SECONDS {
+                break;
+            }
+        }
+        paying
+    }
+
+    /// What so many rows gain, of which each gives `one` alone; none where they cannot be
+    /// computed at once, or give something else.
+    fn tried(&self, rows: i64, one: &[Tensor]) -> Option<Tried> {
+        let inputs = repeated(&self.request, rows)?;
+        let expected = repeated(one, rows)?;
+        let own = self.graph.again().ok()?;
+        let graph = own.as_ref().unwrap_or(&self.graph);
+        let mut answer = Vec::new();
+        for _ in 0..SPECIALIZING_RUNS {
+            answer = forward(graph, &inputs, self.threads).ok()?;
+        }
+        if !agrees(&answer, &expected) {
+            return None;
+        }
+        // In turn, so that a change of the host's speed meets both.
+        let (mut alone, mut together) = (f64::INFINITY, f64::INFINITY);
+        for _ in 0..MEASURED_RUNS {
+            alone = alone.min(self.timed(&self.graph, &self.request)?);
+            together = together.min(self.timed(graph, &inputs)?);
+        }
+        Some(Tried {
+            gain: alone * rows as f64 / together.max(f64::MIN_POSITIVE),
+            seconds: together,
+            graph: own,
+        })
+    }
+
+    fn timed(&self, graph: &Graph, inputs: &[Tensor]) -> Option<f64> {
+        let begin = Instant::now();
+        forward(graph, inputs, self.threads).ok()?;
+        Some(begin.elapsed().as_secs_f64())
+    }
+}
+
+struct Tried {
+    gain: f64,
+    seconds: f64,
+    graph: Option<Graph>,
+}
+
+/// Each of `tensors` so many times behind itself.
+fn repeated(tensors: &[Tensor], rows: i64) -> Option<Vec<Tensor>> {
+    let rows = usize::try_from(rows).ok()?;
+    let repeat = |tensor: &Tensor| stacked(&vec![tensor; rows]);
+    tensors.iter().map(repeat).collect()
+}
