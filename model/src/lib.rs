@@ -11,6 +11,7 @@ mod manifest;
 mod operators;
 mod probe;
 mod samples;
+mod sizes;
 mod tensor;
 pub mod wire;
 
@@ -24,4 +25,5 @@ pub use manifest::{
 pub use operators::{OperatorRefusal, method_refusal, operator_refusal};
 pub use probe::{Probe, ProbeError, tensors_by_name};
 pub use samples::{MOST_SAMPLES, SAMPLES_BYTES, SamplesError, samples};
+pub use sizes::{Bounds, FreeSize, MOST_SIZES, SizeError, check_sizes, sizes_of};
 pub use tensor::{ShapeError, Tensor};

@@ -1,6 +1,6 @@
-use crate::{DataType, Digest, WireType};
+use crate::{DataType, Digest, FreeSize, WireType};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the manifest's format; a reader refuses a newer one.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -27,18 +27,21 @@ pub struct ValueSpec {
     pub name: String,
     /// Element type.
     pub datatype: DataType,
-    /// Shape; -1 in the first place where any batch size is taken.
+    /// Shape; -1 in a place of `sizes`, and in any other place where the batch is.
     pub shape: Vec<i64>,
+    /// Its free dimensions beside the batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sizes: Vec<FreeSize>,
 }
 
 impl ValueSpec {
-    /// Bytes of this value at `batch`; `None` on overflow.
+    /// Bytes of this value at `batch` and its typical sizes; `None` on overflow.
     pub fn bytes(&self, batch: u64) -> Option<u64> {
         let batch = i64::try_from(batch).ok()?;
-        let shape: Vec<i64> = self
-            .shape
-            .iter()
-            .map(|&d| if d == -1 { batch } else { d })
+        let typical = self.typical_shape();
+        let shape: Vec<i64> = typical
+            .into_iter()
+            .map(|d| if d == -1 { batch } else { d })
             .collect();
         self.datatype.checked_bytes(&shape)
     }
@@ -207,12 +210,12 @@ pub struct Block {
     pub file_bytes: u64,
     /// Bytes of the weights inside.
     pub weight_bytes: u64,
-    /// Largest sum of live activations while it runs at batch 1, in bytes.
+    /// Largest sum of live activations while it runs at batch 1 and typical sizes, in bytes.
     pub peak_activation_bytes: u64,
-    /// Floating-point operations at batch 1, two per multiply-add.
+    /// Floating-point operations at batch 1 and typical sizes, two per multiply-add.
     pub flops: u64,
-    /// Time at batch 1 on the host that prepared it, one thread: its share of the
-    /// merged and optimized whole.
+    /// Time at batch 1 and typical sizes on the host that prepared it, one thread: its share
+    /// of the merged and optimized whole.
     pub time: Seconds,
     /// Additional time when the model is cut behind this block, on the same
     /// host: what merging and optimizing across the cut would have saved.
@@ -275,6 +278,11 @@ pub struct BoundaryCheck {
     /// Largest absolute difference between the answers to the two inputs that
     /// were drawn. 0 means that they could not have told a wrong chain.
     pub telling_diff: f64,
+    /// By the name of each free size, the sizes at which the chain was compared beside the
+    /// typical one: the smallest, one in between, and the largest, or as large a one as there
+    /// was time and memory for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sizes: BTreeMap<String, Vec<i64>>,
 }
 
 /// A prepared model.
@@ -353,6 +361,10 @@ pub enum ManifestError {
     Time { block: usize, field: &'static str },
     #[error("value `{0}` has a size that overflows")]
     Size(String),
+    #[error(
+        "value `{0}` has a free size in a place that is not -1, or one with no bounds to be in"
+    )]
+    FreeSize(String),
     #[error("the last block's outputs are not the model's")]
     Outputs,
     #[error("exit `{0}` hangs on a block or gives an output that there is not")]
@@ -443,6 +455,16 @@ fn check_values(values: &[ValueSpec]) -> Result<(), ManifestError> {
     for value in values {
         if !known.insert(&value.name) {
             return Err(ManifestError::Twice(value.name.clone()));
+        }
+        let is_free = |size: &FreeSize| {
+            let takes = size
+                .bounds
+                .as_ref()
+                .is_none_or(|b| b.step >= 1 && b.takes(size.typical));
+            value.shape.get(size.dimension) == Some(&-1) && size.typical >= 0 && takes
+        };
+        if !value.sizes.iter().all(is_free) {
+            return Err(ManifestError::FreeSize(value.name.clone()));
         }
         if value.bytes(1).is_none() {
             return Err(ManifestError::Size(value.name.clone()));

@@ -46,6 +46,7 @@ pub fn read_hop(request: &ForwardRequest) {
             name: wire.name.clone(),
             datatype: tensor.datatype,
             shape: vec![-1, 2],
+            sizes: Vec::new(),
         };
         let _ = tensor.check(&spec);
     }

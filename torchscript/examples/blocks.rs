@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 name: "image".into(),
                 datatype: DataType::Fp32,
                 shape: vec![-1, 3, size, size],
+                sizes: Vec::new(),
             },
             range: None,
         }],

@@ -46,11 +46,13 @@ int lts_source_observe(lts_source *source, const size_t *cuts, size_t count,
                        lts_tensor *const *inputs, size_t inputs_count, char **text);
 
 // One forward of the analysed model for each of `batches` requests of `count` inputs each,
-// one behind the other: of batch 1 and, where any batch is taken, of 2 and 3. Finds what
-// crosses cuts in another make for some requests, and what follows the batch in another
-// way than in proportion. JSON: `Watched` in ffi.rs.
-int lts_source_watch(lts_source *source, lts_tensor *const *inputs, size_t batches, size_t count,
-                     char **text);
+// one behind the other: of batch 1 and, where any batch is taken, of 2 and 3. Behind them
+// lie three requests for each of `sizes` free dimensions called `names`: with its smallest,
+// typical and largest size, the others typical. Finds what crosses cuts in another make for
+// some requests, what follows the batch in another way than in proportion, and what follows
+// a size at all. JSON: `Watched` in ffi.rs.
+int lts_source_watch(lts_source *source, lts_tensor *const *inputs, size_t batches,
+                     const char *const *names, size_t sizes, size_t count, char **text);
 
 // Archive of the nodes in (from, to], where a border is a cut of the analysis;
 // SIZE_MAX stands for the model's own begin or end.

@@ -567,17 +567,30 @@ std::string observed(lts_source &source, const size_t *cuts, size_t count,
 }
 
 // JSON: `Watched` in ffi.rs.
-std::string watched(lts_source &source, std::vector<std::vector<at::Tensor>> batches) {
-  std::vector<Sights> sights;
-  for (auto &inputs : batches) sights.push_back(watch(source, inputs));
-  Batch batch = follow_batch(source.graph, sights);
-  Unsteady unsteady = unsteady_cuts(source, batch, sights.at(0));
+std::string watched(lts_source &source, const std::vector<std::vector<at::Tensor>> &requests,
+                    size_t batches, const std::vector<std::string> &names) {
+  auto look = [&](size_t from, size_t to) {
+    std::vector<Sights> seen;
+    for (size_t i = from; i < to; ++i) seen.push_back(watch(source, requests.at(i)));
+    return seen;
+  };
+  std::vector<Sights> first = look(0, batches);
+  Follows batch = follow_batch(source.graph, first);
+  std::optional<std::string> by_size;
+  for (size_t i = 0; i < names.size(); ++i) {
+    size_t from = batches + kSizes * i;
+    Follows size = follow_size(source.graph, look(from, from + kSizes), names[i]);
+    batch.conditions.insert(size.conditions.begin(), size.conditions.end());
+    if (!by_size.has_value()) by_size = size.fixes_trace;
+  }
+  Unsteady unsteady = unsteady_cuts(source, batch, first.at(0));
   auto place = [](const std::pair<const size_t, std::string> &cut) {
     return "{\"at\":" + std::to_string(cut.first) + ",\"reason\":" + quoted(cut.second) + '}';
   };
   return "{\"unsteady\":" + list(unsteady.cuts, place) + ",\"mayDiffer\":" +
          (unsteady.may_differ ? "true" : "false") + ",\"fixesTrace\":" +
-         (batch.fixes_trace.has_value() ? lamina::quoted(*batch.fixes_trace) : "null") + '}';
+         (batch.fixes_trace.has_value() ? quoted(*batch.fixes_trace) : "null") +
+         ",\"sizesFixTrace\":" + (by_size.has_value() ? quoted(*by_size) : "null") + '}';
 }
 
 // One line for each tensor that the block takes, so that a slice that begins
@@ -642,15 +655,16 @@ int lts_source_observe(lts_source *source, const size_t *cuts, size_t count,
   });
 }
 
-int lts_source_watch(lts_source *source, lts_tensor *const *inputs, size_t batches, size_t count,
-                     char **text) {
+int lts_source_watch(lts_source *source, lts_tensor *const *inputs, size_t batches,
+                     const char *const *names, size_t sizes, size_t count, char **text) {
   return lamina::guarded(text, [&] {
     lamina::use_threads(1);
     c10::InferenceMode inference;
     std::vector<std::vector<at::Tensor>> requests;
-    for (size_t i = 0; i < batches; ++i)
+    for (size_t i = 0; i < batches + lamina::kSizes * sizes; ++i)
       requests.push_back(lamina::private_copies(inputs + i * count, count));
-    *text = lamina::copy_text(lamina::watched(*source, std::move(requests)));
+    std::vector<std::string> called(names, names + sizes);
+    *text = lamina::copy_text(lamina::watched(*source, requests, batches, called));
   });
 }
 

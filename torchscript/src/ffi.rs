@@ -92,6 +92,8 @@ mod sys {
             source: *mut Source,
             inputs: *const *const C_tensor,
             batches: usize,
+            names: *const *const c_char,
+            sizes: usize,
             count: usize,
             text: *mut *mut c_char,
         ) -> c_int;
@@ -291,18 +293,39 @@ impl Source {
     }
 
     /// Runs the analysed model once for each of `batches`: requests of 1 row and, where any
-    /// batch is taken, of 2 and 3.
-    pub(crate) fn watch(&mut self, batches: &[Vec<Tensor>]) -> Result<Watched> {
+    /// batch is taken, of 2 and 3; and for three requests along each of the free sizes that
+    /// `sizes` name.
+    pub(crate) fn watch(
+        &mut self,
+        batches: &[Vec<Tensor>],
+        sizes: &[(String, [Vec<Tensor>; 3])],
+    ) -> Result<Watched> {
         let count = batches.first().map_or(0, Vec::len);
-        if batches.is_empty() || batches.iter().any(|b| b.len() != count) {
+        let along = sizes.iter().flat_map(|(_, requests)| requests);
+        let requests: Vec<&Vec<Tensor>> = batches.iter().chain(along).collect();
+        if batches.is_empty() || requests.iter().any(|r| r.len() != count) {
             return Err(TorchError("the requests have different lengths".into()));
         }
-        let inputs: Vec<*const C_tensor> = batches.iter().flat_map(|b| pointers(b)).collect();
+        let inputs: Vec<*const C_tensor> = requests.iter().flat_map(|r| pointers(r)).collect();
+        let names: std::result::Result<Vec<CString>, _> = sizes
+            .iter()
+            .map(|(name, _)| CString::new(name.as_str()))
+            .collect();
+        let names = names.map_err(|_| TorchError("a size's name contains a NUL byte".into()))?;
+        let names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
         let mut text = ptr::null_mut();
-        // SAFETY: the handle is ours alone; the tensors outlive the call, and the array
-        // holds `count` of them for each batch.
+        // SAFETY: the handle is ours alone; tensors and names outlive the call, and the
+        // array holds `count` tensors for each batch and for each three along a size.
         let status = unsafe {
-            sys::lts_source_watch(self.0, inputs.as_ptr(), batches.len(), count, &raw mut text)
+            sys::lts_source_watch(
+                self.0,
+                inputs.as_ptr(),
+                batches.len(),
+                names.as_ptr(),
+                names.len(),
+                count,
+                &raw mut text,
+            )
         };
         parsed(status, text)
     }

@@ -260,6 +260,7 @@ fn as_they_are(specs: &[ValueSpec], tensors: &[Tensor]) -> Vec<ValueSpec> {
         name: spec.name.clone(),
         datatype: tensor.datatype,
         shape: tensor.shape.clone(),
+        sizes: Vec::new(),
     };
     pairs.map(as_it_is).collect()
 }
@@ -304,6 +305,7 @@ mod tests {
             name: name.into(),
             datatype: DataType::Fp32,
             shape: vec![-1],
+            sizes: Vec::new(),
         };
         let probe = Probe {
             inputs: vec![tensor(&[1], &[1.0]), tensor(&[1], &[2.0])],

@@ -5,6 +5,7 @@ fn value(name: &str, shape: &[i64]) -> ValueSpec {
         name: name.into(),
         datatype: DataType::Fp32,
         shape: shape.to_vec(),
+        sizes: Vec::new(),
     }
 }
 
@@ -52,6 +53,7 @@ fn manifest() -> Manifest {
             compared: 3,
             max_abs_diff: 0.0,
             telling_diff: 1.0,
+            sizes: std::collections::BTreeMap::new(),
         },
         prepared_gflops: 10.0,
         weight_bytes: None,

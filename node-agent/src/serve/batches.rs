@@ -139,15 +139,11 @@ fn rows(peak: u64, memory_bytes: u64) -> u64 {
     (memory_bytes / row).clamp(1, MOST_ROWS)
 }
 
-/// Rows of a request: of each input the product of the sizes that its spec leaves free, for
-/// as many times one row's memory it takes.
+/// Rows of a request, as many times one row's memory it takes: free sizes count in proportion
+/// to what is typical. A part of a row is one.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
 pub(crate) fn rows_of(signature: &Signature, tensors: &[Tensor]) -> u64 {
-    let of = |(spec, tensor): (&ValueSpec, &Tensor)| {
-        let sizes = spec.shape.iter().zip(&tensor.shape);
-        let free = sizes.filter(|&(&wanted, _)| wanted == -1);
-        let sizes = free.map(|(_, &size)| u64::try_from(size).unwrap_or(0));
-        sizes.fold(1, u64::saturating_mul)
-    };
+    let of = |(spec, tensor): (&ValueSpec, &Tensor)| spec.times(&tensor.shape).ceil() as u64;
     let rows = signature.inputs.iter().zip(tensors).map(of);
     rows.max().unwrap_or(0)
 }
@@ -157,7 +153,7 @@ mod tests {
     use super::*;
     use crate::serve::data_plane::testing::Host;
     use crate::testing::{blob, manifest, route, slice};
-    use lamina_model::DataType;
+    use lamina_model::{DataType, FreeSize};
 
     #[test]
     fn as_many_rows_as_there_is_room_for() {
@@ -182,6 +178,7 @@ mod tests {
                 name: "x".into(),
                 datatype: DataType::Uint8,
                 shape: shape.to_vec(),
+                sizes: Vec::new(),
             }
         }
         let tensor = |shape: &[i64]| Tensor {
@@ -195,6 +192,11 @@ mod tests {
         assert_eq!(rows(&[&[-1, -1], &[9, 9]]), 400);
         assert_eq!(rows(&[&[-1, 100], &[-1, 9]]), 9);
         assert_eq!(rows(&[&[4, 100], &[9, 9]]), 1);
+        // As many as there are of what is typical.
+        let mut sized = signature(&[&[-1, -1]]);
+        sized.inputs[0].sizes = vec![FreeSize::parse("seq:1..500@40", 1).unwrap()];
+        assert_eq!(rows_of(&sized, std::slice::from_ref(&tokens)), 10);
+        assert_eq!(rows_of(&sized, &[tensor(&[1, 3])]), 1);
     }
 
     #[tokio::test]

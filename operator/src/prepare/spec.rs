@@ -4,12 +4,14 @@ use crate::state::cluster::tier;
 use crate::state::ids::ObjectId;
 use crate::state::wish::{Choice, Pin, ValidModel, Wish};
 use lamina_crds::dnn_model::{
-    ActivationType, Batching, EarlyExits, InputDataType, LONGEST_PARAMETER, MOST_EXITS,
+    ActivationType, Batching, Dimension, EarlyExits, InputDataType, LONGEST_PARAMETER, MOST_EXITS,
     MOST_PARAMETERS, ModelInput,
 };
 use lamina_crds::quantity::parse_bytes;
 use lamina_crds::{DnnModel, DnnModelSpec};
-use lamina_model::{DataType, Digest, InputSpec, Manifest, ValueRange, ValueSpec, WireType};
+use lamina_model::{
+    DataType, Digest, FreeSize, InputSpec, Manifest, ValueRange, ValueSpec, WireType, sizes_of,
+};
 use lamina_placement::{Parameters, SolveError, Tier, strategy};
 use lamina_profile::{AUTO_MAX_ERROR, Activations};
 use std::collections::{BTreeMap, BTreeSet};
@@ -213,26 +215,48 @@ fn ordinal(block: u32) -> usize {
 
 fn check_inputs(inputs: &[ModelInput]) -> Result<(), SpecError> {
     let mut names = BTreeSet::new();
-    for input in inputs {
-        if !names.insert(&input.name) {
+    for declared in inputs {
+        if !names.insert(&declared.name) {
             return wrong(format!(
                 "spec.inputs has two inputs named `{}`; give each a name of its own",
-                input.name
+                declared.name
             ));
         }
-        if input.shape.iter().any(|d| *d > LARGEST_DIMENSION) {
-            return wrong(format!(
-                "spec.inputs: `{}` has shape {:?}; a dimension is at most {LARGEST_DIMENSION}",
-                input.name, input.shape
-            ));
-        }
-        if input.shape.iter().skip(1).any(|d| *d < 1) {
-            return wrong(format!(
-                "spec.inputs: `{}` has shape {:?}; -1 is possible in the first place only",
-                input.name, input.shape
-            ));
+        let shape = || {
+            let dimensions: Vec<String> = declared.shape.iter().map(ToString::to_string).collect();
+            format!(
+                "spec.inputs: `{}` has shape [{}]",
+                declared.name,
+                dimensions.join(", ")
+            )
+        };
+        for (place, dimension) in declared.shape.iter().enumerate() {
+            match dimension {
+                Dimension::Size(size) if *size > LARGEST_DIMENSION => {
+                    return wrong(format!(
+                        "{}; a dimension is at most {LARGEST_DIMENSION}",
+                        shape()
+                    ));
+                }
+                Dimension::Size(-1) if place > 0 => {
+                    return wrong(format!(
+                        "{}; -1 is the batch and stands first: give another free dimension a \
+                         name with bounds, such as n:1..512",
+                        shape()
+                    ));
+                }
+                Dimension::Size(size) if *size < 1 && *size != -1 => {
+                    return wrong(format!("{}; a dimension is at least 1", shape()));
+                }
+                Dimension::Size(_) => (),
+                Dimension::Free(text) => {
+                    FreeSize::parse(text, place).or_else(|e| wrong(format!("{}: {e}", shape())))?;
+                }
+            }
         }
     }
+    let values: Vec<ValueSpec> = inputs.iter().map(|i| input(i).value).collect();
+    sizes_of(&values).or_else(|e| wrong(format!("spec.inputs: {e}")))?;
     Ok(())
 }
 
@@ -406,12 +430,33 @@ fn input(declared: &ModelInput) -> InputSpec {
         value: ValueSpec {
             name: declared.name.clone(),
             datatype: datatype(declared.datatype),
-            shape: declared.shape.clone(),
+            shape: declared.shape.iter().map(place).collect(),
+            sizes: declared
+                .shape
+                .iter()
+                .enumerate()
+                .filter_map(|(place, dimension)| free_size(dimension, place))
+                .collect(),
         },
         range: declared.range.map(|r| ValueRange {
             min: r.min,
             max: r.max,
         }),
+    }
+}
+
+/// The size in a shape; -1 where it is free.
+const fn place(dimension: &Dimension) -> i64 {
+    match dimension {
+        Dimension::Size(size) => *size,
+        Dimension::Free(_) => -1,
+    }
+}
+
+fn free_size(dimension: &Dimension, place: usize) -> Option<FreeSize> {
+    match dimension {
+        Dimension::Size(_) => None,
+        Dimension::Free(text) => FreeSize::parse(text, place).ok(),
     }
 }
 
@@ -491,8 +536,9 @@ mod tests {
             "spec.constraints.sliceMemory: `8MB` is not a quantity of bytes; write 8M, 612Mi or 1.5Gi"
         );
         assert_eq!(
-            message(|s| s.inputs[0].shape = vec![1, -1]),
-            "spec.inputs: `x` has shape [1, -1]; -1 is possible in the first place only"
+            message(|s| s.inputs[0].shape = Dimension::sizes(&[1, -1])),
+            "spec.inputs: `x` has shape [1, -1]; -1 is the batch and stands first: give another \
+             free dimension a name with bounds, such as n:1..512"
         );
         let pin = |first, last, node: &str| Pin {
             first,
@@ -507,6 +553,32 @@ mod tests {
             message(|s| s.constraints.pins = vec![pin(0, 9, "cam-1")]),
             "spec.constraints.pins: blocks 0..9 on cam-1 go beyond the model, which has blocks 0..3"
         );
+    }
+
+    #[test]
+    fn free_dimensions_have_a_name_and_bounds() {
+        let with = |dimensions: &[&str]| {
+            let mut spec = testing::model_spec();
+            let dimension = |text: &&str| match text.parse() {
+                Ok(size) => Dimension::Size(size),
+                Err(_) => Dimension::Free((*text).to_owned()),
+            };
+            spec.inputs[0].shape = dimensions.iter().map(dimension).collect();
+            wish(&spec, &BTreeSet::new()).map(|w| w.inputs[0].value.clone())
+        };
+        let value = with(&["-1", "3", "h:32..1024/32@224", "w:32..1024"]).unwrap();
+        assert_eq!(value.shape, [-1, 3, -1, -1]);
+        assert_eq!(value.typical_shape(), [-1, 3, 224, 181]);
+        let said = |dimensions: &[&str]| with(dimensions).unwrap_err().to_string();
+        let wrong = said(&["-1", "h:9..3"]);
+        assert!(
+            wrong.contains("`x` has shape [-1, h:9..3]: `h:9..3`: the bounds are empty"),
+            "{wrong}"
+        );
+        let wrong = said(&["n:1..3", "n:1..4"]);
+        assert!(wrong.contains("`n` is declared in two ways"), "{wrong}");
+        let wrong = said(&["-1", "0"]);
+        assert!(wrong.contains("a dimension is at least 1"), "{wrong}");
     }
 
     #[test]
@@ -542,7 +614,7 @@ mod tests {
             said.starts_with("spec.objective.requestsPerSecond must be"),
             "{said}"
         );
-        let said = message(|s| s.inputs[0].shape = vec![-1, i64::MAX]);
+        let said = message(|s| s.inputs[0].shape = Dimension::sizes(&[-1, i64::MAX]));
         assert!(said.contains("a dimension is at most 2147483647"), "{said}");
         let said = message(|s| s.constraints.keep_on_entry = u32::MAX);
         assert!(
@@ -583,7 +655,7 @@ mod tests {
         let mut other = spec.clone();
         other.constraints.keep_on_entry = 1;
         assert_eq!(source_hash(&spec), source_hash(&other));
-        other.inputs[0].shape = vec![-1, 9];
+        other.inputs[0].shape = Dimension::sizes(&[-1, 9]);
         assert_ne!(source_hash(&spec), source_hash(&other));
         other = spec.clone();
         other.source.uri.push('2');

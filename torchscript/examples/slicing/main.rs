@@ -118,6 +118,7 @@ fn prepared(model: &Path, folder: &Path) -> Result<Manifest> {
                 name: "image".into(),
                 datatype: DataType::Fp32,
                 shape: vec![-1, 3, 224, 224],
+                sizes: Vec::new(),
             },
             range: None,
         }],

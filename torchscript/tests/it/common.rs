@@ -34,6 +34,11 @@ const WIDE: Script = Script {
     text: include_str!("../fixtures/wide.py"),
 };
 
+const SIZED: Script = Script {
+    file: "sized.py",
+    text: include_str!("../fixtures/sized.py"),
+};
+
 /// The exported model, made on first use and kept in the target directory
 /// until the script changes.
 pub(crate) fn model(name: &str) -> PathBuf {
@@ -53,6 +58,11 @@ pub(crate) fn ways(name: &str) -> PathBuf {
 /// The same of models with much between their layers.
 pub(crate) fn wide(name: &str) -> PathBuf {
     exported(&WIDE, name)
+}
+
+/// The same of models with free sizes beside the batch.
+pub(crate) fn sized_model(name: &str) -> PathBuf {
+    exported(&SIZED, name)
 }
 
 fn exported(script: &Script, name: &str) -> PathBuf {
@@ -94,6 +104,7 @@ pub(crate) fn input(name: &str, datatype: DataType, shape: &[i64]) -> InputSpec 
             name: name.into(),
             datatype,
             shape: shape.to_vec(),
+            sizes: Vec::new(),
         },
         range: None,
     }

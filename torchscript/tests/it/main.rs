@@ -8,6 +8,7 @@ mod common;
 mod coverage_rows;
 mod encodings;
 mod exits;
+mod free_sizes;
 mod fused_sums;
 mod measured_profile;
 mod other_ways;

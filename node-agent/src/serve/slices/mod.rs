@@ -274,7 +274,7 @@ fn readdress(held: &mut BTreeMap<SegmentKey, Entry>, spec: Slice) {
 fn together(spec: &Slice, inputs: &[ValueSpec], outputs: &[ValueSpec]) -> Option<Together> {
     let mut values = inputs.iter().chain(outputs);
     let batching = spec.batching?;
-    let have_rows = values.all(|value| value.shape.first() == Some(&-1));
+    let have_rows = values.all(ValueSpec::has_rows);
     have_rows.then_some(Together {
         max_rows: i64::from(batching.max_rows),
         max_delay: Duration::from_millis(batching.max_delay_ms.into()),

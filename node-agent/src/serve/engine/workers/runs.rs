@@ -60,13 +60,16 @@ pub(super) enum Fault {
     Broken(String),
 }
 
-/// How long a run may take that takes `run_seconds` where every free dimension of `specs` is
-/// 1.
+/// How long a run may take that takes `run_seconds` for one row of typical sizes. Beyond
+/// them, time may grow with the square: where every position of a sequence looks at all.
 pub(super) fn patience(run_seconds: f64, specs: &[ValueSpec], inputs: &[Tensor]) -> Duration {
     let times = specs.iter().zip(inputs).map(|(spec, tensor)| {
-        let sizes = spec.shape.iter().zip(&tensor.shape);
-        let free = sizes.filter(|&(&wanted, _)| wanted == -1);
-        free.map(|(_, &size)| size.max(1) as f64).product::<f64>()
+        let times = spec.times(&tensor.shape);
+        if spec.sizes.is_empty() {
+            times
+        } else {
+            times * times.max(1.0)
+        }
     });
     let times = times.fold(1.0, f64::max);
     let seconds = run_seconds.max(0.0) * times * PATIENCE;
@@ -350,12 +353,21 @@ mod tests {
             name: "x".into(),
             datatype: DataType::Fp32,
             shape: vec![-1, 3],
+            sizes: Vec::new(),
         };
         let of = |seconds, rows| {
             patience(seconds, std::slice::from_ref(&spec), &[fp32(&[rows, 3])]).as_secs_f64()
         };
         assert_eq!(of(1e-3, 1), 3.0);
         assert_eq!(of(0.5, 2), 30.0);
+        let sized = ValueSpec {
+            sizes: vec![FreeSize::parse("seq:1..1000@100", 1).unwrap()],
+            shape: vec![-1, -1],
+            ..spec.clone()
+        };
+        let of_size =
+            |size| patience(0.5, std::slice::from_ref(&sized), &[fp32(&[1, size])]).as_secs_f64();
+        assert_eq!((of_size(100), of_size(200)), (15.0, 60.0));
         for wild in [1e9, f64::INFINITY, f64::NAN] {
             assert!([3.0, 600.0].contains(&of(wild, 2)));
         }
