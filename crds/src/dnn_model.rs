@@ -36,9 +36,16 @@ use std::fmt;
 pub struct DnnModelSpec {
     /// Where the model's file is.
     pub source: ModelSource,
-    /// What the model takes, in the order of its `forward`.
+    /// What the model takes, in the order of its `forward`: tensors, a number as one of shape
+    /// `[]`, a tuple of tensors as one input for each of them.
     #[schemars(length(min = 1, max = 32))]
     pub inputs: Vec<ModelInput>,
+    /// Arguments of `forward` that are the same for every request, by their names there: a
+    /// number, `true` or `false`, `none`, or a text. What they decide is decided when the
+    /// model is prepared.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "few_short_texts")]
+    pub arguments: BTreeMap<String, String>,
     /// A few real requests: checks, the probe and warm-ups use them beside drawn ones. For
     /// models whose inputs no `range` describes, such as several vocabularies in one tensor.
     #[serde(default, skip_serializing_if = "Option::is_none")]

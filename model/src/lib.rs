@@ -5,6 +5,7 @@
 //! place blocks, agents read them to check every tensor before a forward. No
 //! torch and no I/O here, so that the operator stays a small static binary.
 
+mod arguments;
 mod datatype;
 mod digest;
 mod manifest;
@@ -15,6 +16,7 @@ mod sizes;
 mod tensor;
 pub mod wire;
 
+pub use arguments::{Binding, Constant, Declared, FixedArgument, divided};
 pub use datatype::{DataType, UnknownDataType, WireType};
 pub use digest::{Digest, DigestError};
 pub use manifest::{

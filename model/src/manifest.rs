@@ -1,4 +1,4 @@
-use crate::{DataType, Digest, FreeSize, WireType};
+use crate::{Binding, DataType, Digest, FreeSize, WireType};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -301,6 +301,10 @@ pub struct Manifest {
     pub rung_reason: Option<String>,
     /// The model's inputs in order of `forward`.
     pub inputs: Vec<ValueSpec>,
+    /// How they and constants fill the arguments of `forward`; empty where each input is an
+    /// argument as it is, and the rest has defaults.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<Binding>,
     /// The model's outputs in order.
     pub outputs: Vec<ValueSpec>,
     /// The nest that the model itself gives them in; absent in manifests of

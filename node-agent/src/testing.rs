@@ -144,6 +144,7 @@ pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
         rung_reason: None,
         inputs: vec![value("image")],
         outputs: vec![value("scores")],
+        arguments: Vec::new(),
         output_structure: None,
         exits: Vec::new(),
         blocks: vec![block],

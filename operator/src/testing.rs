@@ -58,6 +58,7 @@ pub(crate) fn model_spec() -> DnnModelSpec {
             shape: Dimension::sizes(&[-1, 1000]),
             range: None,
         }],
+        arguments: BTreeMap::new(),
         samples: None,
         entry: Entry {
             node_selector: BTreeMap::from([("kubernetes.io/hostname".into(), "cam-1".into())]),
@@ -131,6 +132,7 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
         rung_reason: None,
         inputs: vec![value(0)],
         outputs: vec![value(blocks)],
+        arguments: Vec::new(),
         output_structure: None,
         exits: Vec::new(),
         blocks: (0..blocks)

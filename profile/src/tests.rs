@@ -36,6 +36,7 @@ pub(crate) fn manifest() -> Manifest {
         rung_reason: None,
         inputs: vec![value("image", 100)],
         outputs: vec![value("scores", 10)],
+        arguments: Vec::new(),
         output_structure: None,
         exits: Vec::new(),
         blocks: vec![

@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             },
             range: None,
         }],
+        fixed: Vec::new(),
         samples: Vec::new(),
         timing_runs: 10,
         profile_budget: Duration::from_secs(15),

@@ -26,10 +26,11 @@ typedef struct lts_bytes lts_bytes;
 
 // Reads and freezes a model. JSON: `Signature` in ffi.rs.
 int lts_source_open(const char *path, lts_source **out, char **text);
-// Cleans the graph and finds its legal cuts. Arguments from `inputs_given` on
-// take their defaults. With exits, all outputs but the last are side exits'.
+// Cleans the graph and finds its legal cuts. The first `count` arguments are filled as
+// `bindings` say (`bind_arguments` in source.hpp), the others take their defaults. With exits, all outputs but the last are side exits'.
 // JSON: `Analysis` in ffi.rs.
-int lts_source_analyse(lts_source *source, size_t inputs_given, int has_exits, char **text);
+int lts_source_analyse(lts_source *source, const char *const *bindings, size_t count,
+                       int has_exits, char **text);
 // The analysed model traced with `inputs`, of batch 1, as a source that is yet
 // to be analysed. With `pair`, the same at batch 2 (else null), it holds for any
 // batch where both traces agree. Refuses what a trace would get wrong. JSON:

@@ -12,6 +12,7 @@ mod as_written;
 #[cfg(feature = "baseline")]
 pub mod baseline;
 mod benchmark;
+mod bind;
 mod caches;
 mod check;
 mod cuts;

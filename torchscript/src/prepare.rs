@@ -1,10 +1,11 @@
 use crate::as_written;
+use crate::bind;
 use crate::check::{self, Faults, fails};
 use crate::cuts;
 use crate::draw;
 use crate::encodings;
 use crate::exits;
-use crate::ffi::{self, Analysis, Block, Cost, Signature, Source, TorchError, Watched};
+use crate::ffi::{self, Analysis, Block, Cost, Source, TorchError, Watched};
 use crate::forward::torch_tensors;
 use crate::metadata::{self, Metadata};
 use crate::operators::{is_allowed, is_asynchronous};
@@ -15,8 +16,8 @@ use crate::rungs::{FEW, Plan, Step, Trial, WELL};
 use crate::sized::Sizes;
 use crate::{PrepareError, store};
 use lamina_model::{
-    Block as ManifestBlock, BoundaryCheck, InputSpec, MANIFEST_VERSION, Manifest, Probe, Rung,
-    Tensor, ValueSpec,
+    Block as ManifestBlock, BoundaryCheck, FixedArgument, InputSpec, MANIFEST_VERSION, Manifest,
+    Probe, Rung, Tensor, ValueSpec,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -30,9 +31,12 @@ const NO_FORWARD: &str = "the model has no `forward`";
 /// How to prepare a model.
 #[derive(Debug, Clone)]
 pub struct PrepareOptions {
-    /// The model's inputs in the order of `forward`; names are the user's.
-    /// Arguments that have a default may be left out at the end.
+    /// The model's inputs in the order of `forward`; names are the user's. A number is an
+    /// input of one element, a tuple of tensors one for each of them. Arguments that have a
+    /// default may be left out at the end.
     pub inputs: Vec<InputSpec>,
+    /// Arguments that no request carries, by their names.
+    pub fixed: Vec<FixedArgument>,
     /// Requests of the user's own, of batch 1, as [`lamina_model::samples`] reads them: the
     /// first two take the place of drawn ones, and the chain must give what the model gives
     /// on the others, too. Empty where all are drawn.
@@ -133,6 +137,7 @@ pub fn prepare(
         rung: plan.rung,
         rung_reason: reason,
         inputs: plan.inputs.clone(),
+        arguments: trial.bindings(),
         outputs: plan.outputs().to_vec(),
         output_structure: Some(plan.structure.clone()),
         exits,
@@ -211,12 +216,13 @@ fn open<'a>(
     let mut asked = requests(options, &typical)?;
     sizes.take_samples(inputs, &mut asked.more);
     let (mut source, signature) = Source::open(model).map_err(|e| unreadable(model, &e))?;
-    check_signature(&signature, options)?;
+    let bindings = bind::bindings(&signature.arguments, &options.inputs, &options.fixed)
+        .map_err(|reason| mismatch(options, reason))?;
     let wrong = |reason: String| PrepareError::Metadata { reason };
     let metadata = signature.metadata.as_deref().map(metadata::parse);
     let metadata = metadata.transpose().map_err(wrong)?;
     let mut analysis = source
-        .analyse(options.inputs.len(), metadata.is_some())
+        .analyse(&bindings, metadata.is_some())
         .map_err(|e| PrepareError::Unsupported { reason: e.reason() })?;
     check_operators(&analysis)?;
     if let Some(metadata) = &metadata {
@@ -239,6 +245,7 @@ fn open<'a>(
         structure: None,
         watched: Watched::default(),
         unlike: Default::default(),
+        bindings,
     };
     trial.watch(options.seed)?;
     as_written::check(&mut trial)?;
@@ -462,33 +469,6 @@ fn manifest_blocks(
 
 fn names(values: &[ValueSpec]) -> Vec<String> {
     values.iter().map(|v| v.name.clone()).collect()
-}
-
-fn check_signature(signature: &Signature, options: &PrepareOptions) -> Result<(), PrepareError> {
-    let arguments = &signature.arguments;
-    let needed = arguments.iter().filter(|a| !a.has_default).count();
-    let declared = options.inputs.len();
-    if declared < needed || declared > arguments.len() {
-        let names: Vec<&str> = arguments.iter().map(|a| a.name.as_str()).collect();
-        return Err(mismatch(
-            options,
-            format!(
-                "its forward takes {} ({})",
-                arguments.len(),
-                names.join(", ")
-            ),
-        ));
-    }
-    let strange = arguments[..declared]
-        .iter()
-        .find(|a| a.kind != "Tensor" && a.kind != "Optional[Tensor]");
-    match strange {
-        Some(a) => Err(mismatch(
-            options,
-            format!("its argument `{}` is a {}, no tensor", a.name, a.kind),
-        )),
-        None => Ok(()),
-    }
 }
 
 /// Operators that reach outside the forward have no place in a block.

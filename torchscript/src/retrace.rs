@@ -5,7 +5,7 @@
 use crate::ffi::{Analysis, Graph, Source};
 use crate::forward::{first_difference, run};
 use crate::shapes;
-use lamina_model::{Tensor, ValueSpec};
+use lamina_model::{Binding, Tensor, ValueSpec};
 
 /// Batches on which a trace is compared with its original.
 const COMPARED: [usize; 4] = [2, 3, 5, 8];
@@ -68,7 +68,9 @@ impl Original<'_> {
             pair.as_deref().map(tensors).transpose()?.as_deref(),
         );
         let (mut source, retraced) = traced.map_err(torch)?;
-        let analysis = source.analyse(self.inputs.len(), false).map_err(torch)?;
+        let analysis = source
+            .analyse(&vec![Binding::Tensor; self.inputs.len()], false)
+            .map_err(torch)?;
         source.observe(&[], &tensors(first)?).map_err(torch)?;
         let graph = source.graph(&[]).map_err(torch)?;
         for (request, answer) in self.requests.iter().zip(&self.answers) {

@@ -12,7 +12,7 @@ use crate::retrace::Original;
 use crate::shapes::{self, Shapes};
 use crate::sized::{Line, Sizes};
 use crate::tensors::max_abs_diff;
-use lamina_model::{InputSpec, OutputStructure, Rung, Tensor, ValueSpec};
+use lamina_model::{Binding, InputSpec, OutputStructure, Rung, Tensor, ValueSpec};
 use std::collections::BTreeSet;
 
 /// A cut with more tensors is made only where it divides what is heavy.
@@ -91,6 +91,8 @@ pub(crate) struct Trial<'a> {
     /// Further requests, where a model may take another way with them: those of batch 1, and
     /// some as batches.
     pub(crate) unlike: Unlike,
+    /// What fills its arguments.
+    pub(crate) bindings: Vec<Binding>,
 }
 
 /// A request with what must cross each cut for it, and be answered.
@@ -550,6 +552,16 @@ impl Trial<'_> {
         Ok(run(&graph, request).map(|answer| split(answer, &plan.values)))
     }
 
+    /// What fills the model's arguments; nothing where that are its inputs as they are.
+    pub(crate) fn bindings(&self) -> Vec<Binding> {
+        let is_plain = self.bindings.iter().all(|b| *b == Binding::Tensor);
+        if is_plain {
+            Vec::new()
+        } else {
+            self.bindings.clone()
+        }
+    }
+
     /// What the whole model answers.
     ///
     /// # Errors
@@ -628,6 +640,7 @@ impl Trial<'_> {
             structure: Some(whole.structure),
             watched: Watched::default(),
             unlike: Default::default(),
+            bindings: self.bindings.clone(),
         };
         trial.watch(seed)?;
         Ok(Ok((trial, traced.fixed_batch)))

@@ -358,11 +358,12 @@ fn name(free: &FreeSize) -> &str {
 
 fn size_in(free: &FreeSize, inputs: &[InputSpec], request: &[Tensor]) -> i64 {
     let pairs = inputs.iter().zip(request);
-    let found = pairs.flat_map(|(input, tensor)| {
+    let mut found = pairs.flat_map(|(input, tensor)| {
         let named = input.value.sizes.iter().filter(|s| name(s) == name(free));
-        named.filter_map(|s| tensor.shape.get(s.dimension).copied())
+        let sizes = named.filter_map(|s| tensor.shape.get(s.dimension).copied());
+        sizes.collect::<Vec<_>>()
     });
-    found.into_iter().next().unwrap_or(free.typical)
+    found.next().unwrap_or(free.typical)
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ fn run_folder(args: &RunBlocksArgs) -> Result<Ran, Failure> {
         values = given;
         takes = &block.outputs;
     }
-    let (against, expected) = expected(args, question)?;
+    let (against, expected) = expected(args, &manifest, question)?;
     Ok(Ran {
         blocks,
         against,
@@ -219,6 +219,7 @@ fn forward(
 
 fn expected(
     args: &RunBlocksArgs,
+    manifest: &Manifest,
     question: Question,
 ) -> Result<(Against, Option<Vec<Tensor>>), Failure> {
     let Some(path) = &args.whole else {
@@ -229,7 +230,7 @@ fn expected(
         return Ok((against, question.answer));
     };
     scan(path).map_err(|e| Failure::from(&e))?;
-    let answer = untouched_answer(path, &question.inputs)
+    let answer = untouched_answer(path, &question.inputs, &manifest.arguments)
         .map_err(|e| Failure::new(Reason::PrepareFailed, with_causes(&e)))?;
     Ok((Against::Whole, Some(answer)))
 }

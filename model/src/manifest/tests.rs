@@ -37,6 +37,7 @@ fn manifest() -> Manifest {
         rung_reason: None,
         inputs: vec![value("x", &[-1, 3])],
         outputs: vec![value("y", &[-1, 1])],
+        arguments: Vec::new(),
         output_structure: Some(OutputStructure::Value {
             name: "y".into(),
             of: ValueKind::Tensor,

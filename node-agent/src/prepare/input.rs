@@ -1,6 +1,8 @@
 //! Inputs as they are written on the command line.
 
-use lamina_model::{DataType, FreeSize, InputSpec, SizeError, ValueRange, ValueSpec};
+use lamina_model::{
+    DataType, FixedArgument, FreeSize, InputSpec, SizeError, ValueRange, ValueSpec,
+};
 
 /// Reads `NAME:DATATYPE:SHAPE[:MIN:MAX]`, `image:FP32:-1x3x224x224` or
 /// `ids:INT64:-1xseq:1..512:0:30521`. An empty shape is a scalar. A shape alone,
@@ -49,6 +51,19 @@ pub(super) fn parse_input(text: &str) -> Result<InputSpec, String> {
         }
     };
     Ok(shape.of(name, datatype, range))
+}
+
+/// Reads `NAME=VALUE`, an argument that no request carries.
+///
+/// # Errors
+/// What is wrong, for people.
+pub(super) fn parse_argument(text: &str) -> Result<FixedArgument, String> {
+    let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, fixed) = parts.ok_or_else(|| format!("`{text}` is no NAME=VALUE"))?;
+    Ok(FixedArgument {
+        name: name.to_owned(),
+        fixed: fixed.to_owned(),
+    })
 }
 
 /// A shape as it is written.

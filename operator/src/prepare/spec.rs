@@ -10,7 +10,8 @@ use lamina_crds::dnn_model::{
 use lamina_crds::quantity::parse_bytes;
 use lamina_crds::{DnnModel, DnnModelSpec};
 use lamina_model::{
-    DataType, Digest, FreeSize, InputSpec, Manifest, ValueRange, ValueSpec, WireType, sizes_of,
+    DataType, Declared, Digest, FixedArgument, FreeSize, InputSpec, Manifest, ValueRange,
+    ValueSpec, WireType, sizes_of,
 };
 use lamina_placement::{Parameters, SolveError, Tier, strategy};
 use lamina_profile::{AUTO_MAX_ERROR, Activations};
@@ -177,6 +178,7 @@ pub(crate) fn validate(
 /// The first contradiction.
 pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wish, SpecError> {
     check_inputs(&spec.inputs)?;
+    check_arguments(&spec.arguments)?;
     let rate = spec.objective.requests_per_second;
     if !(rate > 0.0 && rate <= MOST_A_SECOND) {
         return wrong(format!(
@@ -189,7 +191,7 @@ pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wi
         secret: spec.source.secret_ref.as_ref().map(|s| s.name.clone()),
         samples: spec.samples.clone(),
         source_hash: source_hash(spec),
-        inputs: spec.inputs.iter().map(input).collect(),
+        inputs: declared(spec),
         strategy: choice(spec, plugins)?,
         goal: spec.objective.goal,
         rate_per_second: rate,
@@ -211,6 +213,25 @@ const LARGEST_DIMENSION: i64 = 2_147_483_647;
 
 fn ordinal(block: u32) -> usize {
     usize::try_from(block).unwrap_or(usize::MAX)
+}
+
+/// Names and texts are what a `forward` has; the API server's schema bounds them, too.
+fn check_arguments(arguments: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    if arguments.len() > MOST_PARAMETERS {
+        return wrong(format!(
+            "spec.arguments has {} entries; give at most {MOST_PARAMETERS}",
+            arguments.len()
+        ));
+    }
+    let is_long =
+        |(name, text): &(&String, &String)| name.len().max(text.len()) > LONGEST_PARAMETER;
+    match arguments.iter().find(is_long) {
+        Some((name, _)) => wrong(format!(
+            "spec.arguments: `{}` is too long; {LONGEST_PARAMETER} characters are the limit",
+            name.chars().take(60).collect::<String>()
+        )),
+        None => Ok(()),
+    }
 }
 
 fn check_inputs(inputs: &[ModelInput]) -> Result<(), SpecError> {
@@ -425,6 +446,18 @@ const fn datatype(declared: InputDataType) -> DataType {
     }
 }
 
+/// What preparing is told of the arguments of `forward`.
+fn declared(spec: &DnnModelSpec) -> Vec<Declared> {
+    let inputs = spec.inputs.iter().map(|i| Declared::Input(input(i)));
+    let fixed = spec.arguments.iter().map(|(name, fixed)| {
+        Declared::Fixed(FixedArgument {
+            name: name.clone(),
+            fixed: fixed.clone(),
+        })
+    });
+    inputs.chain(fixed).collect()
+}
+
 fn input(declared: &ModelInput) -> InputSpec {
     InputSpec {
         value: ValueSpec {
@@ -460,11 +493,15 @@ fn free_size(dimension: &Dimension, place: usize) -> Option<FreeSize> {
     }
 }
 
-/// Names what is prepared: another source, other inputs or samples give another name.
+/// Names what is prepared: another source, other inputs, arguments or samples give another
+/// name.
 fn source_hash(spec: &DnnModelSpec) -> String {
-    let text = match &spec.samples {
-        None => serde_json::json!([spec.source, spec.inputs]),
-        Some(samples) => serde_json::json!([spec.source, spec.inputs, samples]),
+    let text = match (&spec.samples, spec.arguments.is_empty()) {
+        (None, true) => serde_json::json!([spec.source, spec.inputs]),
+        (Some(samples), true) => serde_json::json!([spec.source, spec.inputs, samples]),
+        (samples, false) => {
+            serde_json::json!([spec.source, spec.inputs, samples, spec.arguments])
+        }
     };
     let text = text.to_string();
     Digest::of(text.as_bytes()).short().to_owned()
@@ -564,7 +601,10 @@ mod tests {
                 Err(_) => Dimension::Free((*text).to_owned()),
             };
             spec.inputs[0].shape = dimensions.iter().map(dimension).collect();
-            wish(&spec, &BTreeSet::new()).map(|w| w.inputs[0].value.clone())
+            wish(&spec, &BTreeSet::new()).map(|w| match &w.inputs[0] {
+                Declared::Input(input) => input.value.clone(),
+                Declared::Fixed(_) => panic!("an input"),
+            })
         };
         let value = with(&["-1", "3", "h:32..1024/32@224", "w:32..1024"]).unwrap();
         assert_eq!(value.shape, [-1, 3, -1, -1]);
@@ -650,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_names_source_inputs_and_samples_only() {
+    fn the_hash_names_source_inputs_arguments_and_samples_only() {
         let spec = testing::model_spec();
         let mut other = spec.clone();
         other.constraints.keep_on_entry = 1;
@@ -664,6 +704,9 @@ mod tests {
             uri: "http://files/samples.safetensors".into(),
             sha256: sha256.repeat(64),
         };
+        other = spec.clone();
+        other.arguments.insert("sr".into(), "16000".into());
+        assert_ne!(source_hash(&spec), source_hash(&other));
         let mut with = spec.clone();
         with.samples = Some(samples("a"));
         assert_ne!(source_hash(&spec), source_hash(&with));

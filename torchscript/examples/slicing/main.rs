@@ -122,6 +122,7 @@ fn prepared(model: &Path, folder: &Path) -> Result<Manifest> {
             },
             range: None,
         }],
+        fixed: Vec::new(),
         samples: Vec::new(),
         timing_runs: TIMING_RUNS,
         profile_budget: PROFILE_BUDGET,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod against_whole;
+mod arguments;
 mod bad_input;
 mod common;
 mod coverage_rows;
