@@ -3,8 +3,9 @@
 use std::env;
 use std::path::Path;
 
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "shim/batch.cpp",
+    "shim/bind.cpp",
     "shim/clean.cpp",
     "shim/codec.cpp",
     "shim/common.cpp",

@@ -4,7 +4,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A network to serve: where its file is, what it takes, where requests arise,
 /// and what matters. The rest is found by measuring.
@@ -35,9 +37,16 @@ use std::collections::BTreeMap;
 pub struct DnnModelSpec {
     /// Where the model's file is.
     pub source: ModelSource,
-    /// What the model takes, in the order of its `forward`.
+    /// What the model takes, in the order of its `forward`: tensors, a number as one of shape
+    /// `[]`, a tuple of tensors as one input for each of them.
     #[schemars(length(min = 1, max = 32))]
     pub inputs: Vec<ModelInput>,
+    /// Arguments of `forward` that are the same for every request, by their names there: a
+    /// number, `true` or `false`, `none`, or a text. What they decide is decided when the
+    /// model is prepared.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "few_short_texts")]
+    pub arguments: BTreeMap<String, String>,
     /// A few real requests: checks, the probe and warm-ups use them beside drawn ones. For
     /// models whose inputs no `range` describes, such as several vocabularies in one tensor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,16 +142,70 @@ pub struct ModelInput {
     pub name: String,
     /// Element type as in the Open Inference Protocol.
     pub datatype: InputDataType,
-    /// Shape; -1 in the first place takes any batch size.
-    #[x_kube(validation = ("self.all(d, d == -1 || d >= 1)", "each dimension must be -1 (any size) or at least 1"))]
-    #[schemars(length(max = 8), inner(range(min = -1, max = 2_147_483_647_i64)))]
-    pub shape: Vec<i64>,
+    /// Shape; -1 in the first place takes any batch size. Another free dimension has a name
+    /// with bounds, `seq:1..512`: `NAME:MIN..MAX`, behind it `/STEP` where sizes are multiples
+    /// of a number, and `@TYPICAL`, the size for which times are told and a placement is
+    /// planned (default: the geometric middle), as in `h:32..1024/32@224`. Equal names are
+    /// equal sizes in each request.
+    #[x_kube(validation = ("self.all(d, type(d) == string || d == -1 || d >= 1)", "each dimension must be at least 1, -1 (any batch, first) or NAME:MIN..MAX"))]
+    #[schemars(length(max = 8))]
+    pub shape: Vec<Dimension>,
     /// Range of its values, from which checks and probes are drawn. Token ids
     /// must stay inside the vocabulary. Default: standard normal for floating
     /// point, 0 and 1 for others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<Range>,
 }
+
+/// One dimension of an input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Dimension {
+    /// Of this size; -1 takes any batch.
+    Size(i64),
+    /// Free between bounds, `NAME:MIN..MAX[/STEP][@TYPICAL]`.
+    Free(String),
+}
+
+impl Dimension {
+    /// A shape of sizes alone.
+    pub fn sizes(shape: &[i64]) -> Vec<Self> {
+        shape.iter().copied().map(Self::Size).collect()
+    }
+}
+
+impl fmt::Display for Dimension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Size(size) => write!(f, "{size}"),
+            Self::Free(text) => f.write_str(text),
+        }
+    }
+}
+
+impl JsonSchema for Dimension {
+    fn schema_name() -> Cow<'static, str> {
+        "Dimension".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "minimum": -1,
+            "maximum": 2_147_483_647_i64,
+            "maxLength": 80,
+            "pattern": DIMENSION,
+        })
+    }
+}
+
+/// `NAME:MIN..MAX[/STEP][@TYPICAL]`.
+const DIMENSION: &str = r"^[A-Za-z][A-Za-z0-9_]*:[0-9]+\.\.[0-9]+(/[0-9]+)?(@[0-9]+)?$";
 
 /// Element types that a request can carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

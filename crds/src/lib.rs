@@ -24,7 +24,7 @@ mod shared;
 pub use compute_node::{ComputeNode, ComputeNodeSpec, ComputeNodeStatus};
 pub use dnn_model::{DnnModel, DnnModelSpec, DnnModelStatus};
 pub use placement::{Placement, PlacementSpec, PlacementStatus};
-pub use shared::{Encoding, Hop, TensorSpec, WireType};
+pub use shared::{Encoding, Hop, SizeBounds, TensorSize, TensorSpec, WireType};
 
 /// API group of every kind.
 pub const GROUP: &str = "serving.lamina.dev";

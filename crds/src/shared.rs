@@ -19,8 +19,39 @@ pub struct TensorSpec {
     pub name: String,
     /// Element type as in the Open Inference Protocol: `FP32`, `UINT8`, `INT64`, …
     pub datatype: String,
-    /// Shape; -1 in the first place takes any batch size.
+    /// Shape; -1 in a place of `sizes`, and in any other place where the batch is.
     pub shape: Vec<i64>,
+    /// Its free dimensions beside the batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub sizes: Vec<TensorSize>,
+}
+
+/// A dimension whose size follows the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TensorSize {
+    /// Place in the shape, from 0.
+    pub dimension: u32,
+    /// The size for which bytes, times and memory are told.
+    pub typical: i64,
+    /// What requests may have there; absent for values inside the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<SizeBounds>,
+}
+
+/// The sizes that a dimension of an input may have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SizeBounds {
+    /// How it is called. Dimensions of one name have one size in each request.
+    pub name: String,
+    /// The smallest size.
+    pub min: i64,
+    /// The largest size.
+    pub max: i64,
+    /// Sizes are multiples of this.
+    pub step: i64,
 }
 
 /// In how many bits a value is sent that is computed in 32.

@@ -5,15 +5,18 @@
 //! place blocks, agents read them to check every tensor before a forward. No
 //! torch and no I/O here, so that the operator stays a small static binary.
 
+mod arguments;
 mod datatype;
 mod digest;
 mod manifest;
 mod operators;
 mod probe;
 mod samples;
+mod sizes;
 mod tensor;
 pub mod wire;
 
+pub use arguments::{Binding, Constant, Declared, FixedArgument, divided};
 pub use datatype::{DataType, UnknownDataType, WireType};
 pub use digest::{Digest, DigestError};
 pub use manifest::{
@@ -24,4 +27,5 @@ pub use manifest::{
 pub use operators::{OperatorRefusal, method_refusal, operator_refusal};
 pub use probe::{Probe, ProbeError, tensors_by_name};
 pub use samples::{MOST_SAMPLES, SAMPLES_BYTES, SamplesError, samples};
+pub use sizes::{Bounds, FreeSize, MOST_SIZES, SizeError, check_sizes, sizes_of};
 pub use tensor::{ShapeError, Tensor};

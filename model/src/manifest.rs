@@ -1,7 +1,7 @@
-use crate::{DataType, Digest, WireType};
+use crate::{Binding, DataType, Digest, FreeSize, WireType};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Version of the manifest's format; a reader refuses a newer one.
@@ -36,18 +36,21 @@ pub struct ValueSpec {
     pub name: String,
     /// Element type.
     pub datatype: DataType,
-    /// Shape; -1 in the first place where any batch size is taken.
+    /// Shape; -1 in a place of `sizes`, and in any other place where the batch is.
     pub shape: Vec<i64>,
+    /// Its free dimensions beside the batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sizes: Vec<FreeSize>,
 }
 
 impl ValueSpec {
-    /// Bytes of this value at `batch`; `None` on overflow.
+    /// Bytes of this value at `batch` and its typical sizes; `None` on overflow.
     pub fn bytes(&self, batch: u64) -> Option<u64> {
         let batch = i64::try_from(batch).ok()?;
-        let shape: Vec<i64> = self
-            .shape
-            .iter()
-            .map(|&d| if d == -1 { batch } else { d })
+        let typical = self.typical_shape();
+        let shape: Vec<i64> = typical
+            .into_iter()
+            .map(|d| if d == -1 { batch } else { d })
             .collect();
         self.datatype.checked_bytes(&shape)
     }
@@ -216,12 +219,12 @@ pub struct Block {
     pub file_bytes: u64,
     /// Bytes of the weights inside.
     pub weight_bytes: u64,
-    /// Largest sum of live activations while it runs at batch 1, in bytes.
+    /// Largest sum of live activations while it runs at batch 1 and typical sizes, in bytes.
     pub peak_activation_bytes: u64,
-    /// Floating-point operations at batch 1, two per multiply-add.
+    /// Floating-point operations at batch 1 and typical sizes, two per multiply-add.
     pub flops: u64,
-    /// Time at batch 1 on the host that prepared it, one thread: its share of the
-    /// merged and optimized whole.
+    /// Time at batch 1 and typical sizes on the host that prepared it, one thread: its share
+    /// of the merged and optimized whole.
     pub time: Seconds,
     /// Additional time when the model is cut behind this block, on the same
     /// host: what merging and optimizing across the cut would have saved.
@@ -284,6 +287,11 @@ pub struct BoundaryCheck {
     /// Largest absolute difference between the answers to the two inputs that
     /// were drawn. 0 means that they could not have told a wrong chain.
     pub telling_diff: f64,
+    /// By the name of each free size, the sizes at which the chain was compared beside the
+    /// typical one: the smallest, one in between, and the largest, or as large a one as there
+    /// was time and memory for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sizes: BTreeMap<String, Vec<i64>>,
 }
 
 /// A prepared model.
@@ -302,6 +310,10 @@ pub struct Manifest {
     pub rung_reason: Option<String>,
     /// The model's inputs in order of `forward`.
     pub inputs: Vec<ValueSpec>,
+    /// How they and constants fill the arguments of `forward`; empty where each input is an
+    /// argument as it is, and the rest has defaults.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<Binding>,
     /// The model's outputs in order.
     pub outputs: Vec<ValueSpec>,
     /// The nest that the model itself gives them in; absent in manifests of
@@ -370,6 +382,10 @@ pub enum ManifestError {
     Time { block: usize, field: &'static str },
     #[error("value `{0}` has a size that overflows")]
     Size(String),
+    #[error(
+        "value `{0}` has a free size in a place that is not -1, or one with no bounds to be in"
+    )]
+    FreeSize(String),
     #[error("the last block's outputs are not the model's")]
     Outputs,
     #[error("exit `{0}` hangs on a block or gives an output that there is not")]
@@ -502,6 +518,16 @@ fn check_values(values: &[ValueSpec]) -> Result<(), ManifestError> {
     for value in values {
         if !known.insert(&value.name) {
             return Err(ManifestError::Twice(value.name.clone()));
+        }
+        let is_free = |size: &FreeSize| {
+            let takes = size
+                .bounds
+                .as_ref()
+                .is_none_or(|b| b.step >= 1 && b.takes(size.typical));
+            value.shape.get(size.dimension) == Some(&-1) && size.typical >= 0 && takes
+        };
+        if !value.sizes.iter().all(is_free) {
+            return Err(ManifestError::FreeSize(value.name.clone()));
         }
         if value.bytes(1).is_none() {
             return Err(ManifestError::Size(value.name.clone()));

@@ -1,4 +1,4 @@
-use crate::{InputSpec, ProbeError, ShapeError, Tensor, ValueSpec, tensors_by_name};
+use crate::{InputSpec, ProbeError, ShapeError, Tensor, ValueSpec, check_sizes, tensors_by_name};
 use std::collections::BTreeMap;
 
 /// Requests that a file of samples may hold.
@@ -42,6 +42,11 @@ pub enum SamplesError {
          one row"
     )]
     Shape { number: usize, error: ShapeError },
+    #[error(
+        "its first two requests are not of the typical sizes, for which times are told: give \
+         two such first, or declare another typical size, NAME:MIN..MAX@TYPICAL"
+    )]
+    Typical,
     #[error("its first two requests are equal, so they show nothing: give different ones")]
     Equal,
 }
@@ -84,12 +89,30 @@ pub fn samples(file: &[u8], inputs: &[InputSpec]) -> Result<Vec<Vec<Tensor>>, Sa
                 Ok(tensor)
             })
             .collect();
-        requests.push(request?);
+        let request = request?;
+        let specs: Vec<ValueSpec> = inputs.iter().map(|i| i.value.clone()).collect();
+        check_sizes(&specs, request.iter().map(|t| &t.shape[..]))
+            .map_err(|error| SamplesError::Shape { number, error })?;
+        requests.push(request);
+    }
+    if !are_typical(&requests[..FEWEST_SAMPLES], inputs) {
+        return Err(SamplesError::Typical);
     }
     if requests[0] == requests[1] {
         return Err(SamplesError::Equal);
     }
     Ok(requests)
+}
+
+/// Whether all free sizes of `requests` are the typical ones.
+fn are_typical(requests: &[Vec<Tensor>], inputs: &[InputSpec]) -> bool {
+    let is_typical = |(tensor, input): (&Tensor, &InputSpec)| {
+        let mut sizes = input.value.sizes.iter();
+        sizes.all(|s| tensor.shape.get(s.dimension) == Some(&s.typical))
+    };
+    requests
+        .iter()
+        .all(|r| r.iter().zip(inputs).all(is_typical))
 }
 
 type Numbered = BTreeMap<usize, BTreeMap<String, Tensor>>;
@@ -125,11 +148,14 @@ fn numbered(
     Ok(by_number)
 }
 
-/// `value` with 1 for a free batch.
+/// `value` with 1 for a free batch; free sizes are as they come.
 fn of_one_row(value: &ValueSpec) -> ValueSpec {
-    let shape = value.shape.iter().map(|&d| if d == -1 { 1 } else { d });
+    let one = |(place, &dim): (usize, &i64)| match dim {
+        -1 if value.size_at(place).is_none() => 1,
+        _ => dim,
+    };
     ValueSpec {
-        shape: shape.collect(),
+        shape: value.shape.iter().enumerate().map(one).collect(),
         ..value.clone()
     }
 }
@@ -146,6 +172,7 @@ mod tests {
                 name: name.into(),
                 datatype,
                 shape: shape.to_vec(),
+                sizes: Vec::new(),
             },
             range: None,
         }

@@ -1,4 +1,4 @@
-use crate::{DataType, ValueSpec};
+use crate::{Bounds, DataType, ValueSpec};
 use bytes::Bytes;
 
 /// A tensor outside torch: little-endian, row-major, without padding, as the
@@ -29,6 +29,25 @@ pub enum ShapeError {
         expected: Vec<i64>,
         got: Vec<i64>,
     },
+    #[error("input `{name}`: `{size}` is {got} (dimension {dimension}), but it may be {bounds}")]
+    Bounds {
+        name: String,
+        size: String,
+        dimension: usize,
+        bounds: Bounds,
+        got: i64,
+    },
+    #[error(
+        "`{size}` is one size in a request, but input `{one}` has {of_one} and `{other}` has \
+         {of_other}"
+    )]
+    Sizes {
+        size: String,
+        one: String,
+        of_one: i64,
+        other: String,
+        of_other: i64,
+    },
     #[error("input `{name}`: a request without rows, shape {got:?}; send at least one row")]
     Empty { name: String, got: Vec<i64> },
     #[error("input `{name}`: shape {shape:?} of {datatype} needs {expected} bytes, got {got}")]
@@ -58,16 +77,24 @@ impl Tensor {
                 got: self.datatype,
             });
         }
-        let fits = self.shape.len() == spec.shape.len()
+        let is_ranked = self.shape.len() == spec.shape.len();
+        if is_ranked {
+            // An empty dimension has bounds to be named, too.
+            self.check_bounds(spec)?;
+        }
+        let fits = is_ranked
             && self
                 .shape
                 .iter()
                 .zip(&spec.shape)
-                .all(|(&got, &want)| got == want || (want == -1 && got > 0));
+                .enumerate()
+                .all(|(place, (&got, &want))| {
+                    // Inside a model a size may shrink to nothing.
+                    let least = i64::from(spec.size_at(place).is_none());
+                    got == want || (want == -1 && got >= least)
+                });
         if !fits {
-            let has_no_rows = self.shape.len() == spec.shape.len()
-                && spec.shape.first() == Some(&-1)
-                && self.shape.first() == Some(&0);
+            let has_no_rows = is_ranked && spec.has_rows() && self.shape.first() == Some(&0);
             let got = self.shape.clone();
             return Err(if has_no_rows {
                 ShapeError::Empty { name: name(), got }
@@ -97,17 +124,35 @@ impl Tensor {
         }
         Ok(())
     }
+
+    fn check_bounds(&self, spec: &ValueSpec) -> Result<(), ShapeError> {
+        for (dimension, bounds) in spec.bounds() {
+            let got = self.shape.get(dimension).copied().unwrap_or_default();
+            if !bounds.takes(got) {
+                return Err(ShapeError::Bounds {
+                    name: spec.name.clone(),
+                    size: bounds.name.clone(),
+                    dimension,
+                    bounds: bounds.clone(),
+                    got,
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FreeSize;
 
     fn spec() -> ValueSpec {
         ValueSpec {
             name: "image".into(),
             datatype: DataType::Fp32,
             shape: vec![-1, 2],
+            sizes: Vec::new(),
         }
     }
 
@@ -123,6 +168,24 @@ mod tests {
     fn a_tensor_that_fits_passes_at_any_batch() {
         assert_eq!(tensor(&[1, 2], 8).check(&spec()), Ok(()));
         assert_eq!(tensor(&[3, 2], 24).check(&spec()), Ok(()));
+    }
+
+    #[test]
+    fn a_size_outside_its_bounds_is_named_with_them() {
+        let spec = ValueSpec {
+            shape: vec![-1, -1],
+            sizes: vec![FreeSize::parse("seq:2..6/2", 1).unwrap()],
+            ..spec()
+        };
+        assert_eq!(tensor(&[3, 4], 48).check(&spec), Ok(()));
+        for size in [0, 1, 3, 8, -1] {
+            let error = tensor(&[1, size], 4).check(&spec).unwrap_err().to_string();
+            let wanted = format!(
+                "input `image`: `seq` is {size} (dimension 1), but it may be 2 to 6, in \
+                 multiples of 2"
+            );
+            assert_eq!(error, wanted);
+        }
     }
 
     #[test]

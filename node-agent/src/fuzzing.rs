@@ -52,6 +52,7 @@ pub fn read_hop(request: &ForwardRequest) -> u64 {
             name: wire.name.clone(),
             datatype: tensor.datatype,
             shape: vec![-1, 2],
+            sizes: Vec::new(),
         };
         let _ = tensor.check(&spec);
     }

@@ -57,6 +57,7 @@ pub(crate) fn image(name: &str) -> TensorSpec {
         name: name.into(),
         datatype: "FP32".into(),
         shape: vec![-1, 2],
+        sizes: Vec::new(),
     }
 }
 
@@ -118,6 +119,7 @@ pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
         name: name.into(),
         datatype: DataType::Fp32,
         shape: vec![-1, 2],
+        sizes: Vec::new(),
     };
     let block = Block {
         digest: block.digest.parse().unwrap(),
@@ -142,6 +144,7 @@ pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
         rung_reason: None,
         inputs: vec![value("image")],
         outputs: vec![value("scores")],
+        arguments: Vec::new(),
         output_structure: None,
         exits: Vec::new(),
         blocks: vec![block],
@@ -151,6 +154,7 @@ pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
             compared: 1,
             max_abs_diff: 0.0,
             telling_diff: 1.0,
+            sizes: std::collections::BTreeMap::new(),
         },
         prepared_gflops: 1.0,
         weight_bytes: None,

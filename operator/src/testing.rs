@@ -19,7 +19,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use k8s_openapi::jiff::Timestamp;
 use lamina_crds::compute_node::{Capacity, Slice};
 use lamina_crds::conditions::{BENCHMARKED, READY, condition};
-use lamina_crds::dnn_model::{Entry, InputDataType, ModelInput, ModelSource, ProfileSummary};
+use lamina_crds::dnn_model::{
+    Dimension, Entry, InputDataType, ModelInput, ModelSource, ProfileSummary,
+};
 use lamina_crds::placement::{Cause, Plan, Segment};
 use lamina_crds::{
     ComputeNode, ComputeNodeSpec, ComputeNodeStatus, DnnModel, DnnModelSpec, DnnModelStatus, Hop,
@@ -55,9 +57,10 @@ pub(crate) fn model_spec() -> DnnModelSpec {
         inputs: vec![ModelInput {
             name: "x".into(),
             datatype: InputDataType::Fp32,
-            shape: vec![-1, 1000],
+            shape: Dimension::sizes(&[-1, 1000]),
             range: None,
         }],
+        arguments: BTreeMap::new(),
         samples: None,
         entry: Entry {
             node_selector: BTreeMap::from([("kubernetes.io/hostname".into(), "cam-1".into())]),
@@ -83,6 +86,7 @@ pub(crate) fn manifest_with_exits() -> Manifest {
         name: name.to_owned(),
         datatype: DataType::Fp32,
         shape: vec![-1, size],
+        sizes: Vec::new(),
     };
     let mut manifest = manifest(2);
     let (side, scores) = (value("side", 10), value("scores", 10));
@@ -120,6 +124,7 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
         name: if i == 0 { "x".into() } else { format!("v{i}") },
         datatype: DataType::Fp32,
         shape: vec![-1, (1000_i64 >> i.min(63)).max(1)],
+        sizes: Vec::new(),
     };
     Manifest {
         version: MANIFEST_VERSION,
@@ -129,6 +134,7 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
         rung_reason: None,
         inputs: vec![value(0)],
         outputs: vec![value(blocks)],
+        arguments: Vec::new(),
         output_structure: None,
         exits: Vec::new(),
         blocks: (0..blocks)
@@ -154,6 +160,7 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
             compared: 5,
             max_abs_diff: 0.0,
             telling_diff: 1.0,
+            sizes: std::collections::BTreeMap::new(),
         },
         prepared_gflops: 4.0,
         weight_bytes: None,

@@ -6,6 +6,7 @@ pub(crate) fn value(name: &str, elements: i64) -> ValueSpec {
         name: name.into(),
         datatype: DataType::Fp32,
         shape: vec![-1, elements],
+        sizes: Vec::new(),
     }
 }
 
@@ -35,6 +36,7 @@ pub(crate) fn manifest() -> Manifest {
         rung_reason: None,
         inputs: vec![value("image", 100)],
         outputs: vec![value("scores", 10)],
+        arguments: Vec::new(),
         output_structure: None,
         exits: Vec::new(),
         blocks: vec![
@@ -47,6 +49,7 @@ pub(crate) fn manifest() -> Manifest {
             compared: 2,
             max_abs_diff: 0.0,
             telling_diff: 1.0,
+            sizes: std::collections::BTreeMap::new(),
         },
         prepared_gflops: 8.0,
         weight_bytes: None,

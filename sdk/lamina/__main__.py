@@ -69,10 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "written: at the example, on other values, and at two other sizes of each that is free.",
         epilog="Exit codes: 0 written, 1 not, 2 the command line is wrong.",
     )
-    export.add_argument("file", type=Path, help="the program, such as model.pt2")
-    export.add_argument(
-        "-o", "--out", type=Path, help="the file to write; FILE with .pt at the end if left out"
-    )
+    _add_files(export, "the program, such as model.pt2")
     _add_inputs(export)
     _add_json(export)
     export.set_defaults(run=_export)
@@ -97,7 +94,7 @@ def _add_hf(commands: Any) -> None:  # noqa: ANN401 - argparse does not name its
     hf.add_argument(
         "--length",
         type=int,
-        help=f"tokens of a text in the declared shape; {LENGTH} at most if left out",
+        help=f"tokens that a text typically has; {LENGTH} at most if left out",
     )
     hf.add_argument(
         "--image",
@@ -119,10 +116,7 @@ def _add_onnx(commands: Any) -> None:  # noqa: ANN401
         "lamina[onnx].",
         epilog="Exit codes: 0 written, 1 not, 2 the command line is wrong.",
     )
-    onnx.add_argument("file", type=Path, help="such as model.onnx")
-    onnx.add_argument(
-        "-o", "--out", type=Path, help="the file to write; FILE with .pt at the end if left out"
-    )
+    _add_files(onnx, "such as model.onnx")
     _add_inputs(onnx)
     _add_json(onnx)
     onnx.set_defaults(run=_export_onnx)
@@ -139,6 +133,13 @@ def _add_samples(commands: Any) -> None:  # noqa: ANN401
     several.add_argument("files", type=Path, nargs="+", metavar="REQUEST.npz", help="2 to 16")
     several.add_argument("-o", "--out", type=Path, required=True, help="such as a.safetensors")
     several.set_defaults(run=_samples)
+
+
+def _add_files(command: argparse.ArgumentParser, file: str) -> None:
+    command.add_argument("file", type=Path, help=file)
+    command.add_argument(
+        "-o", "--out", type=Path, help="the file to write; FILE with .pt at the end if left out"
+    )
 
 
 def _add_inputs(command: argparse.ArgumentParser) -> None:
@@ -191,10 +192,16 @@ def _bound(text: str) -> float:
 
 
 def _export(given: argparse.Namespace) -> str:
-    out = given.out or given.file.with_suffix(".pt")
-    if out.exists() and out.samefile(given.file):
-        raise ExportError(f"{out} would overwrite the program: name another file with -o")
+    out = _out(given)
     return _shown(export_program(_load(given.file), out, inputs=given.inputs), given)
+
+
+def _out(given: argparse.Namespace) -> Path:
+    """The file to write, which is none that is read."""
+    out: Path = given.out or given.file.with_suffix(".pt")
+    if out.exists() and out.samefile(given.file):
+        raise ExportError(f"{out} would overwrite what it is made of: name another file with -o")
+    return out
 
 
 def _shown(report: ProgramReport, given: argparse.Namespace) -> str:
@@ -214,10 +221,7 @@ def _export_hf(given: argparse.Namespace) -> str:
 
 
 def _export_onnx(given: argparse.Namespace) -> str:
-    out = given.out or given.file.with_suffix(".pt")
-    if out.exists() and out.samefile(given.file):
-        raise ExportError(f"{out} would overwrite the file of ONNX: name another with -o")
-    return _shown(export_onnx(given.file, out, inputs=given.inputs), given)
+    return _shown(export_onnx(given.file, _out(given), inputs=given.inputs), given)
 
 
 def _load(path: Path) -> ExportedProgram:

@@ -75,11 +75,11 @@ def test_texts_get_what_transformers_answers(
 def test_what_is_declared_is_what_the_next_command_takes(folder: Path, path: Path) -> None:
     folders.save(folder, "Bert", "ForSequenceClassification")
     report = lamina.export_hf(folder, path, "text-classification")
-    # 128 tokens, had the network places for them.
+    # Typically 128 tokens, had the network places for them.
     assert report.prepare_command().split(" --input ")[1:] == [
-        "input_ids:INT64:-1x32:0:59",
-        "attention_mask:INT64:-1x32:0:1",
-        "token_type_ids:INT64:-1x32:0:1 --out blocks",
+        "input_ids:INT64:-1xn0:2..32@32:0:59",
+        "attention_mask:INT64:-1xn0:2..32@32:0:1",
+        "token_type_ids:INT64:-1xn0:2..32@32:0:1 --out blocks",
     ]
     assert report.inputs[0].free[1].high == 32
 

@@ -51,7 +51,10 @@ def test_programs_get_the_report_as_one_object(
         "datatype": "INT64",
         "shape": [-1, -1],
         "exampleShape": [2, 7],
-        "free": [{"place": 0, "low": 2, "high": None}, {"place": 1, "low": 2, "high": None}],
+        "free": [
+            {"place": 0, "low": 2, "high": None, "name": None},
+            {"place": 1, "low": 2, "high": None, "name": "n0"},
+        ],
         "low": 0,
         "high": 49,
     }

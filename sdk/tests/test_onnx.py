@@ -156,7 +156,7 @@ def test_the_command_line(file: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert said.err == ""
     assert json.loads(said.out)["prepareCommand"].endswith("ids:INT64:-1x6:0:29 --out blocks")
     assert main(["export", "onnx", str(file), "-o", str(file)]) == FAILED
-    assert "would overwrite the file of ONNX" in capsys.readouterr().err
+    assert "would overwrite what it is made of" in capsys.readouterr().err
     assert main(["export", str(file)]) == FAILED
     assert f"is ONNX: python -m lamina export onnx {file}" in capsys.readouterr().err
 

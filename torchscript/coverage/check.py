@@ -2,11 +2,13 @@
 
 Model and blocks are loaded with `torch.jit.load`, the blocks are chained by the names
 in the manifest, every value copied on its way as a network would, and the outputs are
-compared bit for bit at batch 1 and, where the manifest leaves the batch free, at 3.
+compared bit for bit at batch 1 and, where the manifest leaves the batch free, at 3; then
+on further requests, of batches of 1 to 8 and of any sizes that are free.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 # A request of another batch than the two that preparing tries, which are 1 and 2.
 LARGE_BATCH = 3
+# Further requests, and how long they may take: large models have fewer.
+REQUESTS = 20
+MOST_ROWS = 8
+SECONDS = 60.0
+# How blocks begin what they say of a request that they do not follow: `kOtherWay` in codec.cpp.
+OTHER_WAY = "this request takes another way through the network"
 
 Draw = Callable[[int, int], list[Tensor]]
 
@@ -43,14 +51,28 @@ class Check:
     large_batch: str = "exact"
     # Boundaries whose values are the same for both requests.
     same_boundaries: list[str] = field(default_factory=list)
+    # Blocks that assert what they assume of a request.
+    assertions: int = 0
+    # Further requests that were answered, and that a block refused by its assertion.
+    answered: int = 0
+    refused: int = 0
 
     def json(self) -> dict[str, object]:
         """Plain data."""
         return asdict(self)
 
 
-def check(model: Path, blocks: Path, manifest: dict, draw: Draw) -> Check:
+def check(
+    model: Path, blocks: Path, manifest: dict, draw: Draw, draw_sized: Draw | None = None
+) -> Check:
     """Compares the blocks in folder `blocks` with `model`.
+
+    Args:
+        model: the file.
+        blocks: with a file for each.
+        manifest: of the blocks.
+        draw: gives a request of typical sizes for a batch and a seed.
+        draw_sized: gives one of any sizes.
 
     Raises:
         WrongError: if a value is not the one that it should be.
@@ -67,15 +89,47 @@ def check(model: Path, blocks: Path, manifest: dict, draw: Draw) -> Check:
             values.append(_run(chain, manifest, request, found))
             _compare(manifest, answers[-1], values[-1], f"batch 1, request {seed}")
         found.telling = spread(*answers)
+        found.assertions = sum(OTHER_WAY in str(block.inlined_graph) for block in chain)
         found.same_boundaries = _same(manifest, values)
-        if any(value["shape"][:1] == [-1] for value in manifest["inputs"]):
+        if any(has_rows(value) for value in manifest["inputs"]):
             request = draw(LARGE_BATCH, 3)
             values = _run(chain, manifest, request, found)
             _compare(manifest, _answer(whole, request), values, f"batch {LARGE_BATCH}")
         else:
             is_ours = _takes(whole, draw, answers[0])
             found.large_batch = "fixed, but the model takes more" if is_ours else "fixed"
+        _further(whole, chain, manifest, draw_sized or draw, found)
     return found
+
+
+def _further(
+    whole: torch.jit.ScriptModule,
+    chain: Sequence[torch.jit.ScriptModule],
+    manifest: dict,
+    draw: Draw,
+    found: Check,
+) -> None:
+    """Requests of other batches and sizes; one that the model does not take proves nothing."""
+    most = MOST_ROWS if any(has_rows(value) for value in manifest["inputs"]) else 1
+    begin = time.monotonic()
+    for number in range(REQUESTS):
+        if number >= most and time.monotonic() - begin > SECONDS:
+            return
+        rows = 1 + number % most
+        request = draw(rows, number)
+        try:
+            answer = _answer(whole, request)
+        except RuntimeError:
+            continue
+        try:
+            values = _run(chain, manifest, request, found)
+        except RuntimeError as error:
+            if OTHER_WAY not in str(error):
+                raise WrongError(f"further request {number}: {error}") from error
+            found.refused += 1
+            continue
+        _compare(manifest, answer, values, f"batch {rows}, further request {number}")
+        found.answered += 1
 
 
 def _answer(model: torch.jit.ScriptModule, request: Sequence[Tensor]) -> list[Tensor]:
@@ -103,9 +157,24 @@ def _run(
     return values
 
 
+def has_rows(spec: dict) -> bool:
+    """Whether the batch is in its first place."""
+    return spec["shape"][:1] == [-1] and 0 not in _sized(spec)
+
+
+def _sized(spec: dict) -> set[int]:
+    """The places of its free sizes."""
+    return {size["dimension"] for size in spec.get("sizes", [])}
+
+
 def _check_declared(number: int, spec: dict, tensor: Tensor, request: list[Tensor]) -> None:
     batch = request[0].shape[0] if request and request[0].dim() > 0 else 1
-    shape = [batch if size == -1 else size for size in spec["shape"]]
+    shape = list(spec["shape"])
+    if len(shape) == tensor.dim():
+        # The batch in another place, or a size that follows others or values, may be any.
+        shape = [tensor.shape[i] if size == -1 else size for i, size in enumerate(shape)]
+    if has_rows(spec):
+        shape[0] = batch
     # FP16 and the like are not in the table's models.
     dtype = DTYPES.get(spec["datatype"], tensor.dtype)
     if list(tensor.shape) != shape or tensor.dtype != dtype:

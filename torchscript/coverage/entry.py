@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 SCRIPTED = "sc"
 TRACED = "tr"
+# Written by the SDK from a program of torch.export.
+PROGRAM = "ex"
 
 DTYPES = {
     "FP32": torch.float32,
@@ -28,18 +31,56 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
+class Size:
+    """A free dimension beside the batch, `NAME:MIN..MAX[/STEP]@TYPICAL`."""
+
+    name: str
+    low: int
+    high: int
+    step: int
+    typical: int
+
+    def __str__(self) -> str:
+        step = "" if self.step == 1 else f"/{self.step}"
+        return f"{self.name}:{self.low}..{self.high}{step}@{self.typical}"
+
+    def json(self, place: int) -> dict[str, object]:
+        """As Lamina's manifests write it."""
+        bounds = {"name": self.name, "min": self.low, "max": self.high, "step": self.step}
+        return {"dimension": place, "typical": self.typical, "bounds": bounds}
+
+    def draw(self, generator: torch.Generator) -> int:
+        """Any size that is allowed."""
+        steps = (self.high - self.low) // self.step
+        return self.low + self.step * int(torch.randint(steps + 1, (), generator=generator))
+
+
+def free(text: str) -> Size:
+    """Reads a free dimension."""
+    found = re.fullmatch(r"(\w+):(\d+)\.\.(\d+)(?:/(\d+))?@(\d+)", text)
+    if found is None:
+        raise ValueError(f"{text} is no NAME:MIN..MAX[/STEP]@TYPICAL")
+    name, low, high, step, typical = found.groups()
+    return Size(name, int(low), int(high), int(step or 1), int(typical))
+
+
+@dataclass(frozen=True)
 class Input:
     """An input as a user declares it; -1 in the first place is a free batch."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | Size, ...]
     datatype: str = "FP32"
     range: tuple[float, float] | None = None
 
     def json(self) -> dict[str, object]:
         """As Lamina's manifests write it."""
         low_high = self.range and {"min": self.range[0], "max": self.range[1]}
-        value = {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+        shape = [-1 if isinstance(size, Size) else size for size in self.shape]
+        value: dict[str, object] = {"name": self.name, "datatype": self.datatype, "shape": shape}
+        sizes = [size.json(i) for i, size in enumerate(self.shape) if isinstance(size, Size)]
+        if sizes:
+            value["sizes"] = sizes
         return {"value": value, "range": low_high}
 
     def argument(self) -> str:
@@ -48,9 +89,23 @@ class Input:
         ends = "" if self.range is None else f":{self.range[0]:g}:{self.range[1]:g}"
         return f"{self.name}:{self.datatype}:{shape}{ends}"
 
-    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Random values inside the declared range, `batch` where that is free."""
-        shape = [batch if size == -1 else size for size in self.shape]
+    def draw(
+        self, batch: int, generator: torch.Generator, sizes: Mapping[str, int] | None = None
+    ) -> Tensor:
+        """Random values inside the declared range, `batch` where that is free.
+
+        Args:
+            batch: rows.
+            generator: of the values.
+            sizes: of the free dimensions, by name; typical ones if left out.
+        """
+
+        def at(size: int | Size) -> int:
+            if isinstance(size, Size):
+                return (sizes or {}).get(size.name, size.typical)
+            return batch if size == -1 else size
+
+        shape = [at(size) for size in self.shape]
         dtype = DTYPES[self.datatype]
         if dtype.is_floating_point:
             if self.range is None:
@@ -79,9 +134,22 @@ class Entry:
         return f"{self.model}.{self.mode}"
 
     def draw(self, batch: int, seed: int) -> list[Tensor]:
-        """One request."""
+        """One request of typical sizes."""
         generator = torch.Generator().manual_seed(seed)
         return [value.draw(batch, generator) for value in self.inputs]
+
+    def draw_sized(self, batch: int, seed: int) -> list[Tensor]:
+        """One request of any sizes; the first two are the smallest and the largest."""
+        generator = torch.Generator().manual_seed(seed)
+        sizes: dict[str, int] = {}
+        for size in self.sizes():
+            drawn = size.draw(generator)
+            sizes.setdefault(size.name, {0: size.low, 1: size.high}.get(seed, drawn))
+        return [value.draw(batch, generator, sizes) for value in self.inputs]
+
+    def sizes(self) -> list[Size]:
+        """All free dimensions beside the batch."""
+        return [size for value in self.inputs for size in value.shape if isinstance(size, Size)]
 
     def key(self, versions: str, common: str) -> str:
         """Changes where the exported file might."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import telling
-from entry import SCRIPTED, Entry
+from entry import PROGRAM, SCRIPTED, Entry, Size
 from small_models import SDK
 from values import flat, spread
 
@@ -40,7 +40,7 @@ def versions() -> str:
 
 def path_of(entry: Entry, folder: Path) -> Path:
     """Where `export` leaves the file; another name after each change of its making."""
-    common = "".join(inspect.getsource(part) for part in (telling, _write, _traced))
+    common = "".join(inspect.getsource(part) for part in (telling, _write, _write_program, _traced))
     return folder / f"{entry.name}-{entry.key(versions(), common)}.pt"
 
 
@@ -70,10 +70,29 @@ def _write(entry: Entry, path: Path) -> None:
         import lamina
 
         lamina.export(model, path, entry.draw(2, 0)[0], input_name=entry.inputs[0].name)
+    elif entry.mode == PROGRAM:
+        _write_program(entry, model, path)
     elif entry.mode == SCRIPTED:
         torch.jit.save(torch.jit.script(model), str(path))
     else:
         torch.jit.save(_traced(model, entry.draw(1, 0)), str(path))
+
+
+def _write_program(entry: Entry, model: nn.Module, path: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "sdk"))
+    import lamina
+
+    def dimension(size: int | Size) -> object:
+        if isinstance(size, Size):
+            return torch.export.Dim.AUTO(min=size.low, max=size.high)
+        return torch.export.Dim.AUTO if size == -1 else None
+
+    free = tuple({i: dimension(s) for i, s in enumerate(v.shape)} for v in entry.inputs)
+    # Names that take any number of tensors want the shapes one level down.
+    takes_any = type(model).__name__ == "Plain"
+    example = tuple(entry.draw(2, 0))
+    program = torch.export.export(model, example, dynamic_shapes=(free,) if takes_any else free)
+    lamina.export_program(program, path)
 
 
 def _traced(model: nn.Module, example: list[Tensor]) -> torch.jit.ScriptModule:

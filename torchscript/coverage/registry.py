@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import image_models
 import language_models
+import sized_models
 import small_models
 import vision
 
@@ -20,6 +21,7 @@ def all_entries() -> list[Entry]:
         *image_models.all_entries(),
         *language_models.all_entries(),
         *small_models.all_entries(),
+        *sized_models.all_entries(),
     ]
     names = [entry.name for entry in found]
     twice = {name for name in names if names.count(name) > 1}

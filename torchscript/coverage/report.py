@@ -22,17 +22,22 @@ Weights are random but telling: rescaled, and BatchNorm calibrated, until two in
 clearly different answers (`differ by`: the largest difference of two answers over the
 largest magnitude in them). Each file is prepared by `lamina-node-agent prepare`, locked up
 as in a cluster, which compares the value at **every** boundary with the whole model's, bit
-for bit, on two requests and on both as a batch. A checker in Python that shares no code
-with the slicer then loads model and blocks with `torch.jit.load`, chains the blocks by the
-manifest and compares the outputs bit for bit at batch 1 on two requests of its own and at
-batch 3.
+for bit, on two requests and on both as a batch, and at several sizes where more than the batch
+is free. A checker in Python that shares no code with the slicer then loads model and blocks
+with `torch.jit.load`, chains the blocks by the manifest and compares the outputs bit for
+bit at batch 1 on two requests of its own, at batch 3, and on up to 20 further requests
+(`requests`: answered, and refused by an assertion) of batches of 1 to 8, and of any sizes
+within the bounds, the smallest and the largest among them; of large models as many as a
+minute allows, eight at least.
 
-`tr` is traced, `sc` scripted, `sdk` exported by [the SDK](../sdk/README.md). Rungs: `direct`
+`tr` is traced, `sc` scripted, `ex` a program of torch.export and `sdk` a network with exits,
+both written by [the SDK](../sdk/README.md). Rungs: `direct`
 cuts where one tensor is live; `typed` cuts where several values are; `retraced` was traced
 again in libtorch; `whole` is one block. `values` is the largest number of values at a cut.
 Batch 3 is `fixed` where the manifest holds one batch size, because tracing baked it in.
 `largest` is the share of the FLOPs in the block with the most: a model counts as cut where
-that is 60 % at most or one operation alone has them, else as lopsided.
+that is 60 % at most or one operation alone has them, else as lopsided. `asserts` is the
+number of blocks that assert what they assume of a request; `free` names the free sizes.
 """
 
 
@@ -85,7 +90,16 @@ def _summary_table(rows: list[Row]) -> str:
     median = blocks[len(blocks) // 2] if blocks else 0
     batches = Counter(str(row["check"]["large_batch"]) for row in rows if "check" in row)
     batch = ", ".join(f"{count} {what}" for what, count in batches.most_common())
-    return "\n".join(lines) + f"\n\nCut: {cut}; median {median} blocks. Batch 3: {batch}.\n"
+    proofs = [row["check"] for row in rows if isinstance(row.get("check"), dict)]
+    answered = sum(int(proof["answered"]) for proof in proofs)
+    refused = sum(int(proof["refused"]) for proof in proofs)
+    asserting = sum(1 for proof in proofs if proof["assertions"])
+    sized = sum(1 for row in rows if row.get("sizes"))
+    return "\n".join(lines) + (
+        f"\n\nCut: {cut}; median {median} blocks. Batch 3: {batch}. Further requests: {answered} "
+        f"exact, {refused} refused by assertions, which {asserting} files have. {sized} files have "
+        "free sizes beside the batch.\n"
+    )
 
 
 def _reasons(rows: list[Row], status: str, title: str) -> str:
@@ -106,8 +120,8 @@ def _reasons(rows: list[Row], status: str, title: str) -> str:
 
 def _group(group: str, rows: list[Row]) -> str:
     heads = ["file", "rung", "blocks", "largest", "values", "compared", "batch 1", "batch 3"]
-    heads += ["differ by", "MB file → blocks", "prepare s"]
-    lines = [f"### {group}\n", _line(heads), _line(["---", "---"] + ["---:"] * 9)]
+    heads += ["requests", "asserts", "free", "differ by", "MB file → blocks", "prepare s"]
+    lines = [f"### {group}\n", _line(heads), _line(["---", "---"] + ["---:"] * 12)]
     lines += [_line(_cells(row)) for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -115,13 +129,17 @@ def _group(group: str, rows: list[Row]) -> str:
 def _cells(row: Row) -> list[str]:
     name = f"{row['model']} {row['mode']}"
     if row["status"] == NOT_EXPORTED or "rung" not in row:
-        return [name, str(row["status"])] + ["-"] * 8 + [_seconds(row)]
+        return [name, str(row["status"])] + ["-"] * 11 + [_seconds(row)]
     check = row.get("check")
-    batch = ["**no**", "-", "-"]
+    batch = ["**no**", "-", "-", "-", "-", "-"]
     if isinstance(check, dict):
         large = str(check["large_batch"])
         large = "exact" if large == "exact" else large.replace("fixed, but", "fixed though")
-        batch = ["exact", large, f"{100 * float(check['telling']):.2g} %"]
+        refused = f" + {check['refused']}" if check["refused"] else ""
+        free = ["batch"] if row["is_batch_free"] else []
+        batch = ["exact", large, f"{check['answered']}{refused}", str(check["assertions"] or "-")]
+        batch.append(", ".join([*free, *row["sizes"]]) or "-")
+        batch.append(f"{100 * float(check['telling']):.2g} %")
     values = max((len(cut) for cut in row["cuts"]), default=0)
     sizes = f"{_megabytes(row['file_bytes'])} → {_megabytes(row['block_bytes'])}"
     share = f"{100 * float(str(row['largest_share'])):.0f} %" if row["largest_share"] else "-"
@@ -147,7 +165,8 @@ def _escaped(text: str) -> str:
 
 _COLUMNS = ["name", "group", "model", "mode", "status", "rung", "why", "blocks", "largest_share"]
 _COLUMNS += ["compared"]
-_COLUMNS += ["max_abs_diff", "batch_3", "telling", "same_boundaries", "file_bytes"]
+_COLUMNS += ["max_abs_diff", "batch_3", "answered", "refused", "assertions", "free"]
+_COLUMNS += ["telling", "same_boundaries", "file_bytes"]
 _COLUMNS += ["block_bytes", "seconds", "cuts"]
 
 
@@ -160,6 +179,10 @@ def table(rows: list[Row]) -> str:
         check = row.get("check") or {}
         proof = {
             "batch_3": check.get("large_batch", ""),
+            "answered": check.get("answered", ""),
+            "refused": check.get("refused", ""),
+            "assertions": check.get("assertions", ""),
+            "free": " ".join(row.get("sizes", {})),
             "telling": f"{check['telling']:.3g}" if check else "",
             "same_boundaries": len(check["same_boundaries"]) if check else "",
             "seconds": f"{row['seconds']:.1f}" if "seconds" in row else "",

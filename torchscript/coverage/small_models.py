@@ -238,6 +238,37 @@ class Sizes(nn.Module):
         return nn.functional.interpolate(image, size=[height, width])
 
 
+class ByLength(nn.Module):
+    """Takes another way with some lengths, and other types with few."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third, self.fourth = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(x))
+        kind = y
+        if x.size(1) % 7 == 5:
+            kind = (y > 0).long()
+        if x.size(1) > 20:
+            y = torch.relu(self.second(y))
+        return self.fourth(torch.relu(self.third(y)) + kind.float()).mean(1)
+
+
+class Padded(nn.Module):
+    """Fills lengths up to the next multiple of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        missing = (-x.size(1)) % 4
+        y = nn.functional.pad(torch.relu(self.first(x)), (0, 0, 0, missing))
+        y = torch.relu(self.second(y)).view(x.size(0), -1, 4, 16).sum(2)
+        return self.third(y).mean(1)
+
+
 class Aliases(nn.Module):
     """Writes through views of values that are read later."""
 

@@ -22,7 +22,7 @@ using Marks = uint8_t;
 constexpr Marks kData = 1;    // a tensor whose elements do
 constexpr Marks kShape = 2;   // a tensor whose shape does
 constexpr Marks kNumber = 4;  // anything else that does
-// What is chosen, or grows, by a number of a request or by the batch:
+// What is chosen, or grows, by a number of a request, by the batch or by a free size:
 constexpr Marks kChoice = 8;   // whether it is None, its length, its keys
 constexpr Marks kUnsure = 16;  // a tensor's type and rank
 
@@ -118,7 +118,7 @@ bool may_be_a_size(const Node *node, const Value *value) {
 // Follows the values of a request through a graph until nothing changes.
 class Dependence {
  public:
-  // `conditions` are others at another batch; `sights`, where there are any, show of what
+  // `conditions` are others at another batch or size; `sights`, where there are any, show of what
   // type indices are.
   explicit Dependence(const std::shared_ptr<Graph> &graph,
                       const std::unordered_set<const Value *> &conditions = {},
@@ -404,8 +404,8 @@ std::optional<std::string> fixed_by_tracing(const std::shared_ptr<Graph> &graph)
   return "a branch depends on the values of a request" + by + ", and a trace would keep one side";
 }
 
-Unsteady unsteady_cuts(lts_source &source, const Batch &batch, const Sights &sights) {
-  Dependence dependence(source.graph, batch.conditions, &sights);
+Unsteady unsteady_cuts(lts_source &source, const Follows &follows, const Sights &sights) {
+  Dependence dependence(source.graph, follows.conditions, &sights);
   Unsteady unsteady;
   unsteady.may_differ = dependence.may_differ();
   for (const auto &[position, live] : source.cuts) {

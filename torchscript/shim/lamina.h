@@ -26,10 +26,11 @@ typedef struct lts_bytes lts_bytes;
 
 // Reads and freezes a model. JSON: `Signature` in ffi.rs.
 int lts_source_open(const char *path, lts_source **out, char **text);
-// Cleans the graph and finds its legal cuts. Arguments from `inputs_given` on
-// take their defaults. With exits, all outputs but the last are side exits'.
+// Cleans the graph and finds its legal cuts. The first `count` arguments are filled as
+// `bindings` say (`bind_arguments` in source.hpp), the others take their defaults. With exits, all outputs but the last are side exits'.
 // JSON: `Analysis` in ffi.rs.
-int lts_source_analyse(lts_source *source, size_t inputs_given, int has_exits, char **text);
+int lts_source_analyse(lts_source *source, const char *const *bindings, size_t count,
+                       int has_exits, char **text);
 // The analysed model traced with `inputs`, of batch 1, as a source that is yet
 // to be analysed. With `pair`, the same at batch 2 (else null), it holds for any
 // batch where both traces agree. Refuses what a trace would get wrong. JSON:
@@ -46,11 +47,13 @@ int lts_source_observe(lts_source *source, const size_t *cuts, size_t count,
                        lts_tensor *const *inputs, size_t inputs_count, char **text);
 
 // One forward of the analysed model for each of `batches` requests of `count` inputs each,
-// one behind the other: of batch 1 and, where any batch is taken, of 2 and 3. Finds what
-// crosses cuts in another make for some requests, and what follows the batch in another
-// way than in proportion. JSON: `Watched` in ffi.rs.
-int lts_source_watch(lts_source *source, lts_tensor *const *inputs, size_t batches, size_t count,
-                     char **text);
+// one behind the other: of batch 1 and, where any batch is taken, of 2 and 3. Behind them
+// lie three requests for each of `sizes` free dimensions called `names`: with its smallest,
+// typical and largest size, the others typical. Finds what crosses cuts in another make for
+// some requests, what follows the batch in another way than in proportion, and what follows
+// a size at all. JSON: `Watched` in ffi.rs.
+int lts_source_watch(lts_source *source, lts_tensor *const *inputs, size_t batches,
+                     const char *const *names, size_t sizes, size_t count, char **text);
 
 // Archive of the nodes in (from, to], where a border is a cut of the analysis;
 // SIZE_MAX stands for the model's own begin or end.

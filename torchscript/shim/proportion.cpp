@@ -1,5 +1,6 @@
-// Which numbers and branches follow the batch, and whether in proportion. A trace has
-// the numbers of one batch size; those in proportion can be made to follow.
+// Which numbers and branches follow the batch or another free size, and whether in
+// proportion. A trace has the numbers of one size; those in proportion to the batch can be
+// made to follow.
 
 #include "watch.hpp"
 
@@ -13,22 +14,22 @@ namespace prim = c10::prim;
 namespace lamina {
 namespace {
 
-enum class Follows {
+enum class How {
   kNothing,     // the same at any batch
   kProportion,  // a number times the batch
   kOtherwise,
 };
 
 struct Mark {
-  Follows follows = Follows::kNothing;
+  How follows = How::kNothing;
   // Where it stopped being in proportion.
   const Node *origin = nullptr;
 };
 
 const Mark kFree{};
-const Mark kInProportion{Follows::kProportion, nullptr};
+const Mark kInProportion{How::kProportion, nullptr};
 
-Mark otherwise(const Node *origin) { return {Follows::kOtherwise, origin}; }
+Mark otherwise(const Node *origin) { return {How::kOtherwise, origin}; }
 
 // Of elements of one list, each free or in proportion by itself.
 Mark worse(const Mark &a, const Mark &b) {
@@ -40,8 +41,8 @@ Mark either(const Mark &a, const Mark &b, const Node *node) {
   return a.follows == b.follows ? a : otherwise(node);
 }
 
-bool is_free(const Mark &mark) { return mark.follows == Follows::kNothing; }
-bool is_proportional(const Mark &mark) { return mark.follows == Follows::kProportion; }
+bool is_free(const Mark &mark) { return mark.follows == How::kNothing; }
+bool is_proportional(const Mark &mark) { return mark.follows == How::kProportion; }
 
 bool named(const Node *node, const std::unordered_set<std::string> &names) {
   return names.count(node->kind().toQualString()) > 0;
@@ -62,12 +63,15 @@ bool is_comparison(const Node *node) {
 
 class Follower {
  public:
-  Follower(const std::shared_ptr<Graph> &graph, const std::vector<Sights> &sights)
-      : sights_(sights), aliases_(graph) {
+  // `size` is called so in reasons; what is in proportion to it counts as such only where
+  // `proportion` says so.
+  Follower(const std::shared_ptr<Graph> &graph, const std::vector<Sights> &sights,
+           std::string size, bool proportion)
+      : sights_(sights), aliases_(graph), size_(std::move(size)), proportion_(proportion) {
     visit(graph->block());
   }
 
-  Batch take() { return std::move(batch_); }
+  Follows take() { return std::move(follows_); }
 
  private:
   // --- what was seen ---
@@ -100,7 +104,7 @@ class Follower {
       if (place >= a.size() || place >= b.size() || place >= c.size()) return otherwise(node);
       Mark here = otherwise(node);
       if (a[place] == b[place] && a[place] == c[place]) here = kFree;
-      else if (b[place] == 2 * a[place] && c[place] == 3 * a[place]) here = kInProportion;
+      else if (proportion_ && b[place] == 2 * a[place] && c[place] == 3 * a[place]) here = kInProportion;
       mark = mark.has_value() ? either(*mark, here, node) : here;
     }
     return *mark;
@@ -138,7 +142,7 @@ class Follower {
     size_t following = 0;
     for (size_t i = 0; i < rank(tensor); ++i) {
       Mark mark = size(tensor, static_cast<int64_t>(i), node);
-      if (mark.follows == Follows::kOtherwise) return mark;
+      if (mark.follows == How::kOtherwise) return mark;
       following += is_proportional(mark) ? 1 : 0;
     }
     if (seen(tensor) == nullptr || following > 1) return otherwise(node);
@@ -173,7 +177,7 @@ class Follower {
   static bool is_decided(c10::Symbol how, const Mark &a, double x, const Mark &b, double y) {
     if (is_free(a) && is_free(b)) return true;
     if (is_proportional(a) && is_proportional(b)) return true;
-    if (a.follows == Follows::kOtherwise || b.follows == Follows::kOtherwise) return false;
+    if (a.follows == How::kOtherwise || b.follows == How::kOtherwise) return false;
     if (is_free(a)) {
       static const std::unordered_map<c10::Symbol, c10::Symbol> turned = {
           {aten::lt, aten::gt}, {aten::le, aten::ge}, {aten::gt, aten::lt}, {aten::ge, aten::le}};
@@ -209,8 +213,8 @@ class Follower {
 
   Mark arithmetic(const Node *node) const {
     Mark a = of(node->input(0)), b = node->inputs().size() > 1 ? of(node->input(1)) : kFree;
-    if (a.follows == Follows::kOtherwise) return a;
-    if (b.follows == Follows::kOtherwise) return b;
+    if (a.follows == How::kOtherwise) return a;
+    if (b.follows == How::kOtherwise) return b;
     auto x = number(node->input(0));
     auto y = node->inputs().size() > 1 ? number(node->input(1)) : std::nullopt;
     bool both = is_proportional(a) && is_proportional(b);
@@ -295,7 +299,7 @@ class Follower {
       for (const Value *input : node->inputs())
         if (chosen_.count(input) > 0) return otherwise(node);
       if (node->kind() != aten::__contains__) return kFree;
-      return worse(of(first), of(node->input(1))).follows == Follows::kNothing || holds_tensor(first->type())
+      return worse(of(first), of(node->input(1))).follows == How::kNothing || holds_tensor(first->type())
                  ? kFree
                  : otherwise(node);
     }
@@ -337,7 +341,7 @@ class Follower {
     if (numbers && is_comparison(node) && node->inputs().size() == 2) return compare(node);
     if (numbers && named(node, kArithmetic) && node->inputs().size() <= 2) return arithmetic(node);
     for (const Value *input : node->inputs())
-      if (of(input).follows == Follows::kOtherwise) return of(input);
+      if (of(input).follows == How::kOtherwise) return of(input);
     return otherwise(node);
   }
 
@@ -383,7 +387,7 @@ class Follower {
       if (!is_free(mark)) of_tensor = otherwise(mark.origin == nullptr ? node : mark.origin);
       irregular |= irregular_.count(input) > 0;
       chosen |= chosen_.count(input) > 0;
-      if (mark.follows == Follows::kOtherwise && !holds_tensor(input->type())) {
+      if (mark.follows == How::kOtherwise && !holds_tensor(input->type())) {
         irregular = true;
         baked(node, mark);
       }
@@ -406,9 +410,9 @@ class Follower {
   void baked(const Node *node, const Mark &mark) {
     bool computes = node->outputs().empty() && node->kind() != prim::RaiseException;
     for (const Value *output : node->outputs()) computes |= holds_tensor(output->type());
-    if (!computes || batch_.fixes_trace.has_value()) return;
-    batch_.fixes_trace = "a number depends on the size of the batch" + by(mark) +
-                         " in another way than in proportion";
+    if (!computes || follows_.fixes_trace.has_value()) return;
+    follows_.fixes_trace = "a number depends on " + size_ + by(mark) +
+                            (proportion_ ? " in another way than in proportion" : "");
   }
 
   static std::string by(const Mark &mark) {
@@ -435,9 +439,9 @@ class Follower {
     auto [first, second] = ways(node->input());
     if (follows) {
       first = second = true;
-      batch_.conditions.insert(node->input());
-      if (!batch_.fixes_trace.has_value())
-        batch_.fixes_trace = "a branch depends on the size of the batch" + by(condition);
+      follows_.conditions.insert(node->input());
+      if (!follows_.fixes_trace.has_value())
+        follows_.fixes_trace = "a branch depends on " + size_ + by(condition);
     }
     if (first) visit(node->blocks()[0]);
     if (second) visit(node->blocks()[1]);
@@ -486,9 +490,9 @@ class Follower {
     Mark length = worse(worse(of(node->input(0)), of(node->input(1))), of(body->outputs()[0]));
     bool follows = !is_free(length);
     if (follows) {
-      batch_.conditions.insert({node->input(0), node->input(1), body->outputs()[0]});
-      if (!batch_.fixes_trace.has_value())
-        batch_.fixes_trace = "the length of a loop depends on the size of the batch" + by(length);
+      follows_.conditions.insert({node->input(0), node->input(1), body->outputs()[0]});
+      if (!follows_.fixes_trace.has_value())
+        follows_.fixes_trace = "the length of a loop depends on " + size_ + by(length);
     }
     for (size_t i = 0; i < node->outputs().size(); ++i) {
       const Value *output = node->output(i), *carried = body->inputs()[i + 1];
@@ -505,14 +509,22 @@ class Follower {
   std::unordered_set<const Value *> chosen_;
   // Tensors whose sizes at batches of 1 to 3 say nothing about others.
   std::unordered_set<const Value *> irregular_;
-  Batch batch_;
+  // What the free size is called.
+  std::string size_;
+  bool proportion_;
+  Follows follows_;
 };
 
 }  // namespace
 
-Batch follow_batch(const std::shared_ptr<Graph> &graph, const std::vector<Sights> &sights) {
-  if (sights.size() < 3) return {};
-  return Follower(graph, sights).take();
+Follows follow_batch(const std::shared_ptr<Graph> &graph, const std::vector<Sights> &sights) {
+  if (sights.size() < kSizes) return {};
+  return Follower(graph, sights, "the size of the batch", /*proportion=*/true).take();
+}
+
+Follows follow_size(const std::shared_ptr<Graph> &graph, const std::vector<Sights> &sights,
+                    const std::string &name) {
+  return Follower(graph, sights, "the size `" + name + '`', /*proportion=*/false).take();
 }
 
 }  // namespace lamina

@@ -402,19 +402,26 @@ void open(lts_source &source, const char *path) {
     }
 }
 
-bool analyse(lts_source &source, size_t inputs_given, bool has_exits) {
+bool analyse(lts_source &source, std::vector<std::string> bindings, bool has_exits) {
   const auto &arguments = source.frozen.get_method("forward").function().getSchema().arguments();
-  for (size_t i = inputs_given + 1; i < arguments.size(); ++i)
+  source.bindings = std::move(bindings);
+  for (size_t i = source.bindings.size() + 1; i < arguments.size(); ++i)
     source.defaults.push_back(arguments[i].default_value());
   source.graph = source.frozen.get_method("forward").graph()->copy();
   torch::jit::Inline(*source.graph);
   torch::jit::InlineForkWait(source.graph);
   forget_callers(source.graph->block());
+  bind_arguments(*source.graph, source.bindings);
   bind_defaults(*source.graph, source.defaults);
   source.structure = clean(source.graph);
   name_no_gpu(source.graph->block());
   TORCH_CHECK(!source.graph->outputs().empty(), "the model gives no tensor");
   source.reads_self = !source.graph->inputs().at(0)->uses().empty();
+  bool all_tensors = true;
+  for (const std::string &binding : source.bindings) all_tensors &= binding == "tensor";
+  TORCH_CHECK(all_tensors || !source.reads_self,
+              "it keeps attributes that change, and takes arguments that are no tensors: make its "
+              "state an input and an output");
   if (has_exits) {
     source.heads = bring_up_heads(source.graph);
     for (size_t i = 0; i < source.heads.size(); ++i)
@@ -457,6 +464,7 @@ lts_graph *stateful_graph(const lts_source &source) {
 lts_graph *graph_as_written(const lts_source &source) {
   TORCH_CHECK(source.read.has_value(), "a model that was traced again has no file");
   auto graph = source.as_written->copy();
+  bind_arguments(*graph, source.bindings);
   torch::jit::Inline(*graph);
   torch::jit::Autocast(graph);
   torch::jit::InlineForkWait(graph);
@@ -567,17 +575,30 @@ std::string observed(lts_source &source, const size_t *cuts, size_t count,
 }
 
 // JSON: `Watched` in ffi.rs.
-std::string watched(lts_source &source, std::vector<std::vector<at::Tensor>> batches) {
-  std::vector<Sights> sights;
-  for (auto &inputs : batches) sights.push_back(watch(source, inputs));
-  Batch batch = follow_batch(source.graph, sights);
-  Unsteady unsteady = unsteady_cuts(source, batch, sights.at(0));
+std::string watched(lts_source &source, const std::vector<std::vector<at::Tensor>> &requests,
+                    size_t batches, const std::vector<std::string> &names) {
+  auto look = [&](size_t from, size_t to) {
+    std::vector<Sights> seen;
+    for (size_t i = from; i < to; ++i) seen.push_back(watch(source, requests.at(i)));
+    return seen;
+  };
+  std::vector<Sights> first = look(0, batches);
+  Follows batch = follow_batch(source.graph, first);
+  std::optional<std::string> by_size;
+  for (size_t i = 0; i < names.size(); ++i) {
+    size_t from = batches + kSizes * i;
+    Follows size = follow_size(source.graph, look(from, from + kSizes), names[i]);
+    batch.conditions.insert(size.conditions.begin(), size.conditions.end());
+    if (!by_size.has_value()) by_size = size.fixes_trace;
+  }
+  Unsteady unsteady = unsteady_cuts(source, batch, first.at(0));
   auto place = [](const std::pair<const size_t, std::string> &cut) {
     return "{\"at\":" + std::to_string(cut.first) + ",\"reason\":" + quoted(cut.second) + '}';
   };
   return "{\"unsteady\":" + list(unsteady.cuts, place) + ",\"mayDiffer\":" +
          (unsteady.may_differ ? "true" : "false") + ",\"fixesTrace\":" +
-         (batch.fixes_trace.has_value() ? lamina::quoted(*batch.fixes_trace) : "null") + '}';
+         (batch.fixes_trace.has_value() ? lamina::quoted(*batch.fixes_trace) : "null") +
+         ",\"sizesFixTrace\":" + (by_size.has_value() ? lamina::quoted(*by_size) : "null") + '}';
 }
 
 // One line for each tensor that the block takes, so that a slice that begins
@@ -606,9 +627,10 @@ int lts_source_open(const char *path, lts_source **out, char **text) {
   });
 }
 
-int lts_source_analyse(lts_source *source, size_t inputs_given, int has_exits, char **text) {
+int lts_source_analyse(lts_source *source, const char *const *bindings, size_t count,
+                       int has_exits, char **text) {
   return lamina::guarded(text, [&] {
-    bool writes = lamina::analyse(*source, inputs_given, has_exits != 0);
+    bool writes = lamina::analyse(*source, {bindings, bindings + count}, has_exits != 0);
     *text = lamina::copy_text(lamina::analysis(*source, writes));
   });
 }
@@ -642,15 +664,16 @@ int lts_source_observe(lts_source *source, const size_t *cuts, size_t count,
   });
 }
 
-int lts_source_watch(lts_source *source, lts_tensor *const *inputs, size_t batches, size_t count,
-                     char **text) {
+int lts_source_watch(lts_source *source, lts_tensor *const *inputs, size_t batches,
+                     const char *const *names, size_t sizes, size_t count, char **text) {
   return lamina::guarded(text, [&] {
     lamina::use_threads(1);
     c10::InferenceMode inference;
     std::vector<std::vector<at::Tensor>> requests;
-    for (size_t i = 0; i < batches; ++i)
+    for (size_t i = 0; i < batches + lamina::kSizes * sizes; ++i)
       requests.push_back(lamina::private_copies(inputs + i * count, count));
-    *text = lamina::copy_text(lamina::watched(*source, std::move(requests)));
+    std::vector<std::string> called(names, names + sizes);
+    *text = lamina::copy_text(lamina::watched(*source, requests, batches, called));
   });
 }
 

@@ -14,6 +14,8 @@ struct lts_source {
   std::shared_ptr<torch::jit::Graph> as_written;
   torch::jit::Module frozen;
   std::shared_ptr<torch::jit::Graph> graph;
+  // What fills its arguments, as `bind_arguments` has it; the others have defaults.
+  std::vector<std::string> bindings;
   std::vector<std::optional<c10::IValue>> defaults;
   // Attributes of the module survived freezing: state, or values that depend
   // on it.
@@ -55,7 +57,12 @@ std::string list(const Items &items, Format &&format) {
   return out + ']';
 }
 
-// Arguments behind those that requests carry take their defaults.
+// Has the graph take tensors alone, and fills its first arguments with them: each with a
+// `tensor`, the `int`, `float` or `bool` in one, a `tuple:N` of them, or with a constant,
+// `fixed_int:16000`, `fixed_float:`, `fixed_bool:1`, `fixed_text:` or `none`.
+void bind_arguments(Graph &graph, const std::vector<std::string> &bindings);
+
+// Arguments behind those that are bound take their defaults.
 void bind_defaults(Graph &graph, const std::vector<std::optional<IValue>> &defaults);
 
 // Simplifies a graph in ways that keep every bit of the result. Gives the nest of its

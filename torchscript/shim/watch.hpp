@@ -1,4 +1,4 @@
-// What the values of a graph are in single forwards, and how they follow the batch.
+// What the values of a graph are in single forwards, and how they follow the batch and other free sizes.
 #pragma once
 
 #include "source.hpp"
@@ -24,17 +24,26 @@ using Sights = std::unordered_map<const Value *, std::vector<Sight>>;
 // One forward of the analysed graph.
 Sights watch(const lts_source &source, const std::vector<at::Tensor> &inputs);
 
-// What follows the batch in another way than in proportion, found by judging each
-// operation alone: a comparison at a few batch sizes would prove nothing about others.
-struct Batch {
-  // Why a trace would hold for one batch size alone.
+// What follows a free size, found by judging each operation alone: a comparison at a few
+// sizes would prove nothing about others.
+struct Follows {
+  // Why a trace would hold for one size alone.
   std::optional<std::string> fixes_trace;
-  // Conditions and lengths of loops that are others at another batch.
+  // Conditions and lengths of loops that are others at another size.
   std::unordered_set<const Value *> conditions;
 };
 
-// `sights` are those of batches of 1, 2 and 3; of fewer, where the batch is not free.
-Batch follow_batch(const std::shared_ptr<Graph> &graph, const std::vector<Sights> &sights);
+// Requests with which each free size is looked at.
+constexpr size_t kSizes = 3;
+
+// What follows the batch in another way than in proportion; `sights` are those of batches of
+// 1, 2 and 3, or of fewer, where the batch is not free.
+Follows follow_batch(const std::shared_ptr<Graph> &graph, const std::vector<Sights> &sights);
+
+// What follows the free dimension called `name` in any way; `sights` are those of three of
+// its sizes.
+Follows follow_size(const std::shared_ptr<Graph> &graph, const std::vector<Sights> &sights,
+                    const std::string &name);
 
 // What a request decides about beside what values hold.
 struct Unsteady {
@@ -45,6 +54,6 @@ struct Unsteady {
   bool may_differ = false;
 };
 
-Unsteady unsteady_cuts(lts_source &source, const Batch &batch, const Sights &sights);
+Unsteady unsteady_cuts(lts_source &source, const Follows &follows, const Sights &sights);
 
 }  // namespace lamina

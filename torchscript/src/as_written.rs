@@ -81,8 +81,10 @@ fn may_run(operator: &str) -> bool {
 /// Those to compare.
 fn requests(trial: &Trial<'_>) -> Vec<Vec<Tensor>> {
     let mut requests = trial.requests.clone();
+    let sized = trial.sizes.compared().map(|s| s.request.clone());
     if !trial.watched.may_differ {
         requests.truncate(1);
+        requests.extend(sized);
         return requests;
     }
     requests.extend(trial.unlike.0.iter().cloned());
@@ -91,6 +93,7 @@ fn requests(trial: &Trial<'_>) -> Vec<Vec<Tensor>> {
         .filter_map(|many| shapes::batch(&trial.declared, &rows[..many]))
         .collect();
     requests.extend(trial.more.iter().cloned());
+    requests.extend(sized);
     requests.extend(batches);
     requests
 }

@@ -49,6 +49,12 @@ pub(crate) fn request(
         .collect()
 }
 
+/// Numbers in [0, 1), the same for the same seed.
+pub(crate) fn shares(seed: u64, count: usize) -> Vec<f64> {
+    let mut generator = Generator(seed);
+    (0..count).map(|_| generator.unit()).collect()
+}
+
 /// `inputs` with a range for the whole numbers that declare none, where `samples` show one:
 /// what is drawn beside them stays inside.
 pub(crate) fn with_ranges(inputs: &[InputSpec], samples: &[Vec<Tensor>]) -> Vec<InputSpec> {
@@ -223,20 +229,26 @@ fn whole(generator: &mut Generator, min: f64, max: f64) -> f64 {
     (min + (generator.unit() * span).floor()).min(max)
 }
 
-/// The shape with 1 for a free batch size.
+/// The shape with 1 for a free batch size, and typical sizes.
 fn shape_at_one(value: &ValueSpec) -> Result<Vec<i64>, BadInput> {
     let bad = || {
         BadInput(format!(
-            "input `{}`: shape {:?} has a dimension below 1 (only the first may be -1)",
+            "input `{}`: shape {:?} has a dimension below 1",
             value.name, value.shape
         ))
     };
-    let sized = |(i, &dim): (usize, &i64)| match dim {
-        -1 if i == 0 => Ok(1),
+    let sized = |(place, dim): (usize, i64)| match dim {
+        -1 => Ok(1),
         1.. => Ok(dim),
+        0 if value.size_at(place).is_some() => Ok(0),
         _ => Err(bad()),
     };
-    value.shape.iter().enumerate().map(sized).collect()
+    value
+        .typical_shape()
+        .into_iter()
+        .enumerate()
+        .map(sized)
+        .collect()
 }
 
 fn elements(value: &ValueSpec, shape: &[i64]) -> Result<usize, BadInput> {
@@ -297,6 +309,7 @@ mod tests {
                 name: "x".into(),
                 datatype,
                 shape: shape.to_vec(),
+                sizes: Vec::new(),
             },
             range: range.map(|(min, max)| ValueRange { min, max }),
         }
@@ -397,7 +410,7 @@ mod tests {
     #[test]
     fn declarations_that_cannot_be_drawn_are_named() {
         let err = |s: InputSpec| request(&[s], 1, 0).unwrap_err().0;
-        assert!(err(spec(DataType::Fp32, &[1, -1], None)).contains("only the first may be -1"));
+        assert!(err(spec(DataType::Fp32, &[1, -2], None)).contains("below 1"));
         assert!(err(spec(DataType::Fp32, &[0], None)).contains("dimension below 1"));
         assert!(err(spec(DataType::Fp32, &[1 << 40, 1 << 40], None)).contains("larger than"));
         assert!(err(spec(DataType::Uint8, &[1], Some((0.0, 256.0)))).contains("no range of UINT8"));

@@ -78,7 +78,10 @@ impl PrepareError {
     pub(crate) fn input_mismatch(inputs: &[InputSpec], reason: String) -> Self {
         let declared: Vec<String> = inputs
             .iter()
-            .map(|i| format!("{} {} {:?}", i.value.name, i.value.datatype, i.value.shape))
+            .map(|i| {
+                let shape = i.value.shape_text();
+                format!("{} {} {shape}", i.value.name, i.value.datatype)
+            })
             .collect();
         let help = if tells_of_an_index(&reason) {
             INDEX_HELP

@@ -198,6 +198,7 @@ mod tests {
             name: name.into(),
             datatype: DataType::Fp32,
             shape: vec![-1, classes],
+            sizes: Vec::new(),
         };
         let outputs = [output("output0", 5), output("output1", 5)];
         let metadata = metadata([true; 4]);

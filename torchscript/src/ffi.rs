@@ -10,6 +10,7 @@ mod answers;
 pub(crate) use answers::*;
 
 use bytes::Bytes;
+use lamina_model::{Binding, Constant};
 use serde::de::DeserializeOwned;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt as _;
@@ -61,7 +62,8 @@ mod sys {
         ) -> c_int;
         pub(super) fn lts_source_analyse(
             source: *mut Source,
-            inputs_given: usize,
+            bindings: *const *const c_char,
+            count: usize,
             has_exits: c_int,
             text: *mut *mut c_char,
         ) -> c_int;
@@ -93,6 +95,8 @@ mod sys {
             source: *mut Source,
             inputs: *const *const C_tensor,
             batches: usize,
+            names: *const *const c_char,
+            sizes: usize,
             count: usize,
             text: *mut *mut c_char,
         ) -> c_int;
@@ -258,6 +262,25 @@ fn pointers(inputs: &[Tensor]) -> Vec<*const C_tensor> {
     inputs.iter().map(Tensor::as_ptr).collect()
 }
 
+/// As the shim reads it: `bind_arguments` in source.hpp.
+fn in_words(binding: &Binding) -> String {
+    match binding {
+        Binding::Tensor => "tensor".into(),
+        Binding::Int => "int".into(),
+        Binding::Float => "float".into(),
+        Binding::Bool => "bool".into(),
+        Binding::Tuple { count } => format!("tuple:{count}"),
+        Binding::Fixed { value } => match value {
+            Constant::None => "none".into(),
+            Constant::Bool(truth) => format!("fixed_bool:{}", i32::from(*truth)),
+            Constant::Int(number) => format!("fixed_int:{number}"),
+            // The shortest text that is read as the same number.
+            Constant::Float(number) => format!("fixed_float:{number}"),
+            Constant::Text(text) => format!("fixed_text:{text}"),
+        },
+    }
+}
+
 /// A border of a block: the model's own end, or a cut's position.
 fn border(cut: Option<usize>) -> usize {
     cut.unwrap_or(usize::MAX)
@@ -274,14 +297,24 @@ impl Source {
         Ok((Self(source), signature))
     }
 
-    /// Cleans the graph and finds its cuts; arguments from `inputs_given` on
-    /// take their defaults; with exits, all outputs but the last are side
+    /// Cleans the graph and finds its cuts; its first arguments are filled as `bindings`
+    /// say, the others take their defaults; with exits, all outputs but the last are side
     /// exits'. To be called once, before the other methods.
-    pub(crate) fn analyse(&mut self, inputs_given: usize, has_exits: bool) -> Result<Analysis> {
+    pub(crate) fn analyse(&mut self, bindings: &[Binding], has_exits: bool) -> Result<Analysis> {
+        let texts: std::result::Result<Vec<CString>, _> =
+            bindings.iter().map(|b| CString::new(in_words(b))).collect();
+        let texts = texts.map_err(|_| TorchError("an argument contains a NUL byte".into()))?;
+        let pointers: Vec<*const c_char> = texts.iter().map(|t| t.as_ptr()).collect();
         let mut text = ptr::null_mut();
-        // SAFETY: the handle is valid and ours alone.
+        // SAFETY: the handle is valid and ours alone; the texts outlive the call.
         let status = unsafe {
-            sys::lts_source_analyse(self.0, inputs_given, c_int::from(has_exits), &raw mut text)
+            sys::lts_source_analyse(
+                self.0,
+                pointers.as_ptr(),
+                pointers.len(),
+                c_int::from(has_exits),
+                &raw mut text,
+            )
         };
         parsed(status, text)
     }
@@ -306,18 +339,39 @@ impl Source {
     }
 
     /// Runs the analysed model once for each of `batches`: requests of 1 row and, where any
-    /// batch is taken, of 2 and 3.
-    pub(crate) fn watch(&mut self, batches: &[Vec<Tensor>]) -> Result<Watched> {
+    /// batch is taken, of 2 and 3; and for three requests along each of the free sizes that
+    /// `sizes` name.
+    pub(crate) fn watch(
+        &mut self,
+        batches: &[Vec<Tensor>],
+        sizes: &[(String, [Vec<Tensor>; 3])],
+    ) -> Result<Watched> {
         let count = batches.first().map_or(0, Vec::len);
-        if batches.is_empty() || batches.iter().any(|b| b.len() != count) {
+        let along = sizes.iter().flat_map(|(_, requests)| requests);
+        let requests: Vec<&Vec<Tensor>> = batches.iter().chain(along).collect();
+        if batches.is_empty() || requests.iter().any(|r| r.len() != count) {
             return Err(TorchError("the requests have different lengths".into()));
         }
-        let inputs: Vec<*const C_tensor> = batches.iter().flat_map(|b| pointers(b)).collect();
+        let inputs: Vec<*const C_tensor> = requests.iter().flat_map(|r| pointers(r)).collect();
+        let names: std::result::Result<Vec<CString>, _> = sizes
+            .iter()
+            .map(|(name, _)| CString::new(name.as_str()))
+            .collect();
+        let names = names.map_err(|_| TorchError("a size's name contains a NUL byte".into()))?;
+        let names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
         let mut text = ptr::null_mut();
-        // SAFETY: the handle is ours alone; the tensors outlive the call, and the array
-        // holds `count` of them for each batch.
+        // SAFETY: the handle is ours alone; tensors and names outlive the call, and the
+        // array holds `count` tensors for each batch and for each three along a size.
         let status = unsafe {
-            sys::lts_source_watch(self.0, inputs.as_ptr(), batches.len(), count, &raw mut text)
+            sys::lts_source_watch(
+                self.0,
+                inputs.as_ptr(),
+                batches.len(),
+                names.as_ptr(),
+                names.len(),
+                count,
+                &raw mut text,
+            )
         };
         parsed(status, text)
     }

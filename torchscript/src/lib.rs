@@ -12,7 +12,9 @@ mod as_written;
 #[cfg(feature = "baseline")]
 pub mod baseline;
 mod benchmark;
+mod bind;
 mod caches;
+mod check;
 mod cuts;
 mod draw;
 mod encodings;
@@ -31,6 +33,7 @@ mod retrace;
 mod rows;
 mod rungs;
 mod shapes;
+mod sized;
 mod slice;
 mod stats;
 mod store;

@@ -20,11 +20,14 @@ pub(crate) struct Looks {
     pub(crate) at_one: Vec<Observation>,
     /// With batches.
     pub(crate) batches: Vec<Observation>,
+    /// With other than typical sizes.
+    pub(crate) sized: Vec<Observation>,
 }
 
 impl Looks {
     fn others(&self) -> impl Iterator<Item = &Observation> {
-        self.at_one.iter().chain(&self.batches)
+        let batched = self.at_one.iter().chain(&self.batches);
+        batched.chain(&self.sized)
     }
 
     /// Whether what is live at a cut is made up alike with each, and as large with each of
@@ -125,7 +128,8 @@ pub(crate) fn check_outputs(looks: &Looks, must: usize) -> Result<(), PrepareErr
         pairs.all(|(a, b)| a.is_like(b))
     };
     // Others may be none that users send, and are refused by the block that gives them.
-    if !looks.at_one.iter().take(must).all(alike) {
+    let must = looks.at_one.iter().take(must);
+    if !must.chain(&looks.sized).all(alike) {
         return unsupported(
             "the number of tensors that it gives depends on the request; give a fixed number, \
              padded where needed",
@@ -226,11 +230,13 @@ mod tests {
             first: seen(&[1, 5, 4]),
             at_one: vec![seen(&[1, 7, 4])],
             batches: vec![seen(&[2, 5, 4])],
+            sized: Vec::new(),
         };
         let spec = |shape: &[i64]| ValueSpec {
             name: "y".into(),
             datatype: lamina_model::DataType::Fp32,
             shape: shape.to_vec(),
+            sizes: Vec::new(),
         };
         let mut outputs = [spec(&[-1, 5, 4])];
         loosen(&mut outputs, &looks);

@@ -224,6 +224,7 @@ mod tests {
             name: "x".into(),
             datatype: DataType::Fp32,
             shape: vec![-1, 3],
+            sizes: Vec::new(),
         }]
     }
 

@@ -1,22 +1,23 @@
 use crate::as_written;
+use crate::bind;
+use crate::check::{self, Faults, fails};
 use crate::cuts;
 use crate::draw;
 use crate::encodings;
 use crate::exits;
-use crate::ffi::{
-    self, Analysis, Block, Cost, Gear, Graph, Signature, Source, TorchError, Watched,
-};
-use crate::forward::{first_difference, run, torch_tensors};
+use crate::ffi::{self, Analysis, Block, Cost, Source, TorchError, Watched};
+use crate::forward::torch_tensors;
 use crate::metadata::{self, Metadata};
 use crate::operators::{is_allowed, is_asynchronous};
 use crate::profile::{self, BlockProfile};
 use crate::retrace;
 use crate::rows;
-use crate::rungs::{FEW, Known, Plan, Step, Trial, WELL};
+use crate::rungs::{FEW, Plan, Step, Trial, WELL};
+use crate::sized::Sizes;
 use crate::{PrepareError, store};
 use lamina_model::{
-    Block as ManifestBlock, BoundaryCheck, InputSpec, MANIFEST_VERSION, Manifest, Probe, Rung,
-    Tensor, ValueSpec,
+    Block as ManifestBlock, BoundaryCheck, FixedArgument, InputSpec, MANIFEST_VERSION, Manifest,
+    Probe, Rung, Tensor, ValueSpec,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -30,9 +31,12 @@ const NO_FORWARD: &str = "the model has no `forward`";
 /// How to prepare a model.
 #[derive(Debug, Clone)]
 pub struct PrepareOptions {
-    /// The model's inputs in the order of `forward`; names are the user's.
-    /// Arguments that have a default may be left out at the end.
+    /// The model's inputs in the order of `forward`; names are the user's. A number is an
+    /// input of one element, a tuple of tensors one for each of them. Arguments that have a
+    /// default may be left out at the end.
     pub inputs: Vec<InputSpec>,
+    /// Arguments that no request carries, by their names.
+    pub fixed: Vec<FixedArgument>,
     /// Requests of the user's own, of batch 1, as [`lamina_model::samples`] reads them: the
     /// first two take the place of drawn ones, and the chain must give what the model gives
     /// on the others, too. Empty where all are drawn.
@@ -76,7 +80,7 @@ pub enum Progress {
     },
 }
 
-type Report<'a> = &'a mut dyn FnMut(Progress);
+pub(crate) type Report<'a> = &'a mut dyn FnMut(Progress);
 
 /// Slices `model` into `out_dir` (made where it is missing): one `<digest>.pt`
 /// per block and the probe as `<digest>.safetensors`. The same model gives the
@@ -101,7 +105,8 @@ pub fn prepare(
     let source_digest = store::digest_of_file(model)?;
     store::make_dir(out_dir)?;
     let inputs = draw::with_ranges(&options.inputs, &options.samples);
-    let (mut trial, metadata) = open(model, options, &inputs, requests(options)?)?;
+    let sizes = Sizes::declared(&inputs).map_err(|reason| mismatch(options, reason))?;
+    let (mut trial, metadata) = open(model, options, &inputs, sizes)?;
     let (plan, reason, chain) = climb_down(&mut trial, out_dir, options.seed, progress)?;
     let exits = match &metadata {
         Some(metadata) => exits::place(&trial.analysis, metadata, &plan.cuts, plan.outputs()),
@@ -132,6 +137,7 @@ pub fn prepare(
         rung: plan.rung,
         rung_reason: reason,
         inputs: plan.inputs.clone(),
+        arguments: trial.bindings(),
         outputs: plan.outputs().to_vec(),
         output_structure: Some(plan.structure.clone()),
         exits,
@@ -142,6 +148,7 @@ pub fn prepare(
             compared: count(plan.values.iter().map(Vec::len).sum()),
             max_abs_diff: 0.0,
             telling_diff: plan.telling_diff(),
+            sizes: trial.sizes.tried(),
         },
         prepared_gflops: options.prepared_gflops,
         weight_bytes: weight_bytes(&trial.analysis, &profiles),
@@ -172,7 +179,8 @@ struct Chain {
 }
 
 /// The two requests that a model is tried with first, and more that must be answered alike.
-fn requests(options: &PrepareOptions) -> Result<Asked, PrepareError> {
+/// `typical` are the inputs with typical sizes.
+fn requests(options: &PrepareOptions, typical: &[InputSpec]) -> Result<Asked, PrepareError> {
     match options.samples.as_slice() {
         [first, second, more @ ..] => Ok(Asked {
             two: vec![first.clone(), second.clone()],
@@ -180,7 +188,7 @@ fn requests(options: &PrepareOptions) -> Result<Asked, PrepareError> {
             are_samples: true,
         }),
         _ => {
-            let drawn = [0, 1].map(|number| draw::request(&options.inputs, options.seed, number));
+            let drawn = [0, 1].map(|number| draw::request(typical, options.seed, number));
             let drawn: Result<_, _> = drawn.into_iter().collect();
             Ok(Asked {
                 two: drawn.map_err(|e| mismatch(options, e.0))?,
@@ -202,25 +210,32 @@ fn open<'a>(
     model: &Path,
     options: &PrepareOptions,
     inputs: &'a [InputSpec],
-    asked: Asked,
+    mut sizes: Sizes,
 ) -> Result<(Trial<'a>, Option<Metadata>), PrepareError> {
+    let typical = sizes.typical(inputs);
+    let mut asked = requests(options, &typical)?;
+    sizes.take_samples(inputs, &mut asked.more);
     let (mut source, signature) = Source::open(model).map_err(|e| unreadable(model, &e))?;
-    check_signature(&signature, options)?;
+    let bindings = bind::bindings(&signature.arguments, &options.inputs, &options.fixed)
+        .map_err(|reason| mismatch(options, reason))?;
     let wrong = |reason: String| PrepareError::Metadata { reason };
     let metadata = signature.metadata.as_deref().map(metadata::parse);
     let metadata = metadata.transpose().map_err(wrong)?;
     let mut analysis = source
-        .analyse(options.inputs.len(), metadata.is_some())
+        .analyse(&bindings, metadata.is_some())
         .map_err(|e| PrepareError::Unsupported { reason: e.reason() })?;
     check_operators(&analysis)?;
     if let Some(metadata) = &metadata {
         exits::restrict(&mut analysis, metadata).map_err(wrong)?;
     }
+    sizes.try_out(&mut source, inputs, &asked.two[0], options.seed)?;
     let mut trial = Trial {
         source,
         analysis,
-        declared: options.inputs.iter().map(|i| i.value.clone()).collect(),
+        declared: typical.iter().map(|i| i.value.clone()).collect(),
         inputs,
+        typical,
+        sizes,
         requests: asked.two,
         more: asked.more,
         are_samples: asked.are_samples,
@@ -230,6 +245,7 @@ fn open<'a>(
         structure: None,
         watched: Watched::default(),
         unlike: Default::default(),
+        bindings,
     };
     trial.watch(options.seed)?;
     as_written::check(&mut trial)?;
@@ -368,61 +384,6 @@ fn leaves(rung: Rung, share: f64) -> String {
     )
 }
 
-/// Why the blocks of a plan are of no use.
-struct Faults {
-    first: Fault,
-    /// The cuts whose values, copied, make the block behind them give something
-    /// else: without them the rest may hold. Empty where that is no remedy.
-    bad_cuts: Vec<usize>,
-}
-
-impl From<Fault> for Faults {
-    fn from(first: Fault) -> Self {
-        Self {
-            first,
-            bad_cuts: Vec::new(),
-        }
-    }
-}
-
-/// What is wrong with a block.
-enum Fault {
-    /// The first value that is not the whole model's.
-    Differs {
-        value: String,
-        max_abs_diff: f64,
-    },
-    Fails {
-        step: &'static str,
-        reason: String,
-    },
-}
-
-impl Fault {
-    fn reason(&self) -> String {
-        match self {
-            Self::Differs {
-                value,
-                max_abs_diff,
-            } => format!("cut, its value `{value}` would differ by {max_abs_diff:e}"),
-            Self::Fails { step, reason } => format!("cut, it fails while {step}: {reason}"),
-        }
-    }
-
-    fn into_error(self) -> PrepareError {
-        match self {
-            Self::Differs {
-                value,
-                max_abs_diff,
-            } => PrepareError::Unequal {
-                value,
-                max_abs_diff,
-            },
-            Self::Fails { step, reason } => PrepareError::Torch { step, reason },
-        }
-    }
-}
-
 /// Writes the blocks of `plan`, loads them again and runs its requests through
 /// them. `files` are those written, whatever comes of it.
 fn cut(
@@ -450,10 +411,7 @@ fn cut(
             total,
         });
     }
-    if let Some(faults) = check(plan, &blocks, progress) {
-        return Ok(Err(faults));
-    }
-    if let Some(faults) = check_more(trial, plan, &blocks)? {
+    if let Some(faults) = check::all(trial, plan, &blocks, progress)? {
         return Ok(Err(faults));
     }
     let first = plan.known().next();
@@ -473,92 +431,6 @@ fn cut(
         costs,
         lopsided: lopsided.filter(|_| is_cut),
     }))
-}
-
-fn fails(step: &'static str, error: &TorchError) -> Fault {
-    Fault::Fails {
-        step,
-        reason: error.reason(),
-    }
-}
-
-/// Runs the requests of `plan` block by block, each value through its wire form,
-/// and compares with the whole model. Every block is given what the whole model
-/// has there, which is what the block before it must give.
-fn check(plan: &Plan, blocks: &[Block], progress: Report<'_>) -> Option<Faults> {
-    let total = count(blocks.len());
-    progress(Progress::Checking { done: 0, total });
-    let known: Vec<Known<'_>> = plan.known().collect();
-    let mut faults: Option<Faults> = None;
-    for (i, block) in blocks.iter().enumerate() {
-        if let Some(fault) = check_block(plan, i, block, &known) {
-            let Some(before) = i.checked_sub(1) else {
-                // The model's inputs do not come over a cut.
-                return Some(fault.into());
-            };
-            let faults = faults.get_or_insert_with(|| fault.into());
-            faults.bad_cuts.push(plan.cuts[before]);
-        }
-        progress(Progress::Checking {
-            done: count(i + 1),
-            total,
-        });
-    }
-    faults
-}
-
-/// The same for the requests of the user's own that are not in `plan`, one at a time: what
-/// crosses its cuts may be large.
-fn check_more(
-    trial: &mut Trial<'_>,
-    plan: &Plan,
-    blocks: &[Block],
-) -> Result<Option<Faults>, PrepareError> {
-    for number in 0..trial.more.len() {
-        let reference = trial.answer_to_more(number, plan)?;
-        let known = [Known {
-            request: &trial.more[number],
-            reference: &reference,
-        }];
-        for (i, block) in blocks.iter().enumerate() {
-            let Some(first) = check_block(plan, i, block, &known) else {
-                continue;
-            };
-            let before = i.checked_sub(1).map(|before| plan.cuts[before]);
-            return Ok(Some(Faults {
-                first,
-                bad_cuts: before.into_iter().collect(),
-            }));
-        }
-    }
-    Ok(None)
-}
-
-/// What is wrong with block `i` of `plan`.
-fn check_block(plan: &Plan, i: usize, block: &Block, known: &[Known<'_>]) -> Option<Fault> {
-    let graph = match Graph::merge(std::slice::from_ref(block), Gear::Plain) {
-        Ok(graph) => graph,
-        Err(e) => return Some(fails("reading a block back", &e)),
-    };
-    for known in known {
-        let values = match run(&graph, known.crossing(i)) {
-            Ok(values) => values,
-            Err(reason) => {
-                return Some(Fault::Fails {
-                    step: "running a block",
-                    reason,
-                });
-            }
-        };
-        if let Some((place, max_abs_diff)) = first_difference(&known.reference[i], &values) {
-            let name = plan.values[i].get(place);
-            return Some(Fault::Differs {
-                value: name.map_or("output count", |s| s.name.as_str()).to_owned(),
-                max_abs_diff,
-            });
-        }
-    }
-    None
 }
 
 /// Borders of the blocks that `cuts` make.
@@ -597,33 +469,6 @@ fn manifest_blocks(
 
 fn names(values: &[ValueSpec]) -> Vec<String> {
     values.iter().map(|v| v.name.clone()).collect()
-}
-
-fn check_signature(signature: &Signature, options: &PrepareOptions) -> Result<(), PrepareError> {
-    let arguments = &signature.arguments;
-    let needed = arguments.iter().filter(|a| !a.has_default).count();
-    let declared = options.inputs.len();
-    if declared < needed || declared > arguments.len() {
-        let names: Vec<&str> = arguments.iter().map(|a| a.name.as_str()).collect();
-        return Err(mismatch(
-            options,
-            format!(
-                "its forward takes {} ({})",
-                arguments.len(),
-                names.join(", ")
-            ),
-        ));
-    }
-    let strange = arguments[..declared]
-        .iter()
-        .find(|a| a.kind != "Tensor" && a.kind != "Optional[Tensor]");
-    match strange {
-        Some(a) => Err(mismatch(
-            options,
-            format!("its argument `{}` is a {}, no tensor", a.name, a.kind),
-        )),
-        None => Ok(()),
-    }
 }
 
 /// Operators that reach outside the forward have no place in a block.
@@ -667,7 +512,7 @@ fn torch(step: &'static str) -> impl Fn(TorchError) -> PrepareError {
     }
 }
 
-fn count(n: usize) -> u32 {
+pub(crate) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 

@@ -5,7 +5,7 @@
 use crate::ffi::{Analysis, Graph, Source};
 use crate::forward::{first_difference, run};
 use crate::shapes;
-use lamina_model::{Tensor, ValueSpec};
+use lamina_model::{Binding, Tensor, ValueSpec};
 
 /// Batches on which a trace is compared with its original.
 const COMPARED: [usize; 4] = [2, 3, 5, 8];
@@ -13,7 +13,7 @@ const COMPARED: [usize; 4] = [2, 3, 5, 8];
 /// A model that is to be traced again, with what it answers.
 pub(crate) struct Original<'a> {
     pub(crate) source: &'a mut Source,
-    /// Names, types and shapes of its inputs: -1 where it takes any batch.
+    /// Names, types and shapes of its inputs, sizes typical: -1 where it takes any batch.
     pub(crate) inputs: &'a [ValueSpec],
     /// Two different requests of batch 1.
     pub(crate) requests: &'a [Vec<Tensor>],
@@ -23,6 +23,10 @@ pub(crate) struct Original<'a> {
     pub(crate) answers: Vec<&'a [Tensor]>,
     /// Why a trace of it holds for one batch size alone, where it does.
     pub(crate) fixes_trace: Option<String>,
+    /// Requests of other than typical sizes.
+    pub(crate) sized: Vec<&'a [Tensor]>,
+    /// Why a trace of it holds for one of its free sizes alone, where it does.
+    pub(crate) sizes_fix_trace: Option<String>,
 }
 
 /// A trace that answers like its original.
@@ -48,6 +52,9 @@ impl Original<'_> {
                     .into(),
             );
         }
+        if let Some(reason) = self.sizes_fix_trace {
+            return Err(format!("{reason}, and a trace would keep one"));
+        }
         let torch = |e: crate::ffi::TorchError| e.reason();
         let [first, second] = self.requests else {
             return Err("it was not tried with two requests".into());
@@ -61,7 +68,9 @@ impl Original<'_> {
             pair.as_deref().map(tensors).transpose()?.as_deref(),
         );
         let (mut source, retraced) = traced.map_err(torch)?;
-        let analysis = source.analyse(self.inputs.len(), false).map_err(torch)?;
+        let analysis = source
+            .analyse(&vec![Binding::Tensor; self.inputs.len()], false)
+            .map_err(torch)?;
         source.observe(&[], &tensors(first)?).map_err(torch)?;
         let graph = source.graph(&[]).map_err(torch)?;
         for (request, answer) in self.requests.iter().zip(&self.answers) {
@@ -71,7 +80,8 @@ impl Original<'_> {
             }
         }
         let original = self.source.graph(&[]).map_err(torch)?;
-        for request in self.more {
+        let more = self.more.iter().map(Vec::as_slice);
+        for request in more.chain(self.sized) {
             let answer = run(&original, request)?;
             if let Some((place, difference)) = first_difference(&answer, &run(&graph, request)?) {
                 return Err(format!("output {place} would differ by {difference:e}"));

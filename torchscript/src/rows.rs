@@ -2,7 +2,7 @@
 //! requests of several clients may be computed together, and rows may go on alone.
 
 use crate::rungs::Plan;
-use crate::shapes::{is_free, is_near};
+use crate::shapes::is_near;
 use crate::tensors::stacked;
 use lamina_model::{Tensor, ValueSpec};
 
@@ -14,7 +14,11 @@ pub(crate) fn are_independent(plan: &Plan, may_differ: bool) -> Option<bool> {
     let [first, second, both] = plan.reference.as_slice() else {
         return None;
     };
-    let all_have_rows = plan.inputs.iter().chain(plan.outputs()).all(is_free);
+    let all_have_rows = plan
+        .inputs
+        .iter()
+        .chain(plan.outputs())
+        .all(ValueSpec::has_rows);
     if !all_have_rows || plan.telling_diff() == 0.0 {
         return None;
     }
@@ -30,7 +34,7 @@ pub(crate) fn are_independent(plan: &Plan, may_differ: bool) -> Option<bool> {
 /// rows.
 fn hold(specs: &[ValueSpec], first: &[Tensor], second: &[Tensor], both: &[Tensor]) -> bool {
     let values = specs.iter().zip(first).zip(second).zip(both);
-    let mut with_rows = values.filter(|(((spec, _), _), _)| is_free(spec));
+    let mut with_rows = values.filter(|(((spec, _), _), _)| spec.has_rows());
     with_rows.all(|(((_, first), second), both)| {
         stacked(&[first, second]).is_some_and(|rows| is_near(&rows, both))
     })
@@ -54,6 +58,7 @@ mod tests {
             name: name.into(),
             datatype: DataType::Fp32,
             shape: vec![-1, 2],
+            sizes: Vec::new(),
         }
     }
 

@@ -4,14 +4,15 @@
 use crate::PrepareError;
 use crate::cuts;
 use crate::draw;
-use crate::ffi::{Analysis, Kind, Live, Observation, Source, TorchError, Watched};
+use crate::ffi::{Analysis, Graph, Kind, Live, Observation, Source, TorchError, Watched};
 use crate::forward::{first_difference, run, torch_tensors};
 use crate::looks::{Looks, can_cross, check_outputs, loosen, price, unsent};
 use crate::names::{self, Names};
 use crate::retrace::Original;
 use crate::shapes::{self, Shapes};
+use crate::sized::{Line, Sizes};
 use crate::tensors::max_abs_diff;
-use lamina_model::{InputSpec, OutputStructure, Rung, Tensor, ValueSpec};
+use lamina_model::{Binding, InputSpec, OutputStructure, Rung, Tensor, ValueSpec};
 use std::collections::BTreeSet;
 
 /// A cut with more tensors is made only where it divides what is heavy.
@@ -65,8 +66,12 @@ pub(crate) struct Trial<'a> {
     pub(crate) source: Source,
     pub(crate) analysis: Analysis,
     pub(crate) declared: Vec<ValueSpec>,
-    /// The declaration for messages.
+    /// The declaration.
     pub(crate) inputs: &'a [InputSpec],
+    /// The same with typical sizes.
+    pub(crate) typical: Vec<InputSpec>,
+    /// The free sizes beside the batch.
+    pub(crate) sizes: Sizes,
     /// Two different requests of batch 1.
     pub(crate) requests: Vec<Vec<Tensor>>,
     /// Further requests of batch 1 that the model must take.
@@ -86,6 +91,8 @@ pub(crate) struct Trial<'a> {
     /// Further requests, where a model may take another way with them: those of batch 1, and
     /// some as batches.
     pub(crate) unlike: Unlike,
+    /// What fills its arguments.
+    pub(crate) bindings: Vec<Binding>,
 }
 
 /// A request with what must cross each cut for it, and be answered.
@@ -152,20 +159,38 @@ impl Trial<'_> {
                 batches.push(torch_tensors(&batch)?);
             }
         }
-        let watched = self.source.watch(&batches);
-        let Ok(watched) = watched.or_else(|_| self.source.watch(&batches[..1])) else {
+        let lines = self.lines(seed)?;
+        let watched = self.source.watch(&batches, &lines);
+        let Ok(watched) = watched.or_else(|_| self.source.watch(&batches[..1], &lines)) else {
             // The model fails, and whoever runs it next says why.
             self.analysis.cuts.clear();
             return Ok(());
         };
         if watched.may_differ {
-            self.unlike =
-                unlike(self.inputs, &self.declared, first, seed).map_err(|e| self.mismatch(e.0))?;
+            self.unlike = unlike(&self.typical, &self.declared, first, seed)
+                .map_err(|e| self.mismatch(e.0))?;
         }
         let unsteady: Vec<usize> = watched.unsteady.iter().map(|u| u.at).collect();
         self.bar(&unsteady);
         self.watched = watched;
         Ok(())
+    }
+
+    /// See [`Sizes::lines`].
+    #[allow(clippy::type_complexity)] // taken apart at once
+    fn lines(&self, seed: u64) -> Result<Vec<(String, [Vec<tch::Tensor>; 3])>, PrepareError> {
+        let lines = self.sizes.lines(self.inputs, seed);
+        let lines = lines.map_err(|e| self.mismatch(e.0))?;
+        let torch = |line: Line| {
+            let [least, typical, most] = &line.requests;
+            let requests = [
+                torch_tensors(least)?,
+                torch_tensors(typical)?,
+                torch_tensors(most)?,
+            ];
+            Ok((line.name, requests))
+        };
+        lines.into_iter().map(torch).collect()
     }
 
     /// Leaves `cuts` out of every plan from now on.
@@ -324,7 +349,15 @@ impl Trial<'_> {
             first: seen.remove(0),
             at_one: seen,
             batches: Vec::new(),
+            sized: Vec::new(),
         };
+        for sized in self.sizes.compared() {
+            let request = torch_tensors(&sized.request)?;
+            match self.source.observe(cuts, &request) {
+                Ok(observation) => looks.sized.push(observation),
+                Err(error) => return Ok(Err(format!("with {}: {}", sized.label, error.reason()))),
+            }
+        }
         // A model need not take these.
         for request in &self.unlike.0 {
             let request = torch_tensors(request)?;
@@ -434,7 +467,15 @@ impl Trial<'_> {
         }
         let pair = self.pair();
         let at_two = pair.as_ref().and_then(|pair| run(&graph, pair).ok());
-        let shapes = shapes::generalize(&self.declared, names, &answers, at_two.as_deref());
+        let rows_first = !self.analysis.heads.is_empty();
+        let mut shapes = shapes::generalize(
+            &self.declared,
+            names,
+            &answers,
+            at_two.as_deref(),
+            rows_first,
+        );
+        self.free_sizes(&graph, names, &answers[0], &mut shapes)?;
         let mut requests = self.requests.clone();
         // Free only where the batch ran and gave both answers.
         if shapes::is_batch_free(&shapes.inputs) {
@@ -442,6 +483,40 @@ impl Trial<'_> {
             answers.extend(at_two);
         }
         Ok((requests, answers, shapes))
+    }
+
+    /// Frees what follows the free sizes, as requests of others show it.
+    fn free_sizes(
+        &self,
+        graph: &Graph,
+        names: &Names,
+        typical: &[Tensor],
+        shapes: &mut Shapes,
+    ) -> Result<(), PrepareError> {
+        let mut others = Vec::new();
+        for sized in self.sizes.compared() {
+            let values = run(graph, &sized.request)
+                .map_err(|reason| self.mismatch(format!("with {}: {reason}", sized.label)))?;
+            if values.len() != typical.len() {
+                return Err(PrepareError::Unsupported {
+                    reason: format!(
+                        "it gives {} tensors, with {} {}",
+                        typical.len(),
+                        sized.label,
+                        values.len()
+                    ),
+                });
+            }
+            others.push(values.into_iter().map(|t| t.shape).collect());
+        }
+        shapes::free_sizes(shapes, names, typical, &others);
+        for (spec, declared) in shapes.inputs.iter_mut().zip(self.inputs) {
+            for size in &declared.value.sizes {
+                spec.shape[size.dimension] = -1;
+            }
+            spec.sizes.clone_from(&declared.value.sizes);
+        }
+        Ok(())
     }
 
     /// What the blocks of `plan` must give for one of the further requests.
@@ -453,6 +528,20 @@ impl Trial<'_> {
         number: usize,
         plan: &Plan,
     ) -> Result<Vec<Vec<Tensor>>, PrepareError> {
+        let answer = self.answer(&self.more[number].clone(), plan)?;
+        answer
+            .map_err(|reason| self.mismatch(self.of_request(self.requests.len() + number, reason)))
+    }
+
+    /// What the blocks of `plan` must give for `request`; inside, why the model fails with it.
+    ///
+    /// # Errors
+    /// The whole model cannot be built.
+    pub(crate) fn answer(
+        &mut self,
+        request: &[Tensor],
+        plan: &Plan,
+    ) -> Result<Result<Vec<Vec<Tensor>>, String>, PrepareError> {
         let graph = self
             .source
             .graph(&plan.cuts)
@@ -460,10 +549,26 @@ impl Trial<'_> {
                 step: "building the whole model",
                 reason: e.reason(),
             })?;
-        let answer = run(&graph, &self.more[number]).map_err(|reason| {
-            self.mismatch(self.of_request(self.requests.len() + number, reason))
-        })?;
-        Ok(split(answer, &plan.values))
+        Ok(run(&graph, request).map(|answer| split(answer, &plan.values)))
+    }
+
+    /// What fills the model's arguments; nothing where that are its inputs as they are.
+    pub(crate) fn bindings(&self) -> Vec<Binding> {
+        let is_plain = self.bindings.iter().all(|b| *b == Binding::Tensor);
+        if is_plain {
+            Vec::new()
+        } else {
+            self.bindings.clone()
+        }
+    }
+
+    /// What the whole model answers.
+    ///
+    /// # Errors
+    /// Why it fails.
+    pub(crate) fn outputs(&mut self, request: &[Tensor]) -> Result<Vec<Tensor>, String> {
+        let graph = self.source.graph(&[]).map_err(|e| e.reason())?;
+        run(&graph, request)
     }
 
     /// Both requests as one batch, where the declaration leaves the batch free.
@@ -491,27 +596,41 @@ impl Trial<'_> {
             Ok(whole) => whole,
             Err(reason) => return Ok(Err(reason)),
         };
+        // Mixed batches hold for all inputs or for none.
+        let declared: Vec<ValueSpec> = if shapes::is_batch_free(&whole.inputs) {
+            self.declared.clone()
+        } else {
+            self.declared.iter().map(shapes::at_batch_one).collect()
+        };
         let original = Original {
             source: &mut self.source,
-            inputs: &whole.inputs,
+            inputs: &declared,
             requests: &self.requests,
             more: &self.more,
             answers: (0..self.requests.len()).map(|i| whole.answers(i)).collect(),
             fixes_trace: self.watched.fixes_trace.clone(),
+            sized: self
+                .sizes
+                .compared()
+                .map(|s| s.request.as_slice())
+                .collect(),
+            sizes_fix_trace: self.watched.sizes_fix_trace.clone(),
         };
         let traced = match original.trace() {
             Ok(traced) => traced,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let declared = match traced.fixed_batch {
-            Some(_) => whole.inputs.iter().map(shapes::at_batch_one).collect(),
-            None => whole.inputs,
+            Some(_) => declared.iter().map(shapes::at_batch_one).collect(),
+            None => declared,
         };
         let mut trial = Self {
             source: traced.source,
             analysis: traced.analysis,
             declared,
             inputs: self.inputs,
+            typical: self.typical.clone(),
+            sizes: self.sizes.clone(),
             requests: self.requests.clone(),
             more: self.more.clone(),
             are_samples: self.are_samples,
@@ -521,6 +640,7 @@ impl Trial<'_> {
             structure: Some(whole.structure),
             watched: Watched::default(),
             unlike: Default::default(),
+            bindings: self.bindings.clone(),
         };
         trial.watch(seed)?;
         Ok(Ok((trial, traced.fixed_batch)))
@@ -635,6 +755,7 @@ mod tests {
             name: name.into(),
             datatype: lamina_model::DataType::Uint8,
             shape: vec![1],
+            sizes: Vec::new(),
         };
         let values = [vec![spec("a")], vec![spec("a"), spec("b")]];
         let dealt = split((0..3).map(tensor).collect(), &values);

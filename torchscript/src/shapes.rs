@@ -2,7 +2,7 @@
 
 use crate::names::Names;
 use crate::tensors::{max_abs_diff, stacked};
-use lamina_model::{Tensor, ValueSpec};
+use lamina_model::{FreeSize, Tensor, ValueSpec};
 
 /// Largest difference between a row alone and in a batch, relative to the
 /// largest magnitude: other kernels may be chosen, other answers may not.
@@ -12,8 +12,8 @@ const BATCH_TOLERANCE: f64 = 1e-3;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Shapes {
     pub(crate) inputs: Vec<ValueSpec>,
-    /// Per cut what crosses; `None` where a shape depends on the request, or on
-    /// the batch in another than the first place: no agent could check it.
+    /// Per cut what crosses; `None` where a shape depends on the values of the request: no
+    /// agent could check it.
     pub(crate) at_cuts: Vec<Option<Vec<ValueSpec>>>,
     pub(crate) outputs: Vec<ValueSpec>,
 }
@@ -32,7 +32,7 @@ pub(crate) fn batch(declared: &[ValueSpec], requests: &[&Vec<Tensor>]) -> Option
                 .iter()
                 .map(|request| request.get(i))
                 .collect::<Option<_>>()?;
-            if is_free(value) {
+            if value.has_rows() {
                 stacked(&rows)
             } else {
                 rows.first().map(|&row| row.clone())
@@ -43,32 +43,30 @@ pub(crate) fn batch(declared: &[ValueSpec], requests: &[&Vec<Tensor>]) -> Option
 
 /// Whether some input takes any number of rows.
 pub(crate) fn is_batch_free(inputs: &[ValueSpec]) -> bool {
-    inputs.iter().any(is_free)
-}
-
-/// Whether it has one row for each row of the batch.
-pub(crate) fn is_free(value: &ValueSpec) -> bool {
-    value.shape.first() == Some(&-1)
+    inputs.iter().any(ValueSpec::has_rows)
 }
 
 /// Shapes from the values (those of each cut, then the outputs) of two requests
 /// of batch 1 and, where that ran, of both as one batch.
 ///
 /// Where the batch did not run or changed the answers, or an output does not
-/// carry it in the first place, all shapes are those of batch 1.
+/// carry it in the first place, all shapes are those of batch 1. What crosses a cut may have
+/// it in any place, or in the first alone if `rows_first`.
 pub(crate) fn generalize(
     declared: &[ValueSpec],
     names: &Names,
     at_one: &[Vec<Tensor>],
     at_two: Option<&[Tensor]>,
+    rows_first: bool,
 ) -> Shapes {
     let values = at_one.first().map_or(&[][..], Vec::as_slice);
     let crossing: usize = names.at_cuts.iter().map(Vec::len).sum();
     let free = at_two.filter(|two| batch_holds(declared, crossing, at_one, two));
-    let named = |i: usize, name: &String, shape: Vec<i64>| ValueSpec {
+    let named = |i: usize, name: &String, (shape, sizes): Shape| ValueSpec {
         name: name.clone(),
         datatype: values[i].datatype,
         shape,
+        sizes,
     };
     let shape = |i: usize| {
         let alike = at_one
@@ -76,9 +74,8 @@ pub(crate) fn generalize(
             .all(|request| is_alike(&request[i], &values[i]));
         match free {
             _ if !alike => None,
-            Some(two) if is_alike(&two[i], &values[i]) => Some(values[i].shape.clone()),
-            Some(two) => free_shape(&values[i], &two[i]),
-            None => Some(values[i].shape.clone()),
+            Some(two) => free_shape(&values[i], &two[i], rows_first),
+            None => Some((values[i].shape.clone(), Vec::new())),
         }
     };
     let mut next = 0;
@@ -103,8 +100,8 @@ pub(crate) fn generalize(
         at_cuts,
         outputs: outputs
             .map(|(name, i)| {
-                let shape = shape(i).unwrap_or_else(|| values[i].shape.clone());
-                named(i, name, shape)
+                let as_it_is = || (values[i].shape.clone(), Vec::new());
+                named(i, name, shape(i).unwrap_or_else(as_it_is))
             })
             .collect(),
     }
@@ -135,10 +132,10 @@ fn batch_holds(
     if first.len() != at_two.len() || second.len() != at_two.len() {
         return false;
     }
-    let all_free = declared.iter().all(is_free);
+    let all_free = declared.iter().all(ValueSpec::has_rows);
     (cuts..at_two.len()).all(|i| {
         // With an input that is not batched the second answer is another one.
-        free_shape(&first[i], &at_two[i]).is_some_and(|shape| shape.first() == Some(&-1))
+        free_shape(&first[i], &at_two[i], true).is_some_and(|(s, _)| s.first() == Some(&-1))
             && (!all_free
                 || stacked(&[&first[i], &second[i]]).is_some_and(|rows| is_near(&rows, &at_two[i])))
     })
@@ -157,18 +154,72 @@ fn tolerance(tensor: &Tensor) -> f64 {
     BATCH_TOLERANCE * max_abs_diff(tensor, &zeros).max(f64::MIN_POSITIVE)
 }
 
-/// The shape with -1 in the first place, where the batch is there and nowhere
-/// else.
-fn free_shape(one: &Tensor, two: &Tensor) -> Option<Vec<i64>> {
-    let fits = one.datatype == two.datatype
-        && one.shape.first() == Some(&1)
-        && two.shape.first() == Some(&2)
-        && one.shape[1..] == two.shape[1..];
-    fits.then(|| {
-        let mut shape = one.shape.clone();
-        shape[0] = -1;
-        shape
-    })
+/// A shape with its free sizes.
+type Shape = (Vec<i64>, Vec<FreeSize>);
+
+/// The shape with -1 where the batch is, alone or as a factor; in the first place and nowhere
+/// else, if `rows_first`.
+fn free_shape(one: &Tensor, two: &Tensor, rows_first: bool) -> Option<Shape> {
+    if one.datatype != two.datatype || one.shape.len() != two.shape.len() {
+        return None;
+    }
+    let (mut shape, mut sizes) = (one.shape.clone(), Vec::new());
+    let pairs = one.shape.iter().zip(&two.shape).enumerate();
+    for (place, (&of_one, &of_two)) in pairs.filter(|(_, (one, two))| one != two) {
+        let is_batch = (of_one, of_two) == (1, 2);
+        if rows_first && !(place == 0 && is_batch) {
+            return None;
+        }
+        shape[place] = -1;
+        sizes.extend((!is_batch).then_some(FreeSize {
+            dimension: place,
+            typical: of_one,
+            bounds: None,
+        }));
+    }
+    Some((shape, sizes))
+}
+
+/// Frees the dimensions that are of another size in `others`, the shapes of all values with
+/// other sizes of the inputs; `typical` are the values themselves. A cut at which one is of
+/// another rank is none.
+pub(crate) fn free_sizes(
+    shapes: &mut Shapes,
+    names: &Names,
+    typical: &[Tensor],
+    others: &[Vec<Vec<i64>>],
+) {
+    let free = |spec: &mut ValueSpec, i: usize| {
+        let one = &typical[i].shape;
+        others.iter().all(|other| {
+            let other = &other[i];
+            for (place, (of_one, of_other)) in one.iter().zip(other).enumerate() {
+                if of_one == of_other || spec.size_at(place).is_some() {
+                    continue;
+                }
+                spec.shape[place] = -1;
+                spec.sizes.push(FreeSize {
+                    dimension: place,
+                    typical: *of_one,
+                    bounds: None,
+                });
+            }
+            one.len() == other.len()
+        })
+    };
+    let mut next = 0;
+    for (at_cut, names) in shapes.at_cuts.iter_mut().zip(&names.at_cuts) {
+        let first = next;
+        next += names.len();
+        let specs = at_cut.iter_mut().flatten().zip(first..);
+        let ranks = specs.map(|(spec, i)| free(spec, i)).collect::<Vec<_>>();
+        if ranks.contains(&false) {
+            *at_cut = None;
+        }
+    }
+    for (spec, i) in shapes.outputs.iter_mut().zip(next..) {
+        free(spec, i);
+    }
 }
 
 #[cfg(test)]
@@ -181,6 +232,20 @@ mod tests {
             name: name.into(),
             datatype: DataType::Fp32,
             shape: shape.to_vec(),
+            sizes: Vec::new(),
+        }
+    }
+
+    /// With sizes that nobody named.
+    fn sized(name: &str, shape: &[i64], sizes: &[(usize, i64)]) -> ValueSpec {
+        let size = |&(dimension, typical)| FreeSize {
+            dimension,
+            typical,
+            bounds: None,
+        };
+        ValueSpec {
+            sizes: sizes.iter().map(size).collect(),
+            ..spec(name, shape)
         }
     }
 
@@ -217,6 +282,7 @@ mod tests {
             &names(&["a"]),
             &at_one(),
             Some(&two),
+            false,
         );
         assert_eq!(shapes.inputs, [spec("x", &[-1, 3])]);
         assert_eq!(shapes.at_cuts, [Some(vec![spec("a", &[-1, 1])])]);
@@ -227,7 +293,8 @@ mod tests {
     fn a_batch_that_fails_or_changes_answers_fixes_every_shape() {
         let wrong = [filled(&[2, 1], &[1.0, 2.0]), filled(&[2, 1], &[10.0, 21.0])];
         for two in [None, Some(&wrong[..])] {
-            let shapes = generalize(&[spec("x", &[-1, 3])], &names(&["a"]), &at_one(), two);
+            let declared = [spec("x", &[-1, 3])];
+            let shapes = generalize(&declared, &names(&["a"]), &at_one(), two, false);
             assert_eq!(shapes.inputs, [spec("x", &[1, 3])]);
             assert_eq!(shapes.at_cuts, [Some(vec![spec("a", &[1, 1])])]);
             assert_eq!(shapes.outputs, [spec("y", &[1, 1])]);
@@ -235,16 +302,51 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_hides_the_batch_is_no_border() {
+    fn the_batch_may_cross_a_cut_in_any_place() {
         let two = [filled(&[1, 2], &[1.0, 2.0]), filled(&[2, 1], &[10.0, 20.0])];
-        let shapes = generalize(
-            &[spec("x", &[-1, 3])],
+        let declared = [spec("x", &[-1, 3])];
+        let at = |rows_first| {
+            let names = names(&["a"]);
+            generalize(&declared, &names, &at_one(), Some(&two), rows_first)
+        };
+        assert_eq!(at(false).at_cuts, [Some(vec![spec("a", &[1, -1])])]);
+        assert_eq!(at(false).outputs, [spec("y", &[-1, 1])]);
+        assert_eq!(at(true).at_cuts, [None]);
+        let merged = [filled(&[2, 1], &[1.0, 2.0]), filled(&[1, 1], &[10.0])];
+        let both = [filled(&[4, 1], &[1.0; 4]), filled(&[2, 1], &[10.0; 2])];
+        let at_one = [merged.to_vec(), merged.to_vec()];
+        let shapes = generalize(&declared, &names(&["a"]), &at_one, Some(&both), false);
+        assert_eq!(
+            shapes.at_cuts,
+            [Some(vec![sized("a", &[-1, 1], &[(0, 2)])])]
+        );
+    }
+
+    #[test]
+    fn what_follows_a_size_is_free_where_it_is_and_of_one_rank() {
+        let typical = [filled(&[1, 5], &[0.0; 5]), filled(&[1, 7], &[0.0; 7])];
+        let mut shapes = Shapes {
+            inputs: Vec::new(),
+            at_cuts: vec![Some(vec![spec("a", &[-1, 5])])],
+            outputs: vec![spec("y", &[-1, 7])],
+        };
+        let same_rank = shapes.clone();
+        let others = [vec![vec![1, 9], vec![1, 7]], vec![vec![1, 5], vec![1, 8]]];
+        free_sizes(&mut shapes, &names(&["a"]), &typical, &others);
+        assert_eq!(
+            shapes.at_cuts,
+            [Some(vec![sized("a", &[-1, -1], &[(1, 5)])])]
+        );
+        assert_eq!(shapes.outputs, [sized("y", &[-1, -1], &[(1, 7)])]);
+        assert!(shapes.outputs[0].has_rows());
+        let mut shapes = same_rank;
+        free_sizes(
+            &mut shapes,
             &names(&["a"]),
-            &at_one(),
-            Some(&two),
+            &typical,
+            &[vec![vec![5], vec![1, 7]]],
         );
         assert_eq!(shapes.at_cuts, [None]);
-        assert_eq!(shapes.outputs, [spec("y", &[-1, 1])]);
     }
 
     #[test]
@@ -258,7 +360,7 @@ mod tests {
         let two = [rows.clone(), filled(&[1], &[8.0]), rows];
         let declared = [spec("x", &[-1, 3])];
         let at_one = [request(1.0), request(2.0)];
-        let shapes = generalize(&declared, &names(&["a", "n"]), &at_one, Some(&two));
+        let shapes = generalize(&declared, &names(&["a", "n"]), &at_one, Some(&two), false);
         let want = vec![spec("a", &[-1, 1]), spec("n", &[1])];
         assert_eq!(shapes.at_cuts, [Some(want)]);
     }
@@ -270,7 +372,7 @@ mod tests {
             vec![filled(&[i64::try_from(values.len()).unwrap()], values), row]
         };
         let at_one = [request(&[1.0]), request(&[2.0, 3.0])];
-        let shapes = generalize(&[spec("x", &[1, 3])], &names(&["a"]), &at_one, None);
+        let shapes = generalize(&[spec("x", &[1, 3])], &names(&["a"]), &at_one, None, false);
         assert_eq!(shapes.at_cuts, [None]);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::ffi::TorchError;
 use crate::tensors::{from_torch, max_abs_diff, to_torch};
-use lamina_model::Tensor;
+use lamina_model::{Binding, Constant, Tensor};
 use std::path::{Path, PathBuf};
 use tch::{CModule, IValue, TchError, no_grad};
 
@@ -32,27 +32,64 @@ pub enum UntouchedError {
 }
 
 /// What the model at `path` answers to `inputs`, in the order of a manifest's outputs.
+/// `arguments` are the manifest's: what is made of the inputs.
 ///
 /// Its weights want no gradient here, as in what serves: libtorch multiplies some matrices
 /// another way for those that do.
 ///
 /// # Errors
 /// See [`UntouchedError`].
-pub fn untouched_answer(path: &Path, inputs: &[Tensor]) -> Result<Vec<Tensor>, UntouchedError> {
+pub fn untouched_answer(
+    path: &Path,
+    inputs: &[Tensor],
+    arguments: &[Binding],
+) -> Result<Vec<Tensor>, UntouchedError> {
     let model = load(path).map_err(|e| UntouchedError::Load {
         path: path.to_owned(),
         reason: reason(e),
     })?;
-    let inputs = inputs
-        .iter()
-        .map(|tensor| to_torch(tensor).map(IValue::Tensor))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| UntouchedError::Value { what: e.0 })?;
-    let answer = no_grad(|| model.forward_is(&inputs));
+    let tensors = inputs.iter().map(to_torch).collect::<Result<Vec<_>, _>>();
+    let tensors = tensors.map_err(|e| UntouchedError::Value { what: e.0 })?;
+    let values = bound(tensors, arguments)?;
+    let answer = no_grad(|| model.forward_is(&values));
     let answer = answer.map_err(|e| UntouchedError::Forward { reason: reason(e) })?;
     let mut tensors = Vec::new();
     flatten(answer, &mut tensors)?;
     Ok(tensors)
+}
+
+/// What fills the arguments of `forward`.
+fn bound(tensors: Vec<tch::Tensor>, arguments: &[Binding]) -> Result<Vec<IValue>, UntouchedError> {
+    if arguments.is_empty() {
+        return Ok(tensors.into_iter().map(IValue::Tensor).collect());
+    }
+    let mut tensors = tensors.into_iter();
+    let mut next = || {
+        tensors
+            .next()
+            .ok_or_else(|| unknown("fewer inputs than it takes"))
+    };
+    let wrong = |e: TchError| UntouchedError::Value { what: reason(e) };
+    let value = |binding: &Binding| {
+        Ok(match binding {
+            Binding::Tensor => IValue::Tensor(next()?),
+            Binding::Int => IValue::Int(i64::try_from(next()?).map_err(wrong)?),
+            Binding::Float => IValue::Double(f64::try_from(next()?).map_err(wrong)?),
+            Binding::Bool => IValue::Bool(bool::try_from(next()?).map_err(wrong)?),
+            Binding::Tuple { count } => {
+                let fields = (0..*count).map(|_| Ok(IValue::Tensor(next()?)));
+                IValue::Tuple(fields.collect::<Result<_, UntouchedError>>()?)
+            }
+            Binding::Fixed { value } => match value {
+                Constant::None => IValue::None,
+                Constant::Bool(truth) => IValue::Bool(*truth),
+                Constant::Int(number) => IValue::Int(*number),
+                Constant::Float(number) => IValue::Double(*number),
+                Constant::Text(text) => IValue::String(text.clone()),
+            },
+        })
+    };
+    arguments.iter().map(value).collect()
 }
 
 /// By how much two tensors differ at most; `None` where they cannot be compared, for their

@@ -140,6 +140,7 @@ fn main() -> Outcome<()> {
         name: "x".into(),
         datatype: DataType::Fp32,
         shape,
+        sizes: Vec::new(),
     };
     let folder = block.parent().ok_or("no folder")?;
     let mut worker = Worker::start(program, folder)?;

@@ -2,7 +2,7 @@
 
 use crate::cell::be_expendable;
 use clap::Args;
-use lamina_model::{InputSpec, Manifest, SAMPLES_BYTES, Tensor, samples};
+use lamina_model::{Declared, InputSpec, Manifest, SAMPLES_BYTES, Tensor, divided, samples};
 use lamina_sandbox::lock::{Cell, Limits};
 use lamina_torchscript::{
     PrepareError, PrepareOptions, Progress, prepare, reference_speed, set_threads,
@@ -30,7 +30,7 @@ pub(crate) struct PrepareArgs {
     /// Folder for the blocks and the probe.
     #[arg(long)]
     out: PathBuf,
-    /// Its inputs, a JSON list of lamina-model's InputSpec.
+    /// Its inputs and fixed arguments, a JSON list of lamina-model's Declared.
     #[arg(long, value_parser = parse_inputs)]
     inputs: Inputs,
     /// Requests of the user's own.
@@ -51,7 +51,7 @@ pub(crate) struct PrepareArgs {
 }
 
 #[derive(Debug, Clone)]
-struct Inputs(Vec<InputSpec>);
+struct Inputs(Vec<Declared>);
 
 fn parse_inputs(text: &str) -> Result<Inputs, serde_json::Error> {
     serde_json::from_str(text).map(Inputs)
@@ -77,13 +77,15 @@ fn prepare_file(args: &PrepareArgs) -> Result<Manifest, Failure> {
             "the model is opened with {missing} on this host"
         )));
     }
+    let (inputs, fixed) = divided(args.inputs.0.clone());
     let samples = match &args.samples {
-        Some(path) => read_samples(path, &args.inputs.0)?,
+        Some(path) => read_samples(path, &inputs)?,
         None => Vec::new(),
     };
     set_threads(1);
     let options = PrepareOptions {
-        inputs: args.inputs.0.clone(),
+        inputs,
+        fixed,
         samples,
         timing_runs: TIMING_RUNS,
         profile_budget: PROFILE_BUDGET,

@@ -83,7 +83,7 @@ fn run_folder(args: &RunBlocksArgs) -> Result<Ran, Failure> {
         values = given;
         takes = &block.outputs;
     }
-    let (against, expected) = expected(args, question)?;
+    let (against, expected) = expected(args, &manifest, question)?;
     Ok(Ran {
         blocks,
         against,
@@ -220,6 +220,7 @@ fn forward(
 
 fn expected(
     args: &RunBlocksArgs,
+    manifest: &Manifest,
     question: Question,
 ) -> Result<(Against, Option<Vec<Tensor>>), Failure> {
     let Some(path) = &args.whole else {
@@ -230,7 +231,7 @@ fn expected(
         return Ok((against, question.answer));
     };
     scan(path).map_err(|e| Failure::from(&e))?;
-    let answer = untouched_answer(path, &question.inputs)
+    let answer = untouched_answer(path, &question.inputs, &manifest.arguments)
         .map_err(|e| Failure::new(Reason::PrepareFailed, with_causes(&e)))?;
     Ok((Against::Whole, Some(answer)))
 }
@@ -261,6 +262,7 @@ fn as_they_are(specs: &[ValueSpec], tensors: &[Tensor]) -> Vec<ValueSpec> {
         name: spec.name.clone(),
         datatype: tensor.datatype,
         shape: tensor.shape.clone(),
+        sizes: Vec::new(),
     };
     pairs.map(as_it_is).collect()
 }
@@ -305,6 +307,7 @@ mod tests {
             name: name.into(),
             datatype: DataType::Fp32,
             shape: vec![-1],
+            sizes: Vec::new(),
         };
         let probe = Probe {
             inputs: vec![tensor(&[1], &[1.0]), tensor(&[1], &[2.0])],

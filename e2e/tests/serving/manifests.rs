@@ -26,7 +26,7 @@ pub(crate) async fn every_mistake_is_named(scene: &Scene) -> Result<()> {
     for wanted in [
         "the uri must start with https://, http://, s3://",
         "sha256 must be 64 lower-case hexadecimal digits",
-        "each dimension must be -1 (any size) or at least 1",
+        "each dimension must be at least 1, -1 (any batch, first) or NAME:MIN..MAX",
         "range.min must not be above range.max",
         "name at least one label",
         "requestsPerSecond must be above 0",

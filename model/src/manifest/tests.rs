@@ -5,6 +5,7 @@ fn value(name: &str, shape: &[i64]) -> ValueSpec {
         name: name.into(),
         datatype: DataType::Fp32,
         shape: shape.to_vec(),
+        sizes: Vec::new(),
     }
 }
 
@@ -36,6 +37,7 @@ fn manifest() -> Manifest {
         rung_reason: None,
         inputs: vec![value("x", &[-1, 3])],
         outputs: vec![value("y", &[-1, 1])],
+        arguments: Vec::new(),
         output_structure: Some(OutputStructure::Value {
             name: "y".into(),
             of: ValueKind::Tensor,
@@ -52,6 +54,7 @@ fn manifest() -> Manifest {
             compared: 3,
             max_abs_diff: 0.0,
             telling_diff: 1.0,
+            sizes: std::collections::BTreeMap::new(),
         },
         prepared_gflops: 10.0,
         weight_bytes: None,

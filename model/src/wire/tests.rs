@@ -121,6 +121,7 @@ fn answers_whole_numbers_and_small_values_go_as_they_are() {
         name: name.into(),
         datatype,
         shape: vec![-1, size],
+        sizes: Vec::new(),
     };
     let outputs = [value("side", DataType::Fp32, 1000)];
     let goes = |value: &ValueSpec| is_encodable(value, &outputs);

@@ -5,7 +5,7 @@ use super::limits::naming_memory;
 use super::lines::Told;
 use super::{Failure, LimitArgs, Line, Reason};
 use crate::worker;
-use lamina_model::{InputSpec, MANIFEST_BYTES, Manifest};
+use lamina_model::{Declared, MANIFEST_BYTES, Manifest};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -30,8 +30,8 @@ const SIGXFSZ: i32 = 25;
 /// With what a model is prepared.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
-    /// Its inputs.
-    pub(super) inputs: &'a [InputSpec],
+    /// Its inputs and fixed arguments.
+    pub(super) inputs: &'a [Declared],
     /// A file with requests of the user's own.
     pub(super) samples: Option<&'a Path>,
 }

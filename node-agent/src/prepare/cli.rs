@@ -1,13 +1,13 @@
 //! `lamina-node-agent prepare`.
 
 use super::child::Asked;
-use super::input::{name_by_place, parse_input};
+use super::input::{name_by_place, parse_argument, parse_input};
 use super::lines::Told;
 use super::table::table;
 use super::{Failure, LimitArgs, Line, Program, Reason};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use lamina_model::{InputSpec, Manifest};
+use lamina_model::{Declared, FixedArgument, InputSpec, Manifest};
 use lamina_worker_link::blocks::MANIFEST_FILE;
 use lamina_worker_link::cell::{CellError, check_paths};
 use std::fs;
@@ -24,7 +24,8 @@ pub struct PrepareArgs {
     pub file: PathBuf,
     /// An input as `NAME:DATATYPE:SHAPE[:MIN:MAX]`, such as `image:FP32:-1x3x224x224`, where
     /// -1 is any batch, or as a shape alone, 1x3x224x224, which is FP32; once for each, in
-    /// the order of forward.
+    /// the order of forward. Another free dimension is NAME:MIN..MAX[/STEP][@TYPICAL], as in
+    /// ids:INT64:-1xseq:1..512:0:30521.
     #[arg(
         long = "input",
         value_name = "INPUT",
@@ -33,6 +34,10 @@ pub struct PrepareArgs {
         required = true
     )]
     pub inputs: Vec<InputSpec>,
+    /// An argument of forward that is the same for every request, such as `sr=16000`: a
+    /// number, true or false, none, or a text; once for each.
+    #[arg(long = "argument", value_name = "NAME=VALUE", value_parser = parse_argument)]
+    pub arguments: Vec<FixedArgument>,
     /// A safetensors file with 2 to 16 requests of your own, `0.NAME`, `1.NAME`, … for each
     /// input, as `lamina.samples` writes it: used beside drawn ones where a range cannot say
     /// what the model takes.
@@ -127,7 +132,9 @@ fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<M
         )
     };
     let program = Program::worker(args.cell.clone()).map_err(failed)?;
-    let inputs = name_by_place(args.inputs.clone());
+    let inputs = name_by_place(args.inputs.clone()).into_iter();
+    let fixed = args.arguments.iter().cloned().map(Declared::Fixed);
+    let inputs: Vec<Declared> = inputs.map(Declared::Input).chain(fixed).collect();
     let asked = Asked {
         inputs: &inputs,
         samples: args.samples.as_deref(),

@@ -1,53 +1,133 @@
 //! Inputs as they are written on the command line.
 
-use lamina_model::{DataType, InputSpec, ValueRange, ValueSpec};
+use lamina_model::{
+    DataType, FixedArgument, FreeSize, InputSpec, SizeError, ValueRange, ValueSpec,
+};
 
 /// Reads `NAME:DATATYPE:SHAPE[:MIN:MAX]`, `image:FP32:-1x3x224x224` or
-/// `ids:INT64:-1x128:0:30521`. An empty shape is a scalar. A shape alone,
+/// `ids:INT64:-1xseq:1..512:0:30521`. An empty shape is a scalar. A shape alone,
 /// `1x3x224x224`, is FP32 and has no name until [`name_by_place`] gives it one.
 ///
 /// # Errors
 /// What is wrong, for people.
 pub(super) fn parse_input(text: &str) -> Result<InputSpec, String> {
-    if !text.contains(':') {
-        let shape = parse_shape(text).ok().filter(|sizes| !sizes.is_empty());
-        return Ok(InputSpec {
-            value: ValueSpec {
-                name: String::new(),
-                datatype: DataType::Fp32,
-                shape: shape.ok_or_else(|| usage(text))?,
-            },
-            range: None,
-        });
+    if let Ok((shape, "")) = Shape::read(text)
+        && !shape.dimensions.is_empty()
+    {
+        return Ok(shape.of(String::new(), DataType::Fp32, None));
     }
-    let last: Vec<&str> = text.rsplitn(5, ':').collect();
-    // A name may hold colons, so the end decides; a number is no datatype.
-    let is_plain = last.get(1).is_some_and(|d| d.parse::<DataType>().is_ok());
-    let (fields, range) = match last.as_slice() {
-        [max, min, ..] if !is_plain && last.len() == 5 => (&last[2..], Some(range(min, max)?)),
-        _ => (&last[..], None),
+    let fields: Vec<&str> = text.split(':').collect();
+    // A name may hold colons, so the last datatype is the one.
+    let is_datatype = |field: &&str| field.parse::<DataType>().is_ok();
+    let Some(place) = fields.iter().rposition(is_datatype) else {
+        return Err(match fields.as_slice() {
+            [name, datatype, _, ..] if !name.is_empty() => match datatype.parse::<DataType>() {
+                Err(unknown) => format!("input `{name}`: {unknown}"),
+                Ok(_) => usage(text),
+            },
+            _ => usage(text),
+        });
     };
-    let [shape, datatype, name @ ..] = fields else {
+    let name = fields[..place].join(":");
+    let (Ok(datatype), Some((_, rest))) = (
+        fields[place].parse(),
+        text[name.len()..]
+            .strip_prefix(':')
+            .and_then(|behind| behind.split_once(':')),
+    ) else {
         return Err(usage(text));
     };
-    let mut name: Vec<&str> = name.to_vec();
-    name.reverse();
-    let name = name.join(":");
     if name.is_empty() {
         return Err(usage(text));
     }
-    let datatype: DataType = datatype
-        .parse()
-        .map_err(|e| format!("input `{name}`: {e}"))?;
-    let shape = parse_shape(shape).map_err(|e| format!("input `{name}`: {e}"))?;
-    Ok(InputSpec {
-        value: ValueSpec {
-            name,
-            datatype,
-            shape,
-        },
-        range,
+    let (shape, rest) = Shape::read(rest).map_err(|e| format!("input `{name}`: {e}"))?;
+    let range = match rest.strip_prefix(':').and_then(|r| r.split_once(':')) {
+        Some((min, max)) => Some(range(min, max)?),
+        None if rest.is_empty() => None,
+        None => {
+            return Err(format!(
+                "input `{name}`: `{rest}` behind its shape is no MIN:MAX"
+            ));
+        }
+    };
+    Ok(shape.of(name, datatype, range))
+}
+
+/// Reads `NAME=VALUE`, an argument that no request carries.
+///
+/// # Errors
+/// What is wrong, for people.
+pub(super) fn parse_argument(text: &str) -> Result<FixedArgument, String> {
+    let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, fixed) = parts.ok_or_else(|| format!("`{text}` is no NAME=VALUE"))?;
+    Ok(FixedArgument {
+        name: name.to_owned(),
+        fixed: fixed.to_owned(),
     })
+}
+
+/// A shape as it is written.
+#[derive(Debug, Default)]
+struct Shape {
+    dimensions: Vec<i64>,
+    sizes: Vec<FreeSize>,
+}
+
+impl Shape {
+    /// Reads a shape, and gives what stands behind it.
+    fn read(text: &str) -> Result<(Self, &str), String> {
+        let mut shape = Self::default();
+        let mut rest = text;
+        while !rest.starts_with(':') && !rest.is_empty() {
+            let is_named = rest.starts_with(|c: char| c.is_ascii_alphabetic());
+            let begin = if is_named {
+                rest.find(':').map_or(rest.len(), |at| at + 1)
+            } else {
+                0
+            };
+            let is_part =
+                |c: char| c.is_ascii_digit() || (is_named && "./@".contains(c)) || c == '-';
+            let end = rest[begin..]
+                .find(|c| !is_part(c))
+                .map_or(rest.len(), |at| begin + at);
+            shape.take(&rest[..end]).map_err(|e| match e {
+                SizeError::Form(_) => {
+                    format!("`{text}` is no shape like -1x3x224x224 or -1xseq:1..512")
+                }
+                bounds => bounds.to_string(),
+            })?;
+            rest = &rest[end..];
+            match rest.strip_prefix('x') {
+                Some(next) if !next.is_empty() => rest = next,
+                _ => break,
+            }
+        }
+        Ok((shape, rest))
+    }
+
+    fn take(&mut self, dimension: &str) -> Result<(), SizeError> {
+        match dimension.parse::<i64>() {
+            Ok(size) if size >= -1 => self.dimensions.push(size),
+            _ => {
+                let size = FreeSize::parse(dimension, self.dimensions.len())?;
+                self.sizes.push(size);
+                self.dimensions.push(-1);
+            }
+        }
+        Ok(())
+    }
+
+    fn of(self, name: String, datatype: DataType, range: Option<ValueRange>) -> InputSpec {
+        InputSpec {
+            value: ValueSpec {
+                name,
+                datatype,
+                shape: self.dimensions,
+                sizes: self.sizes,
+            },
+            range,
+        }
+    }
 }
 
 /// Calls those without a name `input0`, `input1`, …, by their place in `forward`, as
@@ -59,17 +139,6 @@ pub(super) fn name_by_place(mut inputs: Vec<InputSpec>) -> Vec<InputSpec> {
         }
     }
     inputs
-}
-
-fn parse_shape(text: &str) -> Result<Vec<i64>, String> {
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    let sizes = text.split('x').map(|size| match size.parse::<i64>() {
-        Ok(size) if size >= -1 => Ok(size),
-        _ => Err(format!("`{text}` is no shape like -1x3x224x224")),
-    });
-    sizes.collect()
 }
 
 fn range(min: &str, max: &str) -> Result<ValueRange, String> {
@@ -104,6 +173,7 @@ mod tests {
                 name: name.into(),
                 datatype: DataType::Fp32,
                 shape: shape.to_vec(),
+                sizes: Vec::new(),
             },
             range: range.map(|(min, max)| ValueRange { min, max }),
         }
@@ -143,6 +213,34 @@ mod tests {
             spec("input2", &[5], None),
         ];
         assert_eq!(name_by_place(inputs.to_vec()), expected);
+    }
+
+    #[test]
+    fn free_sizes_stand_in_their_places() {
+        for (text, shape, typical, has_range) in [
+            (
+                "ids:INT64:-1xseq:1..512@128:0:99",
+                vec![-1, -1],
+                vec![-1, 128],
+                true,
+            ),
+            (
+                "x:FP32:-1x3xmax:32..64/32xw:8..8",
+                vec![-1, 3, -1, -1],
+                vec![-1, 3, 32, 8],
+                false,
+            ),
+            ("a:b:FP32:n:1..4", vec![-1], vec![2], false),
+            ("n:1..4x8", vec![-1, 8], vec![2, 8], false),
+        ] {
+            let input = parse_input(text).unwrap();
+            assert_eq!(input.value.shape, shape, "{text}");
+            assert_eq!(input.value.typical_shape(), typical, "{text}");
+            assert_eq!(input.range.is_some(), has_range, "{text}");
+        }
+        assert_eq!(parse_input("a:b:FP32:n:1..4").unwrap().value.name, "a:b");
+        let error = parse_input("x:FP32:-1xseq:5..2").unwrap_err();
+        assert!(error.contains("the bounds are empty"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::lines::Told;
 use super::updates::Updates;
 use super::{Failure, Program, Reason, Step, StepName};
 use crate::blobs::{BlobError, Blobs, PutError};
-use lamina_model::{Digest, InputSpec, Manifest};
+use lamina_model::{Declared, Digest, Manifest};
 use lamina_proto::control::{Prepare, PrepareUpdate};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ struct Wanted {
     uri: String,
     sha256: Option<Digest>,
     secret: Credentials,
-    inputs: Vec<InputSpec>,
+    inputs: Vec<Declared>,
     samples: Option<WantedSamples>,
 }
 

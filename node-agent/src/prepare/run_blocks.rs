@@ -209,6 +209,7 @@ mod tests {
             name: "logits".into(),
             datatype: DataType::Fp32,
             shape: vec![1, 10],
+            sizes: Vec::new(),
         };
         Ran {
             blocks: vec![RanBlock {

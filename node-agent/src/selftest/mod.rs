@@ -263,6 +263,7 @@ fn is_right(values: &[f64]) -> bool {
 mod tests {
     use super::*;
     use axum::http::HeaderMap;
+    use lamina_crds::dnn_model::Dimension;
     use std::sync::{Arc, Mutex};
 
     fn args() -> SelftestArgs {
@@ -291,7 +292,7 @@ mod tests {
             model.spec.source.sha256,
             Some(Digest::of(MODEL).to_string())
         );
-        assert_eq!(model.spec.inputs[0].shape, [-1, 4]);
+        assert_eq!(model.spec.inputs[0].shape, Dimension::sizes(&[-1, 4]));
     }
 
     #[test]

@@ -134,15 +134,11 @@ fn rows(peak: u64, memory_bytes: u64) -> u64 {
     (memory_bytes / row).clamp(1, MOST_ROWS)
 }
 
-/// Rows of values of these shapes: of each the product of the sizes that its spec leaves
-/// free, for as many times one row's memory and time it takes.
+/// Rows of values of these shapes, for as many times one row's memory and time it takes: free
+/// sizes count in proportion to what is typical. A part of a row is one.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
 pub(crate) fn rows_of<'a>(specs: &[ValueSpec], shapes: impl IntoIterator<Item = &'a [i64]>) -> u64 {
-    let of = |(spec, shape): (&ValueSpec, &[i64])| {
-        let sizes = spec.shape.iter().zip(shape);
-        let free = sizes.filter(|&(&wanted, _)| wanted == -1);
-        let sizes = free.map(|(_, &size)| u64::try_from(size).unwrap_or(0));
-        sizes.fold(1, u64::saturating_mul)
-    };
+    let of = |(spec, shape): (&ValueSpec, &[i64])| spec.times(shape).ceil() as u64;
     let rows = specs.iter().zip(shapes).map(of);
     rows.max().unwrap_or(0)
 }
@@ -152,7 +148,7 @@ mod tests {
     use super::*;
     use crate::serve::data_plane::testing::Host;
     use crate::testing::{blob, manifest, route, slice};
-    use lamina_model::DataType;
+    use lamina_model::{DataType, FreeSize};
 
     #[test]
     fn as_many_rows_as_there_is_room_for() {
@@ -168,6 +164,7 @@ mod tests {
         let spec = |shape: &&[i64]| ValueSpec {
             name: "x".into(),
             datatype: DataType::Uint8,
+            sizes: Vec::new(),
             shape: shape.to_vec(),
         };
         let (tokens, table): (&[i64], &[i64]) = (&[4, 100], &[9, 9]);
@@ -178,6 +175,13 @@ mod tests {
         assert_eq!(rows(&[&[-1, -1], &[9, 9]]), 400);
         assert_eq!(rows(&[&[-1, 100], &[-1, 9]]), 9);
         assert_eq!(rows(&[&[4, 100], &[9, 9]]), 1);
+        // As many as there are of what is typical.
+        let sized = ValueSpec {
+            sizes: vec![FreeSize::parse("seq:1..500@40", 1).unwrap()],
+            ..spec(&&[-1_i64, -1][..])
+        };
+        let of_sized = |shape: &[i64]| rows_of(std::slice::from_ref(&sized), [shape]);
+        assert_eq!((of_sized(tokens), of_sized(&[1, 3])), (10, 1));
     }
 
     #[tokio::test]

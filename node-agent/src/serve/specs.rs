@@ -1,7 +1,7 @@
 //! Tensor specs as the Kubernetes objects carry them, made checkable.
 
-use lamina_crds::TensorSpec;
-use lamina_model::{UnknownDataType, ValueSpec};
+use lamina_crds::{TensorSize, TensorSpec};
+use lamina_model::{Bounds, FreeSize, UnknownDataType, ValueSpec};
 
 /// A tensor spec that no tensor can meet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +24,23 @@ pub(crate) fn value_specs(specs: &[TensorSpec]) -> Result<Vec<ValueSpec>, SpecEr
                 name: spec.name.clone(),
                 datatype,
                 shape: spec.shape.clone(),
+                sizes: spec.sizes.iter().map(free_size).collect(),
             })
         })
         .collect()
+}
+
+fn free_size(size: &TensorSize) -> FreeSize {
+    let bounds = size.bounds.as_ref().map(|b| Bounds {
+        name: b.name.clone(),
+        min: b.min,
+        max: b.max,
+        // Nothing is a multiple of 0.
+        step: b.step.max(1),
+    });
+    FreeSize {
+        dimension: usize::try_from(size.dimension).unwrap_or(usize::MAX),
+        typical: size.typical,
+        bounds,
+    }
 }

@@ -11,8 +11,8 @@ use crate::state::{exits, plans};
 use lamina_crds::compute_node::{Blob, Route, RouteRevision, Slice};
 use lamina_crds::dnn_model::{Batching, EarlyExits};
 use lamina_crds::placement::{Plan, Segment, format_path};
-use lamina_crds::{Placement, TensorSpec};
-use lamina_model::{Manifest, ValueSpec};
+use lamina_crds::{Placement, SizeBounds, TensorSize, TensorSpec};
+use lamina_model::{Bounds, FreeSize, Manifest, ValueSpec};
 
 /// A slice on its host.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +28,21 @@ fn tensor(value: &ValueSpec) -> TensorSpec {
         name: value.name.clone(),
         datatype: value.datatype.as_str().to_owned(),
         shape: value.shape.clone(),
+        sizes: value.sizes.iter().map(size).collect(),
+    }
+}
+
+fn size(size: &FreeSize) -> TensorSize {
+    let bounds = |b: &Bounds| SizeBounds {
+        name: b.name.clone(),
+        min: b.min,
+        max: b.max,
+        step: b.step,
+    };
+    TensorSize {
+        dimension: u32::try_from(size.dimension).unwrap_or(u32::MAX),
+        typical: size.typical,
+        bounds: size.bounds.as_ref().map(bounds),
     }
 }
 

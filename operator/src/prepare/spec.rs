@@ -4,12 +4,15 @@ use crate::state::cluster::tier;
 use crate::state::ids::ObjectId;
 use crate::state::wish::{Choice, Pin, ValidModel, Wish};
 use lamina_crds::dnn_model::{
-    ActivationType, Batching, EarlyExits, InputDataType, LONGEST_PARAMETER, MOST_EXITS,
+    ActivationType, Batching, Dimension, EarlyExits, InputDataType, LONGEST_PARAMETER, MOST_EXITS,
     MOST_PARAMETERS, ModelInput,
 };
 use lamina_crds::quantity::parse_bytes;
 use lamina_crds::{DnnModel, DnnModelSpec};
-use lamina_model::{DataType, Digest, InputSpec, Manifest, ValueRange, ValueSpec, WireType};
+use lamina_model::{
+    DataType, Declared, Digest, FixedArgument, FreeSize, InputSpec, Manifest, ValueRange,
+    ValueSpec, WireType, sizes_of,
+};
 use lamina_placement::{Parameters, SolveError, Tier, strategy};
 use lamina_profile::{AUTO_MAX_ERROR, Activations};
 use std::collections::{BTreeMap, BTreeSet};
@@ -175,6 +178,7 @@ pub(crate) fn validate(
 /// The first contradiction.
 pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wish, SpecError> {
     check_inputs(&spec.inputs)?;
+    check_arguments(&spec.arguments)?;
     let rate = spec.objective.requests_per_second;
     if !(rate > 0.0 && rate <= MOST_A_SECOND) {
         return wrong(format!(
@@ -187,7 +191,7 @@ pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wi
         secret: spec.source.secret_ref.as_ref().map(|s| s.name.clone()),
         samples: spec.samples.clone(),
         source_hash: source_hash(spec),
-        inputs: spec.inputs.iter().map(input).collect(),
+        inputs: declared(spec),
         strategy: choice(spec, plugins)?,
         goal: spec.objective.goal,
         rate_per_second: rate,
@@ -212,28 +216,69 @@ fn ordinal(block: u32) -> usize {
     usize::try_from(block).unwrap_or(usize::MAX)
 }
 
+/// Names and texts are what a `forward` has; the API server's schema bounds them, too.
+fn check_arguments(arguments: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    if arguments.len() > MOST_PARAMETERS {
+        return wrong(format!(
+            "spec.arguments has {} entries; give at most {MOST_PARAMETERS}",
+            arguments.len()
+        ));
+    }
+    let is_long =
+        |(name, text): &(&String, &String)| name.len().max(text.len()) > LONGEST_PARAMETER;
+    match arguments.iter().find(is_long) {
+        Some((name, _)) => wrong(format!(
+            "spec.arguments: `{}` is too long; {LONGEST_PARAMETER} characters are the limit",
+            name.chars().take(60).collect::<String>()
+        )),
+        None => Ok(()),
+    }
+}
+
 fn check_inputs(inputs: &[ModelInput]) -> Result<(), SpecError> {
     let mut names = BTreeSet::new();
-    for input in inputs {
-        if !names.insert(&input.name) {
+    for declared in inputs {
+        if !names.insert(&declared.name) {
             return wrong(format!(
                 "spec.inputs has two inputs named `{}`; give each a name of its own",
-                input.name
+                declared.name
             ));
         }
-        if input.shape.iter().any(|d| *d > LARGEST_DIMENSION) {
-            return wrong(format!(
-                "spec.inputs: `{}` has shape {:?}; a dimension is at most {LARGEST_DIMENSION}",
-                input.name, input.shape
-            ));
-        }
-        if input.shape.iter().skip(1).any(|d| *d < 1) {
-            return wrong(format!(
-                "spec.inputs: `{}` has shape {:?}; -1 is possible in the first place only",
-                input.name, input.shape
-            ));
+        let shape = || {
+            let dimensions: Vec<String> = declared.shape.iter().map(ToString::to_string).collect();
+            format!(
+                "spec.inputs: `{}` has shape [{}]",
+                declared.name,
+                dimensions.join(", ")
+            )
+        };
+        for (place, dimension) in declared.shape.iter().enumerate() {
+            match dimension {
+                Dimension::Size(size) if *size > LARGEST_DIMENSION => {
+                    return wrong(format!(
+                        "{}; a dimension is at most {LARGEST_DIMENSION}",
+                        shape()
+                    ));
+                }
+                Dimension::Size(-1) if place > 0 => {
+                    return wrong(format!(
+                        "{}; -1 is the batch and stands first: give another free dimension a \
+                         name with bounds, such as n:1..512",
+                        shape()
+                    ));
+                }
+                Dimension::Size(size) if *size < 1 && *size != -1 => {
+                    return wrong(format!("{}; a dimension is at least 1", shape()));
+                }
+                Dimension::Size(_) => (),
+                Dimension::Free(text) => {
+                    FreeSize::parse(text, place).or_else(|e| wrong(format!("{}: {e}", shape())))?;
+                }
+            }
         }
     }
+    let values: Vec<ValueSpec> = inputs.iter().map(|i| input(i).value).collect();
+    sizes_of(&values).or_else(|e| wrong(format!("spec.inputs: {e}")))?;
     Ok(())
 }
 
@@ -430,12 +475,30 @@ const fn datatype(declared: InputDataType) -> DataType {
     }
 }
 
+/// What preparing is told of the arguments of `forward`.
+fn declared(spec: &DnnModelSpec) -> Vec<Declared> {
+    let inputs = spec.inputs.iter().map(|i| Declared::Input(input(i)));
+    let fixed = spec.arguments.iter().map(|(name, fixed)| {
+        Declared::Fixed(FixedArgument {
+            name: name.clone(),
+            fixed: fixed.clone(),
+        })
+    });
+    inputs.chain(fixed).collect()
+}
+
 fn input(declared: &ModelInput) -> InputSpec {
     InputSpec {
         value: ValueSpec {
             name: declared.name.clone(),
             datatype: datatype(declared.datatype),
-            shape: declared.shape.clone(),
+            shape: declared.shape.iter().map(place).collect(),
+            sizes: declared
+                .shape
+                .iter()
+                .enumerate()
+                .filter_map(|(place, dimension)| free_size(dimension, place))
+                .collect(),
         },
         range: declared.range.map(|r| ValueRange {
             min: r.min,
@@ -444,11 +507,30 @@ fn input(declared: &ModelInput) -> InputSpec {
     }
 }
 
-/// Names what is prepared: another source, other inputs or samples give another name.
+/// The size in a shape; -1 where it is free.
+const fn place(dimension: &Dimension) -> i64 {
+    match dimension {
+        Dimension::Size(size) => *size,
+        Dimension::Free(_) => -1,
+    }
+}
+
+fn free_size(dimension: &Dimension, place: usize) -> Option<FreeSize> {
+    match dimension {
+        Dimension::Size(_) => None,
+        Dimension::Free(text) => FreeSize::parse(text, place).ok(),
+    }
+}
+
+/// Names what is prepared: another source, other inputs, arguments or samples give another
+/// name.
 fn source_hash(spec: &DnnModelSpec) -> String {
-    let text = match &spec.samples {
-        None => serde_json::json!([spec.source, spec.inputs]),
-        Some(samples) => serde_json::json!([spec.source, spec.inputs, samples]),
+    let text = match (&spec.samples, spec.arguments.is_empty()) {
+        (None, true) => serde_json::json!([spec.source, spec.inputs]),
+        (Some(samples), true) => serde_json::json!([spec.source, spec.inputs, samples]),
+        (samples, false) => {
+            serde_json::json!([spec.source, spec.inputs, samples, spec.arguments])
+        }
     };
     let text = text.to_string();
     Digest::of(text.as_bytes()).short().to_owned()
@@ -520,8 +602,9 @@ mod tests {
             "spec.constraints.sliceMemory: `8MB` is not a quantity of bytes; write 8M, 612Mi or 1.5Gi"
         );
         assert_eq!(
-            message(|s| s.inputs[0].shape = vec![1, -1]),
-            "spec.inputs: `x` has shape [1, -1]; -1 is possible in the first place only"
+            message(|s| s.inputs[0].shape = Dimension::sizes(&[1, -1])),
+            "spec.inputs: `x` has shape [1, -1]; -1 is the batch and stands first: give another \
+             free dimension a name with bounds, such as n:1..512"
         );
         let pin = |first, last, node: &str| Pin {
             first,
@@ -536,6 +619,35 @@ mod tests {
             message(|s| s.constraints.pins = vec![pin(0, 9, "cam-1")]),
             "spec.constraints.pins: blocks 0..9 on cam-1 go beyond the model, which has blocks 0..3"
         );
+    }
+
+    #[test]
+    fn free_dimensions_have_a_name_and_bounds() {
+        let with = |dimensions: &[&str]| {
+            let mut spec = testing::model_spec();
+            let dimension = |text: &&str| match text.parse() {
+                Ok(size) => Dimension::Size(size),
+                Err(_) => Dimension::Free((*text).to_owned()),
+            };
+            spec.inputs[0].shape = dimensions.iter().map(dimension).collect();
+            wish(&spec, &BTreeSet::new()).map(|w| match &w.inputs[0] {
+                Declared::Input(input) => input.value.clone(),
+                Declared::Fixed(_) => panic!("an input"),
+            })
+        };
+        let value = with(&["-1", "3", "h:32..1024/32@224", "w:32..1024"]).unwrap();
+        assert_eq!(value.shape, [-1, 3, -1, -1]);
+        assert_eq!(value.typical_shape(), [-1, 3, 224, 181]);
+        let said = |dimensions: &[&str]| with(dimensions).unwrap_err().to_string();
+        let wrong = said(&["-1", "h:9..3"]);
+        assert!(
+            wrong.contains("`x` has shape [-1, h:9..3]: `h:9..3`: the bounds are empty"),
+            "{wrong}"
+        );
+        let wrong = said(&["n:1..3", "n:1..4"]);
+        assert!(wrong.contains("`n` is declared in two ways"), "{wrong}");
+        let wrong = said(&["-1", "0"]);
+        assert!(wrong.contains("a dimension is at least 1"), "{wrong}");
     }
 
     #[test]
@@ -571,7 +683,7 @@ mod tests {
             said.starts_with("spec.objective.requestsPerSecond must be"),
             "{said}"
         );
-        let said = message(|s| s.inputs[0].shape = vec![-1, i64::MAX]);
+        let said = message(|s| s.inputs[0].shape = Dimension::sizes(&[-1, i64::MAX]));
         assert!(said.contains("a dimension is at most 2147483647"), "{said}");
         let said = message(|s| s.constraints.keep_on_entry = u32::MAX);
         assert!(
@@ -607,12 +719,12 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_names_source_inputs_and_samples_only() {
+    fn the_hash_names_source_inputs_arguments_and_samples_only() {
         let spec = testing::model_spec();
         let mut other = spec.clone();
         other.constraints.keep_on_entry = 1;
         assert_eq!(source_hash(&spec), source_hash(&other));
-        other.inputs[0].shape = vec![-1, 9];
+        other.inputs[0].shape = Dimension::sizes(&[-1, 9]);
         assert_ne!(source_hash(&spec), source_hash(&other));
         other = spec.clone();
         other.source.uri.push('2');
@@ -621,6 +733,9 @@ mod tests {
             uri: "http://files/samples.safetensors".into(),
             sha256: sha256.repeat(64),
         };
+        other = spec.clone();
+        other.arguments.insert("sr".into(), "16000".into());
+        assert_ne!(source_hash(&spec), source_hash(&other));
         let mut with = spec.clone();
         with.samples = Some(samples("a"));
         assert_ne!(source_hash(&spec), source_hash(&with));

@@ -216,7 +216,7 @@ pub(crate) struct StartPrepare {
     pub uri: String,
     /// Its hash; empty where any file is taken.
     pub sha256: String,
-    /// JSON list of lamina-model's `InputSpec`.
+    /// JSON list of lamina-model's `Declared`.
     pub inputs_json: String,
     /// What the source's server wants to see.
     pub secret: Option<SecretId>,

@@ -2,7 +2,7 @@
 
 use super::ids::ObjectId;
 use lamina_crds::dnn_model::{Adaptation, Batching, EarlyExits, ExitMode, Goal, Samples};
-use lamina_model::InputSpec;
+use lamina_model::Declared;
 use lamina_placement::{Parameters, Tier};
 use lamina_profile::Activations;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,10 +30,10 @@ pub(crate) struct Wish {
     pub secret: Option<String>,
     /// Where the user's own requests are.
     pub samples: Option<Samples>,
-    /// Names source, inputs and samples: others give another name.
+    /// Names source, inputs, arguments and samples: others give another name.
     pub source_hash: String,
-    /// The declared inputs as preparing takes them.
-    pub inputs: Vec<InputSpec>,
+    /// The declared inputs and fixed arguments as preparing takes them.
+    pub inputs: Vec<Declared>,
     /// Who places it.
     pub strategy: Choice,
     /// What is made small.

@@ -125,7 +125,7 @@ pub struct PrepareRequest {
     pub uri: String,
     /// 64 hexadecimal digits; empty where any file is taken.
     pub sha256: String,
-    /// JSON list of `lamina_model::InputSpec`.
+    /// JSON list of `lamina_model::Declared`.
     pub inputs_json: String,
     /// What the source's server wants to see.
     pub secret: Option<SourceSecret>,

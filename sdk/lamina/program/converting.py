@@ -286,8 +286,9 @@ def said(error: BaseException) -> str:
 def _input_report(argument: Argument, program: ExportedProgram, all_: Arguments) -> InputReport:
     shape = tuple(s if isinstance(s, int) else -1 for s in argument.sizes)
     example = tuple(size_at(s, all_.example_sizes) for s in argument.sizes)
+    names = _size_names(all_)
     free = tuple(
-        FreeSize(place, *_bounds(program, size))
+        FreeSize(place, *_bounds(program, size), name=names.get(size))
         for place, size in enumerate(argument.sizes)
         if not isinstance(size, int)
     )
@@ -297,6 +298,12 @@ def _input_report(argument: Argument, program: ExportedProgram, all_: Arguments)
     return InputReport(
         argument.name, NAMES[argument.dtype], shape, example, free, low=low, high=high
     )
+
+
+def _size_names(arguments: Arguments) -> dict[sizes.Expression, str]:
+    """`n0`, `n1`, …: one for all sizes that requests choose together, none for the batch."""
+    groups = [g for g in arguments.together() if arguments.batch not in g]
+    return {symbol: f"n{number}" for number, group in enumerate(groups) for symbol in group}
 
 
 def _bounds(program: ExportedProgram, size: sizes.Expression) -> tuple[int, int | None]:

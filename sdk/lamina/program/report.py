@@ -16,11 +16,14 @@ class FreeSize:
         place: in the shape, from 0.
         low: smallest that the export allows.
         high: largest, None without end.
+        name: by which it is declared, equal for sizes that requests choose together; None for
+            the batch, and where it is no symbol's.
     """
 
     place: int
     low: int
     high: int | None
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,17 @@ class InputReport:
     high: float | None
 
     def declaration(self) -> str:
-        """For `lamina-node-agent prepare --input`; it leaves free the batch alone."""
-        batch = -1 if self.shape[:1] == (-1,) else None
-        shape = [batch or s for s in self.example_shape[:1]] + list(self.example_shape[1:])
-        text = f"{self.name}:{self.datatype}:{format_shape(shape)}"
+        """For `lamina-node-agent prepare --input`: what has no end is as in the example."""
+        named = {f.place: f for f in self.free if f.name is not None and f.high is not None}
+        shape: list[str] = []
+        for place, (size, example) in enumerate(zip(self.shape, self.example_shape, strict=True)):
+            free = named.get(place)
+            if free is not None:
+                typical = max(example, free.low)
+                shape.append(f"{free.name}:{free.low}..{free.high}@{typical}")
+            else:
+                shape.append(str(size if place == 0 else example))
+        text = f"{self.name}:{self.datatype}:{'x'.join(shape)}"
         return text if self.low is None else f"{text}:{self.low:g}:{self.high:g}"
 
 

@@ -81,7 +81,9 @@ def test_equal_blocks_pass_with_what_was_seen(
     tmp_path: Path, parts: tuple[First, Second], manifest: dict
 ) -> None:
     found = check(save(tmp_path, parts), tmp_path, manifest, draw)
-    assert found.boundary_values == 3 * 3
+    # Two requests, one of three rows, and twenty more.
+    assert found.boundary_values == 3 * (3 + 20)
+    assert (found.answered, found.refused, found.assertions) == (20, 0, 0)
     assert found.large_batch == "exact"
     assert found.telling > 0.01
     assert found.same_boundaries == []

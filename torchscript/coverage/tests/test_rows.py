@@ -4,11 +4,12 @@ import signal
 import time
 
 import pytest
+import torch
 
 import registry
 import report
 import run
-from entry import Input
+from entry import Input, free
 from isolated import IsolatedError, isolated
 
 CUT = {
@@ -27,7 +28,16 @@ CUT = {
     "file_bytes": 2_000_000,
     "block_bytes": 1_990_000,
     "seconds": 1.25,
-    "check": {"telling": 0.5, "large_batch": "exact", "same_boundaries": []},
+    "is_batch_free": True,
+    "sizes": {"h": [8, 20, 64]},
+    "check": {
+        "telling": 0.5,
+        "large_batch": "exact",
+        "same_boundaries": [],
+        "assertions": 1,
+        "answered": 19,
+        "refused": 1,
+    },
 }
 BASE = {"group": "nets", "model": "other", "mode": "sc"}
 REFUSED = BASE | {"name": "other.sc", "status": "refused", "why": "a|b", "seconds": 2.0}
@@ -46,8 +56,10 @@ WRONG = {k: v for k, v in CUT.items() if k != "check"} | {
 
 def test_rows_and_reasons_are_in_the_page() -> None:
     page = report.markdown([CUT, LOPSIDED, REFUSED, WRONG], "made today")
-    assert "| net tr | direct | 2 | 55 % | 2 | 2 | exact | exact | 50 % | 2.00 → 1.99 |" in page
-    assert "| other sc | refused | - | - | - | - | - | - | - | - | 2.0 |" in page
+    assert "| net tr | direct | 2 | 55 % | 2 | 2 | exact | exact | 19 + 1 | 1 | batch, h |" in page
+    assert "| 50 % | 2.00 → 1.99 |" in page
+    assert "| other sc | refused | - | - | - | - | - | - | - | - | - | - | - | 2.0 |" in page
+    assert "Further requests: 38 exact, 2 refused by assertions, which 2 files have" in page
     assert "| N % of the FLOPs are in one block; traced again it is the same | heavy.sc |" in page
     assert "| a\\|b | other.sc |" in page
     assert "| output `x` differs | bad.tr |" in page
@@ -84,10 +96,16 @@ def test_inputs_are_written_as_the_agent_takes_them() -> None:
     ids = Input("ids", (-1, 12), "INT64", (0, 199))
     assert ids.argument() == "ids:INT64:-1x12:0:199"
     assert Input("image", (-1, 3, 8, 8)).argument() == "image:FP32:-1x3x8x8"
+    sized = Input("image", (-1, 3, free("h:32..96/32@64"), free("w:8..9@8")))
+    assert sized.argument() == "image:FP32:-1x3xh:32..96/32@64xw:8..9@8"
+    assert sized.json()["value"]["shape"] == [-1, 3, -1, -1]
+    generator = torch.Generator().manual_seed(0)
+    assert sized.draw(2, generator).shape == (2, 3, 64, 8)
+    assert sized.draw(2, generator, {"h": 96, "w": 9}).shape == (2, 3, 96, 9)
 
 
 def test_names_are_unique_and_there_are_enough() -> None:
-    assert len(registry.all_entries()) >= 110
+    assert len(registry.all_entries()) >= 300
 
 
 def _crash() -> None:

@@ -195,6 +195,8 @@ pub(crate) struct Watched {
     pub(crate) may_differ: bool,
     /// Why a trace would hold for one batch size alone.
     pub(crate) fixes_trace: Option<String>,
+    /// Why it would hold for one of the other free sizes alone.
+    pub(crate) sizes_fix_trace: Option<String>,
 }
 
 /// A cut that would not hold for every request.

@@ -33,9 +33,8 @@ impl Slice {
     /// one by one, and faster than at the sizes before. From now on the slice is ready for
     /// those. May run beside requests.
     pub fn specialize(&self, sizes: &[i64]) -> Vec<Batch> {
-        let has_rows = |spec: &ValueSpec| spec.shape.first() == Some(&-1);
         let mut paying = Vec::new();
-        if self.inputs.is_empty() || !self.inputs.iter().all(has_rows) {
+        if self.inputs.is_empty() || !self.inputs.iter().all(ValueSpec::has_rows) {
             return paying;
         }
         // Requests that take another way than the slice can follow say nothing.

@@ -77,7 +77,10 @@ fn inputs_that_do_not_fit_are_named_with_what_was_declared() {
     let cases = [
         (x(DataType::Fp32, &[-1, 9]), "mat1 and mat2 shapes"),
         (x(DataType::Int64, &[-1, 8]), "dtype"),
-        (x(DataType::Fp32, &[8, -1]), "only the first may be -1"),
+        (
+            x(DataType::Fp32, &[8, -1]),
+            "-1 is the batch and stands first",
+        ),
         (vec![], "its forward takes 1 (x)"),
         ([row(), row()].concat(), "its forward takes 1 (x)"),
     ];

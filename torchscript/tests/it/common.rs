@@ -34,6 +34,16 @@ const WIDE: Script = Script {
     text: include_str!("../fixtures/wide.py"),
 };
 
+const ARGUMENTS: Script = Script {
+    file: "arguments.py",
+    text: include_str!("../fixtures/arguments.py"),
+};
+
+const SIZED: Script = Script {
+    file: "sized.py",
+    text: include_str!("../fixtures/sized.py"),
+};
+
 /// The exported model, made on first use and kept in the target directory
 /// until the script changes.
 pub(crate) fn model(name: &str) -> PathBuf {
@@ -53,6 +63,16 @@ pub(crate) fn ways(name: &str) -> PathBuf {
 /// The same of models with much between their layers.
 pub(crate) fn wide(name: &str) -> PathBuf {
     exported(&WIDE, name)
+}
+
+/// The same of models that take other things than tensors.
+pub(crate) fn with_arguments(name: &str) -> PathBuf {
+    exported(&ARGUMENTS, name)
+}
+
+/// The same of models with free sizes beside the batch.
+pub(crate) fn sized_model(name: &str) -> PathBuf {
+    exported(&SIZED, name)
 }
 
 fn exported(script: &Script, name: &str) -> PathBuf {
@@ -94,6 +114,7 @@ pub(crate) fn input(name: &str, datatype: DataType, shape: &[i64]) -> InputSpec 
             name: name.into(),
             datatype,
             shape: shape.to_vec(),
+            sizes: Vec::new(),
         },
         range: None,
     }
@@ -118,6 +139,7 @@ pub(crate) fn row() -> Vec<InputSpec> {
 pub(crate) fn options(inputs: &[InputSpec]) -> PrepareOptions {
     PrepareOptions {
         inputs: inputs.to_vec(),
+        fixed: Vec::new(),
         samples: Vec::new(),
         timing_runs: 3,
         profile_budget: Duration::ZERO,

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod against_whole;
+mod arguments;
 mod bad_input;
 mod common;
 mod coverage_rows;
 mod encodings;
 mod exits;
+mod free_sizes;
 mod fused_sums;
 mod measured_profile;
 mod other_ways;

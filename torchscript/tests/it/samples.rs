@@ -80,7 +80,7 @@ fn a_way_that_only_a_sample_takes_is_followed() {
     let usual = |number: f32| vec![fp32(&[1, 8], &[number; 8])];
     let samples = vec![usual(1.0), usual(2.0), rare.clone()];
     let p = prepare_with(&path, &with_samples(&row(), samples)).unwrap();
-    let want = lamina_torchscript::untouched_answer(&path, &rare).unwrap();
+    let want = lamina_torchscript::untouched_answer(&path, &rare, &[]).unwrap();
     let every: Vec<usize> = (1..p.manifest.blocks.len()).collect();
     assert_eq!(p.chain(&every, false, &rare), want);
 }

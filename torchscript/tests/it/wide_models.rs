@@ -68,7 +68,7 @@ fn complex_numbers_are_answered_as_pairs() {
     );
     assert_chain_and_merge_are_exact(&p);
     let probe = p.probe();
-    let whole = untouched_answer(&wide("Spectrogram"), &probe.inputs).unwrap();
+    let whole = untouched_answer(&wide("Spectrogram"), &probe.inputs, &[]).unwrap();
     assert_eq!(whole, probe.outputs);
 }
 

@@ -36,16 +36,20 @@ impl Models for Known {
     }
 }
 
-/// Bytes of a batch for `specs`; of tensors with other free sizes than the batch nothing can
-/// be said.
+/// Bytes of a batch of typical sizes for `specs`, or of one row of the largest.
 fn batch_bytes(specs: &[ValueSpec]) -> u64 {
     let one = |spec: &ValueSpec| {
-        let (rows, fixed) = match spec.shape.split_first() {
-            Some((&-1, fixed)) => (ROWS, fixed),
-            _ => (1, &spec.shape[..]),
-        };
-        let row = spec.datatype.checked_bytes(fixed).unwrap_or(0);
-        row.saturating_mul(rows)
+        let mut largest = spec.typical_shape();
+        for (place, bounds) in spec.bounds() {
+            if let Some(size) = largest.get_mut(place) {
+                *size = bounds.max;
+            }
+        }
+        for size in &mut largest {
+            *size = (*size).max(1);
+        }
+        let largest = spec.datatype.checked_bytes(&largest);
+        spec.bytes(ROWS).max(largest).unwrap_or(0)
     };
     specs.iter().map(one).fold(0, u64::saturating_add)
 }
@@ -53,7 +57,7 @@ fn batch_bytes(specs: &[ValueSpec]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lamina_model::DataType;
+    use lamina_model::{DataType, FreeSize};
 
     #[test]
     fn a_batch_takes_what_its_tensors_say() {
@@ -61,12 +65,17 @@ mod tests {
             name: "x".into(),
             datatype: DataType::Fp32,
             shape: shape.to_vec(),
+            sizes: Vec::new(),
         };
         let picture = spec(&[-1, 3, 224, 224]);
         assert_eq!(batch_bytes(std::slice::from_ref(&picture)), 64 * 602_112);
         let table = spec(&[10, 10]);
         assert_eq!(batch_bytes(&[picture, table]), 64 * 602_112 + 400);
-        assert_eq!(batch_bytes(&[spec(&[-1, -1])]), 0);
+        let sized = ValueSpec {
+            sizes: vec![FreeSize::parse("seq:1..1000@10", 1).unwrap()],
+            ..spec(&[-1, -1])
+        };
+        assert_eq!(batch_bytes(&[sized]), 1000 * 4);
         assert_eq!(batch_bytes(&[spec(&[i64::MAX, 8])]), 0);
     }
 }

@@ -256,7 +256,7 @@ pub(crate) fn part(
 ) -> Option<Vec<Tensor>> {
     let one = |tensor: &Tensor| {
         let spec = specs.iter().find(|spec| spec.name == tensor.name)?;
-        let is_led = spec.shape.first() == Some(&-1)
+        let is_led = spec.has_rows()
             && tensor.shape.first().and_then(|r| usize::try_from(*r).ok()) == Some(rows);
         if !is_led || !tensor.data.len().is_multiple_of(rows.max(1)) {
             return None;
@@ -404,6 +404,7 @@ mod tests {
             name: name.into(),
             datatype: DataType::Fp32,
             shape: shape.to_vec(),
+            sizes: Vec::new(),
         };
         let x = to_wire("x", fp32(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
         let specs = [spec("x", &[-1, 2]), spec("size", &[1])];

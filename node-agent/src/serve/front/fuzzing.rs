@@ -11,6 +11,7 @@ pub(crate) fn read(request: &ModelInferRequest) {
         name: datatype.to_string(),
         datatype,
         shape: vec![-1, 2],
+        sizes: Vec::new(),
     };
     let inputs: Vec<ValueSpec> = DataType::ALL.into_iter().map(input).collect();
     // Models with one of them each, so that one good input is a good request.

@@ -7,7 +7,7 @@ use crate::serve::hop::to_wire;
 use crate::serve::routes::Signature;
 use bytes::Bytes;
 use lamina_crds::dnn_model::EarlyExits;
-use lamina_model::{DataType, Tensor, ValueSpec};
+use lamina_model::{DataType, Tensor, ValueSpec, check_sizes};
 use lamina_proto::hop::{ExitRules, Tensor as WireTensor};
 use lamina_proto::inference::ModelInferRequest;
 use lamina_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
@@ -115,6 +115,7 @@ impl Reader<'_> {
         let specs = &self.signature.inputs;
         let tensors: Vec<WireTensor> = specs.iter().map(one).collect::<Result<_, InputError>>()?;
         refuse_uneven(specs, &tensors)?;
+        check_sizes(specs, tensors.iter().map(|t| &t.shape[..]))?;
         Ok(tensors)
     }
 
@@ -174,10 +175,9 @@ impl Reader<'_> {
 /// Inputs whose first dimension is free hold one row for each row of the batch; a
 /// single one beside several would be used for all of them without a word.
 fn refuse_uneven(specs: &[ValueSpec], tensors: &[WireTensor]) -> Result<(), InputError> {
-    let is_free = |spec: &ValueSpec| spec.shape.first() == Some(&-1);
     let mut batches = specs.iter().zip(tensors).filter_map(|(spec, tensor)| {
         let rows = tensor.shape.first()?;
-        is_free(spec).then_some((&spec.name, *rows))
+        spec.has_rows().then_some((&spec.name, *rows))
     });
     let Some((one, of_one)) = batches.next() else {
         return Ok(());
@@ -230,6 +230,6 @@ fn decode(input: &InferInputTensor, raw: Option<&Bytes>) -> Result<Tensor, Input
 
 /// `` `image` FP32 [-1, 3, 224, 224] ``.
 fn describe(specs: &[ValueSpec]) -> String {
-    let one = |s: &ValueSpec| format!("`{}` {} {:?}", s.name, s.datatype, s.shape);
+    let one = |s: &ValueSpec| format!("`{}` {} {}", s.name, s.datatype, s.shape_text());
     specs.iter().map(one).collect::<Vec<_>>().join(", ")
 }

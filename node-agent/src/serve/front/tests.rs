@@ -412,6 +412,70 @@ async fn batches_that_differ_between_inputs_are_refused() {
 }
 
 #[tokio::test]
+async fn sizes_outside_their_bounds_or_at_odds_are_refused_by_name() {
+    let folder = Folder::new();
+    let mut cam = Host::start("cam-1", &folder);
+    let sized = |name: &str| lamina_crds::TensorSpec {
+        shape: vec![-1, -1],
+        sizes: vec![lamina_crds::TensorSize {
+            dimension: 1,
+            typical: 4,
+            bounds: Some(lamina_crds::SizeBounds {
+                name: "seq".into(),
+                min: 2,
+                max: 8,
+                step: 2,
+            }),
+        }],
+        ..image(name)
+    };
+    let mut slice = part(&folder, 1, 0, (2.0, 0.0), None);
+    slice.inputs = vec![sized("ids"), sized("mask")];
+    slice.outputs = vec![image("c"), image("d")];
+    let mut route = route_to(1, &[(1, &cam)]);
+    route.revisions[0].inputs.clone_from(&slice.inputs);
+    route.revisions[0].outputs.clone_from(&slice.outputs);
+    cam.hold(slice).await;
+    cam.routes.apply(&[route]).unwrap();
+    let asked = |lengths: [i64; 2]| {
+        let one = |(name, length): (&str, i64)| InferInputTensor {
+            name: name.into(),
+            shape: vec![1, length],
+            ..request("", &[1.0, 1.0]).inputs[0].clone()
+        };
+        let zeros = |length: i64| Bytes::from(vec![0; 4 * usize::try_from(length).unwrap()]);
+        ModelInferRequest {
+            inputs: ["ids", "mask"].into_iter().zip(lengths).map(one).collect(),
+            raw_input_contents: lengths.map(zeros).to_vec(),
+            ..request("", &[])
+        }
+    };
+    for (lengths, words) in [
+        (
+            [10, 10],
+            "`seq` is 10 (dimension 1), but it may be 2 to 8, in multiples of 2",
+        ),
+        ([3, 3], "`seq` is 3"),
+        ([0, 0], "`seq` is 0"),
+        (
+            [4, 6],
+            "`seq` is one size in a request, but input `ids` has 4 and `mask` has 6",
+        ),
+    ] {
+        let status = refused(&cam, asked(lengths)).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains(words), "{status}");
+    }
+    cam.client().model_infer(asked([8, 8])).await.unwrap();
+    let asked = ModelMetadataRequest {
+        name: "m".into(),
+        version: String::new(),
+    };
+    let model = cam.client().model_metadata(asked).await.unwrap();
+    assert_eq!(model.into_inner().inputs[0].shape, [-1, -1]);
+}
+
+#[tokio::test]
 async fn a_refusing_route_answers_nobody_and_says_why() {
     let cam = serving().await;
     let edge = Host::start("edge-1", &cam.folder);

@@ -125,6 +125,7 @@ mod tests {
             name: (*name).to_owned(),
             datatype: DataType::Fp32,
             shape: vec![-1, 1],
+            sizes: Vec::new(),
         };
         names.iter().map(spec).collect()
     }

@@ -313,7 +313,7 @@ fn together(spec: &Slice, batches: Option<Batches>) -> Option<Together> {
 /// answers to several could not be taken apart again.
 fn have_rows(serving: &Serving) -> bool {
     let mut values = serving.inputs.iter().chain(&*serving.outputs);
-    values.all(|value| value.shape.first() == Some(&-1))
+    values.all(ValueSpec::has_rows)
 }
 
 /// What people are told of batching where it is asked for.

@@ -100,7 +100,7 @@ fn other_inputs_are_prepared_anew_and_the_old_job_is_forgotten() {
             bytes: false,
         },
     );
-    model.spec.inputs[0].shape = vec![-1, 3];
+    model.spec.inputs[0].shape = lamina_crds::dnn_model::Dimension::sizes(&[-1, 3]);
     let (_, second) = look(&snapshot, &model, &mut memory);
     assert_eq!(second.forget_prepares, std::slice::from_ref(&old));
     assert_ne!(second.prepares[0].job, old);

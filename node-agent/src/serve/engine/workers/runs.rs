@@ -70,12 +70,16 @@ pub(super) enum Fault {
     Broken(String),
 }
 
-/// How much larger `inputs` are than where every free dimension of `specs` is 1.
+/// How many times as long as one row of typical sizes `inputs` may take. Beyond those sizes,
+/// time may grow with the square: where every position of a sequence looks at all.
 pub(super) fn rows(specs: &[ValueSpec], inputs: &[Tensor]) -> f64 {
     let times = specs.iter().zip(inputs).map(|(spec, tensor)| {
-        let sizes = spec.shape.iter().zip(&tensor.shape);
-        let free = sizes.filter(|&(&wanted, _)| wanted == -1);
-        free.map(|(_, &size)| size.max(1) as f64).product::<f64>()
+        let times = spec.times(&tensor.shape);
+        if spec.sizes.is_empty() {
+            times
+        } else {
+            times * times.max(1.0)
+        }
     });
     times.fold(1.0, f64::max)
 }
@@ -382,7 +386,7 @@ pub(super) mod testing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lamina_model::DataType;
+    use lamina_model::{DataType, FreeSize};
 
     fn fp32(shape: &[i64]) -> Tensor {
         Tensor {
@@ -406,6 +410,7 @@ mod tests {
             name: "x".into(),
             datatype: DataType::Fp32,
             shape: vec![-1, 3],
+            sizes: Vec::new(),
         };
         let of = |seconds, count| {
             let rows = rows(std::slice::from_ref(&spec), &[fp32(&[count, 3])]);
@@ -413,6 +418,16 @@ mod tests {
         };
         assert_eq!(of(1e-3, 1), 3.0);
         assert_eq!(of(0.5, 2), 30.0);
+        let sized = ValueSpec {
+            sizes: vec![FreeSize::parse("seq:1..1000@100", 1).unwrap()],
+            shape: vec![-1, -1],
+            ..spec.clone()
+        };
+        let of_size = |size| {
+            let rows = rows(std::slice::from_ref(&sized), &[fp32(&[1, size])]);
+            patience(0.5, rows).as_secs_f64()
+        };
+        assert_eq!((of_size(100), of_size(200)), (15.0, 60.0));
         for wild in [1e9, f64::INFINITY, f64::NAN] {
             assert!([3.0, 600.0].contains(&of(wild, 2)));
         }

@@ -69,6 +69,7 @@ impl Bench {
             name: "x".into(),
             datatype: DataType::Fp32,
             shape: vec![1, 8],
+            sizes: Vec::new(),
         }];
         let blocks = blocks(kind, self.folder.path());
         let loaded = self.workers.load(model, blocks, inputs).await.unwrap();

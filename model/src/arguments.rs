@@ -1,0 +1,112 @@
+//! How the arguments of a model's `forward` are filled.
+
+use crate::InputSpec;
+use serde::{Deserialize, Serialize};
+
+/// What a user declares of a `forward`, as preparing takes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Declared {
+    /// A tensor of each request.
+    Input(InputSpec),
+    /// An argument that no request carries.
+    Fixed(FixedArgument),
+}
+
+/// An argument that is the same for every request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FixedArgument {
+    /// Its name in `forward`.
+    pub name: String,
+    /// A number, `true` or `false`, `none`, or a text, as the argument's type has it.
+    pub fixed: String,
+}
+
+/// Inputs in the order of `forward`, and arguments that are fixed.
+pub fn divided(declared: Vec<Declared>) -> (Vec<InputSpec>, Vec<FixedArgument>) {
+    let (mut inputs, mut fixed) = (Vec::new(), Vec::new());
+    for one in declared {
+        match one {
+            Declared::Input(input) => inputs.push(input),
+            Declared::Fixed(argument) => fixed.push(argument),
+        }
+    }
+    (inputs, fixed)
+}
+
+/// How one argument of a `forward` is filled; those behind the last take their defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum Binding {
+    /// With the next input.
+    Tensor,
+    /// With the whole number in the next input.
+    Int,
+    /// With the float in it.
+    Float,
+    /// With the truth value in it.
+    Bool,
+    /// With a tuple of the next inputs.
+    #[serde(rename_all = "camelCase")]
+    Tuple {
+        /// So many.
+        count: usize,
+    },
+    /// With the same for every request.
+    #[serde(rename_all = "camelCase")]
+    Fixed {
+        /// What it is.
+        value: Constant,
+    },
+}
+
+/// A value that is the same for every request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type", content = "value")]
+#[allow(missing_docs)] // the names say it all
+pub enum Constant {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_and_fixed_arguments_come_in_one_list() {
+        let text = r#"[{"value":{"name":"x","datatype":"FP32","shape":[-1,8]},"range":null},
+            {"name":"sr","fixed":"16000"}]"#;
+        let declared: Vec<Declared> = serde_json::from_str(text).unwrap();
+        let (inputs, fixed) = divided(declared);
+        assert_eq!(inputs[0].value.name, "x");
+        assert_eq!(
+            (fixed[0].name.as_str(), fixed[0].fixed.as_str()),
+            ("sr", "16000")
+        );
+        assert!(serde_json::from_str::<Vec<Declared>>(r#"[{"name":"sr","fixed":16000}]"#).is_err());
+    }
+
+    #[test]
+    fn bindings_survive_the_manifest() {
+        let all = vec![
+            Binding::Tensor,
+            Binding::Tuple { count: 2 },
+            Binding::Fixed {
+                value: Constant::None,
+            },
+            Binding::Fixed {
+                value: Constant::Float(0.5),
+            },
+            Binding::Fixed {
+                value: Constant::Text("fast".into()),
+            },
+        ];
+        let text = serde_json::to_string(&all).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<Binding>>(&text).unwrap(), all);
+    }
+}
