@@ -2,9 +2,10 @@
 //! rewrites it; where libtorch gets that wrong, all blocks agree with a whole that is wrong.
 
 use crate::error::PrepareError;
-use crate::forward::{run, torch_tensors};
+use crate::ffi::Graph;
+use crate::forward::run;
 use crate::operators::is_allowed;
-use crate::rungs::Trial;
+use crate::rungs::{Plan, Trial};
 use crate::shapes;
 use crate::tensors::relative_difference;
 use lamina_model::Tensor;
@@ -18,25 +19,18 @@ const ROUNDING: f64 = 1e-4;
 /// No further request is compared after this time: a large model is slow at a batch of eight.
 const BUDGET: Duration = Duration::from_secs(20);
 
-/// Compares answers to the first request, and, where requests may take other ways, to the
-/// others and to batches of up to eight. To be called once the trial was watched.
+/// Compares what the file answers with what `plan` was cut from: on the requests of the plan,
+/// whose answers it holds, on those of other sizes, and, where requests may take other ways, on
+/// others and on batches of up to eight.
 ///
 /// # Errors
 /// [`PrepareError::Unsupported`] where an answer is another one.
-pub(crate) fn check(trial: &mut Trial<'_>) -> Result<(), PrepareError> {
+pub(crate) fn check(trial: &mut Trial<'_>, plan: &Plan) -> Result<(), PrepareError> {
     if trial.analysis.writes_constants {
         // Each run of the one would change what the other is made of.
         return Ok(());
     }
-    let requests = requests(trial);
-    let first = torch_tensors(&requests[0])?;
-    // Where it fails already, whoever asks next says why.
-    if trial.source.observe(&[], &first).is_err() {
-        return Ok(());
-    }
-    let (Ok(frozen), Ok((written, operators))) =
-        (trial.source.graph(&[]), trial.source.as_written())
-    else {
+    let Ok((written, operators)) = trial.source.as_written() else {
         return Ok(());
     };
     if !operators.iter().all(|name| may_run(name)) {
@@ -44,33 +38,67 @@ pub(crate) fn check(trial: &mut Trial<'_>) -> Result<(), PrepareError> {
         return Ok(());
     }
     let begin = Instant::now();
-    for request in &requests {
+    for (number, request) in plan.requests.iter().enumerate() {
+        if begin.elapsed() > BUDGET && number > 0 {
+            return Ok(());
+        }
+        match compared(&written, request, plan.answers(number)) {
+            Verdict::Right => (),
+            Verdict::Draws => return Ok(()),
+            Verdict::Wrong(error) => return Err(error),
+        }
+    }
+    let further = further(trial);
+    if further.is_empty() {
+        return Ok(());
+    }
+    let Ok(frozen) = trial.source.graph(&[]) else {
+        return Ok(());
+    };
+    for request in &further {
         if begin.elapsed() > BUDGET {
             break;
         }
-        let (Ok(want), Ok(got)) = (run(&written, request), run(&frozen, request)) else {
-            // A request that is not taken proves nothing, and an error is no wrong answer:
-            // whoever runs the model next says why.
+        let Ok(got) = run(&frozen, request) else {
+            // A request that is not taken proves nothing, and an error is no wrong answer.
             continue;
         };
-        let Some(what) = difference(&want, &got) else {
-            continue;
-        };
-        let draws = !run(&written, request).is_ok_and(|again| again == want);
-        if draws {
-            // It keeps state or draws random numbers, which is said elsewhere.
-            return Ok(());
+        match compared(&written, request, &got) {
+            Verdict::Right => (),
+            Verdict::Draws => return Ok(()),
+            Verdict::Wrong(error) => return Err(error),
         }
-        let rows = request.first().and_then(|t| t.shape.first()).copied();
-        return Err(PrepareError::Unsupported {
-            reason: format!(
-                "libtorch freezes it into something else: {what} at a batch of {}; writing no \
-                 tensor in place that another variable holds, too, may help",
-                rows.unwrap_or(1)
-            ),
-        });
     }
     Ok(())
+}
+
+enum Verdict {
+    /// The file answers the same, or not at all.
+    Right,
+    /// It keeps state or draws random numbers, which is said elsewhere.
+    Draws,
+    Wrong(PrepareError),
+}
+
+/// What the file says to an answer.
+fn compared(written: &Graph, request: &[Tensor], got: &[Tensor]) -> Verdict {
+    let Ok(want) = run(written, request) else {
+        return Verdict::Right;
+    };
+    let Some(what) = difference(&want, got) else {
+        return Verdict::Right;
+    };
+    if !run(written, request).is_ok_and(|again| again == want) {
+        return Verdict::Draws;
+    }
+    let rows = request.first().and_then(|t| t.shape.first()).copied();
+    Verdict::Wrong(PrepareError::Unsupported {
+        reason: format!(
+            "libtorch freezes it into something else: {what} at a batch of {}; writing no \
+             tensor in place that another variable holds, too, may help",
+            rows.unwrap_or(1)
+        ),
+    })
 }
 
 /// Whether `operator` is one that a block may use, and not a call into what cannot be seen.
@@ -78,20 +106,20 @@ fn may_run(operator: &str) -> bool {
     is_allowed(operator) && !["prim::CallMethod", "prim::CallFunction"].contains(&operator)
 }
 
-/// Those to compare.
-fn requests(trial: &Trial<'_>) -> Vec<Vec<Tensor>> {
-    let mut requests = trial.requests.clone();
+/// Further requests to compare, beside those of the plan.
+fn further(trial: &Trial<'_>) -> Vec<Vec<Tensor>> {
     let sized = trial.sizes.compared().map(|s| s.request.clone());
     if !trial.watched.may_differ {
-        requests.truncate(1);
-        requests.extend(sized);
-        return requests;
+        return sized.collect();
     }
+    let mut requests = trial.requests.clone();
     requests.extend(trial.unlike.0.iter().cloned());
     let rows: Vec<&Vec<Tensor>> = requests.iter().cycle().take(MOST_ROWS).collect();
     let batches: Vec<_> = (2..=MOST_ROWS)
         .filter_map(|many| shapes::batch(&trial.declared, &rows[..many]))
         .collect();
+    // The first two are the plan's.
+    requests.drain(..trial.requests.len());
     requests.extend(trial.more.iter().cloned());
     requests.extend(sized);
     requests.extend(batches);

@@ -108,6 +108,7 @@ pub fn prepare(
     let sizes = Sizes::declared(&inputs).map_err(|reason| mismatch(options, reason))?;
     let (mut trial, metadata) = open(model, options, &inputs, sizes)?;
     let (plan, reason, chain) = climb_down(&mut trial, out_dir, options.seed, progress)?;
+    as_written::check(&mut trial, &plan)?;
     let exits = match &metadata {
         Some(metadata) => exits::place(&trial.analysis, metadata, &plan.cuts, plan.outputs()),
         None => Ok(Vec::new()),
@@ -248,7 +249,6 @@ fn open<'a>(
         bindings,
     };
     trial.watch(options.seed)?;
-    as_written::check(&mut trial)?;
     Ok((trial, metadata))
 }
 
