@@ -196,17 +196,16 @@ spec:
 "
         );
         scene.apply(&manifest).await?;
-        let serves = async || {
-            let Some(placement) = scene.placement(DIGITS).await? else {
-                return Ok(Step::NotYet("no Placement".to_owned()));
-            };
-            let active = placement.status.as_ref().and_then(|s| s.active.clone());
+        let plan = poll(strategy, Duration::from_secs(120), async || {
+            let placement = scene.placement(DIGITS).await?;
+            let status = placement.and_then(|placement| placement.status);
+            let active = status.and_then(|status| status.active);
             Ok(match active.filter(|plan| plan.strategy == strategy) {
                 Some(plan) => Step::Done(plan),
-                None => Step::NotYet(format!("{:?}", placement.spec.plan)),
+                None => Step::NotYet("it does not serve".to_owned()),
             })
-        };
-        let plan = poll(strategy, Duration::from_secs(120), serves).await?;
+        })
+        .await?;
         println!("  {strategy}: {:?}", plan.thresholds);
         ensure!(!plan.thresholds.is_empty(), "nothing was chosen: {plan:?}");
         let applied = format!(
