@@ -48,7 +48,7 @@ enum WriteError {
     Api(#[source] kube::Error),
     #[error("the API server did not answer within {} s", WRITE_TIMEOUT.as_secs())]
     Timeout,
-    #[error("the lease was not renewed: another process may decide by now")]
+    #[error("the lease was not renewed: another process may be leader by now")]
     NotLeading,
 }
 

@@ -43,7 +43,7 @@ pub enum StoreError {
     },
     #[error("the store's volume is full; give it more space or delete models")]
     Full(#[source] object_store::Error),
-    #[error("the store's folder cannot be used; check that it exists and may be written")]
+    #[error("the store's folder cannot be used; check that it exists and is writable")]
     Folder(#[source] std::io::Error),
     #[error("the store failed; see the cause, and check its volume")]
     Storage(#[source] object_store::Error),

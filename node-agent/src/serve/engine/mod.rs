@@ -132,7 +132,7 @@ pub(crate) enum EngineError {
     Input(#[from] ShapeError),
     /// A value of the request is none that the model takes, such as a token id beyond
     /// its vocabulary.
-    #[error("a value in the request is out of the range that the model takes: {0}")]
+    #[error("a value in the request is outside the range that the model accepts: {0}")]
     Value(String),
     /// The forward failed.
     #[error("{0}")]
@@ -144,7 +144,7 @@ pub(crate) enum EngineError {
     #[error("the model crashes on this request: {0}")]
     Crashed(String),
     /// The run was ended.
-    #[error("the model did not end within {} ms, many times what it takes", .0.as_millis())]
+    #[error("the model did not end within {} ms, many times its usual time", .0.as_millis())]
     Stuck(Duration),
     /// It crashed too often.
     #[error(
@@ -158,7 +158,9 @@ pub(crate) enum EngineError {
         left: Duration,
     },
     /// Too many runs of the model wait already.
-    #[error("{0} runs of this model wait for its worker already; send less or add hosts")]
+    #[error(
+        "{0} runs of this model are already waiting for its worker; send fewer requests or add hosts"
+    )]
     Busy(usize),
     /// No worker can be started.
     #[error("no worker process: {0}")]
