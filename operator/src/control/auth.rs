@@ -100,7 +100,7 @@ pub enum AuthError {
     NoCertificate,
     #[error("the token belongs to node `{node}`, but the certificate to `{shown}`")]
     OtherCertificate { node: String, shown: String },
-    #[error("the API server could not be asked; try again")]
+    #[error("the API server could not be reached; try again")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 

@@ -44,7 +44,7 @@ enum WriteError {
         reason: String,
         message: String,
     },
-    #[error("the API server could not be asked")]
+    #[error("the API server could not be reached")]
     Api(#[source] kube::Error),
     #[error("the API server did not answer within {} s", WRITE_TIMEOUT.as_secs())]
     Timeout,

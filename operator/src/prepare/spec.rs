@@ -228,7 +228,7 @@ fn check_inputs(inputs: &[ModelInput]) -> Result<(), SpecError> {
         }
         if input.shape.iter().skip(1).any(|d| *d < 1) {
             return wrong(format!(
-                "spec.inputs: `{}` has shape {:?}; -1 is possible in the first place only",
+                "spec.inputs: `{}` has shape {:?}; only the first dimension may be -1",
                 input.name, input.shape
             ));
         }
@@ -354,7 +354,7 @@ fn check_batching(wish: &Wish, manifest: &Manifest) -> Result<(), SpecError> {
     match manifest.rows_are_independent {
         Some(true) => Ok(()),
         Some(false) => wrong(
-            "spec.batching: a row of this model gives something else in a batch than alone; remove spec.batching".to_owned(),
+            "spec.batching: a row of this model gives a different result in a batch than alone; remove spec.batching".to_owned(),
         ),
         None => wrong(
             "spec.batching: nothing shows that the rows of this model have nothing to do with each other (its batch is fixed, or requests take different ways through it, or it was prepared by an older version); remove spec.batching, or give all inputs a free batch".to_owned(),
@@ -492,7 +492,7 @@ mod tests {
         );
         assert_eq!(
             message(|s| s.inputs[0].shape = vec![1, -1]),
-            "spec.inputs: `x` has shape [1, -1]; -1 is possible in the first place only"
+            "spec.inputs: `x` has shape [1, -1]; only the first dimension may be -1"
         );
         let pin = |first, last, node: &str| Pin {
             first,

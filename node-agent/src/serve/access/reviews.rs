@@ -29,7 +29,7 @@ impl ApiReviews {
 }
 
 fn away(error: &kube::Error) -> Away {
-    tracing::warn!(%error, "the API server could not be asked about a client's token");
+    tracing::warn!(%error, "the API server could not be reached about a client's token");
     Away
 }
 
