@@ -10,15 +10,15 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-lamina", bin_name = "kubectl lamina", version, about)]
 pub struct Cli {
-    /// What to do.
+    /// Command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the plugin does.
+/// Commands of the plugin.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Compare placements of a model over hosts, with no cluster at all.
+    /// Compare placements of a model over hosts, without a cluster.
     Plan(Box<PlanArgs>),
     /// Let a machine without a kubelet join the cluster's hosts.
     Join(Box<JoinArgs>),
@@ -127,75 +127,75 @@ What-if keys (repeat --what-if; all changes apply together):
 Exit status: 0 a placement was found, 1 there is none, 2 the input cannot be used.
 Colours follow NO_COLOR. docs/plan.md describes the files and the JSON.";
 
-/// Compares placements of a model over hosts, with no cluster at all.
+/// Compares placements of a model over hosts, without a cluster.
 #[derive(Debug, Clone, Default, Args)]
 #[command(after_help = EXAMPLES)]
 #[command(group = ArgGroup::new("question").required(true).args(["profile", "problem"]))]
 pub struct PlanArgs {
-    /// The model: what `lamina-node-agent prepare --json` printed, or a profile
+    /// The model: the output of `lamina-node-agent prepare --json`, or a profile
     /// file (YAML, JSON).
     #[arg(long, value_name = "FILE", requires = "topology")]
     pub profile: Option<PathBuf>,
     /// Nodes and links (YAML, JSON).
     #[arg(long, value_name = "FILE", requires = "profile")]
     pub topology: Option<PathBuf>,
-    /// The whole question in one file, as the placement library has it (YAML,
+    /// The whole problem in one file, in the placement library's format (YAML,
     /// JSON).
     #[arg(long, value_name = "FILE", conflicts_with = "topology")]
     pub problem: Option<PathBuf>,
-    /// Node where requests arise [default: the topology's `entry`, else its only
+    /// Node where requests arrive [default: the topology's `entry`, else its only
     /// device].
     #[arg(long, value_name = "NODE")]
     pub entry: Option<String>,
-    /// Expected requests, such as 10/s. Without it, nodes and links are never too
-    /// busy.
+    /// Expected request rate, such as 10/s. Without it, utilisation is not
+    /// limited.
     #[arg(long, value_name = "RATE")]
     pub rate: Option<String>,
-    /// What is made small (throughput: made large) [default: latency].
+    /// Objective to minimize (throughput: maximize) [default: latency].
     #[arg(long, value_enum)]
     pub objective: Option<Goal>,
-    /// Highest expected latency, such as 100ms.
+    /// Limit on the expected latency, such as 100ms.
     #[arg(long, value_name = "TIME")]
     pub slo: Option<String>,
-    /// Only this strategy; may be repeated [default: all that apply].
+    /// Strategy to run; may be repeated [default: all that apply].
     #[arg(long, value_name = "NAME")]
     pub strategy: Vec<String>,
     /// Blocks that must run on a node, such as 3=edge-1 or 0-14=cam-1; may be
     /// repeated.
     #[arg(long, value_name = "BLOCKS=NODE")]
     pub pin: Vec<String>,
-    /// The first so many blocks stay on the entry, for privacy.
+    /// Number of leading blocks that stay on the entry, for privacy.
     #[arg(long, value_name = "COUNT")]
     pub entry_blocks: Option<usize>,
     /// Early exits of a model whose profile has none (YAML, JSON).
     #[arg(long, value_name = "FILE", conflicts_with = "problem")]
     pub exits: Option<PathBuf>,
-    /// In how many bits FP32 values go from node to node; needs the manifest of a model
+    /// Format of FP32 values sent between nodes; needs the manifest of a model
     /// [default: fp32].
     #[arg(long, value_name = "DTYPE", value_enum, conflicts_with = "problem")]
     pub activations: Option<Bits>,
-    /// What that may change of answers at one cut, such as 1% of their largest
-    /// magnitude; values go as they are where it would be more [default: 1% with auto].
+    /// Maximum error that this may cause at one cut, such as 1% of the answers' largest
+    /// magnitude; above it, values are sent unchanged [default: 1% with auto].
     #[arg(long, value_name = "SHARE", requires = "activations")]
     pub max_error: Option<String>,
-    /// Lowest expected accuracy where thresholds of exits can be chosen, such as
+    /// Minimum expected accuracy when thresholds of exits can be chosen, such as
     /// 85%.
     #[arg(long, value_name = "SHARE")]
     pub min_accuracy: Option<String>,
-    /// How long each strategy may take; it then gives what it found.
+    /// Time limit for each strategy, which then returns the best it has found.
     #[arg(long, value_name = "TIME", default_value = "5s")]
     pub deadline: String,
-    /// Seed of everything random.
+    /// Random seed.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Say why the best placement is as it is, and why not another.
+    /// Explain why the best placement was chosen, and why not another.
     #[arg(long)]
     pub explain: bool,
-    /// Show a change beside what is now, such as
+    /// Compare with a change, such as
     /// link.edge-1:cloud-1.bandwidth=5Mbit; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub what_if: Vec<String>,
-    /// Which placement is best at which bandwidth of a link, such as
+    /// Show the best placement for each bandwidth of a link, such as
     /// link.cam-1:edge-1.bandwidth.
     #[arg(long, value_name = "LINK")]
     pub regions: Option<String>,
@@ -204,18 +204,18 @@ pub struct PlanArgs {
     pub json: bool,
 }
 
-/// In how many bits values go from node to node.
+/// Format of values sent between nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Bits {
-    /// As they are.
+    /// Unchanged.
     Fp32,
-    /// 16 bits with more digits.
+    /// 16 bits with more precision.
     Fp16,
     /// 16 bits with a larger range.
     Bf16,
     /// 8 bits.
     Int8,
-    /// The fewest that the limit allows, cut by cut.
+    /// At each cut, the fewest bits that the limit allows.
     Auto,
 }
 
@@ -226,13 +226,13 @@ pub enum Goal {
     Latency,
     /// Latency of a request that takes no exit.
     TailLatency,
-    /// Highest rate that can be sustained.
+    /// Highest sustainable rate.
     Throughput,
     /// Joules per request.
     Energy,
     /// Utilisation of the busiest node.
     Fairness,
-    /// Utilisation of the busiest node, of what others left free.
+    /// Utilisation of the busiest node, relative to what others leave free.
     ProportionalFairness,
     /// Money per request.
     Money,

@@ -27,7 +27,7 @@ pub(crate) enum ChangeError {
     #[error("there is no link from {0} to {1}")]
     Link(String, String),
     /// The entry cannot go.
-    #[error("requests arise at {0}, so it cannot go")]
+    #[error("requests arrive at {0}, so it cannot be removed")]
     Entry(String),
     /// The value is no quantity.
     #[error(transparent)]

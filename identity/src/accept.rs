@@ -98,11 +98,11 @@ pub struct Accepted {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum AcceptError {
-    #[error("it broke before anything was said")]
+    #[error("the connection broke before any data arrived")]
     Silent(#[source] io::Error),
-    #[error("it speaks no TLS, which is needed here")]
+    #[error("it does not use TLS, which is required here")]
     Plain,
-    #[error("there is no certificate to show yet")]
+    #[error("there is no certificate yet")]
     NoCertificate,
     #[error("TLS failed: {0}")]
     Tls(#[source] io::Error),

@@ -30,15 +30,15 @@ pub enum AuthorityError {
     NoAuthority,
     #[error("the authority's private key cannot be read: {0}")]
     Key(String),
-    #[error("the authority's private key is another one than its certificate's")]
+    #[error("the authority's private key does not match its certificate")]
     OtherKey,
     #[error("a certificate cannot name the node `{0}`: it is too long, or no DNS name")]
     Node(String),
-    #[error("the request is none that can be signed: {0}")]
+    #[error("the request cannot be signed: {0}")]
     Request(String),
-    #[error("the request's key is not of the kind ECDSA P-256")]
+    #[error("the request's key is not ECDSA P-256")]
     RequestKey,
-    #[error("a time is out of all bounds; check the clock of this host")]
+    #[error("a time is out of bounds; check the clock of this host")]
     Time,
     #[error("signing failed: {0}")]
     Sign(String),

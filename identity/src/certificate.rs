@@ -14,9 +14,9 @@ const MOST: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum CertificateError {
-    #[error("this is no certificate in PEM: {0}")]
+    #[error("this is not a PEM certificate: {0}")]
     Pem(String),
-    #[error("this is no X.509 certificate: {0}")]
+    #[error("this is not an X.509 certificate: {0}")]
     Content(String),
     #[error("there is no certificate in it")]
     Empty,

@@ -14,11 +14,11 @@ use tokio_rustls::TlsConnector;
 pub enum ConnectError {
     #[error("a certificate cannot name `{0}`: it is too long, or no DNS name")]
     Name(String),
-    #[error("`{name}` did not show a certificate to be believed: {reason}")]
+    #[error("`{name}` has no trusted certificate: {reason}")]
     Certificate { name: String, reason: String },
-    #[error("the other end speaks no TLS: {0}")]
+    #[error("the peer does not use TLS: {0}")]
     NoTls(String),
-    #[error("the connection broke while TLS began: {0}")]
+    #[error("the connection broke during the TLS handshake: {0}")]
     Broken(String),
 }
 

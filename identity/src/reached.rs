@@ -23,7 +23,7 @@ pub enum ReachedError {
         "`{0}` is neither an address nor a name of DNS; give lower-case labels with dots between"
     )]
     Name(String),
-    #[error("`{0}` is a name by which agents and operator know each other; clients need another")]
+    #[error("`{0}` is a name that agents and operator use for each other; clients need another")]
     Ours(String),
     #[error("more than {MOST} names and addresses are given")]
     TooMany,

@@ -388,9 +388,9 @@ pub enum ManifestError {
     FreeSize(String),
     #[error("the last block's outputs are not the model's")]
     Outputs,
-    #[error("exit `{0}` hangs on a block or gives an output that there is not")]
+    #[error("exit `{0}` refers to a block or an output that does not exist")]
     Exit(String),
-    #[error("encodingErrors: not one for each block, or one is negative or no number")]
+    #[error("encodingErrors: not one for each block, or one is negative or not a number")]
     EncodingErrors,
 }
 

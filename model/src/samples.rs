@@ -31,11 +31,11 @@ pub enum SamplesError {
         "its tensor `{name}` belongs to no request: name each NUMBER.INPUT, such as `0.{example}`"
     )]
     Name { name: String, example: String },
-    #[error("its tensor `{tensor}` is for no declared input; declared are {declared}")]
+    #[error("its tensor `{tensor}` matches no declared input; the inputs are {declared}")]
     Input { tensor: String, declared: String },
-    #[error("it holds {got} requests; give {FEWEST_SAMPLES} to {MOST_SAMPLES}, numbered from 0 on")]
+    #[error("it holds {got} requests; give {FEWEST_SAMPLES} to {MOST_SAMPLES}, numbered from 0")]
     Count { got: usize },
-    #[error("its requests are numbered from 0 on, but `{missing}` is missing")]
+    #[error("its requests are numbered from 0, but `{missing}` is missing")]
     Missing { missing: String },
     #[error(
         "its request {number} does not fit the declared inputs: {error}; each is a request of \

@@ -23,7 +23,7 @@ enum Command {
     Prepare(PrepareArgs),
     /// Run the blocks of such a folder on one request and compare.
     RunBlocks(RunBlocksArgs),
-    /// Serve a tiny model through a cluster and ask it once, as `helm test` does.
+    /// Serve a tiny model on a cluster and send it one request, as `helm test` does.
     Selftest(SelftestArgs),
 }
 

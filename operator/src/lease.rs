@@ -67,7 +67,7 @@ pub const LOCAL: &str = "local-";
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum LeaseError {
-    #[error("`{0}` took the lease; this process ends so that there is one writer")]
+    #[error("`{0}` took the lease; this process exits so that only one writes")]
     Taken(String),
     #[error("the lease could not be renewed for {0:?}; check the API server")]
     Expired(Duration),

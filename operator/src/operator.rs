@@ -140,17 +140,17 @@ pub enum OperatorError {
     },
     #[error("the store cannot be used")]
     Store(#[from] StoreError),
-    #[error("serving agents broke off")]
+    #[error("the server for agents failed")]
     Control(#[from] tonic::transport::Error),
-    #[error("serving probes and metrics broke off")]
+    #[error("the server for probes and metrics failed")]
     Admin(#[source] std::io::Error),
     #[error("lost leadership")]
     Lease(#[from] LeaseError),
     #[error("the controllers ended")]
     Controllers(#[from] ControllersError),
-    #[error("{0} ended by itself, which is a bug")]
+    #[error("{0} ended unexpectedly, which is a bug")]
     Ended(&'static str),
-    #[error("a part of the process panicked, which is a bug")]
+    #[error("a task panicked, which is a bug")]
     Panicked(#[source] tokio::task::JoinError),
 }
 

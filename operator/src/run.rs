@@ -75,7 +75,7 @@ pub(crate) struct Settings {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum ControllersError {
-    #[error("deciding broke off, which is a bug; please report it with the log above")]
+    #[error("the decision loop panicked, which is a bug; please report it with the log above")]
     Decide(#[source] tokio::task::JoinError),
 }
 

@@ -25,7 +25,7 @@ const ROUNDING: f64 = 1e-9;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Violation {
     /// Not one placement per workload, in the problem's order.
-    #[error("placements are for {found:?}, wanted are {wanted:?}")]
+    #[error("placements are for {found:?}, expected {wanted:?}")]
     Workloads {
         /// What was given.
         found: Vec<String>,

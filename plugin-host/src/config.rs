@@ -41,7 +41,7 @@ pub enum ConfigError {
     )]
     Name(String),
     /// Two plugins have one name.
-    #[error("two plugins are named `{0}`; give each a name of its own")]
+    #[error("two plugins are named `{0}`; give each its own name")]
     Twice(String),
     /// An address that cannot be connected to.
     #[error("plugin `{name}`: address `{address}` is not http://HOST:PORT or unix:/PATH")]

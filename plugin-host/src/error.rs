@@ -44,7 +44,7 @@ pub enum PluginError {
     #[error("does not apply: {0}")]
     Unable(String),
     /// The problem takes too many bytes.
-    #[error("was not asked, for the problem takes {bytes} bytes of JSON, more than {limit}")]
+    #[error("was not asked: the problem takes {bytes} bytes of JSON, more than {limit}")]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -81,7 +81,7 @@ pub enum PluginError {
     #[error("sent more than {0} answers to one question")]
     TooMany(usize),
     /// The checker itself broke.
-    #[error("gave an answer that could not be checked, which is a bug of Lamina")]
+    #[error("gave an answer that could not be checked, which is a bug in Lamina")]
     Unchecked(#[source] tokio::task::JoinError),
 }
 
@@ -207,7 +207,7 @@ pub enum WorkError {
     #[error(transparent)]
     Solve(#[from] SolveError),
     /// A solver broke.
-    #[error("solving broke off, which is a bug of Lamina")]
+    #[error("the solver panicked, which is a bug in Lamina")]
     Broke(#[source] tokio::task::JoinError),
 }
 

@@ -34,7 +34,7 @@ enum SessionEnd {
     Connect(#[from] tonic::transport::Error),
     #[error("the operator refused")]
     Refused(#[from] Box<Status>),
-    #[error("the operator takes no messages")]
+    #[error("the operator does not accept messages")]
     Stuck,
     #[error("the operator ended the session")]
     Ended,

@@ -47,26 +47,30 @@ enum EnrollError {
     NoOperator,
     #[error("the operator cannot be reached")]
     Connect(#[from] DialError),
-    #[error("the operator gave none: {}", .0.message())]
+    #[error("the operator refused: {}", .0.message())]
     Refused(Box<Status>),
     #[error("the operator did not answer within {} s", PATIENCE.as_secs())]
     Late,
-    #[error("no request could be made")]
+    #[error("the request could not be created")]
     Request(#[from] AuthorityError),
-    #[error("what the operator gave cannot be used")]
+    #[error("the operator's reply cannot be used")]
     Certificate(#[from] CertificateError),
-    #[error("what the operator gave cannot be used")]
+    #[error("the operator's reply cannot be used")]
     Tls(#[from] TlsError),
-    #[error("what the operator gave names `{0}`, not this host")]
+    #[error("the certificate from the operator names `{0}`, not this host")]
     OtherName(String),
-    #[error("what the operator gave is of an authority that is not known here yet")]
+    #[error(
+        "the certificate from the operator is signed by an authority that is not known here yet"
+    )]
     NotBelieved,
     #[error(
         "what the operator gave does not name `{0}`; is the operator of the same release, with \
          the chart's `agent.front`?"
     )]
     Lacks(String),
-    #[error("what the operator gave is not good by this host's clock; check both clocks")]
+    #[error(
+        "the certificate from the operator is not valid by this host's clock; check both clocks"
+    )]
     Clock,
 }
 

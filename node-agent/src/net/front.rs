@@ -10,29 +10,29 @@ use tokio::sync::watch;
 /// Whether clients speak TLS, and whose certificate they are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FrontMode {
-    /// They do not.
+    /// No TLS.
     None,
-    /// The one that the operator gives this host, which names where clients reach it.
+    /// This host's certificate from the operator, with the names by which clients reach it.
     Auto,
-    /// One that is given, in a folder.
+    /// Your certificate, from a folder.
     Given,
 }
 
 /// TLS for clients.
 #[derive(Debug, Clone, Args)]
 pub struct FrontArgs {
-    /// Whether clients speak TLS, over gRPC and HTTP, and whose certificate they are shown.
+    /// TLS for clients, over gRPC and HTTP, and the certificate that they see.
     #[arg(long, value_enum, default_value_t = FrontMode::None)]
     pub front_tls: FrontMode,
-    /// Folder with the certificate that is given, as tls.crt and tls.key. It may be replaced
-    /// at any time.
+    /// Folder with your certificate, as tls.crt and tls.key. It may be replaced at any
+    /// time.
     #[arg(long, default_value = "/var/run/lamina/front")]
     pub front_tls_dir: PathBuf,
-    /// Take requests without TLS, too: while clients are changed over.
+    /// Also accept requests without TLS, for migration.
     #[arg(long)]
     pub front_tls_optional: bool,
-    /// Names and addresses that the operator's certificate must have beside this host's own,
-    /// with commas between them: it is asked for anew where it lacks one.
+    /// Additional names and addresses that the certificate from the operator must have,
+    /// separated by commas; a new one is requested if it lacks one.
     #[arg(long, value_delimiter = ',')]
     pub front_names: Vec<String>,
 }

@@ -10,11 +10,11 @@ use tokio::sync::watch;
 /// Whether TLS is spoken with other agents and the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum TlsMode {
-    /// Not at all.
+    /// No TLS.
     Disabled,
-    /// With those that do; others are believed without: while a cluster is changed over.
+    /// TLS with those that support it; others are accepted without, for migration.
     Optional,
-    /// With all.
+    /// TLS with all.
     Required,
 }
 

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 /// Slices a TorchScript model into blocks and profiles them, in a process that
-/// locks itself up before it opens the model.
+/// sandboxes itself before it opens the model.
 #[derive(Debug, Clone, Args)]
 pub struct PrepareArgs {
     /// The model, exported with torch.jit.save.
@@ -38,9 +38,9 @@ pub struct PrepareArgs {
     /// number, true or false, none, or a text; once for each.
     #[arg(long = "argument", value_name = "NAME=VALUE", value_parser = parse_argument)]
     pub arguments: Vec<FixedArgument>,
-    /// A safetensors file with 2 to 16 requests of your own, `0.NAME`, `1.NAME`, … for each
-    /// input, as `lamina.samples` writes it: used beside drawn ones where a range cannot say
-    /// what the model takes.
+    /// A safetensors file with 2 to 16 of your own requests, `0.NAME`, `1.NAME`, … for each
+    /// input, as written by `lamina.samples`; used in addition to random ones where a range
+    /// cannot describe the inputs.
     #[arg(long, value_name = "FILE")]
     pub samples: Option<PathBuf>,
     /// Folder for the blocks, the probe and manifest.json, which `run-blocks` reads.

@@ -17,16 +17,16 @@ const CPU_LIMIT_SECONDS: u64 = 600;
 /// What preparing may use up, and whether it must be locked up.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct LimitArgs {
-    /// Open the model even where the kernel cannot lock up the process (no
-    /// Landlock or no seccomp): only for models that you trust.
+    /// Open the model even if the kernel cannot sandbox the process (no Landlock or
+    /// no seccomp): only for models that you trust.
     #[arg(long)]
     pub allow_unsandboxed: bool,
-    /// Memory that preparing may take, such as 4Gi; four fifths of what is free
-    /// where left out.
+    /// Memory limit for preparing, such as 4Gi; by default four fifths of the free
+    /// memory.
     #[arg(long, value_parser = parse_bytes, value_name = "BYTES")]
     pub memory_limit: Option<u64>,
-    /// Seconds that preparing may compute, so that a forward that never ends
-    /// does end.
+    /// CPU time limit for preparing, in seconds, to end a forward that never
+    /// returns.
     #[arg(long, default_value_t = CPU_LIMIT_SECONDS, value_name = "SECONDS")]
     pub cpu_limit: u64,
 }

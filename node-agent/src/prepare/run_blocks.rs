@@ -18,20 +18,20 @@ use tokio::process::{Child, Command};
 /// Several times what it may compute: a host's share may be small.
 const WALL_OVER_CPU: u32 = 3;
 
-/// Runs the blocks that `prepare --out` wrote, one after the other, on one request, and
-/// compares what they give. The exit code is 0 where nothing differs.
+/// Runs the blocks that `prepare --out` wrote, in order, on one request, and compares
+/// their outputs. The exit code is 0 if nothing differs.
 #[derive(Debug, Clone, Args)]
 pub struct RunBlocksArgs {
     /// The folder with the blocks and manifest.json.
     pub dir: PathBuf,
-    /// A request: a safetensors file with a tensor for each input under its name. Where left
-    /// out, the probe that preparing wrote, whose answer is known.
+    /// A request: a safetensors file with a tensor for each input under its name. By default
+    /// the probe that preparing wrote, whose answer is known.
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
-    /// The model that was prepared, whose answer is compared with, bit for bit.
+    /// The original model; its answer must match bit for bit.
     #[arg(long, value_name = "MODEL.pt")]
     pub whole: Option<PathBuf>,
-    /// What came out, as one JSON object on standard output.
+    /// Print the result as one JSON object on standard output.
     #[arg(long)]
     pub json: bool,
     /// The cell.

@@ -9,11 +9,11 @@ use lamina_crds::quantity::parse_bytes;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// Serve as the agent of one host. Inside Kubernetes the chart's DaemonSet sets
-/// all of it.
+/// Serve as the agent of one host. In Kubernetes the chart's DaemonSet sets all of
+/// these.
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
-    /// Name of this Node, and so of its ComputeNode.
+    /// Name of this Node and of its ComputeNode.
     #[arg(long, env = "NODE_NAME", required_unless_present = "join")]
     pub node_name: Option<String>,
     /// Address at which other agents reach this one. With --join, the one from which it
@@ -36,21 +36,21 @@ pub struct RunArgs {
     /// Port of /livez, /readyz and /metrics.
     #[arg(long, default_value_t = 9091)]
     pub admin_port: u16,
-    /// Folder for blocks and for what this host was told last; survives restarts.
+    /// Folder for blocks and for the last spec of this host; survives restarts.
     #[arg(long, default_value = "/var/cache/lamina")]
     pub cache_dir: PathBuf,
-    /// Space that the folder may take, `4Gi`. Blocks that nothing uses are
-    /// removed beyond three quarters of it.
+    /// Size limit of the folder, `4Gi`. Above three quarters of it, unused blocks are
+    /// removed.
     #[arg(long, default_value = "4Gi", value_parser = parse_bytes)]
     pub cache_size: u64,
-    /// The pod's token for the operator, by which it knows this node: projected for the
+    /// The pod's token, which identifies this node to the operator: projected for the
     /// audience `lamina-operator`.
     #[arg(long, default_value = "/var/run/secrets/lamina/token")]
     pub token_file: PathBuf,
-    /// How clients say who they are. Health and the server's metadata are open in any case.
+    /// How clients authenticate. Health and the server's metadata are always open.
     #[arg(long, value_enum, default_value_t = AuthMode::None)]
     pub auth: AuthMode,
-    /// Audience of clients' tokens, where they say by one who they are.
+    /// Audience of clients' tokens, if they authenticate by token.
     #[arg(long, default_value = "lamina")]
     pub token_audience: String,
     /// Namespace of models that are called by their name alone, where the client's
@@ -61,10 +61,10 @@ pub struct RunArgs {
     /// of its own; 0 for no limit.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub requests_per_second: u32,
-    /// Whether TLS is spoken with the operator and with other agents.
+    /// TLS with the operator and with other agents.
     #[arg(long, value_enum, default_value_t = TlsMode::Disabled)]
     pub tls: TlsMode,
-    /// ConfigMap in which the operator says whom to believe.
+    /// ConfigMap with the certificate authorities to trust.
     #[arg(long, default_value = "lamina-ca")]
     pub tls_bundle: String,
     /// Namespace of the operator and of that ConfigMap.
@@ -73,18 +73,18 @@ pub struct RunArgs {
     /// TLS for clients.
     #[command(flatten)]
     pub front: FrontArgs,
-    /// Which models share a worker process, and so a crash.
+    /// Which models share a worker process, and therefore its crashes.
     #[arg(long, value_enum, default_value_t = Sharing::PerNamespace)]
     pub workers: Sharing,
-    /// Memory that one worker process may take, such as 2Gi; four fifths of what is free
-    /// when it starts where left out.
+    /// Memory limit of one worker process, such as 2Gi; by default four fifths of the free
+    /// memory when it starts.
     #[arg(long, value_parser = parse_bytes, value_name = "BYTES")]
     pub worker_memory_limit: Option<u64>,
-    /// Open models even where the kernel cannot lock up the process that
-    /// opens them (no Landlock or no seccomp): only for models that you trust.
+    /// Open models even if the kernel cannot sandbox the process that opens them (no
+    /// Landlock or no seccomp): only for models that you trust.
     #[arg(long)]
     pub allow_unsandboxed: bool,
-    /// Where models may come from.
+    /// Allowed sources of models.
     #[command(flatten)]
     pub sources: SourceArgs,
     /// Format of the log on standard error.

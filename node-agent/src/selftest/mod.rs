@@ -30,13 +30,13 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of the file with credentials.
 const CREDENTIALS: usize = 16 << 10;
 
-/// Serve a tiny model through the whole cluster, and ask it once.
+/// Serve a tiny model on the cluster and send it one request.
 #[derive(Debug, Clone, Args)]
 pub struct SelftestArgs {
     /// Node at which the model enters; its label kubernetes.io/hostname must be its name.
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
-    /// Namespace in which the model is made, for as long as the test takes. Where clients
+    /// Namespace in which the model is created for the duration of the test. If clients
     /// need a key, it is the key's.
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: String,
@@ -46,20 +46,20 @@ pub struct SelftestArgs {
     /// Port for it.
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
-    /// Name or address at which requests over HTTP are taken.
+    /// Name or address that accepts requests over HTTP.
     #[arg(long)]
     pub host: String,
     /// Port for them.
     #[arg(long, default_value_t = 8000)]
     pub rest_port: u16,
-    /// File with the key or the token to show, where clients need one.
+    /// File with the key or the token to send, if clients need one.
     #[arg(long)]
     pub credentials: Option<PathBuf>,
-    /// Speak TLS there, and believe every certificate: what is asked is no secret, nor is the
-    /// answer, and the address need not be among the names of the certificate.
+    /// Use TLS there and accept every certificate: neither the request nor the answer is
+    /// secret, and the certificate need not name the address.
     #[arg(long)]
     pub tls: bool,
-    /// Seconds that all of it may take.
+    /// Time limit of the whole test, in seconds.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout_seconds: u64,
 }

@@ -41,7 +41,7 @@ enum SessionEnd {
     Refused(#[source] Box<Status>),
     #[error("the operator ended the session")]
     Ended,
-    #[error("the operator takes no messages")]
+    #[error("the operator does not accept messages")]
     Stuck,
     #[error("the operator moved")]
     Moved,

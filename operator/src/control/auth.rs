@@ -106,7 +106,7 @@ pub struct Addresses {
 pub enum Refusal {
     #[error("the API server does not accept the token ({0}); renew it")]
     Rejected(String),
-    #[error("the token is not for the operator; project one for the audience `{audience}`", audience = CONTROL_AUDIENCE)]
+    #[error("the token is not meant for the operator; project one for the audience `{audience}`", audience = CONTROL_AUDIENCE)]
     OtherAudience,
     #[error("`{user}` is not `{agent}`, the service account of agents")]
     OtherUser { user: String, agent: String },
@@ -120,27 +120,27 @@ pub enum Refusal {
 pub enum AuthError {
     #[error("no token; send the pod's projected token as metadata `authorization: Bearer …`")]
     MissingToken,
-    #[error("what was sent as a token is none; send the pod's projected token")]
+    #[error("this is not a valid token; send the pod's projected token")]
     Malformed,
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("too many bad tokens came from this address; wait a few seconds")]
+    #[error("too many invalid tokens from this address; wait a few seconds")]
     TooMany,
     #[error("this node's agent has too many connections; close some")]
     Connections,
-    #[error("pod `{0}` is not there any more, or runs on another node")]
+    #[error("pod `{0}` no longer exists, or runs on another node")]
     NoPod(String),
     #[error("pod `{0}` has no address yet; try again")]
     NoAddress(String),
-    #[error("no certificate was shown; enrol first")]
+    #[error("no client certificate; enrol first")]
     NoCertificate,
-    #[error("the token is of node `{node}`, the certificate that was shown of `{shown}`")]
+    #[error("the token belongs to node `{node}`, but the certificate to `{shown}`")]
     OtherCertificate { node: String, shown: String },
     #[error("the token of a pod counts with a certificate of a Node alone")]
     JoinedCertificate,
     #[error(transparent)]
     Host(#[from] HostRefusal),
-    #[error("the API server could not be asked; try again")]
+    #[error("the API server could not be reached; try again")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 

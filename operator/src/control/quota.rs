@@ -15,7 +15,7 @@ const MOST_AGENTS: usize = 8192;
 /// Why an agent may put no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum OverQuota {
-    #[error("{AT_ONCE} blobs of this agent are on their way already; send one after the other")]
+    #[error("{AT_ONCE} blobs of this agent are already being uploaded; send them one at a time")]
     AtOnce,
     #[error(
         "this agent has put its {0} bytes of an hour into the store; wait, or give agents more \

@@ -186,7 +186,7 @@ fn readiness(
                 (_, Some(b)) if b.message.starts_with(SILENT) => b.message.clone(),
                 (Some(t), _) => format!("{SILENT} {}", t.strftime("%H:%M:%SZ")),
                 (None, Some(b)) if b.reason == reasons::NODE_LOST => b.message.clone(),
-                (None, _) => "the agent did not come back to the restarted operator".to_owned(),
+                (None, _) => "the agent has not reconnected to the restarted operator".to_owned(),
             };
             return make(false, reasons::NODE_LOST, message);
         }

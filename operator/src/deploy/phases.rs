@@ -166,7 +166,7 @@ fn told(message: &str) -> String {
 fn waiting_for(segment: &Segment, status: Option<&SliceStatus>) -> String {
     let node = &segment.host.node;
     match status {
-        None => format!("{node} has not begun"),
+        None => format!("{node} has not started"),
         Some(s) => {
             let doing = match s.state {
                 SliceState::Fetching => "fetches",
@@ -191,7 +191,7 @@ fn verify(snapshot: &Snapshot, entry: &str, target: &Plan, clock: &mut Clock) ->
     if snapshot.is_alive(entry) && waited >= VERIFY_TIMEOUT_SECONDS {
         return Phase::Failed(DeployFailure {
             reason: reasons::VERIFY_FAILED,
-            message: format!("{entry} brought no outcome of the probe within {waited:.0}s"),
+            message: format!("{entry} reported no result of the probe within {waited:.0}s"),
             node: None,
         });
     }

@@ -274,7 +274,7 @@ mod tests {
         let route = slices::route_of(&snapshot, &placement, &wanted, 0, None).unwrap();
         let many = MOST_BYTES / bytes(&route) + 1;
         let routes = (0..many).map(|n| lamina_crds::compute_node::Route {
-            placement_uid: format!("other-{n}"),
+            placement_uid: format!("{}-{n}", route.placement_uid),
             ..route.clone()
         });
         let entry = snapshot.compute_nodes.get_mut("cam-1").unwrap();

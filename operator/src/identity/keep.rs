@@ -73,7 +73,7 @@ pub struct Options {
 pub enum IdentityError {
     #[error("{kind} `{name}` is not there; `helm upgrade` makes it")]
     Missing { kind: &'static str, name: String },
-    #[error("the API server could not be asked for {0}; trying again")]
+    #[error("the API server could not be reached for {0}; trying again")]
     Api(&'static str, #[source] Box<kube::Error>),
     #[error("the API server did not answer in time for {0}; trying again")]
     Late(&'static str),

@@ -22,7 +22,7 @@ pub const LIFETIMES: (Duration, Duration) = (
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum EnrollError {
-    #[error("the operator's certificate authority is not at hand yet; try again")]
+    #[error("the operator's certificate authority is not ready yet; try again")]
     NotYet,
     #[error(transparent)]
     Authority(#[from] AuthorityError),

@@ -44,11 +44,11 @@ enum WriteError {
         reason: String,
         message: String,
     },
-    #[error("the API server could not be asked")]
+    #[error("the API server could not be reached")]
     Api(#[source] kube::Error),
     #[error("the API server did not answer within {} s", WRITE_TIMEOUT.as_secs())]
     Timeout,
-    #[error("the lease was not renewed: another process may decide by now")]
+    #[error("the lease was not renewed: another process may be leader by now")]
     NotLeading,
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Publisher {
 /// Why an Event was not published.
 #[derive(Debug, thiserror::Error)]
 enum PublishError {
-    #[error("the API server refused or could not be asked")]
+    #[error("the API server refused or could not be reached")]
     Api(#[from] kube::Error),
     #[error("the API server did not answer within {} s", TIMEOUT.as_secs())]
     Timeout,
@@ -79,11 +79,11 @@ impl Publisher {
         match timeout(LAST_WORDS, &mut self.worker).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::error!(%error, "publishing Events broke off, which is a bug");
+                tracing::error!(%error, "publishing Events panicked, which is a bug");
             }
             Err(_) => {
                 self.worker.abort();
-                tracing::warn!("some Events were not published before the end");
+                tracing::warn!("some Events were not published before shutdown");
             }
         }
     }

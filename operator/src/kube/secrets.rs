@@ -31,7 +31,7 @@ pub(crate) enum SecretError {
     /// It was not made for this.
     #[error(
         "spec.source.secretRef: the Secret `{0}` lacks the label {SOURCE_CREDENTIALS_LABEL}: \
-         \"true\", without which it is sent nowhere"
+         \"true\", without which it is not used"
     )]
     Unlabelled(String),
     /// It is larger than credentials are.

@@ -35,13 +35,13 @@ struct Known {
 /// Why a manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
-    #[error("`{0}` is no digest")]
+    #[error("`{0}` is not a digest")]
     Name(String),
-    #[error("the store cannot give it")]
+    #[error("it cannot be read from the store")]
     Store(#[from] StoreError),
     #[error("nobody can use what is in it")]
     Content(#[from] ManifestError),
-    #[error("{} of its blobs are missing, {} the first", .0.len(), .0[0])]
+    #[error("{} of its blobs are missing, starting with {}", .0.len(), .0[0])]
     Missing(Vec<Digest>),
 }
 
@@ -148,7 +148,7 @@ impl Manifests {
                         tracing::warn!(
                             manifest = digest,
                             error,
-                            "manifest cannot be used; hosts are asked for what is missing"
+                            "manifest cannot be used; asking hosts for missing blobs"
                         );
                     }
                 }

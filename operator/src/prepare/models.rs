@@ -92,8 +92,7 @@ fn recovering(snapshot: &Snapshot, profile: &ProfileSummary) -> Option<Preparati
     (snapshot.is_starting() || is_coming).then(|| Preparation::Working {
         step: Step::Fetching,
         progress: None,
-        message: "the store lacks blocks; taking them back from the hosts that hold them"
-            .to_owned(),
+        message: "the store lacks blocks; fetching them from the hosts that hold them".to_owned(),
     })
 }
 
@@ -182,7 +181,8 @@ fn done(
     out: &mut Decisions,
 ) -> Preparation {
     let Some(manifest) = snapshot.manifests.get(digest) else {
-        let message = format!("{node} reported the manifest {digest}, which the store cannot give");
+        let message =
+            format!("{node} reported the manifest {digest}, which cannot be read from the store");
         memory.tries.nodes.insert(node.to_owned());
         return failed(
             snapshot,
@@ -226,7 +226,7 @@ fn failed(
     tries.not_before = Some(snapshot.now.plus(pause));
     let seconds = SignedDuration::try_from_secs_f64(pause).unwrap_or_default();
     let at = snapshot.wall + seconds;
-    let message = format!("{message}; next try at {}", at.strftime("%H:%M:%SZ"));
+    let message = format!("{message}; next attempt at {}", at.strftime("%H:%M:%SZ"));
     tries.failure = Some((reason.to_owned(), message.clone()));
     out.forget_prepares.push(tries.job.clone());
     Preparation::Failed {
@@ -281,7 +281,7 @@ fn start(
         },
     });
     let message = if queue::is_any_able(snapshot) {
-        "waiting for a host that prepares the model".to_owned()
+        "waiting for a host to prepare the model".to_owned()
     } else {
         let connected = snapshot.live.values().filter(|n| n.alive).count();
         format!(

@@ -420,7 +420,7 @@ fn check_batching(wish: &Wish, manifest: &Manifest) -> Result<(), SpecError> {
     match manifest.rows_are_independent {
         Some(true) => Ok(()),
         Some(false) => wrong(
-            "spec.batching: a row of this model gives something else in a batch than alone; remove spec.batching".to_owned(),
+            "spec.batching: a row of this model gives a different result in a batch than alone; remove spec.batching".to_owned(),
         ),
         None => wrong(
             "spec.batching: nothing shows that the rows of this model have nothing to do with each other (its batch is fixed, or requests take different ways through it, or it was prepared by an older version); remove spec.batching, or give all inputs a free batch".to_owned(),

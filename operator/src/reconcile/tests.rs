@@ -456,7 +456,7 @@ fn a_source_that_is_not_there_is_tried_again_later_and_elsewhere() {
     assert_eq!(ready(&bench), is("False", reasons::FETCH_FAILED));
     let (_, _, message) = bench.condition(READY);
     assert!(
-        message.contains("404") && message.contains("; next try at "),
+        message.contains("404") && message.contains("; next attempt at "),
         "{message}"
     );
     assert_eq!(bench.condition(FETCHED).1, reasons::FETCH_FAILED);

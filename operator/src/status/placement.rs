@@ -489,7 +489,7 @@ fn serving(
     });
     if let Some((_, segment)) = not_loaded {
         let message = format!(
-            "{} loads its part of revision {} again",
+            "{} is reloading its slice of revision {}",
             segment.host.node, active.revision
         );
         return Truth::new("False", "Loading", message);

@@ -45,7 +45,7 @@ pub enum StoreError {
     },
     #[error("the store's volume is full; give it more space or delete models")]
     Full(#[source] object_store::Error),
-    #[error("the store's folder cannot be used; check that it exists and may be written")]
+    #[error("the store's folder cannot be used; check that it exists and is writable")]
     Folder(#[source] std::io::Error),
     #[error("the certificates of authorities for the store's endpoint cannot be read")]
     Authorities(#[source] std::io::Error),

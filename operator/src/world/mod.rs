@@ -337,7 +337,7 @@ impl World {
             // A session that is closing is told everything when it is back.
             let sent = session.outbox.try_send(message);
             if let Err(mpsc::error::TrySendError::Full(_)) = sent {
-                tracing::warn!(node, "the agent takes no messages; its session is over");
+                tracing::warn!(node, "the agent accepts no messages; closing its session");
                 held.sessions.remove(&node);
                 held.state.closed(&node, self.now());
             }

@@ -9,39 +9,38 @@ use std::path::PathBuf;
 /// Where models may come from, and how.
 #[derive(Debug, Clone, Args)]
 pub struct SourceArgs {
-    /// Networks at which sources may be whatever they are, such as 127.0.0.0/8. Loopback,
-    /// link-local and the like are refused otherwise.
+    /// Networks in which sources are always allowed, such as 127.0.0.0/8. Otherwise loopback,
+    /// link-local and similar addresses are refused.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub source_allow: Vec<IpNet>,
-    /// Refuse sources at private addresses (10.0.0.0/8, fc00::/7, …) as well.
+    /// Also refuse sources at private addresses (10.0.0.0/8, fc00::/7, …).
     #[arg(long)]
     pub source_deny_private: bool,
-    /// Largest file of a source, such as 2Gi. Whatever it is, a file must fit the cache
-    /// folder and the disk.
+    /// Largest source file, such as 2Gi. In any case a file must fit the cache folder and
+    /// the disk.
     #[arg(long, default_value = "8Gi", value_parser = parse_bytes, value_name = "BYTES")]
     pub source_size_limit: u64,
-    /// Seconds that fetching a source may take in all.
+    /// Time limit for fetching a source, in seconds.
     #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub source_timeout_seconds: u64,
-    /// Certificates in PEM of authorities that sources' servers are trusted by, beside the
-    /// system's.
+    /// PEM certificates of additional authorities to trust for sources' servers.
     #[arg(long, value_name = "FILE")]
     pub source_ca_file: Option<PathBuf>,
-    /// Ask sources through the proxy that HTTP_PROXY and HTTPS_PROXY name. It connects to
-    /// whatever it likes: what may be reached is for it to say then.
+    /// Fetch sources through the proxy in HTTP_PROXY and HTTPS_PROXY, which then decides
+    /// which addresses are reachable.
     #[arg(long)]
     pub source_proxy: bool,
-    /// Registries that are asked by http, `HOST:PORT`.
+    /// Registries that are contacted over http, `HOST:PORT`.
     #[arg(long, value_name = "REGISTRY", value_delimiter = ',')]
     pub source_plain_registry: Vec<String>,
-    /// Where `hf://` leads.
+    /// Server for `hf://`.
     #[arg(long, default_value = HUB, value_name = "URL")]
     pub source_hub: String,
-    /// Folder in which `file:///PATH` is looked for; no such source without it.
+    /// Folder for `file:///PATH`; without it there is no such source.
     #[arg(long, value_name = "DIR")]
     pub source_files: Option<PathBuf>,
-    /// Folder in which the volume of `pvc://CLAIM/PATH` is mounted as CLAIM; no such source
-    /// without it.
+    /// Folder in which the volume of `pvc://CLAIM/PATH` is mounted as CLAIM; without it
+    /// there is no such source.
     #[arg(long, value_name = "DIR")]
     pub source_claims: Option<PathBuf>,
 }

@@ -23,7 +23,7 @@ pub(super) enum FetchError {
     Redirects,
     #[error("it redirects from https to http, where anybody could change the file")]
     Downgrade,
-    #[error("it redirects to what is no http or https address")]
+    #[error("it redirects to an address that is neither http nor https")]
     RedirectTarget,
     #[error("{0}")]
     Transport(String),
@@ -52,7 +52,7 @@ pub(super) enum FetchError {
     NoRoom(u64),
     #[error("the connection broke {cuts} times, the last time because {why}")]
     Cut { cuts: u32, why: String },
-    #[error("it sent another number of bytes than it had announced")]
+    #[error("it sent a different number of bytes than announced")]
     WrongLength,
     #[error(
         "the file has another SHA-256 than spec.source.sha256 or, without one, than the file \
@@ -61,7 +61,7 @@ pub(super) enum FetchError {
     )]
     Checksum,
     /// What came is not what the registry's manifest names.
-    #[error("the registry sent something else than its manifest names")]
+    #[error("the registry's content does not match its manifest")]
     Content,
     /// What the Secret holds is no use.
     #[error("the Secret of spec.source.secretRef {0}")]

@@ -122,7 +122,7 @@ async fn redirects_end() {
         let server = serve(move |_, _| to(target)).await;
         let failure = refused(&fetcher(), &server.url("/")).await;
         assert!(
-            failure.message.contains("no http or https address"),
+            failure.message.contains("neither http nor https"),
             "{failure}"
         );
     }
@@ -324,7 +324,7 @@ async fn lengths_and_ranges_that_lie_are_refused() {
     .await;
     let failure = refused(&fetcher(), &server.url("/")).await;
     assert!(
-        failure.message.contains("another number of bytes"),
+        failure.message.contains("a different number of bytes"),
         "{failure}"
     );
     // Nobody asked for a part.

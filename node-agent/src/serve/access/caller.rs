@@ -6,12 +6,12 @@ use http::HeaderValue;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// How clients say who they are.
+/// How clients authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum AuthMode {
-    /// Not at all: everybody gets every model.
+    /// Not at all: anyone may use every model.
     None,
-    /// By a key of a labelled Secret, for models of its namespace.
+    /// By a key from a labelled Secret, for models in its namespace.
     ApiKey,
     /// By a bearer token that the API server accepts, for the DnnModels that its holder
     /// may get.

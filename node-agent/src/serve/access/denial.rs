@@ -38,11 +38,11 @@ pub(crate) enum Denial {
     Forbidden(String),
     #[error("too many requests with these credentials or from this address; send fewer")]
     TooFast(Duration),
-    #[error("too many unknown tokens came; try again")]
+    #[error("too many unknown tokens; try again")]
     TooManyQuestions(Duration),
-    #[error("whether this token is valid could not be found out; try again")]
+    #[error("this token could not be verified; try again")]
     Unavailable,
-    #[error("no key is known here yet: the operator has not spoken; try again")]
+    #[error("no keys have arrived from the operator yet; try again")]
     Unheard,
 }
 

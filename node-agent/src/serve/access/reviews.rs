@@ -43,7 +43,7 @@ impl Reviews for NoReviews {
 }
 
 fn away(error: &kube::Error) -> Away {
-    tracing::warn!(%error, "the API server could not be asked about a client's token");
+    tracing::warn!(%error, "the API server could not be reached about a client's token");
     Away
 }
 

@@ -181,7 +181,7 @@ pub(crate) enum EngineError {
     Input(#[from] ShapeError),
     /// A value of the request is none that the model takes, such as a token id beyond
     /// its vocabulary.
-    #[error("a value in the request is out of the range that the model takes: {0}")]
+    #[error("a value in the request is outside the range that the model accepts: {0}")]
     Value(String),
     /// The forward failed.
     #[error("{0}")]
@@ -193,7 +193,7 @@ pub(crate) enum EngineError {
     #[error("the model crashes on this request: {0}")]
     Crashed(String),
     /// The run was ended.
-    #[error("the model did not end within {} ms, many times what it takes", .0.as_millis())]
+    #[error("the model did not end within {} ms, many times its usual time", .0.as_millis())]
     Stuck(Duration),
     /// It crashed too often.
     #[error(
@@ -208,15 +208,15 @@ pub(crate) enum EngineError {
     },
     /// Too many runs of the model wait already.
     #[error(
-        "{waiting} runs of this model wait for its worker already; send less or add hosts, or try \
-         again in {} ms",
+        "{waiting} runs of this model are already waiting for its worker; send fewer requests or add \
+         hosts, or try again in {} ms",
         .again.as_millis()
     )]
     Busy { waiting: usize, again: Duration },
     /// What waits before it takes longer than its caller waits.
     #[error(
-        "what waits before this request takes {} ms, longer than its deadline allows; send less \
-         or add hosts, or try again in {} ms",
+        "what waits before this request takes {} ms, longer than its deadline allows; send fewer \
+         requests or add hosts, or try again in {} ms",
         .wait.as_millis(), .again.as_millis()
     )]
     Crowded { wait: Duration, again: Duration },

@@ -143,13 +143,13 @@ pub(crate) enum FrontError {
     Unheard(String),
     #[error("too many requests wait for models that do not serve yet; model `{0}` is one")]
     Crowded(String),
-    #[error("{node} does not serve model `{model}` as its entry now; try again")]
+    #[error("{node} is not an entry of model `{model}` at the moment; try again")]
     NotEntry { node: String, model: String },
     #[error(transparent)]
     Hop(#[from] HopError),
     #[error(transparent)]
     Relay(#[from] CallError),
-    #[error("no answer before the deadline after {tries} tries; at last: {last}")]
+    #[error("no answer before the deadline after {tries} attempts; last error: {last}")]
     OutOfTime { tries: u32, last: Setback },
     #[error("the path gave no output `{0}`; please report this model")]
     NoOutput(String),

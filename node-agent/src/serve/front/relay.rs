@@ -75,7 +75,7 @@ impl Relay {
             let error = match asked.await {
                 Ok(replied) => match replied.reply {
                     Some(reply) => return Ok(Ok(reply)),
-                    None => format!("{} does not serve it as its entry now", entry.node),
+                    None => format!("{} is not its entry at the moment", entry.node),
                 },
                 Err(error @ CallError::Lost { .. }) => {
                     self.avoid(&entry.address);

@@ -542,7 +542,7 @@ async fn agents_that_disagree_about_the_entry_do_not_play_ball() {
     let status = one.client().model_infer(asked).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(
-        status.message().contains("edge-2 does not serve it"),
+        status.message().contains("edge-2 is not its entry"),
         "{status}"
     );
     let mut marked = Request::new(request("", &[1.0, 2.0]));
@@ -554,7 +554,7 @@ async fn agents_that_disagree_about_the_entry_do_not_play_ball() {
     assert!(
         status
             .message()
-            .contains("edge-1 does not serve model `default/m`"),
+            .contains("edge-1 is not an entry of model `default/m`"),
         "{status}"
     );
     assert!(status.metadata().contains_key("retry-after-ms"));

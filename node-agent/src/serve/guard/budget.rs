@@ -75,13 +75,13 @@ pub(crate) struct Charge {
 /// There is no room.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
-    #[error("this host has as many requests as it takes; try again, or ask another one")]
+    #[error("this host has reached its limit of requests; try again, or use another host")]
     Host,
-    #[error("model `{0}` has as many requests on this host as it takes; try again, or send less")]
+    #[error("model `{0}` has reached its limit of requests on this host; try again, or send fewer")]
     Model(String),
-    #[error("this client has as many requests here as it may; try again, or send less")]
+    #[error("this client has reached its limit of requests here; try again, or send fewer")]
     Client,
-    #[error("there are as many requests of this kind as this host takes; try again")]
+    #[error("this host has reached its limit of requests of this kind; try again")]
     Kind,
 }
 

@@ -24,7 +24,7 @@ pub(super) enum InflateError {
          here; send a smaller batch, or send it uncompressed"
     )]
     TooLarge { limit: usize },
-    #[error("the compressed message cannot be unpacked: {0}")]
+    #[error("the compressed message cannot be decompressed: {0}")]
     Broken(String),
 }
 

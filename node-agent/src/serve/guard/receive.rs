@@ -42,17 +42,17 @@ pub(super) enum Refusal {
     Full(#[from] Full),
     #[error(transparent)]
     Denied(#[from] Denial),
-    #[error("nothing came for {} s in the middle of a message", SILENCE.as_secs())]
+    #[error("nothing arrived for {} s in the middle of a message", SILENCE.as_secs())]
     Silent,
     #[error("the message took longer than {} s", WHOLE.as_secs())]
     Slow,
-    #[error("no request came on this stream for a long time; open another one")]
+    #[error("no request arrived on this stream for a long time; open another one")]
     Idle,
-    #[error("this agent ends; open another stream")]
+    #[error("this agent is shutting down; open another stream")]
     Closing,
     #[error("the message was cut off")]
     Cut,
-    #[error("one message is taken here, and more came")]
+    #[error("this method takes one message, but more arrived")]
     Second,
     #[error("the message is marked as compressed, but its headers do not say how")]
     Unpackable,

@@ -24,7 +24,7 @@ pub(super) struct Weighed {
 /// Why a message is not decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Misfit {
-    #[error("the message is not what its method takes: it cannot be read")]
+    #[error("the message cannot be decoded as a request of its method")]
     Malformed,
     #[error("more than {most} {what} in one message")]
     TooMany { most: u32, what: &'static str },

@@ -18,11 +18,11 @@ pub(crate) enum TensorError {
     },
     #[error("tensor `{name}` is missing; given: {given}")]
     Missing { name: String, given: String },
-    #[error("tensor `{name}` is encoded in a way that this version does not know")]
+    #[error("tensor `{name}` has an encoding that this version does not know")]
     Encoded { name: String },
     #[error("tensor `{name}`: {reason}")]
     Decode { name: String, reason: DecodeError },
-    #[error("decoding was broken off")]
+    #[error("decoding was cancelled")]
     Broken,
 }
 

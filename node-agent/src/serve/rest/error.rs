@@ -32,7 +32,7 @@ pub(super) enum RestError {
     },
     #[error("this server does not take requests yet; try again")]
     Unready,
-    #[error("the body is packed as `{0}`; send it as it is, or as gzip or deflate")]
+    #[error("the body is encoded as `{0}`; send it unencoded, or as gzip or deflate")]
     Encoding(String),
     #[error("the body is not {coding}, as its header says: {reason}")]
     Packed {
@@ -46,11 +46,11 @@ pub(super) enum RestError {
     TooLarge { limit: usize },
     #[error("the body broke off: {0}")]
     Broken(String),
-    #[error("the body came too slowly; of a request there must be {0} bytes in each second")]
+    #[error("the body arrived too slowly; send at least {0} bytes per second")]
     Slow(u64),
     #[error(transparent)]
     Full(#[from] Full),
-    #[error("the question came too slowly")]
+    #[error("the request arrived too slowly")]
     SlowQuestion,
     #[error("this server failed: {0}; please report this")]
     Internal(String),
@@ -66,7 +66,7 @@ pub(super) enum RestError {
 pub(super) enum RequestError {
     #[error("the JSON of the request is wrong: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("the header Inference-Header-Content-Length is no single number of bytes")]
+    #[error("the header Inference-Header-Content-Length is not a single number of bytes")]
     HeaderLength,
     #[error(
         "Inference-Header-Content-Length is {given}, but the whole body has {body} bytes, unpacked"

@@ -40,7 +40,7 @@ pub(crate) struct Verifier {
 
 #[derive(Debug, thiserror::Error)]
 enum VerifyError {
-    #[error("the route leads to no host of revision {0}")]
+    #[error("the route has no host for revision {0}")]
     NoRoute(i64),
     #[error(transparent)]
     Blob(#[from] BlobError),

@@ -131,7 +131,7 @@ pub(crate) enum Refusal {
         held: String,
     },
     /// A route that leads back to an older revision.
-    #[error("the route of placement {placement_uid} leads back from revision {held} to {got}")]
+    #[error("the route of placement {placement_uid} goes back from revision {held} to {got}")]
     OldRoute {
         /// UID of the Placement.
         placement_uid: String,
@@ -420,7 +420,7 @@ fn readable<T: DeserializeOwned>(items: Vec<Value>, kind: &str) -> Vec<T> {
 
 /// The ledger's file cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} the ledger {path}; free or mend the cache folder", path = path.display())]
+#[error("cannot {action} the ledger {path}; free space in the cache folder or repair it", path = path.display())]
 pub(crate) struct LedgerError {
     action: &'static str,
     path: PathBuf,

@@ -103,7 +103,7 @@ fn loading_says_for_whom_it_waits() {
         fetched,
         waiting_for: waiting_for.into(),
     };
-    assert_eq!(case.phase(), loading(0, false, "cam-1 has not begun"));
+    assert_eq!(case.phase(), loading(0, false, "cam-1 has not started"));
     case.slice("cam-1", 0, SliceState::Fetching, "1/4 blocks");
     assert_eq!(case.phase(), loading(0, false, "cam-1 fetches: 1/4 blocks"));
     case.slice("cam-1", 0, SliceState::Ready, "");

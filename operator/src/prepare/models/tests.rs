@@ -202,7 +202,7 @@ fn a_manifest_that_the_store_lacks_is_a_failure() {
     };
     assert_eq!(reason, reasons::PREPARE_FAILED);
     assert!(
-        message.contains("the manifest gone, which the store cannot give"),
+        message.contains("the manifest gone, which cannot be read from the store"),
         "{message}"
     );
 }

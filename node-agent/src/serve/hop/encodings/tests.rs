@@ -80,7 +80,7 @@ async fn nonsense_is_refused_by_name() {
     };
     let said = refused(longer).await;
     assert!(said.contains("`x`: 2 bytes of int8"), "{said}");
-    let wrong = "tensor `x` is encoded in a way that this version does not know";
+    let wrong = "tensor `x` has an encoding that this version does not know";
     for tensor in [
         WireTensor {
             shape: vec![i64::MAX, 8],
