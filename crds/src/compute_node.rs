@@ -249,8 +249,7 @@ pub struct ComputeNodeStatus {
     /// Generation of the spec that the agent has taken up; -1 before the first.
     #[serde(default = "unobserved")]
     pub observed_generation: i64,
-    /// Registered, Benchmarked, ClientsKnown and Quarantined (by the agent), Ready (by the
-    /// operator).
+    /// Registered, Benchmarked, ClientsKnown, Quarantined (by the agent), Ready (by the operator).
     #[serde(default)]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-const SHORT: Duration = Duration::from_millis(500);
+const SHORT: Duration = Duration::from_secs(1);
 /// HTTP/2 begins with it, and with settings.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
@@ -69,7 +69,8 @@ async fn a_flood_of_strangers_keeps_no_agent_out() {
             })
         })
         .collect();
-    sleep(SHORT / 2).await;
+    // By then the connection of before is sent away, too.
+    sleep(SHORT * 3 / 2).await;
     let mut session = hello(&server, "good.good.good", "10.0.0.7:8001")
         .await
         .unwrap();
@@ -103,6 +104,10 @@ async fn an_agent_has_no_more_connections_than_it_needs() {
     assert_eq!(ask().await.1, Code::ResourceExhausted);
     // Those that are closed make room.
     held.clear();
-    let again = async { while ask().await.1 != Code::NotFound {} };
+    let again = async {
+        while ask().await.1 != Code::NotFound {
+            sleep(SHORT / 20).await;
+        }
+    };
     timeout(PATIENCE, again).await.expect("there is room again");
 }

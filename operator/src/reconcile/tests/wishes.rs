@@ -359,7 +359,7 @@ fn large_batches_on_a_good_path_are_not_taken_for_a_bad_path() {
     };
     let before = measured(1, 0.045, 32.0);
     bench.snapshot.requests.insert(uid.clone(), before);
-    bench.links_of("cam-1", 1e5);
+    bench.links_of("cam-1", 1e4);
     bench.run(8);
     assert_eq!(bench.status().path, "cam-1[0-3]");
     let estimate = bench.placement().spec.plan.as_ref().unwrap();
