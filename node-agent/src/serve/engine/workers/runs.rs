@@ -330,6 +330,7 @@ fn refused(refusal: Refusal) -> Result<EngineError, Fault> {
 mod tests {
     use super::*;
     use lamina_model::DataType;
+    use lamina_model::FreeSize;
 
     fn fp32(shape: &[i64]) -> Tensor {
         Tensor {
