@@ -19,30 +19,30 @@ pub struct TensorSpec {
     pub name: String,
     /// Element type as in the Open Inference Protocol: `FP32`, `UINT8`, `INT64`, …
     pub datatype: String,
-    /// Shape; -1 in the first place takes any batch size.
+    /// Shape; -1 as the first dimension accepts any batch size.
     pub shape: Vec<i64>,
 }
 
-/// In how many bits a value is sent that is computed in 32.
+/// Number format in which a value computed in 32 bits is sent.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum WireType {
-    /// 16 bits with a small range and more digits.
+    /// 16 bits with a smaller range and more precision.
     Fp16,
-    /// 16 bits with the range of FP32 and fewer digits.
+    /// 16 bits with the range of FP32 and less precision.
     Bf16,
     /// 8 bits: 256 even steps from a tensor's smallest value to its largest.
     Int8,
 }
 
-/// How values are sent from one host to the next.
+/// Encoding of values sent from one host to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Encoding {
-    /// In how many bits.
+    /// The number format.
     pub dtype: WireType,
-    /// Names of the FP32 values that are sent so; all others are sent as they are.
+    /// Names of the FP32 values that are encoded; all others are sent unchanged.
     pub values: Vec<String>,
 }
