@@ -1,4 +1,4 @@
-//! Connections of agents, with TLS where there is an acceptor.
+//! Connections from agents, with TLS where there is an acceptor.
 
 use lamina_identity::{Acceptor, Peer, Stream};
 use std::io;
