@@ -38,20 +38,19 @@ pub struct ComputeNodeSpec {
     #[serde(default)]
     #[schemars(length(max = 63))]
     pub tier: String,
-    /// Where the operator listens for this agent, `10.0.0.3:9000`.
+    /// The operator's address for this agent, `10.0.0.3:9000`.
     #[serde(default)]
     #[schemars(length(max = 253))]
     pub operator: String,
-    /// Slices to hold: fetch, merge, optimize, warm up, serve. Those of the
-    /// serving and of the coming revision stand side by side.
+    /// Slices to fetch, merge, optimize, warm up and serve. During a redeploy, those of
+    /// the serving and of the next revision are both listed.
     #[serde(default)]
     pub slices: Vec<Slice>,
-    /// Placements whose entry this host is.
+    /// Routes of the Placements whose entry is this host.
     #[serde(default)]
     pub routes: Vec<Route>,
-    /// Blocks to have on the disk before a move needs them, by Placement. They are
-    /// fetched while nothing else is, are not loaded, and are dropped where there is no
-    /// room.
+    /// Blocks to fetch to disk before a move needs them, by Placement. They are fetched
+    /// while nothing else is, not loaded, and dropped when space is short.
     #[serde(default)]
     pub standby: Vec<Standby>,
     /// Lets a machine that is no Node be this host. Written by `kubectl lamina join`, never by
@@ -94,8 +93,7 @@ pub struct Joined {
     pub at: Time,
 }
 
-/// Blocks of one Placement that a host would probably be given if a host or a link
-/// failed.
+/// Blocks of one Placement that a host would probably need after a failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Standby {
@@ -109,32 +107,32 @@ pub struct Standby {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Slice {
-    /// UID of the Placement; with the revision and the segment it names the slice.
+    /// UID of the Placement; identifies the slice together with revision and segment.
     pub placement_uid: String,
     /// The model as `namespace/name`, for people and metrics.
     pub model: String,
     /// Revision of the plan.
     pub revision: i64,
-    /// Place of this slice in the path, from 0.
+    /// Position of this slice in the path, from 0.
     pub segment: u32,
     /// The block files in order.
     pub blocks: Vec<Blob>,
-    /// What it takes.
+    /// Its inputs.
     pub inputs: Vec<TensorSpec>,
-    /// What it gives.
+    /// Its outputs.
     pub outputs: Vec<TensorSpec>,
     /// Where its outputs go; absent on the last host, which replies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Hop>,
-    /// Names of the hosts that may send requests for it: the one before it on the path,
-    /// or the entry where it is the first. Absent in slices of an operator that did not
-    /// say so yet: then every agent with a certificate may.
+    /// Names of the hosts that may send requests to it: the previous host of the path, or
+    /// the entry for the first slice. Absent in slices written by older operators; then any
+    /// agent with a certificate may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callers: Option<Vec<String>>,
-    /// Which requests it computes together; each alone where absent.
+    /// Batching of requests; each is computed alone where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batching: Option<Batching>,
-    /// How its outputs are sent to the next host; absent where all go as they are.
+    /// Encoding of its outputs for the next host; absent where all are unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
 }
@@ -149,7 +147,7 @@ pub struct Blob {
     pub bytes: u64,
 }
 
-/// How requests for one model leave this host, which is their entry.
+/// Where this host, as the entry, sends requests for one model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
@@ -157,18 +155,18 @@ pub struct Route {
     pub placement_uid: String,
     /// Namespace of the DnnModel.
     pub namespace: String,
-    /// Name of the DnnModel, by which clients call it.
+    /// Name of the DnnModel, which clients use.
     pub name: String,
     /// Revision that new requests take; 0 where none serves yet.
     pub active_revision: i64,
-    /// Revision that the entry is to verify with the probe.
+    /// Revision that the entry must verify with the probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify_revision: Option<i64>,
-    /// Why requests are refused though a revision is there, if so: what serves breaks
-    /// a limit that protects data, such as `keepOnEntry`.
+    /// Reason for refusing requests although a revision is active, if so: that revision
+    /// breaks a limit that protects data, such as `keepOnEntry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refuse: Option<String>,
-    /// What the user wants of early exits; as the model's file says where absent.
+    /// The user's settings of early exits; where absent the model's file decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<EarlyExits>,
     /// First host of each revision that may be called.
@@ -186,21 +184,21 @@ pub struct RouteRevision {
     /// The whole path, `cam-1[0-4]→edge-2[5-14]`, which replies carry.
     #[serde(default)]
     pub path: String,
-    /// What this revision takes; another revision of the model may take something else.
+    /// Inputs of this revision; other revisions of the model may have other inputs.
     pub inputs: Vec<TensorSpec>,
-    /// What this revision gives.
+    /// Outputs of this revision.
     pub outputs: Vec<TensorSpec>,
     /// Where requests may leave it early; absent where they cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<Exits>,
-    /// How inputs are sent to the first host; absent where all go as they are.
+    /// Encoding of inputs for the first host; absent where all are unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
-    /// What all encodings on the path may change of an answer, as a share of its largest
-    /// magnitude; absent where all values go as they are.
+    /// Maximum error of an answer caused by all encodings on the path, as a share of its
+    /// largest magnitude; absent where all values are sent unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
-    /// A request with its known answer, which proves this revision.
+    /// A request with its known answer, which verifies this revision.
     pub probe: Blob,
     /// Manifest of the blocks of this revision, which the entry keeps so that an
     /// operator that lost its store can plan again.
@@ -211,19 +209,20 @@ pub struct RouteRevision {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Exits {
-    /// How it is measured whether a request is sure enough.
+    /// How the confidence of an answer is measured.
     pub criterion: ExitCriterion,
-    /// In the order in which a request meets them; the last one is the network's end.
+    /// In the order in which a request reaches them; the last one is the network's end.
     #[schemars(length(max = 64))]
     pub exits: Vec<Exit>,
 }
 
-/// How it is measured whether a request is sure enough of its answer.
+/// How the confidence of an answer is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ExitCriterion {
     /// The largest probability of the softmax is at least the threshold.
     Confidence,
-    /// The entropy of the softmax, divided by that of an even one, is at most it.
+    /// The entropy of the softmax, divided by that of a uniform one, is at most the
+    /// threshold.
     Entropy,
 }
 
@@ -233,11 +232,11 @@ pub enum ExitCriterion {
 pub struct Exit {
     /// Its label.
     pub name: String,
-    /// The output that has its logits.
+    /// The output with its logits.
     pub output: String,
     /// Divides the logits before the softmax.
     pub temperature: f64,
-    /// Threshold as the model's file has it; absent where nobody leaves.
+    /// Threshold in the model's file; absent where no request leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
 }
@@ -246,7 +245,7 @@ pub struct Exit {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ComputeNodeStatus {
-    /// Generation of the spec that the agent has taken up; -1 before the first.
+    /// Generation of the spec that the agent has adopted; -1 before the first.
     #[serde(default = "unobserved")]
     pub observed_generation: i64,
     /// Registered, Benchmarked, ClientsKnown, Quarantined (by the agent), Ready (by the operator).
@@ -259,12 +258,12 @@ pub struct ComputeNodeStatus {
     /// Version of the agent.
     #[serde(default)]
     pub agent_version: String,
-    /// In how few bits the agent can send and take values, `int8`; empty where it knows of
-    /// none.
+    /// Encodings that the agent can send and receive, such as `int8`; empty where it
+    /// supports none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 16)))]
     pub encodings: Vec<String>,
-    /// What the host can do.
+    /// Measured capacity of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,
     /// Figures for the columns.
@@ -273,10 +272,10 @@ pub struct ComputeNodeStatus {
     /// The slices that it holds or tries to hold.
     #[serde(default)]
     pub slices: Vec<SliceStatus>,
-    /// The routes that it follows.
+    /// The routes that it uses.
     #[serde(default)]
     pub routes: Vec<RouteStatus>,
-    /// The models whose worker process crashed, the last ones first.
+    /// Models whose worker process crashed, the most recent first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub crashes: Vec<EngineCrash>,
     /// The machine that joined as this host, where it is no Node. Written by the operator.
@@ -316,7 +315,7 @@ impl Default for ComputeNodeStatus {
     }
 }
 
-/// What a host can do, as its agent measured it.
+/// Capacity of a host, as measured by its agent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Capacity {
@@ -356,15 +355,15 @@ pub struct Display {
     pub slices: u32,
     /// Weights that they hold.
     pub slice_bytes: String,
-    /// Block files on the disk for a move that may come, beside those of slices.
+    /// Block files fetched to disk for a possible move, not counting those of slices.
     #[serde(default)]
     pub standby: String,
 }
 
-/// How far a slice is.
+/// Progress of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SliceState {
-    /// Blocks are on their way.
+    /// Blocks are being fetched.
     Fetching,
     /// Blocks are being merged, optimized and warmed up.
     Loading,
@@ -382,9 +381,9 @@ pub struct SliceStatus {
     pub placement_uid: String,
     /// Revision of the plan.
     pub revision: i64,
-    /// Place in the path.
+    /// Position in the path.
     pub segment: u32,
-    /// How far it is.
+    /// Its progress.
     pub state: SliceState,
     /// Why it failed, how far fetching is, or how many rows it computes at once.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -394,19 +393,19 @@ pub struct SliceStatus {
     pub run_ms: Option<f64>,
 }
 
-/// What a model did to the worker processes that opened it on this host.
+/// Crashes that a model caused in worker processes on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EngineCrash {
     /// The model as `namespace/name`.
     pub model: String,
-    /// Crashes since the agent began.
+    /// Crashes since the agent started.
     pub count: u32,
-    /// How the last one went, `SIGSEGV`.
+    /// How the last one ended, `SIGSEGV`.
     pub cause: String,
     /// When.
     pub time: Time,
-    /// Until when the model is not tried again here, if so.
+    /// End of the pause in which the model is not tried again here, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined_until: Option<Time>,
 }
@@ -419,10 +418,9 @@ pub struct RouteStatus {
     pub placement_uid: String,
     /// Revision that new requests take.
     pub active_revision: i64,
-    /// Oldest revision with a request still in flight; the active one where
-    /// none lingers.
+    /// Oldest revision with a request still in flight; the active one if none has.
     pub oldest_in_flight: i64,
-    /// Requests in flight at the moment when the active revision last changed.
+    /// Requests in flight when the active revision last changed.
     #[serde(default)]
     pub in_flight_at_flip: u32,
     /// Outcome of the last verification.
@@ -436,7 +434,7 @@ pub struct RouteStatus {
 pub struct Verification {
     /// The revision.
     pub revision: i64,
-    /// Whether the answer came and was right.
+    /// Whether an answer arrived and was correct.
     pub passed: bool,
     /// What was wrong, or how close it was.
     pub message: String,

@@ -2,9 +2,9 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// The model's file was fetched and its hash is right. (DnnModel)
+/// The model's file was fetched and its hash matches. (DnnModel)
 pub const FETCHED: &str = "Fetched";
-/// The model was cut into blocks, proved equal to the whole. (DnnModel)
+/// The model was cut into blocks that were verified against the whole. (DnnModel)
 pub const SLICED: &str = "Sliced";
 /// Times, bytes and memory of every block are known. (DnnModel)
 pub const PROFILED: &str = "Profiled";
@@ -12,7 +12,7 @@ pub const PROFILED: &str = "Profiled";
 pub const SOLVED: &str = "Solved";
 /// Every host on the path has loaded its slice. (Placement)
 pub const DEPLOYED: &str = "Deployed";
-/// A probe went through the whole path and its answer was right. (Placement)
+/// A probe went through the whole path and its answer was correct. (Placement)
 pub const VERIFIED: &str = "Verified";
 /// The agent has registered. (ComputeNode)
 pub const REGISTERED: &str = "Registered";
@@ -22,11 +22,11 @@ pub const BENCHMARKED: &str = "Benchmarked";
 pub const QUARANTINED: &str = "Quarantined";
 /// Clients must say who they are before this host answers them. (ComputeNode)
 pub const CLIENTS_KNOWN: &str = "ClientsKnown";
-/// Requests are answered, though perhaps as an earlier spec asked for.
+/// Requests are answered, possibly by an earlier spec.
 pub const SERVING: &str = "Serving";
-/// The object does what its spec asks for.
+/// The object meets its spec.
 pub const READY: &str = "Ready";
-/// Work towards the spec goes on (kstatus).
+/// The object is being changed to meet its spec (kstatus).
 pub const RECONCILING: &str = "Reconciling";
 /// Nothing more will happen without a change (kstatus).
 pub const STALLED: &str = "Stalled";

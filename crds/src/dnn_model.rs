@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A network to serve: where its file is, what it takes, where requests arise,
-/// and what matters. The rest is found by measuring.
+/// A network to serve: its file, its inputs, the entries where requests arrive, the
+/// objective and the constraints. Lamina measures everything else.
 #[derive(CustomResource, KubeSchema, Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "serving.lamina.dev",
@@ -35,7 +35,7 @@ use std::fmt;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DnnModelSpec {
-    /// Where the model's file is.
+    /// Location of the model's file.
     pub source: ModelSource,
     /// What the model takes, in the order of its `forward`: tensors, a number as one of shape
     /// `[]`, a tuple of tensors as one input for each of them.
@@ -47,37 +47,37 @@ pub struct DnnModelSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "few_short_texts")]
     pub arguments: BTreeMap<String, String>,
-    /// A few real requests: checks, the probe and warm-ups use them beside drawn ones. For
-    /// models whose inputs no `range` describes, such as several vocabularies in one tensor.
+    /// A few real requests. Checks, the probe and warm-ups use them in addition to random
+    /// ones. For models whose inputs cannot be described by a `range`, such as several
+    /// vocabularies in one tensor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<Samples>,
-    /// Where requests arise. Every node that matches is an entry with a
-    /// Placement of its own.
+    /// Where requests arrive. Every matching node is an entry with its own Placement.
     pub entry: Entry,
-    /// How placements are found.
+    /// The algorithm that finds placements.
     #[serde(default)]
     pub strategy: StrategySpec,
-    /// What a good placement is.
+    /// What placements are optimized for.
     #[serde(default)]
     pub objective: Objective,
-    /// What a placement must respect.
+    /// Limits that a placement must respect.
     #[serde(default)]
     pub constraints: Constraints,
     /// When blocks may move while the model serves.
     #[serde(default)]
     pub adaptation: Adaptation,
-    /// Early exits of a model that has some.
+    /// Early exits, for models that have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<EarlyExits>,
-    /// Requests that wait for a host are computed together, where this is given.
+    /// Batching of requests that wait for a host; off where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batching: Option<Batching>,
-    /// How values are sent from host to host; as they are where absent.
+    /// Encoding of values sent between hosts; unchanged where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activations: Option<Activations>,
 }
 
-/// Where a model's file is.
+/// Location of a model's file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSource {
@@ -90,25 +90,24 @@ pub struct ModelSource {
     #[schemars(length(max = 2048))]
     pub uri: String,
     /// SHA-256 of the file, 64 hexadecimal digits. A file with another hash is
-    /// refused. Where absent, the hash of what was fetched is in
-    /// `status.profile.source`.
+    /// refused. Where absent, `status.profile.source` has the hash of the fetched file.
     #[x_kube(validation = ("self.matches('^[0-9a-f]{64}$')", "sha256 must be 64 lower-case hexadecimal digits, as sha256sum prints them"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub sha256: Option<String>,
-    /// A Secret of the model's namespace with what the source's server wants to see. It
-    /// must have the label `serving.lamina.dev/source-credentials: "true"`, and the
-    /// operator must be allowed to read it (`operator.sourceSecrets` of the chart).
+    /// A Secret in the model's namespace with credentials for the source. It must have the
+    /// label `serving.lamina.dev/source-credentials: "true"`, and the operator must be
+    /// allowed to read it (`operator.sourceSecrets` of the chart).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
-    /// Any text. A new one fetches the file again; without it, a model that was
-    /// accepted stays what it is until the source changes.
+    /// Any text. Changing it fetches the file again; otherwise an accepted model stays
+    /// unchanged until the source changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub refresh: Option<String>,
 }
 
-/// A Secret of the same namespace.
+/// A Secret in the same namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
@@ -117,12 +116,13 @@ pub struct SecretRef {
     pub name: String,
 }
 
-/// Where a file with requests is.
+/// Location of a file with requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Samples {
-    /// A safetensors file of 64 MiB at most with 2 to 16 requests, as `lamina.samples` writes
-    /// it: a tensor `0.NAME`, `1.NAME`, … for each input, of one row where the batch is free.
+    /// A safetensors file of at most 64 MiB with 2 to 16 requests, as written by
+    /// `lamina.samples`: a tensor `0.NAME`, `1.NAME`, … for each input, with one row where
+    /// the batch is free.
     #[x_kube(validation = ("self.startsWith('http://') || self.startsWith('https://')", "the uri must start with http:// or https://"))]
     #[schemars(length(max = 2048))]
     pub uri: String,
@@ -137,7 +137,7 @@ pub struct Samples {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelInput {
-    /// Name by which requests carry it.
+    /// Its name in requests.
     #[schemars(length(min = 1, max = 128))]
     pub name: String,
     /// Element type as in the Open Inference Protocol.
@@ -151,8 +151,8 @@ pub struct ModelInput {
     #[schemars(length(max = 8))]
     pub shape: Vec<Dimension>,
     /// Range of its values, from which checks and probes are drawn. Token ids
-    /// must stay inside the vocabulary. Default: standard normal for floating
-    /// point, 0 and 1 for others.
+    /// must be within the vocabulary. Default: standard normal for floating
+    /// point, 0 and 1 for other types.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<Range>,
 }
@@ -235,11 +235,11 @@ pub struct Range {
     pub max: f64,
 }
 
-/// Where requests arise.
+/// Where requests arrive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
-    /// Labels of the nodes at which requests arise.
+    /// Labels of the nodes where requests arrive.
     #[x_kube(validation = ("size(self) >= 1", "name at least one label, such as kubernetes.io/hostname: cam-1"))]
     #[schemars(extend("maxProperties" = 16))]
     pub node_selector: BTreeMap<String, String>,
@@ -249,15 +249,15 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StrategySpec {
-    /// `optimal` (default) or one of the field's: `milp`, `genetic`, `first-fit`,
+    /// `optimal` (default) or a published method: `milp`, `genetic`, `first-fit`,
     /// `cloud-only`, `device-only`, `neurosurgeon`, `dads`, `throughput`, `fair`, …
-    /// `plugin/NAME` is a strategy of your own, which the chart's
-    /// `operator.plugins` names. An unknown name is reported with the list of known
-    /// ones, and one that does not apply to the model or the hosts says why.
+    /// `plugin/NAME` is your own strategy, listed in the chart's `operator.plugins`.
+    /// An unknown name is reported with the list of known ones; a strategy that does not
+    /// apply to the model or the hosts is reported with the reason.
     #[serde(default = "default_strategy")]
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Parameters of the strategy, 32 at most of 1024 characters each.
+    /// Parameters of the strategy: at most 32, of at most 1024 characters each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "few_short_texts")]
     pub parameters: BTreeMap<String, String>,
@@ -295,20 +295,20 @@ pub enum Goal {
     /// Expected time from request to reply.
     #[default]
     Latency,
-    /// Time of the slowest host or link, whose inverse is the rate that the
-    /// whole path keeps up with.
+    /// Time of the slowest host or link; its inverse is the rate that the whole path
+    /// sustains.
     Throughput,
 }
 
-/// What a good placement is.
+/// What placements are optimized for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Objective {
     /// What is minimised.
     #[serde(default)]
     pub goal: Goal,
-    /// Requests per second expected at each entry. No host and no link is
-    /// planned beyond its share at this rate.
+    /// Requests per second expected at each entry. No host or link is planned beyond
+    /// its share at this rate.
     #[serde(default = "default_rate")]
     #[x_kube(validation = ("self > 0.0 && self <= 100000.0", "requestsPerSecond must be above 0 and at most 100000"))]
     #[schemars(range(min = 0, max = 100_000))]
@@ -328,17 +328,17 @@ impl Default for Objective {
     }
 }
 
-/// What a placement must respect.
+/// Limits that a placement must respect.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Constraints {
-    /// The first blocks that must run on the entry itself, so that raw input
+    /// Number of leading blocks that must run on the entry itself, so that raw input
     /// never leaves it.
     #[serde(default)]
     #[schemars(range(max = 65_535))]
     pub keep_on_entry: u32,
     /// Tiers that may compute (`device`, `edge`, `cloud`); empty allows all. The
-    /// entry may always compute what `keepOnEntry` asks for.
+    /// entry may always run the blocks of `keepOnEntry`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub tiers: Vec<String>,
@@ -357,7 +357,7 @@ pub struct Constraints {
     pub latency_limit_ms: Option<u32>,
 }
 
-/// A limit on what hosts of one tier hold.
+/// A memory limit for hosts of one tier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SliceMemory {
@@ -389,33 +389,33 @@ pub struct Pin {
 /// Whether requests leave early.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ExitMode {
-    /// A request leaves at the first exit that is sure enough.
+    /// A request leaves at the first exit that is confident enough.
     #[default]
     Early,
     /// Every request runs to the end, and all exits answer.
     All,
 }
 
-/// What becomes of a request that is not sure where the next host is away.
+/// What happens to a request that no exit is confident about while the next host is
+/// unreachable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum WhenCutOff {
-    /// It waits for the path to work again, or for another one, until its deadline.
+    /// It waits, until its deadline, for the path to recover or for another path.
     #[default]
     Wait,
-    /// It is answered by the last exit that it met, and the answer says so.
+    /// The last exit that it reached answers, and the answer is marked as such.
     Answer,
 }
 
-/// How requests leave a model with early exits. Without any of this they leave as the
-/// model's file says.
+/// How requests leave a model with early exits. By default the model's file decides.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EarlyExits {
-    /// Whether they leave early.
+    /// Whether requests leave early.
     #[serde(default)]
     pub mode: ExitMode,
-    /// Thresholds by the exit's name, 0 to 1, in place of those in the model's file:
-    /// what the largest probability must reach, or the normalised entropy not exceed.
+    /// Thresholds by exit name, 0 to 1, instead of those in the model's file: the minimum
+    /// for the largest probability, or the maximum for the normalised entropy.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "few_thresholds")]
     pub thresholds: BTreeMap<String, f64>,
@@ -425,7 +425,8 @@ pub struct EarlyExits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub min_accuracy: Option<f64>,
-    /// What becomes of a request that is not sure where the next host is away.
+    /// What happens to a request that no exit is confident about while the next host is
+    /// unreachable.
     #[serde(default)]
     pub when_cut_off: WhenCutOff,
 }
@@ -441,51 +442,51 @@ fn few_thresholds(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 /// Exits of a model at most.
 pub const MOST_EXITS: usize = 64;
 
-/// How requests of several clients are computed together, for models whose rows have nothing
-/// to do with each other. Answers may differ in their last digits from those of a request
-/// that is computed alone, as libtorch chooses other kernels for other sizes.
+/// Batching of requests from several clients, for models whose rows are independent.
+/// Answers may differ in their last digits from those of a request that is computed alone,
+/// because libtorch chooses kernels by size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Batching {
-    /// Most rows that are computed at once. A request with more rows is computed alone.
+    /// Maximum number of rows in a batch. A request with more rows is computed alone.
     #[schemars(range(min = 2, max = 128))]
     pub max_rows: u32,
-    /// Milliseconds that a host which is free waits for further requests. 0, the default,
-    /// takes together only what had to wait anyway.
+    /// Milliseconds that an idle host waits for further requests. With 0, the default, only
+    /// requests that had to wait anyway are batched.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub max_delay_ms: u32,
 }
 
-/// In how many bits values are sent from host to host.
+/// Number format in which values are sent between hosts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ActivationType {
-    /// As they are, bit for bit.
+    /// Unchanged, bit for bit.
     #[default]
     Fp32,
-    /// 16 bits with a small range and more digits.
+    /// 16 bits with a smaller range and more precision.
     Fp16,
-    /// 16 bits with the range of FP32 and fewer digits.
+    /// 16 bits with the range of FP32 and less precision.
     Bf16,
     /// 8 bits: 256 even steps from a tensor's smallest value to its largest.
     Int8,
-    /// At each cut the fewest bits whose measured error is within `maxError`.
+    /// At each cut, the fewest bits whose measured error is within `maxError`.
     Auto,
 }
 
-/// How FP32 values of a kilobyte and more are sent from host to host. Others, and the
-/// model's outputs, always go as they are.
+/// Encoding of FP32 values of 1 KiB and more that are sent between hosts. Other values, and
+/// the model's outputs, are always sent unchanged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Activations {
-    /// In how many bits.
+    /// The number format.
     #[serde(default)]
     pub dtype: ActivationType,
-    /// What it may change of the model's answers at one cut: their largest difference on
-    /// the inputs with which the model was prepared, as a share of their largest
-    /// magnitude. Where it would be more, values go as they are. Default: 0.01 for
-    /// `auto`, no limit for the others.
+    /// Maximum error that the encoding at one cut may cause: the largest difference of the
+    /// model's answers on the inputs with which it was prepared, as a share of their
+    /// largest magnitude. Above it, values are sent unchanged. Default: 0.01 for `auto`, no
+    /// limit for the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = ("self > 0.0 && self <= 1.0", "maxError must be above 0 and at most 1"))]
     #[schemars(range(min = 0, max = 1))]
@@ -498,10 +499,10 @@ pub enum AdaptationPolicy {
     /// Move when the gain over the horizon exceeds the cost of moving.
     #[default]
     CostAware,
-    /// Move only when the present placement cannot go on.
+    /// Move only when the current placement can no longer serve.
     Never,
-    /// Move as the work function says, which weighs what each placement would have
-    /// cost until now and needs no horizon.
+    /// Move by the work function, which compares what each placement would have cost so
+    /// far and needs no horizon.
     WorkFunction,
 }
 
@@ -516,15 +517,15 @@ pub struct Adaptation {
     #[serde(default = "default_horizon")]
     #[schemars(range(min = 1, max = 86400))]
     pub horizon_seconds: u32,
-    /// Seconds after a move during which none is made for a gain.
+    /// Seconds after a move during which no further move is made for a gain.
     #[serde(default = "default_cool_down")]
     #[schemars(range(min = 0, max = 86400))]
     pub cool_down_seconds: u32,
-    /// Keeps everything where it is, for maintenance.
+    /// Keeps all blocks where they are, for maintenance.
     #[serde(default)]
     pub paused: bool,
-    /// Lets hosts fetch blocks ahead that they would be given if a link of the path
-    /// became slow or a host of it were lost, so that such a move need not wait for them.
+    /// Lets hosts fetch, in advance, the blocks they would need if a link of the path became
+    /// slow or one of its hosts were lost, so that such a move need not wait for them.
     #[serde(default = "default_standby")]
     pub standby: bool,
 }
@@ -553,11 +554,11 @@ impl Default for Adaptation {
     }
 }
 
-/// What became of a DnnModel.
+/// Observed state of a DnnModel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DnnModelStatus {
-    /// Generation of the spec that this status speaks about; -1 before the
+    /// Generation of the spec that this status describes; -1 before the
     /// operator has seen the object.
     #[serde(default = "unobserved")]
     pub observed_generation: i64,
@@ -565,18 +566,18 @@ pub struct DnnModelStatus {
     #[serde(default)]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// The step at work in one word, for people: Fetching, Slicing, Profiling,
+    /// The current step in one word, for people: Fetching, Slicing, Profiling,
     /// Solving, Deploying, Verifying, Serving, Failed.
     #[serde(default)]
     pub stage: String,
-    /// How far that step is.
+    /// Progress of that step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// What preparing found.
+    /// Result of preparing the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<ProfileSummary>,
-    /// The last spec that was met at every entry. It keeps what serves alive while the
-    /// present one is invalid or cannot be met.
+    /// The last spec that was met at every entry. The model is served by it while the
+    /// current spec is invalid or cannot be met.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<AcceptedSpec>,
     /// Names of the Placements, one for each entry.
@@ -610,19 +611,19 @@ impl Default for DnnModelStatus {
     }
 }
 
-/// How far a step is.
+/// Progress of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
     /// Parts done.
     pub done: u64,
-    /// Parts in all; 0 where it is not known.
+    /// Total number of parts; 0 where unknown.
     pub total: u64,
     /// The same for people: `9/13`, `4.2Mi/14Mi`.
     pub text: String,
 }
 
-/// What preparing a model found.
+/// Result of preparing a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProfileSummary {
@@ -630,7 +631,7 @@ pub struct ProfileSummary {
     pub source: String,
     /// SHA-256 of the manifest in the operator's store.
     pub manifest: String,
-    /// Names the source and the inputs that it answers: what was accepted stays until
+    /// Identifies the source and the inputs that were prepared; the result is kept until
     /// one of them changes.
     #[serde(default)]
     pub wish: String,
@@ -640,7 +641,7 @@ pub struct ProfileSummary {
     pub blocks: u32,
     /// How the model was cut: direct, typed, retraced or whole.
     pub rung: String,
-    /// Why not better.
+    /// Why no better rung was possible.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rung_reason: Option<String>,
     /// Weights, for people.
@@ -655,7 +656,7 @@ pub struct ProfileSummary {
     pub max_abs_diff: f64,
 }
 
-/// A move of one Placement; the Placement has the whole.
+/// A move of one Placement; the Placement has the details.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Move {
@@ -665,7 +666,7 @@ pub struct Move {
     pub placement: String,
     /// Revision that serves since.
     pub revision: i64,
-    /// What caused it, and what it changed: `cam-1→edge-1 48→4.8 Mbit/s: 142ms → 122ms`.
+    /// Cause and effect: `cam-1→edge-1 48→4.8 Mbit/s: 142ms → 122ms`.
     pub summary: String,
 }
 

@@ -42,11 +42,11 @@ pub struct PlacementSpec {
     #[x_kube(validation = ("self == oldSelf", "model cannot change; delete the Placement, the operator makes a new one"))]
     #[schemars(length(max = 253))]
     pub model: String,
-    /// The node at which requests arise.
+    /// The node where requests arrive.
     #[x_kube(validation = ("self == oldSelf", "entry cannot change; delete the Placement, the operator makes a new one"))]
     #[schemars(length(max = 253))]
     pub entry: String,
-    /// The newest plan; absent until one was found.
+    /// The newest plan; absent until one is found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
 }
@@ -55,17 +55,17 @@ pub struct PlacementSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
-    /// Counts up with every plan of this Placement; a higher one replaces a lower.
+    /// Increases with every plan of this Placement; a higher one replaces a lower.
     pub revision: i64,
-    /// Generation of the DnnModel that the plan answers; 0 where it is not known.
+    /// Generation of the DnnModel that the plan was made for; 0 where unknown.
     #[serde(default)]
     pub generation: i64,
     /// SHA-256 of the manifest whose blocks are placed.
     pub manifest: String,
     /// The segments in order of execution.
     pub segments: Vec<Segment>,
-    /// How values are sent from host to host, where `spec.activations` of the DnnModel
-    /// asks for fewer bytes.
+    /// Encoding of values sent between hosts, where `spec.activations` of the DnnModel asks
+    /// for fewer bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub crossings: Vec<Crossing>,
     /// Thresholds by the exit's name that the strategy chose, where `spec.exits.minAccuracy`
@@ -74,11 +74,11 @@ pub struct Plan {
     pub thresholds: BTreeMap<String, f64>,
     /// Strategy that found it.
     pub strategy: String,
-    /// What is proved: `Optimal`, or `Feasible, gap 2.9%`.
+    /// Proof status: `Optimal`, or `Feasible, gap 2.9%`.
     pub certificate: String,
     /// Expected latency in milliseconds.
     pub estimated_latency_ms: f64,
-    /// Expected latency of the plan that it replaces, at the same moment.
+    /// Expected latency of the plan that it replaces, at the same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_latency_ms: Option<f64>,
     /// What caused it, for people.
@@ -93,12 +93,12 @@ pub struct Plan {
 /// Why a plan was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Cause {
-    /// Nothing served, or what served could not go on or broke the spec.
+    /// Nothing served, or the active plan could no longer serve or broke the spec.
     #[default]
     Required,
     /// It is expected to be faster. Only such moves count as flapping.
     Gain,
-    /// What it replaces measured worse than what served before.
+    /// A rollback: the plan that it replaces measured worse than the one before.
     Rollback,
 }
 
@@ -108,38 +108,38 @@ pub enum Cause {
 pub struct Segment {
     /// The host.
     pub host: Hop,
-    /// Block ids in order of execution. Not a range, so that graphs with
-    /// branches fit.
+    /// Block ids in order of execution. A list rather than a range, to allow graphs with
+    /// branches.
     pub blocks: Vec<u32>,
 }
 
-/// What is sent from one host of a path to the next.
+/// Values sent from one host of a path to the next.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Crossing {
-    /// The segment that takes it; 0 is what the entry sends to the first host.
+    /// The receiving segment; 0 is what the entry sends to the first host.
     pub segment: u32,
-    /// How values are sent; absent where all go as they are.
+    /// Encoding of the values; absent where all are unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
-    /// What that changes of the model's answers: their largest difference on the inputs
-    /// with which the model was prepared, as a share of their largest magnitude.
+    /// Error that the encoding causes: the largest difference of the model's answers on the
+    /// inputs with which it was prepared, as a share of their largest magnitude.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
     /// Bytes of one request.
     pub bytes: u64,
-    /// Bytes of one request as its values are.
+    /// Bytes of one request without encoding.
     pub raw_bytes: u64,
-    /// Why values go as they are though fewer bytes were asked for.
+    /// Why values are sent unchanged although fewer bytes were asked for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
 
-/// What became of a Placement.
+/// Observed state of a Placement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PlacementStatus {
-    /// Generation of the spec that this status speaks about; -1 before the
+    /// Generation of the spec that this status describes; -1 before the
     /// operator has seen the object.
     #[serde(default = "unobserved")]
     pub observed_generation: i64,
@@ -153,11 +153,10 @@ pub struct PlacementStatus {
     /// Revision of the plan that serves; 0 before the first.
     #[serde(default)]
     pub active_revision: i64,
-    /// Generation of the DnnModel that what serves was found to meet; 0 before the
-    /// first.
+    /// Generation of the DnnModel that the active plan meets; 0 before the first.
     #[serde(default)]
     pub model_generation: i64,
-    /// Revision on its way; 0 where none is.
+    /// Revision being deployed; 0 if none.
     #[serde(default)]
     pub target_revision: i64,
     /// The highest revision that could not be deployed; it is not tried again.
@@ -166,10 +165,10 @@ pub struct PlacementStatus {
     /// Path that serves, `cam-1[0-4]→edge-2[5-14]→cloud-0[15-21]`.
     #[serde(default)]
     pub path: String,
-    /// Path on its way.
+    /// Path being deployed.
     #[serde(default)]
     pub target_path: String,
-    /// Expected latency of what serves, for people: `46ms`.
+    /// Expected latency of the active plan, for people: `46ms`.
     #[serde(default)]
     pub estimated: String,
     /// Median latency measured over the last minute, for people.
@@ -207,16 +206,16 @@ pub struct Redeploy {
     pub estimated_before_ms: f64,
     /// Latency of the new path, estimated.
     pub estimated_after_ms: f64,
-    /// Median latency measured on the old path before the move, where requests came.
+    /// Median latency measured on the old path before the move, if there were requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_before_ms: Option<f64>,
     /// Median latency measured on the new path, once known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_after_ms: Option<f64>,
-    /// The measured latency was judged: the move stands, or it was taken back.
+    /// Whether the measured latency was judged: the move was kept or rolled back.
     #[serde(default)]
     pub judged: bool,
-    /// Where its time went; absent where the operator was restarted meanwhile.
+    /// Time by phase; absent if the operator restarted during the redeploy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took: Option<RedeployPhases>,
 }
@@ -233,7 +232,7 @@ pub struct RedeployPhases {
     pub load_seconds: f64,
     /// Until the probe had passed.
     pub verify_seconds: f64,
-    /// Until new requests took the path and the old ones had ended.
+    /// Until new requests took the path and those on the old one had finished.
     pub flip_seconds: f64,
 }
 

@@ -1,6 +1,6 @@
 //! Kubernetes quantities of bytes: `8M`, `612Mi`, `1.5Gi`.
 
-/// The text is no quantity of bytes.
+/// The text is not a quantity of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a quantity of bytes; write 8M, 612Mi or 1.5Gi")]
 pub struct QuantityError(pub String);
@@ -17,10 +17,10 @@ const SUFFIXES: [(&str, f64); 9] = [
     ("", 1.0),
 ];
 
-/// Bytes that `text` names.
+/// Parses `text` as a number of bytes.
 ///
 /// # Errors
-/// A text that is no quantity, or is negative.
+/// The text is not a quantity, or is negative.
 pub fn parse_bytes(text: &str) -> Result<u64, QuantityError> {
     let wrong = || QuantityError(text.to_owned());
     let (number, factor) = SUFFIXES
@@ -35,7 +35,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, QuantityError> {
     Ok((value * factor) as u64)
 }
 
-/// `bytes` as people read it: `612Mi`, `7.6Mi`, `900`.
+/// `bytes` in human-readable form: `612Mi`, `7.6Mi`, `900`.
 pub fn format_bytes(bytes: u64) -> String {
     for (suffix, factor) in [("Gi", 1_073_741_824.0), ("Mi", 1_048_576.0), ("Ki", 1024.0)] {
         let value = bytes as f64 / factor;

@@ -54,26 +54,26 @@ pub struct SizeBounds {
     pub step: i64,
 }
 
-/// In how many bits a value is sent that is computed in 32.
+/// Number format in which a value computed in 32 bits is sent.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum WireType {
-    /// 16 bits with a small range and more digits.
+    /// 16 bits with a smaller range and more precision.
     Fp16,
-    /// 16 bits with the range of FP32 and fewer digits.
+    /// 16 bits with the range of FP32 and less precision.
     Bf16,
     /// 8 bits: 256 even steps from a tensor's smallest value to its largest.
     Int8,
 }
 
-/// How values are sent from one host to the next.
+/// Encoding of values sent from one host to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Encoding {
-    /// In how many bits.
+    /// The number format.
     pub dtype: WireType,
-    /// Names of the FP32 values that are sent so; all others are sent as they are.
+    /// Names of the FP32 values that are encoded; all others are sent unchanged.
     pub values: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Errors with what lies behind them, for people.
+//! Errors with their causes, in readable form.
 
 pub(crate) use lamina_worker_link::with_causes;
 

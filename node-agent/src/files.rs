@@ -1,4 +1,4 @@
-//! Files that survive a crash as a whole: the old one or the new one, also on a full disk.
+//! Crash-safe file writes: either the old or the new file survives, even on a full disk.
 
 mod document;
 

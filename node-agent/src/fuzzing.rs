@@ -1,4 +1,4 @@
-//! The ways in for bytes of strangers, as `fuzz/` feeds them: built with the feature `fuzzing` alone.
+//! Entry points for untrusted bytes, as used by `fuzz/`: built only with the feature `fuzzing`.
 
 use crate::serve::access::Keys;
 use crate::serve::directory::Directory;

@@ -1,5 +1,5 @@
-//! The agent on each host: measures, has slices loaded and run, serves and forwards inference.
-//! No model is opened in this process: that is what workers are for (`lamina-worker`).
+//! The agent on each host: it measures, loads and runs slices, serves and forwards inference.
+//! No model is opened in this process: workers do that (`lamina-worker`).
 //!
 //! Rooms, each of which uses only those before it: `net`, `telemetry`, `door`, `blobs`,
 //! `identity`, `measure`, `prepare`, `serve`, then `session` and `wish`, and [`run`] on top.

@@ -1,5 +1,5 @@
 //! The agent's program: `run` serves on a host; `prepare` slices and profiles one model, and
-//! `run-blocks` runs what came of it, with no cluster at all.
+//! `run-blocks` runs the resulting blocks, without a cluster.
 
 use clap::{Parser, Subcommand};
 use lamina_node_agent::prepare::{self, PrepareArgs, RunBlocksArgs};

@@ -1,5 +1,5 @@
-//! The program in which models are opened, `lamina-worker`, which lies beside this one and
-//! alone links libtorch.
+//! The program that opens models, `lamina-worker`, which is installed next to this one and is
+//! the only one that links libtorch.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What probes and Prometheus ask for: `/livez`, `/readyz`, `/metrics`.
+//! The endpoints for probes and Prometheus: `/livez`, `/readyz`, `/metrics`.
 
 mod few;
 

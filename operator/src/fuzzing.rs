@@ -1,4 +1,4 @@
-//! The way in for what agents say, as `fuzz/` feeds it: built with the feature `fuzzing` alone.
+//! Entry points for messages from agents, as used by `fuzz/`: built only with the feature `fuzzing`.
 
 use crate::world::{Identity, World};
 use lamina_proto::control::AgentMessage;

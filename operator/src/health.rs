@@ -1,4 +1,4 @@
-//! Whether this process lives, and whether it is ready for agents.
+//! Liveness of this process, and its readiness for agents.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

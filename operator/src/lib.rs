@@ -1,10 +1,9 @@
 //! The operator: watches models and hosts, places, deploys, moves.
 //!
-//! [`operator::run`] is the whole process; its parts are rooms of their own. What
-//! follows from a look at the world is decided by pure rooms over [`state`]:
-//! [`prepare`], [`plan`], [`deploy`] and [`status`], which know nothing of each
-//! other; [`reconcile`] puts them together, [`observe`] and [`kube`] are the ways
-//! in and out, and [`run`] is the loop.
+//! [`operator::run`] is the whole process. The decisions of a look are made by pure rooms over
+//! [`state`]: [`prepare`], [`plan`], [`deploy`] and [`status`], which are independent of each
+//! other; [`reconcile`] combines them, [`observe`] and [`kube`] are input and output, and
+//! [`run`] is the loop.
 
 mod admin;
 pub mod control;

@@ -1,8 +1,8 @@
-//! What the operator shows at `/metrics`.
+//! Metrics at `/metrics`.
 //!
-//! Counters and histograms of its own work are kept as they come; facts about
-//! hosts, links and placements are read when somebody asks, so that what is gone
-//! leaves no figures behind.
+//! Counters and histograms of the operator's own work are updated as events happen; facts about
+//! hosts, links and placements are read at each scrape, so deleted objects leave no figures
+//! behind.
 
 mod facts;
 

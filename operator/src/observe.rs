@@ -1,4 +1,4 @@
-//! Puts the world together as plain data.
+//! Builds the snapshot: the state of the cluster as plain data.
 
 use crate::prepare::manifests::Loaded;
 use crate::state::ids::{JobId, PlacementKey};

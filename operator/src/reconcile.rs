@@ -1,8 +1,8 @@
-//! One look at the whole world, and everything that follows from it.
+//! One look at the whole cluster, and all decisions that follow from it.
 //!
-//! The cost of a look grows with hosts and Placements, never with their product:
-//! what is needed of all of them is indexed once, and strategies are only asked here,
-//! for the Placements that are due. They answer on threads of their own.
+//! The cost of a look grows with hosts plus Placements, never with their product: shared data
+//! is indexed once, and strategies are only asked here, for the Placements that are due. They
+//! answer on their own threads.
 
 use crate::deploy::nodes::{self, Wishes};
 use crate::deploy::{crashes, phases, slices};

@@ -1,4 +1,4 @@
-//! The loop: looks at the world, decides, does, and waits for the next change.
+//! The loop: look, decide, execute, and wait for the next change.
 
 use crate::health::Health;
 use crate::hosts::Hosts;

@@ -1,4 +1,4 @@
-//! Text for people.
+//! Human-readable text.
 
 use std::error::Error;
 use std::fmt::Write as _;

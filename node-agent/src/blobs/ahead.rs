@@ -1,5 +1,5 @@
-//! Blobs that a move may need one day: fetched while nothing else is, in short bursts,
-//! and never at the cost of what serves.
+//! Standby blobs, which a later move may need: fetched while nothing else is, in short bursts,
+//! and never at the expense of serving.
 
 use super::pace::{Burst, Purpose};
 use super::{BlobError, Blobs, space};

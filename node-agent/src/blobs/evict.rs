@@ -1,4 +1,4 @@
-//! Which blobs go when there are more than the limit allows.
+//! Which blobs are evicted when the cache exceeds its limit.
 
 use super::{BlobError, Blobs, digest_of, disk};
 use std::path::{Path, PathBuf};

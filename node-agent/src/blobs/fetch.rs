@@ -1,4 +1,4 @@
-//! One blob from the store into the cache folder.
+//! Fetches one blob from the store into the cache folder.
 
 use super::BlobError;
 use super::inbound::InboundTransfer;

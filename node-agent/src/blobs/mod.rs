@@ -1,5 +1,5 @@
 //! The cache folder of content-addressed blobs, filled from the operator's
-//! store without taking the link from requests.
+//! store without starving requests of bandwidth.
 
 mod ahead;
 mod evict;

@@ -1,5 +1,5 @@
-//! How fast blobs may come in, decided apart from fetching them. Requests that wait
-//! for a path do not count: blobs are what they wait for.
+//! The rate at which blobs are fetched; decides only. Requests that wait for a path do not
+//! count, since they wait for these blobs.
 
 use std::time::Duration;
 

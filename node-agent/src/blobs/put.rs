@@ -1,4 +1,4 @@
-//! Blobs into the operator's store.
+//! Uploads blobs to the operator's store.
 
 use super::{Blobs, pace};
 use crate::net::Backoff;

@@ -1,4 +1,4 @@
-//! From the cache back to a store that lost its blobs.
+//! Uploads blobs from the cache to a store that lost them.
 
 use super::Blobs;
 use crate::causes::with_causes;

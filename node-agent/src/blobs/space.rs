@@ -1,4 +1,4 @@
-//! Space on the disk of the cache folder, which others may fill as well.
+//! Free space on the disk of the cache folder, which other programs use too.
 
 use super::evict::Cached;
 use super::{BlobError, Blobs, disk};

@@ -1,4 +1,4 @@
-//! A store on the loopback, for the tests of what talks to one.
+//! A store on the loopback, for tests.
 
 use lamina_model::Digest;
 use lamina_proto::control::control_server::{Control, ControlServer};

@@ -1,10 +1,9 @@
-//! The way in: every connection that others open to this process, how many there may be,
-//! and how long one may be of no use.
+//! Incoming connections: how many there may be, and how long one may be idle.
 //!
-//! A connection costs a descriptor and some memory before anybody has said who he is. So
-//! there is a most of them, which leaves descriptors for files, workers and calls of our
-//! own; what idles is closed, and where the most is reached, what idles makes room for who
-//! comes. No address takes all of it.
+//! A connection costs a descriptor and some memory before its peer is authenticated. So their
+//! number is limited, which leaves descriptors for files, workers and outgoing calls. Idle
+//! connections are closed; at the limit, an idle one makes room for a new one. No single
+//! address can use up the limit.
 
 mod seats;
 

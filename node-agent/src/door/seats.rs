@@ -1,4 +1,4 @@
-//! Who is inside, and who goes where there is no room for another.
+//! The open connections, and which one is closed to make room for another.
 
 use super::{Origin, client_of};
 use std::cmp::Reverse;

@@ -1,4 +1,4 @@
-//! When a certificate is asked for. Pure.
+//! When a certificate is requested. Pure.
 
 use lamina_identity::Validity;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A certificate for clients that others make and replace, such as cert-manager: read from a
-//! folder, again and again.
+//! A certificate for clients that is issued and replaced by others, such as cert-manager:
+//! re-read from a folder periodically.
 
 use crate::causes::with_causes;
 use crate::net::FrontTls;

@@ -1,4 +1,4 @@
-//! Asks the operator for the certificate, and for the next one in time.
+//! Requests the certificate from the operator and renews it in time.
 
 use super::decide::{Own, Step, decide, is_good, trouble};
 use super::files::{Files, Kept};

@@ -1,6 +1,6 @@
-//! This host's certificate: asked of the operator, renewed in time, and kept on the disk, so
-//! that an agent that starts anew is known to others while the operator is away. And the one
-//! that clients are shown where it is given by others.
+//! This host's certificate: issued by the operator, renewed in time, and stored on disk, so
+//! that a restarted agent is trusted by others while the operator is down. Also the certificate
+//! for clients, if that is issued by others.
 
 mod decide;
 mod files;

@@ -1,4 +1,4 @@
-//! How much of a link probes may take. Pure: times come in.
+//! How much of a link probes may take. Pure: the current time is passed in.
 
 use std::time::Duration;
 

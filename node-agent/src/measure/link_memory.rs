@@ -1,5 +1,5 @@
-//! What was seen of the link to one peer, and what is told of it. Pure: times come
-//! in.
+//! Observations of the link to one peer, and the reports made from them. Pure: the current
+//! time is passed in.
 
 use super::budget::Budget;
 use crate::telemetry::Transfer;

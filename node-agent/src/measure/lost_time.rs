@@ -1,5 +1,5 @@
-//! Time that this process was denied: a host short of processor time sends and
-//! receives late, and its links look slower than they are.
+//! CPU time that this process was denied: a host short of CPU sends and receives late, and
+//! its links look slower than they are.
 
 use super::host::groups;
 use std::fs;

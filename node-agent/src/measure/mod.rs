@@ -1,7 +1,7 @@
-//! What this host can do, and what its links to other hosts can.
+//! The capacity of this host and of its links to other hosts.
 //!
-//! Deciding is pure: what was seen of a link ([`link_memory`]), how much of it probes
-//! may take ([`budget`]). Asking is apart from it: [`host`] and [`lost_time`] ask the
+//! Decisions are pure: what was observed of a link ([`link_memory`]), how much of it probes
+//! may take ([`budget`]). Measuring is separate: [`host`] and [`lost_time`] measure the
 //! machine, [`prober`] the links.
 
 mod budget;

@@ -1,8 +1,8 @@
-//! Asks the links of this host.
+//! Probes the links of this host.
 //!
-//! Each peer has a task of its own ([`peer`]), so that one that does not answer delays
-//! no other. Round trips go on while a bandwidth is measured; of these there is one at
-//! a time, since they would compete.
+//! Each peer has its own task ([`peer`]), so an unresponsive one delays no other. Round trips
+//! continue while a bandwidth is measured; bandwidth is measured for one peer at a time, since
+//! the probes would compete.
 
 mod pace;
 mod peer;

@@ -1,5 +1,4 @@
-//! Waiting longer after each failure, with chance in it so that hosts that fail
-//! together do not come back together.
+//! Exponential backoff with jitter, so that hosts that fail together do not retry together.
 
 use rand::Rng;
 use std::time::Duration;

@@ -1,5 +1,4 @@
-//! TLS for clients: whose certificate they are shown, and what becomes of those that speak
-//! none.
+//! TLS for clients: the certificate that they see, and the handling of those without TLS.
 
 use super::trust::Trust;
 use clap::{Args, ValueEnum};

@@ -1,5 +1,5 @@
-//! Connections to other processes: who is where, the one dialer, what is kept open,
-//! and how long to wait after a failure.
+//! Connections to other processes: addresses, the one dialer, the pool,
+//! and the delay after a failure.
 
 mod backoff;
 mod dial;

@@ -1,4 +1,4 @@
-//! The projected token by which the operator knows this host.
+//! The projected token that identifies this host to the operator.
 
 use std::io;
 use std::path::{Path, PathBuf};

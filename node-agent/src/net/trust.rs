@@ -1,4 +1,4 @@
-//! How this host shows who it is, and whom it believes.
+//! This host's certificate, and the authorities that it trusts.
 
 use lamina_identity::{
     Acceptor, CertificateDer, ClientConfig, Credentials, Plain, TlsError, client_config,

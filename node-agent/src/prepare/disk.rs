@@ -1,5 +1,5 @@
-//! What a job's files may take of the disk. The kernel bounds each file; nothing
-//! bounds their sum, so it is watched from outside.
+//! Disk limit of a job. The kernel limits each file but not their sum, so the sum is
+//! watched from outside.
 
 use super::{Failure, Reason};
 use lamina_crds::quantity::format_bytes;

@@ -1,4 +1,4 @@
-//! Inputs as they are written on the command line.
+//! Inputs in command-line syntax.
 
 use lamina_model::{
     DataType, FixedArgument, FreeSize, InputSpec, SizeError, ValueRange, ValueSpec,

@@ -1,4 +1,4 @@
-//! What preparing may use up, and what its blocks must be.
+//! Resource limits of preparing, and requirements on its blocks.
 
 use super::{Failure, Reason};
 use crate::measure::memory_free_bytes;

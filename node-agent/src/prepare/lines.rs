@@ -1,4 +1,4 @@
-//! What is told before the last line.
+//! Progress output before the last line.
 
 use super::{Line, Step};
 

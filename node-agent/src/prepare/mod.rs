@@ -1,5 +1,5 @@
-//! Preparing a model: the command that slices and profiles one in a worker process of its
-//! own, the command that runs its blocks once, and the job that the operator asks an agent for.
+//! Preparing a model: the command that slices and profiles one in a separate worker process,
+//! the command that runs its blocks once, and the job that the operator gives an agent.
 
 mod child;
 mod cli;

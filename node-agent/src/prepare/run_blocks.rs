@@ -1,5 +1,5 @@
-//! `lamina-node-agent run-blocks`: the blocks of a prepared folder on one request, for anybody
-//! who wants to see that they give what the whole model gives.
+//! `lamina-node-agent run-blocks`: runs the blocks of a prepared folder on one request, to
+//! check that they compute what the whole model does.
 
 use super::child::{LINE_BYTES, read_tail};
 use super::{Failure, LimitArgs, Reason};

@@ -1,4 +1,4 @@
-//! A manifest for people.
+//! A manifest as a readable table.
 
 use lamina_model::{Exit, ExitCriterion, Manifest, Rung};
 use std::fmt::Write as _;

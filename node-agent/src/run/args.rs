@@ -1,4 +1,4 @@
-//! What the agent is told at its start.
+//! Command-line options of the agent.
 
 use crate::net::{FrontArgs, TlsMode};
 use crate::prepare::SourceArgs;

@@ -1,5 +1,5 @@
-//! What this host can do: measured once and remembered, so that an agent which
-//! was restarted serves at once instead of measuring beside its own load.
+//! The capacity of this host: measured once and stored, so that a restarted agent serves at
+//! once instead of measuring under its own load.
 
 use crate::worker::{self, Lanes};
 use crate::{measure, measure::Speed};

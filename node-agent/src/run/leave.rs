@@ -1,6 +1,5 @@
-//! How an agent that was told to end goes: it takes requests for as long as probes and
-//! clients need to hear of it, the operator to move its slices, and other agents to send
-//! theirs elsewhere.
+//! Graceful shutdown: the agent accepts requests for as long as probes and clients need to
+//! notice, the operator to move its slices, and other agents to redirect theirs.
 
 use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;

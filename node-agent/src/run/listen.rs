@@ -1,4 +1,4 @@
-//! Where the agent listens: on IPv4 and IPv6 with one socket, unless it is told otherwise.
+//! The agent's listeners: IPv4 and IPv6 on one socket, unless configured otherwise.
 
 use anyhow::{Context as _, Result};
 use socket2::{Domain, Protocol, Socket, Type};

@@ -1,5 +1,5 @@
-//! The agent's life: it takes up what it was told last, measures itself, serves,
-//! and follows its ComputeNode until it is asked to end.
+//! The agent's life cycle: it loads its ledger, measures itself, serves, and follows its
+//! ComputeNode until it is told to stop.
 
 mod admin;
 mod args;

@@ -1,6 +1,6 @@
-//! When an agent says that it is ready: once what its host was told to hold serves, so
-//! that a rollout goes on to the next host only then. Bounded in time: an agent whose
-//! slices do not come still passes requests on to hosts that have them.
+//! Readiness of an agent: it is ready once the slices of its host serve, so that a rollout
+//! waits before it continues with the next host. The wait is bounded: an agent whose slices do
+//! not load can still forward requests to hosts that have them.
 
 use crate::serve::slices::Slices;
 use crate::wish::Seen;

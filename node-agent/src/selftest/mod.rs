@@ -1,5 +1,5 @@
-//! `lamina-node-agent selftest`: serves a model that is built in, asks it once and removes
-//! it. What `helm test` runs.
+//! `lamina-node-agent selftest`: serves a built-in model, sends it one request and removes
+//! it. `helm test` runs this.
 
 use crate::causes::with_causes;
 use anyhow::{Context as _, Result, bail, ensure};

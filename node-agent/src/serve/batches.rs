@@ -1,7 +1,7 @@
-//! The largest batch that each revision takes, checked at its entry before anything is
-//! computed: as many rows as the activations of the blocks that run here leave room for.
-//! Preparing measured them; they stand in the manifest, which the entry keeps. Of the hosts
-//! behind it the entry knows no memory; their workers refuse what they cannot hold.
+//! The largest batch that each revision accepts, checked at its entry before anything is
+//! computed: as many rows as fit in memory, given the activations of the blocks that run here.
+//! Preparing measured these; they are in the manifest, which the entry keeps. The entry does not
+//! know the memory of later hosts; their workers refuse batches that they cannot hold.
 
 use super::routes::{Routes, Signature};
 use super::slices::Slices;

@@ -1,4 +1,4 @@
-//! How long a request may still take.
+//! The remaining time of a request.
 
 use std::future::Future;
 use std::time::Duration;

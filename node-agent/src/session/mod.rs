@@ -1,8 +1,8 @@
-//! The stream from this agent to the operator: heartbeats, what was measured, and
-//! the jobs that the operator asks for.
+//! The stream from this agent to the operator: heartbeats, measurements, and
+//! the jobs that the operator assigns.
 //!
-//! It runs on a thread of its own with a small runtime, so that a host whose
-//! processors are busy with inference still counts as alive.
+//! It runs on its own thread with a small runtime, so that a host whose CPUs are busy with
+//! inference still counts as alive.
 
 mod jobs;
 mod report;

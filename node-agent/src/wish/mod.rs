@@ -1,4 +1,4 @@
-//! What the operator wants of this host, from its ComputeNode to what the agent does,
+//! From the operator's wish for this host, in its ComputeNode, to the agent's actions,
 //! and the report that goes back.
 
 mod follow;

@@ -1,4 +1,4 @@
-//! What the operator is told of this host in its ComputeNode's status. Pure.
+//! The report of this host for its ComputeNode's status. Pure.
 
 use crate::serve::access::AuthMode;
 use crate::serve::engine::ModelCrashes;

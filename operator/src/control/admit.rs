@@ -1,5 +1,5 @@
-//! What stands before the service: nobody's message is read before it is known who
-//! sends it, and no message is larger than its method needs.
+//! Admission before the service: no message is read before its sender is
+//! authenticated, and no message may be larger than its method needs.
 
 use super::auth::{AuthError, Authenticate, Call, Caller, Refusal, Who};
 use super::connections::Origin;

@@ -1,4 +1,4 @@
-//! Who calls: an agent, by the token of its pod.
+//! Authenticates callers: agents, by the token of their pod.
 
 use super::bearer::Token;
 use super::callers::Host;

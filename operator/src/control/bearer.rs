@@ -1,4 +1,4 @@
-//! The bearer token of a call, as far as it can be judged without asking anybody.
+//! The bearer token of a call, as far as it can be checked locally.
 
 use super::auth::AuthError;
 use http::HeaderMap;

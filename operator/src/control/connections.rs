@@ -1,4 +1,4 @@
-//! Connections of agents, with TLS where there is an acceptor.
+//! Connections from agents, with TLS where there is an acceptor.
 
 use super::standing::{Lobby, Standing};
 use lamina_identity::{Acceptor, Peer, Stream};

@@ -1,6 +1,6 @@
-//! What is remembered of tokens, so that the API server is asked seldom: who was let
-//! in, who was refused, and from where too many bad ones came. Pure but for the locks
-//! of its owner: moments come from outside.
+//! A cache of token checks, so that the API server is rarely asked: which tokens were
+//! accepted, which were refused, and which addresses sent too many invalid ones. Pure apart
+//! from its owner's locks: the current time is passed in.
 
 use super::auth::{Agent, Refusal};
 use lamina_model::Digest;

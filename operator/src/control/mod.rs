@@ -1,4 +1,4 @@
-//! The side of the operator that agents call: sessions and blobs over gRPC.
+//! The gRPC server for agents: sessions and blobs.
 
 mod admit;
 mod auth;

@@ -1,5 +1,5 @@
-//! How much an agent may put into the store: what its jobs lead to, and no more. Pure but for
-//! the lock: moments come from outside.
+//! How much an agent may put into the store: the results of its jobs, and no more. Pure apart
+//! from the lock: the current time is passed in.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! Models that ended the process which opened them, as agents report it.
+//! Models that crashed their worker process, as reported by agents.
 
 use crate::state::decision::{Change, Decisions, Haste};
 use crate::state::ids::ObjectId;

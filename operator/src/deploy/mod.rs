@@ -1,4 +1,4 @@
-//! How a plan comes to serve: what hosts hold, and how requests reach it.
+//! From a plan to a serving path: the slices of hosts and the routes of requests.
 
 pub(crate) mod crashes;
 pub(crate) mod nodes;

@@ -1,4 +1,4 @@
-//! ComputeNodes: which there are, and whether their agents are there.
+//! ComputeNodes: which should exist, and whether their agents are connected.
 
 use super::room;
 use crate::state::cluster::{impossible_speed, tier};

@@ -1,9 +1,8 @@
-//! What the hosts of a plan must hold, and how requests reach it.
+//! The slices that the hosts of a plan must hold, and the routes of requests.
 //!
-//! A slice never changes once it is written, but for which requests are computed together:
-//! agents refuse a revision that differs from the one they know. So what the ComputeNodes already say is kept
-//! where the manifest is not at hand, which is so after a restart with an empty
-//! store.
+//! Once written, a slice never changes, except for its batching: agents refuse a revision that
+//! differs from the one they know. So slices already in the ComputeNodes are kept while the
+//! manifest is unavailable, as after a restart with an empty store.
 
 use crate::state::snapshot::Snapshot;
 use crate::state::wish::Wish;

@@ -1,5 +1,4 @@
-//! Where the authorities are kept and published: read, brought up to date and written by the
-//! process that leads, and by no other.
+//! Storage and publication of the authorities: only the leader reads, updates and writes them.
 
 use super::Identity;
 use super::rotate::{self, Keyed, LIFE, Old, State, Step, Times, decide};

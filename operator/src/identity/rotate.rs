@@ -1,8 +1,8 @@
-//! When an authority is replaced, and what is believed meanwhile. Pure.
+//! When an authority is replaced, and which authorities are trusted meanwhile. Pure.
 //!
-//! A new authority is believed for one life of a certificate before anything is signed by it,
-//! and the one before it for one life after: whoever was away for less finds nobody who does
-//! not believe him, and whoever was away for longer has no certificate any more anyway.
+//! A new authority is trusted for one certificate lifetime before it signs anything, and the
+//! previous one for one lifetime after. A host that was away for less is trusted by everyone;
+//! one that was away for longer has no valid certificate anyway.
 
 use lamina_identity::Validity;
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
-//! Keys with which clients are let in: from labelled Secrets, hashed, to every agent.
+//! Client keys: from labelled Secrets, hashed, to every agent.
 //!
-//! Only Secrets with the label are asked for, and only in the namespaces that the operator
-//! is told; what is in them goes no further than its hash.
+//! Only Secrets with the label are requested, and only in the namespaces that the operator
+//! is given; nothing but the hash of a key leaves this room.
 
 mod secret;
 mod told;

@@ -1,4 +1,4 @@
-//! From Secrets to the keys that agents are told. Pure.
+//! Turns Secrets into the keys that agents receive. Pure.
 
 use crate::state::ids::ObjectId;
 use k8s_openapi::api::core::v1::Secret;

@@ -1,4 +1,4 @@
-//! What people are told of mistakes in Secrets of keys, and when again. Pure.
+//! Which mistakes in Secrets of keys are reported, and when again. Pure.
 
 use super::secret::Mistake;
 use crate::state::ids::ObjectId;

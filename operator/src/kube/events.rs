@@ -1,8 +1,8 @@
 //! Events in `events.k8s.io/v1`.
 //!
-//! kube's own recorder folds Events with the same reason into the text of the
-//! first, and our texts carry the numbers that people look for. Here only Events
-//! with the same text become a series.
+//! kube's recorder merges Events with the same reason and keeps only the first text, but our
+//! texts carry the numbers that people look for. Here only Events with the same text become
+//! a series.
 
 use crate::state::notice::{Notice, Regarding};
 use k8s_openapi::api::core::v1::ObjectReference;

@@ -1,6 +1,6 @@
-//! Objects that may not be readable: of an older schema, of a newer one, or written
-//! while nobody checked. One of them must not stop the list of all others, and what it
-//! said when it could be read last stays in force.
+//! Objects that may fail to parse: of an older or a newer schema, or written while validation
+//! was off. One such object must not block the list of all others, and its last readable
+//! version stays in force.
 
 use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Pod, PodSpec, PodStatus};
 use kube::Resource;

@@ -1,4 +1,4 @@
-//! The way to the API server and back: watches, writes, Events.
+//! Access to the API server: watches, writes, Events.
 
 pub(crate) mod events;
 pub(crate) mod execute;

@@ -1,4 +1,4 @@
-//! Copies of every kind that decisions are made from.
+//! Local copies of every kind that decisions depend on.
 
 use crate::kube::watch::{Copies, keep};
 use crate::state::listed::Listed;

@@ -1,4 +1,4 @@
-//! Publishing Events beside the looks: no deploy step waits for one.
+//! Publishes Events outside the loop: no deploy step waits for one.
 
 use crate::kube::events::{self, Series};
 use crate::state::notice::Notice;

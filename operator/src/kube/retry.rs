@@ -1,5 +1,5 @@
-//! Objects that could not be written are left alone for a while, and what people
-//! should have been told then is told with the next write that succeeds.
+//! Backs off from objects that could not be written; their Events are published after the
+//! next write that succeeds.
 
 use crate::state::decision::Change;
 use crate::state::notice::Notice;

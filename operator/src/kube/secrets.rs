@@ -1,5 +1,5 @@
-//! Secrets that models name as their source's credentials. Each is read when a job begins
-//! and handed to the agent that does it; nothing keeps it.
+//! Secrets that models name as credentials of their source. Each is read when a job starts
+//! and passed to its agent; it is not stored.
 
 use crate::state::ids::SecretId;
 use bytes::Bytes;

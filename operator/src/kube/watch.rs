@@ -1,7 +1,7 @@
 //! Copies of the objects in the API server, kept up to date.
 //!
-//! What this process wrote is put into the copy at once, so that the next look
-//! at the world does not decide the same thing again because its watch is late.
+//! The operator's own writes are put into the copy at once, so that the next look does not
+//! repeat a decision because its watch is late.
 
 use crate::kube::lenient::{Bad, Lenient, Salvage};
 use crate::state::listed::Unreadable;

@@ -1,4 +1,4 @@
-//! Which blobs are needed; the others are garbage, removed now and then.
+//! Which blobs are needed; the others are removed from time to time.
 
 use crate::prepare::manifests::{Loaded, blobs};
 use crate::state::listed::Listed;

@@ -1,4 +1,4 @@
-//! Manifests out of the store, as far as everything that they name is there too.
+//! Manifests from the store, if all blobs that they name are there too.
 
 use crate::state::ids::JobId;
 use crate::state::listed::Listed;

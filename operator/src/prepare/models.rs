@@ -1,8 +1,8 @@
 //! Preparing: from the file that a DnnModel names to a manifest in the store.
 //!
-//! One job per source and inputs. Failures that may pass are tried again, on
-//! another host where there is one, after a growing pause; others wait for the
-//! spec to change. What served before goes on serving all the while.
+//! There is one job per source and inputs. Transient failures are retried, on another host if
+//! there is one, after a growing pause; others wait for the spec to change. The active plan
+//! keeps serving meanwhile.
 
 use super::{queue, spec};
 use crate::state::decision::{Decisions, PrepareNeed, StartPrepare, WaitingPrepare};

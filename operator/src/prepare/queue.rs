@@ -1,5 +1,5 @@
-//! Which of the models that wait are prepared now, and where: one on a host, spread over
-//! those that are fast enough, the neediest first, and namespaces in turn.
+//! Which of the waiting models are prepared now, and where: one per host, spread over the
+//! hosts that are fast enough, the neediest first, taking turns between namespaces.
 
 use crate::state::cluster::speed;
 use crate::state::decision::{Decisions, StartPrepare, WaitingPrepare};

@@ -1,4 +1,4 @@
-//! What a DnnModel asks for, validated once, beyond what the API server's schema can.
+//! Validation of a DnnModel, done once, beyond what the API server's schema can check.
 
 use crate::state::cluster::tier;
 use crate::state::ids::ObjectId;

@@ -1,8 +1,8 @@
-//! A model about which deciding breaks off is set aside, and all others go on.
+//! A model for which the decision code panics is set aside, and all others go on.
 //!
-//! That it breaks off is a bug of ours, but which model meets it is a tenant's choice: it
-//! must cost nobody else anything. Here alone a panic is caught, for what it left half done
-//! can be told apart and thrown away: what was decided, and what is remembered of that model.
+//! The panic is our bug, but a tenant can choose the model that triggers it, so it must not
+//! affect anyone else. A panic is caught only here, because its partial results can be told
+//! apart and discarded: the decisions and the memory of that model.
 
 use super::Look;
 use crate::state::decision::{Change, Entries, EntryAt, Haste};

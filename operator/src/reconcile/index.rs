@@ -1,4 +1,4 @@
-//! What a look asks of all objects together, found once.
+//! Data that a look needs about all objects, computed once.
 
 use crate::deploy::nodes::Wishes;
 use crate::state::ids;

@@ -1,4 +1,4 @@
-//! What people read of models and placements.
+//! Status of models and Placements for users.
 
 pub(crate) mod model;
 pub(crate) mod placement;

@@ -1,4 +1,4 @@
-//! What becomes of a DnnModel, in its status and in Events.
+//! The status and the Events of a DnnModel.
 
 use super::placement::STALLED_SECONDS;
 use crate::state::ids::ObjectId;

@@ -1,4 +1,4 @@
-//! What becomes of a Placement, in its status and in Events.
+//! The status and the Events of a Placement.
 
 use crate::state::ids::{self, ObjectId};
 use crate::state::memory::PlacementMemory;

@@ -1,4 +1,4 @@
-//! Where requests for each model enter: what every agent is told.
+//! The directory: the entries of each model, which every agent receives.
 
 use crate::state::decision::Entries;
 use lamina_proto::control::operator_message::Message as ToAgent;

@@ -1,4 +1,4 @@
-//! Which hosts hold which blobs, so that a store that lost some gets them back.
+//! Which hosts hold which blobs, so that a store that lost some can be refilled.
 
 use lamina_model::Digest;
 use lamina_proto::control::BlobInventory;

@@ -1,9 +1,9 @@
-//! What the operator knows of agents, links and running requests, and what it
-//! has to say to agents: everything that moves faster than Kubernetes objects.
+//! What the operator knows about agents, links and running requests, and what it
+//! sends to agents: everything that changes faster than Kubernetes objects.
 //!
-//! [`state`] decides (pure), [`World`] holds it behind a lock with a clock, the
-//! open sessions and the listeners. Nothing here is kept over a restart: agents
-//! come back and tell it anew.
+//! [`state`] decides (pure); [`World`] holds it behind a lock with a clock, the
+//! open sessions and the listeners. Nothing here survives a restart: agents
+//! reconnect and report again.
 
 mod coordinates;
 mod directory;

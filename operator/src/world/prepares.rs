@@ -1,4 +1,4 @@
-//! Prepare jobs: which agent does what, and how far it is.
+//! Prepare jobs: which agent runs them, and their progress.
 
 use super::types::{PrepareRequest, PrepareState, WorldError};
 use lamina_proto::control::operator_message::Message;

@@ -1,4 +1,4 @@
-//! The pure core: messages and moments in, events and messages out. No clock, no
+//! The pure core: messages and times in, events and messages out. No clock, no
 //! I/O, no locks.
 
 use super::directory::Directory;

@@ -1,4 +1,4 @@
-//! What agents say of running requests, over the last minute.
+//! Timings of requests reported by agents, over the last minute.
 
 use super::types::{RequestEstimate, SegmentTimingEstimate};
 use lamina_proto::control::{ModelRequests, SegmentTiming};

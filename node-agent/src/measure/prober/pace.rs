@@ -1,4 +1,4 @@
-//! When a peer is asked next. Pure: times come in.
+//! When a peer is probed next. Pure: the current time is passed in.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Which addresses a source may be at. Tenants name sources, and agents reach more of the
-//! network than tenants do.
+//! Which addresses a source may have. Tenants choose sources, and agents can reach more of the
+//! network than tenants can.
 
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,4 +1,4 @@
-//! What the agent is told of sources.
+//! Command-line options for sources.
 
 use super::addresses::AddressRules;
 use clap::Args;

@@ -1,4 +1,4 @@
-//! What a Secret holds for a source. It lives in memory for one job.
+//! Credentials of a source from a Secret. They stay in memory for one job.
 
 use super::error::FetchError;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};

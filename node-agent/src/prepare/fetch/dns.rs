@@ -1,5 +1,5 @@
-//! Names of servers become addresses once, and only those that sources may be at: the
-//! connection goes to what was checked.
+//! Resolves server names once, and only to addresses that sources may have: the connection
+//! uses the address that was checked.
 
 use super::addresses::{AddressRules, DeniedAddress};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};

@@ -1,5 +1,5 @@
-//! Bytes on their way into a file: how many, how fast, for how long, and what happens when
-//! the connection breaks.
+//! Downloads to a file: size, speed and time limits, and resumption when the connection
+//! breaks.
 
 use super::error::FetchError;
 use super::origin::{Opened, Origin, Resume};

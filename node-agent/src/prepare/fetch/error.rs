@@ -1,4 +1,4 @@
-//! Why a source could not be had.
+//! Why a source could not be fetched.
 
 use super::addresses::DeniedAddress;
 use super::web::MOST_REDIRECTS;

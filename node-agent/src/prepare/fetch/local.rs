@@ -1,4 +1,4 @@
-//! Files of this node: a folder of its own, or volumes that are mounted for it.
+//! Files of this node: from a dedicated folder, or from volumes mounted for this purpose.
 
 use super::error::FetchError;
 use super::origin::{Opened, Origin, Resume};

@@ -1,5 +1,5 @@
-//! The source of a model: from an address of one of many kinds to a file whose hash is
-//! known.
+//! Fetches the source of a model: from an address of one of many kinds to a file with a known
+//! hash.
 
 mod addresses;
 mod args;

@@ -1,5 +1,5 @@
-//! Objects in S3, Google Cloud Storage, Azure, and whatever speaks as they do. Every
-//! request goes through our own client, which checks addresses.
+//! Objects in S3, Google Cloud Storage, Azure and compatible stores. Every request goes
+//! through our own client, which checks addresses.
 
 use super::credentials::Credentials;
 use super::error::FetchError;

@@ -1,4 +1,4 @@
-//! What a download asks of whoever has the file.
+//! What a download needs from the server of a file.
 
 use super::error::FetchError;
 use async_trait::async_trait;

@@ -1,4 +1,4 @@
-//! What a source's address means.
+//! Parses a source's address.
 
 use super::error::FetchError;
 use super::objects::Cloud;

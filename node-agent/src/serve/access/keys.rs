@@ -1,6 +1,5 @@
-//! The keys with which clients are let in, as the operator tells every agent. Only their
-//! hashes come here, and stay on disk: keys hold while the operator is away, and a host that
-//! is stolen gives none away.
+//! Client keys, as every agent receives them from the operator. Agents receive only hashes and
+//! keep them on disk: keys work while the operator is down, and a stolen host reveals none.
 
 use crate::files::Document;
 use lamina_model::Digest;

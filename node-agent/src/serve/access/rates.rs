@@ -1,5 +1,5 @@
-//! How many requests a key, or an address, may send in a second. Pure but for the locks of
-//! its owner: moments come from outside.
+//! Rate limits by key or by address, per second. Pure apart from its owner's locks: the current
+//! time is passed in.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! What is remembered of tokens, so that the API server is asked seldom and may be away. Pure
-//! but for the locks of its owner: moments come from outside.
+//! A cache of token checks, so that the API server is rarely asked and may be down. Pure apart
+//! from its owner's locks: the current time is passed in.
 
 use super::rates::{Rate, Rates};
 use crate::door::client_of;

@@ -1,4 +1,4 @@
-//! Asks the API server, over the agent's own connection to it.
+//! Token and access reviews, over the agent's own connection to the API server.
 
 use super::remembered::Identity;
 use super::tokens::{Away, Reviews};

@@ -1,4 +1,4 @@
-//! What a client shows of itself, as far as it can be read without asking anybody.
+//! A client's credentials, as far as they can be read locally.
 
 use super::denial::Denial;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};

@@ -1,4 +1,4 @@
-//! Bearer tokens: whose they are and which models these may get, as the API server says.
+//! Bearer tokens: their accounts and the models these may use, according to the API server.
 
 use super::denial::Denial;
 use super::remembered::{Answer, Identity, Question, Remembered, holds};

@@ -1,4 +1,4 @@
-//! Which models a client learns of that asks for none by its name.
+//! Which models are listed to a client.
 
 use super::caller::Grant;
 use super::{Access, Caller, Denial};

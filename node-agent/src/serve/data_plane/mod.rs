@@ -1,5 +1,4 @@
-//! Everything that requests touch on this host: one port for gRPC, from users and
-//! from other agents, and one for HTTP.
+//! The data plane of this host: one gRPC port for users and other agents, and one HTTP port.
 
 mod known;
 

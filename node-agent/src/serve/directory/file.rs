@@ -1,5 +1,5 @@
-//! The directory on disk: an agent that restarts while the operator is away goes on
-//! taking any model.
+//! The directory on disk: an agent that restarts while the operator is down can still accept
+//! requests for any model.
 
 use super::{Directory, Listed, Table};
 use crate::files::Document;

@@ -1,5 +1,5 @@
-//! Where requests for each model enter, as the operator tells every agent, so that any
-//! agent takes any model.
+//! The directory: the entries of each model, which every agent receives from the operator, so
+//! that any agent accepts requests for any model.
 
 mod file;
 

@@ -1,5 +1,4 @@
-//! What runs slices. The data plane knows only these traits, so that it can be
-//! tested without torch.
+//! Runs slices. The data plane knows only these traits, so it can be tested without torch.
 
 #[cfg(test)]
 pub(crate) mod fake;

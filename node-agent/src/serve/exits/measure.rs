@@ -1,4 +1,4 @@
-//! How sure an answer is.
+//! The confidence of an answer.
 
 use lamina_model::DataType;
 use lamina_proto::hop::ExitCriterion;

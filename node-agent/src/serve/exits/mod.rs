@@ -1,9 +1,8 @@
-//! Early exits: which rows of a request are sure enough of their answer to leave, how
-//! the others go on without them, and how all come together again. Pure.
+//! Early exits: which rows of a request are confident enough to leave, how the others
+//! continue without them, and how all are recombined. Pure.
 //!
-//! What a request may do travels with it (`lamina.hop.v1.ExitRules`), so that thresholds
-//! change without a redeploy. Each host that computes an exit's logits judges the rows
-//! that are still there.
+//! A request carries its rules (`lamina.hop.v1.ExitRules`), so that thresholds can change
+//! without a redeploy. Each host that computes an exit's logits judges the remaining rows.
 
 mod measure;
 mod rules;

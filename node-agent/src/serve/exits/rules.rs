@@ -1,5 +1,5 @@
-//! What a request may do at exits: as the model's file says, as its DnnModel says, and
-//! as its client says, the last one first.
+//! A request's rules at exits: from the model's file, from its DnnModel and from its client;
+//! later ones take precedence.
 
 use lamina_crds::compute_node::{self as told, Exits};
 use lamina_crds::dnn_model::{EarlyExits, ExitMode, WhenCutOff};

@@ -1,4 +1,4 @@
-//! Rows that leave, rows that go on, and the answer of all of them.
+//! Rows that leave, rows that continue, and the combined answer.
 
 use super::Rules;
 use super::measure::{leaves, measure, numbers};

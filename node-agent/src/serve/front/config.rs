@@ -1,4 +1,4 @@
-//! A model's configuration as clients that measure read it. Pure.
+//! A model's configuration, in the form that benchmark clients read. Pure.
 
 use super::service::SERVER_NAME;
 use lamina_proto::inference::model_metadata_response::TensorMetadata;

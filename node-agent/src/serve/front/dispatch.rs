@@ -1,4 +1,4 @@
-//! From the entry along the path, again where a host fails on the way.
+//! Sends a request from the entry along the path, and again if a host fails.
 
 use super::error::{FrontError, InputError, Setback};
 use super::journey::Journey;

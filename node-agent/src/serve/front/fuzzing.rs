@@ -1,4 +1,4 @@
-//! What `fuzz/` asks of this room.
+//! Entry points for `fuzz/`.
 
 use super::input::read as read_inputs;
 use crate::serve::routes::Signature;

@@ -1,4 +1,4 @@
-//! A client's inputs, checked against what the model takes.
+//! A client's inputs, checked against the model's.
 
 use super::error::InputError;
 use super::typed;

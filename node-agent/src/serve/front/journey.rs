@@ -1,4 +1,4 @@
-//! One request while this agent has it.
+//! One request during its time on this agent.
 
 use super::error::{FrontError, InputError, Setback};
 use super::input::{self, Reading};

@@ -1,5 +1,4 @@
-//! The answer as the protocol has it. Always raw: common clients read nothing
-//! else.
+//! The answer in the protocol's form. Always raw, the only form that common clients read.
 
 use super::dispatch::Answered;
 use super::error::FrontError;

@@ -1,4 +1,4 @@
-//! How long a client says in its request that it waits.
+//! The time-out that a client gives in its request.
 
 use super::error::InputError;
 use lamina_proto::inference::ModelInferRequest;

@@ -1,5 +1,4 @@
-//! Where a request goes, decided from what this host routes and what the operator
-//! tells of the others. Pure.
+//! Where a request goes, based on this host's routes and on the directory. Pure.
 
 use super::error::FrontError;
 use crate::serve::directory::{Entry, Listed, Table};

@@ -1,4 +1,4 @@
-//! From an agent that is not the entry to one that is.
+//! Forwards requests from an agent that is not the entry to one that is.
 
 use super::error::{FrontError, NOT_ENTRY, Setback};
 use crate::serve::access::{Caller, FORWARDED};

@@ -1,5 +1,5 @@
-//! What became of requests, for each model that enters here, as clients that measure ask for
-//! it. Pure but for the lock: moments come from outside.
+//! Statistics of requests for each model that enters here, for benchmark clients. Pure apart
+//! from the lock: the current time is passed in.
 
 use super::output::VERSION;
 use lamina_proto::hop::HopTiming;

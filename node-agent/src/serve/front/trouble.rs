@@ -1,8 +1,8 @@
-//! While a path fails, one request at a time finds out whether it works again.
+//! While a path fails, one request at a time tests whether it has recovered.
 //!
-//! Every try computes and sends what lies before the host that failed. Were all
-//! waiting requests to try for themselves, they would take the entry's CPU and
-//! links from the very slices that are loaded to replace that host.
+//! Every attempt computes and sends everything before the failed host. If all waiting requests
+//! tried for themselves, they would take the entry's CPU and links from the very slices that
+//! are being loaded to replace that host.
 
 use super::error::Setback;
 use crate::net::Backoff;

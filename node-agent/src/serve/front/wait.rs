@@ -1,4 +1,4 @@
-//! Requests that wait for a model which is on its way: how many, and until when.
+//! Requests that wait for a model about to serve: how many, and how long.
 
 use super::error::{FrontError, Setback};
 use super::journey::Journey;

@@ -1,8 +1,8 @@
-//! What the requests inside this agent may take together, and nobody all of it.
+//! The memory that all requests inside this agent may take, shared fairly.
 //!
-//! A model takes half of it at most, and so does a connection; an address takes three
-//! quarters: a flood on or from one leaves room for the others. Who finds no room waits
-//! shortly, for what is inside ends soon, and is refused then, before its bytes lie here.
+//! A model may take at most half of it, as may a connection; an address three quarters: a flood
+//! on or from one leaves room for the others. A request that finds no room waits briefly, since
+//! others soon finish, and is then refused before its bytes are read.
 
 use crate::door::Origin;
 use std::collections::HashMap;

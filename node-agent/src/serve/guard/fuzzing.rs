@@ -1,4 +1,4 @@
-//! What `fuzz/` asks of this room.
+//! Entry points for `fuzz/`.
 
 use super::MESSAGE_BYTES;
 use super::inflate::{Inflater, Packing};

@@ -1,4 +1,4 @@
-//! Compressed messages, unpacked no further than they may.
+//! Bounded decompression of messages.
 
 use super::rope::Rope;
 use flate2::write::{GzDecoder, ZlibDecoder};

@@ -1,8 +1,8 @@
-//! Before any request is decoded: how large it is, what it takes, and whether there is room.
+//! Checks before any request is decoded: its size, its memory, and whether there is room.
 //!
-//! tonic reserves what a message announces, unpacks what is compressed without a limit, and
-//! decodes whatever that is. So messages are received here, whole, with limits that are
-//! counted while they come, and handed on uncompressed.
+//! tonic reserves the announced size of a message, decompresses without a limit, and decodes
+//! the result. So messages are received here, whole, with limits that are enforced as they
+//! arrive, and handed on uncompressed.
 
 mod budget;
 mod feed;

@@ -1,8 +1,7 @@
-//! What a message will take in memory once it is decoded, found out before it is.
+//! The memory that a message will take once decoded, computed beforehand.
 //!
-//! An empty message within another takes two bytes on the wire and hundreds in memory, so
-//! the length of a message says little. This walks over the wire format, once, and holds
-//! nothing.
+//! An empty nested message takes two bytes on the wire and hundreds in memory, so the length of
+//! a message says little. This walks over the wire format once and stores nothing.
 
 use super::rope::{Reader, Rope};
 use super::shapes::{BYTES_OVERHEAD, Field, Holds, Shape};

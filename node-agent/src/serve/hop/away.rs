@@ -1,4 +1,4 @@
-//! Hosts that do not answer, for requests that have another way to an answer.
+//! Unreachable hosts, for requests that can be answered without them.
 
 use super::Hops;
 use super::usual::Usual;

@@ -1,5 +1,4 @@
-//! Requests whose rows may leave early: those that are sure are answered here, the
-//! others go on.
+//! Requests whose rows may leave early: confident rows are answered here, the others continue.
 
 use super::forward::key_of;
 use super::{CallError, Forwarder, HopError, bytes_of};

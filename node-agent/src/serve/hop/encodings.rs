@@ -1,4 +1,4 @@
-//! Values in fewer bytes on the way to the next host, as the slice or the route says.
+//! Encoded values on the way to the next host, as set by the slice or the route.
 
 use super::TensorError;
 use lamina_crds::Encoding;

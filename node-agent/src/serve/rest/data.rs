@@ -1,5 +1,5 @@
-//! The elements of tensors in JSON, as little-endian bytes: nested as the shape says,
-//! or flat. They are written as they are read; no tree of the text is made.
+//! Tensor elements in JSON, as little-endian bytes: nested by the shape, or flat. They are
+//! written as they are parsed, without building a tree.
 
 use lamina_model::DataType;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};

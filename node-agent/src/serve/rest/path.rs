@@ -1,4 +1,4 @@
-//! What the path of a call names.
+//! Parses the path of a call.
 
 /// What is asked of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

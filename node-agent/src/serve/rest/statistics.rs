@@ -1,4 +1,4 @@
-//! What became of requests, in HTTP's words. Pure.
+//! Statistics of requests, in HTTP's terms. Pure.
 
 use lamina_proto::inference::{ModelStatisticsResponse, StatisticDuration};
 use serde_json::{Value, json};

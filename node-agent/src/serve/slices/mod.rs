@@ -1,4 +1,4 @@
-//! The slices of this host: what is wanted becomes what is held.
+//! The slices of this host: brings the loaded ones in line with the wanted ones.
 
 mod attempts;
 mod decide;

@@ -1,5 +1,5 @@
-//! Whether an answer is the known one. Optimized graphs round differently, so
-//! floats need not be equal bit for bit.
+//! Compares an answer with the known one. Optimized graphs round differently, so
+//! floats need not be bit-identical.
 
 use lamina_model::{DataType, Tensor};
 use std::fmt;

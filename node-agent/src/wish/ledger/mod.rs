@@ -1,5 +1,5 @@
-//! What this host was told last, on disk: the agent serves from it after a
-//! restart without the API server, and refuses to be led back.
+//! The last spec of this host, on disk: after a restart without the API server, the agent
+//! serves from it, and it refuses older generations.
 
 use crate::files::{self, Reserve};
 use lamina_crds::Hop;
