@@ -63,8 +63,8 @@ fn note(node: &str, crash: &EngineCrash) -> String {
     );
     let cause: String = crash.cause.chars().take(CAUSE_CHARACTERS).collect();
     format!(
-        "it crashed its worker on {node} ({} so far): {}; {then}",
-        crash.count, cause
+        "it crashed its worker on {node} ({} so far): {cause}; {then}",
+        crash.count
     )
 }
 
