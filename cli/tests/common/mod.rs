@@ -11,10 +11,10 @@ use lamina_placement::Ctx;
 pub(crate) fn args(options: &str) -> PlanArgs {
     let words = ["kubectl-lamina", "plan"].into_iter();
     let words = words.chain(options.split_whitespace());
-    match Cli::try_parse_from(words).unwrap().command {
-        Command::Plan(args) => *args,
-        other => panic!("{other:?} is no plan"),
-    }
+    let Command::Plan(args) = Cli::try_parse_from(words).unwrap().command else {
+        unreachable!("`plan` is a plan");
+    };
+    *args
 }
 
 /// The report, without times.
