@@ -195,7 +195,6 @@ impl JsonSchema for Dimension {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "x-kubernetes-int-or-string": true,
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
             "minimum": -1,
             "maximum": 2_147_483_647_i64,
             "maxLength": 80,

@@ -215,7 +215,7 @@ mod tests {
         let x = || input(DataType::Fp32, &[-1, 512]);
         for (inputs, fixed, about) in [
             (
-                vec![x()],
+                vec![x(), x()],
                 vec![],
                 "`state` is a Tuple[Tensor, Tensor]: declare 2 inputs",
             ),

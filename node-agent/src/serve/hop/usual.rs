@@ -95,7 +95,7 @@ mod tests {
     fn one_long_time_is_forgotten() {
         let mut usual = Usual::default();
         usual.took(&segment(1), 1000, millis(9000));
-        for _ in 0..300 {
+        for _ in 0..400 {
             usual.took(&segment(1), 1000, millis(10));
         }
         assert!(usual.patience(&segment(1), 1000) < millis(300));
