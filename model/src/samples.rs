@@ -245,7 +245,10 @@ mod tests {
         let said = with(&|t| t[0].0 = "00.ids");
         assert!(said.contains("`00.ids` belongs to no request"), "{said}");
         let said = with(&|t| t.push(("0.mask", F32, &[], 0)));
-        assert!(said.contains("`0.mask` matches no declared input"), "{said}");
+        assert!(
+            said.contains("`0.mask` matches no declared input"),
+            "{said}"
+        );
         assert!(said.contains("the inputs are ids, a.b"), "{said}");
         let said = with(&|t| t.truncate(1));
         assert!(said.contains("it holds 1 requests"), "{said}");

@@ -175,7 +175,9 @@ async fn answers(scene: &Scene) -> Result<()> {
 
 async fn joins_and_serves(scene: &Scene, folder: &Path) -> Result<()> {
     // The name of a Node is not to be had.
-    let refused = token(scene, "cam-1", folder).await.unwrap_err();
+    let Err(refused) = token(scene, "cam-1", folder).await else {
+        anyhow::bail!("a Node's name is given to a machine");
+    };
     ensure!(
         refused.to_string().contains("a Node is called"),
         "{refused}"

@@ -144,7 +144,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let way = place.way().await?;
     let publisher = Publisher {
         to: match &way {
-            Way::Api(client) => Reports::Api(Api::all(client.clone())),
+            Way::Api(client) => Reports::Api(Box::new(Api::all(client.clone()))),
             Way::Session(uplink) => Reports::Session(uplink.clone()),
         },
         node: place.node.clone(),

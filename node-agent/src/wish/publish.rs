@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Where reports go.
 pub(crate) enum Reports {
     /// To the API server.
-    Api(Api<ComputeNode>),
+    Api(Box<Api<ComputeNode>>),
     /// To the operator, which writes them.
     Session(Uplink),
 }

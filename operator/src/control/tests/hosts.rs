@@ -160,7 +160,12 @@ async fn session(
     sender.send(AgentMessage { message }).await.unwrap();
     let mut client = server.client(Some(own));
     let opened = client.session(ReceiverStream::new(receiver)).await;
-    (sender, opened.map(|s| s.into_inner()).map_err(|s| s.code()))
+    (
+        sender,
+        opened
+            .map(tonic::Response::into_inner)
+            .map_err(|s| s.code()),
+    )
 }
 
 /// Messages until one is of interest.

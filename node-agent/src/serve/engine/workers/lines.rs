@@ -179,13 +179,12 @@ mod tests {
         let delay = Duration::from_millis(20);
         let (first, _first) = row("a", delay);
         lines.push(first).unwrap();
+        let (second, _second) = row("a", delay);
         let later = async {
             tokio::time::sleep(delay / 2).await;
-            let (second, answer) = row("a", delay);
             lines.push(second).unwrap();
-            answer
         };
-        let (group, _second) = tokio::join!(takers[0].next_group(), later);
+        let (group, ()) = tokio::join!(takers[0].next_group(), later);
         assert_eq!(group.jobs().len(), 2);
 
         let (first, _first) = row("a", Duration::from_secs(60));
