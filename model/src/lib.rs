@@ -6,17 +6,20 @@
 //! torch and no I/O here, so that the operator stays a small static binary.
 
 mod arguments;
+mod binding;
 mod datatype;
 mod digest;
 mod manifest;
 mod operators;
 mod probe;
 mod samples;
+mod sized;
 mod sizes;
 mod tensor;
 pub mod wire;
 
-pub use arguments::{Binding, Constant, Declared, FixedArgument, divided};
+pub use arguments::{Declared, FixedArgument, divided};
+pub use binding::{Binding, Constant};
 pub use datatype::{DataType, UnknownDataType, WireType};
 pub use digest::{Digest, DigestError};
 pub use manifest::{
@@ -27,5 +30,6 @@ pub use manifest::{
 pub use operators::{OperatorRefusal, method_refusal, operator_refusal};
 pub use probe::{Probe, ProbeError, tensors_by_name};
 pub use samples::{MOST_SAMPLES, SAMPLES_BYTES, SamplesError, samples};
-pub use sizes::{Bounds, FreeSize, MOST_SIZES, SizeError, check_sizes, sizes_of};
+pub use sized::{check_sizes, sizes_of};
+pub use sizes::{Bounds, FreeSize, MOST_SIZES, SizeError};
 pub use tensor::{ShapeError, Tensor};

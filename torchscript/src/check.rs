@@ -3,7 +3,7 @@
 use crate::PrepareError;
 use crate::ffi::{Block, Gear, Graph, TorchError};
 use crate::forward::{first_difference, run};
-use crate::prepare::{Progress, Report, count};
+use crate::progress::{Progress, Report, count};
 use crate::rungs::{Known, Plan, Trial};
 use crate::sized::SizedRequest;
 use lamina_model::{Tensor, ValueSpec};

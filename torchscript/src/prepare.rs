@@ -10,6 +10,7 @@ use crate::forward::torch_tensors;
 use crate::metadata::{self, Metadata};
 use crate::operators::{is_allowed, is_asynchronous};
 use crate::profile::{self, BlockProfile};
+use crate::progress::{Progress, Report, count};
 use crate::retrace;
 use crate::rows;
 use crate::rungs::{FEW, Plan, Step, Trial, WELL};
@@ -50,37 +51,6 @@ pub struct PrepareOptions {
     /// Seed of the inputs drawn for the checks and the probe.
     pub seed: u64,
 }
-
-/// What [`prepare`] is doing; `done` counts up to `total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// Reading and freezing the model.
-    Loading,
-    /// Writing blocks.
-    Slicing {
-        /// Blocks written.
-        done: u32,
-        /// Blocks to write.
-        total: u32,
-    },
-    /// Running the chain of blocks and comparing every boundary value with the
-    /// whole model's.
-    Checking {
-        /// Blocks checked.
-        done: u32,
-        /// Blocks to check.
-        total: u32,
-    },
-    /// Measuring blocks.
-    Profiling {
-        /// Blocks measured.
-        done: u32,
-        /// Blocks to measure.
-        total: u32,
-    },
-}
-
-pub(crate) type Report<'a> = &'a mut dyn FnMut(Progress);
 
 /// Slices `model` into `out_dir` (made where it is missing): one `<digest>.pt`
 /// per block and the probe as `<digest>.safetensors`. The same model gives the
@@ -510,10 +480,6 @@ fn torch(step: &'static str) -> impl Fn(TorchError) -> PrepareError {
         step,
         reason: error.reason(),
     }
-}
-
-pub(crate) fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
