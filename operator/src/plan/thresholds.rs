@@ -37,12 +37,16 @@ fn chosen(wish: &Wish, manifest: &Manifest, solution: &Solution) -> BTreeMap<Str
     if wish.min_accuracy().is_none() || names.len() != thresholds.len() {
         return BTreeMap::new();
     }
-    let asked = wish.exits.as_ref().map(|early| &early.thresholds);
-    let is_free = |name: &str| asked.is_none_or(|asked| !asked.contains_key(name));
     let pairs = names.into_iter().zip(thresholds);
-    let free = pairs.filter(|(name, _)| is_free(name));
+    let free = pairs.filter(|(name, _)| is_free(wish, name));
     free.map(|(name, threshold)| (name.to_owned(), *threshold))
         .collect()
+}
+
+/// Whether the spec leaves the threshold of that exit to the strategy.
+fn is_free(wish: &Wish, exit: &str) -> bool {
+    let asked = wish.exits.as_ref();
+    asked.is_none_or(|early| !early.thresholds.contains_key(exit))
 }
 
 fn are_same(a: &BTreeMap<String, f64>, b: &BTreeMap<String, f64>) -> bool {
@@ -66,14 +70,11 @@ impl Case<'_> {
     pub(super) fn is_chosen_otherwise(&self, plan: &Plan) -> bool {
         let is_this_model = plan.manifest == self.wanted.digest;
         let (wish, manifest) = (&*self.wanted.wish, &*self.wanted.manifest);
-        let asked = wish.exits.as_ref().map(|early| &early.thresholds);
-        let names = lamina_profile::choosable(manifest).into_iter();
-        let free = names.filter(|name| asked.is_none_or(|asked| !asked.contains_key(*name)));
         let chooses = wish.min_accuracy().is_some() && lamina_profile::can_choose(manifest);
-        let expected: Vec<&str> = free.filter(|_| chooses).collect();
-        let mut sorted = expected;
-        sorted.sort_unstable();
-        is_this_model && !plan.thresholds.keys().eq(sorted)
+        let names = lamina_profile::choosable(manifest).into_iter();
+        let mut expected: Vec<&str> = names.filter(|n| chooses && is_free(wish, n)).collect();
+        expected.sort_unstable();
+        is_this_model && !plan.thresholds.keys().eq(expected)
     }
 }
 
