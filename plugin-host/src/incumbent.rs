@@ -181,7 +181,7 @@ mod tests {
         let mut two = good();
         two.placements.push(two.placements[0].clone());
         two.placements[1].exit_rows.clear();
-        assert!(refused(two).contains("wanted are [\"net\"]"));
+        assert!(refused(two).contains("expected [\"net\"]"));
     }
 
     #[test]

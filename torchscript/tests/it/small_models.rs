@@ -75,17 +75,20 @@ fn arguments_with_defaults_may_be_left_out() {
 }
 
 #[test]
-fn a_number_where_a_tensor_is_declared_is_refused() {
+fn a_tensor_where_the_model_takes_a_number_is_refused() {
     let three = [
         row()[0].clone(),
         input("mask", DataType::Fp32, &[-1, 8]),
-        input("scale", DataType::Fp32, &[1]),
+        input("scale", DataType::Fp32, &[-1, 8]),
     ];
     let text = try_prepare(&model("defaults"), &three)
         .err()
         .unwrap()
         .to_string();
-    assert!(text.contains("`scale` is a float, no tensor"), "{text}");
+    assert!(
+        text.contains("`scale` is of the type float, but `scale` is FP32"),
+        "{text}"
+    );
 }
 
 #[test]

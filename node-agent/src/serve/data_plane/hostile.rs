@@ -58,11 +58,10 @@ async fn serving() -> Host {
     cam
 }
 
-/// A client that asks all the time until it is told to stop; gives how often it was
-/// answered. It panics where it is not, or not within a second.
+/// A client that asks all the time. It panics where it is not answered within five seconds.
 struct Normal {
     stop: Arc<AtomicBool>,
-    asking: tokio::task::JoinHandle<u32>,
+    asking: tokio::task::JoinHandle<()>,
 }
 
 impl Normal {
@@ -71,22 +70,22 @@ impl Normal {
         let mut client = host.client();
         let stopped = Arc::clone(&stop);
         let asking = tokio::spawn(async move {
-            let mut answered = 0;
-            while !stopped.load(Ordering::Relaxed) {
+            // However short the attack was, it asks again afterwards.
+            let mut asked_afterwards = 0;
+            while asked_afterwards < 3 {
+                asked_afterwards += u32::from(stopped.load(Ordering::Relaxed));
                 let asked = client.model_infer(request("", &[1.0, 2.0]));
                 let reply = timeout(Duration::from_secs(5), asked).await.unwrap();
                 assert_eq!(values(reply.unwrap().get_ref()), [3.0, 5.0]);
-                answered += 1;
                 sleep(Duration::from_millis(5)).await;
             }
-            answered
         });
         Self { stop, asking }
     }
 
     async fn lost_nothing(self) {
         self.stop.store(true, Ordering::Relaxed);
-        assert!(self.asking.await.unwrap() > 3);
+        self.asking.await.unwrap();
     }
 }
 
