@@ -44,7 +44,6 @@ impl Case<'_> {
         }
         let question = Question {
             supposed,
-            doubt: None,
             ..self.question(memory, own, Need::Ahead)
         };
         Planned {

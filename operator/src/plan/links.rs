@@ -93,15 +93,16 @@ pub(crate) fn doubt(
     {
         memory.slowed = Some((link, ratio, noticed));
     }
-    let (link, ratio, noticed) = memory.slowed.clone()?;
-    let since_seconds = snapshot.seconds_since(noticed);
-    if since_seconds > DOUBT_SECONDS {
-        memory.slowed = None;
-        return None;
-    }
-    Some(Doubt {
-        link,
-        ratio,
+    standing_doubt(snapshot, memory)
+}
+
+/// What is doubted of links by now, as it was noticed.
+pub(crate) fn standing_doubt(snapshot: &Snapshot, memory: &PlacementMemory) -> Option<Doubt> {
+    let (link, ratio, noticed) = memory.slowed.as_ref()?;
+    let since_seconds = snapshot.seconds_since(*noticed);
+    (since_seconds <= DOUBT_SECONDS).then(|| Doubt {
+        link: link.clone(),
+        ratio: *ratio,
         since_seconds,
     })
 }

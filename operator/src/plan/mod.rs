@@ -455,9 +455,9 @@ impl Case<'_> {
 
     fn question(&self, memory: &Memory, own: &mut PlacementMemory, need: Need) -> Question {
         let placement = self.site.placement;
-        let doubt = self
-            .current
-            .and_then(|plan| links::doubt(self.snapshot, own, self.entry(), plan));
+        // A question ahead supposes links of its own.
+        let doubted = self.current.filter(|_| need != Need::Ahead);
+        let doubt = doubted.and_then(|plan| links::doubt(self.snapshot, own, self.entry(), plan));
         Question {
             wish: Arc::clone(&self.wanted.wish),
             manifest: Arc::clone(&self.wanted.manifest),

@@ -68,25 +68,14 @@ fn add_links(question: &Question, cluster: &Cluster, hosts: &[&Host], problem: &
     }
 }
 
-/// Seconds that seeing a change takes: a link that was measured so shortly before was
-/// measured after it.
-const NOTICING_SECONDS: f64 = 1.0;
-
 /// The link as it is taken to be while another link of its hosts became slower.
 fn doubted(question: &Question, from: &str, to: &str, view: LinkView) -> LinkView {
-    let Some(doubt) = &question.doubt else {
-        return view;
-    };
-    let (a, b) = &doubt.link;
-    let shares_host = [from, to].iter().any(|host| host == a || host == b);
-    let is_it = from == a && to == b;
-    let is_stale = view.bandwidth_age_seconds > doubt.since_seconds + NOTICING_SECONDS;
-    if is_it || !shares_host || !is_stale {
-        return view;
-    }
-    LinkView {
-        bytes_per_second: view.bytes_per_second.map(|rate| rate * doubt.ratio),
-        ..view
+    match &question.doubt {
+        Some(doubt) if doubt.is_about(from, to, Some(&view)) => LinkView {
+            bytes_per_second: view.bytes_per_second.map(|rate| rate * doubt.ratio),
+            ..view
+        },
+        _ => view,
     }
 }
 

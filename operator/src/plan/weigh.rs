@@ -1,7 +1,8 @@
 //! Whether a solution is better than what serves, by enough.
 
 use super::judge::deviation_of_difference;
-use super::{Case, Must, Planned};
+use super::{Case, Must, Planned, links};
+use crate::state::decision::NOTICING_SECONDS;
 use crate::state::links::Pair;
 use crate::state::memory::{Candidate, PlacementMemory};
 use crate::state::notice::Notice;
@@ -17,9 +18,6 @@ use lamina_placement::check::Violation;
 use lamina_placement::{Metrics, Solution};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A link that was measured so shortly before a change was seen was measured
-/// after it came: seeing it takes a few samples.
-const FRESH_SECONDS: f64 = 1.0;
 /// Links of a better path that nobody measures are waited for no longer than this where
 /// requests wait for the move …
 const MEASURE_LIMIT_SECONDS: f64 = 3.0;
@@ -266,25 +264,21 @@ impl Case<'_> {
         // One that was only pinged is no better known than one that was not.
         let is_measured = |pair| view(pair).is_some_and(|v| v.is_measured());
         let is_fresh =
-            |pair| view(pair).is_some_and(|v| v.bandwidth_age_seconds <= waited + FRESH_SECONDS);
+            |pair| view(pair).is_some_and(|v| v.bandwidth_age_seconds <= waited + NOTICING_SECONDS);
         // One whose host has a link that became slower may have become slower with it.
-        let slowed = own.slowed.as_ref();
-        let is_doubted = |(from, to): &Pair| {
-            slowed.is_some_and(|((a, b), _, noticed)| {
-                let since = self.snapshot.seconds_since(*noticed);
-                let is_stale = view(&(from.clone(), to.clone()))
-                    .is_none_or(|v| v.bandwidth_age_seconds > since + FRESH_SECONDS);
-                is_stale && [from, to].iter().any(|host| *host == a || *host == b)
-            })
+        let doubt = links::standing_doubt(self.snapshot, own);
+        let is_doubted = |pair: &Pair| {
+            let doubt = doubt.as_ref();
+            doubt.is_some_and(|d| d.is_about(&pair.0, &pair.1, view(pair).as_ref()))
         };
-        let mut links = candidate.links.iter();
+        let mut crossed = candidate.links.iter();
         let is_calm = !is_first && candidate.trigger.is_none();
         let all_known = if is_first {
-            links.all(is_measured)
+            crossed.all(is_measured)
         } else if is_calm {
-            links.all(|pair| is_measured(pair) && !is_doubted(pair))
+            crossed.all(|pair| is_measured(pair) && !is_doubted(pair))
         } else {
-            links.all(is_fresh)
+            crossed.all(is_fresh)
         };
         let is_over = waited >= MEASURE_LIMIT_SECONDS;
         let waits = !all_known && (is_calm || !is_over) || !is_first && waited <= 0.0;

@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, LARGEST_SHARE};
 use super::ids::{JobId, ObjectId, PlacementKey, SecretId};
-use super::links::Pair;
+use super::links::{LinkView, Pair};
 use super::memory::Learned;
 use super::notice::Notice;
 use super::reserved::Reserved;
@@ -27,6 +27,23 @@ pub(crate) struct Doubt {
     pub ratio: f64,
     /// Seconds since that was noticed.
     pub since_seconds: f64,
+}
+
+/// Noticing a change takes so long: a link that was measured so shortly before was
+/// measured after it came.
+pub(crate) const NOTICING_SECONDS: f64 = 1.0;
+
+impl Doubt {
+    /// Whether it is about the link from `from` to `to`, as `view` has it: one that shares
+    /// a host with the slower one, and that nobody has measured since.
+    pub(crate) fn is_about(&self, from: &str, to: &str, view: Option<&LinkView>) -> bool {
+        let (a, b) = &self.link;
+        let shares_host = [from, to].iter().any(|host| host == a || host == b);
+        let is_itself = from == a && to == b;
+        let is_stale =
+            |v: &LinkView| v.bandwidth_age_seconds > self.since_seconds + NOTICING_SECONDS;
+        shares_host && !is_itself && view.is_none_or(is_stale)
+    }
 }
 
 /// What is supposed of the world in a question ahead.
@@ -365,5 +382,39 @@ impl Decisions {
             change,
             events,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_doubt_is_about_links_of_the_same_hosts_that_nobody_has_measured_since() {
+        let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+        let doubt = Doubt {
+            link: pair("cam-1", "cloud-1"),
+            ratio: 0.1,
+            since_seconds: 20.0,
+        };
+        let measured = |bandwidth_age_seconds| LinkView {
+            rtt_seconds: Some(0.01),
+            bytes_per_second: Some(1e6),
+            noise: 0.1,
+            bandwidth_age_seconds,
+            reachable: true,
+            estimated: false,
+        };
+        let (before, since) = (measured(21.5), measured(20.5));
+        assert!(doubt.is_about("cam-1", "edge-1", Some(&before)));
+        assert!(doubt.is_about("edge-1", "cloud-1", Some(&before)));
+        assert!(doubt.is_about("cam-1", "edge-1", None), "never measured");
+        assert!(!doubt.is_about("cam-1", "edge-1", Some(&since)));
+        assert!(!doubt.is_about("edge-1", "edge-2", Some(&before)));
+        assert!(
+            !doubt.is_about("cam-1", "cloud-1", Some(&before)),
+            "its own figures are known"
+        );
+        assert!(doubt.is_about("cloud-1", "cam-1", Some(&before)));
     }
 }
