@@ -14,11 +14,10 @@ pub(super) trait Question: Sized + Send {
     /// The question about that version of a model.
     fn about(name: String, version: String) -> Self;
 
-    /// Sends it over `client` as `marked` addresses it.
+    /// Sends it over `client`.
     fn ask(
-        self,
         client: Client,
-        marked: impl FnOnce(Self) -> Request<Self>,
+        question: Request<Self>,
     ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
 }
 
@@ -29,13 +28,11 @@ impl Question for ModelMetadataRequest {
         Self { name, version }
     }
 
-    fn ask(
-        self,
+    async fn ask(
         mut client: Client,
-        marked: impl FnOnce(Self) -> Request<Self>,
-    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send {
-        let request = marked(self);
-        async move { client.model_metadata(request).await }
+        question: Request<Self>,
+    ) -> Result<Response<Self::Answer>, Status> {
+        client.model_metadata(question).await
     }
 }
 
@@ -46,12 +43,10 @@ impl Question for ModelStatisticsRequest {
         Self { name, version }
     }
 
-    fn ask(
-        self,
+    async fn ask(
         mut client: Client,
-        marked: impl FnOnce(Self) -> Request<Self>,
-    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send {
-        let request = marked(self);
-        async move { client.model_statistics(request).await }
+        question: Request<Self>,
+    ) -> Result<Response<Self::Answer>, Status> {
+        client.model_statistics(question).await
     }
 }

@@ -418,9 +418,7 @@ impl Front {
             Place::There { full_name, entries } => {
                 let send = |client| {
                     let question = Q::about(full_name.clone(), version.to_owned());
-                    question.ask(client, |question| {
-                        marked(question, metadata, deadline, caller)
-                    })
+                    Q::ask(client, marked(question, metadata, deadline, caller))
                 };
                 let told = self.relay.first(&entries, deadline, send).await?;
                 told.map_err(|_| FrontError::NotServing(full_name.clone()))

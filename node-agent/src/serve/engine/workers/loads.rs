@@ -5,6 +5,7 @@
 use super::super::{Batches, EngineError};
 use super::channel::Channel;
 use super::runs::Fault;
+use futures::TryFutureExt as _;
 use lamina_model::ValueSpec;
 use lamina_worker_link::message::{LoadCall, LoadReply, Refusal};
 use std::io;
@@ -22,26 +23,54 @@ const LOAD_LIMIT: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(super) enum LoadJob {
     Load {
-        model: Arc<str>,
         slice: u64,
         blocks: Arc<[PathBuf]>,
         inputs: Arc<[ValueSpec]>,
-        /// Set when the worker is called.
-        begun: Arc<AtomicBool>,
-        reply: oneshot::Sender<Result<Report, EngineError>>,
+        asked: Asked<Report>,
     },
     Specialize {
-        model: Arc<str>,
         slice: u64,
         /// Numbers of rows to try.
         rows: Vec<i64>,
-        /// Set when the worker is called.
-        begun: Arc<AtomicBool>,
-        reply: oneshot::Sender<Result<Batches, EngineError>>,
+        asked: Asked<Batches>,
     },
     Unload {
         slice: u64,
     },
+}
+
+/// Who waits for a job.
+#[derive(Debug)]
+pub(super) struct Asked<T> {
+    pub(super) model: Arc<str>,
+    /// Set when the worker is called.
+    pub(super) begun: Arc<AtomicBool>,
+    pub(super) reply: oneshot::Sender<Result<T, EngineError>>,
+}
+
+impl<T> Asked<T> {
+    /// Answers with what comes of `work`, which is not begun where nobody waits any more.
+    ///
+    /// # Errors
+    /// It broke the worker.
+    async fn answer(
+        self,
+        work: impl Future<Output = Result<Result<T, EngineError>, Fault>>,
+        now: &impl Fn(Option<Arc<str>>),
+    ) -> Result<(), Fault> {
+        if self.reply.is_closed() {
+            return Ok(());
+        }
+        self.begun.store(true, Ordering::Release);
+        now(Some(self.model));
+        let done = timeout(LOAD_LIMIT, work).await;
+        let answer = done.unwrap_or(Err(Fault::Stuck(LOAD_LIMIT)))?;
+        // Where it broke the worker, its model is to be known as the one at work.
+        now(None);
+        // Where nobody waits any more, what was loaded is unloaded next.
+        let _ = self.reply.send(answer);
+        Ok(())
+    }
 }
 
 /// What loading found out.
@@ -59,59 +88,23 @@ pub(super) async fn serve(
     now: impl Fn(Option<Arc<str>>),
 ) -> Fault {
     while let Some(job) = jobs.recv().await {
-        let fault = match job {
-            LoadJob::Unload { slice } => unload(&mut channel, slice).await.err(),
-            LoadJob::Specialize {
-                model,
-                slice,
-                rows,
-                begun,
-                reply,
-            } => {
-                if reply.is_closed() {
-                    continue;
-                }
-                begun.store(true, Ordering::Release);
-                now(Some(model));
-                let trying = specialize(&mut channel, slice, rows);
-                let tried = timeout(LOAD_LIMIT, trying).await;
-                match tried.unwrap_or(Err(Fault::Stuck(LOAD_LIMIT))) {
-                    Ok(batches) => {
-                        now(None);
-                        // Nobody waits for it any more.
-                        let _ = reply.send(Ok(batches));
-                        None
-                    }
-                    Err(fault) => Some(fault),
-                }
-            }
+        let done = match job {
             LoadJob::Load {
-                model,
                 slice,
                 blocks,
                 inputs,
-                begun,
-                reply,
+                asked,
             } => {
-                if reply.is_closed() {
-                    continue;
-                }
-                begun.store(true, Ordering::Release);
-                now(Some(model));
                 let loading = load(&mut channel, folder, slice, &blocks, inputs.to_vec());
-                let loaded = timeout(LOAD_LIMIT, loading).await;
-                match loaded.unwrap_or(Err(Fault::Stuck(LOAD_LIMIT))) {
-                    Ok(loaded) => {
-                        now(None);
-                        // Where nobody waits for it, it is unloaded next.
-                        let _ = reply.send(loaded);
-                        None
-                    }
-                    Err(fault) => Some(fault),
-                }
+                asked.answer(loading, &now).await
             }
+            LoadJob::Specialize { slice, rows, asked } => {
+                let trying = specialize(&mut channel, slice, rows);
+                asked.answer(trying.map_ok(Ok), &now).await
+            }
+            LoadJob::Unload { slice } => unload(&mut channel, slice).await,
         };
-        if let Some(fault) = fault {
+        if let Err(fault) = done {
             return fault;
         }
     }

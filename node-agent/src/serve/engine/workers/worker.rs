@@ -2,7 +2,7 @@
 
 use super::super::{Batches, EngineError, Run, Terms};
 use super::lines::{Lines, Taker};
-use super::loads::{self, LoadJob, Report};
+use super::loads::{self, Asked, LoadJob, Report};
 use super::process::Process;
 use super::queue::Refused;
 use super::records::Crash;
@@ -152,20 +152,13 @@ impl Worker {
         inputs: &Arc<[ValueSpec]>,
     ) -> Outcome<Report> {
         lock(&self.state.residents).push(Arc::clone(model));
-        let (reply, answer) = oneshot::channel();
-        let begun = Arc::new(AtomicBool::new(false));
-        let job = LoadJob::Load {
-            model: Arc::clone(model),
+        let job = |asked| LoadJob::Load {
             slice,
             blocks: Arc::clone(blocks),
             inputs: Arc::clone(inputs),
-            begun: Arc::clone(&begun),
-            reply,
+            asked,
         };
-        if self.loads.send(job).is_err() {
-            return Outcome::Lost { had_begun: false };
-        }
-        let loaded = outcome(answer.await, &begun);
+        let loaded = self.ask(model, job).await;
         if matches!(loaded, Outcome::Answered(Err(_))) {
             self.forget(model);
         }
@@ -180,16 +173,20 @@ impl Worker {
         slice: u64,
         rows: Vec<i64>,
     ) -> Outcome<Batches> {
+        let job = |asked| LoadJob::Specialize { slice, rows, asked };
+        self.ask(model, job).await
+    }
+
+    /// What comes of a job for `model`.
+    async fn ask<T>(&self, model: &Arc<str>, job: impl FnOnce(Asked<T>) -> LoadJob) -> Outcome<T> {
         let (reply, answer) = oneshot::channel();
         let begun = Arc::new(AtomicBool::new(false));
-        let job = LoadJob::Specialize {
+        let asked = Asked {
             model: Arc::clone(model),
-            slice,
-            rows,
             begun: Arc::clone(&begun),
             reply,
         };
-        if self.loads.send(job).is_err() {
+        if self.loads.send(job(asked)).is_err() {
             return Outcome::Lost { had_begun: false };
         }
         outcome(answer.await, &begun)
