@@ -318,6 +318,14 @@ impl WorkFunction {
         }
     }
 
+    /// Takes up another candidate, which is reached from one of the others: what it would
+    /// have cost until now, nobody knows.
+    pub fn add(&mut self, moving: impl Fn(usize) -> f64) {
+        let known = self.work.iter().enumerate();
+        let reached = known.map(|(from, work)| work + moving(from));
+        self.work.push(reached.fold(f64::INFINITY, f64::min));
+    }
+
     /// Takes in what each candidate cost over the last interval, in
     /// request-seconds, with what moving costs, and gives the candidate to be on
     /// when `current` is where it is. Ties stay.

@@ -1,3 +1,4 @@
+mod gains;
 mod many;
 
 use super::*;

@@ -54,6 +54,7 @@ impl Case<'_> {
             && plan.strategy == solution.strategy
         {
             self.met(own);
+            self.count_work(own, answer);
             own.problem = None;
             own.candidate = None;
             own.suppressed = None;
@@ -154,6 +155,7 @@ impl Case<'_> {
         let (Some(standing), Some(now), Some(then)) = (standing, now, &solution.metrics) else {
             return Planned::default();
         };
+        let to_be_on = self.count_work(own, answer);
         let goal = |m: &Metrics| m.goal(&answer.problem.objective);
         let (before, after) = (goal(now), goal(then));
         let path = format_path(&to);
@@ -168,11 +170,8 @@ impl Case<'_> {
             let why = "it measured worse than it was expected to";
             return self.suppress(own, &path, "rejected", before, after, why);
         }
-        let network = now.workloads.first().map_or(0.0, |w| w.network_seconds);
-        let rate = self.rate_per_second();
-        let migration = rate * network * self.fetch_seconds(&current.segments, &to);
         if adaptation.policy == AdaptationPolicy::WorkFunction && !busy {
-            return self.by_work(own, answer, solution, current, to, network);
+            return self.by_work(own, answer, solution, current, to, to_be_on);
         }
         let situation = Situation {
             now_seconds: self.snapshot.now.seconds(),
@@ -185,9 +184,8 @@ impl Case<'_> {
                 now,
                 then,
             ),
-            rate_per_second: rate,
-            // While blocks are on the way, requests share links with them.
-            migration_request_seconds: migration,
+            rate_per_second: self.rate_per_second(),
+            migration_request_seconds: self.moving(answer, &current.segments, &to),
         };
         match adapt::decide(&self.policy(), &situation, &self.moves_made(own)) {
             Decision::Stay(Stay::SmallGain { .. } | Stay::NothingServes | Stay::Paused) => {
@@ -346,8 +344,17 @@ impl Case<'_> {
         own.rejected.contains_key(path)
     }
 
+    /// What a move costs all requests together, in request-seconds: while blocks are on the
+    /// way, requests share links with them.
+    pub(super) fn moving(&self, answer: &Answer, from: &[Segment], to: &[Segment]) -> f64 {
+        let standing = answer.standing.as_ref().and_then(|s| s.metrics.as_ref());
+        let workload = standing.and_then(|m| m.workloads.first());
+        let network = workload.map_or(0.0, |w| w.network_seconds);
+        self.rate_per_second() * network * self.fetch_seconds(from, to)
+    }
+
     /// Time in which hosts fetch what they lack for `to`.
-    pub(super) fn fetch_seconds(&self, from: &[Segment], to: &[Segment]) -> f64 {
+    fn fetch_seconds(&self, from: &[Segment], to: &[Segment]) -> f64 {
         let held: BTreeSet<(&str, u32)> = from
             .iter()
             .flat_map(|s| s.blocks.iter().map(|b| (s.host.node.as_str(), *b)))

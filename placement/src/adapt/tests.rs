@@ -185,3 +185,18 @@ fn the_work_function_moves_once_staying_has_cost_as_much_as_moving() {
         assert_eq!(work.advance(&[1.0, 2.0], 0, moving), 0);
     }
 }
+
+#[test]
+fn a_path_that_is_found_later_is_one_that_has_yet_to_be_moved_to() {
+    let moving = |a: usize, b: usize| if a == b { 0.0 } else { 5.0 };
+    let mut late = WorkFunction::new(1, 0, moving);
+    late.add(|from| moving(from, 1));
+    assert_eq!(late, WorkFunction::new(2, 0, moving));
+    // What the others have cost by then is not held against them.
+    for _ in 0..8 {
+        late.advance(&[2.0, 1.0], 0, moving);
+    }
+    late.add(|from| moving(from, 2));
+    let next = late.advance(&[2.0, 1.0, 0.5], 0, moving);
+    assert_eq!(next, 0, "it is not moved to at once");
+}
