@@ -494,6 +494,15 @@ fn serving(
         );
         return Truth::new("False", "Loading", message);
     }
+    let entry = &placement.spec.entry;
+    let route = snapshot.route_status(entry, uid);
+    if route.is_none_or(|r| r.active_revision == 0) {
+        let message = format!(
+            "{entry} has not taken up the route of revision {} yet",
+            active.revision
+        );
+        return Truth::new("False", "Loading", message);
+    }
     let message = format!("revision {} serves: {}", active.revision, status.path);
     Truth::new("True", "Serving", message)
 }

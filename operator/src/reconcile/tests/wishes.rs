@@ -400,3 +400,81 @@ fn history_belongs_to_each_placement() {
     bench.run(8);
     assert_eq!(bench.condition(SERVING).0, "True");
 }
+
+#[test]
+fn a_camera_remembers_its_moves_whatever_others_do() {
+    let mut bench = Bench::serving();
+    bench.edit(|m| m.spec.adaptation.cool_down_seconds = 600);
+    bench.run(12);
+    bench.links_of("cam-1", 1e4);
+    bench.run(12);
+    assert_eq!(bench.status().path, "cam-1[0-3]");
+    // By now all rows of the model's digest are moves of another camera.
+    let model = Arc::make_mut(&mut bench.snapshot.models[0]);
+    let digest = &mut model.status.as_mut().unwrap().history;
+    let mut other = digest[0].clone();
+    other.placement = "net-cam-2".into();
+    *digest = vec![other; 10];
+    bench.told.clear();
+    bench.restart();
+    bench.links_of("cam-1", 12.5e6);
+    bench.run(60);
+    assert_eq!(bench.status().path, "cam-1[0-3]", "{:?}", bench.told);
+    let note = bench.note(reasons::REDEPLOY_SUPPRESSED);
+    assert!(note.contains("cooling down"), "{note}");
+}
+
+#[test]
+fn what_a_former_release_served_is_proved_again() {
+    let mut bench = Bench::serving();
+    bench.restart();
+    // The agents of the new one are here at once, and hold nothing.
+    for node in bench.snapshot.compute_nodes.values_mut() {
+        let status = Arc::make_mut(node).status.as_mut().unwrap();
+        status.slices.clear();
+        status.routes.clear();
+    }
+    bench.look();
+    assert_eq!(ready(&bench), is("False", "Loading"));
+    assert_eq!(bench.condition(SERVING).0, "False");
+    // The slice is there again, and the entry does not know of it yet.
+    let routes = |bench: &mut Bench| {
+        let entry = bench.snapshot.compute_nodes.get_mut("cam-1").unwrap();
+        std::mem::take(&mut Arc::make_mut(entry).status.as_mut().unwrap().routes)
+    };
+    bench.agents();
+    let told = routes(&mut bench);
+    assert_eq!(told.len(), 1);
+    bench.look();
+    assert_eq!(ready(&bench), is("False", "Loading"));
+    bench.run(15);
+    assert_eq!(ready(&bench), is("True", "Serving"));
+    assert_eq!(bench.status().active_revision, 1, "nothing moved");
+}
+
+#[test]
+fn figures_belong_to_the_revision_that_they_were_measured_on() {
+    let mut bench = Bench::serving();
+    let uid = bench.placement().metadata.uid.clone().unwrap();
+    let slow = crate::state::snapshot::RequestView {
+        revision: 1,
+        answered: 30,
+        answered_per_second: 1.0,
+        latency_p50_seconds: 1.0,
+        latency_p95_seconds: 1.2,
+        rows: 1.0,
+    };
+    bench.snapshot.requests.insert(uid, slow);
+    bench.run(2);
+    assert_eq!(bench.status().measured, "1.0s");
+    // The window of the last minute speaks of revision 1 for a while yet.
+    bench.links_of("cam-1", 1e4);
+    bench.run(30);
+    assert_eq!(bench.status().active_revision, 2);
+    assert_eq!(bench.status().measured, "");
+    let newest = &bench.status().history[0];
+    assert_eq!(
+        (newest.measured_before_ms, newest.measured_after_ms),
+        (Some(1000.0), None)
+    );
+}
