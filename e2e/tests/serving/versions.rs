@@ -1,6 +1,7 @@
 //! A model's next version, while requests flow.
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::jiff::Timestamp;
 use lamina_e2e::scene::Scene;
 use lamina_e2e::workload::{Client, Line, Outcome, Request};
 use std::time::Duration;
@@ -74,6 +75,7 @@ pub(crate) async fn another_signature_rolls_out_under_load(scene: &Scene) -> Res
     let next = manifest(scene, "two-images", &["left", "right"])?;
     scene.apply(&next).await?;
     ready().await?;
+    let ready_at = Timestamp::now().as_millisecond() as f64 / 1e3;
     sleep(Duration::from_secs(3)).await;
     let (old, new) = (requests(old).await?, requests(new).await?);
     scene
@@ -82,6 +84,8 @@ pub(crate) async fn another_signature_rolls_out_under_load(scene: &Scene) -> Res
         .await?;
     turned(&old, Outcome::Correct, Outcome::Refused).context("clients of the old version")?;
     turned(&new, Outcome::Refused, Outcome::Correct).context("clients of the new version")?;
+    serves_from(ready_at, &old, Outcome::Refused).context("clients of the old version")?;
+    serves_from(ready_at, &new, Outcome::Correct).context("clients of the new version")?;
     let told = |requests: &[Request], name: &str| {
         let mut errors = requests.iter().filter_map(|r| r.error.as_deref());
         errors.all(|e| e.contains(name))
@@ -113,6 +117,19 @@ fn turned(requests: &[Request], before: Outcome, after: Outcome) -> Result<()> {
         first > last - 1.0,
         "the first {after:?} was sent {:.1} s before the last {before:?}",
         last - first
+    );
+    Ok(())
+}
+
+/// Who waits for Ready finds the next version: every request that was sent from then on
+/// came to `outcome`.
+fn serves_from(ready_at: f64, requests: &[Request], outcome: Outcome) -> Result<()> {
+    let late: Vec<&Request> = requests.iter().filter(|r| r.at > ready_at).collect();
+    let other = late.iter().find(|r| r.outcome != outcome);
+    ensure!(
+        !late.is_empty() && other.is_none(),
+        "of {} requests after Ready, not {outcome:?}: {other:?}",
+        late.len()
     );
     Ok(())
 }

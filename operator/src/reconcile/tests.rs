@@ -491,6 +491,10 @@ fn what_only_another_spec_can_help_is_told_once_and_stalls() {
             (bench.condition(STALLED).0, bench.reasons()),
             ("True".to_owned(), vec![reason])
         );
+        let looked = bench.look();
+        let told = &looked.directory[&("default".to_owned(), "net".to_owned())];
+        assert!(told.reason.starts_with(&format!("failed: {reason}: ")));
+        assert!(!told.coming, "nobody waits for it");
         bench.expect_fixpoint();
         bench.edit(|m| m.spec.source.uri.push('2'));
         bench.look();

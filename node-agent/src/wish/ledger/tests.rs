@@ -185,6 +185,22 @@ fn only_the_next_hosts_address_may_change_under_a_revision() {
 }
 
 #[test]
+fn who_may_call_is_told_once_under_a_revision() {
+    let called_by = |callers: Option<Vec<String>>| Slice {
+        callers,
+        ..slice("u", 1, 0)
+    };
+    let (untold, told) = (called_by(None), called_by(Some(vec!["cam-1".into()])));
+    let ledger = admitted(&Ledger::default(), &wish(1, from_ref(&untold), &[]));
+    let ledger = admitted(&ledger, &wish(2, from_ref(&told), &[]));
+    assert_eq!(ledger.slices, from_ref(&told));
+    for other in [called_by(None), called_by(Some(vec!["cam-2".into()]))] {
+        let (kept, refusals) = ledger.admit(&wish(3, &[other], &[]));
+        assert_eq!((kept.slices, refusals.len()), (vec![told.clone()], 1));
+    }
+}
+
+#[test]
 fn only_the_first_hosts_address_may_change_under_a_routed_revision() {
     let held = route("u", "m", 1);
     let ledger = admitted(&Ledger::default(), &wish(1, &[], from_ref(&held)));
@@ -302,4 +318,27 @@ async fn on_a_full_disk_the_ledger_takes_the_space_that_was_kept_for_it() {
     assert!(files::is_full(&error));
     assert_eq!(file.read().unwrap(), next);
     assert!(!folder.path().join("ledger.new").exists());
+}
+
+#[tokio::test]
+async fn a_disk_that_is_slow_holds_up_nothing_else() {
+    use rustix::fs::{CWD, Mode, mkfifoat};
+    let folder = tempfile::tempdir().unwrap();
+    let file = LedgerFile::in_dir(folder.path());
+    // Opening a pipe to write waits until somebody reads it.
+    let pipe = folder.path().join("ledger.new");
+    mkfifoat(CWD, pipe.as_path(), Mode::RWXU).unwrap();
+    let (went_on, told) = std::sync::mpsc::channel();
+    let disk = std::thread::spawn(move || {
+        let told = told.recv_timeout(std::time::Duration::from_secs(20));
+        fs::read(pipe).unwrap();
+        told.is_ok()
+    });
+    let ledger = Ledger::default();
+    // Both on one thread: the second goes on while the first waits.
+    let beside = async move { went_on.send(()).unwrap() };
+    let (stored, ()) = tokio::join!(file.store(&ledger), beside);
+    assert!(disk.join().unwrap(), "everything waited for the disk");
+    // A pipe cannot be synced.
+    assert!(stored.is_err());
 }

@@ -212,3 +212,16 @@ async fn who_does_not_lead_any_more_writes_nothing() {
     assert_eq!((outcome.written, outcome.failed), (0, 1));
     assert_eq!(server.asked(), Vec::<String>::new());
 }
+
+#[test]
+fn a_burst_of_reports_leaves_writes_to_plans_and_steps() {
+    let now = Instant::now();
+    let mut budget = Budget::new(now);
+    let reports = (0..1000).filter(|_| budget.take(1, Haste::Report, now));
+    assert_eq!(reports.count() as f64, BURST - RESERVE);
+    assert!(budget.take(50, Haste::Step, now) && budget.take(50, Haste::Plan, now));
+    assert!(!budget.take(1, Haste::Plan, now), "it has an end");
+    let later = now + Duration::from_secs(1);
+    assert!(budget.take(WRITES_A_SECOND as usize, Haste::Plan, later));
+    assert!(!budget.take(1, Haste::Plan, later));
+}

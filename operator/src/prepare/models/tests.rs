@@ -219,6 +219,20 @@ fn the_summary_adds_up() {
 }
 
 #[test]
+fn a_weight_that_all_blocks_use_is_counted_once() {
+    let valid = crate::prepare::spec::validate(&model(), &world().plugins).unwrap();
+    let shared = Manifest {
+        weight_bytes: Some(1 << 20),
+        ..manifest(4)
+    };
+    let summary = summary(&valid, &shared, "digest", "edge-1");
+    assert_eq!(
+        (summary.size.as_str(), summary.weight_bytes),
+        ("1.0Mi", 1 << 20)
+    );
+}
+
+#[test]
 fn progress_reads_well() {
     let text = |done, total, bytes| progress(done, total, bytes).map(|p| p.text);
     assert_eq!(text(0, 0, true), None);
