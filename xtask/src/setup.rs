@@ -456,19 +456,32 @@ fn tools(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
         "tools-k8s{KUBERNETES}-etcd{ETCD}-helm{HELM}-kwok{KWOK}"
     ));
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let missing = |names: &[&str]| names.iter().any(|n| !folder.join(n).exists());
-    let kubernetes = [
-        "kube-apiserver",
-        "kube-controller-manager",
-        "kube-scheduler",
-        "kubectl",
-    ];
-    if missing(&kubernetes) || missing(&["etcd", "helm", "kwok"]) {
+    // What the developer keeps is what the lab starts, too.
+    let given = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let of_the_lab: Vec<&Path> = given
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([&*folder])
+        .collect();
+    let kubernetes = lacking(
+        &[
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-scheduler",
+            "kubectl",
+        ],
+        &of_the_lab,
+    );
+    let etcd = lacking(&["etcd"], &of_the_lab);
+    let others = lacking(&["helm", "kwok"], &[folder.as_path()]);
+    if !(kubernetes.is_empty() && etcd.is_empty() && others.is_empty()) {
         check_go()?;
         println!("building the Kubernetes control plane (5 to 8 minutes on 2 cores, once):");
     }
-    if missing(&kubernetes) {
-        let packages = kubernetes.map(|n| format!("k8s.io/kubernetes/cmd/{n}"));
+    if !kubernetes.is_empty() {
+        let packages = kubernetes
+            .iter()
+            .map(|n| format!("k8s.io/kubernetes/cmd/{n}"));
         let mut build = go_build(&root.join("e2e/tools/kube"), &folder);
         build.arg("-ldflags").arg(kubernetes_stamp()).args(packages);
         logged(
@@ -477,7 +490,7 @@ fn tools(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
             &logs.join("kubernetes.log"),
         )?;
     }
-    if missing(&["etcd"]) {
+    if !etcd.is_empty() {
         let mut build = go_build(&root.join("e2e/tools/etcd"), &folder.join("etcd"));
         build.args(["-ldflags", "-s -w", "go.etcd.io/etcd/server/v3"]);
         logged(&format!("etcd {ETCD}"), &mut build, &logs.join("etcd.log"))?;
@@ -486,7 +499,7 @@ fn tools(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
         ("helm", "helm.sh/helm/v4/cmd/helm", HELM),
         ("kwok", "sigs.k8s.io/kwok/cmd/kwok", KWOK),
     ] {
-        if missing(&[name]) {
+        if others.contains(&name) {
             let mut install = go_install(package, version, &folder);
             logged(
                 &format!("{name} {version}"),
@@ -496,6 +509,16 @@ fn tools(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
         }
     }
     Ok(folder)
+}
+
+/// Programs of `names` that none of `folders` has.
+fn lacking<'a>(names: &[&'a str], folders: &[&Path]) -> Vec<&'a str> {
+    let is_there = |name: &&&str| folders.iter().any(|folder| folder.join(name).exists());
+    names
+        .iter()
+        .filter(|name| !is_there(name))
+        .copied()
+        .collect()
 }
 
 /// Kubernetes 1.36 built with Go 1.27 answers `kubectl apply` with broken OpenAPI.
@@ -550,4 +573,17 @@ pub(crate) fn kubernetes_stamp() -> String {
         "-s -w -X {version}.gitVersion=v{KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor} \
          -X k8s.io/client-go/pkg/version.gitVersion=v{KUBERNETES}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_is_not_built() {
+        let folder = root().join("xtask");
+        let here = [folder.as_path(), Path::new("/nowhere")];
+        assert_eq!(lacking(&["Cargo.toml", "etcd", "src"], &here), ["etcd"]);
+        assert_eq!(lacking(&["etcd"], &[]), ["etcd"]);
+    }
 }
