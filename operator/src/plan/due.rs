@@ -25,6 +25,9 @@ const SETTLE_SECONDS: f64 = 10.0;
 /// beyond, for those that the entry is asked to measure: so many to each tier.
 const SETTLED_LINKS: usize = 12;
 const SETTLED_OF_TIER: usize = 4;
+/// An exit where the share of requests that leave changes by so much may make another
+/// plan the better one. Of a hundred requests, less is noise.
+const EXITS_MOVED: f64 = 0.15;
 
 /// Seconds until a strategy may be asked again; `None` where it may be now, and was not.
 pub(super) fn pause_left(snapshot: &Snapshot, own: &PlacementMemory) -> Option<f64> {
@@ -126,6 +129,21 @@ impl Case<'_> {
             .and_then(|plan| links::change_since_plan(self.snapshot, own, self.entry(), plan))
             .or_else(|| self.ending())
             .or_else(|| self.joined(own).map(|name| format!("{name} joined")))
+            .or_else(|| self.exits_moved(own))
+    }
+
+    /// An exit where requests leave more or less often than when a strategy last answered.
+    fn exits_moved(&self, own: &PlacementMemory) -> Option<String> {
+        let now = self.exit_shares();
+        let exits = self.wanted.manifest.exits.iter();
+        let shares = own.exit_shares.iter().zip(&now).zip(exits);
+        let mut moved = shares.filter(|((before, now), _)| (*now - *before).abs() >= EXITS_MOVED);
+        let ((before, now), exit) = moved.next()?;
+        let (before, now) = (before * 100.0, now * 100.0);
+        Some(format!(
+            "{before:.0}→{now:.0} % of the requests leave at exit {}",
+            exit.name
+        ))
     }
 
     /// A host of the plan that is about to end, which does not wait for long.

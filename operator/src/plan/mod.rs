@@ -418,6 +418,7 @@ impl Case<'_> {
         }
         own.answered_at = Some(self.snapshot.now);
         own.fit = Arc::clone(&self.site.cluster.fit);
+        own.exit_shares = self.exit_shares();
         own.planned_generation = Some(self.wanted.generation);
         let remark = self.remark(own, answer);
         let planned = self.conclude(own, answer, news);

@@ -359,3 +359,26 @@ fn no_second_move_goes_over_a_link_that_shares_a_host_with_the_slow_one() {
     bench.run(30);
     assert!(bench.status().path.contains("edge-1"));
 }
+
+#[test]
+fn requests_that_leave_at_other_exits_are_a_reason_to_ask() {
+    let mut bench = with_exits("optimal", None);
+    let uid = bench.placement().metadata.uid.clone().unwrap();
+    // It is asked because time passed; for a while after that, time is no reason.
+    let before = bench.solves;
+    while bench.solves == before {
+        bench.run(1);
+    }
+    bench.run(2);
+    let before = bench.solves;
+    let as_expected = vec![50, 50];
+    bench.snapshot.exit_rows.insert(uid.clone(), as_expected);
+    bench.look();
+    assert_eq!(bench.solves, before);
+    bench.snapshot.exit_rows.insert(uid, vec![90, 10]);
+    bench.look();
+    assert_eq!(bench.solves, before + 1);
+    // Once is enough.
+    bench.run(3);
+    assert_eq!(bench.solves, before + 1);
+}

@@ -124,6 +124,11 @@ fn a_slow_link_moves_blocks_once_and_says_what_it_brought() {
         "{note}"
     );
     assert!(!bench.note(reasons::LINK_DEGRADED).is_empty());
+    let note = bench.note(reasons::REDEPLOY_COMPLETED);
+    let phases = ["decided", "fetched", "loaded", "verified", "flipped"];
+    for phase in phases {
+        assert!(note.contains(&format!("{phase} in ")), "{note}");
+    }
     let digest = &bench.model().status.as_ref().unwrap().history;
     assert!(
         digest[0].summary.contains("cloud-1[0-3] → cam-1[0-3]"),

@@ -99,6 +99,8 @@ pub(crate) struct PlacementMemory {
     pub answered_at: Option<Moment>,
     /// Hosts that could compute then.
     pub fit: Arc<BTreeSet<String>>,
+    /// Shares of requests that left at each exit then.
+    pub exit_shares: Vec<f64>,
     /// Generation of the DnnModel that was last planned for.
     pub planned_generation: Option<i64>,
     /// Generation of the wish that what serves meets, as the last answer found.
