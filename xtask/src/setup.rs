@@ -372,7 +372,7 @@ fn python(root: &Path, cache: &Path, logs: &Path) -> Result<(PathBuf, PathBuf)> 
     }
     if output(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_none() {
         bail!(
-            "python3 with venv is missing: install Python 3.10 or newer (Debian: apt-get install python3-venv)"
+            "python3 with venv is missing: install Python 3.11 or newer (Debian: apt-get install python3-venv)"
         );
     }
     println!("setting up Python with PyTorch {TORCH} (about 2 minutes, 5 GB):");
