@@ -520,4 +520,50 @@ mod tests {
         let (done, ()) = tokio::join!(running, watching);
         done.unwrap();
     }
+
+    /// Holds one Lease, and takes what is written of it.
+    fn server_with(lease: &Arc<Mutex<Lease>>) -> Client {
+        use http::{Request, Response};
+        use kube::client::Body;
+        let lease = Arc::clone(lease);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let lease = Arc::clone(&lease);
+            async move {
+                let is_write = request.method() == http::Method::PUT;
+                let written = request
+                    .into_body()
+                    .collect_bytes()
+                    .await
+                    .unwrap_or_default();
+                let mut lease = lease.lock().unwrap();
+                if is_write {
+                    *lease = serde_json::from_slice(&written).unwrap();
+                }
+                let body = serde_json::to_vec(&*lease).unwrap();
+                Ok::<_, std::convert::Infallible>(Response::new(Body::from(body)))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn who_ends_frees_its_own_lease_and_no_other() {
+        for (holder, is_freed) in [("local-a", true), ("local-b", false)] {
+            let lease = Lease {
+                metadata: ObjectMeta {
+                    name: Some("lease".to_owned()),
+                    resource_version: Some("1".to_owned()),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(held_by(holder)),
+            };
+            let lease = Arc::new(Mutex::new(lease));
+            let (client, place) = (server_with(&lease), ("lamina", "lease"));
+            let identity = "local-a".to_owned();
+            let elector = Elector::new(client, place, identity, terms(), Health::default());
+            elector.release().await;
+            let spec = lease.lock().unwrap().spec.clone().unwrap();
+            assert_eq!(spec.holder_identity.is_none(), is_freed, "{holder}");
+        }
+    }
 }

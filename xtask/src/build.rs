@@ -11,7 +11,11 @@ pub(crate) fn binaries(kit: &Kit) -> Result<()> {
     // The whole workspace each time: another selection of packages would select
     // other features of dependencies, and build them again.
     cargo.args(["build", "--workspace", "--bins"]);
-    crate::run::logged("cargo build", &mut cargo, &kit.log("build"))
+    crate::run::logged(
+        "cargo build",
+        crate::run::counting(&mut cargo),
+        &kit.log("build"),
+    )
 }
 
 /// Runs the demo, with our own standard streams.

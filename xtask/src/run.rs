@@ -8,7 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Runs `command` to its end with its output in `log`, telling every ten seconds
-/// that it still works. On failure the log's last lines are in the error.
+/// that it still works, and how far it is where it says so. On failure the log's
+/// last lines are in the error.
 pub(crate) fn logged(what: &str, command: &mut Command, log: &Path) -> Result<()> {
     if let Some(folder) = log.parent() {
         fs::create_dir_all(folder)
@@ -31,7 +32,11 @@ pub(crate) fn logged(what: &str, command: &mut Command, log: &Path) -> Result<()
             break status;
         }
         if told.elapsed() >= Duration::from_secs(10) {
-            println!("  {what} … {} s", start.elapsed().as_secs());
+            let seconds = start.elapsed().as_secs();
+            match fs::read(log).ok().and_then(|text| counted(&text)) {
+                Some((done, all)) => println!("  {what} … {seconds} s, {done} of {all} steps"),
+                None => println!("  {what} … {seconds} s"),
+            }
             told = Instant::now();
         }
         sleep(Duration::from_millis(100));
@@ -49,8 +54,29 @@ pub(crate) fn logged(what: &str, command: &mut Command, log: &Path) -> Result<()
 
 fn tail(log: &Path, lines: usize) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
-    let all: Vec<&str> = text.lines().collect();
+    // Of a line that was written over, its last state.
+    let last = |line: &str| line.rsplit('\r').next().unwrap_or_default().to_owned();
+    let all: Vec<String> = text.lines().map(last).collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Has cargo say how far it is, though nobody looks at its output.
+pub(crate) fn counting(cargo: &mut Command) -> &mut Command {
+    cargo
+        .env("CARGO_TERM_PROGRESS_WHEN", "always")
+        .env("CARGO_TERM_PROGRESS_WIDTH", "80")
+}
+
+/// The last `] 12/345` of cargo's progress.
+fn counted(log: &[u8]) -> Option<(u32, u32)> {
+    let tail = &log[log.len().saturating_sub(4096)..];
+    let tail = String::from_utf8_lossy(tail);
+    let counts = tail.split("] ").skip(1).filter_map(|rest| {
+        let (done, rest) = rest.split_once('/')?;
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        Some((done.parse().ok()?, rest[..digits].parse().ok()?))
+    });
+    counts.last()
 }
 
 /// Standard output of `command`, trimmed; `None` where it cannot be run or fails.
@@ -59,4 +85,19 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
     out.status
         .success()
         .then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_far_cargo_is_is_read() {
+        let log = "   Compiling tokio v1.54.1\n\
+                   \r    Building [===>   ] 12/345: serde, kube\
+                   \r    Building [===>   ] 13/345: kube";
+        assert_eq!(counted(log.as_bytes()), Some((13, 345)));
+        assert_eq!(counted(b"[notice] a/b [x] 3/ of"), None);
+        assert_eq!(counted(b""), None);
+    }
 }
