@@ -288,7 +288,7 @@ impl<'a> Looks<'a> {
         }
         let world = &self.all.world;
         world.set_known(listed.hosts());
-        world.retain_placements(&listed.placement_uids());
+        world.retain_placements(&listed.entries());
         // First the jobs: what one of them has done is in the store by now.
         let prepares = observe::prepares(&self.all.world);
         let wanted = manifests::referenced(&listed, &prepares);

@@ -125,10 +125,10 @@ impl World {
         self.change(|state, _| state.forget_host(host));
     }
 
-    /// Keeps requests and times of these placements, by UID, and takes none of
-    /// others.
-    pub fn retain_placements(&self, uids: &BTreeSet<String>) {
-        self.held().state.retain_placements(uids);
+    /// Keeps requests and times of these placements, by UID, and takes none of others.
+    /// Beside each is its entry, which alone is heard of its requests.
+    pub fn retain_placements(&self, entries: &BTreeMap<String, String>) {
+        self.held().state.retain_placements(entries);
     }
 
     /// Median relative error of the round trips that network coordinates predict,

@@ -110,7 +110,7 @@ impl State {
             }
             FromAgent::Requests(requests) => {
                 for model in requests.models {
-                    self.timings.add_requests(model, now);
+                    self.timings.add_requests(node, model, now);
                 }
             }
             FromAgent::Prepare(update) => self.prepare_update(node, update, &mut effects),
@@ -162,8 +162,8 @@ impl State {
         effects
     }
 
-    /// Keeps nothing of placements other than these.
-    pub(super) fn retain_placements(&mut self, placements: &BTreeSet<String>) {
+    /// Keeps nothing of placements other than these, whose entries stand beside their UIDs.
+    pub(super) fn retain_placements(&mut self, placements: &BTreeMap<String, String>) {
         self.timings.retain(placements);
     }
 
