@@ -22,10 +22,16 @@ use tower::{Service as _, ServiceExt as _};
 
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
-const FORWARD: &str = "/lamina.hop.v1.Hop/Forward";
+pub(super) const FORWARD: &str = "/lamina.hop.v1.Hop/Forward";
 
 /// How the host answers `frame`, sent to `path` as it is.
-async fn sent(channel: Channel, path: &str, encoding: &str, frame: &[u8], ends: bool) -> Code {
+pub(super) async fn sent(
+    channel: Channel,
+    path: &str,
+    encoding: &str,
+    frame: &[u8],
+    ends: bool,
+) -> Code {
     let frames = [Bytes::copy_from_slice(frame)].into();
     let request = Request::post(format!("http://host{path}"))
         .header("content-type", "application/grpc")

@@ -122,6 +122,11 @@ impl Method {
         }
     }
 
+    /// Whether agents alone call it.
+    const fn is_agents(self) -> bool {
+        matches!(self, Self::Forward | Self::Ping)
+    }
+
     const fn shape(self) -> &'static Shape {
         match self {
             Self::Infer | Self::Stream => &shapes::INFER,
@@ -210,8 +215,12 @@ impl Gate {
         body: Incoming,
     ) -> Result<(Vec<Bytes>, Charge, Option<Caller>), Refusal> {
         let path = parts.uri.path();
+        let peer = parts.extensions.get::<Peer>();
+        // Else whoever is nobody takes of the room of all requests.
+        if self.is_strict && peer.is_none() && Method::of(path).is_agents() {
+            return Err(Refusal::NoCertificate);
+        }
         let caller = if is_about_a_model(path) {
-            let peer = parts.extensions.get::<Peer>();
             let admitted = self.access.admit(&parts.headers, origin.address, peer);
             Some(admitted.await?)
         } else {
