@@ -2,6 +2,7 @@
 
 use crate::world::{Identity, World};
 use lamina_proto::control::AgentMessage;
+use std::collections::BTreeMap;
 
 /// Two hosts that know each other, one of which says `messages` in turn.
 pub fn hear_agent(messages: impl IntoIterator<Item = AgentMessage>) {
@@ -13,6 +14,8 @@ pub fn hear_agent(messages: impl IntoIterator<Item = AgentMessage>) {
         started_unix_ms: 0,
     };
     world.set_known(["a", "b"].map(str::to_owned));
+    // The first of them is an entry, of a name that is soon found.
+    world.retain_placements(&BTreeMap::from([(String::new(), "a".to_owned())]));
     let (session, _inbox) = world.open_session(host("a"));
     let (_other, _also) = world.open_session(host("b"));
     for message in messages {

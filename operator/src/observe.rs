@@ -4,6 +4,7 @@ use crate::prepare::manifests::Loaded;
 use crate::state::ids::{JobId, PlacementKey};
 use crate::state::links::{LinkView, Links, Source};
 use crate::state::listed::Listed;
+use crate::state::plans;
 use crate::state::snapshot::{
     Held, LiveNode, NodeView, PrepareView, QuestionView, RequestView, RunTimes, Snapshot,
 };
@@ -14,6 +15,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
 use lamina_crds::ComputeNode;
+use lamina_crds::placement::Plan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -242,17 +244,24 @@ fn link(e: LinkEstimate) -> LinkView {
 /// some processor time to spare, which it lacks under load.
 const TELLING_RUNS: u64 = 10;
 
-/// Live times of every revision that serves or is about to.
+/// Live times of every revision that serves or is about to, of each segment as the host says
+/// that runs it: whoever else speaks of it knows nothing, or lies.
 fn timings(listed: &Listed, world: &World) -> BTreeMap<(String, i64, u32), RunTimes> {
     let mut timings = BTreeMap::new();
     for placement in &listed.placements {
         let uid = placement.uid().unwrap_or_default();
-        let active = placement.status.as_ref().map_or(0, |s| s.active_revision);
-        let newest = placement.spec.plan.as_ref().map_or(0, |p| p.revision);
-        for revision in BTreeSet::from([active, newest]) {
-            let told = world.segment_timings(&uid, revision);
-            for t in told.into_iter().filter(|t| t.count >= TELLING_RUNS) {
-                let key = (uid.clone(), revision, t.segment);
+        let mut all: Vec<&Plan> = plans::active(placement).into_iter().collect();
+        all.extend(&placement.spec.plan);
+        all.dedup_by_key(|plan| plan.revision);
+        for plan in all {
+            for t in world.segment_timings(&uid, plan.revision) {
+                let index = usize::try_from(t.segment).ok();
+                let segment = index.and_then(|index| plan.segments.get(index));
+                let runs_it = segment.is_some_and(|segment| segment.host.node == t.node);
+                if !runs_it || t.count < TELLING_RUNS {
+                    continue;
+                }
+                let key = (uid.clone(), plan.revision, t.segment);
                 let times = RunTimes {
                     request_seconds: t.compute_p50_seconds,
                     row_seconds: t.row_p50_seconds,
@@ -335,7 +344,7 @@ mod tests {
     use crate::world::Identity;
     use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
     use lamina_proto::control::agent_message::Message;
-    use lamina_proto::control::{LinkSample, LinkSamples};
+    use lamina_proto::control::{LinkSample, LinkSamples, SegmentTiming, SegmentTimings};
 
     fn pod(node: Option<&str>, phase: &str) -> Pod {
         Pod {
@@ -411,6 +420,47 @@ mod tests {
         }
         let dead = links(&world, FEW_HOSTS + 1).or_estimated("a", "b").unwrap();
         assert_eq!(dead.figures(), None, "it is no better than it was found");
+    }
+
+    #[test]
+    fn of_a_segment_the_host_that_runs_it_alone_is_heard() {
+        let plan = crate::testing::plan(1, &[("cam-1", 0..2), ("edge-1", 2..4)]);
+        let placement = crate::testing::placement(Some(plan.clone()), Some(plan));
+        let uid = placement.uid().unwrap();
+        let listed = Listed {
+            placements: vec![Arc::new(placement)],
+            ..Listed::default()
+        };
+        let world = World::new();
+        world.retain_placements(&listed.entries());
+        let says = |host: &str, segment: u32, seconds: f64| {
+            let (session, _outbox) = world.open_session(Identity {
+                node: host.to_owned(),
+                version: "1".into(),
+                address: format!("{host}:8001"),
+                started_unix_ms: 0,
+            });
+            let timing = SegmentTiming {
+                placement_uid: uid.clone(),
+                revision: 1,
+                segment,
+                count: TELLING_RUNS,
+                compute_p50_seconds: seconds,
+                queue_p50_seconds: 0.0,
+                row_p50_seconds: seconds,
+            };
+            let timings = vec![timing];
+            session.heard(Message::Segments(SegmentTimings { timings }));
+        };
+        says("cam-1", 0, 0.1);
+        says("edge-1", 1, 0.2);
+        // Before and behind them by name, and one of the path of the other's segment.
+        for (host, segment) in [("a", 0), ("z", 0), ("z", 1), ("edge-1", 0), ("z", 7)] {
+            says(host, segment, 3600.0);
+        }
+        let told = timings(&listed, &world);
+        let seconds = |segment: u32| told[&(uid.clone(), 1_i64, segment)].request_seconds;
+        assert_eq!((seconds(0), seconds(1), told.len()), (0.1, 0.2, 2));
     }
 
     fn joining(name: &str, joined: bool) -> Arc<ComputeNode> {

@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 use crate::observe::{self, Place, Seen};
 use crate::plan::desk::Desk;
 use crate::prepare::garbage;
-use crate::prepare::manifests::{self, Loaded, Manifests};
+use crate::prepare::manifests::{self, Lacking, Loaded, Manifests};
 use crate::reconcile;
 use crate::state::decision::{Decisions, Interest, StartPrepare};
 use crate::state::listed::Listed;
@@ -23,7 +23,6 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use lamina_model::Digest;
 use lamina_plugin_host::Plugins;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -288,7 +287,7 @@ impl<'a> Looks<'a> {
         }
         let world = &self.all.world;
         world.set_known(listed.hosts());
-        world.retain_placements(&listed.placement_uids());
+        world.retain_placements(&listed.entries());
         // First the jobs: what one of them has done is in the store by now.
         let prepares = observe::prepares(&self.all.world);
         let wanted = manifests::referenced(&listed, &prepares);
@@ -370,9 +369,10 @@ impl<'a> Looks<'a> {
     /// Asks hosts for blobs that the store lacks.
     fn take_back(&self, loaded: &mut Loaded) {
         for (manifest, blobs) in &loaded.missing {
-            let is_coming = |blob: &Digest| self.all.world.take_back(blob);
+            let world = &self.all.world;
+            let is_coming = |of: &Lacking| world.take_back(&of.blob, of.most_bytes);
             // Each is asked for, whatever becomes of the others.
-            let coming = blobs.iter().filter(|blob| is_coming(blob)).count();
+            let coming = blobs.iter().filter(|of| is_coming(of)).count();
             if coming > 0 {
                 loaded.recovering.insert(manifest.clone());
             }

@@ -38,6 +38,27 @@ except urllib.error.HTTPError as error:
     print("http", error.code)
 "#;
 
+/// Opens connections on which nothing is said, `HOST:PORT:COUNT` each, and keeps them for a
+/// while; prints how many it got.
+const SILENT: &str = r#"
+import resource, socket, sys, time
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+held = []
+for target in sys.argv[1:]:
+    host, port, count = target.split(":")
+    for _ in range(int(count)):
+        connection = socket.socket()
+        connection.settimeout(5)
+        try:
+            connection.connect((host, int(port)))
+            held.append(connection)
+        except OSError:
+            connection.close()
+time.sleep(25)
+print(len(held))
+"#;
+
 /// A model of the tenant's with these lines in its spec.
 fn model(scene: &Scene, name: &str, uri: &str, more: &str) -> Result<String> {
     let files = format!("http://{}:{FILE_PORT}", scene.lab.address("cloud-1")?);
@@ -80,17 +101,20 @@ async fn restarts(scene: &Scene) -> Result<String> {
     Ok(scene.lab.kubectl(&pods).await?)
 }
 
-async fn bombs(scene: &Scene, host: &str) -> Result<()> {
+/// What a script says that runs on `host`.
+async fn script(scene: &Scene, host: &str, code: &str, arguments: &[String]) -> Result<String> {
     let python = std::env::var("LAMINA_PYTHON")?;
-    let address = scene.lab.address(host)?.to_string();
     let mut command = scene.lab.command_without_limits(host, Path::new(&python))?;
-    let output = command
-        .args(["-W", "ignore", "-c", BOMBS, &address])
-        .output();
-    let output = output.await?;
+    let command = command.args(["-W", "ignore", "-c", code]).args(arguments);
+    let output = command.output().await?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{errors}");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+async fn bombs(scene: &Scene, host: &str) -> Result<()> {
+    let address = scene.lab.address(host)?.to_string();
+    let said = script(scene, host, BOMBS, &[address]).await?;
     ensure!(said.lines().count() == 11, "{said}");
     ensure!(!said.contains("TAKEN"), "{said}");
     ensure!(
@@ -159,5 +183,25 @@ pub(crate) async fn a_tenant_and_the_network_do_their_worst(scene: &Scene) -> Re
     ensure!(before == after, "before: {before}\nafter: {after}");
     lab.kubectl(&["delete", "namespace", TENANT, "--timeout=60s"])
         .await?;
+    Ok(())
+}
+
+pub(crate) async fn connections_that_say_nothing_cost_others_nothing(scene: &Scene) -> Result<()> {
+    if scene.model("mobilenet-v2").await?.is_none() {
+        serve(scene, "mobilenet-v2").await?;
+    }
+    let before = restarts(scene).await?;
+    let client = redeploy::start(scene, &load(4.0)).await?;
+    // More than each port takes, of the operator and of the client's entry.
+    let operator = scene.lab.address("cloud-1")?;
+    let entry = scene.lab.address("cam-1")?;
+    let targets = [format!("{operator}:9000:400"), format!("{entry}:8001:1200")];
+    let held = script(scene, "cam-2", SILENT, &targets).await?;
+    let held: u32 = held.trim().parse().context("it does not say how many")?;
+    ensure!(held > 500, "{held}");
+    all_answered(client).await?;
+    scene.wait_nodes(5, Duration::from_secs(10)).await?;
+    let after = restarts(scene).await?;
+    ensure!(before == after, "before: {before}\nafter: {after}");
     Ok(())
 }

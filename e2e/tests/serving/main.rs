@@ -151,6 +151,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(bad_models::hosts_too_small);
     case!(bad_models::a_broken_update_leaves_the_last_good_one_serving);
     case!(hostile::a_tenant_and_the_network_do_their_worst);
+    case!(hostile::connections_that_say_nothing_cost_others_nothing);
     case!(isolation::a_model_that_crashes_costs_others_nothing);
     case!(isolation::a_model_that_never_ends_costs_others_nothing);
     case!(isolation::a_model_that_takes_all_memory_costs_others_nothing);

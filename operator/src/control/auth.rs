@@ -2,7 +2,7 @@
 
 use super::bearer::Token;
 use super::callers::Host;
-use super::known::{FRESH, Known, STALE};
+use super::known::{FRESH, Known, STALE, Source};
 use crate::hosts::HostRefusal;
 use async_trait::async_trait;
 use http::HeaderMap;
@@ -124,7 +124,7 @@ pub enum AuthError {
     Malformed,
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("too many invalid tokens from this address; wait a few seconds")]
+    #[error("too many invalid tokens; wait a few seconds")]
     TooMany,
     #[error("this node's agent has too many connections; close some")]
     Connections,
@@ -216,21 +216,27 @@ impl TokenReviews {
     }
 
     /// What is known of the token without asking; `None` where nothing is.
-    fn remembered(&self, key: &Digest, from: Option<IpAddr>) -> Option<Result<Agent, AuthError>> {
-        let (now, mut known) = (Instant::now(), self.known());
+    fn remembered(&self, key: &Digest, from: Option<&Source>) -> Option<Result<Agent, AuthError>> {
+        let (now, known) = (Instant::now(), self.known());
         if let Some(agent) = known.accepted(key, FRESH, now) {
             return Some(Ok(agent));
         }
         if let Some(refusal) = known.refused(key, now) {
             return Some(Err(refusal.into()));
         }
-        let was_accepted = known.accepted(key, STALE, now).is_some();
-        (!was_accepted && !known.may_ask(from, now)).then_some(Err(AuthError::TooMany))
+        drop(known);
+        (!self.may_ask(key, from)).then_some(Err(AuthError::TooMany))
     }
 
-    async fn review(&self, token: &Token, from: Option<IpAddr>) -> Result<Agent, AuthError> {
+    /// Whether the API server may be asked about a token: about one that it accepted always.
+    fn may_ask(&self, key: &Digest, from: Option<&Source>) -> bool {
+        let (now, mut known) = (Instant::now(), self.known());
+        known.accepted(key, STALE, now).is_some() || known.may_ask(from, now)
+    }
+
+    async fn review(&self, token: &Token, from: Option<Source>) -> Result<Agent, AuthError> {
         let key = Digest::of(token.expose().as_bytes());
-        let asked = self.ask(token).await;
+        let asked = self.ask(token, &key, from.as_ref()).await;
         let now = Instant::now();
         match asked {
             Ok(status) => match agent_of(&status, &self.user) {
@@ -247,7 +253,12 @@ impl TokenReviews {
         }
     }
 
-    async fn ask(&self, token: &Token) -> Result<TokenReviewStatus, AuthError> {
+    async fn ask(
+        &self,
+        token: &Token,
+        key: &Digest,
+        from: Option<&Source>,
+    ) -> Result<TokenReviewStatus, AuthError> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: Some(token.expose().to_owned()),
@@ -256,29 +267,40 @@ impl TokenReviews {
             ..TokenReview::default()
         };
         let params = PostParams::default();
-        let answer = self.in_turn(self.reviews.create(&params, &review)).await?;
+        let question = async {
+            // Those that came at the same time may have turned out bad meanwhile. Whoever was
+            // let in before is asked about in any case.
+            if from.is_some() && !self.may_ask(key, from) {
+                return Err(AuthError::TooMany);
+            }
+            let answer = self.reviews.create(&params, &review).await;
+            answer.map_err(unavailable)
+        };
+        let answer = self.in_turn(question).await?;
         Ok(answer.status.unwrap_or_default())
     }
 
     async fn pod(&self, name: &str) -> Result<Option<Pod>, AuthError> {
-        self.in_turn(self.pods.get_opt(name)).await
+        let question = async { self.pods.get_opt(name).await.map_err(unavailable) };
+        self.in_turn(question).await
     }
 
     /// Asks the API server, a few at a time.
     async fn in_turn<T>(
         &self,
-        question: impl Future<Output = Result<T, kube::Error>>,
+        question: impl Future<Output = Result<T, AuthError>>,
     ) -> Result<T, AuthError> {
         let answer = tokio::time::timeout(TIMEOUT, async {
             // It is never closed.
             let _turn = self.asking.acquire().await;
             question.await
         });
-        answer
-            .await
-            .map_err(|late| AuthError::Unavailable(Box::new(late)))?
-            .map_err(|error| AuthError::Unavailable(Box::new(error)))
+        answer.await.map_err(unavailable)?
     }
+}
+
+fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> AuthError {
+    AuthError::Unavailable(Box::new(error))
 }
 
 #[async_trait]
@@ -286,9 +308,10 @@ impl Authenticate for TokenReviews {
     async fn authenticate(&self, call: &Call<'_>) -> Result<Caller, AuthError> {
         let token = Token::of(call.headers)?;
         let key = Digest::of(token.expose().as_bytes());
-        let agent = match self.remembered(&key, call.from) {
+        let from = Source::of(call);
+        let agent = match self.remembered(&key, from.as_ref()) {
             Some(known) => known?,
-            None => self.review(&token, call.from).await?,
+            None => self.review(&token, from).await?,
         };
         Ok(Caller(Who::Agent(agent, token)))
     }

@@ -1,11 +1,12 @@
 //! A cache of token checks, so that the API server is rarely asked: which tokens were
-//! accepted, which were refused, and which addresses sent too many invalid ones. Pure apart
-//! from its owner's locks: the current time is passed in.
+//! accepted, which were refused, and who sent too many invalid ones. Pure apart from its
+//! owner's locks: the current time is passed in.
 
-use super::auth::{Agent, Refusal};
+use super::auth::{Agent, Call, Refusal};
 use lamina_model::Digest;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A token is not reviewed again within this time: blobs come in many ranges.
@@ -19,19 +20,38 @@ const REFUSED: Duration = Duration::from_secs(5);
 /// Tokens remembered, good and bad.
 const MOST_ACCEPTED: usize = 8192;
 const MOST_REFUSED: usize = 4096;
-/// Bad tokens from one address that are reviewed: so many at once, and so many a
+/// Bad tokens from one source that are reviewed: so many at once, and so many a
 /// second.
-const OF_ADDRESS: Rate = Rate {
+const OF_SOURCE: Rate = Rate {
     burst: 10.0,
     a_second: 1.0,
 };
-/// And from everywhere.
+/// And from all addresses.
 const OF_ALL: Rate = Rate {
     burst: 100.0,
     a_second: 10.0,
 };
-/// Addresses whose bad tokens are counted.
-const MOST_ADDRESSES: usize = 1024;
+/// Sources whose bad tokens are counted.
+const MOST_SOURCES: usize = 1024;
+
+/// Whose bad tokens are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    /// Everybody's at an address, or in a network of IPv6.
+    Address(IpAddr),
+    /// A host's that shows its certificate: whoever has none keeps it from nothing.
+    Host(Arc<str>),
+}
+
+impl Source {
+    /// The source of `call`, where something is known of that.
+    pub(super) fn of(call: &Call<'_>) -> Option<Self> {
+        match call.peer {
+            Some(peer) => Some(Self::Host(Arc::clone(&peer.node))),
+            None => call.from.map(|ip| Self::Address(group(ip))),
+        }
+    }
+}
 
 /// What is known of tokens.
 #[derive(Debug)]
@@ -39,7 +59,7 @@ pub(super) struct Known {
     accepted: BTreeMap<Digest, (Agent, Instant)>,
     refused: BTreeMap<Digest, (Refusal, Instant)>,
     of_all: Bucket,
-    of_address: BTreeMap<IpAddr, Bucket>,
+    of_source: BTreeMap<Source, Bucket>,
 }
 
 impl Known {
@@ -48,7 +68,7 @@ impl Known {
             accepted: BTreeMap::new(),
             refused: BTreeMap::new(),
             of_all: Bucket::full(OF_ALL, now),
-            of_address: BTreeMap::new(),
+            of_source: BTreeMap::new(),
         }
     }
 
@@ -65,11 +85,12 @@ impl Known {
     }
 
     /// Whether a token that nobody knows may be reviewed: not where too many bad ones
-    /// came from that address, or from everywhere.
-    pub(super) fn may_ask(&mut self, from: Option<IpAddr>, now: Instant) -> bool {
-        let of_address = from.and_then(|ip| self.of_address.get_mut(&group(ip)));
-        let of_address = of_address.is_none_or(|b| b.has_some(OF_ADDRESS, now));
-        of_address && self.of_all.has_some(OF_ALL, now)
+    /// came from that source, or from all addresses where it is one of them.
+    pub(super) fn may_ask(&mut self, from: Option<&Source>, now: Instant) -> bool {
+        let of_source = from.and_then(|from| self.of_source.get_mut(from));
+        let of_source = of_source.is_none_or(|b| b.has_some(OF_SOURCE, now));
+        let is_host = matches!(from, Some(Source::Host(_)));
+        of_source && (is_host || self.of_all.has_some(OF_ALL, now))
     }
 
     /// The token was accepted as `agent`'s.
@@ -84,32 +105,34 @@ impl Known {
         &mut self,
         token: Digest,
         refusal: Refusal,
-        from: Option<IpAddr>,
+        from: Option<Source>,
         now: Instant,
     ) {
         self.accepted.remove(&token);
         forget(&mut self.refused, MOST_REFUSED, REFUSED, now);
         self.refused.insert(token, (refusal, now));
-        self.of_all.take(OF_ALL, now);
-        if let Some(ip) = from {
+        if !matches!(from, Some(Source::Host(_))) {
+            self.of_all.take(OF_ALL, now);
+        }
+        if let Some(source) = from {
             self.make_room(now);
-            let full = Bucket::full(OF_ADDRESS, now);
-            let bucket = self.of_address.entry(group(ip)).or_insert(full);
-            bucket.take(OF_ADDRESS, now);
+            let full = Bucket::full(OF_SOURCE, now);
+            let bucket = self.of_source.entry(source).or_insert(full);
+            bucket.take(OF_SOURCE, now);
         }
     }
 
     fn make_room(&mut self, now: Instant) {
-        if self.of_address.len() < MOST_ADDRESSES {
+        if self.of_source.len() < MOST_SOURCES {
             return;
         }
-        self.of_address.retain(|_, b| !b.is_full(OF_ADDRESS, now));
-        while self.of_address.len() >= MOST_ADDRESSES {
-            let oldest = self.of_address.iter().min_by_key(|(_, b)| b.at);
-            let Some(oldest) = oldest.map(|(ip, _)| *ip) else {
+        self.of_source.retain(|_, b| !b.is_full(OF_SOURCE, now));
+        while self.of_source.len() >= MOST_SOURCES {
+            let oldest = self.of_source.iter().min_by_key(|(_, b)| b.at);
+            let Some(oldest) = oldest.map(|(source, _)| source.clone()) else {
                 return;
             };
-            self.of_address.remove(&oldest);
+            self.of_source.remove(&oldest);
         }
     }
 }
@@ -232,24 +255,49 @@ mod tests {
         assert_eq!(known.refused(&token(1), after(63)), None);
     }
 
+    fn address(ip: &str) -> Source {
+        Source::Address(group(ip.parse().unwrap()))
+    }
+
     #[test]
     fn bad_tokens_of_one_address_leave_reviews_for_others() {
         let start = Instant::now();
         let mut known = Known::new(start);
-        let bad: IpAddr = "10.0.0.66".parse().unwrap();
-        let mapped: IpAddr = "::ffff:10.0.0.66".parse().unwrap();
-        let good: IpAddr = "10.0.0.7".parse().unwrap();
+        let bad = address("10.0.0.66");
+        let mapped = address("::ffff:10.0.0.66");
+        let good = address("10.0.0.7");
         let mut asked = 0;
         // Three thousand in eight seconds.
         for n in 0..3000 {
             let now = start + Duration::from_secs_f64(f64::from(n) * 8.0 / 3000.0);
-            if known.may_ask(Some(mapped), now) {
+            if known.may_ask(Some(&mapped), now) {
                 asked += 1;
-                known.refuse(token(n), refusal(), Some(bad), now);
+                known.refuse(token(n), refusal(), Some(bad.clone()), now);
             }
         }
         assert!((10..20).contains(&asked), "{asked}");
-        assert!(known.may_ask(Some(good), start + Duration::from_secs(8)));
+        assert!(known.may_ask(Some(&good), start + Duration::from_secs(8)));
+    }
+
+    #[test]
+    fn whoever_has_no_certificate_keeps_one_that_has_it_from_nothing() {
+        let now = Instant::now();
+        let mut known = Known::new(now);
+        for n in 0..200 {
+            let from = address(&format!("10.0.0.{n}"));
+            known.refuse(token(n), refusal(), Some(from), now);
+        }
+        let (stranger, host) = (address("10.0.1.7"), Source::Host("cam-1".into()));
+        assert!(!known.may_ask(Some(&stranger), now));
+        assert!(known.may_ask(Some(&host), now));
+        // One that was stolen has its own share, and spends no other's.
+        let mut known = Known::new(now);
+        for n in 0..200 {
+            known.refuse(token(n), refusal(), Some(host.clone()), now);
+        }
+        assert!(!known.may_ask(Some(&host), now));
+        assert!(known.may_ask(Some(&stranger), now));
+        assert!(known.may_ask(Some(&Source::Host("cam-2".into())), now));
     }
 
     #[test]
@@ -258,9 +306,10 @@ mod tests {
         let mut known = Known::new(start);
         let mut asked = 0;
         for n in 0..20_000_u32 {
-            let from = IpAddr::from(u128::from(n).rotate_left(64).to_be_bytes());
+            let ip = IpAddr::from(u128::from(n).rotate_left(64).to_be_bytes());
+            let from = Source::Address(group(ip));
             let now = start + Duration::from_millis(u64::from(n));
-            if known.may_ask(Some(from), now) {
+            if known.may_ask(Some(&from), now) {
                 asked += 1;
                 known.refuse(token(n), refusal(), Some(from), now);
             }
@@ -272,7 +321,7 @@ mod tests {
         }
         assert!(known.accepted.len() <= MOST_ACCEPTED);
         assert!(known.refused.len() <= MOST_REFUSED);
-        assert!(known.of_address.len() <= MOST_ADDRESSES);
+        assert!(known.of_source.len() <= MOST_SOURCES);
     }
 
     #[test]

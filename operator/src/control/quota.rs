@@ -22,6 +22,8 @@ pub(super) enum OverQuota {
          with `operator.store.putQuota`"
     )]
     Bytes(u64),
+    #[error("the operator asked for a blob of {0} bytes at most, and more came; send that one")]
+    Larger(u64),
 }
 
 /// What each agent may still put. Clones share it.
@@ -43,8 +45,9 @@ struct Quota {
 pub(super) struct Putting {
     quotas: Quotas,
     agent: String,
-    /// The operator asked for it: its bytes are not counted.
-    is_wanted: bool,
+    /// The operator asked for it: its bytes are not counted, but there are no more than these.
+    wanted: Option<u64>,
+    came: u64,
 }
 
 impl Quotas {
@@ -55,14 +58,14 @@ impl Quotas {
         }
     }
 
-    /// `agent` begins to send a blob, which was asked of it where it `is_wanted`.
+    /// `agent` begins to send a blob; one of `wanted` bytes at most, where it was asked for it.
     ///
     /// # Errors
     /// It sends too many at once.
     pub(super) fn begin(
         &self,
         agent: &str,
-        is_wanted: bool,
+        wanted: Option<u64>,
         now: Instant,
     ) -> Result<Putting, OverQuota> {
         let mut all = self.lock();
@@ -83,7 +86,8 @@ impl Quotas {
         Ok(Putting {
             quotas: self.clone(),
             agent: agent.to_owned(),
-            is_wanted,
+            wanted,
+            came: 0,
         })
     }
 
@@ -98,9 +102,11 @@ impl Putting {
     ///
     /// # Errors
     /// The agent may put no more.
-    pub(super) fn take(&self, bytes: usize, now: Instant) -> Result<(), OverQuota> {
-        if self.is_wanted {
-            return Ok(());
+    pub(super) fn take(&mut self, bytes: usize, now: Instant) -> Result<(), OverQuota> {
+        self.came = self.came.saturating_add(bytes as u64);
+        if let Some(most) = self.wanted {
+            let fits = self.came <= most;
+            return fits.then_some(()).ok_or(OverQuota::Larger(most));
         }
         let whole = self.quotas.bytes_an_hour;
         let mut all = self.quotas.lock();
@@ -133,31 +139,30 @@ mod tests {
     #[test]
     fn an_agent_puts_its_hours_bytes_and_others_have_theirs() {
         let (quotas, now) = (Quotas::new(3600), Instant::now());
-        let put = quotas.begin("a", false, now).unwrap();
+        let mut put = quotas.begin("a", None, now).unwrap();
         put.take(3000, now).unwrap();
         assert_eq!(put.take(601, now), Err(OverQuota::Bytes(3600)));
         put.take(600, now).unwrap();
         put.take(1, now).unwrap_err();
         put.take(10, now + Duration::from_secs(10)).unwrap();
-        let other = quotas.begin("b", false, now).unwrap();
+        let mut other = quotas.begin("b", None, now).unwrap();
         other.take(3600, now).unwrap();
-        // What the operator asks for is not counted.
-        let wanted = quotas.begin("b", true, now).unwrap();
-        wanted.take(100_000, now).unwrap();
+        // What the operator asks for is not counted, and is as large as that can be.
+        let mut wanted = quotas.begin("b", Some(100_000), now).unwrap();
+        wanted.take(60_000, now).unwrap();
+        wanted.take(40_000, now).unwrap();
+        assert_eq!(wanted.take(1, now), Err(OverQuota::Larger(100_000)));
     }
 
     #[test]
     fn an_agent_sends_few_blobs_at_once() {
         let (quotas, now) = (Quotas::new(1), Instant::now());
         let mut all: Vec<Putting> = (0..AT_ONCE)
-            .map(|_| quotas.begin("a", false, now).unwrap())
+            .map(|_| quotas.begin("a", None, now).unwrap())
             .collect();
-        assert_eq!(
-            quotas.begin("a", false, now).unwrap_err(),
-            OverQuota::AtOnce
-        );
-        quotas.begin("b", false, now).unwrap();
+        assert_eq!(quotas.begin("a", None, now).unwrap_err(), OverQuota::AtOnce);
+        quotas.begin("b", None, now).unwrap();
         all.pop();
-        quotas.begin("a", false, now).unwrap();
+        quotas.begin("a", None, now).unwrap();
     }
 }

@@ -214,10 +214,10 @@ impl Control for ControlService {
         let existed = self.store.renew(&digest).await.map_err(from_store)?;
         if !existed {
             let node = caller.node().unwrap_or_default();
-            let is_wanted = self.world.was_asked_for(&digest, node);
-            let putting = self.quotas.begin(node, is_wanted, Instant::now());
+            let wanted = self.world.was_asked_for(&digest, node);
+            let putting = self.quotas.begin(node, wanted, Instant::now());
             let putting = putting.map_err(from_quota)?;
-            self.receive(&digest, first, &mut chunks, &putting).await?;
+            self.receive(&digest, first, &mut chunks, putting).await?;
             tracing::debug!(blob = digest.short(), node, "stored");
         }
         Ok(Response::new(PutBlobReply { existed }))
@@ -422,11 +422,11 @@ impl ControlService {
         digest: &Digest,
         first: PutBlobChunk,
         chunks: &mut Streaming<PutBlobChunk>,
-        putting: &Putting,
+        mut putting: Putting,
     ) -> Result<(), Status> {
         let writer = self.store.writer(digest.clone()).await;
         let mut writer = writer.map_err(from_store)?;
-        match write_all(&mut writer, first, chunks, putting).await {
+        match write_all(&mut writer, first, chunks, &mut putting).await {
             Ok(()) => writer.finish().await.map_err(from_store),
             Err(status) => {
                 writer.abort().await;
@@ -440,7 +440,7 @@ async fn write_all(
     writer: &mut BlobWriter,
     first: PutBlobChunk,
     chunks: &mut Streaming<PutBlobChunk>,
-    putting: &Putting,
+    putting: &mut Putting,
 ) -> Result<(), Status> {
     let mut next = Some(first);
     while let Some(chunk) = next {

@@ -627,7 +627,9 @@ async fn a_lost_store_is_filled_from_the_hosts_that_are_left() {
                 return;
             }
             let missing = loaded.missing.values().flatten();
-            let asked = missing.filter(|blob| server.world.take_back(blob)).count();
+            let asked = missing
+                .filter(|of| server.world.take_back(&of.blob, of.most_bytes))
+                .count();
             for _ in 0..asked {
                 let Ok(FromOperator::WantBlobs(wants)) = lives.hear().await else {
                     continue;

@@ -1,7 +1,7 @@
 //! Questions that are under way, and the answers that came. Solving goes on beside
 //! the loop: built-in strategies on a few threads, the most urgent question first and
-//! each with a deadline of its own; plugins in calls of their own, so that one that
-//! hangs delays its own model only.
+//! each with a deadline of its own, namespaces in turn; plugins in calls of their own, so
+//! that one that hangs delays its own model only.
 
 use super::ask;
 #[cfg(test)]
@@ -15,12 +15,14 @@ use crate::text::with_causes;
 use lamina_crds::reasons;
 use lamina_placement::{Ctx, SolveOptions};
 use lamina_plugin_host::{Plugin, Plugins, Question as PluginQuestion, Solved, WorkError};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use waiting::Waiting;
+
+mod waiting;
 
 /// Time for one question to a built-in strategy.
 const SOLVE_TIME: Duration = Duration::from_secs(3);
@@ -51,8 +53,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Open {
     questions: BTreeMap<PlacementKey, Asked>,
-    /// Numbers of questions for threads, the most urgent and then the oldest first.
-    queue: BinaryHeap<(Need, Reverse<u64>, PlacementKey)>,
+    /// Questions for threads.
+    waiting: Waiting,
     asked: u64,
     is_closed: bool,
 }
@@ -142,8 +144,8 @@ impl Desk {
                 Some(self.call(plugin, number, &ask.key, question))
             }
             None => {
-                open.queue
-                    .push((ask.need, Reverse(number), ask.key.clone()));
+                let (namespace, key) = (&ask.question.namespace, ask.key.clone());
+                open.waiting.push(namespace, ask.need, number, key);
                 self.shared.work.notify_one();
                 None
             }
@@ -175,6 +177,19 @@ impl Desk {
 }
 
 impl Open {
+    /// The next question for a thread that is still wanted, with its number.
+    fn next(&mut self) -> Option<(PlacementKey, u64, Question)> {
+        let questions = &self.questions;
+        let is_wanted = |key: &PlacementKey, number: u64| {
+            let asked = questions.get(key);
+            asked.is_some_and(|asked| asked.number == number)
+        };
+        let (key, number) = self.waiting.pop(is_wanted)?;
+        let asked = self.questions.get(&key)?;
+        let question = self.in_turn(&key, &asked.question);
+        Some((key, number, question))
+    }
+
     /// The question as it is when its turn comes: answers that came since it was asked,
     /// and that are not plans yet, take what they need first. Else all that were asked in
     /// one look would choose the same free hosts.
@@ -225,19 +240,15 @@ impl Shared {
         }
     }
 
-    /// The most urgent question that is still wanted; `None` once the desk is gone.
+    /// The next question; `None` once the desk is gone.
     fn next(&self) -> Option<(PlacementKey, u64, Question)> {
         let mut open = self.lock();
         loop {
             if open.is_closed {
                 return None;
             }
-            while let Some((_, Reverse(number), key)) = open.queue.pop() {
-                let asked = open.questions.get(&key).filter(|q| q.number == number);
-                if let Some(asked) = asked {
-                    let question = open.in_turn(&key, &asked.question);
-                    return Some((key, number, question));
-                }
+            if let Some(next) = open.next() {
+                return Some(next);
             }
             let waited = self.work.wait(open);
             open = waited.unwrap_or_else(PoisonError::into_inner);

@@ -41,8 +41,8 @@ enum Unusable {
     Store(#[from] StoreError),
     #[error("nobody can use what is in it")]
     Content(#[from] ManifestError),
-    #[error("{} of its blobs are missing, starting with {}", .0.len(), .0[0])]
-    Missing(Vec<Digest>),
+    #[error("{} of its blobs are missing, starting with {}", .0.len(), .0[0].blob)]
+    Missing(Vec<Lacking>),
 }
 
 impl Unusable {
@@ -55,13 +55,28 @@ impl Unusable {
     }
 
     /// What the store lacks.
-    fn missing(&self) -> Vec<Digest> {
+    fn missing(&self) -> Vec<Lacking> {
         match self {
             Self::Missing(blobs) => blobs.clone(),
-            Self::Store(StoreError::NotFound(manifest)) => vec![manifest.clone()],
+            Self::Store(StoreError::NotFound(manifest)) => vec![Lacking {
+                blob: manifest.clone(),
+                most_bytes: MANIFEST_BYTES,
+            }],
             _ => Vec::new(),
         }
     }
+}
+
+/// A probe is no larger: no message to a model is.
+const PROBE_BYTES: u64 = 2 << 30;
+
+/// A blob that the store lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lacking {
+    /// Its digest.
+    pub blob: Digest,
+    /// How large it can be: whoever sends more sends something else.
+    pub most_bytes: u64,
 }
 
 /// The manifests that decisions need, and whether all others are known to be
@@ -74,7 +89,7 @@ pub(crate) struct Loaded {
     pub bytes: BTreeMap<String, u64>,
     /// Blobs that the store lacks, by the manifest that needs them: hosts may still
     /// hold them.
-    pub missing: BTreeMap<String, Vec<Digest>>,
+    pub missing: BTreeMap<String, Vec<Lacking>>,
     /// Digests of manifests of which something is being taken back from hosts.
     pub recovering: BTreeSet<String>,
     /// The store answered for each.
@@ -195,10 +210,12 @@ impl Manifests {
 }
 
 async fn check(store: &BlobStore, manifest: &Manifest) -> Result<(), Unusable> {
+    let blocks = manifest.blocks.iter().map(|b| (&b.digest, b.file_bytes));
     let mut missing = Vec::new();
-    for digest in blobs(manifest) {
-        if !store.has(digest).await? {
-            missing.push(digest.clone());
+    for (blob, most_bytes) in blocks.chain([(&manifest.probe, PROBE_BYTES)]) {
+        if !store.has(blob).await? {
+            let blob = blob.clone();
+            missing.push(Lacking { blob, most_bytes });
         }
     }
     if missing.is_empty() {

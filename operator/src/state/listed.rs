@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use lamina_crds::{ComputeNode, DnnModel, DnnModelStatus, Placement};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// An object that is there but cannot be read.
@@ -40,8 +40,10 @@ impl Listed {
         self.compute_nodes.iter().map(|n| n.name_any())
     }
 
-    /// UIDs of the Placements.
-    pub(crate) fn placement_uids(&self) -> BTreeSet<String> {
-        self.placements.iter().filter_map(|p| p.uid()).collect()
+    /// Entries of the Placements by their UIDs.
+    pub(crate) fn entries(&self) -> BTreeMap<String, String> {
+        let all = self.placements.iter();
+        all.filter_map(|p| Some((p.uid()?, p.spec.entry.clone())))
+            .collect()
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Holders {
 #[derive(Debug)]
 struct Ask {
     at: Duration,
+    /// How large the blob can be.
+    most_bytes: u64,
     /// Hosts that were asked, and did not send it so far.
     nodes: BTreeSet<String>,
 }
@@ -56,11 +58,12 @@ impl Holders {
         held.extend(came.filter_map(|d| d.parse::<Digest>().ok()));
     }
 
-    /// The host to ask for `blob`, of those that hold it and are `alive`; another one
-    /// where the last did not send it. `None` where nobody holds it.
+    /// The host to ask for `blob`, which has `most_bytes` at most, of those that hold it and
+    /// are `alive`; another one where the last did not send it. `None` where nobody holds it.
     pub(super) fn ask(
         &mut self,
         blob: &Digest,
+        most_bytes: u64,
         now: Duration,
         alive: impl Fn(&str) -> bool,
     ) -> Option<Asked> {
@@ -84,17 +87,18 @@ impl Holders {
         let node = (*fresh.unwrap_or(first)).clone();
         let ask = self.asked.entry(blob.clone()).or_insert(Ask {
             at: now,
+            most_bytes,
             nodes: BTreeSet::new(),
         });
-        ask.at = now;
+        (ask.at, ask.most_bytes) = (now, most_bytes);
         ask.nodes.insert(node.clone());
         Some(Asked::Now(node))
     }
 
-    /// Whether `node` was asked for `blob`.
-    pub(super) fn was_asked(&self, blob: &Digest, node: &str) -> bool {
-        let ask = self.asked.get(blob);
-        ask.is_some_and(|ask| ask.nodes.contains(node))
+    /// How many bytes `blob` has at most, where `node` was asked for it.
+    pub(super) fn was_asked(&self, blob: &Digest, node: &str) -> Option<u64> {
+        let ask = self.asked.get(blob)?;
+        ask.nodes.contains(node).then_some(ask.most_bytes)
     }
 
     /// What every host holds, as it said.
@@ -130,30 +134,31 @@ mod tests {
     fn a_blob_is_asked_of_one_host_at_a_time_and_of_another_if_it_does_not_come() {
         let (blob, other) = (Digest::of(b"blob"), Digest::of(b"other"));
         let mut holders = Holders::default();
-        assert_eq!(holders.ask(&blob, at(0), |_| true), None);
+        assert_eq!(holders.ask(&blob, 7, at(0), |_| true), None);
         holders.heard("a", inventory(&[&blob, &other], true));
         holders.heard("b", inventory(&[&blob], false));
         holders.heard("dead", inventory(&[&blob], true));
         let alive = |node: &str| node != "dead";
         assert_eq!(
-            holders.ask(&blob, at(0), alive),
+            holders.ask(&blob, 7, at(0), alive),
             Some(Asked::Now("a".into()))
         );
-        assert_eq!(holders.ask(&blob, at(5), alive), Some(Asked::Before));
-        assert!(holders.was_asked(&blob, "a") && !holders.was_asked(&blob, "b"));
-        assert!(!holders.was_asked(&other, "a"));
+        assert_eq!(holders.ask(&blob, 7, at(5), alive), Some(Asked::Before));
+        assert_eq!(holders.was_asked(&blob, "a"), Some(7));
+        assert_eq!(holders.was_asked(&blob, "b"), None);
+        assert_eq!(holders.was_asked(&other, "a"), None);
         assert_eq!(
-            holders.ask(&blob, at(30), alive),
+            holders.ask(&blob, 7, at(30), alive),
             Some(Asked::Now("b".into()))
         );
         assert_eq!(
-            holders.ask(&blob, at(60), alive),
+            holders.ask(&blob, 7, at(60), alive),
             Some(Asked::Now("a".into()))
         );
         holders.heard("a", inventory(&[], true));
-        assert_eq!(holders.ask(&other, at(60), alive), None);
+        assert_eq!(holders.ask(&other, 7, at(60), alive), None);
         holders.forget("a");
         holders.forget("b");
-        assert_eq!(holders.ask(&blob, at(99), alive), None);
+        assert_eq!(holders.ask(&blob, 7, at(99), alive), None);
     }
 }

@@ -125,10 +125,10 @@ impl World {
         self.change(|state, _| state.forget_host(host));
     }
 
-    /// Keeps requests and times of these placements, by UID, and takes none of
-    /// others.
-    pub fn retain_placements(&self, uids: &BTreeSet<String>) {
-        self.held().state.retain_placements(uids);
+    /// Keeps requests and times of these placements, by UID, and takes none of others.
+    /// Beside each is its entry, which alone is heard of its requests.
+    pub fn retain_placements(&self, entries: &BTreeMap<String, String>) {
+        self.held().state.retain_placements(entries);
     }
 
     /// Median relative error of the round trips that network coordinates predict,
@@ -179,17 +179,17 @@ impl World {
         self.change(|state, _| state.set_keys(keys));
     }
 
-    /// Asks a host that holds `blob` to send it to the store; false where none is
-    /// there.
-    pub(crate) fn take_back(&self, blob: &Digest) -> bool {
+    /// Asks a host that holds `blob`, which has `most_bytes` at most, to send it to the
+    /// store; false where none is there.
+    pub(crate) fn take_back(&self, blob: &Digest, most_bytes: u64) -> bool {
         let mut held = self.held();
-        let (is_coming, effects) = held.state.take_back(blob, self.now());
+        let (is_coming, effects) = held.state.take_back(blob, most_bytes, self.now());
         self.carry_out(&mut held, effects);
         is_coming
     }
 
-    /// Whether `node` was asked for `blob` a while ago.
-    pub(crate) fn was_asked_for(&self, blob: &Digest, node: &str) -> bool {
+    /// How many bytes `blob` has at most, where `node` was asked for it a while ago.
+    pub(crate) fn was_asked_for(&self, blob: &Digest, node: &str) -> Option<u64> {
         self.held().state.holders.was_asked(blob, node)
     }
 

@@ -110,7 +110,7 @@ impl State {
             }
             FromAgent::Requests(requests) => {
                 for model in requests.models {
-                    self.timings.add_requests(model, now);
+                    self.timings.add_requests(node, model, now);
                 }
             }
             FromAgent::Prepare(update) => self.prepare_update(node, update, &mut effects),
@@ -162,8 +162,8 @@ impl State {
         effects
     }
 
-    /// Keeps nothing of placements other than these.
-    pub(super) fn retain_placements(&mut self, placements: &BTreeSet<String>) {
+    /// Keeps nothing of placements other than these, whose entries stand beside their UIDs.
+    pub(super) fn retain_placements(&mut self, placements: &BTreeMap<String, String>) {
         self.timings.retain(placements);
     }
 
@@ -246,11 +246,18 @@ impl State {
         effects
     }
 
-    /// Asks a host that holds `blob` to send it; false where none is there.
-    pub(super) fn take_back(&mut self, blob: &Digest, now: Duration) -> (bool, Effects) {
+    /// Asks a host that holds `blob`, of so many bytes at most, to send it; false where
+    /// none is there.
+    pub(super) fn take_back(
+        &mut self,
+        blob: &Digest,
+        most_bytes: u64,
+        now: Duration,
+    ) -> (bool, Effects) {
         let mut effects = Effects::default();
-        let nodes = &self.nodes;
-        let Some(asked) = self.holders.ask(blob, now, |node| nodes.is_alive(node)) else {
+        let (nodes, holders) = (&self.nodes, &mut self.holders);
+        let asked = holders.ask(blob, most_bytes, now, |node| nodes.is_alive(node));
+        let Some(asked) = asked else {
             return (false, effects);
         };
         if let Asked::Now(node) = asked {

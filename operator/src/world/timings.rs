@@ -1,8 +1,9 @@
-//! Timings of requests reported by agents, over the last minute.
+//! Timings of requests reported by agents, over the last minute. Of requests only the entry is
+//! heard: whoever else speaks of them could turn every other model's plan.
 
 use super::types::{RequestEstimate, SegmentTimingEstimate};
 use lamina_proto::control::{ModelRequests, SegmentTiming};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// How far back figures look.
@@ -14,9 +15,7 @@ const TAIL_SHARE: f64 = 0.1;
 /// Reports of one kind kept in a window: one comes each second, of two revisions
 /// at a flip.
 const MOST_REPORTS: usize = 240;
-/// Placements, and segments of one host, that are kept before anybody said which
-/// ones there are.
-const MOST_UNKNOWN: usize = 1024;
+/// Segments of one host that are kept.
 const MOST_SEGMENTS_OF_HOST: usize = 4096;
 /// What one report may say: more is an error, or a lie.
 const MOST_COUNTED: u64 = 1_000_000_000;
@@ -32,8 +31,8 @@ pub(super) struct Timings {
     segments: BTreeMap<SegmentKey, Window<SegmentTiming>>,
     requests: BTreeMap<String, Window<ModelRequests>>,
     totals: BTreeMap<String, RequestTotals>,
-    /// Placements that there are; `None` before anybody said so.
-    placements: Option<BTreeSet<String>>,
+    /// Entries of the placements that there are, by UID.
+    placements: BTreeMap<String, String>,
     /// Keys of `segments` by host.
     of_host: BTreeMap<String, usize>,
 }
@@ -100,7 +99,7 @@ impl Timings {
         let Some(timing) = bounded_timing(timing) else {
             return;
         };
-        if !self.is_wanted(&timing.placement_uid) {
+        if !self.placements.contains_key(&timing.placement_uid) {
             return;
         }
         let key = SegmentKey {
@@ -119,12 +118,13 @@ impl Timings {
         self.segments.entry(key).or_default().add(timing, now);
     }
 
-    /// Takes in an entry's count of requests.
-    pub(super) fn add_requests(&mut self, requests: ModelRequests, now: Duration) {
+    /// Takes in what `node` counted of requests, where it is their entry.
+    pub(super) fn add_requests(&mut self, node: &str, requests: ModelRequests, now: Duration) {
         let Some(requests) = bounded_requests(requests) else {
             return;
         };
-        if !self.is_wanted(&requests.placement_uid) {
+        let entry = self.placements.get(&requests.placement_uid);
+        if entry.is_none_or(|entry| *entry != *node) {
             return;
         }
         let uid = requests.placement_uid.clone();
@@ -135,25 +135,16 @@ impl Timings {
         self.requests.entry(uid).or_default().add(requests, now);
     }
 
-    /// Whether reports of a placement count: it exists or, where nobody said yet
-    /// which ones do, there is room for it.
-    fn is_wanted(&self, placement_uid: &str) -> bool {
-        match &self.placements {
-            Some(placements) => placements.contains(placement_uid),
-            None => self.totals.contains_key(placement_uid) || self.totals.len() < MOST_UNKNOWN,
-        }
-    }
-
-    /// Keeps nothing of placements other than these.
-    pub(super) fn retain(&mut self, placements: &BTreeSet<String>) {
-        if self.placements.as_ref() == Some(placements) {
+    /// Keeps nothing of placements other than these, whose entries stand beside their UIDs.
+    pub(super) fn retain(&mut self, placements: &BTreeMap<String, String>) {
+        if self.placements == *placements {
             return;
         }
-        self.totals.retain(|uid, _| placements.contains(uid));
-        self.requests.retain(|uid, _| placements.contains(uid));
-        let is_kept = |key: &SegmentKey| placements.contains(&key.placement_uid);
+        self.totals.retain(|uid, _| placements.contains_key(uid));
+        self.requests.retain(|uid, _| placements.contains_key(uid));
+        let is_kept = |key: &SegmentKey| placements.contains_key(&key.placement_uid);
         self.segments.retain(|key, _| is_kept(key));
-        self.placements = Some(placements.clone());
+        self.placements.clone_from(placements);
         self.count();
     }
 
@@ -403,11 +394,24 @@ mod tests {
         }
     }
 
+    fn entries(all: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let all = all.iter().copied();
+        all.map(|(uid, entry)| (uid.to_owned(), entry.to_owned()))
+            .collect()
+    }
+
+    /// Of the placement `p`, whose requests enter at `entry`.
+    fn timings() -> Timings {
+        let mut timings = Timings::default();
+        timings.retain(&entries(&[("p", "entry")]));
+        timings
+    }
+
     #[test]
     fn reports_that_agree_give_back_what_they_say() {
-        let mut timings = Timings::default();
+        let mut timings = timings();
         for second in 0..10 {
-            timings.add_requests(requests(1, 3, 0.1, 0.2), at(second));
+            timings.add_requests("entry", requests(1, 3, 0.1, 0.2), at(second));
         }
         let stats = timings.request_stats("p", at(10)).unwrap();
         assert_eq!((stats.p50_seconds, stats.p95_seconds), (0.1, 0.2));
@@ -417,9 +421,9 @@ mod tests {
 
     #[test]
     fn the_newest_revision_counts_and_old_reports_go() {
-        let mut timings = Timings::default();
-        timings.add_requests(requests(1, 9, 0.9, 0.9), at(0));
-        timings.add_requests(requests(2, 1, 0.1, 0.1), at(5));
+        let mut timings = timings();
+        timings.add_requests("entry", requests(1, 9, 0.9, 0.9), at(0));
+        timings.add_requests("entry", requests(2, 1, 0.1, 0.1), at(5));
         let stats = timings.request_stats("p", at(5)).unwrap();
         assert_eq!((stats.revision, stats.p50_seconds), (2, 0.1));
         timings.expire(at(70));
@@ -430,27 +434,37 @@ mod tests {
     #[test]
     fn placements_that_are_gone_leave_nothing_and_unknown_ones_do_not_come() {
         let mut timings = Timings::default();
-        let of = |uid: &str| ModelRequests {
-            placement_uid: uid.into(),
-            ..requests(1, 1, 0.1, 0.1)
+        timings.add_requests("entry", requests(1, 1, 0.1, 0.1), at(0));
+        timings.add_segment("a", timing(1, 0.1), at(0));
+        let held = |timings: &Timings| {
+            let windows = timings.requests.len() + timings.segments.len();
+            timings.totals.len() + windows + timings.of_host.len()
         };
-        for n in 0..100_000 {
-            timings.add_requests(of(&n.to_string()), at(0));
-        }
-        assert_eq!(timings.totals().len(), MOST_UNKNOWN);
-        timings.retain(&BTreeSet::from(["1".to_owned(), "p".to_owned()]));
-        assert_eq!((timings.totals().len(), timings.requests.len()), (1, 1));
-        timings.add_requests(of("2"), at(1));
+        assert_eq!(held(&timings), 0, "nobody said yet which ones there are");
+        timings.retain(&entries(&[("p", "entry"), ("q", "entry")]));
+        timings.add_requests("entry", requests(1, 1, 0.1, 0.1), at(1));
         timings.add_segment("a", timing(1, 0.1), at(1));
-        assert_eq!(timings.totals().len(), 1);
-        timings.retain(&BTreeSet::new());
-        let held = timings.totals.len() + timings.requests.len() + timings.segments.len();
-        assert_eq!((held, timings.of_host.len()), (0, 0));
+        assert_eq!(held(&timings), 4);
+        timings.retain(&entries(&[("q", "entry")]));
+        assert_eq!(held(&timings), 0);
+    }
+
+    #[test]
+    fn of_requests_their_entry_alone_is_heard() {
+        let mut timings = timings();
+        timings.add_requests("entry", requests(1, 3, 0.1, 0.1), at(0));
+        for revision in [1, 2, i64::MAX] {
+            timings.add_requests("other", requests(revision, MOST_COUNTED, 9.0, 9.0), at(0));
+        }
+        let stats = timings.request_stats("p", at(0)).unwrap();
+        assert_eq!((stats.revision, stats.answered), (1, 3));
+        assert_eq!(stats.p95_seconds, 0.1);
+        assert_eq!(timings.totals()["p"].answered, 3);
     }
 
     #[test]
     fn a_host_that_makes_up_segments_fills_its_own_room_only() {
-        let mut timings = Timings::default();
+        let mut timings = timings();
         for revision in 0..10_000 {
             let made_up = SegmentTiming {
                 revision,
@@ -472,9 +486,13 @@ mod tests {
 
     #[test]
     fn numbers_out_of_bounds_do_no_harm() {
-        let mut timings = Timings::default();
+        let mut timings = timings();
         for _ in 0..3 {
-            timings.add_requests(requests(1, u64::MAX, f64::NAN, f64::INFINITY), at(0));
+            timings.add_requests(
+                "entry",
+                requests(1, u64::MAX, f64::NAN, f64::INFINITY),
+                at(0),
+            );
             timings.add_segment("a", timing(u64::MAX, -1.0), at(0));
         }
         let stats = timings.request_stats("p", at(0)).unwrap();
@@ -486,7 +504,7 @@ mod tests {
 
     #[test]
     fn large_batches_are_told_from_slow_hosts() {
-        let mut timings = Timings::default();
+        let mut timings = timings();
         let batches = |count, rows: u64| SegmentTiming {
             row_p50_seconds: 0.1,
             ..timing(count, 0.1 * rows as f64)
@@ -511,17 +529,17 @@ mod tests {
             rows,
             ..requests(1, answered, 0.1, 0.1)
         };
-        timings.add_requests(of(3, 96), at(0));
-        timings.add_requests(of(1, 0), at(1));
+        timings.add_requests("entry", of(3, 96), at(0));
+        timings.add_requests("entry", of(1, 0), at(1));
         assert_eq!(timings.request_stats("p", at(1)).unwrap().rows, 97.0 / 4.0);
-        timings.add_requests(of(2, u64::MAX), at(70));
+        timings.add_requests("entry", of(2, u64::MAX), at(70));
         let most = timings.request_stats("p", at(70)).unwrap().rows;
         assert_eq!(most, MOST_ROWS as f64);
     }
 
     #[test]
     fn segments_are_weighed_by_their_runs() {
-        let mut timings = Timings::default();
+        let mut timings = timings();
         timings.add_segment("a", timing(0, 9.0), at(0));
         timings.add_segment("a", timing(1, 0.5), at(0));
         timings.add_segment("a", timing(9, 0.1), at(1));

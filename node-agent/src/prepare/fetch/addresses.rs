@@ -101,14 +101,17 @@ impl AddressRules {
 }
 
 /// The IPv4 address to which a gateway would send what is meant for `address`: NAT64
-/// (RFC 6052), 6to4 (RFC 3056), or the form that IPv6 began with.
+/// (RFC 6052, and a site's own by RFC 8215), 6to4 (RFC 3056), or the form that IPv6 began
+/// with.
 fn carried(address: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(address) = address else {
         return None;
     };
     let from = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match address.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(from(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, .., high, low] => {
+            Some(from(high, low))
+        }
         [0x2002, high, low, ..] => Some(from(high, low)),
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => Some(from(high, low)),
         _ => None,
@@ -191,6 +194,7 @@ mod tests {
             ("::127.0.0.1", Kind::Loopback),
             ("64:ff9b::7f00:1", Kind::Loopback),
             ("64:ff9b::a9fe:a9fe", Kind::LinkLocal),
+            ("64:ff9b:1:2:3:4:a9fe:a9fe", Kind::LinkLocal),
             ("2002:7f00:1::", Kind::Loopback),
         ];
         for (address, kind) in cases {

@@ -1,9 +1,11 @@
 //! Hosts that know each other by certificates, over real sockets.
 
+use super::hostile::{FORWARD, sent};
 use super::testing::{Folder, Host, part, request, route_to, values};
 use crate::net::{Profile, Target, TlsMode, Trust, connect, connect_unknown};
 use crate::serve::deadline::Deadline;
 use crate::serve::engine::fake::fp32;
+use crate::serve::guard::testing::framed;
 use crate::serve::hop::{Hops, to_wire};
 use crate::testing::{authority, credentials, trust};
 use lamina_crds::Hop;
@@ -13,6 +15,7 @@ use lamina_proto::hop::hop_client::HopClient;
 use lamina_proto::hop::{ForwardRequest, PingRequest};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -108,6 +111,18 @@ async fn without_a_certificate_neither_hop_nor_ping_is_answered() {
     };
     let connected = connect_unknown(target, &nobody).await;
     assert_eq!(told(connected).await, refused);
+}
+
+#[tokio::test]
+async fn of_a_hop_without_a_certificate_nothing_is_waited_for() {
+    let (_cam, edge) = path(&authority()).await;
+    // A message that is announced and never comes.
+    let begun = framed(0, 1 << 20, b"");
+    for method in [FORWARD, "/lamina.hop.v1.Hop/Ping"] {
+        let sending = sent(edge.channel(), method, "identity", &begun, false);
+        let code = timeout(Duration::from_secs(5), sending).await.unwrap();
+        assert_eq!(code, Code::Unauthenticated, "{method}");
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,9 @@ pub(crate) struct FakeBlock {
     pub(crate) exits: bool,
     #[serde(default)]
     pub(crate) side: Option<f32>,
+    /// How often each answer is there, one behind the other; 0 is once.
+    #[serde(default)]
+    pub(crate) repeat: usize,
 }
 
 /// Runs one at a time, each for `run_time`.
@@ -138,7 +141,12 @@ impl FakeSegment {
         }
         let through = |x: f32| self.blocks.iter().fold(x, |x, b| b.mul.mul_add(x, b.add));
         let values: Vec<f32> = floats(tensor).into_iter().map(through).collect();
-        fp32(&tensor.shape, &values)
+        let times = self.blocks.last().map_or(1, |block| block.repeat.max(1));
+        let mut shape = tensor.shape.clone();
+        if let Some(rows) = shape.first_mut() {
+            *rows *= times as i64;
+        }
+        fp32(&shape, &values.repeat(times))
     }
 }
 

@@ -85,6 +85,12 @@ pub(super) fn response(
     })
 }
 
+/// Bytes of the tensors in `response`, which are most of it.
+pub(super) fn bytes_of(response: &ModelInferResponse) -> u64 {
+    let tensors = response.raw_output_contents.iter();
+    tensors.map(|raw| raw.len() as u64).sum()
+}
+
 fn parameters(answered: &Answered) -> HashMap<String, InferParameter> {
     let reply = &answered.reply;
     let timing = timing_json(&reply.timings);

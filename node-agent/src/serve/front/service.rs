@@ -16,7 +16,7 @@ use crate::serve::access::{Access, Caller, FORWARDED};
 use crate::serve::batches::Batches;
 use crate::serve::deadline::Deadline;
 use crate::serve::directory::Directory;
-use crate::serve::guard::Turns;
+use crate::serve::guard::{AnswerBytes, Turns};
 use crate::serve::hop::Forwarder;
 use crate::serve::routes::{Model, Routes};
 use crate::telemetry::{Outcome, RequestSample};
@@ -597,11 +597,14 @@ impl GrpcInferenceService for Front {
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
         let caller = caller(&request)?;
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let patience = patience(&request).map_err(FrontError::from)?;
         let deadline = Deadline::of_request(&metadata, patience);
-        let response = self.infer(request, &metadata, deadline, &caller);
-        Ok(Response::new(response.await?))
+        let response = self.infer(request, &metadata, deadline, &caller).await?;
+        if let Some(told) = extensions.get::<AnswerBytes>() {
+            told.are(output::bytes_of(&response));
+        }
+        Ok(Response::new(response))
     }
 
     type ModelStreamInferStream = BoxStream<'static, Result<ModelStreamInferResponse, Status>>;

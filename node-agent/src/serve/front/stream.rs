@@ -1,6 +1,7 @@
 //! Requests on one stream: a few at a time, answered in the order in which they came.
 
 use super::error::FrontError;
+use super::output::bytes_of;
 use super::patience::patience;
 use super::service::Front;
 use crate::serve::access::Caller;
@@ -56,16 +57,22 @@ pub(super) fn answers(
             let (request, turn) = turn?;
             let id = request.id.clone();
             let (outcome, charge) = match turn {
-                Ok(admitted) => {
-                    let outcome = call.answer(request, &admitted.caller).await;
-                    (outcome.map_err(Status::from), Some(admitted))
+                Ok(mut admitted) => {
+                    let outcome = match call.answer(request, &admitted.caller).await {
+                        Ok(response) => {
+                            let room = admitted.answered(bytes_of(&response)).await;
+                            room.map(|()| response)
+                        }
+                        Err(error) => Err(error.into()),
+                    };
+                    (outcome, Some(admitted))
                 }
                 Err(refused) => (Err(refused), None),
             };
             Ok::<_, Status>((rendered(id, outcome), charge))
         }
     });
-    // A request is charged until its answer is taken.
+    // A request, and then its answer, is charged until that is taken.
     let answered = answered.buffered(AT_ONCE);
     answered.map(|answer| answer.map(|(answer, _charge)| answer))
 }

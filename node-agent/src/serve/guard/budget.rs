@@ -233,6 +233,21 @@ impl Charge {
         self.add(bytes).await
     }
 
+    /// The request is answered, and gone: what counts from now on are the `bytes` of its
+    /// answer, which are here until its client has taken them. The client alone pays for
+    /// that, or slow ones of a model would keep others from it. Beyond a quarter of the room
+    /// they are not counted, so that there can be room for each answer.
+    ///
+    /// # Errors
+    /// There is none, and none came.
+    pub(crate) async fn answered(&mut self, bytes: u64) -> Result<(), Full> {
+        let held = std::mem::take(&mut self.bytes);
+        self.budget.give_back(&self.shares(), held);
+        self.owner = None;
+        let most = self.budget.inner.limit / 4;
+        self.add(bytes.min(most).max(LEAST_BYTES)).await
+    }
+
     async fn add(&mut self, bytes: u64) -> Result<(), Full> {
         let shares = self.shares();
         self.wait_until(|budget| budget.try_take(&shares, bytes))
@@ -374,6 +389,35 @@ mod tests {
         let full = coming[3].may_come(&model("a")).await.unwrap_err();
         assert_eq!(full, Full::Model("a".into()));
         assert!(coming[3].may_come(&model("b")).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_nobody_takes_count_for_who_asked() {
+        let budget = Budget::new(16 * MIB);
+        let answered = async |connection: u8, bytes: u64| {
+            let from = origin(connection);
+            let mut charge = taken(&budget, from, model("a"), LEAST_BYTES).await?;
+            charge.answered(bytes).await?;
+            Ok::<_, Full>(charge)
+        };
+        let mut untaken = Vec::new();
+        let refusal = loop {
+            match answered(1, MIB).await {
+                Ok(charge) => untaken.push(charge),
+                Err(full) => break full,
+            }
+        };
+        assert_eq!((untaken.len(), refusal), (8, Full::Client));
+        // Others have room, for the same model, and for an answer of any size.
+        let another = answered(2, 100 * MIB).await.unwrap();
+        assert_eq!(another.bytes, 4 * MIB);
+        let small = answered(3, 0).await.unwrap();
+        assert_eq!(small.bytes, LEAST_BYTES);
+        untaken.pop();
+        assert!(answered(1, MIB).await.is_ok());
+        drop((untaken, another, small));
+        let held = budget.lock();
+        assert_eq!((held.bytes, held.by_share.len()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

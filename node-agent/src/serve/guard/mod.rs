@@ -36,6 +36,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -76,6 +77,18 @@ pub(crate) trait Models: Send + Sync {
     fn largest_request(&self) -> u64;
     /// As [`Models::largest_request`], of what other agents send.
     fn largest_hop(&self) -> u64;
+}
+
+/// How large the tensors of an answer are: in the extensions of its request, for whoever
+/// gives it to say.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AnswerBytes(Arc<AtomicU64>);
+
+impl AnswerBytes {
+    /// They have `bytes`.
+    pub(crate) fn are(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
 }
 
 /// Answers with `routes` what is fit for them.
@@ -122,6 +135,11 @@ impl Method {
         }
     }
 
+    /// Whether agents alone call it.
+    const fn is_agents(self) -> bool {
+        matches!(self, Self::Forward | Self::Ping)
+    }
+
     const fn shape(self) -> &'static Shape {
         match self {
             Self::Infer | Self::Stream => &shapes::INFER,
@@ -139,20 +157,31 @@ impl Guard {
         let (mut parts, body) = request.into_parts();
         let origin = parts.extensions.get().copied().unwrap_or(NOWHERE);
         self.gate.distrust(&mut parts);
-        let (message, charge, caller) = match self.gate.let_in(&parts, origin, body).await {
+        let (message, mut charge, caller) = match self.gate.let_in(&parts, origin, body).await {
             Ok(taken) => taken,
             Err(refusal) => return refused(refusal, parts.uri.path()),
         };
         if let Some(caller) = caller {
             parts.extensions.insert(caller);
         }
-        let is_watch = Method::of(parts.uri.path()) == Method::Watch;
+        let uri = parts.uri.clone();
+        let method = Method::of(uri.path());
+        let told = AnswerBytes::default();
+        if method == Method::Infer {
+            parts.extensions.insert(told.clone());
+        }
         let request = Request::from_parts(parts, Whole(message.into()));
         let mut response = match self.routes.call(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        if is_watch {
+        if method == Method::Infer {
+            let bytes = told.0.load(Ordering::Relaxed);
+            if let Err(full) = charge.answered(bytes).await {
+                return refused(full.into(), uri.path());
+            }
+        }
+        if method == Method::Watch {
             response.extensions_mut().insert(Endless);
         }
         response.map(|body| Answer {
@@ -210,8 +239,12 @@ impl Gate {
         body: Incoming,
     ) -> Result<(Vec<Bytes>, Charge, Option<Caller>), Refusal> {
         let path = parts.uri.path();
+        let peer = parts.extensions.get::<Peer>();
+        // Else whoever is nobody takes of the room of all requests.
+        if self.is_strict && peer.is_none() && Method::of(path).is_agents() {
+            return Err(Refusal::NoCertificate);
+        }
         let caller = if is_about_a_model(path) {
-            let peer = parts.extensions.get::<Peer>();
             let admitted = self.access.admit(&parts.headers, origin.address, peer);
             Some(admitted.await?)
         } else {

@@ -42,6 +42,10 @@ pub(super) enum Refusal {
     Full(#[from] Full),
     #[error(transparent)]
     Denied(#[from] Denial),
+    #[error(
+        "only agents may ask this, and no agent's certificate was shown; clients call ModelInfer"
+    )]
+    NoCertificate,
     #[error("nothing arrived for {} s in the middle of a message", SILENCE.as_secs())]
     Silent,
     #[error("the message took longer than {} s", WHOLE.as_secs())]
@@ -75,6 +79,7 @@ impl Refusal {
             Self::Silent | Self::Slow => Code::DeadlineExceeded,
             Self::Idle | Self::Closing => Code::Unavailable,
             Self::Broken(_) => Code::Cancelled,
+            Self::NoCertificate => Code::Unauthenticated,
             Self::Denied(denial) => denial.code(),
         }
     }
@@ -87,6 +92,7 @@ impl Refusal {
             | Self::Idle
             | Self::Closing
             | Self::Cut
+            | Self::NoCertificate
             | Self::Broken(_) => true,
             Self::Denied(denial) => denial.code() == Code::Unauthenticated,
             Self::TooLarge { .. }

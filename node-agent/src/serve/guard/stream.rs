@@ -32,7 +32,18 @@ const NOTHING: Bytes = Bytes::from_static(&[0; 5]);
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) caller: Caller,
-    _charge: Charge,
+    charge: Charge,
+}
+
+impl Admitted {
+    /// The message is answered with so many bytes, which its client has not taken yet.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub(crate) async fn answered(&mut self, bytes: u64) -> Result<(), Status> {
+        let room = self.charge.answered(bytes).await;
+        room.map_err(|full| Refusal::from(full).into())
+    }
 }
 
 /// Whether each message of a stream may be answered, in their order: in the extensions of
@@ -238,10 +249,7 @@ where
             owner: &|name| self.gate.owner(Method::Infer, Some(&caller), name),
         };
         let message = receive::next(&mut self.feed, header, &terms, &mut charge).await?;
-        let admitted = Admitted {
-            caller,
-            _charge: charge,
-        };
+        let admitted = Admitted { caller, charge };
         Ok((message, admitted))
     }
 }

@@ -91,6 +91,14 @@ impl Held {
     pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Full> {
         self.charge.reach_now(bytes as u64)
     }
+
+    /// The request is answered with `bytes`, which its client has not taken yet.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub(super) async fn answered(&mut self, bytes: usize) -> Result<(), Full> {
+        self.charge.answered(bytes as u64).await
+    }
 }
 
 /// The body of an answer, until whose end its request holds its room.

@@ -68,6 +68,8 @@ impl Rest {
         let deadline = Deadline::of_request(&metadata, patience);
         let answer = self.front.infer(request, &metadata, deadline, caller);
         let rendered = response::render(&answer.await?, &binary)?;
+        held.answered(rendered.parts.iter().map(Bytes::len).sum())
+            .await?;
         let response = respond(rendered, Coding::for_response(headers)).await?;
         Ok(response.map(|body| body::holding(held, body)))
     }

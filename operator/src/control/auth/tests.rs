@@ -210,6 +210,30 @@ async fn bad_tokens_cost_the_api_server_little() {
 }
 
 #[tokio::test]
+async fn bad_tokens_that_come_at_once_are_asked_about_no_more_than_others() {
+    let (server, auth) = Server::new(Some(TokenReviewStatus::default()));
+    let from: Option<IpAddr> = Some("10.0.0.66".parse().unwrap());
+    let all: Vec<HeaderMap> = (0..3000).map(|n| headers(&format!("a.b{n}.c"))).collect();
+    let all = all.iter().map(|bad| authenticate(&auth, bad, from));
+    for answer in futures::future::join_all(all).await {
+        answer.unwrap_err();
+    }
+    let asked = server.asked();
+    assert!(asked < 50, "{asked}");
+    // A host that shows its certificate is asked about from the same address.
+    server.set(Some(review(USER, Some("cam-1"))));
+    let (fresh, peer) = (headers("a.b.c"), Peer::from("cam-1"));
+    let call = Call {
+        headers: &fresh,
+        from,
+        peer: Some(&peer),
+        enrolls: false,
+    };
+    let caller = auth.authenticate(&call).await.unwrap();
+    assert_eq!(caller.node(), Some("cam-1"));
+}
+
+#[tokio::test]
 async fn a_good_token_is_known_while_the_api_server_is_away_and_no_longer_once_it_ran_out() {
     let (server, auth) = Server::new(Some(review(USER, Some("cam-1"))));
     let caller = authenticate(&auth, &headers("a.b.c"), None).await.unwrap();

@@ -89,7 +89,7 @@ async fn the_most_urgent_question_is_solved_first() {
         let mut ask = ask("optimal");
         ask.need = need;
         let mut open = shared.lock();
-        open.queue.push((need, Reverse(number), key.clone()));
+        open.waiting.push("default", need, number, key.clone());
         let view = QuestionView {
             about: ask.about,
             need,
@@ -141,7 +141,7 @@ fn models_that_are_asked_for_at_once_do_not_all_choose_the_same_free_host() {
     for (number, key) in (1..).zip(&keys) {
         let mut open = shared.lock();
         let ask = ask("optimal");
-        open.queue.push((ask.need, Reverse(number), key.clone()));
+        open.waiting.push("default", ask.need, number, key.clone());
         let asked = Asked {
             number,
             view: QuestionView {
