@@ -206,7 +206,8 @@ async fn answers_that_nobody_takes_cost_others_nothing() {
     let codes = untaken.iter().map(|answer| code_in(answer.headers()));
     let refused = codes.filter(|code| *code == Code::ResourceExhausted);
     let refused = refused.count();
-    assert!((30..60).contains(&refused), "{refused}");
+    // Some answers fit into the connection's window, and count as taken.
+    assert!((15..60).contains(&refused), "{refused}");
     client.lost_nothing().await;
     // Their room comes back with their end.
     drop(untaken);
