@@ -24,8 +24,8 @@ pub struct PrepareArgs {
     pub file: PathBuf,
     /// An input as `NAME:DATATYPE:SHAPE[:MIN:MAX]`, such as `image:FP32:-1x3x224x224`, where
     /// -1 is any batch, or as a shape alone, 1x3x224x224, which is FP32; once for each, in
-    /// the order of forward. Another free dimension is NAME:MIN..MAX[/STEP][@TYPICAL], as in
-    /// ids:INT64:-1xseq:1..512:0:30521.
+    /// the order of forward. Another free dimension is `NAME:MIN..MAX[/STEP][@TYPICAL]`, as
+    /// in `ids:INT64:-1xseq:1..512:0:30521`.
     #[arg(
         long = "input",
         value_name = "INPUT",
