@@ -14,7 +14,7 @@ pub use args::{LogFormat, RunArgs};
 use crate::blobs::{BlobOptions, Blobs};
 use crate::door::DoorLimits;
 use crate::identity::{self, Given, Keeper};
-use crate::measure::Prober;
+use crate::measure::{Prober, memory_free_bytes};
 use crate::net::{FrontMode, FrontTls, OperatorEndpoint, Peers, Trust};
 use crate::prepare::{LimitArgs, Program, Tools, run_job};
 use crate::serve::access::{Access, AccessOptions, ApiReviews, AuthMode, Keys, NoReviews, Reviews};
@@ -123,6 +123,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         threads: capacity.threads,
         warmup_runs: WARMUP_RUNS,
         memory_bytes: args.worker_memory_limit,
+        memory_free_bytes,
         allow_unsandboxed: args.allow_unsandboxed,
     };
     let engine = Workers::new(options, args.workers, Arc::clone(&changed));

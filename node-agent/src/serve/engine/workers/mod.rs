@@ -8,6 +8,7 @@ mod channel;
 mod group;
 mod lines;
 mod loads;
+mod memory;
 mod process;
 mod queue;
 mod records;
@@ -85,8 +86,8 @@ struct Home {
 struct WorkerSegment(Arc<Lodger>);
 
 impl Workers {
-    /// An engine without workers; they are started when there is something to load.
-    /// `changed` is notified when one has crashed.
+    /// An engine without workers, in a runtime; they are started when there is something to
+    /// load. `changed` is notified when one has crashed.
     ///
     /// # Errors
     /// The folder cannot be emptied or made.
@@ -99,17 +100,17 @@ impl Workers {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => fs::create_dir_all(&options.folder)?,
         }
-        Ok(Self {
-            shared: Arc::new(Shared {
-                options,
-                records: Mutex::new(Records::new(sharing)),
-                workers: Mutex::default(),
-                lodgers: Mutex::default(),
-                next: AtomicU64::new(1),
-                trouble: Mutex::default(),
-                changed,
-            }),
-        })
+        let shared = Arc::new(Shared {
+            options,
+            records: Mutex::new(Records::new(sharing)),
+            workers: Mutex::default(),
+            lodgers: Mutex::default(),
+            next: AtomicU64::new(1),
+            trouble: Mutex::default(),
+            changed,
+        });
+        tokio::spawn(memory::keep_within(Arc::downgrade(&shared)));
+        Ok(Self { shared })
     }
 }
 

@@ -1,10 +1,10 @@
 //! A worker's process: how it is started and how it ended.
 
 use super::channel::Channel;
-use crate::measure::memory_free_bytes;
 use crate::worker;
 use lamina_worker_link::frame::FrameError;
 use lamina_worker_link::message::{Greeting, Lane};
+use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,8 @@ pub(crate) struct WorkerOptions {
     pub(crate) warmup_runs: u32,
     /// Memory that one may take; four fifths of what is free where left out.
     pub(crate) memory_bytes: Option<u64>,
+    /// Memory that the host has left, in bytes.
+    pub(crate) memory_free_bytes: fn() -> u64,
     /// Go on where the kernel cannot lock a process up.
     pub(crate) allow_unsandboxed: bool,
 }
@@ -48,6 +50,8 @@ pub(crate) struct WorkerOptions {
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) child: Child,
+    /// What it may ever take.
+    pub(super) memory_limit_bytes: u64,
     /// One for each lane.
     runs: Vec<Channel>,
     loads: Channel,
@@ -77,7 +81,11 @@ impl WorkerOptions {
         let (loads, their_loads) = Channel::pair()?;
         let memory = self
             .memory_bytes
-            .unwrap_or_else(|| memory_free_bytes() / 5 * 4);
+            .unwrap_or_else(|| (self.memory_free_bytes)() / 5 * 4)
+            .max(MEMORY_BYTES_AT_LEAST);
+        // A worker, too, is under the limits of its agent.
+        let inherited = getrlimit(Resource::Data).maximum;
+        let memory = inherited.map_or(memory, |most| memory.min(most));
         let mut command = worker::command(&self.program, self.threads);
         command
             .arg("serve")
@@ -86,10 +94,7 @@ impl WorkerOptions {
             .arg(format!("--lanes={}", self.lanes.max(1)))
             .arg(format!("--threads={}", self.threads))
             .arg(format!("--warmup-runs={}", self.warmup_runs))
-            .arg(format!(
-                "--memory-limit={}",
-                memory.max(MEMORY_BYTES_AT_LEAST)
-            ));
+            .arg(format!("--memory-limit={memory}"));
         if self.allow_unsandboxed {
             command.arg("--allow-unsandboxed");
         }
@@ -103,6 +108,7 @@ impl WorkerOptions {
         let stderr = child.stderr.take();
         let mut process = Process {
             child,
+            memory_limit_bytes: memory,
             runs: vec![first],
             loads,
             folder,
@@ -162,6 +168,7 @@ impl Process {
             loads,
             folder,
             stderr,
+            ..
         } = self;
         (Inner { child, runs, loads }, Remains { folder, stderr })
     }

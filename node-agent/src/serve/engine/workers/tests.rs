@@ -48,16 +48,22 @@ struct Bench {
 
 impl Bench {
     fn new(sharing: Sharing) -> Self {
+        Self::with(sharing, |_| {})
+    }
+
+    fn with(sharing: Sharing, change: impl FnOnce(&mut WorkerOptions)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = WorkerOptions {
+        let mut options = WorkerOptions {
             program: worker_program(),
             folder: folder.path().join("workers"),
             lanes: LANES,
             threads: 1,
             warmup_runs: 1,
             memory_bytes: Some(1 << 30),
+            memory_free_bytes: || 8 << 30,
             allow_unsandboxed: false,
         };
+        change(&mut options);
         let workers = Workers::new(options, sharing, Arc::default()).unwrap();
         Self { workers, folder }
     }
@@ -244,6 +250,28 @@ async fn memory_runs_out_for_the_request_that_wants_it() {
 }
 
 #[tokio::test]
+async fn what_others_have_taken_since_it_started_a_worker_may_not_take() {
+    static FREE: AtomicU64 = AtomicU64::new(8 << 30);
+    let bench = Bench::with(Sharing::PerModel, |options| {
+        options.memory_free_bytes = || FREE.load(Ordering::SeqCst);
+    });
+    let hungry = bench.load("a/hungry").await;
+    let neighbour = bench.load("b/good").await;
+    let client = Client::of(&neighbour);
+    assert!(hungry.run(x(200.0), patient()).await.is_ok());
+    FREE.store(32 << 20, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let error = hungry.run(x(200.0), patient()).await.unwrap_err();
+    assert!(matches!(error, EngineError::Memory(_)), "{error}");
+    assert!(hungry.run(x(1.0), patient()).await.is_ok());
+    FREE.store(8 << 30, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(hungry.run(x(200.0), patient()).await.is_ok());
+    assert_eq!(bench.workers.vitals().crashes, 0);
+    client.has_lost_nothing().await;
+}
+
+#[tokio::test]
 async fn a_worker_that_is_killed_loses_no_request() {
     let bench = Bench::new(Sharing::One);
     let good = bench.load("a/good").await;
@@ -312,9 +340,9 @@ async fn a_block_that_reaches_outside_is_refused_whoever_prepared_it() {
 
 #[tokio::test]
 async fn without_a_program_there_is_trouble() {
-    let mut bench = Bench::new(Sharing::One);
-    let shared = Arc::get_mut(&mut bench.workers.shared).unwrap();
-    shared.options.program = "/nowhere/lamina-worker".into();
+    let bench = Bench::with(Sharing::One, |options| {
+        options.program = "/nowhere/lamina-worker".into();
+    });
     let error = bench
         .workers
         .load("a/m", vec!["block.pt".into()], Vec::new())

@@ -25,6 +25,8 @@ const OVERDUE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) process_id: Option<u32>,
+    /// Memory that it may ever take, in bytes; by now it may be less.
+    pub(super) memory_limit_bytes: u64,
     runs: Lines,
     loads: mpsc::UnboundedSender<LoadJob>,
     state: Arc<State>,
@@ -83,6 +85,7 @@ impl Worker {
         let end = CancellationToken::new();
         let worker = Arc::new(Self {
             process_id: process.child.id(),
+            memory_limit_bytes: process.memory_limit_bytes,
             runs,
             loads,
             state: Arc::clone(&state),
