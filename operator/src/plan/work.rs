@@ -1,5 +1,5 @@
-//! The work-function policy, for those who know no horizon: it remembers what each
-//! path would have cost until now, and is where that says to be.
+//! The work-function policy, which needs no horizon: it remembers what each path would have cost
+//! until now and moves accordingly.
 
 use super::judge::figures_of;
 use super::{Case, Planned};
@@ -10,7 +10,7 @@ use lamina_placement::Solution;
 use lamina_placement::adapt::WorkFunction;
 
 impl Case<'_> {
-    /// Moves where the work function says so.
+    /// Moves if the work function says so.
     pub(super) fn by_work(
         &self,
         own: &mut PlacementMemory,
@@ -27,7 +27,7 @@ impl Case<'_> {
         let work = self.work(own, current, &best, &moving);
         let elapsed = self.snapshot.seconds_since(work.at);
         work.at = self.snapshot.now;
-        // A path whose links nobody knows by now costs what the worst known one does.
+        // A path with unknown links costs as much as the worst known one.
         let latency: Vec<Option<f64>> = work
             .paths
             .iter()
@@ -42,7 +42,7 @@ impl Case<'_> {
         let at = work
             .function
             .advance(&costs, 0, |from, to| moving(&paths[from], &paths[to]));
-        // What a strategy did not find now may break a limit.
+        // A path that a strategy did not find now may break a limit.
         if at == 0 || work.paths[at] != best {
             own.candidate = None;
             return Planned::default();
