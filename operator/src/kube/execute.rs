@@ -338,7 +338,7 @@ fn haste(writes: &[Write]) -> Haste {
     all.min().unwrap_or(Haste::Report)
 }
 
-/// Writes that may be made: so many a second, and some at once.
+/// Budget of writes: a rate per second, and a burst.
 struct Budget {
     tokens: f64,
     at: Instant,

@@ -31,8 +31,8 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    /// What keeps the copies up to date. None of them ends by itself; `changed`
-    /// is told of each change.
+    /// The tasks that keep the copies up to date. None of them ends by itself; `changed` is
+    /// notified of each change.
     pub(crate) fn watches(
         &self,
         client: &Client,

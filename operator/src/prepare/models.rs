@@ -192,7 +192,7 @@ fn done(
             out,
         );
     };
-    // What the spec asks of its blocks is checked once the profile is known.
+    // The spec's blocks are checked once the profile is known.
     Preparation::Ready {
         profile: summary(valid, manifest, digest, node),
         fresh: true,

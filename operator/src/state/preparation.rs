@@ -46,7 +46,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    /// The step that an agent speaks of.
+    /// The step that an agent reports.
     pub(crate) fn of(agents_word: &str) -> Self {
         match agents_word {
             "Slicing" | "Checking" => Self::Slicing,

@@ -180,7 +180,7 @@ pub(crate) enum PrepareView {
         step: String,
         /// Parts done.
         done: u64,
-        /// Parts in all; 0 where not known.
+        /// Parts in all; 0 if unknown.
         total: u64,
         /// Parts are bytes.
         bytes: bool,
