@@ -1,18 +1,18 @@
-//! How much an agent may put into the store: the results of its jobs, and no more. Pure apart
-//! from the lock: the current time is passed in.
+//! How much an agent may store: the results of its jobs, and no more. Pure apart from the lock: the
+//! current time is passed in.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Blobs that one agent may send at once.
+/// Concurrent uploads of one agent.
 const AT_ONCE: u32 = 8;
-/// What may come at once comes back within this time.
+/// An empty quota is full again after this time.
 const WHOLE: Duration = Duration::from_secs(3600);
-/// Agents that are counted; there are no more hosts than that.
+/// Most agents counted; there are no more hosts than that.
 const MOST_AGENTS: usize = 8192;
 
-/// Why an agent may put no more.
+/// Why an agent may store no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum OverQuota {
     #[error("{AT_ONCE} blobs of this agent are already being uploaded; send them one at a time")]
@@ -24,7 +24,7 @@ pub(super) enum OverQuota {
     Bytes(u64),
 }
 
-/// What each agent may still put. Clones share it.
+/// What each agent may still store. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Quotas {
     of_agents: Arc<Mutex<BTreeMap<String, Quota>>>,
@@ -38,12 +38,12 @@ struct Quota {
     puts: u32,
 }
 
-/// One blob on its way, until it is dropped.
+/// One upload in progress, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Putting {
     quotas: Quotas,
     agent: String,
-    /// The operator asked for it: its bytes are not counted.
+    /// The operator requested it: its bytes are not counted.
     is_wanted: bool,
 }
 
@@ -55,10 +55,10 @@ impl Quotas {
         }
     }
 
-    /// `agent` begins to send a blob, which was asked of it where it `is_wanted`.
+    /// `agent` starts to upload a blob, which the operator requested if it `is_wanted`.
     ///
     /// # Errors
-    /// It sends too many at once.
+    /// It has too many uploads at once.
     pub(super) fn begin(
         &self,
         agent: &str,
@@ -94,10 +94,10 @@ impl Quotas {
 }
 
 impl Putting {
-    /// So many bytes more came.
+    /// Counts further bytes.
     ///
     /// # Errors
-    /// The agent may put no more.
+    /// The agent's quota is used up.
     pub(super) fn take(&self, bytes: usize, now: Instant) -> Result<(), OverQuota> {
         if self.is_wanted {
             return Ok(());
@@ -141,7 +141,7 @@ mod tests {
         put.take(10, now + Duration::from_secs(10)).unwrap();
         let other = quotas.begin("b", false, now).unwrap();
         other.take(3600, now).unwrap();
-        // What the operator asks for is not counted.
+        // Blobs requested by the operator are not counted.
         let wanted = quotas.begin("b", true, now).unwrap();
         wanted.take(100_000, now).unwrap();
     }
