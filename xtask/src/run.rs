@@ -1,4 +1,4 @@
-//! Running other programs with progress on the terminal and their output in a log.
+//! Runs other programs with progress on the terminal and their output in a log.
 
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Runs `command` to its end with its output in `log`, telling every ten seconds
-/// that it still works. On failure the log's last lines are in the error.
+/// Runs `command` to its end with its output in `log`, printing every ten seconds that it is still
+/// running. On failure the error has the log's last lines.
 pub(crate) fn logged(what: &str, command: &mut Command, log: &Path) -> Result<()> {
     if let Some(folder) = log.parent() {
         fs::create_dir_all(folder)
@@ -53,7 +53,7 @@ fn tail(log: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Standard output of `command`, trimmed; `None` where it cannot be run or fails.
+/// Standard output of `command`, trimmed; `None` if it cannot be run or fails.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let out = command.stdin(Stdio::null()).output().ok()?;
     out.status
