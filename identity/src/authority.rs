@@ -44,7 +44,7 @@ pub enum AuthorityError {
     Sign(String),
 }
 
-/// A certificate authority with its private key, which is shown to nobody but who keeps it.
+/// A certificate authority with its private key.
 pub struct Authority {
     pem: String,
     key_pem: String,

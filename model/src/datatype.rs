@@ -56,8 +56,7 @@ impl DataType {
         matches!(self, Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64)
     }
 
-    /// Bytes of a tensor of `shape`; `None` where a dimension is negative or the
-    /// product overflows.
+    /// Bytes of a tensor of `shape`; `None` if a dimension is negative or the product overflows.
     pub fn checked_bytes(self, shape: &[i64]) -> Option<u64> {
         let mut bytes = self.size_bytes() as u64;
         for &dim in shape {

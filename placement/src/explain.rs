@@ -13,7 +13,7 @@ pub use others::{Alternative, Baseline};
 pub use relief::{Limit, Relief, why_infeasible};
 pub use split::{Explanation, Stretch, Tight, Unused, Way, explain};
 
-/// Blocks that no node can host, and what keeps each node from it.
+/// Blocks that no node can host, with the reason for each node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unplaced {
     /// The workload.
@@ -171,7 +171,7 @@ fn too_much_together(problem: &Problem, workload: &Workload) -> Option<Unplaced>
     Some(summary(problem, workload, 0, blocks - 1, reasons))
 }
 
-/// Why one block cannot be on a node, whatever the others do.
+/// Why one block cannot be on a node, regardless of the others.
 fn reason_alone(workload: &Workload, node: &Node, b: usize) -> Option<String> {
     let c = &workload.constraints;
     let block = &workload.blocks[b];

@@ -29,7 +29,7 @@ pub(crate) trait Engine: Send + Sync {
         inputs: Vec<ValueSpec>,
     ) -> Result<Loaded, EngineError>;
 
-    /// Whether its runs go on: none is older than it may get.
+    /// Whether its runs make progress: none exceeds its time limit.
     fn is_alive(&self) -> bool;
 
     /// Why it cannot run anything, if so.

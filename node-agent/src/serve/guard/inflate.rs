@@ -175,7 +175,7 @@ mod tests {
         encoder.write_all(&bytes).unwrap();
         let packed = encoder.finish().unwrap();
         assert_eq!(unpacked(Packing::Deflate, &packed, limit).unwrap(), bytes);
-        // An empty picture.
+        // A black image.
         let black = vec![0; 3 << 20];
         assert_eq!(
             unpacked(Packing::Gzip, &gzip(&black), 4 << 20).unwrap(),

@@ -36,7 +36,7 @@ impl Rope {
         self.bytes
     }
 
-    /// From the first byte on.
+    /// Reads from the first byte.
     pub(super) fn reader(&self) -> Reader<'_> {
         Reader {
             now: &[],
