@@ -89,8 +89,8 @@ impl Network {
     /// Makes a namespace per host and starts the router.
     ///
     /// Addresses are 10.77.`index`.N; the control host, which is the root
-    /// namespace, has N = 1. Whatever an earlier lab of the same index left
-    /// behind is removed first.
+    /// namespace, has N = 1. Leftovers of an earlier lab of the same index are
+    /// removed first.
     pub fn start(
         index: u8,
         hosts: &[&str],
@@ -165,7 +165,7 @@ impl Network {
         within(namespace.as_deref(), work)
     }
 
-    /// The link from one host to another as it is now.
+    /// The current link from one host to another.
     pub fn link(&self, from: &str, to: &str) -> Result<Link, NetworkError> {
         let pair = self.pair(from, to)?;
         self.lock()
@@ -194,7 +194,7 @@ impl Network {
         Ok(())
     }
 
-    /// What every directed pair has carried since the start.
+    /// Traffic of every directed pair since the start.
     pub fn counters(&self) -> BTreeMap<(String, String), Counters> {
         pairs(self.hosts.len())
             .map(|(from, to)| {
