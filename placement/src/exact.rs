@@ -241,7 +241,7 @@ impl<'a> State<'a> {
         "labels"
     }
 
-    /// Whether so many workloads are placed together that beams over all of them are useless.
+    /// Whether too many workloads are placed together for beams over all of them.
     fn is_joint(&self) -> bool {
         self.dense.chains.len() > 2 && self.how.tuning.thorough
     }

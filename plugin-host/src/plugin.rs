@@ -15,7 +15,7 @@ use tonic::transport::Endpoint;
 
 /// Time reserved for that strategy, if available.
 const RESERVE: Duration = Duration::from_secs(1);
-/// Share of its time that a plugin is told: the answer has to travel too.
+/// Share of the time that a plugin gets: sending the answer takes time too.
 const TIME_TO_COMPUTE: f64 = 0.9;
 
 /// A strategy in a separate process. Each question opens a connection, so a plugin may come, go and

@@ -65,7 +65,7 @@ pub(crate) struct Host {
     pub gflops: Option<f64>,
     /// Requests that it computes at the same time without slowing each other.
     pub concurrency: u32,
-    /// Why it can compute for nobody now, in the kube-scheduler's terms.
+    /// Why it cannot compute now, in the kube-scheduler's terms.
     pub unfit: Option<&'static str>,
     /// Why it is to be emptied, if it is: nothing new goes there, and blocks there move off.
     pub emptied: Option<&'static str>,

@@ -28,7 +28,7 @@ const MEASURED_PAUSE_SECONDS: f64 = 10.0;
 pub(crate) struct Report {
     /// The status.
     pub status: PlacementStatus,
-    /// What people are told.
+    /// Events for users.
     pub notices: Vec<Notice>,
     /// The finished redeploy, for the model's history.
     pub redeploy: Option<Redeploy>,

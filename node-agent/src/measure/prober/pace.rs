@@ -53,7 +53,7 @@ impl Pace {
         self.next
     }
 
-    /// Whether so many questions in a row were unanswered that the peer is gone.
+    /// Whether enough questions in a row went unanswered to call the peer gone.
     pub(super) const fn is_gone(&self) -> bool {
         self.failures >= GONE
     }

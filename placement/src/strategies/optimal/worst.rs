@@ -109,7 +109,7 @@ impl Run<'_> {
         }
     }
 
-    /// Whether there is any placement, within so many labels.
+    /// Whether any placement exists, within at most `labels` labels.
     fn ask_any(&mut self, dense: &Dense, labels: Option<u64>) -> Outcome {
         let (asked, cutoff) = as_question(dense);
         let has_deadline = self.ctx.remaining().is_some();
