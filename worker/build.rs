@@ -1,4 +1,4 @@
-//! Lets the binary and the tests find libtorch where it was when they were built.
+//! Lets the binary and the tests find libtorch where it was at build time.
 
 use std::env;
 

@@ -1,4 +1,4 @@
-//! What may be asked on the command line.
+//! Command-line arguments.
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
@@ -38,15 +38,15 @@ Examples:
 The same command again replaces the token: for a machine that lost its disk, or was away for
 longer than its certificate is good. docs/hosts.md says what the machine needs.";
 
-/// Lets a machine without a kubelet join the cluster's hosts: makes its ComputeNode, and the
-/// file by which it joins.
+/// Lets a machine without a kubelet join the cluster's hosts: creates its ComputeNode, and the file
+/// by which it joins.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = JOIN_EXAMPLES)]
 pub struct JoinArgs {
-    /// Name of the host, which no Node has.
+    /// Name of the host; no Node may have it.
     #[arg(value_name = "HOST")]
     pub name: String,
-    /// Where the machine reaches the operator.
+    /// Address at which the machine reaches the operator.
     #[arg(long, value_name = "HOST:PORT")]
     pub operator: String,
     /// Its tier.
@@ -59,10 +59,10 @@ pub struct JoinArgs {
     /// operator].
     #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
-    /// How long the token may be used.
+    /// How long the token is valid.
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub valid: SignedDuration,
-    /// The file that is written [default: HOST.join].
+    /// The file to write [default: HOST.join].
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Namespace of the operator.
@@ -79,7 +79,7 @@ pub struct JoinArgs {
     pub kubeconfig: Option<PathBuf>,
 }
 
-/// Which part of the continuum a host belongs to.
+/// The tier of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum HostTier {
     /// Where requests arise.

@@ -1,5 +1,4 @@
-//! Asks every strategy, and sets the best answer beside the best that does not
-//! split.
+//! Asks every strategy, and compares the best answer with the best one that does not split.
 
 use crate::report::{NotWhole, Row, Skipped, Verdict, Whole};
 use lamina_placement::check::evaluate;
@@ -9,21 +8,21 @@ use lamina_placement::{
 };
 use std::time::{Duration, Instant};
 
-/// Values that differ by less than this, relatively, rank alike.
+/// Relative differences below this rank as equal.
 const SAME: f64 = 1e-9;
 
-/// Under which limits strategies run.
+/// The limits of strategies.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     /// Time of each strategy.
     pub each: Duration,
     /// Seed of everything random.
     pub seed: u64,
-    /// Carries the handle that cancels.
+    /// Has the handle for cancellation.
     pub ctx: Ctx,
 }
 
-/// The answers of all strategies, the best first, and those that gave none.
+/// The answers of all strategies, the best first, and those without one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Comparison {
     /// Answers.
@@ -32,8 +31,7 @@ pub(crate) struct Comparison {
     pub skipped: Vec<Skipped>,
 }
 
-/// Asks the strategies one after the other. `watch` is told of each before it is
-/// asked.
+/// Asks the strategies one after the other. `watch` is called before each.
 pub(crate) fn compare(
     problem: &Problem,
     strategies: &[String],
@@ -74,14 +72,14 @@ fn ask(
     let strategy = strategy(name, &Parameters::new())?;
     let options = SolveOptions {
         seed: limits.seed,
-        // The limit on work stays the operator's, which also bounds the memory.
+        // The work limit is the operator's, which also limits the memory.
         ..SolveOptions::default()
     };
     let ctx = limits.ctx.within(limits.each);
     solve_checked(problem, strategy.as_ref(), &options, &ctx)
 }
 
-/// Without the strategy's name, which stands before it.
+/// Without the strategy's name, which precedes it.
 fn reason(error: SolveError) -> String {
     match error {
         SolveError::NotApplicable { reason, .. } | SolveError::Parameter { reason, .. } => reason,
@@ -113,7 +111,7 @@ pub(crate) fn proved_infeasible(rows: &[Row]) -> bool {
         .any(|r| r.solution.certificate.status == Status::Infeasible)
 }
 
-/// The best answer beside the best whole one; `None` without a placement.
+/// The best answer and the best unsplit one; `None` without a placement.
 pub(crate) fn verdict(problem: &Problem, rows: &[Row]) -> Option<Verdict> {
     let best = rows.first()?;
     let objective = best.objective()?;
@@ -149,8 +147,8 @@ pub(crate) fn nodes_of(segments: &[Segment]) -> Vec<String> {
     nodes
 }
 
-/// The best node for the whole model, or what keeps it off the one that is nearest
-/// to taking it: with the fewest violations, and the fastest of those.
+/// The best node for the whole model, or the obstacle on the node closest to taking it: with the
+/// fewest violations, and the fastest of those.
 fn whole(problem: &Problem, workload: &Workload) -> Result<Whole, Option<NotWhole>> {
     let choices = threshold_choices(workload);
     let mut best: Option<Whole> = None;
@@ -197,7 +195,7 @@ fn whole(problem: &Problem, workload: &Workload) -> Result<Whole, Option<NotWhol
     best.ok_or_else(|| nearest.map(|(_, _, why)| why))
 }
 
-/// Seconds of all blocks on a node; infinite where it cannot run them all.
+/// Seconds of all blocks on a node; infinite if it cannot run them all.
 fn compute_seconds(workload: &Workload, node: &str) -> f64 {
     let seconds = |b: &Block| b.costs.get(node).map_or(f64::INFINITY, |c| c.seconds);
     workload.blocks.iter().map(seconds).sum()

@@ -1,4 +1,4 @@
-//! Files in, typed values out.
+//! Reads files into typed values.
 
 use crate::mistake::{Mistake, Mistakes};
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use std::io::Read as _;
 use std::marker::PhantomData;
 use std::path::Path;
 
-/// No file of ours is longer; one that is would only eat the memory.
+/// Longer files would only fill the memory.
 const MAX_BYTES: u64 = 256 << 20;
 /// YAML nodes in one file: enough for every link between a thousand hosts.
 const MAX_YAML_NODES: usize = 16_000_000;
@@ -20,7 +20,7 @@ const MAX_YAML_NODES: usize = 16_000_000;
 /// The text of a file.
 ///
 /// # Errors
-/// It cannot be read, is too long or empty, or is no text.
+/// It cannot be read, is too long or empty, or is not text.
 pub(crate) fn read(path: &Path) -> Result<String, Mistakes> {
     let place = path.display().to_string();
     let wrong = |reason: String| Mistakes::whole(place.clone(), reason);
@@ -51,7 +51,7 @@ pub(crate) fn yaml<T: DeserializeOwned>(place: &str, text: &str) -> Result<T, Mi
             max_total_scalar_bytes: MAX_BYTES as usize,
         },
         with_snippet: false,
-        // Said together with everything else that is wrong.
+        // Reported together with all other mistakes.
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| Mistakes {
@@ -64,7 +64,7 @@ pub(crate) fn yaml<T: DeserializeOwned>(place: &str, text: &str) -> Result<T, Mi
     })
 }
 
-/// The message without ` at line 3, column 5`, which is told in front.
+/// The message without ` at line 3, column 5`, which is put in front.
 fn without_place(message: &str) -> String {
     let end = message.rfind(" at line ").unwrap_or(message.len());
     message[..end].to_owned()
@@ -85,15 +85,15 @@ pub(crate) fn json<T: DeserializeOwned>(place: &str, text: &str) -> Result<T, Mi
     })
 }
 
-/// Entries of a list that may not be of any length.
+/// Entries of a list of limited length.
 pub(crate) trait Limited {
-    /// What the list is called.
+    /// Name of the list.
     const LIST: &'static str;
     /// Most entries.
     const MOST: usize;
 }
 
-/// A list that is refused as soon as it is too long, without reading on.
+/// A list that is refused as soon as it is too long, without reading the rest.
 #[derive(Debug, Clone)]
 pub(crate) struct Bounded<T>(pub(crate) Vec<T>);
 

@@ -1,5 +1,5 @@
-//! `kubectl lamina join`: makes the ComputeNode of a host that is no Node, and the file by which
-//! a machine becomes that host. The cluster is asked by `kubectl`.
+//! `kubectl lamina join`: creates the ComputeNode of a host that is not a Node, and the file by
+//! which a machine becomes that host. Uses `kubectl` to reach the cluster.
 
 use crate::args::JoinArgs;
 use jiff::{SignedDuration, Timestamp};
@@ -11,17 +11,17 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// How long a token may be good.
+/// Bounds of a token's validity.
 const VALID: (SignedDuration, SignedDuration) = (
     SignedDuration::from_mins(1),
     SignedDuration::from_hours(7 * 24),
 );
-/// Label that names a host's tier.
+/// Label of a host's tier.
 const TIER_LABEL: &str = "serving.lamina.dev/tier";
-/// Field manager of what is written.
+/// Field manager of written objects.
 const MANAGER: &str = "kubectl-lamina";
 
-/// No host can join.
+/// Why no host can join.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum JoinError {
@@ -51,7 +51,7 @@ pub enum JoinError {
     Write(PathBuf, #[source] io::Error),
 }
 
-/// Makes the object, and writes the file. Gives the file's path.
+/// Creates the object, and writes the file. Returns the file's path.
 ///
 /// # Errors
 /// See [`JoinError`].
@@ -74,7 +74,7 @@ pub fn join(args: &JoinArgs, now: Timestamp) -> Result<PathBuf, JoinError> {
         .concat();
     let path = args.out.clone();
     let path = path.unwrap_or_else(|| PathBuf::from(format!("{}.join", args.name)));
-    // First: a token that nobody has is of no use.
+    // First: a token without its file would be useless.
     write(&path, &file(args, &token, &authorities))?;
     let apply = [
         "apply",
@@ -109,7 +109,7 @@ fn checked(args: &JoinArgs) -> Result<(), JoinError> {
     Ok(())
 }
 
-/// As Kubernetes names Nodes, short enough for a certificate.
+/// A valid Node name, short enough for a certificate.
 fn is_name(name: &str) -> bool {
     let is_label = |label: &str| {
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -121,7 +121,7 @@ fn is_name(name: &str) -> bool {
     name.len() <= 200 && name.split('.').all(is_label)
 }
 
-/// Whom the operator of this release has agents believe, in PEM.
+/// The authorities that agents of this release trust, in PEM.
 fn authorities(kubectl: &Kubectl<'_>) -> Result<String, JoinError> {
     let name = format!("{}-ca", kubectl.args.release);
     let namespace = format!("--namespace={}", kubectl.args.namespace);
@@ -137,7 +137,7 @@ fn authorities(kubectl: &Kubectl<'_>) -> Result<String, JoinError> {
     Ok(pem.to_owned())
 }
 
-/// What the machine needs, with the token.
+/// The join file, with the token.
 fn file(args: &JoinArgs, token: &str, authorities: &str) -> Value {
     json!({
         "host": args.name,
@@ -177,10 +177,10 @@ fn object(args: &JoinArgs, token: &str, now: Timestamp) -> Result<Value, JoinErr
     }))
 }
 
-/// Writes what nobody else may read.
+/// Writes a file that only its owner can read.
 fn write(path: &Path, content: &Value) -> Result<(), JoinError> {
     let failed = |error| JoinError::Write(path.to_owned(), error);
-    // One that is there already may be open to others.
+    // An existing one may be readable by others.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -213,7 +213,7 @@ impl Kubectl<'_> {
             .stderr(Stdio::piped());
         let mut child = streams.spawn().map_err(JoinError::Kubectl)?;
         if let Some(mut stdin) = child.stdin.take() {
-            // One that does not read it says why by itself.
+            // If it does not read the input, it reports why itself.
             let _ = stdin.write_all(input.as_bytes());
         }
         let output = child.wait_with_output().map_err(JoinError::Kubectl)?;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 const NO_PLACEMENT: u8 = 1;
 const BAD_INPUT: u8 = 2;
-/// As shells report a process that Ctrl-C ended.
+/// As shells report a process ended by Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(message) => {
-            // Where nobody reads, nothing is lost.
+            // If nobody reads it, nothing is lost.
             let _ = writeln!(io::stderr(), "error: {message}");
             ExitCode::from(BAD_INPUT)
         }
@@ -62,7 +62,7 @@ fn run(args: &PlanArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
 fn let_join(args: &JoinArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let file = match join(args, Timestamp::now()) {
         Ok(file) => file,
-        // Its causes, one behind the other.
+        // Its causes, one after the other.
         Err(error) => {
             let causes =
                 std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
@@ -90,7 +90,7 @@ fn cancel_on_interrupt(ctx: &Ctx) -> Result<(), ctrlc::Error> {
     })
 }
 
-/// Seen on a terminal alone.
+/// Visible only on a terminal.
 fn spinner() -> ProgressBar {
     let spinner = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} solving: {msg} {elapsed}") {

@@ -1,20 +1,20 @@
-//! What is wrong with the input, all at once, each with its place.
+//! Mistakes in the input, all at once, each with its place.
 
 use crate::units::{self, Kind, Scalar};
 use serde_saphyr::Spanned;
 use std::fmt;
 
-/// So many mistakes are told; the rest is counted.
+/// Most mistakes reported; the rest is counted.
 const MOST_TOLD: usize = 12;
 
-/// One thing that is wrong.
+/// A mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// The line in the file, where there is one.
+    /// The line in the file, if known.
     pub line: Option<u64>,
     /// The field, `nodes[edge-1].memory`; empty for the file as a whole.
     pub field: String,
-    /// What is wrong and what would be right.
+    /// The mistake and what would be right.
     pub reason: String,
 }
 
@@ -30,17 +30,17 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Everything that is wrong in one place.
+/// All mistakes in one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistakes {
     /// The file, or `the options`.
     pub place: String,
-    /// What was found, in the order of the file; not empty.
+    /// The mistakes, in the order of the file; not empty.
     pub found: Vec<Mistake>,
 }
 
 impl Mistakes {
-    /// One mistake that is about the whole place.
+    /// One mistake of the whole place.
     pub fn whole(place: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
             place: place.into(),
@@ -68,7 +68,7 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// Collects mistakes while a file is turned into what it means.
+/// Collects mistakes while a file is interpreted.
 #[derive(Debug, Default)]
 pub(crate) struct Found(Vec<Mistake>);
 
@@ -133,7 +133,7 @@ impl Found {
         Some(value.round() as u64)
     }
 
-    /// Ok where nothing was found.
+    /// Ok if there are no mistakes.
     pub(crate) fn into_result(mut self, place: &str) -> Result<(), Mistakes> {
         if self.0.is_empty() {
             return Ok(());
@@ -146,7 +146,7 @@ impl Found {
     }
 }
 
-/// The line where a value stands, if that is known.
+/// The line of a value, if known.
 pub(crate) fn line_of<T>(value: &Spanned<T>) -> Option<u64> {
     let line = value.referenced.line();
     (line > 0).then_some(line)

@@ -13,13 +13,13 @@ use lamina_placement::regions::{Line, Regions, regions};
 use lamina_placement::{Ctx, Placement, Problem, SolveOptions, validate};
 use std::ops::RangeInclusive;
 
-/// Bandwidths looked at by `--regions`, as factors of what it is now.
+/// Bandwidths considered by `--regions`, as factors of the current one.
 const FACTORS: RangeInclusive<f64> = 0.01..=100.0;
 
-/// What is wanted beside the table.
+/// Results wanted besides the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extras {
-    /// Why the best placement is as it is.
+    /// Explain the best placement.
     pub explain: bool,
     /// Changes to make together.
     pub what_if: Vec<String>,
@@ -27,11 +27,11 @@ pub struct Extras {
     pub regions: Option<String>,
 }
 
-/// Asks all strategies and works out what else is wanted. `watch` is told what is
-/// being done. When `ctx` is cancelled, the report holds what was found.
+/// Asks all strategies and computes the other wanted results. `watch` is called for
+/// each step. If `ctx` is cancelled, the report has what was found.
 ///
 /// # Errors
-/// Keys of `extras` that cannot be followed; nothing was solved then.
+/// Invalid keys in `extras`; nothing was solved then.
 pub fn plan(
     question: &Question,
     extras: &Extras,
@@ -102,7 +102,7 @@ fn outcome(rows: &[Row]) -> Outcome {
     }
 }
 
-/// What crosses on the path of the best of `rows`.
+/// The crossings on the best path of `rows`.
 fn sent(question: &Question, rows: &[Row]) -> Vec<Sent> {
     let (Some(best), [workload]) = (rows.first(), question.problem.workloads.as_slice()) else {
         return Vec::new();
@@ -146,7 +146,7 @@ fn refuse(option: &str, value: &str, error: &dyn std::error::Error) -> Refusal {
     }])
 }
 
-/// The problem with every change made; `None` where none is asked.
+/// The problem with all changes made; `None` if there are none.
 fn changed(problem: &Problem, keys: &[String]) -> Result<Option<(Problem, Vec<Change>)>, Refusal> {
     if keys.is_empty() {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! The profile: what a model's blocks are and cost. Either the manifest of
-//! `lamina-node-agent prepare`, or a file that someone wrote.
+//! The profile: a model's blocks and their costs. Either the manifest of `lamina-node-agent
+//! prepare`, or a file written by a user.
 
 use crate::input::{self, Bounded, Limited};
 use crate::mistake::{Found, Mistakes, Range, line_of};
@@ -19,7 +19,7 @@ const OPERATIONS_PER_GFLOP: f64 = 1e9;
 /// Name of the input of a profile that gives only its size.
 const INPUT: &str = "input";
 
-/// A model's blocks with what they cost.
+/// A model's blocks with their costs.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Profile {
     /// Made by `prepare`.
@@ -28,7 +28,7 @@ pub(crate) enum Profile {
     Written(Written),
 }
 
-/// A profile that someone wrote.
+/// A profile written by a user.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Written {
     name: Option<String>,
@@ -147,7 +147,7 @@ pub(crate) fn parse(place: &str, text: &str) -> Result<Profile, Mistakes> {
     }
 }
 
-/// The manifest's text, where there is one.
+/// The manifest's text, if there is one.
 fn manifest_in(text: &str) -> Option<&str> {
     const LINE: &str = "{\"manifest\":";
     let last = text.lines().rev().find(|l| !l.trim().is_empty())?.trim();
@@ -328,7 +328,7 @@ fn read_exits(accuracy: Option<&Quantity>, entries: &[ExitEntry], found: &mut Fo
 }
 
 impl Profile {
-    /// The model's name, where the profile has one.
+    /// The model's name, if the profile has one.
     pub(crate) fn name(&self) -> Option<&str> {
         match self {
             Self::Prepared(_) => None,
@@ -336,11 +336,11 @@ impl Profile {
         }
     }
 
-    /// The workload on the nodes of a topology, with neither rate nor constraints.
+    /// The workload on the nodes of a topology, without rate and constraints.
     ///
     /// # Errors
-    /// Nodes that the profile speaks of and the topology lacks, and speeds that
-    /// cannot be compared.
+    /// Nodes in the profile that the topology lacks, and speeds that cannot be
+    /// compared.
     pub(crate) fn workload(
         &self,
         place: &str,
@@ -361,8 +361,7 @@ impl Profile {
     }
 }
 
-/// By what the times of a profile, measured at `gflops`, are multiplied on each
-/// node.
+/// Factors on the times of a profile, measured at `gflops`, for each node.
 fn factors(gflops: Option<f64>, topology: &Topology, found: &mut Found) -> BTreeMap<String, f64> {
     let mut factors = BTreeMap::new();
     let mut missing = 0;
@@ -398,7 +397,7 @@ impl Written {
         let timed =
             |b: &WrittenBlock| matches!(b.work, Work::Seconds(_)) || b.penalty_seconds > 0.0;
         let has_times = self.blocks.iter().any(timed);
-        // Operations alone can be compared without a host to compare with.
+        // Operation counts can be compared without a reference host.
         let gflops = self.gflops.or((!has_times).then_some(1.0));
         let relative = |s: &Speed| matches!(s, Speed::Factor(_));
         let has_operations = self

@@ -1,4 +1,4 @@
-//! Files and options as one problem.
+//! Combines files and options into one problem.
 
 use crate::args::{Bits, PlanArgs};
 use crate::input;
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const OPTIONS: &str = "the options";
 
-/// Everything that is wrong with what was asked, place by place.
+/// All mistakes in the arguments, by place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal(pub Vec<Mistakes>);
 
@@ -41,10 +41,10 @@ impl From<Mistakes> for Refusal {
     }
 }
 
-/// What is to be planned.
+/// The planning problem and its options.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Question {
-    /// The problem, valid.
+    /// The problem, validated.
     pub problem: Problem,
     /// Strategies to ask, in the library's order.
     pub strategies: Vec<String>,
@@ -52,13 +52,13 @@ pub struct Question {
     pub deadline: Duration,
     /// Seed of everything random.
     pub seed: u64,
-    /// How values cross into each block, where they are not to go as they are.
+    /// The crossing into each block, if values are not all sent unchanged.
     pub crossings: Vec<Crossing>,
-    /// What the library's fields are called where they were given.
+    /// Names of the library's fields in the input.
     pub names: &'static [(&'static str, &'static str)],
 }
 
-/// The library's fields by the options and fields of a topology that set them.
+/// The library's fields, by the options and topology fields that set them.
 const NAMES: [(&str, &str); 4] = [
     ("constraints.latencyLimitSeconds", "--slo"),
     ("ratePerSecond", "--rate"),
@@ -69,7 +69,7 @@ const NAMES: [(&str, &str); 4] = [
 /// Reads all files and options.
 ///
 /// # Errors
-/// Everything that is wrong with them.
+/// All mistakes in them.
 pub fn read(args: &PlanArgs) -> Result<Question, Refusal> {
     let mut options = Options::default();
     let wishes = wishes(args, &mut options);
@@ -139,7 +139,7 @@ impl Options {
     }
 }
 
-/// The options that mean the same for both kinds of files.
+/// The options with the same meaning for both kinds of files.
 struct Wishes {
     rate: Option<f64>,
     slo: Option<f64>,
@@ -179,7 +179,7 @@ fn wishes(args: &PlanArgs, options: &mut Options) -> Wishes {
             .filter(wanted)
             .map(str::to_owned)
             .collect(),
-        // Longer than anyone waits is as good as for ever.
+        // Longer than anyone waits is as good as forever.
         deadline: Duration::try_from_secs_f64(deadline.unwrap_or(0.0)).unwrap_or(Duration::MAX),
     }
 }
@@ -192,7 +192,7 @@ fn parse_pin(text: &str) -> Option<(usize, usize, String)> {
     (first <= last && !node.is_empty()).then(|| (first, last, node.to_owned()))
 }
 
-/// Which file a field of the problem comes from.
+/// The file that a field of the problem comes from.
 struct Places {
     model: String,
     world: String,
@@ -249,7 +249,7 @@ fn from_files(
     Ok((problem, places, crossings))
 }
 
-/// What is asked of values between nodes, where they are not to go as they are.
+/// The requested encoding of values between nodes, if not unchanged.
 fn activations(args: &PlanArgs, options: &mut Options) -> Option<Activations> {
     let most = options.quantity("--max-error", args.max_error.as_ref(), Kind::Share);
     let (dtype, default) = match args.activations? {
@@ -265,7 +265,7 @@ fn activations(args: &PlanArgs, options: &mut Options) -> Option<Activations> {
     })
 }
 
-/// How values cross into each block of `model`, and `workload` with their bytes.
+/// The crossing into each block of `model`, and `workload` with their bytes.
 fn encoded(
     model: &Profile,
     place: &str,
@@ -297,7 +297,7 @@ fn name_of(profile: &Profile, path: &Path) -> String {
         .unwrap_or_else(|| "model".to_owned())
 }
 
-/// The node where requests arise; empty, with a mistake, where none is known.
+/// The node where requests arrive; empty, with a mistake, if unknown.
 fn entry(args: &PlanArgs, topology: &Topology, options: &mut Options) -> String {
     let names = || -> Vec<&str> { topology.nodes.iter().map(|n| n.name.as_str()).collect() };
     if let Some(entry) = &args.entry {
@@ -322,7 +322,7 @@ fn entry(args: &PlanArgs, topology: &Topology, options: &mut Options) -> String 
     }
 }
 
-/// Names in a sentence, not too many.
+/// Names in a sentence, up to a limit.
 fn listed(names: &[&str]) -> String {
     const MOST: usize = 8;
     let shown = names
@@ -417,8 +417,7 @@ fn add_pins(
     }
 }
 
-/// What the library has against the problem, told of the file or option that it
-/// comes from.
+/// The library's errors about the problem, attributed to their file or option.
 fn check(problem: &Problem, places: &Places, args: &PlanArgs) -> Result<(), Refusal> {
     let Err(errors) = validate(problem) else {
         return Ok(());
@@ -442,7 +441,7 @@ fn check(problem: &Problem, places: &Places, args: &PlanArgs) -> Result<(), Refu
     Err(refusal)
 }
 
-/// Where a field of the problem comes from, and what it is called there.
+/// Where a field of the problem comes from, and its name there.
 fn origin(field: &str, places: &Places, args: &PlanArgs) -> (String, String) {
     let option = |name: &str| (OPTIONS.to_owned(), name.to_owned());
     let Some(rest) = field.strip_prefix("workloads[") else {

@@ -10,7 +10,7 @@ use lamina_profile::percent;
 
 mod explanation;
 
-/// Everything that was asked for, in the order in which it is read.
+/// All requested results, in reading order.
 pub fn render(report: &Report, dress: &Dress) -> String {
     let mut lines = vec![headline(report), String::new()];
     if !report.strategies.is_empty() {
@@ -137,7 +137,7 @@ fn strategies(report: &Report, dress: &Dress) -> Vec<String> {
     table.lines(dress, report.outcome == Outcome::Found)
 }
 
-/// What is known about an answer, in a cell.
+/// An answer's certificate, as a cell.
 fn proof(row: &Row) -> String {
     let certificate = &row.solution.certificate;
     match (certificate.status, certificate.gap) {
@@ -189,7 +189,7 @@ fn sentence(report: &Report, verdict: &Verdict, dress: &Dress) -> Vec<String> {
     vec![text]
 }
 
-/// How values go from one node to the next.
+/// The encoding of values between two nodes.
 fn sent(sent: &Sent) -> String {
     let (from, to) = (&sent.from, &sent.to);
     match (sent.dtype, sent.error) {
@@ -207,7 +207,7 @@ fn sent(sent: &Sent) -> String {
     }
 }
 
-/// Which thresholds the best answer chose.
+/// The thresholds that the best answer chose.
 fn thresholds(report: &Report) -> Vec<String> {
     let Some(best) = report.strategies.first() else {
         return Vec::new();
@@ -239,7 +239,7 @@ fn thresholds(report: &Report) -> Vec<String> {
         .collect()
 }
 
-/// Who computes, in the words of the advice.
+/// The nodes that compute, for the advice.
 fn lead(report: &Report, verdict: &Verdict) -> String {
     let placements = report.strategies.first().map(|r| &r.solution.placements);
     match placements.map(Vec::as_slice).unwrap_or_default() {
@@ -333,7 +333,7 @@ fn path_after(moved: &Moved) -> String {
     }
 }
 
-/// What the best strategy's answer comes to.
+/// The conclusion for the best strategy's answer.
 fn advice(best: &Moved, objective: &Objective) -> String {
     let (before, after) = (best.paths_before.join(", "), best.paths_after.join(", "));
     if best.paths_before.is_empty() {

@@ -1,5 +1,5 @@
-//! What `plan` found out, as one structure: tables and `--json` print the same.
-//! docs/plan.md documents the JSON; fields are added, never renamed.
+//! The results of `plan`, as one structure: tables and `--json` print the same. docs/plan.md
+//! documents the JSON; fields are added, never renamed.
 
 use lamina_placement::explain::Explanation;
 use lamina_placement::{Metrics, Objective, Placement, Problem, Solution, Status};
@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 /// Version of the JSON.
 pub(crate) const API_VERSION: &str = "plan.lamina.dev/v1";
 
-/// The whole answer.
+/// The whole report.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Version of the JSON.
     pub api_version: &'static str,
-    /// What was asked.
+    /// The question.
     pub question: Asked,
     /// Whether a placement was found.
     pub outcome: Outcome,
@@ -23,29 +23,29 @@ pub struct Report {
     pub strategies: Vec<Row>,
     /// Every strategy that did not.
     pub skipped: Vec<Skipped>,
-    /// The best answer in a sentence's worth of figures.
+    /// A summary of the best answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
-    /// How values go from node to node on the best path, where fewer bits were asked for.
+    /// The encodings between nodes on the best path, if fewer bits were requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub crossings: Vec<Sent>,
-    /// Why there is no placement, where there is none.
+    /// Why there is no placement, if there is none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
-    /// Why the best answer is as it is, where it was asked for.
+    /// The explanation of the best answer, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explanation: Option<Explanation>,
-    /// The changed world, where it was asked for.
+    /// The changed conditions, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub what_if: Option<WhatIf>,
-    /// Which placement is best at which bandwidth, where it was asked for.
+    /// The best placement by bandwidth, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regions: Option<LinkRegions>,
-    /// Whether it was cut short by the user.
+    /// Whether the user interrupted it.
     pub cancelled: bool,
 }
 
-/// What one node sends to the next.
+/// A transfer from one node to the next.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sent {
@@ -53,17 +53,17 @@ pub struct Sent {
     pub from: String,
     /// To this one.
     pub to: String,
-    /// In how few bits; absent where values go as they are.
+    /// The encoding; absent if values are sent unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<&'static str>,
-    /// What that changes of answers, as a share of their largest magnitude.
+    /// The error of the answers, relative to their largest magnitude.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
     /// Bytes of one request.
     pub bytes: u64,
-    /// The same as its values are.
+    /// Bytes without encoding.
     pub raw_bytes: u64,
-    /// Why values go as they are.
+    /// Why values are sent unchanged.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
@@ -80,7 +80,7 @@ pub enum Outcome {
     Unknown,
 }
 
-/// What was asked.
+/// The question.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Asked {
@@ -90,32 +90,32 @@ pub struct Asked {
     pub nodes: usize,
     /// Number of directed links.
     pub links: usize,
-    /// What is made small.
+    /// What is minimized.
     pub objective: Objective,
 }
 
-/// One model as it was asked.
+/// One model of the question.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AskedWorkload {
     /// Its name.
     pub name: String,
-    /// Where requests arise.
+    /// Where requests arrive.
     pub entry: String,
     /// Number of blocks.
     pub blocks: usize,
     /// Bytes of all its slices together.
     pub slice_bytes: u64,
-    /// Requests per second; 0 where none was given.
+    /// Requests per second; 0 if not given.
     pub rate_per_second: f64,
     /// The limit on its expected latency in seconds.
     pub latency_limit_seconds: Option<f64>,
-    /// Blocks behind which requests may leave.
+    /// Blocks after which requests may leave.
     pub exits_after: Vec<usize>,
 }
 
 impl Asked {
-    /// The short form of a problem.
+    /// The summary of a problem.
     pub fn of(problem: &Problem) -> Self {
         let workloads = problem.workloads.iter().map(|w| AskedWorkload {
             name: w.name.clone(),
@@ -143,12 +143,12 @@ impl Asked {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Row {
-    /// Seconds that it took.
+    /// Run time in seconds.
     pub solve_seconds: f64,
     /// Its paths, one per workload, for people.
     pub paths: Vec<String>,
-    /// Requests per second that the slowest node or link sustains; `None` where
-    /// there is no placement or nothing takes time.
+    /// Requests per second that the slowest node or link sustains; `None` if there is no placement
+    /// or nothing takes time.
     pub throughput_per_second: Option<f64>,
     /// The checked answer.
     #[serde(flatten)]
@@ -156,7 +156,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// An answer and the time that it took.
+    /// An answer and its run time.
     pub(crate) fn new(solution: Solution, solve_seconds: f64) -> Self {
         let bottleneck = |m: &Metrics| m.bottleneck.as_ref().map(|b| b.seconds);
         let seconds = solution.metrics.as_ref().and_then(bottleneck);
@@ -168,7 +168,7 @@ impl Row {
         }
     }
 
-    /// The objective, where there is a placement.
+    /// The objective, if there is a placement.
     pub fn objective(&self) -> Option<f64> {
         self.solution.metrics.as_ref().map(|m| m.objective)
     }
@@ -189,7 +189,7 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// The best answer, beside the best that does not split.
+/// The best answer, compared with the best that does not split.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
@@ -201,12 +201,11 @@ pub struct Verdict {
     pub split: bool,
     /// Whether no placement is better; proved.
     pub proved: bool,
-    /// The best placement of the whole model on one node, where one is allowed.
+    /// The best placement of the whole model on one node, if one is allowed.
     pub whole: Option<Whole>,
-    /// Where none is: the node that is nearest to taking it, and what stands in
-    /// the way.
+    /// If none is: the node closest to taking it, and the obstacle.
     pub why_not_whole: Option<NotWhole>,
-    /// The whole model's objective over the best one's: above 1, splitting pays.
+    /// The whole model's objective divided by the best one's: above 1, splitting pays.
     pub gain: Option<f64>,
 }
 
@@ -226,7 +225,7 @@ pub struct Whole {
 pub struct NotWhole {
     /// The node.
     pub node: String,
-    /// What stands in the way.
+    /// The obstacle.
     pub reason: String,
 }
 
@@ -234,29 +233,28 @@ pub struct NotWhole {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Change {
-    /// As it was asked, `link.edge-1:cloud-1.bandwidth=5Mbit`.
+    /// As given, `link.edge-1:cloud-1.bandwidth=5Mbit`.
     pub change: String,
-    /// What it was before, for people.
+    /// The old value, for people.
     pub before: String,
-    /// What it is after.
+    /// The new value.
     pub after: String,
 }
 
-/// The changed world.
+/// Results under changed conditions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WhatIf {
     /// The changes, all made together.
     pub changes: Vec<Change>,
-    /// Every strategy that answers in both worlds or in one, in the order of the
-    /// changed one.
+    /// Every strategy with an answer before or after the change, in the order of the latter.
     pub strategies: Vec<Moved>,
-    /// Why there is no placement in the changed world, where there is none.
+    /// Why there is no placement under the new conditions, if there is none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
 }
 
-/// One strategy in both worlds.
+/// One strategy before and after.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Moved {
@@ -264,13 +262,13 @@ pub struct Moved {
     pub strategy: String,
     /// Its objective before the change.
     pub before: Option<f64>,
-    /// The objective of that placement after the change, nothing moved.
+    /// The objective of that placement after the change, without moves.
     pub kept: Option<f64>,
-    /// Why it cannot be kept, where it cannot.
+    /// Why it cannot be kept, if so.
     pub why_not_kept: Option<String>,
     /// Its objective after the change, with its new placement.
     pub after: Option<f64>,
-    /// `kept` over `after`: above 1, moving pays.
+    /// `kept` divided by `after`: above 1, moving pays.
     pub gain: Option<f64>,
     /// Whether the new placement is the best; proved.
     pub proved: bool,
@@ -280,17 +278,17 @@ pub struct Moved {
     pub paths_after: Vec<String>,
 }
 
-/// Which placement is best at which bandwidth of one link.
+/// The best placement by bandwidth of one link.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LinkRegions {
     /// `cam-1:edge-1`.
     pub link: String,
-    /// Its bandwidth now, in bytes per second.
+    /// Its current bandwidth, in bytes per second.
     pub bytes_per_second: f64,
     /// From the lowest bandwidth to the highest.
     pub regions: Vec<LinkRegion>,
-    /// Why there are none, where there are none.
+    /// Why there are none, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
 }
@@ -299,11 +297,11 @@ pub struct LinkRegions {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LinkRegion {
-    /// From so many bytes per second.
+    /// From this many bytes per second.
     pub from_bytes_per_second: f64,
-    /// To so many.
+    /// To this many.
     pub to_bytes_per_second: f64,
-    /// The paths; empty where nothing can serve.
+    /// The paths; empty if nothing can serve.
     pub paths: Vec<String>,
     /// Objective seconds at both ends, the slower link first.
     pub seconds: Option<[f64; 2]>,

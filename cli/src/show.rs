@@ -1,4 +1,4 @@
-//! Figures for people.
+//! Formats numbers for people.
 
 use lamina_placement::{Criterion, Objective};
 
@@ -45,8 +45,7 @@ pub(crate) fn share(share: f64) -> String {
     format!("{} %", digits(share * 100.0))
 }
 
-/// The value of an objective in its unit. Throughput is shown as the rate that it
-/// stands for.
+/// The value of an objective in its unit. Throughput is shown as a rate.
 pub(crate) fn objective(objective: &Objective, value: f64) -> String {
     match first(objective) {
         Some(Criterion::Latency | Criterion::TailLatency) => time(value),
@@ -59,7 +58,7 @@ pub(crate) fn objective(objective: &Objective, value: f64) -> String {
     }
 }
 
-/// What an objective is called.
+/// The name of an objective.
 pub(crate) fn objective_name(objective: &Objective) -> String {
     let names: Vec<String> = match objective {
         Objective::Weighted(terms) => terms
@@ -82,7 +81,7 @@ fn first(objective: &Objective) -> Option<Criterion> {
     }
 }
 
-/// Three digits that say something: `74.2`, `0.213`, `1380`.
+/// Three significant digits: `74.2`, `0.213`, `1380`.
 pub(crate) fn digits(value: f64) -> String {
     let magnitude = value.abs();
     let decimals = if magnitude >= 99.95 || magnitude == 0.0 {
@@ -99,7 +98,7 @@ pub(crate) fn digits(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// `50 Mbit/s`: without zeros that say nothing.
+/// `50 Mbit/s`: without trailing zeros.
 fn scaled(value: f64, unit: &str) -> String {
     const PREFIXES: [(f64, &str); 4] = [(1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")];
     let fits = PREFIXES.iter().find(|(size, _)| value >= size * 0.9995);

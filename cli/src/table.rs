@@ -2,17 +2,17 @@
 
 use console::{measure_text_width, truncate_str};
 
-/// How output is dressed.
+/// Colours and width of the output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Dress {
     /// Whether to colour.
     pub colour: bool,
-    /// Columns of the terminal; `None` where lines may be of any length.
+    /// Columns of the terminal; `None` for unlimited.
     pub width: Option<usize>,
 }
 
 impl Dress {
-    /// Text in a style, where there are colours.
+    /// Text in a style, if colours are on.
     pub(crate) fn paint(&self, text: &str, style: console::Style) -> String {
         style.force_styling(self.colour).apply_to(text).to_string()
     }
@@ -31,12 +31,12 @@ impl Dress {
 }
 
 const GAP: usize = 3;
-/// The last column is cut to this, however narrow the terminal is.
+/// Least width of the last column, however narrow the terminal is.
 const LEAST_LAST: usize = 12;
-/// `cam-1[0-14]→edge-1[15-32]` fits.
+/// Room for `cam-1[0-14]→edge-1[15-32]`.
 const ROOM_FOR_PATH: usize = 26;
 
-/// A head and rows; the last column takes what is left of the line.
+/// A head and rows; the last column takes the rest of the line.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Table {
     indent: usize,
@@ -73,8 +73,7 @@ impl Table {
         }
     }
 
-    /// Leaves out columns, in the given order, until the last one has room for a
-    /// short path.
+    /// Drops columns, in the given order, until the last one has room for a short path.
     pub(crate) fn fit(&mut self, dress: &Dress, least_useful: &[&str]) {
         let Some(width) = dress.width else {
             return;
@@ -96,7 +95,7 @@ impl Table {
         (0..columns).map(width).collect()
     }
 
-    /// Columns of the terminal in front of the last column of the table.
+    /// Columns of the terminal before the last column of the table.
     fn before_last(&self) -> usize {
         let widths = self.widths();
         let others = widths.len().saturating_sub(1);

@@ -8,8 +8,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Links that one file may list: every pair of the most nodes would be more than
-/// anyone writes.
+/// Most links in one file: every pair of the most nodes would be more than anyone writes.
 const MAX_LINKS: usize = 1 << 20;
 
 type Quantity = Spanned<Scalar>;
@@ -78,9 +77,9 @@ impl Limited for LinkEntry {
 /// How fast a node runs blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Speed {
-    /// Times as fast as the host of the profile.
+    /// Relative to the host of the profile.
     Factor(f64),
-    /// By the benchmark that the profile's `gflops` is of.
+    /// By the benchmark of the profile's `gflops`.
     Gflops(f64),
 }
 
@@ -93,7 +92,7 @@ pub(crate) struct Topology {
     pub speeds: BTreeMap<String, Speed>,
     /// Directed links by sender, then receiver.
     pub links: BTreeMap<String, BTreeMap<String, Link>>,
-    /// Where requests arise, if the file says so.
+    /// Where requests arrive, if given.
     pub entry: Option<String>,
 }
 
@@ -187,7 +186,7 @@ fn read_node(i: usize, entry: &NodeEntry, topology: &mut Topology, found: &mut F
     topology.nodes.push(node);
 }
 
-/// The figures of a link, whatever it connects.
+/// The properties of a link, whatever it connects.
 struct Figures<'a> {
     latency: &'a Quantity,
     bandwidth: &'a Quantity,
@@ -314,7 +313,7 @@ fn read_tier_links(entries: &[TierLinkEntry], found: &mut Found) -> BTreeMap<(Ti
     links
 }
 
-/// Gives every pair without a link of its own that of its tiers.
+/// Gives every pair without its own link that of its tiers.
 fn fill(topology: &mut Topology, tiers: &BTreeMap<(Tier, Tier), Link>) {
     if tiers.is_empty() {
         return;

@@ -1,18 +1,18 @@
 //! Quantities as people write them: `10ms`, `50Mbit`, `2GiB`, `80%`.
 //!
-//! Nothing is refused here for being negative or no number: that is said together
-//! with everything else that is wrong.
+//! Negative values and NaN are not refused here: they are reported together with all
+//! other mistakes.
 
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 
-/// A number with or without a unit, as it stands in a file or an option.
+/// A number with or without a unit, from a file or an option.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Scalar(String);
 
 impl Scalar {
-    /// As it was written.
+    /// As written.
     pub(crate) fn text(&self) -> &str {
         &self.0
     }
@@ -57,8 +57,8 @@ pub(crate) enum Kind {
     Time,
     /// Size, in bytes.
     Size,
-    /// Bandwidth, in bytes per second. Needs a unit, because bits and bytes are
-    /// told apart by nothing else.
+    /// Bandwidth, in bytes per second. Needs a unit, because otherwise bits and bytes cannot be
+    /// distinguished.
     Bandwidth,
     /// Rate, in requests per second.
     Rate,
@@ -81,7 +81,7 @@ pub(crate) enum Kind {
 const KIB: f64 = 1024.0;
 
 impl Kind {
-    /// Its units, each with what it is worth. The first is for the error message.
+    /// Its units and their values. The first is for the error message.
     const fn units(self) -> &'static [(&'static str, f64)] {
         match self {
             Self::Time => &[
@@ -148,7 +148,7 @@ impl Kind {
         }
     }
 
-    /// What to write, for people.
+    /// An example, for people.
     const fn example(self) -> &'static str {
         match self {
             Self::Time => "12.5ms or 0.3s",
@@ -166,7 +166,7 @@ impl Kind {
     }
 }
 
-/// Text that is no quantity of the kind wanted.
+/// Text that is not a quantity of the required kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnitError {
     /// No number in front.
@@ -177,7 +177,7 @@ pub(crate) enum UnitError {
         /// What would be right.
         example: &'static str,
     },
-    /// A unit that there is not.
+    /// An unknown unit.
     #[error("`{text}` has an unknown unit; write {example}")]
     Unit {
         /// The text.
@@ -185,7 +185,7 @@ pub(crate) enum UnitError {
         /// What would be right.
         example: &'static str,
     },
-    /// No unit where one is needed.
+    /// A missing unit.
     #[error("`{text}` has no unit; write {example}")]
     NoUnit {
         /// The text.
@@ -195,10 +195,10 @@ pub(crate) enum UnitError {
     },
 }
 
-/// The value in the unit of its kind; negative and infinite values and NaN too.
+/// The value in the unit of its kind; also negative and infinite values and NaN.
 ///
 /// # Errors
-/// [`UnitError`] where the text is no quantity of that kind.
+/// [`UnitError`] if the text is not a quantity of that kind.
 pub(crate) fn parse(text: &str, kind: Kind) -> Result<f64, UnitError> {
     let text = text.trim();
     let example = kind.example();
@@ -233,9 +233,9 @@ pub(crate) fn parse(text: &str, kind: Kind) -> Result<f64, UnitError> {
         })
 }
 
-/// The longest number in front, and the rest.
+/// The longest number at the start, and the rest.
 fn split(text: &str) -> (Option<f64>, &str) {
-    // Longer than any number is a text that is none.
+    // A text longer than any number is not one.
     let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
     let ends: Vec<usize> = ends.take_while(|end| *end <= 40).collect();
     let longest = ends

@@ -1,17 +1,17 @@
-//! `--what-if`: one world changed in places, beside the one that is.
+//! `--what-if`: compares a changed problem with the current one.
 
 use crate::report::{Change, Moved, Row, WhatIf};
 use crate::units::{self, Kind, UnitError};
 use lamina_placement::check::evaluate;
 use lamina_placement::{Link, Placement, Problem};
 
-/// What an unknown key is answered with.
+/// Listed for an unknown key.
 const KEYS: &str = "link.A:B.bandwidth, link.A:B.latency, link.A:B.gone (oneway. for A to B alone), node.N.memory, node.N.load, node.N.speed, node.N.gone or rate";
 
 /// A change that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ChangeError {
-    /// The key is none that there is.
+    /// An unknown key.
     #[error("unknown key `{0}`; it is one of {KEYS}")]
     Key(String),
     /// A value is missing.
@@ -26,26 +26,26 @@ pub(crate) enum ChangeError {
     /// There is no such link.
     #[error("there is no link from {0} to {1}")]
     Link(String, String),
-    /// The entry cannot go.
+    /// The entry cannot be removed.
     #[error("requests arrive at {0}, so it cannot be removed")]
     Entry(String),
-    /// The value is no quantity.
+    /// The value is not a quantity.
     #[error(transparent)]
     Unit(#[from] UnitError),
     /// The value is out of its range.
     #[error("{value} {reason}")]
     Range {
-        /// As it was written.
+        /// As written.
         value: String,
-        /// What it is not.
+        /// The reason.
         reason: &'static str,
     },
 }
 
-/// Changes one figure of a link and gives it before and after.
+/// Changes one property of a link and returns it before and after.
 type SetLink = dyn Fn(&mut Link) -> [f64; 2];
 
-/// What a quantity becomes.
+/// The new value of a quantity.
 enum Target {
     Value(f64),
     Factor(f64),
@@ -87,7 +87,7 @@ fn out_of_range(value: &str, reason: &'static str) -> ChangeError {
 /// Makes one change, such as `link.edge-1:cloud-1.bandwidth=5Mbit`.
 ///
 /// # Errors
-/// [`ChangeError`]; the problem is then as it was.
+/// [`ChangeError`]; the problem is unchanged then.
 pub(crate) fn apply(problem: &mut Problem, change: &str) -> Result<Change, ChangeError> {
     let (key, value) = match change.split_once('=') {
         Some((key, value)) => (key.trim(), Some(value.trim()).filter(|v| !v.is_empty())),
@@ -103,7 +103,7 @@ pub(crate) fn apply(problem: &mut Problem, change: &str) -> Result<Change, Chang
     }
     let unknown = || ChangeError::Key(key.to_owned());
     let (what, rest) = key.split_once('.').ok_or_else(unknown)?;
-    // Names of nodes may hold dots; those of properties do not.
+    // Names of nodes may contain dots; those of properties do not.
     let (place, property) = rest.rsplit_once('.').ok_or_else(unknown)?;
     match what {
         "link" | "oneway" => {
@@ -275,10 +275,10 @@ fn change_node(
     }
 }
 
-/// The two ends of `link.A:B.bandwidth`, as `--regions` has it.
+/// The two ends of `link.A:B.bandwidth`, as in `--regions`.
 ///
 /// # Errors
-/// [`ChangeError`] where it is no such key or there is no such link.
+/// [`ChangeError`] if the key is invalid or there is no such link.
 pub(crate) fn link_of(problem: &Problem, key: &str) -> Result<(String, String), ChangeError> {
     let inner = key
         .strip_prefix("link.")
@@ -295,7 +295,7 @@ pub(crate) fn link_of(problem: &Problem, key: &str) -> Result<(String, String), 
     Ok((a.to_owned(), b.to_owned()))
 }
 
-/// Sets the answers of both worlds side by side.
+/// Puts the answers before and after side by side.
 pub(crate) fn beside(
     changed: &Problem,
     changes: Vec<Change>,

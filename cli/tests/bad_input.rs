@@ -1,5 +1,5 @@
-//! What users are told of mistakes: each with its file, line and field, all at
-//! once, and never a panic or a wrong answer.
+//! Errors shown to users: each with its file, line and field, all at once, and never a panic or a
+//! wrong answer.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
 
@@ -26,7 +26,7 @@ impl Files {
         path
     }
 
-    /// What is said, with the folder's name left out.
+    /// The error, without the folder's name.
     fn refusal(&self, options: &str) -> String {
         let folder = self.0.path().display().to_string();
         let options = options.replace("DIR", &folder);

@@ -1,4 +1,4 @@
-//! What users see: tables, explanation, change, JSON.
+//! Output for users: tables, explanation, change, JSON.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
 

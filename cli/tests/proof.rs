@@ -1,5 +1,4 @@
-//! What `plan` prints as optimal or infeasible is so, by the checker's figures of
-//! every placement that there is.
+//! Answers that `plan` calls optimal or infeasible are, checked against all possible placements.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
 
@@ -14,7 +13,7 @@ use lamina_placement::{Ctx, Placement, Problem, Status, Workload, strategy_names
 use proptest::prelude::*;
 use std::time::Duration;
 
-/// Room for rounding between a search and the checker.
+/// Tolerance between a search and the checker.
 const AGREEMENT: f64 = 1e-6;
 
 fn planned(problem: &Problem) -> Report {

@@ -1,10 +1,10 @@
-"""How far answers are from PyTorch's where values cross in fewer bytes, and how soon they come.
+"""Measures the error and latency of answers with encoded activations, against PyTorch.
 
     python activations.py --url HOST:PORT --model NAME --file mobilenet-v2.pt
 
-One JSON object on standard output: the requests answered, the largest difference of an
-answer as a share of that answer's largest magnitude, the requests whose best class is
-another, and the median seconds of a request.
+One JSON object on standard output: the number of answered requests, the largest error of an
+answer as a share of its largest magnitude, the number of requests with another top class,
+and the median seconds of a request.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
         seconds.append(time.monotonic() - began)
         answer = result.as_numpy(result.get_response().outputs[0].name)
         difference = float(numpy.abs(answer - expected).max() / numpy.abs(expected).max())
-        # Not a number counts as wrong.
+        # NaN counts as wrong.
         largest = max(largest, difference) if difference == difference else float("inf")
         moved += int(answer.argmax() != expected.argmax())
     print(

@@ -1,4 +1,4 @@
-"""What the serving bench asks and measures. One JSON object on standard output.
+"""Requests and measurements of the serving bench. One JSON object on standard output.
 
     python bench_client.py closed --url HOST:PORT --model M --in-flight 4 --seconds 10
     python bench_client.py loop --file M.pt --seconds 10
@@ -6,9 +6,9 @@
     python bench_client.py memory --node edge-1
     python bench_client.py cpu --node edge-1
 
-`closed` keeps so many requests in flight. `loop` is the same model in a plain loop of
-libtorch, nothing beside it. `idle` opens connections that say nothing and then asks once.
-`memory` adds up what the processes of a host's agent hold, `cpu` the seconds that they computed.
+`closed` keeps `--in-flight` requests in flight. `loop` runs the same model in a plain loop of
+libtorch, with nothing beside it. `idle` opens idle connections and then sends one request.
+`memory` sums up the memory of a host's agent and workers, `cpu` their processor seconds.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import time
 import numpy
 
 SHAPE = (1, 3, 224, 224)
-# Requests before those that count.
+# Requests before the measured ones.
 WARM_UP = 5
 
 
@@ -49,7 +49,7 @@ def request(seed: int = 0):
 
 
 def hops(lines: list[list[dict]]) -> list[dict]:
-    """The median of each figure of each host."""
+    """The median of each timing of each host."""
     columns = zip(*lines)
     return [
         {
@@ -147,7 +147,7 @@ def processes() -> dict[int, tuple[int, str]]:
         if not folder.name.isdigit():
             continue
         try:
-            # After the name, which may hold anything, in parentheses: state, parent.
+            # After the name, which may contain anything, in parentheses: state, parent.
             parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
             found[int(folder.name)] = parent, os.path.basename(os.readlink(folder / "exe"))
         except OSError:
@@ -178,7 +178,7 @@ def family_of(node: str) -> list[tuple[int, str]]:
 
 
 def memory_of(node: str) -> dict:
-    """Megabytes that the agent on `node` and its workers hold, shared pages in parts."""
+    """Megabytes of the agent on `node` and its workers, shared pages in proportion."""
     found: dict = {}
     for pid, program in family_of(node):
         for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -188,12 +188,12 @@ def memory_of(node: str) -> dict:
 
 
 def cpu_of(node: str) -> dict:
-    """Seconds of processor time that the agent on `node` and its workers have taken."""
+    """Processor seconds used by the agent on `node` and its workers."""
     tick = os.sysconf("SC_CLK_TCK")
     found: dict = {}
     for pid, program in family_of(node):
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        # User and system time, the 12th and 13th behind the name.
+        # User and system time, the 12th and 13th field after the name.
         found[program] = found.get(program, 0.0) + (int(fields[11]) + int(fields[12])) / tick
     return found
 

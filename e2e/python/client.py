@@ -1,13 +1,13 @@
-"""What a user's client does: Open Inference Protocol v2 by tritonclient over gRPC,
+"""A user's client: Open Inference Protocol v2 by tritonclient over gRPC,
 compared with PyTorch.
 
     python client.py photographs --url HOST:PORT --model mobilenet-v2
     python client.py load --url HOST:PORT --model mobilenet-v2 --rate 4 --seconds 60
     python client.py malformed --url HOST:PORT --model mobilenet-v2
 
-One JSON object a line on standard output. `load` reads commands from standard
+One JSON object per line on standard output. `load` reads commands from standard
 input: `burst N` sends N further requests at once, `rate R` changes the rate,
-`stop` ends sending; it then waits for what is in flight and prints a summary.
+`stop` ends sending; it then waits for requests in flight and prints a summary.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def as_input(tensor: torch.Tensor, name: str = "image") -> triton.InferInput:
 
 
 def describe(result) -> dict:
-    """Revision, path and time per hop out of the reply's parameters."""
+    """Revision, path and time per hop from the reply's parameters."""
     parameters = result.get_response().parameters
     return {
         "revision": parameters["lamina_placement_revision"].int64_param,
@@ -61,7 +61,7 @@ def largest_difference(answers: list, expected: list) -> float:
 
 
 def photographs(args) -> None:
-    """Sends each photograph once and names what is in it."""
+    """Sends each photograph once and prints its label."""
     model = models.load(args.reference or args.model)
     labels = __import__("torchvision").models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
     client = triton.InferenceServerClient(args.url)
@@ -88,8 +88,9 @@ def photographs(args) -> None:
 
 
 class Load:
-    """Open loop: requests leave on time whether or not answers have come, each
-    with another image, each with one deadline and no retry."""
+    """Open loop: requests are sent on time whether or not answers have come, each
+    with another image, a deadline and no retry.
+    """
 
     def __init__(self, args):
         self.args = args
@@ -153,7 +154,7 @@ class Load:
     def finish(self, number, at, seconds, result, error) -> None:
         record = {"kind": "request", "id": number, "at": at, "seconds": seconds}
         if error is not None:
-            # Only who asked for it, by a reference of its own, expects a refusal.
+            # Only a client with its own reference expects a refusal.
             is_refused = self.args.reference and "INVALID_ARGUMENT" in str(error.status())
             record["outcome"] = "refused" if is_refused else "lost"
             record["error"] = str(error)
@@ -206,7 +207,7 @@ class Load:
 
 
 def malformed(args) -> None:
-    """Sends requests with one mistake each and tells how the server refuses them."""
+    """Sends requests with one mistake each and prints how the server refuses them."""
     client = triton.InferenceServerClient(args.url)
 
     def tensor(name="image", shape=(1, 3, 224, 224), datatype="FP32", dtype=numpy.float32):

@@ -1,12 +1,13 @@
-"""The SDK's network of handwritten digits as a user's client meets it, against PyTorch on
-the test images that neither its weights nor its thresholds have seen.
+"""A user's client of the SDK's network of handwritten digits, against PyTorch.
+
+Uses the test images, which neither its weights nor its thresholds have seen.
 
     python digits_client.py accuracy --url HOST:PORT --file digits.pt
     python digits_client.py stream --url HOST:PORT --file digits.pt --rate 20 --seconds 15
 
-`accuracy` asks for each image under each threshold, one JSON object a threshold. `stream`
-asks at a steady rate whatever becomes of the network, and ends with one JSON object.
-Exit status 1 where an answer is wrong or missing.
+`accuracy` sends each image under each threshold, one JSON object per threshold. `stream`
+sends at a steady rate whatever happens to the network, and ends with one JSON object.
+Exit status 1 if an answer is wrong or missing.
 """
 
 import argparse
@@ -29,12 +30,12 @@ MODEL = "digits"
 TOLERANCE = 1e-4
 # Rows so close to a threshold may leave on either side of it.
 MARGIN = 1e-4
-# Of the split that the network was trained with.
+# Of the split with which the network was trained.
 SEED = 0
 
 
 def example():
-    """The SDK's example, which carries the data and its split."""
+    """The SDK's example, which has the data and its split."""
     spec = importlib.util.spec_from_file_location("example", SDK / "examples" / "digits.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["example"] = module
@@ -43,7 +44,7 @@ def example():
 
 
 class Digits:
-    """The test images, what PyTorch says of them, and a client."""
+    """The test images, PyTorch's answers, and a client."""
 
     def __init__(self, args):
         self.args = args
@@ -73,8 +74,7 @@ class Digits:
         return near
 
     def ask(self, image: int, parameters: dict) -> tuple[int, dict, float, float] | None:
-        """The class, what is told of the exit, how far the logits are from PyTorch's at
-        that exit, and the seconds that it took."""
+        """The class, the reported exit, the error of the logits at that exit, and the seconds."""
         array = self.images[image : image + 1].numpy()
         tensor = triton.InferInput("image", list(array.shape), "FP32")
         tensor.set_data_from_numpy(array)
@@ -110,7 +110,7 @@ class Digits:
             self.setting(name, exits, near, parameters)
 
     def setting(self, name: str, exits: list[int], near: set[int], parameters: dict) -> None:
-        """Asks for each image; it must leave at the exit that `exits` has for it."""
+        """Sends each image; it must leave at the exit given by `exits`."""
         seconds, by_exit, right, expected = [], Counter(), 0, 0
         for image, exit in enumerate(exits):
             expected += int(self.logits[exit][image].argmax()) == int(self.labels[image])
@@ -143,7 +143,7 @@ class Digits:
         )
 
     def stream(self) -> None:
-        """Asks for image after image, each in its turn."""
+        """Sends image after image, each on time."""
         policy = self.policy(None)
         exits, near = policy.decide(self.logits).tolist(), self.unclear(policy)
         sent, right, cut_off, longest, by_node = 0, 0, 0, 0.0, Counter()
@@ -162,7 +162,7 @@ class Digits:
             right += digit == int(self.labels[image])
             by_node[f"{told['exit']} on {told['node']}"] += 1
             exit = self.names.index(told["exit"])
-            # Who is cut off leaves before its exit, everybody else at it.
+            # A request that is cut off leaves before its exit, every other one at it.
             is_early = exit < exits[image]
             is_there = image in near or exit == exits[image] or (is_cut_off and is_early)
             if not is_there or not difference <= TOLERANCE:

@@ -1,11 +1,11 @@
-"""Early exits as a user's client meets them, against PyTorch and the SDK's own policy.
+"""Early exits as seen by a user's client, against PyTorch and the SDK's own policy.
 
     python exits.py --url HOST:PORT --model exits --file exits.pt [--cut-off]
 
-Each request goes to the agent once as it is, alone or in a batch, and its answer must
-be that of the exit at which `lamina.Policy` says that its row leaves. With `--cut-off`
-the host behind the first exit is away: rows that go further must be answered by the
-first exit and marked. One JSON object on standard output; exit status 1 where an answer
+Each request is sent to the agent once, alone or in a batch, and its answer must
+be that of the exit at which its row leaves according to `lamina.Policy`. With `--cut-off`
+the host behind the first exit is unreachable: rows that go further must be answered by the
+first exit and marked. One JSON object on standard output; exit status 1 if an answer
 is wrong or missing.
 """
 
@@ -125,7 +125,7 @@ class Check:
             self.rows(range(0, 8), self.policy(last), {"lamina_max_exit": name})
 
     def every_exit(self) -> None:
-        """Who names a side exit's output gets all exits of every row."""
+        """A request for a side exit's output by name gets all exits of every row."""
         metadata = self.client.get_model_metadata(self.args.model)
         names = [output.name for output in metadata.outputs]
         result = self.infer(range(0, 8), outputs=names)

@@ -1,4 +1,4 @@
-"""Real photographs, and as many different images from them as a load needs."""
+"""Real photographs, and any number of variants of them for a load."""
 
 import numpy
 import torch
@@ -20,7 +20,7 @@ _PREPARE = transforms.Compose(
 
 
 def photographs() -> dict[str, Image.Image]:
-    """Photographs that installed packages carry, by name."""
+    """Photographs from installed packages, by name."""
     from matplotlib import cbook
     from sklearn.datasets import load_sample_images
 
@@ -33,7 +33,7 @@ def photographs() -> dict[str, Image.Image]:
 
 
 def prepare(photograph: Image.Image) -> torch.Tensor:
-    """As torchvision's ImageNet models want it: 1x3x224x224, normalized."""
+    """Prepares an image for torchvision's ImageNet models: 1x3x224x224, normalized."""
     return _PREPARE(photograph).unsqueeze(0)
 
 

@@ -2,9 +2,9 @@
 
     python models.py --out DIR mobilenet-v2 googlenet ...
 
-Each file is written once; a file that is there is left alone. Random weights are
-seeded and their BatchNorm is calibrated on crops of photographs, else a network
-gives every image the same answer and a wrong placement could not be told.
+Existing files are kept. Random weights are seeded and their BatchNorm is
+calibrated on crops of photographs; otherwise a network gives every image the
+same answer, and a wrong placement would not show.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def resnet18() -> torch.nn.Module:
 
 
 class OneImage(torch.nn.Module):
-    """A small network of one input and one output."""
+    """A small network with one input and one output."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ class OneImage(torch.nn.Module):
         for _ in range(3):
             layers += [torch.nn.Conv2d(width, width, 3, stride=2, padding=1), torch.nn.ReLU()]
         self.trunk = torch.nn.Sequential(*layers)
-        # Not of means, which are nearly the same for all noise.
+        # Not of means, which are nearly the same for any noise.
         self.head = torch.nn.Linear(width * 8 * 8, 10)
 
     def forward(self, image):
@@ -82,7 +82,7 @@ class OneImage(torch.nn.Module):
 
 
 class TwoImages(OneImage):
-    """A next version of it that compares two images: other inputs, more outputs."""
+    """Its next version, which compares two images: other inputs, more outputs."""
 
     def forward(self, left, right):
         left = self.trunk(left).flatten(1)
@@ -91,7 +91,7 @@ class TwoImages(OneImage):
 
 
 def shapes(rows: int, seed: int) -> tuple:
-    """Images of ten shapes (rows x 1 x 8 x 8) in noise, and which one each is."""
+    """Images of ten shapes (rows x 1 x 8 x 8) in noise, and their labels."""
     prototypes = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (rows,), generator=generator)
@@ -147,7 +147,7 @@ def export_digits(target: pathlib.Path) -> None:
     )
 
 
-# Networks that the SDK exports, with exits.
+# Networks exported by the SDK, with exits.
 EXPORTS = {"digits": export_digits, "exits": export_with_exits}
 
 
@@ -163,12 +163,12 @@ MODELS = {
     "one-image": lambda: seeded(OneImage),
     "two-images": lambda: seeded(TwoImages),
 }
-# Names and sizes of the inputs, where they are not one photograph.
+# Names and sizes of the inputs, if they are not one photograph.
 INPUTS = {"one-image": {"image": 64}, "two-images": {"left": 64, "right": 64}}
 
 
 def load(name: str) -> torch.nn.Module:
-    """The model as PyTorch has it: the reference of every answer."""
+    """The model in PyTorch: the reference of every answer."""
     if name not in MODELS:
         sys.exit(f"no reference for {name}; there is one for {', '.join(sorted(MODELS))}")
     return MODELS[name]().eval()

@@ -1,5 +1,4 @@
-//! etcd and an API server alone, without hosts and controllers: for what is measured
-//! at sizes that no lab has.
+//! etcd and an API server without hosts and controllers, for measurements at sizes beyond any lab.
 
 use crate::control_plane::ControlPlane;
 use crate::index::IndexLock;
@@ -8,7 +7,7 @@ use crate::tools::Tools;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-/// Every write is logged with its content; reads and watches are not.
+/// Logs every write with its content, but no reads and watches.
 const AUDIT_POLICY: &str = r#"apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -51,7 +50,7 @@ impl ApiServer {
         let arguments = vec![
             format!("--audit-policy-file={}", policy.display()),
             format!("--audit-log-path={}", audit_log(folder).display()),
-            // A loopback address is none that Endpoints may have.
+            // Endpoints may not have loopback addresses.
             "--endpoint-reconciler-type=none".to_owned(),
         ];
         let (number, groups) = (index.index(), &[]);
@@ -76,7 +75,7 @@ impl ApiServer {
         self.plane.kubeconfig()
     }
 
-    /// A loopback address that belongs to this API server, for programs beside it.
+    /// A loopback address of this API server, for programs beside it.
     pub const fn address(&self) -> Ipv4Addr {
         self.address
     }
@@ -86,7 +85,7 @@ impl ApiServer {
         audit_log(&self.folder)
     }
 
-    /// The API server's process; `None` where it has ended.
+    /// The API server's process; `None` if it has ended.
     pub fn process(&self) -> Option<u32> {
         self.plane.process("kube-apiserver")
     }

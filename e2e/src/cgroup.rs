@@ -12,36 +12,36 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The length of the periods over which a share is granted. Short, so that a
-/// slow host is slow evenly and does not stand still for tens of milliseconds.
+/// Period of the processor quota. Short, so that a slow host is evenly slow and does not stall for
+/// tens of milliseconds.
 const PERIOD_US: u64 = 5_000;
 /// The kernel refuses a quota below this.
 const SMALLEST_QUOTA_US: u64 = 1_000;
-/// The longest period that the kernel takes.
+/// The kernel accepts no longer period.
 const LONGEST_PERIOD_US: u64 = 1_000_000;
-/// The weight of one host against an ordinary process.
+/// The weight of one host relative to an ordinary process.
 const WEIGHT_PER_HOST: u64 = 1_024;
-/// How long killed processes may take to be gone.
+/// How long killed processes may take to end.
 const GONE: Duration = Duration::from_secs(5);
 
 /// Why hosts cannot be limited.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    /// Neither version is there with a processor controller.
+    /// Neither version is mounted with a processor controller.
     #[error("no control group file system with the cpu controller is mounted under /sys/fs/cgroup")]
     NotMounted,
-    /// A file or folder of the file system refused.
+    /// A file or folder could not be written.
     #[error(
         "cannot write {path}: the lab must be root and may not run in a container without control groups of its own"
     )]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
-    /// Processes stayed although they were killed.
+    /// Processes survived the kill.
     #[error("processes in {0} did not end when killed")]
     Stuck(PathBuf),
 }
@@ -66,8 +66,7 @@ pub(crate) struct Cgroups {
 }
 
 impl Cgroups {
-    /// Makes the lab's group, after ending what an earlier lab of this index
-    /// has left running.
+    /// Makes the lab's group, after killing leftovers of an earlier lab of this index.
     pub(crate) fn create(index: u8, hosts: usize) -> Result<Self, CgroupError> {
         let groups = Self::of(index)?;
         groups.remove_all()?;
@@ -84,7 +83,7 @@ impl Cgroups {
                 write(&root.join("cgroup.subtree_control"), "+cpu +memory")?;
                 let lab = make(&root.join(&groups.lab))?;
                 write(&lab.join("cgroup.subtree_control"), "+cpu +memory")?;
-                // Weights go from 1 to 10 000 around 100.
+                // Weights range from 1 to 10 000, with 100 as the default.
                 let weight = (weight * 100 / WEIGHT_PER_HOST).min(10_000);
                 write(&lab.join("cpu.weight"), &weight.to_string())?;
             }
@@ -92,7 +91,7 @@ impl Cgroups {
         Ok(groups)
     }
 
-    /// Kills what runs in the groups of a lab of this index and removes them.
+    /// Kills the processes in the groups of a lab of this index and removes the groups.
     pub(crate) fn remove_leftovers(index: u8) -> Result<(), CgroupError> {
         Self::of(index)?.remove_all()
     }
@@ -104,7 +103,7 @@ impl Cgroups {
         })
     }
 
-    /// Makes a host's group. Without limits it only collects processes.
+    /// Makes a host's group. Without limits it only groups processes.
     pub(crate) fn add_host(
         &self,
         host: &str,
@@ -140,7 +139,7 @@ impl Cgroups {
         Ok(())
     }
 
-    /// The files into which a process writes its number to join a host.
+    /// The files into which a process writes its id to join a host.
     pub(crate) fn join_files(&self, host: &str) -> Vec<PathBuf> {
         self.trees()
             .into_iter()
@@ -196,9 +195,9 @@ impl Hierarchy {
         .ok_or(CgroupError::NotMounted)
     }
 
-    /// Reads the kernel's tables. Below version 1 the lab's groups lie in this
-    /// process's own group, so that a limit on the whole run keeps holding;
-    /// version 2 allows no groups beside processes, there they lie at the root.
+    /// Reads the kernel's tables. In version 1 the lab's groups are in this process's own group, so
+    /// that a limit on the whole run still holds; version 2 allows no groups beside processes, so
+    /// there they are at the root.
     fn parse(mounts: &str, own: &str, controllers_of: impl Fn(&Path) -> String) -> Option<Self> {
         let v1 = |controller: &str| {
             let mount = mounts.lines().find_map(|line| {
@@ -241,7 +240,7 @@ impl Hierarchy {
 /// Quota and period in microseconds for a share of the processors.
 fn quota(cpu_millis: u64) -> (u64, u64) {
     let millis = cpu_millis.max(1);
-    // A small share gets a longer period, because the quota has a floor.
+    // A small share gets a longer period, because the quota has a minimum.
     let period = PERIOD_US.max((SMALLEST_QUOTA_US * 1000).div_ceil(millis));
     let period = period.min(LONGEST_PERIOD_US);
     ((period * millis / 1000).max(SMALLEST_QUOTA_US), period)
@@ -267,7 +266,7 @@ fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
 fn kill_members(procs: &Path) {
     let members = fs::read_to_string(procs).unwrap_or_default();
     for pid in members.lines().filter_map(|line| line.parse().ok()) {
-        // A process that has just ended is what we want.
+        // The process may have ended already.
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
@@ -280,7 +279,7 @@ fn remove(group: &Path) -> Result<(), CgroupError> {
         match fs::remove_dir(group) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            // Busy: members are on their way out.
+            // Busy: members are still ending.
             Err(_) if begin.elapsed() < GONE => std::thread::sleep(Duration::from_millis(10)),
             Err(_) => return Err(CgroupError::Stuck(group.to_owned())),
         }
@@ -307,7 +306,7 @@ mod tests {
             assert!(begin.elapsed() < GONE, "the process did not join");
             std::thread::sleep(Duration::from_millis(10));
         }
-        // A killed run drops nothing.
+        // A killed run does not drop anything.
         std::mem::forget(groups);
         Cgroups::remove_leftovers(lock.index()).unwrap();
         assert!(!child.wait().unwrap().success());

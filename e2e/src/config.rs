@@ -1,4 +1,4 @@
-//! What a lab is made of.
+//! Settings of a lab.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::netlab::{CONTROL, Link};
 /// Which part of the continuum a host belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
-    /// Where requests arise.
+    /// Where requests originate.
     Device,
     /// Near the devices.
     Edge,
@@ -42,7 +42,7 @@ pub struct HostSpec {
     pub memory_bytes: u64,
     /// Further labels of the Node.
     pub labels: BTreeMap<String, String>,
-    /// Whether it is a Node; a machine without a kubelet is none, and runs what commands start.
+    /// Whether it is a Node; a machine without a kubelet is not, and only runs commands.
     pub is_node: bool,
 }
 
@@ -69,10 +69,10 @@ impl HostSpec {
     }
 }
 
-/// The links with which a lab begins.
+/// The links at the start of a lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Links {
-    /// Between two hosts of which nothing else is said.
+    /// Between two hosts that are not listed.
     pub default: Link,
     /// From and to the control host.
     pub control: Link,
@@ -109,12 +109,12 @@ impl Links {
     }
 }
 
-/// What stands for a container image: a program of this machine.
+/// The stand-in for a container image: a program of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// The program that containers of this image run.
+    /// The program run by containers of this image.
     pub program: PathBuf,
-    /// Environment that the image brings along, such as `LD_LIBRARY_PATH`.
+    /// Environment set by the image, such as `LD_LIBRARY_PATH`.
     pub environment: BTreeMap<String, String>,
 }
 
@@ -127,23 +127,22 @@ impl From<PathBuf> for Image {
     }
 }
 
-/// What a lab is made of.
+/// Settings of a lab.
 #[derive(Debug, Clone)]
 pub struct LabConfig {
-    /// Tells labs on one machine apart; the first free one by default. Hosts
-    /// get the addresses 10.77.`index`.2 and up.
+    /// Distinguishes labs on one machine; the first free one by default. Hosts get the addresses
+    /// 10.77.`index`.2 and up.
     pub index: Option<u8>,
-    /// Logs, volumes and the kubeconfig go here; what an earlier lab left in
-    /// it is removed.
+    /// Folder of logs, volumes and the kubeconfig; leftovers of an earlier lab are removed.
     pub dir: PathBuf,
     /// The hosts, in the order of their addresses.
     pub hosts: Vec<HostSpec>,
     /// The links between them.
     pub links: Links,
-    /// Image repository (without tag) → the program that stands for it.
+    /// Image repository (without tag) → the program that replaces it.
     pub images: BTreeMap<String, Image>,
-    /// Also makes the control host a Node, tainted and labelled as kubeadm
-    /// does it: for the operator, away from the hosts that are measured.
+    /// Also makes the control host a Node, tainted and labelled as by kubeadm: for the operator,
+    /// away from the measured hosts.
     pub control_node: bool,
 }
 

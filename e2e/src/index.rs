@@ -1,10 +1,9 @@
-//! Labs on one machine are told apart by an index; a lock keeps two runs from
-//! using the same one.
+//! Labs on one machine differ by an index; a lock keeps two runs from using the same one.
 
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 
-/// Why an index cannot be had.
+/// Why no index is available.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
     /// Another process runs a lab with this index.
@@ -18,7 +17,7 @@ pub enum IndexError {
     Lock {
         /// The lock file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -48,7 +47,7 @@ impl IndexLock {
         }
     }
 
-    /// Takes the lowest index that nobody uses.
+    /// Takes the lowest free index.
     pub fn first_free() -> Result<Self, IndexError> {
         for index in 0..=u8::MAX {
             match Self::take(index) {

@@ -22,9 +22,8 @@ impl Drop for Interrupts {
     }
 }
 
-/// Ends the process on SIGINT and SIGTERM as they would, but first everything
-/// that the lab of this index has started. Nothing is waited for: processes of
-/// a lab have nothing to save.
+/// Ends the process on SIGINT and SIGTERM, after killing everything that the lab of this index has
+/// started. It waits for nothing: processes of a lab have nothing to save.
 pub(crate) fn end_lab_when_interrupted(index: u8) -> std::io::Result<Interrupts> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

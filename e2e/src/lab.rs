@@ -1,4 +1,4 @@
-//! The lab as its users see it: start it, change it, break it, look at it.
+//! The lab's interface: start it, change it, break it, inspect it.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,7 +24,7 @@ use crate::tools::{MissingTool, Tools};
 /// How long Nodes may take to be ready.
 const NODES_WITHIN: Duration = Duration::from_secs(30);
 
-/// Why a lab cannot be had, or does not do what it was asked for.
+/// Why a lab does not start, or an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// The index is taken.
@@ -45,7 +45,7 @@ pub enum LabError {
     /// The API server refused.
     #[error("cannot {what}")]
     Api {
-        /// What was tried.
+        /// The attempted call.
         what: String,
         /// Its answer.
         #[source]
@@ -54,12 +54,12 @@ pub enum LabError {
     /// Signals cannot be listened to.
     #[error("cannot listen for Ctrl-C")]
     Signals(#[source] std::io::Error),
-    /// A file or folder.
+    /// A file or folder could not be written.
     #[error("cannot write {path}")]
     Write {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -68,7 +68,7 @@ pub enum LabError {
     Run {
         /// The program.
         program: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -85,7 +85,7 @@ pub enum LabError {
     Timeout {
         /// What.
         what: String,
-        /// How long we waited.
+        /// Seconds waited.
         seconds: u64,
     },
     /// No process runs for this pod or on this host.
@@ -96,13 +96,13 @@ pub enum LabError {
     NoLog(String),
 }
 
-/// A running lab. Dropping it ends everything at once; [`Lab::stop`] does the
-/// same and waits for it.
+/// A running lab. Dropping it stops everything at once; [`Lab::stop`] does the same and waits for
+/// it.
 pub struct Lab {
     // Field order is drop order.
     runner: Runner,
     control_plane: ControlPlane,
-    /// Kills whatever is left, so it comes before the namespaces go.
+    /// Kills all leftovers, so it comes before the namespaces go.
     cgroups: Cgroups,
     network: Network,
     tools: Tools,
@@ -183,7 +183,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// What pods of the chart did at the API server, one JSON object a line.
+    /// What the chart's pods did at the API server, one JSON object per line.
     pub fn audit_log(&self) -> PathBuf {
         audit_log(&self.dir.join("control-plane"))
     }
@@ -223,7 +223,7 @@ impl Lab {
         Ok(self.tools.find(program)?)
     }
 
-    /// Runs `kubectl` and returns what it printed.
+    /// Runs `kubectl` and returns its output.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, LabError> {
         self.run_tool("kubectl", arguments, "").await
     }
@@ -234,8 +234,8 @@ impl Lab {
         self.run_tool("kubectl", &arguments, manifest).await
     }
 
-    /// Installs a chart, or upgrades its release, and waits until what it
-    /// installed is ready. Values are given as to `helm --set`.
+    /// Installs a chart, or upgrades its release, and waits until its objects are ready. Values as
+    /// for `helm --set`.
     pub async fn helm_install(
         &self,
         release: &str,
@@ -259,7 +259,7 @@ impl Lab {
         self.run_tool("helm", &arguments, "").await
     }
 
-    /// Uninstalls a release and waits until what it installed is gone.
+    /// Uninstalls a release and waits until its objects are gone.
     pub async fn helm_uninstall(
         &self,
         release: &str,
@@ -272,7 +272,7 @@ impl Lab {
         self.run_tool("helm", &arguments, "").await
     }
 
-    /// Changes the links between two hosts, each as it is.
+    /// Changes the links between two hosts, both directions.
     pub fn set_links_between(
         &self,
         a: &str,
@@ -287,8 +287,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Changes every link that begins or ends at a host, those to the control
-    /// host too.
+    /// Changes every link that begins or ends at a host, including those to the control host.
     pub fn set_host_links(&self, host: &str, change: impl Fn(&mut Link)) -> Result<(), LabError> {
         Ok(self.network.set_host_links(host, change)?)
     }
@@ -303,7 +302,7 @@ impl Lab {
         self.set_host_links(host, |link| link.up = true)
     }
 
-    /// What every directed pair of hosts has carried since the start.
+    /// Packets and bytes of every directed pair of hosts since the start.
     pub fn counters(&self) -> BTreeMap<(String, String), Counters> {
         self.network.counters()
     }
@@ -319,8 +318,8 @@ impl Lab {
         self.enter(host, &self.cgroups.join_files(host), program)
     }
 
-    /// The same without the host's limits: for clients and load generators
-    /// that stand for other machines behind the same link.
+    /// The same without the host's limits: for clients and load generators that represent other
+    /// machines behind the same link.
     pub fn command_without_limits(
         &self,
         host: &str,
@@ -329,8 +328,8 @@ impl Lab {
         self.enter(host, &self.cgroups.join_files(CONTROL), program)
     }
 
-    /// Sends a signal to the processes of a pod, or of all pods of a host;
-    /// returns how many got it.
+    /// Sends a signal to the processes of a pod, or of all pods of a host; returns how many
+    /// received it.
     pub fn kill(&self, pod_or_host: &str, signal: Signal) -> Result<usize, LabError> {
         match self.runner.signal(pod_or_host, signal) {
             0 => Err(LabError::NothingToKill(pod_or_host.to_owned())),
@@ -346,7 +345,7 @@ impl Lab {
         }
     }
 
-    /// What the containers of a pod have printed so far.
+    /// Output of a pod's containers so far.
     pub fn pod_log(&self, pod: &str) -> Result<String, LabError> {
         let prefix = format!("{pod}.");
         let mut text = String::new();
@@ -363,8 +362,8 @@ impl Lab {
         }
     }
 
-    /// Writes all that helps to understand a failure into a folder: logs of
-    /// pods and control plane, objects, Events, link counters.
+    /// Writes diagnostics of a failure into a folder: logs of pods and control plane, objects,
+    /// Events, link counters.
     pub async fn dump(&self, folder: &Path) -> Result<(), LabError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -410,7 +409,7 @@ impl Lab {
                 ][..],
             ),
         ] {
-            // A dump is made when something is wrong: it goes as far as it can.
+            // A dump is made when something is wrong, so it gets as much as it can.
             let text = match self.kubectl(arguments).await {
                 Ok(text) => text,
                 Err(error) => error.to_string(),
@@ -427,18 +426,18 @@ impl Lab {
         std::fs::write(&path, counters).map_err(failed(&path))
     }
 
-    /// An error when a program of the control plane has ended by itself.
+    /// An error if a program of the control plane has ended by itself.
     pub fn check(&mut self) -> Result<(), LabError> {
         Ok(self.control_plane.check()?)
     }
 
-    /// From now on Ctrl-C does not end the lab and the process: the caller
-    /// listens for it and stops the lab.
+    /// From now on Ctrl-C stops neither the lab nor the process: the caller listens for it and
+    /// stops the lab.
     pub fn leave_interrupts_to_the_caller(&self) {
         self.interrupted.ignore();
     }
 
-    /// Ends everything and waits for it.
+    /// Stops everything and waits for it.
     pub async fn stop(self) -> Result<(), LabError> {
         let Self {
             runner,
@@ -499,7 +498,7 @@ impl Lab {
     async fn wait_for_nodes(&mut self, count: usize) -> Result<(), LabError> {
         let begin = Instant::now();
         let api_nodes = Api::<Node>::all(self.client());
-        // Pods cannot be made before their namespace has its account.
+        // Pods can only be made once their namespace has its account.
         let accounts = Api::<ServiceAccount>::namespaced(self.client(), "default");
         loop {
             let list = api_nodes
@@ -526,7 +525,7 @@ impl Lab {
     }
 }
 
-/// What `program` prints, given `input`. `home` is where it may keep caches.
+/// Output of `program`, given `input`. `home` is where it may keep caches.
 pub(crate) async fn tool(
     tools: &Tools,
     kubeconfig: &Path,
@@ -553,7 +552,7 @@ pub(crate) async fn tool(
         .spawn()
         .map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read its input says why by itself.
+        // A program that does not read its input reports why itself.
         let _ = stdin.write_all(input.as_bytes()).await;
     }
     let output = child.wait_with_output().await.map_err(failed)?;
@@ -574,7 +573,7 @@ fn api(what: &str) -> impl FnOnce(kube::Error) -> LabError {
     }
 }
 
-/// Empties the parts of the folder that a lab writes.
+/// Empties the lab's parts of the folder.
 fn fresh_folder(dir: &Path) -> Result<PathBuf, LabError> {
     let failed = |source| LabError::Write {
         path: dir.to_owned(),

@@ -1,11 +1,10 @@
-//! Starting a program inside a host: in its control groups, in its network
-//! namespace, and in a process group of its own.
+//! Starts a program inside a host: in its control groups, its network namespace, and its own
+//! process group.
 
 use std::path::{Path, PathBuf};
 
-/// The shell words that put a process into a host, to be followed by the
-/// program and its arguments. `sh` joins the groups (they must be joined
-/// before a new mount namespace hides them) and is then replaced.
+/// The shell words that put a process into a host, followed by the program and its arguments. `sh`
+/// joins the groups (before a new mount namespace hides them) and is then replaced.
 pub(crate) fn enter(join_files: &[PathBuf], namespace: Option<&Path>) -> Vec<String> {
     let mut script = join(join_files);
     script.push_str("exec ");
@@ -24,7 +23,7 @@ pub(crate) fn join(join_files: &[PathBuf]) -> String {
         .collect()
 }
 
-/// A path or word as one word of a POSIX shell.
+/// A path or word quoted for a POSIX shell.
 pub(crate) fn quote(word: impl AsRef<std::ffi::OsStr>) -> String {
     let word = word.as_ref().to_string_lossy();
     format!("'{}'", word.replace('\'', r"'\''"))

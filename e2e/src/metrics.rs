@@ -1,4 +1,4 @@
-//! A process's probes and figures, as a kubelet and Prometheus read them.
+//! A process's probes and metrics, as a kubelet and Prometheus read them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,27 +9,27 @@ use tokio::time::timeout;
 /// A process did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The connection.
+    /// The connection failed.
     #[error("no connection to {address}")]
     Connection {
-        /// Whereto.
+        /// The address.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
     /// It took too long.
     #[error("no answer to {path} within {within:?}")]
     Late {
-        /// What was asked for.
+        /// The requested path.
         path: String,
-        /// How long we waited.
+        /// The time limit.
         within: Duration,
     },
-    /// It answered that it is not well.
+    /// It answered with another status than 200.
     #[error("{path}: {status}")]
     Status {
-        /// What was asked for.
+        /// The requested path.
         path: String,
         /// First line of the answer.
         status: String,
@@ -76,14 +76,14 @@ async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
 /// A histogram without labels at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Histogram {
-    /// Upper bound and the observations up to it, in order.
+    /// Upper bounds with the number of observations up to each, in order.
     buckets: Vec<(f64, u64)>,
     sum: f64,
     count: u64,
 }
 
 impl Histogram {
-    /// The histogram `name` in a text of figures; `None` where it is not there.
+    /// The histogram `name` in a metrics text; `None` if it is missing.
     pub fn parse(text: &str, name: &str) -> Option<Self> {
         let mut found = Self::default();
         let mut is_there = false;
@@ -108,7 +108,7 @@ impl Histogram {
         is_there.then_some(found)
     }
 
-    /// What was observed since `before`; all of it where the process has begun anew.
+    /// Observations since `before`; all of them if the process has restarted.
     pub fn since(&self, before: &Self) -> Self {
         if self.count < before.count {
             return self.clone();
@@ -124,7 +124,7 @@ impl Histogram {
         }
     }
 
-    /// Observations.
+    /// Number of observations.
     pub const fn count(&self) -> u64 {
         self.count
     }
@@ -134,8 +134,8 @@ impl Histogram {
         (self.count > 0).then(|| self.sum / self.count as f64)
     }
 
-    /// The value that the share `q` of all does not exceed, spread evenly over its
-    /// bucket; `None` without any. Beyond the last bound it is that bound.
+    /// The quantile `q`, interpolated within its bucket; `None` without observations. Beyond the
+    /// last bound it is that bound.
     pub fn quantile(&self, q: f64) -> Option<f64> {
         let wanted = q * self.count as f64;
         let (mut below, mut lower) = (0, 0.0);
@@ -153,7 +153,7 @@ impl Histogram {
     }
 }
 
-/// The value of the figure `name` without labels.
+/// The value of the metric `name` without labels.
 pub fn value(text: &str, name: &str) -> Option<f64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())

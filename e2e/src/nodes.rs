@@ -12,16 +12,16 @@ use crate::config::HostSpec;
 use crate::control_plane::KWOK_ANNOTATION;
 use crate::netlab::CONTROL;
 
-/// The label that says to which tier a Node belongs.
+/// The label with a Node's tier.
 pub const TIER_LABEL: &str = "serving.lamina.dev/tier";
 /// The label of the control host's Node, as kubeadm sets it.
 pub const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
 /// The label of all other Nodes.
 pub const WORKER_LABEL: &str = "node-role.kubernetes.io/worker";
-/// How many pods a Node takes, as a kubelet says by default.
+/// Pods per Node, a kubelet's default.
 const PODS_PER_NODE: &str = "110";
 
-/// What a host has to give.
+/// Capacity of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) cpu_millis: u64,
@@ -36,7 +36,7 @@ impl Size {
         }
     }
 
-    /// Everything that this machine has.
+    /// The whole machine.
     pub(crate) fn of_this_machine() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let table = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -95,7 +95,7 @@ pub(crate) fn is_ready(node: &Node) -> bool {
         .flatten();
     let ready =
         conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    // The controller takes the taint away a moment later; pods wait for it.
+    // The controller removes the taint a moment later; pods wait for it.
     let mut taints = node
         .spec
         .iter()

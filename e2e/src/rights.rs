@@ -1,5 +1,5 @@
-//! What pods of the chart did at the API server, and what they may do: from its audit log and
-//! from the chart's roles.
+//! Calls of the chart's pods at the API server, and their rights: from its audit log and from the
+//! chart's roles.
 
 use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, Subject,
@@ -22,25 +22,25 @@ rules:
   - level: None
 "#;
 
-/// What somebody does, or may do, to a kind of objects.
+/// A call, or the right to it, by user and kind of object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Right {
     /// `system:serviceaccount:NAMESPACE:NAME`.
     pub user: String,
     /// Such as `patch`.
     pub verb: String,
-    /// API group; empty for the first one.
+    /// API group; empty for the core group.
     pub group: String,
     /// With its subresource, such as `computenodes/status`.
     pub resource: String,
 }
 
-/// The calls of a log.
+/// The calls in a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Calls {
-    /// That were answered.
+    /// Answered calls.
     pub answered: BTreeSet<Right>,
-    /// That were refused for want of rights.
+    /// Calls refused for lack of rights.
     pub refused: BTreeSet<Right>,
 }
 
@@ -72,7 +72,7 @@ struct Status {
 }
 
 impl Calls {
-    /// Those in `log`.
+    /// Reads the calls in `log`.
     ///
     /// # Errors
     /// It cannot be read.
@@ -85,7 +85,7 @@ impl Calls {
     }
 
     fn add(&mut self, line: &str) {
-        // The last line may be on its way.
+        // The last line may be incomplete.
         let Ok(entry) = serde_json::from_str::<Entry>(line) else {
             return;
         };
@@ -111,7 +111,7 @@ impl Calls {
     }
 }
 
-/// What the roles of the chart's release give.
+/// The rights in the roles of the chart's release.
 ///
 /// # Errors
 /// The API server does not answer.

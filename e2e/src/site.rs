@@ -18,7 +18,7 @@ use crate::workload::{Client, ClientError};
 
 /// The chart's release, and so the Service of its agents.
 pub const RELEASE: &str = "lamina";
-/// The node at which requests arise.
+/// The node where requests originate.
 pub const ENTRY: &str = "cam-1";
 const NODES: [(&str, Tier); 3] = [
     (ENTRY, Tier::Device),
@@ -40,10 +40,10 @@ pub struct Site {
 
 impl Site {
     /// Starts the cluster with the images of `LAMINA_IMAGES`, and a server for the files
-    /// of `models`. `told` hears what happens.
+    /// of `models`. `told` receives the progress.
     ///
     /// # Errors
-    /// What is missing, or what failed, with the place of its log.
+    /// Something is missing or fails; the error has the path of its log.
     pub async fn start(models: &[&str], told: &mut (dyn FnMut(&str) + Send)) -> Result<Self> {
         let chart = environment("LAMINA_CHART")?;
         let images = archives(&environment("LAMINA_IMAGES")?)?;
@@ -83,7 +83,7 @@ impl Site {
         Ok(site)
     }
 
-    /// Waits until so many kubelets say that their node is ready.
+    /// Waits until `count` kubelets report their node ready.
     ///
     /// # Errors
     /// They do not in time.
@@ -104,7 +104,7 @@ impl Site {
     /// Installs the chart, or upgrades it, with further arguments for helm.
     ///
     /// # Errors
-    /// What helm says.
+    /// helm fails.
     pub async fn install(&self, more: &[&str]) -> Result<()> {
         let chart = self.chart.to_string_lossy();
         let mut arguments = vec![
@@ -138,7 +138,7 @@ impl Site {
         Ok(text.replace("http://10.77.0.6:8080/", &here))
     }
 
-    /// Where programs on any node reach the agent of their node: the address of the
+    /// The address at which programs on any node reach the agent of their node: the
     /// chart's Service, which outlives pods.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ impl Site {
         }
     }
 
-    /// Starts a client on the entry node that asks the Service.
+    /// Starts a client on the entry node that calls the Service.
     ///
     /// # Errors
     /// Python cannot be started.
@@ -188,7 +188,7 @@ pub fn archives(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A plain file server, as anyone might have one, beside the control plane.
+/// A plain file server beside the control plane.
 fn serve(python: &Path, folder: &Path, address: &str) -> Result<Child> {
     Command::new(python)
         .args(["-m", "http.server", "--bind", address, "--directory"])

@@ -1,4 +1,4 @@
-//! The programs that the lab starts, found where the developer keeps them.
+//! Finds the programs that the lab starts.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 )]
 pub struct MissingTool(String);
 
-/// Folders to look in, the developer's own choice first.
+/// Folders to search, the developer's own choice first.
 #[derive(Debug, Clone)]
 pub(crate) struct Tools {
     folders: Vec<PathBuf>,

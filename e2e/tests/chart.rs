@@ -1,10 +1,10 @@
-//! The chart with every flag on and off, judged by helm and by a real API server.
+//! The chart with every flag on and off, checked by helm and by a real API server.
 
 use lamina_e2e::ApiServer;
 use std::path::PathBuf;
 
 const NAMESPACE: &str = "lamina-system";
-/// Kinds of the Prometheus operator, which is not here.
+/// Kinds of the Prometheus operator, which is not installed here.
 const FOREIGN: &str = "monitoring.coreos.com/";
 
 fn chart() -> PathBuf {
@@ -103,7 +103,7 @@ fn only(manifest: &str, kind: &str) -> String {
 async fn an_api_server_takes_what_every_flag_renders() {
     let folder = tempfile::tempdir().unwrap();
     let server = ApiServer::start(folder.path()).await.unwrap();
-    // The last two hold keys in the file of all values.
+    // The last two are namespaces of keys in the file of all values.
     for namespace in [NAMESPACE, "lab", "shop"] {
         let create = ["create", "namespace", namespace];
         server.tool("kubectl", &create, "").await.unwrap();
@@ -119,7 +119,7 @@ async fn an_api_server_takes_what_every_flag_renders() {
             "--filename=-",
         ];
         let ours = without_foreign_kinds(&rendered);
-        // A Pod is taken only where its account is.
+        // A Pod is only accepted where its account exists.
         let accounts = only(&ours, "ServiceAccount");
         let made = server.tool("kubectl", &ACCOUNTS, &accounts).await;
         made.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -236,8 +236,8 @@ async fn objects(
 
 const COMPONENT: &str = "app.kubernetes.io/component";
 
-/// Names of the ports that pods of a component listen on, and of those that its policy lets
-/// anybody reach, with how many kinds of peers may.
+/// Names of the ports that pods of a component listen on, and of those that its policy opens, with
+/// the number of kinds of peers.
 fn ports(objects: &[serde_json::Value], component: &str) -> [Vec<(String, usize)>; 2] {
     let of = |kinds: &[&str], at: &str| {
         let is_it = |o: &&serde_json::Value| {
@@ -283,7 +283,7 @@ async fn the_network_policy_lets_every_port_be_reached_and_no_other() {
     );
     let without_http = format!("{on},agent.restPort=0,agent.front.tls.mode=auto");
     let with_hosts = format!("{on},operator.hosts.from[0].ipBlock.cidr=192.0.2.0/24");
-    // Clients or whoever measures, and agents: of a port that is open to all there are none.
+    // For clients or monitoring, and for agents: a port open to all has no list.
     let named = |ports: &[(&str, usize)]| -> Vec<(String, usize)> {
         ports
             .iter()
@@ -390,7 +390,7 @@ async fn the_operator_reads_secrets_only_where_it_is_told() {
         let rendered = render(&server, &values).await.unwrap();
         let documents = rendered.split("\n---").map(str::to_owned);
         documents
-            // Of the Secret of its certificates it knows the name.
+            // It knows the name of the Secret of its certificates.
             .filter(|document| document.contains("resources: [secrets]\n    verbs"))
             .collect::<Vec<_>>()
     };

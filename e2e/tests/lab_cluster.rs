@@ -164,7 +164,7 @@ async fn review(lab: &Lab, token: &str) -> UserInfo {
 
 const TOKEN: &str = "/file/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// One lab for all of it: starting one costs several seconds.
+/// One lab for all of it: starting one takes several seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_run_where_the_scheduler_put_them() {
     let _ = tracing_subscriber::fmt()
@@ -364,9 +364,9 @@ async fn an_unknown_image_is_refused_by_name(lab: &Lab) {
         .unwrap();
 }
 
-/// A host of a quarter of a processor gets a quarter, give or take a third: the
-/// kernel counts in ticks nearly as long as a period, and what a process took too
-/// much is held against it only in the next one, so short work tells little.
+/// A host of a quarter of a processor gets a quarter, give or take a third: the kernel counts in
+/// ticks nearly as long as a period, and overuse is only charged in the next one, so short work
+/// shows little.
 async fn a_host_is_as_slow_as_its_share(lab: &Lab) {
     let work = async |host: &str| {
         let script = "import time\nt = time.monotonic()\nn = 0\n\

@@ -1,4 +1,4 @@
-//! The emulated links against real TCP sockets: what is set is what is measured.
+//! The emulated links against real TCP sockets: measurements match the settings.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
 
@@ -11,13 +11,13 @@ use lamina_e2e::IndexLock;
 use lamina_e2e::netlab::{CONTROL, Link, Network};
 
 const MS: Duration = Duration::from_millis(1);
-/// How far a measured figure may be from the one that was set.
+/// Relative tolerance of measurements.
 const TOLERANCE: f64 = 0.15;
 
 /// Measurements disturb each other, so one network runs at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// What keeps a network's index and its turn.
+/// Keeps a network's index and its turn.
 type Turn = (IndexLock, MutexGuard<'static, ()>);
 
 fn start(hosts: &[&str], link: Link) -> (Turn, Network) {
@@ -48,7 +48,7 @@ fn connect(network: &Network, from: &str, to: &str) -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-/// The median time of one byte there and one back.
+/// The median round trip of one byte.
 fn round_trip((client, server): &mut (TcpStream, TcpStream)) -> Duration {
     let mut times: Vec<Duration> = (0..15)
         .map(|_| {
@@ -65,8 +65,8 @@ fn round_trip((client, server): &mut (TcpStream, TcpStream)) -> Duration {
     times[times.len() / 2]
 }
 
-/// Bits a second from client to server, payload only, for about a second and
-/// a half; the first half second, in which TCP finds its pace, does not count.
+/// Payload bits per second from client to server, for about a second and a half; the first half
+/// second, in which TCP adapts, does not count.
 fn throughput((mut client, mut server): (TcpStream, TcpStream)) -> f64 {
     let sender = std::thread::spawn(move || {
         let chunk = vec![0u8; 1 << 16];
@@ -219,7 +219,7 @@ fn a_link_that_is_too_slow_drops_what_does_not_fit_its_queue() {
     }
     std::thread::sleep(1200 * MS);
     let counters = network.counters()[&("a".to_owned(), "b".to_owned())];
-    // 65 536 bytes of 1028-byte packets fit; what left meanwhile made room.
+    // 65 536 bytes of 1028-byte packets fit, and those sent meanwhile free space.
     assert!((60..=75).contains(&counters.packets), "{counters:?}");
     assert_eq!(counters.packets + counters.drops, 200);
     assert_eq!(counters.bytes, counters.packets * 1028);

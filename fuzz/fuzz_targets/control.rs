@@ -1,5 +1,5 @@
-//! Both directions of the session between agent and operator: messages one after the other, each
-//! behind its length.
+//! Both directions of the session between agent and operator: a sequence of messages, each with its
+//! length before it.
 #![no_main]
 
 use lamina_node_agent::fuzzing::hear_operator;

@@ -1,4 +1,4 @@
-//! What a worker, which a model may have taken over, says to the agent.
+//! Messages to the agent from a worker, which a model may have taken over.
 #![no_main]
 
 use lamina_worker_link::frame::{body_bytes, decode};

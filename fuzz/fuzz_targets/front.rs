@@ -1,5 +1,5 @@
-//! A client's message over gRPC: what the guard lets in is decoded within what it was weighed
-//! as, and read as a model takes it.
+//! A client's message over gRPC: what the guard admits is decoded within its estimate, and read as
+//! a model's input.
 #![no_main]
 
 use lamina_node_agent::fuzzing::{inflate, read_inputs, weigh_infer};

@@ -1,4 +1,4 @@
-//! What another agent sends along a path: tensors, in fewer bits, too, and exits.
+//! Messages from another agent on a path: tensors, also encoded, and exits.
 #![no_main]
 
 use lamina_node_agent::fuzzing::{read_hop, weigh_forward};
@@ -15,6 +15,6 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let data: usize = request.tensors.iter().map(|tensor| tensor.data.len()).sum();
     assert!(data as u64 <= weighed);
-    // In fewer bits they came, as they are they must have been weighed.
+    // The decoded size of encoded tensors must have been estimated.
     assert!(read_hop(&request) <= weighed);
 });

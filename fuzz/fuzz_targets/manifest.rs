@@ -1,6 +1,6 @@
-//! A manifest as operator and agents read it, whoever wrote it: what is valid stays valid
-//! after writing and reading it. It is not equal to the last bit: serde_json
-//! reads some numbers off by one (its feature `float_roundtrip` is off).
+//! A manifest as read by operator and agents, from any source: a valid one stays valid after
+//! writing and reading it. Numbers may differ in the last bit: serde_json is not exact without its
+//! feature `float_roundtrip`.
 #![no_main]
 
 use lamina_model::Manifest;

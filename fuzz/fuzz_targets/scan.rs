@@ -1,4 +1,4 @@
-//! Whole archives: no panic, no hang, no more memory than the limits say.
+//! Whole archives: no panic, no hang, no more memory than the limits allow.
 #![no_main]
 
 use lamina_sandbox::scan::{ScanLimits, scan};

@@ -1,5 +1,5 @@
-//! Taking connections, with TLS and without on the same port: the first byte tells them apart.
-//! With TLS, the name that is asked for tells other hosts from clients.
+//! Accepts connections with and without TLS on the same port: the first byte distinguishes them.
+//! With TLS, the requested server name distinguishes other hosts from clients.
 
 use crate::name::is_agent;
 use crate::{Stream, read};
@@ -13,27 +13,27 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// First byte of a connection with TLS: a record of a handshake.
+/// First byte of a TLS connection: a handshake record.
 const HANDSHAKE: u8 = 0x16;
-/// A handshake takes two messages; whoever needs longer has a link that serves nobody.
+/// A handshake takes two messages; a slower peer has an unusable link.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Who is told to speak TLS takes that within this.
+/// Time to send the refusal to a client without TLS.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// So much of what such a client says is read, or it would see a reset instead of the answer.
+/// This much of such a client's data is read, or it would see a reset instead of the answer.
 const HEARD_BYTES: usize = 4096;
-/// What clients of HTTP/1.1 show, and those of gRPC as the reason why they get nowhere.
+/// The answer for HTTP/1.1 clients, which gRPC clients report as the reason of their failure.
 const NEEDS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     content-type: application/json\r\n\
     content-length: 67\r\n\
     connection: close\r\n\r\n\
     {\"error\":\"this port speaks TLS alone: use https, or gRPC with TLS\"}";
 
-/// The host whose agent is at the other end, as its certificate says.
+/// The host whose agent is at the other end, by its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Its name.
     pub node: Arc<str>,
-    /// What it joined by, where it is no Node; see [`join_id`](crate::join_id).
+    /// Its join, if it is not a Node; see [`join_id`](crate::join_id).
     pub join: Option<Arc<str>>,
 }
 
@@ -47,36 +47,36 @@ impl From<&str> for Peer {
     }
 }
 
-/// What becomes of connections without TLS.
+/// How connections without TLS are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plain {
-    /// They are taken; nobody is known on them.
+    /// They are accepted, unauthenticated.
     Taken,
     /// They are closed.
     Refused,
-    /// Who speaks HTTP is told to use TLS; they are closed.
+    /// HTTP clients are told to use TLS; all are closed.
     Told,
 }
 
-/// Takes connections. Clones share their certificates, which may be replaced at any time:
-/// connections that are open stay so.
+/// Accepts connections. Clones share the certificates, which may be replaced at any time: open
+/// connections stay open.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
     shown: Arc<RwLock<Shown>>,
     plain: Plain,
 }
 
-/// What is shown to whom.
+/// The certificates for each kind of peer.
 #[derive(Debug, Clone, Default)]
 struct Shown {
-    /// To hosts, which show theirs.
+    /// For hosts, which must show theirs.
     hosts: Option<Arc<ServerConfig>>,
-    /// To everybody else; the same where there is none.
+    /// For everybody else; the same if absent.
     clients: Option<Arc<ServerConfig>>,
 }
 
 impl Shown {
-    /// For who asks for `name`. Hosts look for each other by names that nobody else has.
+    /// The one for a peer that asks for `name`. Hosts ask for each other by reserved names.
     fn to(self, name: Option<&str>) -> Option<Arc<ServerConfig>> {
         if name.is_some_and(is_agent) {
             self.hosts.or(self.clients)
@@ -86,15 +86,15 @@ impl Shown {
     }
 }
 
-/// A connection that was taken.
+/// An accepted connection.
 pub struct Accepted {
-    /// What is said on it.
+    /// Its data.
     pub stream: Stream,
-    /// Who is at the other end; nobody where no certificate was shown.
+    /// The other end; `None` if it showed no certificate.
     pub peer: Option<Peer>,
 }
 
-/// A connection was not taken.
+/// A connection was not accepted.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum AcceptError {
@@ -121,7 +121,7 @@ impl Acceptor {
         }
     }
 
-    /// The same certificates for connections that come without TLS as `plain` says.
+    /// The same certificates, with `plain` for connections without TLS.
     #[must_use]
     pub fn with_plain(&self, plain: Plain) -> Self {
         Self {
@@ -130,18 +130,18 @@ impl Acceptor {
         }
     }
 
-    /// Shows what `config` has from the next connection on: to everybody, unless there is
-    /// something else for clients.
+    /// Uses `config` from the next connection on: for everybody, unless there is another one for
+    /// clients.
     pub fn set(&self, config: Arc<ServerConfig>) {
         self.lock().hosts = Some(config);
     }
 
-    /// Shows what `config` has to who asks for no host's name, from the next connection on.
+    /// Uses `config` for peers that ask for no host's name, from the next connection on.
     pub fn set_for_clients(&self, config: Arc<ServerConfig>) {
         self.lock().clients = Some(config);
     }
 
-    /// Whether there is a certificate to show.
+    /// Whether there is a certificate.
     pub fn is_set(&self) -> bool {
         self.now().to(None).is_some()
     }
@@ -155,7 +155,7 @@ impl Acceptor {
         held.clone()
     }
 
-    /// Takes `stream` once its other end has said something.
+    /// Accepts `stream` once its other end has sent something.
     ///
     /// # Errors
     /// See [`AcceptError`].
@@ -170,7 +170,7 @@ impl Acceptor {
                     peer: None,
                 }),
                 Plain::Told if first[0].is_ascii_uppercase() => {
-                    // Whether it is heard makes no difference.
+                    // Whether it arrives makes no difference.
                     let _ = timeout(FAREWELL, turn_away(stream)).await;
                     Err(AcceptError::Plain)
                 }

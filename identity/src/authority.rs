@@ -1,4 +1,4 @@
-//! A certificate authority: what the operator signs with.
+//! A certificate authority: the operator's signing key.
 
 use crate::certificate::{
     CertificateError, Facts, Validity, certificates, public_key, read, to_pem,
@@ -16,8 +16,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use time::OffsetDateTime;
 
-/// Certificates begin this much before they are made, or a tenth of their life where that is
-/// less: clocks differ.
+/// Certificates are backdated by this much, or by a tenth of their lifetime if that is less, since
+/// clocks differ.
 const SKEW: Duration = Duration::from_secs(3600);
 
 /// Nothing was signed.
@@ -44,7 +44,7 @@ pub enum AuthorityError {
     Sign(String),
 }
 
-/// A certificate authority with its private key, which is shown to nobody but who keeps it.
+/// A certificate authority with its private key.
 pub struct Authority {
     pem: String,
     key_pem: String,
@@ -70,8 +70,7 @@ pub struct Pair {
     pub key: String,
 }
 
-/// From when to when a certificate is good that is made `now`, in seconds since 1970, and no
-/// longer than its authority.
+/// Validity of a certificate made `now`, in seconds since 1970, and no longer than its authority's.
 pub fn validity(now: i64, lifetime: Duration, authority: Validity) -> Validity {
     let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
     let skew = seconds(SKEW.min(lifetime / 10));
@@ -83,11 +82,11 @@ pub fn validity(now: i64, lifetime: Duration, authority: Validity) -> Validity {
     }
 }
 
-/// A new key, and the request in which its owner asks for a certificate. The request names
-/// nobody: whoever signs knows who asks.
+/// A new key and its certificate request. The request names nobody: the signer knows who
+/// asks.
 ///
 /// # Errors
-/// There is no randomness, most likely.
+/// Most likely there is no randomness.
 pub fn request() -> Result<(String, Vec<u8>), AuthorityError> {
     let key = new_key()?;
     let mut params = CertificateParams::default();
@@ -97,13 +96,13 @@ pub fn request() -> Result<(String, Vec<u8>), AuthorityError> {
 }
 
 impl Authority {
-    /// A new one, which signs itself.
+    /// A new self-signed one.
     ///
     /// # Errors
-    /// There is no randomness, or the times are none.
+    /// There is no randomness, or the times are invalid.
     pub fn new(validity: Validity) -> Result<Self, AuthorityError> {
         let key = new_key()?;
-        // Two of them have two names, so that nobody takes one for the other.
+        // Different ones have different names, so that they are never confused.
         let name = format!("Lamina authority {}", validity.not_before);
         let mut params = CertificateParams::default();
         (params.not_before, params.not_after) = times(validity)?;
@@ -114,10 +113,10 @@ impl Authority {
         Self::from_pem(&to_pem(certificate.der()), &key.serialize_pem())
     }
 
-    /// From PEM. Of several certificates the first one counts.
+    /// From PEM. The first of several certificates counts.
     ///
     /// # Errors
-    /// It is none, or the key is another one's.
+    /// It is invalid, or does not match the key.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, AuthorityError> {
         let der = certificates(certificate.as_bytes())?.swap_remove(0);
         let Facts {
@@ -147,7 +146,7 @@ impl Authority {
         &self.pem
     }
 
-    /// Its private key in PEM, for who keeps it.
+    /// Its private key in PEM, for storage.
     pub fn key(&self) -> &str {
         &self.key_pem
     }
@@ -157,16 +156,16 @@ impl Authority {
         &self.der
     }
 
-    /// When it is good.
+    /// Its validity.
     pub const fn validity(&self) -> Validity {
         self.validity
     }
 
     /// A certificate in PEM for the agent of `node`, for the key of `request` (PKCS #10, DER).
-    /// Whatever else the request asks for is left out.
+    /// Everything else in the request is ignored.
     ///
     /// # Errors
-    /// The node cannot be named, or the request is none.
+    /// The node cannot be named, or the request is invalid.
     pub fn issue_agent(
         &self,
         agents: &Workload,
@@ -177,11 +176,11 @@ impl Authority {
         self.issue_front(agents, node.into(), request, validity, &Reached::default())
     }
 
-    /// As [`Authority::issue_agent`], for the agent of `host`, whose clients reach it as
-    /// `reached` says. Names by which hosts look for each other are left out of that.
+    /// As [`Authority::issue_agent`], for the agent of `host`, with the names in `reached` for
+    /// clients. Names that hosts use for each other are left out of these.
     ///
     /// # Errors
-    /// The host cannot be named, or the request is none.
+    /// The host cannot be named, or the request is invalid.
     pub fn issue_front(
         &self,
         agents: &Workload,
@@ -217,7 +216,7 @@ impl Authority {
     /// A certificate with a new key for the operator, which agents reach at `address`.
     ///
     /// # Errors
-    /// There is no randomness, or the times are none.
+    /// There is no randomness, or the times are invalid.
     pub fn issue_operator(
         &self,
         operator: &Workload,
@@ -236,10 +235,10 @@ impl Authority {
     }
 }
 
-/// The public key of a request (PKCS #10, DER), as DER has it.
+/// The public key of a request (PKCS #10, DER), in DER.
 ///
 /// # Errors
-/// It is no request.
+/// It is not a request.
 pub fn request_key(request: &[u8]) -> Result<Vec<u8>, AuthorityError> {
     Ok(parsed(request)?.public_key.subject_public_key_info())
 }
@@ -254,7 +253,7 @@ fn leaf(dns: &str, uri: &str, validity: Validity) -> Result<CertificateParams, A
     let text = |text: &str| Ia5String::try_from(text).map_err(sign_error);
     let mut params = CertificateParams::default();
     (params.not_before, params.not_after) = times(validity)?;
-    // A common name takes 64 characters; the names that count stand beside it.
+    // A common name takes 64 characters; the relevant names are alternative names.
     params.distinguished_name = named("Lamina");
     params.subject_alt_names = vec![SanType::DnsName(text(dns)?), SanType::URI(text(uri)?)];
     params.is_ca = IsCa::ExplicitNoCa;

@@ -7,10 +7,10 @@ use rustls::pki_types::pem::PemObject as _;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// Certificates of one bundle that are looked at; more are a mistake.
+/// Most certificates in one bundle; more are a mistake.
 const MOST: usize = 16;
 
-/// A certificate is none.
+/// An invalid certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum CertificateError {
@@ -24,7 +24,7 @@ pub enum CertificateError {
     TooMany,
 }
 
-/// From when to when, in seconds since 1970.
+/// Validity, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     /// The first second.
@@ -34,22 +34,22 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// Whether `now`, in seconds since 1970, lies within it.
+    /// Whether `now`, in seconds since 1970, is within it.
     pub const fn holds(&self, now: i64) -> bool {
         self.not_before <= now && now <= self.not_after
     }
 }
 
-/// What a certificate says.
+/// The contents of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// When it is good.
+    /// Its validity.
     pub validity: Validity,
-    /// The node whose agent it names, if it names just one.
+    /// The node whose agent it names, if it names exactly one.
     pub node: Option<String>,
-    /// What that host joined by, where it is no Node.
+    /// That host's join, if it is not a Node.
     pub join: Option<String>,
-    /// Names and addresses that it has beside.
+    /// Its other names and addresses.
     pub reached: Reached,
     /// Whether it may sign others.
     pub is_authority: bool,
@@ -73,10 +73,10 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Certific
     Ok(found)
 }
 
-/// What `certificate` says. Whether it is to be believed is another question.
+/// The contents of `certificate`, which is not verified here.
 ///
 /// # Errors
-/// It is none.
+/// It is invalid.
 pub fn read(certificate: &CertificateDer<'_>) -> Result<Facts, CertificateError> {
     let parsed = parse(certificate)?;
     let names = parsed
@@ -127,7 +127,7 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>,
     Ok(parsed)
 }
 
-/// The public key of `certificate`, as it stands in it (DER).
+/// The public key of `certificate` (DER).
 pub(crate) fn public_key(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, CertificateError> {
     Ok(parse(certificate)?.public_key().raw.to_vec())
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// A connection is not to be had with TLS.
+/// A TLS connection cannot be established.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum ConnectError {
@@ -48,10 +48,10 @@ fn told(name: &str, error: &io::Error) -> ConnectError {
                 reason: error.to_string(),
             }
         }
-        // Something came that is no record of TLS.
+        // The received bytes are not TLS.
         Some(Error::InvalidMessage(_)) => ConnectError::NoTls(error.to_string()),
         Some(_) => ConnectError::Broken(error.to_string()),
-        // Who waits for HTTP/2 hangs up on the first bytes of TLS.
+        // An HTTP/2 server hangs up on the first bytes of TLS.
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             ConnectError::NoTls(error.to_string())
         }

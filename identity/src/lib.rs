@@ -1,11 +1,11 @@
-//! Who is who between operator and agents: names in certificates, reading and making them,
-//! and the TLS in which they are shown.
+//! Identities of operator and agents: names in certificates, reading and issuing them, and the
+//! TLS that uses them.
 //!
-//! Both sides believe the operator's authorities and nobody else: no certificate of the
-//! system, no name of DNS. A certificate names the node of an agent, or the operator.
+//! Both sides trust only the operator's authorities: neither the system's nor names in DNS. A
+//! certificate names the node of an agent, or the operator.
 //!
-//! Clients of an agent know neither. They are shown a certificate with the names by which they
-//! reach it ([`Reached`]), and need none of their own.
+//! Clients of an agent see a certificate with the names by which they reach it ([`Reached`]),
+//! and need none of their own.
 
 mod accept;
 pub mod authority;
@@ -31,7 +31,7 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// A connection whose kind no longer matters.
+/// A connection of either kind.
 pub type Stream = Box<dyn Io>;
 
 #[cfg(test)]

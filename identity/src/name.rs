@@ -1,26 +1,26 @@
 //! Names in certificates.
 
-/// The operator's name in its certificate. Agents dial it by address and look for this name,
-/// so that it may move.
+/// The operator's name in its certificate. Agents dial it by address and check this name, so that
+/// it may move.
 pub const OPERATOR: &str = "operator.lamina";
-/// What stands behind the name of a node.
+/// Suffix of a node's name.
 const AGENTS: &str = "agents.lamina";
-/// Longest name of a node that a certificate can carry: 253 for all of the name in it.
+/// Longest node name that a certificate can hold: the whole name has 253.
 const LONGEST_NODE: usize = 253 - AGENTS.len() - 1;
 
-/// The name by which the agent of `node` is known in its certificate.
+/// The name of `node`'s agent in its certificate.
 pub fn agent(node: &str) -> String {
     format!("{node}.{AGENTS}")
 }
 
-/// Whether `name` is one by which hosts look for an agent.
+/// Whether `name` is one that hosts use for an agent.
 pub(crate) fn is_agent(name: &str) -> bool {
     name.strip_suffix(AGENTS)
         .is_some_and(|node| node.ends_with('.'))
 }
 
-/// Whether a certificate can name `node`: Kubernetes' names are lower-case labels with dots
-/// between, of which DNS takes 63 characters each.
+/// Whether a certificate can name `node`: Kubernetes' names are lower-case labels separated by
+/// dots, of at most 63 characters each in DNS.
 pub fn is_node_name(node: &str) -> bool {
     let is_label = |label: &str| {
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -32,7 +32,7 @@ pub fn is_node_name(node: &str) -> bool {
     node.len() <= LONGEST_NODE && node.split('.').all(is_label)
 }
 
-/// Whose certificates these are, as SPIFFE spells it.
+/// Owner of certificates, in SPIFFE's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workload {
     /// The domain in which the names are unique, such as `lamina`.
@@ -52,13 +52,12 @@ impl Workload {
         )
     }
 
-    /// The same with `/node/NODE` behind it.
+    /// The same with `/node/NODE` appended.
     pub fn uri_on(&self, node: &str) -> String {
         format!("{}/node/{node}", self.uri())
     }
 
-    /// The name of `host`: `/node/NODE` behind [`Workload::uri`], and `/join/JOIN` behind
-    /// that where it joined.
+    /// The name of `host`: [`Workload::uri`] with `/node/NODE`, and `/join/JOIN` if it joined.
     pub fn uri_of(&self, host: Named<'_>) -> String {
         let on = self.uri_on(host.node);
         match host.join {
@@ -68,12 +67,12 @@ impl Workload {
     }
 }
 
-/// A host as certificates name it.
+/// A host as named in certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Named<'a> {
-    /// Its name, which is that of its Node where it is one.
+    /// Its name, which is that of its Node if it is one.
     pub node: &'a str,
-    /// What it joined by, where it is no Node; see [`join_id`].
+    /// Its join, if it is not a Node; see [`join_id`].
     pub join: Option<&'a str>,
 }
 
@@ -84,11 +83,11 @@ impl<'a> From<&'a str> for Named<'a> {
     }
 }
 
-/// Characters that name a join in a certificate.
+/// Characters that identify a join in a certificate.
 const JOIN_CHARACTERS: usize = 16;
 
-/// What names the join by the token with this SHA-256 (in hexadecimal) in certificates: a
-/// later join of the same host has another name.
+/// The id, in certificates, of the join by the token with this SHA-256 (in hexadecimal): a later
+/// join of the same host has another id.
 pub fn join_id(token_sha256: &str) -> &str {
     token_sha256.get(..JOIN_CHARACTERS).unwrap_or(token_sha256)
 }
@@ -98,7 +97,7 @@ fn is_join_id(text: &str) -> bool {
     text.len() == JOIN_CHARACTERS && text.bytes().all(is_digit)
 }
 
-/// The host that `uri` names, if it is an agent's.
+/// The host named by `uri`, if it is an agent's.
 pub(crate) fn named_in(uri: &str) -> Option<Named<'_>> {
     let parts: Vec<&str> = uri.strip_prefix("spiffe://")?.split('/').collect();
     if parts.iter().any(|part| part.is_empty()) {

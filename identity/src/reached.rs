@@ -1,21 +1,21 @@
-//! Where clients reach an agent, as its certificate says beside its node.
+//! Names by which clients reach an agent, in its certificate besides the node's.
 
 use crate::name::{OPERATOR, is_agent, is_node_name};
 use std::net::IpAddr;
 
-/// Names or addresses of one certificate.
+/// Most names or addresses of one certificate.
 const MOST: usize = 64;
 
 /// The names and addresses by which clients reach an agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reached {
-    /// Of DNS; the first label may be `*`.
+    /// DNS names; the first label may be `*`.
     pub names: Vec<String>,
     /// IPv4 and IPv6.
     pub addresses: Vec<IpAddr>,
 }
 
-/// A certificate cannot name this.
+/// A name that a certificate cannot hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum ReachedError {
@@ -30,7 +30,7 @@ pub enum ReachedError {
 }
 
 impl Reached {
-    /// From names and addresses as people write them.
+    /// Parses names and addresses.
     ///
     /// # Errors
     /// See [`ReachedError`].
@@ -53,7 +53,7 @@ impl Reached {
         Ok(reached)
     }
 
-    /// What is there, and what is in `more`.
+    /// Merged with `more`.
     #[must_use]
     pub fn and(mut self, more: &Self) -> Self {
         for name in &more.names {
@@ -69,7 +69,7 @@ impl Reached {
         self
     }
 
-    /// The first of what is in `wanted` and not here.
+    /// The first of `wanted` that is missing here.
     pub fn lacks(&self, wanted: &Self) -> Option<String> {
         let name = wanted.names.iter().find(|name| !self.names.contains(name));
         let address = wanted.addresses.iter();
@@ -78,7 +78,7 @@ impl Reached {
     }
 }
 
-/// Whether hosts would take who has the name for one of them.
+/// Whether hosts would accept this name as one of theirs.
 pub(crate) fn is_ours(name: &str) -> bool {
     match name.strip_prefix("*.") {
         None => name == OPERATOR || is_agent(name),
@@ -93,7 +93,7 @@ fn is_name(text: &str) -> bool {
     is_node_name(text.strip_prefix("*.").unwrap_or(text))
 }
 
-/// An address as it stands in a certificate.
+/// An address in a certificate.
 pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
     let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))

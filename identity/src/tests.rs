@@ -48,7 +48,7 @@ fn roots(of: &[&Authority]) -> Vec<CertificateDer<'static>> {
     of.iter().map(|authority| authority.der().clone()).collect()
 }
 
-/// Takes connections as `edge-1`; each answers with whom it saw.
+/// Accepts connections as `edge-1`; each answers with the client's identity.
 async fn serve(acceptor: Acceptor) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -106,7 +106,7 @@ async fn dial(
     connect(config, &agent(node), stream).await
 }
 
-/// Whom `edge-1` at `address` sees in who dials it with `config`.
+/// The identity that `edge-1` at `address` sees when dialed with `config`.
 async fn seen(address: &str, config: Arc<ClientConfig>) -> Result<String, String> {
     let stream = dial(address, config, "edge-1").await;
     whom(&mut stream.map_err(|error| error.to_string())?).await
@@ -245,7 +245,7 @@ async fn connections_without_tls_are_taken_where_they_may_be_and_have_nobody_on_
 async fn who_speaks_no_tls_is_told_from_who_is_not_believed() {
     let ours = authority();
     let config = client_config(None, &roots(&[&ours])).unwrap();
-    // Hangs up on the first bytes, as a server of HTTP/2 does, with words or without.
+    // Hangs up on the first bytes, as an HTTP/2 server does, with or without a message.
     for words in [&b"\0\0\x12\x04\0\0\0\0\0 what is this?"[..], b""] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -294,7 +294,7 @@ fn what_is_no_good_request_is_not_signed() {
     assert!(matches!(node, Err(AuthorityError::Node(_))));
     let garbage = sign("cam-1", b"garbage");
     assert!(matches!(garbage, Err(AuthorityError::Request(_))));
-    // Signed by another key than the one in it.
+    // Signed by another key than its own.
     let mut forged = csr.clone();
     let last = forged.len() - 1;
     forged[last] ^= 1;
@@ -337,7 +337,7 @@ fn certificates_begin_a_little_earlier_and_end_with_their_authority() {
     assert_eq!(long.not_after, 1_000_000);
 }
 
-/// A certificate for `cam-1`, whose clients reach it by `names`.
+/// A certificate for `cam-1`, reached by clients at `names`.
 fn front(by: &Authority, names: &[&str]) -> Credentials {
     let (key, csr) = request().unwrap();
     let reached = Reached::parse(names.iter().copied()).unwrap();
@@ -370,12 +370,12 @@ async fn clients_and_hosts_are_shown_each_their_own_on_one_port() {
     }
     let refused = asked_for(&address, &client, "other.example").await;
     assert!(matches!(refused, Err(ConnectError::Certificate { .. })));
-    // A client that has a certificate of ours is a client all the same.
+    // A client with one of our certificates is still a client.
     let host = client_config(Some(&good(&ours, "cam-1")), &roots(&[&ours, &given])).unwrap();
     let seen = asked_for(&address, &host, "lamina.example").await;
     assert_eq!(seen.unwrap(), "nobody");
     assert_eq!(seen_by_host(&address, &ours).await, "cam-1");
-    // A new one, from the next connection on.
+    // A new one, used from the next connection on.
     let next = authority();
     let own = front(&next, &["lamina.example"]);
     shown.set_for_clients(front_config(&own, Speech::Http2).unwrap());

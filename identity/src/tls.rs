@@ -1,5 +1,4 @@
-//! What both ends of a connection need: TLS 1.3, no name but ours, and every connection shown
-//! its certificates anew.
+//! TLS settings of both ends of a connection: TLS 1.3, only our names, and no session resumption.
 
 use crate::certificate::{CertificateError, certificates};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -14,16 +13,16 @@ use std::sync::Arc;
 const H2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
-/// What is spoken in TLS.
+/// The protocol inside TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speech {
-    /// HTTP/1.1, as programs for the web do.
+    /// HTTP/1.1, for web clients.
     Http1,
-    /// HTTP/2, as gRPC does.
+    /// HTTP/2, for gRPC.
     Http2,
 }
 
-/// TLS cannot be had with these.
+/// Unusable TLS settings.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum TlsError {
@@ -37,7 +36,7 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
-/// A certificate with its private key, which is never shown.
+/// A certificate with its private key, which is never logged.
 pub struct Credentials {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -53,7 +52,7 @@ impl Credentials {
     /// From PEM: the certificate first, then those between it and the authority.
     ///
     /// # Errors
-    /// One of them is none.
+    /// One of them is invalid.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let key = PrivateKeyDer::from_pem_slice(key);
         Ok(Self {
@@ -80,8 +79,8 @@ fn roots(authorities: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, 
     Ok(Arc::new(roots))
 }
 
-/// For who takes connections: it shows `own`, and asks for a certificate of `authorities`,
-/// which may be left out.
+/// For a server: it shows `own`, and requests a certificate of `authorities`, which may be
+/// missing.
 ///
 /// # Errors
 /// Certificates or key cannot be used.
@@ -97,17 +96,17 @@ pub fn server_config(
         .with_client_cert_verifier(clients)
         .with_single_cert(own.chain.clone(), own.key.clone_key())?;
     config.alpn_protocols = vec![H2.to_vec()];
-    // A session that is taken up again shows no certificate: one that has ended would go on.
+    // A resumed session shows no certificate: an expired one would stay in use.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
-/// For who takes connections of clients, which know nothing of our authorities: it shows `own`
-/// and asks for no certificate. TLS 1.2 is taken, too, for clients of old.
+/// For a server for clients, which do not know our authorities: it shows `own` and requests
+/// no certificate. TLS 1.2 is accepted too, for old clients.
 ///
 /// # Errors
-/// Certificate or key cannot be used, or the key is another certificate's.
+/// Certificate or key cannot be used, or do not match.
 pub fn front_config(own: &Credentials, speech: Speech) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
@@ -121,7 +120,7 @@ pub fn front_config(own: &Credentials, speech: Speech) -> Result<Arc<ServerConfi
     Ok(Arc::new(config))
 }
 
-/// For who opens connections: it believes `authorities`, and shows `own` where there is one.
+/// For a client: it trusts `authorities`, and shows `own` if given.
 ///
 /// # Errors
 /// Certificates or key cannot be used.

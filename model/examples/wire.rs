@@ -1,11 +1,11 @@
-//! How fast values are encoded and decoded: `cargo run --release -p lamina-model --example wire`.
+//! Speed of encoding and decoding values: `cargo run --release -p lamina-model --example wire`.
 
 use lamina_model::WireType;
 use lamina_model::wire::encode;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// FP32 values of a small, a middling and a large activation.
+/// Sizes of a small, a medium and a large FP32 activation.
 const SIZES: [usize; 3] = [4 << 10, 600 << 10, 6 << 20];
 const FOR: Duration = Duration::from_millis(200);
 

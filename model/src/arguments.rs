@@ -3,13 +3,13 @@
 use crate::InputSpec;
 use serde::{Deserialize, Serialize};
 
-/// What a user declares of a `forward`, as preparing takes it.
+/// The declaration of a `forward`, as preparing takes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Declared {
     /// A tensor of each request.
     Input(InputSpec),
-    /// An argument that no request carries.
+    /// A fixed argument, which no request carries.
     Fixed(FixedArgument),
 }
 
@@ -19,11 +19,11 @@ pub enum Declared {
 pub struct FixedArgument {
     /// Its name in `forward`.
     pub name: String,
-    /// A number, `true` or `false`, `none`, or a text, as the argument's type has it.
+    /// A number, `true` or `false`, `none`, or a text, according to the argument's type.
     pub fixed: String,
 }
 
-/// Inputs in the order of `forward`, and arguments that are fixed.
+/// Inputs in the order of `forward`, and fixed arguments.
 pub fn divided(declared: Vec<Declared>) -> (Vec<InputSpec>, Vec<FixedArgument>) {
     let (mut inputs, mut fixed) = (Vec::new(), Vec::new());
     for one in declared {

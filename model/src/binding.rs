@@ -2,28 +2,28 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How one argument of a `forward` is filled; those behind the last take their defaults.
+/// How one argument of a `forward` is filled; those after the last take their defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum Binding {
     /// With the next input.
     Tensor,
-    /// With the whole number in the next input.
+    /// With the integer in the next input.
     Int,
     /// With the float in it.
     Float,
-    /// With the truth value in it.
+    /// With the boolean in it.
     Bool,
     /// With a tuple of the next inputs.
     #[serde(rename_all = "camelCase")]
     Tuple {
-        /// So many.
+        /// Number of inputs.
         count: usize,
     },
-    /// With the same for every request.
+    /// With the same value for every request.
     #[serde(rename_all = "camelCase")]
     Fixed {
-        /// What it is.
+        /// The value.
         value: Constant,
     },
 }

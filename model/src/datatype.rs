@@ -19,7 +19,7 @@ pub enum DataType {
     Fp64,
 }
 
-/// The name is no datatype that Lamina carries.
+/// The name is not a datatype that Lamina supports.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown datatype `{0}`; known: BOOL, UINT8, INT8, INT16, INT32, INT64, FP16, BF16, FP32, FP64"
@@ -56,8 +56,7 @@ impl DataType {
         matches!(self, Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64)
     }
 
-    /// Bytes of a tensor of `shape`; `None` where a dimension is negative or the
-    /// product overflows.
+    /// Bytes of a tensor of `shape`; `None` if a dimension is negative or the product overflows.
     pub fn checked_bytes(self, shape: &[i64]) -> Option<u64> {
         let mut bytes = self.size_bytes() as u64;
         for &dim in shape {
@@ -100,7 +99,7 @@ impl FromStr for DataType {
     }
 }
 
-/// In how many bits a value is sent that is computed in 32.
+/// An encoding of FP32 values on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WireType {
@@ -113,7 +112,7 @@ pub enum WireType {
 }
 
 impl WireType {
-    /// Every one.
+    /// All encodings.
     pub const ALL: [Self; 3] = [Self::Fp16, Self::Bf16, Self::Int8];
 
     /// Bytes of a value that takes `bytes` as FP32.
@@ -124,7 +123,7 @@ impl WireType {
         }
     }
 
-    /// As specs write it, `fp16`.
+    /// Its name in specs, `fp16`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Fp16 => "fp16",

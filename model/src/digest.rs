@@ -3,13 +3,12 @@ use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::str::FromStr;
 
-/// SHA-256 of some content, the name under which it is stored: 64 lower-case
-/// hexadecimal digits.
+/// SHA-256 of some content, under which it is stored: 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(String);
 
-/// The text is no SHA-256.
+/// The text is not a SHA-256.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a SHA-256 digest (64 hexadecimal digits)")]
 pub struct DigestError(pub String);
@@ -20,7 +19,7 @@ impl Digest {
         Self::from_bytes(&Sha256::digest(content))
     }
 
-    /// From the 32 raw bytes that a hasher gives.
+    /// From the 32 raw bytes of a hasher.
     pub fn from_bytes(raw: &[u8]) -> Self {
         use fmt::Write as _;
         let mut hex = String::with_capacity(raw.len() * 2);

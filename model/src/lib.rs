@@ -1,5 +1,5 @@
-//! A prepared model as data: what was cut, what crosses each cut, what each
-//! block costs, and the tensors that cross.
+//! A prepared model as data: its blocks, the values at each cut, the cost of each
+//! block, and the tensors on the wire.
 //!
 //! Preparing (in `torchscript/`) writes these types, the operator reads them to
 //! place blocks, agents read them to check every tensor before a forward. No

@@ -7,22 +7,21 @@ use std::fmt;
 /// Version of the manifest's format; a reader refuses a newer one.
 pub const MANIFEST_VERSION: u32 = 1;
 
-/// Bytes of a manifest as JSON at most: ten thousand blocks fit. A host may say anything to be
-/// one.
+/// Most bytes of a manifest as JSON: ten thousand blocks fit. A host may send anything as one.
 pub const MANIFEST_BYTES: u64 = 16 << 20;
 
-/// Blocks of which errors of encodings are read at most.
+/// Most blocks whose encoding errors are read.
 const MOST_BLOCKS: usize = 65_536;
 
 /// How a model was cut, from the best way down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Rung {
-    /// Cut as it is, where one tensor alone is live.
+    /// Cut as it is, where a single tensor is live.
     Direct,
     /// Cut with several live values (tensors, scalars, lists) on the wire.
     Typed,
-    /// Traced again inside libtorch, proved equal, then cut.
+    /// Traced again inside libtorch, compared, then cut.
     Retraced,
     /// Left in one piece; `rung_reason` says why.
     Whole,
@@ -36,9 +35,9 @@ pub struct ValueSpec {
     pub name: String,
     /// Element type.
     pub datatype: DataType,
-    /// Shape; -1 in a place of `sizes`, and in any other place where the batch is.
+    /// Shape; -1 for the dimensions in `sizes`, and otherwise for the batch.
     pub shape: Vec<i64>,
-    /// Its free dimensions beside the batch.
+    /// Its free dimensions besides the batch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sizes: Vec<FreeSize>,
 }
@@ -56,8 +55,8 @@ impl ValueSpec {
     }
 }
 
-/// The range inside which inputs are drawn for checks and probes. Token ids,
-/// for one, must stay inside a vocabulary.
+/// The range of random inputs for checks and probes. Token ids, for example, must stay inside a
+/// vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ValueRange {
@@ -73,8 +72,7 @@ pub struct ValueRange {
 pub struct InputSpec {
     /// Name, datatype and shape.
     pub value: ValueSpec,
-    /// Range of its values; a standard normal for floats and 0..=1 for others
-    /// where absent.
+    /// Range of its values; by default standard normal for floats and 0..=1 for others.
     pub range: Option<ValueRange>,
 }
 
@@ -90,8 +88,7 @@ pub struct Seconds {
     pub p90: f64,
 }
 
-/// The nest that a model gives its outputs in, before they were flattened into
-/// named tensors.
+/// The nest of a model's outputs, before they were flattened into named tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum OutputStructure {
@@ -100,14 +97,14 @@ pub enum OutputStructure {
     Value {
         /// Its name.
         name: String,
-        /// What the tensor stands for.
+        /// What the tensor represents.
         of: ValueKind,
     },
     /// `None`, which needs no tensor.
     None,
     /// A tuple.
     Tuple {
-        /// Names of its fields, in order; empty where it has none.
+        /// Names of its fields, in order; empty if there are none.
         names: Vec<String>,
         /// Its fields.
         fields: Vec<Self>,
@@ -121,39 +118,38 @@ pub enum OutputStructure {
     Dict {
         /// Its keys, in order.
         names: Vec<String>,
-        /// The values under them.
+        /// The values, in the same order.
         fields: Vec<Self>,
     },
 }
 
-/// What a tensor stands for where a model gives a number.
+/// What a tensor represents if a model returns a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ValueKind {
     /// Itself.
     Tensor,
-    /// A whole number, as INT64 of one element.
+    /// An integer, as INT64 of one element.
     Int,
     /// A float, as FP64 of one element.
     Float,
-    /// A truth value, as BOOL of one element.
+    /// A boolean, as BOOL of one element.
     Bool,
-    /// A list of whole numbers, as INT64.
+    /// A list of integers, as INT64.
     Ints,
     /// A list of floats, as FP64.
     Floats,
-    /// A list of truth values, as BOOL.
+    /// A list of booleans, as BOOL.
     Bools,
 }
 
-/// When a request is sure enough to leave at an exit.
+/// When a request is confident enough to leave at an exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ExitCriterion {
     /// Its largest softmax probability is at least the threshold.
     Confidence,
-    /// The entropy of its softmax, divided by that of an even one, is at most the
-    /// threshold.
+    /// The entropy of its softmax, divided by that of a uniform one, is at most the threshold.
     Entropy,
 }
 
@@ -163,12 +159,11 @@ pub enum ExitCriterion {
 pub struct Exit {
     /// Its label.
     pub name: String,
-    /// Ordinal of the block that gives its logits.
+    /// Ordinal of the block that produces its logits.
     pub block: u32,
     /// Name of its logits among [`Manifest::outputs`].
     pub output: String,
-    /// The exit at the end of the side branch on which it hangs; the trunk where
-    /// absent.
+    /// The exit at the end of the side branch that it is on; the trunk if absent.
     pub within: Option<String>,
     /// When a request leaves.
     pub criterion: ExitCriterion,
@@ -176,40 +171,39 @@ pub struct Exit {
     pub classes: u32,
     /// Divides the logits before the softmax.
     pub temperature: f64,
-    /// Of the criterion, in `0..=1`. Absent where nobody leaves; at the last exit
-    /// everyone does.
+    /// Of the criterion, in `0..=1`. Absent if no request leaves; at the last exit all do.
     pub threshold: Option<f64>,
     /// Measured on a validation set, from strict to permissive; may be empty.
     pub table: Vec<ExitRow>,
-    /// What all thresholds gave together on that set.
+    /// The results of all thresholds together on that set.
     pub expected: Option<ExitExpectation>,
 }
 
-/// An exit's threshold and what it alone would give.
+/// An exit's threshold and its results by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExitRow {
     /// Threshold, in `0..=1`.
     pub threshold: f64,
-    /// Share of all requests that are sure enough.
+    /// Share of all requests that are confident enough.
     pub exit_rate: f64,
     /// Share of those that are right.
     pub accuracy: f64,
 }
 
-/// What one exit gave on the validation set.
+/// The results of one exit on the validation set.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExitExpectation {
     /// Share of all requests that left here.
     pub exit_rate: f64,
-    /// Share of those that were right; absent where nobody left.
+    /// Share of those that were right; absent if none left.
     pub accuracy: Option<f64>,
     /// Share of all requests that this exit would get right.
     pub accuracy_alone: f64,
 }
 
-/// One block: the smallest piece that is placed, stored as one file.
+/// One block: the smallest unit of placement, stored as one file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Block {
@@ -219,29 +213,28 @@ pub struct Block {
     pub file_bytes: u64,
     /// Bytes of the weights inside.
     pub weight_bytes: u64,
-    /// Largest sum of live activations while it runs at batch 1 and typical sizes, in bytes.
+    /// Most bytes of live activations while it runs at batch 1 and typical sizes.
     pub peak_activation_bytes: u64,
     /// Floating-point operations at batch 1 and typical sizes, two per multiply-add.
     pub flops: u64,
-    /// Time at batch 1 and typical sizes on the host that prepared it, one thread: its share
-    /// of the merged and optimized whole.
+    /// Time at batch 1 and typical sizes on the host that prepared it, on one thread: its share of
+    /// the merged and optimized whole.
     pub time: Seconds,
-    /// Additional time when the model is cut behind this block, on the same
-    /// host: what merging and optimizing across the cut would have saved.
+    /// Additional time if the model is cut after this block, on the same host: what merging and
+    /// optimizing across the cut would have saved.
     pub cut_penalty_seconds: f64,
-    /// Names of the values it takes, in the order of `forward`: all that the
-    /// block before it gives, or the model's inputs.
+    /// Names of its inputs, in the order of `forward`: all outputs of the previous block, or the
+    /// model's inputs.
     pub inputs: Vec<String>,
-    /// The values it gives, in order: everything that a later block needs,
-    /// what only passes through under its old name. Those of the last block are
-    /// the model's.
+    /// Its outputs, in order: everything that a later block needs; values that only pass through
+    /// keep their names. Those of the last block are the model's.
     pub outputs: Vec<ValueSpec>,
 }
 
-/// What sending the values before one block in fewer bits changes of the model's answers:
-/// the largest difference of an output, as a share of that output's largest magnitude, on
-/// the requests with which the model was prepared. Absent where it was not measured, where
-/// the values are not held by so few bits, or where whole numbers or shapes changed.
+/// The effect on the model's answers of encoding the values before one block: the largest
+/// difference of an output, relative to that output's largest magnitude, on the requests with which
+/// the model was prepared. Absent if it was not measured, if the encoding cannot represent the
+/// values, or if integers or shapes changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EncodingErrors {
@@ -257,7 +250,7 @@ pub struct EncodingErrors {
 }
 
 impl EncodingErrors {
-    /// That of `dtype`.
+    /// The one for `dtype`.
     pub const fn of(&self, dtype: WireType) -> Option<f64> {
         match dtype {
             WireType::Fp16 => self.fp16,
@@ -266,7 +259,7 @@ impl EncodingErrors {
         }
     }
 
-    /// The place of that of `dtype`.
+    /// The same, mutable.
     pub const fn of_mut(&mut self, dtype: WireType) -> &mut Option<f64> {
         match dtype {
             WireType::Fp16 => &mut self.fp16,
@@ -276,20 +269,20 @@ impl EncodingErrors {
     }
 }
 
-/// Outcome of comparing the chain of blocks with the whole model.
+/// Result of comparing the chain of blocks with the whole model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BoundaryCheck {
-    /// Boundary values compared, the outputs included.
+    /// Number of compared boundary values, including outputs.
     pub compared: u32,
     /// Largest absolute difference seen; 0 is bit for bit.
     pub max_abs_diff: f64,
-    /// Largest absolute difference between the answers to the two inputs that
-    /// were drawn. 0 means that they could not have told a wrong chain.
+    /// Largest absolute difference between the answers to the two random inputs. 0 means that they
+    /// could not have revealed a wrong chain.
     pub telling_diff: f64,
-    /// By the name of each free size, the sizes at which the chain was compared beside the
-    /// typical one: the smallest, one in between, and the largest, or as large a one as there
-    /// was time and memory for.
+    /// By the name of each free size, the sizes at which the chain was compared besides the typical
+    /// one: the smallest, one in between, and the largest, or as large a one as time and memory
+    /// allowed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sizes: BTreeMap<String, Vec<i64>>,
 }
@@ -302,26 +295,25 @@ pub struct Manifest {
     pub version: u32,
     /// SHA-256 of the source file.
     pub source: Digest,
-    /// What wrote the blocks and can run them: `libtorch 2.13.0`.
+    /// The runtime of the blocks: `libtorch 2.13.0`.
     pub runtime: String,
     /// How it was cut.
     pub rung: Rung,
-    /// Why not on a better rung.
+    /// Why better rungs failed.
     pub rung_reason: Option<String>,
     /// The model's inputs in order of `forward`.
     pub inputs: Vec<ValueSpec>,
-    /// How they and constants fill the arguments of `forward`; empty where each input is an
-    /// argument as it is, and the rest has defaults.
+    /// How inputs and constants fill the arguments of `forward`; empty if each input is one
+    /// argument, and the rest has defaults.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arguments: Vec<Binding>,
     /// The model's outputs in order.
     pub outputs: Vec<ValueSpec>,
-    /// The nest that the model itself gives them in; absent in manifests of
-    /// before it was recorded.
+    /// The nest of the model's outputs; absent in manifests from before it was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_structure: Option<OutputStructure>,
-    /// The exits of a model that the SDK exported, in the order in which a
-    /// request meets them; the last one is the model's end. Empty for others.
+    /// The exits of a model that the SDK exported, in the order in which a request meets them; the
+    /// last one is the model's end. Empty for others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exits: Vec<Exit>,
     /// The blocks in order of execution.
@@ -330,26 +322,26 @@ pub struct Manifest {
     pub probe: Digest,
     /// Size of the probe's file.
     pub probe_bytes: u64,
-    /// The equality check.
+    /// The result of the comparison.
     pub check: BoundaryCheck,
-    /// GFLOP/s of the reference benchmark's fastest round on the host that
-    /// prepared it, which makes its times comparable with another host's.
+    /// GFLOP/s of the reference benchmark's fastest round on the host that prepared it, which makes
+    /// its times comparable with other hosts.
     pub prepared_gflops: f64,
-    /// Bytes of the weights, each counted once though several blocks hold it; absent in
-    /// manifests of before it was counted, and of models that keep state.
+    /// Bytes of the weights, each counted once even if several blocks hold it; absent in manifests
+    /// from before it was counted, and for models that keep state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_bytes: Option<u64>,
-    /// The share of the FLOPs that one block holds where that is more than 0.6 although no
-    /// single operation is; absent where there is no such block, and where there is no cut.
+    /// The share of the FLOPs in one block if that is more than 0.6 although no single operation
+    /// is; absent if there is no such block or no cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lopsided_share: Option<f64>,
-    /// Whether each row of a batch gives what it gives alone, in every value that has rows.
-    /// Absent where nothing shows it: the batch is fixed, or requests may take different
-    /// ways through the model; and in manifests of before it was looked at.
+    /// Whether each row of a batch gives the same result as alone, in every value that has rows.
+    /// Absent if that is unknown: the batch is fixed, or requests may take different paths through
+    /// the model; and in manifests from before it was checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_are_independent: Option<bool>,
-    /// What sending values in fewer bits changes, by the block that takes them. Empty in
-    /// manifests of before it was measured: then all values go as they are.
+    /// The errors of encodings, by the block that receives the values. Empty in manifests from
+    /// before they were measured: then all values are sent unchanged.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -395,10 +387,10 @@ pub enum ManifestError {
 }
 
 impl Manifest {
-    /// The manifest that `text` is, checked. What it takes in memory is a few times as much.
+    /// Parses and checks the manifest in `text`. In memory it takes a few times as much.
     ///
     /// # Errors
-    /// It is too large, no manifest, or contradicts itself.
+    /// It is too large, not a manifest, or contradicts itself.
     pub fn from_json(text: &[u8]) -> Result<Self, ManifestError> {
         let bytes = text.len() as u64;
         if bytes > MANIFEST_BYTES {
@@ -410,7 +402,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Checks what later steps rely on.
+    /// Checks everything that later steps rely on.
     ///
     /// # Errors
     /// The first contradiction.
@@ -462,9 +454,8 @@ impl Manifest {
         Ok(())
     }
 
-    /// Values that cross the boundary before block `boundary`: what a host that
-    /// runs `boundary..` must be given. 0 gives the model's inputs, the number of
-    /// blocks its outputs.
+    /// Values that cross the boundary before block `boundary`: the input of a host that runs
+    /// `boundary..`. 0 returns the model's inputs, the number of blocks its outputs.
     pub fn live_at(&self, boundary: usize) -> Vec<&ValueSpec> {
         let values = match boundary.checked_sub(1) {
             None => &self.inputs,
@@ -485,8 +476,8 @@ impl Manifest {
     }
 }
 
-/// A list no longer than that of blocks may be: of nothing but `{}` its items would take many
-/// times the bytes that they are written in.
+/// A list of at most as many items as there may be blocks: `{}` takes many times its length in
+/// memory.
 fn a_few<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<EncodingErrors>, D::Error> {
     struct Few;
 
@@ -512,7 +503,7 @@ fn a_few<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<EncodingErrors>, D::E
     from.deserialize_seq(Few)
 }
 
-/// Names that differ and sizes that can be told.
+/// Distinct names and valid sizes.
 fn check_values(values: &[ValueSpec]) -> Result<(), ManifestError> {
     let mut known = BTreeSet::new();
     for value in values {

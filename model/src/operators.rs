@@ -1,13 +1,13 @@
-//! Which of libtorch's operators a model may use: the one list, for the scan of a file
-//! that nobody opened yet and for the graph that preparing finds in it.
+//! Which of libtorch's operators a model may use: one list, for scanning an unopened file and for
+//! the graph during preparation.
 
-/// Where the operators of forwards live: libtorch's own, the language's, and those of
-/// quantized and sparse layers. Others talk to other processes (`c10d`, `rpc`), load native code
-/// (`inductor`), measure (`profiler`, but for its marks) or need a plugin.
+/// Namespaces of operators for forwards: libtorch's own, the language's, and those of quantized and
+/// sparse layers. Others talk to other processes (`c10d`, `rpc`), load native code (`inductor`),
+/// measure (`profiler`, except its marks) or need a plugin.
 const NAMESPACES: [&str; 4] = ["aten", "prim", "quantized", "sparse"];
 
-/// What `torch.profiler.record_function` leaves in a file: names for who measures, and nothing
-/// to anybody else.
+/// The traces of `torch.profiler.record_function` in a file: names for profilers, without effect
+/// otherwise.
 const MARKS: [&str; 4] = [
     "profiler::_record_function_enter",
     "profiler::_record_function_enter_new",
@@ -15,26 +15,26 @@ const MARKS: [&str; 4] = [
     "profiler::_call_end_callbacks_on_jit_fut",
 ];
 
-/// Operators of `aten` that reach out of a forward, with what they do.
+/// Operators of `aten` with outside effects, and these effects.
 const REACHING_OUT: [(&str, &str); 3] = [
     ("save", "writes any file"),
     ("from_file", "maps any file into memory"),
     ("load_tensor", "reads files"),
 ];
 
-/// How operators of `prim` begin that call other processes or Python.
+/// Prefixes of operators of `prim` that call other processes or Python.
 const CALLING_OUT: [&str; 2] = ["rpc_", "Python"];
 
 /// Why a model may not use an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OperatorRefusal {
-    /// It is none of libtorch's operators for forwards.
+    /// It is not one of libtorch's operators for forwards.
     Foreign,
-    /// It reaches out of the forward: what it does, to follow "which".
+    /// It has outside effects: what it does, to follow "which".
     ReachesOut(&'static str),
 }
 
-/// Why a model may not use `operator`, such as `aten::conv2d`; `None` where it may.
+/// Why a model may not use `operator`, such as `aten::conv2d`; `None` if it may.
 pub fn operator_refusal(operator: &str) -> Option<OperatorRefusal> {
     if MARKS.contains(&operator) {
         return None;
@@ -53,8 +53,8 @@ pub fn operator_refusal(operator: &str) -> Option<OperatorRefusal> {
     method_refusal(name).map(OperatorRefusal::ReachesOut)
 }
 
-/// What an operator of that last name does that no model needs; `None` where nothing.
-/// A tensor's method has only that name.
+/// The outside effect of an operator with that last name; `None` if it has none. A tensor's method
+/// has only that name.
 pub fn method_refusal(name: &str) -> Option<&'static str> {
     let mut all = REACHING_OUT.iter();
     all.find(|(refused, _)| *refused == name)

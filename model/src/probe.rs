@@ -3,8 +3,8 @@ use bytes::Bytes;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::collections::BTreeMap;
 
-/// A request with its known answer, made while preparing: what `Verified`
-/// compares a deployed path against.
+/// A request with its known answer, made during preparation: `Verified` compares a
+/// deployed path with it.
 ///
 /// Stored as one safetensors file named by its digest: `input.0`, `input.1`, …
 /// and `output.0`, …, in the manifest's order.
@@ -16,7 +16,7 @@ pub struct Probe {
     pub outputs: Vec<Tensor>,
 }
 
-/// The file is no probe.
+/// The file is not a probe.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ProbeError {
@@ -29,7 +29,7 @@ pub enum ProbeError {
 }
 
 impl Probe {
-    /// The file's bytes.
+    /// Serializes the probe.
     ///
     /// # Errors
     /// A tensor whose shape and size contradict each other.
@@ -49,10 +49,10 @@ impl Probe {
         Ok(safetensors::serialize(views, None)?)
     }
 
-    /// Reads a file that [`Probe::to_bytes`] wrote.
+    /// Reads a file written by [`Probe::to_bytes`].
     ///
     /// # Errors
-    /// A file that is no probe; it comes from the store, whose hash was checked.
+    /// It is not a probe; it comes from the store, whose hash was checked.
     pub fn from_bytes(file: &[u8]) -> Result<Self, ProbeError> {
         let archive = SafeTensors::deserialize(file)?;
         let read = |prefix: &str| -> Result<Vec<Tensor>, ProbeError> {
@@ -78,10 +78,10 @@ impl Probe {
     }
 }
 
-/// The tensors of a safetensors file by name, such as a request that somebody wrote.
+/// The tensors of a safetensors file by name, such as a user's request.
 ///
 /// # Errors
-/// A file that is none, or one with a type that Lamina does not carry.
+/// It is not such a file, or has a type that Lamina does not support.
 pub fn tensors_by_name(file: &[u8]) -> Result<BTreeMap<String, Tensor>, ProbeError> {
     let archive = SafeTensors::deserialize(file)?;
     let read = |(name, view): (&str, TensorView<'_>)| Ok((name.to_owned(), carried(&view)?));

@@ -1,15 +1,15 @@
 use crate::{InputSpec, ProbeError, ShapeError, Tensor, ValueSpec, check_sizes, tensors_by_name};
 use std::collections::BTreeMap;
 
-/// Requests that a file of samples may hold.
+/// Most requests in a file of samples.
 pub const MOST_SAMPLES: usize = 16;
-/// Bytes of a file of samples.
+/// Most bytes of a file of samples.
 pub const SAMPLES_BYTES: u64 = 64 << 20;
 
-/// Two requests tell most wrong answers from right ones; one tells none.
+/// Two requests distinguish most wrong answers from right ones; one distinguishes none.
 const FEWEST_SAMPLES: usize = 2;
 
-/// A file of samples is none, or does not fit the declared inputs.
+/// An invalid file of samples, or one that does not fit the declared inputs.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum SamplesError {
@@ -52,8 +52,8 @@ pub enum SamplesError {
 }
 
 /// The requests in a file of samples: safetensors with a tensor `NUMBER.INPUT` for each
-/// input of each, numbered from 0 on, `0.image`, `1.image`. Each is of batch 1 where the
-/// batch is free.
+/// input of each, numbered from 0, `0.image`, `1.image`. Each is of batch 1 if the batch is
+/// free.
 ///
 /// # Errors
 /// See [`SamplesError`]; to follow the file's name.
@@ -148,7 +148,7 @@ fn numbered(
     Ok(by_number)
 }
 
-/// `value` with 1 for a free batch; free sizes are as they come.
+/// `value` with 1 for a free batch; free sizes stay.
 fn of_one_row(value: &ValueSpec) -> ValueSpec {
     let one = |(place, &dim): (usize, &i64)| match dim {
         -1 if value.size_at(place).is_none() => 1,

@@ -1,4 +1,4 @@
-//! Values whose sizes follow the request: their bounds, and requests against them.
+//! Values whose sizes depend on the request: their bounds, and checks of requests.
 
 use crate::{Bounds, FreeSize, MOST_SIZES, ShapeError, ValueSpec};
 use std::collections::BTreeMap;
@@ -9,19 +9,19 @@ impl ValueSpec {
         self.shape.first() == Some(&-1) && self.size_at(0).is_none()
     }
 
-    /// The free size at a place of the shape, where there is one.
+    /// The free size of a dimension, if it has one.
     pub fn size_at(&self, dimension: usize) -> Option<&FreeSize> {
         self.sizes.iter().find(|size| size.dimension == dimension)
     }
 
-    /// The shape with its typical sizes: -1 is left where the batch is.
+    /// The shape with its typical sizes: -1 stays for the batch.
     pub fn typical_shape(&self) -> Vec<i64> {
         let sized = |(place, &dim): (usize, &i64)| self.size_at(place).map_or(dim, |s| s.typical);
         self.shape.iter().enumerate().map(sized).collect()
     }
 
-    /// How many times as much as one row of typical sizes `shape` is, about: each free
-    /// dimension counts in proportion.
+    /// Approximate size of `shape` relative to one row of typical sizes: each free dimension counts
+    /// in proportion.
     pub fn times(&self, shape: &[i64]) -> f64 {
         let typical = self.typical_shape();
         let free = self.shape.iter().zip(shape).zip(typical);
@@ -30,7 +30,7 @@ impl ValueSpec {
         times.product()
     }
 
-    /// Its shape as it is declared: `[-1, 3, h:32..1024, 8]`.
+    /// Its shape as declared: `[-1, 3, h:32..1024, 8]`.
     pub fn shape_text(&self) -> String {
         let dim = |(place, dim): (usize, &i64)| match self.size_at(place) {
             Some(FreeSize {
@@ -54,8 +54,8 @@ impl ValueSpec {
     }
 }
 
-/// Checks that free sizes of one name are one size in all values of a request; `shapes` are
-/// in the order of `specs`.
+/// Checks that free sizes with the same name are equal in all values of a request; `shapes`
+/// are in the order of `specs`.
 ///
 /// # Errors
 /// The first two that differ.
@@ -84,7 +84,7 @@ pub fn check_sizes<'a>(
     Ok(())
 }
 
-/// The names of all free sizes of `inputs` with their bounds and what is typical.
+/// All free sizes of `inputs` with their bounds and typical values.
 ///
 /// # Errors
 /// A name has different bounds in two places, or there are more than [`MOST_SIZES`].

@@ -1,9 +1,9 @@
-//! Free dimensions beside the batch: the length of a sequence, the sides of an image.
+//! Free dimensions besides the batch: the length of a sequence, the sides of an image.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Names of free sizes that one model may have.
+/// Most names of free sizes in one model.
 pub const MOST_SIZES: usize = 4;
 
 /// The largest size of a dimension.
@@ -11,16 +11,15 @@ const LARGEST: i64 = 2_147_483_647;
 /// The longest name of a size.
 const LONGEST_NAME: usize = 32;
 
-/// A dimension of a value whose size follows the request, beside the batch. Its shape has -1
-/// in this place.
+/// A dimension, other than the batch, whose size depends on the request. It is -1 in the shape.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FreeSize {
-    /// Place in the shape, from 0.
+    /// Its position in the shape, from 0.
     pub dimension: usize,
-    /// The size for which bytes, times and memory are told.
+    /// The size for which bytes, times and memory are given.
     pub typical: i64,
-    /// What requests may have there; absent for values inside the model.
+    /// Bounds for requests; absent for values inside the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounds: Option<Bounds>,
 }
@@ -29,9 +28,9 @@ pub struct FreeSize {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bounds {
-    /// How it is called. Dimensions of one name have one size in each request.
+    /// Its name. Dimensions with the same name have the same size in each request.
     pub name: String,
-    /// The smallest size, 1 or more.
+    /// The smallest size, at least 1.
     pub min: i64,
     /// The largest size.
     pub max: i64,
@@ -39,7 +38,7 @@ pub struct Bounds {
     pub step: i64,
 }
 
-/// A text declares no free dimension.
+/// The text does not declare a free dimension.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum SizeError {
@@ -78,12 +77,11 @@ impl fmt::Display for Bounds {
 }
 
 impl FreeSize {
-    /// Reads `NAME:MIN..MAX[/STEP][@TYPICAL]`, `h:32..1024/32@224`, for the given place. What
-    /// is typical is else the geometric middle: as many times the smallest as it is part of
-    /// the largest.
+    /// Reads `NAME:MIN..MAX[/STEP][@TYPICAL]`, `h:32..1024/32@224`, for the given dimension. The
+    /// typical size defaults to the geometric mean of the smallest and the largest.
     ///
     /// # Errors
-    /// What is wrong, for people.
+    /// The mistake, for people.
     pub fn parse(text: &str, dimension: usize) -> Result<Self, SizeError> {
         let form = || SizeError::Form(text.to_owned());
         let (name, sizes) = text.split_once(':').ok_or_else(form)?;

@@ -1,8 +1,8 @@
 use crate::{Bounds, DataType, ValueSpec};
 use bytes::Bytes;
 
-/// A tensor outside torch: little-endian, row-major, without padding, as the
-/// Open Inference Protocol's raw contents are.
+/// A tensor outside torch: little-endian, row-major, without padding, like the raw contents of the
+/// Open Inference Protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     /// Element type.
@@ -13,7 +13,7 @@ pub struct Tensor {
     pub data: Bytes,
 }
 
-/// A tensor is not what the model takes.
+/// A tensor does not fit the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum ShapeError {
@@ -67,7 +67,7 @@ impl Tensor {
     /// forward: a wrong shape can corrupt memory inside a kernel.
     ///
     /// # Errors
-    /// What differs, by the input's name.
+    /// The difference, by the input's name.
     pub fn check(&self, spec: &ValueSpec) -> Result<(), ShapeError> {
         let name = || spec.name.clone();
         if self.datatype != spec.datatype {
@@ -79,7 +79,7 @@ impl Tensor {
         }
         let is_ranked = self.shape.len() == spec.shape.len();
         if is_ranked {
-            // An empty dimension has bounds to be named, too.
+            // The error for an empty dimension includes its bounds too.
             self.check_bounds(spec)?;
         }
         let fits = is_ranked
@@ -89,7 +89,7 @@ impl Tensor {
                 .zip(&spec.shape)
                 .enumerate()
                 .all(|(place, (&got, &want))| {
-                    // Inside a model a size may shrink to nothing.
+                    // Inside a model a size may become 0.
                     let least = i64::from(spec.size_at(place).is_none());
                     got == want || (want == -1 && got >= least)
                 });

@@ -1,23 +1,23 @@
-//! FP32 values in fewer bytes, for the way from one host to the next.
+//! Encodings of FP32 values, for transfers between hosts.
 //!
-//! Agents encode and decode with this, and preparing measures with it what that changes
-//! of a model's answers, so that both are the same arithmetic.
+//! Agents encode and decode with this, and preparing uses it to measure the effect on a
+//! model's answers, so that both use the same arithmetic.
 
 use crate::{DataType, Manifest, ValueSpec, WireType};
 use bytes::Bytes;
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
-/// Values of fewer bytes at batch 1 go as they are: they save nothing, and scores and
+/// Values with fewer bytes at batch 1 are sent unchanged: encoding saves nothing, and scores and
 /// sizes are among them.
 pub const SMALLEST_ENCODED_BYTES: u64 = 1024;
 
-/// Elements that are converted in one go.
+/// Elements converted at once.
 const CHUNK: usize = 256;
 /// Steps from a tensor's smallest value to its largest.
 const STEPS: f32 = 255.0;
 
-/// The elements of an FP32 tensor as they are on the wire.
+/// The encoded elements of an FP32 tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Encoded {
     /// Binary16, little-endian.
@@ -28,14 +28,14 @@ pub enum Encoded {
     Int8 {
         /// A byte for each element.
         steps: Bytes,
-        /// Above the offset per step; finite.
+        /// Size of a step; finite.
         scale: f32,
         /// The smallest value; finite.
         offset: f32,
     },
 }
 
-/// What came is not the elements of a tensor.
+/// The data does not decode to the elements of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum DecodeError {
@@ -49,8 +49,8 @@ pub enum DecodeError {
     Steps { offset: String, scale: String },
 }
 
-/// `data`, little-endian FP32, as `dtype`. `None` where that would not be near what the
-/// values are: one of them is not finite, or lies beyond what `dtype` holds.
+/// `data`, little-endian FP32, encoded as `dtype`. `None` if that would not be close: a value is
+/// not finite, or outside the range of `dtype`.
 pub fn encode(dtype: WireType, data: &[u8]) -> Option<Encoded> {
     let (smallest, largest) = range(data)?;
     match dtype {
@@ -67,7 +67,7 @@ pub fn encode(dtype: WireType, data: &[u8]) -> Option<Encoded> {
 }
 
 impl Encoded {
-    /// In how many bits it is.
+    /// Its encoding.
     pub const fn dtype(&self) -> WireType {
         match self {
             Self::Fp16(_) => WireType::Fp16,
@@ -83,11 +83,11 @@ impl Encoded {
         }
     }
 
-    /// The `bytes` of an FP32 tensor, little-endian. Nothing is reserved before what came
-    /// is known to be as long.
+    /// The `bytes` of an FP32 tensor, little-endian. Reserves nothing before the length is
+    /// checked.
     ///
     /// # Errors
-    /// It is of another size, or its steps are no numbers.
+    /// Its size differs, or scale or offset are invalid.
     pub fn decode(&self, bytes: u64) -> Result<Bytes, DecodeError> {
         let dtype = self.dtype();
         let data = self.elements();
@@ -112,15 +112,15 @@ impl Encoded {
     }
 }
 
-/// The values before block `boundary` of `manifest` that may be sent in fewer bits. The
-/// model's outputs, which only pass, are its answers.
+/// The values before block `boundary` of `manifest` that may be encoded. The model's outputs, which
+/// only pass through, are its answers.
 pub fn encodable(manifest: &Manifest, boundary: usize) -> Vec<&ValueSpec> {
     let live = manifest.live_at(boundary);
     let few = |v: &&ValueSpec| is_encodable(v, &manifest.outputs);
     live.into_iter().filter(few).collect()
 }
 
-/// Whether `value` of a model that answers with `outputs` may be sent in fewer bits.
+/// Whether `value` of a model with these `outputs` may be encoded.
 pub fn is_encodable(value: &ValueSpec, outputs: &[ValueSpec]) -> bool {
     value.datatype == DataType::Fp32
         && value.bytes(1).is_some_and(|b| b >= SMALLEST_ENCODED_BYTES)
@@ -132,13 +132,13 @@ fn floats(data: &[u8]) -> impl Iterator<Item = f32> + '_ {
     four.map(|bytes| f32::from_le_bytes(*bytes))
 }
 
-/// The smallest and the largest value; `None` where one is not finite.
+/// The smallest and the largest value; `None` if one is not finite.
 fn range(data: &[u8]) -> Option<(f32, f32)> {
     const LANES: usize = 8;
     const EXPONENT: u32 = 0x7f80_0000;
     let (values, _) = data.as_chunks::<4>();
     let first = values.first().map_or(0.0, |v| f32::from_le_bytes(*v));
-    // Lane by lane, so that the compiler can take several at once.
+    // Lane by lane, so that the compiler can vectorize it.
     let (mut smallest, mut largest) = ([first; LANES], [first; LANES]);
     let mut is_odd = [false; LANES];
     for group in values.chunks(LANES) {
@@ -164,7 +164,7 @@ fn range(data: &[u8]) -> Option<(f32, f32)> {
     Some((smallest, largest.into_iter().fold(first, f32::max)))
 }
 
-/// `data` with each value made two bytes by `narrow`.
+/// `data` with each value converted to two bytes by `narrow`.
 fn narrowed(data: &[u8], narrow: impl Fn(&[f32], &mut [[u8; 2]])) -> Bytes {
     let (values, _) = data.as_chunks::<4>();
     let mut out = vec![0; values.len() * 2];
@@ -180,7 +180,7 @@ fn narrowed(data: &[u8], narrow: impl Fn(&[f32], &mut [[u8; 2]])) -> Bytes {
     out.into()
 }
 
-/// `data` with each two bytes made a value by `widen`.
+/// `data` with each two bytes converted to a value by `widen`.
 fn widened(data: &[u8], widen: impl Fn(&[[u8; 2]], &mut [f32])) -> Bytes {
     let (halves, _) = data.as_chunks::<2>();
     let mut out = vec![0; halves.len() * 4];
@@ -240,7 +240,7 @@ fn to_int8(data: &[u8], smallest: f32, largest: f32) -> Option<Encoded> {
     let steps: Vec<u8> = if scale == 0.0 {
         vec![0; data.len() / 4]
     } else if scale.is_finite() && per_step.is_finite() {
-        // Not below zero, so that cutting off rounds.
+        // Never negative, so that truncation rounds.
         let step = |v: f32| ((v - smallest) * per_step + 0.5) as u8;
         floats(data).map(step).collect()
     } else {

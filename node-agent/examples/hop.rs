@@ -1,5 +1,5 @@
-//! What TLS costs a hop: the same door, windows and messages without it and with it, in turns, in
-//! one run. Nothing is computed; the reply is small, as that of a classifier.
+//! The cost of TLS for a hop: the same door, windows and messages without and with it, in turns, in
+//! one run. Nothing is computed; the reply is small, like a classifier's.
 //!
 //! ```text
 //! cargo run --release --workspace --example hop
@@ -30,24 +30,24 @@ use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
-/// Bytes of a request, and how many of them are sent in a turn.
+/// Bytes of a request, and number of requests per turn.
 const SIZES: [(&str, usize, usize); 3] = [
     ("4 KB", 4_000, 1000),
     ("600 KB", 600_000, 300),
     ("6 MB", 6_000_000, 60),
 ];
-/// Turns of each way.
+/// Turns of each variant.
 const TURNS: usize = 5;
-/// Requests that go on at once where throughput is measured.
+/// Concurrent requests for the throughput.
 const AT_ONCE: usize = 8;
-/// As agents have them (`net/dial.rs`).
+/// As in agents (`net/dial.rs`).
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const NODE: &str = "edge-1";
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Answers as a last slice that takes no time.
+/// Answers like a last slice that takes no time.
 struct Last;
 
 #[tonic::async_trait]
@@ -69,7 +69,7 @@ impl Hop for Last {
     }
 }
 
-/// What both ends show.
+/// The credentials of both ends.
 struct Trust {
     acceptor: Acceptor,
     dialler: Arc<ClientConfig>,
@@ -145,7 +145,7 @@ fn hop(data: &Bytes) -> ForwardRequest {
     }
 }
 
-/// Times of requests one after the other, and how long as many took side by side.
+/// Times of sequential requests, and of as many in parallel.
 #[derive(Default)]
 struct Measured {
     times: Vec<Duration>,
@@ -185,7 +185,7 @@ impl Measured {
         Ok(())
     }
 
-    /// In microseconds; `part` of all were at most so long.
+    /// In microseconds; `part` of all took at most this long.
     fn microseconds(&mut self, part: f64) -> f64 {
         self.times.sort_unstable();
         let at = (self.times.len() as f64 * part) as usize;
@@ -221,7 +221,7 @@ async fn measure(address: SocketAddr, dialler: Arc<ClientConfig>) -> Outcome<()>
     let tls = client(address, Some(dialler.clone())).await?;
     println!("hop       without TLS: p50   p99 µs      MB/s   with TLS: p50   p99 µs      MB/s");
     for (name, bytes, requests) in SIZES {
-        // Noise of its own, so that nothing on the way makes it smaller.
+        // Noise, so that it is not compressed on the way.
         let data: Bytes = (0..bytes)
             .map(|n| (n as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0])
             .collect();

@@ -9,10 +9,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// Replaces the file at `path` by `content`. Blocks until the disk has it.
+/// Replaces the file at `path` by `content`. Blocks until it is on disk.
 ///
 /// # Errors
-/// The folder is full, missing or read-only.
+/// The disk is full, or the folder missing or read-only.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     replace_by(path, content, fs::OpenOptions::new())
 }
@@ -22,7 +22,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 /// # Errors
 /// As [`replace`].
 pub(crate) fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    // One that a crash left may be open to others.
+    // One left by a crash may be readable by others.
     match fs::remove_file(new_of(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -41,14 +41,14 @@ fn replace_by(path: &Path, content: &[u8], mut options: fs::OpenOptions) -> io::
     let mut file = options.write(true).create(true).truncate(true).open(&new)?;
     let written = file.write_all(content).and_then(|()| file.sync_all());
     if let Err(error) = written {
-        // Half of it would take the space that is missing.
+        // A partial file would take the space that is missing.
         let _ = fs::remove_file(&new);
         return Err(error);
     }
     fs::rename(&new, path)
 }
 
-/// Whether the disk took no more.
+/// Whether the disk is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -56,7 +56,7 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// Space that is taken early for what must be written when others have filled the disk.
+/// Space that is reserved early for files that must be written even when the disk is full.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     path: PathBuf,
@@ -73,19 +73,19 @@ impl Reserve {
         }
     }
 
-    /// Takes it where it is not taken; where there is no space, a later time will do.
+    /// Reserves it if needed; if there is no space, a later call will do.
     pub(crate) fn take(&self) {
         let whole = Self::BYTES as u64;
         if fs::metadata(&self.path).is_ok_and(|held| held.len() == whole) {
             return;
         }
-        // Written, not only sized: a hole takes no space.
+        // Written, not only sized: a hole reserves no space.
         if let Err(error) = replace(&self.path, &vec![1; Self::BYTES]) {
             tracing::debug!(%error, "no space is kept for the ledger");
         }
     }
 
-    /// Has its space free.
+    /// Frees its space.
     ///
     /// # Errors
     /// The file cannot be removed.

@@ -12,7 +12,7 @@ use lamina_proto::control::operator_message::Message as FromOperator;
 use lamina_proto::hop::ForwardRequest;
 use lamina_proto::inference::ModelInferRequest;
 
-/// What the guard takes a ModelInferRequest to need in memory; nothing where it is refused.
+/// The guard's estimate of the memory of a ModelInferRequest; `None` if it is refused.
 pub fn weigh_infer(message: &[u8]) -> Option<u64> {
     guard::fuzzing::infer(message)
 }
@@ -22,23 +22,22 @@ pub fn weigh_forward(message: &[u8]) -> Option<u64> {
     guard::fuzzing::forward(message)
 }
 
-/// Unpacks a compressed message in two pieces; its size, where it can be.
+/// Decompresses a message in two pieces; returns its size, if it is valid.
 pub fn inflate(packed: &[u8], is_gzip: bool, cut: usize) -> Option<usize> {
     guard::fuzzing::inflate(packed, is_gzip, cut)
 }
 
-/// Reads a client's inputs as a model with one of each kind takes them.
+/// Reads a client's inputs for a model with one of each datatype.
 pub fn read_inputs(request: &ModelInferRequest) {
     front::fuzzing::read(request);
 }
 
-/// Reads the body of a request over HTTP, of which so many bytes are JSON.
+/// Reads the body of an HTTP request, of which `header_length` bytes are JSON.
 pub fn read_body(body: &Bytes, header_length: Option<usize>) {
     rest::fuzzing::read(body, header_length);
 }
 
-/// Reads the tensors that another agent sends, and where rows may leave; bytes of the tensors
-/// as they are then.
+/// Reads another agent's tensors and exit rules; returns the size of the decoded tensors.
 pub fn read_hop(request: &ForwardRequest) -> u64 {
     let _ = request.exits.as_ref().map(Rules::read);
     let Ok(tensors) = decode_all(request.tensors.clone()) else {
@@ -59,7 +58,7 @@ pub fn read_hop(request: &ForwardRequest) -> u64 {
     tensors.iter().map(|tensor| tensor.data.len() as u64).sum()
 }
 
-/// Takes in what the operator says of models and keys.
+/// Handles an operator's message about models and keys.
 pub fn hear_operator(message: OperatorMessage) {
     match message.message {
         Some(FromOperator::Directory(directory)) => Directory::default().apply(directory),

@@ -3,7 +3,7 @@
 //!
 //! Rooms, each of which uses only those before it: `net`, `telemetry`, `door`, `blobs`,
 //! `identity`, `measure`, `prepare`, `serve`, then `session` and `wish`, and [`run`] on top.
-//! [`selftest`] stands alone.
+//! [`selftest`] is independent.
 
 pub mod blobs;
 mod causes;

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/crashing.py");
 
-/// Models that harm whoever runs them, and `good.pt`; made once.
+/// Harmful models, and `good.pt`; exported once.
 static MODELS: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let python = std::env::var_os("LAMINA_PYTHON");
@@ -113,7 +113,7 @@ pub(crate) fn revision(revision: i64, node: &str) -> RouteRevision {
     }
 }
 
-/// The manifest of a model of one block, which takes so much for one row.
+/// The manifest of a model of one block, with this memory per row.
 pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
     let value = |name: &str| ValueSpec {
         name: name.into(),
@@ -164,7 +164,7 @@ pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
     }
 }
 
-/// Good for an hour, from an hour ago on.
+/// Valid for an hour, since an hour ago.
 pub(crate) fn lasting() -> Validity {
     let now = k8s_openapi::jiff::Timestamp::now().as_second();
     Validity {
@@ -192,7 +192,7 @@ pub(crate) fn credentials(by: &Authority, node: &str) -> Credentials {
     Credentials::from_pem(issued.as_bytes(), key.as_bytes()).unwrap()
 }
 
-/// A certificate with its key for an agent whose clients reach it by `names`.
+/// A certificate with its key for an agent reached by clients at `names`.
 pub(crate) fn front_credentials(by: &Authority, names: &[&str]) -> Credentials {
     let (key, csr) = request().unwrap();
     let reached = Reached::parse(names.iter().copied()).unwrap();
@@ -200,7 +200,7 @@ pub(crate) fn front_credentials(by: &Authority, names: &[&str]) -> Credentials {
     Credentials::from_pem(issued.unwrap().as_bytes(), key.as_bytes()).unwrap()
 }
 
-/// What the agent of `node` shows, and whom it believes.
+/// The agent of `node`'s credentials and trusted authorities.
 pub(crate) fn trust(mode: TlsMode, by: &Authority, node: &str, believes: &[&Authority]) -> Trust {
     let trust = Trust::new(mode);
     let believed: Vec<_> = believes.iter().map(|one| one.der().clone()).collect();

@@ -9,15 +9,15 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 const NAME: &str = "lamina-worker";
-/// All that a worker learns of this process's environment, which holds secrets.
+/// The only variables that a worker gets from this process's environment, which holds secrets.
 const KEPT_VARIABLES: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR"];
-/// On a host with a tenth of a processor, many times what it is told to take.
+/// On a host with a tenth of a processor, many times its budget.
 const BENCHMARK_LIMIT: Duration = Duration::from_secs(120);
 
-/// Where the worker's program is.
+/// The path of the worker's program.
 ///
 /// # Errors
-/// It is not there.
+/// It is missing.
 pub(crate) fn program() -> io::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let path = own.with_file_name(NAME);
@@ -30,7 +30,7 @@ pub(crate) fn program() -> io::Result<PathBuf> {
     ))
 }
 
-/// The worker at `program`, with `threads` inside one operation; ended with its handle.
+/// The worker at `program`, with `threads` inside one operation; killed with its handle.
 pub(crate) fn command(program: &Path, threads: u32) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
@@ -45,14 +45,14 @@ pub(crate) fn command(program: &Path, threads: u32) -> Command {
     command
 }
 
-/// Forwards at the same time, each with so many threads inside.
+/// Concurrent forwards, and the threads in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lanes {
     pub(crate) lanes: u32,
     pub(crate) threads: u32,
 }
 
-/// GFLOP/s of the reference benchmark for each of `ways`, of all lanes together; takes about
+/// GFLOP/s of the reference benchmark for each of `ways`, over all lanes; takes about
 /// `budget`.
 ///
 /// # Errors

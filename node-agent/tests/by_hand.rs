@@ -1,4 +1,4 @@
-//! The commands that need no cluster, as somebody types them.
+//! The commands that need no cluster, as typed by a user.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 use lamina_model::{Digest, Manifest};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/by_hand.py");
 
-/// The files of the script, and `blocks`, which `served.pt` became.
+/// The files of the script, and `blocks`, prepared from `served.pt`.
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let python = std::env::var_os("LAMINA_PYTHON");
@@ -83,7 +83,7 @@ fn the_folder_says_what_is_in_it() {
         Digest::of(&fs::read(file("served.pt")).unwrap())
     );
     assert!(manifest.blocks.len() > 1);
-    // Blocks, the probe and the manifest, nothing that was left behind.
+    // Blocks, the probe and the manifest, and no leftovers.
     let files = fs::read_dir(file("blocks")).unwrap().count();
     assert_eq!(files, manifest.blocks.len() + 2);
 }

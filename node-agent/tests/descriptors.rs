@@ -1,4 +1,4 @@
-//! At the limit of open files. In a process of its own, whose limit it lowers.
+//! At the limit of open files. In its own process, whose limit it lowers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 use http::{Request, Response};
@@ -53,7 +53,7 @@ async fn without_descriptors_nothing_spins_and_it_goes_on_once_there_are_some() 
     let limit = getrlimit(Resource::Nofile);
     let (current, maximum) = (Some(64), limit.maximum);
     setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
-    // The kernel takes them all, and for none of them is there a descriptor at the door.
+    // The kernel accepts them all, but the process has no descriptor for any of them.
     let crowd: Vec<_> = std::iter::from_fn(|| std::net::TcpStream::connect(address).ok()).collect();
     assert!(crowd.len() > 10, "{}", crowd.len());
     let before = processor_seconds();

@@ -1,5 +1,4 @@
-//! Files that harm whoever opens them carelessly, given to the real program and
-//! to the agent's job around it.
+//! Files that harm careless readers, given to the real program and to the agent's job around it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 use lamina_node_agent::blobs::{BlobOptions, Blobs};
@@ -72,7 +71,7 @@ fn cell() -> LimitArgs {
     }
 }
 
-/// An agent's jobs with the real program as their child.
+/// An agent's jobs with the real program as the child process.
 struct Agent {
     folder: tempfile::TempDir,
     tools: Tools,
@@ -102,8 +101,7 @@ impl Agent {
         Self { folder, tools, web }
     }
 
-    /// How the job with this file failed, within the time limit, with nothing
-    /// left behind.
+    /// The failure of the job with this file, within the time limit and without leftovers.
     async fn failure(&self, name: &str) -> PrepareFailed {
         let job = Prepare {
             job: "uid/hash".into(),
@@ -222,7 +220,7 @@ async fn mutated_files_are_refused_or_ordinary() {
         let last = said.lines().last().unwrap_or_default();
         let is_clear = last.starts_with(r#"{"error""#) || last.starts_with(r#"{"manifest""#);
         assert!(is_clear, "{name}: {:?} {last}", output.status);
-        // Behind a right checksum a changed byte may be another model.
+        // With a correct checksum a changed byte may be another model.
         let is_inside = name.contains("inside");
         assert!(is_inside || !output.status.success(), "{name}: {last}");
         CORPUS.assert_nothing_taken();
@@ -241,7 +239,7 @@ fn good_models_are_prepared_as_ever() {
     }
 }
 
-/// What the command says to people on standard error, and its exit code.
+/// The command's standard error and exit code.
 fn tell_people(arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_lamina-node-agent"))
         .arg("prepare")
@@ -330,7 +328,7 @@ fn a_shape_alone_is_an_input() {
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// Like [`prepare`] on a kernel that does not know Landlock.
+/// Like [`prepare`] on a kernel without Landlock.
 fn prepare_without_landlock(folder: &Path, more: &[&str]) -> Output {
     let rules = BTreeMap::from([(libc::SYS_landlock_create_ruleset, Vec::new())]);
     let filter = SeccompFilter::new(

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-/// What the dynamic linker would load for it.
+/// The libraries that the dynamic linker would load.
 #[test]
 fn the_agent_loads_no_libtorch() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lamina-node-agent"));

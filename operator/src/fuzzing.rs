@@ -4,7 +4,7 @@ use crate::world::{Identity, World};
 use lamina_proto::control::AgentMessage;
 use std::collections::BTreeMap;
 
-/// Two hosts that know each other, one of which says `messages` in turn.
+/// Two hosts that know each other, one of which sends `messages` in turn.
 pub fn hear_agent(messages: impl IntoIterator<Item = AgentMessage>) {
     let world = World::new();
     let host = |node: &str| Identity {
@@ -23,6 +23,6 @@ pub fn hear_agent(messages: impl IntoIterator<Item = AgentMessage>) {
             session.heard(known);
         }
     }
-    // What was taken in can be looked at.
+    // The result can be read.
     let _ = world.requests();
 }

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A loop that did not say for this time that it lives is stuck.
+/// A loop without a beat for this long is stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// What the parts of the process say of themselves. Clones share their content.
+/// The state of the process's parts. Clones share their content.
 #[derive(Debug, Clone, Default)]
 pub struct Health(Arc<Mutex<Parts>>);
 
@@ -29,7 +29,7 @@ pub struct Report {
 }
 
 impl Health {
-    /// The loop `part` lives. From its first beat on, it is expected to beat.
+    /// The loop `part` is alive. After its first beat, further ones are expected.
     pub fn beat(&self, part: &'static str) {
         self.parts().beats.insert(part, Instant::now());
     }
@@ -39,7 +39,7 @@ impl Health {
         self.parts().waiting.insert(part, None);
     }
 
-    /// `part` is not ready: what it waits for.
+    /// `part` is not ready, and waits for `why`.
     pub fn waits(&self, part: &'static str, why: impl Into<String>) {
         self.parts().waiting.insert(part, Some(why.into()));
     }

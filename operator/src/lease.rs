@@ -1,10 +1,9 @@
 //! Leader election by a Lease, so that a rolling update never has two writers.
 //!
-//! A holder renews every [`RETRY`]; one that could not for [`Terms::renew_within`]
-//! ends its process, before others may take the Lease after [`Terms::duration`]. What it was about to
-//! write by then is not written, and what is on its way is given up: see [`Tenure`].
-//! Whether a holder is gone is judged by this machine's clock alone: the Lease
-//! did not change for its whole duration.
+//! A holder renews every [`RETRY`]; one that could not for [`Terms::renew_within`] ends its
+//! process, before others may take the Lease after [`Terms::duration`]. By then it starts no
+//! writes, and those in flight are cancelled: see [`Tenure`]. Whether a holder is gone is
+//! judged by this machine's clock alone: the Lease did not change for its whole duration.
 
 use crate::health::Health;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -18,27 +17,27 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How long a holder is believed.
+/// The times of a Lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// Others may take a Lease that did not change for this time.
+    /// Others may take a Lease that did not change for this long.
     duration: Duration,
-    /// A holder that could not renew for this time gives up.
+    /// A holder that could not renew for this long gives up.
     renew_within: Duration,
 }
 
 impl Terms {
-    /// What a holder has between its last write and the first one of another.
+    /// Time between a holder's last write and the first one of its successor.
     const GAP: Duration = Duration::from_secs(5);
-    /// The least seconds of a Lease: a holder must be able to miss a renewal.
+    /// The shortest Lease in seconds: a holder must be able to miss a renewal.
     pub const LEAST_SECONDS: u16 = 12;
-    /// For one replica. Longer than is usual: a restarted one knows its own Lease, one that
-    /// is updated frees it, and an API server that is away for some seconds, as happens at
-    /// the edge, must not end the process that agents speak to.
+    /// For one replica. Longer than usual: after a restart it recognizes its own Lease, in an
+    /// update it frees it, and an API server that is away for some seconds, as is common at the
+    /// edge, must not end the process that agents talk to.
     pub const ALONE_SECONDS: u16 = 40;
 
-    /// A Lease of so many seconds, [`Terms::LEAST_SECONDS`] at least. Its holder gives up
-    /// after three quarters of it, and 5 s before its end.
+    /// A Lease of this many seconds, at least [`Terms::LEAST_SECONDS`]. Its holder gives up after
+    /// three quarters of it, and 5 s before its end.
     pub fn of_seconds(seconds: u16) -> Self {
         let duration = Duration::from_secs(seconds.max(Self::LEAST_SECONDS).into());
         let gap = (duration / 4).max(Self::GAP);
@@ -49,18 +48,18 @@ impl Terms {
     }
 }
 
-/// A Lease whose holder's pod is gone, as after an uninstall that took its token before
-/// it could free the Lease, may be taken once it did not change for this time: a pod that
-/// was removed by force may run on, and then renews it.
+/// A Lease whose holder's pod is gone, as after an uninstall that took its token before it could
+/// free the Lease, may be taken once it did not change for this long: a pod that was removed by
+/// force may still run, and then renews it.
 const ORPHAN_WAIT: Duration = Duration::from_secs(6);
 /// Time between two tries.
 const RETRY: Duration = Duration::from_secs(2);
 /// A request to the API server that takes longer has failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// Name under which this loop says that it lives.
+/// Name of this loop's heartbeat.
 pub const PULSE: &str = "lease";
 
-/// How the identity of a process that runs in no pod begins.
+/// Prefix of the identity of a process that runs in no pod.
 pub const LOCAL: &str = "local-";
 
 /// Why the election ended.
@@ -73,13 +72,12 @@ pub enum LeaseError {
     Expired(Duration),
 }
 
-/// Until when this process may write: as long as no other may hold the Lease. Clones share
-/// it.
+/// Until when this process may write, because no other may hold the Lease. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Tenure(Arc<Mutex<Option<Instant>>>);
 
 impl Tenure {
-    /// Until when, if at all.
+    /// Until when, if it may at all.
     pub fn until(&self) -> Option<Instant> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,7 +86,7 @@ impl Tenure {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
-    /// One that lasts, for tests without a Lease.
+    /// A permanent one, for tests without a Lease.
     #[cfg(test)]
     pub(crate) fn lasting() -> Self {
         let tenure = Self::default();
@@ -108,10 +106,10 @@ pub struct Elector {
     tenure: Tenure,
 }
 
-/// What to do about the Lease as it is.
+/// What to do about the Lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// There is none: make it.
+    /// There is none: create it.
     Create,
     /// It is free, or its holder is gone: take it.
     Acquire,
@@ -121,8 +119,8 @@ enum Step {
     Wait,
 }
 
-/// Decides about a Lease that was last seen to change `unchanged_for` ago, and whose
-/// holder's pod is gone where `is_orphan` says so.
+/// Decides about a Lease that has not changed for `unchanged_for`; `is_orphan` says whether its
+/// holder's pod is gone.
 fn decide(me: &str, lease: Option<&LeaseSpec>, unchanged_for: Duration, is_orphan: bool) -> Step {
     let Some(lease) = lease else {
         return Step::Create;
@@ -171,7 +169,7 @@ fn renewed(
     }
 }
 
-/// What was seen of the Lease, and when it last changed.
+/// The last seen version of the Lease, and when it changed.
 #[derive(Debug, Default)]
 struct Seen {
     version: Option<String>,
@@ -179,7 +177,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Notes the Lease's present version; gives for how long it is unchanged.
+    /// Notes the Lease's version; returns for how long it has not changed.
     fn note(&mut self, version: Option<&str>, now: Instant) -> Duration {
         if self.changed.is_none() || self.version.as_deref() != version {
             self.version = version.map(str::to_owned);
@@ -190,8 +188,8 @@ impl Seen {
 }
 
 impl Elector {
-    /// A candidate `identity` for the Lease `name` in `namespace`, which it holds on
-    /// `terms`; it reports to `health` that it lives.
+    /// A candidate `identity` for the Lease `name` in `namespace`, on `terms`; it sends heartbeats
+    /// to `health`.
     pub fn new(
         client: Client,
         (namespace, name): (&str, &str),
@@ -240,7 +238,7 @@ impl Elector {
                     self.tenure.set(None);
                     return Err(LeaseError::Taken(holder));
                 }
-                // Nobody does the work of one that is gone.
+                // Nobody does the work of a holder that is gone.
                 Ok(Turn::HeldBy {
                     holder,
                     is_gone: true,
@@ -250,7 +248,7 @@ impl Elector {
                 }
                 Ok(Turn::HeldBy { .. }) => self.health.ready(PULSE),
                 Err(error) => {
-                    // Who cannot be asked may hear another by now.
+                    // Another process may lead by now.
                     self.tenure.set(None);
                     let error = crate::text::with_causes(&*error);
                     if renewed_at.is_none() {
@@ -275,8 +273,8 @@ impl Elector {
         Ok(())
     }
 
-    /// Frees the Lease, if this process holds it, so that another need not wait.
-    /// To be called when nothing writes any more.
+    /// Frees the Lease, if this process holds it, so that another need not wait. Call it when
+    /// nothing writes any more.
     pub async fn release(&self) {
         if let Err(error) = self.try_release().await {
             let error = crate::text::with_causes(&*error);
@@ -299,7 +297,7 @@ impl Elector {
             .and_then(|l| l.metadata.resource_version.as_deref());
         let unchanged_for = seen.note(version, Instant::now());
         let spec = lease.as_ref().and_then(|l| l.spec.as_ref());
-        // A Lease without a spec is a free one.
+        // A Lease without a spec is free.
         let free = LeaseSpec::default();
         let spec = lease.as_ref().map(|_| spec.unwrap_or(&free));
         let mut step = decide(&self.identity, spec, unchanged_for, false);
@@ -317,8 +315,7 @@ impl Elector {
         Ok(Turn::Holds)
     }
 
-    /// Whether no pod of that name is there. Where nobody can say, or the holder was no
-    /// pod, it is not.
+    /// Whether no pod of that name exists. False if that is unknown or the holder was not a pod.
     async fn is_gone(&self, holder: &str) -> bool {
         if holder.starts_with(LOCAL) {
             return false;
@@ -363,13 +360,13 @@ impl Elector {
     }
 }
 
-/// Outcome of one look at the Lease.
+/// Outcome of one check of the Lease.
 #[derive(Debug)]
 enum Turn {
     Holds,
     HeldBy {
         holder: String,
-        /// Its pod is not there any more.
+        /// Its pod no longer exists.
         is_gone: bool,
     },
 }
@@ -404,7 +401,7 @@ mod tests {
         };
         assert_eq!(of(40), (seconds(40), seconds(30)));
         assert_eq!(of(17), (seconds(17), seconds(12)));
-        // One of two renewals may fail, each for as long as it can.
+        // One of two renewals may fail, taking its full time.
         assert_eq!(of(0), (seconds(12), seconds(7)));
         assert!(of(0).1 > REQUEST_TIMEOUT + RETRY);
         assert!(Terms::GAP > REQUEST_TIMEOUT);
@@ -466,7 +463,7 @@ mod tests {
         )
     }
 
-    /// Takes the first write, and is away from then on.
+    /// Accepts the first write, and fails from then on.
     fn server_that_goes_away() -> Client {
         use http::{Request, Response, StatusCode};
         use kube::client::Body;

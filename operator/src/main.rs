@@ -39,24 +39,22 @@ struct Run {
     /// Namespace of the operator, of its lease and of the agents' pods.
     #[arg(long, env = "POD_NAMESPACE", default_value = "lamina-system")]
     namespace: String,
-    /// Service account of the agents' pods. Nobody else may open a session, nor fetch or
-    /// store blobs.
+    /// Service account of the agents' pods. No other may open a session, or fetch or store blobs.
     #[arg(long, default_value = "lamina-agent")]
     agent_service_account: String,
-    /// Node on which the operator runs, so that blobs that agents fetch tell of
-    /// the links from there; empty where it runs on none.
+    /// Node on which the operator runs, so that blob transfers measure the links from there; empty
+    /// if none.
     #[arg(long, env = "NODE_NAME", default_value = "")]
     node_name: String,
     /// Address by which agents reach this process.
     #[arg(long, env = "POD_IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pod_ip: IpAddr,
-    /// Name of this process among those that want the lease; by default one that
-    /// no other has.
+    /// Name of this process as a candidate for the lease; unique by default.
     #[arg(long, env = "POD_NAME", default_value = "")]
     pod_name: String,
-    /// Seconds after which another process takes the lease of one that is silent, such as on
-    /// a node without power. One that cannot renew it for three quarters of that, for want of
-    /// the API server, ends: less is for more than one replica.
+    /// Seconds after which another process takes the lease of a silent one, such as on a node
+    /// without power. A process that cannot renew it for three quarters of that time, because the
+    /// API server is away, ends: use lower values with more than one replica.
     #[arg(long, default_value_t = Terms::ALONE_SECONDS,
         value_parser = clap::value_parser!(u16).range(i64::from(Terms::LEAST_SECONDS)..=300))]
     lease_seconds: u16,
@@ -68,12 +66,10 @@ struct Run {
     admin_port: u16,
     #[command(flatten)]
     store: Store,
-    /// What one agent may put into the store in an hour, such as 8Gi, beside what it was
-    /// asked for.
+    /// Bytes that one agent may store in an hour, such as 8Gi, not counting requested blobs.
     #[arg(long, default_value = "8Gi", value_parser = lamina_crds::quantity::parse_bytes)]
     put_quota: u64,
-    /// Share of a host's memory that the models of one namespace hold at most, above 0 and up
-    /// to 1.
+    /// Highest share of a host's memory for the models of one namespace, above 0 and up to 1.
     #[arg(long, default_value_t = 1.0, value_parser = share)]
     namespace_memory_share: f64,
     /// Strategies in processes of their own: a JSON list of name, address
@@ -82,8 +78,8 @@ struct Run {
     /// `plugin/NAME`.
     #[arg(long, default_value = "")]
     plugins: String,
-    /// Namespaces whose Secrets with the label serving.lamina.dev/api-key=true hold keys of
-    /// clients, with commas between them; `*` for all of them. None where left out.
+    /// Namespaces whose Secrets with the label serving.lamina.dev/api-key=true have client keys,
+    /// separated by commas; `*` for all. None by default.
     #[arg(long, value_delimiter = ',')]
     api_key_namespaces: Vec<String>,
     #[command(flatten)]
@@ -95,26 +91,26 @@ struct Run {
 
 #[derive(Debug, clap::Args)]
 struct Store {
-    /// Folder for prepared models, where they are in no bucket.
+    /// Folder for prepared models, unless they are in a bucket.
     #[arg(long, default_value = "/var/lib/lamina")]
     store_dir: PathBuf,
-    /// Bucket of S3, or of what speaks as it does, for prepared models. Keys come from the
+    /// Bucket of S3, or of a compatible service, for prepared models. Keys come from the
     /// environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a workload's identity.
     #[arg(long)]
     store_bucket: Option<String>,
-    /// What stands before the names of blobs in the bucket.
+    /// Prefix of the names of blobs in the bucket.
     #[arg(long, default_value = "", requires = "store_bucket")]
     store_prefix: String,
-    /// Where the bucket is, such as https://minio:9000; AWS's own where left out.
+    /// Address of the bucket, such as https://minio:9000; AWS by default.
     #[arg(long, requires = "store_bucket")]
     store_endpoint: Option<String>,
     /// Region of the bucket.
     #[arg(long, default_value = "us-east-1", requires = "store_bucket")]
     store_region: String,
-    /// The bucket's name is a part of the host's.
+    /// The bucket's name is part of the host name.
     #[arg(long, requires = "store_bucket")]
     store_virtual_host: bool,
-    /// Certificates (PEM) of further authorities that the endpoint is trusted by.
+    /// Certificates (PEM) of further authorities to trust for the endpoint.
     #[arg(long, requires = "store_bucket")]
     store_ca: Option<PathBuf>,
 }
@@ -137,41 +133,41 @@ impl Store {
 
 #[derive(Debug, clap::Args)]
 struct Tls {
-    /// Whether the operator gives agents certificates and speaks TLS with them: with all
-    /// (Required), also with those that do not yet (Optional), or not at all.
+    /// TLS and certificates for agents: all must use them (Required), some may still not
+    /// (Optional), or none do.
     #[arg(long, value_enum, default_value_t = TlsMode::Disabled)]
     tls: TlsMode,
-    /// Secret in which the operator keeps the certificate authority that it makes. It must
-    /// be there, and may be empty.
+    /// Secret in which the operator keeps the certificate authority that it creates. It must exist,
+    /// and may be empty.
     #[arg(long, default_value = "lamina-ca")]
     tls_secret: String,
-    /// Folder with a certificate authority that is given, as tls.crt and tls.key, instead of
-    /// one that the operator makes.
+    /// Folder with a given certificate authority, as tls.crt and tls.key, instead of one that the
+    /// operator creates.
     #[arg(long)]
     tls_authority_dir: Option<PathBuf>,
-    /// ConfigMap in which agents find whom to believe. It must be there, and may be empty.
+    /// ConfigMap with the authorities for agents to trust. It must exist, and may be empty.
     #[arg(long, default_value = "lamina-ca")]
     tls_bundle: String,
-    /// Hours for which certificates of agents are good, 1 to 8784. An agent that reaches
-    /// no operator for longer is no longer believed by others.
+    /// Lifetime of agents' certificates in hours, 1 to 8784. An agent that cannot reach an operator
+    /// for longer is no longer trusted by others.
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8784))]
     tls_certificate_hours: u64,
-    /// The same in seconds, in place of the hours: for tests.
+    /// The same in seconds, instead of hours: for tests.
     #[arg(long, env = "LAMINA_TLS_CERTIFICATE_SECONDS", hide = true)]
     tls_certificate_seconds: Option<u64>,
     /// Domain of the names in certificates: spiffe://DOMAIN/ns/…
     #[arg(long, default_value = "lamina", value_parser = trust_domain)]
     tls_trust_domain: String,
-    /// Give certificates also to addresses that are not the pod's of the token that is
-    /// shown, where addresses are translated between agents and operator.
+    /// Issue certificates also to addresses that are not of the token's pod, if there is NAT
+    /// between agents and operator.
     #[arg(long)]
     tls_any_source: bool,
-    /// Have certificates of agents name where clients reach them, too: the addresses of pod
-    /// and node, the node's name, and what --front-names gives.
+    /// Add the names by which clients reach agents to their certificates: the addresses of pod and
+    /// node, the node's name, and those in --front-names.
     #[arg(long)]
     front_tls: bool,
-    /// Names and addresses by which clients reach every agent, with commas between them, such
-    /// as those of a Service.
+    /// Names and addresses by which clients reach every agent, such as those of a Service,
+    /// separated by commas.
     #[arg(long, value_delimiter = ',')]
     front_names: Vec<String>,
     /// Service account of the operator's pod, which its certificate names.
@@ -181,11 +177,11 @@ struct Tls {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TlsMode {
-    /// No certificates; everything on the wire is open.
+    /// No certificates; all traffic is unencrypted.
     Disabled,
-    /// Agents without certificates are let in, too: while a cluster is changed over.
+    /// Agents without certificates are admitted too, while a cluster is being changed over.
     Optional,
-    /// Agents without certificates may do nothing but ask for one.
+    /// Agents without certificates may only request one.
     Required,
 }
 
@@ -258,7 +254,7 @@ fn log(format: LogFormat) {
 
 #[tokio::main]
 async fn start(run: Run) -> Result<()> {
-    // Before any connection: two crates in the tree bring a provider of their own.
+    // Before any connection: two crates in the tree bring their own provider.
     if rustls::crypto::ring::default_provider()
         .install_default()
         .is_err()

@@ -1,7 +1,7 @@
 //! Metrics at `/metrics`.
 //!
 //! Counters and histograms of the operator's own work are updated as events happen; facts about
-//! hosts, links and placements are read at each scrape, so deleted objects leave no figures
+//! hosts, links and placements are read at each scrape, so deleted objects leave no metrics
 //! behind.
 
 mod facts;
@@ -27,7 +27,7 @@ type Labels = Vec<(&'static str, String)>;
 /// A gauge of a real number.
 type RealGauge = Gauge<f64, AtomicU64>;
 
-/// The process's figures. Clones share them.
+/// The process's metrics. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
 
@@ -53,7 +53,7 @@ fn seconds_histogram() -> Histogram {
 }
 
 impl Metrics {
-    /// Figures of a process that looks at `world`.
+    /// Metrics of a process that observes `world`.
     pub fn new(world: World) -> Self {
         let mut registry = Registry::with_prefix("lamina");
         let facts = Arc::new(Facts::new(world));
@@ -148,7 +148,7 @@ impl Metrics {
         Ok(text)
     }
 
-    /// This process leads, or does not.
+    /// Sets whether this process leads.
     pub(crate) fn set_leader(&self, leads: bool) {
         self.0.leader.set(i64::from(leads));
     }
@@ -159,7 +159,7 @@ impl Metrics {
         self.0.store_bytes.set(bytes);
     }
 
-    /// When certificates end, in seconds since 1970.
+    /// The expiry of certificates, in seconds since 1970.
     pub(crate) fn set_certificates(&self, authority: i64, operator: i64) {
         for (of, end) in [("authority", authority), ("operator", operator)] {
             let labels = vec![("of", of.to_owned())];
@@ -167,12 +167,12 @@ impl Metrics {
         }
     }
 
-    /// The world as it was last looked at.
+    /// The last snapshot.
     pub(crate) fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
         self.0.facts.set(snapshot);
     }
 
-    /// One look at the world is over.
+    /// A look is finished.
     pub(crate) fn looked(&self, decided: Duration, took: Duration, written: u64, failed: u64) {
         let result = |word: &str| vec![("result", word.to_owned())];
         let word = if failed > 0 { "error" } else { "ok" };

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// What does not change while the process leads.
+/// Constants while the process leads.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     /// Since when it leads.
@@ -31,27 +31,27 @@ pub(crate) struct Place {
     pub node: String,
     /// Names that select a plugin.
     pub plugins: BTreeSet<String>,
-    /// Share of a host's memory that the models of one namespace hold at most.
+    /// Highest share of a host's memory for the models of one namespace.
     pub memory_share: f64,
 }
 
-/// What a snapshot is made from, beside the world.
+/// The input of a snapshot, besides the world.
 pub(crate) struct Seen {
-    /// The moment, to decide by.
+    /// The time for decisions.
     pub now: Moment,
-    /// The moment, to show.
+    /// The time to display.
     pub wall: Timestamp,
     /// Objects of the API server.
     pub listed: Listed,
     /// Prepare jobs.
     pub prepares: BTreeMap<JobId, PrepareView>,
-    /// Manifests out of the store.
+    /// Manifests from the store.
     pub loaded: Loaded,
     /// Questions to strategies.
     pub questions: BTreeMap<PlacementKey, QuestionView>,
 }
 
-/// The snapshot of what was seen.
+/// Builds the snapshot.
 pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
     let Seen { now, wall, .. } = seen;
     let listed = seen.listed;
@@ -110,7 +110,7 @@ fn agent(pod: &Pod) -> Option<String> {
     (!is_over).then_some(node)
 }
 
-/// What hosts are made of.
+/// The machines that hosts run on.
 struct Machines {
     nodes: BTreeMap<String, NodeView>,
     joins: BTreeSet<String>,
@@ -129,7 +129,7 @@ fn machines(nodes: Vec<Arc<Node>>, pods: &[Arc<Pod>], hosts: &[Arc<ComputeNode>]
     };
     for host in hosts.iter().filter(|host| host.spec.join.is_some()) {
         let name = host.name_any();
-        // A Node of that name is the host, and nobody else.
+        // A Node of that name has priority.
         if all.nodes.contains_key(&name) {
             continue;
         }
@@ -145,8 +145,7 @@ fn machines(nodes: Vec<Arc<Node>>, pods: &[Arc<Pod>], hosts: &[Arc<ComputeNode>]
     all
 }
 
-/// What stands for the Node of a host that joined without one: the labels of its ComputeNode
-/// count in place of a Node's.
+/// A stand-in for the Node of a host that joined without one, with the labels of its ComputeNode.
 fn in_place_of_a_node(host: &ComputeNode) -> Node {
     Node {
         metadata: ObjectMeta {
@@ -159,7 +158,7 @@ fn in_place_of_a_node(host: &ComputeNode) -> Node {
     }
 }
 
-/// Where a host that joined said that it is; the operator checked that when it did.
+/// The address that a joined host reported; the operator checked it at that time.
 fn told_ip(host: &ComputeNode) -> Option<IpAddr> {
     let address = host.status.as_ref()?.address.parse::<SocketAddr>().ok()?;
     Some(address.ip())
@@ -190,10 +189,10 @@ fn live(state: &NodeState, wall: Timestamp) -> LiveNode {
     }
 }
 
-/// Between so few hosts every link is measured before long.
+/// With this few hosts every link is measured soon.
 const FEW_HOSTS: usize = 12;
 
-/// The links of `world` at this moment, between so many hosts.
+/// The links of `world` at this moment, between this many hosts.
 pub(crate) fn links(world: &World, hosts: usize) -> Links {
     Links::new(Measured {
         table: world.links(),
@@ -201,7 +200,7 @@ pub(crate) fn links(world: &World, hosts: usize) -> Links {
     })
 }
 
-/// The links that agents measured.
+/// The measured links.
 #[derive(Debug)]
 struct Measured {
     table: LinkTable,
@@ -240,8 +239,8 @@ fn link(e: LinkEstimate) -> LinkView {
     }
 }
 
-/// Live times of fewer runs say less than the warm-up: a host that was idle has
-/// some processor time to spare, which it lacks under load.
+/// Live times of fewer runs are worth less than the warm-up: an idle host has some spare processor
+/// time, which it lacks under load.
 const TELLING_RUNS: u64 = 10;
 
 /// Live times of every revision that serves or is about to, of each segment as the host says
@@ -273,7 +272,7 @@ fn timings(listed: &Listed, world: &World) -> BTreeMap<(String, i64, u32), RunTi
     timings
 }
 
-/// What entries say of their requests, and how many rows left at each exit, by Placement.
+/// Requests reported by entries, and the number of rows that left at each exit, by Placement.
 fn requests(world: &World) -> (BTreeMap<String, RequestView>, BTreeMap<String, Vec<u64>>) {
     let (mut requests, mut exit_rows) = (BTreeMap::new(), BTreeMap::new());
     for (uid, (_, estimate)) in world.requests() {
@@ -296,7 +295,7 @@ fn requests(world: &World) -> (BTreeMap<String, RequestView>, BTreeMap<String, V
     (requests, exit_rows)
 }
 
-/// Prepare jobs as they are.
+/// The prepare jobs.
 pub(crate) fn prepares(world: &World) -> BTreeMap<JobId, PrepareView> {
     let view = |state: PrepareState| match state {
         PrepareState::Running {
@@ -333,7 +332,7 @@ pub(crate) fn prepares(world: &World) -> BTreeMap<JobId, PrepareView> {
         PrepareState::Lost { node } => PrepareView::Lost { node },
     };
     let jobs = world.prepares().into_iter();
-    // Every job of ours was started under such a name.
+    // All our jobs have such names.
     jobs.filter_map(|(job, state)| Some((job.parse().ok()?, view(state))))
         .collect()
 }
@@ -360,7 +359,7 @@ mod tests {
         }
     }
 
-    /// A world in which `host` told of these links: peer, round trip and rate.
+    /// A world in which `host` reported these links: peer, round trip and rate.
     fn told(world: &World, host: &str, links: &[(&str, f64, f64)]) {
         let (session, _outbox) = world.open_session(Identity {
             node: host.to_owned(),
@@ -393,14 +392,14 @@ mod tests {
         };
         assert!(near(pinged, 0.01, 5e6), "{pinged:?}");
         assert!(pinged.estimated && !pinged.is_measured());
-        // Nobody sent anything that way, and only the round trip is the same.
+        // Nothing was sent in that direction, and only the round trip is the same.
         let back = large.or_estimated("b", "d").unwrap();
         assert_eq!(back.rtt_seconds, Some(0.03));
         assert!(back.figures().is_some() && back.estimated);
         let whole = large.or_estimated("d", "b").unwrap();
         assert!(near(whole, 0.03, 5e6), "{whole:?}");
         assert!(whole.is_measured());
-        // Few hosts measure every link before long.
+        // With few hosts every link is measured soon.
         let small = links(&world, FEW_HOSTS).or_estimated("a", "b").unwrap();
         assert_eq!(small.figures(), None);
         for _ in 0..3 {
@@ -498,7 +497,7 @@ mod tests {
         assert_eq!(all.nodes["cam-9"].uid(), "u");
         let ip: IpAddr = [10, 0, 0, 9].into();
         assert!(all.agent_ips["cam-9"].contains(&ip));
-        // One that may join yet is there, and waited for by nobody.
+        // One that may still join is listed, but nobody waits for it.
         assert!(all.joins.contains("cam-10") && !all.agents.contains("cam-10"));
         assert!(all.agents.contains("cam-9"));
         // A Node of that name stays as it is.

@@ -30,19 +30,19 @@ const CONTROLLERS: &str = "the controllers";
 const ELECTION: &str = "the election";
 const CERTIFICATES: &str = "the certificates";
 const REPORTS: &str = "the reports of hosts that are no nodes";
-/// Name of the Lease that decides who decides.
+/// Name of the leader's Lease.
 const LEASE: &str = "lamina-operator";
-/// Time that everything has to end after a signal; the kubelet gives 30 s.
+/// Time for everything to end after a signal; the kubelet gives 30 s.
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
-/// What the process needs to know.
+/// Options of the process.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Namespace of the operator and of the agents' pods.
     pub namespace: String,
-    /// Service account of the agents' pods: nobody else is let in.
+    /// Service account of the agents' pods: no other is admitted.
     pub agent_service_account: String,
-    /// Node on which it runs; empty where it runs on none.
+    /// Node on which it runs; empty if none.
     pub node: String,
     /// Address by which agents reach it.
     pub ip: IpAddr,
@@ -52,19 +52,19 @@ pub struct Options {
     pub admin_port: u16,
     /// Where prepared models are.
     pub store: StoreAt,
-    /// Bytes that one agent may put into the store in an hour.
+    /// Bytes that one agent may store in an hour.
     pub put_quota: u64,
-    /// Share of a host's memory that the models of one namespace hold at most, in `0..=1`.
+    /// Highest share of a host's memory for the models of one namespace, in `0..=1`.
     pub memory_share: f64,
     /// Names this process, among candidates for the lease and in Events.
     pub identity: String,
-    /// How long the lease of one that is silent is respected.
+    /// The holder of a silent lease is respected this long.
     pub lease: Terms,
     /// Strategies in processes of their own.
     pub plugins: Plugins,
-    /// Namespaces whose labelled Secrets hold keys of clients; `*` for all.
+    /// Namespaces whose labelled Secrets have client keys; `*` for all.
     pub key_namespaces: Vec<String>,
-    /// Certificates, where TLS is spoken.
+    /// TLS settings, if enabled.
     pub tls: Option<Tls>,
 }
 
@@ -77,25 +77,25 @@ pub enum StoreAt {
     Bucket(Bucket),
 }
 
-/// How TLS is spoken with agents.
+/// TLS with agents.
 #[derive(Debug, Clone)]
 pub struct Tls {
-    /// Where the authority comes from.
+    /// The source of the authority.
     pub source: Source,
-    /// Name of the ConfigMap in which agents find whom to believe.
+    /// Name of the ConfigMap with the authorities for agents to trust.
     pub bundle: String,
     /// The domain of the names in certificates.
     pub trust_domain: String,
     /// Service account of the operator, which its certificate names.
     pub service_account: String,
-    /// How long certificates of agents are good.
+    /// Lifetime of agents' certificates.
     pub lifetime: Duration,
-    /// Whether agents without TLS are let in, too.
+    /// Whether agents without TLS are admitted too.
     pub is_optional: bool,
-    /// Whether certificates are given to addresses of the token's pod alone.
+    /// Whether certificates are issued only to addresses of the token's pod.
     pub checks_source: bool,
-    /// By which names clients reach agents that show them these certificates; none where
-    /// they do not.
+    /// Names by which clients reach agents, to be added to their certificates; `None` if clients do
+    /// not use these.
     pub front: Option<Reached>,
 }
 
@@ -158,7 +158,7 @@ pub enum OperatorError {
 /// ends all.
 ///
 /// # Errors
-/// A part could not begin, or ended.
+/// A part could not start, or ended.
 pub async fn run(
     options: Options,
     client: Client,
@@ -185,7 +185,7 @@ pub async fn run(
     );
     let elector = Arc::new(elector);
     let (lead, leads) = watch::channel(false);
-    // Whatever ends, all others are told.
+    // Whichever part ends, all others are stopped.
     let stop = shutdown.child_token();
     let mut parts: JoinSet<(&'static str, Result<(), OperatorError>)> = JoinSet::new();
 
@@ -315,7 +315,7 @@ async fn wait(
     }
 }
 
-/// A listener on every address of this machine, old and new.
+/// A listener on every IPv6 and IPv4 address of this machine.
 async fn listen(port: u16) -> Result<TcpListener, OperatorError> {
     let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     match TcpListener::bind(any).await {

@@ -1,4 +1,4 @@
-//! One look at the whole cluster, and all decisions that follow from it.
+//! One look at the whole cluster, and all resulting decisions.
 //!
 //! The cost of a look grows with hosts plus Placements, never with their product: shared data
 //! is indexed once, and strategies are only asked here, for the Placements that are due. They
@@ -34,14 +34,14 @@ use std::sync::Arc;
 mod aside;
 mod index;
 
-/// Decides everything. `memory` is what earlier looks left behind.
+/// Decides everything. `memory` comes from earlier looks.
 pub(crate) fn decide(snapshot: &Snapshot, memory: &mut Memory) -> Decisions {
     decide_by(snapshot, memory, &|look, model, memory| {
         look.model(model, memory);
     })
 }
 
-/// As [`decide`], where `each` decides about a model.
+/// As [`decide`], with `each` deciding about a model.
 fn decide_by(snapshot: &Snapshot, memory: &mut Memory, each: EachModel<'_>) -> Decisions {
     let mut out = Decisions::default();
     memory.forget_absent(snapshot);
@@ -78,7 +78,7 @@ fn decide_by(snapshot: &Snapshot, memory: &mut Memory, each: EachModel<'_>) -> D
     out
 }
 
-/// One look at the world.
+/// One look.
 struct Look<'a> {
     snapshot: &'a Snapshot,
     cluster: Arc<Cluster>,
@@ -89,13 +89,13 @@ struct Look<'a> {
     out: Decisions,
 }
 
-/// A model, as all of its entries see it.
+/// A model, from the view of all its entries.
 struct ModelView<'a> {
     model: &'a DnnModel,
     id: ObjectId,
     valid: Result<Arc<ValidModel>, String>,
     preparation: Preparation,
-    /// The last spec that was met, with its generation.
+    /// The spec last met, with its generation.
     accepted: Option<(i64, Arc<Wish>)>,
 }
 
@@ -104,7 +104,7 @@ impl ModelView<'_> {
         self.model.metadata.generation.unwrap_or_default()
     }
 
-    /// The spec as it is where it is valid, else the last one that was met.
+    /// The current spec if it is valid, else the one last met.
     fn in_force(&self) -> Option<&Wish> {
         match &self.valid {
             Ok(valid) => Some(&valid.wish),
@@ -119,7 +119,7 @@ impl ModelView<'_> {
             Preparation::Ready { profile, .. } => profile.manifest == manifest,
             _ => false,
         };
-        // Blocks of another model are counted otherwise; its raw input is the same.
+        // Another manifest's blocks are counted differently; its raw input is the same.
         if is_same { keep } else { keep.min(1) }
     }
 }
@@ -142,7 +142,7 @@ fn valid(
     valid
 }
 
-/// The last spec that was met; where none is known yet, the present one.
+/// The spec last met; if none is known yet, the current one.
 fn accepted(
     snapshot: &Snapshot,
     model: &DnnModel,
@@ -200,7 +200,7 @@ impl<'a> Look<'a> {
         self.add_to_directory(&view, &states);
     }
 
-    /// Entries that are not wished for any more, but serve until all others do.
+    /// Entries that are no longer wanted, but serve until all others do.
     fn leaving(
         &self,
         view: &ModelView<'_>,
@@ -240,7 +240,7 @@ impl<'a> Look<'a> {
         let own = memory.models.entry(view.id.uid.clone()).or_default();
         let (status, notices) = model_status::report(self.snapshot, model, own, &parts);
         if model.status.as_ref() != Some(&status) {
-            // A plan is only made of what was prepared once that is told.
+            // A plan is made only once the profile has been written.
             let before = model.status.as_ref().and_then(|s| s.profile.as_ref());
             let haste = match before == status.profile.as_ref() {
                 true => Haste::Report,
@@ -254,8 +254,8 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Plans and deploys one model at one entry; nothing yet where the name of its
-    /// Placement is still taken by one that is being removed.
+    /// Plans and deploys one model at one entry; does nothing while a Placement that is being
+    /// deleted has its name.
     fn entry(
         &mut self,
         view: &ModelView<'_>,
@@ -318,11 +318,11 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// What the spec asks for now, where it is valid and prepared.
+    /// The current spec's wish, if it is valid and prepared.
     fn asked(&self, view: &ModelView<'_>) -> Option<Wanted> {
         let valid = view.valid.as_ref().ok()?;
         let digest = match &view.preparation {
-            // What was prepared is told before what becomes of it.
+            // The profile is written before it is used.
             Preparation::Ready {
                 profile,
                 fresh: false,
@@ -337,8 +337,8 @@ impl<'a> Look<'a> {
         })
     }
 
-    /// What it asked for when it was last met, with the blocks that serve, which must
-    /// be able to leave a lost host though an update of them is broken.
+    /// The wish last met, with the serving blocks, which must be able to leave a lost host even if
+    /// their update fails.
     fn in_force(
         &self,
         view: &ModelView<'_>,
@@ -384,7 +384,7 @@ impl<'a> Look<'a> {
             name,
             uid: placement.map_or("", |p| ids::uid(&p.metadata)).to_owned(),
         };
-        // Without a plan there is nothing in it but what people are told.
+        // Without a plan it has only information for people.
         let haste = match planned.plan.is_some() {
             true => Haste::Plan,
             false => Haste::Report,
@@ -401,8 +401,8 @@ impl<'a> Look<'a> {
         self.out.write(haste, change, planned.notices);
     }
 
-    /// What hosts are to hold for the Placement in this phase; gives why requests are
-    /// refused, if so.
+    /// What hosts should hold for the Placement in this phase; returns why requests are refused, if
+    /// they are.
     fn wish(
         &mut self,
         view: &ModelView<'_>,
@@ -453,7 +453,7 @@ impl<'a> Look<'a> {
         refused
     }
 
-    /// What hosts are to fetch ahead for the Placement.
+    /// Blocks for hosts to fetch ahead for the Placement.
     fn standby(&mut self, view: &ModelView<'_>, placement: &Placement, own: &mut PlacementMemory) {
         let wants = |wish: &Wish| wish.adaptation.standby;
         if !view.in_force().is_some_and(wants) || plans::active(placement).is_none() {
@@ -462,7 +462,7 @@ impl<'a> Look<'a> {
         }
         let uid = ids::uid(&placement.metadata);
         let hosts = &mut own.standby.hosts;
-        // After a restart, hosts keep what they were told until a strategy has answered.
+        // After a restart, hosts keep their standby blocks until a strategy has answered.
         let hosts = hosts.get_or_insert_with(|| self.index.standby_of(uid));
         add_standby(&mut self.wishes, uid, hosts);
     }
@@ -508,7 +508,7 @@ impl<'a> Look<'a> {
         report.status
     }
 
-    /// Tells other hosts where requests for the model enter.
+    /// Publishes the entries of the model to other hosts.
     fn add_to_directory(&mut self, view: &ModelView<'_>, states: &[EntryState]) {
         let snapshot = self.snapshot;
         let mut entries: Vec<EntryAt> = states
@@ -555,8 +555,8 @@ impl<'a> Look<'a> {
         self.out.directory.insert(name, model);
     }
 
-    /// Removes Placements whose model is gone or was made anew, and those at entries
-    /// that it does not want any more, once all others serve.
+    /// Removes Placements whose model was deleted or recreated, and those at entries that it no
+    /// longer wants, once all others serve.
     fn delete_orphans(&mut self) {
         for placement in &self.snapshot.placements {
             let Some(owner) = owner_uid(placement) else {
@@ -575,8 +575,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// What serves for a model that cannot be read stays as it is: unreadable is not
-    /// gone.
+    /// The serving path of an unreadable model stays as it is: unreadable does not mean deleted.
     fn keep_unreadable(&mut self) {
         for placement in &self.snapshot.placements {
             if !self.index.is_unreadable(placement) {
@@ -586,7 +585,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Hosts keep what they were told of the Placement.
+    /// Hosts keep what they have for the Placement.
     fn keep_as_told(&mut self, placement: &Placement) {
         let uid = ids::uid(&placement.metadata);
         self.index.keep_slices(uid, &mut self.wishes);
@@ -598,7 +597,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Says of each model that cannot be read what is wrong with it, once.
+    /// Reports for each unreadable model what is wrong with it, once.
     fn tell_unreadable(&mut self, memory: &mut Memory) {
         let unreadable = &self.snapshot.unreadable;
         memory
@@ -615,7 +614,7 @@ impl<'a> Look<'a> {
             self.out.write(Haste::Report, Change::Nothing, vec![notice]);
         }
         for (name, what) in unreadable {
-            // Of what could be read once, more is said where it is looked at.
+            // Models that were readable once are reported with their status.
             if self.index.model(&what.uid).is_some() || what.uid.is_empty() {
                 continue;
             }
@@ -632,22 +631,22 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Why the model cannot be read, if so.
+    /// Why the model cannot be read, if it cannot.
     fn unreadable(&self, id: &ObjectId) -> Option<String> {
         let name = (id.namespace.clone(), id.name.clone());
         let what = self.snapshot.unreadable.get(&name)?;
         (what.uid == id.uid).then(|| unreadable_note(what))
     }
 
-    /// Stops preparing for models that are gone. What a model itself no longer wants
-    /// is forgotten where it is prepared.
+    /// Stops preparing for deleted models. Jobs that a model no longer wants are dropped where it
+    /// is prepared.
     fn forget_prepares(&mut self) {
         let jobs = self.snapshot.prepares.keys();
         let unwanted = jobs.filter(|job| self.index.model(&job.model_uid).is_none());
         self.out.forget_prepares.extend(unwanted.cloned());
     }
 
-    /// Drops questions of models that are gone or that nobody waits for by now.
+    /// Drops questions of deleted models, or whose answers are no longer needed.
     fn forget_questions(&mut self) {
         let is_wanted = |key: &PlacementKey, _: &QuestionView| {
             self.index.model(&key.model_uid).is_some()

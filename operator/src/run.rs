@@ -29,25 +29,24 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-/// The world is looked at again after this time, though nothing happened.
+/// Longest time between two looks, even if nothing happens.
 const PERIOD: Duration = Duration::from_secs(2);
-/// Time between two looks, however much happens: changes come in bursts.
+/// Shortest time between two looks: changes come in bursts.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The loop is idle for at least this multiple of the time that it thought, so that
-/// many changes of little weight never fill a processor. Waiting for the API server
-/// takes none of it.
+/// The loop idles for at least this multiple of its computing time, so that many minor changes
+/// never fill a processor. Waiting for the API server does not count.
 const REST: u32 = 2;
-/// Whose links matter is thought over after this time, though nothing changed: hosts
-/// come, and coordinates get better.
+/// Probing is planned again after this time even if nothing changed: hosts come, and coordinates
+/// improve.
 const MEASURE_PERIOD: Duration = Duration::from_secs(3);
 /// Time between two counts of the store's bytes.
 const COUNT_PERIOD: Duration = Duration::from_secs(30);
-/// Name under which the loop says that it lives.
+/// Name of the loop's heartbeat.
 const PULSE: &str = "controllers";
-/// Name under which it says whether it knows the objects.
+/// Name of its readiness: whether it knows the objects.
 const OBJECTS: &str = "objects";
 
-/// Where this operator is.
+/// Settings of the loop.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// Namespace of the operator and of the agents' pods.
@@ -60,13 +59,13 @@ pub(crate) struct Settings {
     pub identity: String,
     /// Strategies in processes of their own.
     pub plugins: Plugins,
-    /// Share of a host's memory that the models of one namespace hold at most, in `0..=1`.
+    /// Highest share of a host's memory for the models of one namespace, in `0..=1`.
     pub memory_share: f64,
     /// Until when this process may write.
     pub tenure: Tenure,
     /// Copies of the objects.
     pub objects: Objects,
-    /// Hosts that are no Nodes, which hear of what was decided by their sessions.
+    /// Hosts that are not Nodes, which receive decisions over their sessions.
     pub hosts: Hosts,
 }
 
@@ -78,7 +77,7 @@ pub enum ControllersError {
     Decide(#[source] tokio::task::JoinError),
 }
 
-/// Everything that decides and writes.
+/// The part that decides and writes.
 pub(crate) struct Controllers {
     settings: Settings,
     client: Client,
@@ -89,7 +88,7 @@ pub(crate) struct Controllers {
 }
 
 impl Controllers {
-    /// Controllers that write with `client` and know agents by `world`.
+    /// Controllers that write with `client` and observe agents in `world`.
     pub(crate) fn new(
         settings: Settings,
         client: Client,
@@ -134,7 +133,7 @@ impl Controllers {
                 () = shutdown.cancelled() => return Ok(()),
             }
             self.metrics.set_leader(true);
-            // Until then the objects may tell of another process's world.
+            // Until then the objects may be older than another process's decisions.
             self.health.waits(OBJECTS, "the first look is under way");
             Looks::new(&self, objects.clone())
                 .run(&changed, &shutdown)
@@ -142,12 +141,12 @@ impl Controllers {
         };
         tokio::select! {
             done = work => done,
-            // Watches go on for ever.
+            // Watches never end.
             () = async { while watches.next().await.is_some() {} } => Ok(()),
         }
     }
 
-    /// Says whether the objects are known, for as long as another process leads.
+    /// Reports whether the objects are known, while another process leads.
     async fn watch_lists(&self, objects: &Objects, changed: &Notify) {
         loop {
             self.health.beat(PULSE);
@@ -161,12 +160,12 @@ impl Controllers {
     }
 }
 
-/// What the loop has to know of one look.
+/// What the loop needs to know about one look.
 #[derive(Debug, Clone, Copy, Default)]
 struct Look {
-    /// Time that reading and deciding took.
+    /// Time for reading and deciding.
     thought: Duration,
-    /// Some writes are left for the next.
+    /// Some writes were deferred to the next one.
     is_cut: bool,
     /// The next one has something to decide after this time.
     again: Option<Duration>,
@@ -176,14 +175,14 @@ struct Look {
 struct Looks<'a> {
     all: &'a Controllers,
     objects: Objects,
-    /// Moments are counted from here.
+    /// Origin of moments.
     began: Instant,
     place: Place,
     manifests: Manifests,
     memory: Memory,
     desk: Desk,
     executor: Executor,
-    /// Whose links matter.
+    /// Which links matter.
     interest: watch::Sender<Arc<Interest>>,
     collected: Instant,
     counted: Option<Instant>,
@@ -305,7 +304,7 @@ impl<'a> Looks<'a> {
         let snapshot = Arc::new(observe::snapshot(&self.place, seen, &self.all.world));
         self.all.metrics.set_snapshot(Arc::clone(&snapshot));
         let mut memory = std::mem::take(&mut self.memory);
-        // Even a short look is too long for the threads that sessions share.
+        // Even a short look would block the threads that sessions share.
         let decided = tokio::task::spawn_blocking(move || {
             let decisions = reconcile::decide(&snapshot, &mut memory);
             (decisions, memory)
@@ -313,7 +312,7 @@ impl<'a> Looks<'a> {
         let (decisions, memory) = decided.await.map_err(ControllersError::Decide)?;
         self.memory = memory;
         let decided = began.elapsed();
-        // A little later, for it must be over then.
+        // A little later, so that it is certainly over.
         let again = decisions.again_seconds.map(|s| s + 0.01);
         let again = again.and_then(|s| Duration::try_from_secs_f64(s).ok());
         let Outcome {
@@ -387,7 +386,7 @@ impl<'a> Looks<'a> {
         self.awaited = Some(awaited);
     }
 
-    /// Removes blobs that nothing needs, and counts the others.
+    /// Removes unneeded blobs, and counts the rest.
     async fn keep_house(&mut self, listed: &Listed, loaded: &Loaded) {
         let store = &self.all.store;
         if self.collected.elapsed() >= garbage::PERIOD && loaded.is_certain {
@@ -421,8 +420,8 @@ impl<'a> Looks<'a> {
     }
 }
 
-/// Tells agents whose links to measure, where that changed or after a while, until the
-/// looks end. Of a thousand hosts it takes too long to be a part of one.
+/// Tells agents which links to measure, when that changed or periodically, until the looks end.
+/// With a thousand hosts this takes too long to be part of a look.
 async fn measure(world: World, mut interest: watch::Receiver<Arc<Interest>>) {
     while !matches!(
         tokio::time::timeout(MEASURE_PERIOD, interest.changed()).await,
@@ -438,7 +437,7 @@ async fn measure(world: World, mut interest: watch::Receiver<Arc<Interest>>) {
     }
 }
 
-/// Gives a job to its agent, with what its source wants to see.
+/// Gives a job to its agent, with the credentials for its source.
 async fn start(all: &Controllers, job: StartPrepare) {
     let uri = crate::text::without_secrets(&job.uri);
     tracing::info!(node = job.node, uri, job = %job.job, "preparing");
@@ -462,26 +461,26 @@ async fn start(all: &Controllers, job: StartPrepare) {
         }
     }
     if let Err(error) = all.world.start_prepare(request) {
-        // The agent went away meanwhile; the next look finds another.
+        // The agent disconnected meanwhile; the next look finds another.
         tracing::warn!(%error, "preparing could not begin");
     }
 }
 
-/// Waits for the next event of the world that is of interest. A listener that lags has
-/// missed some, which is an event as well.
+/// Waits for the next relevant event of the world. A listener that lags has missed some, which
+/// counts as one.
 async fn something_happened(events: &mut broadcast::Receiver<WorldEvent>, interest: &Interest) {
     loop {
         match events.recv().await {
             Ok(event) if !matters(&event, interest) => {}
-            // The world outlives the loop; without events the period will do.
+            // The world outlives the loop; without events the period is enough.
             Err(broadcast::error::RecvError::Closed) => std::future::pending::<()>().await,
             _ => return,
         }
     }
 }
 
-/// Whether a look should follow at once. Most links of many hosts are on no path, and
-/// whatever becomes of them can wait for the next.
+/// Whether a look should follow at once. With many hosts, most links are on no path, and their
+/// changes can wait for the next look.
 fn matters(event: &WorldEvent, interest: &Interest) -> bool {
     let is_used = |from: &String, to: &String| {
         let pairs = [(from.clone(), to.clone()), (to.clone(), from.clone())];
@@ -491,7 +490,7 @@ fn matters(event: &WorldEvent, interest: &Interest) -> bool {
     };
     match event {
         WorldEvent::LinkChanged { from, to, .. } => is_used(from, to),
-        // A first plan waits for those of its entry.
+        // A first plan waits for the links of its entry.
         WorldEvent::LinkMeasured { from, to, .. } => {
             [from, to]
                 .iter()

@@ -68,7 +68,7 @@ pub(crate) fn model_spec() -> DnnModelSpec {
         strategy: lamina_crds::dnn_model::StrategySpec::default(),
         objective: lamina_crds::dnn_model::Objective::default(),
         constraints: lamina_crds::dnn_model::Constraints::default(),
-        // Questions ahead are asked where a test is about them.
+        // Tests enable questions ahead where needed.
         adaptation: lamina_crds::dnn_model::Adaptation {
             standby: false,
             ..lamina_crds::dnn_model::Adaptation::default()
@@ -79,8 +79,7 @@ pub(crate) fn model_spec() -> DnnModelSpec {
     }
 }
 
-/// Two blocks behind each other with a side exit behind the first, which half of all
-/// requests take.
+/// Two blocks in sequence with a side exit after the first, taken by half of all requests.
 pub(crate) fn manifest_with_exits() -> Manifest {
     let value = |name: &str, size: i64| ValueSpec {
         name: name.to_owned(),
@@ -117,8 +116,8 @@ pub(crate) fn manifest_with_exits() -> Manifest {
     manifest
 }
 
-/// `x → v1 → …`: each block takes 40 ms on a host of 4 GFLOP/s, holds 1 MiB, and
-/// what it gives is half of what it takes.
+/// `x → v1 → …`: each block takes 40 ms on a host of 4 GFLOP/s, holds 1 MiB, and its output is half
+/// of its input.
 pub(crate) fn manifest(blocks: usize) -> Manifest {
     let value = |i: usize| ValueSpec {
         name: if i == 0 { "x".into() } else { format!("v{i}") },
@@ -386,7 +385,7 @@ pub(crate) fn change_links(links: &mut Links, mut change: impl FnMut(&str, &str,
     *links = all.into_iter().collect();
 }
 
-/// A Node with the labels that are selected by.
+/// A Node with the usual labels.
 pub(crate) fn node(name: &str, tier: &str, is_cordoned: bool) -> NodeView {
     let labels = [("kubernetes.io/hostname", name), (TIER_LABEL, tier)];
     NodeView(Arc::new(Node {

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
-/// `error` and everything behind it: `cannot store: disk full`.
+/// `error` with all its causes: `cannot store: disk full`.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -39,7 +39,7 @@ pub(crate) fn without_secrets(address: &str) -> String {
     }
 }
 
-/// `text` with each address in it shown without its secrets.
+/// `text` with the secrets removed from each address in it.
 pub(crate) fn without_secrets_in(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -52,7 +52,7 @@ pub(crate) fn without_secrets_in(text: &str) -> String {
             .find(is_end)
             .map_or(rest.len(), |i| middle + i);
         let (address, behind) = (&rest[scheme..end], &rest[end..]);
-        // What ends a sentence or goes on after it is none of the address.
+        // Punctuation after an address is not part of it.
         let bare = address.trim_end_matches([':', ',', ';', '.']);
         shown.push_str(&rest[..scheme]);
         shown.push_str(&without_secrets(bare));

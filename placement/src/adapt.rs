@@ -1,46 +1,45 @@
-//! When to move a running model: pure rules on numbers, no clock and no state
-//! of their own. Every decision says why, with the numbers that made it.
+//! When to move a running model: pure rules on numbers, without clock or state. Every decision
+//! gives its reason, with the numbers behind it.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-// Says how much the rules below regret, on traces; nothing else plays it.
+// Measures the regret of the rules below on traces; used only in tests.
 #[cfg(test)]
 mod simulate;
 
-/// How eager to be.
+/// When to move.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Policy {
-    /// For how many seconds a gain is expected to last.
+    /// How long a gain is expected to last, in seconds.
     pub horizon_seconds: f64,
     /// Smallest gain worth an action, as a share of the current cost.
     pub min_gain_share: f64,
-    /// How many standard deviations of the gain are taken off it before it
-    /// counts; 0 trusts the estimate.
+    /// Standard deviations subtracted from the gain before it counts; 0 trusts the estimate.
     pub confidence_deviations: f64,
-    /// Least seconds between two switches.
+    /// Least time between two switches, in seconds.
     pub cool_down_seconds: f64,
-    /// Window in which switches back and forth are counted.
+    /// Window in which returns to an earlier path are counted.
     pub flap_window_seconds: f64,
-    /// Returns to a path left before, within the window, that make a flap.
+    /// This many returns within the window to a path left before count as a flap.
     pub flap_returns: usize,
-    /// A switch is taken back when it measures worse by more than this share.
+    /// A switch is reverted if it measures worse by more than this share.
     pub rollback_share: f64,
-    /// Requests to measure before that is judged.
+    /// Requests to measure before that is decided.
     pub rollback_requests: u64,
-    /// How many standard errors of that measurement are taken off it.
+    /// Standard errors subtracted from that measurement.
     pub rollback_deviations: f64,
-    /// No switch at all while true.
+    /// No switches while true.
     pub paused: bool,
 }
 
 impl Default for Policy {
-    /// What regrets little on every kind of trace that the tests play: states
-    /// that hold for half a minute, deep fades, a wandering link without states.
-    /// That moving pays is what keeps a model still. A cool-down or a long hold
-    /// leaves it on a link that went bad, which costs far more than the moves it
-    /// saves; the hold only catches what moves faster than a gain can pay.
+    /// Values with little regret on every kind of trace in the tests: states that last half a
+    /// minute, deep fades, a wandering link without states. The rule that a move must pay is enough
+    /// to keep a model still. A cool-down or a long hold leaves it on a link that went bad, which
+    /// costs far more than the moves it saves; the hold only catches changes too fast for a gain to
+    /// pay.
     fn default() -> Self {
         Self {
             horizon_seconds: 25.0,
@@ -61,7 +60,7 @@ impl Default for Policy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Switched {
-    /// When, in seconds on the caller's clock.
+    /// Time in seconds on the caller's clock.
     pub at_seconds: f64,
     /// The path left, as [`crate::Placement::path`] writes it.
     pub from: String,
@@ -69,7 +68,7 @@ pub struct Switched {
     pub to: String,
 }
 
-/// What is known when a better placement was found.
+/// The situation when a better placement was found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Situation {
     /// Now, on the same clock as the history.
@@ -79,12 +78,11 @@ pub struct Situation {
     pub current_seconds: f64,
     /// Expected latency of the best placement.
     pub best_seconds: f64,
-    /// Standard deviation of their difference, from the noise of what was
-    /// measured.
+    /// Standard deviation of their difference, from measurement noise.
     pub deviation_seconds: f64,
     /// Requests per second.
     pub rate_per_second: f64,
-    /// What the switch costs all requests together, in request-seconds.
+    /// Cost of the switch to all requests together, in request-seconds.
     pub migration_request_seconds: f64,
 }
 
@@ -96,11 +94,11 @@ pub struct Gain {
     pub current_seconds: f64,
     /// Cost after.
     pub best_seconds: f64,
-    /// Gain per request that can be relied on.
+    /// Reliable gain per request.
     pub sure_seconds: f64,
     /// That gain over all requests of the horizon, in request-seconds.
     pub worth_request_seconds: f64,
-    /// What the switch costs, in request-seconds.
+    /// Cost of the switch, in request-seconds.
     pub migration_request_seconds: f64,
 }
 
@@ -127,18 +125,18 @@ pub enum Stay {
     Paused,
     /// Nothing serves: there is no placement to move to.
     NothingServes,
-    /// The gain, less its uncertainty, is too small.
+    /// The gain, minus its uncertainty, is too small.
     SmallGain {
         /// Cost now, in seconds.
         current_seconds: f64,
         /// Cost after, in seconds.
         best_seconds: f64,
-        /// Gain per request that can be relied on.
+        /// Reliable gain per request.
         sure_seconds: f64,
-        /// Least gain wanted.
+        /// Required gain.
         wanted_seconds: f64,
     },
-    /// The switch costs more than it saves within the horizon.
+    /// The switch costs more than it gains within the horizon.
     TooDear(Gain),
     /// The last switch is too recent.
     CoolDown {
@@ -154,11 +152,11 @@ pub enum Stay {
     },
 }
 
-/// Decides on a better placement that was found. `history` in order of time.
+/// Decides about a better placement. `history` is in order of time.
 ///
-/// A placement that can no longer serve is left at once; otherwise the gain
-/// that can be relied on, over the requests of the horizon, must exceed what the
-/// switch costs, and the last switches must not be too recent.
+/// A placement that can no longer serve is left at once; otherwise the reliable gain
+/// over the requests of the horizon must exceed the cost of the switch, and the last
+/// switches must not be too recent.
 pub fn decide(policy: &Policy, situation: &Situation, history: &[Switched]) -> Decision {
     let s = situation;
     if policy.paused {
@@ -175,7 +173,7 @@ pub fn decide(policy: &Policy, situation: &Situation, history: &[Switched]) -> D
     let sure =
         s.current_seconds - s.best_seconds - policy.confidence_deviations * s.deviation_seconds;
     let wanted = policy.min_gain_share * s.current_seconds;
-    // Written so that a gain which is not a number is none.
+    // Written so that a NaN is not enough.
     let enough = sure > 0.0 && sure >= wanted;
     if !enough {
         return Decision::Stay(Stay::SmallGain {
@@ -210,8 +208,8 @@ pub fn decide(policy: &Policy, situation: &Situation, history: &[Switched]) -> D
     }
 }
 
-/// How often, within the window that ends now, a path was taken that had been
-/// left within the window.
+/// How often, within the window that ends now, a path was taken that had been left within the
+/// window.
 pub fn returns(policy: &Policy, now_seconds: f64, history: &[Switched]) -> usize {
     let begin = now_seconds - policy.flap_window_seconds;
     let recent: Vec<&Switched> = history.iter().filter(|h| h.at_seconds >= begin).collect();
@@ -222,14 +220,13 @@ pub fn returns(policy: &Policy, now_seconds: f64, history: &[Switched]) -> usize
         .count()
 }
 
-/// Seconds for which a flapping model is held still; `None` when it does not
-/// flap.
+/// Seconds for which a flapping model must stay; `None` if it does not flap.
 fn flap_hold(policy: &Policy, now_seconds: f64, history: &[Switched]) -> Option<f64> {
     if policy.flap_returns == 0 || returns(policy, now_seconds, history) < policy.flap_returns {
         return None;
     }
     let begin = now_seconds - policy.flap_window_seconds;
-    // It may move again once the oldest switch of the window is forgotten.
+    // It may move again once the oldest switch leaves the window.
     let oldest = history.iter().find(|h| h.at_seconds >= begin)?;
     Some(oldest.at_seconds - begin)
 }
@@ -245,7 +242,7 @@ pub struct Measured {
     pub requests: u64,
 }
 
-/// Whether a switch stands.
+/// Whether a switch is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
@@ -254,25 +251,25 @@ pub enum Verdict {
         /// How many are missing.
         requests_missing: u64,
     },
-    /// It is at least nearly as good as before.
+    /// It is about as good as before, or better.
     Keep {
         /// Mean after, in seconds.
         after_seconds: f64,
-        /// What it is held against, in seconds.
+        /// The value it is compared with, in seconds.
         reference_seconds: f64,
     },
-    /// It is worse: go back.
+    /// It is worse: revert.
     Rollback {
         /// Mean after, in seconds.
         after_seconds: f64,
-        /// What it is held against, in seconds.
+        /// The value it is compared with, in seconds.
         reference_seconds: f64,
     },
 }
 
-/// Judges a switch by what was measured. `old_path_now_seconds` is what the old
-/// path would take by now, if known: a switch away from a link that went slow is
-/// not at fault for being slower than on the good link.
+/// Judges a switch by measurements. `old_path_now_seconds` is the old path's present latency, if
+/// known: a switch away from a link that became slow is not to blame for being slower than before
+/// on the good link.
 pub fn judge(
     policy: &Policy,
     before: &Measured,
@@ -301,9 +298,9 @@ pub fn judge(
     }
 }
 
-/// The work-function rule for when no horizon is known (Borodin, Linial, Saks,
-/// 1992): remembers, for each candidate, the least that all requests until now
-/// could have cost had it ended there.
+/// The work-function rule for an unknown horizon (Borodin, Linial, Saks, 1992):
+/// remembers, for each candidate, the least possible cost of all requests until now
+/// that ends there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkFunction {
@@ -351,8 +348,7 @@ impl WorkFunction {
                     moving(current, to)
                 }
         };
-        // A candidate whose work is that of having come from elsewhere just now
-        // is no place to be.
+        // A candidate whose work value comes from moving there just now is no place to be.
         let settled = |to: usize| stayed.get(to).is_some_and(|s| *s <= self.work[to] + 1e-12);
         let mut best = current;
         for to in (0..self.work.len()).filter(|to| settled(*to)) {

@@ -1,6 +1,5 @@
-//! The independent checker: works out the cost and every constraint of a
-//! placement from the problem alone. It shares nothing with the strategies, so
-//! that a fault in one of them cannot hide here.
+//! The independent checker: computes the cost and every constraint of a placement from the problem
+//! alone. It shares no code with the strategies, so that a fault in one of them cannot hide here.
 
 use crate::problem::{Link, Node, Problem, Transition, Workload};
 use crate::solution::{
@@ -18,18 +17,18 @@ use reckon::{
     output_bytes,
 };
 
-/// Relative room for rounding in every comparison.
+/// Relative tolerance for rounding in every comparison.
 const ROUNDING: f64 = 1e-9;
 
-/// One way in which a placement or a claim is wrong.
+/// A fault of a placement or a claim.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Violation {
     /// Not one placement per workload, in the problem's order.
     #[error("placements are for {found:?}, expected {wanted:?}")]
     Workloads {
-        /// What was given.
+        /// The given ones.
         found: Vec<String>,
-        /// What the problem has.
+        /// The problem's.
         wanted: Vec<String>,
     },
     /// The segments are not the blocks in order, each once.
@@ -37,7 +36,7 @@ pub enum Violation {
     Blocks {
         /// The workload.
         workload: String,
-        /// How many it has.
+        /// Its number of blocks.
         blocks: usize,
     },
     /// Two neighbouring segments are on one node.
@@ -53,7 +52,7 @@ pub enum Violation {
     Thresholds {
         /// The workload.
         workload: String,
-        /// What was given.
+        /// The given ones.
         thresholds: Vec<f64>,
     },
     /// A block is where it must not or cannot run.
@@ -68,7 +67,7 @@ pub enum Violation {
         /// Why.
         reason: String,
     },
-    /// A link that is needed was never measured.
+    /// A required link was never measured.
     #[error("{workload}: link {from}→{to} unmeasured")]
     NoLink {
         /// The workload.
@@ -78,7 +77,7 @@ pub enum Violation {
         /// Receiver.
         to: String,
     },
-    /// The tier goes down where it must not.
+    /// The tier goes down although it must not.
     #[error("{workload}: tier goes down from {from} to {to}")]
     TierOrder {
         /// The workload.
@@ -97,7 +96,7 @@ pub enum Violation {
         what: &'static str,
         /// Bytes needed.
         used: u64,
-        /// Bytes there are.
+        /// Bytes available.
         limit: u64,
     },
     /// A node or link would be too busy.
@@ -107,7 +106,7 @@ pub enum Violation {
         place: String,
         /// Utilisation needed.
         used: f64,
-        /// What is allowed.
+        /// The limit.
         limit: f64,
     },
     /// The expected latency is above the limit.
@@ -130,16 +129,16 @@ pub enum Violation {
         /// Wanted.
         floor: f64,
     },
-    /// What the strategy claims about its answer is not so.
+    /// A strategy's claim about its answer is wrong.
     #[error("claim refuted: {0}")]
     Claim(String),
 }
 
-/// Cost and figures of a placement, or everything that is wrong with it.
+/// Cost and metrics of a placement, or everything that is wrong with it.
 ///
 /// # Errors
 /// All violations found. A problem that does not pass
-/// [`crate::validate`] may give violations that make no sense, never a panic.
+/// [`crate::validate`] may give meaningless violations, never a panic.
 pub fn evaluate(problem: &Problem, placements: &[Placement]) -> Result<Metrics, Vec<Violation>> {
     let found: Vec<String> = placements.iter().map(|p| p.workload.clone()).collect();
     let wanted: Vec<String> = problem.workloads.iter().map(|w| w.name.clone()).collect();
@@ -153,7 +152,7 @@ pub fn evaluate(problem: &Problem, placements: &[Placement]) -> Result<Metrics, 
     tally.finish(placements)
 }
 
-/// What one workload takes from the nodes and links.
+/// What one workload uses of the nodes and links.
 struct Tally<'a> {
     problem: &'a Problem,
     nodes: BTreeMap<&'a str, &'a Node>,
@@ -279,8 +278,8 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// The crossing before block `before`, and its seconds for a request that
-    /// certainly crosses and runs to the end.
+    /// The crossing before block `before`, and its seconds for a request that certainly crosses and
+    /// runs to the end.
     fn crossing(
         &mut self,
         workload: &'a Workload,
@@ -355,7 +354,7 @@ impl<'a> Tally<'a> {
                 } else {
                     0.0
                 };
-                // A request that leaves right behind the block never meets the cut.
+                // A request that leaves right after the block never meets the cut.
                 let crossing = odds.reach.get(b + 1).copied().unwrap_or(0.0);
                 expected += odds.reach[b] * cost.seconds + crossing * cut;
                 whole += cost.seconds + cut;
@@ -594,7 +593,7 @@ impl<'a> Tally<'a> {
     }
 }
 
-/// What the problem makes small.
+/// The objective's value.
 fn value(problem: &Problem, metrics: &Metrics) -> f64 {
     let terms = problem.objective.terms();
     terms
@@ -607,7 +606,7 @@ fn exceeds(used: f64, limit: f64) -> bool {
     used > limit + ROUNDING * limit.max(1e-3)
 }
 
-/// Everything that speaks against block `b` on this node by itself.
+/// All reasons against block `b` on this node by itself.
 fn reasons_against(workload: &Workload, node: &Node, b: usize) -> Vec<String> {
     let c = &workload.constraints;
     let mut reasons = Vec::new();

@@ -20,8 +20,7 @@ pub(crate) use measure::{Aim, Measure, Toll};
 
 use plan::Plan;
 
-/// Room for rounding in capacities that are not whole bytes; half of what the
-/// checker allows.
+/// Tolerance for rounding in capacities that are not whole bytes; half of the checker's.
 const SLACK: f64 = 5e-10;
 
 /// A problem in ordinals. Costs are in objective seconds.
@@ -29,14 +28,13 @@ const SLACK: f64 = 5e-10;
 pub(crate) struct Dense {
     /// Nodes.
     pub n: usize,
-    /// Round trip in seconds, `[from][to]`; infinite where a direction is
-    /// missing.
+    /// Round trip in seconds, `[from][to]`; infinite if a direction is missing.
     pub round_trip: Vec<f64>,
     /// Seconds per byte, `[from][to]`.
     pub forth: Vec<f64>,
     /// Seconds per byte of the reply, `[from][to]` of the request.
     pub back: Vec<f64>,
-    /// Load per byte and second: seconds per byte over the share allowed.
+    /// Load per byte and second: seconds per byte over the allowed share.
     pub forth_load: Vec<f64>,
     /// The same for the reply, which loads the link `[to][from]`.
     pub back_load: Vec<f64>,
@@ -46,33 +44,30 @@ pub(crate) struct Dense {
     pub capacity: [Vec<f64>; KINDS],
     /// Highest load of a link; 1 is all of its share.
     pub link_capacity: f64,
-    /// Utilisation that the workloads may add, whatever the capacities are
-    /// lowered to.
+    /// Utilisation that the workloads may add, whatever the lowered capacities.
     pub free_compute: Vec<f64>,
     /// Utilisation by others.
     pub load_share: Vec<f64>,
-    /// Joules per byte there and back, `[from][to]`; empty where no link has
-    /// any.
+    /// Joules per byte there and back, `[from][to]`; empty if no link has any.
     pub joules: Tariff,
     /// Money per byte, likewise.
     pub money: Tariff,
-    /// Sums that are limited.
+    /// Limited sums.
     pub budgets: Vec<Budget>,
-    /// What is made small.
+    /// What is minimized.
     pub aim: Aim,
-    /// No rate is known: loads are those of one request per second of the mix,
-    /// and nothing is limited by them.
+    /// No rate is known: loads are for one request per second of the mix, and limit nothing.
     pub nominal: bool,
     /// One per workload.
     pub chains: Vec<Chain>,
 }
 
-/// What a byte costs besides time, `[from][to]` of the request.
+/// Cost of a byte besides time, `[from][to]` of the request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tariff {
-    /// Of a byte of the request.
+    /// For a byte of the request.
     pub forth: Vec<f64>,
-    /// Of a byte of the reply, which travels `[to][from]`.
+    /// For a byte of the reply, which travels `[to][from]`.
     pub back: Vec<f64>,
 }
 
@@ -84,15 +79,15 @@ pub(crate) const MAX_BUDGETS: usize = 4;
 pub(crate) struct Budget {
     /// What each chain adds.
     pub measures: Vec<Measure>,
-    /// Limit of each chain by itself; with `total`, of all together.
+    /// Limit of each chain; with `total`, of all together.
     pub limits: Vec<f64>,
-    /// Whether all chains draw on one limit.
+    /// Whether all chains share one limit.
     pub total: bool,
 }
 
 impl Dense {
-    /// Compiles a valid problem under a choice of exit rows per workload, for
-    /// its objective (of a ranked one, the first criterion).
+    /// Compiles a valid problem under a choice of exit rows per workload, for its objective (the
+    /// first criterion of a ranked one).
     pub(crate) fn new(problem: &Problem, rows: &[Rows]) -> Self {
         Self::aimed(problem, rows, &Aim::of(&problem.objective), &[])
     }
@@ -133,7 +128,7 @@ impl Dense {
         }
         dense.set_capacities(problem);
         let mix: f64 = problem.workloads.iter().map(|w| w.rate_per_second).sum();
-        // Without any rate, throughput is asked for one request per second.
+        // Without any rate, throughput assumes one request per second.
         let about_rate = aim.is_rate() || caps.iter().any(|(c, _)| *c == Criterion::Throughput);
         dense.nominal = mix == 0.0 && about_rate;
         let limited = |w: &Workload| w.constraints.latency_limit_seconds.is_some();
@@ -166,8 +161,8 @@ impl Dense {
     fn set_capacities(&mut self, problem: &Problem) {
         for (i, node) in problem.nodes.iter().enumerate() {
             self.capacity[MEMORY][i] = node.memory_bytes as f64 + 0.5;
-            // One that others fill beyond its cap has no room, rather than less than none,
-            // which no placement respects.
+            // One that others fill beyond its cap has no capacity, rather than a negative one that
+            // no placement respects.
             self.capacity[COMPUTE][i] = self.free_compute[i].max(0.0) * (1.0 + SLACK);
             let held = held_bytes(problem, i).saturating_add(node.resident_bytes);
             let free = node.memory_bytes.saturating_sub(held);
@@ -253,7 +248,7 @@ impl Dense {
         }
     }
 
-    /// Gives whether any link is metered.
+    /// Returns whether any link is metered.
     fn set_links(&mut self, problem: &Problem, index: &HashMap<&str, usize>) -> bool {
         let n = self.n;
         let mut metered = false;
@@ -291,8 +286,8 @@ impl Dense {
         metered
     }
 
-    /// Forgets kinds of which no node can run short, so that no pass counts
-    /// them. Compute time only where it `is_limit_only` and not the objective.
+    /// Drops kinds that no node can run short of, so that no pass counts them. Compute time only if
+    /// it `is_limit_only` and not the objective.
     fn drop_ample(&mut self, is_limit_only: bool) {
         for kind in (0..KINDS).filter(|k| *k != COMPUTE || is_limit_only) {
             let short = (0..self.n).any(|i| {
@@ -315,7 +310,7 @@ impl Dense {
                 }
             }
         }
-        // Without another placement to hold, loading is the same as holding.
+        // Without another placement to hold, loading equals holding.
         let same = self.capacity[LOADING]
             .iter()
             .zip(&self.capacity[MEMORY])
@@ -341,7 +336,7 @@ impl Dense {
         }
     }
 
-    /// The placements that a path stands for.
+    /// The placements of a path.
     pub(crate) fn placements(
         &self,
         problem: &Problem,
@@ -378,8 +373,7 @@ impl Dense {
         placements
     }
 
-    /// The previous placements of all chains one after the other, if each has
-    /// a complete one.
+    /// The previous placements of all chains one after the other, if each has a complete one.
     pub(crate) fn previous_path(&self) -> Option<Vec<usize>> {
         let mut path = Vec::new();
         for chain in &self.chains {

@@ -1,8 +1,7 @@
-//! The exact method: run-feasible Viterbi, then prices on capacities
-//! (Lagrangian relaxation) with fixing, and labels from both ends of a chain that
-//! meet in the middle, where that applies; then A* over labels from one end until
-//! the answer is proved or the limits are reached. Whatever happens, the bound
-//! holds.
+//! The exact method: run-feasible Viterbi, then prices on capacities (Lagrangian relaxation) with
+//! fixing, and labels from both ends of a chain that meet in the middle, where that applies; then
+//! A* over labels from one end until the answer is proved or the limits are reached. The bound
+//! holds in any case.
 
 mod halves;
 mod labels;
@@ -31,30 +30,28 @@ use regroup::Regroup;
 use subgradient::Ascent;
 use tables::{Prices, Relaxed, Table, backward, forward, priced, trace_backward};
 
-/// Rounds after which to search from both ends, and with how many labels: most
-/// small problems need no better prices.
+/// Rounds after which to search from both ends, and with how many labels: most small problems need
+/// no better prices.
 const HUNTS: [(usize, u64); 3] = [(15, 1_500), (40, 3_000), (80, 10_000)];
-/// Labels from both ends before any price is worked out.
+/// Labels from both ends before any price is computed.
 const FIRST_HUNT: u64 = 300;
-/// Width of the beams that look for placements.
+/// Width of the beams that search for placements.
 const BEAM: usize = 64;
 /// Widths of the last beams before the proof.
 const LAST_BEAMS: [usize; 3] = [64, 256, 1024];
 
-/// Share of the time left that labels may take before branch and bound has its
-/// turn, and what that may take before labels go on: what labels settle at all
-/// they mostly settle soon.
+/// Share of the remaining time for labels before branch and bound starts, and for that before
+/// labels continue: if labels succeed, they mostly do so early.
 const LABELS_SHARE: f64 = 0.12;
-/// That where labels from both ends have stalled already.
+/// The same if labels from both ends have stalled already.
 const STALLED_SHARE: f64 = 0.02;
 const MILP_SHARE: f64 = 0.6;
-/// Share of the time left that workloads are regrouped for before prices are
-/// worked out, and after.
+/// Share of the remaining time for regrouping workloads before prices are computed, and after.
 const FIRST_REGROUP_SHARE: f64 = 0.15;
 const REGROUP_SHARE: f64 = 0.5;
-/// Branch-and-bound nodes where no deadline limits them.
+/// Branch-and-bound nodes without a deadline.
 const MILP_NODES: u64 = 2_000;
-/// What branch and bound may be wrong by.
+/// Error tolerance of branch and bound.
 const MILP_TOLERANCE: f64 = 1e-6;
 
 impl Exact<'_> {
@@ -87,10 +84,10 @@ impl Exact<'_> {
     }
 }
 
-/// A solve under way; the problem shrinks as places are ruled out.
+/// A solve in progress; the problem shrinks as places are ruled out.
 struct State<'a> {
     how: &'a Exact<'a>,
-    /// As it came.
+    /// The original problem.
     whole: &'a Dense,
     dense: Dense,
     ids: Vec<usize>,
@@ -100,8 +97,8 @@ struct State<'a> {
     work: u64,
     /// Least that each budget will still be charged.
     ahead: Vec<Ahead>,
-    /// Whether to search from both ends: there is one chain without budgets,
-    /// the best is wanted, and nothing was found that way that does not hold.
+    /// Whether to search from both ends: there is one chain without budgets, the best is wanted,
+    /// and no search from both ends gave an invalid result.
     hunts: bool,
 }
 
@@ -126,9 +123,8 @@ impl<'a> State<'a> {
         state
     }
 
-    /// Without them (the limits were reached) budgets are checked on whole
-    /// placements only, which leaves nothing proved wrongly: a search that is
-    /// cut short proves nothing.
+    /// Without them (the limits were reached) budgets are checked on whole placements only. That
+    /// proves nothing wrongly, since a search that is cut short proves nothing.
     fn set_ahead(&mut self) {
         let free = Prices::zero(&self.dense);
         let all: Option<Vec<Ahead>> = (0..self.dense.budgets.len())
@@ -155,7 +151,7 @@ impl<'a> State<'a> {
         self.improve_whole(cost, old);
     }
 
-    /// As [`Self::improve`], with the ordinals that the nodes came with.
+    /// As [`Self::improve`], with the original node ordinals.
     fn improve_whole(&mut self, cost: f64, path: Vec<usize>) {
         let cutoff = self.cutoff();
         if cutoff == f64::INFINITY || cost < cutoff - IMPROVEMENT * cutoff.abs() {
@@ -169,7 +165,7 @@ impl<'a> State<'a> {
             || (cutoff < f64::INFINITY && cutoff - self.bound <= IMPROVEMENT * cutoff.abs())
     }
 
-    /// Runs the passes; gives the name of the one that ended it.
+    /// Runs the passes; returns the name of the one that ended it.
     fn run(&mut self) -> &'static str {
         let free = Prices::zero(&self.dense);
         let Some(first) = self.relax(&free) else {
@@ -245,13 +241,12 @@ impl<'a> State<'a> {
         "labels"
     }
 
-    /// Whether so many workloads are placed together that beams over all of
-    /// them lead nowhere.
+    /// Whether too many workloads are placed together for beams over all of them.
     fn is_joint(&self) -> bool {
         self.dense.chains.len() > 2 && self.how.tuning.thorough
     }
 
-    /// Places a few of several workloads anew, again and again.
+    /// Repeatedly re-places a few of several workloads.
     fn regroup(&mut self, share_of_time: f64) {
         let done = self.complete || (self.how.any && self.best.is_some());
         if self.dense.chains.len() < 2 || !self.how.tuning.thorough || done {
@@ -274,7 +269,7 @@ impl<'a> State<'a> {
         self.finished();
     }
 
-    /// Where labels stall, branch and bound on what is left may go on.
+    /// If labels stall, branch and bound continues on the rest.
     fn hand_over(&mut self) {
         let nodes = if self.how.ctx.remaining().is_some() {
             u64::MAX
@@ -288,7 +283,7 @@ impl<'a> State<'a> {
         let cutoff = self.cutoff();
         let ctx = self.how.ctx.part(MILP_SHARE);
         let Ok(found) = milp::solve(&self.dense, Goal::Cost, cutoff, nodes, &ctx) else {
-            // Too large or numerically too hard: what the labels found stands.
+            // Too large or numerically too hard: keep the labels' result.
             return;
         };
         self.work += found.nodes;
@@ -301,8 +296,7 @@ impl<'a> State<'a> {
         self.complete = found.complete;
     }
 
-    /// Searches from both ends, where that applies; true when it settled the
-    /// question.
+    /// Searches from both ends, if that applies; true if it settled the question.
     fn hunt(&mut self, prices: &Prices, max_labels: u64) -> bool {
         if !self.hunts || self.finished() {
             return self.complete;
@@ -328,9 +322,8 @@ impl<'a> State<'a> {
         self.complete
     }
 
-    /// Solves the relaxation under `prices`: raises the bound, tries its path.
-    /// `None` when it proves that there is nothing (more) to find, or when the
-    /// limits are reached.
+    /// Solves the relaxation under `prices`: raises the bound, tries its path. `None` if it proves
+    /// that there is nothing (more) to find, or if the limits are reached.
     fn relax(&mut self, prices: &Prices) -> Option<Relaxed> {
         self.work += 1;
         let costs = self.priced_costs(prices);
@@ -377,7 +370,7 @@ impl<'a> State<'a> {
         self.take(found.best, found.labels);
     }
 
-    /// A* with a limit on labels and time; true when it settled the question.
+    /// A* with a limit on labels and time; true if it settled the question.
     fn prove(
         &mut self,
         prices: &Prices,
@@ -395,8 +388,7 @@ impl<'a> State<'a> {
         self.finished()
     }
 
-    /// Takes what a search found; false when it overlooked a constraint, so that
-    /// it proves nothing.
+    /// Uses the result of a search; false if it overlooked a constraint, so that it proves nothing.
     fn take(&mut self, best: Option<(f64, Vec<usize>)>, labels: u64) -> bool {
         self.work += labels;
         let Some((_, path)) = best else {
@@ -411,8 +403,8 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Raises prices where capacity is overdrawn; gives the best ones. `None` when
-    /// a search from both ends settled the question meanwhile.
+    /// Raises prices where capacity is overdrawn; returns the best ones. `None` if a search from
+    /// both ends settled the question meanwhile.
     fn ascend(&mut self) -> Option<Prices> {
         let mut ascent = Ascent::new(&self.dense);
         let worst = worst_cost(&self.dense);
@@ -447,8 +439,8 @@ impl<'a> State<'a> {
         Some(ascent.best)
     }
 
-    /// Rules out every place that cannot be part of anything cheaper than the
-    /// best. Gives how many nodes there were and which are left.
+    /// Rules out every place that cannot be part of anything cheaper than the best. Returns the
+    /// number of nodes before and which are left.
     fn fix(&mut self, relaxed: &Relaxed, prices: &Prices) -> Option<(usize, Vec<usize>)> {
         let n = self.dense.n;
         let cutoff = self.cutoff();
@@ -482,8 +474,8 @@ impl<'a> State<'a> {
     }
 }
 
-/// For each node, a cost that no placement with a block there goes below: the
-/// best run-feasible path through it. `None` when the limits were reached.
+/// For each node, a lower bound on placements with a block there: the best run-feasible path
+/// through it. `None` if the limits were reached.
 pub(crate) fn bounds_through_nodes(dense: &Dense, ctx: &Ctx) -> Option<Vec<f64>> {
     let (n, free) = (dense.n, Prices::zero(dense));
     let mut pairs = Vec::new();
@@ -509,7 +501,7 @@ pub(crate) fn bounds_through_nodes(dense: &Dense, ctx: &Ctx) -> Option<Vec<f64>>
     Some(least)
 }
 
-/// The problem whose cost is what a budget counts.
+/// The problem with a budget's measure as its cost.
 fn as_cost(dense: &Dense, budget: usize) -> Dense {
     let mut counted = dense.clone();
     for (chain, measure) in counted

@@ -1,5 +1,4 @@
-//! Why a placement is as it is, and why there is none, in the words of the
-//! kube-scheduler.
+//! Why a placement is as it is, and why there is none, in the kube-scheduler's terms.
 
 use crate::problem::{Node, Problem, Transition, Workload};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +13,7 @@ pub use others::{Alternative, Baseline};
 pub use relief::{Limit, Relief, why_infeasible};
 pub use split::{Explanation, Stretch, Tight, Unused, Way, explain};
 
-/// Blocks that no node can host, and what keeps each node from it.
+/// Blocks that no node can host, with the reason for each node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unplaced {
     /// The workload.
@@ -23,11 +22,11 @@ pub(crate) struct Unplaced {
     pub first: usize,
     /// Last of the blocks.
     pub last: usize,
-    /// Bytes that they occupy together.
+    /// Bytes that they need together.
     pub memory_bytes: u64,
     /// Nodes in the problem.
     pub nodes: usize,
-    /// How many nodes each reason holds off, most first; every node once.
+    /// How many nodes each reason excludes, most first; every node counts once.
     pub reasons: Vec<(usize, String)>,
 }
 
@@ -64,14 +63,13 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// Names what stands in the way of each workload: the first stretch of blocks
-/// that no node can take, given those that can run the blocks before. Empty
-/// when each stretch finds a node by itself; then only several of them together
-/// are too much.
+/// Names the obstacle of each workload: the first stretch of blocks that no node
+/// can take, given those that can run the blocks before. Empty if each stretch
+/// finds a node by itself; then only several of them together are too much.
 ///
-/// Nodes that lack memory are judged by the stretch as a whole, which is as long
-/// as one node would have to take: from the first block that cannot be placed to
-/// the last that cannot.
+/// Nodes that lack memory are judged by the whole stretch, which is as long as one
+/// node would have to take: from the first block that cannot be placed to the last
+/// that cannot.
 pub(crate) fn explain_infeasible(problem: &Problem) -> Vec<Unplaced> {
     problem
         .workloads
@@ -173,7 +171,7 @@ fn too_much_together(problem: &Problem, workload: &Workload) -> Option<Unplaced>
     Some(summary(problem, workload, 0, blocks - 1, reasons))
 }
 
-/// What keeps one block off a node, whatever the others do.
+/// Why one block cannot be on a node, regardless of the others.
 fn reason_alone(workload: &Workload, node: &Node, b: usize) -> Option<String> {
     let c = &workload.constraints;
     let block = &workload.blocks[b];
@@ -225,8 +223,7 @@ fn reason_alone(workload: &Workload, node: &Node, b: usize) -> Option<String> {
     None
 }
 
-/// A node that could hold the block, but not beside what it holds until the
-/// switch is over.
+/// A node that could hold the block, but not beside its present blocks until the switch is over.
 fn no_room_to_switch(
     problem: &Problem,
     workload: &Workload,
@@ -265,7 +262,7 @@ fn certain_reach(workload: &Workload, b: usize) -> f64 {
         .product()
 }
 
-/// Why a node cannot be reached from any that runs the block before.
+/// Why a node cannot be reached from any that runs the previous block.
 fn no_way(
     problem: &Problem,
     workload: &Workload,

@@ -1,11 +1,10 @@
 //! Where each block of a network runs: problem, checker and strategies.
 //!
-//! Pure: no I/O, no async, no Kubernetes, no torch, and no clock but the
-//! deadline in [`Ctx`]. The way in is [`solve_checked`] with a
-//! [`strategy`] by name; [`check::evaluate`] gives the figures of any
-//! placement; [`explain::explain`] says why it is as it is,
-//! [`explain::why_infeasible`] why there is none, [`regions::regions`] where
-//! another would be the best, and [`adapt`] when to move there.
+//! Pure: no I/O, no async, no Kubernetes, no torch, and no clock but the deadline in
+//! [`Ctx`]. The entry point is [`solve_checked`] with a [`strategy`] by name;
+//! [`check::evaluate`] computes the metrics of any placement; [`explain::explain`]
+//! explains it, [`explain::why_infeasible`] why there is none, [`regions::regions`]
+//! where another would be the best, and [`adapt`] when to move there.
 
 pub mod adapt;
 pub mod check;
@@ -42,7 +41,7 @@ pub use validate::{FieldError, FieldErrors, MAX_BLOCKS, MAX_NODES, ValidProblem,
 #[cfg(test)]
 mod testing;
 
-// The generator of nasty problems is shared with the integration tests.
+// The generator of hard problems is shared with the integration tests.
 #[cfg(test)]
 extern crate self as lamina_placement;
 #[cfg(test)]

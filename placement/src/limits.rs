@@ -1,11 +1,10 @@
-//! How long a solve may go on, and what makes it repeatable.
+//! Limits of a solve, and what makes it reproducible.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Limits of a solve: a deadline and a way to cancel. The only clock that a
-/// strategy may look at.
+/// Limits of a solve: a deadline and a way to cancel. The only clock that a strategy may read.
 #[derive(Debug, Clone, Default)]
 pub struct Ctx {
     deadline: Option<Instant>,
@@ -18,7 +17,7 @@ impl Ctx {
         Self::default()
     }
 
-    /// Stop at `deadline` and give what was found.
+    /// Stop at `deadline` and return what was found.
     pub fn until(deadline: Instant) -> Self {
         Self {
             deadline: Some(deadline),
@@ -26,7 +25,7 @@ impl Ctx {
         }
     }
 
-    /// The same limits, and to stop within `duration` from now.
+    /// The same limits, and stop within `duration` from now.
     pub fn within(&self, duration: Duration) -> Self {
         let own = Instant::now().checked_add(duration);
         Self {
@@ -51,7 +50,7 @@ impl Ctx {
             .map(|d| d.saturating_duration_since(Instant::now()))
     }
 
-    /// The same limits with only `share` (in `0..=1`) of the time left.
+    /// The same limits with only `share` (in `0..=1`) of the remaining time.
     pub fn part(&self, share: f64) -> Self {
         let deadline = self
             .remaining()
@@ -63,13 +62,12 @@ impl Ctx {
     }
 }
 
-/// How to solve.
+/// Options of a solve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SolveOptions {
     /// Seed of everything random; the same seed gives the same answer.
     pub seed: u64,
-    /// Units of work after which to stop. Unlike a deadline it is
-    /// reproducible.
+    /// Units of work after which to stop. Unlike a deadline this is reproducible.
     pub work_limit: Option<u64>,
 }
 

@@ -15,33 +15,33 @@ use std::time::Duration;
 
 /// More columns than this are not worth the memory.
 pub(crate) const MAX_COLUMNS: usize = 400_000;
-/// How long the solver runs between looks at the limits.
+/// Time that the solver runs between checks of the limits.
 const SLICE: Duration = Duration::from_millis(200);
-/// Placements that rounding let pass and that were cut off, at most.
+/// Most placements cut off because only rounding made them feasible.
 const MAX_CUTS: usize = 50;
 
-/// How far from a whole number a binary variable may end: far less than what
-/// would show in the objective.
+/// Largest distance of a binary variable from an integer: far less than would show in the
+/// objective.
 const INTEGRALITY: f64 = 1e-9;
 
-/// What is made small.
+/// What is minimized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Goal {
     /// Sum of costs.
     Cost,
-    /// Load of the busiest node or link, as a share of what is allowed.
+    /// Load of the busiest node or link, relative to its limit.
     Busiest,
 }
 
-/// What the program gave.
+/// The result.
 #[derive(Debug, Clone)]
 pub(crate) struct MilpOutcome {
     /// A node per block, all chains one after the other.
     pub path: Option<Vec<usize>>,
-    /// No placement is better than this; not finite where nothing was proved,
-    /// infinite when there is no placement.
+    /// No placement is better than this; not finite if nothing was proved, infinite if there is no
+    /// placement.
     pub bound: f64,
-    /// Whether the solver ended by itself.
+    /// Whether the solver finished.
     pub complete: bool,
     /// Branch-and-bound nodes.
     pub nodes: u64,
@@ -110,7 +110,7 @@ pub(crate) fn solve(
     Ok(outcome(None, f64::NEG_INFINITY, false, nodes))
 }
 
-/// Runs in slices, so that a cancel is heard.
+/// Runs in slices, so that a cancellation takes effect.
 fn run(problem: &microlp::Problem, max_nodes: u64, ctx: &Ctx) -> Result<SolveOutcome, Error> {
     let slice = || Some(ctx.remaining().map_or(SLICE, |left| left.min(SLICE)));
     let mut options = SolveOptions::default();
@@ -145,13 +145,13 @@ fn columns(dense: &Dense, chain: &Chain) -> usize {
 
 type Row = Vec<(Variable, f64)>;
 
-/// The program and what its columns mean.
+/// The program and the meaning of its columns.
 struct Program<'a> {
     dense: &'a Dense,
     problem: microlp::Problem,
     /// `[block over all chains][node]`.
     place: Vec<Option<Variable>>,
-    /// What objective values were divided by.
+    /// Divisor of objective values.
     scale: f64,
     /// Rows `terms <= 1` (or `<= busiest`), terms as shares of the capacity.
     node_rows: BTreeMap<(usize, usize, usize), Row>,
@@ -163,7 +163,7 @@ struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    /// `None` when some block has nowhere to run.
+    /// `None` if some block has nowhere to run.
     fn new(dense: &'a Dense, goal: Goal, cutoff: f64) -> Option<Self> {
         let scale = match goal {
             Goal::Cost => largest_cost(dense).max(1e-12),
@@ -186,7 +186,7 @@ impl<'a> Program<'a> {
         program.capacities();
         if goal == Goal::Cost && cutoff < f64::INFINITY {
             let row = std::mem::take(&mut program.cost_row);
-            // Room for the solver's tolerance: a tie may come out, never a loss.
+            // Margin for the solver's tolerance: a tie may result, never a loss.
             let limit = cutoff / scale * (1.0 + 1e-6);
             program
                 .problem
@@ -248,7 +248,7 @@ impl<'a> Program<'a> {
         Some(())
     }
 
-    /// What a block takes where it runs, and the crossing into the first.
+    /// A block's need where it runs, and the crossing into the first.
     fn block_terms(&mut self, k: usize, b: usize, i: usize, variable: Variable) {
         let dense = self.dense;
         let (chain, n) = (&dense.chains[k], dense.n);
@@ -297,8 +297,8 @@ impl<'a> Program<'a> {
         }
     }
 
-    /// Flow over the cut before block `b`: what leaves a node was there, what
-    /// arrives stays there.
+    /// Flow over the cut before block `b`: outgoing flow equals presence before, incoming flow
+    /// presence after.
     fn flow(&mut self, k: usize, b: usize, before: &[Option<Variable>], here: &[Option<Variable>]) {
         let dense = self.dense;
         let (chain, n) = (&dense.chains[k], dense.n);
@@ -338,7 +338,7 @@ impl<'a> Program<'a> {
         }
     }
 
-    /// Capacity rows, each in shares of its capacity.
+    /// Capacity rows, relative to their capacities.
     fn capacities(&mut self) {
         let dense = self.dense;
         let busiest =
@@ -382,7 +382,7 @@ impl<'a> Program<'a> {
         if capacity == f64::INFINITY || most <= capacity {
             return;
         }
-        // Against the largest term, because a capacity may be zero.
+        // Relative to the largest term, because a capacity may be zero.
         let unit = row.iter().map(|(_, need)| *need).fold(0.0, f64::max);
         let scaled: Row = row
             .iter()
@@ -404,8 +404,7 @@ impl<'a> Program<'a> {
             .collect()
     }
 
-    /// Forbids one path: within the solver's tolerance it fits, by the exact
-    /// figures it does not.
+    /// Forbids one path that fits within the solver's tolerance but not exactly.
     fn cut_off(&mut self, path: &[usize]) {
         let n = self.dense.n;
         let row: Row = path
@@ -428,8 +427,7 @@ const fn outcome(path: Option<Vec<usize>>, bound: f64, complete: bool, nodes: u6
     }
 }
 
-/// The largest finite cost of a block or of a crossing from the entry, which
-/// sets the unit.
+/// The largest finite cost of a block or of a crossing from the entry, which sets the unit.
 fn largest_cost(dense: &Dense) -> f64 {
     let blocks = dense.chains.iter().flat_map(|c| c.cost.iter().copied());
     let crossings = dense.chains.iter().flat_map(|c| {

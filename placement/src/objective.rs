@@ -1,28 +1,26 @@
-//! What is made small: one criterion, a weighted sum of several, or several in
-//! order of rank.
+//! The objective: one criterion, a weighted sum of several, or several in order of rank.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A figure of a placement that can be made small.
+/// A metric of a placement that can be minimized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Criterion {
-    /// Weighted sum of the workloads' expected latencies in seconds, plus what
-    /// moving blocks is charged.
+    /// Weighted sum of the workloads' expected latencies in seconds, plus the charge for moving
+    /// blocks.
     Latency,
-    /// The same with the latency of a request that takes no exit: the longest
-    /// path, which is what the tail of the requests sees.
+    /// The same with the latency of a request that takes no exit: the longest path, which the tail
+    /// of the requests sees.
     TailLatency,
-    /// Seconds per request at the slowest node or link: one over the highest
-    /// rate that can be sustained in the given mix.
+    /// Seconds per request at the slowest node or link: the reciprocal of the highest sustainable
+    /// rate in the given mix.
     Throughput,
     /// Joules per request of the mix, of nodes and links.
     Energy,
-    /// Highest utilisation of a node in use, the load of others included.
+    /// Highest utilisation of a node in use, including the load of others.
     Fairness,
-    /// Highest share, over the nodes in use, of what others left free and the
-    /// cap allows.
+    /// Highest use, over the nodes in use, relative to what others leave free and the cap allows.
     ProportionalFairness,
     /// Money per request of the mix.
     Money,
@@ -63,7 +61,7 @@ pub struct WeightedCriterion {
     pub weight: f64,
 }
 
-/// A criterion with its place in an order.
+/// A criterion with its rank.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RankedCriterion {
@@ -74,7 +72,7 @@ pub struct RankedCriterion {
     pub tolerance: f64,
 }
 
-/// What is made small.
+/// What is minimized.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Objective {
@@ -83,8 +81,7 @@ pub enum Objective {
     Latency,
     /// [`Criterion::TailLatency`].
     TailLatency,
-    /// [`Criterion::Throughput`]. Among placements with the same bottleneck any
-    /// may be given.
+    /// [`Criterion::Throughput`]. Among placements with the same bottleneck any may be returned.
     Throughput,
     /// [`Criterion::Energy`].
     Energy,
@@ -97,8 +94,8 @@ pub enum Objective {
     /// The sum of weight times criterion. At most one of them may be the worst
     /// of several places (throughput, fairness).
     Weighted(Vec<WeightedCriterion>),
-    /// The first criterion, then among placements within its tolerance the
-    /// second, and so on. Value and bound are those of the first.
+    /// The first criterion, then among placements within its tolerance the second, and so on. Value
+    /// and bound are those of the first.
     Lexicographic(Vec<RankedCriterion>),
 }
 
@@ -117,7 +114,7 @@ impl From<Criterion> for Objective {
 }
 
 impl Objective {
-    /// The one criterion that it is; `None` for several.
+    /// The single criterion; `None` for several.
     pub const fn single(&self) -> Option<Criterion> {
         Some(match self {
             Self::Latency => Criterion::Latency,
@@ -131,7 +128,7 @@ impl Objective {
         })
     }
 
-    /// The criteria whose weighted sum its value is. Of ranked ones, the first.
+    /// The criteria whose weighted sum is the objective's value. Of ranked ones, the first.
     pub fn terms(&self) -> Vec<WeightedCriterion> {
         let one = |criterion| WeightedCriterion {
             criterion,
@@ -144,8 +141,8 @@ impl Objective {
         }
     }
 
-    /// Its criteria in order of rank, each with the tolerance that the next one
-    /// has; empty unless they are ranked.
+    /// Its criteria in order of rank, each with the tolerance for the next one; empty unless they
+    /// are ranked.
     pub fn ranks(&self) -> &[RankedCriterion] {
         match self {
             Self::Lexicographic(ranks) => ranks,
@@ -153,7 +150,7 @@ impl Objective {
         }
     }
 
-    /// Every criterion that it looks at.
+    /// Every criterion that it uses.
     pub fn criteria(&self) -> Vec<Criterion> {
         match self {
             Self::Lexicographic(ranks) => ranks.iter().map(|r| r.criterion).collect(),

@@ -1,4 +1,4 @@
-//! The question: blocks, nodes, links and what is asked of a placement.
+//! The problem: blocks, nodes, links and the requirements on a placement.
 //!
 //! Nodes have names here; strategies compile the problem into dense ordinals.
 //! A link or a time that was never measured is absent, and absent means
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Where a node stands between the sensor and the data centre. The order is
-/// the one that [`Constraints::monotone_tiers`] speaks of.
+/// The place of a node between the sensor and the data centre. [`Constraints::monotone_tiers`]
+/// refers to this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Tier {
@@ -41,30 +41,28 @@ pub struct Node {
     pub name: String,
     /// Tier.
     pub tier: Tier,
-    /// Memory for slices in bytes: what the workloads of this problem may use,
-    /// other users already taken off.
+    /// Memory for slices in bytes: what the workloads of this problem may use, without other users'
+    /// share.
     pub memory_bytes: u64,
-    /// Bytes that stay loaded during the switch and that no
-    /// [`Workload::previous`] accounts for, such as an older model version.
+    /// Bytes that stay loaded during the switch and that are in no [`Workload::previous`], such as
+    /// an older model version.
     #[serde(default)]
     pub resident_bytes: u64,
     /// Share of its compute that others use, in `0..1`: a block takes
     /// `seconds / (1 - load_share)`.
     #[serde(default)]
     pub load_share: f64,
-    /// Highest utilisation allowed, the load of others included, above 0 and
-    /// at most 1. Below 1 it keeps queues short.
+    /// Highest allowed utilisation, including the load of others, above 0 and at most 1. Below 1 it
+    /// keeps queues short.
     #[serde(default = "default_cap")]
     pub utilisation_cap: f64,
     /// Requests that it computes at the same time without slowing each other.
     #[serde(default = "one")]
     pub concurrency: u32,
-    /// Watts that computing one request adds to what the node draws idle; 0
-    /// where it was not measured.
+    /// Watts that computing one request adds to the node's idle draw; 0 if not measured.
     #[serde(default)]
     pub active_watts: f64,
-    /// Money per second of computing one request, in any currency that the
-    /// whole problem uses.
+    /// Money per second of computing one request, in the currency of the whole problem.
     #[serde(default)]
     pub price_per_second: f64,
     /// Why it must not host blocks now (`not ready`, `cordoned`), if so.
@@ -103,7 +101,7 @@ pub struct Link {
     /// at most 1.
     #[serde(default = "default_cap")]
     pub share: f64,
-    /// Joules that both ends and what lies between spend on a byte.
+    /// Joules per byte, of both ends and everything in between.
     #[serde(default)]
     pub joules_per_byte: f64,
     /// Money per byte.
@@ -124,13 +122,13 @@ impl Link {
     }
 }
 
-/// What travels between blocks.
+/// A value that travels between blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Value {
     /// Name, unique in the workload.
     pub name: String,
-    /// Bytes on the wire, after its encoding (the input's too).
+    /// Bytes on the wire, after its encoding (also for inputs).
     pub bytes: u64,
 }
 
@@ -140,8 +138,8 @@ pub struct Value {
 pub struct BlockCost {
     /// Compute time in seconds on the node when nothing else runs there.
     pub seconds: f64,
-    /// Additional seconds on the node when the model is cut behind this block
-    /// (what merging across the cut would have saved).
+    /// Additional seconds on the node if the model is cut after this block (what merging across the
+    /// cut would have saved).
     #[serde(default)]
     pub cut_penalty_seconds: f64,
 }
@@ -156,19 +154,19 @@ impl BlockCost {
     }
 }
 
-/// The smallest piece that is placed.
+/// The smallest unit of placement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Block {
-    /// Names of the values it takes.
+    /// Names of the values it consumes.
     pub inputs: Vec<String>,
-    /// Names of the values it gives.
+    /// Names of the values it produces.
     pub outputs: Vec<String>,
     /// Bytes it occupies in a node's memory once loaded.
     pub memory_bytes: u64,
     /// Bytes of its slice, which the slice limits count.
     pub slice_bytes: u64,
-    /// Cost by node name; on a node that is absent it cannot run.
+    /// Cost by node name; it cannot run on absent nodes.
     pub costs: BTreeMap<String, BlockCost>,
 }
 
@@ -184,11 +182,11 @@ pub struct ExitPoint {
     pub accuracy: f64,
 }
 
-/// A side exit, computed with the block it hangs on.
+/// A side exit, computed with the block it branches from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Exit {
-    /// The block behind which requests leave.
+    /// The block after which requests leave.
     pub after_block: usize,
     /// Bytes of its reply on the wire.
     pub reply_bytes: u64,
@@ -207,7 +205,7 @@ pub struct BlockOnNode {
     pub node: String,
 }
 
-/// What a placement of one workload must respect.
+/// Constraints on the placement of one workload.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Constraints {
@@ -215,7 +213,7 @@ pub struct Constraints {
     pub pins: Vec<BlockOnNode>,
     /// Blocks that must not run on a given node.
     pub forbidden: Vec<BlockOnNode>,
-    /// The first so many blocks stay on the entry (privacy).
+    /// This many first blocks stay on the entry (privacy).
     pub keep_first_on_entry: usize,
     /// Tiers that may host blocks; all when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -226,7 +224,7 @@ pub struct Constraints {
     pub tier_slice_limit_bytes: BTreeMap<Tier, u64>,
     /// Most slice bytes of this workload on a node, by name.
     pub node_slice_limit_bytes: BTreeMap<String, u64>,
-    /// Lowest expected accuracy, in `0..=1`, where exits have a choice.
+    /// Lowest expected accuracy, in `0..=1`, if exits have a choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_accuracy: Option<f64>,
     /// Highest expected latency in seconds.
@@ -240,12 +238,12 @@ pub struct Constraints {
 pub struct Previous {
     /// Its segments in order.
     pub segments: Vec<Segment>,
-    /// Blocks whose files nodes have on their disks beside those: they are not
-    /// loaded, but to move there nothing is fetched.
+    /// Further blocks whose files nodes have on disk: they are not loaded, but moving there fetches
+    /// nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub on_disk: Vec<Segment>,
-    /// Objective seconds charged per slice byte of a block that moves to a
-    /// node which does not hold it, loaded or on its disk.
+    /// Objective seconds charged per slice byte of a block that moves to a node without it, loaded
+    /// or on disk.
     #[serde(default)]
     pub move_seconds_per_byte: f64,
 }
@@ -257,18 +255,17 @@ pub struct Previous {
 pub struct Workload {
     /// Name, unique in the problem.
     pub name: String,
-    /// Node where requests arise and replies are wanted.
+    /// Node where requests arrive and replies go.
     pub entry: String,
-    /// Expected requests per second; 0 where none is known.
+    /// Expected requests per second; 0 if unknown.
     pub rate_per_second: f64,
     /// Weight in the objective.
     #[serde(default = "unit")]
     pub weight: f64,
-    /// Every value: the inputs (given by no block), those between blocks, the
-    /// outputs.
+    /// Every value: the inputs (produced by no block), those between blocks, the outputs.
     pub values: Vec<Value>,
-    /// The blocks in execution order. A DAG is given in a topological order;
-    /// what crosses a cut is every value that is still needed behind it.
+    /// The blocks in execution order. A DAG is given in a topological order; every value that is
+    /// still needed after a cut crosses it.
     pub blocks: Vec<Block>,
     /// Names of the values that the reply carries.
     pub outputs: Vec<String>,
@@ -292,16 +289,16 @@ pub struct Workload {
 pub enum Transition {
     /// Only the new placement counts: the old one is drained first.
     Drain,
-    /// A node holds the old blocks and the new ones at once; a block that
-    /// stays on its node is held once.
+    /// A node holds the old and the new blocks at once; a block that stays on its node is held
+    /// once.
     #[default]
     Shared,
-    /// As `Shared`, but a block that stays is loaded twice. A workload whose
-    /// placement does not change at all loads nothing.
+    /// As `Shared`, but a block that stays is loaded twice. A workload whose placement does not
+    /// change at all loads nothing.
     Separate,
 }
 
-/// The whole question.
+/// The whole problem.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Problem {
@@ -310,9 +307,9 @@ pub struct Problem {
     /// Directed links by the names of sender, then receiver. An absent one is
     /// unreachable.
     pub links: BTreeMap<String, BTreeMap<String, Link>>,
-    /// What is placed; most often one.
+    /// What is placed; usually one.
     pub workloads: Vec<Workload>,
-    /// What is made small.
+    /// What is minimized.
     #[serde(default)]
     pub objective: Objective,
     /// How memory is counted during the switch.

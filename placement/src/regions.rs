@@ -1,14 +1,13 @@
-//! Critical regions: the optimum as a function of one factor by which the
-//! bandwidth of some links changes, with exact breakpoints. To react is then to
-//! look up.
+//! Critical regions: the optimum as a function of one factor by which the bandwidth
+//! of some links changes, with exact breakpoints. Reacting is then a look-up.
 //!
 //! For a fixed placement the expected latency is `fixed + inverse / factor`, a
 //! line in the inverse of the factor, so the optimum is the lower envelope of
-//! lines, found by asking for the optimum where two known lines meet (Eisner and
+//! lines, found by computing the optimum where two known lines meet (Eisner and
 //! Severance, "Mathematical techniques for efficient record segmentation in large
 //! shared databases", JACM 1976). Links can carry less as the factor falls, so
-//! placements drop out: the envelope is cut where its placement does, and begun
-//! anew without it.
+//! placements drop out: the envelope ends where its placement does, and restarts
+//! without it.
 
 use crate::dense::{Aim, Dense, Rows};
 use crate::exact::{Exact, Tuning};
@@ -26,10 +25,10 @@ use std::ops::RangeInclusive;
 const TOLERANCE: f64 = 1e-8;
 /// Relative step past the point where a placement drops out.
 const PAST: f64 = 1e-9;
-/// More lines than this are not looked for.
+/// Most lines.
 const MAX_LINES: usize = 10_000;
 
-/// A placement and what it costs under any factor.
+/// A placement and its cost under any factor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Line {
@@ -37,14 +36,14 @@ pub struct Line {
     pub placements: Vec<Placement>,
     /// Objective seconds that do not depend on the factor.
     pub fixed_seconds: f64,
-    /// Objective seconds times the factor that do.
+    /// Objective seconds, times the factor, that do.
     pub inverse_seconds: f64,
     /// Below this factor some link or limit is overdrawn.
     pub least_factor: f64,
 }
 
 impl Line {
-    /// Objective seconds under a factor; infinite where it cannot serve.
+    /// Objective seconds under a factor; infinite if it cannot serve.
     pub fn seconds(&self, factor: f64) -> f64 {
         if factor < self.least_factor * (1.0 - TOLERANCE) {
             f64::INFINITY
@@ -66,8 +65,7 @@ pub struct Region {
     pub from_factor: f64,
     /// The highest factor.
     pub to_factor: f64,
-    /// Ordinal of the optimum in [`Regions::lines`]; `None` where nothing
-    /// serves.
+    /// Ordinal of the optimum in [`Regions::lines`]; `None` if nothing serves.
     pub line: Option<usize>,
 }
 
@@ -82,7 +80,7 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// The region of a factor; the nearest one outside of the range.
+    /// The region of a factor; outside the range, the nearest one.
     pub fn at(&self, factor: f64) -> Option<&Region> {
         let above = self.regions.iter().find(|r| factor <= r.to_factor);
         above.or(self.regions.last())
@@ -98,13 +96,13 @@ pub enum RegionsError {
     /// The optimum is not a lower envelope of such lines.
     #[error("regions do not apply: {0}")]
     NotApplicable(String),
-    /// An optimum on the way was not proved before the limits.
+    /// An optimum could not be proved within the limits.
     #[error("an optimum was not proved within the limits; give more time or work")]
     Unproved,
 }
 
-/// Which optimum to take where factors change the bandwidth of `links` (sender,
-/// receiver; all links when empty) within `factors`.
+/// The optimum by a factor on the bandwidth of `links` (sender, receiver; all links
+/// if empty) within `factors`.
 ///
 /// # Errors
 /// [`RegionsError`]; the objective must be latency.
@@ -162,7 +160,7 @@ struct Candidate {
     choice: usize,
     path: Vec<usize>,
     line: Line,
-    /// Whether it is the latency limit that sets its least factor.
+    /// Whether the latency limit determines its least factor.
     slow: bool,
 }
 
@@ -189,8 +187,8 @@ impl<'a> Sweep<'a> {
         options: &SolveOptions,
         ctx: &'a Ctx,
     ) -> Self {
-        // With one workload and this objective, the limit only says from where on
-        // the optimum is too slow: a line's own affair.
+        // With one workload and this objective, the limit only determines from where on the optimum
+        // is too slow, which is a property of the line.
         let mut free = problem.clone();
         for workload in &mut free.workloads {
             workload.constraints.latency_limit_seconds = None;
@@ -267,8 +265,8 @@ impl<'a> Sweep<'a> {
         limit.map_or(f64::INFINITY, |limit| workload.weight * limit)
     }
 
-    /// The lower envelope on `[from, to]` of all placements that serve at
-    /// `from`; `None` when there is none.
+    /// The lower envelope on `[from, to]` of all placements that serve at `from`; `None` if there
+    /// are none.
     fn envelope(&mut self, from: f64, to: f64) -> Result<Option<Vec<Piece>>, RegionsError> {
         let Some(first) = self.optimum(from, from)? else {
             return Ok(None);
@@ -294,7 +292,7 @@ impl<'a> Sweep<'a> {
             };
             let line = &self.found[middle].line;
             if line.at(meet) >= value * (1.0 - TOLERANCE) {
-                // Looked at from the right last, so that pieces come in order.
+                // The right part is processed last, so that pieces come in order.
                 pieces.push((left, meet, a));
                 pieces.push((meet, right, b));
             } else {
@@ -321,7 +319,7 @@ impl<'a> Sweep<'a> {
         let mut best = known.map(|id| (self.found[id].line.at(inverse), Err(id)));
         for choice in 0..self.choices.len() {
             let dense = self.at(choice, inverse, serving);
-            // What stays as it is loads nothing, which a search does not know.
+            // An unchanged placement loads nothing, which the search does not know.
             if let Some(path) = dense.previous_path()
                 && let Some(value) = dense.evaluate(&path)
                 && best.as_ref().is_none_or(|b| value < b.0 * (1.0 - PAST))
@@ -397,8 +395,8 @@ impl<'a> Sweep<'a> {
         id
     }
 
-    /// The factor below which a candidate overdraws a link or its limit, and
-    /// whether it is the limit.
+    /// The factor below which a candidate overdraws a link or its limit, and whether it is the
+    /// limit.
     fn least_factor(&self, id: usize) -> (f64, bool) {
         let candidate = &self.found[id];
         let dense = &self.base[candidate.choice];
@@ -420,7 +418,7 @@ impl<'a> Sweep<'a> {
         (link.max(slow), slow >= link)
     }
 
-    /// Pieces by inverse factor, as regions by factor; only lines that are left.
+    /// Converts pieces by inverse factor to regions by factor; keeps only lines in use.
     fn regions(self, pieces: Vec<(f64, f64, Option<usize>)>) -> Regions {
         let mut lines: Vec<Line> = Vec::new();
         let mut number: Vec<Option<usize>> = vec![None; self.found.len()];

@@ -1,5 +1,4 @@
-//! The answer: who runs what, what it costs by the checker's reckoning, and
-//! how far from the best it can be.
+//! The answer: where blocks run, the cost by the checker, and the gap to the optimum.
 
 use crate::objective::{Criterion, Objective};
 use serde::{Deserialize, Serialize};
@@ -52,7 +51,7 @@ pub enum Status {
     Feasible,
     /// No placement respects every constraint; proved.
     Infeasible,
-    /// None was found and none was excluded before the limit.
+    /// None was found, and none was excluded, before the limit.
     Unknown,
 }
 
@@ -62,8 +61,7 @@ pub enum Status {
 pub struct Certificate {
     /// What is known.
     pub status: Status,
-    /// No placement has a smaller objective than this. `None` where nothing
-    /// was proved.
+    /// Lower bound of the objective. `None` if nothing was proved.
     pub lower_bound: Option<f64>,
     /// `(objective - lower_bound) / objective`, in `0..=1`; `None` without an
     /// answer or a bound.
@@ -85,8 +83,8 @@ impl Certificate {
         gap: None,
     };
 
-    /// An answer of the given objective value and the bound proved for it.
-    /// A bound within `tolerance` (relative) of the value is a proof.
+    /// An answer with the given objective value and its proved bound. A bound within `tolerance`
+    /// (relative) of the value is a proof.
     pub fn of(objective: f64, lower_bound: Option<f64>, tolerance: f64) -> Self {
         let bound = lower_bound
             .filter(|b| b.is_finite())
@@ -124,14 +122,13 @@ pub struct Stats {
     pub nodes_left: usize,
 }
 
-/// What a strategy gives back, before it is checked.
+/// A strategy's answer, before it is checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Answer {
-    /// One placement per workload, in the problem's order; empty when none was
-    /// found.
+    /// One placement per workload, in the problem's order; empty if none was found.
     pub placements: Vec<Placement>,
-    /// The objective it claims; the checker has the last word.
+    /// The objective it claims; the checker decides.
     pub objective: Option<f64>,
     /// The proof it claims.
     pub certificate: Certificate,
@@ -140,7 +137,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// No placement, for the reason that the certificate gives.
+    /// No placement, for the reason in the certificate.
     pub const fn none(certificate: Certificate, stats: Stats) -> Self {
         Self {
             placements: Vec::new(),
@@ -161,7 +158,7 @@ pub struct SegmentMetrics {
     pub blocks: Vec<usize>,
     /// Probability that a request reaches it.
     pub reach: f64,
-    /// Expected compute seconds per request, cut penalty and load included.
+    /// Expected compute seconds per request, including cut penalty and load.
     pub compute_seconds: f64,
     /// Expected joules per request.
     #[serde(default)]
@@ -181,7 +178,7 @@ pub struct CrossingMetrics {
     pub from: String,
     /// Receiver.
     pub to: String,
-    /// The first block behind the cut; 0 is the input leaving the entry.
+    /// The first block after the cut; 0 is the input leaving the entry.
     pub before_block: usize,
     /// Probability that a request crosses.
     pub reach: f64,
@@ -199,7 +196,7 @@ pub struct CrossingMetrics {
     pub money: f64,
 }
 
-/// One workload by the checker's reckoning.
+/// Metrics of one workload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadMetrics {
@@ -213,11 +210,11 @@ pub struct WorkloadMetrics {
     pub network_seconds: f64,
     /// Latency in seconds of a request that takes no exit.
     pub longest_seconds: f64,
-    /// Expected accuracy, where it is known.
+    /// Expected accuracy, if known.
     pub accuracy: Option<f64>,
     /// Slice bytes that move to nodes which do not hold them.
     pub moved_bytes: u64,
-    /// What moving them is charged, in objective seconds.
+    /// The charge for moving them, in objective seconds.
     pub move_seconds: f64,
     /// Expected joules per request.
     #[serde(default)]
@@ -231,7 +228,7 @@ pub struct WorkloadMetrics {
     pub crossings: Vec<CrossingMetrics>,
 }
 
-/// One node by the checker's reckoning; nodes without blocks are left out.
+/// Metrics of one node; nodes without blocks are left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeMetrics {
@@ -241,13 +238,13 @@ pub struct NodeMetrics {
     pub memory_bytes: u64,
     /// Most bytes held during the switch.
     pub transition_bytes: u64,
-    /// Utilisation at the expected rates, the load of others included.
+    /// Utilisation at the expected rates, including the load of others.
     pub utilisation: f64,
-    /// Seconds of its work per request of the mix, over what it may spend.
+    /// Seconds of its work per request of the mix, divided by its free share.
     pub stage_seconds: f64,
 }
 
-/// One directed link by the checker's reckoning; unused ones are left out.
+/// Metrics of one directed link; unused ones are left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LinkMetrics {
@@ -257,7 +254,7 @@ pub struct LinkMetrics {
     pub to: String,
     /// Share of the bandwidth used at the expected rates.
     pub utilisation: f64,
-    /// Seconds of sending per request of the mix, over the share allowed.
+    /// Seconds of sending per request of the mix, divided by the allowed share.
     pub stage_seconds: f64,
 }
 
@@ -267,23 +264,23 @@ pub struct LinkMetrics {
 pub struct Bottleneck {
     /// `edge-1` or `cam-1→edge-1`.
     pub place: String,
-    /// Seconds per request of the mix; one over it is the highest rate.
+    /// Seconds per request of the mix; its reciprocal is the highest rate.
     pub seconds: f64,
 }
 
-/// Everything the checker found out about a placement.
+/// All of the checker's metrics of a placement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metrics {
-    /// The value that was made small, in the unit of the objective: seconds,
-    /// joules, money, a share, or a weighted sum of them.
+    /// The objective's value, in its unit: seconds, joules, money, a share, or a weighted sum of
+    /// them.
     pub objective: f64,
     /// Weighted sum of expected latencies in seconds.
     pub latency_seconds: f64,
     /// Weighted sum of the latencies of requests that take no exit, in seconds.
     #[serde(default)]
     pub tail_seconds: f64,
-    /// Weighted sum of what moving blocks is charged, in objective seconds.
+    /// Weighted sum of the charges for moving blocks, in objective seconds.
     #[serde(default)]
     pub move_seconds: f64,
     /// Expected joules per request of the mix.
@@ -298,7 +295,7 @@ pub struct Metrics {
     /// Highest share of its free compute that a node in use spends.
     #[serde(default)]
     pub proportional_utilisation: f64,
-    /// The slowest stage; `None` when nothing takes time.
+    /// The slowest stage; `None` if nothing takes time.
     pub bottleneck: Option<Bottleneck>,
     /// Per workload, in the problem's order.
     pub workloads: Vec<WorkloadMetrics>,
@@ -322,8 +319,8 @@ impl Metrics {
         }
     }
 
-    /// What an objective makes small in service, what moving is charged left
-    /// out: comparable between what runs now and what could.
+    /// The objective in service, without the charge for moving: comparable between the current and
+    /// a new placement.
     pub fn goal(&self, objective: &Objective) -> f64 {
         let term = |criterion| match criterion {
             Criterion::Latency => self.latency_seconds,
@@ -341,10 +338,9 @@ impl Metrics {
 pub struct Solution {
     /// The strategy that gave it.
     pub strategy: String,
-    /// One placement per workload, in the problem's order; empty when none was
-    /// found.
+    /// One placement per workload, in the problem's order; empty if none was found.
     pub placements: Vec<Placement>,
-    /// The checker's figures; `None` exactly when `placements` is empty.
+    /// The checker's metrics; `None` exactly if `placements` is empty.
     pub metrics: Option<Metrics>,
     /// The proof.
     pub certificate: Certificate,

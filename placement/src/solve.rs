@@ -1,4 +1,4 @@
-//! The one way in which production calls a strategy.
+//! The way in which production code calls a strategy.
 
 use crate::check;
 use crate::limits::{Ctx, SolveOptions};
@@ -7,12 +7,12 @@ use crate::solution::Solution;
 use crate::strategy::{SolveError, Strategy};
 use crate::validate::ValidProblem;
 
-/// Validates, solves, and lets the checker re-evaluate the answer: the way in
-/// which production calls a strategy.
+/// Validates, solves, and has the checker re-evaluate the answer. Production code
+/// calls strategies only through this.
 ///
 /// # Errors
-/// As [`Strategy::solve`], and [`SolveError::Wrong`] when the checker does not
-/// agree with the answer.
+/// As [`Strategy::solve`], and [`SolveError::Wrong`] if the checker does not agree
+/// with the answer.
 pub fn solve_checked(
     problem: &Problem,
     strategy: &dyn Strategy,

@@ -1,4 +1,4 @@
-//! The registry of the built-in strategies, which have a file each.
+//! The registry of the built-in strategies, each of which has its own file.
 
 mod cloud_only;
 mod dads;
@@ -52,8 +52,8 @@ const KNOWN: &[(&str, Make)] = &[
 /// The strategy of that name.
 ///
 /// # Errors
-/// [`SolveError::UnknownStrategy`] naming the known ones,
-/// [`SolveError::Parameter`] for a parameter that it does not take.
+/// [`SolveError::UnknownStrategy`] with the known ones,
+/// [`SolveError::Parameter`] for an invalid parameter.
 pub fn strategy(name: &str, parameters: &Parameters) -> Result<Box<dyn Strategy>, SolveError> {
     let Some((_, make)) = KNOWN.iter().find(|(known, _)| *known == name) else {
         return Err(SolveError::UnknownStrategy {

@@ -1,4 +1,4 @@
-//! What a strategy is, and why one may have no answer.
+//! The interface of strategies, and why one may have no answer.
 
 use crate::check::Violation;
 use crate::limits::{Ctx, SolveOptions};
@@ -6,8 +6,8 @@ use crate::solution::Answer;
 use crate::validate::{FieldErrors, ValidProblem};
 use std::collections::BTreeMap;
 
-/// Why there is no answer. That no placement exists is an answer
-/// ([`crate::Status::Infeasible`]), not an error.
+/// Why there is no answer. That no placement exists is an answer ([`crate::Status::Infeasible`]),
+/// not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum SolveError {
     /// The problem contradicts itself.
@@ -18,7 +18,7 @@ pub enum SolveError {
     UnknownStrategy {
         /// The name asked for.
         name: String,
-        /// The names there are.
+        /// The known names.
         known: String,
     },
     /// A parameter is unknown or out of its range.
@@ -26,7 +26,7 @@ pub enum SolveError {
     Parameter {
         /// The strategy.
         strategy: String,
-        /// What is wrong and what would be right.
+        /// The mistake and what would be right.
         reason: String,
     },
     /// The strategy does not apply to this problem.
@@ -54,14 +54,14 @@ fn list(violations: &[Violation]) -> String {
 
 /// A way to place blocks.
 pub trait Strategy: Send + Sync {
-    /// Its name, as `spec.strategy` has it.
+    /// Its name in `spec.strategy`.
     fn name(&self) -> &str;
 
     /// Places every workload of `problem`. Call [`crate::solve_checked`] instead,
     /// which validates before and checks after.
     ///
     /// # Errors
-    /// [`SolveError::NotApplicable`] when this kind of problem is not for it.
+    /// [`SolveError::NotApplicable`] if it does not support this kind of problem.
     fn solve(
         &self,
         problem: &ValidProblem<'_>,
@@ -70,5 +70,5 @@ pub trait Strategy: Send + Sync {
     ) -> Result<Answer, SolveError>;
 }
 
-/// Parameters of a strategy by name, as `spec.strategy.parameters` has them.
+/// Parameters of a strategy by name, as in `spec.strategy.parameters`.
 pub type Parameters = BTreeMap<String, serde_json::Value>;

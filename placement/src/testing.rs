@@ -2,9 +2,9 @@
 
 use crate::{Block, BlockCost, Link, Node, Problem, Tier, Value, Workload};
 
-/// A chain of `seconds.len()` blocks, `seconds[block][node]`, over nodes that
-/// are all joined by the same link, entry at the first. Values are named `v0`
-/// (input) to `vL` (output); each block has `memory` bytes of memory and slice.
+/// A chain of `seconds.len()` blocks, `seconds[block][node]`, over nodes that are all joined by the
+/// same link, entry at the first. Values are named `v0` (input) to `vL` (output); each block has
+/// `memory` bytes of memory and slice.
 pub(crate) fn chain(
     tiers: &[Tier],
     seconds: &[&[f64]],

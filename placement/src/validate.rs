@@ -5,20 +5,19 @@ use crate::problem::{Exit, Problem, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// More nodes than this are refused: the links of so many would not fit in
-/// memory.
+/// Most nodes: the links of more would not fit in memory.
 pub const MAX_NODES: usize = 2048;
-/// More blocks than this in one workload are refused.
+/// Most blocks in one workload.
 pub const MAX_BLOCKS: usize = 4096;
-/// More combinations of thresholds than this are refused.
+/// Most combinations of thresholds.
 pub(crate) const MAX_THRESHOLD_COMBINATIONS: usize = 4096;
 
-/// One field that is wrong.
+/// An invalid field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
     /// The field, `workloads[cam].blocks[3].costs[edge-1].seconds`.
     pub field: String,
-    /// What is wrong and what would be right.
+    /// The mistake and what would be right.
     pub reason: String,
 }
 
@@ -46,8 +45,8 @@ impl fmt::Display for FieldErrors {
 
 impl std::error::Error for FieldErrors {}
 
-/// A problem that passed [`validate`]: what strategies are given, so that none
-/// of them meets a contradiction.
+/// A problem that passed [`validate`]: strategies get only these, so that none of them meets a
+/// contradiction.
 #[derive(Debug, Clone, Copy)]
 pub struct ValidProblem<'a>(&'a Problem);
 
@@ -174,7 +173,7 @@ fn nodes<'a>(problem: &'a Problem, found: &mut Found) -> BTreeSet<&'a str> {
 fn links(problem: &Problem, names: &BTreeSet<&str>, found: &mut Found) {
     for (from, row) in &problem.links {
         found.node(names, || format!("links[{from}]"), from);
-        // Both are sorted: a walk is much faster than a look-up per link.
+        // Both are sorted: a merge is much faster than a look-up per link.
         let mut known = names.iter().peekable();
         for (to, link) in row {
             let at = |field: &str| format!("links[{from}][{to}]{field}");

@@ -1,4 +1,4 @@
-//! What every strategy and the way to call it promise, whatever the problem.
+//! Promises of every strategy and of the calling interface, for any problem.
 
 mod nasty;
 
@@ -90,8 +90,7 @@ fn no_strategy_beats_the_optimum_and_none_is_refuted() {
     }
 }
 
-/// More workloads than can be proved at once, on nodes that hold little more
-/// than all of them.
+/// More workloads than can be solved to proof, on nodes that hold little more than all of them.
 fn crowded(seed: u64) -> Problem {
     const RATED: u32 = 1 << 4;
     let (nodes, workloads) = (7, 6);
@@ -149,7 +148,7 @@ fn workloads_placed_together_stay_where_they_are_and_are_the_same_by_seed() {
     assert!(found > 5, "{found}");
 }
 
-/// Limits may cost the answer or its proof, never make a claim wrong.
+/// Limits may cost the answer or its proof, but never make a claim wrong.
 #[test]
 fn whatever_is_claimed_under_limits_is_so() {
     let (full, free) = (SolveOptions::default(), Ctx::unlimited());
@@ -175,7 +174,7 @@ fn whatever_is_claimed_under_limits_is_so() {
             let close = |a: f64, b: f64| (a - b).abs() <= 2e-6 * a.abs().max(b.abs()) + 1e-12;
             match found.certificate.status {
                 Status::Infeasible => assert_eq!(value, None, "{name}"),
-                // Proved of ranked criteria are all, of which the first gave way.
+                // For ranked criteria, proved means all of them, of which the first gave way.
                 Status::Optimal if p.objective.ranks().len() > 1 => {}
                 Status::Optimal => {
                     let found = found.metrics.map(|m| m.objective);

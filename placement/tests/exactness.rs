@@ -1,4 +1,4 @@
-//! Every answer of the exact strategies against trying everything.
+//! Every answer of the exact strategies, checked against exhaustive search.
 
 mod nasty;
 
@@ -26,8 +26,8 @@ fn solve(problem: &Problem, name: &str) -> Result<Solution, TestCaseError> {
     .map_err(wrong)
 }
 
-/// The best objective there is, and for ranked criteria what each can reach
-/// within what the earlier ones leave, by trying all placements.
+/// The best objective, and for ranked criteria what each can reach within the limits set by earlier
+/// ones, by trying all placements.
 struct Truth {
     objective: f64,
     ranks: Vec<f64>,
@@ -47,7 +47,7 @@ fn brute_force(problem: &Problem) -> Option<Truth> {
     Some(Truth { objective, ranks })
 }
 
-/// What the checker says of every placement that it accepts.
+/// The checker's metrics for every placement that it accepts.
 fn everything(problem: &Problem) -> Vec<Metrics> {
     let per_workload: Vec<Vec<Placement>> =
         problem.workloads.iter().map(|w| all(problem, w)).collect();
@@ -106,7 +106,7 @@ fn all(problem: &Problem, workload: &Workload) -> Vec<Placement> {
     placements
 }
 
-/// Value, bound and verdict of `name` are those of `truth`.
+/// Checks value, bound and verdict of `name` against `truth`.
 fn agrees(problem: &Problem, name: &str, truth: Option<&Truth>) -> Result<Solution, TestCaseError> {
     let solution = solve(problem, name)?;
     match (truth, &solution.metrics) {
@@ -161,8 +161,8 @@ fn agrees(problem: &Problem, name: &str, truth: Option<&Truth>) -> Result<Soluti
     Ok(solution)
 }
 
-/// Placing again with the answer as what runs now gives the answer. (Where
-/// something else ran before, its memory is free now: another world.)
+/// Placing again with the answer as the current placement returns the answer. (If another placement
+/// ran before, its memory is free now, which is another problem.)
 fn is_fixpoint(problem: &Problem, solution: &Solution) -> Result<(), TestCaseError> {
     if problem.workloads.iter().any(|w| w.previous.is_some()) {
         return Ok(());
@@ -182,7 +182,7 @@ fn is_fixpoint(problem: &Problem, solution: &Solution) -> Result<(), TestCaseErr
     Ok(())
 }
 
-/// A problem that shows itself as JSON.
+/// A problem that is printed as JSON.
 struct Case(Problem);
 
 impl std::fmt::Debug for Case {
@@ -199,7 +199,7 @@ fn instance() -> impl Strategy<Value = Case> {
         .prop_filter("must be valid", |case| validate(&case.0).is_ok())
 }
 
-/// A worst place to be made small under limits on latency, with load on it.
+/// Minimizes a worst case under limits on latency, with load.
 fn worst_place() -> impl Strategy<Value = Case> {
     const LOADED: u32 = 1 << 4;
     const LIMITED: u32 = 1 << 8;
@@ -225,7 +225,7 @@ fn worst_place() -> impl Strategy<Value = Case> {
         .prop_filter("must be valid", |case| validate(&case.0).is_ok())
 }
 
-/// Ten thousand cases, or as many as the environment asks for.
+/// Ten thousand cases, or the number in the environment.
 fn config() -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").is_ok();
     let usual = ProptestConfig::default();
@@ -252,7 +252,7 @@ proptest! {
         let truth = brute_force(&problem);
         let solution = agrees(&problem, "optimal", truth.as_ref())?;
         is_fixpoint(&problem, &solution)?;
-        // Under a limit of its own where there is none, it is checked as any other.
+        // With a limit of its own it is checked as any other.
         solve(&problem, "fair").or_else(|e| match e {
             TestCaseError::Fail(why) if why.message().contains("does not apply") => Ok(solution),
             other => Err(other),
@@ -261,7 +261,7 @@ proptest! {
 
     #[test]
     fn milp_agrees_with_trying_everything(Case(problem) in instance()) {
-        // Of several worst places and ranks it says that they are not for it.
+        // It reports that several worst cases and ranks are not supported.
         let chosen = strategy("milp", &Parameters::new()).unwrap();
         let asked = solve_checked(&problem, chosen.as_ref(), &SolveOptions::default(), &Ctx::unlimited());
         if matches!(asked, Err(SolveError::NotApplicable { .. })) {

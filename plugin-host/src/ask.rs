@@ -1,5 +1,5 @@
-//! One question to a plugin: handshake, then its answers as they come, until the
-//! last one, the deadline or a fault.
+//! One question to a plugin: handshake, then its answers until the last one, the deadline or a
+//! fault.
 
 use crate::description;
 use crate::error::PluginError;
@@ -13,40 +13,40 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-/// How often a cancelled question is noticed.
+/// Interval of checks for cancellation.
 const CANCEL_PERIOD: Duration = Duration::from_millis(20);
 
-/// A question under way.
+/// A question in progress.
 pub(crate) struct Call<'a> {
     pub(crate) endpoint: &'a Endpoint,
     /// The plugin's name for its strategy.
     pub(crate) name: &'a str,
     pub(crate) problem: &'a Arc<Problem>,
-    /// Time for everything.
+    /// Time limit for everything.
     pub(crate) limit: Duration,
     pub(crate) ctx: &'a Ctx,
 }
 
-/// What a plugin gave: its last good answer, and why it is not whole.
+/// A plugin's last good answer, and why it is incomplete, if so.
 pub(crate) struct Heard {
     pub(crate) incumbent: Incumbent,
     pub(crate) answers: usize,
     pub(crate) trouble: Option<PluginError>,
 }
 
-/// What was heard so far.
+/// The conversation so far.
 #[derive(Default)]
 struct Hearing {
     /// The last answer that the checker accepts.
     accepted: Option<Incumbent>,
-    /// The last fault that it found.
+    /// The last fault of a refused answer.
     refused: Option<PluginError>,
-    /// Answers in all.
+    /// Number of answers.
     answers: usize,
 }
 
 impl Call<'_> {
-    /// Asks, and gives the last good answer.
+    /// Asks, and returns the last good answer.
     pub(crate) async fn run(&self, request: SolveRequest) -> Result<Heard, PluginError> {
         let mut hearing = Hearing::default();
         let end = tokio::select! {
@@ -64,7 +64,7 @@ impl Call<'_> {
         }
     }
 
-    /// Tenths of a second: what is shown stays the same from call to call.
+    /// Rounded to tenths of a second, so that messages stay the same from call to call.
     fn seconds(&self) -> f64 {
         (self.limit.as_secs_f64() * 10.0).round() / 10.0
     }
@@ -122,7 +122,7 @@ impl Call<'_> {
         PluginError::of_status(status, self.seconds())
     }
 
-    /// A fault of the first call: most likely something else listens there.
+    /// A fault of the first call: most likely it is not a plugin.
     fn stranger(&self, status: &Status) -> PluginError {
         match (status.code(), self.fault(status)) {
             (Code::Unimplemented, _) => PluginError::Stranger("it has no such service".to_owned()),
@@ -131,8 +131,7 @@ impl Call<'_> {
         }
     }
 
-    /// The checker takes milliseconds on a large problem, which other tasks must not
-    /// feel.
+    /// The checker takes milliseconds on a large problem, which must not delay other tasks.
     async fn check(
         &self,
         reply: SolveReply,
@@ -152,14 +151,14 @@ impl Hearing {
         }
     }
 
-    /// What the whole conversation comes to.
+    /// The result of the whole conversation.
     fn conclude(self, end: Result<(), PluginError>) -> Result<Heard, PluginError> {
         let Some(incumbent) = self.accepted else {
-            // A lie says more than the silence after it.
+            // A wrong answer is more informative than the end that follows it.
             let cause = self.refused.or(end.err());
             return Err(cause.unwrap_or(PluginError::NoAnswer));
         };
-        // To improve until the deadline is what a strategy may well do.
+        // Improving until the deadline is legitimate.
         let fault = end
             .err()
             .filter(|e| !matches!(e, PluginError::Deadline { .. } | PluginError::Cancelled));

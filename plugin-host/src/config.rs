@@ -1,4 +1,4 @@
-//! Which plugins there are.
+//! The configured plugins.
 
 use crate::plugin::Plugin;
 use serde::Deserialize;
@@ -8,15 +8,15 @@ use std::time::Duration;
 
 /// Longest name; with the prefix it fits `spec.strategy.name`.
 const MAX_NAME: usize = 40;
-/// Timeouts in seconds that make sense: a plan is wanted within seconds.
+/// Valid timeouts in seconds: a plan is needed within seconds.
 const TIMEOUTS: std::ops::RangeInclusive<f64> = 0.05..=60.0;
 
-/// One plugin, as the chart's `operator.plugins` names it.
+/// One plugin, from the chart's `operator.plugins`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PluginConfig {
-    /// The name by which the plugin knows its strategy: lower-case letters, digits
-    /// and `-`. Users select it as `plugin/NAME`.
+    /// The plugin's own name for its strategy: lower-case letters, digits and `-`. Users select it
+    /// as `plugin/NAME`.
     pub name: String,
     /// `http://HOST:PORT` or `unix:/PATH`.
     pub address: String,
@@ -29,10 +29,10 @@ const fn default_timeout() -> f64 {
     2.0
 }
 
-/// Why a list of plugins cannot be used.
+/// Why a list of plugins is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The list is no JSON of the right form.
+    /// The list is not JSON of the right form.
     #[error("the list of plugins is not a JSON list of {{name, address, timeoutSeconds}}")]
     Form(#[source] serde_json::Error),
     /// A name that cannot be selected.
@@ -40,7 +40,7 @@ pub enum ConfigError {
         "plugin name `{0}`: use 1 to 40 lower-case letters, digits and `-`, no `-` at either end"
     )]
     Name(String),
-    /// Two plugins have one name.
+    /// Two plugins have the same name.
     #[error("two plugins are named `{0}`; give each its own name")]
     Twice(String),
     /// An address that cannot be connected to.
@@ -48,15 +48,15 @@ pub enum ConfigError {
     Address {
         /// The plugin.
         name: String,
-        /// What was given.
+        /// The given address.
         address: String,
     },
-    /// A timeout that makes no sense.
+    /// A timeout out of range.
     #[error("plugin `{name}`: timeoutSeconds is {seconds}; give 0.05 to 60")]
     Timeout {
         /// The plugin.
         name: String,
-        /// What was given.
+        /// The given timeout.
         seconds: f64,
     },
 }
@@ -66,10 +66,10 @@ pub enum ConfigError {
 pub struct Plugins(BTreeMap<String, Arc<Plugin>>);
 
 impl Plugins {
-    /// The plugins of a JSON list of [`PluginConfig`]; none of an empty text.
+    /// The plugins of a JSON list of [`PluginConfig`]; none if empty.
     ///
     /// # Errors
-    /// The first thing that is wrong with it.
+    /// The first mistake.
     pub fn parse(json: &str) -> Result<Self, ConfigError> {
         if json.trim().is_empty() {
             return Ok(Self::default());
@@ -77,10 +77,10 @@ impl Plugins {
         Self::new(serde_json::from_str(json).map_err(ConfigError::Form)?)
     }
 
-    /// The plugins of a list. Nothing is connected to yet.
+    /// The plugins of a list. Does not connect yet.
     ///
     /// # Errors
-    /// The first thing that is wrong with it.
+    /// The first mistake.
     pub fn new(list: Vec<PluginConfig>) -> Result<Self, ConfigError> {
         let mut plugins = BTreeMap::new();
         for config in list {
@@ -99,7 +99,7 @@ impl Plugins {
         self.0.get(strategy).cloned()
     }
 
-    /// The names that select one, `plugin/NAME`.
+    /// The strategy names of all plugins, `plugin/NAME`.
     pub fn strategies(&self) -> BTreeSet<String> {
         self.0.keys().cloned().collect()
     }

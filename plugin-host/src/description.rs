@@ -1,5 +1,4 @@
-//! The handshake: whether a plugin is the one that was meant and can do what is
-//! asked.
+//! The handshake: whether a plugin is the intended one and supports the problem.
 
 use crate::error::PluginError;
 use lamina_placement::{Objective, Problem};
@@ -26,7 +25,7 @@ pub(crate) fn check(
     }
 }
 
-/// What `problem` asks for that the strategy says it cannot do.
+/// The first requirement of `problem` that the strategy does not support.
 fn lack(info: &StrategyInfo, problem: &Problem) -> Option<String> {
     let workloads = problem.workloads.len();
     if workloads > 1 && !info.several_workloads {
@@ -43,7 +42,7 @@ fn lack(info: &StrategyInfo, problem: &Problem) -> Option<String> {
     Some(format!("it does not make {missing} small"))
 }
 
-/// The objective and the criteria it is made of, spelled as in JSON.
+/// The objective and its criteria, spelled as in JSON.
 fn objective_words(objective: &Objective) -> Vec<String> {
     let kind = match objective {
         Objective::Weighted(_) => Some("weighted"),

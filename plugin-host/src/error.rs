@@ -1,4 +1,4 @@
-//! What can go wrong with a plugin, in words for the person who runs it.
+//! Errors of plugins, worded for the person who runs them.
 
 use crate::terms::FALLBACK;
 use lamina_placement::SolveError;
@@ -7,22 +7,22 @@ use std::error::Error;
 use std::fmt;
 use tonic::{Code, Status};
 
-/// Longest text of a plugin's own that is passed on, in characters.
+/// Longest text from a plugin that is passed on, in characters.
 const MAX_TEXT: usize = 240;
-/// Violations that are named; the others are counted.
+/// Violations that are listed; the others are counted.
 const MAX_NAMED: usize = 3;
 
-/// Why a plugin gave no usable answer. Says what *the plugin* did, as the second
-/// half of a sentence.
+/// Why a plugin gave no usable answer. Says what *the plugin* did, as the second half of a
+/// sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
     /// No connection.
     #[error("cannot be reached")]
     Unreachable(#[source] tonic::transport::Error),
-    /// What listens there is no plugin of ours.
+    /// It is not one of our plugins.
     #[error("does not speak lamina.strategy.v1: {0}")]
     Stranger(String),
-    /// It speaks another version.
+    /// It uses another protocol version.
     #[error(
         "speaks version {theirs} of the protocol, this is version {ours}; update the older one"
     )]
@@ -37,10 +37,10 @@ pub enum PluginError {
     NotOffered {
         /// The name asked for.
         name: String,
-        /// What it has.
+        /// The names it offers.
         offers: String,
     },
-    /// It says itself that it cannot do this kind of problem.
+    /// It reports that it does not support this kind of problem.
     #[error("does not apply: {0}")]
     Unable(String),
     /// The problem takes too many bytes.
@@ -54,7 +54,7 @@ pub enum PluginError {
     /// It refused the question or a parameter.
     #[error("refused: {0}")]
     Refused(String),
-    /// The call ended badly: it died, or what it sent is no message.
+    /// The call failed: it died, or sent something invalid.
     #[error("broke off ({code:?}): {message}")]
     Broke {
         /// The call's status.
@@ -65,7 +65,7 @@ pub enum PluginError {
     /// No usable answer in time.
     #[error("gave no usable answer within {seconds} s")]
     Deadline {
-        /// The time it had.
+        /// Its time limit.
         seconds: f64,
     },
     /// Nobody wants the answer any more.
@@ -77,16 +77,16 @@ pub enum PluginError {
     /// The checker does not agree.
     #[error("gave a wrong answer: {0}")]
     Wrong(String),
-    /// It floods.
+    /// It sends too many answers.
     #[error("sent more than {0} answers to one question")]
     TooMany(usize),
-    /// The checker itself broke.
+    /// The checker itself failed.
     #[error("gave an answer that could not be checked, which is a bug in Lamina")]
     Unchecked(#[source] tokio::task::JoinError),
 }
 
 impl PluginError {
-    /// Its kind, the same for the same cause whatever the numbers are.
+    /// Its kind, the same for the same cause whatever the numbers.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "Unreachable",
@@ -106,7 +106,7 @@ impl PluginError {
         }
     }
 
-    /// What a failed call means when it had `seconds`.
+    /// The meaning of a failed call with a limit of `seconds`.
     pub(crate) fn of_status(status: &Status, seconds: f64) -> Self {
         let message = with_causes(status.message().to_owned(), status.source());
         let message = brief(&message);
@@ -117,7 +117,7 @@ impl PluginError {
         }
     }
 
-    /// The plugin has other strategies than `name`.
+    /// The plugin offers other strategies than `name`.
     pub(crate) fn not_offered(name: &str, offered: &[StrategyInfo]) -> Self {
         let names: Vec<String> = offered.iter().map(|s| format!("`{}`", s.name)).collect();
         let offers = match names.as_slice() {
@@ -141,7 +141,7 @@ impl PluginError {
     }
 }
 
-/// A text, and what caused it where that says more.
+/// A text, with its cause if that adds something.
 fn with_causes(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
     while let Some(cause) = source {
         let cause_text = cause.to_string();
@@ -153,7 +153,7 @@ fn with_causes(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> 
     text
 }
 
-/// A plugin's text, on one line and no longer than people read.
+/// A plugin's text, on one line and shortened.
 fn brief(text: &str) -> String {
     let line: String = text
         .chars()
@@ -167,18 +167,16 @@ fn brief(text: &str) -> String {
     }
 }
 
-/// What went wrong with a plugin, and what was done about it. Its text is made for
-/// the user who chose the plugin.
+/// A plugin's fault, and how it was handled. Worded for the user who chose the plugin.
 #[derive(Debug)]
 pub struct Trouble {
     /// The strategy, `plugin/NAME`.
     pub strategy: String,
     /// Where the plugin is.
     pub address: String,
-    /// What it did.
+    /// The fault.
     pub cause: PluginError,
-    /// [`FALLBACK`] answered in its place; otherwise the last good answer that it
-    /// gave before is used.
+    /// [`FALLBACK`] answered in its place; otherwise its last good answer is used.
     pub fell_back: bool,
 }
 
@@ -200,13 +198,13 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// Why there is no answer at all, not even of the built-in strategy.
+/// Why there is no answer at all, not even from the built-in strategy.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
     /// The problem is wrong, or does not suit the built-in strategy.
     #[error(transparent)]
     Solve(#[from] SolveError),
-    /// A solver broke.
+    /// A solver panicked.
     #[error("the solver panicked, which is a bug in Lamina")]
     Broke(#[source] tokio::task::JoinError),
 }

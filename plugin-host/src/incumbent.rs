@@ -7,17 +7,17 @@ use lamina_placement::{
 };
 use lamina_proto::strategy as wire;
 
-/// An answer that breaks nothing and claims nothing untrue.
+/// An answer without violations or false claims.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Incumbent {
     pub(crate) placements: Vec<Placement>,
-    /// The checker's figures.
+    /// The checker's metrics.
     pub(crate) metrics: Metrics,
-    /// What the plugin claims and nobody has proved.
+    /// The plugin's claim, which is not proved.
     pub(crate) claimed_lower_bound: Option<f64>,
 }
 
-/// Puts `reply` to the test; `None` where it holds no placement.
+/// Checks `reply`; `None` if it has no placement.
 pub(crate) fn check(
     problem: &Problem,
     reply: wire::SolveReply,
@@ -27,7 +27,7 @@ pub(crate) fn check(
     }
     let placements = placements(problem, reply.placements)?;
     let metrics = evaluate(problem, &placements).map_err(|v| PluginError::wrong(&v))?;
-    // Only a claim that was made is tested; optimality cannot be claimed at all.
+    // Only actual claims are tested; optimality cannot be claimed at all.
     let answer = Answer {
         placements,
         objective: Some(reply.objective.unwrap_or(metrics.objective)),
@@ -53,7 +53,7 @@ fn placements(
     let given = given.into_iter().enumerate();
     given
         .map(|(i, placement)| {
-            // One too many has no exits; the checker names what is wrong with it.
+            // An extra placement has no exits; the checker reports it.
             let workload = problem.workloads.get(i);
             Ok(Placement {
                 thresholds: thresholds(workload, &placement)?,

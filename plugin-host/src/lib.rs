@@ -1,10 +1,10 @@
-//! Strategies that run in processes of their own, in any language, asked over
-//! gRPC (`proto/strategy.proto`).
+//! Strategies that run in separate processes, in any language, asked over gRPC
+//! (`proto/strategy.proto`).
 //!
-//! A plugin is never trusted: the checker of `lamina-placement` works out every
-//! answer again, and one that lies, hangs, dies or talks nonsense costs its
-//! timeout and a message, after which a built-in strategy answers in its place.
-//! The way in is [`Plugins`], then [`Plugin::solve`].
+//! A plugin is never trusted: the checker of `lamina-placement` re-evaluates every
+//! answer, and one that lies, hangs, dies or sends garbage costs its timeout and a
+//! message, after which a built-in strategy replaces it. Start with [`Plugins`],
+//! then [`Plugin::solve`].
 
 mod ask;
 mod config;

@@ -1,4 +1,4 @@
-//! One plugin, and the strategy that answers where it does not.
+//! One plugin, and the strategy that replaces it when it fails.
 
 use crate::ask::{Call, Heard};
 use crate::error::{PluginError, Trouble, WorkError};
@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::Endpoint;
 
-/// Time that is kept for it, where there is so much.
+/// Time reserved for that strategy, if available.
 const RESERVE: Duration = Duration::from_secs(1);
-/// Share of its time that a plugin is told of: the answer has to travel, too.
+/// Share of the time that a plugin gets: sending the answer takes time too.
 const TIME_TO_COMPUTE: f64 = 0.9;
 
-/// A strategy in a process of its own. Each question opens a connection, so that a
-/// plugin may come, go and be replaced at any time.
+/// A strategy in a separate process. Each question opens a connection, so a plugin may come, go and
+/// be replaced at any time.
 #[derive(Debug)]
 pub struct Plugin {
     name: String,
@@ -29,32 +29,31 @@ pub struct Plugin {
     timeout: Duration,
 }
 
-/// What a plugin is asked.
+/// A question to a plugin.
 #[derive(Debug, Clone)]
 pub struct Question {
     /// The problem.
     pub problem: Arc<Problem>,
     /// Parameters of the strategy.
     pub parameters: Parameters,
-    /// Seed; the work limit holds for the built-in strategy alone.
+    /// Seed; the work limit applies only to the built-in strategy.
     pub options: SolveOptions,
 }
 
-/// A checked answer, of the plugin or in its place.
+/// A checked answer, of the plugin or its replacement.
 #[derive(Debug)]
 pub struct Solved {
-    /// The answer with the checker's figures. Where the plugin gave it, it is
-    /// [`Status::Feasible`] without a bound: a bound can be refuted, but not
-    /// proved, by looking at it.
+    /// The answer with the checker's metrics. A plugin's answer is [`Status::Feasible`] without a
+    /// bound: a bound can be refuted by looking at it, but not proved.
     pub solution: Solution,
     /// The bound that the plugin claims for it.
     pub claimed_lower_bound: Option<f64>,
-    /// What went wrong, if anything.
+    /// The plugin's fault, if any.
     pub trouble: Option<Trouble>,
 }
 
 impl Plugin {
-    /// `None` where `address` is none that can be connected to.
+    /// `None` if `address` is not a valid address.
     pub(crate) fn new(name: &str, address: &str, timeout: Duration) -> Option<Self> {
         Some(Self {
             name: name.to_owned(),
@@ -65,27 +64,27 @@ impl Plugin {
         })
     }
 
-    /// By which the plugin knows it.
+    /// The plugin's own name for it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// By which users select it.
+    /// The name that users select.
     pub fn strategy(&self) -> &str {
         &self.strategy
     }
 
-    /// Time that one question may take, the built-in strategy's not included.
+    /// Time limit of one question, without the built-in strategy's.
     pub const fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Asks the plugin, and [`FALLBACK`] where it gives no good answer. Ends at the
+    /// Asks the plugin, and [`FALLBACK`] if it gives no good answer. Ends at the
     /// deadline of `ctx`; dropping the future ends the call as well.
     ///
     /// # Errors
-    /// The problem is invalid, or a solver broke. A bad plugin is no error, but
-    /// [`Solved::trouble`].
+    /// The problem is invalid, or a solver panicked. A bad plugin is not an error, but
+    /// in [`Solved::trouble`].
     pub async fn solve(&self, question: &Question, ctx: &Ctx) -> Result<Solved, WorkError> {
         ValidProblem::new(&question.problem).map_err(SolveError::Invalid)?;
         match self.ask(question, ctx).await {
@@ -111,7 +110,7 @@ impl Plugin {
     }
 
     fn request(&self, question: &Question, limit: Duration) -> Result<SolveRequest, PluginError> {
-        // A valid problem holds no number that JSON lacks.
+        // A valid problem has no number that JSON lacks.
         let problem_json = serde_json::to_string(&*question.problem)
             .map_err(|e| PluginError::Unable(format!("the problem cannot be written: {e}")))?;
         if problem_json.len() > MAX_QUESTION_BYTES {
@@ -191,7 +190,7 @@ fn endpoint(address: &str) -> Option<Endpoint> {
     Endpoint::from_shared(address.to_owned()).ok()
 }
 
-/// Time for the plugin: its own timeout, with something left for the other.
+/// Time for the plugin: its own timeout, leaving some for the built-in strategy.
 fn limit(timeout: Duration, ctx: &Ctx) -> Duration {
     match ctx.remaining() {
         None => timeout,

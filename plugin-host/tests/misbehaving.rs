@@ -1,5 +1,5 @@
-//! Plugins that lie, hang, flood or are something else altogether, over real
-//! sockets. Each costs a message, never the answer.
+//! Plugins that lie, hang, flood or are no plugins at all, over real sockets. Each costs a message,
+//! never the answer.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 mod common;
@@ -22,7 +22,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status as Wire};
 
-/// What a plugin does when it is asked, one after the other.
+/// Reactions of a plugin, one after the other.
 #[derive(Clone)]
 enum Act {
     Say(SolveReply),
@@ -118,7 +118,7 @@ async fn asked(address: &str, problem: Problem, seconds: f64) -> Solved {
     solved.unwrap()
 }
 
-/// The trouble with a plugin that acts so, after which a good answer is there.
+/// The failure of a plugin with this script, after which a good answer is returned.
 async fn fallback(script: Vec<Act>) -> (PluginError, String) {
     let stage = stage(script).await;
     fell_back(asked(&stage.address, problem(), 20.0).await)
@@ -169,7 +169,7 @@ fn path(solved: &Solved) -> String {
 async fn the_last_good_answer_counts_and_its_figures_are_ours() {
     let mut last = better();
     last.last = true;
-    // Whatever comes behind the last one is not waited for.
+    // Messages after the last one are not awaited.
     let mut stage = stage(vec![Act::Say(good()), Act::Say(last), Act::Hang]).await;
     let solved = asked(&stage.address, problem(), 60.0).await;
     assert!(solved.trouble.is_none());
@@ -252,7 +252,7 @@ async fn one_that_hangs_costs_its_timeout() {
         text.ends_with("gave no usable answer within 0.3 s"),
         "{text}"
     );
-    // And it hears that nobody waits any more.
+    // And it sees the cancellation.
     assert_eq!(stage.hung_up.recv().await, Some(()));
 }
 
@@ -360,7 +360,7 @@ async fn an_invalid_problem_reaches_no_plugin() {
     assert!(stage.heard.lock().unwrap().is_empty());
 }
 
-/// What plugin authors are shown has every field that a host writes.
+/// The example for plugin authors has every field that a host writes.
 #[test]
 fn the_documented_problem_is_whole() {
     let written: serde_json::Value = serde_json::from_str(common::EXAMPLE).unwrap();

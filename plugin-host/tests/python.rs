@@ -1,5 +1,5 @@
-//! Plugins in Python, as processes over real sockets: the example solves, and
-//! others that die or babble are survived.
+//! Plugins in Python, as processes over real sockets: the example solves, and others that die or
+//! send garbage are survived.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 mod common;
@@ -54,7 +54,7 @@ async fn the_example_listens_on_a_unix_socket_as_well() {
     asked.parameters.insert("restarts".into(), 5.into());
     let solved = plugin.solve(&asked, &Ctx::unlimited()).await.unwrap();
     assert!(solved.trouble.is_none(), "{}", solved.trouble.unwrap());
-    // A parameter that it does not take, and a problem that has no host for a block.
+    // An unknown parameter, and a problem without a host for a block.
     asked.parameters.insert("steps".into(), 5.into());
     let text = trouble(plugin.solve(&asked, &Ctx::unlimited()).await.unwrap());
     assert!(
@@ -92,7 +92,7 @@ async fn one_that_dies_leaves_its_last_good_answer() {
         "{text}"
     );
     assert!(text.contains("broke off"), "{text}");
-    // It is gone for good, once its last socket is closed.
+    // It stops completely, once its last socket is closed.
     process.wait();
     let again = plugin.solve(&question(problem()), &Ctx::unlimited()).await;
     let text = trouble(again.unwrap());
@@ -125,7 +125,7 @@ async fn bytes_that_are_no_message_are_no_answer() {
     assert!(text.contains("broke off (Internal): "), "{text}");
 }
 
-/// What Python knows of the protocol is what the .proto file says.
+/// Python's descriptor matches the .proto file.
 #[test]
 fn the_generated_python_is_up_to_date() {
     let read =

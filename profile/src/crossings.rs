@@ -1,44 +1,44 @@
-//! How values go from host to host: in as few bits as are asked for, where what that
-//! changes of the answers was measured and is allowed.
+//! Encodings of values between hosts: the fewest bits that are requested, measured and within the
+//! allowed error.
 
 use lamina_model::wire::encodable;
 use lamina_model::{Manifest, ValueSpec, WireType};
 use lamina_placement::{Value, Workload};
 
-/// What is asked for, where values are not to go as they are.
+/// The requested encoding, if values are not to be sent unchanged.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Activations {
-    /// In how many bits; the fewest that are allowed where absent.
+    /// The encoding; if absent, the allowed one with the fewest bits.
     pub dtype: Option<WireType>,
-    /// What it may change of the answers at one cut, as a share of their largest magnitude.
+    /// Highest allowed error of the answers at one cut, relative to their largest magnitude.
     pub max_error: Option<f64>,
 }
 
-/// What the fewest bits may change where no limit is given.
+/// The default limit if the encoding is chosen automatically.
 pub const AUTO_MAX_ERROR: f64 = 0.01;
 
-/// What crosses into a block that begins a host's part.
+/// A crossing into a block that begins a segment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Crossing {
-    /// In how few bits; absent where all values go as they are.
+    /// Its encoding; absent if all values are sent unchanged.
     pub dtype: Option<WireType>,
-    /// Names of the values that go so.
+    /// Names of the encoded values.
     pub values: Vec<String>,
-    /// What that changes of the answers.
+    /// The measured error.
     pub error: Option<f64>,
     /// Bytes at batch 1.
     pub bytes: u64,
-    /// The same as values are.
+    /// Bytes without encoding.
     pub raw_bytes: u64,
-    /// Why values go as they are, if they do.
+    /// Why values are sent unchanged, if they are.
     pub reason: String,
 }
 
-/// From few bits to more, and of as many the one with more digits first.
+/// By bits, and for equal bits by precision.
 const FEWEST_FIRST: [WireType; 3] = [WireType::Int8, WireType::Fp16, WireType::Bf16];
 
-/// How values cross into block `boundary` of `manifest`. `knows` says which types the
-/// hosts on both sides know.
+/// The crossing into block `boundary` of `manifest`. `knows` says which encodings the hosts on both
+/// sides support.
 pub fn crossing(
     manifest: &Manifest,
     boundary: usize,
@@ -79,7 +79,7 @@ pub fn crossing(
     }
 }
 
-/// The type and what it changes.
+/// The encoding and its error.
 ///
 /// # Errors
 /// Why there is none.
@@ -121,12 +121,12 @@ fn choose(
     Err(format!("{}, more than {most}", told.join(", ")))
 }
 
-/// `error` with three digits: so few are the same wherever they are read again.
+/// `error` with three digits, which survive serialization.
 pub fn short(error: f64) -> f64 {
     format!("{error:.2e}").parse().unwrap_or(error)
 }
 
-/// A share for people, with two digits that say something.
+/// A share as a percentage with two significant digits.
 pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
     let digits = if percent >= 1.0 || percent <= 0.0 {
@@ -137,9 +137,9 @@ pub fn percent(share: f64) -> String {
     format!("{percent:.digits$} %")
 }
 
-/// Gives `workload`, which is that of `manifest`, the bytes of `crossings`, one for each
-/// block: what a value takes may differ from cut to cut, so each cut has one of its own.
-/// The model's outputs stay what they are.
+/// Sets the bytes of `crossings`, one for each block, in `workload`, which is that of `manifest`:
+/// the size of a value may differ from cut to cut, so each cut gets its own values. The model's
+/// outputs stay unchanged.
 pub fn encode(workload: &mut Workload, manifest: &Manifest, crossings: &[Crossing]) {
     if crossings.iter().all(|c| c.dtype.is_none()) {
         return;

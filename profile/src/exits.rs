@@ -1,12 +1,11 @@
-//! Early exits as a question to strategies has them: how many requests leave where.
+//! Early exits for strategies: how many requests leave where.
 
 use lamina_model::{Exit, Manifest};
 use lamina_placement as placement;
 
-/// Share of all requests that leave at each exit of `manifest`, the last one included,
-/// as was measured when the model was exported. `threshold` gives what is in force at an
-/// exit, `None` where nobody leaves. Empty where the model has no exits, or where
-/// nothing was measured.
+/// Share of all requests that leave at each exit of `manifest`, including the last, as measured
+/// when the model was exported. `threshold` gives the threshold in force at an exit, `None` if no
+/// request leaves. Empty if the model has no exits, or nothing was measured.
 pub fn expected_shares(manifest: &Manifest, threshold: impl Fn(&Exit) -> Option<f64>) -> Vec<f64> {
     let exits = manifest.exits.as_slice();
     let [side @ .., _] = exits else {
@@ -30,7 +29,7 @@ pub fn expected_shares(manifest: &Manifest, threshold: impl Fn(&Exit) -> Option<
             },
             None => 0.0,
         };
-        // Who is sure early is sure later, too.
+        // A request that is confident early is confident later too.
         let leaves = (sure - left).max(0.0);
         left += leaves;
         shares.push(leaves);
@@ -39,7 +38,7 @@ pub fn expected_shares(manifest: &Manifest, threshold: impl Fn(&Exit) -> Option<
     shares
 }
 
-/// Share that is sure enough at `exit`, by the row of its table whose threshold is next.
+/// Share that is confident enough at `exit`, by the row of its table with the nearest threshold.
 fn alone(exit: &Exit, threshold: f64) -> Option<f64> {
     let distance = |row: &&lamina_model::ExitRow| (row.threshold - threshold).abs();
     let nearest = exit
@@ -49,8 +48,8 @@ fn alone(exit: &Exit, threshold: f64) -> Option<f64> {
     nearest.map(|row| row.exit_rate)
 }
 
-/// The side exits of `manifest` for a workload, at which `shares` of all requests leave.
-/// Those of one block count as one, those of the last block as the end.
+/// The side exits of `manifest` for a workload, at which `shares` of all requests leave. Those of
+/// one block count as one, those of the last block as the end.
 pub fn exits(manifest: &Manifest, shares: &[f64]) -> Vec<placement::Exit> {
     let mut exits: Vec<placement::Exit> = Vec::new();
     let [side @ .., _] = manifest.exits.as_slice() else {

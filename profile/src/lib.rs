@@ -1,5 +1,5 @@
-//! A prepared model as a workload to place, reckoned alike by the operator and by
-//! `kubectl lamina plan`. Pure, as both sides of it are.
+//! A prepared model as a workload to place, computed in the same way by the operator and `kubectl
+//! lamina plan`. Pure, as both of its sides.
 
 mod crossings;
 mod exits;
@@ -14,9 +14,8 @@ use lamina_placement as placement;
 use lamina_placement::{BlockCost, Constraints, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Bytes that one block takes in a host's memory once it is loaded and runs: its
-/// weights as constants of the graph and once more as they are packed for the
-/// host's processor, and what its activations take at most.
+/// Memory of one block in bytes once it is loaded and runs: its weights as constants of the graph
+/// and once more packed for the host's processor, and the peak of its activations.
 pub const fn memory_bytes(block: &Block) -> u64 {
     block
         .weight_bytes
@@ -24,8 +23,8 @@ pub const fn memory_bytes(block: &Block) -> u64 {
         .saturating_add(block.peak_activation_bytes)
 }
 
-/// By what the times of a manifest are multiplied on a host of `gflops` by the
-/// same benchmark: 1 where one of the two speeds is not known.
+/// Factor on the times of a manifest for a host with `gflops` in the same benchmark: 1 if one of
+/// the two speeds is unknown.
 pub fn time_factor(manifest: &Manifest, gflops: f64) -> f64 {
     if gflops > 0.0 && manifest.prepared_gflops > 0.0 {
         manifest.prepared_gflops / gflops
@@ -34,11 +33,11 @@ pub fn time_factor(manifest: &Manifest, gflops: f64) -> f64 {
     }
 }
 
-/// The workload of one model whose requests arise at `entry`.
+/// The workload of one model whose requests arrive at `entry`.
 ///
 /// `time_factors` has each host that can run its blocks by name, with the factor
-/// by which their times are multiplied there. No rate, no constraints, no exits and no
-/// previous placement are set.
+/// on their times there. Rate, constraints, exits and previous placement are not
+/// set.
 pub fn workload(
     manifest: &Manifest,
     name: &str,
@@ -58,7 +57,7 @@ pub fn workload(
         .collect();
     let mut known: BTreeSet<&str> = manifest.inputs.iter().map(|v| v.name.as_str()).collect();
     let blocks = manifest.blocks.iter().map(|b| {
-        // What only passes through a block is given by another one.
+        // Values that only pass through a block come from another one.
         let own = b.outputs.iter().filter(|v| known.insert(&v.name));
         let outputs = own.map(|v| v.name.clone()).collect();
         to_place(b, outputs, time_factors)

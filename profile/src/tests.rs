@@ -94,7 +94,7 @@ fn what_passes_through_a_block_is_given_once() {
     assert_eq!(names, ["image", "features", "scores"]);
 }
 
-/// As [`manifest`], with an exit behind each of its blocks.
+/// Like [`manifest`], with an exit after each of its blocks.
 fn with_exits(shares: [f64; 2]) -> Manifest {
     let mut manifest = manifest();
     let exit = |name: &str, block, share| lamina_model::Exit {
@@ -156,14 +156,14 @@ fn a_strategy_chooses_among_what_was_measured() {
             .collect()
     };
     let found = choices(&manifest, &[0.3, 0.7], in_force(Some(0.9), false)).unwrap();
-    // What is in force, nobody, and the other row of the table.
+    // The thresholds in force, none, and the other row of the table.
     assert_eq!(
         told(&found),
         [(0.9, 0.3, 0.8), (1.0, 0.0, 1.0), (0.5, 0.7, 0.8)]
     );
     assert_eq!(found.final_accuracy, 0.8);
     assert_eq!(choosable(&manifest), ["side"]);
-    // What entries count replaces the rate of what is in force.
+    // The entries' counts replace the rate of the thresholds in force.
     let seen = choices(&manifest, &[0.6, 0.4], in_force(Some(0.9), false)).unwrap();
     assert_eq!(told(&seen)[0], (0.9, 0.6, 0.8));
     let fixed = choices(&manifest, &[0.3, 0.7], in_force(Some(0.9), true)).unwrap();
@@ -171,8 +171,8 @@ fn a_strategy_chooses_among_what_was_measured() {
     let nobody = choices(&manifest, &[0.0, 1.0], in_force(None, false)).unwrap();
     assert_eq!(told(&nobody)[0], (1.0, 0.0, 1.0));
     assert_eq!(told(&nobody).len(), 3);
-    // Those that are left at the end, seven tenths, are right less often than all were: what
-    // they lose is charged to who left.
+    // The rows that reach the end, seven tenths, are right less often than all were: their loss is
+    // charged to the rows that left.
     manifest.exits[1].expected.as_mut().unwrap().accuracy = Some(0.74);
     let harder = choices(&manifest, &[0.3, 0.7], in_force(Some(0.9), false)).unwrap();
     assert_eq!(told(&harder)[0], (0.9, 0.3, 0.66));
@@ -204,8 +204,8 @@ fn later_exits_are_reckoned_for_those_who_reach_them() {
     let found = choices(&manifest, &[0.3, 0.2, 0.5], in_force).unwrap();
     assert_eq!(choosable(&manifest), ["side", "second"]);
     let now = found.exits[1].table[0];
-    // Two of the seven tenths that reach it leave; 0.45 - 0.24 of all are right there, more
-    // than leave.
+    // Two of the seven tenths that reach it leave; 0.45 - 0.24 of all are right there, more than
+    // leave.
     assert!((now.rate - 0.2 / 0.7).abs() < 1e-9, "{now:?}");
     assert!((now.accuracy - 1.0).abs() < 1e-9, "{now:?}");
     let combinations: usize = found.exits.iter().map(|e| e.table.len()).product();
@@ -242,7 +242,7 @@ fn an_exit_lets_out_a_share_of_those_who_reach_it() {
         exits.iter().map(one).collect::<Vec<_>>()
     };
     assert_eq!(table(&manifest, &[0.5, 0.5]), [(0, 0.5)]);
-    // Two at one block are one; half of the half that is left leaves at the second.
+    // Two at one block count as one; half of the remaining half leaves at the second.
     let second = manifest.exits[0].clone();
     manifest.exits.insert(1, second);
     assert_eq!(table(&manifest, &[0.5, 0.25, 0.25]), [(0, 0.75)]);

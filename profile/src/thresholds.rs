@@ -1,55 +1,55 @@
-//! What a strategy may choose at each exit, from what was measured when the model was
-//! exported.
+//! Thresholds that a strategy may choose at each exit, from what was measured when the model
+//! was exported.
 //!
-//! The table of an exit says how many of all requests it alone would be sure about, and how
-//! many of those are right. A strategy reckons with those that reach it: so much as leaves at
-//! the exits before it under the thresholds in force is taken off, for who is sure early is
-//! sure later, too. Where a strategy changes the thresholds of earlier exits as well, that is
-//! an estimate, which the rates that entries count replace once the plan serves.
+//! The table of an exit says how many of all requests it would be confident about by itself,
+//! and how many of those are right. A strategy needs these for the requests that reach the
+//! exit: the requests that leave at earlier exits, under the thresholds in force, are
+//! subtracted, since a request that is confident early is confident later too. If a strategy
+//! also changes the thresholds of earlier exits, that is an estimate, which the rates counted
+//! at entries replace once the plan serves.
 //!
-//! The more leave early, the harder are those that run to the end, and the fewer of them are
-//! right. A strategy knows one accuracy for the end, that of the network without exits, and so
-//! what the end loses is charged to the exits at which the easy ones leave.
+//! The more requests leave early, the harder are those that run to the end, and the fewer of
+//! them are right. A strategy knows one accuracy for the end, that of the network without
+//! exits, so the loss at the end is charged to the exits at which the easy ones leave.
 
 use lamina_model::{Exit, ExitCriterion, ExitExpectation, Manifest};
 use lamina_placement as placement;
 use placement::ExitPoint;
 
-/// Combinations of thresholds that a strategy is given at most: some try each.
+/// Most combinations of thresholds given to a strategy: some try each.
 const MOST_COMBINATIONS: f64 = 256.0;
-/// Thresholds of one exit at most.
+/// Most thresholds of one exit.
 const MOST_ROWS: f64 = 32.0;
-/// Thresholds that are nearer to each other are the same.
+/// Thresholds closer than this are equal.
 const SAME: f64 = 1e-9;
-/// A share of requests below it tells nothing of their accuracy.
+/// A smaller share of requests says nothing about their accuracy.
 const FEW: f64 = 1e-6;
 
 /// The side exits of a workload, with the thresholds from which a strategy chooses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choices {
-    /// In order of their blocks. The first row of each table is what is in force.
+    /// In order of their blocks. The first row of each table is the one in force.
     pub exits: Vec<placement::Exit>,
     /// Accuracy, in `0..=1`, of requests that run to the end.
     pub final_accuracy: f64,
 }
 
-/// What is in force at an exit.
+/// The threshold in force at an exit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InForce {
-    /// None where nobody leaves.
+    /// `None` if no request leaves.
     pub threshold: Option<f64>,
-    /// No strategy may choose another.
+    /// No strategy may change it.
     pub is_fixed: bool,
 }
 
-/// The names of the exits whose thresholds a strategy chooses, in the order of
-/// [`Choices::exits`]. Of several exits of one block the first is chosen, the others stay as
-/// they are.
+/// The names of the exits whose thresholds a strategy chooses, in the order of [`Choices::exits`].
+/// Of several exits of one block the first is chosen, the others stay as they are.
 pub fn choosable(manifest: &Manifest) -> Vec<&str> {
     counted(manifest).map(|exit| exit.name.as_str()).collect()
 }
 
-/// Side exits that count as such: the first of each block but the last block's.
+/// Side exits that count: the first of each block except the last block's.
 fn counted(manifest: &Manifest) -> impl Iterator<Item = &Exit> {
     let end = manifest.exits.len().saturating_sub(1);
     let side = manifest.exits.get(..end).unwrap_or_default();
@@ -65,15 +65,15 @@ fn counted(manifest: &Manifest) -> impl Iterator<Item = &Exit> {
     })
 }
 
-/// Whether the file of `manifest` has what is needed to choose by accuracy.
+/// Whether the file of `manifest` has the data for choosing by accuracy.
 pub fn can_choose(manifest: &Manifest) -> bool {
     let mut counted = counted(manifest).peekable();
     let is_measured = manifest.exits.last().is_some_and(|e| e.expected.is_some());
     is_measured && counted.peek().is_some() && counted.all(|exit| !exit.table.is_empty())
 }
 
-/// The choices at the exits of `manifest`, at which `shares` of all requests leave now. None
-/// where [`can_choose`] says so.
+/// The choices at the exits of `manifest`, at which `shares` of all requests leave now. `None` if
+/// [`can_choose`] is false.
 pub fn choices(
     manifest: &Manifest,
     shares: &[f64],
@@ -114,8 +114,7 @@ pub fn choices(
     })
 }
 
-/// By how much the accuracy of those at the end falls, for each share of all requests that
-/// left before.
+/// By how much the accuracy at the end falls, for each share of all requests that left before.
 fn loss_at_the_end(manifest: &Manifest, end: &ExitExpectation) -> f64 {
     let side = manifest.exits.iter().rev().skip(1);
     let left: f64 = side
@@ -129,7 +128,7 @@ fn loss_at_the_end(manifest: &Manifest, end: &ExitExpectation) -> f64 {
     }
 }
 
-/// A share of all requests, and of those the right ones.
+/// A share of all requests, and the right ones among them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Mass {
     all: f64,
@@ -137,7 +136,7 @@ struct Mass {
 }
 
 impl Mass {
-    /// Those that are sure at `exit`, by the row of its table whose threshold is next.
+    /// Those that are confident at `exit`, by the row of its table with the nearest threshold.
     fn of(exit: &Exit, threshold: f64) -> Option<Self> {
         let distance = |row: &&lamina_model::ExitRow| (row.threshold - threshold).abs();
         let rows = exit.table.iter();
@@ -165,8 +164,7 @@ impl Mass {
     }
 }
 
-/// What is in force first, at which a share of all requests leaves, then what else may be
-/// chosen.
+/// The row in force first, at which a share of all requests leaves, then the alternatives.
 fn table(
     exit: &Exit,
     (now, share): (InForce, f64),
@@ -214,7 +212,7 @@ fn table(
     table
 }
 
-/// `most` of `all`, as even as can be, the first and the last among them.
+/// `most` of `all`, as evenly spaced as possible, including the first and the last.
 fn thinned(all: &[ExitPoint], most: usize) -> Vec<ExitPoint> {
     if all.len() <= most {
         return all.to_vec();
@@ -225,7 +223,7 @@ fn thinned(all: &[ExitPoint], most: usize) -> Vec<ExitPoint> {
     (0..most).filter_map(at).collect()
 }
 
-/// A threshold at which hardly anybody leaves.
+/// A threshold at which hardly any request leaves.
 const fn strictest(exit: &Exit) -> f64 {
     match exit.criterion {
         ExitCriterion::Confidence => 1.0,

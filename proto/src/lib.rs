@@ -1,9 +1,9 @@
 //! Wire formats of Lamina, generated from `proto/*.proto`.
 //!
-//! - [`inference`]: Open Inference Protocol v2, what users speak.
-//! - [`hop`]: agent to agent, a request on its way.
+//! - [`inference`]: Open Inference Protocol v2, for users.
+//! - [`hop`]: agent to agent, a request on its path.
 //! - [`control`]: agent to operator.
-//! - [`strategy`]: host to a strategy that runs elsewhere.
+//! - [`strategy`]: operator to a strategy in another process.
 
 // The documentation of generated items is in the .proto files; lints of our
 // style do not apply to what we did not write.
@@ -23,7 +23,7 @@ pub mod hop {
 pub mod control {
     tonic::include_proto!("lamina.control.v1");
 
-    /// Names of its entries alone.
+    /// Shows only the names of its entries.
     impl std::fmt::Debug for SourceSecret {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             let mut names: Vec<&String> = self.entries.keys().collect();
@@ -33,7 +33,7 @@ pub mod control {
     }
 }
 
-/// Host to a strategy that runs elsewhere.
+/// Operator to a strategy in another process.
 pub mod strategy {
     tonic::include_proto!("lamina.strategy.v1");
 
@@ -45,6 +45,6 @@ pub mod strategy {
 /// tonic's default of 4 MiB surprises people.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
-/// Audience of the tokens that agents show to the operator: those for the API server
-/// are of no use there, and these of none at the API server.
+/// Audience of the tokens that agents show to the operator: tokens for the API server are invalid
+/// there, and these at the API server.
 pub const CONTROL_AUDIENCE: &str = "lamina-operator";

@@ -1,4 +1,4 @@
-//! Says of each file whether it may be opened: `cargo run -p lamina-sandbox
+//! Prints for each file whether it may be opened: `cargo run -p lamina-sandbox
 //! --example scan FILE…`.
 
 use lamina_sandbox::scan::{ScanLimits, scan_file};

@@ -1,9 +1,9 @@
-//! What stands between an untrusted model file and the host.
+//! Protects the host from an untrusted model file.
 //!
-//! Two rooms: [`scan`] reads a TorchScript archive without libtorch and says
-//! whether it may be opened at all; [`lock`] takes from this process what
-//! opening one does not need. The scan is a filter with good messages, no
-//! proof: whatever slips through it meets the lock.
+//! Two rooms: [`scan`] reads a TorchScript archive without libtorch and decides
+//! whether it may be opened at all; [`lock`] removes from this process all
+//! rights that opening one does not need. The scan is a filter with good
+//! messages, not a proof: anything that passes it is confined by the lock.
 
 pub mod lock;
 pub mod scan;

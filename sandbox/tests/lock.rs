@@ -1,5 +1,5 @@
-//! What a locked process can do: this program starts itself as an inmate, who
-//! tries to break out and says how far it came.
+//! Escape attempts from a locked process: this program starts itself as an inmate, which tries to
+//! break out and reports how far it got.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 use lamina_sandbox::lock::{Cell, Limits, Strictness, lock_up};
@@ -145,7 +145,7 @@ fn is_limited() {
     assert!(said.contains("Too many open files"), "{said}");
 }
 
-/// Runs an inmate where `call` fails as on a kernel that does not know it.
+/// Runs an inmate where `call` fails as on a kernel without it.
 fn without(prison: &Prison, call: i64, strictness: &str) -> Output {
     let mut command = prison.command("read secret", strictness);
     let inner = std::thread::spawn(move || {
@@ -172,7 +172,7 @@ fn lacks() {
         assert!(said.contains(&format!("no {name} (")), "{said}");
         assert!(!said.contains("done"), "{said}");
     }
-    // Told to go on, it has what the other half gives.
+    // If it continues anyway, the other half still protects.
     let said = text(&without(&prison, landlock, "what there is"));
     assert!(said.contains("missing Landlock"), "{said}");
     assert!(said.contains("done"), "{said}");
@@ -211,7 +211,7 @@ fn inmate(deed: &str, folder: &Path, is_required: bool) {
     } else {
         Strictness::WhatThereIs
     };
-    // Asking for it is none of what an inmate may do.
+    // An inmate may not call it.
     let parent = rustix::process::getppid().unwrap();
     let begin = Instant::now();
     match lock_up(&cell, strictness) {

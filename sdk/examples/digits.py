@@ -39,7 +39,7 @@ class Digits:
 
 
 def load(seed: int) -> Digits:
-    """The data that scikit-learn carries, split with `seed`, each digit evenly."""
+    """The data from scikit-learn, split with `seed`, each digit evenly."""
     pixels, labels = load_digits(return_X_y=True)
     rest, test, rest_labels, test_labels = train_test_split(
         pixels, labels, test_size=0.2, random_state=seed, stratify=labels
@@ -94,7 +94,7 @@ def network() -> lamina.MultiExit:
 
 
 def show_progress(epoch: lamina.Epoch) -> None:
-    """One line that is written over on a terminal, every tenth epoch elsewhere."""
+    """One line, overwritten on a terminal, every tenth epoch elsewhere."""
     line = f"epoch {epoch.number:3}/{epoch.of}  joint loss {epoch.loss:.4f}"
     if sys.stdout.isatty():
         print(f"\r{line}", end="\n" if epoch.number == epoch.of else "", flush=True)
@@ -114,7 +114,7 @@ def trained(data: Digits, epochs: int, seed: int) -> lamina.MultiExit:
 def learned(
     outputs: lamina.ExitOutputs, costs: tuple[int, ...], args: argparse.Namespace
 ) -> lamina.Policy:
-    """Thresholds for the target that the command line names, `costs` in FLOPs."""
+    """Thresholds for the target of the command line, `costs` in FLOPs."""
     criterion = lamina.Criterion(args.criterion)
     if args.exit_rate is not None:
         return lamina.thresholds_for_exit_rates(outputs, args.exit_rate, criterion=criterion)
@@ -122,7 +122,7 @@ def learned(
 
 
 def report(outputs: lamina.ExitOutputs, policy: lamina.Policy, names: tuple[str, ...]) -> None:
-    """Tables on rows that neither weights nor thresholds have seen."""
+    """Tables on rows unseen by weights and thresholds."""
     rows = len(outputs.labels)
     for index, name in enumerate(names[:-1]):
         print(f"\nexit {name} as the only side exit, {rows} test images, {policy.criterion}:")
@@ -133,14 +133,14 @@ def report(outputs: lamina.ExitOutputs, policy: lamina.Policy, names: tuple[str,
 
 
 def report_costs(evaluation: lamina.Evaluation, costs: tuple[int, ...]) -> None:
-    """How much arithmetic a request takes on average, beside the whole network."""
+    """Average FLOPs of a request, compared with the whole network."""
     mean = sum(e.exit_rate * c for e, c in zip(evaluation.exits, costs, strict=True))
     shares = ", ".join(f"{c / 1e6:.2f}" for c in costs)
     print(f"\nMFLOP up to each exit: {shares}; on average {mean / 1e6:.2f}")
 
 
 def check_file(path: Path, model: lamina.MultiExit, images: Tensor) -> bool:
-    """Whether plain TorchScript gives what the network gives, bit for bit."""
+    """Whether plain TorchScript gives the same as the network, bit for bit."""
     file = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     with torch.no_grad():
         return all(map(torch.equal, file(images), model(images)))
@@ -169,7 +169,7 @@ def main() -> int:
     """Trains, learns, prints and exports."""
     args = arguments()
     start = time.perf_counter()
-    # So small a network is faster on one thread, and its sums are then repeatable.
+    # So small a network is faster on one thread, and its sums are then reproducible.
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     data = load(args.seed)

@@ -6,11 +6,11 @@
     policy = lamina.thresholds_for_accuracy(outputs, 0.97)
     lamina.export(model, "model.pt", example, policy=policy, validation=outputs)
 
-An ordinary TorchScript file needs none of this. A program of `torch.export` becomes one:
+An ordinary TorchScript file needs none of this. A program of `torch.export` is converted:
 
     lamina.export_program(torch.export.load("model.pt2"), "model.pt")
 
-and so does a folder of Hugging Face, or a file of ONNX:
+and so is a Hugging Face folder, or an ONNX file:
 
     lamina.export_hf("bert", "bert.pt", "text-classification")
     lamina.export_onnx("model.onnx", "model.pt")

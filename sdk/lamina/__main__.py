@@ -37,7 +37,7 @@ _INPUT = re.compile(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and gives the exit code."""
+    """Runs one command and returns the exit code."""
     given = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         print(given.run(given))
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """`export hf` as one word: what `export` alone takes is a file."""
+    """Joins `export hf` to one word: the argument of `export` alone is a file."""
     command, rest = " ".join(arguments[:2]), list(arguments[2:])
     return [command, *rest] if command in _FORMATS else list(arguments)
 
@@ -197,7 +197,7 @@ def _export(given: argparse.Namespace) -> str:
 
 
 def _out(given: argparse.Namespace) -> Path:
-    """The file to write, which is none that is read."""
+    """The file to write, which must not be one that is read."""
     out: Path = given.out or given.file.with_suffix(".pt")
     if out.exists() and out.samefile(given.file):
         raise ExportError(f"{out} would overwrite what it is made of: name another file with -o")
@@ -228,7 +228,7 @@ def _load(path: Path) -> ExportedProgram:
     """Reads a program.
 
     Raises:
-        ExportError: if it is none; it says what to do with what it is.
+        ExportError: if the file is no program; the message says what to do with it.
         OSError: if it cannot be read.
     """
     other = advice(path)
@@ -236,9 +236,9 @@ def _load(path: Path) -> ExportedProgram:
         raise ExportError(f"{path} {other}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about torch's own insides
+            warnings.simplefilter("ignore")  # about torch's internals
             return torch.export.load(path)
-    except Exception as error:  # of whatever reads the archive's parts
+    except Exception as error:  # from any reader of the archive's parts
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ExportError(
             f"{path} is no file of torch.export.save that PyTorch {torch.__version__} reads: "

@@ -33,15 +33,15 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     Args:
         logits: rows x classes of a validation set that was not trained on.
-        labels: class indices, one for each row.
+        labels: class indices, one per row.
 
     Returns:
-        A value within `TEMPERATURES`, at the upper border where confidence says
-        nothing; 1 where the set has no mistake: then every sharper softmax is
-        better, and the set cannot tell how sharp.
+        A value within `TEMPERATURES`, at the upper bound if confidence says
+            nothing; 1 if the set has no mistake: then every sharper softmax is
+            better, and the set cannot tell how sharp.
 
     Raises:
-        ArgumentError: if shapes do not fit.
+        ArgumentError: if the shapes do not match.
     """
     check_rows(logits, labels)
     if bool((logits.argmax(dim=1) == labels).all()):
@@ -91,7 +91,7 @@ def expected_calibration_error(
 
 
 def check_rows(logits: Tensor, labels: Tensor) -> None:
-    """Refuses logits and labels that are not of the same rows.
+    """Refuses logits and labels with different rows.
 
     Raises:
         ArgumentError: with the shapes.

@@ -1,4 +1,4 @@
-"""When an answer is sure enough to leave at an exit."""
+"""When an answer is confident enough to leave at an exit."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from lamina.errors import ArgumentError
 
 
 class Criterion(StrEnum):
-    """How sure an exit is of its answer.
+    """How confidence at an exit is measured.
 
     Attributes:
         CONFIDENCE: the largest softmax probability, 1/classes..=1; a request
-            leaves where it is at least the threshold.
+            leaves if it is at least the threshold.
         ENTROPY: the entropy of the softmax divided by that of the uniform
             distribution, 0..=1 (Teerapittayanon et al., BranchyNet, 2016, there
-            not normalised); a request leaves where it is at most the threshold.
+            not normalised); a request leaves if it is at most the threshold.
     """
 
     CONFIDENCE = "confidence"
     ENTROPY = "entropy"
 
     def measure(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
-        """How sure each row is, in double precision.
+        """Measures the confidence of each row, in double precision.
 
         Args:
             logits: rows x classes, at least two classes.
             temperature: divides the logits before the softmax, above 0.
 
         Returns:
-            One value for each row.
+            One value per row.
 
         Raises:
-            ArgumentError: if shape or temperature do not fit.
+            ArgumentError: if shape or temperature are invalid.
         """
         check_logits(logits)
         check_temperature(temperature)
@@ -50,8 +50,8 @@ class Criterion(StrEnum):
         """Which rows leave, as booleans.
 
         Args:
-            measured: what `measure` gave.
-            threshold: None where no row leaves.
+            measured: the result of `measure`.
+            threshold: None if no row leaves.
         """
         if threshold is None:
             return torch.zeros_like(measured, dtype=torch.bool)
@@ -61,7 +61,7 @@ class Criterion(StrEnum):
 
     @property
     def surest(self) -> float:
-        """The measure of a row that leaves no doubt."""
+        """The measure of a row without any doubt."""
         return 1.0 if self is Criterion.CONFIDENCE else 0.0
 
     @property
@@ -71,7 +71,7 @@ class Criterion(StrEnum):
 
 
 def check_logits(logits: Tensor) -> None:
-    """Refuses what is not rows x classes.
+    """Refuses anything but rows x classes.
 
     Raises:
         ArgumentError: with the shape.
@@ -83,7 +83,7 @@ def check_logits(logits: Tensor) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuses what is no positive number.
+    """Refuses anything but a positive number.
 
     Raises:
         ArgumentError: with the value.

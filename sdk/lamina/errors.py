@@ -1,8 +1,8 @@
-"""What can go wrong, by type. Every message says what to do."""
+"""Errors by type. Every message says what to do."""
 
 
 class LaminaError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors raised by this package."""
 
 
 class CompositionError(LaminaError, ValueError):

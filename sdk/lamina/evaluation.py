@@ -1,4 +1,4 @@
-"""What exits are worth on a set of rows that was not trained on."""
+"""Evaluates exits on a set of rows that was not trained on."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExitOutputs:
-    """What every exit says of every row.
+    """Logits of every exit for every row.
 
     Attributes:
-        logits: rows x classes for each exit, in the order of the outputs.
+        logits: rows x classes per exit, in the order of the outputs.
         labels: the right class index of each row.
     """
 
@@ -42,19 +42,19 @@ class ExitOutputs:
             check_rows(logits, self.labels)
 
     def right(self, index: int) -> Tensor:
-        """Which rows exit `index` gets right, as booleans."""
+        """Which rows are right at exit `index`, as booleans."""
         return self.logits[index].argmax(dim=1) == self.labels
 
     def calibrated(self) -> tuple[float, ...]:
-        """A temperature for each exit, learned on these rows."""
+        """A temperature per exit, learned on these rows."""
         return tuple(fit_temperature(logits, self.labels) for logits in self.logits)
 
 
 def collect(model: MultiExit, batches: Batches) -> ExitOutputs:
-    """Keeps the logits of all exits.
+    """Collects the logits of all exits.
 
-    The model runs in evaluation mode, without gradients, and gets its mode back;
-    what is kept lies on the CPU.
+    The model runs in evaluation mode, without gradients, and its mode is restored;
+    the logits are on the CPU.
 
     Raises:
         ArgumentError: if there are no batches.
@@ -72,11 +72,11 @@ def collect(model: MultiExit, batches: Batches) -> ExitOutputs:
 
 @dataclass(frozen=True)
 class ExitTableRow:
-    """What one threshold does at one exit, on the rows of a set.
+    """The effect of one threshold at one exit, on a set of rows.
 
     Attributes:
         threshold: for the criterion of the table.
-        exit_rate: share of all rows that are sure enough at this exit, 0..=1, as
+        exit_rate: share of all rows that are confident enough at this exit, 0..=1, as
             if it were the only side exit.
         accuracy: share of those that the exit gets right, 0..=1.
     """
@@ -98,13 +98,13 @@ def exit_table(
     Args:
         outputs: of a validation set.
         index: of the exit.
-        criterion: how sureness is measured.
+        criterion: the measure of confidence.
         temperature: of the exit.
-        rows: how many thresholds are wanted, at even steps of the exit rate; fewer
-            come where the set does not tell them apart.
+        rows: number of thresholds, at even steps of the exit rate; fewer
+            if the set does not distinguish them.
 
     Raises:
-        ArgumentError: if an argument does not fit.
+        ArgumentError: if an argument is invalid.
     """
     if rows < 1:
         raise ArgumentError(f"rows must be 1 or more, not {rows}")
@@ -123,11 +123,11 @@ def exit_table(
 
 @dataclass(frozen=True)
 class ExitShare:
-    """What one exit does when all thresholds of a policy are in force.
+    """Results of one exit with all thresholds of a policy in force.
 
     Attributes:
         exit_rate: share of all rows that leave here, 0..=1; over all exits 1.
-        accuracy: share of those that are right, 0..=1; None where nobody leaves.
+        accuracy: share of those that are right, 0..=1; None if no row leaves.
         accuracy_alone: share of all rows that this exit would get right, 0..=1.
     """
 
@@ -150,7 +150,7 @@ class Evaluation:
 
 
 def evaluate(outputs: ExitOutputs, policy: Policy) -> Evaluation:
-    """What `policy` does with the rows of `outputs`.
+    """Applies `policy` to the rows of `outputs`.
 
     Raises:
         ArgumentError: if the policy is for another number of exits.
@@ -179,7 +179,7 @@ def format_table(table: Sequence[ExitTableRow]) -> str:
 
 
 def format_evaluation(evaluation: Evaluation, names: Sequence[str], policy: Policy) -> str:
-    """`evaluation` as text in columns, a line for each exit and one for the whole."""
+    """`evaluation` as text in columns, a line per exit and one for the whole."""
     width = max(len("all together"), *(len(n) for n in names))
     lines = [f"{'exit':{width}}  threshold  temperature  exit rate  accuracy  accuracy alone"]
     thresholds = (*policy.thresholds, None)

@@ -38,25 +38,25 @@ def export(
 ) -> Metadata:
     """Writes `model` as a TorchScript file with `lamina.json` inside.
 
-    Anything that runs TorchScript runs the file: `forward` gives the logits of
+    Anything that runs TorchScript runs the file: `forward` returns the logits of
     all exits as a tuple, the network's end last. The file is traced in evaluation
-    mode, so control flow that depends on values is not in it; what was written is
-    read back and compared with `model` before it replaces what was at `path`.
+    mode, so it lacks control flow that depends on values; the written file is
+    read back and compared with `model` before it replaces the one at `path`.
 
     Args:
-        model: stays as it is, training mode included.
+        model: not changed, training mode included.
         path: of the file, usually `*.pt`.
-        example: an input, batch first, with telling values.
-        policy: learned thresholds; without one nobody leaves early.
-        validation: what the policy was learned on, for the tables in the file.
-        input_name: that clients use.
+        example: an input, batch first, with realistic values.
+        policy: learned thresholds; without one no row leaves early.
+        validation: the set on which the policy was learned, for the tables in the file.
+        input_name: used by clients.
 
     Returns:
-        What `read_metadata` will read.
+        The metadata that `read_metadata` will read.
 
     Raises:
         ArgumentError: if the arguments do not fit together.
-        ExportError: if the file would not equal the model.
+        ExportError: if the file would differ from the model.
         OSError: if it cannot be written.
     """
     if example.dim() < 1 or 0 in example.shape or example.dtype not in NAMES:
@@ -85,7 +85,7 @@ def _check_in_place(model: MultiExit, x: Tensor) -> None:
 
     They may run on different hosts, each on a copy.
     """
-    # Tensors made in inference mode, as an example may be, count no versions.
+    # Tensors made in inference mode, as an example may be, do not count versions.
     x = x.clone()
     shared = False
     for index, stage in enumerate(model.stages):
@@ -115,7 +115,7 @@ def _check_in_place(model: MultiExit, x: Tensor) -> None:
 
 
 def _run(model: torch.nn.Module, example: Tensor) -> tuple[Tensor, ...]:
-    # A copy, because a first stage may work in place.
+    # A copy, because the first stage may work in place.
     outputs: tuple[Tensor, ...] = model(example.clone())
     for index, logits in enumerate(outputs):
         if logits.dim() != 2 or len(logits) != len(example) or logits.shape[1] < 2:
@@ -197,8 +197,7 @@ def _exit_fields(
 def _archive(traced: torch.jit.ScriptModule, metadata: Metadata) -> bytes:
     """The file's bytes.
 
-    Written to memory, because torch puts the name of the file that it writes into
-    the archive.
+    Written to memory, because torch puts the name of the file into the archive.
     """
     buffer = io.BytesIO()
     torch.jit.save(traced, buffer, _extra_files={FILE: metadata.to_json()})

@@ -1,4 +1,4 @@
-"""Packages that only some formats need."""
+"""Packages needed by some formats only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def needed(package: str, extra: str) -> Any:  # noqa: ANN401 - whatever the pack
     """A package of an optional extra.
 
     Raises:
-        ExportError: if it is not installed; it says how to install it.
+        ExportError: if it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(package)

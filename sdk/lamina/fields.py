@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def parse_json(text: str | bytes) -> dict[str, Any]:
-    """One JSON object, without NaN, infinities and fields that occur twice.
+    """One JSON object, without NaN, infinities and duplicate fields.
 
     Raises:
-        MetadataError: if it is none.
+        MetadataError: if it is invalid.
     """
 
     def refuse(constant: str) -> NoReturn:
@@ -56,7 +56,7 @@ class Fields:
             raise MetadataError(f"{self.path}{unknown[0]}: unknown field")
 
     def is_null(self, name: str) -> bool:
-        """Whether the field is there and null."""
+        """Whether the field exists and is null."""
         return self._get(name) is None
 
     def text(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a model's file is, and what makes it one that Lamina serves."""
+"""Recognizes model files, and says how to convert those that Lamina does not serve."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _SUFFIXES = {
 
 
 def advice(path: str | os.PathLike[str]) -> str | None:
-    """What to do with a file that is no program; None where it is one, or nothing known.
+    """What to do with a file that is no program; None if it is one, or unknown.
 
     Raises:
         OSError: if it cannot be read.
@@ -78,13 +78,13 @@ def advice(path: str | os.PathLike[str]) -> str | None:
 
 
 def _names(path: Path) -> list[str]:
-    """The names in a zip archive; none for what is no whole one."""
+    """The names in a zip archive; none unless it is complete."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
         return []
-    # Half of an archive may end in a whole one that lay within.
+    # Half of an archive may end in a complete one stored inside.
     is_whole = any(entry.header_offset == 0 for entry in entries)
     return [entry.filename for entry in entries] if is_whole else []
 

@@ -1,4 +1,4 @@
-"""Folders of Hugging Face, as programs and then as files that Lamina serves."""
+"""Converts Hugging Face folders to programs, and to files that Lamina serves."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _LONGEST = 1 << 20
 
 @dataclass(frozen=True)
 class _Task:
-    """What a network is asked for.
+    """Kind of a network.
 
     Attributes:
         loader: the class of transformers that builds it.
-        outputs: fields of its answer, in order; those that it leaves out are left out.
+        outputs: fields of its answer, in order; absent ones are skipped.
     """
 
     loader: str
@@ -75,24 +75,24 @@ def export_hf(
     length: int | None = None,
     image: tuple[int, int] | None = None,
 ) -> ProgramReport:
-    """Writes a network of Hugging Face as a TorchScript file that Lamina serves.
+    """Writes a Hugging Face network as a TorchScript file that Lamina serves.
 
-    The file takes what the folder's tokenizer or image processor gives, under its names, and
-    gives the fields of the task. Batch and length of a text are free where the network leaves
-    them free. It is compared with the network, bit for bit, as `export_program` says; weights
-    are FP32. Code of the folder is not run, nothing is fetched.
+    The file's inputs are those of the folder's tokenizer or image processor, with their names;
+    its outputs are the fields of the task. Batch and text length are free if the network leaves
+    them free. It is compared with the network, bit for bit, as in `export_program`; weights
+    are FP32. Code of the folder is not run, nothing is downloaded.
 
     Args:
-        folder: with `config.json` and weights as safetensors, as `save_pretrained` writes.
+        folder: with `config.json` and weights as safetensors, as written by `save_pretrained`.
         path: of the file, usually `*.pt`.
-        task: one of `TASKS`. `text-generation` gives the logits of the token behind the last
+        task: one of `TASKS`. `text-generation` returns the logits of the token after the last
             one that `attention_mask` keeps, without a cache.
         length: tokens of the example, and of the declared shape.
-        image: rows and columns of an image; what the folder says where left out.
+        image: rows and columns of an image; the folder's own if omitted.
 
     Raises:
         ArgumentError: if the arguments do not fit the network.
-        ExportError: if it cannot be done, with the reason.
+        ExportError: if the conversion fails, with the reason.
         OSError: if a file cannot be read or written.
     """
     folder = Path(folder)
@@ -116,9 +116,9 @@ class _Input:
 
     Attributes:
         name: of the argument.
-        shape: behind the batch; that of the example where it is free.
-        high: largest value of a whole number, from 0 on; None for FP32.
-        longest: the largest length; None where no size but the batch is free.
+        shape: after the batch; that of the example if it is free.
+        high: largest value of an integer, from 0 on; None for FP32.
+        longest: the largest length; None if no size but the batch is free.
     """
 
     name: str
@@ -128,7 +128,7 @@ class _Input:
 
 
 class _Network(nn.Module):
-    """Takes tensors in the order of `inputs`, and gives what the task asks for alone."""
+    """Takes tensors in the order of `inputs`, and returns only the task's outputs."""
 
     def __init__(
         self, model: nn.Module, inputs: Sequence[str], outputs: Sequence[str], *, picks_last: bool
@@ -148,12 +148,12 @@ class _Network(nn.Module):
             return self._answer(inputs)
         mask = inputs[_MASK]
         if self._takes_places:
-            # Texts that are padded in front have their places counted from their first token.
+            # In texts padded in front, positions count from the first token.
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         last = (mask * torch.arange(mask.size(1), device=mask.device)).argmax(1)
         rows = torch.arange(mask.size(0), device=mask.device)
         head = self.model.get_output_embeddings()  # type: ignore[operator]
-        # The head is most of a small network's work: it is not asked about the other tokens.
+        # The head is most of a small network's work: it skips the other tokens.
         handle = head.register_forward_pre_hook(lambda _, given: (given[0][rows, last],))
         try:
             return self._answer(inputs)
@@ -173,7 +173,7 @@ def _network(model: nn.Module, inputs: Sequence[_Input], task: str) -> _Network:
     def forward(*values: Tensor) -> dict[str, Tensor]:
         return _Network.forward(network, *values)
 
-    # torch.export names what the program takes after this.
+    # torch.export names the program's inputs after this.
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind) for name in names]
     forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -210,7 +210,7 @@ def _load(folder: Path, task: _Task) -> Any:  # noqa: ANN401 - a class of transf
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except Exception as error:  # of whatever reads the folder's parts
+    except Exception as error:  # from any reader of the folder's parts
         raise ExportError(f"transformers cannot load {folder}: {said(error)}") from error
     missing = sorted(found["missing_keys"]) + sorted(k[0] for k in found["mismatched_keys"])
     if missing:
@@ -220,7 +220,7 @@ def _load(folder: Path, task: _Task) -> Any:  # noqa: ANN401 - a class of transf
             "network was not trained for this task; name the one that it was trained for"
         )
     for tensor in (*model.parameters(), *model.buffers()):
-        # What lies in the mapped file is aligned otherwise than what serves, and then some
+        # The mapped file has another alignment than a served model, and then some
         # products of one row differ in their last bits.
         tensor.data = tensor.data.clone()
     return model
@@ -228,7 +228,7 @@ def _load(folder: Path, task: _Task) -> Any:  # noqa: ANN401 - a class of transf
 
 @contextlib.contextmanager
 def _without_bars(logging: Any) -> Iterator[None]:  # noqa: ANN401 - a module of transformers
-    """Nothing that moves on a terminal: a report follows."""
+    """Hides progress bars: a report follows."""
     wanted = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -271,7 +271,7 @@ def _text_inputs(model: Any, folder: Path, length: int | None) -> list[_Input]: 
     kinds = getattr(config, "type_vocab_size", 0)
     largest = {_IDS: config.vocab_size - 1, _MASK: 1, _KINDS: kinds - 1}
     taken = inspect.signature(model.forward).parameters
-    # A table of one kind is never asked.
+    # A table of one kind is never read.
     by_default = [_IDS, _MASK, _KINDS] if kinds > 1 else [_IDS, _MASK]
     wanted = {*tokenizer.get("model_input_names", by_default), _IDS, _MASK}
     return [
@@ -282,10 +282,10 @@ def _text_inputs(model: Any, folder: Path, length: int | None) -> list[_Input]: 
 
 
 def _longest(model: nn.Module, config: Any, tokenizer: Mapping[str, Any]) -> int:  # noqa: ANN401
-    """Tokens that the network has places for."""
+    """Maximum number of tokens of the network."""
     places = getattr(config, "max_position_embeddings", None) or _LONGEST
     for table in model.modules():
-        # Texts begin behind the place of the padding, where there is one.
+        # Texts begin after the position of the padding, if there is one.
         if isinstance(table, nn.Embedding) and table.num_embeddings == places:
             places -= (table.padding_idx + 1) if table.padding_idx is not None else 0
             break
@@ -312,7 +312,7 @@ def _image_size(config: Any, folder: Path) -> tuple[int, int]:  # noqa: ANN401
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A file that a folder may lack."""
+    """A file that the folder may lack."""
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
@@ -333,7 +333,7 @@ def _examples(inputs: Sequence[_Input], rows: int) -> dict[str, Tensor]:
             found[each.name] = torch.randint(each.high + 1, shape, generator=generator)
     if _MASK in found:
         mask = torch.ones_like(found[_MASK])
-        mask[-1, mask.size(1) * 3 // 4 :] = 0  # a shorter text, as others fill it up
+        mask[-1, mask.size(1) * 3 // 4 :] = 0  # a shorter text, padded
         found[_MASK] = mask
     return found
 
@@ -357,14 +357,14 @@ def _program(
             tuple(example.values()),
             dynamic_shapes={each.name: free(each) for each in inputs},
         )
-    except Exception as error:  # what a network's Python throws has no common type
+    except Exception as error:  # a network's Python throws without a common type
         raise ExportError(
             f"torch.export does not take {type(network.model).__name__}: {said(error)}"
         ) from error
 
 
 def _declared(inputs: Sequence[_Input], program: ExportedProgram) -> list[Declared]:
-    """With shapes as free as in the program."""
+    """Inputs with shapes as free as in the program."""
     found = []
     for each, shape in zip(inputs, shapes(program), strict=True):
         low, datatype = (None, "FP32") if each.high is None else (0, "INT64")

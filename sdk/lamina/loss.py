@@ -27,15 +27,15 @@ def joint_loss(
 
     Args:
         outputs: logits of each exit, batch x classes.
-        labels: class indices, one for each row.
-        weights: one for each exit, not negative, not all zero; 1 each where absent.
+        labels: class indices, one per row.
+        weights: one per exit, not negative, not all zero; 1 each if absent.
         loss: of one exit.
 
     Returns:
         A scalar.
 
     Raises:
-        ArgumentError: if the weights do not fit.
+        ArgumentError: if the weights are invalid.
     """
     if not outputs:
         raise ArgumentError("there is no exit to train")
@@ -48,10 +48,10 @@ def joint_loss(
 
 
 def check_weights(weights: Sequence[float] | None, exits: int) -> Sequence[float]:
-    """The weights that are used.
+    """The effective weights.
 
     Raises:
-        ArgumentError: if they do not fit the number of exits.
+        ArgumentError: if they do not match the number of exits.
     """
     if weights is None:
         return [1.0] * exits

@@ -82,9 +82,9 @@ class InputField:
     """The network's input.
 
     Attributes:
-        name: that clients use.
+        name: used by clients.
         datatype: one of `DATATYPES`.
-        shape: -1 in the first place where any batch size is taken.
+        shape: starts with -1 if any batch size is accepted.
     """
 
     name: str
@@ -98,7 +98,7 @@ class StageField:
 
     Attributes:
         name: unique among stages.
-        distributable: False: no cut in front of it and none inside.
+        distributable: False: no cut before or inside it.
     """
 
     name: str
@@ -113,7 +113,7 @@ class ExitField:
         place: name, stage and branch.
         classes: number of classes.
         temperature: divides the logits before the softmax.
-        threshold: None where nobody leaves; at the last exit everyone does.
+        threshold: None if no row leaves; at the last exit all do.
         table: on the validation set, strict to permissive.
     """
 
@@ -126,15 +126,15 @@ class ExitField:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What `lamina.json` says; the module's documentation has the format.
+    """Content of `lamina.json`; the module's documentation has the format.
 
     Attributes:
-        producer: what wrote the file.
+        producer: the versions that wrote the file.
         input: the network's one input.
         stages: the trunk in order.
         criterion: for all exits.
         exits: in the order of the output tuple.
-        expected: on the validation set; None where there was none.
+        expected: on the validation set; None without one.
     """
 
     producer: str
@@ -197,12 +197,12 @@ class Metadata:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> Metadata:
-    """Reads `lamina.json` out of an exported file, without loading the network.
+    """Reads `lamina.json` from an exported file, without loading the network.
 
-    TorchScript runs code while it is loaded, reading a zip archive does not.
+    Loading TorchScript runs code, reading a zip archive does not.
 
     Raises:
-        MetadataError: if there is none, or if it is malformed.
+        MetadataError: if it is missing or malformed.
         OSError: if the file cannot be read.
     """
     with open(path, "rb") as file:
@@ -219,10 +219,10 @@ _ZIP_ERRORS = (
     zlib.error,
     struct.error,
     EOFError,
-    NotImplementedError,  # packed in a way that Python does not know
+    NotImplementedError,  # a compression that Python does not support
     OSError,  # an offset outside the file
     RuntimeError,  # encrypted
-    ValueError,  # a name in no known encoding
+    ValueError,  # a name in an unknown encoding
 )
 """What `zipfile` raises on damaged files."""
 
@@ -338,7 +338,7 @@ def _share_from_json(field: Fields) -> ExitShare:
 
 
 def _check_whole(metadata: Metadata) -> None:
-    """What no field says alone."""
+    """Checks across fields."""
     _check_unique("stages", [s.name for s in metadata.stages])
     names = [e.place.name for e in metadata.exits]
     _check_unique("exits", names)

@@ -25,10 +25,10 @@ class Stage:
     """A piece of the trunk, with a name and a mark.
 
     Attributes:
-        module: takes one tensor and gives one tensor, batch first.
-        name: unique in the network; `stage<index>` where absent.
+        module: takes one tensor and returns one tensor, batch first.
+        name: unique in the network; `stage<index>` by default.
         distributable: whether the stage may run on another host than the stage
-            before it. False asks for no cut in front of it and none inside.
+            before it. False forbids cuts before and inside it.
     """
 
     module: nn.Module
@@ -41,9 +41,9 @@ class Exit:
     """A head that turns the features behind a stage into logits, with a name.
 
     Attributes:
-        head: takes the stage's output and gives logits (batch x classes); a
-            `MultiExit` where the side branch has exits of its own.
-        name: unique in the network; `exit<stage index>` where absent, `final`
+        head: takes the stage's output and returns logits (batch x classes); a
+            `MultiExit` if the side branch has exits of its own.
+        name: unique in the network; by default `exit<stage index>`, or `final`
             behind the last stage.
     """
 
@@ -53,13 +53,12 @@ class Exit:
 
 @dataclass(frozen=True)
 class ExitPlace:
-    """Where one exit of a network is.
+    """Position of one exit of a network.
 
     Attributes:
         name: of the exit, unique in the network.
         stage: index of the trunk's stage behind which its branch begins.
-        within: name of the exit at the end of the side branch on which it hangs;
-            None where it hangs on the trunk.
+        within: name of the exit at the end of its side branch; None on the trunk.
     """
 
     name: str
@@ -71,26 +70,26 @@ class MultiExit(nn.Module):
     """A chain of stages with exits.
 
     `forward` takes one tensor and returns the logits of all exits as a tuple, in
-    the order in which a request meets them; the last one is the network's end.
+    the order of execution; the last one is the network's end.
 
-    Exits nest: where a head is a `MultiExit` itself, the features leave the trunk
-    once, and a request that is sure at none of the branch's exits goes on along
-    the trunk. The branch's own end has the name that the head was given, its
-    other exits have that name as a prefix.
+    Exits nest: if a head is itself a `MultiExit`, the features leave the trunk
+    once, and a request that is not confident at any of the branch's exits continues
+    on the trunk. The branch's own end has the head's name, its other exits have
+    that name as a prefix.
 
-    The modules are taken as they are: weights are shared with whoever holds them.
+    The modules are not copied: weights are shared with other users of them.
 
     Attributes:
         stages: the trunk, in order.
         heads: by the index of their stage, as a string.
-        stage_names: one for each stage.
+        stage_names: one per stage.
         distributable: the mark of each stage.
-        places: one for each exit, in the order of the outputs.
+        places: one per exit, in the order of the outputs.
 
     Args:
         stages: at least one; plain modules get default names.
-        exits: by the index of the stage behind which they hang. Without one behind
-            the last stage, that stage's output are the final logits.
+        exits: by the index of the stage behind which they are attached. Without one
+            behind the last stage, that stage's output is the final logits.
 
     Raises:
         CompositionError: with what to change.
@@ -123,7 +122,7 @@ class MultiExit(nn.Module):
         """Runs every stage and every exit.
 
         Args:
-            x: what the first stage takes, batch first.
+            x: input of the first stage, batch first.
 
         Returns:
             Logits (batch x classes) of each exit.
@@ -137,7 +136,7 @@ class MultiExit(nn.Module):
         return tuple(outputs)
 
     def exits_behind(self, stage: int, features: Tensor) -> tuple[Tensor, ...]:
-        """Logits of the exits that hang behind one stage.
+        """Logits of the exits behind one stage.
 
         Args:
             stage: index of the stage.
@@ -150,7 +149,7 @@ class MultiExit(nn.Module):
 
     @property
     def ends_in_stage(self) -> bool:
-        """Whether the last stage gives the final logits itself."""
+        """Whether the last stage itself returns the final logits."""
         return str(len(self.stages) - 1) not in self.heads
 
 
@@ -181,7 +180,7 @@ def _places(stages: int, exits: Mapping[int, Exit]) -> Iterator[ExitPlace]:
 
 
 def _places_of_branch(name: str, stage: int, branch: MultiExit) -> Iterator[ExitPlace]:
-    """The exits of a side branch but for its end, which `name` is."""
+    """The exits of a side branch, except its end `name`."""
     end = branch.places[-1].name
     for place in branch.places[:-1]:
         within = name if place.within in (None, end) else f"{name}-{place.within}"

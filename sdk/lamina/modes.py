@@ -1,4 +1,4 @@
-"""Evaluation, weights without gradients and silence, each for a while."""
+"""Context managers for evaluation, weights without gradients, and silence."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; each module gets its own mode back.
+    """Evaluation mode without gradients; restores each module's own mode.
 
-    Inference mode is left too: its tensors count no versions, by which changes in
-    place are noticed.
+    Inference mode is left too: its tensors do not count versions, which reveal changes in
+    place.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -34,7 +34,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_gradients(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Weights that want no gradient; each wants afterwards what it wanted before."""
+    """Weights without gradients; restores their settings."""
     wanted = [(parameter, parameter.requires_grad) for parameter in parameters]
     for parameter, _ in wanted:
         parameter.requires_grad_(False)
@@ -47,7 +47,7 @@ def without_gradients(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the announcements that TorchScript goes away, which are for us."""
+    """Hides TorchScript's deprecation warnings, which concern this package only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
         yield
@@ -55,7 +55,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Without what other packages say about their own insides."""
+    """Hides warnings of other packages about their internals."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

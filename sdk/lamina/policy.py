@@ -1,4 +1,4 @@
-"""Where requests leave: the outcome of learning, the input of serving."""
+"""When requests leave: the result of learning, and the input of serving."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Policy:
     """When a request leaves at which exit.
 
     Attributes:
-        criterion: how sureness is measured.
-        temperatures: one for each exit, the last one included.
-        thresholds: one for each exit but the last, where everyone leaves; None
-            where nobody leaves.
+        criterion: the measure of confidence.
+        temperatures: one per exit, including the last.
+        thresholds: one per exit but the last, where all rows leave; None
+            if no row leaves.
     """
 
     criterion: Criterion
@@ -50,18 +50,18 @@ class Policy:
             logits: rows x classes of each exit.
 
         Returns:
-            The index of an exit for each row, on the CPU.
+            The index of an exit per row, on the CPU.
 
         Raises:
-            ArgumentError: if there are more or fewer exits.
+            ArgumentError: if the number of exits does not match.
         """
         if len(logits) != len(self.temperatures):
             raise ArgumentError(
                 f"{len(logits)} exits, but the policy is for {len(self.temperatures)}"
             )
         taken = torch.full((len(logits[0]),), len(logits) - 1)
-        # From the last side exit to the first, so that the first one that a row
-        # may take has the last word.
+        # From the last side exit to the first, so that the first possible one
+        # wins.
         for index in reversed(range(len(self.thresholds))):
             measured = self.criterion.measure(logits[index], self.temperatures[index])
             taken[self.criterion.leaves(measured, self.thresholds[index]).cpu()] = index
@@ -69,7 +69,7 @@ class Policy:
 
 
 def check_threshold(threshold: float | None) -> None:
-    """Refuses what is outside the range of both criteria.
+    """Refuses values outside the range of both criteria.
 
     Raises:
         ArgumentError: with the value.

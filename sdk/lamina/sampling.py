@@ -40,15 +40,15 @@ _SAFE = {
 
 
 def samples(path: str | PathLike[str], requests: Sequence[Mapping[str, object]]) -> str:
-    """Writes requests that Lamina prepares a model with.
+    """Writes requests with which Lamina prepares a model.
 
-    Each is of one row where the batch is free, and maps the names of `spec.inputs` to what the
-    model takes: tensors, or what `torch.as_tensor` makes one of, such as numpy's arrays.
+    Each has one row if the batch is free, and maps the names of `spec.inputs` to tensors, or to
+    anything that `torch.as_tensor` accepts, such as numpy's arrays.
 
         sha256 = lamina.samples("samples.safetensors", [{"ids": first}, {"ids": second}])
 
     Args:
-        path: the file to write, which `spec.samples.uri` names.
+        path: the file to write, for `spec.samples.uri`.
         requests: 2 to 16 of them, with the same names; the first two differ.
 
     Returns:
@@ -67,7 +67,7 @@ def from_numpy(files: Sequence[str | PathLike[str]]) -> list[dict[str, object]]:
     """Requests for `samples`, one from each file of `numpy.savez`.
 
     Raises:
-        ArgumentError: if one is no such file, or holds what is no array.
+        ArgumentError: if one is no such file, or holds anything but arrays.
         OSError: if one cannot be read.
     """
     numpy: Any = importlib.import_module("numpy")
@@ -78,7 +78,7 @@ def from_numpy(files: Sequence[str | PathLike[str]]) -> list[dict[str, object]]:
                 requests.append({name: torch.from_numpy(arrays[name]) for name in arrays.files})
         except OSError:
             raise
-        except Exception as error:  # of whatever reads the archive's parts
+        except Exception as error:  # from any reader of the archive's parts
             raise ArgumentError(f"{file} is no .npz of numpy.savez: {error}") from error
     return requests
 

@@ -22,10 +22,10 @@ class Scan:
     """Thresholds from the strictest to the most permissive.
 
     Attributes:
-        order: indices of the rows, the surest first.
-        thresholds: None (nobody leaves), then the middle of every gap, at last
-            the one at which everyone leaves.
-        counts: how many rows leave at each threshold: the first so many of `order`.
+        order: indices of the rows, the most confident first.
+        thresholds: None (no row leaves), then the middle of every gap, finally
+            the one at which all leave.
+        counts: number of rows that leave at each threshold, from the front of `order`.
     """
 
     order: Tensor
@@ -41,13 +41,13 @@ class Scan:
 
 
 def scan(measured: Tensor, criterion: Criterion) -> Scan:
-    """The thresholds that split `measured`, a value for each row."""
+    """The thresholds that split `measured`, a value per row."""
     order = surest_first(measured, criterion)
     return scan_ranked(order, measured[order], criterion)
 
 
 def surest_first(measured: Tensor, criterion: Criterion) -> Tensor:
-    """Indices of the rows, the surest first."""
+    """Indices of the rows, the most confident first."""
     return measured.argsort(descending=criterion is Criterion.CONFIDENCE, stable=True)
 
 

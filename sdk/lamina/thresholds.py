@@ -35,13 +35,13 @@ def thresholds_for_exit_rates(
 
     Args:
         outputs: of a validation set that was not trained on.
-        rates: for each exit but the last: the share that must leave of those that
-            reach it, 0..=1; one number for all of them, or one for each.
-        criterion: how sureness is measured.
-        temperatures: one for each exit; learned on `outputs` where absent.
+        rates: for each exit but the last: the share of the rows reaching it that
+            must leave, 0..=1; one number for all of them, or one each.
+        criterion: the measure of confidence.
+        temperatures: one per exit; learned on `outputs` if absent.
 
     Raises:
-        ArgumentError: if an argument does not fit.
+        ArgumentError: if an argument is invalid.
     """
     temps = _temperatures(outputs, temperatures)
     sides = len(outputs.logits) - 1
@@ -52,7 +52,7 @@ def thresholds_for_exit_rates(
     rows = torch.arange(len(outputs.labels))
     for index, rate in enumerate(wanted):
         found = scan(criterion.measure(outputs.logits[index], temps[index])[rows], criterion)
-        # 0.3 * 10 is 3.0000000000000004 in binary; four rows were not asked for.
+        # 0.3 * 10 is 3.0000000000000004 in binary; that must not become four rows.
         enough = math.ceil(rate * len(rows) - 1e-9)
         step = int(torch.searchsorted(found.counts, enough))
         thresholds.append(found.thresholds[step])
@@ -70,27 +70,27 @@ def thresholds_for_accuracy(
 ) -> Policy:
     """The cheapest thresholds with which the exits together reach an accuracy.
 
-    Every combination of thresholds that lets different rows leave is tried: all
-    of the last side exit, and of each earlier one as many as keep the number of
-    combinations within `COMBINATIONS` (evenly chosen quantiles where the set has
+    Tries combinations of thresholds that let different rows leave: all of the
+    last side exit, and of each earlier one as many as keep the number of
+    combinations within `COMBINATIONS` (evenly chosen quantiles if the set has
     more). With one side exit, and with two on up to 9 999 rows, that is all of
-    them. The target holds on `outputs`; on other rows it holds as far as
-    `outputs` stand for them, so try the result on a third set.
+    them. The target holds on `outputs`; on other rows it holds only as far as
+    `outputs` represent them, so test the result on a third set.
 
     Args:
         outputs: of a validation set that was not trained on.
-        target: share of all rows that must be right at the exit that they take,
+        target: share of all rows that must be right at the exit where they leave,
             0..=1.
-        criterion: how sureness is measured.
+        criterion: the measure of confidence.
         costs: of a request that leaves at each exit (FLOPs, milliseconds, any
-            unit); 1, 2, 3, … where absent.
-        temperatures: one for each exit; learned on `outputs` where absent.
+            unit); 1, 2, 3, … if absent.
+        temperatures: one per exit; learned on `outputs` if absent.
 
     Returns:
         The policy with the smallest mean cost; of several, the most accurate.
 
     Raises:
-        ArgumentError: if an argument does not fit.
+        ArgumentError: if an argument is invalid.
         TargetError: if no combination reaches the target.
     """
     if not 0.0 <= target <= 1.0:
@@ -119,7 +119,7 @@ def thresholds_for_accuracy(
 
 @dataclass(frozen=True)
 class _Choice:
-    """Thresholds of the first exits, and what the rows that left there add up to."""
+    """Thresholds of the first exits, with the totals of the rows that left there."""
 
     thresholds: tuple[float | None, ...]
     cost: float
@@ -133,7 +133,7 @@ class _Choice:
 
 @dataclass
 class _Search:
-    """Depth-first over the side exits; the last of them is scanned at once."""
+    """Depth-first search over the side exits; the last one is scanned at once."""
 
     criterion: Criterion
     measured: list[Tensor]

@@ -1,4 +1,4 @@
-"""A short training loop. Those who have their own use `joint_loss` in it."""
+"""A short training loop. With your own loop, use `joint_loss` in it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training set gave.
+    """Results of one pass over the training set.
 
     Attributes:
         number: counts from 1.
-        of: how many are made.
+        of: total number of passes.
         loss: joint loss, mean over the rows.
         seconds: wall time of this pass.
     """
@@ -49,7 +49,7 @@ def train(
 ) -> list[Epoch]:
     """Trains all stages and exits together: AdamW, cosine schedule, joint loss.
 
-    The result follows from torch's seed and the order of `batches`. The model is
+    The result depends only on torch's seed and the order of `batches`. The model is
     left in evaluation mode.
 
     Args:
@@ -61,10 +61,10 @@ def train(
         on_epoch: called after each pass.
 
     Returns:
-        One report for each pass.
+        One report per pass.
 
     Raises:
-        ArgumentError: if an argument does not fit.
+        ArgumentError: if an argument is invalid.
     """
     if epochs < 1:
         raise ArgumentError(f"epochs must be 1 or more, not {epochs}")

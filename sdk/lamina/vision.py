@@ -34,9 +34,9 @@ _GOOGLENET_STAGES = (
 
 
 class _TransformInput(nn.Module):
-    """From torchvision's normalisation of images to that of the weights.
+    """Converts torchvision's image normalisation to that of the weights.
 
-    The arithmetic is `GoogLeNet._transform_input`'s.
+    The arithmetic is that of `GoogLeNet._transform_input`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,14 +52,14 @@ def from_torchvision(network: nn.Module) -> MultiExit:
 
     It has three exits: `aux1` behind inception4a, `aux2` behind inception4d, `final`.
 
-    Its modules are used as they are and its weights are shared, so training or
-    loading into one changes the other. In evaluation mode the exits give what
-    torchvision's heads give, bit for bit.
+    Its modules are not copied and its weights are shared, so training or
+    loading into one changes the other. In evaluation mode the exits give the same as
+    torchvision's heads, bit for bit.
 
     Args:
-        network: `torchvision.models.googlenet(aux_logits=True, …)`. torchvision
-            drops the side classifiers when it loads ImageNet weights unless it
-            is told `aux_logits=True`.
+        network: `torchvision.models.googlenet(aux_logits=True, …)`. With ImageNet
+            weights torchvision drops the side classifiers unless `aux_logits=True`
+            is given.
 
     Raises:
         CompositionError: if it is another network or has no side classifiers.

@@ -1,4 +1,4 @@
-"""The way of requests through a network, exit by exit."""
+"""Runs requests through a network, exit by exit."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Answers that left as early as a policy let them.
+    """Answers of rows that left as early as a policy allows.
 
     Attributes:
         labels: class index of each row.
-        exits: index of the exit that each row took.
+        exits: index of the exit at which each row left.
     """
 
     labels: Tensor
@@ -32,12 +32,12 @@ class Prediction:
 
 
 def predict(model: MultiExit, x: Tensor, policy: Policy) -> Prediction:
-    """Answers as a host that serves the exits would: what is sure leaves.
+    """Answers as a serving host would: confident rows leave.
 
-    A stage runs on the rows alone that no exit before it let go.
+    A stage runs only on the rows that left at no exit before it.
 
     Args:
-        model: with as many exits as `policy`; in any mode, which it keeps.
+        model: with as many exits as `policy`; in any mode, which is kept.
         x: inputs, rows first.
         policy: criterion, temperatures and thresholds.
 
@@ -57,7 +57,7 @@ def predict(model: MultiExit, x: Tensor, policy: Policy) -> Prediction:
 
 @dataclass
 class _Walk:
-    """Answers so far; the exit is -1 where there is none yet."""
+    """Answers so far; the exit is -1 for rows that have not left yet."""
 
     policy: Policy
     labels: Tensor
@@ -89,7 +89,7 @@ class _Walk:
             self._offer(exit_index, head(x), rows)
 
     def _offer(self, exit_index: int, logits: Tensor, rows: Tensor) -> None:
-        """Lets those of `rows` go that are sure enough, at the last exit all."""
+        """Lets confident ones of `rows` leave, at the last exit all."""
         if exit_index == len(self.policy.thresholds):
             leaving = torch.ones(len(rows), dtype=torch.bool)
         else:
@@ -103,12 +103,12 @@ class _Walk:
 def flops_to_exits(model: MultiExit, example: Tensor) -> tuple[int, ...]:
     """Floating-point operations of a request that leaves at each exit.
 
-    All exits before it are counted in, for the request has tried them. Counted by
-    torch: convolutions and matrix products, two for each multiply-add. Good as the
+    Includes all exits before it, because the request has tried them. Counted by
+    torch: convolutions and matrix products, two per multiply-add. Suitable as
     `costs` of `thresholds_for_accuracy`.
 
     Args:
-        model: in any mode, which it keeps.
+        model: in any mode, which is kept.
         example: one row, or more for their sum.
     """
     found: list[int] = []

@@ -1,4 +1,4 @@
-// One graph for any batch from two traces of one batch size each.
+// Makes one graph for any batch size from traces at batch 1 and 2.
 
 #include "source.hpp"
 
@@ -40,8 +40,7 @@ bool equal_constants(const IValue &one, const IValue &two) {
 
 class Pairing {
  public:
-  // The reason where the traces differ in more than numbers that grow with
-  // the batch.
+  // The reason if the traces differ in more than numbers proportional to the batch.
   std::optional<std::string> walk(Graph &one, Graph &two) {
     if (one.inputs().size() != two.inputs().size()) return unlike();
     for (size_t i = 0; i < one.inputs().size(); ++i) pair(one.inputs()[i], two.inputs()[i]);
@@ -107,15 +106,15 @@ class Pairing {
   std::vector<Scaled> scaled_;
 };
 
-// The node that reads the number, past the list that it is an element of.
+// The node that reads the number, looking through a list that holds it.
 Node *reader(Node *user) {
   if (user->kind() != prim::ListConstruct || user->output()->uses().empty()) return user;
   return user->output()->uses()[0].user;
 }
 
-// A tensor that has the batch, available before `user`: an argument of the
-// node that reads the number, or the last that was computed. A tensor from far
-// above would have to travel to every block in between.
+// A tensor with the batch dimension, available before `user`: an argument of the node that reads
+// the number, or the last one computed. A tensor from further up would have to be sent to every
+// block in between.
 std::optional<Anchor> nearest(const Pairing &pairing, Graph &graph, Node *user) {
   auto before = [&](const Value *value) {
     return value->node()->kind() == prim::Param || value->node()->isBefore(user);

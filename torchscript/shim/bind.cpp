@@ -1,5 +1,5 @@
-// What fills the arguments of a `forward`: tensors of requests, numbers in them, tuples of
-// them, and constants.
+// Binds the arguments of a `forward`: request tensors, numbers in them, tuples of them, and
+// constants.
 
 #include "source.hpp"
 
@@ -11,7 +11,7 @@ namespace prim = c10::prim;
 namespace lamina {
 namespace {
 
-// What stands behind `mark` in `text`, if it begins so.
+// The rest of `text` after `mark`, if it starts with it.
 std::optional<std::string> behind(const std::string &text, const std::string &mark) {
   if (text.compare(0, mark.size(), mark) != 0) return std::nullopt;
   return text.substr(mark.size());
@@ -42,7 +42,7 @@ Value *insert_tensor(Graph &graph, size_t at) {
 }  // namespace
 
 void bind_arguments(Graph &graph, const std::vector<std::string> &bindings) {
-  // In front of them is the module.
+  // Input 0 is the module.
   size_t at = 1;
   for (const std::string &binding : bindings) {
     if (binding == "tensor") {

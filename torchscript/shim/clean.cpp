@@ -1,4 +1,4 @@
-// A model's graph as the slicer wants it: flat, without what is said to people.
+// Prepares a model's graph for the slicer: flat, without prints and warnings.
 
 #include "source.hpp"
 
@@ -21,8 +21,7 @@ namespace prim = c10::prim;
 namespace lamina {
 namespace {
 
-// Whether a node says something to people or to a profiler, or sets a mode that forwards
-// without gradients do not know.
+// Whether a node prints, warns, profiles, or sets a mode that has no effect without gradients.
 bool is_aside(const Node *node) {
   static const std::unordered_set<std::string> names = {
       "aten::warn", "prim::Print", "aten::set_grad_enabled", "profiler::_record_function_exit",
@@ -30,7 +29,7 @@ bool is_aside(const Node *node) {
   return names.count(node->kind().toQualString()) > 0;
 }
 
-// Whether an object stands for a mode or a mark that forwards do without.
+// Whether an object is a mode or mark that a forward can do without.
 bool is_entered_for_nothing(const Value *object) {
   auto type = object->type()->cast<c10::ClassType>();
   if (type == nullptr || !type->name().has_value()) return false;
@@ -43,8 +42,8 @@ bool enters_or_leaves(const Node *node) {
   return node->kind() == prim::Enter || node->kind() == prim::Exit;
 }
 
-// What is kept in the attributes of objects that live in one block alone, such as what
-// `with` enters, becomes plain values.
+// Replaces the attributes of objects local to one block, such as those entered by `with`, by plain
+// values.
 void dissolve_objects(Block *block) {
   for (Node *node : block->nodes())
     for (Block *inner : node->blocks()) dissolve_objects(inner);
@@ -87,8 +86,8 @@ void dissolve_objects(Block *block) {
   }
 }
 
-// Tuples at the end become their fields; `None` fields, the outputs that exist
-// in training only, are dropped. JSON: `Structure` in ffi.rs.
+// Output tuples become their fields; `None` fields, which are outputs for training only, are
+// dropped. JSON: `Structure` in ffi.rs.
 std::string flatten_outputs(Graph &graph) {
   std::vector<Value *> flat;
   std::function<std::string(Value *)> add = [&](Value *value) -> std::string {
@@ -115,7 +114,7 @@ std::string flatten_outputs(Graph &graph) {
 }  // namespace
 
 void remove_asides(Block *block) {
-  // From the end: the end of a mark reads what its begin gives.
+  // Backwards: the end of a mark reads the output of its begin.
   for (auto it = block->nodes().rbegin(); it != block->nodes().rend();) {
     Node *node = *it++;
     for (Block *inner : node->blocks()) remove_asides(inner);
@@ -151,10 +150,9 @@ void bind_defaults(Graph &graph, const std::vector<std::optional<IValue>> &defau
   }
 }
 
-// The passes that keep every bit of the result. Folding and layout changes
-// wait until blocks are merged on the host that runs them. Not among them:
-// EliminateExceptions, which does not end on some scripted models, and
-// RemoveTensorMutation, which makes graphs slower.
+// The passes that keep results bit for bit. Folding and layout changes wait until blocks are merged
+// on the host that runs them. Left out: EliminateExceptions, which does not terminate on some
+// scripted models, and RemoveTensorMutation, which makes graphs slower.
 std::string clean(std::shared_ptr<Graph> &graph) {
   dissolve_objects(graph->block());
   remove_asides(graph->block());

@@ -18,7 +18,7 @@ namespace {
 
 using Kind = Layout::Kind;
 
-// Tensors of up to so many whole numbers are kept as examples.
+// Integer tensors of up to this many elements are kept as examples.
 constexpr int64_t kMostExamples = 8;
 
 c10::TypePtr without_optional(const c10::TypePtr &type) {
@@ -149,8 +149,8 @@ Value *append(Graph &graph, c10::Symbol kind, at::ArrayRef<Value *> inputs, c10:
   return node->output();
 }
 
-// Complex numbers as pairs, and back. Where a tensor is said to be conjugated and is not yet,
-// there are no pairs of it.
+// Complex numbers to pairs, and back. A lazily conjugated tensor is resolved first, since it cannot
+// be viewed as pairs.
 Value *as_pairs(Graph &graph, Value *tensor) {
   Value *plain = append(graph, aten::resolve_conj, {tensor}, c10::TensorType::get());
   return append(graph, aten::view_as_real, {plain}, c10::TensorType::get());
@@ -167,7 +167,7 @@ Value *tensor_of(Graph &graph, Value *list, at::ScalarType type) {
   return append(graph, aten::tensor, {list, datatype, device, grad}, c10::TensorType::get());
 }
 
-// One number: `Scalar` values were seen to be of the layout's kind.
+// One number; a `Scalar` was observed with the layout's kind.
 Value *tensor_of_number(Graph &graph, Kind kind, Value *value) {
   c10::TypePtr type = c10::IntType::get();
   c10::Symbol cast = aten::Int;
@@ -184,11 +184,11 @@ Value *tensor_of_number(Graph &graph, Kind kind, Value *value) {
   return tensor_of(graph, list->output(), number_type(kind));
 }
 
-// A request that is refused so was not to be foreseen; clients read this.
+// Message for a request that differs from the observed ones; clients read it.
 constexpr const char *kOtherWay =
     "this request takes another way through the network than those that it was cut for: ";
 
-// Raises where `fails` is true.
+// Raises if `fails` is true.
 void refuse_where(Graph &graph, Value *fails, const std::string &reason) {
   Node *branch = graph.insertNode(graph.create(prim::If, {fails}, 0));
   Block *raising = branch->addBlock();
@@ -205,7 +205,7 @@ void refuse_unless_equal(Graph &graph, Value *number, int64_t expected,
   refuse_where(graph, append(graph, aten::ne, {number, constant}, c10::BoolType::get()), reason);
 }
 
-// Whether `value` is None is as it was seen.
+// Checks that `value` is None exactly if it was when observed.
 void check_presence(Graph &graph, const Layout &layout, Value *value) {
   bool none = layout.kind == Kind::kNone;
   if (none ? value->mustBeNone() : value->type()->kind() != c10::TypeKind::OptionalType) return;
@@ -242,7 +242,7 @@ void check_type(Graph &graph, const Layout &layout, Value *tensor, const std::st
                       name + " had " + std::to_string(dimensions) + " dimensions then");
 }
 
-// A `Scalar` is of the type that it was seen to be.
+// Checks that a `Scalar` has the observed type.
 void check_scalar(Graph &graph, Kind kind, Value *value) {
   if (value->type()->kind() != c10::TypeKind::NumberType) return;
   Value *tensor = append(graph, prim::NumToTensor, {value}, c10::TensorType::get());
@@ -295,8 +295,7 @@ Value *decode_fields(Graph &graph, const Layout &layout, const c10::TypePtr &typ
       ->output();
 }
 
-// Counted from the end, as models seldom write them: a permutation of ours is
-// told from theirs by that.
+// Counted from the end, which models rarely do: this distinguishes our permutations from theirs.
 std::vector<int64_t> from_the_end(std::vector<int64_t> dimensions) {
   for (int64_t &dimension : dimensions) dimension -= static_cast<int64_t>(dimensions.size());
   return dimensions;
@@ -308,8 +307,8 @@ std::vector<int64_t> inverse(const std::vector<int64_t> &order) {
   return back;
 }
 
-// The dense tensor `wire` in the memory order in which it was seen. libtorch
-// chooses kernels by that, and another kernel may round in another way.
+// The dense tensor `wire` in the observed memory order. libtorch chooses kernels by it, and another
+// kernel may round differently.
 Value *in_memory_order(Graph &graph, const std::vector<int64_t> &order, Value *wire) {
   auto permuted = [&](Value *tensor, const std::vector<int64_t> &dimensions) {
     Value *constant = graph.insertConstant(from_the_end(dimensions));
@@ -321,7 +320,7 @@ Value *in_memory_order(Graph &graph, const std::vector<int64_t> &order, Value *w
   return permuted(dense, inverse(order));
 }
 
-// Of a permutation of ours. In a block's file its dimensions are a list of
+// The order, if `node` is one of our permutations. In a block's file its dimensions are a list of
 // constants.
 std::optional<std::vector<int64_t>> order_of(const Node *node) {
   if (node->kind() != aten::permute) return std::nullopt;
@@ -337,8 +336,8 @@ std::optional<std::vector<int64_t>> order_of(const Node *node) {
   return order;
 }
 
-// The tensor that `node` brings into memory order, where another block gives it:
-// there it has that order already.
+// If `node` restores the memory order of a tensor from another block, that tensor, which already
+// has the order there.
 Value *ordered_by_its_giver(const Node *node) {
   auto back = order_of(node);
   if (!back.has_value() || node->input(0)->node()->kind() != aten::contiguous) return nullptr;
@@ -351,7 +350,7 @@ Value *ordered_by_its_giver(const Node *node) {
   return giver->kind() == prim::Param ? nullptr : wire;
 }
 
-// The list of numbers that `tensor` was made of.
+// The list of numbers from which `tensor` was made.
 Value *source_of(Value *tensor, at::ScalarType type) {
   Node *node = tensor->node();
   if (node->kind() != aten::tensor || node->inputs().size() != 4) return nullptr;
@@ -362,8 +361,8 @@ Value *source_of(Value *tensor, at::ScalarType type) {
   return fits ? node->input(0) : nullptr;
 }
 
-// The value that `node` makes again, with everything that must not be written
-// to for it to be the same.
+// The value that `node` restores, and everything that must not be written to for it to be
+// unchanged.
 Value *undone(Node *node, std::vector<Value *> &unwritten) {
   auto scalar = [&](at::ScalarType type, c10::TypeKind kind) -> Value * {
     if (node->inputs().size() != 1) return nullptr;
@@ -555,7 +554,7 @@ void encode(Graph &graph, const Layout &layout, Value *value, std::vector<Value 
       return;
     default:
       if (!layout.fields.empty()) {
-        // What is inside was not made in sight.
+        // The making of the items is not visible.
         Doubts inner = doubts;
         inner.make = true;
         encode_fields(graph, layout, value, wires, inner);
@@ -601,7 +600,7 @@ void remove_codecs(const std::shared_ptr<Graph> &graph) {
     std::vector<Value *> unwritten;
     Value *value = undone(node, unwritten);
     if (value == nullptr) continue;
-    // Asked about values of the graph as it came; removing uses adds no writer.
+    // For values of the original graph; removing uses adds no writer.
     if (!aliases.has_value()) aliases.emplace(graph);
     bool written = false;
     for (Value *part : unwritten) written = written || aliases->hasWriters(part);

@@ -1,6 +1,5 @@
-// Values of any type as tensors. On the wire between blocks everything is a
-// tensor; nodes inside the blocks take other values apart and put them
-// together again, and vanish where blocks are merged.
+// Encodes values of any type as tensors. Between blocks only tensors are sent; nodes inside the
+// blocks take other values apart and rebuild them, and disappear when blocks are merged.
 #pragma once
 
 #include "common.hpp"
@@ -10,7 +9,7 @@
 
 namespace lamina {
 
-// How a value was made up when it was seen.
+// Structure of an observed value.
 struct Layout {
   enum class Kind {
     kTensor,  // one tensor; of complex numbers as pairs of real ones
@@ -28,29 +27,29 @@ struct Layout {
   };
   Kind kind = Kind::kOther;
   std::vector<Layout> fields;
-  // Of a dictionary's entries, or of a named tuple's fields.
+  // Keys of a dictionary, or field names of a named tuple.
   std::vector<std::string> names;
-  // Of one tensor. Complex numbers are sent with a last dimension of two, which is in the
-  // shape; the type is their own.
+  // For one tensor. Complex numbers are sent with a last dimension of two, which is part of the
+  // shape; the type is the complex one.
   uint64_t bytes = 0;
   std::optional<at::ScalarType> type;
   std::vector<int64_t> shape;
   bool is_complex = false;
-  // Of one tensor: its dimensions from the outermost in memory to the innermost,
-  // where that is not their own order.
+  // For one tensor: its dimensions from the outermost in memory to the innermost, if they are not
+  // in order.
   std::vector<int64_t> order;
-  // What was seen, for small whole numbers alone: they may be sizes, and a
-  // warm-up with zeros would fail.
+  // The observed value, only for small integers: they may be sizes, and a warm-up with zeros would
+  // fail.
   std::optional<std::vector<int64_t>> example;
 };
 
-// Whether values of this type may be made of what can be sent.
+// Whether values of this type may consist of parts that can be sent.
 bool is_transportable(const c10::TypePtr &type);
 
 Layout observe(const c10::IValue &value);
 
-// Takes over orders in memory of the same values seen once more: at batch 1 an
-// order may not show.
+// Adopts the memory orders of a second observation of the same values: at batch 1 an order may not
+// show.
 void take_orders(std::vector<Layout> &layouts, const std::vector<Layout> &seen);
 
 // JSON: `Layout` in ffi.rs.
@@ -62,31 +61,31 @@ void add_examples(const Layout &layout, std::vector<std::string> &examples);
 // Number of tensors.
 size_t width(const Layout &layout);
 
-// What a block must make sure of before it sends a value as it was seen.
+// Checks that a block must make before it sends a value in its observed layout.
 struct Doubts {
-  // Whether it is None, how many items it has and under which keys.
+  // Whether it is None, its number of items, and their keys.
   bool make = true;
   // The type and rank of a tensor.
   bool type = false;
 };
 
-// Appends nodes that take `value` apart, and adds its tensors to `wires`. They raise
-// where it is not made up as the layout says: the blocks would go on with another value.
+// Appends nodes that take `value` apart, and adds its tensors to `wires`. They raise if the value
+// does not match the layout: the blocks would go on with another value.
 void encode(Graph &graph, const Layout &layout, Value *value, std::vector<Value *> &wires,
             const Doubts &doubts);
 
-// A value as messages call it.
+// Name of a value in messages.
 std::string called(const Value *value);
 
-// Appends nodes that make a value of `type` again from the tensors at `wires`,
-// which moves behind them.
+// Appends nodes that rebuild a value of `type` from the tensors at `wires`, and advances `wires`
+// past them.
 Value *decode(Graph &graph, const Layout &layout, c10::TypePtr type, Value *const *&wires);
 
-// Removes nodes that make a value again from tensors that it was taken apart
-// into, where nothing writes to either.
+// Removes nodes that rebuild a value from the tensors it was taken apart into, if nothing writes to
+// either.
 void remove_codecs(const std::shared_ptr<Graph> &graph);
 
-// What `encode` would give, for values that no graph takes apart.
+// The tensors that `encode` would give, for values outside a graph.
 void flatten(const c10::IValue &value, std::vector<at::Tensor> &tensors);
 
 }  // namespace lamina

@@ -29,7 +29,7 @@ std::string quoted(const std::string &text) {
 
 namespace {
 
-// What tells of a packed weight how it is made, such as quantized::conv2d_stride.
+// Whether an operation only reads properties of a packed weight, such as quantized::conv2d_stride.
 bool asks_a_weight(const std::string &name) {
   for (const char *end : {"_stride", "_padding", "_dilation", "_groups", "_transpose"}) {
     size_t length = std::strlen(end);
@@ -64,7 +64,7 @@ bool is_heavy(const Node *node) {
 }
 
 void forget_callers(Block *block) {
-  // Lives as long as the process.
+  // Never freed.
   static torch::jit::Function *const somebody =
       (new torch::jit::CompilationUnit)->create_function("inlined", std::make_shared<Graph>());
   for (Node *node : block->nodes()) {
@@ -75,7 +75,7 @@ void forget_callers(Block *block) {
   }
 }
 
-// Where a constant lies, and how many elements it has: views of all of a weight are one.
+// Address and number of elements of a constant: full views of one weight count once.
 using Place = std::pair<const void *, int64_t>;
 
 static void add_constants(const Block *block, std::set<Place> &seen, uint64_t &sum) {
@@ -84,7 +84,7 @@ static void add_constants(const Block *block, std::set<Place> &seen, uint64_t &s
     if (!node->hasAttribute(torch::jit::attr::value)) continue;
     if (node->kindOf(torch::jit::attr::value) != torch::jit::AttributeKind::t) continue;
     const at::Tensor &tensor = node->t(torch::jit::attr::value);
-    // Packed (oneDNN) tensors have no storage to ask.
+    // Packed (oneDNN) tensors have no storage.
     const void *begin = tensor.has_storage() ? tensor.const_data_ptr() : nullptr;
     if (begin == nullptr) begin = tensor.unsafeGetTensorImpl();
     if (seen.emplace(begin, tensor.numel()).second)

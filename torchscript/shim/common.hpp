@@ -1,5 +1,4 @@
-// What the shim's files share: the border that nothing throws across, JSON
-// text, and the graph helpers.
+// Shared by the shim's files: the exception barrier, JSON text, and graph helpers.
 #pragma once
 
 #include "lamina.h"
@@ -52,31 +51,29 @@ inline bool is_tensor(const Value *value) {
   return value->type()->isSubtypeOf(*c10::TensorType::get());
 }
 
-// Operations that do the work; a block holds at least one.
+// Compute-heavy operations; a block holds at least one.
 bool is_heavy(const Node *node);
 
-// Has the nodes of `block` no longer point to the functions that they were inlined from.
-// The message of an exception names those, and freezing ends them before the graph.
+// Removes the references of `block`'s nodes to the functions from which they were inlined.
+// Exception messages name those functions, but freezing destroys them before the graph.
 void forget_callers(Block *block);
 
 // Extra file of a block's archive: values to warm it up with.
 inline constexpr const char *kExamples = "examples.json";
 
-// OpenMP keeps its setting per thread, so each thread that runs is told.
+// OpenMP keeps its setting per thread, so it must be set on each thread that runs.
 void use_threads(int threads);
 
 std::vector<at::Tensor> private_copies(lts_tensor *const *inputs, size_t count);
 
-// Rewrites a merged graph so that it runs fast on this host, and says how to
-// run it. Before its first run. Where it is fused, its first runs may throw: the
-// fuser does not know every operation.
+// Rewrites a merged graph so that it runs fast on this host, and returns how to run it. Call before
+// its first run. If fused, its first runs may throw: the fuser does not support every operation.
 torch::jit::ExecutorExecutionMode optimize(std::shared_ptr<Graph> &graph, bool fuse);
 
-// Has the profiling executor hand its graphs to oneDNN Graph from now on, where
-// this build of libtorch has it.
+// Makes the profiling executor use oneDNN Graph from now on, if this build of libtorch has it.
 bool has_onednn_graph();
 
-// Bytes of the tensor constants of `block`, each weight once.
+// Bytes of the tensor constants of `block`, each weight counted once.
 uint64_t constant_bytes(const Block *block);
 
 }  // namespace lamina
@@ -87,18 +84,18 @@ struct lts_bytes {
 
 struct lts_graph {
   std::shared_ptr<torch::jit::Graph> graph;
-  // Set where the graph reads attributes of its module.
+  // Set if the graph reads attributes of its module.
   std::optional<torch::jit::Module> self;
-  // For inputs that requests do not carry, from the first one on.
+  // For the trailing inputs that requests do not carry.
   std::vector<std::optional<c10::IValue>> defaults;
-  // Whether running it packs the weights once more, beside the constants.
+  // Whether a run packs the weights again, beside the constants.
   bool packs = false;
   torch::jit::GraphExecutor executor;
-  // Where it is set, it is run instead: as it is written, by no executor's passes.
+  // If set, this is run instead: the graph as written, without any executor's passes.
   std::optional<torch::jit::Code> plain;
 
-  // The simple executor neither profiles nor specializes: the first run is as
-  // exact as the last, and any batch size runs the same code.
+  // The simple executor neither profiles nor specializes: the first run is as exact as the last,
+  // and any batch size runs the same code.
   lts_graph(std::shared_ptr<torch::jit::Graph> g, std::optional<torch::jit::Module> m,
             std::vector<std::optional<c10::IValue>> d,
             torch::jit::ExecutorExecutionMode mode = torch::jit::ExecutorExecutionMode::SIMPLE)
@@ -117,7 +114,7 @@ struct lts_graph {
 
 namespace lamina {
 
-// What `graph` is called with for these inputs.
+// The stack on which `graph` is called for these inputs.
 torch::jit::Stack stack_of(const lts_graph &graph, std::vector<at::Tensor> inputs);
 
 }  // namespace lamina

@@ -1,4 +1,4 @@
-// What a graph computes from the values of a request and a trace would fix.
+// Finds what a graph computes from the values of a request but a trace would fix.
 
 #include "watch.hpp"
 
@@ -16,13 +16,13 @@ namespace prim = c10::prim;
 namespace lamina {
 namespace {
 
-// How a value depends on the values of a request. Shapes, types and devices
-// are the same for every request that passes the check of its shapes.
+// How a value depends on the values of a request. Shapes, types and devices are the same for every
+// request that passes the shape check.
 using Marks = uint8_t;
 constexpr Marks kData = 1;    // a tensor whose elements do
 constexpr Marks kShape = 2;   // a tensor whose shape does
 constexpr Marks kNumber = 4;  // anything else that does
-// What is chosen, or grows, by a number of a request, by the batch or by a free size:
+// Set if the value is chosen, or grows, by a number of a request, by the batch or by a free size:
 constexpr Marks kChoice = 8;   // whether it is None, its length, its keys
 constexpr Marks kUnsure = 16;  // a tensor's type and rank
 
@@ -37,7 +37,7 @@ bool named(const Node *node, const std::unordered_set<std::string> &names) {
   return names.count(node->kind().toQualString()) > 0;
 }
 
-// Reads of a tensor that its elements have no part in.
+// Reads of a tensor that do not depend on its elements.
 bool reads_metadata(const Node *node) {
   static const std::unordered_set<std::string> names = {
       "aten::size", "aten::dim", "aten::len", "aten::numel", "aten::stride",
@@ -62,7 +62,7 @@ bool moves_values(const Node *node) {
   return named(node, names);
 }
 
-// Whether what a value of this type is made of is in the type.
+// Whether the type determines the structure of its values.
 bool is_of_one_make(const c10::TypePtr &type) {
   switch (type->kind()) {
     case c10::TypeKind::ListType:
@@ -79,7 +79,7 @@ bool is_of_one_make(const c10::TypePtr &type) {
   }
 }
 
-// Whether `node` gives a tensor as large as its first argument, whatever the others are.
+// Whether `node` returns a tensor of its first argument's size, whatever the others are.
 bool keeps_shape(const Node *node) {
   static const std::unordered_set<std::string> names = {
       "index_add", "index_copy", "index_fill", "index_put", "index_put_", "_index_put_impl_",
@@ -115,11 +115,10 @@ bool may_be_a_size(const Node *node, const Value *value) {
   return named(node, ranges);
 }
 
-// Follows the values of a request through a graph until nothing changes.
+// Propagates the values of a request through a graph until nothing changes.
 class Dependence {
  public:
-  // `conditions` are others at another batch or size; `sights`, where there are any, show of what
-  // type indices are.
+  // `conditions` vary with the batch or a size; `sights`, if any, show the types of indices.
   explicit Dependence(const std::shared_ptr<Graph> &graph,
                       const std::unordered_set<const Value *> &conditions = {},
                       const Sights *sights = nullptr)
@@ -138,7 +137,7 @@ class Dependence {
     return found == marks_.end() ? 0 : found->second;
   }
 
-  // Whether something is of another make, type or size for some requests.
+  // Whether anything differs in structure, type or size between requests.
   bool may_differ() const {
     return std::any_of(marks_.begin(), marks_.end(), [](const auto &entry) {
       return (entry.second & (kShape | kChoice | kUnsure)) != 0;
@@ -181,7 +180,7 @@ class Dependence {
     return (of(condition) & kNumber) != 0 || conditions_.count(condition) > 0;
   }
 
-  // What a value is that one of several ways leads to.
+  // The marks of a value that is chosen between several branches.
   static Marks chosen(const Value *value) {
     if (is_tensor(value)) return kUnsure;
     if (!is_of_one_make(value->type())) return kChoice;
@@ -219,10 +218,10 @@ class Dependence {
     }
   }
 
-  // Whether the shape of what `node` gives depends on elements that it reads.
+  // Whether the shape of `node`'s output depends on elements that it reads.
   bool shape_from_elements(const Node *node) const {
     if (!has_dynamic_shape(node)) return false;
-    // An index by numbers has the shape of the index.
+    // Indexing by numbers gives the shape of the index.
     if (node->kind() == aten::index && !holds_mask(node->input(1))) return false;
     size_t first = node->kind() == aten::index ? 1 : 0;
     for (size_t i = first; i < node->inputs().size(); ++i)
@@ -263,7 +262,7 @@ class Dependence {
     if (!tensor) {
       Marks read = reads_metadata(node) ? in & (kShape | kNumber | kChoice) : in & ~kUnsure;
       if (read == 0) return 0;
-      // A list of numbers from another number of elements.
+      // The length of a list of numbers depends on the number of elements.
       bool other_make = !is_of_one_make(output->type()) && (in & (kShape | kNumber | kChoice)) != 0;
       return other_make ? kNumber | kChoice : kNumber;
     }
@@ -271,12 +270,12 @@ class Dependence {
     if ((in & kNumber) != 0) out |= kData;
     if ((in & kChoice) != 0) out |= kUnsure;
     if (shape_depends(node)) out |= kShape;
-    // Parts of a tensor whose size depends on the request are as many.
+    // If the size of a tensor depends on the request, so does the number of its parts.
     bool parts = !is_of_one_make(output->type()) && (out & kShape) != 0;
     return parts ? out | kChoice : out;
   }
 
-  // A tensor that is written to stays as large as it is, mostly.
+  // A write mostly keeps a tensor's size.
   static Marks in_elements(const Node *node, Marks in) {
     Marks marks = in & ~(kShape | kNumber | kChoice);
     if ((in & kNumber) != 0) marks |= kData;
@@ -284,7 +283,7 @@ class Dependence {
     return marks;
   }
 
-  // What `node` writes into, and whatever shares its memory, takes what it reads.
+  // Marks what `node` writes to, and all values that share its memory, by what it reads.
   void written(const Node *node, Marks in) {
     const c10::FunctionSchema *schema = node->maybeSchema();
     if (schema == nullptr || !schema->is_mutable()) return;
@@ -293,7 +292,7 @@ class Dependence {
       if (alias == nullptr || !alias->isWrite()) continue;
       const Value *target = node->input(i);
       Marks marks = is_tensor(target) ? in_elements(node, in) : in;
-      // Done for some requests only, it makes another value of a list or dictionary.
+      // A write in only some requests changes the structure of a list or dictionary.
       if (decided_ > 0 && !is_of_one_make(target->type())) marks |= kChoice;
       if (marks == 0) continue;
       mark(target, marks);
@@ -319,7 +318,7 @@ class Dependence {
   std::vector<const Value *> shareable_;
   std::unordered_map<const Value *, Marks> marks_;
   std::unordered_map<const Value *, std::vector<const Value *>> sharing_;
-  // Branches and loops around the node at hand that a request decides about.
+  // Depth of branches and loops around the current node that depend on the request.
   int decided_ = 0;
   bool changed_ = false;
 };
@@ -334,7 +333,7 @@ const Node *first(const Block *block, const std::function<bool(const Node *)> &i
   return nullptr;
 }
 
-// All that `value` is computed from, conservatively.
+// Adds all values from which `value` is computed, conservatively.
 void add_sources(const Value *value, std::unordered_set<const Value *> &sources) {
   if (!sources.insert(value).second) return;
   std::function<void(const Node *)> add_node = [&](const Node *node) {
@@ -350,7 +349,7 @@ void add_sources(const Value *value, std::unordered_set<const Value *> &sources)
   if (node->kind() != prim::Param) add_node(node);
 }
 
-// `self.cache` as a text, for a value that is read from the module directly.
+// A value read directly from the module as text, `self.cache`.
 std::optional<std::string> path(const Graph &graph, const Value *value) {
   if (value == graph.inputs()[0]) return "self";
   if (value->node()->kind() != prim::GetAttr) return std::nullopt;
@@ -425,7 +424,7 @@ std::optional<std::string> state_lost_by_tracing(const std::shared_ptr<Graph> &g
   const Value *self = graph->inputs()[0];
   std::vector<const Node *> nodes;
   add_nodes(graph->block(), nodes);
-  // What is stored, by the attribute that takes it.
+  // Stores by attribute.
   std::unordered_map<std::string, std::vector<const Node *>> stores;
   for (const Node *node : nodes) {
     if (node->kind() == prim::SetAttr)

@@ -9,7 +9,7 @@ namespace prim = c10::prim;
 namespace lamina {
 namespace {
 
-// What `node` and the nodes inside it read.
+// Adds the values read by `node` and the nodes inside it.
 void add_reads(const Node *node, std::vector<const Value *> &reads) {
   for (const Value *input : node->inputs()) reads.push_back(input);
   for (const Block *block : node->blocks()) {
@@ -18,7 +18,7 @@ void add_reads(const Node *node, std::vector<const Value *> &reads) {
   }
 }
 
-// The node of the graph's own block that a value comes from; none for inputs.
+// The node of the graph's top-level block that a value comes from; none for inputs.
 Node *top_level(const Value *value) {
   auto *node = const_cast<Node *>(value->node());
   while (node->owningBlock() != nullptr && node->owningBlock()->owningNode() != nullptr &&

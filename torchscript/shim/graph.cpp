@@ -1,4 +1,4 @@
-// From blocks to something that runs, and what it costs.
+// Makes blocks executable, and measures their cost.
 
 #include "codec.hpp"
 #include "common.hpp"
@@ -20,13 +20,13 @@
 
 struct lts_block {
   torch::jit::Module module;
-  // JSON of the file's examples; empty where it has none.
+  // JSON of the file's examples; empty if it has none.
   std::string examples;
 };
 
 namespace lamina {
 
-// OpenMP keeps its setting per thread, so each thread that runs is told.
+// OpenMP keeps its setting per thread, so it must be set on each thread that runs.
 void use_threads(int threads) {
   thread_local int current = 0;
   if (current == threads) return;
@@ -56,7 +56,7 @@ torch::jit::Stack stack_of(const lts_graph &graph, std::vector<at::Tensor> input
 
 namespace {
 
-// `self` is input 0 of every method's graph; where nothing reads it, it goes.
+// `self` is input 0 of every method's graph; it is removed if nothing reads it.
 bool drop_self(Graph &graph) {
   if (!graph.inputs().at(0)->uses().empty()) return false;
   graph.eraseInput(0);
@@ -70,14 +70,14 @@ std::shared_ptr<Graph> inlined_forward(const Module &module) {
   return graph;
 }
 
-// The arrays that a block's graph gives as one tuple.
+// The tensors that a block's graph returns as one tuple.
 std::vector<Value *> unpacked(Graph &graph, Value *output) {
   if (output->type()->kind() != c10::TypeKind::TupleType) return {output};
   Node *unpack = graph.insertNode(graph.createTupleUnpack(output));
   return unpack->outputs().vec();
 }
 
-// A module that keeps attributes stands alone and runs as it is.
+// A module with attributes is not merged and runs unchanged.
 lts_graph *stateful(const Module &module) {
   auto graph = inlined_forward(module);
   const auto &arguments = module.get_method("forward").function().getSchema().arguments();
@@ -132,22 +132,22 @@ std::vector<at::Tensor> forward(lts_graph &graph, std::vector<at::Tensor> inputs
   return tensors;
 }
 
-// As requests carry it: dense, and nobody else's, for it is sent from where it
-// is while the graph may run again.
+// The tensor as it is sent: dense and unshared, because it is sent from its memory while the graph
+// may run again.
 at::Tensor dense(at::Tensor result) {
   TORCH_CHECK(!result.is_nested(), "a value is a nested tensor, which cannot be sent");
   if (result.is_mkldnn() || result.is_sparse()) result = result.to_dense();
-  // What is said to be conjugated or negated and is not yet would be sent as it is.
+  // A lazy conjugation or negation would otherwise be lost.
   result = result.to(at::kCPU).resolve_conj().resolve_neg().contiguous();
   bool shared = result.use_count() > 1 || result.storage().use_count() > 1;
   return shared ? result.clone() : result;
 }
 
-// Counts multiply-adds twice, leaf operations only: `linear`, `matmul` and
-// `conv2d` dispatch to them.
+// Counts each multiply-add as two, for leaf operations only: `linear`, `matmul` and `conv2d`
+// dispatch to them.
 struct Flops {
   uint64_t sum = 0;
-  // Of one operation.
+  // Of a single operation.
   uint64_t largest = 0;
 
   void add(uint64_t flops) {
@@ -163,8 +163,8 @@ struct Convolution : at::ObserverContext {
   bool transposed = false;
 };
 
-// What an operation was called with. The interpreter calls boxed: the list is
-// then its whole stack, of which the operation's own arguments are the last.
+// The arguments of an operation. The interpreter calls boxed: the list is then its whole stack,
+// which ends with the operation's own arguments.
 c10::ArrayRef<const IValue> own_inputs(const at::RecordFunction &fn) {
   auto all = fn.inputs();
   return all.size() > fn.num_inputs() ? all.slice(all.size() - fn.num_inputs()) : all;
@@ -219,7 +219,7 @@ void on_exit(const at::RecordFunction &fn, at::ObserverContext *context) {
   counting->add(2 * positions * call.weight_elements);
 }
 
-// The largest sum of what one thread's forward holds.
+// Peak memory of one thread's forward.
 struct Activations : c10::MemoryReportingInfoBase {
   int64_t held = 0;
   int64_t peak = 0;
@@ -344,8 +344,7 @@ int lts_graph_time(lts_graph *graph, lts_tensor *const *inputs, size_t count, in
     c10::InferenceMode inference;
     double cpu = lamina::thread_cpu_seconds();
     auto wall = std::chrono::steady_clock::now();
-    // With the copies that a request's values take: they are part of what a
-    // cut costs.
+    // Including copies of a request's values, which are part of a cut's cost.
     auto results = lamina::forward(*graph, lamina::private_copies(inputs, count));
     for (at::Tensor &result : results) result = lamina::dense(std::move(result));
     *wall_seconds =

@@ -1,4 +1,4 @@
-// What makes a merged graph fast on the host that runs it.
+// Makes a merged graph fast on the host that runs it.
 
 #include "common.hpp"
 
@@ -16,7 +16,7 @@
 namespace aten = c10::aten;
 
 namespace torch::jit::fuser::onednn {
-// Weak, for builds of libtorch for other processors than x86-64 lack it.
+// Weak, because builds of libtorch for processors other than x86-64 lack it.
 TORCH_API __attribute__((weak)) void fuseGraph(std::shared_ptr<Graph> &graph);
 }  // namespace torch::jit::fuser::onednn
 
@@ -25,7 +25,7 @@ namespace {
 
 using Sizes = std::vector<int64_t>;
 
-// As the profiling executor saw them.
+// As observed by the profiling executor.
 std::optional<Sizes> sizes_of(const Value *value) {
   auto type = value->type()->cast<c10::TensorType>();
   return type == nullptr ? std::nullopt : type->sizes().concrete_sizes();
@@ -36,8 +36,8 @@ bool is_product(const Node *node) {
          node->kind() == aten::mm || node->kind() == aten::bmm || node->kind() == aten::addmm;
 }
 
-// Whether a product of one row goes into `value` by operations that keep its
-// shape, so that oneDNN Graph may make one kernel of all of them.
+// Whether a product of one row flows into `value` through operations that keep its shape, so that
+// oneDNN Graph may fuse them into one kernel.
 bool has_one_row_product(const Value *value, const std::optional<Sizes> &sizes,
                          std::unordered_set<const Value *> &seen) {
   auto own = sizes_of(value);
@@ -59,11 +59,10 @@ bool is_float(const Value *value) {
          c10::isFloatingType(*type->scalarType());
 }
 
-// oneDNN's product of one row with a sum behind it writes past its scratchpad
-// where the row has more than 1024 elements (brgemm, oneDNN 3.x of libtorch
-// 2.13). The sum is written as a subtraction, which libtorch computes by the same
-// kernel and oneDNN Graph does not know. How long the row is does not matter
-// here: with one row there is nothing to gain.
+// oneDNN's product of one row followed by a sum writes past its scratchpad if the row has more than
+// 1024 elements (brgemm, oneDNN 3.x of libtorch 2.13). The sum is written as a subtraction, which
+// libtorch computes by the same kernel and oneDNN Graph does not support. The length of the row is
+// not checked: with one row there is nothing to gain.
 void keep_sums_apart(Block *block) {
   for (auto it = block->nodes().begin(); it != block->nodes().end();) {
     Node *node = *it++;
@@ -88,7 +87,7 @@ void keep_sums_apart(Block *block) {
   }
 }
 
-// Shapes are in the graph once the nodes that watched its first run are gone.
+// Shapes are in the graph once the nodes that profiled its first run are removed.
 void fuse(std::shared_ptr<Graph> &graph) {
   torch::jit::RemoveProfileNodesAndSpecializeTypes(graph);
   keep_sums_apart(graph->block());
@@ -97,15 +96,15 @@ void fuse(std::shared_ptr<Graph> &graph) {
 
 }  // namespace
 
-// oneDNN Graph fuses convolutions and linear layers with what follows them,
-// chooses layouts and packs weights. Of what libtorch offers it is the fastest
-// on each network that docs/benchmarks/slicing.md lists.
+// oneDNN Graph fuses convolutions and linear layers with the operations after them, chooses layouts
+// and packs weights. It is libtorch's fastest option on every network in
+// docs/benchmarks/slicing.md.
 bool has_onednn_graph() {
   static const bool available = [] {
     if (torch::jit::fuser::onednn::fuseGraph == nullptr) return false;
     torch::jit::registerPrePass(fuse);
-    // It compiles for the shapes of the first run. Other shapes take the code
-    // that was not fused, instead of one more set of packed weights for each.
+    // It compiles for the shapes of the first run. Other shapes run the unfused code, instead of
+    // another set of packed weights each.
     torch::jit::FusionStrategy once = {{torch::jit::FusionBehavior::STATIC, 1}};
     torch::jit::setFusionStrategy(once);
     return true;
@@ -114,7 +113,7 @@ bool has_onednn_graph() {
 }
 
 torch::jit::ExecutorExecutionMode optimize(std::shared_ptr<Graph> &graph, bool fuse) {
-  // An archive spells lists of numbers as code; folding wants constants.
+  // An archive stores lists of numbers as code; folding needs constants.
   torch::jit::ConstantPropagation(graph, /*ignore_custom_classes=*/true);
   torch::jit::OptimizeFrozenGraph(graph, /*optimize_numerics=*/true);
   bool fused_later = fuse && has_onednn_graph();
@@ -122,7 +121,7 @@ torch::jit::ExecutorExecutionMode optimize(std::shared_ptr<Graph> &graph, bool f
     torch::jit::ConvertFrozenOpsToMKLDNN(graph);
     torch::jit::FrozenLinearTranspose(graph);
   }
-  // The weights that were folded or transposed would stay in memory.
+  // The original weights of folded or transposed ones would stay in memory.
   torch::jit::EliminateDeadCode(graph);
   return fused_later ? torch::jit::ExecutorExecutionMode::PROFILING
                      : torch::jit::ExecutorExecutionMode::SIMPLE;

@@ -1,6 +1,5 @@
-// Which numbers and branches follow the batch or another free size, and whether in
-// proportion. A trace has the numbers of one size; those in proportion to the batch can be
-// made to follow.
+// Finds numbers and branches that follow the batch or another free size, and whether in proportion.
+// A trace has the numbers of one size; those proportional to the batch can be made to follow.
 
 #include "watch.hpp"
 
@@ -22,7 +21,7 @@ enum class How {
 
 struct Mark {
   How follows = How::kNothing;
-  // Where it stopped being in proportion.
+  // Node where it stopped being proportional.
   const Node *origin = nullptr;
 };
 
@@ -31,12 +30,12 @@ const Mark kInProportion{How::kProportion, nullptr};
 
 Mark otherwise(const Node *origin) { return {How::kOtherwise, origin}; }
 
-// Of elements of one list, each free or in proportion by itself.
+// Merges the marks of elements of one list, each free or proportional by itself.
 Mark worse(const Mark &a, const Mark &b) {
   return static_cast<int>(a.follows) >= static_cast<int>(b.follows) ? a : b;
 }
 
-// Of two ways to one value.
+// Merges the marks of two branches.
 Mark either(const Mark &a, const Mark &b, const Node *node) {
   return a.follows == b.follows ? a : otherwise(node);
 }
@@ -48,7 +47,7 @@ bool named(const Node *node, const std::unordered_set<std::string> &names) {
   return names.count(node->kind().toQualString()) > 0;
 }
 
-// Whether a value is one or holds one.
+// Whether a value is or holds a tensor.
 bool holds_tensor(const c10::TypePtr &type) {
   if (type->kind() == c10::TypeKind::TensorType) return true;
   for (const c10::TypePtr &inner : type->containedTypes())
@@ -63,8 +62,8 @@ bool is_comparison(const Node *node) {
 
 class Follower {
  public:
-  // `size` is called so in reasons; what is in proportion to it counts as such only where
-  // `proportion` says so.
+  // `size` is its name in reasons; what is proportional to it counts as such only if `proportion`
+  // is set.
   Follower(const std::shared_ptr<Graph> &graph, const std::vector<Sights> &sights,
            std::string size, bool proportion)
       : sights_(sights), aliases_(graph), size_(std::move(size)), proportion_(proportion) {
@@ -74,7 +73,7 @@ class Follower {
   Follows take() { return std::move(follows_); }
 
  private:
-  // --- what was seen ---
+  // --- observations ---
 
   const std::vector<Sight> *seen(const Value *value, size_t run = 0) const {
     auto found = sights_[run].find(value);
@@ -82,7 +81,7 @@ class Follower {
     return usable ? &found->second : nullptr;
   }
 
-  // A number that was the same each time, at batch 1 to 3.
+  // A number that was the same every time within a run.
   std::optional<double> number(const Value *value, size_t run = 0) const {
     const auto *sights = seen(value, run);
     if (sights == nullptr) return std::nullopt;
@@ -92,7 +91,7 @@ class Follower {
     return sights->front().numbers[0];
   }
 
-  // How a place of what was seen follows the batch, as far as three sizes show.
+  // How an observed number follows the batch, as far as three sizes show.
   Mark by_sights(const Value *value, size_t place, const Node *node) const {
     const auto *one = seen(value, 0), *two = seen(value, 1), *three = seen(value, 2);
     if (one == nullptr || two == nullptr || three == nullptr || one->size() != two->size() ||
@@ -149,7 +148,7 @@ class Follower {
     return following == 0 ? kFree : kInProportion;
   }
 
-  // Per item of a list or tuple whose making is in sight.
+  // Marks per item of a list or tuple whose making is visible.
   std::optional<std::vector<Mark>> items(const Value *list) const {
     const Node *node = list->node();
     std::vector<Mark> marks;
@@ -172,8 +171,8 @@ class Follower {
 
   // --- rules ---
 
-  // Whether `a` compared with `b` gives the same at any batch from 1 on. `x` and `y`
-  // are what they were at batch 1.
+  // Whether `a` compared with `b` gives the same result at any batch from 1 on. `x` and `y` are
+  // their values at batch 1.
   static bool is_decided(c10::Symbol how, const Mark &a, double x, const Mark &b, double y) {
     if (is_free(a) && is_free(b)) return true;
     if (is_proportional(a) && is_proportional(b)) return true;
@@ -250,7 +249,7 @@ class Follower {
     return otherwise(node);
   }
 
-  // A number that was in proportion, or free, stays so where it only changes its type.
+  // A proportional or free number stays so if only its type changes.
   Mark converted(const Node *node) const {
     Mark a = of(node->input(0));
     if (node->kind() == aten::Int && is_proportional(a)) {
@@ -277,7 +276,7 @@ class Follower {
     return is_proportional(all) ? by_sights(node->output(), 0, node) : all;
   }
 
-  // How a number, a list or another value that is no tensor follows.
+  // How a number, a list or another value other than a tensor follows.
   Mark judged(const Node *node, size_t output) const {
     static const std::unordered_set<std::string> kSteady = {
         "aten::dim", "aten::is_floating_point", "aten::is_complex", "aten::is_signed",
@@ -345,8 +344,8 @@ class Follower {
     return otherwise(node);
   }
 
-  // Whether what `node` gives may be of other sizes at other batches than those seen: it
-  // takes a fixed number of rows, if there are so many.
+  // Whether `node`'s output may have other sizes at batches not observed: it takes a fixed number
+  // of rows, if there are so many.
   bool takes_some_rows(const Node *node) const {
     static const std::unordered_set<std::string> kParts = {
         "aten::slice", "aten::split", "aten::tensor_split", "aten::chunk", "aten::unsafe_split",
@@ -406,7 +405,7 @@ class Follower {
     }
   }
 
-  // A tensor operation is told a number that a trace would keep.
+  // A tensor operation reads a number that a trace would fix.
   void baked(const Node *node, const Mark &mark) {
     bool computes = node->outputs().empty() && node->kind() != prim::RaiseException;
     for (const Value *output : node->outputs()) computes |= holds_tensor(output->type());
@@ -420,7 +419,7 @@ class Follower {
     return std::string(" (") + mark.origin->kind().toQualString() + ')';
   }
 
-  // Which way the branches went at batch 1 to 3; both where it is not known.
+  // The branches taken at batch 1 to 3; both if unknown.
   std::pair<bool, bool> ways(const Value *condition) const {
     bool first = false, second = false;
     for (size_t run = 0; run < sights_.size(); ++run) {
@@ -471,7 +470,7 @@ class Follower {
       if (chosen_.count(initial) > 0) chosen_.insert(body->inputs()[i + 1]);
       if (irregular_.count(initial) > 0) irregular_.insert(body->inputs()[i + 1]);
     }
-    // Marks only rise: free, in proportion, otherwise.
+    // Marks only rise: free, proportional, otherwise.
     bool runs = false;
     for (size_t run = 0; run < sights_.size(); ++run) runs |= seen(body->inputs()[0], run) != nullptr;
     for (int round = 0; runs && round < 4; ++round) {
@@ -505,11 +504,11 @@ class Follower {
   const std::vector<Sights> &sights_;
   torch::jit::AliasDb aliases_;
   std::unordered_map<const Value *, Mark> marks_;
-  // What was chosen, or grew, by a condition that follows the batch.
+  // Values chosen, or grown, by a condition that follows the batch.
   std::unordered_set<const Value *> chosen_;
-  // Tensors whose sizes at batches of 1 to 3 say nothing about others.
+  // Tensors whose sizes at batches of 1 to 3 do not predict others.
   std::unordered_set<const Value *> irregular_;
-  // What the free size is called.
+  // Name of the free size.
   std::string size_;
   bool proportion_;
   Follows follows_;

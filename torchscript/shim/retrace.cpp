@@ -1,5 +1,5 @@
-// A model traced again inside libtorch: control flow and numbers that depend
-// on shapes alone become constants.
+// Retraces a model inside libtorch: control flow and numbers that depend on shapes only become
+// constants.
 
 #include "source.hpp"
 
@@ -21,13 +21,13 @@ Stack copies(lts_tensor *const *inputs, size_t count) {
   return stack;
 }
 
-// Runs the source's graph on a module of its own.
+// Runs the source's graph on its own module.
 class Original {
  public:
   explicit Original(const lts_source &source)
       : module_(source.reads_self ? source.frozen.deepcopy() : source.frozen),
         executor_(source.graph, "forward", torch::jit::ExecutorExecutionMode::SIMPLE) {
-    // The tracer takes what the module keeps as constants.
+    // The tracer accepts parameters as constants only without gradients.
     for (at::Tensor parameter : module_.parameters()) parameter.set_requires_grad(false);
   }
 
@@ -44,8 +44,7 @@ class Original {
 };
 
 std::shared_ptr<Graph> trace(Original &original, lts_tensor *const *inputs, size_t count) {
-  // A first run, for the executor compiles then and what the model fills on
-  // its first forward is there.
+  // A first run, because it compiles and fills state that the model creates on its first forward.
   original.run(copies(inputs, count));
   auto traced = torch::jit::tracer::trace(
       copies(inputs, count), [&](Stack stack) { return original.run(std::move(stack)); },
@@ -64,7 +63,7 @@ std::unique_ptr<lts_source> as_source(const std::shared_ptr<Graph> &graph) {
     while (!graph->outputs().empty()) graph->eraseOutput(graph->outputs().size() - 1);
     register_outputs(*graph, outputs);
   }
-  // Shapes of one request are no promise about the next.
+  // Shapes of one request do not hold for the next.
   torch::jit::EraseShapeInformation(graph);
   source->frozen = as_module(graph);
   graph->lint();

@@ -1,5 +1,5 @@
-// Which values share memory, where libtorch's analysis does not know it: each of its passes
-// would take a write to one of them for none to the other.
+// Makes memory sharing visible that libtorch's alias analysis misses: its passes would not see that
+// a write to one value changes another.
 
 #include "source.hpp"
 
@@ -42,7 +42,7 @@ void add_nodes(Block *block, std::vector<Node *> &nodes) {
   }
 }
 
-// Nodes with blocks write by the nodes in them.
+// Nodes with blocks write through the nodes in them.
 bool may_write(const Node *node) {
   const c10::FunctionSchema *schema = node->maybeSchema();
   return node->blocks().empty() && (schema == nullptr || schema->is_mutable());
@@ -61,7 +61,7 @@ Node *outermost(Node *node) {
   return found;
 }
 
-// Who writes to what, as far as libtorch knows.
+// The writes known to libtorch.
 class Writes {
  public:
   explicit Writes(const std::shared_ptr<Graph> &graph) : aliases_(graph) {
@@ -70,8 +70,8 @@ class Writes {
 
   const std::vector<Node *> &nodes() const { return nodes_; }
 
-  // Whether something writes to one of `values` in `node` or behind it. A write before it is
-  // over then, but in a loop around both.
+  // Whether something writes to one of `values` in `node` or after it. Earlier writes do not
+  // matter, unless a loop contains both.
   bool follow(Node *node, const torch::jit::ValueSet &values) const {
     Node *whole = outermost(node);
     for (Node *writer : nodes_)
@@ -86,7 +86,7 @@ class Writes {
   std::vector<Node *> nodes_;
 };
 
-// The value whose memory `value` has for sure: operations in place give what they wrote to.
+// The value whose memory `value` certainly has: in-place operations return their target.
 const Value *written_in_place(const Value *value) {
   for (;;) {
     const Node *node = value->node();
@@ -101,9 +101,9 @@ const Value *written_in_place(const Value *value) {
   }
 }
 
-// The places of what `loop` carries that are written to. libtorch takes a loop to give what its
-// rounds make, and no more. One of no rounds gives what it was given, though, and each round but
-// the first takes what the one before it made.
+// The indices of `loop`'s carried values that are written to. libtorch assumes that a loop's
+// outputs come from its iterations. But without iterations a loop returns its inputs, and each
+// iteration but the first takes the values of the one before.
 std::vector<size_t> written_places(Node *loop, const Writes &writes) {
   const Block *body = loop->blocks().at(0);
   std::vector<size_t> places;
@@ -116,8 +116,8 @@ std::vector<size_t> written_places(Node *loop, const Writes &writes) {
   return places;
 }
 
-// Carries what `loop` has at `place` in a list of one item: what that holds may be anything
-// that was ever put into it, as libtorch knows.
+// Carries the value of `loop` at `place` in a list of one item: to libtorch, an item may be
+// anything that was ever put into the list.
 void carry_in_list(Node *loop, size_t place) {
   Graph &graph = *loop->owningGraph();
   Block *body = loop->blocks().at(0);
@@ -153,16 +153,16 @@ void carry_in_list(Node *loop, size_t place) {
 }
 
 enum class Kind {
-  kDropout,      // gives what it was given but in training
-  kTypeAs,       // gives what it was given where that has the type
-  kConjugate,    // gives what it was given where that is real
-  kSumToSize,    // gives what it was given where that has the size
-  kAtLeast,      // gives what it was given, at most with more dimensions of one
-  kUnsafeParts,  // gives parts of what it was given
-  kBroadcast,    // gives what it was given, spread
+  kDropout,      // returns its input except in training
+  kTypeAs,       // returns its input if it has the type
+  kConjugate,    // returns its input if it is real
+  kSumToSize,    // returns its input if it has the size
+  kAtLeast,      // returns its input, perhaps with more dimensions of size 1
+  kUnsafeParts,  // returns parts of its input
+  kBroadcast,    // returns its input, expanded
 };
 
-// Operators that give memory that they were given, which their schemas do not say.
+// Operators that return memory of their inputs, which their schemas do not declare.
 std::optional<Kind> shares_silently(const Node *node) {
   static const std::map<std::string, Kind> kinds = {
       {"aten::dropout", Kind::kDropout},
@@ -182,12 +182,12 @@ std::optional<Kind> shares_silently(const Node *node) {
   };
   auto found = kinds.find(node->kind().toQualString());
   if (found == kinds.end() || node->outputs().size() != 1) return std::nullopt;
-  // The same for a list at once has its items in sight.
+  // The variant for lists has visible items.
   if (found->second == Kind::kAtLeast && !is_tensor(node->output())) return std::nullopt;
   return found->second;
 }
 
-// Whether only its one reader can see the memory of `value`.
+// Whether only the one reader of `value` can see its memory.
 bool is_private(const Value *value) {
   const Node *node = value->node();
   const c10::FunctionSchema *schema = node->maybeSchema();
@@ -198,7 +198,7 @@ bool is_private(const Value *value) {
   return true;
 }
 
-// What `node` takes and gives; of lists the items that its neighbours put in and take out.
+// Inputs and outputs of `node`; for lists, the items that its neighbours put in and take out.
 torch::jit::ValueSet in_sight(const Node *node) {
   const Value *given = node->input(0), *result = node->output();
   torch::jit::ValueSet values{given, result};
@@ -223,7 +223,7 @@ void replace(Node *node, Value *result) {
   node->destroy();
 }
 
-// Does `node` where `condition` holds; elsewhere `given` is the result.
+// Runs `node` only if `condition` holds; otherwise the result is `given`.
 void only_where(Value *condition, Node *node, Value *given) {
   Node *choice = node->owningGraph()->create(prim::If, {condition}, 1);
   choice->insertAfter(node);
@@ -235,7 +235,7 @@ void only_where(Value *condition, Node *node, Value *given) {
   skipped->registerOutput(given);
 }
 
-// Writes `node` such that libtorch sees what it shares; the result has the same bits.
+// Rewrites `node` such that libtorch sees the sharing; results are the same bit for bit.
 void write_openly(Node *node, Kind kind) {
   Graph &graph = *node->owningGraph();
   Value *given = node->input(0);
@@ -271,13 +271,13 @@ void write_openly(Node *node, Kind kind) {
       return replace(node, insert(node, safe, node->inputs().vec(), type));
     }
     case Kind::kBroadcast:
-      // libtorch takes tensors to stay in a list that it reads; from a copy they come out.
+      // libtorch assumes that tensors stay in a list that it reads; from a copy they come out.
       node->replaceInput(0, insert(node, aten::list, {given}, given->type()));
       return;
   }
 }
 
-// Gives whether there was anything to rewrite. What is rewritten may show more.
+// Returns whether anything was rewritten. A rewrite may reveal more.
 bool share_openly(const std::shared_ptr<Graph> &graph) {
   std::unordered_set<const Node *> open;
   for (bool ever = false;; ever = true) {
@@ -298,13 +298,13 @@ bool share_openly(const std::shared_ptr<Graph> &graph) {
     if (operations.empty() && loops.empty()) return ever;
     for (auto &[node, kind] : operations) write_openly(node, kind);
     for (auto &[loop, places] : loops)
-      // From the last, for those behind move up.
+      // Backwards, because later indices shift.
       for (auto place = places.rbegin(); place != places.rend(); ++place)
         carry_in_list(loop, *place);
   }
 }
 
-// Whether there is anything that libtorch may not know of.
+// Whether there may be sharing that libtorch misses.
 bool may_share_silently(const Block *block) {
   for (const Node *node : block->nodes()) {
     if (node->kind() == prim::Loop || shares_silently(node).has_value()) return true;
@@ -320,13 +320,13 @@ void share_openly(Module &module) {
   auto inlined = [](const std::shared_ptr<Graph> &graph) {
     torch::jit::Inline(*graph);
     torch::jit::InlineForkWait(graph);
-    // What was forked calls others.
+    // Forked functions call others.
     torch::jit::Inline(*graph);
     return graph;
   };
   auto graph = module.get_method("forward").graph();
   auto tried = inlined(graph->copy());
-  // Only where it must be: what is inlined here, freezing would inline.
+  // Only if needed: what is inlined here would be inlined by freezing anyway.
   if (may_share_silently(tried->block()) && share_openly(tried)) share_openly(inlined(graph));
 }
 

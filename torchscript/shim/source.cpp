@@ -1,4 +1,4 @@
-// From a model's file to the archives of its blocks.
+// Cuts a model file into the archives of its blocks.
 
 #include "exits.hpp"
 #include "watch.hpp"
@@ -29,11 +29,11 @@ constexpr size_t kEnd = SIZE_MAX;
 // Extra file of the SDK's models.
 constexpr const char *kMetadata = "lamina.json";
 
-// More live values than this make no cut.
+// A cut has no more live values than this.
 constexpr size_t kMostLive = 64;
-// Nor do more live tensors, as far as types tell. `MOST_TENSORS` in rungs.rs.
+// Nor more live tensors, as far as types tell. `MOST_TENSORS` in rungs.rs.
 constexpr size_t kMostTensors = 32;
-// Inputs of up to so many whole numbers are kept as they are to warm up with.
+// Integer inputs of up to this many elements are kept unchanged for the warm-up.
 constexpr int64_t kMostExamples = 4096;
 
 void add_uses(const Node *node, std::vector<const Value *> &uses) {
@@ -51,7 +51,7 @@ void add_operators(const Block *block, std::set<std::string> &names) {
   }
 }
 
-// Constants, and pure nodes that give no tensor and read only such nodes.
+// Constants, and pure nodes that do not return a tensor and read only such nodes.
 bool is_repeated(const lts_source &source, const torch::jit::AliasDb &aliases, Node *node) {
   if (node->kind() == prim::Constant) return true;
   if (!node->blocks().empty() || node->outputs().size() != 1) return false;
@@ -62,14 +62,14 @@ bool is_repeated(const lts_source &source, const torch::jit::AliasDb &aliases, N
   return true;
 }
 
-// Where nodes write, by pairs of values that may share memory.
+// Positions of writes, by pairs of values that may share memory.
 class Writes {
  public:
   Writes(const lts_source &source, const torch::jit::AliasDb &aliases)
       : source_(source), aliases_(aliases) {}
 
-  // Whether a node behind `position` writes to memory that both may hold:
-  // across a network they would be independent copies.
+  // Whether a node after `position` writes to memory that both may share: on different hosts they
+  // would be independent copies.
   bool divide(Value *a, Value *b, size_t position) {
     auto key = std::make_pair(a, b);
     auto found = last_.find(key);
@@ -91,7 +91,7 @@ class Writes {
   std::map<std::pair<Value *, Value *>, std::optional<size_t>> last_;
 };
 
-// What is live beside the answers of side exits, which are small.
+// Number of live values without the outputs of side exits, which are small.
 size_t beside_exits(const lts_source &source, const std::vector<Value *> &live, bool tensors) {
   return std::count_if(live.begin(), live.end(), [&](const Value *value) {
     return source.exits.count(value) == 0 && (!tensors || is_tensor(value));
@@ -111,7 +111,7 @@ bool is_legal(const lts_source &source, const std::vector<Value *> &live, size_t
   return true;
 }
 
-// Finds every place where all that is live can be sent.
+// Finds every position where all live values can be sent.
 void find_cuts(lts_source &source, const torch::jit::AliasDb &aliases) {
   for (Node *node : source.graph->nodes()) {
     if (is_repeated(source, aliases, node)) {
@@ -168,8 +168,8 @@ std::string signature(const Module &module, const std::string &metadata) {
          ",\"metadata\":" + (metadata.empty() ? "null" : quoted(metadata)) + '}';
 }
 
-// Per head the position of the node that it hangs on, of its own last one, and
-// of its heavy operations. JSON: `Head` in ffi.rs.
+// Per head the position of the node whose output it reads, of its own last node, and of its heavy
+// operations. JSON: `Head` in ffi.rs.
 std::string heads(const lts_source &source) {
   std::unordered_map<const Node *, size_t> positions;
   for (size_t i = 0; i < source.nodes.size(); ++i) positions[source.nodes[i]] = i;
@@ -239,7 +239,7 @@ class Copier {
 
   void give(const Value *from, Value *to) { copies_[from] = to; }
 
-  // A value that came as tensors; it is put together where it is used.
+  // A value that arrived as tensors; it is rebuilt where it is used.
   void give(const Value *from, const Layout &layout, std::vector<Value *> wires) {
     if (layout.kind == Layout::Kind::kTensor && layout.order.empty() && !layout.is_complex) {
       give(from, wires[0]);
@@ -248,7 +248,7 @@ class Copier {
     }
   }
 
-  // The tensors of a value; those that it came as where nothing wrote to it.
+  // Sends the tensors of a value: those that arrived, if nothing wrote to it.
   void send(const Value *value, const Layout &layout, std::vector<Value *> &wires) {
     auto found = arrived_.find(value);
     if (found != arrived_.end() && source_.written.count(value) == 0) {
@@ -282,7 +282,7 @@ class Copier {
   }
 
  private:
-  // A list that is made at once, and that nothing writes to, is as long as its making says.
+  // A list that is made in one node, and never written to, has the length of its construction.
   Doubts doubts(const Value *value) const {
     auto maker = value->node()->kind();
     bool in_sight = maker == prim::ListConstruct || maker == prim::DictConstruct;
@@ -290,8 +290,8 @@ class Copier {
     return {/*make=*/!in_sight || written, /*type=*/source_.unsure.count(value) > 0};
   }
 
-  // Source lines of the user's files have no place in a block; a weight that
-  // is a view would drag its whole storage along.
+  // Drops the user's source lines, which do not belong into a block, and copies weights that are
+  // views, which would keep their whole storage.
   static void strip(Node *node) {
     node->setSourceRange(torch::jit::SourceRange());
     if (node->hasAttribute(torch::jit::attr::value) &&
@@ -328,7 +328,7 @@ Value *add_plain_input(Graph &graph, const Value *like, size_t index) {
   return input;
 }
 
-// The tensors of everything that is live behind `to`.
+// The tensors of all values that are live after `to`.
 std::vector<Value *> sent(const lts_source &source, Copier &copier, size_t to) {
   auto values = to == kEnd ? source.graph->outputs().vec() : source.cuts.at(to);
   const auto &layouts = to == kEnd ? source.outputs : source.layouts.at(to);
@@ -367,8 +367,7 @@ std::shared_ptr<Graph> block_graph(const lts_source &source, size_t from, size_t
 
 }  // namespace
 
-// One fixed name in a compilation unit of its own: equal blocks have equal
-// bytes.
+// One fixed name in its own compilation unit: equal blocks have equal bytes.
 Module as_module(const std::shared_ptr<Graph> &graph) {
   auto unit = std::make_shared<torch::jit::CompilationUnit>();
   Module module(c10::QualifiedName("__torch__.lamina.Block"), unit);
@@ -391,7 +390,7 @@ void open(lts_source &source, const char *path) {
   source.as_written = module.get_method("forward").graph()->copy();
   share_openly(module);
   source.frozen = torch::jit::freeze_module(module);
-  // Some matrices that want a gradient are multiplied in another way.
+  // Some matrices that require a gradient are multiplied differently.
   for (at::Tensor weight : module.parameters())
     if (weight.requires_grad()) weight.set_requires_grad(false);
   source.read = module;
@@ -433,14 +432,14 @@ bool analyse(lts_source &source, std::vector<std::string> bindings, bool has_exi
   return writes;
 }
 
-// A block in one piece with state keeps its module, attributes and all.
+// With state there is one block, which keeps its module including the attributes.
 Module block_module(const lts_source &source, size_t from, size_t to) {
   bool whole = from == kEnd && to == kEnd;
   if (whole && source.nodes.empty()) return source.frozen;
   return as_module(block_graph(source, from, to));
 }
 
-// The whole model's nodes in a new graph; `behind` is told of each one copied.
+// Copies the whole model's nodes into a new graph; calls `behind` after each.
 template <class Behind>
 std::shared_ptr<Graph> copied(const lts_source &source, Copier &copier,
                               std::shared_ptr<Graph> graph, Behind &&behind) {
@@ -455,12 +454,12 @@ std::shared_ptr<Graph> copied(const lts_source &source, Copier &copier,
   return graph;
 }
 
-// A copy of the model with what it keeps, for running it may change that.
+// A copy of the model including its state, which runs may change.
 lts_graph *stateful_graph(const lts_source &source) {
   return new lts_graph(source.graph->copy(), source.frozen.deepcopy(), {});
 }
 
-// As libtorch's interpreter takes it. What `with torch.autocast` changes is part of the model.
+// As libtorch's interpreter runs it. The effects of `with torch.autocast` are part of the model.
 lts_graph *graph_as_written(const lts_source &source) {
   TORCH_CHECK(source.read.has_value(), "a model that was traced again has no file");
   auto graph = source.as_written->copy();
@@ -471,7 +470,7 @@ lts_graph *graph_as_written(const lts_source &source) {
   torch::jit::Inline(*graph);
   forget_callers(graph->block());
   remove_asides(graph->block());
-  // Behind those that requests carry.
+  // After those that requests carry.
   std::vector<std::optional<IValue>> defaults(source.graph->inputs().size() - 1);
   defaults.insert(defaults.end(), source.defaults.begin(), source.defaults.end());
   Module module = source.reads_self ? source.read->deepcopy() : *source.read;
@@ -502,8 +501,8 @@ lts_graph *reference_graph(const lts_source &source, const size_t *cuts, size_t 
   return new lts_graph(graph, std::nullopt, {});
 }
 
-// Everything that is live at `cuts`, and the outputs, as they are. Containers
-// are copied where they are, for they may grow later.
+// All values that are live at `cuts`, and the outputs, unencoded. Containers are copied in place,
+// because they may grow later.
 lts_graph *raw_graph(const lts_source &source, const size_t *cuts, size_t count) {
   if (source.nodes.empty()) return stateful_graph(source);
   auto graph = std::make_shared<Graph>();
@@ -530,8 +529,8 @@ lts_graph *raw_graph(const lts_source &source, const size_t *cuts, size_t count)
   return new lts_graph(graph, std::nullopt, {});
 }
 
-// The numbers of an input as JSON, the smallest for all where there are many; null for other
-// than whole numbers, which noise stands for.
+// The numbers of an input as JSON, or only the smallest, for all elements, if there are many; null
+// for anything but integers, for which noise is used.
 std::string input_example(const at::Tensor &input) {
   if (!at::isIntegralType(input.scalar_type(), /*includeBool=*/false) || input.numel() == 0)
     return "null";
@@ -601,8 +600,8 @@ std::string watched(lts_source &source, const std::vector<std::vector<at::Tensor
          ",\"sizesFixTrace\":" + (by_size.has_value() ? lamina::quoted(*by_size) : "null") + '}';
 }
 
-// One line for each tensor that the block takes, so that a slice that begins
-// with it can be warmed up. JSON: an array; empty where zeros will do.
+// One item per tensor that the block takes, to warm up a slice that begins with it. JSON: an array;
+// empty if zeros will do.
 std::string examples(const lts_source &source, size_t from) {
   std::vector<std::string> parts = source.input_examples;
   if (from != kEnd) parts.clear();

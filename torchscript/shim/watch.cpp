@@ -1,4 +1,4 @@
-// One forward in which every value is looked at.
+// One forward in which every value is observed.
 
 #include "watch.hpp"
 
@@ -9,7 +9,7 @@ namespace prim = c10::prim;
 namespace lamina {
 namespace {
 
-// A loop's values are looked at in so many of its rounds.
+// A loop's values are observed in this many of its iterations.
 constexpr size_t kMostSights = 64;
 
 Sight sight_of(const IValue &value) {
@@ -52,7 +52,7 @@ class Watcher {
  public:
   explicit Watcher(Sights &sights) : sights_(sights) {}
 
-  // Has each value of `copy` looked at in the name of its original.
+  // Observes each value of `copy` on behalf of its original.
   void visit(const Block *original, Block *copy) {
     auto next = copy->nodes().begin();
     Node *first = *next;
@@ -68,7 +68,7 @@ class Watcher {
   }
 
  private:
-  // Before `behind`, or at the end of its block, which its return node is.
+  // Inserted before `behind`, which at the end of a block is its return node.
   void look(const Value *original, Value *copy, Node *behind) {
     std::vector<Sight> *seen = &sights_[original];
     auto *node = new torch::jit::ProfileIValueOp(

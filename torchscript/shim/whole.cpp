@@ -1,4 +1,4 @@
-// The whole model the ways libtorch itself offers, for benchmarks.
+// Runs the whole model in libtorch's own ways, for benchmarks.
 
 #include "common.hpp"
 
@@ -14,7 +14,7 @@ namespace {
 
 enum Way { kFrozen, kFolded, kOptimizedForInference, kChannelsLast, kOnednnGraph };
 
-// Runs without the passes that `optimize` had registered for all graphs.
+// Disables the passes that `optimize` registered for all graphs.
 struct NoCustomPasses {
   decltype(torch::jit::getCustomPrePasses()) registered = torch::jit::getCustomPrePasses();
   std::vector<torch::jit::GraphPassEntry> saved = std::exchange(registered, {});

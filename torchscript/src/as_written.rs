@@ -1,5 +1,5 @@
-//! What blocks are cut from, compared with the model as its file says it. Freezing a model
-//! rewrites it; where libtorch gets that wrong, all blocks agree with a whole that is wrong.
+//! Compares the frozen graph, from which blocks are cut, with the model as its file says it.
+//! Freezing rewrites a model; if libtorch gets that wrong, all blocks agree with a wrong whole.
 
 use crate::error::PrepareError;
 use crate::ffi::Graph;
@@ -11,30 +11,30 @@ use crate::tensors::relative_difference;
 use lamina_model::Tensor;
 use std::time::{Duration, Instant};
 
-/// The largest batch that is compared where requests may take other ways.
+/// The largest batch compared if requests may take other paths.
 const MOST_ROWS: usize = 8;
-/// Differences up to this share of an output's largest value are rounding; what freezing
-/// computes ahead may be rounded otherwise.
+/// Differences up to this share of an output's largest value are rounding; values that freezing
+/// precomputes may be rounded differently.
 const ROUNDING: f64 = 1e-4;
 /// No further request is compared after this time: a large model is slow at a batch of eight.
 const BUDGET: Duration = Duration::from_secs(20);
 
-/// Compares what the file answers with what `plan` was cut from: on the requests of the plan,
-/// whose answers it holds, on those of other sizes, and, where requests may take other ways, on
-/// others and on batches of up to eight.
+/// Compares the file's answers with those of the graph that `plan` was cut from: on the requests
+/// of the plan, whose answers it holds, on those of other sizes, and, if requests may take other
+/// paths, on others and on batches of up to eight.
 ///
 /// # Errors
-/// [`PrepareError::Unsupported`] where an answer is another one.
+/// [`PrepareError::Unsupported`] if an answer differs.
 pub(crate) fn check(trial: &mut Trial<'_>, plan: &Plan) -> Result<(), PrepareError> {
     if trial.analysis.writes_constants {
-        // Each run of the one would change what the other is made of.
+        // Each run of one would change the state of the other.
         return Ok(());
     }
     let Ok((written, operators)) = trial.source.as_written() else {
         return Ok(());
     };
     if !operators.iter().all(|name| may_run(name)) {
-        // What freezing left out is no part of the model that is served, nor run here.
+        // Operators that freezing dropped are not part of the served model, and are not run here.
         return Ok(());
     }
     let begin = Instant::now();
@@ -60,7 +60,7 @@ pub(crate) fn check(trial: &mut Trial<'_>, plan: &Plan) -> Result<(), PrepareErr
             break;
         }
         let Ok(got) = run(&frozen, request) else {
-            // A request that is not taken proves nothing, and an error is no wrong answer.
+            // A refused request proves nothing, and an error is not a wrong answer.
             continue;
         };
         match compared(&written, request, &got) {
@@ -73,14 +73,14 @@ pub(crate) fn check(trial: &mut Trial<'_>, plan: &Plan) -> Result<(), PrepareErr
 }
 
 enum Verdict {
-    /// The file answers the same, or not at all.
+    /// The file gives the same answer, or none.
     Right,
-    /// It keeps state or draws random numbers, which is said elsewhere.
+    /// It keeps state or draws random numbers, which is reported elsewhere.
     Draws,
     Wrong(PrepareError),
 }
 
-/// What the file says to an answer.
+/// Compares the file's answer with `got`.
 fn compared(written: &Graph, request: &[Tensor], got: &[Tensor]) -> Verdict {
     let Ok(want) = run(written, request) else {
         return Verdict::Right;
@@ -101,12 +101,12 @@ fn compared(written: &Graph, request: &[Tensor], got: &[Tensor]) -> Verdict {
     })
 }
 
-/// Whether `operator` is one that a block may use, and not a call into what cannot be seen.
+/// Whether `operator` is one that a block may use, and not a call of unknown code.
 fn may_run(operator: &str) -> bool {
     is_allowed(operator) && !["prim::CallMethod", "prim::CallFunction"].contains(&operator)
 }
 
-/// Further requests to compare, beside those of the plan.
+/// Further requests to compare, besides those of the plan.
 fn further(trial: &Trial<'_>) -> Vec<Vec<Tensor>> {
     let sized = trial.sizes.compared().map(|s| s.request.clone());
     if !trial.watched.may_differ {
@@ -126,7 +126,7 @@ fn further(trial: &Trial<'_>) -> Vec<Vec<Tensor>> {
     requests
 }
 
-/// What is wrong with an answer.
+/// How an answer differs, if it does.
 fn difference(want: &[Tensor], got: &[Tensor]) -> Option<String> {
     if want.len() != got.len() {
         return Some(format!("{} outputs for {}", got.len(), want.len()));

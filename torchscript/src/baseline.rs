@@ -1,4 +1,4 @@
-//! The whole model as libtorch itself runs it: what slices are measured against.
+//! The whole model as libtorch itself runs it: the reference for slices.
 
 use crate::ffi::Graph;
 use crate::slice::forward;
@@ -7,7 +7,7 @@ use crate::{LoadError, RunError};
 use lamina_model::Tensor;
 use std::path::Path;
 
-/// A way that libtorch offers to run a model for inference.
+/// A way to run a model for inference in libtorch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// Frozen, nothing else: weights are constants of one graph.
@@ -17,7 +17,7 @@ pub enum Way {
     Folded,
     /// `torch.jit.optimize_for_inference`: folded, in oneDNN's blocked layout.
     OptimizedForInference,
-    /// Folded, weights in the channels-last layout, which activations follow.
+    /// Folded, with weights in the channels-last layout, which activations follow.
     ChannelsLast,
     /// Folded, fused by oneDNN Graph, as `torch.jit.enable_onednn_fusion` does.
     OneDnnGraph,
@@ -65,7 +65,7 @@ impl Whole {
             .map_err(|e| fails(e.reason()))
     }
 
-    /// One forward, as [`crate::Slice::run`] does it but for the check of the inputs.
+    /// One forward, as [`crate::Slice::run`] does it but without checking the inputs.
     ///
     /// # Errors
     /// See [`RunError`].

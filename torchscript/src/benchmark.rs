@@ -9,27 +9,25 @@ const CHANNELS: i64 = 64;
 const SIDE: i64 = 28;
 /// Inputs and outputs of the linear layer.
 const WIDTH: i64 = 1024;
-/// Rows that the linear layer takes at once.
+/// Batch size of the linear layer.
 const ROWS: i64 = 16;
 /// Floating-point operations of one round, two per multiply-add: a 3x3 and a
 /// 1x1 convolution and the linear layer.
 const FLOP_PER_ROUND: i64 =
     2 * (SIDE * SIDE * CHANNELS * CHANNELS * (9 + 1) + ROWS * WIDTH * WIDTH);
 
-/// Speed of a host in GFLOP/s on a small fixed workload of convolutions and a
-/// linear layer, one thread. Comparable between hosts with the same libtorch; 0
-/// where libtorch cannot run it.
+/// Speed of a host in GFLOP/s on a small fixed workload of convolutions and a linear layer, on one
+/// thread. Comparable between hosts with the same libtorch; 0 if libtorch cannot run it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReferenceSpeed {
-    /// Over the wall time of all rounds: what a host delivers with the share of
-    /// the processor that it is granted.
+    /// Over the wall time of all rounds: what a host delivers with its share of the processor.
     pub mean_gflops: f64,
-    /// Of the fastest round: what the processor does while it is granted, as the
-    /// median time of a short block shows it.
+    /// Of the fastest round: the processor's speed while it is granted, comparable with the median
+    /// time of a short block.
     pub peak_gflops: f64,
 }
 
-/// Measures for about `budget`, two rounds at least.
+/// Measures for about `budget`, at least two rounds.
 pub fn reference_speed(budget: Duration) -> ReferenceSpeed {
     let gflops = |seconds: f64| FLOP_PER_ROUND as f64 / seconds.max(1e-9) * 1e-9;
     match tch::no_grad(|| Work::new(1)?.rounds(budget)) {
@@ -44,24 +42,23 @@ pub fn reference_speed(budget: Duration) -> ReferenceSpeed {
     }
 }
 
-/// Forwards at the same time, each with so many threads inside.
+/// Concurrent forwards, and the threads in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lanes {
-    /// Forwards at the same time.
+    /// Concurrent forwards.
     pub lanes: u32,
     /// Threads inside each.
     pub threads: u32,
 }
 
-/// Speed of a host in GFLOP/s, of all lanes together, on the workload of
-/// [`reference_speed`]. Measures for about `budget`, two rounds at least; 0 where libtorch
-/// cannot run it.
+/// Speed of a host in GFLOP/s over all lanes, on the workload of [`reference_speed`]. Measures for
+/// about `budget`, at least two rounds; 0 if libtorch cannot run it.
 pub fn speed_side_by_side(of: Lanes, budget: Duration) -> f64 {
     let ready = Barrier::new(usize::try_from(of.lanes.max(1)).unwrap_or(1));
     let lane = || {
         tch::no_grad(|| {
             let work = Work::new(of.threads);
-            // Also where it failed, or the others wait for ever.
+            // Also after a failure, or the others would wait forever.
             ready.wait();
             let seconds = work?.rounds(budget)?;
             Ok::<f64, TchError>(seconds.len() as f64 / seconds.iter().sum::<f64>().max(1e-9))
@@ -78,7 +75,7 @@ pub fn speed_side_by_side(of: Lanes, budget: Duration) -> f64 {
     rounds_per_second * FLOP_PER_ROUND as f64 * 1e-9
 }
 
-/// What is computed in each round.
+/// The computation of each round.
 struct Work {
     image: Tensor,
     wide: Tensor,

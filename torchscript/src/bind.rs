@@ -3,11 +3,11 @@
 use crate::ffi::Argument;
 use lamina_model::{Binding, Constant, DataType, FixedArgument, InputSpec};
 
-/// A binding for each argument up to the last that is filled; the others have defaults.
-/// `fixed` are known by their names, inputs fill the rest in order.
+/// A binding for each argument up to the last one that is filled; the others have defaults.
+/// `fixed` are matched by name, inputs fill the rest in order.
 ///
 /// # Errors
-/// What does not fit, for people.
+/// The mismatch, for people.
 pub(crate) fn bindings(
     arguments: &[Argument],
     inputs: &[InputSpec],
@@ -67,7 +67,7 @@ pub(crate) fn bindings(
     }
 }
 
-/// How `argument` is filled with the first of `inputs`, and with how many of them.
+/// How `argument` is filled with the first of `inputs`, and how many of them it takes.
 fn carried(argument: &Argument, inputs: &[InputSpec]) -> Result<(Binding, usize), String> {
     let name = &argument.name;
     let kind = argument.kind.as_str();
@@ -115,7 +115,7 @@ fn carried(argument: &Argument, inputs: &[InputSpec]) -> Result<(Binding, usize)
     Ok((Binding::Tuple { count }, count))
 }
 
-/// How many tensors a tuple of tensors alone has.
+/// The number of tensors in a tuple of only tensors.
 fn tensors_in_tuple(kind: &str) -> Option<usize> {
     let fields = kind.strip_prefix("Tuple[")?.strip_suffix(']')?;
     let mut fields = fields.split(", ");

@@ -1,9 +1,9 @@
-/// As much as the caches hold that a core shares with others, or more.
+/// At least the size of the caches that a core shares with others.
 const CACHE_BYTES: usize = 32 << 20;
 const CACHE_LINE_BYTES: usize = 64;
 
-/// What the processor's caches are filled with before a run is timed: a slice that
-/// gets a request now and then does not find its own data there.
+/// Data to fill the processor's caches with before a run is timed: a slice that gets occasional
+/// requests does not find its own data there.
 #[derive(Debug)]
 pub struct Caches(Vec<u8>);
 

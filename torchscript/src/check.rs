@@ -1,4 +1,4 @@
-//! Whether the blocks of a plan give what the whole model gives.
+//! Whether the blocks of a plan compute the same as the whole model.
 
 use crate::PrepareError;
 use crate::ffi::{Block, Gear, Graph, TorchError};
@@ -8,11 +8,11 @@ use crate::rungs::{Known, Plan, Trial};
 use crate::sized::SizedRequest;
 use lamina_model::{Tensor, ValueSpec};
 
-/// Why the blocks of a plan are of no use.
+/// Why the blocks of a plan are unusable.
 pub(crate) struct Faults {
     pub(crate) first: Fault,
-    /// The cuts whose values, copied, make the block behind them give something
-    /// else: without them the rest may hold. Empty where that is no remedy.
+    /// The cuts whose values, when copied, change the output of the next block: without them the
+    /// rest may hold. Empty if that does not help.
     pub(crate) bad_cuts: Vec<usize>,
 }
 
@@ -25,9 +25,9 @@ impl From<Fault> for Faults {
     }
 }
 
-/// What is wrong with a block.
+/// A fault of a block.
 pub(crate) enum Fault {
-    /// The first value that is not the whole model's.
+    /// The first value that differs from the whole model's.
     Differs {
         value: String,
         max_abs_diff: f64,
@@ -49,7 +49,7 @@ impl Fault {
         }
     }
 
-    /// The same, met with the sizes of `label`.
+    /// The same, with the sizes of `label`.
     fn with(self, label: &str) -> Self {
         match self {
             Self::Differs {
@@ -100,7 +100,7 @@ pub(crate) fn all(
     check_sizes(trial, plan, blocks)
 }
 
-/// What libtorch says.
+/// libtorch's error.
 pub(crate) fn fails(step: &'static str, error: &TorchError) -> Fault {
     Fault::Fails {
         step,
@@ -108,9 +108,9 @@ pub(crate) fn fails(step: &'static str, error: &TorchError) -> Fault {
     }
 }
 
-/// Runs the requests of `plan` block by block, each value through its wire form,
-/// and compares with the whole model. Every block is given what the whole model
-/// has there, which is what the block before it must give.
+/// Runs the requests of `plan` block by block, each value through its wire form, and compares with
+/// the whole model. Every block gets the whole model's values, which the previous block must have
+/// produced.
 fn check_plan(plan: &Plan, blocks: &[Block], progress: Report<'_>) -> Option<Faults> {
     let total = count(blocks.len());
     progress(Progress::Checking { done: 0, total });
@@ -119,7 +119,7 @@ fn check_plan(plan: &Plan, blocks: &[Block], progress: Report<'_>) -> Option<Fau
     for (i, block) in blocks.iter().enumerate() {
         if let Some(fault) = check_block(plan, i, block, &known) {
             let Some(before) = i.checked_sub(1) else {
-                // The model's inputs do not come over a cut.
+                // The model's inputs do not cross a cut.
                 return Some(fault.into());
             };
             let faults = faults.get_or_insert_with(|| fault.into());
@@ -133,8 +133,8 @@ fn check_plan(plan: &Plan, blocks: &[Block], progress: Report<'_>) -> Option<Fau
     faults
 }
 
-/// The same for the requests of the user's own that are not in `plan`, one at a time: what
-/// crosses its cuts may be large.
+/// The same for the user's own requests that are not in `plan`, one at a time: the values at its
+/// cuts may be large.
 fn check_more(
     trial: &mut Trial<'_>,
     plan: &Plan,
@@ -154,8 +154,8 @@ fn check_more(
     Ok(None)
 }
 
-/// The same for requests of other than typical sizes, and for batches of them where any is
-/// taken; of the largest the answers alone.
+/// The same for requests of other than typical sizes, and for batches of them if the batch is free;
+/// for the largest only the answers.
 fn check_sizes(
     trial: &mut Trial<'_>,
     plan: &Plan,
@@ -174,7 +174,7 @@ fn check_sizes(
             }
             continue;
         }
-        // The model need not take a batch of these.
+        // The model need not accept a batch of these.
         let pair = sized.pair.as_ref().filter(|_| any_batch);
         for (request, must) in [(Some(request), true), (pair, false)] {
             let Some(request) = request else { continue };
@@ -196,7 +196,7 @@ fn check_sizes(
     Ok(None)
 }
 
-/// What is wrong with the answers of the chain.
+/// How the answers of the chain differ, if they do.
 fn check_answers(blocks: &[Block], request: &[Tensor], want: &[Tensor]) -> Option<Fault> {
     let mut values = request.to_vec();
     for block in blocks {
@@ -219,7 +219,7 @@ fn check_answers(blocks: &[Block], request: &[Tensor], want: &[Tensor]) -> Optio
     })
 }
 
-/// The first block that is wrong with one request, and the cut before it.
+/// The first block that fails on one request, and the cut before it.
 fn check_known(plan: &Plan, blocks: &[Block], known: Known<'_>) -> Option<Faults> {
     let mut found = blocks.iter().enumerate().filter_map(|(i, block)| {
         let first = check_block(plan, i, block, &[known])?;
@@ -232,7 +232,7 @@ fn check_known(plan: &Plan, blocks: &[Block], known: Known<'_>) -> Option<Faults
     found.next()
 }
 
-/// What is wrong with block `i` of `plan`.
+/// The fault of block `i` of `plan`, if any.
 fn check_block(plan: &Plan, i: usize, block: &Block, known: &[Known<'_>]) -> Option<Fault> {
     let graph = match Graph::merge(std::slice::from_ref(block), Gear::Plain) {
         Ok(graph) => graph,

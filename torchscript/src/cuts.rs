@@ -1,16 +1,15 @@
-//! Which of the legal cuts become borders of blocks.
+//! Which of the legal cuts become block boundaries.
 //!
-//! Every block holds at least one heavy operation: at most one border lies
+//! Every block has at least one heavy operation: there is at most one boundary
 //! between two of them.
 
 use crate::ffi::{Analysis, Cost};
 
-/// The share of the FLOPs that one block may hold where it could be divided.
+/// The largest share of the FLOPs in one block that could be divided.
 const MOST_FLOPS: f64 = 0.6;
 
-/// Borders where one tensor alone crosses: a block ends at the last such place
-/// before the next heavy operation, which keeps a convolution together with
-/// what follows it.
+/// Boundaries where a single tensor crosses: a block ends at the last such place before the next
+/// heavy operation, which keeps a convolution together with what follows it.
 pub(crate) fn direct(analysis: &Analysis) -> Vec<usize> {
     let places: Vec<(usize, u64)> = analysis
         .cuts
@@ -31,8 +30,8 @@ pub(crate) fn between_heavy(analysis: &Analysis) -> Vec<usize> {
     places.filter(|at| between.contains(&at)).collect()
 }
 
-/// Borders at the place with the fewest bytes between two heavy operations, the
-/// last of equals. `places` are ascending positions with their bytes.
+/// Boundaries at the place with the fewest bytes between two heavy operations, the last of equals.
+/// `places` are ascending positions with their bytes.
 pub(crate) fn cheapest(analysis: &Analysis, places: &[(usize, u64)]) -> Vec<usize> {
     analysis
         .heavy
@@ -60,8 +59,8 @@ pub(crate) fn heavy_of_blocks(analysis: &Analysis, cuts: &[usize]) -> Vec<usize>
         .collect()
 }
 
-/// Without those of `cuts` that are wide, for each costs every request, where the block would
-/// hold a sixteenth of the heavy operations at most without it.
+/// Drops those of `cuts` that are wide, since each costs every request, if the block has at most a
+/// sixteenth of the heavy operations without it.
 pub(crate) fn thinned(
     analysis: &Analysis,
     cuts: &[usize],
@@ -81,8 +80,8 @@ pub(crate) fn thinned(
     kept
 }
 
-/// The share of the FLOPs in the block with the most, where that is too much for one block
-/// and the block could be divided: no operation alone is as much.
+/// The share of the FLOPs in the block with the most, if that is too much for one block and the
+/// block could be divided, because no single operation has as much.
 pub(crate) fn lopsided(analysis: &Analysis, cuts: &[usize], costs: &[Cost]) -> Option<f64> {
     let sum = costs
         .iter()
@@ -95,13 +94,13 @@ pub(crate) fn lopsided(analysis: &Analysis, cuts: &[usize], costs: &[Cost]) -> O
     (share > MOST_FLOPS && !is_one).then_some(share)
 }
 
-/// Whether these cuts leave no block with more than half of the heavy
-/// operations: then they are good enough.
+/// Whether these cuts leave no block with more than half of the heavy operations: then they are
+/// good enough.
 pub(crate) fn suffice(analysis: &Analysis, cuts: &[usize]) -> bool {
     !cuts.is_empty() && 2 * heaviest(analysis, cuts) <= analysis.heavy.len().max(2)
 }
 
-/// Why no cut is looked for; `None` where one may be found.
+/// Why no cut is tried; `None` if one may exist.
 pub(crate) fn reason_for_whole(analysis: &Analysis) -> Option<String> {
     let reason = if analysis.reads_self {
         "the model keeps attributes that change or that freezing cannot remove"
@@ -186,7 +185,7 @@ mod tests {
         // Two heavy operations in each block.
         let odd: Vec<usize> = (1..31).step_by(2).collect();
         assert_eq!(thinned(&a, &cuts, |_| true), odd);
-        // Beside a narrow one nothing is gained.
+        // Next to a narrow one nothing is gained.
         assert_eq!(thinned(&a, &[3, 4], |cut| cut == 4), [3, 4]);
         let few = analysis(&[0, 1, 2], &[]);
         assert_eq!(thinned(&few, &[0, 1], |_| true), [0, 1]);

@@ -1,12 +1,11 @@
-//! Inputs drawn for checks, probes and warm-ups: the same seed gives the same
-//! bytes on every host.
+//! Random inputs for checks, probes and warm-ups: the same seed gives the same bytes on every host.
 
 use crate::tensors::{Unsupported, from_torch};
 use bytes::Bytes;
 use lamina_model::{DataType, InputSpec, Tensor, ValueRange, ValueSpec};
 use std::f64::consts::TAU;
 
-/// SplitMix64: enough for test inputs, the same everywhere.
+/// SplitMix64: good enough for test inputs, and the same everywhere.
 #[derive(Debug, Clone)]
 struct Generator(u64);
 
@@ -30,12 +29,12 @@ impl Generator {
     }
 }
 
-/// Why no input can be drawn from a declaration.
+/// Why no input can be drawn for a declaration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BadInput(pub(crate) String);
 
-/// Draws one request of batch 1: one tensor per declared input. Requests of
-/// different `number` differ.
+/// Draws one request of batch 1: one tensor per declared input. Requests with different `number`
+/// differ.
 pub(crate) fn request(
     inputs: &[InputSpec],
     seed: u64,
@@ -55,8 +54,8 @@ pub(crate) fn shares(seed: u64, count: usize) -> Vec<f64> {
     (0..count).map(|_| generator.unit()).collect()
 }
 
-/// `inputs` with a range for the whole numbers that declare none, where `samples` show one:
-/// what is drawn beside them stays inside.
+/// `inputs`, with a range for integers without one, derived from `samples`, so that random requests
+/// stay inside.
 pub(crate) fn with_ranges(inputs: &[InputSpec], samples: &[Vec<Tensor>]) -> Vec<InputSpec> {
     let shown = |place: usize| {
         let tensors = samples.iter().filter_map(|request| request.get(place));
@@ -73,10 +72,10 @@ pub(crate) fn with_ranges(inputs: &[InputSpec], samples: &[Vec<Tensor>]) -> Vec<
     inputs.iter().enumerate().map(with_range).collect()
 }
 
-/// The elements of a tensor of whole numbers; of others none.
+/// The elements of an integer tensor; empty for others.
 fn whole_numbers(tensor: &Tensor) -> Vec<f64> {
     let of = |width: usize, read: fn(&[u8]) -> i64| -> Vec<f64> {
-        // Beyond 2^53 a number is drawn near it, which is as good.
+        // Beyond 2^53 a nearby number is drawn, which is fine.
         #[allow(clippy::cast_precision_loss)]
         let numbers = tensor.data.chunks_exact(width).map(|c| read(c) as f64);
         numbers.collect()
@@ -92,9 +91,9 @@ fn whole_numbers(tensor: &Tensor) -> Vec<f64> {
     }
 }
 
-/// Requests of batch 1 that are unlike those of [`request`]: all at the lowest value, all at
-/// the highest, values far apart, and one more of the ordinary. A model that decides by values
-/// shows its other ways with them.
+/// Requests of batch 1 that are unlike those of [`request`]: all at the lowest value, all at the
+/// highest, values far apart, and an ordinary one. They reveal the other paths of a model that
+/// branches on values.
 pub(crate) fn unlike(inputs: &[InputSpec], seed: u64) -> Result<Vec<Vec<Tensor>>, BadInput> {
     let within = |choose: fn(ValueRange) -> ValueRange, number: u64| {
         let inputs: Vec<InputSpec> = inputs
@@ -114,7 +113,7 @@ pub(crate) fn unlike(inputs: &[InputSpec], seed: u64) -> Result<Vec<Vec<Tensor>>
     ])
 }
 
-/// A range for an input that declares none, wider than what is drawn of it.
+/// A range for an input without one, wider than its usual values.
 const fn usual(input: &InputSpec) -> ValueRange {
     if is_float(input.value.datatype) {
         ValueRange {
@@ -126,8 +125,8 @@ const fn usual(input: &InputSpec) -> ValueRange {
     }
 }
 
-/// Values to warm up with, batch 1: `examples` where there are, else zeros for
-/// integers, which stay inside every vocabulary, and noise for floats.
+/// Values for the warm-up, batch 1: `examples` if given, else zeros for integers, which are in
+/// every vocabulary, and noise for floats.
 pub(crate) fn warm_up(
     values: &[ValueSpec],
     examples: &[Option<Vec<i64>>],
@@ -145,8 +144,8 @@ pub(crate) fn warm_up(
         .collect()
 }
 
-/// A tensor like this one with the whole `numbers`, one for each element or one for all;
-/// `None` where they do not fit it.
+/// A tensor like this one with the integers `numbers`, one for each element or one for all; `None`
+/// if they do not fit.
 fn filled(like: &Tensor, numbers: &[i64]) -> Option<Tensor> {
     let count = like.data.len() / like.datatype.size_bytes();
     let repeated = match numbers {
@@ -179,7 +178,7 @@ const fn bounds(datatype: DataType) -> (f64, f64) {
         DataType::Int8 => (i8::MIN as f64, i8::MAX as f64),
         DataType::Int16 => (i16::MIN as f64, i16::MAX as f64),
         DataType::Int32 => (i32::MIN as f64, i32::MAX as f64),
-        // Whole numbers beyond are not exact in the range's type.
+        // Larger integers are not exact in the range's type.
         DataType::Int64 => (-9_007_199_254_740_992.0, 9_007_199_254_740_992.0),
         DataType::Fp16 => (-65504.0, 65504.0),
         DataType::Bf16 | DataType::Fp32 => (f32::MIN as f64, f32::MAX as f64),
@@ -252,7 +251,7 @@ fn shape_at_one(value: &ValueSpec) -> Result<Vec<i64>, BadInput> {
 }
 
 fn elements(value: &ValueSpec, shape: &[i64]) -> Result<usize, BadInput> {
-    /// A request of more elements is a mistake in the declaration.
+    /// A request with more elements is a mistake in the declaration.
     const MOST: i64 = 1 << 30;
     let product = shape
         .iter()
@@ -267,7 +266,7 @@ fn elements(value: &ValueSpec, shape: &[i64]) -> Result<usize, BadInput> {
     })
 }
 
-/// The type in which values are drawn: half-width floats are rounded by torch.
+/// The type in which values are drawn: torch rounds half-width floats.
 const fn wide(datatype: DataType) -> DataType {
     match datatype {
         DataType::Fp16 | DataType::Bf16 => DataType::Fp32,
@@ -402,7 +401,7 @@ mod tests {
         assert_eq!(drawn[1].data[..], [1]);
         assert_eq!(drawn[2].data[..], [0; 24]);
         assert_eq!(drawn[3].data[..], [0; 8]);
-        // One number is for all elements.
+        // One number is used for all elements.
         let drawn = warm_up(&values[2..3], &[Some(vec![7])]).unwrap();
         assert_eq!(drawn[0].data[..], [7_i64; 3].map(i64::to_le_bytes).concat());
     }

@@ -1,7 +1,7 @@
-//! What sending values in fewer bits would change of a model's answers, cut by cut.
+//! The effect of encodings on a model's answers, cut by cut.
 //!
-//! Everything that agents would encode at a cut is encoded and decoded again, with the same
-//! arithmetic, and the blocks behind the cut run on what came out of it.
+//! Everything that agents would encode at a cut is encoded and decoded with the same
+//! arithmetic, and the blocks after the cut run on the result.
 
 use crate::ffi::{Block, Gear, Graph};
 use crate::forward::run;
@@ -11,14 +11,13 @@ use lamina_model::wire::{self, is_encodable};
 use lamina_model::{EncodingErrors, Tensor, ValueSpec, WireType};
 use std::time::{Duration, Instant};
 
-/// Time that measuring may take, about. Cuts over which the least goes are measured first,
-/// since there placements cut; the others then have no errors.
+/// Approximate time limit. Cuts with the fewest bytes are measured first, since placements cut
+/// there; the others may have no errors.
 const BUDGET: Duration = Duration::from_secs(2);
-/// Requests with which it is measured.
+/// Number of requests used.
 const REQUESTS: usize = 2;
 
-/// By the block that takes them, what sending the values before it in fewer bits changes
-/// of the answers of `plan`.
+/// The errors of encodings on the answers of `plan`, by the block that receives the values.
 pub(crate) fn errors(plan: &Plan, blocks: &[Block]) -> Vec<EncodingErrors> {
     let began = Instant::now();
     let mut errors = vec![EncodingErrors::default(); blocks.len()];
@@ -41,7 +40,7 @@ pub(crate) fn errors(plan: &Plan, blocks: &[Block]) -> Vec<EncodingErrors> {
             }
             for dtype in WireType::ALL {
                 let error = errors[b].of_mut(dtype);
-                // What one request rules out is ruled out.
+                // An encoding that one request rules out is ruled out.
                 if number == 0 || error.is_some() {
                     let found = change(plan, &graph, b, &known, dtype);
                     *error = found.map(|found| error.unwrap_or(0.0).max(found));
@@ -65,9 +64,8 @@ fn bytes(specs: &[ValueSpec]) -> u64 {
     bytes.fold(0, u64::saturating_add)
 }
 
-/// The largest difference of an answer to `known`, as a share of that answer's largest
-/// magnitude. `None` where a value is not held by `dtype`, or an answer is no number or
-/// another whole one.
+/// The largest difference of an answer to `known`, relative to that answer's largest magnitude.
+/// `None` if `dtype` cannot represent a value, or an answer is NaN or a different integer.
 fn change(plan: &Plan, graph: &Graph, b: usize, known: &Known<'_>, dtype: WireType) -> Option<f64> {
     let crossing = known.crossing(b);
     let specs = before(plan, b);
@@ -96,7 +94,7 @@ fn change(plan: &Plan, graph: &Graph, b: usize, known: &Known<'_>, dtype: WireTy
     Some(largest)
 }
 
-/// `tensor` as it arrives.
+/// `tensor` as received.
 fn sent(tensor: &Tensor, dtype: WireType) -> Option<Tensor> {
     let encoded = wire::encode(dtype, &tensor.data)?;
     let data = encoded.decode(tensor.data.len() as u64).ok()?;

@@ -3,39 +3,39 @@ use crate::message::OTHER_WAY;
 use lamina_model::{DataType, InputSpec, ShapeError};
 use std::path::PathBuf;
 
-/// Why a model could not be prepared. A model that cannot be cut is no error:
-/// it becomes one block ([`lamina_model::Rung::Whole`]).
+/// Why a model could not be prepared. A model that cannot be cut is not an error: it becomes one
+/// block ([`lamina_model::Rung::Whole`]).
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
-    /// The file is missing, damaged, or no TorchScript archive.
+    /// The file is missing, damaged, or not a TorchScript archive.
     #[error("{path} is not a TorchScript model: {reason}; export it with torch.jit.save", path = path.display())]
     NotTorchScript {
         /// The file.
         path: PathBuf,
-        /// What libtorch says, without its backtrace.
+        /// libtorch's message, without its backtrace.
         reason: String,
     },
-    /// The declared inputs are not what the model takes.
+    /// The declared inputs do not fit the model.
     #[error("the declared inputs ({declared}) do not fit the model: {reason}")]
     InputMismatch {
         /// The inputs as declared, `image FP32 [-1, 3, 224, 224]`.
         declared: String,
-        /// What differs.
+        /// The mismatch.
         reason: String,
     },
     /// The model is TorchScript but cannot be served.
     #[error("the model cannot be served: {reason}")]
     Unsupported {
-        /// What it does that cannot be served.
+        /// The reason.
         reason: String,
     },
     /// The model's `lamina.json` is broken, or contradicts the model.
     #[error("the model's lamina.json is wrong: {reason}; export it again with the lamina package")]
     Metadata {
-        /// The field and what is wrong with it.
+        /// The field and its mistake.
         reason: String,
     },
-    /// The chain of blocks does not give what the model gives.
+    /// The chain of blocks does not compute the same as the model.
     #[error(
         "the blocks do not reproduce the model: `{value}` differs by {max_abs_diff:e}; please report this model"
     )]
@@ -45,7 +45,7 @@ pub enum PrepareError {
         /// Largest absolute difference.
         max_abs_diff: f64,
     },
-    /// No room for the blocks.
+    /// No space for the blocks.
     #[error("no space left in {dir} for a block of {needed_bytes} bytes", dir = dir.display())]
     DiskFull {
         /// Folder for the blocks.
@@ -64,12 +64,12 @@ pub enum PrepareError {
         #[source]
         source: std::io::Error,
     },
-    /// libtorch failed where it should not have.
+    /// libtorch failed unexpectedly.
     #[error("libtorch failed while {step}: {reason}")]
     Torch {
-        /// What was being done.
+        /// The step that failed.
         step: &'static str,
-        /// What libtorch says, without its backtrace.
+        /// libtorch's message, without its backtrace.
         reason: String,
     },
 }
@@ -95,12 +95,12 @@ impl PrepareError {
     }
 }
 
-/// What to do about a number that was drawn and is no index.
+/// Advice for a random number that is not a valid index.
 const INDEX_HELP: &str = "; whole numbers must stay inside the model's tables: declare the \
     input's `range` (`NAME:INT64:SHAPE:MIN:MAX` on the command line), or, where one range does \
     not fit the whole tensor, give requests of your own as `samples`";
 
-/// Whether libtorch stopped at an index that a tensor does not have.
+/// Whether libtorch stopped at an index out of range.
 pub fn tells_of_an_index(reason: &str) -> bool {
     const WORDS: [&str; 6] = [
         // Embeddings, index_select.
@@ -125,18 +125,18 @@ pub enum LoadError {
     /// No block was named.
     #[error("a slice needs at least one block")]
     NoBlocks,
-    /// A file is missing, damaged or no block.
+    /// A file is missing, damaged or not a block.
     #[error("cannot load block {path}: {reason}", path = path.display())]
     Block {
         /// The file.
         path: PathBuf,
-        /// What libtorch says, without its backtrace.
+        /// libtorch's message, without its backtrace.
         reason: String,
     },
-    /// The blocks do not follow each other.
+    /// The blocks are not consecutive.
     #[error("the blocks do not form a chain: {reason}")]
     Chain {
-        /// What does not fit.
+        /// The mismatch.
         reason: String,
     },
     /// The first runs failed.
@@ -153,39 +153,39 @@ pub enum RunError {
     /// Wrong number of inputs.
     #[error("the slice takes {expected} inputs, got {got}")]
     InputCount {
-        /// Inputs that it takes.
+        /// Expected number.
         expected: usize,
-        /// Inputs given.
+        /// Given number.
         got: usize,
     },
     /// An input does not fit.
     #[error(transparent)]
     Input(#[from] ShapeError),
-    /// The model gave a tensor that Lamina does not carry.
+    /// The model returned a tensor that Lamina does not support.
     #[error("output {index} has a datatype that cannot be sent: {datatype}; supported: {supported}", supported = supported())]
     OutputType {
-        /// Place of the output.
+        /// Position of the output.
         index: usize,
         /// libtorch's name of the type.
         datatype: String,
     },
-    /// The request decides otherwise than those by which the model was cut, where its blocks
+    /// The request takes another path than those for which the model was cut, which its blocks
     /// cannot follow.
     #[error("{reason}")]
     OtherWay {
-        /// What is not as it was then.
+        /// The difference.
         reason: String,
     },
-    /// The forward threw.
+    /// The forward threw an exception.
     #[error("the forward failed: {reason}")]
     Forward {
-        /// What libtorch says, without its backtrace.
+        /// libtorch's message, without its backtrace.
         reason: String,
     },
 }
 
 impl RunError {
-    /// What an exception of a forward says.
+    /// The error for an exception of a forward.
     pub(crate) fn thrown(error: &TorchError) -> Self {
         let reason = error.reason();
         if reason.starts_with(OTHER_WAY) {

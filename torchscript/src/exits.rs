@@ -1,13 +1,12 @@
-//! Side exits: where their heads lie, and where they therefore keep a model
-//! from being cut.
+//! Side exits: where their heads are, and the cuts that they rule out.
 
 use crate::ffi::{Analysis, Structure};
 use crate::metadata::{Criterion, Metadata};
 use lamina_model::{Exit, ExitCriterion, ExitExpectation, ExitRow, ValueSpec};
 use std::ops::Range;
 
-/// Takes out of `analysis` the cuts that would part a head from what it hangs
-/// on or lie where a stage is not to be cut, and the heads' heavy operations:
+/// Removes from `analysis` the cuts that would separate a head from its branch
+/// point or lie where a stage must not be cut, and the heads' heavy operations:
 /// blocks are made of the trunk's.
 ///
 /// # Errors
@@ -52,9 +51,9 @@ fn check_outputs(analysis: &Analysis, metadata: &Metadata) -> Result<(), String>
     Ok(())
 }
 
-/// Where no cut may lie for `stage` to stay whole, with no cut in front of it:
-/// from the last heavy operation before it to its own last one, or to the first
-/// behind it where it has none. `None` where nothing tells a stage.
+/// Where no cut may be, so that `stage` stays whole with no cut in front of it: from the last heavy
+/// operation before it to its own last one, or to the first after it if it has none. `None` if the
+/// stage cannot be identified.
 fn zone(stage: usize, heavy: &[usize], stages: &[Option<usize>]) -> Option<Range<usize>> {
     let known = || {
         heavy
@@ -188,7 +187,7 @@ mod tests {
     fn a_stage_that_is_not_distributable_has_no_cut_in_front_and_none_inside() {
         assert_eq!(cuts([true, false, true, true]), [5, 6, 7, 8]);
         assert_eq!(cuts([true, true, true, false]), [0, 4, 8]);
-        // Stage 2 has no heavy operation: it may lie anywhere between 1 and 3.
+        // Stage 2 has no heavy operation: it may be anywhere between 1 and 3.
         assert_eq!(cuts([true, true, false, true]), [0, 4, 8]);
     }
 

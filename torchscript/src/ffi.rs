@@ -1,8 +1,8 @@
-//! The border to C++: owned handles with safe methods. The only `unsafe` of
-//! this crate.
+//! The boundary to C++: owned handles with safe methods. The only `unsafe` code
+//! of this crate.
 //!
-//! What the shim promises (see `shim/lamina.h`): no exception crosses, a
-//! non-zero status comes with a message, handles stay valid until freed.
+//! The shim guarantees (see `shim/lamina.h`): no exception crosses, a non-zero
+//! status comes with a message, handles stay valid until freed.
 #![allow(unsafe_code)]
 
 mod answers;
@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind as ElementKind, TchError, Tensor};
 use torch_sys::C_tensor;
 
-/// Message of a libtorch exception, as it came.
+/// Message of a libtorch exception, unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TorchError(pub(crate) String);
 
@@ -185,11 +185,11 @@ pub(crate) struct Source(*mut sys::Source);
 #[derive(Debug)]
 pub(crate) struct Block(*mut sys::Block);
 
-/// Something that runs.
+/// A graph that can run.
 #[derive(Debug)]
 pub(crate) struct Graph {
     handle: *mut sys::Graph,
-    /// Held while it runs, where it keeps state.
+    /// Held while it runs, if it keeps state.
     turn: Option<Mutex<()>>,
 }
 
@@ -262,7 +262,7 @@ fn pointers(inputs: &[Tensor]) -> Vec<*const C_tensor> {
     inputs.iter().map(Tensor::as_ptr).collect()
 }
 
-/// As the shim reads it: `bind_arguments` in source.hpp.
+/// In the shim's format: `bind_arguments` in source.hpp.
 fn in_words(binding: &Binding) -> String {
     match binding {
         Binding::Tensor => "tensor".into(),
@@ -281,7 +281,7 @@ fn in_words(binding: &Binding) -> String {
     }
 }
 
-/// A border of a block: the model's own end, or a cut's position.
+/// A block boundary: the model's own end, or a cut's position.
 fn border(cut: Option<usize>) -> usize {
     cut.unwrap_or(usize::MAX)
 }
@@ -297,9 +297,9 @@ impl Source {
         Ok((Self(source), signature))
     }
 
-    /// Cleans the graph and finds its cuts; its first arguments are filled as `bindings`
-    /// say, the others take their defaults; with exits, all outputs but the last are side
-    /// exits'. To be called once, before the other methods.
+    /// Cleans the graph and finds its cuts; its first arguments are filled by `bindings`, the
+    /// others take their defaults; with exits, all outputs but the last are side exits'. Call it
+    /// once, before the other methods.
     pub(crate) fn analyse(&mut self, bindings: &[Binding], has_exits: bool) -> Result<Analysis> {
         let texts: std::result::Result<Vec<CString>, _> =
             bindings.iter().map(|b| CString::new(in_words(b))).collect();
@@ -319,8 +319,8 @@ impl Source {
         parsed(status, text)
     }
 
-    /// How the values that are live at `cuts`, and the outputs, are made up in
-    /// one forward. To be called before the two methods below.
+    /// The structure of the values that are live at `cuts`, and of the outputs, in one forward.
+    /// Call it before the two methods below.
     pub(crate) fn observe(&mut self, cuts: &[usize], inputs: &[Tensor]) -> Result<Observation> {
         let inputs = pointers(inputs);
         let mut text = ptr::null_mut();
@@ -338,9 +338,8 @@ impl Source {
         parsed(status, text)
     }
 
-    /// Runs the analysed model once for each of `batches`: requests of 1 row and, where any
-    /// batch is taken, of 2 and 3; and for three requests along each of the free sizes that
-    /// `sizes` name.
+    /// Runs the analysed model once for each of `batches`: requests of 1 row and, if the batch is
+    /// free, of 2 and 3; and for three requests along each of the free sizes named in `sizes`.
     pub(crate) fn watch(
         &mut self,
         batches: &[Vec<Tensor>],
@@ -376,9 +375,8 @@ impl Source {
         parsed(status, text)
     }
 
-    /// The analysed model traced with `inputs` of batch 1, as a new source that
-    /// is yet to be analysed; with `pair`, the same at batch 2, it holds for
-    /// any batch where it can.
+    /// The analysed model traced with `inputs` of batch 1, as a new source that is yet to be
+    /// analysed; with `pair`, the same at batch 2, it holds for any batch if possible.
     pub(crate) fn retrace(
         &mut self,
         inputs: &[Tensor],
@@ -407,7 +405,7 @@ impl Source {
         Ok((Self(source), retraced))
     }
 
-    /// Archive of the nodes behind the cut `from` up to the cut `to`.
+    /// Archive of the nodes after the cut `from` up to the cut `to`.
     pub(crate) fn block(&mut self, from: Option<usize>, to: Option<usize>) -> Result<Vec<u8>> {
         let (mut bytes, mut text) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the handle is valid; on success `bytes` is a valid object
@@ -429,8 +427,8 @@ impl Source {
         }
     }
 
-    /// The model as its file says it, neither frozen nor rewritten, and the names of its
-    /// operators, of which freezing may leave out some.
+    /// The model as its file says it, neither frozen nor rewritten, and the names of its operators,
+    /// some of which freezing may drop.
     pub(crate) fn as_written(&mut self) -> Result<(Graph, Vec<String>)> {
         let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the handle is valid for the call.
@@ -439,7 +437,7 @@ impl Source {
         Ok((Graph::own(graph), operators))
     }
 
-    /// The whole model, giving the tensors at each cut and then its outputs.
+    /// The whole model, returning the tensors at each cut and then its outputs.
     pub(crate) fn graph(&mut self, cuts: &[usize]) -> Result<Graph> {
         let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the handle and the array are valid for the call.
@@ -468,8 +466,8 @@ impl Block {
         Ok(Self(block))
     }
 
-    /// Per tensor that it takes the numbers to warm it up with, where zeros
-    /// would not do; empty where they always will.
+    /// For each input tensor the numbers to warm it up with, if zeros will not do; empty if they
+    /// always will.
     pub(crate) fn examples(&self) -> Result<Vec<Option<Vec<i64>>>> {
         let mut text = ptr::null_mut();
         // SAFETY: the handle is valid; the shim only reads it.
@@ -478,20 +476,20 @@ impl Block {
     }
 }
 
-/// How a merged graph is made fast; the numbers are the shim's.
+/// How a merged graph is optimized; the numbers are the shim's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gear {
-    /// As it is, and exact.
+    /// Unchanged, and exact.
     Plain = 0,
     /// Batch normalisation folded, weights in oneDNN's layouts.
     Folded = 1,
-    /// Fused by oneDNN Graph, which does not know every operation.
+    /// Fused by oneDNN Graph, which does not support every operation.
     Fused = 2,
 }
 
 impl Gear {
-    /// What `make` gives in the fastest gear in which it does not fail. It must
-    /// run what it makes: the fuser fails as late as in the second forward.
+    /// The result of `make` in the fastest gear in which it succeeds. It must run the graph: the
+    /// fuser may fail as late as in the second forward.
     pub(crate) fn fastest<T, E>(
         mut make: impl FnMut(Self) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
@@ -520,8 +518,8 @@ impl Graph {
         Ok(Self::own(graph))
     }
 
-    /// The same graph with the same weights, to be compiled for the sizes of its first runs;
-    /// none where any size runs the same code.
+    /// The same graph with the same weights, to be compiled for the sizes of its first runs; `None`
+    /// if all sizes run the same code.
     pub(crate) fn again(&self) -> Result<Option<Self>> {
         let (mut graph, mut text) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the handle is valid for the call, which only reads it.
@@ -530,7 +528,7 @@ impl Graph {
         Ok((!graph.is_null()).then(|| Self::own(graph)))
     }
 
-    /// Takes a graph of the shim over.
+    /// Takes over a graph of the shim.
     fn own(handle: *mut sys::Graph) -> Self {
         // SAFETY: the handle is valid for the call.
         let keeps_state = unsafe { sys::lts_graph_keeps_state(handle) } != 0;
@@ -545,8 +543,8 @@ impl Graph {
         Some(turn.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The whole model at `path`, run the `way` that the shim numbers so, after
-    /// its warm-up with `inputs`.
+    /// The whole model at `path`, run in the `way` numbered by the shim, after its warm-up with
+    /// `inputs`.
     #[cfg(feature = "baseline")]
     pub(crate) fn whole(path: &Path, way: c_int, inputs: &[Tensor]) -> Result<Self> {
         let path = c_path(path)?;
@@ -632,7 +630,7 @@ impl Graph {
     }
 }
 
-/// What `work` gives with tensors whose elements are those of `inputs`, where they are.
+/// Runs `work` on tensors that borrow the elements of `inputs`.
 pub(crate) fn on_borrowed<R>(
     inputs: &mut [Borrowed<'_>],
     work: impl FnOnce(&mut [Tensor]) -> R,
@@ -658,7 +656,7 @@ pub(crate) fn on_borrowed<R>(
     Ok(work(&mut tensors))
 }
 
-/// Elements that somebody else holds, row-major; a forward may overwrite them.
+/// Borrowed elements, row-major; a forward may overwrite them.
 #[derive(Debug)]
 pub(crate) struct Borrowed<'a> {
     pub(crate) kind: ElementKind,
@@ -675,7 +673,7 @@ fn row_major(shape: &[i64]) -> Vec<i64> {
     strides
 }
 
-/// Lets `read` see the elements of dense CPU tensors where they are.
+/// Lets `read` see the elements of dense CPU tensors in place.
 pub(crate) fn with_elements<R>(
     tensors: &[(&Tensor, usize)],
     read: impl FnOnce(&[&[u8]]) -> R,
@@ -694,8 +692,8 @@ pub(crate) fn with_elements<R>(
     read(&slices)
 }
 
-/// The elements of a dense CPU tensor, where they are. Nothing else may hold the
-/// tensor: what is read here must not be written.
+/// The elements of a dense CPU tensor, in place. Nothing else may hold the tensor: it must not be
+/// written while this is read.
 pub(crate) fn elements(tensor: Tensor, bytes: usize) -> Bytes {
     struct Elements(Tensor, usize);
 

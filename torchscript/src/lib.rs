@@ -2,11 +2,11 @@
 //!
 //! Two rooms: [`prepare`] turns a model file into content-addressed blocks and
 //! a [`lamina_model::Manifest`]; [`Slice`] loads consecutive blocks as one
-//! optimized graph and runs it. Every exception of libtorch comes back as an
-//! error value. Only the `ffi` module is `unsafe`.
+//! optimized graph and runs it. Every exception of libtorch becomes an error
+//! value. Only the `ffi` module is `unsafe`.
 //!
-//! A model is code: open one that nobody vouches for in a process that can do
-//! no harm. Nothing here starts threads; libtorch uses as many as it is told.
+//! A model is code: open an untrusted one in a sandboxed process. Nothing here
+//! starts threads; libtorch uses as many as it is told.
 
 mod as_written;
 #[cfg(feature = "baseline")]

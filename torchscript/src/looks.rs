@@ -1,22 +1,21 @@
-//! What forwards showed at cuts and outputs: whether it can be sent, and at what price.
+//! Observed values at cuts and outputs: whether they can be sent, and at what cost.
 
 use crate::PrepareError;
 use crate::ffi::{Kind, Layout, Live, Observation};
 use lamina_model::ValueSpec;
 
-/// Most tensors that cross one cut, numbers aside: a sane bound, what they cost is weighed.
+/// Most tensors at one cut, without numbers: a sanity limit, since their cost is weighed.
 /// `kMostTensors` in source.cpp.
 const MOST_TENSORS: usize = 32;
-/// Most values that cross one cut, as tensors: far below what a hop takes.
+/// Most values at one cut, as tensors: far below the limit of a hop.
 const MOST_WIRES: usize = 64;
-/// What one more value at a cut is worth in bytes: its name and shape on the wire, and its
-/// copy.
+/// Cost of one more value at a cut, in bytes: its name and shape on the wire, and its copy.
 const VALUE_BYTES: u64 = 1024;
 
-/// How the values at some cuts, and the outputs, were made up.
+/// Observations of the values at some cuts, and of the outputs.
 pub(crate) struct Looks {
     pub(crate) first: Observation,
-    /// With other requests of batch 1: the second is the first of them.
+    /// With other requests of batch 1: the second request is the first of them.
     pub(crate) at_one: Vec<Observation>,
     /// With batches.
     pub(crate) batches: Vec<Observation>,
@@ -30,7 +29,7 @@ impl Looks {
         batched.chain(&self.sized)
     }
 
-    /// Whether what is live at a cut is made up alike with each, and as large with each of
+    /// Whether the live values at a cut have the same structure in all, and the same size in all of
     /// batch 1.
     pub(crate) fn agree(&self, cut: usize) -> bool {
         let live = &self.first.cuts[cut];
@@ -43,7 +42,7 @@ fn wires(live: &[Live]) -> impl Iterator<Item = (Kind, u64)> + '_ {
     live.iter().flat_map(|l| l.layout.wires())
 }
 
-/// What a cut costs each request, in bytes.
+/// Cost of a cut for each request, in bytes.
 pub(crate) fn price(live: &[Live]) -> u64 {
     wires(live).map(|(_, bytes)| bytes + VALUE_BYTES).sum()
 }
@@ -69,7 +68,7 @@ fn are_as_large(a: &[Live], b: &[Live]) -> bool {
     shapes(a) == shapes(b)
 }
 
-/// Frees the dimensions of `outputs` that were of another size with another request.
+/// Frees the dimensions of `outputs` whose size differed with another request.
 pub(crate) fn loosen(outputs: &mut [ValueSpec], looks: &Looks) {
     let leaves = |o: &Observation| -> Vec<Layout> {
         let leaves = o.outputs.iter().flat_map(Layout::leaves);
@@ -77,7 +76,7 @@ pub(crate) fn loosen(outputs: &mut [ValueSpec], looks: &Looks) {
     };
     let first = leaves(&looks.first);
     let at_one = looks.at_one.iter().map(|o| (0, leaves(o)));
-    // In the first place the batch is.
+    // The first dimension is the batch.
     let others = at_one.chain(looks.batches.iter().map(|o| (1, leaves(o))));
     for (from, other) in others {
         for ((spec, one), two) in outputs.iter_mut().zip(&first).zip(&other) {
@@ -104,8 +103,8 @@ pub(crate) fn can_cross<'a>(live: impl IntoIterator<Item = &'a Live>) -> bool {
     count(Kind::Other) == 0 && (1..=MOST_TENSORS).contains(&tensors) && wires.len() <= MOST_WIRES
 }
 
-/// The outputs must be made up alike for every request; `must` of those of batch 1 behind the
-/// first are what users send.
+/// The outputs must have the same structure for every request; the first `must` of batch 1 after
+/// the first one are users' requests.
 pub(crate) fn check_outputs(looks: &Looks, must: usize) -> Result<(), PrepareError> {
     let first = &looks.first;
     let unsupported = |reason: &str| {
@@ -127,7 +126,7 @@ pub(crate) fn check_outputs(looks: &Looks, must: usize) -> Result<(), PrepareErr
         let mut pairs = first.outputs.iter().zip(&o.outputs);
         pairs.all(|(a, b)| a.is_like(b))
     };
-    // Others may be none that users send, and are refused by the block that gives them.
+    // Others may be unlike any real request, and are refused by the block that produces them.
     let must = looks.at_one.iter().take(must);
     if !must.chain(&looks.sized).all(alike) {
         return unsupported(
@@ -205,7 +204,7 @@ mod tests {
         };
         assert!(are_like(&[list(2)], &[list(2)]));
         assert!(!are_like(&[list(2)], &[list(3)]));
-        // The size of a tensor may follow the batch, its rank may not.
+        // The size of a tensor may depend on the batch, its rank may not.
         let sized = |shape: &[i64]| {
             live(Layout {
                 shape: shape.to_vec(),

@@ -2,16 +2,14 @@
 
 use crate::ffi::TorchError;
 
-/// How blocks begin what they say of a request that they cannot follow: `kOtherWay` in
-/// codec.cpp.
+/// Prefix of blocks' messages about a request that they cannot follow: `kOtherWay` in codec.cpp.
 pub(crate) const OTHER_WAY: &str = "this request takes another way through the network";
 
 /// Longest message that is passed on, in characters.
 const MAX_CHARS: usize = 300;
 
 impl TorchError {
-    /// The cause in one line, without trace, file names of libtorch and hints
-    /// for C++ programmers.
+    /// The cause in one line, without trace, libtorch's file names and hints for C++ programmers.
     pub(crate) fn reason(&self) -> String {
         let text = self.0.trim();
         // The interpreter puts a trace before the message of an exception.
@@ -30,8 +28,7 @@ impl TorchError {
         line.chars().take(MAX_CHARS).collect()
     }
 
-    /// The operator that this build of libtorch does not have, where that was
-    /// the cause.
+    /// The operator that this build of libtorch lacks, if that was the cause.
     pub(crate) fn unknown_operator(&self) -> Option<&str> {
         let (_, rest) = self.0.split_once("Unknown builtin op: ")?;
         rest.split_whitespace()
@@ -53,7 +50,7 @@ fn tells_of_a_gpu(text: &str) -> bool {
     WORDS.iter().any(|words| text.contains(words))
 }
 
-/// A line without what only developers of libtorch can use: places in its source, calls to
+/// A line without parts that only developers of libtorch can use: source locations, requests to
 /// report a bug there, addresses.
 fn for_people(line: &str) -> String {
     let mut line = line.trim();
@@ -83,7 +80,7 @@ fn for_people(line: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// What the standard library of C++ says of a mistake in libtorch.
+/// Whether the message comes from the C++ standard library, because of a bug in libtorch.
 fn is_of_the_language(line: &str) -> bool {
     const WORDS: [&str; 6] = [
         "_M_range_check",

@@ -1,5 +1,5 @@
-//! `lamina.json`, which the SDK puts into a multi-exit model's archive. Its
-//! format is described where it is written, in `sdk/lamina/metadata.py`.
+//! `lamina.json`, which the SDK puts into a multi-exit model's archive. `sdk/lamina/metadata.py`,
+//! which writes it, describes the format.
 
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 const FORMAT: u32 = 1;
 /// A longer file is refused unread.
 const MAX_BYTES: usize = 1 << 20;
-/// How far the rates of all exits may be from 1 in sum.
+/// Tolerance of the sum of all exits' rates.
 const RATES_TOLERANCE: f64 = 1e-6;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -43,7 +43,7 @@ struct Input {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Stage {
     pub(crate) name: String,
-    /// Where false, no cut lies in front of it or inside.
+    /// If false, no cut is in front of it or inside.
     pub(crate) distributable: bool,
 }
 
@@ -58,10 +58,10 @@ pub(crate) enum Criterion {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Exit {
     pub(crate) name: String,
-    /// Its place in the output tuple.
+    /// Its position in the output tuple.
     pub(crate) output: usize,
     pub(crate) stage: usize,
-    /// The exit at the end of the branch on which it hangs.
+    /// The exit at the end of its branch.
     #[serde(deserialize_with = "present")]
     pub(crate) within: Option<String>,
     pub(crate) classes: u32,
@@ -95,14 +95,14 @@ pub(crate) struct Share {
     pub(crate) accuracy_alone: f64,
 }
 
-/// A field that may be null but not be left out.
+/// A field that may be null but must be present.
 fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
     from: D,
 ) -> Result<Option<T>, D::Error> {
     Option::deserialize(from)
 }
 
-/// Reads and checks the file's text; the error names the field.
+/// Parses and checks the file's text; the error names the field.
 pub(crate) fn parse(text: &str) -> Result<Metadata, String> {
     if text.len() > MAX_BYTES {
         return Err(format!(
@@ -119,7 +119,7 @@ pub(crate) fn parse(text: &str) -> Result<Metadata, String> {
     Ok(metadata)
 }
 
-/// A newer format has other fields, and is refused for what it is.
+/// A newer format has other fields, and is refused as such.
 fn check_version(text: &str) -> Result<(), String> {
     #[derive(Deserialize)]
     struct Versioned {
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    /// What the SDK's own test of the format reads.
+    /// The sample of the SDK's own test of the format.
     const SAMPLE: &str = include_str!("../../sdk/tests/data/lamina-1.json");
 
     fn sample() -> Value {

@@ -1,4 +1,4 @@
-//! Names of the tensors that cross cuts and leave the model.
+//! Names of the tensors at cuts and of the model's outputs.
 
 use crate::ffi::{Analysis, Kind, Layout, Observation, Structure};
 use lamina_model::{OutputStructure, ValueKind, ValueSpec};
@@ -9,16 +9,16 @@ use std::collections::{BTreeSet, HashMap};
 pub(crate) struct Names {
     pub(crate) at_cuts: Vec<Vec<String>>,
     pub(crate) outputs: Vec<String>,
-    /// The nest that the outputs are the leaves of.
+    /// The nest of the outputs.
     pub(crate) structure: OutputStructure,
 }
 
-/// Names everything that `seen` at its cuts and outputs.
+/// Names all values that were `seen` at cuts and outputs.
 ///
-/// An output is called by the keys and fields that lead to it (`logits`,
-/// `boxes.0`), or by its number where there are none (`output0`). A value keeps
-/// its name from cut to cut unless something writes to it; a new one is named
-/// by its cut (`block3`, or `block3.0` among several).
+/// An output is named by the keys and fields that lead to it (`logits`,
+/// `boxes.0`), or by its number if there are none (`output0`). A value keeps its
+/// name from cut to cut unless something writes to it; a new one is named by
+/// its cut (`block3`, or `block3.0` among several).
 pub(crate) fn name(analysis: &Analysis, declared: &[ValueSpec], seen: &Observation) -> Names {
     let mut taken: BTreeSet<String> = declared.iter().map(|v| v.name.clone()).collect();
     let mut outputs = Outputs {
@@ -76,7 +76,7 @@ fn fresh(mut name: String, taken: &mut BTreeSet<String>) -> String {
     name
 }
 
-/// The way from the model's result to one of its tensors.
+/// The path from the model's result to one of its tensors.
 #[derive(Debug, Clone, Default)]
 struct Path {
     steps: Vec<String>,
@@ -84,7 +84,7 @@ struct Path {
 }
 
 impl Path {
-    /// A step into field `index`, which has a name where `names` are given.
+    /// A step into field `index`, which has a name if `names` are given.
     fn into(&self, names: &[String], index: usize) -> Self {
         let mut path = self.clone();
         path.is_named |= names.get(index).is_some();
@@ -98,7 +98,7 @@ impl Path {
 struct Outputs<'a, L> {
     layouts: L,
     names: Vec<String>,
-    /// Per output of the graph, the names of its tensors.
+    /// For each output of the graph, the names of its tensors.
     of_values: Vec<Vec<String>>,
     taken: &'a mut BTreeSet<String>,
 }

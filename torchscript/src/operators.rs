@@ -5,7 +5,7 @@ pub(crate) fn is_allowed(operator: &str) -> bool {
     lamina_model::operator_refusal(operator).is_none() && !is_asynchronous(operator)
 }
 
-/// What is left of forks whose branches could not be put in line.
+/// Whether it is left over from forks whose branches could not be serialized.
 pub(crate) fn is_asynchronous(operator: &str) -> bool {
     ["prim::fork", "prim::awaitable", "aten::wait"].contains(&operator)
 }

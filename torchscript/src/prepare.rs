@@ -23,48 +23,48 @@ use lamina_model::{
 use std::path::Path;
 use std::time::Duration;
 
-/// How often a rung is tried again without the cuts that were found to be bad.
+/// How often a rung is retried without the cuts found to be bad.
 const MOST_BARRINGS: usize = 4;
 
-/// What the shim says of a file without one.
+/// The shim's error for a file without one.
 const NO_FORWARD: &str = "the model has no `forward`";
 
 /// How to prepare a model.
 #[derive(Debug, Clone)]
 pub struct PrepareOptions {
-    /// The model's inputs in the order of `forward`; names are the user's. A number is an
-    /// input of one element, a tuple of tensors one for each of them. Arguments that have a
-    /// default may be left out at the end.
+    /// The model's inputs in the order of `forward`, with the user's names. A number is an input of
+    /// one element, a tuple of tensors is one input each. Trailing arguments with a default may be
+    /// omitted.
     pub inputs: Vec<InputSpec>,
-    /// Arguments that no request carries, by their names.
+    /// Fixed arguments, by name.
     pub fixed: Vec<FixedArgument>,
-    /// Requests of the user's own, of batch 1, as [`lamina_model::samples`] reads them: the
-    /// first two take the place of drawn ones, and the chain must give what the model gives
-    /// on the others, too. Empty where all are drawn.
+    /// The user's own requests, of batch 1, as [`lamina_model::samples`] reads them: the first two
+    /// replace random ones, and on the others the chain must also match the model. Empty if all are
+    /// random.
     pub samples: Vec<Vec<Tensor>>,
     /// Timed runs per measured graph, after warm-up; at least 3 are made.
     pub timing_runs: u32,
-    /// Time that profiling may take, about; runs are dropped, never blocks.
+    /// Approximate time for profiling; runs are dropped, never blocks.
     pub profile_budget: Duration,
     /// [`crate::ReferenceSpeed::peak_gflops`] of this host, written into the manifest.
     pub prepared_gflops: f64,
-    /// Seed of the inputs drawn for the checks and the probe.
+    /// Seed of the random inputs for the checks and the probe.
     pub seed: u64,
 }
 
-/// Slices `model` into `out_dir` (made where it is missing): one `<digest>.pt`
-/// per block and the probe as `<digest>.safetensors`. The same model gives the
-/// same bytes. Runs on one thread.
+/// Slices `model` into `out_dir` (created if missing): one `<digest>.pt` per block
+/// and the probe as `<digest>.safetensors`. The same model gives the same bytes.
+/// Runs on one thread.
 ///
-/// Tries the rungs of [`Rung`] from the best down. The chain of the written
-/// blocks is compared with the whole model, boundary value for boundary value,
-/// bit for bit, on two requests (the first two of `options.samples`, or drawn from
-/// `options.seed`) and on both as a batch where that is free, and on the other samples; cuts
-/// behind which it differs are left out, and where that is no help the next rung is tried.
-/// The manifest says which rung held, and why not a better one.
+/// Tries the rungs of [`Rung`] from the best down. The chain of the written blocks
+/// is compared with the whole model, boundary value for boundary value, bit for
+/// bit, on two requests (the first two of `options.samples`, or random ones from
+/// `options.seed`), on both as a batch if that is free, and on the other samples;
+/// cuts after which it differs are dropped, and if that does not help the next rung
+/// is tried. The manifest has the rung that held, and why better ones failed.
 ///
 /// # Errors
-/// See [`PrepareError`]; a model that cannot be cut is one block, no error.
+/// See [`PrepareError`]; a model that cannot be cut is one block, not an error.
 pub fn prepare(
     model: &Path,
     out_dir: &Path,
@@ -129,8 +129,8 @@ pub fn prepare(
     })
 }
 
-/// Bytes of the weights, each counted once, though several blocks hold it. What a model keeps
-/// in attributes is not in its graph.
+/// Bytes of the weights, each counted once even if several blocks hold it. Weights that a model
+/// keeps in attributes are not in its graph.
 fn weight_bytes(analysis: &Analysis, profiles: &[BlockProfile]) -> Option<u64> {
     let blocks = profiles.iter().map(|p| p.cost.constant_bytes);
     let sum = blocks.fold(0, u64::saturating_add);
@@ -143,13 +143,13 @@ struct Chain {
     blocks: Vec<Block>,
     /// Values of the first request that cross into each block.
     boundaries: Vec<Vec<tch::Tensor>>,
-    /// Of one forward of each block.
+    /// Costs of one forward of each block.
     costs: Vec<Cost>,
     /// See [`cuts::lopsided`].
     lopsided: Option<f64>,
 }
 
-/// The two requests that a model is tried with first, and more that must be answered alike.
+/// The two requests that a model is first tried with, and more that must give the same answers.
 /// `typical` are the inputs with typical sizes.
 fn requests(options: &PrepareOptions, typical: &[InputSpec]) -> Result<Asked, PrepareError> {
     match options.samples.as_slice() {
@@ -222,8 +222,7 @@ fn open<'a>(
     Ok((trial, metadata))
 }
 
-/// The first rung whose chain gives what the model gives, with the reason why
-/// it is not a better one.
+/// The first rung whose chain matches the model, and why better ones failed.
 fn climb_down(
     trial: &mut Trial<'_>,
     out_dir: &Path,
@@ -236,7 +235,7 @@ fn climb_down(
     }
     let reason = why.unwrap_or_default();
     let refusal = match trial.retraced(seed)? {
-        // Lopsided cuts that take any batch are better than others that do not.
+        // Lopsided cuts with a free batch are better than others without.
         Ok((_, Some(why))) if trial.best_share() < 1.0 => {
             format!("it would hold for a batch of 1 alone ({why})")
         }
@@ -272,7 +271,7 @@ fn climb_down(
     }
     let held = first_to_hold(trial, &[Step::Whole], &mut why, out_dir, progress)?;
     let Some((plan, chain)) = held else {
-        // Not to be had: the last rung holds or is an error.
+        // Unreachable: the last rung holds or is an error.
         return Err(PrepareError::Unsupported {
             reason: why.unwrap_or_default(),
         });
@@ -280,8 +279,8 @@ fn climb_down(
     Ok((plan, why, chain))
 }
 
-/// The first of `steps` whose chain gives what the model gives; `why` is the
-/// reason of the last one that does not.
+/// The first of `steps` whose chain matches the model; `why` is the reason of the last one that
+/// does not.
 fn first_to_hold(
     trial: &mut Trial<'_>,
     steps: &[Step],
@@ -289,7 +288,7 @@ fn first_to_hold(
     out_dir: &Path,
     progress: Report<'_>,
 ) -> Result<Option<(Plan, Chain)>, PrepareError> {
-    // What is left once bad cuts are barred may read as if there had been none.
+    // The reason after barring bad cuts may read as if there had been none.
     let mut first_fault = None;
     for step in steps {
         for attempt in 0..=MOST_BARRINGS {
@@ -330,7 +329,7 @@ fn first_to_hold(
     Ok(None)
 }
 
-/// `why`, with what there is to say of lopsided cuts.
+/// `why`, extended if the cuts are lopsided.
 fn told(why: Option<String>, plan: &Plan, chain: &Chain) -> Option<String> {
     let Some(share) = chain.lopsided else {
         return why;
@@ -354,8 +353,8 @@ fn leaves(rung: Rung, share: f64) -> String {
     )
 }
 
-/// Writes the blocks of `plan`, loads them again and runs its requests through
-/// them. `files` are those written, whatever comes of it.
+/// Writes the blocks of `plan`, loads them again and runs its requests through them. `files` lists
+/// those written, whatever the result.
 fn cut(
     trial: &mut Trial<'_>,
     plan: &Plan,
@@ -403,7 +402,7 @@ fn cut(
     }))
 }
 
-/// Borders of the blocks that `cuts` make.
+/// Boundaries of the blocks made by `cuts`.
 fn borders(cuts: &[usize]) -> Vec<(Option<usize>, Option<usize>)> {
     let starts = std::iter::once(None).chain(cuts.iter().copied().map(Some));
     let ends = cuts.iter().copied().map(Some).chain(std::iter::once(None));
@@ -441,7 +440,7 @@ fn names(values: &[ValueSpec]) -> Vec<String> {
     values.iter().map(|v| v.name.clone()).collect()
 }
 
-/// Operators that reach outside the forward have no place in a block.
+/// A block must not have operators with outside effects.
 fn check_operators(analysis: &Analysis) -> Result<(), PrepareError> {
     let reason = match analysis.operators.iter().find(|name| !is_allowed(name)) {
         None => return Ok(()),

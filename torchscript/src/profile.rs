@@ -1,28 +1,27 @@
-//! What each block costs.
+//! The cost of each block.
 //!
 //! Blocks that are merged and optimized together are faster than the sum of
 //! blocks optimized alone. The penalty of a cut is what merging its two
 //! neighbours saves: with `T(k)` the time of block `k` optimized alone and
 //! `T(k, k+1)` that of both merged and optimized, the cut between them costs
-//! `T(k) + T(k+1) - T(k, k+1)`, at least 0. That takes changes across a cut to
-//! be local, as layouts and fusions are: the value is brought into ordinary
-//! memory before the cut, and back behind it.
+//! `T(k) + T(k+1) - T(k, k+1)`, at least 0. This assumes that changes across a
+//! cut are local, as layouts and fusions are: the value is converted to ordinary
+//! memory before the cut, and back after it.
 //!
 //! The penalty counts for the slice that ends at the cut, so the time of a block
-//! is what `T(k)` leaves of it. Then the blocks of any slice and the penalty
-//! behind it add up to that slice: what the first block takes in and the last
-//! one gives out is in it, and what merging saves between them is not. Clocks
-//! between the blocks of the merged whole would tell less: values pass between
-//! fused operations in layouts of oneDNN's own, which a clock in between undoes
-//! (mobilenet_v2 took half as long again).
+//! is `T(k)` minus its penalty. Then the blocks of any slice and the penalty
+//! after it add up to that slice: reading the input of the first block and
+//! writing the output of the last is included, and what merging saves between
+//! them is not. Timers between the blocks of the merged whole would say less:
+//! values pass between fused operations in oneDNN's own layouts, which a timer
+//! in between undoes (mobilenet_v2 took half as long again).
 //!
-//! Samples of the three alternate, so that a change of the host's speed meets
-//! all of them; the smallest CPU time of the thread is taken. Before each sample
-//! the caches are filled with something else, as a slice finds them that gets a
-//! request now and then: what it has to fetch again is part of what it costs to
-//! be a slice (0.3 to 0.7 ms for the last blocks of mobilenet_v2, a third of
-//! their time). Times of blocks are then rescaled to sum to the wall time of the
-//! whole.
+//! Samples of the three alternate, so that a change of the host's speed affects
+//! all of them; the smallest CPU time of the thread counts. Before each sample
+//! the caches are filled with other data, as for a slice that gets occasional
+//! requests: refetching is part of the cost of a slice (0.3 to 0.7 ms for the
+//! last blocks of mobilenet_v2, a third of their time). The times of blocks are
+//! then rescaled to sum to the wall time of the whole.
 
 use crate::caches::Caches;
 use crate::ffi::{Block, Cost, Gear, Graph, Timing, TorchError};
@@ -46,12 +45,12 @@ pub(crate) struct BlockProfile {
     pub(crate) cut_penalty_seconds: f64,
 }
 
-/// CPU seconds around a border.
+/// CPU seconds around a boundary.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Border {
     /// The block before it, optimized alone.
     before: f64,
-    /// The block behind it, optimized alone.
+    /// The block after it, optimized alone.
     behind: f64,
     /// Both merged and optimized.
     merged: f64,
@@ -63,8 +62,8 @@ impl Border {
     }
 }
 
-/// What one forward of each of `blocks` costs; `boundaries[i]` are the values that cross into
-/// block `i` at batch 1.
+/// Costs of one forward of each of `blocks`; `boundaries[i]` are the values that cross into block
+/// `i` at batch 1.
 pub(crate) fn costs(blocks: &[Block], boundaries: &[Vec<Tensor>]) -> Result<Vec<Cost>, TorchError> {
     let pairs = blocks.iter().zip(boundaries);
     pairs
@@ -72,7 +71,7 @@ pub(crate) fn costs(blocks: &[Block], boundaries: &[Vec<Tensor>]) -> Result<Vec<
         .collect()
 }
 
-/// Profiles `blocks`, whose `costs` and `boundaries` are those of [`costs`]. `measured` is told
+/// Profiles `blocks`, whose `costs` and `boundaries` are those of [`costs`]. `measured` receives
 /// the number of blocks done.
 pub(crate) fn profile(
     blocks: &[Block],
@@ -141,7 +140,7 @@ impl<'a> Warm<'a> {
     }
 }
 
-/// Samples both sides of border `k`, alone and merged, until `runs` or `end`.
+/// Samples both sides of boundary `k`, alone and merged, until `runs` or `end`.
 fn measure_border(
     blocks: &[Block],
     boundaries: &[Vec<Tensor>],
@@ -182,7 +181,7 @@ fn measure_whole(
     (0..runs).map(|_| whole.sample(caches)).collect()
 }
 
-/// What each block adds to a slice that goes on behind it.
+/// The time each block adds to a slice that continues after it.
 fn attributed(borders: &[Border]) -> Vec<f64> {
     let Some(last) = borders.last() else {
         return vec![1.0];
@@ -191,12 +190,12 @@ fn attributed(borders: &[Border]) -> Vec<f64> {
     let alone = borders
         .iter()
         .zip(std::iter::once(f64::INFINITY).chain(behind));
-    // A block is measured before one border and behind another.
+    // A block is measured before one boundary and after another.
     let inner = alone.map(|(border, behind)| border.before.min(behind) - border.penalty());
     inner.chain([last.behind]).collect()
 }
 
-/// `times` as shares of their sum, none below the floor.
+/// `times` as shares of their sum, each at least the minimum.
 fn shares(times: &[f64]) -> Vec<f64> {
     let mean = times.iter().sum::<f64>() / times.len() as f64;
     let floor = (mean * SMALLEST_SHARE).max(f64::MIN_POSITIVE);
@@ -259,7 +258,7 @@ mod tests {
             peak_bytes: 2,
             constant_bytes: 3,
         };
-        // The host gives us half of its time.
+        // The process gets half of the host's time.
         let whole = [Timing {
             wall_seconds: 20.0,
             cpu_seconds: 10.0,

@@ -1,6 +1,6 @@
-//! How far preparing is, as it tells while it goes on.
+//! Progress of preparing.
 
-/// What preparing is doing; `done` counts up to `total`.
+/// The current step; `done` counts up to `total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// Reading and freezing the model.
@@ -31,7 +31,7 @@ pub enum Progress {
 
 pub(crate) type Report<'a> = &'a mut dyn FnMut(Progress);
 
-/// So many, as progress counts.
+/// A count for progress.
 pub(crate) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

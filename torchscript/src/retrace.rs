@@ -1,6 +1,6 @@
-//! The rung between typed cuts and the whole model: the model traced again
-//! inside libtorch, which turns control flow and numbers that depend on shapes
-//! alone into constants. A trace is believed only as far as it was compared.
+//! The rung between typed cuts and the whole model: the model is traced again inside libtorch,
+//! which turns control flow and numbers that depend only on shapes into constants. A trace is
+//! trusted only as far as it was compared.
 
 use crate::ffi::{Analysis, Graph, Source};
 use crate::forward::{first_difference, run};
@@ -10,40 +10,40 @@ use lamina_model::{Binding, Tensor, ValueSpec};
 /// Batches on which a trace is compared with its original.
 const COMPARED: [usize; 4] = [2, 3, 5, 8];
 
-/// A model that is to be traced again, with what it answers.
+/// A model to retrace, with its answers.
 pub(crate) struct Original<'a> {
     pub(crate) source: &'a mut Source,
-    /// Names, types and shapes of its inputs, sizes typical: -1 where it takes any batch.
+    /// Names, types and shapes of its inputs, sizes typical: -1 for a free batch.
     pub(crate) inputs: &'a [ValueSpec],
     /// Two different requests of batch 1.
     pub(crate) requests: &'a [Vec<Tensor>],
-    /// Further ones, whose answers are the original's.
+    /// Further ones, with the original's answers.
     pub(crate) more: &'a [Vec<Tensor>],
     /// The outputs for each request.
     pub(crate) answers: Vec<&'a [Tensor]>,
-    /// Why a trace of it holds for one batch size alone, where it does.
+    /// Why a trace of it holds for only one batch size, if so.
     pub(crate) fixes_trace: Option<String>,
     /// Requests of other than typical sizes.
     pub(crate) sized: Vec<&'a [Tensor]>,
-    /// Why a trace of it holds for one of its free sizes alone, where it does.
+    /// Why a trace of it holds for only one value of a free size, if so.
     pub(crate) sizes_fix_trace: Option<String>,
 }
 
-/// A trace that answers like its original.
+/// A trace with the same answers as its original.
 pub(crate) struct Traced {
     pub(crate) source: Source,
     pub(crate) analysis: Analysis,
-    /// Why it holds for a batch of 1 alone although its original takes any.
+    /// Why it holds only for a batch of 1 although its original takes any.
     pub(crate) fixed_batch: Option<String>,
 }
 
 impl Original<'_> {
-    /// Traces the model and compares the trace with it, bit for bit: on both
-    /// requests, and on larger batches where it takes any. That a branch or a number
-    /// follows the batch no comparison rules out: that is read from its graph before.
+    /// Traces the model and compares the trace with it, bit for bit: on both requests,
+    /// and on larger batches if the batch is free. Comparison cannot rule out that a
+    /// branch or a number depends on the batch: that was read from the graph before.
     ///
     /// # Errors
-    /// Why there is no trace, or why it is not to be believed.
+    /// Why there is no trace, or why it cannot be trusted.
     pub(crate) fn trace(self) -> Result<Traced, String> {
         if self.answers[0] == self.answers[1] {
             return Err(
@@ -103,8 +103,7 @@ impl Original<'_> {
     }
 }
 
-/// Why the trace does not hold for `batch`; a batch that the original does not
-/// take proves nothing against it.
+/// Why the trace does not hold for `batch`; a batch that the original refuses proves nothing.
 fn differs(original: &Graph, traced: &Graph, batch: &[Tensor]) -> Option<String> {
     let expected = run(original, batch).ok()?;
     let rows = batch.first()?.shape.first()?;
@@ -121,8 +120,8 @@ fn tensors(values: &[Tensor]) -> Result<Vec<tch::Tensor>, String> {
     converted.collect::<Result<_, _>>().map_err(|e| e.0)
 }
 
-/// What the manifest says of a model that is cut as it was traced, where
-/// `reason` kept it in one piece.
+/// The manifest's reason for a model that is cut as it was traced, after `reason` kept it in one
+/// piece.
 pub(crate) fn reason_for_trace(reason: &str, fixed_batch: Option<&str>) -> String {
     let batch = fixed_batch.map_or_else(String::new, |why| {
         format!(", for a batch of 1 alone ({why})")
@@ -130,8 +129,8 @@ pub(crate) fn reason_for_trace(reason: &str, fixed_batch: Option<&str>) -> Strin
     format!("{reason}; traced again it is cut{batch}")
 }
 
-/// What the manifest says of a model that `reason` keeps from being cut well, and
-/// traced again `refusal`.
+/// The manifest's reason for a model that `reason` keeps from being cut well, and whose trace
+/// failed with `refusal`.
 pub(crate) fn reason_against_trace(reason: &str, refusal: &str) -> String {
     if reason == refusal {
         format!("{reason}; traced again it is the same")

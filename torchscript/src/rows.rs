@@ -1,15 +1,14 @@
-//! Whether the rows of a batch have anything to do with each other: where they have not,
-//! requests of several clients may be computed together, and rows may go on alone.
+//! Whether the rows of a batch are independent: then requests of several clients may be computed
+//! together, and rows may continue alone.
 
 use crate::rungs::Plan;
 use crate::shapes::is_near;
 use crate::tensors::stacked;
 use lamina_model::{Tensor, ValueSpec};
 
-/// Whether each row of a batch gives what it gives alone, in all values of `plan` that have
-/// rows. `None` where that was not seen: the batch is fixed, nothing tells the requests
-/// apart, or a request may take another way (`may_differ`), so that what holds of these
-/// requests may not hold of others.
+/// Whether each row of a batch gives the same as alone, in all values of `plan` that have rows.
+/// `None` if that is unknown: the batch is fixed, the requests give equal answers, or a request may
+/// take another path (`may_differ`), so that the result may not hold for others.
 pub(crate) fn are_independent(plan: &Plan, may_differ: bool) -> Option<bool> {
     let [first, second, both] = plan.reference.as_slice() else {
         return None;
@@ -30,8 +29,7 @@ pub(crate) fn are_independent(plan: &Plan, may_differ: bool) -> Option<bool> {
     }
 }
 
-/// Whether `both` has the rows of `first`, then those of `second`, in each value that has
-/// rows.
+/// Whether `both` has the rows of `first`, then those of `second`, in each value that has rows.
 fn hold(specs: &[ValueSpec], first: &[Tensor], second: &[Tensor], both: &[Tensor]) -> bool {
     let values = specs.iter().zip(first).zip(second).zip(both);
     let mut with_rows = values.filter(|(((spec, _), _), _)| spec.has_rows());
@@ -62,7 +60,7 @@ mod tests {
         }
     }
 
-    /// One block, with what it gives for two requests and for both as a batch.
+    /// One block, with its outputs for two requests and for both as a batch.
     fn plan(answers: [Tensor; 3]) -> Plan {
         Plan {
             rung: Rung::Whole,
@@ -83,7 +81,7 @@ mod tests {
         let kept = plan([a.clone(), b.clone(), both]);
         assert_eq!(are_independent(&kept, false), Some(true));
         assert_eq!(are_independent(&kept, true), None);
-        // As where the batch's mean is taken off.
+        // As if the batch's mean were subtracted.
         let mixed = plan([a.clone(), b.clone(), tensor(&[2, 2], &[1.0, 2.0, 3.0, 3.9])]);
         assert_eq!(are_independent(&mixed, false), Some(false));
         let summed = plan([a.clone(), b, tensor(&[1, 2], &[4.0, 6.0])]);

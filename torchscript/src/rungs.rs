@@ -1,5 +1,4 @@
-//! Where to cut, and what the whole model gives there: one rung of the ladder
-//! at a time.
+//! Where to cut, and the whole model's values there: one rung at a time.
 
 use crate::PrepareError;
 use crate::cuts;
@@ -15,15 +14,14 @@ use crate::tensors::max_abs_diff;
 use lamina_model::{Binding, InputSpec, OutputStructure, Rung, Tensor, ValueSpec};
 use std::collections::BTreeSet;
 
-/// A cut with more tensors is made only where it divides what is heavy.
+/// A cut with more tensors is made only if it divides heavy operations.
 const FEW_TENSORS: usize = 4;
-/// How often cuts are chosen anew without those whose shapes cannot be told.
+/// How often cuts are rechosen without those of unknown shapes.
 const ROUNDS: usize = 3;
 
-/// The ways of cutting a model well, the best first: as it is, then once more as
-/// it is traced again.
+/// The ways of cutting a model well, the best first: unchanged, then once more retraced.
 pub(crate) const WELL: [Step; 2] = [Step::Direct, Step::Typed];
-/// What is left where none of them holds or all leave too much in one block, before the whole.
+/// The remaining ways, if none of them holds or all leave too much in one block, before the whole.
 pub(crate) const FEW: [Step; 2] = [Step::FewTyped, Step::FewDirect];
 
 /// A rung to try.
@@ -33,7 +31,7 @@ pub(crate) enum Step {
     Direct,
     /// Everything that can be sent at each cut.
     Typed,
-    /// Everything that can be sent at each cut, although a block holds most of the work.
+    /// Everything that can be sent at each cut, although a block has most of the work.
     FewTyped,
     /// One tensor at each cut, however few cuts there are.
     FewDirect,
@@ -41,26 +39,25 @@ pub(crate) enum Step {
     Whole,
 }
 
-/// Where to cut, and what the whole model gives there.
+/// Where to cut, and the whole model's values there.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) rung: Rung,
     pub(crate) cuts: Vec<usize>,
     pub(crate) inputs: Vec<ValueSpec>,
-    /// What each block gives; the last one's are the model's outputs.
+    /// The outputs of each block; the last one's are the model's outputs.
     pub(crate) values: Vec<Vec<ValueSpec>>,
     pub(crate) structure: OutputStructure,
-    /// What it is tried with: the trial's requests, and both as a batch where the
-    /// model leaves that free.
+    /// Its requests: the trial's, and both as a batch if the model leaves that free.
     pub(crate) requests: Vec<Vec<Tensor>>,
-    /// Per request and block, what it must give.
+    /// For each request and block, the required outputs.
     pub(crate) reference: Vec<Vec<Vec<Tensor>>>,
 }
 
-/// A plan, or why this rung has none; empty where another rung said it.
+/// A plan, or why this rung has none; empty if another rung said it.
 pub(crate) type Planned = Result<Plan, String>;
 
-/// A model with the requests that it is tried with.
+/// A model with its test requests.
 #[derive(Debug)]
 pub(crate) struct Trial<'a> {
     pub(crate) source: Source,
@@ -70,41 +67,40 @@ pub(crate) struct Trial<'a> {
     pub(crate) inputs: &'a [InputSpec],
     /// The same with typical sizes.
     pub(crate) typical: Vec<InputSpec>,
-    /// The free sizes beside the batch.
+    /// The free sizes besides the batch.
     pub(crate) sizes: Sizes,
     /// Two different requests of batch 1.
     pub(crate) requests: Vec<Vec<Tensor>>,
-    /// Further requests of batch 1 that the model must take.
+    /// Further requests of batch 1 that the model must accept.
     pub(crate) more: Vec<Vec<Tensor>>,
     /// Whether these and the two are the user's own.
     pub(crate) are_samples: bool,
     /// Cuts that were tried and gave other answers.
     pub(crate) failed: Vec<Vec<usize>>,
-    /// Rungs whose cuts are right and leave too much in one block, with its share of the FLOPs.
+    /// Rungs whose cuts are correct but leave too much in one block, with its share of the FLOPs.
     pub(crate) lopsided: Vec<(Rung, f64)>,
-    /// The nest that its outputs must have, where it is traced again.
+    /// The nest that its outputs must have, if it is retraced.
     pub(crate) structure: Option<OutputStructure>,
     /// The type of a tensor between two heavy operations that cannot be sent, if one was seen.
     pub(crate) unsent: Option<String>,
-    /// What [`Trial::watch`] found.
+    /// The result of [`Trial::watch`].
     pub(crate) watched: Watched,
-    /// Further requests, where a model may take another way with them: those of batch 1, and
-    /// some as batches.
+    /// Further requests, if they may take another path: those of batch 1, and some as batches.
     pub(crate) unlike: Unlike,
-    /// What fills its arguments.
+    /// The bindings of its arguments.
     pub(crate) bindings: Vec<Binding>,
 }
 
-/// A request with what must cross each cut for it, and be answered.
+/// A request with the values that must cross each cut, and its answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known<'a> {
     pub(crate) request: &'a [Tensor],
-    /// Per block, what it must give.
+    /// For each block, its required outputs.
     pub(crate) reference: &'a [Vec<Tensor>],
 }
 
 impl<'a> Known<'a> {
-    /// What crosses into a block.
+    /// The values that cross into a block.
     pub(crate) fn crossing(&self, block: usize) -> &'a [Tensor] {
         match block.checked_sub(1) {
             None => self.request,
@@ -114,12 +110,12 @@ impl<'a> Known<'a> {
 }
 
 impl Plan {
-    /// What the model must answer to a request.
+    /// The model's required answers to a request.
     pub(crate) fn answers(&self, request: usize) -> &[Tensor] {
         self.reference[request].last().map_or(&[], Vec::as_slice)
     }
 
-    /// The requests that it is tried with.
+    /// Its test requests.
     pub(crate) fn known(&self) -> impl Iterator<Item = Known<'_>> {
         let pairs = self.requests.iter().zip(&self.reference);
         pairs.map(|(request, reference)| Known { request, reference })
@@ -134,15 +130,14 @@ impl Plan {
     pub(crate) fn telling_diff(&self) -> f64 {
         let pairs = self.answers(0).iter().zip(self.answers(1));
         let largest = pairs.map(|(a, b)| max_abs_diff(a, b)).fold(0.0, f64::max);
-        // Outputs whose shapes depend on the values differ for sure; JSON has
-        // no infinity.
+        // Outputs whose shapes depend on the values differ for sure; JSON has no infinity.
         largest.min(f64::MAX)
     }
 }
 
 impl Trial<'_> {
-    /// Looks at the model's values in a few forwards, and bars the cuts at which what
-    /// crosses is of another make or size for some requests. To be called before the rest.
+    /// Observes the model's values in a few forwards, and bars the cuts at which the structure
+    /// or size of a live value depends on the request. Call it before the rest.
     ///
     /// # Errors
     /// A request cannot be drawn.
@@ -162,7 +157,7 @@ impl Trial<'_> {
         let lines = self.lines(seed)?;
         let watched = self.source.watch(&batches, &lines);
         let Ok(watched) = watched.or_else(|_| self.source.watch(&batches[..1], &lines)) else {
-            // The model fails, and whoever runs it next says why.
+            // The model fails, and the next caller reports why.
             self.analysis.cuts.clear();
             return Ok(());
         };
@@ -193,7 +188,7 @@ impl Trial<'_> {
         lines.into_iter().map(torch).collect()
     }
 
-    /// Leaves `cuts` out of every plan from now on.
+    /// Excludes `cuts` from every plan from now on.
     pub(crate) fn bar(&mut self, cuts: &[usize]) {
         self.analysis.cuts.retain(|c| !cuts.contains(&c.at));
     }
@@ -223,7 +218,7 @@ impl Trial<'_> {
         Ok(planned.and_then(|plan| self.worth_a_try(step, plan)))
     }
 
-    /// Refuses a plan that is no better than what another rung has.
+    /// Refuses a plan that is no better than another rung's.
     fn worth_a_try(&self, step: Step, plan: Plan) -> Planned {
         if self.failed.contains(&plan.cuts) {
             return Err(String::new());
@@ -249,7 +244,7 @@ impl Trial<'_> {
         Ok(plan)
     }
 
-    /// The share of the FLOPs in one block, where the cuts of `rung` are lopsided.
+    /// The share of the FLOPs in one block, if the cuts of `rung` are lopsided.
     fn share(&self, rung: Rung) -> Option<f64> {
         let found = self.lopsided.iter().find(|(at, _)| *at == rung);
         found.map(|(_, share)| *share)
@@ -263,8 +258,8 @@ impl Trial<'_> {
         }
     }
 
-    /// The smallest share of the FLOPs that the heaviest block holds with any cuts that were
-    /// tried; of none, all.
+    /// The smallest share of the FLOPs in the heaviest block over all cuts that were tried; 1 if
+    /// none were.
     pub(crate) fn best_share(&self) -> f64 {
         let shares = self.lopsided.iter().map(|(_, share)| *share);
         shares.fold(1.0, f64::min)
@@ -283,7 +278,7 @@ impl Trial<'_> {
         }
     }
 
-    /// Typed cuts: of all that can be sent, those with the fewest bytes.
+    /// Typed cuts: of everything that can be sent, those with the fewest bytes.
     fn typed(&mut self) -> Result<Planned, PrepareError> {
         let candidates = cuts::between_heavy(&self.analysis);
         let Some(seen) = self.observe(&candidates)? else {
@@ -319,8 +314,8 @@ impl Trial<'_> {
         self.planned(Rung::Typed, chosen)
     }
 
-    /// What is live at each of `cuts`; `None` where it is made up in another way
-    /// from request to request. `None` for all where that cannot be seen.
+    /// The live values at each of `cuts`; `None` if their structure differs between requests.
+    /// `None` for all if that cannot be observed.
     fn observe(&mut self, cuts: &[usize]) -> Result<Option<Vec<Option<Vec<Live>>>>, PrepareError> {
         let Ok(looks) = self.looks(cuts)? else {
             return Ok(None);
@@ -334,8 +329,8 @@ impl Trial<'_> {
         Ok(Some(usable.collect()))
     }
 
-    /// Observations of both requests, of both as a batch, and of some unlike them where the
-    /// model may take another way.
+    /// Observations of both requests, of both as a batch, and of some unlike them if the model may
+    /// take another path.
     fn looks(&mut self, cuts: &[usize]) -> Result<Result<Looks, String>, PrepareError> {
         let mut seen = Vec::new();
         for (number, request) in self.requests.iter().chain(&self.more).enumerate() {
@@ -358,7 +353,7 @@ impl Trial<'_> {
                 Err(error) => return Ok(Err(format!("with {}: {}", sized.label, error.reason()))),
             }
         }
-        // A model need not take these.
+        // A model need not accept these.
         for request in &self.unlike.0 {
             let request = torch_tensors(request)?;
             looks.at_one.extend(self.source.observe(cuts, &request));
@@ -425,9 +420,8 @@ impl Trial<'_> {
         }
     }
 
-    /// Both requests, and both as a batch where the model leaves that free; for
-    /// each the values of the whole model at `cuts` and its outputs; and what
-    /// their shapes are at any batch.
+    /// Both requests, and both as a batch if the model leaves that free; for each the values of the
+    /// whole model at `cuts` and its outputs; and their shapes for any batch.
     #[allow(clippy::type_complexity)] // taken apart at once
     fn reference(
         &mut self,
@@ -477,7 +471,7 @@ impl Trial<'_> {
         );
         self.free_sizes(&graph, names, &answers[0], &mut shapes)?;
         let mut requests = self.requests.clone();
-        // Free only where the batch ran and gave both answers.
+        // Free only if the batch ran and gave both answers.
         if shapes::is_batch_free(&shapes.inputs) {
             requests.extend(pair);
             answers.extend(at_two);
@@ -485,7 +479,7 @@ impl Trial<'_> {
         Ok((requests, answers, shapes))
     }
 
-    /// Frees what follows the free sizes, as requests of others show it.
+    /// Frees the dimensions that depend on free sizes, as observed with other requests.
     fn free_sizes(
         &self,
         graph: &Graph,
@@ -519,7 +513,7 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// What the blocks of `plan` must give for one of the further requests.
+    /// The required outputs of the blocks of `plan` for one of the further requests.
     ///
     /// # Errors
     /// The model fails with it.
@@ -533,7 +527,8 @@ impl Trial<'_> {
             .map_err(|reason| self.mismatch(self.of_request(self.requests.len() + number, reason)))
     }
 
-    /// What the blocks of `plan` must give for `request`; inside, why the model fails with it.
+    /// The required outputs of the blocks of `plan` for `request`; inside, why the model fails with
+    /// it.
     ///
     /// # Errors
     /// The whole model cannot be built.
@@ -552,7 +547,7 @@ impl Trial<'_> {
         Ok(run(&graph, request).map(|answer| split(answer, &plan.values)))
     }
 
-    /// What fills the model's arguments; nothing where that are its inputs as they are.
+    /// The bindings of the model's arguments; empty if these are its inputs unchanged.
     pub(crate) fn bindings(&self) -> Vec<Binding> {
         let is_plain = self.bindings.iter().all(|b| *b == Binding::Tensor);
         if is_plain {
@@ -562,7 +557,7 @@ impl Trial<'_> {
         }
     }
 
-    /// What the whole model answers.
+    /// The whole model's answers.
     ///
     /// # Errors
     /// Why it fails.
@@ -571,16 +566,15 @@ impl Trial<'_> {
         run(&graph, request)
     }
 
-    /// Both requests as one batch, where the declaration leaves the batch free.
+    /// Both requests as one batch, if the declaration leaves the batch free.
     fn pair(&self) -> Option<Vec<Tensor>> {
         shapes::batch(&self.declared, &self.requests.iter().collect::<Vec<_>>())
     }
 
-    /// The model traced again, with the reason why it is for a batch of 1 alone,
-    /// if it is.
+    /// The retraced model, with the reason if it is only for a batch of 1.
     ///
     /// # Errors
-    /// The model itself fails; inside, why a trace is of no use.
+    /// The model itself fails; inside, why a trace is unusable.
     #[allow(clippy::type_complexity)] // taken apart at once
     pub(crate) fn retraced(
         &mut self,
@@ -646,15 +640,14 @@ impl Trial<'_> {
         Ok(Ok((trial, traced.fixed_batch)))
     }
 
-    /// Whether more tensors than a few are live, beside the answers of side exits.
+    /// Whether more than a few tensors are live, besides the answers of side exits.
     fn is_wide(&self, live: &[Live]) -> bool {
         let rest = live.iter().filter(|l| !self.is_side_exit(l.value));
         let wires = rest.flat_map(|l| l.layout.wires());
         wires.filter(|(kind, _)| *kind == Kind::Tensor).count() > FEW_TENSORS
     }
 
-    /// Whether all of `live` can be sent, and little enough beside the answers of
-    /// side exits.
+    /// Whether all of `live` can be sent, and is little enough besides the answers of side exits.
     fn can_cross(&self, live: &[Live]) -> bool {
         let (sides, rest): (Vec<&Live>, Vec<&Live>) =
             live.iter().partition(|l| self.is_side_exit(l.value));
@@ -674,7 +667,7 @@ impl Trial<'_> {
             .any(|&o| o == value)
     }
 
-    /// `reason`, with the number of the user's request that met it.
+    /// `reason`, with the number of the user's request that caused it.
     fn of_request(&self, number: usize, reason: String) -> String {
         if self.are_samples {
             format!("request {number} of the samples: {reason}")
@@ -688,7 +681,7 @@ impl Trial<'_> {
     }
 }
 
-/// Requests of batch 1 unlike those that a model is tried with first, and batches of them.
+/// Requests of batch 1 unlike those that a model is first tried with, and batches of them.
 type Unlike = (Vec<Vec<Tensor>>, Vec<Vec<Tensor>>);
 
 fn unlike(
@@ -711,7 +704,7 @@ fn unlike(
     Ok((alone, batches))
 }
 
-/// `cuts` and what was seen there, those of `usable` indices alone.
+/// `cuts` and the observations there, restricted to `usable` indices.
 fn kept(
     cuts: Vec<usize>,
     seen: Observation,

@@ -4,22 +4,22 @@ use crate::names::Names;
 use crate::tensors::{max_abs_diff, stacked};
 use lamina_model::{FreeSize, Tensor, ValueSpec};
 
-/// Largest difference between a row alone and in a batch, relative to the
-/// largest magnitude: other kernels may be chosen, other answers may not.
+/// Largest difference between a row alone and in a batch, relative to the largest magnitude: other
+/// kernels may be chosen, other answers may not.
 const BATCH_TOLERANCE: f64 = 1e-3;
 
 /// Names, types and shapes of a model's values.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Shapes {
     pub(crate) inputs: Vec<ValueSpec>,
-    /// Per cut what crosses; `None` where a shape depends on the values of the request: no
-    /// agent could check it.
+    /// The values at each cut; `None` if a shape depends on the request's values: no agent could
+    /// check it.
     pub(crate) at_cuts: Vec<Option<Vec<ValueSpec>>>,
     pub(crate) outputs: Vec<ValueSpec>,
 }
 
-/// All `requests` as one batch, where the declaration leaves the batch free;
-/// inputs with a fixed shape are the first request's.
+/// All `requests` as one batch, if the declaration leaves the batch free; inputs with a fixed shape
+/// are the first request's.
 pub(crate) fn batch(declared: &[ValueSpec], requests: &[&Vec<Tensor>]) -> Option<Vec<Tensor>> {
     if !is_batch_free(declared) {
         return None;
@@ -47,11 +47,11 @@ pub(crate) fn is_batch_free(inputs: &[ValueSpec]) -> bool {
 }
 
 /// Shapes from the values (those of each cut, then the outputs) of two requests
-/// of batch 1 and, where that ran, of both as one batch.
+/// of batch 1 and, if that ran, of both as one batch.
 ///
-/// Where the batch did not run or changed the answers, or an output does not
-/// carry it in the first place, all shapes are those of batch 1. What crosses a cut may have
-/// it in any place, or in the first alone if `rows_first`.
+/// If the batch did not run or changed the answers, or an output does not have it
+/// as the first dimension, all shapes are those of batch 1. In values at cuts it may
+/// be any dimension, or only the first if `rows_first`.
 pub(crate) fn generalize(
     declared: &[ValueSpec],
     names: &Names,
@@ -134,14 +134,14 @@ fn batch_holds(
     }
     let all_free = declared.iter().all(ValueSpec::has_rows);
     (cuts..at_two.len()).all(|i| {
-        // With an input that is not batched the second answer is another one.
+        // With an unbatched input the second answer differs.
         free_shape(&first[i], &at_two[i], true).is_some_and(|(s, _)| s.first() == Some(&-1))
             && (!all_free
                 || stacked(&[&first[i], &second[i]]).is_some_and(|rows| is_near(&rows, &at_two[i])))
     })
 }
 
-/// Whether `rows`, each computed alone, are those of `batch` but for rounding.
+/// Whether `rows`, each computed alone, equal those of `batch` up to rounding.
 pub(crate) fn is_near(rows: &Tensor, batch: &Tensor) -> bool {
     max_abs_diff(rows, batch) <= tolerance(rows)
 }
@@ -157,8 +157,8 @@ fn tolerance(tensor: &Tensor) -> f64 {
 /// A shape with its free sizes.
 type Shape = (Vec<i64>, Vec<FreeSize>);
 
-/// The shape with -1 where the batch is, alone or as a factor; in the first place and nowhere
-/// else, if `rows_first`.
+/// The shape with -1 for the batch, alone or as a factor; only in the first dimension if
+/// `rows_first`.
 fn free_shape(one: &Tensor, two: &Tensor, rows_first: bool) -> Option<Shape> {
     if one.datatype != two.datatype || one.shape.len() != two.shape.len() {
         return None;
@@ -180,9 +180,8 @@ fn free_shape(one: &Tensor, two: &Tensor, rows_first: bool) -> Option<Shape> {
     Some((shape, sizes))
 }
 
-/// Frees the dimensions that are of another size in `others`, the shapes of all values with
-/// other sizes of the inputs; `typical` are the values themselves. A cut at which one is of
-/// another rank is none.
+/// Frees the dimensions whose size differs in `others`, the shapes of all values with other sizes
+/// of the inputs; `typical` are the values themselves. A cut at which the rank differs is dropped.
 pub(crate) fn free_sizes(
     shapes: &mut Shapes,
     names: &Names,
@@ -236,7 +235,7 @@ mod tests {
         }
     }
 
-    /// With sizes that nobody named.
+    /// With unnamed sizes.
     fn sized(name: &str, shape: &[i64], sizes: &[(usize, i64)]) -> ValueSpec {
         let size = |&(dimension, typical)| FreeSize {
             dimension,
@@ -351,7 +350,7 @@ mod tests {
 
     #[test]
     fn values_without_the_batch_cross_with_the_shape_that_they_have() {
-        // A number, and a mask of the batch, beside a tensor per row.
+        // A number, and a mask of the batch, besides a tensor per row.
         let request = |v: f32| {
             let row = filled(&[1, 1], &[v]);
             vec![row.clone(), filled(&[1], &[7.0]), row]

@@ -1,4 +1,4 @@
-//! Free sizes beside the batch: at which of them a model is tried, and with which requests.
+//! Free sizes besides the batch: the sizes at which a model is tried, and the requests for that.
 
 use crate::PrepareError;
 use crate::draw;
@@ -8,19 +8,19 @@ use crate::shapes;
 use lamina_model::{FreeSize, InputSpec, Tensor, ValueSpec, sizes_of};
 use std::collections::BTreeMap;
 
-/// What a forward may take whose values at all cuts are compared, which are held at once.
+/// Limits of a forward whose values at all cuts are compared, since these are held at once.
 const COMPARED: Most = Most {
     bytes: 256 << 20,
     flops: 50_000_000_000,
 };
-/// What one may take of which only the answers are compared.
+/// Limits of one of which only the answers are compared.
 const TRIED: Most = Most {
     bytes: 2 << 30,
     flops: 500_000_000_000,
 };
-/// Where between the smallest and the largest the sizes in between are drawn, as powers.
+/// The range of sizes in between, as powers from the smallest to the largest.
 const BETWEEN: (f64, f64) = (0.2, 0.8);
-/// Numbers of the requests drawn here: others have the first ones.
+/// First number of the requests drawn here: others use the lower ones.
 const FIRST_NUMBER: u64 = 16;
 
 /// A limit.
@@ -37,7 +37,7 @@ pub(crate) struct Sizes {
     pub(crate) requests: Vec<SizedRequest>,
 }
 
-/// A request of batch 1 that the model must take.
+/// A request of batch 1 that the model must accept.
 #[derive(Debug, Clone)]
 pub(crate) struct SizedRequest {
     /// `h=32, w=64`, for people.
@@ -45,13 +45,13 @@ pub(crate) struct SizedRequest {
     /// Its sizes, in the order of [`Sizes::free`].
     sizes: Vec<i64>,
     pub(crate) request: Vec<Tensor>,
-    /// It and another as a batch of two, where the batch is free.
+    /// It and another as a batch of two, if the batch is free.
     pub(crate) pair: Option<Vec<Tensor>>,
-    /// It is too large to hold what crosses all cuts.
+    /// It is too large to hold the values at all cuts.
     pub(crate) answers_only: bool,
 }
 
-/// Three requests with the smallest, the typical and the largest of one free size, the others
+/// Three requests with the smallest, the typical and the largest value of one free size, the others
 /// typical.
 pub(crate) struct Line {
     /// Name of the size.
@@ -63,7 +63,7 @@ impl Sizes {
     /// Those that `inputs` declare; none of them is tried yet.
     ///
     /// # Errors
-    /// What is wrong with the declaration.
+    /// The mistake in the declaration.
     pub(crate) fn declared(inputs: &[InputSpec]) -> Result<Self, String> {
         for InputSpec { value, .. } in inputs {
             let untold = |(place, &dim): (usize, &i64)| {
@@ -84,7 +84,7 @@ impl Sizes {
         })
     }
 
-    /// Requests of which everything is compared.
+    /// Requests for which everything is compared.
     pub(crate) fn compared(&self) -> impl Iterator<Item = &SizedRequest> {
         self.requests.iter().filter(|sized| !sized.answers_only)
     }
@@ -99,7 +99,7 @@ impl Sizes {
         self.fixed(inputs, &self.point(|f| f.typical))
     }
 
-    /// Takes those of `requests` that are of other than typical sizes.
+    /// Takes those of `requests` that have other than typical sizes.
     pub(crate) fn take_samples(&mut self, inputs: &[InputSpec], requests: &mut Vec<Vec<Tensor>>) {
         let typical = self.typical(inputs);
         let is_typical = |request: &Vec<Tensor>| {
@@ -129,7 +129,7 @@ impl Sizes {
     /// them on the model.
     ///
     /// # Errors
-    /// The model does not take them, or the largest take more than there is.
+    /// The model does not accept them, or the largest exceed the limits.
     pub(crate) fn try_out(
         &mut self,
         source: &mut Source,
@@ -140,7 +140,7 @@ impl Sizes {
         if self.is_empty() {
             return Ok(());
         }
-        // What it does with the typical sizes others say, and why it fails if it does.
+        // The typical sizes are checked elsewhere, including why the model fails, if it does.
         let request = torch_tensors(typical)?;
         if source.observe(&[], &request).is_err() {
             return Ok(());
@@ -190,7 +190,7 @@ impl Sizes {
         let compared = self.largest(&laws, COMPARED);
         let between = self.between(&least, &compared, seed);
         add(self, between, false)?;
-        // Beside the typical sizes: what takes multiples alone does not take these.
+        // Next to the typical sizes: a model that only takes multiples fails on these.
         let next = self.point(beside);
         if next != self.point(|f| f.typical) {
             add(self, next, false)?;
@@ -204,7 +204,7 @@ impl Sizes {
         Ok(())
     }
 
-    /// Requests along each free size, from which it is read what follows it.
+    /// Requests along each free size, to find the dimensions that depend on it.
     ///
     /// # Errors
     /// A request cannot be drawn.
@@ -228,7 +228,7 @@ impl Sizes {
         self.free.iter().enumerate().map(line).collect()
     }
 
-    /// By name, the sizes that were tried.
+    /// The tested sizes, by name.
     pub(crate) fn tried(&self) -> BTreeMap<String, Vec<i64>> {
         let of = |(place, free): (usize, &FreeSize)| {
             let mut sizes: Vec<i64> = self.requests.iter().map(|r| r.sizes[place]).collect();
@@ -289,7 +289,7 @@ impl Sizes {
         allowed.unwrap_or_else(|| self.point(|f| f.typical))
     }
 
-    /// A point between two, other shares of the way for each size.
+    /// A point between two, with different shares of the way for each size.
     fn between(&self, least: &[i64], most: &[i64], seed: u64) -> Vec<i64> {
         let shares = draw::shares(seed, self.free.len());
         let ends = least.iter().zip(most).zip(shares);
@@ -312,7 +312,7 @@ impl Sizes {
     }
 }
 
-/// What forwards take, from what they take at typical sizes and at smaller ones.
+/// Estimated costs of forwards, from those at typical sizes and at smaller ones.
 struct Laws {
     /// The product of the typical sizes.
     volume: f64,
@@ -325,7 +325,7 @@ impl Laws {
         let times = volume(point) / self.volume;
         let grows = |of: fn(&Cost) -> u64| {
             let now = of(&self.typical) as f64;
-            // As a power of the size; a part that does not grow hides some of it.
+            // As a power of the size; a constant part hides some of it.
             let power = self.smaller.as_ref().and_then(|(volume, smaller)| {
                 let power = (now / of(smaller) as f64).ln() / (self.volume / volume).ln();
                 power.is_finite().then_some(power)
@@ -340,7 +340,7 @@ fn volume(point: &[i64]) -> f64 {
     point.iter().map(|&size| size as f64).product()
 }
 
-/// From one size to another, a share of the way in powers, where the bounds allow it.
+/// From one size to another, a share of the way in powers, within the bounds.
 #[allow(clippy::cast_possible_truncation)] // between two sizes
 fn power(free: &FreeSize, from: i64, to: i64, share: f64) -> i64 {
     let size = from as f64 * (to as f64 / from.max(1) as f64).powf(share);
@@ -357,7 +357,7 @@ fn bounds(free: &FreeSize) -> (i64, i64) {
     bounds.map_or((free.typical, free.typical), |b| (b.min, b.max))
 }
 
-/// The next size above the typical one, or below where that is the largest.
+/// The next size above the typical one, or below if that is the largest.
 fn beside(free: &FreeSize) -> i64 {
     let Some(bounds) = &free.bounds else {
         return free.typical;

@@ -17,10 +17,10 @@ use std::time::Instant;
 
 /// Measured forwards after the warm-up.
 const MEASURED_RUNS: usize = 5;
-/// Forwards until an optimized graph is as fast as it gets: one in which libtorch
-/// sees the shapes, one in which it compiles for them, one that fills caches.
+/// Forwards until an optimized graph has its final speed: one in which libtorch sees the shapes,
+/// one in which it compiles for them, one that fills caches.
 pub(crate) const SPECIALIZING_RUNS: u32 = 3;
-/// Largest difference of an optimized answer, as a share of its largest value.
+/// Largest difference of an optimized answer, relative to its largest value.
 const TOLERANCE: f64 = 1e-3;
 
 /// How to load a slice.
@@ -28,47 +28,46 @@ const TOLERANCE: f64 = 1e-3;
 pub struct LoadOptions {
     /// Threads per forward; 1 unless the host's CPU quota is larger.
     pub threads: u32,
-    /// Forwards at the same time, each of which holds activations of its own.
+    /// Concurrent forwards, each of which holds its own activations.
     pub lanes: u32,
-    /// Optimize the merged graph (folding, fusion, layouts) for requests of
-    /// batch 1. Results then differ from the whole model's in the last digits;
-    /// where they differ by more, the graph stays as it was.
+    /// Optimize the merged graph (folding, fusion, layouts) for requests of batch 1. Results then
+    /// differ from the whole model's in the last digits; if they differ by more, the graph stays as
+    /// it was.
     pub optimize: bool,
-    /// Forwards before the measured ones; at least as many are made as libtorch
-    /// needs to specialize.
+    /// Forwards before the measured ones; at least as many as libtorch needs to specialize.
     pub warmup_runs: u32,
 }
 
-/// What loading took and gave.
+/// Measurements of loading.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoadReport {
     /// Reading, merging, optimizing and warming up, in seconds of wall time.
     pub load_seconds: f64,
     /// One forward at batch 1, wall time, after warm-up.
     pub run_seconds: Seconds,
-    /// Memory that the slice keeps, about: its weights with packed copies and
-    /// the most activations that forwards at batch 1 hold, one in each lane.
+    /// Approximate memory of the slice: its weights with packed copies, and the peak activations of
+    /// forwards at batch 1, one in each lane.
     pub resident_bytes: u64,
 }
 
 /// Consecutive blocks merged into one graph, optimized and warmed up.
 ///
-/// Threads may run it at the same time; where it keeps state, one waits for the other.
+/// Several threads may run it at the same time; if it keeps state, they take turns.
 #[derive(Debug)]
 pub struct Slice {
     graph: Graph,
     /// The same graph compiled for other numbers of rows.
     by_rows: RwLock<BTreeMap<i64, Arc<Graph>>>,
     inputs: Vec<ValueSpec>,
-    /// What it is warmed up with, at batch 1.
+    /// Its warm-up request, at batch 1.
     request: Vec<Tensor>,
     threads: u32,
 }
 
 impl Slice {
-    /// Loads `blocks` (files in order of execution; their hashes were checked
-    /// by the caller, for libtorch checks nothing). `inputs` are the values
-    /// that cross into the first block; they are enforced by [`Slice::run`].
+    /// Loads `blocks` (files in order of execution; the caller has checked their
+    /// hashes, since libtorch checks nothing). `inputs` are the values that cross
+    /// into the first block; [`Slice::run`] enforces them.
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -97,7 +96,7 @@ impl Slice {
             let mut answer = Vec::new();
             for _ in 0..runs {
                 answer = match slice.run(&request) {
-                    // Noise decides as it likes: a request may go where the slice can follow.
+                    // Noise may take a path that the slice cannot follow; a real request may not.
                     Err(RunError::OtherWay { .. }) => Vec::new(),
                     ran => ran.map_err(|e| fails(e.to_string()))?,
                 };
@@ -106,8 +105,8 @@ impl Slice {
         };
         let (plain, expected) = warm(merged(blocks, Gear::Plain)?, 1)?;
         let slice = if options.optimize {
-            // One copy of the weights at a time: the plain graph goes before the
-            // optimized one packs its own.
+            // One copy of the weights at a time: the plain graph is dropped before the optimized
+            // one packs its own.
             drop(plain);
             let runs = options.warmup_runs.max(SPECIALIZING_RUNS);
             Gear::fastest(|gear| {
@@ -115,7 +114,7 @@ impl Slice {
                     return Ok(warm(merged(blocks, gear)?, 1)?.0);
                 }
                 let (slice, answer) = warm(merged(blocks, gear)?, runs)?;
-                // libtorch's passes are trusted as far as their answer is right.
+                // libtorch's passes are trusted only if their answer is right.
                 if agrees(&answer, &expected) {
                     Ok(slice)
                 } else {
@@ -161,14 +160,14 @@ impl Slice {
         }
     }
 
-    /// The graph that is compiled for so many rows, if there is one of its own.
+    /// The graph compiled for this number of rows, if there is one.
     fn for_rows(&self, rows: Option<i64>) -> Option<Arc<Graph>> {
         let by_rows = self.by_rows.read().unwrap_or_else(PoisonError::into_inner);
         by_rows.get(&rows?).cloned()
     }
 
-    /// Runs one forward on `inputs` where they are, which it may overwrite, and lets `take`
-    /// see the outputs where they are, which may be the same places.
+    /// Runs one forward on `inputs` in place, which it may overwrite, and lets `take` see the
+    /// outputs in place, possibly in the same memory.
     ///
     /// # Errors
     /// See [`RunError`]; the slice stays usable.
@@ -196,12 +195,12 @@ impl Slice {
         ran.map_err(|e| fails(e.to_string()))?
     }
 
-    /// The values that it takes.
+    /// Its inputs.
     pub fn inputs(&self) -> &[ValueSpec] {
         &self.inputs
     }
 
-    /// Where the request takes another way, its memory is about that of the files.
+    /// If the request takes another path, its memory is estimated from the files.
     fn measured(&self, request: &[Tensor], file_bytes: u64) -> Result<(Seconds, Cost), String> {
         let mut samples = Vec::with_capacity(MEASURED_RUNS);
         for _ in 0..MEASURED_RUNS {
@@ -227,7 +226,7 @@ impl Slice {
     }
 }
 
-/// Rows of a request: all its inputs have as many.
+/// Rows of a request, if all its inputs have the same number.
 fn rows<'a>(mut shapes: impl Iterator<Item = &'a [i64]>) -> Option<i64> {
     let first = *shapes.next()?.first()?;
     shapes
@@ -235,7 +234,7 @@ fn rows<'a>(mut shapes: impl Iterator<Item = &'a [i64]>) -> Option<i64> {
         .then_some(first)
 }
 
-/// An input that somebody else holds: little-endian, row-major, without padding.
+/// A borrowed input: little-endian, row-major, without padding.
 #[derive(Debug)]
 pub struct InPlace<'a> {
     /// Element type.
@@ -246,7 +245,7 @@ pub struct InPlace<'a> {
     pub data: &'a mut [u8],
 }
 
-/// An output where libtorch has it, laid out as an input is.
+/// An output in libtorch's memory, with the layout of an input.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
     /// Element type.
@@ -323,14 +322,13 @@ pub(crate) fn forward(
     outputs.into_iter().enumerate().map(carried).collect()
 }
 
-/// Whether answers of the optimized graph are those of the plain one, but for
-/// rounding.
+/// Whether answers of the optimized graph equal those of the plain one up to rounding.
 fn agrees(optimized: &[Tensor], plain: &[Tensor]) -> bool {
     let same = |(a, b): (&Tensor, &Tensor)| relative_difference(a, b) <= TOLERANCE;
     optimized.len() == plain.len() && optimized.iter().zip(plain).all(same)
 }
 
-/// The blocks as one graph; what they were read into is dropped again.
+/// The blocks as one graph; intermediate copies are dropped.
 fn merged(files: &[PathBuf], gear: Gear) -> Result<Graph, LoadError> {
     let blocks: Vec<Block> = files.iter().map(|f| read(f)).collect::<Result<_, _>>()?;
     Graph::merge(&blocks, gear).map_err(|e| LoadError::Chain { reason: e.reason() })
@@ -347,9 +345,9 @@ fn unreadable(file: &Path, error: &TorchError) -> LoadError {
     }
 }
 
-/// Threads that libtorch uses inside one operation on the calling thread,
-/// outside of [`Slice::run`], which brings its own number.
+/// Threads that libtorch uses inside one operation on the calling thread, outside of
+/// [`Slice::run`], which sets its own number.
 pub fn set_threads(threads: u32) {
-    // It throws for numbers below 1 only, which the border excludes.
+    // It only throws for numbers below 1, which cannot be passed.
     let _ = ffi::set_threads(threads);
 }

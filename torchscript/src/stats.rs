@@ -2,7 +2,7 @@
 
 use lamina_model::Seconds;
 
-/// Tenth, fiftieth and ninetieth percentile; zeros where nothing was measured.
+/// Tenth, fiftieth and ninetieth percentile; zeros if nothing was measured.
 pub(crate) fn seconds(samples: &[f64]) -> Seconds {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);

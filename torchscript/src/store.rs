@@ -49,7 +49,7 @@ pub(crate) fn write(dir: &Path, content: &[u8], extension: &str) -> Result<Store
         .and_then(|mut file| file.write_all(content))
         .and_then(|()| fs::rename(&unfinished, &path));
     if let Err(source) = written {
-        // What is left of it would only take the space that is missing.
+        // The rest of it would only take the space that is missing.
         let _ = fs::remove_file(&unfinished);
         return Err(write_error(dir, &path, bytes, source));
     }
@@ -68,8 +68,7 @@ pub(crate) fn write_probe(dir: &Path, probe: &Probe) -> Result<Stored, PrepareEr
     write(dir, &content, "safetensors")
 }
 
-/// Removes blocks that turned out to be of no use; what cannot be removed is
-/// only waste.
+/// Removes blocks that turned out to be useless; a file that cannot be removed is only waste.
 pub(crate) fn remove(files: &[Stored]) {
     for file in files {
         let _ = fs::remove_file(&file.path);

@@ -20,7 +20,7 @@ pub(crate) const fn kind_of(datatype: DataType) -> Kind {
     }
 }
 
-/// A torch tensor whose type or layout Lamina does not carry; the text names it.
+/// A torch tensor whose type or layout Lamina does not support; the text names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unsupported(pub(crate) String);
 
@@ -58,8 +58,8 @@ pub(crate) fn to_torch(tensor: &Tensor) -> Result<tch::Tensor, Unsupported> {
     )?)
 }
 
-/// A tensor as it is on the wire; its elements in row-major order, not copied
-/// where they lie so. Nothing else may hold it.
+/// A tensor in wire form; its elements in row-major order, without a copy if they already are.
+/// Nothing else may hold it.
 pub(crate) fn from_torch(tensor: tch::Tensor) -> Result<Tensor, Unsupported> {
     let Dense {
         datatype,
@@ -73,7 +73,7 @@ pub(crate) fn from_torch(tensor: tch::Tensor) -> Result<Tensor, Unsupported> {
     })
 }
 
-/// A torch tensor whose elements lie in row-major order.
+/// A torch tensor with its elements in row-major order.
 #[derive(Debug)]
 pub(crate) struct Dense {
     pub(crate) datatype: DataType,
@@ -81,7 +81,7 @@ pub(crate) struct Dense {
     pub(crate) bytes: usize,
 }
 
-/// `tensor` as [`Dense`], not copied where it is so.
+/// `tensor` as [`Dense`], without a copy if it already is.
 pub(crate) fn dense(tensor: tch::Tensor) -> Result<Dense, Unsupported> {
     let kind = tensor.f_kind()?;
     let datatype = DataType::ALL
@@ -97,8 +97,8 @@ pub(crate) fn dense(tensor: tch::Tensor) -> Result<Dense, Unsupported> {
     })
 }
 
-/// Largest absolute difference between two tensors of the same shape;
-/// infinite where shapes or types differ or one alone is not a number.
+/// Largest absolute difference between two tensors of the same shape; infinite if shapes or types
+/// differ or only one is NaN.
 pub(crate) fn max_abs_diff(a: &Tensor, b: &Tensor) -> f64 {
     if a == b {
         return 0.0;
@@ -118,7 +118,7 @@ pub(crate) fn max_abs_diff(a: &Tensor, b: &Tensor) -> f64 {
     }
 }
 
-/// Largest difference of two tensors as a share of the largest value of `b`.
+/// Largest difference of two tensors relative to the largest value of `b`.
 pub(crate) fn relative_difference(a: &Tensor, b: &Tensor) -> f64 {
     let difference = max_abs_diff(a, b);
     if difference > 0.0 {
@@ -132,7 +132,7 @@ pub(crate) fn relative_difference(a: &Tensor, b: &Tensor) -> f64 {
     }
 }
 
-/// `tensors` joined along their first dimension; `None` where they do not fit.
+/// `tensors` joined along their first dimension; `None` if they do not fit.
 pub(crate) fn stacked(tensors: &[&Tensor]) -> Option<Tensor> {
     let first = tensors.first()?;
     let mut rows = 0;

@@ -1,4 +1,4 @@
-//! A model's file as libtorch alone runs it, with nothing of the slicer between.
+//! Runs a model's file in plain libtorch, without anything from the slicer.
 
 use crate::ffi::TorchError;
 use crate::tensors::{from_torch, max_abs_diff, to_torch};
@@ -9,21 +9,21 @@ use tch::{CModule, IValue, TchError, no_grad};
 /// Why a file gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum UntouchedError {
-    /// libtorch does not read it.
+    /// libtorch cannot read it.
     #[error("libtorch cannot read {path}: {reason}", path = path.display())]
     Load {
         /// The file.
         path: PathBuf,
-        /// What libtorch says, without its backtrace.
+        /// libtorch's message, without its backtrace.
         reason: String,
     },
-    /// Its forward threw.
+    /// Its forward threw an exception.
     #[error("the whole model fails on this request: {reason}")]
     Forward {
-        /// What libtorch says, without its backtrace.
+        /// libtorch's message, without its backtrace.
         reason: String,
     },
-    /// It takes or gives what Lamina does not carry.
+    /// An input or output has a type that Lamina does not support.
     #[error("the whole model has a value that Lamina does not carry: {what}")]
     Value {
         /// Which.
@@ -31,11 +31,11 @@ pub enum UntouchedError {
     },
 }
 
-/// What the model at `path` answers to `inputs`, in the order of a manifest's outputs.
-/// `arguments` are the manifest's: what is made of the inputs.
+/// The answer of the model at `path` to `inputs`, in the order of a manifest's outputs.
+/// `arguments` are the manifest's: how the inputs are used.
 ///
-/// Its weights want no gradient here, as in what serves: libtorch multiplies some matrices
-/// another way for those that do.
+/// Its weights require no gradient, as when serving: libtorch multiplies some matrices
+/// differently for those that do.
 ///
 /// # Errors
 /// See [`UntouchedError`].
@@ -58,7 +58,7 @@ pub fn untouched_answer(
     Ok(tensors)
 }
 
-/// What fills the arguments of `forward`.
+/// The arguments of `forward`.
 fn bound(tensors: Vec<tch::Tensor>, arguments: &[Binding]) -> Result<Vec<IValue>, UntouchedError> {
     if arguments.is_empty() {
         return Ok(tensors.into_iter().map(IValue::Tensor).collect());
@@ -92,8 +92,8 @@ fn bound(tensors: Vec<tch::Tensor>, arguments: &[Binding]) -> Result<Vec<IValue>
     arguments.iter().map(value).collect()
 }
 
-/// By how much two tensors differ at most; `None` where they cannot be compared, for their
-/// shapes, their types, or values that are no numbers.
+/// The largest difference between two tensors; `None` if they cannot be compared, because of their
+/// shapes, their types, or NaNs.
 pub fn largest_difference(expected: &Tensor, got: &Tensor) -> Option<f64> {
     let difference = max_abs_diff(expected, got);
     difference.is_finite().then_some(difference)
@@ -111,7 +111,7 @@ fn load(path: &Path) -> Result<CModule, TchError> {
     Ok(model)
 }
 
-/// Appends the tensors of a nest, numbers as tensors of one element.
+/// Appends the tensors of a nest; numbers become tensors of one element.
 fn flatten(value: IValue, tensors: &mut Vec<Tensor>) -> Result<(), UntouchedError> {
     let found = match value {
         IValue::None => return Ok(()),
@@ -144,7 +144,7 @@ fn flatten(value: IValue, tensors: &mut Vec<Tensor>) -> Result<(), UntouchedErro
     Ok(())
 }
 
-/// Complex numbers as pairs; nothing that is only said to be conjugated or negated.
+/// Complex numbers as pairs, and lazy conjugation or negation resolved.
 fn as_blocks_give(tensor: tch::Tensor) -> Result<tch::Tensor, TchError> {
     if tensor.f_is_complex()? {
         tensor.f_resolve_conj()?.f_view_as_real()

@@ -1,4 +1,4 @@
-//! What a run costs more in a worker than in this process: ratios in one run, side by side.
+//! The overhead of a run in a worker compared with this process: ratios in one run, side by side.
 //!
 //! ```text
 //! cargo run --workspace --example overhead -- WORKER BLOCK.pt SHAPE
@@ -23,7 +23,7 @@ use std::time::Instant;
 
 const RUNS: usize = 2000;
 
-/// A worker as the agent has it, but for the async runtime.
+/// A worker as in the agent, but without the async runtime.
 struct Worker {
     child: Child,
     runs: (UnixStream, Port),

@@ -1,22 +1,22 @@
-//! The reference benchmark, which needs libtorch and no model.
+//! The reference benchmark, which needs libtorch but no model.
 
 use clap::Args;
 use lamina_torchscript::{Lanes, speed_side_by_side};
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-/// What to measure, and how long.
+/// What to measure, and for how long.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchmarkArgs {
-    /// Milliseconds that it takes, about.
+    /// Approximate duration in milliseconds.
     #[arg(long, default_value_t = 2000)]
     milliseconds: u64,
-    /// Forwards at the same time and threads inside each, `2x1`.
+    /// Concurrent forwards and threads in each, `2x1`.
     #[arg(long = "lanes", value_parser = lanes, default_value = "1x1")]
     lanes: Vec<Lanes>,
 }
 
-/// Prints for each the speed of all forwards together over the wall time of all rounds, in
+/// Prints for each the speed of all forwards together, over the wall time of all rounds, in
 /// GFLOP/s.
 pub(crate) fn run(args: &BenchmarkArgs) -> bool {
     let count = u32::try_from(args.lanes.len()).unwrap_or(u32::MAX).max(1);

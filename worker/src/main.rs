@@ -1,5 +1,5 @@
-//! The process that opens models. An agent starts it; it locks itself up before it reads a
-//! byte of a model. It alone links libtorch.
+//! The process that opens models. An agent starts it; it sandboxes itself before it reads a byte of
+//! a model. Only this program links libtorch.
 
 mod benchmark;
 mod cell;
@@ -20,11 +20,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Load slices and run them, as the sockets on standard input and output ask.
+    /// Load slices and run them, by calls on the sockets at standard input and output.
     Serve(serve::ServeArgs),
-    /// Slice and profile one model; tells of it in JSON lines.
+    /// Slice and profile one model; reports in JSON lines.
     Prepare(prepare::PrepareArgs),
-    /// Run the blocks of a prepared folder once; tells of it in JSON lines.
+    /// Run the blocks of a prepared folder once; reports in JSON lines.
     RunBlocks(run_blocks::RunBlocksArgs),
     /// Run the reference benchmark and print its GFLOP/s.
     Benchmark(benchmark::BenchmarkArgs),

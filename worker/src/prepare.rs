@@ -22,7 +22,7 @@ const BENCHMARK_BUDGET: Duration = Duration::from_millis(500);
 /// The same model gives the same probe on every host.
 const SEED: u64 = 1;
 
-/// What the agent asks for.
+/// The agent's arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PrepareArgs {
     /// The model.
@@ -33,19 +33,19 @@ pub(crate) struct PrepareArgs {
     /// Its inputs and fixed arguments, a JSON list of lamina-model's Declared.
     #[arg(long, value_parser = parse_inputs)]
     inputs: Inputs,
-    /// Requests of the user's own.
+    /// The user's own requests.
     #[arg(long)]
     samples: Option<PathBuf>,
-    /// Bytes of memory that it may take.
+    /// Memory limit in bytes.
     #[arg(long)]
     memory_limit: u64,
-    /// Seconds that it may compute.
+    /// CPU time limit in seconds.
     #[arg(long)]
     cpu_limit: u64,
-    /// Bytes of the largest file that it may write.
+    /// Size limit of the largest written file.
     #[arg(long)]
     file_limit: u64,
-    /// Go on where the kernel cannot lock this process up.
+    /// Continue if the kernel lacks the sandbox.
     #[arg(long)]
     allow_unsandboxed: bool,
 }
@@ -57,7 +57,7 @@ fn parse_inputs(text: &str) -> Result<Inputs, serde_json::Error> {
     serde_json::from_str(text).map(Inputs)
 }
 
-/// Prepares and says how it goes.
+/// Prepares and reports progress.
 pub(crate) fn run(args: &PrepareArgs) -> bool {
     be_expendable();
     let (line, is_done) = match prepare_file(args) {
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &PrepareArgs) -> bool {
 }
 
 fn prepare_file(args: &PrepareArgs) -> Result<Manifest, Failure> {
-    // Before anything else: what comes after may start threads.
+    // Before anything else: later steps may start threads.
     let missing = cell(args)
         .and_then(|cell| Ok(enter(&cell, args.allow_unsandboxed)?))
         .and_then(|missing| scan(&args.file).map(|()| missing));
@@ -96,7 +96,7 @@ fn prepare_file(args: &PrepareArgs) -> Result<Manifest, Failure> {
     prepare(&args.file, &args.out, &options, &mut progress).map_err(|e| failure(&e))
 }
 
-/// The file is somebody's: no more of it is read than one may have.
+/// The file is untrusted: read no more than the size limit.
 fn read_samples(path: &Path, inputs: &[InputSpec]) -> Result<Vec<Vec<Tensor>>, Failure> {
     let said = |reason, what: &dyn Display| {
         Failure::new(reason, format!("the samples {}: {what}", path.display()))

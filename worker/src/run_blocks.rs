@@ -1,5 +1,4 @@
-//! Running the blocks of a prepared folder once, one after the other, as somebody does who
-//! wants to see for himself.
+//! Runs the blocks of a prepared folder once, one after the other, so that users can check them.
 
 use crate::cell::be_expendable;
 use clap::Args;
@@ -21,29 +20,29 @@ use std::time::{Duration, Instant};
 /// Nothing is written.
 const FILE_BYTES: u64 = 0;
 
-/// What the agent asks for.
+/// The agent's arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunBlocksArgs {
     /// The folder that was prepared.
     dir: PathBuf,
-    /// A request; the probe where left out.
+    /// A request; the probe by default.
     #[arg(long)]
     input: Option<PathBuf>,
     /// The model that was prepared.
     #[arg(long)]
     whole: Option<PathBuf>,
-    /// Bytes of memory that it may take.
+    /// Memory limit in bytes.
     #[arg(long)]
     memory_limit: u64,
-    /// Seconds that it may compute.
+    /// CPU time limit in seconds.
     #[arg(long)]
     cpu_limit: u64,
-    /// Go on where the kernel cannot lock this process up.
+    /// Continue if the kernel lacks the sandbox.
     #[arg(long)]
     allow_unsandboxed: bool,
 }
 
-/// Runs them and says what came out.
+/// Runs them and reports the results.
 pub(crate) fn run(args: &RunBlocksArgs) -> bool {
     be_expendable();
     let (line, is_done) = match run_folder(args) {
@@ -53,18 +52,18 @@ pub(crate) fn run(args: &RunBlocksArgs) -> bool {
     write_line(&line).is_ok() && is_done
 }
 
-/// A request, and what is known of its answer before the whole model is asked.
+/// A request, and its known answer before the whole model runs.
 struct Question {
     inputs: Vec<Tensor>,
     answer: Option<Vec<Tensor>>,
 }
 
 fn run_folder(args: &RunBlocksArgs) -> Result<Ran, Failure> {
-    // Before anything else: what comes after may start threads.
+    // Before anything else: later steps may start threads.
     let missing = cell(args).and_then(|cell| Ok(enter(&cell, args.allow_unsandboxed)?));
     for missing in missing.map_err(|e| Failure::from(&e))? {
         let warning = format!("the blocks are opened with {missing} on this host");
-        // Whoever does not listen any more sees no result either.
+        // If nobody listens, nobody sees the result either.
         let _ = write_line(&RunLine::Warning(warning));
     }
     set_threads(1);
@@ -181,7 +180,7 @@ fn example(specs: &[ValueSpec]) -> String {
     names.join(", ")
 }
 
-/// What one block gives, and the seconds that it took.
+/// The outputs of one block, and its time in seconds.
 fn forward(
     dir: &Path,
     ordinal: usize,
@@ -255,7 +254,7 @@ fn verdict(expected: Option<&Tensor>, got: Option<&Tensor>) -> Verdict {
     }
 }
 
-/// `specs` with the shapes that `tensors` have.
+/// `specs` with the shapes of `tensors`.
 fn as_they_are(specs: &[ValueSpec], tensors: &[Tensor]) -> Vec<ValueSpec> {
     let pairs = specs.iter().zip(tensors);
     let as_it_is = |(spec, tensor): (&ValueSpec, &Tensor)| ValueSpec {

@@ -1,6 +1,5 @@
-//! The lock without the scan: libtorch itself opens models that write files
-//! while they are loaded, in a locked process. This program starts itself as
-//! that process.
+//! The lock without the scan: libtorch itself opens models that write files while being loaded, in
+//! a locked process. This program starts itself as that process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 use lamina_sandbox::lock::{Cell, Limits, Strictness, lock_up};
@@ -35,12 +34,12 @@ fn models_that_write_find_nothing_to_write_to() {
         "save_renamed",
     ] {
         let model = files.join(format!("{name}.pt"));
-        // They do write where nothing holds them, or this shows nothing.
+        // They do write if nothing stops them, otherwise this proves nothing.
         assert!(run(&model, "free").starts_with("done"), "{name}");
         assert!(loot.join(name).exists(), "{name} is harmless");
         fs::remove_file(loot.join(name)).unwrap();
         let said = run(&model, "locked");
-        // libtorch does not look whether it could write.
+        // libtorch does not check whether it could write.
         assert!(!loot.join(name).exists(), "{name} wrote");
         println!("test {name} ... ok: {said}");
     }

@@ -12,12 +12,12 @@ use std::process::{Command, ExitCode, Stdio};
 
 #[derive(Subcommand)]
 pub(crate) enum BenchTarget {
-    /// What slicing costs: merged slices against whole models, cuts, predicted times.
+    /// The cost of slicing: merged slices against whole models, cuts, predicted times.
     Slicing {
-        /// Print JSON and leave the page as it is.
+        /// Print JSON and do not change the page.
         #[arg(long)]
         json: bool,
-        /// Turns of each variant.
+        /// Rounds of each variant.
         #[arg(long, default_value_t = 25)]
         rounds: u32,
         /// Only these models.
@@ -39,7 +39,7 @@ pub(crate) enum BenchTarget {
         #[arg(long, default_value_t = 20)]
         seconds: u64,
     },
-    /// The operator at size: looks, changes, writes, memory, with fleets of agents.
+    /// The operator at scale: looks, changes, writes, memory, with fleets of agents.
     Operator(OperatorArgs),
 }
 
@@ -48,10 +48,10 @@ pub(crate) struct OperatorArgs {
     /// Sizes of the fleet.
     #[arg(long, value_delimiter = ',', default_values_t = [250, 500, 1000])]
     nodes: Vec<usize>,
-    /// Models that are served at once.
+    /// Models served at once.
     #[arg(long, default_value_t = 200)]
     models: usize,
-    /// Only the smallest size with fewer models and changes; the page stays as it is.
+    /// Only the smallest size with fewer models and changes; does not change the page.
     #[arg(long)]
     quick: bool,
     /// Build the operator with the release profile instead of the lab's.
@@ -63,7 +63,7 @@ pub(crate) struct OperatorArgs {
     /// Commit of that program, for the page.
     #[arg(long, requires = "operator")]
     commit: Option<String>,
-    /// The figures' place on the page: before or after.
+    /// The results' place on the page: before or after.
     #[arg(long, default_value = "after", value_parser = ["before", "after"])]
     keep_as: String,
 }
@@ -96,8 +96,8 @@ fn slicing(kit: &Kit, json: bool, rounds: u32, models: &[String]) -> Result<Exit
         .iter()
         .map(|model| exported(kit, model))
         .collect::<Result<Vec<_>>>()?;
-    // The profile of everything else: what is timed runs inside libtorch, which
-    // is compiled already, and another profile would build all of it again.
+    // The same profile as everything else: the measured code runs inside libtorch, which is already
+    // compiled, and another profile would rebuild everything.
     let mut build = kit.cargo();
     build.args(["build", "--workspace", "--example", "slicing"]);
     build.args(["--features", "lamina-torchscript/baseline"]);
@@ -129,7 +129,7 @@ fn slicing(kit: &Kit, json: bool, rounds: u32, models: &[String]) -> Result<Exit
 fn serving(kit: &Kit, seconds: u64) -> Result<ExitCode> {
     build::binaries(kit)?;
     let mut bench = Command::new("sh");
-    // A connection of the client for each one that says nothing.
+    // One client connection for each silent one.
     bench.args(["-c", "ulimit -n 16384 && exec \"$@\"", "sh"]);
     bench.arg(kit.target.join("debug/serving-bench"));
     bench.envs(kit.env()).current_dir(&kit.root);
@@ -161,7 +161,7 @@ fn operator(kit: &Kit, args: &OperatorArgs) -> Result<ExitCode> {
             kit.target.join("release/lamina-operator")
         }
     };
-    // One connection for each agent at either end of them.
+    // One connection for each agent at either end.
     let mut bench = Command::new("sh");
     bench.args(["-c", "ulimit -n 16384 && exec \"$@\"", "sh"]);
     bench.arg(kit.target.join("debug/operator-bench"));
@@ -192,7 +192,7 @@ fn operator(kit: &Kit, args: &OperatorArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The day, the processor, its cores, the memory and what else keeps it busy.
+/// The date, the processor, its cores, the memory and the machine's load.
 fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
@@ -212,7 +212,7 @@ fn machine() -> String {
     format!("{day}, {processor}, {cores} cores, {gigabytes} GiB, load {load} at the start")
 }
 
-/// The model, traced with random weights that the same seed gives again.
+/// The model, traced with random weights, reproducible by the seed.
 fn exported(kit: &Kit, model: &str) -> Result<PathBuf> {
     let folder = kit.target.join("bench-models");
     let name = format!("{model}-traced");

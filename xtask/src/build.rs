@@ -1,4 +1,4 @@
-//! Building our own programs.
+//! Builds our own programs.
 
 use crate::setup::{Kit, root};
 use anyhow::{Context, Result, bail};
@@ -8,8 +8,8 @@ use std::process::{Command, ExitCode};
 pub(crate) fn binaries(kit: &Kit) -> Result<()> {
     println!("building Lamina (the first time 11 to 30 minutes on 2 cores):");
     let mut cargo = kit.cargo();
-    // The whole workspace each time: another selection of packages would select
-    // other features of dependencies, and build them again.
+    // The whole workspace each time: another selection of packages would select other features of
+    // dependencies, and rebuild them.
     cargo.args(["build", "--workspace", "--bins"]);
     crate::run::logged(
         "cargo build",

@@ -1,5 +1,5 @@
-//! What a site without a network needs, in one folder and one archive: images, chart,
-//! CRDs, a manifest for k3s, bills of materials, checksums.
+//! Everything for an air-gapped site, in one folder and one archive: images, chart, CRDs, a
+//! manifest for k3s, bills of materials, checksums.
 
 use crate::images::{self, Profile, VERSION, architecture};
 use crate::run::{logged, output};
@@ -18,7 +18,7 @@ pub(crate) struct BundleArgs {
     /// Build the images with the lab's profile instead of the release profile.
     #[arg(long)]
     dev: bool,
-    /// Where the bundle goes; target/bundle where absent.
+    /// Output folder; target/bundle by default.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -107,8 +107,8 @@ fn encode(file: &Path) -> Result<String> {
         .with_context(|| format!("base64 of {} failed", file.display()))
 }
 
-/// The manifest that k3s's helm-controller turns into an installed chart: the chart is
-/// in it, so that no repository is asked.
+/// The manifest that k3s's helm-controller turns into an installed chart: it contains the chart, so
+/// that no repository is needed.
 fn helm_chart(content: &str) -> String {
     format!(
         "# For k3s: into /var/lib/rancher/k3s/server/manifests/ on a server.

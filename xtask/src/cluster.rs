@@ -1,5 +1,5 @@
-//! A cluster of real kubelets on this machine: what it needs beside the lab's kit, and
-//! the program that runs it.
+//! A cluster of real kubelets on this machine: its requirements besides the lab's kit, and the
+//! program that runs it.
 
 use crate::images::{self, Profile};
 use crate::run::{logged, output};
@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 const KINE: &str = "0.17.5";
-/// The other helm that is about; the lab's own is helm 4.
+/// The older helm in use; the lab's own is helm 4.
 const HELM3: &str = "3.22.0";
-/// Programs, and the Debian packages that have them.
+/// Programs, and their Debian packages.
 const PROGRAMS: [(&str, &str); 4] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
@@ -77,8 +77,7 @@ fn require_programs() -> Result<()> {
     );
 }
 
-/// kubelet, kube-proxy, kine and helm 3, built from their Go modules and kept under their
-/// versions.
+/// kubelet, kube-proxy, kine and helm 3, built from their Go modules and cached by version.
 fn tools(kit: &Kit) -> Result<PathBuf> {
     let folder = cache_folder()?.join(format!(
         "cluster-tools-k8s{KUBERNETES}-kine{KINE}-helm{HELM3}"
@@ -97,7 +96,7 @@ fn tools(kit: &Kit) -> Result<PathBuf> {
         let what = format!("kubelet and kube-proxy {KUBERNETES}");
         logged(&what, &mut build, &kit.log("kubelet"))?;
         let mut build = setup::go_build(&kit.root.join("e2e/tools/kine"), &folder.join("kine"));
-        // SQLite is C.
+        // SQLite is written in C.
         build.env("CGO_ENABLED", "1");
         build.args(["-ldflags", "-s -w", "github.com/k3s-io/kine"]);
         logged(&format!("kine {KINE}"), &mut build, &kit.log("kine"))?;

@@ -6,27 +6,26 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 
-/// What the user asks for.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CoverageArgs {
-    /// Only models whose name contains this; the table in the docs stays as it is.
+    /// Only models whose name contains this; does not change the table in the docs.
     #[arg(long, default_value = "")]
     only: String,
-    /// Models at a time. Times to prepare mean little with more than one.
+    /// Models at a time. With more than one, times to prepare mean little.
     #[arg(long, default_value_t = 1)]
     jobs: u32,
-    /// A built lamina-node-agent; built from this checkout where left out.
+    /// A built lamina-node-agent; by default built from this checkout.
     #[arg(long)]
     agent: Option<PathBuf>,
-    /// Write docs/coverage-programs.md instead: which networks the SDK exports from
-    /// `torch.export`, equal to eager bit for bit. Needs no agent.
+    /// Write docs/coverage-programs.md instead: networks that the SDK exports from `torch.export`
+    /// bit for bit equal to eager. Needs no agent.
     #[arg(long, conflicts_with_all = ["agent", "jobs"])]
     programs: bool,
 }
 
-/// Exports models, prepares each and proves its blocks equal; writes
-/// `docs/coverage.md` and `docs/coverage.csv`. What was done before for the same
-/// model and the same agent is not done again. Fails where a model is wrong.
+/// Exports models, prepares each and verifies its blocks; writes `docs/coverage.md` and
+/// `docs/coverage.csv`. Results for the same model and agent are reused. Fails if a model is wrong.
 pub(crate) fn run(kit: &Kit, args: &CoverageArgs) -> Result<ExitCode> {
     let zoo = kit.zoo_python()?;
     if args.programs {
@@ -62,8 +61,8 @@ pub(crate) fn run(kit: &Kit, args: &CoverageArgs) -> Result<ExitCode> {
     Ok(code(status))
 }
 
-/// Writes each network as a program of `torch.export` and the SDK's file of it; what was
-/// done before for the same SDK is not done again. Fails where the SDK refuses one.
+/// Exports each network as a program of `torch.export` and as the SDK's file; results for the same
+/// SDK are reused. Fails if the SDK refuses one.
 fn programs(kit: &Kit, zoo: &Zoo, only: &str) -> Result<ExitCode> {
     let status = Command::new(&zoo.python)
         .arg(kit.root.join("torchscript/coverage"))

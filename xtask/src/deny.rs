@@ -9,8 +9,8 @@ use std::process::Command;
 
 const VERSION: &str = "0.20.2";
 
-/// The check. Advisories are left out: their database comes over the network, and
-/// a new one would fail a commit that has not changed.
+/// The check, without advisories: their database is downloaded, and a new one would fail an
+/// unchanged commit.
 pub(crate) fn command(kit: &Kit) -> Result<Command> {
     let mut deny = Command::new(program(kit)?);
     deny.current_dir(&kit.root);
@@ -19,7 +19,7 @@ pub(crate) fn command(kit: &Kit) -> Result<Command> {
     Ok(deny)
 }
 
-/// cargo-deny, built once and kept under its version.
+/// cargo-deny, built once and cached by version.
 fn program(kit: &Kit) -> Result<PathBuf> {
     let folder = cache_folder()?.join(format!("cargo-deny-{VERSION}"));
     let program = folder.join("bin/cargo-deny");
@@ -29,7 +29,7 @@ fn program(kit: &Kit) -> Result<PathBuf> {
     let mut install = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     install
         .current_dir(&kit.root)
-        // A build folder of its own, removed afterwards.
+        // A separate build folder, removed afterwards.
         .env_remove("CARGO_TARGET_DIR")
         // It runs for seconds: optimizing it would take longer than it saves.
         .env("CARGO_PROFILE_DEV_DEBUG", "false")

@@ -1,5 +1,5 @@
-//! Images and chart of an earlier revision, from which the tests' cluster is upgraded to this
-//! one and rolled back: what two builds say to each other is seen nowhere else.
+//! Images and chart of an earlier revision, from which the tests' cluster is upgraded to this one
+//! and rolled back: only this tests whether two builds understand each other.
 
 use crate::images::architecture;
 use crate::run::{logged, output};
@@ -9,12 +9,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Tag of its images, whatever its version is: that may be the present one.
+/// Tag of its images, whatever its version, which may be the present one.
 const TAG: &str = "earlier";
 const IMAGES: [&str; 2] = ["operator", "node-agent"];
 
-/// Builds `revision` as its own `cargo xtask images` does, once for each commit. Returns a
-/// folder with its archives (`images`) and its checkout (`source`).
+/// Builds `revision` with its own `cargo xtask images`, once for each commit. Returns a folder with
+/// its archives (`images`) and its checkout (`source`).
 pub(crate) fn prepare(kit: &Kit, revision: &str) -> Result<PathBuf> {
     let mut find = Command::new("git");
     let named = format!("{revision}^{{commit}}");
@@ -31,7 +31,7 @@ pub(crate) fn prepare(kit: &Kit, revision: &str) -> Result<PathBuf> {
         let mut build = kit.cargo();
         build
             .current_dir(&source)
-            // A target of its own: cargo takes equal crates of two folders for the same.
+            // A separate target: cargo confuses equal crates of two folders.
             .env("CARGO_TARGET_DIR", &target)
             .args(["run", "--quiet", "--package", "xtask", "--", "images"])
             .args(["--dev", "--out"])
@@ -67,7 +67,7 @@ fn export(kit: &Kit, commit: &str, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The version that its chart is of, and so its images.
+/// The version of its chart, and so of its images.
 fn version(source: &Path) -> Result<String> {
     let chart = source.join("charts/lamina/Chart.yaml");
     let text =

@@ -1,6 +1,6 @@
-//! Container images of both programs, built without a registry: buildah follows the
-//! Dockerfiles in docker/, and the stages that would pull a base are made here and
-//! given to it as named build contexts.
+//! Container images of both programs, built without a registry: buildah follows the Dockerfiles in
+//! docker/, and the stages that would pull a base are made here and passed to it as named build
+//! contexts.
 
 mod budget;
 mod catalogue;
@@ -21,7 +21,7 @@ pub(crate) struct ImagesArgs {
     /// Build with the lab's profile instead of the release profile: faster, and larger.
     #[arg(long)]
     dev: bool,
-    /// Where the archives go; target/images where absent.
+    /// Output folder for the archives; target/images by default.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -29,20 +29,20 @@ pub(crate) struct ImagesArgs {
 /// How the programs are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// As the lab's tests build them.
+    /// As for the lab's tests.
     Dev,
-    /// As they are shipped.
+    /// As released.
     Release,
 }
 
 impl Profile {
-    /// What is shipped, unless the lab's own profile is to do.
+    /// The release profile, unless the lab's own is good enough.
     pub(crate) const fn release_unless(is_dev: bool) -> Self {
         if is_dev { Self::Dev } else { Self::Release }
     }
 }
 
-/// What goes into an image, within a folder of the cache.
+/// The files for an image, in a folder of the cache.
 const CONTENT: &str = "content";
 
 /// `cargo xtask images`.
@@ -56,8 +56,7 @@ pub(crate) fn run(kit: &Kit, args: &ImagesArgs) -> Result<()> {
     Ok(())
 }
 
-/// Builds what is shipped into `out`: an OCI archive and an SBOM for each image.
-/// Returns the files.
+/// Builds the released images into `out`: an OCI archive and an SBOM for each. Returns the files.
 pub(crate) fn shipped(kit: &Kit, profile: Profile, out: &Path) -> Result<Vec<PathBuf>> {
     let builder = Builder::new(kit, profile)?;
     println!(
@@ -87,13 +86,13 @@ pub(crate) fn shipped(kit: &Kit, profile: Profile, out: &Path) -> Result<Vec<Pat
     Ok(files)
 }
 
-/// Archives for the tests' cluster, `pause` among them. Returns their folder.
+/// Archives for the tests' cluster, including `pause`. Returns their folder.
 pub(crate) fn for_cluster(kit: &Kit, profile: Profile) -> Result<PathBuf> {
     let builder = Builder::new(kit, profile)?;
     println!("building the images:");
     builder.programs()?;
     let out = kit.target.join("cluster-images");
-    // Every archive of the folder goes into the nodes' stores: none of an earlier version.
+    // All archives of the folder go into the nodes' stores: remove those of an earlier version.
     if out.exists() {
         fs::remove_dir_all(&out).with_context(|| format!("cannot remove {}", out.display()))?;
     }
@@ -103,19 +102,19 @@ pub(crate) fn for_cluster(kit: &Kit, profile: Profile) -> Result<PathBuf> {
     Ok(out)
 }
 
-/// An image that was built.
+/// A built image.
 struct Built {
     archive: PathBuf,
     rootfs: PathBuf,
     libtorch: Option<PathBuf>,
-    /// As buildah tells it.
+    /// From buildah.
     size: String,
 }
 
 struct Builder<'a> {
     kit: &'a Kit,
     profile: Profile,
-    /// What buildah keeps.
+    /// buildah's storage.
     store: PathBuf,
     cache: PathBuf,
 }
@@ -137,7 +136,7 @@ impl<'a> Builder<'a> {
         self.kit.target.join("image-programs")
     }
 
-    /// Builds the programs and puts stripped copies of them into a folder.
+    /// Builds the programs and puts stripped copies into a folder.
     fn programs(&self) -> Result<()> {
         let folder = self.programs_folder();
         fs::create_dir_all(&folder)
@@ -211,8 +210,8 @@ impl<'a> Builder<'a> {
         git.current_dir(&self.kit.root).args(["rev-parse", "HEAD"]);
         let revision = output(&mut git).unwrap_or_else(|| "unknown".to_owned());
         let mut build = self.buildah();
-        // Nothing is run in the image, and its files carry no time: the same inputs
-        // make the same image.
+        // Nothing is run in the image, and its files have fixed times: the same inputs give the
+        // same image.
         build.args([
             "build",
             "--quiet",
@@ -241,7 +240,7 @@ impl<'a> Builder<'a> {
 
     /// Writes the archive and returns the image's size.
     fn push(&self, image: Image, archive: &Path) -> Result<String> {
-        // A file that is there already would be added to.
+        // An existing file would be appended to.
         if archive.exists() {
             fs::remove_file(archive)
                 .with_context(|| format!("cannot remove {}", archive.display()))?;
@@ -265,7 +264,7 @@ impl<'a> Builder<'a> {
         output(&mut list).context("buildah does not tell the image's size")
     }
 
-    /// The root file system of an image, kept in the cache.
+    /// The root file system of an image, cached.
     fn rootfs(&self, image: Image) -> Result<PathBuf> {
         let script = self.kit.root.join("docker/rootfs.sh");
         let folder = self
@@ -290,7 +289,7 @@ impl<'a> Builder<'a> {
         Ok(folder.join(CONTENT))
     }
 
-    /// PyTorch's libraries as the agent's image has them, kept in the cache.
+    /// PyTorch's libraries for the agent's image, cached.
     fn libtorch(&self) -> Result<PathBuf> {
         let script = self.kit.root.join("docker/libtorch.sh");
         let folder = self

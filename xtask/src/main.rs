@@ -5,12 +5,12 @@
 //! cargo xtask test     everything that CI runs
 //! cargo xtask setup    only fetch and build what the two above need
 //! cargo xtask bench    measure, and write docs/benchmarks/
-//! cargo xtask coverage which models are cut: exports them, tries them, writes docs/coverage.md
+//! cargo xtask coverage test which models can be cut, and write docs/coverage.md
 //! cargo xtask cluster  the chart on real kubelets and containers, on this machine
-//! cargo xtask bundle   images, chart, CRDs and checksums for a site without a network
+//! cargo xtask bundle   images, chart, CRDs and checksums for an air-gapped site
 //! cargo xtask images   container images of both programs, as OCI archives
 //! cargo xtask codegen  write generated files
-//! cargo xtask tidy     check the rules of the house that no compiler checks
+//! cargo xtask tidy     check project rules that no compiler checks
 //! ```
 
 mod bench;
@@ -54,8 +54,8 @@ enum Command {
         /// Only the steps whose name contains this.
         #[arg(long)]
         only: Option<String>,
-        /// With `--only cluster`: the revision from which the chart is upgraded to this one.
-        /// Without, images of this build stand for an earlier version.
+        /// With `--only cluster`: the revision from which the chart is upgraded to this one. By
+        /// default images of this build stand in for an earlier version.
         #[arg(long, value_name = "REVISION")]
         earlier: Option<String>,
     },
@@ -66,11 +66,11 @@ enum Command {
     },
     /// Fetch and build what demo and test need, with progress.
     Setup,
-    /// Try many models and write docs/coverage.md; takes more than an hour on two cores.
+    /// Test many models and write docs/coverage.md; takes more than an hour on two cores.
     Coverage(coverage::CoverageArgs),
     /// Start three nodes with real kubelets and containers, install the chart, serve a model.
     Cluster(cluster::ClusterArgs),
-    /// Put images, chart, CRDs and checksums into one archive for a site without a network.
+    /// Put images, chart, CRDs and checksums into one archive for an air-gapped site.
     Bundle(bundle::BundleArgs),
     /// Build the container images as OCI archives, with SBOMs; needs buildah, no registry.
     Images(images::ImagesArgs),

@@ -1,4 +1,4 @@
-//! Running other programs with progress on the terminal and their output in a log.
+//! Runs other programs with progress on the terminal and their output in a log.
 
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};

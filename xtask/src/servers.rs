@@ -1,11 +1,11 @@
-//! Servers that others wrote, against which tests of sources and of the store run: an S3
-//! gateway and a registry, built from their Go modules. The demo needs neither.
+//! Third-party servers for the tests of sources and of the store: an S3 gateway and a registry,
+//! built from their Go modules. The demo needs neither.
 
 use crate::run::logged;
 use crate::setup::{self, Kit, REGISTRY, VERSITYGW, cached};
 use anyhow::Result;
 
-/// Builds what is not there yet.
+/// Builds what is missing.
 pub(crate) fn build(kit: &Kit) -> Result<()> {
     cached(kit.servers(), |folder| {
         setup::check_go()?;

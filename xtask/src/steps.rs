@@ -1,4 +1,4 @@
-//! Everything that CI runs, in order of cost, with a closing count.
+//! Everything that CI runs, in order of cost, with a final count.
 
 use crate::images::Profile;
 use crate::setup::Kit;
@@ -19,8 +19,8 @@ struct Tally {
 
 const DEPENDENCIES: &str = "dependencies: licences, bans and sources";
 
-/// Runs the steps whose name contains `only`, all where absent. Clusters are upgraded from the
-/// revision `from`, where one is given.
+/// Runs the steps whose name contains `only`, all by default. Clusters are upgraded from the
+/// revision `from`, if given.
 pub(crate) fn test(kit: &Kit, only: Option<&str>, from: Option<&str>) -> Result<ExitCode> {
     let start = Instant::now();
     let mut tally = Tally::default();
@@ -58,7 +58,7 @@ pub(crate) fn test(kit: &Kit, only: Option<&str>, from: Option<&str>) -> Result<
             .env("LAMINA_BIN", kit.target.join("debug"));
         step("integration and lab tests", &mut lab, &mut tally)?;
     }
-    // On its own: it takes as long as half of the rest, and much more of the machine.
+    // Separately: it takes half as long as the rest, and much more of the machine.
     if only == Some("cluster") {
         cluster_step(kit, from, &mut tally)?;
     }
@@ -77,7 +77,7 @@ pub(crate) fn test(kit: &Kit, only: Option<&str>, from: Option<&str>) -> Result<
     })
 }
 
-/// Life on real kubelets.
+/// The tests on real kubelets.
 fn cluster_step(kit: &Kit, from: Option<&str>, tally: &mut Tally) -> Result<()> {
     let earlier = from.map(|from| earlier::prepare(kit, from)).transpose()?;
     let env = cluster::prepare(kit, Profile::Dev)?;
@@ -88,7 +88,7 @@ fn cluster_step(kit: &Kit, from: Option<&str>, tally: &mut Tally) -> Result<()> 
     step("cluster: life on real kubelets", &mut suite, tally)
 }
 
-/// Commands that need no lab. A command without tests of its own counts as one.
+/// Commands that need no lab. A command without its own tests counts as one.
 fn steps(kit: &Kit) -> Vec<(&'static str, Command)> {
     let cargo = |args: &[&str]| {
         let mut c = kit.cargo();
@@ -119,7 +119,7 @@ fn steps(kit: &Kit) -> Vec<(&'static str, Command)> {
             ]),
         ),
         (
-            // The agent's start its workers.
+            // The agent's tests start its workers.
             "programs of the unit tests",
             cargo(&["build", "--workspace", "--bins"]),
         ),
@@ -162,7 +162,7 @@ fn sdk_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
     };
     let style = "--config=pyproject.toml";
     let bench = "../placement/bench/python";
-    // gRPC's own names are not Python's, and its types are not known.
+    // gRPC's names do not follow Python's style, and it has no types.
     let example = [
         "-m",
         "ruff",
@@ -196,8 +196,8 @@ fn sdk_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
     ])
 }
 
-/// The program of the coverage table: style, and tests of its checker. The table
-/// itself is `cargo xtask coverage`; a dozen of its rows are among the tests.
+/// The program of the coverage table: style, and tests of its checker. The table itself is `cargo
+/// xtask coverage`; a dozen of its rows are among the tests.
 fn coverage_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
     let program = kit.sdk_python()?;
     let python = |args: &[&str]| {
@@ -217,7 +217,7 @@ fn coverage_steps(kit: &Kit) -> Result<Vec<(&'static str, Command)>> {
     ])
 }
 
-/// Runs one step, passing its output through and counting test results in it.
+/// Runs one step, forwarding its output and counting its test results.
 fn step(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
     println!("\n=== {name}");
     let start = Instant::now();
@@ -255,8 +255,8 @@ fn step(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Adds up `test result: ok. 12 passed; 0 failed; 1 ignored; …`, and pytest's
-/// `1 failed, 150 passed, 2 skipped in 40.12s`.
+/// Adds up `test result: ok. 12 passed; 0 failed; 1 ignored; …`, and pytest's `1 failed, 150
+/// passed, 2 skipped in 40.12s`.
 fn count(line: &str, tally: &mut Tally) {
     let Some(rest) = line.strip_prefix("test result: ").or_else(|| pytests(line)) else {
         return;

@@ -1,4 +1,4 @@
-//! Rules of the house that no compiler checks.
+//! Project rules that no compiler checks.
 
 mod catalogue;
 mod circles;
@@ -39,7 +39,7 @@ const FORBIDDEN: [(&str, &[&str]); 9] = [
     ("lamina-node-agent", &["tch", "torch-sys"]),
 ];
 
-/// Checks everything and reports all that is wrong at once.
+/// Checks everything and reports all violations at once.
 pub(crate) fn check() -> Result<()> {
     let root = root();
     let mut wrong = Vec::new();
@@ -122,7 +122,7 @@ fn check_imports(
     wrong
 }
 
-/// Whether a crate's library or one of its programs begins in `file`.
+/// Whether a crate's library or one of its programs has its root in `file`.
 fn is_root(file: &str, source: &str) -> bool {
     let Some(inside) = file.strip_prefix(source) else {
         return false;
@@ -168,8 +168,8 @@ fn check_uses(root: &Path, wrong: &mut Vec<String>) {
     );
 }
 
-/// Crates of the workspace that each one uses, out of `0 a v1 (/path)` with
-/// `1 b v1 (/path)` below; those of a registry have no path.
+/// Crates of the workspace that each one uses, from `0 a v1 (/path)` followed by `1 b v1 (/path)`;
+/// those from a registry have no path.
 fn uses_of_each(tree: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut user = String::new();

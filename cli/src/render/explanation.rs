@@ -4,7 +4,7 @@ use super::{Dress, Explanation, Objective, Stretch, Table, bytes};
 use crate::show;
 use lamina_placement::explain::Way;
 
-/// Nodes told one by one; of more, only how many each reason holds off.
+/// Nodes listed one by one; of more, only the counts by reason.
 const MOST_UNUSED: usize = 12;
 
 pub(super) fn lines(
@@ -38,7 +38,7 @@ pub(super) fn lines(
     lines
 }
 
-/// `loaded`: whether a rate is known, without which nothing waits.
+/// `loaded`: whether a rate is known; without one nothing waits.
 fn stretches(way: &Way, strategy: &str, loaded: bool, dress: &Dress) -> Vec<String> {
     let queue = match way.queue_seconds {
         _ if !loaded => String::new(),

@@ -1,4 +1,4 @@
-//! The command line in this process, with what changes from run to run left out.
+//! The command line in this process, without output that changes from run to run.
 
 use clap::Parser;
 use kubectl_lamina::args::{Cli, Command, PlanArgs};

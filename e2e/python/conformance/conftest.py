@@ -1,9 +1,9 @@
-"""Clients of the Open Inference Protocol v2 that others wrote, against one served model.
+"""Third-party clients of the Open Inference Protocol v2, against one served model.
 
     python -m pytest conformance --grpc HOST:8001 --rest HOST:8000 --model NAME
 
 The model takes FP32 tensors whose first dimension is free. What it computes does not
-matter: every client must get the numbers that raw gRPC gets, and every mistake its words.
+matter: every client must get the same numbers as raw gRPC, and the error for every mistake.
 """
 
 import http.client
@@ -29,7 +29,7 @@ def pytest_addoption(parser):
 
 
 class Answer:
-    """What came back over HTTP."""
+    """A response over HTTP."""
 
     def __init__(self, response):
         self.status = response.status
@@ -47,7 +47,7 @@ class Answer:
         return self.json["error"]
 
     def arrays(self):
-        """The outputs, be they in JSON or in binary."""
+        """The outputs, in JSON or in binary."""
         behind = self.body[int(self.headers.get(LENGTH) or len(self.body)) :]
         arrays = {}
         for output in self.json["outputs"]:
@@ -63,7 +63,7 @@ class Answer:
 
 
 class Served:
-    """The model and both of its addresses."""
+    """The model and its two addresses."""
 
     def __init__(self, grpc_address, rest_address, model):
         self.grpc_address = grpc_address
@@ -76,7 +76,7 @@ class Served:
         self.input_names = [i.name for i in self.metadata.inputs]
         self.output_names = [o.name for o in self.metadata.outputs]
         row = sum(4 * math.prod(o.shape[1:]) for o in self.metadata.outputs)
-        # So many that the answer is worth packing.
+        # Enough that the answer is worth compressing.
         self.many = 1 + 2000 // row
 
     def arrays(self, rows=1, seed=0):
@@ -100,11 +100,11 @@ class Served:
         return self.stub.ModelInfer(message, timeout=20)
 
     def wanted(self, arrays):
-        """What every client must get."""
+        """The result that every client must get."""
         return raw_arrays(self.infer(self.message(arrays)))
 
     def http(self, method, path, body=None, headers=None):
-        """One call over HTTP, byte by byte as given."""
+        """One call over HTTP, sent byte by byte as given."""
         connection = http.client.HTTPConnection(self.rest_address, timeout=30)
         try:
             connection.request(method, path, body=body, headers=headers or {})
@@ -116,7 +116,7 @@ class Served:
         return self.http("GET", path)
 
     def post(self, body, headers=None, path=None):
-        """A request for inference; `body` is JSON or bytes."""
+        """An inference request; `body` is JSON or bytes."""
         if not isinstance(body, bytes):
             body = json.dumps(body).encode()
         return self.http("POST", path or f"/v2/models/{self.model}/infer", body, headers)
@@ -153,7 +153,7 @@ def raw_arrays(response):
 
 
 def assert_same(got, wanted):
-    """Numbers that took different ways are the same numbers."""
+    """Asserts that results of two clients are equal."""
     assert list(got) == list(wanted)
     for name, array in wanted.items():
         assert got[name].shape == array.shape

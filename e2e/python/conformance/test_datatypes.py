@@ -1,6 +1,7 @@
-"""Every datatype in every form in which it travels, against a model that gives back what
-it takes: an input and an output for each datatype, in the same order. Half floats have
-forms of their own, so that one model has them and one has not.
+"""Every datatype in every encoding, against a model that returns its inputs.
+
+It has an input and an output per datatype, in the same order. Half floats have
+encodings of their own, so one model has them and one does not.
 
     python -m pytest conformance/test_datatypes.py --grpc … --rest … --model NAME
 """
@@ -42,7 +43,7 @@ HALVES = ["FP16", "BF16"]
 
 
 def values(datatype):
-    """Two of each, at the ends of what it can hold."""
+    """Two values of each datatype, at the ends of its range."""
     kind = NUMPY[datatype]
     if datatype == "BOOL":
         return numpy.array([[True, False]])
@@ -75,7 +76,7 @@ def halved(echo):
 
 
 class Echo:
-    """The model, its inputs by their datatypes."""
+    """The model, with its inputs by datatype."""
 
     def __init__(self, served):
         self.served = served
@@ -104,7 +105,7 @@ class Echo:
         return message
 
     def tensors(self):
-        """The inputs in JSON, but for half floats, whose bytes stand behind it."""
+        """The inputs in JSON, except half floats, whose bytes follow it."""
         tensors, behind = [], b""
         for datatype, array in self.arrays.items():
             tensor = {"name": self.input[datatype], "datatype": datatype}
@@ -118,7 +119,7 @@ class Echo:
         return tensors, behind
 
     def check(self, response):
-        """An answer over gRPC has what was sent."""
+        """Asserts that an answer over gRPC has the values sent."""
         assert [o.name for o in response.outputs] == list(self.output.values())
         outputs = zip(response.outputs, response.raw_output_contents)
         for (datatype, array), (output, raw) in zip(self.arrays.items(), outputs):

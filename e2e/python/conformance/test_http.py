@@ -1,4 +1,4 @@
-"""HTTP as curl and programs without a library send it."""
+"""HTTP as sent by curl and by programs without a library."""
 
 import gzip
 import json
@@ -227,7 +227,7 @@ def test_side_by_side(served):
 
 
 def curl(served, *arguments, path="", data=None):
-    """Status and body, as curl has them."""
+    """Status and body as received by curl."""
     program = shutil.which("curl")
     if program is None:
         pytest.skip("curl is not installed")

@@ -1,4 +1,4 @@
-"""Requests that cannot be meant: each is refused by name, and the next one is answered."""
+"""Malformed requests: each is refused with a reason, and the next one is answered."""
 
 import json
 import socket

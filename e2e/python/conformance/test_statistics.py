@@ -1,4 +1,4 @@
-"""What became of requests, and which models there are: over gRPC and HTTP."""
+"""Statistics of requests, and the index of models, over gRPC and HTTP."""
 
 import asyncio
 import json
@@ -112,14 +112,14 @@ def test_index(served, by_grpc, by_http):
         "state": "READY",
         "reason": "",
     }
-    # Other models may be there, too.
+    # Other models may exist, too.
     index = by_http.get_model_repository_index()
     assert [model for model in index if model["name"] == wanted["name"]] == [wanted]
     models = by_grpc.get_model_repository_index().models
     assert [model.name for model in models] == [model["name"] for model in index]
     (model,) = [model for model in models if model.name == wanted["name"]]
     assert {key: getattr(model, key) for key in wanted} == wanted
-    # Under this name it can be asked for.
+    # The name under which it can be called.
     assert by_grpc.is_model_ready(model.name) and by_http.is_model_ready(model.name)
 
 
@@ -207,7 +207,7 @@ def test_aio(served):
 
 @pytest.mark.parametrize("way", ["grpc", "http", "stream"])
 def test_perf_analyzer(served, way):
-    """Triton's load generator, where it is installed."""
+    """Triton's load generator, if it is installed."""
     program = shutil.which("perf_analyzer")
     if program is None:
         pytest.skip("perf_analyzer is not installed")

@@ -1,4 +1,4 @@
-"""tritonclient over gRPC, in its ordinary and its asynchronous form, and bare messages."""
+"""tritonclient over gRPC, synchronous and asynchronous, and bare messages."""
 
 import asyncio
 import functools

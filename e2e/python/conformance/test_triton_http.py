@@ -1,4 +1,4 @@
-"""tritonclient over HTTP, in its ordinary and its asynchronous form."""
+"""tritonclient over HTTP, synchronous and asynchronous."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Requests on one stream: tritonclient in both of its forms, and bare messages."""
+"""Requests on one stream: tritonclient, synchronous and asynchronous, and bare messages."""
 
 import asyncio
 import queue
@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 
 class Stream:
-    """A stream of tritonclient's, whose answers come in a queue."""
+    """A stream of tritonclient, with its answers in a queue."""
 
     def __init__(self, served, **options):
         self.served = served

@@ -1,5 +1,5 @@
-//! A small HTTP server that tells what it sees of its container; tests of the
-//! lab run it in place of an image.
+//! A small HTTP server that reports what it sees of its container; the lab's tests run it as an
+//! image.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

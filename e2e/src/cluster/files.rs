@@ -1,23 +1,23 @@
-//! What the programs of a node are told: pure functions of where the node is.
+//! Configuration of a node's programs: pure functions of the node's addresses.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// Addresses of pods of all nodes.
+/// Pod addresses of all nodes.
 const PODS: &str = "10.98.0.0/16";
-/// The control group below which all nodes are.
+/// The parent control group of all nodes.
 pub(super) const CGROUP: &str = "lamina-cluster";
-/// What holds a pod's namespaces.
+/// The image that holds a pod's namespaces.
 pub(super) const PAUSE_IMAGE: &str = "lamina/pause";
 
-/// The pods' addresses of the node with this number.
+/// The pod addresses of the node with this number.
 pub(super) fn pod_range(number: u8) -> String {
     format!("10.98.{number}.0/24")
 }
 
-/// Of the kubelet.
+/// The kubelet's configuration.
 pub(super) fn kubelet(name: &str, address: Ipv4Addr, ca: &Path) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -33,13 +33,13 @@ pub(super) fn kubelet(name: &str, address: Ipv4Addr, ca: &Path) -> Value {
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": format!("/{CGROUP}/{name}"),
-        // Machines with control groups of version 1 are still about.
+        // Machines with control groups of version 1 still exist.
         "failCgroupV1": false,
         "failSwapOn": false,
         "clusterDNS": ["10.96.0.10"],
         "clusterDomain": "cluster.local",
         "resolvConf": "/run/resolv.conf",
-        // Nodes share one disk, which is the developer's.
+        // Nodes share one disk, the developer's.
         "evictionHard": {
             "memory.available": "100Mi",
             "nodefs.available": "1%",
@@ -51,7 +51,7 @@ pub(super) fn kubelet(name: &str, address: Ipv4Addr, ca: &Path) -> Value {
     })
 }
 
-/// Of kube-proxy.
+/// kube-proxy's configuration.
 pub(super) fn proxy(kubeconfig: &Path, address: Ipv4Addr) -> Value {
     json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -62,7 +62,7 @@ pub(super) fn proxy(kubeconfig: &Path, address: Ipv4Addr) -> Value {
         "bindAddress": address,
         "healthzBindAddress": format!("{address}:10256"),
         "metricsBindAddress": "127.0.0.1:10249",
-        // The kernel's limits are the machine's, not the node's.
+        // The kernel's limits belong to the machine, not the node.
         "conntrack": {
             "maxPerCore": 0,
             "min": 0,
@@ -72,7 +72,7 @@ pub(super) fn proxy(kubeconfig: &Path, address: Ipv4Addr) -> Value {
     })
 }
 
-/// Of containerd; `folder` is the node's, `plugins` where Debian puts those for CNI.
+/// containerd's configuration; `folder` is the node's, `plugins` has the CNI plugins.
 pub(super) fn containerd(folder: &Path, plugins: &Path, version: &str) -> String {
     let (networks, plugins) = (folder.join("networks"), plugins.display());
     format!(
@@ -101,7 +101,7 @@ oom_score = 0
     )
 }
 
-/// Of the pods' network: a bridge, and host ports.
+/// The pod network's configuration: a bridge, and host ports.
 pub(super) fn network(number: u8) -> Value {
     json!({
         "cniVersion": "0.4.0",

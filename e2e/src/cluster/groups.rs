@@ -1,5 +1,5 @@
-//! The control groups in which kubelets keep their pods. Kubelets make the groups below
-//! their own and leave them behind.
+//! The control groups of the kubelets' pods. Kubelets create groups below their own and leave them
+//! behind.
 
 use std::fs;
 use std::io;
@@ -12,15 +12,15 @@ use super::files::CGROUP;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// Makes the group of a node in every tree, empty: a machine that was switched on has no
-/// groups of dead containers, which kubelet would look into at length.
+/// Creates the group of a node in every tree, empty: a freshly booted machine has no groups of dead
+/// containers, which kubelet would inspect at length.
 pub(super) fn create(node: &str) -> io::Result<()> {
     for tree in trees()? {
         let ours = tree.join(CGROUP);
         let group = ours.join(node);
         remove_below(&group);
         fs::create_dir_all(&group)?;
-        // In version 1 the processors of a new group are none.
+        // In version 1 a new group has no processors.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             let Ok(all) = fs::read_to_string(tree.join(file)) else {
                 continue;
@@ -36,7 +36,7 @@ pub(super) fn create(node: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// A group for programs beside the nodes; files that take a process's number.
+/// Creates a group for programs beside the nodes; returns the files that take a process id.
 pub(super) fn control() -> io::Result<Vec<PathBuf>> {
     let Some(tree) = trees()?.into_iter().next() else {
         return Ok(Vec::new());
@@ -46,9 +46,9 @@ pub(super) fn control() -> io::Result<Vec<PathBuf>> {
     Ok(vec![group.join("cgroup.procs")])
 }
 
-/// Kills what runs in the groups of a cluster and removes them.
+/// Kills the processes in the groups of a cluster and removes the groups.
 pub(super) fn remove() {
-    // Some runtimes use both versions at once.
+    // Some runtimes use both versions.
     let unified = Path::new(ROOT).join("unified");
     for tree in trees().unwrap_or_default().into_iter().chain([unified]) {
         let group = tree.join(CGROUP);
@@ -57,7 +57,7 @@ pub(super) fn remove() {
     }
 }
 
-/// Where groups are made: one folder for each tree of version 1, or the one of version 2.
+/// The roots of the groups: one folder per tree of version 1, or the one of version 2.
 fn trees() -> io::Result<Vec<PathBuf>> {
     let root = Path::new(ROOT);
     if root.join("cgroup.controllers").exists() {
@@ -66,7 +66,7 @@ fn trees() -> io::Result<Vec<PathBuf>> {
     let mut trees = Vec::new();
     for entry in fs::read_dir(root)? {
         let path = entry?.path();
-        // Names such as `cpu,cpuacct` come with links from their parts.
+        // Names such as `cpu,cpuacct` come with symlinks for their parts.
         let is_tree = path.join("cgroup.procs").exists() && !path.is_symlink();
         if is_tree && !path.ends_with("unified") {
             trees.push(path);
@@ -79,13 +79,13 @@ fn trees() -> io::Result<Vec<PathBuf>> {
 fn end(group: &Path) {
     let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     for process in processes.lines().filter_map(|pid| pid.parse().ok()) {
-        // A process that has just ended is what we want.
+        // The process may have ended already.
         let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
     }
 }
 
-/// Removes a group and those below it. The kernel refuses those with processes; the next
-/// start tries again.
+/// Removes a group and its children. The kernel refuses those with processes; the next start tries
+/// again.
 fn remove_below(group: &Path) {
     let Ok(entries) = fs::read_dir(group) else {
         return;

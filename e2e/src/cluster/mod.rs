@@ -1,6 +1,6 @@
-//! A cluster of real kubelets on one machine, with real containers and no registry: kine
-//! on SQLite (the datastore of k3s) under the API server, and for each node a containerd,
-//! a kubelet and a kube-proxy in namespaces of their own.
+//! A cluster of real kubelets on one machine, with real containers and no registry: an API server
+//! on kine with SQLite (the datastore of k3s), and per node a containerd, a kubelet and a
+//! kube-proxy in their own namespaces.
 
 mod files;
 mod groups;
@@ -27,25 +27,25 @@ use node::Node;
 
 pub use node::NodeSpec;
 
-/// Addresses are fixed, so a machine has room for one cluster; labs count from 0.
+/// Addresses are fixed, so a machine can run one cluster; labs count from 0.
 const INDEX: u8 = u8::MAX;
 
-/// Why there is no cluster, or it does not do what it was asked for.
+/// Why there is no cluster, or why an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// Another run has it.
+    /// Another run uses it.
     #[error("another cluster is running on this machine: stop it first")]
     Taken(#[source] IndexError),
-    /// Bridge and namespaces.
+    /// The bridge or a namespace.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// kine, API server and the others.
+    /// kine, the API server or another program.
     #[error(transparent)]
     ControlPlane(#[from] ControlPlaneError),
-    /// A program of the lab's tools.
+    /// A lab tool is missing.
     #[error(transparent)]
     Tool(#[from] MissingTool),
-    /// A tool failed.
+    /// A lab tool failed.
     #[error(transparent)]
     Run(#[from] LabError),
     /// The bridge plugin is missing.
@@ -53,16 +53,16 @@ pub enum ClusterError {
         "no plugins for pods' networks: install containernetworking-plugins (Debian: apt-get install)"
     )]
     NoNetworkPlugins,
-    /// A file or folder.
+    /// A file or folder could not be written.
     #[error("cannot write {path}")]
     Write {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// A program of a node could not be started or ended.
+    /// A program of a node could not be started or stopped.
     #[error("cannot run a program of a node: are containerd, runc and util-linux installed?")]
     Start(#[source] io::Error),
     /// A node did not start its programs.
@@ -70,7 +70,7 @@ pub enum ClusterError {
     Boot {
         /// Its name.
         node: String,
-        /// What its first process printed.
+        /// Output of its first process.
         said: String,
     },
     /// An image could not be put into a node's store.
@@ -80,10 +80,10 @@ pub enum ClusterError {
         node: String,
         /// The image's archive.
         archive: PathBuf,
-        /// What containerd's client printed.
+        /// Output of containerd's client.
         said: String,
     },
-    /// It is switched off.
+    /// The node is switched off.
     #[error("node {0} is switched off")]
     Off(String),
     /// No such node.
@@ -98,10 +98,10 @@ impl ClusterError {
     }
 }
 
-/// What a cluster is made of.
+/// Settings of a cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterConfig {
-    /// Where everything is written; what an earlier run left there is removed.
+    /// Everything is written here; leftovers of an earlier run are removed.
     pub dir: PathBuf,
     /// At most 9.
     pub nodes: Vec<NodeSpec>,
@@ -109,9 +109,9 @@ pub struct ClusterConfig {
     pub images: Vec<PathBuf>,
 }
 
-/// A running cluster. Dropping it ends everything at once.
+/// A running cluster. Dropping it stops everything at once.
 pub struct Cluster {
-    // Field order is drop order: nodes end before their API server and their network.
+    // Field order is drop order: nodes stop before their API server and their network.
     nodes: Vec<Node>,
     control_plane: ControlPlane,
     tools: Tools,
@@ -133,11 +133,11 @@ impl Drop for Groups {
 }
 
 impl Cluster {
-    /// Starts the control plane; nodes are switched on by [`Cluster::power_on`]. Must be
+    /// Starts the control plane; [`Cluster::power_on`] switches nodes on. Must be
     /// called inside a tokio runtime with I/O and time.
     ///
     /// # Errors
-    /// What is missing, or what failed, with the place of its log.
+    /// A program is missing or fails; the error has the path of its log.
     pub async fn start(config: ClusterConfig) -> Result<Self, ClusterError> {
         if !nix::unistd::geteuid().is_root() {
             return Err(NetworkError::NotRoot.into());
@@ -181,7 +181,7 @@ impl Cluster {
         self.node_mut(node)?.power_on(&tools, &control).await
     }
 
-    /// Takes the power from a node: all that runs on it ends, its disk stays.
+    /// Cuts a node's power: everything on it stops, its disk stays.
     ///
     /// # Errors
     /// It is unknown.
@@ -203,7 +203,7 @@ impl Cluster {
         Ok(restarted.await?)
     }
 
-    /// Puts the images into the stores of all nodes, all nodes at once.
+    /// Imports the images into the stores of all nodes, in parallel.
     ///
     /// # Errors
     /// A node refuses one.
@@ -233,12 +233,12 @@ impl Cluster {
         Ok(self.node(node)?.address)
     }
 
-    /// Where the control plane is, as nodes and pods reach it.
+    /// The control plane's address, as seen by nodes and pods.
     pub const fn control_address(&self) -> Ipv4Addr {
         HUB
     }
 
-    /// A command on a node, as from a shell there.
+    /// A command on a node, as from its shell.
     ///
     /// # Errors
     /// It is unknown or switched off.
@@ -246,8 +246,8 @@ impl Cluster {
         self.node(node)?.command(program)
     }
 
-    /// A command of this machine that stands in a node's network, as a program of the
-    /// node's user would.
+    /// A command of this machine in a node's network, as a program of the
+    /// node's user.
     ///
     /// # Errors
     /// The node is unknown.
@@ -277,34 +277,34 @@ impl Cluster {
         &self.dir
     }
 
-    /// What kubectl prints.
+    /// Output of kubectl.
     ///
     /// # Errors
-    /// It fails; the error has what it said.
+    /// It fails; the error has its output.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, ClusterError> {
         self.tool("kubectl", arguments, "").await
     }
 
-    /// What `kubectl apply` prints.
+    /// Output of `kubectl apply`.
     ///
     /// # Errors
-    /// It fails; the error has what it said.
+    /// It fails; the error has its output.
     pub async fn apply(&self, manifest: &str) -> Result<String, ClusterError> {
         self.tool("kubectl", &["apply", "-f", "-"], manifest).await
     }
 
-    /// What helm prints.
+    /// Output of helm.
     ///
     /// # Errors
-    /// It fails; the error has what it said.
+    /// It fails; the error has its output.
     pub async fn helm(&self, arguments: &[&str]) -> Result<String, ClusterError> {
         self.tool("helm", arguments, "").await
     }
 
-    /// What helm 3 prints.
+    /// Output of helm 3.
     ///
     /// # Errors
-    /// It fails; the error has what it said.
+    /// It fails; the error has its output.
     pub async fn helm3(&self, arguments: &[&str]) -> Result<String, ClusterError> {
         self.tool("helm3", arguments, "").await
     }
@@ -319,21 +319,21 @@ impl Cluster {
         Ok(tool(&self.tools, config, home, program, arguments, input).await?)
     }
 
-    /// An error when a program of the control plane has ended by itself.
+    /// Checks that the control plane still runs.
     ///
     /// # Errors
-    /// It has; its log's last lines are in the message.
+    /// A program has ended; its log's last lines are in the message.
     pub fn check(&mut self) -> Result<(), ClusterError> {
         Ok(self.control_plane.check()?)
     }
 
-    /// From now on Ctrl-C does not end cluster and process: the caller listens for it and
-    /// stops the cluster.
+    /// From now on Ctrl-C stops neither cluster nor process: the caller listens for it and stops
+    /// the cluster.
     pub fn leave_interrupts_to_the_caller(&self) {
         self.interrupts.abort();
     }
 
-    /// Ends everything and waits for it.
+    /// Stops everything and waits for it.
     pub async fn stop(mut self) {
         self.interrupts.abort();
         for node in &mut self.nodes {
@@ -342,7 +342,7 @@ impl Cluster {
             }
         }
         self.control_plane.stop().await;
-        // The kernel takes a moment to end what was in the nodes' namespaces.
+        // The kernel takes a moment to end the processes in the nodes' namespaces.
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 
@@ -363,7 +363,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Ends the process on SIGINT and SIGTERM, and first all that the cluster has started.
+/// Ends the process on SIGINT and SIGTERM, after everything that the cluster has started.
 fn end_when_interrupted() -> Result<JoinHandle<()>, ClusterError> {
     let listen = |kind| signal(kind).map_err(ClusterError::Start);
     let mut interrupt = listen(SignalKind::interrupt())?;
@@ -381,7 +381,7 @@ fn end_when_interrupted() -> Result<JoinHandle<()>, ClusterError> {
     }))
 }
 
-/// Removes what an earlier run has left, and makes the folder.
+/// Removes leftovers of an earlier run, and makes the folder.
 fn fresh_folder(dir: &Path) -> Result<PathBuf, ClusterError> {
     for part in ["control-plane", "nodes"] {
         let path = dir.join(part);

@@ -1,6 +1,6 @@
-//! The nodes' network: a bridge in the root namespace, where the control plane is, and a
-//! network namespace for each node. Pods of all nodes reach each other by plain routes;
-//! nothing leaves the machine.
+//! The nodes' network: a bridge in the root namespace, with the control plane, and a network
+//! namespace per node. Pods of all nodes reach each other by plain routes; no packet leaves the
+//! machine.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use crate::netlab::{NetworkError, ip};
 
 const BRIDGE: &str = "lamina-br";
 const PREFIX: &str = "lamina-node-";
-/// Their addresses end in two digits.
+/// Node addresses end in two digits.
 const MOST_NODES: u8 = 9;
-/// Where the API server and the test are.
+/// The address of the API server and the test.
 pub(super) const HUB: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
 /// The address of the node with this number.
@@ -28,13 +28,13 @@ pub(super) fn namespace(node: &str) -> PathBuf {
     Path::new("/run/netns").join(format!("{PREFIX}{node}"))
 }
 
-/// The running network, removed when dropped.
+/// The running network; removed on drop.
 #[derive(Debug)]
 pub(super) struct Network(());
 
 impl Network {
-    /// Makes bridge, namespaces and routes, after removing what a run that was killed
-    /// has left. Nodes are numbered from 1 in this order.
+    /// Makes bridge, namespaces and routes, after removing leftovers of a killed run. Nodes are
+    /// numbered from 1 in this order.
     pub(super) fn create(nodes: &[&str]) -> Result<Self, NetworkError> {
         remove()?;
         let network = Self(());
@@ -86,8 +86,7 @@ fn attach(node: &str, number: u8) -> Result<(), NetworkError> {
     ))
 }
 
-/// Kills what runs in the nodes' namespaces and removes all that [`Network::create`]
-/// makes.
+/// Kills the processes in the nodes' namespaces and undoes [`Network::create`].
 pub(super) fn remove() -> Result<(), NetworkError> {
     let namespaces = ip(&["netns", "list"])?;
     let ours = |line: &str| -> Option<String> {
@@ -97,7 +96,7 @@ pub(super) fn remove() -> Result<(), NetworkError> {
     for name in namespaces.lines().filter_map(ours) {
         let pids = ip(&["netns", "pids", &name])?;
         for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-            // A process that has just ended is what we want.
+            // The process may have ended already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         ip(&["netns", "del", &name])?;

@@ -1,4 +1,4 @@
-//! One node: containerd, kubelet and kube-proxy in namespaces of their own.
+//! One node: containerd, kubelet and kube-proxy in their own namespaces.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -14,12 +14,12 @@ use crate::control_plane::ControlPlane;
 use crate::nodes::TIER_LABEL;
 use crate::tools::Tools;
 
-/// How long a node may take from power on until it has started its programs.
+/// How long a node may take from power on to started programs.
 const BOOT_WITHIN: Duration = Duration::from_secs(30);
-/// Where Debian and others put the plugins for pods' networks.
+/// Usual folders of the CNI plugins, Debian's first.
 const NETWORK_PLUGINS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
-/// What a node is to be.
+/// Settings of a node.
 #[derive(Debug, Clone)]
 pub struct NodeSpec {
     /// Its name in Kubernetes.
@@ -28,7 +28,7 @@ pub struct NodeSpec {
     pub tier: Tier,
 }
 
-/// A node that is switched on or off.
+/// A node, switched on or off.
 pub(super) struct Node {
     pub(super) name: String,
     tier: Tier,
@@ -39,7 +39,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Writes what its programs are told into `folder`. Nodes are numbered from 1.
+    /// Writes its programs' configuration into `folder`. Nodes are numbered from 1.
     pub(super) fn new(
         spec: &NodeSpec,
         number: u8,
@@ -73,7 +73,7 @@ impl Node {
         })
     }
 
-    /// Switches it on and waits until its programs are started.
+    /// Switches it on and waits until its programs have started.
     pub(super) async fn power_on(
         &mut self,
         tools: &Tools,
@@ -108,7 +108,7 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
-            // Ctrl-C in the terminal is not for the node.
+            // Ctrl-C in the terminal must not reach the node.
             .process_group(0)
             .kill_on_drop(true);
         let child = command.spawn().map_err(ClusterError::Start)?;
@@ -128,7 +128,7 @@ impl Node {
         })
     }
 
-    /// The process that is process 1 inside, once it is there.
+    /// The process that is process 1 inside, if started.
     fn find_init(&mut self) -> Option<u32> {
         let (child, init) = self.running.as_mut()?;
         if *init == 0 {
@@ -139,7 +139,7 @@ impl Node {
         Some(*init)
     }
 
-    /// Switches it off: everything that runs on it ends at once, its disk stays.
+    /// Switches it off: everything on it stops at once, its disk stays.
     pub(super) async fn power_off(&mut self) -> Result<(), ClusterError> {
         let Some((mut child, _)) = self.running.take() else {
             return Ok(());
@@ -147,7 +147,7 @@ impl Node {
         child.kill().await.map_err(ClusterError::Start)
     }
 
-    /// A command that runs on the node, as from a shell there.
+    /// A command on the node, as from its shell.
     pub(super) fn command(&self, program: &str) -> Result<Command, ClusterError> {
         let Some((_, init)) = self.running else {
             return Err(ClusterError::Off(self.name.clone()));
@@ -161,7 +161,7 @@ impl Node {
         Ok(command)
     }
 
-    /// Puts the images of an archive into the node's store, as k3s does at its start.
+    /// Imports the images of an archive into the node's store, as k3s does at startup.
     pub(super) async fn import(&self, archive: &Path) -> Result<(), ClusterError> {
         let mut ctr = self.command("ctr")?;
         ctr.args(["--namespace", "k8s.io", "images", "import"]);

@@ -1,4 +1,4 @@
-//! Certificates and keys of a control plane that lives for one lab.
+//! Certificates and keys of a control plane, for one lab.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -21,7 +21,7 @@ pub enum CredentialsError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -44,7 +44,7 @@ pub(super) struct Credentials {
     pub(super) admin_key: PathBuf,
 }
 
-/// Someone who may speak to the API server.
+/// A user of the API server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct User<'a> {
     /// Name of its files.
@@ -143,7 +143,7 @@ impl Credentials {
     }
 }
 
-/// Where the kubeconfig of a user lies.
+/// Path of a user's kubeconfig.
 pub(super) fn kubeconfig(folder: &Path, user: &str) -> PathBuf {
     folder.join(format!("{user}.kubeconfig"))
 }

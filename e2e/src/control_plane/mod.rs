@@ -1,6 +1,6 @@
-//! The real control plane: etcd, API server, controller manager, scheduler.
-//! In the lab only the kubelet is missing: kwok keeps Nodes ready, and the lab runs
-//! pods. A cluster with real kubelets has kine on SQLite, as k3s has, in place of etcd.
+//! The real control plane: etcd, API server, controller manager, scheduler. In the lab only the
+//! kubelet is missing: kwok keeps Nodes ready, and the lab runs pods. A cluster with real kubelets
+//! uses kine on SQLite instead of etcd, like k3s.
 
 mod credentials;
 
@@ -24,14 +24,14 @@ use credentials::{Credentials, User};
 
 /// The port of the API server.
 pub(crate) const API_PORT: u16 = 6443;
-/// The value of the annotation that puts a Node into kwok's care.
+/// The annotation that makes kwok manage a Node.
 pub(crate) const KWOK_ANNOTATION: (&str, &str) = ("kwok.x-k8s.io/node", "fake");
 /// The address of the Service `kubernetes`, the first of its range.
 const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const SERVICE_RANGE: &str = "10.96.0.0/16";
 const ETCD_QUOTA_BYTES: u64 = 8 << 30;
 const KINE_SOCKET: &str = "kine.sock";
-/// As kube-proxy's own role binding names it.
+/// Named as in kube-proxy's own role binding.
 const PROXY: User<'_> = User {
     file: "kube-proxy",
     name: "system:kube-proxy",
@@ -63,7 +63,7 @@ pub enum ControlPlaneError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -72,7 +72,7 @@ pub enum ControlPlaneError {
     Spawn {
         /// The program.
         program: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -81,7 +81,7 @@ pub enum ControlPlaneError {
     Ended {
         /// The program.
         program: &'static str,
-        /// How.
+        /// Its exit status.
         status: String,
         /// Where its log is.
         log: PathBuf,
@@ -91,14 +91,14 @@ pub enum ControlPlaneError {
     /// The API server did not become ready.
     #[error("the API server was not ready after {seconds} s; the end of its log {log}:\n{tail}")]
     NotReady {
-        /// How long we waited.
+        /// Seconds waited.
         seconds: u64,
         /// Where its log is.
         log: PathBuf,
         /// The last lines of the log.
         tail: String,
     },
-    /// The kubeconfig that we wrote does not work.
+    /// The written kubeconfig does not work.
     #[error("cannot make a client for the API server")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -111,10 +111,9 @@ struct Daemon {
     log: PathBuf,
 }
 
-/// The running control plane. Killed when dropped; nothing of it is to be kept.
+/// The running control plane. Killed on drop; nothing of it is kept.
 pub(crate) struct ControlPlane {
-    /// In the order in which they were started, which is also the order in
-    /// which one needs the other.
+    /// In start order; each needs those before it.
     daemons: Vec<Daemon>,
     credentials: Credentials,
     client: kube::Client,
@@ -142,7 +141,7 @@ impl ControlPlane {
         let audit = vec![
             format!("--audit-policy-file={}", policy.display()),
             format!("--audit-log-path={}", audit_log(folder).display()),
-            // In MB: never in two files.
+            // In MB: never split over two files.
             "--audit-log-maxsize=2000".to_owned(),
         ];
         let mut plane =
@@ -167,8 +166,7 @@ impl ControlPlane {
         Ok(plane)
     }
 
-    /// Starts etcd and an API server with further arguments, and waits until it is
-    /// ready.
+    /// Starts etcd and an API server with further arguments, and waits until it is ready.
     pub(crate) async fn start_api_server(
         tools: &Tools,
         folder: &Path,
@@ -195,8 +193,8 @@ impl ControlPlane {
         Ok(plane)
     }
 
-    /// Starts what kubelets named `nodes` need, with kine on SQLite as the datastore, and
-    /// waits until the API server is ready.
+    /// Starts what kubelets named `nodes` need, with kine on SQLite as the datastore, and waits
+    /// until the API server is ready.
     pub(crate) async fn start_for_kubelets(
         tools: &Tools,
         folder: &Path,
@@ -250,14 +248,14 @@ impl ControlPlane {
         groups: &[PathBuf],
         pause: Duration,
     ) -> Result<(), ControlPlaneError> {
-        // The datastore and what asks it come first.
+        // The datastore and the API server come first.
         for daemon in self.daemons.iter_mut().take(2).rev() {
             let program = daemon.program;
             let failed = |source| ControlPlaneError::Spawn { program, source };
             daemon.child.kill().await.map_err(failed)?;
         }
         tokio::time::sleep(pause).await;
-        // One that was killed leaves its socket, on which nobody can listen again.
+        // A killed one leaves its socket, which blocks the address.
         let _ = std::fs::remove_file(folder.join(KINE_SOCKET));
         let spawner = Spawner {
             tools,
@@ -270,7 +268,7 @@ impl ControlPlane {
         self.wait_until_ready().await
     }
 
-    /// Credentials and a client, and no program yet.
+    /// Credentials and a client, without any program yet.
     async fn prepared(
         folder: &Path,
         address: Ipv4Addr,
@@ -301,7 +299,7 @@ impl ControlPlane {
         &self.credentials.ca
     }
 
-    /// The process of a program, as the kernel numbers it; `None` where it has ended.
+    /// The process id of a program; `None` if it has ended.
     pub(crate) fn process(&self, program: &str) -> Option<u32> {
         let daemon = self.daemons.iter().find(|d| d.program == program)?;
         daemon.child.id()
@@ -317,7 +315,7 @@ impl ControlPlane {
         &self.credentials.kubeconfig
     }
 
-    /// An error when a program has ended by itself.
+    /// An error if a program has ended by itself.
     pub(crate) fn check(&mut self) -> Result<(), ControlPlaneError> {
         for daemon in &mut self.daemons {
             if let Ok(Some(status)) = daemon.child.try_wait() {
@@ -332,8 +330,8 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Kills all programs, those that need others first. The API server would
-    /// wait for its clients and then for etcd, and there is nothing to save.
+    /// Kills all programs, dependents first. The API server would wait for its clients and then for
+    /// etcd, and there is nothing to save.
     pub(crate) async fn stop(&mut self) {
         while let Some(mut daemon) = self.daemons.pop() {
             if let Err(error) = daemon.child.kill().await {
@@ -346,7 +344,7 @@ impl ControlPlane {
         let begin = Instant::now();
         loop {
             let request = http_get("/readyz").map_err(client_error)?;
-            // The client logs an error for each answer that is not yet good.
+            // The client logs an error for each unready answer.
             let asked = self.client.request_text(request);
             if asked.with_subscriber(NoSubscriber::new()).await.is_ok() {
                 return Ok(());
@@ -391,7 +389,7 @@ async fn client(kubeconfig: &Path) -> Result<kube::Client, ControlPlaneError> {
     kube::Client::try_from(config).map_err(client_error)
 }
 
-/// What all programs of a control plane share.
+/// Settings shared by all programs of a control plane.
 struct Spawner<'a> {
     tools: &'a Tools,
     folder: &'a Path,
@@ -406,7 +404,7 @@ impl Spawner<'_> {
     ) -> Result<Daemon, ControlPlaneError> {
         let path = self.tools.find(program)?;
         let log = self.folder.join("logs").join(format!("{program}.log"));
-        // After a restart the log goes on.
+        // After a restart the log is continued.
         let output = File::options()
             .create(true)
             .append(true)
@@ -425,8 +423,7 @@ impl Spawner<'_> {
             .stdin(Stdio::null())
             .stdout(output.try_clone().map_err(failed)?)
             .stderr(output)
-            // Not in the terminal's group: Ctrl-C must not end etcd before
-            // those who need it.
+            // Not in the terminal's group: Ctrl-C must not end etcd before its clients.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -455,8 +452,7 @@ fn file(name: &str, path: &Path) -> String {
     flag(name, path.display())
 }
 
-/// etcd on a loopback address of its own, so that labs with different indices
-/// need no free port.
+/// etcd on its own loopback address, so that labs with different indices do not compete for ports.
 fn etcd_arguments(index: u8, folder: &Path, client: &str) -> Vec<String> {
     let peer = format!("http://127.77.{index}.1:2380");
     vec![
@@ -466,10 +462,9 @@ fn etcd_arguments(index: u8, folder: &Path, client: &str) -> Vec<String> {
         flag("listen-peer-urls", &peer),
         flag("initial-advertise-peer-urls", &peer),
         flag("initial-cluster", format!("default={peer}")),
-        // The data ends with the lab.
+        // The data is not kept.
         "--unsafe-no-fsync".to_owned(),
-        // Large objects that are written often fill the default of 2 GB between two
-        // compactions.
+        // Large objects that are written often fill the default of 2 GB between two compactions.
         flag("quota-backend-bytes", ETCD_QUOTA_BYTES),
         flag("log-level", "warn"),
     ]
@@ -497,7 +492,7 @@ fn apiserver_arguments(credentials: &Credentials, address: Ipv4Addr, etcd: &str)
             "service-account-issuer",
             "https://kubernetes.default.svc.cluster.local",
         ),
-        // Tokens end when they say so, as on most managed clusters later on.
+        // Tokens expire when they say so, as on most managed clusters.
         flag("service-account-extend-token-expiration", false),
         flag("service-cluster-ip-range", SERVICE_RANGE),
         flag("authorization-mode", "Node,RBAC"),
@@ -506,7 +501,7 @@ fn apiserver_arguments(credentials: &Credentials, address: Ipv4Addr, etcd: &str)
     ]
 }
 
-/// What an API server needs besides to speak to kubelets and to fence them.
+/// Arguments of an API server that talks to kubelets and restricts them.
 fn kubelet_arguments(credentials: &Credentials) -> Vec<String> {
     vec![
         flag("enable-admission-plugins", "NodeRestriction"),
@@ -516,7 +511,7 @@ fn kubelet_arguments(credentials: &Credentials) -> Vec<String> {
     ]
 }
 
-/// SQLite with the settings that k3s gives it.
+/// SQLite with k3s's settings.
 fn kine_arguments(folder: &Path, socket: &str) -> Vec<String> {
     let database = folder.join("kine/state.db");
     vec![

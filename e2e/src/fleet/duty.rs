@@ -1,29 +1,29 @@
-//! What a host does with its ComputeNode's spec, as a real agent would, but for the
-//! computing: which slices it holds when, and what becomes of its routes. Pure.
+//! What a host does with its ComputeNode's spec, like a real agent but without
+//! computing: which slices it holds when, and how its routes proceed. Pure.
 //!
-//! Specs are read as plain JSON, so that the fleet follows operators of more than
-//! one version.
+//! Specs are read as plain JSON, so that the fleet works with operators of more
+//! than one version.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Bytes a second at which blocks arrive.
+/// Bytes per second at which blocks are fetched.
 const FETCH_BYTES_PER_SECOND: f64 = 12_500_000.0;
-/// Bytes a second at which blocks are merged, optimized and warmed up.
+/// Bytes per second at which blocks are merged, optimized and warmed up.
 const LOAD_BYTES_PER_SECOND: f64 = 40_000_000.0;
-/// The least that either takes.
+/// The minimum of either.
 const STEP: Duration = Duration::from_millis(150);
-/// The probe's way through the path and back.
+/// Round trip of the probe over the path.
 const VERIFY: Duration = Duration::from_millis(250);
-/// Time that requests need which were in flight at a flip.
+/// Time that requests in flight at a flip need.
 const DRAIN: Duration = Duration::from_millis(120);
 
 /// UID of the Placement, revision, segment.
 pub(super) type SliceKey = (String, i64, u32);
 
-/// What the operator wants of a host.
+/// The operator's wish for a host.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Wish {
     pub(super) uid: String,
@@ -78,7 +78,7 @@ impl Wish {
             placement_uid: text(&route["placementUid"]),
             active: route["activeRevision"].as_i64().unwrap_or_default(),
             verify: route["verifyRevision"].as_i64(),
-            // An operator that tells all hosts says which of them is the entry.
+            // If the operator sends the route to all hosts, it names the entry.
             is_entry: route["entry"]["node"].as_str().is_none_or(|n| n == node),
         };
         Self {
@@ -91,7 +91,7 @@ impl Wish {
     }
 }
 
-/// A slice that is held or on its way.
+/// A slice that is held or being loaded.
 #[derive(Debug, Clone, Copy)]
 struct Held {
     fetched: Duration,
@@ -107,21 +107,21 @@ struct Followed {
     /// Revision before the last flip, and when its requests have ended.
     before: Option<(i64, Duration)>,
     in_flight_at_flip: u32,
-    /// Revision under the probe, and when its outcome is there.
+    /// Revision being probed, and when the result is due.
     proved: Option<(i64, Duration)>,
     is_entry: bool,
 }
 
-/// What a host holds and follows.
+/// The slices and routes of a host.
 #[derive(Debug, Default)]
 pub(super) struct Duty {
     slices: BTreeMap<SliceKey, Held>,
     routes: BTreeMap<String, Followed>,
-    /// Blocks that are here, which need not be fetched again.
+    /// Blocks on this host, which are not fetched again.
     blocks: BTreeSet<String>,
 }
 
-/// What a host says of its duty at one moment.
+/// A host's report at one moment.
 #[derive(Debug, PartialEq)]
 pub(super) struct Report {
     /// As `status.slices`.
@@ -130,12 +130,12 @@ pub(super) struct Report {
     pub(super) routes: Vec<Value>,
     /// Slices that are ready.
     pub(super) ready: u32,
-    /// When it will say something else, if nothing else happens.
+    /// When the report changes next, if nothing else happens.
     pub(super) next: Option<Duration>,
 }
 
 impl Duty {
-    /// Takes `wish` up. `milliseconds` gives the time of a block on this host.
+    /// Adopts `wish`. `milliseconds` gives the time of a block on this host.
     pub(super) fn follow(
         &mut self,
         wish: &Wish,
@@ -172,7 +172,7 @@ impl Duty {
         }
     }
 
-    /// What is to be told at `now`.
+    /// The report at `now`.
     pub(super) fn report(&self, now: Duration, clock: impl Fn(Duration) -> String) -> Report {
         let slices: Vec<Value> = self.slices.iter().map(|(k, h)| slice(k, h, now)).collect();
         let moments = self
@@ -193,7 +193,7 @@ impl Duty {
         }
     }
 
-    /// Slices that serve, each with the milliseconds of a run.
+    /// Slices that are ready, each with the milliseconds of a run.
     pub(super) fn ready(&self, now: Duration) -> impl Iterator<Item = (&SliceKey, f64)> {
         let ready = self
             .slices
@@ -207,7 +207,7 @@ impl Duty {
         self.slices.values().map(|held| held.bytes).sum()
     }
 
-    /// Placements whose requests enter here, with the revision that takes them.
+    /// Placements whose requests enter here, with the active revision.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&str, i64)> {
         let served = self
             .routes
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(report.slices[0]["state"], "Ready");
         assert_eq!(report.slices[0]["runMs"], 7.0);
         assert_eq!((report.ready, report.next), (1, None));
-        // What is here is not fetched again.
+        // Blocks on this host are not fetched again.
         let mut next = wish;
         next.slices[0].key.1 = 3;
         duty.follow(&next, at(2000), |_| 7.0);

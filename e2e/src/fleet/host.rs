@@ -1,4 +1,4 @@
-//! One host of a fleet: what its agent knows, says and reports.
+//! One host of a fleet: the state of its agent and its reports.
 
 use super::duty::{Duty, Report, Wish};
 use super::models::Library;
@@ -21,23 +21,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
-/// Changes that come together are written together.
+/// Changes within this time are written together.
 const GATHER: Duration = Duration::from_millis(50);
 /// A write that takes longer has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after a write that failed.
+/// Pause after a failed write.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What all hosts of a fleet share.
+/// State shared by all hosts of a fleet.
 pub(super) struct Shared {
-    /// Knows the API server and no user: each agent brings its own token.
+    /// Connects to the API server without a user: each agent has its own token.
     pub(super) client: Client,
     pub(super) library: Arc<Library>,
     pub(super) links: Mutex<Links>,
     pub(super) traffic: Mutex<Traffic>,
-    /// Hosts that say nothing and answer nobody.
+    /// Hosts that neither report nor answer.
     pub(super) silent: Mutex<BTreeSet<String>>,
-    /// The clock: a moment of both kinds.
+    /// The clock: one moment as both types.
     pub(super) began: (Instant, Timestamp),
 }
 
@@ -62,13 +62,13 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Host {
     spec: FleetHost,
     tokens: Tokens,
-    /// From 0 to 1: tells this host's place among all.
+    /// From 0 to 1: this host's place among all.
     share: f64,
     shared: Arc<Shared>,
     state: Mutex<State>,
     operator: watch::Sender<String>,
     changed: Notify,
-    /// The operator says that it can be used.
+    /// Whether the operator reports it Ready.
     is_ready: AtomicBool,
     /// A session is open.
     is_connected: AtomicBool,
@@ -77,14 +77,14 @@ pub(super) struct Host {
 struct State {
     duty: Duty,
     prober: Prober,
-    /// UID and generation of the wish that was taken up.
+    /// UID and generation of the adopted wish.
     seen: (String, i64),
-    /// Peers whose links changed under real traffic, and who waits for the word.
+    /// Peers whose links changed under real traffic, with the channel to notify once reported.
     changes: Vec<(String, oneshot::Sender<Instant>)>,
     sessions: u32,
 }
 
-/// What an agent says each second.
+/// What an agent reports each second.
 pub(super) struct Said {
     pub(super) load: f64,
     pub(super) memory_free_bytes: u64,
@@ -94,22 +94,22 @@ pub(super) struct Said {
     pub(super) changes: Changes,
 }
 
-/// Who waits until changed links are told of.
+/// Channels to notify once changed links are reported.
 pub(super) struct Changes(Vec<oneshot::Sender<Instant>>);
 
 impl Changes {
-    /// The operator has been told.
+    /// Notifies them: the operator has the report.
     pub(super) fn told(self) {
         let now = Instant::now();
         for waiting in self.0 {
-            // It may have given up waiting.
+            // The receiver may have given up.
             let _ = waiting.send(now);
         }
     }
 }
 
 impl Host {
-    /// A host that was told nothing yet, number `ordinal` of `count`.
+    /// A host without a wish, number `ordinal` of `count`.
     pub(super) fn new(
         spec: FleetHost,
         tokens: Tokens,
@@ -143,7 +143,7 @@ impl Host {
         &self.spec.address
     }
 
-    /// The token that it shows to the operator.
+    /// The token for the operator.
     pub(super) fn token(&self) -> &str {
         &self.tokens.operator
     }
@@ -160,7 +160,7 @@ impl Host {
         lock(&self.shared.silent).contains(self.name())
     }
 
-    /// Where the operator listens, once that is known.
+    /// The operator's address, once known.
     pub(super) async fn operator(&self) -> String {
         let mut address = self.operator.subscribe();
         // The sender is a part of this host.
@@ -186,7 +186,7 @@ impl Host {
         self.is_connected.load(Ordering::Relaxed)
     }
 
-    /// Sessions that were opened so far.
+    /// Number of sessions opened so far.
     pub(super) fn sessions(&self) -> u32 {
         lock(&self.state).sessions
     }
@@ -195,27 +195,27 @@ impl Host {
         lock(&self.state).prober.follow(peers);
     }
 
-    /// Real traffic shows that the link to `peer` is another; the answer comes when
-    /// the operator has been told.
+    /// Reports that real traffic sees a changed link to `peer`; the receiver resolves when the
+    /// operator has the report.
     pub(super) fn sees_change(&self, peer: &str) -> oneshot::Receiver<Instant> {
         let (told, answer) = oneshot::channel();
         lock(&self.state).changes.push((peer.to_owned(), told));
         answer
     }
 
-    /// Whether the operator says that it can be used.
+    /// Whether the operator reports it Ready.
     pub(super) fn is_ready(&self) -> bool {
         self.is_ready.load(Ordering::Relaxed)
     }
 
-    /// Notes what the operator says in the ComputeNode's status.
+    /// Notes the operator's verdict in the ComputeNode's status.
     pub(super) fn judged(&self, status: &Value) {
         let mut conditions = status["conditions"].as_array().into_iter().flatten();
         let ready = conditions.any(|c| c["type"] == "Ready" && c["status"] == "True");
         self.is_ready.store(ready, Ordering::Relaxed);
     }
 
-    /// Takes a wish up, if it is another.
+    /// Adopts a wish if it differs.
     pub(super) fn follow(&self, wish: &Wish) {
         let now = self.shared.now();
         let mut state = lock(&self.state);
@@ -237,7 +237,7 @@ impl Host {
         self.changed.notify_one();
     }
 
-    /// What is said of the last second.
+    /// The report of the last second.
     pub(super) fn second(&self) -> Said {
         let now = self.shared.now();
         let mut state = lock(&self.state);
@@ -282,12 +282,12 @@ impl Host {
         (segments.collect(), requests.collect())
     }
 
-    /// Reports in the ComputeNode's status for as long as the fleet lives.
+    /// Writes the ComputeNode's status for as long as the fleet lives.
     pub(super) async fn publish(self: Arc<Self>) {
         let mut written = Value::Null;
         loop {
             let (uid, status, next) = self.status();
-            // The same status in a new object is to be written again.
+            // The same status must be written again to a new object.
             let news = json!([uid, status]);
             if !uid.is_empty() && !self.is_silent() && news != written {
                 match self.write(&news[1]).await {
@@ -301,13 +301,13 @@ impl Host {
             }
             let now = self.shared.now();
             let wait = next.map_or(RETRY * 5, |at| at.saturating_sub(now));
-            // A host that was silent looks again after a while.
+            // A silent host checks again after a while.
             let _ = timeout(wait.min(RETRY * 5), self.changed.notified()).await;
             sleep(GATHER).await;
         }
     }
 
-    /// UID of the object, its status, and when it will be another.
+    /// UID of the object, its status, and when it changes next.
     fn status(&self) -> (String, Value, Option<Duration>) {
         let now = self.shared.now();
         let state = lock(&self.state);
@@ -355,7 +355,7 @@ impl Host {
         (uid, status, next)
     }
 
-    /// Writes `status` as agents do, with the token of this one.
+    /// Writes `status` as agents do, with this one's token.
     async fn write(&self, status: &Value) -> Result<(), String> {
         let body = json!({
             "apiVersion": format!("{}/v1alpha1", lamina_crds::GROUP),

@@ -1,8 +1,8 @@
-//! How the links between a fleet's hosts are. Pure.
+//! Quality of the links between a fleet's hosts. Pure.
 
 use std::collections::BTreeMap;
 
-/// What one direction of a link gives.
+/// Quality of one direction of a link.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quality {
     /// Round trip of an empty message in seconds.
@@ -15,14 +15,14 @@ pub struct Quality {
 const SITE_RTT_SECONDS: f64 = 0.004;
 /// Round trip to the nearest other site; it grows with the distance.
 const NEAR_RTT_SECONDS: f64 = 0.02;
-/// What each site further adds.
+/// Added per further site.
 const FURTHER_SECONDS: f64 = 0.001;
 /// The longest round trip.
 const FAR_RTT_SECONDS: f64 = 0.08;
 const SITE_BYTES_PER_SECOND: f64 = 12_500_000.0;
 const WIDE_BYTES_PER_SECOND: f64 = 5_000_000.0;
 
-/// Links between hosts of sites: fast inside one, slower and longer between two.
+/// Links between hosts of sites: fast within one, slower and longer between two.
 #[derive(Debug, Clone, Default)]
 pub struct Links {
     sites: BTreeMap<String, u32>,
@@ -38,18 +38,17 @@ impl Links {
         }
     }
 
-    /// The link from one host to another; a host that is none of the fleet lies in
-    /// no site and far away.
+    /// The link from one host to another; an unknown host is in no site and far away.
     pub fn get(&self, from: &str, to: &str) -> Quality {
         let changed = self.changed.get(&(from.to_owned(), to.to_owned()));
         changed.copied().unwrap_or_else(|| self.usual(from, to))
     }
 
-    /// The link as it is on a good day.
+    /// The link without slowdowns.
     fn usual(&self, from: &str, to: &str) -> Quality {
         match (self.sites.get(from), self.sites.get(to)) {
             (Some(a), Some(b)) if a == b => Quality {
-                // Hosts of a site differ a little, as they do: ties are rare.
+                // Hosts of a site differ a little, so that ties are rare.
                 rtt_seconds: SITE_RTT_SECONDS * (1.0 + 0.5 * spread(from, to)),
                 bytes_per_second: SITE_BYTES_PER_SECOND * (1.0 - 0.5 * spread(from, to)),
             },
@@ -89,7 +88,7 @@ impl Links {
     }
 }
 
-/// A figure from 0 to 1 that belongs to a pair of hosts, in either order.
+/// A number from 0 to 1 for a pair of hosts, in either order.
 fn spread(a: &str, b: &str) -> f64 {
     let (a, b) = if a <= b { (a, b) } else { (b, a) };
     // FNV-1a: any even spread will do.

@@ -1,10 +1,10 @@
-//! Many agents in one process: each with a Node, a Pod, a token and a session of
-//! its own, none with a model that it really computes.
+//! Many agents in one process: each with its own Node, Pod, token and session,
+//! none computing any model.
 //!
-//! What the operator sees of them is what real agents send: heartbeats each second,
-//! samples of the links that it asks for, the state of slices and routes in the
-//! ComputeNode's status, live times. So it can be measured at sizes that no machine
-//! could hold real agents of.
+//! The operator sees what real agents send: heartbeats each second, samples of the
+//! links that it asks for, the state of slices and routes in the ComputeNode's
+//! status, live times. So it can be measured at sizes for which no machine could
+//! hold real agents.
 
 mod duty;
 mod host;
@@ -46,20 +46,20 @@ pub enum FleetError {
     /// The kubeconfig does not work.
     #[error("cannot read the kubeconfig")]
     Kubeconfig(#[from] kube::config::KubeconfigError),
-    /// An object that is none.
+    /// An object is malformed.
     #[error("cannot make an object")]
     Object(#[source] serde_json::Error),
     /// The DaemonSet is late.
     #[error("of {wanted} hosts {there} have an agent's Pod")]
     Pods {
-        /// Hosts that have one.
+        /// Hosts that have a Pod.
         there: usize,
         /// Hosts.
         wanted: usize,
     },
 }
 
-/// A host that there is not.
+/// A simulated host.
 #[derive(Debug, Clone)]
 pub struct FleetHost {
     /// Also the name of its Node.
@@ -68,15 +68,15 @@ pub struct FleetHost {
     pub tier: Tier,
     /// Hosts of one site are near each other.
     pub site: u32,
-    /// GFLOP/s that its agent tells.
+    /// GFLOP/s that its agent reports.
     pub gflops: f64,
-    /// Thousandths of a processor that its agent tells.
+    /// Thousandths of a processor that its agent reports.
     pub cpu_millis: u64,
-    /// Memory that its agent may take, in bytes; with 0 it serves nothing.
+    /// Memory that its agent may use, in bytes; with 0 it serves nothing.
     pub memory_bytes: u64,
     /// Further labels of the Node.
     pub labels: BTreeMap<String, String>,
-    /// Where it says that it listens, `10.128.0.7:8001`.
+    /// Its reported listen address, `10.128.0.7:8001`.
     pub address: String,
 }
 
@@ -84,11 +84,11 @@ pub struct FleetHost {
 pub struct Cluster<'a> {
     /// A client with all rights.
     pub client: Client,
-    /// The file that it was made from.
+    /// The kubeconfig of that client.
     pub kubeconfig: &'a Path,
     /// Namespace of the agents.
     pub namespace: &'a str,
-    /// Who makes the agents' Pods.
+    /// Who creates the agents' Pods.
     pub pods: Pods,
 }
 
@@ -152,20 +152,20 @@ impl Fleet {
         })
     }
 
-    /// From now on requests arrive at every entry, or none does.
+    /// Turns the requests at all entries on or off.
     pub fn set_traffic(&self, flows: bool) {
         lock(&self.shared.traffic).flows = flows;
     }
 
-    /// Hosts that neither say anything nor answer their peers, until they are
-    /// taken out again.
+    /// Makes these hosts neither report nor answer their peers, until they are removed from the
+    /// set.
     pub fn silence(&self, hosts: BTreeSet<String>) {
         *lock(&self.shared.silent) = hosts;
     }
 
-    /// Divides the bandwidth between two hosts by `factor` (1 restores it), which
-    /// both see on the traffic of their next second. Gives the moment at which the
-    /// operator was first told; `None` where neither has a session.
+    /// Divides the bandwidth between two hosts by `factor` (1 restores it), which both see on the
+    /// traffic of their next second. Returns when the operator got the first report; `None` if
+    /// neither has a session.
     pub async fn slow_down(&self, a: &str, b: &str, factor: f64) -> Option<Instant> {
         lock(&self.shared.links).slow_down(a, b, factor);
         let told = [(a, b), (b, a)].map(|(host, peer)| {
@@ -181,7 +181,7 @@ impl Fleet {
         first
     }
 
-    /// Sessions that were opened so far by all hosts, repeated ones included.
+    /// Number of sessions opened so far by all hosts, reconnects included.
     pub fn sessions(&self) -> u32 {
         self.hosts.values().map(|host| host.sessions()).sum()
     }
@@ -214,7 +214,7 @@ impl Fleet {
     }
 }
 
-/// A client for the same API server that is nobody.
+/// A client for the same API server without a user.
 async fn anonymous(kubeconfig: &Path) -> Result<Client, FleetError> {
     let file = Kubeconfig::read_from(kubeconfig)?;
     let options = KubeConfigOptions::default();
@@ -223,7 +223,7 @@ async fn anonymous(kubeconfig: &Path) -> Result<Client, FleetError> {
     Ok(Client::try_from(config)?)
 }
 
-/// Brings each host the wishes of its ComputeNode.
+/// Passes each host the wishes of its ComputeNode.
 async fn follow(client: Client, hosts: Arc<BTreeMap<String, Arc<Host>>>) {
     let resource = ApiResource::erase::<ComputeNode>(&());
     let api = Api::<DynamicObject>::all_with(client, &resource);

@@ -1,5 +1,5 @@
-//! Prepared models that a fleet can put into a store: manifests with the times and
-//! sizes of real ones, whose blobs are small.
+//! Prepared models that a fleet can put into a store: manifests with the times and sizes of real
+//! models, but small blobs.
 
 use lamina_model::{Digest, Manifest};
 use std::collections::BTreeMap;
@@ -25,11 +25,11 @@ pub struct Prepared {
     pub manifest: Digest,
     /// Every blob with its digest, the manifest last.
     pub blobs: Vec<(Digest, Vec<u8>)>,
-    /// What it takes, as a DnnModel's `spec.inputs`.
+    /// Its inputs, as in a DnnModel's `spec.inputs`.
     pub inputs: serde_json::Value,
 }
 
-/// All models that a fleet knows.
+/// All models of a fleet.
 #[derive(Debug, Default)]
 pub struct Library {
     models: Vec<Prepared>,
@@ -41,7 +41,7 @@ impl Library {
     /// Models of `variants` different files of each network.
     ///
     /// # Errors
-    /// A profile is none.
+    /// A profile is malformed.
     pub fn of_variants(variants: usize) -> serde_json::Result<Self> {
         let mut library = Self::default();
         for (name, profile) in PROFILES {
@@ -53,18 +53,18 @@ impl Library {
         Ok(library)
     }
 
-    /// The models, those of one network side by side.
+    /// The models, grouped by network.
     pub fn models(&self) -> &[Prepared] {
         &self.models
     }
 
-    /// The model behind an address, by the name of its file.
+    /// The model behind an address, by its file name.
     pub(super) fn find(&self, uri: &str) -> Option<&Prepared> {
         let file = uri.rsplit('/').next()?;
         self.models.iter().find(|model| model.file == file)
     }
 
-    /// Milliseconds that a block takes on a host of `gflops`.
+    /// Milliseconds of a block on a host of `gflops`.
     pub(super) fn milliseconds(&self, block: &str, gflops: f64) -> f64 {
         self.times.get(block).map_or(1.0, |ms| ms / gflops)
     }

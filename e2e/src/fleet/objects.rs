@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// Requests to the API server that go on at once.
+/// Concurrent requests to the API server.
 const CONCURRENCY: usize = 16;
 /// Lifetime of a token; no fleet lives longer.
 const TOKEN_SECONDS: i64 = 7200;
-/// Time in which a DaemonSet has made a Pod for each host.
+/// Time for a DaemonSet to make a Pod for each host.
 const PODS_WITHIN: Duration = Duration::from_secs(90);
-/// What an agent's Pod may ask for of its Node.
+/// Processor request of an agent's Pod.
 const POD_MILLIS: u64 = 1000;
 const POD_BYTES: u64 = 1 << 30;
 /// Service account of agents, and the labels by which the operator knows their
@@ -28,19 +28,19 @@ const POD_BYTES: u64 = 1 << 30;
 const ACCOUNT: &str = "lamina-agent";
 const AGENTS: &str = "app.kubernetes.io/name=lamina,app.kubernetes.io/component=agent";
 
-/// Who makes the agents' Pods.
+/// Who creates the agents' Pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pods {
-    /// The fleet itself, where no controller runs.
+    /// The fleet itself, if no controller runs.
     Ours,
-    /// The chart's DaemonSet. Nobody runs them, for their hosts are not real.
+    /// The chart's DaemonSet. The Pods do not run, since their hosts are not real.
     DaemonSet,
 }
 
 /// Creates a Node for each host.
 pub(super) async fn create_nodes(client: &Client, hosts: &[FleetHost]) -> Result<(), FleetError> {
     let of = |host: &FleetHost| {
-        // Room for an agent's Pod, whatever the agent then says that it may take.
+        // Enough for an agent's Pod, whatever the agent then reports as its own capacity.
         let (cpu, memory) = (host.cpu_millis + POD_MILLIS, host.memory_bytes + POD_BYTES);
         let mut spec = HostSpec::new(&host.name, host.tier, cpu, memory);
         spec.labels.clone_from(&host.labels);
@@ -54,7 +54,7 @@ pub(super) async fn create_nodes(client: &Client, hosts: &[FleetHost]) -> Result
     Ok(())
 }
 
-/// Removes the Nodes; with them go their Pods and ComputeNodes.
+/// Removes the Nodes, and with them their Pods and ComputeNodes.
 pub(super) async fn delete_nodes(client: &Client, names: &[&str]) -> Result<(), FleetError> {
     let api = &Api::<Node>::all(client.clone());
     each(names, |name| async move {
@@ -77,8 +77,8 @@ pub(super) struct Tokens {
     pub(super) operator: String,
 }
 
-/// Tokens bound to the Pod of each host's agent, by host. The Pods get the addresses of
-/// their hosts, which nobody else tells.
+/// Tokens bound to the Pod of each host's agent, by host. Also sets the Pods' addresses to those of
+/// their hosts, since no kubelet does.
 pub(super) async fn tokens(
     client: &Client,
     namespace: &str,
@@ -112,7 +112,7 @@ pub(super) async fn tokens(
     Ok(tokens.await?.into_iter().collect())
 }
 
-/// A token of `pod` for `audience`; for the API server where that is `None`.
+/// A token of `pod` for `audience`; for the API server if `None`.
 async fn token(
     accounts: &Api<ServiceAccount>,
     pod: &Pod,
@@ -166,7 +166,7 @@ async fn create_pods(
     Ok(pods.await?.into_iter().collect())
 }
 
-/// The Pods that a DaemonSet makes, once there is one for each host.
+/// The Pods of a DaemonSet, once there is one per host.
 async fn pods_of_others(
     client: &Client,
     namespace: &str,
@@ -197,7 +197,7 @@ async fn pods_of_others(
     }
 }
 
-/// Does `work` for all of `items`, several at once.
+/// Does `work` for all `items`, several at once.
 async fn each<T, R, F>(
     items: impl IntoIterator<Item = T>,
     work: impl FnMut(T) -> F,
@@ -209,7 +209,7 @@ where
     all.buffer_unordered(CONCURRENCY).try_collect().await
 }
 
-/// The address without its port; hosts of a fleet have ordinary ones.
+/// The address without its port; hosts of a fleet have IPv4 addresses.
 fn address(address: &str) -> Ipv4Addr {
     let host = address.split(':').next().unwrap_or_default();
     host.parse().unwrap_or(Ipv4Addr::UNSPECIFIED)

@@ -1,4 +1,4 @@
-//! Real agents measure their links to a fleet's hosts, too: somebody answers them.
+//! Answers the pings of real agents, which measure their links to a fleet's hosts too.
 
 use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_proto::hop::hop_server::{Hop, HopServer};
@@ -23,7 +23,7 @@ impl Hop for Pings {
     }
 }
 
-/// Answers pings on `address`, whose port may be 0; the true address, and the task
+/// Answers pings on `address`, whose port may be 0; returns the bound address, and the task
 /// that answers until it is aborted.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
-//! Which links an agent tells of in a second, as a real one measures them: with
-//! the time that pings and probes would take on these links. Pure.
+//! The links that an agent reports in a second, as a real one measures them: with the time that
+//! pings and probes would take on them. Pure.
 
 use super::links::Quality;
 use lamina_proto::control::LinkSample;
@@ -8,23 +8,23 @@ use rand::{Rng as _, SeedableRng as _};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Pings of a look at a peer; the fastest counts.
+/// Pings per check of a peer; the fastest counts.
 const PINGS: f64 = 3.0;
-/// A peer that does not answer is waited for so long.
+/// Wait for a peer that does not answer.
 const PATIENCE_SECONDS: f64 = 2.0;
 /// Time between two rounds over all peers.
 const ROUND_SECONDS: f64 = 2.0;
-/// A bandwidth that was probed is probed again after this time.
+/// Age at which a bandwidth is probed again.
 const PROBE_AGAIN: Duration = Duration::from_secs(12);
 /// Bounds of a probe's size, and how long it should take.
 const PROBE_BYTES: (f64, f64) = (16_384.0, 131_072.0);
 const PROBE_SECONDS: f64 = 0.07;
-/// A rate that differs from the last by this factor is news, and told twice.
+/// A rate that differs from the last by this factor counts as changed, and is reported twice.
 const NEWS: f64 = 1.6;
-/// Relative noise of what is measured.
+/// Relative noise of measurements.
 const NOISE: f64 = 0.04;
 
-/// A host whose link is asked for.
+/// A host whose link is to be measured.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Peer {
     /// Its name.
@@ -33,13 +33,13 @@ pub(super) struct Peer {
     pub(super) every: Option<Duration>,
 }
 
-/// What is known of the link to one peer.
+/// State of the link to one peer.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
     pinged: Option<Duration>,
     probed: Option<Duration>,
     rate: f64,
-    /// Another link of this host changed: this one may have, too.
+    /// Another link of this host changed, so this one may have, too.
     is_distrusted: bool,
 }
 
@@ -48,14 +48,14 @@ struct Known {
 pub(super) struct Prober {
     peers: Vec<Peer>,
     next: usize,
-    /// Seconds that pings and probes may take until they are behind the clock.
+    /// Seconds left for pings and probes before they fall behind the clock.
     spare: f64,
     known: BTreeMap<String, Known>,
     random: StdRng,
 }
 
 impl Prober {
-    /// Nothing is measured yet. `seed` makes the noise.
+    /// A prober without measurements. `seed` makes the noise.
     pub(super) fn new(seed: u64) -> Self {
         Self {
             peers: Vec::new(),
@@ -74,8 +74,8 @@ impl Prober {
         self.next = 0;
     }
 
-    /// What is told of the second before `now`. `link` gives the link to a peer;
-    /// `None` where it does not answer.
+    /// Samples of the second before `now`. `link` gives the link to a peer; `None` if it does not
+    /// answer.
     pub(super) fn second(
         &mut self,
         now: Duration,
@@ -92,7 +92,7 @@ impl Prober {
             .map(|peer| peer.node.clone())
             .collect();
         for node in timed {
-            // Side by side: none waits for another.
+            // In parallel: none waits for another.
             self.look(&node, now, link(&node), &mut samples);
         }
         self.spare = (self.spare + 1.0).min(1.0);
@@ -118,7 +118,7 @@ impl Prober {
         samples
     }
 
-    /// Tells of a link that real traffic showed to be another than before.
+    /// Reports a link that real traffic showed to be changed.
     pub(super) fn seen(&mut self, node: &str, now: Duration, quality: Quality) -> Vec<LinkSample> {
         let mut samples = vec![self.round_trip(node, quality)];
         self.probe(node, now, quality, &mut samples);
@@ -127,11 +127,11 @@ impl Prober {
 
     fn is_due(&self, node: &str, now: Duration, every: Duration) -> bool {
         let pinged = self.known.get(node).and_then(|known| known.pinged);
-        // Looks come once a second: a moment too early is in time.
+        // Checks come once a second, so a moment too early is in time.
         pinged.is_none_or(|at| now + Duration::from_millis(100) >= at + every)
     }
 
-    /// One look at a peer; the seconds that it takes.
+    /// Checks a peer; returns the seconds that it takes.
     fn look(
         &mut self,
         node: &str,
@@ -167,7 +167,7 @@ impl Prober {
         }
     }
 
-    /// A probe of the bandwidth, repeated where it brings news; its seconds.
+    /// Probes the bandwidth, twice if it changed; returns the seconds.
     fn probe(
         &mut self,
         node: &str,
@@ -196,7 +196,7 @@ impl Prober {
             });
         }
         if is_news {
-            // Links of one host often share what makes them slow.
+            // Links of one host often share their bottleneck.
             for (other, known) in &mut self.known {
                 known.is_distrusted |= other != node;
             }

@@ -1,5 +1,5 @@
-//! An agent's session with the operator: hello, a heartbeat each second, what was
-//! measured, and the models that it is asked to prepare.
+//! An agent's session with the operator: hello, a heartbeat each second, samples, and the models to
+//! prepare.
 
 use super::host::Host;
 use super::prober::Peer;
@@ -55,7 +55,7 @@ pub(super) async fn keep(host: Arc<Host>) {
         }
         let cause = std::error::Error::source(&end).map(ToString::to_string);
         tracing::debug!(node = host.name(), operator = address, cause, "{end}");
-        // Apart from each other, as the agents of many hosts are.
+        // Staggered, like the agents of many hosts.
         sleep(pause.mul_f64(0.5 + host.share())).await;
         pause = (pause * 2).min(PAUSES.1);
     }
@@ -66,7 +66,7 @@ async fn session(host: &Arc<Host>, address: &str) -> Result<std::convert::Infall
     let opened = timeout(PATIENCE * 2, open(host, address, receiver, &sender)).await;
     let (mut orders, channel) = opened.map_err(|_| SessionEnd::Stuck)??;
     host.session_opened();
-    // Beats of many hosts are spread over the second.
+    // Heartbeats of many hosts are spread over the second.
     let first = tokio::time::Instant::now() + BEAT.mul_f64(host.share());
     let mut beat = interval_at(first, BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,7 +136,7 @@ async fn send(sender: &mpsc::Sender<AgentMessage>, message: Message) -> Result<(
     }
 }
 
-/// The heartbeat, and what was seen since the last.
+/// The heartbeat, and samples since the last.
 async fn report(host: &Host, sender: &mpsc::Sender<AgentMessage>) -> Result<(), SessionEnd> {
     let said = host.second();
     let heartbeat = Heartbeat {
@@ -176,7 +176,7 @@ fn obey(
         Some(Order::Peers(list)) => {
             let peers = list.peers.into_iter().map(|peer| Peer {
                 node: peer.node,
-                // An operator that says no pace has peers asked in turn.
+                // Without an interval from the operator, peers are probed in turn.
                 every: (peer.every_ms > 0).then(|| Duration::from_millis(peer.every_ms.into())),
             });
             host.set_peers(peers.collect());
@@ -185,17 +185,17 @@ fn obey(
             let (host, channel, sender) = (Arc::clone(host), channel.clone(), sender.clone());
             tokio::spawn(async move { prepare(&host, channel, job, &sender).await });
         }
-        // The rest asks nothing of a host that computes nothing.
+        // The other messages require nothing of a host that does not compute.
         _ => {}
     }
 }
 
-/// Puts a model that was prepared before into the store, as if it were prepared now.
+/// Puts a model prepared earlier into the store, as if it were prepared now.
 async fn prepare(host: &Host, channel: Channel, job: Prepare, sender: &mpsc::Sender<AgentMessage>) {
     let update = async |update: Update| {
         let job = job.job.clone();
         let update = Some(update);
-        // A session that ended meanwhile is followed by one that is told again.
+        // If the session has ended, the next one gets the job again.
         let _ = send(sender, Message::Prepare(PrepareUpdate { job, update })).await;
     };
     let Some(model) = host.library().find(&job.uri) else {

@@ -1,18 +1,17 @@
-//! Requests that a fleet pretends to answer: what each host says of them. Pure.
+//! Requests that a fleet pretends to answer: the figures each host reports. Pure.
 
 use lamina_proto::control::{ModelRequests, SegmentTiming};
 use std::collections::BTreeMap;
 
-/// Requests that each entry answers in a second: as many as a spec declares where it
-/// says nothing.
+/// Requests per second at each entry: the default of a spec.
 const REQUESTS: u64 = 1;
-/// Time that a request spends between two hosts.
+/// Time of a request between two hosts.
 const HOP_SECONDS: f64 = 0.012;
 /// The 95th percentile over the median.
 const TAIL: f64 = 1.3;
 
-/// What hosts know of each other's part in a request: in a real cluster the request
-/// itself carries it.
+/// What hosts know of each other's part in a request; in a real cluster the request itself carries
+/// it.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     /// Requests arrive.
@@ -23,20 +22,20 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// A host holds a segment that takes so many seconds.
+    /// A host holds a segment with this run time.
     pub(super) fn holds(&mut self, uid: &str, revision: i64, segment: u32, seconds: f64) {
         let of = self.seconds.entry((uid.to_owned(), revision)).or_default();
         of.insert(segment, seconds);
     }
 
-    /// An entry takes requests with `revision`; none of an older one is left.
+    /// An entry uses `revision`, and no request of an older one is left.
     pub(super) fn serves(&mut self, uid: &str, revision: i64) {
         self.serving.insert(uid.to_owned(), revision);
         self.seconds
             .retain(|(of, held), _| of != uid || *held >= revision);
     }
 
-    /// What the host of a segment says, if requests reach it.
+    /// The segment's figures, if requests reach it.
     pub(super) fn segment(&self, uid: &str, revision: i64, segment: u32) -> Option<SegmentTiming> {
         let is_serving = self.flows && self.serving.get(uid) == Some(&revision);
         let seconds = self
@@ -54,7 +53,7 @@ impl Traffic {
         })
     }
 
-    /// What the entry says, if requests arrive.
+    /// The entry's figures, if requests arrive.
     pub(super) fn requests(&self, uid: &str, revision: i64) -> Option<ModelRequests> {
         let segments = self.seconds.get(&(uid.to_owned(), revision))?;
         let hops = segments.len().saturating_sub(1) as f64;

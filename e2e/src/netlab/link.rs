@@ -1,25 +1,25 @@
-//! One directed link as a queue in front of a transmitter and a stretch of
-//! cable. Pure: time comes in as an argument, so that tests need no clock.
+//! One directed link: a queue, a transmitter and a delay. Pure: time is an argument, so that tests
+//! need no clock.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// How long a queue of the default size takes to drain.
 const DEFAULT_QUEUE: Duration = Duration::from_millis(250);
-/// A queue shorter than this would drop a single burst of one connection.
+/// A shorter queue would drop a single burst of one connection.
 const SMALLEST_QUEUE_BYTES: u64 = 64 * 1024;
 
-/// What one direction between two hosts can do.
+/// Properties of one direction between two hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
     /// Time from the last bit leaving to its arrival.
     pub delay: Duration,
-    /// Bits a second, IP headers included.
+    /// Bits per second, including IP headers.
     pub rate_bits_per_s: u64,
-    /// A link that is not up loses every packet.
+    /// A link that is down loses every packet.
     pub up: bool,
-    /// Bytes that may wait to be sent before packets are dropped; by default
-    /// what the link sends in 250 ms, at least 64 KiB.
+    /// Bytes that may wait to be sent before packets are dropped; by default what the link sends in
+    /// 250 ms, at least 64 KiB.
     pub queue_limit_bytes: Option<u64>,
 }
 
@@ -44,7 +44,7 @@ impl Link {
         })
     }
 
-    /// The time the transmitter needs for so many bytes.
+    /// Transmission time of `bytes`.
     fn transmission(&self, bytes: u64) -> Duration {
         let nanos = u128::from(bytes) * 8_000_000_000 / u128::from(self.rate_bits_per_s.max(1));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
@@ -63,9 +63,9 @@ pub(crate) struct Pipe<P> {
     /// The head is being sent, the others wait.
     waiting: VecDeque<Sized<P>>,
     waiting_bytes: u64,
-    /// When the last bit of the head leaves. Meaningless while nothing waits.
+    /// When the last bit of the head leaves. Meaningless if the queue is empty.
     head_leaves: Instant,
-    /// Sent and on the way, by time of arrival.
+    /// Sent and in flight, by time of arrival.
     flying: VecDeque<(Instant, P)>,
 }
 
@@ -81,7 +81,7 @@ impl<P> Pipe<P> {
         }
     }
 
-    /// Queues a packet, or gives it back when it is dropped.
+    /// Queues a packet, or returns it if it is dropped.
     pub(crate) fn push(&mut self, now: Instant, bytes: u64, packet: P) -> Result<(), P> {
         self.advance(now);
         if !self.link.up || self.waiting_bytes + bytes > self.link.queue_limit() {
@@ -95,7 +95,7 @@ impl<P> Pipe<P> {
         Ok(())
     }
 
-    /// A packet that has arrived by now.
+    /// The next packet that has arrived.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<P> {
         self.advance(now);
         let (arrival, _) = self.flying.front()?;
@@ -105,10 +105,10 @@ impl<P> Pipe<P> {
         self.flying.pop_front().map(|(_, packet)| packet)
     }
 
-    /// When the link next wants to be looked at.
+    /// When the link must be polled next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        // Packets on the way arrive in order, and what still waits arrives
-        // after them; it only matters when nothing is on the way.
+        // Packets in flight arrive in order, and those in the queue arrive after them; so the queue
+        // only matters if nothing is in flight.
         match self.flying.front() {
             Some((arrival, _)) => Some(*arrival),
             None if self.waiting.is_empty() => None,
@@ -116,12 +116,12 @@ impl<P> Pipe<P> {
         }
     }
 
-    /// Changes the link; returns the packets that a link going down loses.
+    /// Changes the link; returns the packets lost if it goes down.
     pub(crate) fn change(&mut self, now: Instant, link: Link) -> Vec<P> {
         self.advance(now);
         let old = std::mem::replace(&mut self.link, link);
         if !self.waiting.is_empty() {
-            // The part of the head that has not left goes at the new rate.
+            // The rest of the head is sent at the new rate.
             let left = self.head_leaves.saturating_duration_since(now);
             let stretch = old.rate_bits_per_s.max(1) as f64 / link.rate_bits_per_s.max(1) as f64;
             self.head_leaves = now + left.mul_f64(stretch);
@@ -136,9 +136,8 @@ impl<P> Pipe<P> {
             .collect()
     }
 
-    /// Moves what has left the transmitter by now onto the way. A late call
-    /// uses the times at which packets should have left, so that a busy
-    /// machine delays packets and does not slow the link.
+    /// Moves packets that have left the transmitter in flight. A late call uses the times at which
+    /// packets should have left, so that a busy machine delays packets but does not slow the link.
     fn advance(&mut self, now: Instant) {
         while self.head_leaves <= now {
             let Some(sent) = self.waiting.pop_front() else {

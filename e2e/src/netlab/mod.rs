@@ -20,14 +20,14 @@ use namespace::{MTU, Namespace, create_device};
 pub(crate) use namespace::{ip, remove_leftovers, within};
 use router::{Port, Router};
 
-/// The name of the host that carries the control plane: the root namespace.
+/// The name of the host of the control plane: the root namespace.
 pub const CONTROL: &str = "control";
 /// The last byte of the control host's address; other hosts follow.
 const FIRST_ADDRESS: u8 = 1;
 /// Hosts that fit into one /24, the control host among them.
 const MOST_HOSTS: usize = 250;
 
-/// Why the emulated network cannot be had.
+/// Why there is no emulated network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// Not root.
@@ -39,7 +39,7 @@ pub enum NetworkError {
     /// iproute2 is missing.
     #[error("the command `ip` cannot be run: install iproute2")]
     NoIp(#[source] std::io::Error),
-    /// `ip` refused.
+    /// `ip` failed.
     #[error("`ip {command}` failed: {said}")]
     Ip {
         /// Its arguments.
@@ -52,7 +52,7 @@ pub enum NetworkError {
     Device {
         /// The host.
         host: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -62,7 +62,7 @@ pub enum NetworkError {
     /// No such host.
     #[error("no host {0:?} in this lab")]
     UnknownHost(String),
-    /// Two hosts of one name, or the name of the control host.
+    /// Two hosts have the same name, or one has the control host's.
     #[error("the host name {0:?} is taken")]
     NameTaken(String),
     /// More than fit.
@@ -89,8 +89,8 @@ impl Network {
     /// Makes a namespace per host and starts the router.
     ///
     /// Addresses are 10.77.`index`.N; the control host, which is the root
-    /// namespace, has N = 1. Whatever an earlier lab of the same index left
-    /// behind is removed first.
+    /// namespace, has N = 1. Leftovers of an earlier lab of the same index are
+    /// removed first.
     pub fn start(
         index: u8,
         hosts: &[&str],
@@ -165,7 +165,7 @@ impl Network {
         within(namespace.as_deref(), work)
     }
 
-    /// The link from one host to another as it is now.
+    /// The current link from one host to another.
     pub fn link(&self, from: &str, to: &str) -> Result<Link, NetworkError> {
         let pair = self.pair(from, to)?;
         self.lock()
@@ -194,7 +194,7 @@ impl Network {
         Ok(())
     }
 
-    /// What every directed pair has carried since the start.
+    /// Traffic of every directed pair since the start.
     pub fn counters(&self) -> BTreeMap<(String, String), Counters> {
         pairs(self.hosts.len())
             .map(|(from, to)| {

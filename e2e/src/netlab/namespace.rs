@@ -14,9 +14,9 @@ use super::NetworkError;
 
 /// Where iproute2 keeps named namespaces.
 const NAMED: &str = "/run/netns";
-/// The size that Ethernet has, so that packets are paced as in the field.
+/// Ethernet's size, so that packets are paced as in the field.
 pub(super) const MTU: u16 = 1500;
-/// Packets that wait while the router is not scheduled.
+/// Queue length while the router is not scheduled.
 const DEVICE_QUEUE_PACKETS: u32 = 4096;
 
 /// A named network namespace, removed when dropped.
@@ -52,8 +52,7 @@ fn prefix(index: u8) -> String {
     format!("lamina{index}-")
 }
 
-/// Kills what still runs in the namespaces of a lab that was killed, and
-/// removes them.
+/// Kills the processes in the namespaces of a killed lab, and removes the namespaces.
 pub(crate) fn remove_leftovers(index: u8) -> Result<(), NetworkError> {
     let prefix = prefix(index);
     let Ok(entries) = std::fs::read_dir(NAMED) else {
@@ -68,7 +67,7 @@ pub(crate) fn remove_leftovers(index: u8) -> Result<(), NetworkError> {
             .split_whitespace()
             .filter_map(|pid| pid.parse().ok())
         {
-            // A process that has just ended is what we want.
+            // The process may have ended already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         ip(&["netns", "del", &name])?;
@@ -76,9 +75,9 @@ pub(crate) fn remove_leftovers(index: u8) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// Runs `work` inside a namespace, on a thread of its own: a thread that has
-/// changed its namespace must not be used for anything else. Sockets and
-/// devices made there stay there. `None` stays in the root namespace.
+/// Runs `work` inside a namespace, on its own thread: a thread that has changed its namespace must
+/// not be used for anything else. Sockets and devices made there stay there. `None` stays in the
+/// root namespace.
 pub(crate) fn within<T: Send>(
     namespace: Option<&Path>,
     work: impl FnOnce() -> std::io::Result<T> + Send,
@@ -116,7 +115,7 @@ pub(super) fn create_device(
     })
 }
 
-/// Runs `ip` and returns what it printed.
+/// Runs `ip` and returns its output.
 pub(crate) fn ip(arguments: &[&str]) -> Result<String, NetworkError> {
     let output = Command::new("ip")
         .args(arguments)

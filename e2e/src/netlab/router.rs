@@ -22,13 +22,13 @@ use super::link::{Link, Pipe};
 
 /// Packets read from one device before the others get their turn.
 const BURST: usize = 64;
-/// Buffers kept for reuse; more than this is given back to the allocator.
+/// Buffers kept for reuse; the rest is freed.
 const POOL: usize = 4096;
 
-/// What one directed pair has carried since the start.
+/// Traffic of one directed pair since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
-    /// Bytes delivered, IP headers included.
+    /// Bytes delivered, including IP headers.
     pub bytes: u64,
     /// Packets delivered.
     pub packets: u64,
@@ -68,7 +68,7 @@ pub(super) struct Router {
 }
 
 impl Router {
-    /// Starts the thread. `link(from, to)` says what each pair begins with.
+    /// Starts the thread. `link(from, to)` gives the initial links.
     pub(super) fn start(
         ports: Vec<Port>,
         link: impl Fn(usize, usize) -> Link,
@@ -112,7 +112,7 @@ impl Router {
 
     /// Changes one link; takes effect within microseconds.
     pub(super) fn set_link(&self, from: usize, to: usize, link: Link) {
-        // A router that has stopped has said so in the log.
+        // A stopped router has logged the reason.
         if self.changes.send(Change { from, to, link }).is_ok()
             && let Some(mut wake) = self.wake.as_ref()
         {
@@ -120,7 +120,7 @@ impl Router {
         }
     }
 
-    /// What a pair has carried.
+    /// Traffic of a pair.
     pub(super) fn counters(&self, from: usize, to: usize) -> Counters {
         let pair = &self.counters[from * self.ports + to];
         Counters {
@@ -140,9 +140,8 @@ impl Drop for Router {
     }
 }
 
-/// Asks for a better priority, so that a busy machine does not stretch the
-/// emulated delays. Not being allowed to is no error: the links are then less
-/// exact under load.
+/// Raises this thread's priority, so that a busy machine does not stretch the emulated delays.
+/// Failing is no error: the links are then less exact under load.
 fn prefer_this_thread() {
     let thread = nix::unistd::gettid().to_string();
     let reniced = std::process::Command::new("renice")
@@ -157,7 +156,7 @@ struct Engine {
     ports: Vec<Port>,
     /// By `from * ports + to`.
     pipes: Vec<Pipe<Vec<u8>>>,
-    /// The earliest timer that is in `timers` for a pipe.
+    /// The earliest timer in `timers` of each pipe.
     scheduled: Vec<Option<Instant>>,
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     counters: Arc<Vec<PairCounters>>,
@@ -182,7 +181,7 @@ impl Engine {
         }
     }
 
-    /// Sleeps until a packet comes in, one is due, or somebody wakes us.
+    /// Sleeps until a packet comes in, one is due, or `wake` is written.
     fn wait(&self, wake: &PipeReader) -> std::io::Result<(bool, Vec<usize>)> {
         let timeout = self
             .timers
@@ -243,7 +242,7 @@ impl Engine {
     fn route(&mut self, from: usize, packet: Vec<u8>) {
         let to = destination(&packet)
             .and_then(|address| self.ports.iter().position(|port| port.address == address));
-        // Broadcasts and addresses outside the lab go nowhere.
+        // Broadcasts and addresses outside the lab are dropped.
         let Some(to) = to.filter(|to| *to != from) else {
             return self.recycle(packet);
         };
@@ -276,7 +275,7 @@ impl Engine {
 
     fn deliver(&mut self, pair: usize, packet: Vec<u8>) {
         let counters = &self.counters[pair];
-        // A receiver that cannot take a packet loses it, as a network card does.
+        // A receiver that cannot take a packet loses it, like a network card.
         match self.ports[pair % self.ports.len()].device.send(&packet) {
             Ok(_) => {
                 counters
@@ -309,7 +308,7 @@ impl Engine {
     }
 }
 
-/// Where an IPv4 packet goes; nothing for other protocols.
+/// Destination of an IPv4 packet; `None` for other protocols.
 fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
     if packet.first()? >> 4 != 4 {
         return None;

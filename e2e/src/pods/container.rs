@@ -1,4 +1,4 @@
-//! One container: its process, started again when it ends, and its probes.
+//! One container: its process, restarted when it ends, and its probes.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -16,13 +16,13 @@ use tokio::sync::watch;
 
 use super::probe::{self, ProbeSpec};
 
-/// The pauses between a process ending and its next start.
+/// Pauses before restarts.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A process that ran this long starts with the first pause again.
+/// A process that ran this long gets the first pause again.
 const STEADY: Duration = Duration::from_secs(10);
 
-/// When a container that has ended is started again.
+/// When an ended container is restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Restart {
     Always,
@@ -40,7 +40,7 @@ impl Restart {
     }
 }
 
-/// What happens to a container.
+/// An event of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     Started,
@@ -49,13 +49,13 @@ pub(crate) enum Event {
     Ready(bool),
 }
 
-/// The process number of a running container, for those who want to kill it.
+/// The process id of a running container, for signals.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Process(Arc<Mutex<Option<Pid>>>);
 
 impl Process {
-    /// Sends a signal. Signals that end or stop reach the whole container, as
-    /// they do where its processes share a PID namespace.
+    /// Sends a signal. Signals that end or stop reach the whole container, as in a shared PID
+    /// namespace.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pid) = *guard else {
@@ -73,7 +73,7 @@ impl Process {
     }
 }
 
-/// A container ready to be started as often as needed.
+/// A container that can be started any number of times.
 pub(crate) struct Runnable {
     pub(crate) script: PathBuf,
     pub(crate) environment: BTreeMap<String, String>,
@@ -85,12 +85,12 @@ pub(crate) struct Runnable {
     pub(crate) readiness: Option<ProbeSpec>,
     pub(crate) liveness: Option<ProbeSpec>,
     pub(crate) process: Process,
-    /// While true, a process that has ended is not started again.
+    /// While true, ended processes are not restarted.
     pub(crate) suspended: watch::Receiver<bool>,
 }
 
-/// Runs the container until it is asked to stop, with that grace, or until it
-/// has ended for good. Dropping the sender of `stop` stops at once.
+/// Runs the container until it is stopped, with the given grace, or has ended for good. Dropping
+/// the sender of `stop` stops at once.
 pub(crate) async fn supervise(
     mut runnable: Runnable,
     tell: impl Fn(Event) + Sync,
@@ -99,7 +99,7 @@ pub(crate) async fn supervise(
     let mut pause = FIRST_PAUSE;
     loop {
         tokio::select! {
-            // A sender that is gone belongs to a lab that is going down.
+            // If the sender is gone, the lab is stopping.
             _ = runnable.suspended.wait_for(|suspended| !suspended) => {}
             _ = stop.wait_for(Option::is_some) => return,
         }
@@ -157,7 +157,7 @@ fn start(runnable: &Runnable) -> std::io::Result<Child> {
         .spawn()
 }
 
-/// Waits for the end of the process, its probes being asked meanwhile.
+/// Waits for the end of the process, and runs its probes meanwhile.
 async fn run(
     runnable: &Runnable,
     tell: &(impl Fn(Event) + Sync),
@@ -184,12 +184,12 @@ async fn run(
     child.wait().await
 }
 
-/// Asks the probes for ever; a failed liveness probe ends the process.
+/// Runs the probes forever; a failed liveness probe ends the process.
 async fn ask_probes(runnable: &Runnable, tell: &(impl Fn(Event) + Sync), pid: Option<Pid>) {
     let end = |why: &str| {
         tracing::warn!(log = %runnable.log.display(), "the {why} probe failed, the container starts again");
         if let Some(pid) = pid {
-            // A process that has just ended is what we want.
+            // The process may have ended already.
             let _ = kill(pid, Signal::SIGTERM);
         }
     };

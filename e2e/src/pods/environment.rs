@@ -1,5 +1,5 @@
-//! What a container's process sees: arguments, environment and the fields of
-//! its pod. Pure: everything the cluster must be asked for comes in.
+//! A container's arguments, environment and pod fields. Pure: everything from the cluster is passed
+//! in.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::nodes::Size;
 
-/// Why a container cannot be started as its pod describes it.
+/// Why a container cannot be started as specified.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SpecError {
     #[error("the field {0} cannot be given to a container")]
@@ -35,7 +35,7 @@ pub(crate) enum SpecError {
     Image(String),
 }
 
-/// ConfigMaps and Secrets of a pod's namespace that its containers name.
+/// ConfigMaps and Secrets of a pod's namespace that its containers reference.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     pub(crate) config_maps: BTreeMap<String, ConfigMap>,
@@ -50,7 +50,7 @@ pub(crate) struct HostFacts {
 }
 
 impl Sources {
-    /// Content of a ConfigMap by key; `None` when it is missing and optional.
+    /// Content of a ConfigMap by key; `None` if it is missing and optional.
     pub(crate) fn config_map(
         &self,
         name: &str,
@@ -66,7 +66,7 @@ impl Sources {
         Ok(Some(text.chain(binary).collect()))
     }
 
-    /// Content of a Secret by key; `None` when it is missing and optional.
+    /// Content of a Secret by key; `None` if it is missing and optional.
     pub(crate) fn secret(
         &self,
         name: &str,
@@ -97,7 +97,7 @@ fn missing<T>(
     })
 }
 
-/// Resolves a container's environment in the order in which the kubelet does.
+/// Resolves a container's environment in the kubelet's order.
 pub(crate) fn environment(
     pod: &Pod,
     container: &Container,
@@ -208,7 +208,7 @@ pub(crate) fn pod_field(
     })
 }
 
-/// `metadata.labels['tier']` as its two parts.
+/// Splits `metadata.labels['tier']` into its two parts.
 fn subscript(path: &str) -> Option<(&str, &str)> {
     let (map, key) = path.split_once("['")?;
     Some((map, key.strip_suffix("']")?))
@@ -235,7 +235,7 @@ fn resource_field(
         _ => return Err(unknown()),
     };
     let given = given.and_then(|given| given.get(name)).and_then(amount);
-    // A limit that is not set is what the host has.
+    // An unset limit defaults to the host's capacity.
     let value = match (given, name) {
         (Some(value), _) => value,
         (None, "cpu") => host.size.cpu_millis as f64 / 1000.0,
@@ -244,7 +244,7 @@ fn resource_field(
     };
     let divisor = field.divisor.as_ref().and_then(amount);
     let divisor = divisor.filter(|divisor| *divisor > 0.0).unwrap_or(1.0);
-    // A relative slack, because 0.3 / 0.001 is not quite 300.
+    // Relative tolerance, because 0.3 / 0.001 is not quite 300.
     Ok(format!(
         "{}",
         (value / divisor * (1.0 - 1e-9)).ceil() as u64
@@ -278,8 +278,7 @@ pub(crate) fn arguments(words: &[String], environment: &BTreeMap<String, String>
     words.iter().map(|word| expand(word, environment)).collect()
 }
 
-/// Replaces `$(NAME)` by the variable's value; `$$` stands for one `$`, and a
-/// name that is not known stays as it is.
+/// Replaces `$(NAME)` by the variable's value; `$$` is one `$`, and unknown names stay as they are.
 fn expand(text: &str, environment: &BTreeMap<String, String>) -> String {
     let mut out = String::new();
     let mut rest = text;

@@ -1,9 +1,9 @@
-//! The pod runner: what a kubelet does, without images and containers.
+//! The pod runner: a kubelet without images and containers.
 //!
 //! It watches the pods that the scheduler has bound to hosts of the lab and
-//! runs the program that each container describes: with its arguments,
-//! environment, volumes, user and a token bound to the pod, in the host's
-//! network namespace and control groups. It reports the pods' true status.
+//! runs each container's program: with its arguments, environment, volumes,
+//! user and a token bound to the pod, in the host's network namespace and
+//! control groups. It reports the pods' true status.
 
 mod container;
 mod environment;
@@ -39,10 +39,10 @@ pub(crate) struct Host {
     pub(crate) address: Ipv4Addr,
     pub(crate) namespace: Option<PathBuf>,
     pub(crate) join_files: Vec<PathBuf>,
-    /// Stands for the host's disk: `hostPath` volumes lie in it.
+    /// The host's disk: holds its `hostPath` volumes.
     pub(crate) folder: PathBuf,
     pub(crate) size: Size,
-    /// While true, a process that has ended is not started again.
+    /// While true, ended processes are not restarted.
     pub(crate) suspended: watch::Sender<bool>,
 }
 
@@ -55,7 +55,7 @@ impl Host {
     }
 }
 
-/// What all pods share.
+/// State shared by all pods.
 struct Shared {
     client: kube::Client,
     api: SocketAddr,
@@ -71,7 +71,7 @@ impl Shared {
     }
 }
 
-/// A pod that runs, or is on its way in or out.
+/// A pod that runs, starts or stops.
 struct Running {
     name: String,
     host: String,
@@ -124,8 +124,8 @@ impl Runner {
         })
     }
 
-    /// Sends a signal to the processes of a pod, or of all pods of a host.
-    /// Returns how many got it.
+    /// Sends a signal to the processes of a pod, or of all pods of a host. Returns how many
+    /// received it.
     pub(crate) fn signal(&self, pod_or_host: &str, signal: Signal) -> usize {
         lock(&self.pods)
             .values()
@@ -135,8 +135,7 @@ impl Runner {
             .count()
     }
 
-    /// Whether processes of this host that end stay down. False for hosts
-    /// that are not known.
+    /// Stops or resumes restarts on this host. False if the host is unknown.
     pub(crate) fn suspend(&self, host: &str, suspended: bool) -> bool {
         match self.hosts.get(host) {
             Some(host) => {
@@ -147,7 +146,7 @@ impl Runner {
         }
     }
 
-    /// Where the logs of all pods lie, as `<pod>.<container>.log`.
+    /// The folder of all pods' logs, `<pod>.<container>.log`.
     pub(crate) fn logs(&self) -> PathBuf {
         self.shared.folder.join("logs")
     }
@@ -181,7 +180,7 @@ async fn watch_pods(shared: Arc<Shared>, hosts: BTreeMap<String, Arc<Host>>, pod
             }
             Ok(Event::InitDone) => {
                 let listed = listed.take().unwrap_or_default();
-                // Dropping a pod's sender tells its task that it is gone.
+                // Dropping a pod's sender tells its task that the pod is gone.
                 lock(&pods).retain(|uid, _| listed.contains(uid));
             }
             Ok(Event::Apply(pod)) => update(&shared, &hosts, &pods, pod),
@@ -198,7 +197,7 @@ async fn watch_pods(shared: Arc<Shared>, hosts: BTreeMap<String, Arc<Host>>, pod
     }
 }
 
-/// Starts a pod that is new here, or tells its task what changed.
+/// Starts a new pod, or passes the change to its task.
 fn update(shared: &Arc<Shared>, hosts: &BTreeMap<String, Arc<Host>>, pods: &Pods, pod: Pod) {
     let spec = pod.spec.as_ref();
     let bound = spec.and_then(|spec| spec.node_name.as_ref());

@@ -1,4 +1,4 @@
-//! Probes, asked from inside the host's namespace as a kubelet would.
+//! Probes, run from inside the host's namespace as by a kubelet.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -10,18 +10,18 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::netlab::within;
 
-/// Until a readiness probe first succeeds it is asked this often, so that a
-/// lab need not wait for a period of ten seconds.
+/// Interval of a readiness probe until it first succeeds, so that a lab need not wait for a period
+/// of ten seconds.
 const IMPATIENCE: Duration = Duration::from_millis(300);
 
-/// What is asked.
+/// Kind of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Question {
     Http { port: u16, path: String },
     Tcp { port: u16 },
 }
 
-/// A probe as a pod describes it.
+/// A probe of a pod's spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProbeSpec {
     question: Question,
@@ -33,7 +33,7 @@ pub(crate) struct ProbeSpec {
 }
 
 impl ProbeSpec {
-    /// Reads a probe; `None` for kinds that the lab cannot ask.
+    /// Reads a probe; `None` for kinds that the lab does not support.
     pub(crate) fn of(container: &Container, probe: &Probe) -> Option<Self> {
         let question = if let Some(get) = &probe.http_get {
             Question::Http {
@@ -78,7 +78,7 @@ fn port(container: &Container, port: &IntOrString) -> Option<u16> {
     u16::try_from(number).ok()
 }
 
-/// Counts answers against the thresholds.
+/// Counts results against the thresholds.
 #[derive(Debug, Default)]
 struct Tally {
     verdict: Option<bool>,
@@ -87,7 +87,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// The new verdict when this answer changes it.
+    /// The new verdict if this result changes it.
     fn record(&mut self, good: bool, spec: &ProbeSpec) -> Option<bool> {
         self.in_a_row = if self.last == Some(good) {
             self.in_a_row + 1
@@ -104,8 +104,8 @@ impl Tally {
     }
 }
 
-/// Asks for ever; tells every change of the verdict. An impatient one asks
-/// more often than the pod says until the first success.
+/// Probes forever and reports every change of the verdict. If impatient, it probes more often than
+/// specified until the first success.
 pub(crate) async fn watch(
     spec: ProbeSpec,
     impatient: bool,

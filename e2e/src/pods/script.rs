@@ -1,15 +1,15 @@
-//! The shell script that turns itself into a container's process: private
-//! mounts, control groups, network namespace, user, program.
+//! The shell script that becomes a container's process: private mounts,
+//! control groups, network namespace, user, program.
 //!
 //! There are no images, so the root file system is the machine's own with the
-//! pod's volumes mounted into it, in a mount namespace that nobody else sees.
+//! pod's volumes mounted into it, in a private mount namespace.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::launch::{join, quote};
 
-/// A volume, or a part of one, at its place in the container.
+/// A volume, or a part of one, with its path in the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
     pub(crate) source: PathBuf,
@@ -17,21 +17,21 @@ pub(crate) struct Mount {
     pub(crate) read_only: bool,
 }
 
-/// What the process may be instead of root.
+/// The process's user if it is not root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct User {
     pub(crate) user: Option<i64>,
     pub(crate) group: Option<i64>,
-    /// Whether programs may gain rights by being started.
+    /// Whether the process is barred from gaining rights by exec.
     pub(crate) no_new_privileges: bool,
 }
 
-/// Everything that the script needs to know.
+/// Parameters of the script.
 pub(crate) struct Start<'a> {
     pub(crate) join_files: &'a [PathBuf],
     pub(crate) namespace: Option<&'a Path>,
     pub(crate) mounts: &'a [Mount],
-    /// An empty folder of this container for what its mounts hide.
+    /// An empty folder of this container for folders hidden by its mounts.
     pub(crate) stash: &'a Path,
     pub(crate) read_only_root: bool,
     pub(crate) user: User,
@@ -40,9 +40,9 @@ pub(crate) struct Start<'a> {
     pub(crate) arguments: &'a [String],
 }
 
-/// Puts symbolic links to what a folder holds into a memory file system over
-/// it: new mount points can then be made without writing to the machine. The
-/// folder itself stays reachable at `$2`.
+/// Mounts a memory file system over a folder and fills it with symbolic links to the folder's
+/// content: new mount points can then be made without writing to the machine. The folder itself
+/// stays reachable at `$2`.
 const SHADOW: &str = r#"shadow() {
   mount --rbind "$1" "$2"
   mount -t tmpfs -o mode=755 tmpfs "$1"
@@ -52,9 +52,8 @@ const SHADOW: &str = r#"shadow() {
 }
 "#;
 
-/// The same for `/`, over which nothing can be mounted: a new root that binds
-/// every top-level folder, read-only if `$2` says `ro`, except those of the
-/// kernel.
+/// The same for `/`, over which nothing can be mounted: a new root that binds every top-level
+/// folder, read-only if `$2` is `ro`, except the kernel's.
 const NEW_ROOT: &str = r#"new_root() {
   mount -t tmpfs -o mode=755 tmpfs "$1"
   for entry in /* /.[!.]*; do
@@ -96,10 +95,10 @@ fn stash(start: &Start<'_>, number: usize) -> PathBuf {
     start.stash.join(number.to_string())
 }
 
-/// What is done once `/` is the root that the container sees.
+/// The script's part that runs once `/` is the container's root.
 fn inner_script(start: &Start<'_>, hidden: &BTreeSet<PathBuf>) -> String {
     let mut script = format!("set -e\n{SHADOW}");
-    // Inner folders first: they move along when an outer one is put aside.
+    // Inner folders first: they move along with outer ones.
     for (number, folder) in hidden.iter().enumerate().rev() {
         let aside = quote(stash(start, number));
         script.push_str(&format!("shadow {} {aside}\n", quote(folder)));
@@ -108,8 +107,8 @@ fn inner_script(start: &Start<'_>, hidden: &BTreeSet<PathBuf>) -> String {
     // A volume mounted inside another one comes after it.
     mounts.sort_by_key(|mount| mount.target.components().count());
     for mount in mounts {
-        // A volume over a folder in which the lab itself lies (`/tmp`, often)
-        // would hide the program and the other volumes: it keeps the machine's.
+        // A volume over a folder that contains the lab itself (`/tmp`, often) would hide the
+        // program and the other volumes: the machine's folder stays.
         let needed = [start.program, start.stash];
         let hides = needed.iter().any(|path| path.starts_with(&mount.target));
         let source = if hides { &mount.target } else { &mount.source };
@@ -126,9 +125,9 @@ fn inner_script(start: &Start<'_>, hidden: &BTreeSet<PathBuf>) -> String {
 
 fn mount_commands(source: &Path, target: &Path, read_only: bool) -> String {
     let (source, target) = (quote(source), quote(target));
-    // Said either way: a folder bound to itself keeps how it was.
+    // Always explicit: a folder bound to itself keeps its mode.
     let mode = if read_only { "ro" } else { "rw" };
-    // The kind of mount point follows the source.
+    // The type of mount point follows the source.
     format!(
         "if [ -d {source} ]; then mkdir -p {target}; else mkdir -p \"$(dirname {target})\"; \
          [ -e {target} ] || touch {target}; fi\n\
@@ -152,9 +151,9 @@ fn exec(start: &Start<'_>) -> String {
     words.join(" ") + "\n"
 }
 
-/// Becoming another user. It keeps the right to read everything: in an image
-/// the program and its libraries are readable by all, here they may lie in the
-/// developer's home. What it may write is decided by the user alone.
+/// Switches to another user. It keeps the right to read everything: in an image all can read the
+/// program and its libraries, here they may be in the developer's home. Write access depends on the
+/// user alone.
 fn setpriv(user: User) -> Option<String> {
     if user == User::default() {
         return None;
@@ -175,7 +174,7 @@ fn setpriv(user: User) -> Option<String> {
     Some(words)
 }
 
-/// Existing folders of the machine in which mount points are missing.
+/// Existing folders of the machine that lack mount points.
 fn hidden_folders(mounts: &[Mount]) -> BTreeSet<PathBuf> {
     let inside_another = |target: &Path| {
         mounts

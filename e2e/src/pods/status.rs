@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-/// What a container is doing.
+/// State of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
     Waiting {
@@ -99,7 +99,7 @@ impl Conditions {
     }
 }
 
-/// The status of a pod whose init containers and containers are these.
+/// The status of a pod with these init containers and containers.
 pub(crate) fn status(
     init: &[ContainerState],
     containers: &[ContainerState],

@@ -25,15 +25,15 @@ use super::volumes::{Place, TokenWish, needs, place, write};
 use super::{Host, Shared};
 use crate::config::Image;
 
-/// How often ConfigMaps, Secrets and the age of tokens are looked at.
+/// Interval at which ConfigMaps, Secrets and the age of tokens are checked.
 const REFRESH: Duration = Duration::from_secs(10);
-/// A token is renewed after this part of its life, as the kubelet does.
+/// A token is renewed after this part of its life, as by the kubelet.
 const RENEW_AFTER: f64 = 0.8;
-/// Pause before a pod that could not be prepared is tried again.
+/// Pause before a pod that could not be prepared is retried.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// The user of an image that must not run as root and names nobody.
+/// The user if the pod must not run as root and names none.
 const IMAGE_USER: i64 = 65_532;
-/// What a container without its own `PATH` gets.
+/// `PATH` of a container without its own.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Why a pod cannot be started now.
@@ -58,7 +58,7 @@ impl From<kube::Error> for PrepareError {
     }
 }
 
-/// A token and when the next one is due.
+/// A token and when to renew it.
 struct Token {
     text: String,
     renew_at: Instant,
@@ -82,7 +82,7 @@ pub(super) struct PodTask {
     processes: BTreeMap<String, Process>,
 }
 
-/// Names of a pod that are always set on what the API server sends.
+/// Pod fields that the API server always sets.
 pub(super) struct Identity {
     pub(super) namespace: String,
     pub(super) name: String,
@@ -135,8 +135,8 @@ impl PodTask {
         }
     }
 
-    /// Runs the pod until it is deleted (a pod with a deletion timestamp comes
-    /// in), gone (the sender is dropped), or finished for good.
+    /// Runs the pod until it is deleted (its update has a deletion timestamp), gone (the sender is
+    /// dropped), or finished for good.
     pub(super) async fn run(mut self, mut updates: watch::Receiver<Pod>) {
         if is_finished(&self.pod) {
             return;
@@ -162,14 +162,14 @@ impl PodTask {
             ended = self.drive(Group::Main, all, &mut updates).await;
         }
         if !ended {
-            // Finished by itself; the object stays until somebody deletes it.
+            // Finished by itself; the object stays until it is deleted.
             deleted(&mut updates).await;
         }
         self.remove(&updates).await;
     }
 
-    /// Runs some containers until they have ended. True when they had to,
-    /// because the pod is deleted or gone.
+    /// Runs some containers until they have ended. True if the reason is that the pod is deleted or
+    /// gone.
     async fn drive(
         &mut self,
         group: Group,
@@ -300,7 +300,7 @@ impl PodTask {
         }
     }
 
-    /// Fetches what the pod needs and fills its volumes.
+    /// Fetches the pod's sources and fills its volumes.
     async fn prepare(&mut self) -> Result<(), PrepareError> {
         self.fetch().await?;
         self.fill_volumes()?;
@@ -350,7 +350,7 @@ impl PodTask {
         Ok(())
     }
 
-    /// Asks for a token that is bound to this pod, and so to its node.
+    /// Requests a token bound to this pod, and so to its node.
     async fn request_token(&self, wish: &TokenWish) -> Result<Token, PrepareError> {
         let account = self
             .spec
@@ -422,7 +422,7 @@ impl PodTask {
             if let Place::Pod(files) = place {
                 write(&folder, &files).map_err(failed)?;
                 if volume.empty_dir.is_some() {
-                    // As the kubelet makes it: whoever the container runs as.
+                    // As the kubelet makes it: writable for any user of the container.
                     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
                     std::fs::set_permissions(&folder, mode).map_err(failed)?;
                 }
@@ -561,8 +561,8 @@ impl PodTask {
         }
     }
 
-    /// Tells the API server how the pod is. A partial failure is repeated
-    /// with the next change; the kubelet does no more.
+    /// Reports the pod's status to the API server. A failed report is repeated with the next
+    /// change, as by the kubelet.
     async fn report(&mut self) {
         let status = status(
             &self.init,
@@ -573,7 +573,7 @@ impl PodTask {
             &now(),
         );
         let patch = Patch::Strategic(serde_json::json!({
-            // Another pod of this name is not the one that runs here.
+            // Another pod of this name is not this one.
             "metadata": {"uid": self.uid},
             "status": status,
         }));
@@ -588,8 +588,8 @@ impl PodTask {
         }
     }
 
-    /// Confirms to the API server that nothing of the pod runs any more, and
-    /// removes its volumes. Logs stay.
+    /// Confirms to the API server that nothing of the pod runs any more, and removes its volumes.
+    /// Logs stay.
     async fn remove(mut self, updates: &watch::Receiver<Pod>) {
         let gone = updates.has_changed().is_err();
         if !gone {
@@ -618,7 +618,7 @@ impl PodTask {
     }
 }
 
-/// Which of a pod's two lists of containers.
+/// One of a pod's two lists of containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
     Init,
@@ -627,13 +627,13 @@ enum Group {
 
 /// Waits until the pod is being deleted or is gone.
 async fn deleted(updates: &mut watch::Receiver<Pod>) {
-    // An error means gone, which is deleted as well.
+    // An error means gone, which counts as deleted.
     let _ = updates
         .wait_for(|pod| pod.metadata.deletion_timestamp.is_some())
         .await;
 }
 
-/// The time that a pod's processes have to end; none when it is gone already.
+/// Grace period of a pod's processes; none if the pod is gone already.
 fn grace(updates: &watch::Receiver<Pod>) -> Duration {
     if updates.has_changed().is_err() {
         return Duration::ZERO;
@@ -654,9 +654,8 @@ fn security<T>(container: &Container, field: impl Fn(&SecurityContext) -> Option
     container.security_context.as_ref().and_then(field)
 }
 
-/// The program and its arguments: those of the image, unless the pod names
-/// others. A command that names the image's own program by its file name
-/// means that program.
+/// The program and its arguments: the image's, unless the pod sets others. A command with the file
+/// name of the image's own program means that program.
 fn command(
     image: &Image,
     container: &Container,

@@ -1,5 +1,5 @@
-//! What a pod's volumes hold. Which files with which content is decided
-//! purely; tokens, ConfigMaps and Secrets come in.
+//! Content of a pod's volumes. Which files with which content is pure; tokens, ConfigMaps and
+//! Secrets are passed in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -14,12 +14,12 @@ use super::environment::{Sources, SpecError, pod_field};
 /// Relative path → content.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
-/// The seconds for which a token is asked when the pod does not say.
+/// Default lifetime of a token in seconds.
 const TOKEN_SECONDS: i64 = 3600;
-/// The API server refuses tokens that live shorter.
+/// The API server refuses shorter tokens.
 const SHORTEST_TOKEN_SECONDS: i64 = 600;
 
-/// A token that a pod wants; equal wishes share one token.
+/// A token that a pod requests; equal requests share one token.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TokenWish {
     /// `None` for the API server's own.
@@ -37,10 +37,10 @@ impl From<&ServiceAccountTokenProjection> for TokenWish {
     }
 }
 
-/// Where a volume lies.
+/// Location of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// A folder of the pod, ended with it; it is filled with these files.
+    /// A folder of the pod, removed with it, with these files.
     Pod(Files),
     /// A folder that all pods of the host share.
     Host(PathBuf),
@@ -48,7 +48,7 @@ pub(crate) enum Place {
     Machine(PathBuf),
 }
 
-/// Names of ConfigMaps and Secrets that a pod's volumes and containers read.
+/// Names of the ConfigMaps and Secrets used by a pod's volumes and containers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Needs {
     pub(crate) config_maps: BTreeSet<String>,
@@ -56,7 +56,7 @@ pub(crate) struct Needs {
     pub(crate) tokens: BTreeSet<TokenWish>,
 }
 
-/// Collects what a pod reads from the API server.
+/// Collects the objects that a pod reads from the API server.
 pub(crate) fn needs(spec: &PodSpec) -> Needs {
     let mut needs = Needs::default();
     let containers = spec
@@ -113,7 +113,7 @@ pub(crate) fn needs(spec: &PodSpec) -> Needs {
     needs
 }
 
-/// Where a volume lies and what is in it.
+/// The location and content of a volume.
 pub(crate) fn place(
     pod: &Pod,
     volume: &Volume,
@@ -189,7 +189,7 @@ pub(crate) fn place(
     Ok(Place::Pod(files))
 }
 
-/// All keys, or the chosen ones under their own paths.
+/// All keys, or the selected ones with their own paths.
 fn select(
     kind: &'static str,
     name: &str,
@@ -237,8 +237,8 @@ fn fields(
     Ok(files)
 }
 
-/// Writes the files that differ, each in one step, so that a reader sees the
-/// old or the new content. Paths that leave the folder are not written.
+/// Writes the files that differ, each atomically, so that a reader sees the old or the new content.
+/// Paths outside the folder are not written.
 pub(crate) fn write(folder: &Path, files: &Files) -> std::io::Result<()> {
     for (name, content) in files {
         let relative = Path::new(name);

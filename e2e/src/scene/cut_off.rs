@@ -1,4 +1,4 @@
-//! A network with early exits, and a camera that loses every link while it is asked.
+//! A network with early exits, and a camera that loses every link under load.
 
 use super::{AGENT_PORT, Result, Scene, SceneError};
 use crate::workload::Finding;
@@ -12,31 +12,31 @@ use tokio::time::{sleep, timeout};
 
 /// The model, as `examples/digits.yaml` names it.
 pub const MODEL: &str = "digits";
-/// Where requests arise.
+/// Where requests originate.
 const ENTRY: &str = "cam-1";
-/// Requests a second.
+/// Requests per second.
 const RATE: u32 = 20;
-/// Before the links are cut, while they are, and after.
+/// Duration before, during and after the cut.
 const PHASE: Duration = Duration::from_secs(8);
-/// For Python to import PyTorch and scikit-learn, on a busy machine.
+/// Time for Python to import PyTorch and scikit-learn, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the client saw, start to end.
+/// The client's counts, from start to end.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Seen {
-    /// Requests.
+    /// Number of requests.
     pub sent: u64,
-    /// Digits that were named right.
+    /// Digits classified correctly.
     pub right: u64,
-    /// Answers that say that their request was cut off.
+    /// Answers marked as cut off.
     pub cut_off: u64,
-    /// The longest that an answer took.
+    /// The longest time of an answer.
     pub longest_seconds: f64,
     /// Answers by exit and host.
     pub by_node: BTreeMap<String, u64>,
-    /// Answers that are not PyTorch's at that exit, or that left at another exit than
-    /// PyTorch says without being cut off.
+    /// Answers that differ from PyTorch's at that exit, or that left at another exit than PyTorch's
+    /// without being cut off.
     pub wrong: u64,
     /// Requests without an answer.
     pub lost: u64,
@@ -44,8 +44,8 @@ pub struct Seen {
     pub faults: Vec<String>,
 }
 
-/// Asks the camera for one digit after the other, cuts it off from all hosts and from the
-/// control plane, and gives its links back.
+/// Sends the camera one digit after the other, cuts it off from all hosts and from the
+/// control plane, and restores its links.
 ///
 /// # Errors
 /// The client failed.
@@ -92,7 +92,7 @@ fn failed(why: &str) -> SceneError {
     SceneError::Io(format!("the client of {MODEL}: {why}"))
 }
 
-/// What must hold of a run.
+/// The checks of a run.
 pub fn findings(seen: &Seen) -> Vec<Finding> {
     let answered = seen.sent.saturating_sub(seen.lost);
     let share = |count: u64| 100.0 * count as f64 / answered.max(1) as f64;

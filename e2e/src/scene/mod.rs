@@ -32,7 +32,7 @@ pub const SYSTEM: &str = "lamina-system";
 /// The cloud host, which also carries the operator.
 pub const CLOUD: &str = "cloud-1";
 
-/// The scene could not be set.
+/// Why the scene could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum SceneError {
@@ -58,7 +58,7 @@ pub enum SceneError {
     },
 }
 
-/// Result of what a scene does.
+/// Result of a scene's operations.
 pub type Result<T> = std::result::Result<T, SceneError>;
 
 /// The running scene.
@@ -75,17 +75,17 @@ pub struct Scene {
 const RELEASE: &str = "lamina";
 /// Link of a device: 10 ms one way, 50 Mbit/s.
 pub const DEVICE_LINK: Link = Link::new(Duration::from_millis(10), 50_000_000);
-/// The same link on a bad day.
+/// The same link when degraded.
 pub const SLOW_DEVICE_LINK: Link = Link::new(Duration::from_millis(10), 5_000_000);
 const EDGE_LINK: Link = Link::new(Duration::from_millis(1), 200_000_000);
 const CLOUD_LINK: Link = Link::new(Duration::from_millis(8), 200_000_000);
-/// To the API server: present, and no host on the way of a request.
+/// To the API server: fast enough not to matter, and not on the path of any request.
 const CONTROL_LINK: Link = Link::new(Duration::from_millis(1), 200_000_000);
 
 /// The names of the hosts, in the order of their addresses.
 const DEVICES: [&str; 2] = ["cam-1", "cam-2"];
 const EDGES: [&str; 2] = ["edge-1", "edge-2"];
-/// A camera without a kubelet: nothing runs there unless it is started.
+/// A camera without a kubelet: nothing runs there by itself.
 pub const MACHINE: &str = "roof-1";
 
 fn links() -> Links {
@@ -97,9 +97,9 @@ fn links() -> Links {
     links
 }
 
-/// Two devices, two edges that are about four times as fast, one cloud. A path's
-/// hosts leave room for the control plane, the router and the clients on a machine
-/// of two cores; all hosts compute at once only when they measure themselves.
+/// Two devices, two edges that are about four times as fast, one cloud. The hosts of a path leave
+/// enough of a machine with two cores for the control plane, the router and the clients; all hosts
+/// compute at once only while they benchmark themselves.
 fn hosts() -> Vec<HostSpec> {
     let host = |name: &str, tier, cpu_millis: u64, memory_mib: u64| {
         HostSpec::new(name, tier, cpu_millis, memory_mib << 20)
@@ -114,7 +114,7 @@ fn hosts() -> Vec<HostSpec> {
     ]
 }
 
-/// A path that `cargo xtask` sets.
+/// A path set by `cargo xtask`.
 pub(crate) fn environment(name: &'static str) -> Result<PathBuf> {
     std::env::var_os(name)
         .map(PathBuf::from)
@@ -123,10 +123,10 @@ pub(crate) fn environment(name: &'static str) -> Result<PathBuf> {
 
 impl Scene {
     /// Starts the lab with `index`, or the first free one, exports `models` and
-    /// serves them, and installs the chart. `told` hears what happens.
+    /// serves them, and installs the chart. `told` receives the progress.
     ///
     /// # Errors
-    /// What is missing, or what failed, with the place of its log.
+    /// Something is missing or fails; the error has the path of its log.
     pub async fn start(
         index: Option<u8>,
         models: &[&str],
@@ -176,7 +176,7 @@ impl Scene {
     /// Uninstalls the release.
     ///
     /// # Errors
-    /// What helm says.
+    /// helm fails.
     pub async fn uninstall(&self) -> Result<()> {
         let wait = Duration::from_secs(60);
         self.lab.helm_uninstall(RELEASE, SYSTEM, wait).await?;
@@ -186,24 +186,24 @@ impl Scene {
     /// Installs the chart, and waits until its pods are ready.
     ///
     /// # Errors
-    /// The chart is not there, or what helm says.
+    /// The chart is missing, or helm fails.
     pub async fn install(&self) -> Result<()> {
         self.install_with(&[], Duration::from_secs(60)).await
     }
 
-    /// As [`Scene::install`], or upgrades what is installed, with further values.
+    /// Like [`Scene::install`], or upgrades the release, with further values.
     ///
     /// # Errors
-    /// As [`Scene::install`], or the pods are not ready within `wait`.
+    /// Like [`Scene::install`], or the pods are not ready within `wait`.
     pub async fn install_with(&self, more: &[(&str, &str)], wait: Duration) -> Result<()> {
         let chart = environment("LAMINA_CHART")?;
         let values = [
             ("operator.nodeSelector.kubernetes\\.io/hostname", CLOUD),
             ("image.pullPolicy", "Never"),
             ("logFormat", "text"),
-            // Two agents of a host would share its ports.
+            // Two agents on a host would share its ports.
             ("agent.maxSurge", "0"),
-            // An agent that ends waits until it is of no use any more: not one after the other.
+            // A stopping agent waits until it is no longer needed, so they stop in parallel.
             ("agent.maxUnavailable", "100%"),
         ];
         let values = [&values[..], more].concat();
@@ -236,13 +236,13 @@ impl Scene {
     /// `kubectl apply` of a text.
     ///
     /// # Errors
-    /// What kubectl says.
+    /// kubectl fails.
     pub async fn apply(&self, manifest: &str) -> Result<String> {
         Ok(self.lab.apply(manifest).await?)
     }
 
     /// Sends a signal to the processes of all pods of one component (`agent` or
-    /// `operator`), those on `host` only where one is named.
+    /// `operator`), only those on `host` if given.
     ///
     /// # Errors
     /// There is none.
@@ -258,7 +258,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Cuts every host off from the API server, or ends that.
+    /// Cuts every host off from the API server, or reconnects them.
     ///
     /// # Errors
     /// A host is unknown, which cannot be.
@@ -270,7 +270,7 @@ impl Scene {
         Ok(())
     }
 
-    /// The model as it stands; `None` where it does not exist.
+    /// The model's current state; `None` if it does not exist.
     ///
     /// # Errors
     /// The API server does not answer.
@@ -278,7 +278,7 @@ impl Scene {
         objects::model(&self.lab.client(), name).await
     }
 
-    /// The placement of a model as it stands; `None` where there is none.
+    /// The placement of a model; `None` if there is none.
     ///
     /// # Errors
     /// The API server does not answer.
@@ -286,7 +286,7 @@ impl Scene {
         objects::placement(&self.lab.client(), model).await
     }
 
-    /// Waits until a model's condition Ready is True, telling each step once.
+    /// Waits until a model's condition Ready is True, reporting each step once.
     ///
     /// # Errors
     /// It is not in time; the message carries the last status.
@@ -299,7 +299,7 @@ impl Scene {
         objects::wait_ready(&self.lab.client(), model, within, told).await
     }
 
-    /// Waits until a condition of the model has this status and reason, and gives
+    /// Waits until a condition of the model has this status and reason, and returns
     /// its message.
     ///
     /// # Errors
@@ -351,7 +351,7 @@ impl Scene {
     }
 
     /// Starts a client on `host`, outside the host's CPU share: users' clients are
-    /// not part of what is measured.
+    /// not part of the measurement.
     ///
     /// # Errors
     /// Python cannot be started.
@@ -371,7 +371,7 @@ impl Scene {
 }
 
 impl Scene {
-    /// Python on `host`, outside the host's CPU share, to run the script `name` of
+    /// Python on `host`, outside the host's CPU share, with the script `name` of
     /// `e2e/python`.
     ///
     /// # Errors
@@ -381,7 +381,7 @@ impl Scene {
         Ok(self.running(python, name))
     }
 
-    /// As [`Self::script`], within the host's CPU share.
+    /// Like [`Self::script`], within the host's CPU share.
     ///
     /// # Errors
     /// There is no such host.
@@ -399,7 +399,7 @@ impl Scene {
     }
 }
 
-/// Has PyTorch write `models` into `folder`, those that are missing.
+/// Makes PyTorch export those of `models` that `folder` lacks.
 pub(crate) async fn export(
     python: &Path,
     scripts: &Path,
@@ -424,7 +424,7 @@ pub(crate) async fn export(
     }
 }
 
-/// A plain file server, as anyone might have one, on the cloud host.
+/// A plain file server on the cloud host.
 fn serve(lab: &Lab, python: &Path, folder: &Path) -> Result<Child> {
     lab.command_without_limits(CLOUD, python)?
         .args(["-m", "http.server", "--directory"])

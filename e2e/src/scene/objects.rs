@@ -1,4 +1,4 @@
-//! What tests and demo ask of the API server about Lamina's objects, on whatever cluster.
+//! Queries of tests and demo for Lamina's objects, on any cluster.
 
 use super::{Result, Step, poll};
 use k8s_openapi::api::core::v1::Event as CoreEvent;
@@ -32,7 +32,7 @@ pub async fn wait_nodes(client: &Client, count: usize, within: Duration) -> Resu
     .await
 }
 
-/// The model as it stands; `None` where it does not exist.
+/// The model's current state; `None` if it does not exist.
 ///
 /// # Errors
 /// The API server does not answer.
@@ -41,7 +41,7 @@ pub async fn model(client: &Client, name: &str) -> Result<Option<DnnModel>> {
     Ok(api.get_opt(name).await?)
 }
 
-/// The placement of a model as it stands; `None` where there is none.
+/// The placement of a model; `None` if there is none.
 ///
 /// # Errors
 /// The API server does not answer.
@@ -51,7 +51,7 @@ pub async fn placement(client: &Client, model: &str) -> Result<Option<Placement>
     Ok(all.into_iter().find(|p| p.spec.model == model))
 }
 
-/// Waits until a model's condition Ready is True, telling each step once.
+/// Waits until a model's condition Ready is True, reporting each step once.
 ///
 /// # Errors
 /// It is not in time; the message carries the last status.
@@ -74,7 +74,7 @@ pub async fn wait_ready(
             told(&now);
             last.clone_from(&now);
         }
-        // As `kubectl wait` judges it: what was true of an older spec does not count.
+        // As in `kubectl wait`: conditions of an older spec do not count.
         let mut all = status.conditions.iter();
         let ready = all.find(|c| c.type_ == conditions::READY);
         let ready =

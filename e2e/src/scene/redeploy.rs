@@ -7,12 +7,12 @@ use lamina_crds::ComputeNode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::sleep;
 
-/// What is loaded, where, and how hard.
+/// Settings of the load.
 #[derive(Debug, Clone)]
 pub struct Load {
     /// The model.
     pub model: String,
-    /// The host at which requests arise.
+    /// The host where requests originate.
     pub entry: String,
     /// Requests per second.
     pub rate: f64,
@@ -22,12 +22,12 @@ pub struct Load {
     pub deadline_seconds: f64,
 }
 
-/// What a run gave.
+/// Result of a run.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// What the verdict is made of.
+    /// Input of the verdict.
     pub evidence: Evidence,
-    /// From the change of the link until the new path served.
+    /// From the change of the link until the new path was active.
     pub redeploy_seconds: f64,
     /// Path before and after.
     pub paths: (String, String),
@@ -35,18 +35,17 @@ pub struct Run {
     pub events: Vec<String>,
 }
 
-/// Requests that are sent at once when the new revision is about to serve, and
-/// again until it does, so that the flip has requests in flight to lose.
+/// Requests sent at once when the new revision is about to become active, and again until it is, so
+/// that the flip has requests in flight to lose.
 const BURST: u32 = 4;
-/// Looks (of 100 ms) from one burst to the next: about the time in which one is
-/// answered.
+/// Polls (of 100 ms) from one burst to the next: about the time in which one is answered.
 const BURST_EVERY: u32 = 2;
-/// Bursts for one revision at most: a probe may take long to fail.
+/// Maximum number of bursts per revision: a probe may take long to fail.
 const BURSTS: u32 = 10;
 
 /// A load ends by itself after this time.
 const LOAD_SECONDS: u64 = 600;
-/// Time for which there are images besides those of the two phases.
+/// Images are prepared for the two phases and this time.
 const SPARE_SECONDS: u64 = 120;
 
 /// Images to prepare: each is sent once.
@@ -158,7 +157,7 @@ fn ends(lines: &[Line]) -> Result<(Reference, Summary)> {
         .ok_or_else(|| SceneError::Io("the load ended without a summary".to_owned()))
 }
 
-/// Waits until another path serves, with a burst when it is about to.
+/// Waits until another path is active, with a burst when it is about to be.
 async fn moved(scene: &Scene, client: &mut Client, model: &str, old_path: &str) -> Result<()> {
     let mut bursts_for = 0;
     let mut looks = 0;
@@ -195,7 +194,7 @@ async fn moved(scene: &Scene, client: &mut Client, model: &str, old_path: &str) 
     .await
 }
 
-/// The path that serves a model now; empty where none does.
+/// The active path of a model; empty if there is none.
 ///
 /// # Errors
 /// The API server does not answer.
@@ -207,7 +206,7 @@ pub async fn path(scene: &Scene, model: &str) -> Result<String> {
         .unwrap_or_default())
 }
 
-/// Bytes that the router has carried from the entry to the other hosts.
+/// Bytes carried by the router from the entry to the other hosts.
 fn carried(scene: &Scene, entry: &str) -> u64 {
     scene
         .lab

@@ -2,20 +2,20 @@ use super::{Result, SceneError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// One look at a thing that should come.
+/// Result of one poll.
 #[derive(Debug)]
 pub enum Step<T> {
-    /// It has come.
+    /// The awaited value.
     Done(T),
-    /// It has not; what there is instead, for the message.
+    /// Not yet; the current state, for the message.
     NotYet(String),
 }
 
-/// Looks every 100 ms until it has come.
+/// Polls every 100 ms until done.
 ///
 /// # Errors
-/// It has not come `within`; the message carries what was seen last. A look that
-/// fails (the API server is away for a moment) counts as not yet.
+/// It is not done `within`; the message carries the last state. A poll that fails
+/// (the API server is away for a moment) counts as not yet.
 pub async fn poll<T>(
     what: &str,
     within: Duration,

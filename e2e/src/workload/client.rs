@@ -8,7 +8,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// The client could not do its work.
+/// The client failed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ClientError {
@@ -38,13 +38,13 @@ struct Seen {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Lines are whole before they are pushed, so a poisoned list is still right.
+    // Lines are complete before they are pushed, so a poisoned list is still right.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Client {
     /// Starts `script` (client.py) with `arguments` by `python`, a command that
-    /// already stands in the right host's namespace.
+    /// already runs in the right host's namespace.
     ///
     /// # Errors
     /// Python cannot be started.
@@ -98,7 +98,7 @@ impl Client {
         })
     }
 
-    /// What it has printed so far.
+    /// Its output so far.
     pub fn lines(&self) -> Vec<Line> {
         lock(&self.seen.lines).clone()
     }
@@ -146,7 +146,7 @@ impl Client {
                     return Ok(());
                 }
                 if let Ok(Some(status)) = self.child.try_wait() {
-                    // The last lines may still be on their way through the pipe.
+                    // The last lines may still be in the pipe.
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     if done(&lock(&self.seen.lines)) {
                         return Ok(());
@@ -167,7 +167,7 @@ impl Client {
         })
     }
 
-    /// Waits for the end of a client that ends by itself, and gives its lines.
+    /// Waits for the end of a client that ends by itself, and returns its lines.
     ///
     /// # Errors
     /// A failure, or `within` ran out.

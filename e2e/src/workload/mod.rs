@@ -1,5 +1,5 @@
-//! Requests as a user's client sends them, each compared with PyTorch's own answer,
-//! and the judgement of what came back.
+//! Requests as a user's client sends them, each compared with PyTorch's own answer, and the verdict
+//! on the results.
 
 mod client;
 mod verdict;
@@ -9,13 +9,13 @@ pub use verdict::{Evidence, Finding, Phases, judge, median_ms};
 
 use serde::Deserialize;
 
-/// One line that `e2e/python/client.py` prints.
+/// One line of output of `e2e/python/client.py`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Line {
-    /// A photograph and what is in it.
+    /// A photograph and its labels.
     Photograph(Photograph),
-    /// The proof that answers can tell images apart.
+    /// The proof that answers distinguish images.
     Reference(Reference),
     /// One request of the load.
     Request(Request),
@@ -23,7 +23,7 @@ pub enum Line {
     Summary(Summary),
     /// How a malformed request was refused.
     Refusal(Refusal),
-    /// What the health calls say.
+    /// The answers of the health calls.
     Health(Health),
 }
 
@@ -37,7 +37,7 @@ pub struct Refusal {
     pub details: String,
 }
 
-/// What the health calls say.
+/// The answers of the health calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs)]
 pub struct Health {
@@ -48,7 +48,7 @@ pub struct Health {
     pub unknown: bool,
 }
 
-/// A photograph and what is in it.
+/// A photograph and its labels.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[allow(missing_docs)]
 pub struct Photograph {
@@ -56,7 +56,7 @@ pub struct Photograph {
     pub label: String,
     /// Softmax of the label, 0 to 1.
     pub confidence: f64,
-    /// What PyTorch says.
+    /// PyTorch's label.
     pub torch_label: String,
     pub max_abs_diff: f64,
     pub seconds: f64,
@@ -65,7 +65,7 @@ pub struct Photograph {
     pub timing: Vec<Hop>,
 }
 
-/// The proof that answers can tell images apart.
+/// The proof that answers distinguish images.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 pub struct Reference {
     /// Number of different images.
@@ -76,7 +76,7 @@ pub struct Reference {
     pub smallest_difference: f64,
 }
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -86,20 +86,20 @@ pub enum Outcome {
     Wrong,
     /// No answer within the deadline, or an error.
     Lost,
-    /// The model in service does not take such inputs; told where that is expected.
+    /// The active model does not take such inputs; used where that is expected.
     Refused,
 }
 
 /// One request of the load.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Request {
-    /// Number of the request, from 0; the images go round.
+    /// Number of the request, from 0; the images repeat.
     pub id: u64,
     /// When it was sent, seconds since 1970.
     pub at: f64,
     /// Time until the answer or the error.
     pub seconds: f64,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: Outcome,
     /// Largest difference from PyTorch's answer.
     #[serde(default)]
@@ -113,12 +113,12 @@ pub struct Request {
     /// Path of that revision.
     #[serde(default)]
     pub path: String,
-    /// Where the time went.
+    /// Time per host.
     #[serde(default)]
     pub timing: Vec<Hop>,
 }
 
-/// Where the time went on one host.
+/// Time on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs)]
 pub struct Hop {
@@ -126,7 +126,7 @@ pub struct Hop {
     pub segment: u32,
     pub queue_us: u64,
     pub compute_us: u64,
-    /// To the next host and back, without what that host took.
+    /// To the next host and back, without that host's own time.
     pub transfer_us: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,

@@ -1,10 +1,10 @@
 use super::{Outcome, Reference, Request, Summary};
 use std::collections::BTreeSet;
 
-/// What a run with one redeploy left behind.
+/// Evidence of a run with one redeploy.
 #[derive(Debug, Clone)]
 pub struct Evidence {
-    /// The proof that answers can tell images apart.
+    /// The proof that answers distinguish images.
     pub reference: Reference,
     /// Every request.
     pub requests: Vec<Request>,
@@ -12,24 +12,23 @@ pub struct Evidence {
     pub summary: Summary,
     /// When the link was made slow, seconds since 1970.
     pub slow_at: f64,
-    /// When the router was asked for the first time on the new path, seconds since
-    /// 1970.
+    /// When the router's count on the new path was first read, seconds since 1970.
     pub moved_at: f64,
     /// Rate of the slow link in bits per second.
     pub slow_bits_per_second: f64,
     /// Requests in flight at the entry when its route flipped.
     pub in_flight_at_flip: u32,
-    /// Bytes that the router carried from the entry to other hosts' agents
-    /// before the change of the link, and afterwards on the new path.
+    /// Bytes carried by the router from the entry to other hosts' agents before the change of the
+    /// link, and afterwards on the new path.
     pub router_bytes_before: u64,
     /// See `router_bytes_before`.
     pub router_bytes_after: u64,
 }
 
-/// The requests by what they met.
+/// The correct requests by phase.
 #[derive(Debug, Clone, Default)]
 pub struct Phases<'a> {
-    /// Answered before the link changed, by the path that served then.
+    /// Answered before the link changed, by the path active then.
     pub before: Vec<&'a Request>,
     /// Sent on the slow link and answered by that path.
     pub during: Vec<&'a Request>,
@@ -37,12 +36,12 @@ pub struct Phases<'a> {
     pub after: Vec<&'a Request>,
 }
 
-/// One statement, and whether it holds.
+/// One check, and whether it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// Whether it holds.
     pub passed: bool,
-    /// What was looked at, with figures.
+    /// What was checked, with figures.
     pub text: String,
 }
 
@@ -79,14 +78,14 @@ impl Evidence {
     }
 }
 
-/// Median latency in milliseconds; `None` of nothing.
+/// Median latency in milliseconds; `None` if empty.
 pub fn median_ms(requests: &[&Request]) -> Option<f64> {
     let mut all: Vec<f64> = requests.iter().map(|r| r.seconds * 1e3).collect();
     all.sort_by(f64::total_cmp);
     all.get(all.len() / 2).copied()
 }
 
-/// Every statement that a redeploy under load must meet.
+/// Every check of a redeploy under load.
 pub fn judge(evidence: &Evidence) -> Vec<Finding> {
     let phases = evidence.phases();
     vec![

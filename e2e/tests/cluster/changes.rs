@@ -1,4 +1,4 @@
-//! What an administrator does on purpose.
+//! Deliberate changes by an administrator.
 
 use super::MODEL;
 use crate::load::settle;
@@ -12,10 +12,10 @@ use tokio::time::sleep;
 const OPERATOR: &str = "app.kubernetes.io/component=operator";
 const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const AGENT: &str = "app.kubernetes.io/component=agent";
-/// The operator stands on the entry, whose fate it would share in no case here.
+/// The operator runs on the entry, which no case here takes down.
 pub(crate) const OPERATOR_PLACE: &str = "operator.nodeSelector.kubernetes\\.io/hostname=cam-1";
 
-/// Into a namespace that enforces the restricted standard, until the first answers.
+/// Installs into a namespace that enforces the restricted standard, up to the first answers.
 pub(crate) async fn install(site: &Site) -> Result<String> {
     let begin = Instant::now();
     let seconds = || begin.elapsed().as_secs_f64();
@@ -29,8 +29,8 @@ pub(crate) async fn install(site: &Site) -> Result<String> {
     let installed = seconds();
     objects::wait_nodes(&site.cluster.client(), 3, Duration::from_secs(120)).await?;
     let hosts = seconds();
-    // Where three nodes and a compiler share two processors, a profile may say that there is
-    // no room for a declared rate.
+    // With three nodes and a compiler on two processors, a profile may leave no capacity for a
+    // declared rate.
     let example = site.example(MODEL)?;
     let undeclared = example.replace("    requestsPerSecond: 3\n", "");
     ensure!(undeclared != example, "the example declares another rate");
@@ -58,7 +58,7 @@ pub(crate) async fn answers(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// The host of the last segment, which is not the entry.
+/// The host of the last segment, other than the entry.
 pub(crate) async fn host_on_path(site: &Site) -> Result<String> {
     let placement = objects::placement(&site.cluster.client(), MODEL).await?;
     let status = placement.and_then(|p| p.status).context("no placement")?;
@@ -92,7 +92,7 @@ pub(crate) async fn pod_deleted_on_the_path(site: &mut Site) -> Result<String> {
     Ok(format!("on {host}"))
 }
 
-/// Cordoned and drained as before maintenance, and put back once no block is left.
+/// Cordoned and drained as before maintenance, and restored once no block is left.
 pub(crate) async fn node_drained_on_the_path(site: &mut Site) -> Result<String> {
     let host = host_on_path(site).await?;
     let begin = Instant::now();
@@ -119,7 +119,7 @@ pub(crate) async fn node_drained_on_the_path(site: &mut Site) -> Result<String> 
     Ok(format!("{host}, emptied in {emptied:.1} s"))
 }
 
-/// Taken out of the cluster with its blocks; a machine of the same name joins later.
+/// Removed from the cluster with its blocks; a machine of the same name joins later.
 pub(crate) async fn node_deleted_and_replaced(site: &mut Site) -> Result<String> {
     let host = host_on_path(site).await?;
     site.cluster.kubectl(&["delete", "node", &host]).await?;
@@ -136,7 +136,7 @@ pub(crate) async fn agents_restarted_one_by_one(site: &mut Site) -> Result<Strin
     rolled_out(site, "daemonset/lamina-agent").await
 }
 
-/// Operator and agents both get a new template.
+/// Operator and agents both get a new pod template.
 pub(crate) async fn chart_upgraded(site: &mut Site) -> Result<String> {
     site.install(&["--set", OPERATOR_PLACE, "--set", "logFormat=text"])
         .await?;
@@ -162,7 +162,7 @@ pub(crate) async fn uninstalled_and_installed_again(site: &mut Site) -> Result<S
     ))
 }
 
-/// After an uninstall: waits for the end of the chart's pods; the model must be there.
+/// After an uninstall: waits until the chart's pods are gone; the model must remain.
 pub(crate) async fn gone(site: &Site) -> Result<()> {
     let pods = ["wait", "--for=delete", "pod", "--timeout=60s", "-n", SYSTEM];
     // A test's pod stays, as with every chart.
@@ -175,13 +175,13 @@ pub(crate) async fn gone(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// Operator and agents are what was installed last.
+/// Operator and agents run what was installed last.
 pub(crate) async fn all_rolled_out(site: &Site) -> Result<String> {
     rolled_out(site, "deployment/lamina-operator").await?;
     rolled_out(site, "daemonset/lamina-agent").await
 }
 
-/// Waits for kubectl's own judgement of a rollout.
+/// Waits for kubectl's own verdict on a rollout.
 pub(crate) async fn rolled_out(site: &Site, what: &str) -> Result<String> {
     let begin = Instant::now();
     let status = ["rollout", "status", "-n", SYSTEM, "--timeout=120s", what];

@@ -1,4 +1,4 @@
-//! One client on the entry node that asks the Service all the while.
+//! A client on the entry node that calls the Service continuously.
 
 use super::MODEL;
 use crate::table::{Promise, Row};
@@ -12,12 +12,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::sleep;
 
 const REQUESTS_PER_SECOND: f64 = 4.0;
-/// What clients get that set none.
+/// The default deadline of clients.
 const DEADLINE: Duration = Duration::from_secs(30);
 const IMAGES: u32 = 48;
-/// Of quiet load before and after what a case does.
+/// Duration of quiet load before and after a case.
 const QUIET: Duration = Duration::from_secs(5);
-/// How long hosts and model may take to be well again.
+/// Time for hosts and model to recover.
 const SETTLED_WITHIN: Duration = Duration::from_secs(150);
 
 /// The running client.
@@ -44,7 +44,7 @@ impl Load {
         Ok(Self { client })
     }
 
-    /// Does `work`, waits until all is well, and counts.
+    /// Does `work`, waits until everything has recovered, and counts.
     pub(crate) async fn row(
         &mut self,
         case: &'static str,
@@ -72,7 +72,7 @@ impl Load {
         Ok(row)
     }
 
-    /// What became of every request that was sent before `end`, once the last has ended.
+    /// The outcome of every request that was sent before `end`, once the last has ended.
     async fn all_sent_before(&mut self, end: f64) -> Result<Vec<Request>> {
         let patience = DEADLINE + Duration::from_secs(10);
         let all_ended = |lines: &[Line]| {
@@ -80,7 +80,7 @@ impl Load {
                 Line::Request(r) => Some(r),
                 _ => None,
             });
-            // Numbers have no gap once everything before a later request has ended.
+            // Ids have no gap once everything before a later request has ended.
             let ids: BTreeSet<u64> = requests.clone().map(|r| r.id).collect();
             let later = requests.filter(|r| r.at >= end).map(|r| r.id).min();
             later.is_some_and(|first| ids.range(..first).count() as u64 == first)
@@ -99,7 +99,7 @@ impl Load {
     }
 }
 
-/// Writes what operator and agents have said lately, to find out why something was lost.
+/// Writes the recent logs of operator and agents, to find out why something was lost.
 async fn keep_logs(site: &Site, case: &str, seconds: f64) -> Result<()> {
     let since = format!("--since={seconds:.0}s");
     let mut text = site.cluster.kubectl(&["get", "events"]).await?;
@@ -149,7 +149,7 @@ fn count(
     }
 }
 
-/// Waits until every kubelet, every agent and the model say that they are ready.
+/// Waits until every kubelet, every agent and the model are ready.
 pub(crate) async fn settle(site: &Site) -> Result<()> {
     let client = site.cluster.client();
     site.wait_kubelets(3).await?;

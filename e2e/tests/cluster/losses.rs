@@ -1,4 +1,4 @@
-//! What breaks.
+//! Failures.
 
 use crate::changes::{AGENT, OPERATOR_PLACE, all_rolled_out, host_on_path, rolled_out};
 use crate::load::settle;
@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 use tokio::process::Command;
 use tokio::time::sleep;
 
-/// Seconds until another operator leads where the first one's node is lost.
+/// Seconds until another operator leads after the first one's node is lost.
 const LED_WITHIN: f64 = 20.0;
 
 pub(crate) async fn container_killed_on_the_path(site: &mut Site) -> Result<String> {
     let host = host_on_path(site).await?;
     kill_agent(&host)?;
-    // Before that, nobody has noticed yet.
+    // Before that, the loss is not noticed yet.
     sleep(Duration::from_secs(3)).await;
     Ok(format!("on {host}"))
 }
@@ -66,14 +66,14 @@ pub(crate) async fn power_failure_on_the_path(site: &mut Site) -> Result<String>
     Ok(format!("{host} off for 20 s"))
 }
 
-/// As the kernel would: no signal that the agent could catch.
+/// As by the kernel: without a signal that the agent could catch.
 fn kill_agent(node: &str) -> Result<()> {
     let pid = agent(node).with_context(|| format!("no agent runs on {node}"))?;
     kill(Pid::from_raw(pid), Signal::SIGKILL)?;
     Ok(())
 }
 
-/// The process of a node's agent, as this machine numbers it.
+/// The process id of a node's agent on this machine.
 fn agent(node: &str) -> Option<i32> {
     let name = format!("--node-name={node}");
     let entries = fs::read_dir("/proc").ok()?;
@@ -87,8 +87,8 @@ fn agent(node: &str) -> Option<i32> {
     })
 }
 
-/// Memory of the container's group is used up by a process that is no part of the agent:
-/// the kernel ends what it likes best, as when a model takes too much.
+/// A process outside the agent uses up the memory of the container's group: the kernel kills what
+/// it chooses, as when a model uses too much.
 pub(crate) async fn memory_used_up_on_the_path(site: &mut Site) -> Result<String> {
     let host = host_on_path(site).await?;
     let pid = agent(&host).with_context(|| format!("no agent runs on {host}"))?;
@@ -120,7 +120,7 @@ pub(crate) async fn memory_used_up_on_the_path(site: &mut Site) -> Result<String
     Ok(format!("on {host}: {what}"))
 }
 
-/// The control group of a container, as far as memory goes.
+/// The control group of a container, for its memory.
 struct MemoryGroup {
     folder: PathBuf,
     is_unified: bool,
@@ -163,7 +163,7 @@ impl MemoryGroup {
         self.folder.join(name)
     }
 
-    /// Leaves so many bytes beyond what is used. Gives the former limit.
+    /// Limits the group to `bytes` beyond its usage. Returns the former limit.
     fn narrow(&self, bytes: u64) -> Result<String> {
         let name = if self.is_unified {
             "memory.current"
@@ -180,7 +180,7 @@ impl MemoryGroup {
         Ok(fs::write(self.limit_file(), limit)?)
     }
 
-    /// Processes that the kernel ended for want of memory.
+    /// Number of processes killed by the kernel for lack of memory.
     fn kills(&self) -> u64 {
         let name = if self.is_unified {
             "memory.events"
@@ -193,8 +193,7 @@ impl MemoryGroup {
     }
 }
 
-/// More than its limit lies in the cache's volume: kubelet evicts the pod, and its volume
-/// goes with it.
+/// The cache's volume exceeds its limit: kubelet evicts the pod, and its volume is removed with it.
 pub(crate) async fn cache_over_its_limit_on_the_path(site: &mut Site) -> Result<String> {
     let host = host_on_path(site).await?;
     let pod = agent_pod(site, &host).await?;
@@ -219,7 +218,7 @@ pub(crate) async fn cache_over_its_limit_on_the_path(site: &mut Site) -> Result<
     Ok(format!("on {host}, evicted after {seconds:.0} s"))
 }
 
-/// The UID of the newest agent's pod of a node that is not over.
+/// The UID of the newest agent's pod of a node that has not ended.
 async fn agent_pod(site: &Site, node: &str) -> Result<String> {
     let field = format!("spec.nodeName={node},status.phase=Running");
     let what = "jsonpath={.items[*].metadata.uid}";
@@ -232,7 +231,7 @@ async fn agent_pod(site: &Site, node: &str) -> Result<String> {
         .to_owned())
 }
 
-/// With two operators, the one that decides is lost with its node.
+/// With two operators, the leader is lost with its node.
 pub(crate) async fn power_failure_at_the_leader(site: &mut Site) -> Result<String> {
     const PLACE: &str = "operators=here";
     for node in ["edge-1", "cloud-1"] {
@@ -244,7 +243,7 @@ pub(crate) async fn power_failure_at_the_leader(site: &mut Site) -> Result<Strin
         .await?;
     all_rolled_out(site).await?;
     settle(site).await?;
-    // A former leader frees the lease, and this one may just have taken it.
+    // A former leader frees the lease, and this one may just have acquired it.
     sleep(Duration::from_secs(5)).await;
     let pod = leader(site).await?;
     let node = "jsonpath={.spec.nodeName}";
@@ -271,7 +270,7 @@ pub(crate) async fn power_failure_at_the_leader(site: &mut Site) -> Result<Strin
     Ok(format!("{node} off, another one led after {seconds:.1} s"))
 }
 
-/// Who holds the lease.
+/// The holder of the lease.
 async fn leader(site: &Site) -> Result<String> {
     let holder = "jsonpath={.spec.holderIdentity}";
     let get = ["get", "lease", "-n", SYSTEM, "lamina-operator"];

@@ -1,5 +1,5 @@
-//! Life on real kubelets: install, restarts, drains, losses, leaving, each under a
-//! client's load, with counts of what was lost and what was wrong. `cargo xtask test
+//! Life on real kubelets: install, restarts, drains, losses, uninstall, each under a
+//! client's load, with counts of lost and wrong answers. `cargo xtask test
 //! --only cluster` runs it.
 
 mod changes;
@@ -19,7 +19,7 @@ use table::{Promise, Row};
 use tokio::time::timeout;
 
 const MODEL: &str = "mobilenet-v2";
-/// No case may hang the run.
+/// A case must not hang the run.
 const CASE_LIMIT: Duration = Duration::from_secs(240);
 
 struct Suite {
@@ -38,7 +38,7 @@ impl Suite {
         wanted
     }
 
-    /// Does `work` under load, and counts from its begin until all is well again.
+    /// Does `work` under load, and counts from its start until everything has recovered.
     async fn case(
         &mut self,
         name: &'static str,
@@ -56,7 +56,7 @@ impl Suite {
         self.tell(name, site, begin, tried).await;
     }
 
-    /// Does `work` without load: it says itself whether all is well.
+    /// Does `work` without load: it checks by itself.
     async fn apart(
         &mut self,
         name: &'static str,
@@ -180,7 +180,7 @@ async fn lifecycle(suite: &mut Suite, site: &mut Site) -> Result<()> {
     case!(changes::node_drained_on_the_path, NothingLost);
     case!(changes::agents_restarted_one_by_one, NothingLost);
     case!(changes::chart_upgraded, NothingLost);
-    // Nobody listens on the entry until its container has started again.
+    // The entry does not listen until its container has restarted.
     case!(losses::container_killed_at_the_entry, NothingWrong);
     case!(losses::power_failure_on_the_path, NothingLost);
     case!(losses::memory_used_up_on_the_path, NothingLost);
@@ -189,7 +189,7 @@ async fn lifecycle(suite: &mut Suite, site: &mut Site) -> Result<()> {
     case!(changes::node_deleted_and_replaced, NothingLost);
     case!(versions::upgraded_and_rolled_back, NothingLost);
     case!(trust::certificates_renewed, NothingLost);
-    // Who cannot renew its certificate is not believed: that is what it is for.
+    // An agent that cannot renew its certificate is not trusted, by design.
     case!(trust::certificates_expired, NothingWrong);
     load.stop().await?;
     apart!(changes::uninstalled_and_installed_again);

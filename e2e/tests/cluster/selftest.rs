@@ -1,4 +1,4 @@
-//! What `helm test` says, however clients say who they are.
+//! `helm test`, in each mode of client authentication.
 
 use crate::changes::{OPERATOR_PLACE, all_rolled_out};
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +12,7 @@ pub(crate) async fn passes_without_credentials(site: &mut Site) -> Result<String
     passes(site).await
 }
 
-/// With a token of its own ServiceAccount.
+/// With its own ServiceAccount's token.
 pub(crate) async fn passes_with_a_token(site: &mut Site) -> Result<String> {
     let values = ["--set", OPERATOR_PLACE, "--set", "auth.mode=token"];
     site.install(&values).await?;
@@ -20,7 +20,7 @@ pub(crate) async fn passes_with_a_token(site: &mut Site) -> Result<String> {
     passes(site).await
 }
 
-/// With a key that is made for it, in the one namespace that has keys.
+/// With its own key, in the one namespace that has keys.
 pub(crate) async fn passes_with_a_key(site: &mut Site) -> Result<String> {
     let values = ["--set", OPERATOR_PLACE, "--set", "auth.mode=apiKey"];
     site.install(&values).await?;

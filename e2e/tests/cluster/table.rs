@@ -1,19 +1,18 @@
-//! What each case met, and whether that is what was promised.
+//! The results of each case, and whether they keep the promise.
 
 use anyhow::{Result, ensure};
 use std::fmt;
 
-/// What the design promises of a case.
+/// The design's promise for a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Promise {
-    /// Every request is answered, in time and right.
+    /// Every request is answered in time and correctly.
     NothingLost,
-    /// Requests may be lost while it lasts; none is answered wrongly, and all are answered
-    /// once it is over.
+    /// Requests may be lost meanwhile; none is answered wrongly, and all are answered afterwards.
     NothingWrong,
 }
 
-/// One case's counts.
+/// Results of one case.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) case: &'static str,
@@ -21,20 +20,20 @@ pub(crate) struct Row {
     pub(crate) sent: usize,
     pub(crate) lost: usize,
     pub(crate) wrong: usize,
-    /// From the first loss until the last; 0 where nothing was lost.
+    /// From the first loss to the last; 0 if nothing was lost.
     pub(crate) losing_seconds: f64,
     /// The longest wait for an answer.
     pub(crate) longest_seconds: f64,
-    /// From the begin until hosts and model were ready again.
+    /// From the start until hosts and model were ready again.
     pub(crate) settled_seconds: f64,
-    /// Requests lost after all was well again.
+    /// Requests lost after recovery.
     pub(crate) lost_afterwards: usize,
     pub(crate) first_loss: Option<String>,
     pub(crate) note: String,
 }
 
 impl Row {
-    /// Of a case without load.
+    /// For a case without load.
     pub(crate) fn apart(case: &'static str, settled_seconds: f64, note: String) -> Self {
         Self {
             case,
@@ -51,7 +50,7 @@ impl Row {
         }
     }
 
-    /// An error where the promise was broken.
+    /// An error if the promise was broken.
     pub(crate) fn judge(&self) -> Result<()> {
         ensure!(self.wrong == 0, "{} wrong answers", self.wrong);
         let why = self.first_loss.as_deref().unwrap_or_default();
@@ -86,7 +85,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// All rows below their headings.
+/// All rows with a header.
 pub(crate) fn print(rows: &[Row]) -> String {
     let mut text = format!(
         "{:<42}{:>6}{:>6}{:>7}{:>11}{:>11}{:>11}  NOTE\n",

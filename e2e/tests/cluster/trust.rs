@@ -1,4 +1,4 @@
-//! Certificates that are good for a short time.
+//! Certificates with a short lifetime.
 
 use crate::changes::{OPERATOR_PLACE, all_rolled_out, rolled_out};
 use anyhow::Result;
@@ -7,12 +7,12 @@ use lamina_e2e::site::Site;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// Seconds for which a certificate is good in these cases.
+/// Lifetime of certificates in these cases, in seconds.
 const LIFETIME: u64 = 60;
 const SHORT_LIVED: &str = "operator.extraEnv[0].value=60";
 const OF_THE_VALUE: &str = "operator.extraEnv[0].name=LAMINA_TLS_CERTIFICATE_SECONDS";
 
-/// Each agent gets more than one while requests flow.
+/// Each agent gets more than one certificate while requests flow.
 pub(crate) async fn certificates_renewed(site: &mut Site) -> Result<String> {
     let value = ["--set", OF_THE_VALUE, "--set-string", SHORT_LIVED];
     site.install(&[["--set", OPERATOR_PLACE].as_slice(), &value].concat())
@@ -22,7 +22,7 @@ pub(crate) async fn certificates_renewed(site: &mut Site) -> Result<String> {
     Ok(format!("good for {LIFETIME} s"))
 }
 
-/// The operator is away for longer than certificates are good.
+/// The operator is away for longer than the lifetime of certificates.
 pub(crate) async fn certificates_expired(site: &mut Site) -> Result<String> {
     let scale = |replicas| {
         [

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Tag of the images of another build.
+/// Tag of another build's images.
 const EARLIER: &str = "earlier";
-/// Tag of this build's that stand for it.
+/// Tag under which this build's images replace them.
 const STAND_IN: &str = "0.0.9";
 const NODES: [&str; 3] = [ENTRY, "edge-1", "cloud-1"];
 
-/// A version before this one, whose images are in the nodes' stores.
+/// An earlier version, with its images in the nodes' stores.
 struct Earlier {
     chart: PathBuf,
     tag: &'static str,
@@ -48,7 +48,7 @@ impl Earlier {
     }
 }
 
-/// Gives the images of this build another tag, too.
+/// Adds another tag to the images of this build.
 async fn tag_as(site: &Site, other: &str) -> Result<()> {
     for node in NODES {
         for image in ["operator", "node-agent"] {
@@ -99,7 +99,7 @@ pub(crate) async fn upgraded_and_rolled_back(site: &mut Site) -> Result<String> 
     ))
 }
 
-/// Waits until the pods are of this version.
+/// Waits until the pods run this version.
 async fn runs(site: &Site, version: &str) -> Result<()> {
     all_rolled_out(site).await?;
     settle(site).await?;
@@ -112,7 +112,7 @@ async fn runs(site: &Site, version: &str) -> Result<()> {
     Ok(())
 }
 
-/// A copy of the chart that says that it is of the earlier version.
+/// A copy of the chart with the earlier version's number.
 fn earlier_chart(site: &Site) -> Result<PathBuf> {
     let folder = site.cluster.dir().join("earlier-chart");
     if folder.exists() {
@@ -139,8 +139,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What helm 4 installed is uninstalled by helm 3, which installs it anew, and helm 4 goes on
-/// from there.
+/// helm 3 uninstalls a release of helm 4 and reinstalls it, and helm 4 upgrades that.
 pub(crate) async fn taken_over_by_helm_3(site: &mut Site) -> Result<String> {
     let begin = Instant::now();
     let here = ["--namespace", SYSTEM];

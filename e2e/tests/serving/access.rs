@@ -1,6 +1,6 @@
-//! Who may ask: keys of Secrets and tokens of ServiceAccounts, with a client that others
-//! wrote, at an agent that is not the model's entry. Each case installs the chart anew with
-//! its mode, and leaves it as it was.
+//! Client authentication by keys of Secrets and tokens of ServiceAccounts, with a third-party
+//! client, at an agent that is not the model's entry. Each case reinstalls the chart in its mode,
+//! and restores it.
 
 use crate::clients::both_ways;
 use crate::good::serve;
@@ -15,11 +15,11 @@ const MODEL: &str = "mobilenet-v2";
 const OTHER: &str = "access-other";
 const KEY: &str = "a-key-of-the-namespace-default";
 const FOREIGN: &str = "a-key-of-another-namespace";
-/// For five agents to be replaced, each of which waits until it is of no use any more.
+/// Time for five agents to be replaced, each of which waits until it is no longer needed.
 const ROLLOUT: Duration = Duration::from_secs(180);
 const SOON: Duration = Duration::from_secs(20);
 
-/// Asks over gRPC and over HTTP with a header; prints what came of it, a line for each.
+/// Calls over gRPC and over HTTP with a header; prints a line for each.
 const ASK: &str = "
 import sys
 import numpy
@@ -39,13 +39,13 @@ for triton, url in [(over_grpc, grpc_url), (over_http, http_url)]:
         print(error.status(), error.message())
 ";
 
-/// What the agent of `edge-2` says, over gRPC and over HTTP.
+/// The answers of `edge-2`'s agent, over gRPC and over HTTP.
 async fn ask(scene: &Scene, model: &str, (header, secret): (&str, &str)) -> Result<Vec<String>> {
     let more = [model, header, secret].map(OsStr::new);
     both_ways(scene, "edge-2", ASK, &more).await
 }
 
-/// Asks until both ways say what is expected: what was told to agents is on its way.
+/// Calls until both answer as expected: agents get updates with a delay.
 async fn says(
     scene: &Scene,
     model: &str,
@@ -70,7 +70,7 @@ async fn says(
     Ok(said.await?)
 }
 
-/// Installs the chart with `values`, does `work`, and installs it as it was.
+/// Installs the chart with `values`, does `work`, and restores it.
 pub(crate) async fn with_values(
     scene: &Scene,
     values: &[(&str, &str)],
@@ -93,7 +93,7 @@ pub(crate) async fn with_values(
     outcome
 }
 
-/// What this mode gives in addition is used.
+/// Uses the additional features of this mode.
 async fn uses(scene: &Scene, what: &str) -> Result<()> {
     let unused = unused(scene).await?;
     let unused: Vec<_> = unused
@@ -142,12 +142,12 @@ pub(crate) async fn a_key_gets_the_models_of_its_namespace(scene: &Scene) -> Res
         let foreign = ("x-api-key", FOREIGN);
         says(scene, &full_name, foreign, "PERMISSION_DENIED", "403").await?;
         says(scene, MODEL, foreign, "NOT_FOUND", "404").await?;
-        // The operator is away: keys hold.
+        // While the operator is away, keys remain valid.
         scene
             .kill("operator", None, nix::sys::signal::Signal::SIGKILL)
             .await?;
         says(scene, MODEL, ("x-api-key", KEY), "answered", "answered").await?;
-        // Hot: no agent is restarted.
+        // Hot: without a restart of any agent.
         let delete = ["delete", "secret", "access-key", "--namespace", "default"];
         scene.lab.kubectl(&delete).await?;
         says(scene, MODEL, ("x-api-key", KEY), "UNAUTHENTICATED", "401").await?;
@@ -214,7 +214,7 @@ pub(crate) async fn a_token_gets_what_its_holder_may_get(scene: &Scene) -> Resul
             "401",
         )
         .await?;
-        // With the API server away, whoever was let in goes on.
+        // While the API server is away, admitted clients go on.
         scene.api_server_away(true)?;
         tokio::time::sleep(Duration::from_secs(65)).await;
         let outcome = says(scene, MODEL, may, "answered", "answered").await;

@@ -1,5 +1,4 @@
-//! Values that cross a slow link in fewer bytes: the answers are as near as was told, and
-//! they come sooner.
+//! Encoded activations over a slow link: answers are within the reported error, and faster.
 
 use anyhow::{Context, Result, ensure};
 use lamina_crds::WireType;
@@ -15,13 +14,13 @@ const FILE: &str = "mobilenet-v2";
 /// Port of an agent's metrics.
 const FIGURES: u16 = 9091;
 const SLOW_BITS_PER_SECOND: u64 = 5_000_000;
-/// The told error is that of inputs that were drawn; photographs are others, and int8 meets
-/// almost three times of it on them.
+/// The reported error is that of drawn inputs; photographs differ, and int8 reaches almost three
+/// times of it on them.
 const MARGIN: f64 = 5.0;
-/// What optimized graphs round, as a share of an answer.
+/// Rounding error of optimized graphs, as a share of an answer.
 const ROUNDING: f64 = 1e-3;
 
-/// What the client saw.
+/// The client's results.
 #[derive(Debug, serde::Deserialize)]
 struct Seen {
     sent: u64,
@@ -30,7 +29,7 @@ struct Seen {
     seconds: f64,
 }
 
-/// What one type gave.
+/// Results of one type.
 #[derive(Debug)]
 struct Measured {
     crossing: Option<Crossing>,
@@ -101,7 +100,7 @@ async fn measured(scene: &Scene, dtype: &str, wire: Option<WireType>) -> Result<
     let example = scene.example(FILE)?;
     let uri = example.lines().find_map(|l| l.trim().strip_prefix("uri: "));
     let uri = uri.context("the example names no file")?;
-    // An early cut, over which much goes.
+    // An early cut with large activations.
     let manifest = format!(
         "apiVersion: serving.lamina.dev/v1alpha1
 kind: DnnModel
@@ -142,7 +141,7 @@ spec:
     })
 }
 
-/// Bytes of tensors from the camera to the edge until now.
+/// Bytes of tensors sent from the camera to the edge so far.
 async fn bytes_out(scene: &Scene) -> Result<f64> {
     let address = SocketAddr::new(scene.lab.address("cam-1")?.into(), FIGURES);
     let figures = metrics::fetch(address, "/metrics", Duration::from_secs(10)).await?;

@@ -1,4 +1,4 @@
-//! Models that cannot be served as asked: each says why, and nothing else suffers.
+//! Models that cannot be served: each reports why, and nothing else is affected.
 
 use crate::good::{photographs, serve};
 use anyhow::{Context, Result, ensure};
@@ -55,9 +55,9 @@ spec:
         ))
     }
 
-    /// Applies it and expects Ready=False with `reason`; gives the message.
+    /// Applies it and expects Ready=False with `reason`; returns the message.
     async fn refused(&self, scene: &Scene, reason: &str) -> Result<String> {
-        // A case run alone finds nothing that serves.
+        // If the case runs alone, no model is ready.
         if scene.model("mobilenet-v2").await?.is_none() {
             serve(scene, "mobilenet-v2").await?;
         }
@@ -77,7 +77,7 @@ spec:
         };
         seen.await?;
         scene.lab.kubectl(&["delete", "dnn", "bad"]).await?;
-        // What serves is not touched by any of this.
+        // Active models are not affected.
         photographs(scene, "cam-1", "mobilenet-v2").await?;
         Ok(message)
     }
@@ -133,7 +133,7 @@ pub(crate) async fn inputs_that_do_not_fit(scene: &Scene) -> Result<()> {
     names(&bad.refused(scene, "InputMismatch").await?, &["image"])
 }
 
-/// One branch over everything: there is no place to cut.
+/// One branch over everything, so it cannot be cut.
 const WHOLE: &str = "
 import sys, torch
 class Whole(torch.nn.Module):

@@ -1,5 +1,5 @@
-//! Clients that others wrote, against a split model: each gets the same numbers, and each
-//! mistake its words.
+//! Third-party clients against a split model: all get the same numbers, and the error for each
+//! mistake.
 
 use anyhow::{Context, Result, ensure};
 use lamina_e2e::scene::{AGENT_PORT, FILE_PORT, REST_PORT, Scene};
@@ -8,15 +8,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/conformance");
-/// Of two inputs and two outputs, so that their order and kinds can be mixed.
+/// With two inputs and two outputs, so that their order and types can be mixed.
 const MODEL: &str = "clients";
 const FILE: &str = "two-images.pt";
-/// Fewer would mean that the suite was not found, or most of it left out.
+/// Fewer would mean that the suite was not found, or most of it skipped.
 const FEWEST: u32 = 120;
 
 pub(crate) async fn every_client_of_the_protocol_is_answered(scene: &Scene) -> Result<()> {
     let address = scene.lab.address("cloud-1")?;
-    // Over two hosts, so that no answer comes before the shortest deadline.
+    // On two hosts, so that no answer comes before the shortest deadline.
     let manifest = format!(
         "apiVersion: serving.lamina.dev/v1alpha1
 kind: DnnModel
@@ -36,14 +36,14 @@ spec:
         .await?;
     let passed = suite(scene, "cam-1", &[]).await?;
     ensure!(passed >= FEWEST, "only {passed} checks passed");
-    // An agent that passes on is a server like any other.
+    // A relaying agent is a server like any other.
     suite(scene, "edge-2", &["-k", "triton"]).await?;
     scene.lab.kubectl(&["delete", "dnn", MODEL]).await?;
     Ok(())
 }
 
-/// What `script` prints, a client's program on `host` that is told where its agent takes
-/// requests over gRPC and over HTTP, then `more`: a line for each of the two ways.
+/// Output of `script`, a client's program on `host` that gets its agent's gRPC and HTTP addresses
+/// and `more`: a line for each of the two.
 pub(crate) async fn both_ways(
     scene: &Scene,
     host: &str,
@@ -75,7 +75,7 @@ fn python() -> Result<PathBuf> {
     Ok(python.into())
 }
 
-/// Runs the suite on `host` against its agent, and counts what passed.
+/// Runs the suite on `host` against its agent, and counts passed tests.
 async fn suite(scene: &Scene, host: &str, more: &[&str]) -> Result<u32> {
     let address = scene.lab.address(host)?;
     let output = scene

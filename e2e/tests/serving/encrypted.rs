@@ -1,5 +1,5 @@
-//! Clients that others wrote, with TLS, at the model's entry and at an agent that passes on.
-//! Each case installs the chart anew with its mode, and leaves it as it was.
+//! Third-party clients with TLS, at the model's entry and at a relaying agent. Each case reinstalls
+//! the chart in its mode, and restores it.
 
 use crate::access::with_values;
 use crate::clients::both_ways;
@@ -17,13 +17,13 @@ use std::time::Duration;
 const MODEL: &str = "mobilenet-v2";
 const SECRET: &str = "clients-certificate";
 const SYSTEM: &str = "lamina-system";
-/// The entry, and an agent that passes on.
+/// The entry, and a relaying agent.
 const HOSTS: [&str; 2] = ["cam-1", "edge-2"];
-/// Until a changed Secret is in a pod, and read there.
+/// Time until a changed Secret is mounted in a pod and read.
 const SOON: Duration = Duration::from_secs(90);
 
-/// Asks over gRPC and over HTTP, with TLS where there are authorities to believe; prints what
-/// came of it, a line for each.
+/// Calls over gRPC and over HTTP, with TLS if there are authorities to trust; prints a line for
+/// each.
 const ASK: &str = "
 import sys
 import numpy
@@ -51,8 +51,8 @@ for connect in [grpc, http]:
         print('refused:', ' '.join(str(error).split()))
 ";
 
-/// What the agent of `host` says over gRPC and over HTTP to who believes the authorities in
-/// `file`; to who speaks no TLS, where there is none.
+/// The answers of `host`'s agent over gRPC and over HTTP to a client that trusts the authorities in
+/// `file`; without a file, to one without TLS.
 async fn ask(scene: &Scene, host: &str, file: Option<&Path>) -> Result<Vec<String>> {
     let more = [
         OsStr::new(MODEL),
@@ -61,7 +61,7 @@ async fn ask(scene: &Scene, host: &str, file: Option<&Path>) -> Result<Vec<Strin
     both_ways(scene, host, ASK, &more).await
 }
 
-/// Asks until both ways begin as `wanted` says: certificates are on their way.
+/// Calls until both answers begin with `wanted`: certificates take a while.
 async fn says(scene: &Scene, host: &str, file: Option<&Path>, wanted: &str) -> Result<()> {
     let what = format!("`{wanted}` from {host} for {file:?}");
     let said = poll(&what, SOON, async || {
@@ -133,7 +133,7 @@ pub(crate) async fn clients_believe_the_operators_authority(scene: &Scene) -> Re
             says(scene, host, Some(&stranger), "refused").await?;
             says(scene, host, None, "refused").await?;
         }
-        // The operator is away, and an agent starts anew: it shows what it had.
+        // While the operator is away, an agent restarts: it uses its former certificate.
         let kill = nix::sys::signal::Signal::SIGKILL;
         scene.kill("operator", None, kill).await?;
         scene.kill("agent", Some("edge-2"), kill).await?;
@@ -165,7 +165,7 @@ pub(crate) async fn a_given_certificate_is_replaced_while_clients_are_answered(
             says(scene, host, Some(&of_new), "refused").await?;
             says(scene, host, None, "refused").await?;
         }
-        // Who believes both loses nothing meanwhile.
+        // A client that trusts both loses nothing meanwhile.
         let (is_over, asked) = (AtomicBool::new(false), AtomicU32::new(0));
         let beside = async {
             while !is_over.load(Ordering::Relaxed) {

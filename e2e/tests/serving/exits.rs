@@ -1,5 +1,5 @@
-//! Early exits over three hosts: every row leaves where PyTorch and the SDK's policy say,
-//! and a device that lost its cloud goes on answering.
+//! Early exits over three hosts: every row leaves where PyTorch and the SDK's policy say, and a
+//! device that lost its cloud keeps answering.
 
 use anyhow::{Context, Result, ensure};
 use lamina_e2e::metrics;
@@ -16,7 +16,7 @@ const DIGITS: &str = "digits";
 /// Port of an agent's metrics.
 const FIGURES: u16 = 9091;
 
-/// What the client saw.
+/// The client's results.
 #[derive(Debug, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Seen {
@@ -27,7 +27,7 @@ struct Seen {
     by_node: BTreeMap<String, u64>,
 }
 
-/// Serves `model` with a block on each host, so that each exit lies on another one.
+/// Serves `model` with a block on each host, so that each exit is on another one.
 async fn serve_on_three_hosts(scene: &Scene, model: &str) -> Result<()> {
     let address = scene.lab.address("cloud-1")?;
     let manifest = format!(
@@ -73,7 +73,7 @@ pub(crate) async fn each_row_leaves_at_its_exit(scene: &Scene) -> Result<()> {
     cut(true)?;
     let alone = alone?;
     ensure!(alone.cut_off > 0, "{alone:?}");
-    // The path comes back by itself.
+    // The path recovers by itself.
     poll("all exits again", Duration::from_secs(60), async || {
         Ok(match client(scene, &["--images", "16"]).await {
             Ok(seen) if seen.cut_off == 0 => Step::Done(()),
@@ -177,8 +177,7 @@ pub(crate) async fn digits_are_named_as_pytorch_names_them(scene: &Scene) -> Res
     Ok(())
 }
 
-/// The strategies of the literature choose thresholds with the placement, and the entry
-/// applies them.
+/// Strategies from the literature choose thresholds with the placement, and the entry applies them.
 pub(crate) async fn strategies_choose_thresholds(scene: &Scene) -> Result<()> {
     for strategy in ["spinn", "ddnn", "edgent"] {
         let address = scene.lab.address("cloud-1")?;
@@ -228,7 +227,7 @@ spec:
     Ok(())
 }
 
-/// Bytes that the router has carried from the entry to the hosts behind it.
+/// Bytes carried by the router from the entry to the hosts behind it.
 fn carried_from_entry(scene: &Scene) -> u64 {
     let counters = scene.lab.counters();
     let of_entry = counters

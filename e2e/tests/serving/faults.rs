@@ -1,4 +1,4 @@
-//! What breaks while requests flow: none is lost, none is answered wrongly.
+//! Failures while requests flow: none is lost, none is answered wrongly.
 
 use crate::good::{photographs, serve};
 use anyhow::{Context, Result, ensure};
@@ -19,7 +19,7 @@ pub(crate) fn load(rate: f64) -> Load {
         entry: "cam-1".to_owned(),
         rate,
         phase_seconds: 8,
-        // What clients get that set none.
+        // The default deadline of clients.
         deadline_seconds: 30.0,
     }
 }
@@ -53,7 +53,7 @@ pub(crate) async fn all_answered(mut client: Client) -> Result<()> {
     Ok(())
 }
 
-/// The segments that serve, in their order; none while nothing does.
+/// The active segments in order; none while nothing is active.
 async fn segments(scene: &Scene) -> Result<Vec<Segment>, SceneError> {
     let status = scene.placement(MODEL).await?.and_then(|p| p.status);
     let segments = status.and_then(|s| s.active).map(|a| a.segments);
@@ -66,7 +66,7 @@ async fn hosts(scene: &Scene) -> Result<Vec<String>, SceneError> {
     Ok(segments.map(|segment| segment.host.node).collect())
 }
 
-/// The host of the last segment, once no move is under way.
+/// The host of the last segment, once no move is in progress.
 pub(crate) async fn last_host(scene: &Scene) -> Result<String> {
     poll("no move", Duration::from_secs(60), async || {
         let status = scene.placement(MODEL).await?.and_then(|p| p.status);
@@ -112,13 +112,12 @@ pub(crate) async fn node_lost_for_good(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// The entry, a small device, loads a larger slice of its own while requests wait
-/// for it there.
+/// The entry, a small device, loads a larger slice while requests wait for it there.
 pub(crate) async fn node_lost_and_the_entry_loads_more(scene: &Scene) -> Result<()> {
     let client = redeploy::start(scene, &load(4.0)).await?;
     sleep(Duration::from_secs(3)).await;
     let as_ever = scene.example(MODEL)?;
-    // Pins, because requests are refused as soon as `keepOnEntry` is broken.
+    // With pins, because requests are refused as soon as `keepOnEntry` is violated.
     let pinned = "keepOnEntry: 2\n    pins: [{first: 0, last: 27, node: cam-1}]\n";
     let more = as_ever.replacen("keepOnEntry: 2\n", pinned, 1);
     ensure!(
@@ -154,8 +153,8 @@ async fn lost_while_paused(scene: &Scene, client: Client, paused: &str, then: &s
     moved_off(scene, &host, client, known).await
 }
 
-/// Another path serves after `host`'s agent died and `then` was done, and `client` got
-/// every answer. The agent may come back in every outcome.
+/// Another path is active after `host`'s agent died and `then` was done, and `client` got every
+/// answer. The agent may come back either way.
 pub(crate) async fn moved_off(
     scene: &Scene,
     host: &str,
@@ -190,9 +189,9 @@ pub(crate) async fn path_without(scene: &Scene, host: &str) -> Result<String, Sc
     .await
 }
 
-/// Both hosts live and reach the operator, but not each other.
+/// Both hosts work and reach the operator, but not each other.
 pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
-    // Not the operator's own host: with that, the entry would lose the operator too.
+    // Not the operator's own host: the entry would lose the operator too.
     let hop = "edge-1";
     let unpinned = pin_most(scene, hop).await?;
     let client = redeploy::start(scene, &load(2.0)).await?;
@@ -214,8 +213,8 @@ pub(crate) async fn link_between_two_hosts_cut(scene: &Scene) -> Result<()> {
     answered
 }
 
-/// Has all but the first blocks serve on `node`, so that where a case begins does not
-/// depend on what was measured before. Returns the manifest without that pin.
+/// Pins all but the first blocks to `node`, so that the start of a case does not depend on earlier
+/// measurements. Returns the manifest without that pin.
 async fn pin_most(scene: &Scene, node: &str) -> Result<String> {
     let as_ever = scene.example(MODEL)?;
     let keep = "keepOnEntry: 2\n";
@@ -241,7 +240,7 @@ async fn pin_most(scene: &Scene, node: &str) -> Result<String> {
     Ok(as_ever)
 }
 
-/// Waits until the entry hands its requests to another host than this, or keeps them.
+/// Waits until the entry sends its requests to another host than this, or keeps them.
 async fn another_next_hop(scene: &Scene, than: &str, within: Duration) -> Result<()> {
     let what = format!("a next hop other than {than}");
     poll(&what, within, async || {
@@ -264,7 +263,7 @@ pub(crate) async fn slow_link_moves_blocks_and_operator_dies_meanwhile(
         // The first phase of the load comes before the link turns slow.
         sleep(Duration::from_secs(load.phase_seconds)).await;
         scene.apply(&unpinned).await?;
-        // As soon as a new revision is on its way.
+        // As soon as a new revision is being deployed.
         poll("a target revision", Duration::from_secs(120), async || {
             let status = scene.placement(MODEL).await?.and_then(|p| p.status);
             let target = status.map_or(0, |s| s.target_revision);

@@ -1,4 +1,4 @@
-//! Two hundred agents more: the operator serves five real hosts as it did alone.
+//! Two hundred more agents: the operator serves five real hosts as it did alone.
 
 use crate::faults::load;
 use crate::good::serve;
@@ -19,18 +19,18 @@ use std::time::Duration;
 
 const MODEL: &str = "mobilenet-v2";
 const AGENTS: usize = 200;
-/// How the names of the hosts that there are not begin.
+/// Name prefix of the simulated hosts.
 const PREFIX: &str = "fleet-";
-/// Port of the operator's figures.
+/// Port of the operator's metrics.
 const FIGURES: u16 = 9090;
-/// The histogram of its loop.
+/// The histogram of its reconciles.
 const LOOKS: &str = "lamina_reconcile_duration_seconds";
-/// Seconds from the change of the link until another path serves. A bound that holds
-/// on a busy machine; how long it takes on a quiet one is printed.
+/// Seconds from the change of the link until another path is active. The bound holds on a busy
+/// machine; the time on a quiet one is printed.
 const REDEPLOY_SECONDS: f64 = 60.0;
 
-/// Hosts that have nothing left: a strategy has to consider each, and none may get a
-/// slice of a model that real requests need.
+/// Hosts without free capacity: a strategy has to consider each, but none may get a slice of a
+/// model that real requests need.
 fn hosts(address: SocketAddr) -> Vec<FleetHost> {
     let host = |ordinal: usize| FleetHost {
         name: format!("{PREFIX}{ordinal:03}"),
@@ -45,7 +45,7 @@ fn hosts(address: SocketAddr) -> Vec<FleetHost> {
     (0..AGENTS).map(host).collect()
 }
 
-/// The times of the operator's looks so far.
+/// The durations of the operator's reconciles so far.
 async fn looks(scene: &Scene) -> Result<Histogram> {
     let api: Api<Pod> = Api::namespaced(scene.lab.client(), SYSTEM);
     let operator = ListParams::default().labels("app.kubernetes.io/component=operator");
@@ -75,7 +75,7 @@ async fn moves(scene: &Scene) -> Result<Run> {
         ..load(3.0)
     };
     let run = redeploy::run(scene, &load, &mut |text| println!("  {text}")).await;
-    // The cable is plugged back in whatever came of it.
+    // The links are restored in any case.
     scene.lab.set_host_links(&load.entry, |link| {
         link.rate_bits_per_s = DEVICE_LINK.rate_bits_per_s;
     })?;
@@ -83,7 +83,7 @@ async fn moves(scene: &Scene) -> Result<Run> {
 }
 
 pub(crate) async fn two_hundred_agents_beside_five_real_ones(scene: &Scene) -> Result<()> {
-    // The hosts that there are not have no certificates.
+    // The simulated hosts have no certificates.
     scene
         .install_with(&[("tls.required", "false")], Duration::from_secs(60))
         .await?;

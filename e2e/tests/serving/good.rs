@@ -1,4 +1,4 @@
-//! Models that are served as they should be.
+//! Models that are served correctly.
 
 use anyhow::{Context, Result, ensure};
 use lamina_e2e::scene::Scene;
@@ -21,7 +21,7 @@ pub(crate) async fn photographs(scene: &Scene, host: &str, model: &str) -> Resul
     named(scene, host, model, model).await
 }
 
-/// As [`photographs`], of a model that is the network `reference` under another name.
+/// Like [`photographs`], for a copy of the network `reference` under another name.
 pub(crate) async fn named(
     scene: &Scene,
     host: &str,

@@ -1,4 +1,4 @@
-//! A tenant with a namespace of its own and somebody with network reach do their worst, beside a
+//! A tenant with its own namespace and an attacker with network access do their worst, beside a
 //! client of another namespace that loses nothing.
 
 use crate::faults::{all_answered, load};
@@ -12,8 +12,8 @@ use std::time::Duration;
 /// The tenant's namespace.
 const TENANT: &str = "mallory";
 
-/// Ten kilobytes that unpack to ten megabytes of nothing, to users' and to agents' own methods,
-/// and the same over HTTP; prints what each met.
+/// Ten kilobytes that decompress to ten megabytes of zeros, to methods for users and for agents,
+/// and the same over HTTP; prints the responses.
 const BOMBS: &str = r#"
 import gzip, sys, urllib.error, urllib.request
 import grpc
@@ -76,7 +76,7 @@ spec:
     ))
 }
 
-/// Waits until Ready of the tenant's model has this status and reason; gives the message.
+/// Waits until Ready of the tenant's model has this status and reason; returns the message.
 async fn ready(scene: &Scene, name: &str, status: &str, reason: &str) -> Result<String> {
     let query =
         r#"{range .status.conditions[?(@.type=="Ready")]}{.status}|{.reason}|{.message}{end}"#;
@@ -94,7 +94,7 @@ async fn ready(scene: &Scene, name: &str, status: &str, reason: &str) -> Result<
     Ok(said.await?)
 }
 
-/// How often containers of the release were started anew.
+/// Number of container restarts of the release.
 async fn restarts(scene: &Scene) -> Result<String> {
     let query = "--output=jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[*].restartCount};{end}";
     let pods = ["get", "pods", "--namespace", "lamina-system", query];
@@ -133,12 +133,12 @@ pub(crate) async fn a_tenant_and_the_network_do_their_worst(scene: &Scene) -> Re
     let before = restarts(scene).await?;
     let client = redeploy::start(scene, &load(4.0)).await?;
 
-    // The name of another tenant's model, and a rate that would take every host.
+    // The name of another tenant's model, and a rate that would occupy every host.
     let greedy = "  objective: {requestsPerSecond: 100000}\n";
     let twin = model(scene, "mobilenet-v2", "FILES/resnet18.pt", greedy)?;
     scene.apply(&twin).await?;
-    // A source inside the host, one that is not there with pins without end, a number that no
-    // operator can read, and a strategy with a thousand parameters.
+    // A source inside the host, a missing one with very many pins, a number that the operator
+    // cannot read, and a strategy with a thousand parameters.
     let inside = model(scene, "inside", "http://127.0.0.1:9091/metrics", "")?;
     scene.apply(&inside).await?;
     let pins = "  constraints: {pins: [{first: 0, last: 65535, node: cam-1}]}\n";
@@ -163,7 +163,7 @@ pub(crate) async fn a_tenant_and_the_network_do_their_worst(scene: &Scene) -> Re
     let said = ready(scene, "inside", "False", "FetchFailed").await?;
     ensure!(said.contains("127.0.0.1"), "{said}");
     ready(scene, "pins", "False", "FetchFailed").await?;
-    // No host computes that often; with a rate that one can, it serves.
+    // No host computes at that rate; with a feasible one, it is served.
     ready(scene, "mobilenet-v2", "False", "NoFeasiblePlacement").await?;
     let twin = ["patch", "dnnmodel", "mobilenet-v2", "--namespace", TENANT];
     let patch = async |patch: &str| {
@@ -173,7 +173,7 @@ pub(crate) async fn a_tenant_and_the_network_do_their_worst(scene: &Scene) -> Re
     };
     patch(r#"{"spec": {"objective": {"requestsPerSecond": 1}}}"#).await?;
     ready(scene, "mobilenet-v2", "True", "Serving").await?;
-    // What serves gets pins without end, too: it is named, and goes on.
+    // An active model gets very many pins, too: the error names it, and it stays active.
     patch(r#"{"spec": {"constraints": {"pins": [{"first": 0, "last": 65535, "node": "cam-2"}]}, "source": {"uri": "http://127.0.0.1/"}}}"#)
         .await?;
     ready(scene, "mobilenet-v2", "False", "FetchFailed").await?;

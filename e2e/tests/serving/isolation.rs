@@ -1,5 +1,5 @@
-//! Models that harm whoever runs them, once a request asks for it: they share hosts, and at
-//! first a worker, with one that serves, whose clients notice nothing.
+//! Models that harm their host once a request triggers it: they share hosts, and at first a worker,
+//! with a good model whose clients notice nothing.
 
 use crate::faults::{all_answered, load};
 use crate::good::serve;
@@ -13,10 +13,10 @@ const EXPORT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../node-agent/tests/fixtures/crashing.py"
 );
-/// Beyond it the models do what they should not.
+/// Above this value the models do harm.
 const HARMFUL: f32 = 2000.0;
 
-/// One request with nothing but `value`; prints the answer's first number or what went wrong.
+/// One request filled with `value`; prints the answer's first number or the error.
 const ASK: &str = "
 import sys
 import numpy
@@ -31,7 +31,7 @@ except triton.InferenceServerException as error:
     print('refused:', error.message())
 ";
 
-/// A harmful model that serves on the entry of the good one.
+/// A harmful model that is active on the entry of the good one.
 struct Harmful<'a> {
     scene: &'a Scene,
     name: &'static str,
@@ -80,7 +80,7 @@ spec:
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// Asks for harm and expects to hear of it, then asks as others do.
+    /// Triggers the harm and expects the error, then sends ordinary requests.
     async fn harms(&self, wanted: &str) -> Result<()> {
         let said = self.ask(HARMFUL).await?;
         ensure!(said.contains(wanted), "{}: {said}", self.name);
@@ -89,7 +89,7 @@ spec:
         Ok(())
     }
 
-    /// An Event must tell of a crash with this cause.
+    /// An Event must report a crash with this cause.
     async fn is_told(&self, cause: &str) -> Result<()> {
         for _ in 0..100 {
             let events = self.scene.events().await?;

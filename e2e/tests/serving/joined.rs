@@ -1,5 +1,5 @@
-//! A machine without a kubelet: a process in a network of its own, which joins by a token,
-//! serves beside the agents of Nodes, comes back after restarts, and is removed.
+//! A machine without a kubelet: a process in its own network, which joins by a token, serves beside
+//! the agents of Nodes, recovers after restarts, and is removed.
 
 use crate::good::named;
 use anyhow::{Context as _, Result, ensure};
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 const MODEL: &str = "on-the-roof";
 const NETWORK: &str = "mobilenet-v2";
 const SOON: Duration = Duration::from_secs(60);
-/// For the model to be prepared, and for a plan with the machine in it.
+/// Time for the model to be prepared, and for a plan with the machine in it.
 const PATIENCE: Duration = Duration::from_secs(180);
 const OPERATOR_PORT: u16 = 9000;
 
@@ -29,7 +29,7 @@ fn binary(name: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(folder).join(name))
 }
 
-/// Runs `kubectl lamina join` as a user does, and gives the file.
+/// Runs `kubectl lamina join` as a user does, and returns the file.
 async fn token(scene: &Scene, host: &str, folder: &Path) -> Result<PathBuf> {
     let kubectl = scene.lab.tool("kubectl")?;
     let tools = kubectl.parent().context("kubectl lies nowhere")?;
@@ -56,7 +56,7 @@ struct Agent {
 }
 
 impl Agent {
-    /// Starts it on `machine` with the file of its join; it keeps what it knows in `cache`.
+    /// Starts it on `machine` with its join file; it keeps its state in `cache`.
     fn start(scene: &Scene, machine: &str, join: &Path, cache: &Path) -> Result<Self> {
         Self::start_with(scene, machine, join, cache, &[])
     }
@@ -140,7 +140,7 @@ async fn ready(scene: &Scene, wanted: bool, text: &str) -> Result<()> {
     Ok(found.await?)
 }
 
-/// MobileNetV2 for requests of the machine, of which the first blocks stay there.
+/// MobileNetV2 for requests at the machine, with its first blocks pinned there.
 fn model(scene: &Scene) -> Result<String> {
     let text = scene.example("mobilenet-v2")?;
     let text = text.replace("name: mobilenet-v2\n", &format!("name: {MODEL}\n"));
@@ -152,7 +152,7 @@ fn model(scene: &Scene) -> Result<String> {
     Ok(text)
 }
 
-/// A second machine shows the token that the first one used.
+/// A second machine uses the token of the first one.
 async fn nobody_else_joins_by_it(scene: &Scene, join: &Path, folder: &Path) -> Result<()> {
     // Beside the agent of a Node, which has the usual ports.
     let ports = ["--port=18001", "--rest-port=0", "--admin-port=19091"];
@@ -174,7 +174,7 @@ async fn answers(scene: &Scene) -> Result<()> {
 }
 
 async fn joins_and_serves(scene: &Scene, folder: &Path) -> Result<()> {
-    // The name of a Node is not to be had.
+    // The name of a Node cannot be used.
     let Err(refused) = token(scene, "cam-1", folder).await else {
         anyhow::bail!("a Node's name is given to a machine");
     };
@@ -195,12 +195,12 @@ async fn joins_and_serves(scene: &Scene, folder: &Path) -> Result<()> {
     ensure!(status.address == address, "{}", status.address);
     nobody_else_joins_by_it(scene, &join, folder).await?;
 
-    // Prepared by a host of the cluster, served by all.
+    // Prepared by a host of the cluster, computed by all.
     scene.apply(&model(scene)?).await?;
     scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await?;
     answers(scene).await?;
 
-    // Power goes: what is at hand is the certificate and what it was told last.
+    // Power failure: the machine has its certificate and its last wish.
     agent.end(Signal::SIGKILL).await?;
     ready(scene, false, "no heartbeat").await?;
     let agent = Agent::start(scene, MACHINE, &join, &cache)?;
@@ -227,7 +227,7 @@ async fn joins_and_serves(scene: &Scene, folder: &Path) -> Result<()> {
     ready(scene, true, "GFLOP/s measured").await?;
     answers(scene).await?;
 
-    // It is removed: nobody takes its certificate any more.
+    // It is removed: its certificate is no longer accepted.
     let delete = ["delete", "computenode", MACHINE, "--wait=true"];
     scene.lab.kubectl(&delete).await?;
     agent.says("counts no more").await?;
@@ -244,7 +244,7 @@ async fn joins_and_serves(scene: &Scene, folder: &Path) -> Result<()> {
     ensure!(host(scene).await?.is_none(), "it is there again");
     agent.end(Signal::SIGTERM).await?;
 
-    // Its old file lets nobody in, and a new one the same machine.
+    // Its old file is refused, and a new one admits the same machine.
     let agent = Agent::start(scene, MACHINE, &join, &folder.join("old"))?;
     agent.says("is not to join by this token").await?;
     agent.end(Signal::SIGKILL).await?;

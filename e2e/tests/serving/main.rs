@@ -1,6 +1,5 @@
-//! The whole system on the lab: the real chart, operator and agents, real models,
-//! real clients, and every bad input that users meet. One scene, cases in order;
-//! each leaves the scene as it found it.
+//! The whole system on the lab: the real chart, operator and agents, real models, real clients, and
+//! every bad input that users meet. One scene, cases in order; each restores the scene.
 
 mod access;
 mod activations;
@@ -34,7 +33,7 @@ struct Suite {
     skipped: u32,
 }
 
-/// No case may hang the run.
+/// A case must not hang the run.
 const CASE_LIMIT: Duration = Duration::from_secs(300);
 
 impl Suite {
@@ -176,7 +175,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(joined::a_machine_without_a_kubelet_joins_serves_and_leaves);
     case!(faults::model_deleted_and_applied_again);
     case!(fleet::two_hundred_agents_beside_five_real_ones);
-    // Of a part of the run it says nothing.
+    // A partial run proves nothing here.
     if suite.skipped == 0 {
         case!(rights::every_rule_is_used_and_no_call_is_refused);
     }

@@ -1,4 +1,4 @@
-//! What the API server says about manifests, before the operator sees them.
+//! Validation of manifests by the API server, before the operator sees them.
 
 use anyhow::{Context, Result, ensure};
 use lamina_e2e::scene::{Scene, objects};
@@ -71,9 +71,9 @@ pub(crate) async fn explain_and_columns(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// The fence that the chart's admission policy puts around each agent.
+/// The chart's admission policy limits each agent to its own objects.
 pub(crate) async fn agents_write_only_their_own_node(scene: &Scene) -> Result<()> {
-    // As agents write: without reading first, which they may not.
+    // Written as by agents: without reading first, which they may not.
     let dir = tempfile::tempdir()?;
     let patch = async |node: &str, own: &str| {
         let file = dir.path().join("status.yaml");
@@ -111,8 +111,8 @@ pub(crate) async fn agents_write_only_their_own_node(scene: &Scene) -> Result<()
     Ok(())
 }
 
-/// Whoever may write every object of a namespace still cannot say that another manifest was
-/// prepared, or that other blocks serve. A model serves by now.
+/// A user with write access to every object of a namespace still cannot change the operator's
+/// record of the prepared manifest or the active blocks. A model is active by now.
 pub(crate) async fn what_the_operator_decided_is_written_by_it_alone(scene: &Scene) -> Result<()> {
     let placement = objects::placement(&scene.lab.client(), "mobilenet-v2").await?;
     let placement = placement.context("no Placement of mobilenet-v2")?;
@@ -146,7 +146,7 @@ pub(crate) async fn what_the_operator_decided_is_written_by_it_alone(scene: &Sce
         ),
     ];
     for (kind, name, subresource, change) in cases {
-        // Of an administrator, whom no role holds back.
+        // As an administrator, whom no role restricts.
         let Err(error) = patch(kind, name, subresource, change).await else {
             anyhow::bail!("anybody may write {kind} {name}: {change}");
         };
@@ -161,7 +161,7 @@ pub(crate) async fn what_the_operator_decided_is_written_by_it_alone(scene: &Sce
     };
     let said = format!("{:?}", anyhow::Error::from(error));
     ensure!(said.contains("the operator alone writes this"), "{said}");
-    // What others have to do with it they may do: labels, finalizers, owners.
+    // What others may need to change, they can: labels, finalizers, owners.
     let label = r#"{"metadata": {"labels": {"seen": "yes"}}}"#;
     patch("placement", name, whole, label).await?;
     patch("computenode", "cam-1", whole, label).await?;

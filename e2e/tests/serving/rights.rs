@@ -1,5 +1,5 @@
-//! The chart's roles against what operator and agents did, as the API server has it: what
-//! nobody needs is not given, and nothing that is needed is refused.
+//! The chart's roles against the audit log of operator and agents: no unneeded right is granted,
+//! and no needed one is missing.
 
 use anyhow::{Result, ensure};
 use lamina_e2e::rights::{Calls, Right, granted};
@@ -7,7 +7,7 @@ use lamina_e2e::scene::Scene;
 use std::collections::BTreeSet;
 
 const RELEASE: &str = "lamina";
-/// What is needed, though the log does not show it or this run may not have led to it.
+/// Needed rights that the log does not show or that this run may not use.
 const UNSEEN: [(&str, &str, &str); 3] = [
     // Server-side apply is a patch in the log; of a new object it asks for this, too.
     ("create", "serving.lamina.dev", "placements"),
@@ -25,7 +25,7 @@ fn is_unseen(right: &Right) -> bool {
     UNSEEN.contains(&what)
 }
 
-/// Rights of the present roles that nobody has used so far.
+/// Rights of the current roles that have not been used so far.
 pub(crate) async fn unused(scene: &Scene) -> Result<Vec<Right>> {
     let calls = Calls::read(&scene.lab.audit_log())?;
     let granted = granted(&scene.lab.client(), RELEASE).await?;
@@ -39,8 +39,8 @@ pub(crate) async fn every_rule_is_used_and_no_call_is_refused(scene: &Scene) -> 
     ensure!(unused.is_empty(), "given, and used by nobody: {unused:#?}");
     let calls = Calls::read(&scene.lab.audit_log())?;
     let granted = granted(&scene.lab.client(), RELEASE).await?;
-    // A pod that outlives its roles while the release is uninstalled or its mode changes is
-    // refused what it may do otherwise.
+    // A pod that outlives its roles, while the release is uninstalled or its mode changes, is
+    // refused otherwise allowed calls.
     let may_be: BTreeSet<&Right> = granted.iter().chain(&calls.answered).collect();
     let refused = calls.refused.iter().filter(|right| !may_be.contains(right));
     let refused: Vec<&Right> = refused.collect();

@@ -1,4 +1,4 @@
-//! A model's next version, while requests flow.
+//! A model's next version, under load.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::jiff::Timestamp;
@@ -60,9 +60,9 @@ async fn requests(mut client: Client) -> Result<Vec<Request>> {
     Ok(requests)
 }
 
-/// The next version takes other inputs and gives more outputs. Until it serves, clients
-/// of the old one are answered and those of the new one are told what is wrong; then it
-/// is the other way round. Nothing is lost, and nothing is answered by the wrong one.
+/// The next version takes other inputs and has more outputs. Until it is active, clients of the old
+/// one are answered and those of the new one get an error; then the reverse. Nothing is lost, and
+/// nothing is answered by the wrong version.
 pub(crate) async fn another_signature_rolls_out_under_load(scene: &Scene) -> Result<()> {
     scene
         .apply(&manifest(scene, "one-image", &["image"])?)

@@ -23,7 +23,7 @@ async fn edit(scene: &Scene, from: &str, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes every edit back and waits until the model serves as its example asks.
+/// Reverts every edit and waits until the model is served as in its example.
 async fn restore(scene: &Scene) -> Result<()> {
     scene.apply(&scene.example(MODEL)?).await?;
     scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await?;
@@ -38,7 +38,7 @@ async fn serving(scene: &Scene) -> Result<String> {
     Ok(serving.context("no condition Serving")?.status.clone())
 }
 
-/// A limit that no host meets: Ready is False, nothing is lost, the old path serves.
+/// A limit that no host meets: Ready is False, nothing is lost, the old path stays active.
 pub(crate) async fn a_wish_that_nothing_meets_is_not_ready(scene: &Scene) -> Result<()> {
     let client = redeploy::start(scene, &load(2.0)).await?;
     let limits =
@@ -65,8 +65,8 @@ pub(crate) async fn a_wish_that_nothing_meets_is_not_ready(scene: &Scene) -> Res
     answered
 }
 
-/// Blocks that must stay on the entry, which cannot hold them: requests are refused with
-/// the reason rather than raw input leaving the camera.
+/// Blocks that must stay on the entry, which cannot hold them: requests are refused with the reason
+/// rather than raw input leaving the camera.
 pub(crate) async fn input_that_must_stay_never_leaves(scene: &Scene) -> Result<()> {
     edit(scene, "keepOnEntry: 2", "keepOnEntry: 33").await?;
     let reason = reasons::REQUESTS_REFUSED;
@@ -85,7 +85,7 @@ pub(crate) async fn input_that_must_stay_never_leaves(scene: &Scene) -> Result<(
     restore(scene).await
 }
 
-/// A typo disarms nothing: a host that dies is left by the last spec that was met.
+/// A typo disables nothing: on a host's failure the model moves by the last valid spec.
 pub(crate) async fn an_invalid_edit_leaves_failover_armed(scene: &Scene) -> Result<()> {
     let client = redeploy::start(scene, &load(2.0)).await?;
     edit(scene, "keepOnEntry: 2", "keepOnEntry: 2\n    tiers: [fog]").await?;
@@ -103,7 +103,7 @@ pub(crate) async fn an_invalid_edit_leaves_failover_armed(scene: &Scene) -> Resu
     restore(scene).await
 }
 
-/// The operator's pod goes with its store, the source is away, a host of the path dies.
+/// The operator's pod is lost with its store, the source is unavailable, a host of the path dies.
 pub(crate) async fn a_store_that_is_lost_comes_back_from_the_hosts(scene: &Scene) -> Result<()> {
     let file = scene.models.join("mobilenet-v2.pt");
     let away = scene.models.join("mobilenet-v2.pt.away");
@@ -128,7 +128,7 @@ async fn store_lost(scene: &Scene) -> Result<()> {
     ];
     scene.lab.kubectl(&delete).await?;
     scene.wait_nodes(5, PATIENCE).await?;
-    // A new operator proves what serves before it says so.
+    // A new operator verifies the active path before it reports it.
     poll("Ready again", PATIENCE, async || {
         let status = scene.model(MODEL).await?.and_then(|m| m.status);
         let conditions = status.map(|s| s.conditions).unwrap_or_default();
@@ -146,14 +146,14 @@ async fn store_lost(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// The release is uninstalled and installed again while its objects stay: what the status
-/// says is of the new release, and no lease of the old one holds that up.
+/// The release is uninstalled and reinstalled while its objects stay: the status is the new
+/// release's, and no lease of the old one delays it.
 pub(crate) async fn a_release_that_comes_back_is_proved_again(scene: &Scene) -> Result<()> {
     scene.uninstall().await?;
     let begin = Timestamp::now();
     scene.install().await?;
     scene.wait_ready(MODEL, PATIENCE, &mut |_| ()).await?;
-    // As soon as it says Ready: a request waits for nothing that has yet to be loaded.
+    // As soon as it is Ready: no request waits for loading.
     let at_once = ["--deadline=3".to_owned()];
     let client = scene.client("cam-1", "photographs", MODEL, &at_once)?;
     client.finish(Duration::from_secs(60)).await?;
@@ -162,7 +162,7 @@ pub(crate) async fn a_release_that_comes_back_is_proved_again(scene: &Scene) -> 
     let acquired = scene.lab.kubectl(&lease).await?;
     let acquired: Timestamp = acquired.trim().parse().context(acquired.clone())?;
     let waited = acquired.duration_since(begin);
-    // It would run out by itself after 40 s.
+    // It would expire by itself after 40 s.
     ensure!(
         waited > SignedDuration::ZERO && waited < SignedDuration::from_secs(25),
         "the lease was taken after {waited:#}"

@@ -2,8 +2,8 @@
 
     python random_restart.py --listen 127.0.0.1:50051
 
-It knows what most constraints ask for, but not all of them, and need not: the host
-works every answer out again and keeps the last one that breaks nothing.
+It respects most constraints, but not all of them, and need not: the host
+recomputes every answer and keeps the last one that violates nothing.
 """
 
 import argparse
@@ -22,11 +22,11 @@ import strategy_pb2_grpc as service
 
 MAX_QUESTION_BYTES = 80 << 20  # the host sends problems of up to 64 MiB
 
-Path = tuple[str, ...]  # a node for each block
+Path = tuple[str, ...]  # a node per block
 
 
 class Chain:
-    """One workload of a problem and what its placements cost."""
+    """One workload of a problem, with the cost of its placements."""
 
     def __init__(self, problem: dict[str, Any]) -> None:
         self.work = problem["workloads"][0]
@@ -51,13 +51,13 @@ class Chain:
         return sorted(hosts)
 
     def live_bytes(self, cut: int, size: dict[str, int]) -> int:
-        """Bytes that are needed behind the cut before block `cut`."""
+        """Bytes needed after the cut before block `cut`."""
         later = self.blocks[cut:]
         needed = {v for b in later for v in b["inputs"]} | set(self.work["outputs"])
         return sum(size[v] for v in needed - {v for b in later for v in b["outputs"]})
 
     def seconds(self, path: Path) -> float:
-        """Latency of a path; infinite where a link is missing or memory too small."""
+        """Latency of a path; infinite if a link is missing or memory too small."""
         total, at = 0.0, self.work["entry"]
         memory = dict.fromkeys(path, 0)
         for block, node in enumerate(path):
@@ -79,14 +79,14 @@ class Chain:
         return total if fits else inf
 
     def moves(self, path: Path) -> Iterator[Path]:
-        """Paths in which all blocks before or behind a cut are on one node."""
+        """Paths in which all blocks before or after a cut are on one node."""
         size = len(path)
         for first, end in [(0, c) for c in range(1, size)] + [(c, size) for c in range(size)]:
             for node in sorted(set.intersection(*map(set, self.hosts[first:end]))):
                 yield path[:first] + (node,) * (end - first) + path[end:]
 
     def climb(self, path: Path, until: float) -> Path:
-        """Takes the best move while one makes the path faster and there is time."""
+        """Takes the best move while one makes the path faster and time is left."""
         while time.monotonic() < until:
             best = min(self.moves(path), key=self.seconds, default=path)
             if self.seconds(best) >= self.seconds(path):
@@ -103,7 +103,7 @@ class Chain:
 
 
 class Plugin(service.StrategyServicer):
-    """Answers the host."""
+    """The plugin's service."""
 
     def Describe(self, request: Any, context: Any) -> wire.DescribeReply:
         """Offers the one strategy."""

@@ -50,7 +50,7 @@ class StrategyServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Describe(self, request, context):
-        """Who answers and what it can. Called before each Solve.
+        """The plugin's strategies and their capabilities. Called before each Solve.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -59,15 +59,15 @@ class StrategyServicer:
     def Solve(self, request, context):
         """Places every workload of a problem. Each reply is a whole answer that replaces
         the one before; send one whenever a better one is found, and set `last` on the
-        final one. The call's deadline is the time there is: what was sent before
-        counts, what comes later is lost. A cancelled call wants no more answers.
+        final one. The call's deadline limits the time: answers sent before it count,
+        later ones are lost. A cancelled call needs no more answers.
 
-        Every answer is worked out again by the host: it keeps the last one that breaks
-        no constraint and claims nothing untrue.
+        The host recomputes every answer and keeps the last one that violates no
+        constraint and makes no false claim.
 
         INVALID_ARGUMENT: a parameter is unknown or out of its range.
         FAILED_PRECONDITION: the strategy does not apply to this problem. The message
-        of either reaches the user.
+        of either is shown to the user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,7 +27,7 @@ fn block(inputs: &[&str], outputs: Vec<ValueSpec>) -> Block {
     }
 }
 
-/// x → a → b, where a passes the second block for the third.
+/// x → a → b, where a passes through the second block to the third.
 fn manifest() -> Manifest {
     Manifest {
         version: MANIFEST_VERSION,
@@ -161,7 +161,7 @@ fn a_manifest_is_no_larger_than_one_can_be() {
     assert!(padded(MANIFEST_BYTES).is_ok());
     let too_large = Err(ManifestError::TooLarge(MANIFEST_BYTES + 1));
     assert_eq!(padded(MANIFEST_BYTES + 1), too_large);
-    // Five million times nothing.
+    // Five million empty objects.
     let nothing = format!("[{}{{}}]", "{},".repeat(5_000_000));
     let greedy = text.replacen('{', &format!("{{\"encodingErrors\":{nothing},"), 1);
     let refused = Manifest::from_json(greedy.as_bytes())

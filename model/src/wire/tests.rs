@@ -5,7 +5,7 @@ fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-/// What arrives of `values`.
+/// `values` after encoding and decoding.
 fn sent(dtype: WireType, values: &[f32]) -> Option<Vec<f32>> {
     let encoded = encode(dtype, &bytes(values))?;
     assert_eq!(encoded.dtype(), dtype);

@@ -9,22 +9,22 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Of what blobs may take, those fetched ahead take at most one in so many bytes.
+/// Standby blobs may use one in this many bytes of the space for blobs.
 const SHARE: u64 = 4;
-/// What could not be had, or had to make room, is tried again after this time.
+/// A blob that could not be fetched, or was evicted, is tried again after this time.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Blobs that are fetched ahead.
+/// The standby blobs.
 #[derive(Debug, Default)]
 pub(super) struct Standby {
-    /// Which, with their sizes.
+    /// The wanted ones, with their sizes.
     wanted: Mutex<BTreeMap<Digest, u64>>,
     burst: Mutex<Burst>,
-    /// Blobs that are being fetched for what serves.
+    /// Number of fetches for serving slices.
     urgent: watch::Sender<usize>,
 }
 
-/// A blob is fetched for what serves until this is dropped.
+/// Counts as a fetch for serving until dropped.
 pub(super) struct Urgent<'a>(&'a watch::Sender<usize>);
 
 impl Drop for Urgent<'_> {
@@ -34,19 +34,19 @@ impl Drop for Urgent<'_> {
 }
 
 impl Standby {
-    /// A blob is fetched for what serves: those fetched ahead wait.
+    /// Starts a fetch for serving: standby fetches wait.
     pub(super) fn urgent(&self) -> Urgent<'_> {
         self.urgent.send_modify(|count| *count += 1);
         Urgent(&self.urgent)
     }
 
-    /// Returns once nothing is fetched for what serves.
+    /// Returns once nothing is fetched for serving.
     pub(super) async fn quiet(&self) {
         // The sender lives as long as this.
         let _ = self.urgent.subscribe().wait_for(|count| *count == 0).await;
     }
 
-    /// The pause after a chunk that took so long.
+    /// The pause after a chunk that took this long.
     pub(super) fn pause(&self, requests_under_way: u32, took: Duration) -> Duration {
         let mut burst = self.burst.lock().unwrap_or_else(PoisonError::into_inner);
         burst.pause(requests_under_way, took)
@@ -60,15 +60,15 @@ impl Standby {
 }
 
 impl Blobs {
-    /// From now on `blobs` are those that are fetched ahead. Where room is needed they go
-    /// before those that are kept and after all others.
+    /// Sets the standby blobs. When space is short they are evicted before kept blobs and after all
+    /// others.
     pub fn stand_by(&self, blobs: &BTreeMap<Digest, u64>) {
         let wanted = self.standby.wanted.lock();
         let mut wanted = wanted.unwrap_or_else(PoisonError::into_inner);
         wanted.clone_from(blobs);
     }
 
-    /// Bytes of the blobs fetched ahead that are here.
+    /// Bytes of the standby blobs in the cache.
     pub fn standby_bytes(&self) -> u64 {
         let wanted = self.standby.wanted.lock();
         let wanted = wanted.unwrap_or_else(PoisonError::into_inner);
@@ -76,7 +76,7 @@ impl Blobs {
         held.map(|(_, bytes)| bytes).sum()
     }
 
-    /// Fetches what of `wanted` is missing and has room, again and again until dropped.
+    /// Fetches the missing ones of `wanted` that fit, repeatedly until dropped.
     pub async fn fetch_ahead(&self, wanted: &BTreeMap<Digest, u64>) {
         loop {
             for (digest, bytes) in wanted {
@@ -95,7 +95,7 @@ impl Blobs {
         }
     }
 
-    /// Whether there was room.
+    /// Returns whether there was room.
     async fn fetch_one_ahead(&self, digest: &Digest, bytes: u64) -> Result<bool, BlobError> {
         self.standby.quiet().await;
         let lock = self.lock_for(digest);
@@ -108,7 +108,7 @@ impl Blobs {
         Ok(true)
     }
 
-    /// Makes room for `bytes` out of what nothing names; whether there is.
+    /// Evicts unreferenced blobs for `bytes`; returns whether there is room.
     async fn has_room_ahead(&self, bytes: u64) -> Result<bool, BlobError> {
         if self.standby_bytes().saturating_add(bytes) > self.limit_bytes / SHARE {
             return Ok(false);

@@ -14,8 +14,8 @@ pub(super) struct Cached {
 }
 
 impl Blobs {
-    /// Removes the blobs that were not used for longest until no more than the limit
-    /// are held, but none that is kept and none that is coming. Gives the bytes freed.
+    /// Removes the least recently used blobs until the limit is met, but none that is
+    /// kept or being fetched. Returns the bytes freed.
     ///
     /// # Errors
     /// The folder cannot be read or a file not be removed.
@@ -24,7 +24,7 @@ impl Blobs {
         self.evict_of(files, self.limit_bytes).await
     }
 
-    /// Makes room for `bytes`; whether there is.
+    /// Makes room for `bytes`; returns whether there is enough.
     pub(super) async fn has_room_for(&self, bytes: u64) -> Result<bool, BlobError> {
         let Some(limit_bytes) = self.limit_bytes.checked_sub(bytes) else {
             return Ok(false);
@@ -35,8 +35,8 @@ impl Blobs {
         Ok(held.saturating_sub(freed) <= limit_bytes)
     }
 
-    /// Removes blobs that nothing keeps, those fetched ahead last, until no more than the
-    /// limit are held. Gives the bytes freed.
+    /// Removes blobs that are not kept, standby blobs last, until the limit is met. Returns the
+    /// bytes freed.
     pub(super) async fn evict_of(
         &self,
         files: Vec<Cached>,
@@ -46,7 +46,7 @@ impl Blobs {
             .await
     }
 
-    /// As [`Blobs::evict_of`], but none that was fetched ahead.
+    /// As [`Blobs::evict_of`], but no standby blobs.
     pub(super) async fn evict_unnamed(
         &self,
         mut files: Vec<Cached>,
@@ -60,7 +60,7 @@ impl Blobs {
             .await
     }
 
-    /// What the file at `path` is there for.
+    /// The use of the file at `path`.
     fn use_of(&self, path: &Path) -> Use {
         let Some(digest) = digest_of(path) else {
             return Use::None;
@@ -89,18 +89,18 @@ impl Blobs {
     }
 }
 
-/// What a file is there for; what goes first comes first.
+/// The use of a file, in order of eviction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Use {
-    /// Nothing that this host was told.
+    /// None that this host knows of.
     None,
-    /// A move that may come.
+    /// A possible later move.
     Ahead,
-    /// What serves, or it is coming.
+    /// It serves, or is being fetched.
     Kept,
 }
 
-/// What to remove, in order, so that the rest fits into `limit_bytes`.
+/// The files to remove, in order, so that the rest fits into `limit_bytes`.
 fn to_evict(files: Vec<Cached>, use_of: impl Fn(&Path) -> Use, limit_bytes: u64) -> Vec<Cached> {
     let mut held: u64 = files.iter().map(|f| f.bytes).sum();
     let used = files.into_iter().map(|file| (use_of(&file.path), file));

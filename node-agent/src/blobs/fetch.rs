@@ -15,12 +15,12 @@ use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tonic::Code;
 
-/// One chunk takes no longer, even on a link of 20 kbit/s.
+/// Time limit of a chunk, enough for a link of 20 kbit/s.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
-/// Tries without a byte of progress before the caller is told.
+/// Tries without progress before the caller gets an error.
 const FRUITLESS_TRIES: u32 = 5;
 
-/// A file that grows to a blob.
+/// A partially fetched blob.
 struct Part<'a> {
     digest: &'a Digest,
     total: u64,
@@ -30,8 +30,8 @@ struct Part<'a> {
 }
 
 impl Blobs {
-    /// Fetches `digest`, from where an earlier try ended. A part that turns out
-    /// to be damaged is fetched once more from its start.
+    /// Fetches `digest`, resuming an earlier try. A damaged part is fetched once more from its
+    /// start.
     pub(super) async fn fetch(
         &self,
         digest: &Digest,
@@ -61,7 +61,7 @@ impl Blobs {
         })
     }
 
-    /// Grows the part to `total` bytes; says whether some of them were there.
+    /// Fetches the part up to `total` bytes; returns whether some were there before.
     async fn fill(
         &self,
         digest: &Digest,
@@ -93,15 +93,15 @@ impl Blobs {
         Ok(resumed)
     }
 
-    /// Waits, but no longer than until the operator is somewhere else.
+    /// Waits, but only until the operator's address changes.
     pub(super) async fn wait_or_moved(&self, wait: Duration) {
         let mut endpoint = self.operator.endpoint.subscribe();
         // Either way it is time for another try.
         let _ = timeout(wait, endpoint.changed()).await;
     }
 
-    /// One range, then the pause that requests are due. Blobs take turns, so
-    /// that together they keep to the pace.
+    /// One range, then the pause that requests need. Blobs take turns, so that together they keep
+    /// the pace.
     async fn next_chunk(&self, part: &mut Part<'_>, purpose: Purpose) -> Result<(), BlobError> {
         if purpose == Purpose::Ahead {
             self.standby.quiet().await;
@@ -114,7 +114,7 @@ impl Blobs {
         let start = Instant::now();
         let outcome = timeout(CHUNK_TIMEOUT, self.receive(part, wanted)).await;
         let took = start.elapsed();
-        // Also ends the file's write in the background, which may fail only now.
+        // Also waits for the background write, which may fail only now.
         part.file.flush().await.map_err(disk(&part.path))?;
         match outcome {
             Ok(received) => received?,
@@ -126,8 +126,8 @@ impl Blobs {
         });
         let under_way = self.telemetry.requests_under_way().max(under_way);
         if purpose == Purpose::Ahead {
-            // Nobody waits for it: others take their turns meanwhile, and what is measured
-            // is the link's own.
+            // Nobody waits for it: others take their turns meanwhile, and only the link is
+            // measured.
             drop((turn, moves));
             tokio::time::sleep(self.standby.pause(under_way, took)).await;
         } else {

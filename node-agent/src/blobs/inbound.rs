@@ -1,20 +1,20 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Samples kept between two drains; fetching a large model while nobody drains
-/// must not take memory.
+/// Samples kept between two drains, so that fetching a large model without draining takes no
+/// memory.
 const KEPT_SAMPLES: usize = 256;
 
-/// One piece of a blob that came from the operator's node.
+/// One chunk of a blob from the operator's node.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InboundTransfer {
     /// Bytes of content.
     pub bytes: u64,
-    /// From asking to the last byte, in seconds: one round trip and the transfer.
+    /// From the request to the last byte, in seconds: one round trip and the transfer.
     pub seconds: f64,
 }
 
-/// Transfers from the operator's node since they were last asked for: passive
-/// samples of the inbound link. Clones share their content.
+/// Transfers from the operator's node since the last drain: passive samples of the inbound link.
+/// Clones share their content.
 #[derive(Debug, Clone, Default)]
 pub struct InboundTransfers {
     seen: Arc<Mutex<Vec<InboundTransfer>>>,

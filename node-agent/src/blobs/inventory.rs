@@ -4,7 +4,7 @@ use lamina_model::Digest;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What the cache holds, and what changed since it was last asked.
+/// The content of the cache, and the changes since the last query.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
     inner: Mutex<Inner>,
@@ -16,12 +16,12 @@ struct Inner {
     changes: InventoryChanges,
 }
 
-/// What came and went between two looks.
+/// Changes between two queries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InventoryChanges {
-    /// Held now and not at the last look.
+    /// Held now, but not at the last query.
     pub came: BTreeSet<Digest>,
-    /// The other way round.
+    /// The opposite.
     pub gone: BTreeSet<Digest>,
 }
 
@@ -36,14 +36,14 @@ impl Inventory {
         }
     }
 
-    /// Everything; changes count from here.
+    /// Everything; further changes count from here.
     pub(super) fn whole(&self) -> BTreeSet<Digest> {
         let mut inner = self.lock();
         inner.changes = InventoryChanges::default();
         inner.held.clone()
     }
 
-    /// What changed since the last look.
+    /// The changes since the last query.
     pub(super) fn changes(&self) -> InventoryChanges {
         std::mem::take(&mut self.lock().changes)
     }

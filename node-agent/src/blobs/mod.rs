@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
-/// Blobs by digest in a folder: `<digest>`, or `<digest>.part` while one comes.
+/// Blobs by digest in a folder: `<digest>`, or `<digest>.part` while one is being fetched.
 #[derive(Debug)]
 pub struct Blobs {
     dir: PathBuf,
@@ -45,9 +45,9 @@ pub struct Blobs {
     operator: Operator,
     telemetry: Telemetry,
     inbound: InboundTransfers,
-    /// Held for each chunk: blobs that come at once share one pace.
+    /// Held for each chunk: concurrent fetches share one pace.
     turn: tokio::sync::Mutex<()>,
-    /// One lock per blob that is being looked for, so that it comes once.
+    /// One lock per requested blob, so that it is fetched once.
     wanted: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     inventory: Inventory,
     /// Never removed.
@@ -56,22 +56,22 @@ pub struct Blobs {
     standby: Standby,
 }
 
-/// Where blobs lie and how they are fetched.
+/// Options of the cache folder.
 #[derive(Debug, Clone, Default)]
 pub struct BlobOptions {
-    /// The folder, made where it is missing.
+    /// The folder, created if missing.
     pub dir: PathBuf,
-    /// Blobs that nothing keeps are removed beyond this.
+    /// Limit beyond which blobs that are not kept are removed.
     pub limit_bytes: u64,
-    /// Holds what the operator wants as `authorization: Bearer`.
+    /// File with the operator's `authorization: Bearer` token.
     pub token_file: Option<PathBuf>,
 }
 
 impl Blobs {
-    /// The folder of `options`, with what is in it. Blocks.
+    /// The folder of `options` and its contents. Blocks.
     ///
     /// # Errors
-    /// The folder cannot be made or read.
+    /// The folder cannot be created or read.
     pub fn open(
         options: BlobOptions,
         endpoint: OperatorEndpoint,
@@ -84,7 +84,7 @@ impl Blobs {
         } = options;
         std::fs::create_dir_all(&dir).map_err(disk(&dir))?;
         let held = list(&dir).map_err(disk(&dir))?;
-        // One that is not whole has another name.
+        // Incomplete ones have another name.
         let held = held
             .iter()
             .filter_map(|f| f.path.file_name()?.to_str()?.parse().ok());
@@ -109,17 +109,17 @@ impl Blobs {
         self.inventory.whole()
     }
 
-    /// Blobs that came and went since the last look.
+    /// Blobs that came and went since the last query.
     pub fn changes(&self) -> InventoryChanges {
         self.inventory.changes()
     }
 
-    /// From now on none of `digests` is removed, and any other may be.
+    /// From now on `digests` are kept, and all others may be removed.
     pub fn keep(&self, digests: BTreeSet<Digest>) {
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = digests;
     }
 
-    /// What came from the operator's node, to be drained for samples of that link.
+    /// Transfers from the operator's node, to be drained as samples of that link.
     pub fn inbound(&self) -> InboundTransfers {
         self.inbound.clone()
     }
@@ -158,7 +158,7 @@ impl BlobSource for Blobs {
         let lock = self.lock_for(digest);
         let _alone = lock.lock().await;
         let path = self.path(digest.as_str());
-        // It got its name only after its content was verified and on the disk.
+        // It got its name only after its content was verified and on disk.
         match tokio::fs::metadata(&path).await {
             Ok(held) if held.len() == bytes => {
                 touch(&path).await;
@@ -192,12 +192,12 @@ fn list(dir: &Path) -> io::Result<Vec<Cached>> {
     Ok(files)
 }
 
-/// Of the blob in the file at `path`, or that is to come there.
+/// The blob of the file at `path`, which need not exist yet.
 fn digest_of(path: &Path) -> Option<Digest> {
     path.file_stem()?.to_str()?.parse().ok()
 }
 
-/// Marks a blob as used now. Where that fails it is only removed earlier.
+/// Marks a blob as used now. If that fails, it is only removed earlier.
 async fn touch(path: &Path) {
     let path = path.to_owned();
     let touched = tokio::task::spawn_blocking(move || {

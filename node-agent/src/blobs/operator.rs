@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 
 pub(super) type Client = ControlClient<InterceptedService<Channel, Authorization>>;
 
-/// Makes clients for the operator, wherever it is now.
+/// Creates clients for the operator at its current address.
 #[derive(Debug)]
 pub(super) struct Operator {
     pub(super) endpoint: OperatorEndpoint,
@@ -45,7 +45,7 @@ impl Operator {
         }
     }
 
-    /// A client on the kept connection; the error is the reason why there is none.
+    /// A client on the kept connection; the error says why there is none.
     pub(super) async fn client(&self) -> Result<Client, String> {
         let channel = self.channel()?;
         let token = match &self.token_file {
@@ -59,7 +59,7 @@ impl Operator {
         )
     }
 
-    /// Lets go of the connection, which may be one to an operator that is gone.
+    /// Drops the connection, which may lead to an operator that is gone.
     pub(super) fn disconnect(&self) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

@@ -3,19 +3,18 @@
 
 use std::time::Duration;
 
-/// Bytes asked for at once on a quiet link.
+/// Chunk size on a quiet link.
 const LARGE_CHUNK_BYTES: u64 = 256 << 10;
-/// Bytes asked for at once while requests need the link: what a request waits
-/// for at worst.
+/// Chunk size while requests need the link: the most that a request waits for.
 const SMALL_CHUNK_BYTES: u64 = 64 << 10;
 
-/// Transfers of blobs ahead in one go, and the time in which the link is then left
-/// alone while requests need it or not: long enough to measure it in.
+/// Length of a burst of standby fetches, and of the pauses while requests need the link or not:
+/// long enough for a measurement.
 const BURST: Duration = Duration::from_millis(500);
 const REST: Duration = Duration::from_secs(2);
 const QUIET_REST: Duration = Duration::from_secs(1);
 
-/// Bytes to ask for next.
+/// Size of the next chunk.
 pub(super) fn chunk_bytes(purpose: Purpose, requests_under_way: u32, missing: u64) -> u64 {
     let chunk = if requests_under_way > 0 || purpose == Purpose::Ahead {
         SMALL_CHUNK_BYTES
@@ -25,21 +24,21 @@ pub(super) fn chunk_bytes(purpose: Purpose, requests_under_way: u32, missing: u6
     missing.min(chunk)
 }
 
-/// What a transfer is for.
+/// The purpose of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Blocks that are to serve: mostly, the requests under way are slow until these are
-    /// here. Three quarters of the time are theirs.
+    /// Blocks for serving: requests in flight are usually slow until these arrive. They get three
+    /// quarters of the time.
     Serving,
     /// Blocks for the operator's store: nobody waits. Half of the time.
     Store,
-    /// Blocks for a move that may never come. A sixth of the time, a third on a quiet
-    /// link: see [`Burst`].
+    /// Blocks for a move that may never happen. A sixth of the time, a third on a quiet link: see
+    /// [`Burst`].
     Ahead,
 }
 
-/// Blobs ahead come in bursts, between which the link is left alone: what happens to it
-/// must be seen as soon as if nothing were fetched.
+/// Standby blobs come in bursts with pauses between them: changes of the link must be seen as soon
+/// as if nothing were fetched.
 #[derive(Debug, Default)]
 pub(super) struct Burst {
     spent: Duration,
@@ -51,7 +50,7 @@ impl Burst {
         let is_quiet = requests_under_way == 0;
         self.spent += took;
         if self.spent >= BURST {
-            // A chunk on a slow link counts for as much as it took.
+            // On a slow link a long chunk counts as several bursts.
             let bursts = self.spent.as_secs_f64() / BURST.as_secs_f64();
             self.spent = Duration::ZERO;
             let rest = if is_quiet { QUIET_REST } else { REST };
@@ -61,8 +60,8 @@ impl Burst {
     }
 }
 
-/// How long to leave the link to requests after a chunk that took `took`, so that
-/// blobs leave them their share and never stop.
+/// How long to leave the link to requests after a chunk that took `took`, so that blobs leave them
+/// their share but never stop.
 pub(super) fn pause(purpose: Purpose, requests_under_way: u32, took: Duration) -> Duration {
     match purpose {
         _ if requests_under_way == 0 => Duration::ZERO,
@@ -107,7 +106,7 @@ mod tests {
         };
         assert!((0.3..0.35).contains(&share(0)), "{}", share(0));
         assert!((0.15..0.2).contains(&share(2)), "{}", share(2));
-        // On a link so slow that one chunk is more than a burst, too.
+        // Also if one chunk takes longer than a burst.
         let slow = Burst::default().pause(1, Duration::from_secs(5));
         assert_eq!(slow, Duration::from_secs(20));
     }

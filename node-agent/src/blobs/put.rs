@@ -14,8 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-/// With the waits between them, about half a minute: an operator that restarts
-/// is back by then.
+/// With the pauses, about half a minute: a restarting operator is back by then.
 const TRIES: u32 = 8;
 
 /// Why a blob could not be stored.
@@ -26,15 +25,15 @@ pub enum PutError {
     Unavailable {
         /// The blob.
         digest: Digest,
-        /// What the connection says.
+        /// The connection's error.
         reason: String,
     },
-    /// The operator answers and does not take it.
+    /// The operator answers but refuses it.
     #[error("the operator refuses blob {digest}: {reason}", digest = digest.short())]
     Refused {
         /// The blob.
         digest: Digest,
-        /// What the operator says.
+        /// The operator's error.
         reason: String,
     },
     /// The file cannot be read.
@@ -49,7 +48,7 @@ pub enum PutError {
 }
 
 impl PutError {
-    /// Whether another try may succeed without anyone's help.
+    /// Whether a retry may succeed without help.
     pub const fn is_passing(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
@@ -82,7 +81,7 @@ impl Blobs {
         }
     }
 
-    /// Stores `content` and gives its digest. Tries for about half a minute.
+    /// Stores `content` and returns its digest. Tries for about half a minute.
     ///
     /// # Errors
     /// See [`PutError`].
@@ -115,7 +114,7 @@ impl Blobs {
         reply.map(|_| ()).map_err(Failed::Call)
     }
 
-    /// Waits for the next try, or gives the error when there is none.
+    /// Waits for the next try, or returns the error if there is none.
     async fn again(
         &self,
         tries: &mut Tries,
@@ -164,9 +163,8 @@ impl Tries {
     }
 }
 
-/// Sends `content` in chunks until its end, or until nobody takes them. Requests have
-/// the link first, as when fetching: a chunk takes as long to be taken as the one
-/// before it takes to leave.
+/// Sends `content` in chunks until its end, or until the call ends. Requests have priority on the
+/// link, as when fetching: pacing follows from the time that the previous chunk took.
 async fn feed(
     digest: &Digest,
     mut content: impl AsyncRead + Unpin,
@@ -190,7 +188,7 @@ async fn feed(
             data: data.into(),
         };
         let start = Instant::now();
-        // The call has ended and says why.
+        // The call has ended and returns the reason.
         if chunks.send(chunk).await.is_err() {
             return Ok(());
         }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
-/// Blobs that the operator asked for and that were not sent yet.
+/// Blobs that the operator requested and that were not sent yet.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     digests: Mutex<BTreeSet<Digest>>,
@@ -39,15 +39,15 @@ impl Asked {
 }
 
 impl Blobs {
-    /// Notes that the operator wants `digests`; [`Blobs::refill`] sends those that are
-    /// here. One that is asked for twice before it was sent is sent once.
+    /// Notes that the operator wants `digests`; [`Blobs::refill`] sends those that are here. A
+    /// repeated request before sending counts once.
     pub fn want(&self, digests: impl IntoIterator<Item = Digest>) {
         let held = digests.into_iter().filter(|d| self.inventory.holds(d));
         self.asked.add(held);
     }
 
-    /// Sends what the operator wants, one blob at a time, until dropped. What fails
-    /// is left to the operator to ask for again.
+    /// Sends the requested blobs, one at a time, until dropped. After a failure the operator asks
+    /// again.
     pub async fn refill(&self) {
         loop {
             let digest = self.asked.next().await;
@@ -65,9 +65,8 @@ impl Blobs {
         }
     }
 
-    /// Keeps the file at `from`, which the store has taken as `digest`, in the cache as
-    /// well, so that the store can be filled again. Left out where the cache has no
-    /// room for it.
+    /// Keeps the file at `from`, which was stored as `digest`, in the cache as well, so that the
+    /// store can be refilled. Skipped if the cache has no room.
     pub async fn adopt_file(&self, digest: &Digest, from: &Path) {
         let bytes = match tokio::fs::metadata(from).await {
             Ok(metadata) => metadata.len(),

@@ -6,17 +6,17 @@ use std::path::PathBuf;
 #[async_trait]
 pub trait BlobSource: Send + Sync {
     /// The path of blob `digest` (of `bytes` bytes) in the cache folder, its
-    /// content verified; fetched first where it is not there.
+    /// content verified; fetched first if needed.
     ///
     /// # Errors
     /// See [`BlobError`].
     async fn ensure(&self, digest: &Digest, bytes: u64) -> Result<PathBuf, BlobError>;
 }
 
-/// Why a blob could not be had.
+/// Why a blob is not available.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlobError {
-    /// The store answers and does not have it.
+    /// The store answers but does not have it.
     #[error("the operator's store has no blob {digest}")]
     Unknown {
         /// The blob.
@@ -27,18 +27,18 @@ pub enum BlobError {
     Unavailable {
         /// The blob.
         digest: Digest,
-        /// What the connection says.
+        /// The connection's error.
         reason: String,
     },
-    /// What came is not what was asked for.
+    /// The received content is wrong.
     #[error("blob {digest} arrived as {got}; the store is damaged", digest = digest.short())]
     Mismatch {
         /// The blob.
         digest: Digest,
-        /// Digest or size of what came.
+        /// Digest or size of the received content.
         got: String,
     },
-    /// The disk is full, and nothing is left to remove.
+    /// The disk is full, and nothing can be evicted.
     #[error(
         "the disk of {path} is full: {needs} more bytes are needed, {free} are free; free some, \
          or give the cache a larger one",
@@ -47,23 +47,23 @@ pub enum BlobError {
     Full {
         /// The folder or file.
         path: PathBuf,
-        /// Bytes that are missing, where known.
+        /// Missing bytes, if known.
         needs: u64,
-        /// Bytes that blobs may still take.
+        /// Bytes that blobs may still use.
         free: u64,
     },
-    /// The cache folder cannot take it.
+    /// The cache folder cannot store it.
     #[error("cannot write {path}: {reason}", path = path.display())]
     Disk {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         reason: String,
     },
 }
 
 impl BlobError {
-    /// Whether another try may succeed without anyone's help.
+    /// Whether a retry may succeed without help.
     pub const fn is_passing(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Full { .. })
     }

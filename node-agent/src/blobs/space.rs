@@ -6,21 +6,20 @@ use lamina_model::Digest;
 use std::io;
 use std::path::Path;
 
-/// What blobs leave free, for the ledger and whatever else is small.
+/// Space that blobs leave free, for the ledger and other small files.
 pub(crate) const RESERVE_BYTES: u64 = 16 << 20;
 
-/// Bytes that are free on the disk of a folder.
+/// Free bytes on the disk of a folder.
 pub(super) type FreeBytes = fn(&Path) -> io::Result<u64>;
 
-/// Asks the system.
+/// From the system.
 pub(crate) fn free_bytes(dir: &Path) -> io::Result<u64> {
     let disk = rustix::fs::statvfs(dir)?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// Bytes of a file beside blobs, now that `held` are there of the `limit` that they may
-/// take, which is three quarters of their volume, and `free` are free on the disk. What is
-/// made of the file takes as much again.
+/// Size limit of a model file, with `held` bytes of blobs, their `limit`, which is three quarters
+/// of the volume, and `free` bytes on the disk. Its blocks take as much again.
 const fn beside(held: u64, limit: u64, free: u64) -> u64 {
     let volume = limit.saturating_add(limit / 3);
     let share = volume.saturating_sub(held) / 2;
@@ -28,8 +27,8 @@ const fn beside(held: u64, limit: u64, free: u64) -> u64 {
     if share < free { share } else { free }
 }
 
-/// Bytes that blobs may take in all, now that `held` are there and `free` beside them, so
-/// that `coming` more fit and the reserve stays free.
+/// Bytes that blobs may use in all, with `held` bytes present and `free` bytes besides, so that
+/// `coming` more fit and the reserve stays free.
 pub(super) const fn allowed(held: u64, free: u64, coming: u64) -> u64 {
     held.saturating_add(free)
         .saturating_sub(coming)
@@ -37,17 +36,16 @@ pub(super) const fn allowed(held: u64, free: u64, coming: u64) -> u64 {
 }
 
 impl Blobs {
-    /// On a disk that `free_bytes` tells of.
+    /// On a disk whose free space `free_bytes` reports.
     #[cfg(test)]
     pub(super) fn on_disk(self, free_bytes: FreeBytes) -> Self {
         Self { free_bytes, ..self }
     }
 
-    /// Has room for what is missing of a blob of `bytes`, for which others go that nothing
-    /// keeps.
+    /// Makes room for the rest of a blob of `bytes` by evicting blobs that are not kept.
     ///
     /// # Errors
-    /// There is none: what is kept and what is not ours fill the disk.
+    /// There is none: kept blobs and foreign files fill the disk.
     pub(super) async fn make_room(&self, digest: &Digest, bytes: u64) -> Result<(), BlobError> {
         let files = self.list().await?;
         let part = self.path(&format!("{digest}.part"));
@@ -65,8 +63,8 @@ impl Blobs {
         Ok(())
     }
 
-    /// Has the reserve free again, where somebody else has taken it and there is something
-    /// that nothing keeps. Gives the bytes freed.
+    /// Restores the reserve if others have used it, by evicting blobs that are not kept. Returns
+    /// the bytes freed.
     ///
     /// # Errors
     /// As [`Blobs::evict`].
@@ -75,7 +73,7 @@ impl Blobs {
         Ok(self.free(files, 0).await?.0)
     }
 
-    /// Bytes that the file of a model that is prepared may have now.
+    /// Current size limit for the file of a model to prepare.
     ///
     /// # Errors
     /// The folder or its disk cannot be read.
@@ -92,7 +90,7 @@ impl Blobs {
         free.map_err(disk(&self.dir))
     }
 
-    /// Bytes freed so that `coming` fit, and those that were free before.
+    /// Bytes freed to make room for `coming`, and those that were free before.
     async fn free(&self, files: Vec<Cached>, coming: u64) -> Result<(u64, u64), BlobError> {
         let free = self.ask_free().await?;
         let held = files.iter().map(|file| file.bytes).sum();

@@ -16,23 +16,23 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 type Items<T> = tokio_stream::Iter<std::vec::IntoIter<Result<T, Status>>>;
 
-/// What the store holds and how it misbehaves.
+/// Content and misbehaviour of the store.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     pub(crate) blobs: BTreeMap<String, Vec<u8>>,
-    /// Offset and length of each range asked for.
+    /// Offset and length of each requested range.
     pub(crate) asked: Vec<(u64, u64)>,
     /// Digests in the order in which they were put.
     pub(crate) put: Vec<String>,
     /// Chunks of each call of PutBlob.
     pub(crate) put_chunks: Vec<usize>,
-    /// Ranges from this offset on end in an error after half of them.
+    /// Ranges from this offset on fail after half of them.
     pub(crate) breaks_at: Option<u64>,
-    /// So many calls of PutBlob are refused for now.
+    /// Number of PutBlob calls to refuse for now.
     pub(crate) busy_puts: u32,
     /// Value of the last `authorization`.
     pub(crate) authorization: Option<String>,
-    /// Time that each range takes.
+    /// Duration of each range.
     pub(crate) delay: Duration,
 }
 

@@ -3,7 +3,7 @@ use super::*;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A cache folder with a store behind it.
+/// A cache folder with a store.
 struct Cache {
     blobs: Arc<Blobs>,
     telemetry: Telemetry,
@@ -49,7 +49,7 @@ impl Cache {
     }
 }
 
-/// `bytes` that are nowhere the same.
+/// `bytes` bytes without repetition.
 fn content(bytes: usize) -> Vec<u8> {
     (0..bytes)
         .map(|i| (i % 251) as u8 ^ (i >> 8) as u8)
@@ -129,7 +129,7 @@ async fn a_broken_transfer_goes_on_where_it_ended() {
         Duration::from_millis(50),
         cache.blobs.ensure(&digest, 400_000),
     );
-    // Each try brings half of what is missing: some are over, more are needed.
+    // Each try gets half of the rest: some are done, more are needed.
     fetching.await.unwrap_err();
     let half = cache.folder.path().join(format!("blobs/{digest}.part"));
     let kept = std::fs::metadata(half).unwrap().len();
@@ -324,7 +324,7 @@ async fn the_inventory_follows_the_folder() {
         (changes.came, changes.gone),
         ([two.clone()].into(), [one].into())
     );
-    // After a restart, too; a part that came is no blob.
+    // After a restart, too; a partial blob does not count.
     let dir = cache.folder.path().join("blobs");
     std::fs::write(dir.join(format!("{}.part", Digest::of(b"half"))), b"ha").unwrap();
     let options = BlobOptions {
@@ -354,7 +354,7 @@ async fn a_store_that_lost_its_blobs_is_filled_again() {
         assert!(begin.elapsed() < Duration::from_secs(10));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // One that was lost meanwhile is left out and told.
+    // One that was lost meanwhile is skipped and reported.
     let path = cache.blobs.ensure(&one, 3).await.unwrap();
     std::fs::remove_file(path).unwrap();
     cache.blobs.held();
@@ -406,7 +406,7 @@ async fn what_was_prepared_here_stays_as_far_as_there_is_room() {
     cache.blobs.ensure(&Digest::of(b"old"), 3).await.unwrap();
     cache.blobs.adopt_file(&block, &file).await;
     std::fs::remove_file(&file).unwrap();
-    // What nothing keeps made room; it needs no fetching.
+    // Blobs that nothing keeps made space; this one needs no fetching.
     let held = [block.clone(), Digest::of(b"kept")].into();
     assert_eq!(cache.blobs.held(), held);
     let path = cache.blobs.ensure(&block, 5).await.unwrap();
@@ -419,7 +419,7 @@ async fn what_was_prepared_here_stays_as_far_as_there_is_room() {
     assert!(cache.blobs.held().contains(&small));
 }
 
-/// What is free on a disk on which there is a megabyte beside the reserve.
+/// Free space of a disk with a megabyte above the reserve.
 fn a_megabyte(dir: &Path) -> io::Result<u64> {
     let held: u64 = list(dir)?.iter().map(|file| file.bytes).sum();
     Ok((space::RESERVE_BYTES + (1 << 20)).saturating_sub(held))
@@ -444,7 +444,7 @@ async fn on_a_full_disk_what_nothing_keeps_goes_before_anything_is_written() {
     blobs.ensure(&digests[0], 600_000).await.unwrap();
     blobs.ensure(&digests[1], 600_000).await.unwrap();
     assert_eq!(blobs.held(), [digests[1].clone()].into());
-    // What is kept stays, and who wants more is told and may try again.
+    // Kept blobs stay, and a larger request fails and may be retried.
     blobs.keep([digests[1].clone()].into());
     let full = blobs.ensure(&digests[2], 600_000).await.unwrap_err();
     assert!(full.is_passing(), "{full}");
@@ -456,13 +456,13 @@ async fn on_a_full_disk_what_nothing_keeps_goes_before_anything_is_written() {
     assert_eq!(blobs.held(), [digests[2].clone()].into());
 }
 
-/// `contents` with their sizes, as they are named where they are to be fetched ahead.
+/// `contents` with their sizes, as listed for prefetching.
 fn ahead(contents: &[&[u8]]) -> BTreeMap<Digest, u64> {
     let named = contents.iter().map(|c| (Digest::of(c), c.len() as u64));
     named.collect()
 }
 
-/// Lets the cache fetch `contents` ahead until nothing changes for a while.
+/// Lets the cache prefetch `contents` until nothing changes for a while.
 async fn fetch_ahead(cache: &Cache, contents: &[&[u8]]) {
     let wanted = ahead(contents);
     cache.blobs.stand_by(&wanted);
@@ -518,7 +518,7 @@ async fn blobs_ahead_take_a_quarter_and_go_after_what_nothing_names() {
     );
     let ahead = cache.blobs.standby_bytes();
     assert!([150, 200].contains(&ahead), "{ahead}");
-    // What serves needs room: what nothing names goes, and only then what is ahead.
+    // Active slices need space: unnamed blobs go first, and only then prefetched ones.
     assert_eq!(cache.blobs.has_room_for(300).await, Ok(true));
     assert!(!cache.blobs.held().contains(&Digest::of(&unnamed)));
     assert_eq!(cache.blobs.standby_bytes(), ahead);
@@ -548,7 +548,7 @@ async fn blobs_ahead_wait_for_those_that_are_to_serve() {
     let digest = Digest::of(&serving);
     let serve = cache.blobs.ensure(&digest, 700_000);
     let beside = async {
-        // The other has begun.
+        // The other has started.
         tokio::time::sleep(Duration::from_millis(40)).await;
         fetch_ahead(&cache, &[&ahead]).await;
     };

@@ -35,35 +35,35 @@ use tower::Service;
 /// must keep its own.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// The head of an HTTP/1 request comes within this; hyper counts from the end of the request
-/// before it, so that pooled connections of clients live no longer.
+/// Time limit for the head of an HTTP/1 request; hyper counts from the end of the previous request,
+/// so pooled connections live no longer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// All headers of a request together.
 const HEADER_BYTES: u32 = 16 << 10;
-/// A connection that is asked to end gets so long for its goodbye.
+/// Time for a connection to close gracefully.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// The system gives no connection: most likely no descriptor is left.
+/// Pauses after failed accepts: most likely no descriptor is left.
 const AFTER_ERRORS: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-/// The log is told this often that connections are turned away.
+/// Interval between log lines about refused connections.
 const TOLD_EVERY: Duration = Duration::from_secs(30);
 
-/// How many connections there may be, and how long they stay.
+/// Limits on connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DoorLimits {
-    /// Connections at the same time.
+    /// Concurrent connections.
     pub connections: usize,
-    /// Requests at the same time on one of them.
+    /// Concurrent requests on one connection.
     pub streams: u32,
     /// A connection without a request is closed after this.
     pub idle: Duration,
-    /// A connection with a request that is inside for longer is closed, for its client takes
-    /// no answer; see [`Endless`] and [`Pulse`].
+    /// A connection with a request that takes longer is closed, since its client reads no answer;
+    /// see [`Endless`] and [`Pulse`].
     pub longest: Duration,
 }
 
 impl DoorLimits {
-    /// For clients and other agents: 1024 connections, but no more than a quarter of the files
-    /// that this process may open.
+    /// For clients and other agents: 1024 connections, but no more than a quarter of the files that
+    /// this process may open.
     pub fn for_requests() -> Self {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         Self {
@@ -86,7 +86,7 @@ impl DoorLimits {
     }
 }
 
-/// What a door's clients speak.
+/// The protocol of a door's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speech {
     /// HTTP/1.1, as probes do.
@@ -95,24 +95,23 @@ pub enum Speech {
     Http2,
 }
 
-/// Where a request came from, in its extensions.
+/// The origin of a request, in its extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
-    /// The connection, by a number of its own.
+    /// A unique number of the connection.
     pub connection: u64,
     /// The address at its other end.
     pub address: IpAddr,
 }
 
 impl Origin {
-    /// Whose it is, as far as an address tells.
+    /// Its client, by address.
     pub(crate) fn client(self) -> IpAddr {
         client_of(self.address)
     }
 }
 
-/// What stands for all addresses that are one client's: of IPv6, whoever has one has its
-/// whole network.
+/// An address that stands for all of a client's: an IPv6 client has its whole network.
 pub(crate) fn client_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => {
@@ -123,25 +122,25 @@ pub(crate) fn client_of(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// In the extensions of an answer that goes on for as long as its client likes.
+/// In the extensions of an answer that lasts as long as its client likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endless;
 
 /// A listener with limits.
 #[derive(Debug, Clone)]
 pub struct Door {
-    /// What is spoken.
+    /// The protocol.
     pub speech: Speech,
-    /// How many may come.
+    /// The limits.
     pub limits: DoorLimits,
-    /// Takes connections with TLS, too, where there is one. Requests on those whose other
-    /// end showed a certificate have a [`Peer`] among their extensions.
+    /// Accepts TLS connections too, if set. Requests on connections with a client certificate have
+    /// a [`Peer`] in their extensions.
     pub acceptor: Option<Acceptor>,
 }
 
 impl Door {
-    /// Has `service` answer on `listener` until `shutdown`; then no connection is taken any
-    /// more, and requests that are inside are finished.
+    /// Has `service` answer on `listener` until `shutdown`; then it accepts no more connections,
+    /// and finishes requests in progress.
     pub async fn serve<S, B>(self, listener: TcpListener, service: S, shutdown: CancellationToken)
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
@@ -157,13 +156,13 @@ impl Door {
         let tasks = TaskTracker::new();
         let mut quiet = Quiet::default();
         while let Some((stream, peer)) = accepted(&listener, &shutdown, &mut quiet).await {
-            // One of IPv4 that came to a socket for both kinds is one of IPv4.
+            // An IPv4 connection to a dual-stack socket counts as IPv4.
             let address = peer.ip().to_canonical();
             let Some(seat) = seats.take(address, Instant::now()) else {
                 quiet.say(|| tracing::warn!(%peer, "too many connections; one is turned away"));
                 continue;
             };
-            // Small messages go at once. Where that cannot be set, they go later.
+            // Send small messages at once. If that cannot be set, they are sent later.
             let _ = stream.set_nodelay(true);
             let (builder, service) = (builder.clone(), service.clone());
             let (limits, shutdown) = (self.limits, shutdown.clone());
@@ -209,7 +208,7 @@ impl Door {
     }
 }
 
-/// The next connection; none at the shutdown. Errors are waited out, not met again at once.
+/// The next connection; `None` at the shutdown. Pauses after errors, instead of looping.
 async fn accepted(
     listener: &TcpListener,
     shutdown: &CancellationToken,
@@ -245,7 +244,7 @@ async fn open(stream: TcpStream, acceptor: Option<Acceptor>) -> Result<Accepted,
     }
 }
 
-/// The connection once it is open; none where its place is needed before, or it idles.
+/// The connection once it is open; `None` if its place is needed before, or it idles.
 async fn opened(
     opening: impl Future<Output = Result<Accepted, AcceptError>>,
     seat: &Seat,
@@ -299,7 +298,7 @@ async fn attend<S, B>(
         () = seat.overdue(limits.longest) => return,
         () = seat.idled(limits.idle) => {
             serving.as_mut().graceful_shutdown();
-            // Whoever says nothing does not hear either.
+            // A silent client does not hear the goodbye either.
             let _ = timeout(GOODBYE, serving).await;
             return;
         }
@@ -352,7 +351,7 @@ where
     }
 }
 
-/// The body of an answer, until whose end its request is inside.
+/// The body of an answer; its request counts until it ends.
 struct Held<B> {
     body: B,
     _busy: Busy,
@@ -378,7 +377,7 @@ impl<B: Body + Unpin> Body for Held<B> {
     }
 }
 
-/// Says things now and then.
+/// Rate-limits log lines.
 #[derive(Debug, Default)]
 struct Quiet {
     said: Option<Instant>,

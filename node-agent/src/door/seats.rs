@@ -25,14 +25,14 @@ struct Table {
 #[derive(Debug)]
 struct Taken {
     address: IpAddr,
-    /// When each request that is inside began; none of those that may stay.
+    /// Start of each request in progress; `None` for those without a time limit.
     requests: BTreeMap<u64, Option<Instant>>,
-    /// Since when there is no request.
+    /// Since when there has been no request.
     idle_since: Instant,
     close: CancellationToken,
 }
 
-/// One connection's place. The last clone gives it back.
+/// One connection's place. Dropping the last clone frees it.
 #[derive(Debug, Clone)]
 pub(super) struct Seat {
     place: Arc<Place>,
@@ -46,14 +46,14 @@ struct Place {
     seats: Seats,
 }
 
-/// A request that is inside, until dropped.
+/// A request in progress, until dropped.
 #[derive(Debug)]
 pub(super) struct Busy {
     request: u64,
     place: Arc<Place>,
 }
 
-/// Of a request that has many parts, in its extensions: each of them shows that it goes on.
+/// In the extensions of a request with many parts: each part shows that it is alive.
 #[derive(Debug, Clone)]
 pub(crate) struct Pulse {
     request: u64,
@@ -68,8 +68,7 @@ impl Seats {
         }
     }
 
-    /// A place for a connection from `address`, for which one that idles is closed where
-    /// there is none left.
+    /// A place for a connection from `address`; if none is left, an idle one is closed.
     pub(super) fn take(&self, address: IpAddr, now: Instant) -> Option<Seat> {
         let mut table = self.lock();
         let client = client_of(address);
@@ -105,9 +104,9 @@ impl Seats {
 }
 
 impl Table {
-    /// Who must go so that one from `address` may come: nobody, or somebody who idles; none
-    /// where all are busy. An address has three quarters at most, so that another one finds
-    /// room though all of its connections are busy.
+    /// Which connection must be closed for a new one from `address`: none, or an idle one; the
+    /// outer `None` means that all are busy. An address has at most three quarters, so that others
+    /// find room even if all of its connections are busy.
     fn who_leaves(&self, address: IpAddr, limit: usize) -> Option<Option<u64>> {
         let share = (limit / 4 * 3).max(1);
         let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
@@ -124,7 +123,7 @@ impl Table {
             .iter()
             .filter(|(_, taken)| taken.requests.is_empty());
         let meant = idle.filter(|(_, taken)| !is_over_share || taken.address == address);
-        // Of the address with the most, the one that idles for longest.
+        // Of the address with the most connections, the one idle for longest.
         let leaves = meant.max_by_key(|(_, t)| (count(t.address), Reverse(t.idle_since)));
         leaves.map(|(id, _)| Some(*id))
     }
@@ -144,7 +143,7 @@ impl Seat {
         }
     }
 
-    /// A request begins.
+    /// A request starts.
     pub(super) fn begin(&self) -> Busy {
         let mut table = self.place.seats.lock();
         let request = table.next;
@@ -162,7 +161,7 @@ impl Seat {
         self.place.close.cancelled().await;
     }
 
-    /// No request was inside for `limit`.
+    /// There was no request for `limit`.
     pub(super) async fn idled(&self, limit: Duration) {
         self.since(limit, |taken| {
             taken.requests.is_empty().then_some(taken.idle_since)
@@ -170,7 +169,7 @@ impl Seat {
         .await;
     }
 
-    /// A request was inside for `limit`, though it may not stay.
+    /// A request with a time limit took longer than `limit`.
     pub(super) async fn overdue(&self, limit: Duration) {
         self.since(limit, |taken| {
             taken.requests.values().flatten().min().copied()
@@ -178,7 +177,7 @@ impl Seat {
         .await;
     }
 
-    /// What `when` tells is `limit` ago.
+    /// The time given by `when` is `limit` ago.
     async fn since(&self, limit: Duration, when: impl Fn(&Taken) -> Option<Instant>) {
         loop {
             let passed = {
@@ -195,7 +194,7 @@ impl Seat {
 }
 
 impl Pulse {
-    /// The request counts as one that begins now.
+    /// The request counts as starting now.
     pub(crate) fn beat(&self) {
         let mut table = self.place.seats.lock();
         let taken = table.taken.get_mut(&self.place.id);
@@ -215,7 +214,7 @@ impl Busy {
         }
     }
 
-    /// It may stay for as long as its connection does.
+    /// It may last as long as its connection.
     pub(super) fn may_stay(&self) {
         let mut table = self.place.seats.lock();
         let taken = table.taken.get_mut(&self.place.id);
@@ -276,7 +275,7 @@ mod tests {
         let now = Instant::now();
         let one = seats.take(address(1), now).unwrap();
         let many: Vec<Seat> = (0..6).filter_map(|_| seats.take(address(2), now)).collect();
-        // Six of eight are its share: the next one costs it one of its own.
+        // Six of eight are its share: the next one replaces one of its own.
         let seventh = seats.take(address(2), now).unwrap();
         assert_eq!(many.iter().filter(|seat| is_closed(seat)).count(), 1);
         let busy: Vec<Busy> = many.iter().chain([&seventh]).map(Seat::begin).collect();
@@ -300,7 +299,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_goes_on_is_not_overdue() {
-        // Wall time, so short ones.
+        // Wall time, so keep it short.
         let seats = Seats::new(1);
         let seat = seats.take(address(1), Instant::now()).unwrap();
         let request = seat.begin();
@@ -313,7 +312,7 @@ mod tests {
         std::thread::sleep(pause);
         seat.overdue(pause).await;
         drop(request);
-        // What beats on has no place any more.
+        // A beat after the end has no effect.
         pulse.beat();
         let overdue = tokio::time::timeout(second, seat.overdue(pause)).await;
         assert!(overdue.is_err());
@@ -321,7 +320,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idling_begins_with_the_last_request_and_ends_with_the_next() {
-        // Wall time, so short ones.
+        // Wall time, so keep it short.
         let seats = Seats::new(1);
         let seat = seats.take(address(1), Instant::now()).unwrap();
         let request = seat.begin();

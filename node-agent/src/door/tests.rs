@@ -6,7 +6,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
-/// A door that answers `ok` to everything, behind whose answers lies `pause`.
+/// A door that answers `ok` to everything, after `pause`.
 async fn door(
     connections: usize,
     idle: Duration,
@@ -86,7 +86,7 @@ async fn where_idlers_take_every_place_who_comes_is_served() {
     let mut crowd = Vec::new();
     for _ in 0..100 {
         crowd.push(silent(address).await);
-        // What asks again and again is not what idles for longest.
+        // A connection in constant use is not the longest idle.
         assert!(ask(&mut client).await.ends_with("ok"));
     }
     assert!(ask(&mut silent(address).await).await.ends_with("ok"));
@@ -96,7 +96,7 @@ async fn where_idlers_take_every_place_who_comes_is_served() {
 #[tokio::test]
 async fn where_all_are_busy_who_comes_is_turned_away_and_nobody_inside_loses_anything() {
     let (address, _door) = door(4, Duration::from_secs(600), MS(500)).await;
-    // Three of four: the share of an address.
+    // Three of four: the share of one address.
     let asking = (0..3).map(|_| tokio::spawn(async move { ask(&mut silent(address).await).await }));
     let asking: Vec<_> = asking.collect();
     sleep(MS(200)).await;

@@ -10,12 +10,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// Time between two writes while it changes. A change that is lost with the process is
-/// told again when its session opens.
+/// Interval between two writes while it changes. A change lost with the process is sent again when
+/// its session opens.
 const WRITE_EVERY: Duration = Duration::from_secs(3);
 
-/// What the operator told last, in a file: an agent that restarts while the operator is
-/// away knows it still.
+/// The operator's last message of a kind, in a file: an agent that restarts while the operator is
+/// away still has it.
 #[derive(Debug)]
 pub(crate) struct Document<T> {
     path: PathBuf,
@@ -53,7 +53,7 @@ enum Unreadable {
 }
 
 impl<T> Document<T> {
-    /// The file at `path`; one of another `format` is not understood.
+    /// The file at `path`; one of another `format` is ignored.
     pub(crate) const fn new(path: PathBuf, format: u32) -> Self {
         Self {
             path,
@@ -62,8 +62,8 @@ impl<T> Document<T> {
         }
     }
 
-    /// What was written last; nothing where there is no file or it cannot be understood,
-    /// since the operator tells it all again. Blocks. `what` it is, for the log.
+    /// The last written content; `None` if the file is missing or unreadable, since the operator
+    /// sends everything again. Blocks. `what` is its name for the log.
     pub(crate) fn read(&self, what: &str) -> Option<T>
     where
         T: DeserializeOwned,
@@ -92,7 +92,7 @@ impl<T> Document<T> {
         Ok(Some(written.content))
     }
 
-    /// Blocks until the disk has it.
+    /// Blocks until it is on disk.
     fn write(&self, content: &T) -> io::Result<()>
     where
         T: Serialize,
@@ -104,8 +104,8 @@ impl<T> Document<T> {
         replace(&self.path, &serde_json::to_vec(&written)?)
     }
 
-    /// Writes what `content` gives, where it gives anything, with each of `changes`, off the
-    /// runtime's threads and until dropped. `what` it is, for the log.
+    /// Writes what `content` returns, if anything, on each of `changes`, off the runtime's threads,
+    /// until dropped. `what` is its name for the log.
     pub(crate) async fn keep(
         self,
         what: &'static str,
@@ -125,7 +125,7 @@ impl<T> Document<T> {
                 .and_then(|outcome| outcome);
             if let Err(error) = written {
                 tracing::warn!(%error, "{what} are not kept on disk");
-                // It is as new to the disk as before.
+                // Try again later.
                 changes.mark_changed();
             }
             sleep(WRITE_EVERY).await;

@@ -3,32 +3,32 @@
 use lamina_identity::Validity;
 use std::time::Duration;
 
-/// A certificate is looked at again after this time at the latest: clocks are set.
+/// A certificate is checked again after this time at the latest: clocks are set.
 const LOOK: Duration = Duration::from_secs(60);
-/// A certificate is renewed once this part of its life is over.
+/// A certificate is renewed after this part of its lifetime.
 const RENEWED: (i64, i64) = (2, 3);
-/// That it was not is told once this part is over.
+/// A failure to renew is reported after this part.
 const TOLD: (i64, i64) = (5, 6);
 
-/// The certificate that there is.
+/// The current certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Own {
-    /// When it is good.
+    /// Its validity.
     pub(super) validity: Validity,
-    /// Whether one of the authorities that are believed now signed it.
+    /// Whether a currently trusted authority signed it.
     pub(super) is_believed: bool,
-    /// Whether it has every name by which clients reach this host, where they want one.
+    /// Whether it has every name by which clients reach this host, if they need one.
     pub(super) is_named: bool,
 }
 
 /// What to do about the certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Nobody knows whom to believe: nobody can be asked.
+    /// The authorities to trust are unknown, so no request is possible.
     AwaitAuthorities,
-    /// Ask for one.
+    /// Request one.
     Enroll,
-    /// Look again after this time.
+    /// Check again after this time.
     Wait(Duration),
 }
 
@@ -47,12 +47,12 @@ pub(super) fn decide(own: Option<Own>, has_authorities: bool, now: i64) -> Step 
     }
 }
 
-/// Whether others believe the certificate at `now`.
+/// Whether others accept the certificate at `now`.
 pub(super) fn is_good(own: Own, now: i64) -> bool {
     own.is_believed && own.validity.holds(now)
 }
 
-/// What is told of a certificate that could not be had for `reason`, if that is worth it.
+/// What to report about a certificate that could not be obtained for `reason`, if anything.
 pub(super) fn trouble(own: Option<Own>, now: i64, reason: &str) -> Option<String> {
     let Some(own) = own else {
         return Some(format!(
@@ -80,7 +80,7 @@ pub(super) fn trouble(own: Option<Own>, now: i64, reason: &str) -> Option<String
     })
 }
 
-/// When the given part of a life is over.
+/// The end of the given part of a lifetime.
 const fn part(validity: Validity, (of, whole): (i64, i64)) -> i64 {
     let life = validity.not_after.saturating_sub(validity.not_before);
     validity.not_before.saturating_add(life / whole * of)

@@ -1,4 +1,4 @@
-//! The certificate on the disk.
+//! The certificate on disk.
 
 use crate::files;
 use lamina_model::Digest;
@@ -7,37 +7,37 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Whom to believe.
+/// The authorities to trust.
 const AUTHORITIES: &str = "authorities.pem";
-/// Certificate and private key in one file, so that they always belong together.
+/// Certificate and private key in one file, so that they always match.
 const OWN: &str = "own.pem";
-/// SHA-256 of what a machine that is no Node joined by last.
+/// SHA-256 of the last join token of a machine that is not a Node.
 const JOIN: &str = "join";
 
-/// The folder, which nobody else may read.
+/// The folder, readable only by its owner.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     folder: PathBuf,
 }
 
-/// What a folder holds; empty where there is nothing.
+/// The contents of the folder; empty if missing.
 #[derive(Default)]
 pub(super) struct Kept {
-    /// Whom to believe, in PEM.
+    /// The authorities to trust, in PEM.
     pub(super) authorities: String,
     /// Certificate and key, in PEM.
     pub(super) own: String,
 }
 
 impl Files {
-    /// Below `cache`.
+    /// In a folder of `cache`.
     pub(crate) fn in_dir(cache: &Path) -> Self {
         Self {
             folder: cache.join("identity"),
         }
     }
 
-    /// What is there. Whatever cannot be read is not: it is asked for anew.
+    /// The contents. Unreadable files count as missing: they are requested again.
     pub(super) fn read(&self) -> Kept {
         let text = |name: &str| match fs::read_to_string(self.folder.join(name)) {
             Ok(text) => text,
@@ -54,29 +54,29 @@ impl Files {
         }
     }
 
-    /// Keeps whom to believe. Blocks.
+    /// Stores the authorities to trust. Blocks.
     ///
     /// # Errors
-    /// The disk takes no more.
+    /// The disk is full.
     pub(super) fn write_authorities(&self, pem: &str) -> io::Result<()> {
         self.make()?;
         files::replace(&self.folder.join(AUTHORITIES), pem.as_bytes())
     }
 
-    /// Keeps certificate and key. Blocks.
+    /// Stores certificate and key. Blocks.
     ///
     /// # Errors
-    /// The disk takes no more.
+    /// The disk is full.
     pub(super) fn write_own(&self, pem: &str) -> io::Result<()> {
         self.make()?;
         files::replace_private(&self.folder.join(OWN), pem.as_bytes())
     }
 
-    /// Begins anew where the machine is to join by another token than before: the certificate
-    /// of the join before counts no more, and `authorities` (PEM) are whom to believe. Blocks.
+    /// Starts over if the machine joins by a new token: the certificate of the previous join
+    /// becomes invalid, and `authorities` (PEM) are trusted. Blocks.
     ///
     /// # Errors
-    /// The disk takes no more.
+    /// The disk is full.
     pub(crate) fn begin_join(&self, authorization: &str, authorities: &str) -> io::Result<()> {
         let join = Digest::of(authorization.as_bytes());
         let before = fs::read_to_string(self.folder.join(JOIN));
@@ -88,14 +88,14 @@ impl Files {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // Last: whatever is cut off before is done again.
+        // Last: if interrupted before, everything is repeated.
         files::replace(&self.folder.join(JOIN), join.as_str().as_bytes())
     }
 
     fn make(&self) -> io::Result<()> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&self.folder)?;
-        // One that was there before may be open to others.
+        // An existing folder may be open to others.
         fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o700))
     }
 }
@@ -111,7 +111,7 @@ mod tests {
         files.begin_join("Join cam-9.one", "first").unwrap();
         assert_eq!(files.read().authorities, "first");
         files.write_own("own").unwrap();
-        // The operator told of others since.
+        // The operator has sent others since.
         files.write_authorities("second").unwrap();
         files.begin_join("Join cam-9.one", "first").unwrap();
         let kept = files.read();

@@ -13,10 +13,10 @@ use tokio::time::sleep;
 /// The files, as Secrets of the type `kubernetes.io/tls` have them.
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
-/// The folder is read this often. The kubelet brings a Secret up to date a minute later.
+/// The folder is read this often. The kubelet updates a Secret within about a minute.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The certificate cannot be shown.
+/// The certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GivenError {
     #[error("{} cannot be read", .0.display())]
@@ -33,11 +33,11 @@ pub(crate) struct Given {
     front: FrontTls,
     telemetry: Telemetry,
     look: Duration,
-    /// What was read last, whether or not it could be used; none where it could not be read.
+    /// The files last read, usable or not; `None` if they could not be read.
     seen: Option<Files>,
 }
 
-/// Certificate and key as they are on the disk.
+/// Certificate and key on disk.
 #[derive(PartialEq, Eq)]
 struct Files {
     certificate: Vec<u8>,
@@ -45,10 +45,10 @@ struct Files {
 }
 
 impl Given {
-    /// Shows what is in `folder` to clients of `front`.
+    /// Uses the files in `folder` for clients of `front`.
     ///
     /// # Errors
-    /// It cannot be shown.
+    /// They cannot be used.
     pub(crate) async fn open(
         folder: &Path,
         front: FrontTls,
@@ -66,15 +66,15 @@ impl Given {
         Ok(given)
     }
 
-    /// Looks `every` so often.
+    /// Checks the folder `every` so often.
     #[cfg(test)]
     pub(super) const fn looking(mut self, every: Duration) -> Self {
         self.look = every;
         self
     }
 
-    /// Shows what is there from now on, for the rest of the process. What cannot be shown is
-    /// told once, and the one before stays.
+    /// Follows the folder for the rest of the process. Unusable files are logged once, and the
+    /// previous certificate stays.
     pub(crate) async fn follow(mut self) {
         loop {
             sleep(self.look).await;
@@ -89,8 +89,8 @@ impl Given {
         }
     }
 
-    /// Whether there was something new to show. Of each state of the folder an error is told
-    /// once.
+    /// Returns whether there was a new certificate. An error is reported once for each state of the
+    /// folder.
     async fn look(&mut self) -> Result<bool, GivenError> {
         let files = files(&self.folder).await;
         if files.as_ref().ok() == self.seen.as_ref() {
@@ -136,8 +136,8 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio_util::task::AbortOnDropHandle;
 
-    /// Writes a certificate of `by` for the name `front.example` into `folder`; with the key
-    /// of another one where it is `mixed`.
+    /// Writes a certificate of `by` for the name `front.example` into `folder`; with another one's
+    /// key if it is `mixed`.
     fn write(folder: &Path, by: &Authority, mixed: bool) {
         let (key, csr) = request().unwrap();
         let reached = Reached::parse(["front.example"]).unwrap();
@@ -147,7 +147,7 @@ mod tests {
         std::fs::write(folder.join(KEY), key).unwrap();
     }
 
-    /// Takes connections as clients of HTTP do.
+    /// Accepts connections as for HTTP clients.
     async fn serve(front: &FrontTls) -> (String, AbortOnDropHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -198,7 +198,7 @@ mod tests {
         front.ready().await;
         let (address, _serving) = serve(&front).await;
         assert!(is_shown(&address, &old).await);
-        // In the middle of being replaced, then damaged, then away.
+        // Half replaced, then damaged, then missing.
         for damage in ["mixed", "garbage", "gone"] {
             match damage {
                 "mixed" => write(folder.path(), &new, true),

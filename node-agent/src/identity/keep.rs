@@ -30,17 +30,17 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tonic::{Request, Status};
 
-/// Key of the ConfigMap under which the authorities are.
+/// Key of the authorities in the ConfigMap.
 const BUNDLE: &str = "ca.crt";
-/// An operator that gives no certificate within this time is asked again.
+/// If the operator issues no certificate within this time, ask again.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Pauses after a failure.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(20));
-/// Time without authorities after which that is told: an operator that is installed at the
-/// same time needs some seconds.
+/// Missing authorities are reported after this time: an operator installed at the same time needs
+/// some seconds.
 const AWAITED: Duration = Duration::from_secs(30);
 
-/// There is no new certificate.
+/// Why there is no new certificate.
 #[derive(Debug, thiserror::Error)]
 enum EnrollError {
     #[error("the operator's address is not known yet")]
@@ -74,15 +74,15 @@ enum EnrollError {
     Clock,
 }
 
-/// What this host shows to be given a certificate.
+/// The credentials for a certificate request.
 pub(crate) enum Shown {
-    /// The token of its pod, in that file.
+    /// The token of its pod, in this file.
     Pod(PathBuf),
-    /// The token of its join once, and the certificate itself from then on.
+    /// The join token once, and from then on the certificate itself.
     Join {
         /// As `authorization`.
         authorization: String,
-        /// Key and request that the token was shown with: it is good for them alone, and the
+        /// Key and request that were sent with the token: it is valid only for these, and the
         /// answer may be lost.
         asked: Option<(String, Vec<u8>)>,
     },
@@ -98,7 +98,7 @@ impl Shown {
     }
 }
 
-/// Keeps this host's certificate.
+/// Obtains and renews this host's certificate.
 pub(crate) struct Keeper {
     /// Name of this node.
     node: String,
@@ -106,12 +106,12 @@ pub(crate) struct Keeper {
     shown: Shown,
     endpoint: OperatorEndpoint,
     telemetry: Telemetry,
-    /// Notified when what is told of the certificate changes.
+    /// Notified when the state of the certificate changes.
     changed: Arc<Notify>,
     authorities: Vec<CertificateDer<'static>>,
     bundle: String,
     held: Option<Held>,
-    /// Clients that are shown the certificate, and where they reach this host.
+    /// Clients that see the certificate, and the names by which they reach this host.
     front: FrontTls,
     reached: Reached,
 }
@@ -120,14 +120,14 @@ pub(crate) struct Keeper {
 struct Held {
     credentials: Credentials,
     own: Own,
-    /// Where clients reach this host by it.
+    /// The names for clients in it.
     reached: Reached,
 }
 
 impl Keeper {
-    /// Keeps the certificate of `node` in `files`, and asks the operator at `endpoint` for
-    /// it by what is `shown`. What `files` hold is used at once; `told` hears
-    /// when the certificate ends, and that there is news of it.
+    /// Keeps the certificate of `node` in `files`, and requests it from the operator at `endpoint`
+    /// with the credentials `shown`. A stored certificate is used at once; `told` is called with
+    /// its expiry, and when its state changes.
     pub(crate) fn new(
         node: &str,
         files: Files,
@@ -160,8 +160,7 @@ impl Keeper {
         keeper
     }
 
-    /// Shows the certificate to clients of `front`, too, which reach this host as `reached`
-    /// says.
+    /// Uses the certificate for clients of `front` too, which reach this host by `reached`.
     pub(crate) fn for_clients(mut self, front: FrontTls, reached: Reached) -> Self {
         (self.front, self.reached) = (front, reached);
         if let Some(held) = &mut self.held {
@@ -181,7 +180,7 @@ impl Keeper {
             "" => Ok(None),
             own => self.judged(own).map(Some),
         };
-        // Whom to believe is known all the same.
+        // The authorities are known all the same.
         match held {
             Ok(held) => {
                 self.held = held;
@@ -191,8 +190,8 @@ impl Keeper {
         }
     }
 
-    /// Keeps the certificate good for the rest of the process. `bundles` gives the
-    /// authorities, in PEM, whenever they change.
+    /// Renews the certificate for the rest of the process. `bundles` yields the authorities, in
+    /// PEM, whenever they change.
     pub(crate) async fn run(mut self, bundles: impl Stream<Item = String> + Send) {
         let mut bundles = pin!(bundles);
         let mut endpoint = self.endpoint.subscribe();
@@ -233,7 +232,7 @@ impl Keeper {
                     Some(bundle) => self.believe(bundle).await,
                     None => sleep(pause).await,
                 },
-                // Where the operator moved, it may be there now.
+                // If the operator moved, it may be reachable now.
                 Ok(()) = endpoint.changed() => {}
                 () = sleep(pause) => {}
             }
@@ -244,7 +243,7 @@ impl Keeper {
         self.held.as_ref().map(|held| held.own)
     }
 
-    /// Tells what stands against a certificate, where that matters.
+    /// Reports why there is no certificate, if that matters.
     fn tell(&self, reason: Option<&str>) {
         let trust = self.endpoint.trust();
         let told = reason.filter(|_| trust.is_required());
@@ -254,7 +253,7 @@ impl Keeper {
         }
     }
 
-    /// Believes the authorities in `bundle` from now on.
+    /// Trusts the authorities in `bundle` from now on.
     async fn believe(&mut self, bundle: String) {
         if bundle == self.bundle {
             return;
@@ -284,7 +283,7 @@ impl Keeper {
         written(spawn_blocking(move || files.write_authorities(&bundle)).await);
     }
 
-    /// Shows the certificate from the next connection on.
+    /// Uses the certificate from the next connection on.
     fn show(&self) -> Result<(), EnrollError> {
         let held = self.held.as_ref().filter(|held| held.own.is_believed);
         if let Some(held) = held {
@@ -311,9 +310,9 @@ impl Keeper {
         let files = self.files.clone();
         written(spawn_blocking(move || files.write_own(&pem)).await);
         match lacking {
-            // Others, whose clocks are right, may take it.
+            // Others, whose clocks are right, may accept it.
             _ if !is_good => Err(EnrollError::Clock),
-            // So do hosts, and clients that look for another name.
+            // So do hosts, and clients that use another name.
             Some(name) => Err(EnrollError::Lacks(name)),
             None => Ok(()),
         }
@@ -343,7 +342,7 @@ impl Keeper {
                 (channel, value)
             }
             Shown::Pod(file) => {
-                // Without one the operator says what it thinks of that.
+                // Without one the operator returns its error.
                 let token = bearer(file).await.inspect_err(|error| {
                     tracing::debug!(error = with_causes(error), "no token to show");
                 });
@@ -363,7 +362,7 @@ impl Keeper {
         Ok(format!("{}\n{key}", reply.into_inner().certificate.trim()))
     }
 
-    /// What `pem` holds: a certificate for this host, with its key.
+    /// Parses `pem`: a certificate for this host, with its key.
     fn judged(&self, pem: &str) -> Result<Held, EnrollError> {
         let credentials = Credentials::from_pem(pem.as_bytes(), pem.as_bytes())?;
         let certificate = credentials.certificate().ok_or(CertificateError::Empty)?;
@@ -389,7 +388,7 @@ fn is_believed(credentials: &Credentials, authorities: &[CertificateDer<'static>
     certificate.is_some_and(|own| authorities.iter().any(|by| is_issued_by(own, by)))
 }
 
-/// A certificate that the disk does not take is good until this process ends.
+/// A certificate that could not be stored is used until this process ends.
 fn written(outcome: Result<std::io::Result<()>, tokio::task::JoinError>) {
     match outcome {
         Ok(Ok(())) => {}
@@ -402,8 +401,8 @@ fn now() -> i64 {
     Timestamp::now().as_second()
 }
 
-/// The authorities that the operator publishes in the ConfigMap `name`, in PEM. By a watch of
-/// its own: the kubelet would bring a mounted ConfigMap up to date minutes later.
+/// The authorities in the ConfigMap `name`, in PEM. With a separate watch: the kubelet would update
+/// a mounted ConfigMap minutes later.
 pub(crate) fn bundles(
     api: Api<ConfigMap>,
     name: &str,

@@ -27,7 +27,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Signs for whoever shows the token `good`, as the agent of cam-1.
+/// Signs for any client with the token `good`, as the agent of cam-1.
 #[derive(Clone)]
 struct Operator {
     authority: Arc<Mutex<Arc<Authority>>>,
@@ -125,7 +125,7 @@ impl Operator {
     }
 }
 
-/// The agent of cam-1, as far as its certificate goes.
+/// The agent of cam-1, reduced to its certificate.
 struct Agent {
     trust: Trust,
     bundles: UnboundedSender<String>,
@@ -169,7 +169,7 @@ impl Agent {
         panic!("no trouble was told");
     }
 
-    /// Whom the operator at `address` sees in this agent.
+    /// The identity that the operator at `address` sees for this agent.
     async fn seen(&self, address: &str) -> String {
         let operator = Target::Operator { address };
         let channel = connect(operator, &Profile::SESSION, &self.trust).await;
@@ -237,7 +237,7 @@ async fn a_certificate_that_is_to_end_soon_is_renewed_and_one_of_another_host_is
     let operator = Operator::new(&by);
     let (address, _serving) = operator.serve().await;
     let cache = cache("good");
-    // More than two thirds of its life are over.
+    // More than two thirds of its lifetime are over.
     let now = lasting().not_after - 3600;
     let old = Validity {
         not_before: now - 3000,

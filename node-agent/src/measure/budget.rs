@@ -4,12 +4,12 @@ use std::time::Duration;
 
 /// Share of a link's time.
 const SHARE: f64 = 0.01;
-/// Seconds of a link saved up at most: two minutes' worth.
+/// Most seconds of a link saved up: two minutes' worth.
 const CAPACITY_SECONDS: f64 = 1.2;
-/// Part of it that is left to probes with news to tell.
+/// Part of it reserved for urgent probes.
 const RESERVE_SECONDS: f64 = 0.6;
 
-/// Seconds of a link that probes may still take. What a probe took beyond is owed.
+/// Seconds of a link that probes may still use. Overuse is owed.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     seconds: f64,
@@ -26,8 +26,8 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Whether a probe of about `seconds` fits. One that is longer than anything that
-    /// can be saved up waits until all is.
+    /// Whether a probe of about `seconds` fits. One that is longer than the maximum waits until the
+    /// budget is full.
     pub(super) fn allows(&self, seconds: f64, is_urgent: bool, now: Duration) -> bool {
         let reserve = if is_urgent { 0.0 } else { RESERVE_SECONDS };
         // Sums of shares differ in the last digits.
@@ -52,8 +52,8 @@ mod tests {
 
     const HOUR: u64 = 3600;
 
-    /// Share of the time from the second hour on that probes of `seconds` take
-    /// where one is wanted every second.
+    /// Share of the time, from the second hour on, used by probes of `seconds` that are wanted
+    /// every second.
     fn share(seconds: f64, is_urgent: bool) -> f64 {
         let mut budget = Budget::default();
         let mut spent = 0.0;

@@ -10,7 +10,7 @@ fn all_cpu_millis() -> u64 {
     std::thread::available_parallelism().map_or(1000, |n| n.get() as u64 * 1000)
 }
 
-/// How fast this host computes.
+/// The speed of this host.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Speed {
     /// How forwards run.
@@ -22,7 +22,7 @@ pub(crate) struct Speed {
 }
 
 impl Speed {
-    /// Nothing was measured.
+    /// Not measured.
     pub(crate) const NONE: Self = Self::of(
         Lanes {
             lanes: 1,
@@ -32,8 +32,7 @@ impl Speed {
         0.0,
     );
 
-    /// Forwards that run in `way` compute `alone` GFLOP/s, and `together` where each lane has
-    /// one.
+    /// Forwards that run in `way` compute `alone` GFLOP/s, and `together` if each lane has one.
     pub(crate) const fn of(way: Lanes, alone: f64, together: f64) -> Self {
         Self {
             way,
@@ -42,7 +41,7 @@ impl Speed {
         }
     }
 
-    /// Forwards at the same time that would not slow each other and compute as much.
+    /// Number of concurrent forwards without mutual slowdown that would compute the same.
     fn concurrency(&self) -> u32 {
         if self.alone <= 0.0 {
             return 1;
@@ -53,7 +52,7 @@ impl Speed {
     }
 }
 
-/// This host, whose `speed` was measured.
+/// This host, with the measured `speed`.
 pub(crate) fn capacity(speed: Speed) -> Capacity {
     Capacity {
         gflops: speed.alone,
@@ -160,7 +159,7 @@ fn parse_meminfo(text: &str, field: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Load of this process and its workers against its processor share.
+/// CPU load of this process and its workers relative to its share.
 #[derive(Debug)]
 pub struct CpuMeter {
     share: f64,
@@ -200,7 +199,7 @@ fn ticks_of(pid: &str) -> Option<u64> {
     parse_stat_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Processes that this one started and that run; none where the kernel does not tell.
+/// Running child processes; empty if the kernel does not report them.
 fn children() -> Vec<String> {
     let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
     let lists = threads
@@ -215,8 +214,8 @@ fn children() -> Vec<String> {
         .collect()
 }
 
-/// User and system ticks, of the process and of its children that have ended: from the 12th
-/// field behind the name on, which may hold spaces and parentheses itself.
+/// User and system ticks of the process and of its ended children: from the 12th field after the
+/// name, which may contain spaces and parentheses.
 fn parse_stat_ticks(stat: &str) -> Option<u64> {
     let behind = &stat[stat.rfind(')')? + 1..];
     let fields = behind.split_whitespace().skip(11).take(4);

@@ -9,37 +9,35 @@ use std::time::Duration;
 
 /// A transfer below this says nothing about bandwidth.
 const LEAST_BYTES: u64 = 8 * 1024;
-/// Of a transfer this large a time that is too short to tell still says that the
-/// link is at least this fast.
+/// For a transfer of this size, a time too short to measure still gives a lower bound of the link's
+/// rate.
 const ENOUGH_BYTES: u64 = 1024 * 1024;
 /// A time below this is scheduling, not transfer.
 const LEAST_SECONDS: f64 = 1.5e-3;
-/// Round trips remembered; the smallest of them counts, since waiting only adds.
+/// Round trips remembered; the smallest counts, since waiting only adds.
 const ROUND_TRIPS: usize = 5;
 /// A passive sample younger than this makes a probe unnecessary.
 const FRESH: Duration = Duration::from_secs(10);
 /// Sizes of probes.
 const SMALLEST_PROBE: u64 = 16 * 1024;
 const LARGEST_PROBE: u64 = 128 * 1024;
-/// How long a probe should take: many times what scheduling adds to it.
+/// Target duration of a probe: many times the scheduling overhead.
 const PROBE_SECONDS: f64 = 0.03;
 /// A rate that differs from the last by this factor is news, not noise.
 const CHANGE: f64 = 1.6;
-/// Requests that are slower than the link was probed to be by less than this
-/// factor say little: a host that is short of processor time sends late, too.
+/// Requests that are slower than the probed rate by less than this factor say little: a host short
+/// of processor time sends late too.
 const SLOWER: f64 = 1.25;
-/// Requests that are slower than it was probed to be by this factor ask for a probe
-/// at once.
+/// Requests that are slower than the probed rate by this factor trigger a probe.
 const MUCH_SLOWER: f64 = 3.0;
-/// What asks for a probe does so no more often than this.
+/// Least time between such triggers.
 const DISTRUST_PAUSE: Duration = Duration::from_secs(5);
-/// Repetitions of a probe whose answer matters. The fastest counts.
+/// Repetitions of a probe whose result matters. The fastest counts.
 const REPETITIONS: u32 = 3;
-/// A measurement of which a larger part may be lost time than this factor says is not
-/// taken as it is.
+/// A measurement with more lost time than this factor is only a bound.
 const LOST: f64 = 1.25;
 
-/// What is known of the link to one peer.
+/// The link to one peer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LinkMemory {
     round_trips: VecDeque<f64>,
@@ -49,7 +47,7 @@ pub(super) struct LinkMemory {
     budget: Budget,
     /// The rate of the last probe.
     probed_rate: Option<f64>,
-    /// This link may have changed: it is worth a probe.
+    /// This link may have changed and needs a probe.
     is_distrusted: bool,
 }
 
@@ -59,8 +57,8 @@ impl LinkMemory {
         self.round_trips.iter().copied().reduce(f64::min)
     }
 
-    /// Notes an empty round trip; what to tell of it. One that may be longer than the
-    /// link's only counts where it is shorter than what is known.
+    /// Adds an empty round trip; returns the value to report. If it may include lost time, it
+    /// counts only if it is shorter than the known one.
     pub(super) fn round_trip(&mut self, seen: Seen) -> Told {
         let known = self.rtt();
         let least = seen.seconds - seen.lost_seconds;
@@ -86,8 +84,8 @@ impl LinkMemory {
         self.round_trips.push_back(seconds);
     }
 
-    /// Bandwidth of a transfer of `bytes` that took `seconds` beyond the round
-    /// trip's share; `None` where it says nothing.
+    /// Bandwidth of a transfer of `bytes` that took `seconds` beyond the round trip; `None` if it
+    /// says nothing.
     pub(super) fn bandwidth(&self, bytes: u64, seconds: f64) -> Option<f64> {
         let mut transfer = seconds - self.rtt().unwrap_or(0.0);
         if bytes >= ENOUGH_BYTES {
@@ -99,9 +97,8 @@ impl LinkMemory {
         Some(bytes as f64 / transfer)
     }
 
-    /// The rate that a probe of `bytes` told; `None` where it told nothing. One that may
-    /// be lower than the link's is a bound, unless even the highest that it may be is
-    /// below what was known.
+    /// The rate of a probe of `bytes`; `None` if it says nothing. If it may be too low it is only a
+    /// bound, unless even its highest estimate is below the known rate.
     pub(super) fn rate(&self, bytes: u64, seen: Seen) -> Option<Told> {
         let low = self.bandwidth(bytes, seen.seconds)?;
         let value = |value, contended| Some(Told { value, contended });
@@ -116,15 +113,15 @@ impl LinkMemory {
         }
     }
 
-    /// Whether requests that saw `rate` tell the link's bandwidth. Where they are
-    /// much slower than it was probed to be, a probe is due.
+    /// Whether requests that saw `rate` show the link's bandwidth. If they are much slower than the
+    /// probed rate, a probe becomes due.
     fn believes(&mut self, rate: f64, now: Duration) -> bool {
         let slower = self.probed_rate.map_or(0.0, |probed| probed / rate);
         self.is_distrusted |= slower > MUCH_SLOWER && self.may_distrust(now);
         slower <= SLOWER
     }
 
-    /// Whether it is worth a probe at once.
+    /// Whether it needs a probe at once.
     pub(super) const fn is_distrusted(&self) -> bool {
         self.is_distrusted
     }
@@ -138,7 +135,7 @@ impl LinkMemory {
         self.seen_bandwidth_at = Some(now);
     }
 
-    /// How often the probe that is due is repeated.
+    /// How often the due probe is repeated.
     pub(super) const fn repetitions(&self) -> u32 {
         if self.is_distrusted || self.probed_rate.is_none() {
             REPETITIONS
@@ -147,9 +144,8 @@ impl LinkMemory {
         }
     }
 
-    /// Size of the probe that is due at `now`, where this link's `host` has it in its
-    /// budget, too; `None` where none is due. While `is_shared`, blobs are on their way:
-    /// only a link of which nothing is known is worth a probe then.
+    /// Size of the probe due at `now`, if this link's `host` has the budget too; `None` if none is
+    /// due. While `is_shared`, blobs are in flight: then only an unknown link is worth a probe.
     pub(super) fn probe_due(
         &self,
         host: &HostBudget,
@@ -171,7 +167,7 @@ impl LinkMemory {
             return None;
         }
         let bytes = if self.is_distrusted {
-            // It may be much slower than it was; probes grow where it is not.
+            // It may have become much slower; otherwise probes grow again.
             SMALLEST_PROBE
         } else {
             fitting(self.bytes_per_second.unwrap_or(0.0))
@@ -184,8 +180,8 @@ impl LinkMemory {
         fits.then_some(bytes)
     }
 
-    /// Size of the probe that should follow one of `bytes`, which told `rate`;
-    /// `None` where that one was large enough.
+    /// Size of the probe to follow one of `bytes` with result `rate`; `None` if that one was large
+    /// enough.
     pub(super) fn larger_probe(bytes: u64, rate: Option<f64>) -> Option<u64> {
         match rate {
             Some(rate) => Some(fitting(rate)).filter(|fitting| *fitting >= bytes * 2),
@@ -198,33 +194,33 @@ impl LinkMemory {
         self.budget.spend(seconds.max(0.0), now);
     }
 
-    /// Notes the end of a measurement, and whether it told the link's rate.
+    /// Notes the end of a measurement, and whether it found the link's rate.
     pub(super) fn probed(&mut self, has_told: bool, now: Duration) {
         self.probed_at = Some(now);
         self.is_distrusted &= !has_told;
     }
 
-    /// Moment of the newest word of its bandwidth.
+    /// Time of the newest bandwidth sample.
     pub(super) fn seen_at(&self) -> Option<Duration> {
         self.seen_bandwidth_at
     }
 }
 
-/// One measured time, and what of it may not be the link's.
+/// One measured time, and how much of it may not be due to the link.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Seen {
     /// From sending to the answer.
     pub(super) seconds: f64,
-    /// Of these, this thread waited for a processor at most so long.
+    /// Upper bound of the time that this thread waited for a processor.
     pub(super) lost_seconds: f64,
-    /// Others' bytes were on their way to or from this host meanwhile.
+    /// Other traffic was in flight to or from this host meanwhile.
     pub(super) is_shared: bool,
 }
 
-/// What a measurement comes to: seconds, or bytes per second.
+/// Result of a measurement: seconds, or bytes per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Told {
-    /// The figure.
+    /// The value.
     pub(super) value: f64,
     /// The link may be better than this.
     pub(super) contended: bool,
@@ -236,8 +232,8 @@ impl Seen {
     }
 }
 
-/// What probes of all links may take of the one that this host hangs on. Its rate is
-/// taken to be that of the fastest link.
+/// Budget of the probes of all links on this host's own link. Its rate is assumed to be that of the
+/// fastest link.
 #[derive(Debug, Clone, Default)]
 pub(super) struct HostBudget {
     budget: Budget,
@@ -245,7 +241,7 @@ pub(super) struct HostBudget {
 }
 
 impl HostBudget {
-    /// Takes note of the rates of this host's links.
+    /// Updates the rates of this host's links.
     pub(super) fn rates(&mut self, links: &BTreeMap<String, LinkMemory>) {
         let rates = links.values().filter_map(|link| link.bytes_per_second);
         self.fastest = rates.reduce(f64::max);
@@ -262,14 +258,13 @@ impl HostBudget {
     }
 }
 
-/// Bytes of a probe that fits a link of `rate`.
+/// Size of a probe that fits a link of `rate`.
 pub(super) fn fitting(rate: f64) -> u64 {
     ((rate * PROBE_SECONDS) as u64).clamp(SMALLEST_PROBE, LARGEST_PROBE)
 }
 
-/// Takes note that a probe of the link to `peer` told `rate`, and whether that is
-/// news. Links of one host often share what makes them slow, so news of one makes
-/// the others worth a probe.
+/// Notes that a probe of the link to `peer` found `rate`, and whether that is news. Links of one
+/// host often share a bottleneck, so news about one triggers probes of the others.
 pub(super) fn probe_told(
     memory: &mut BTreeMap<String, LinkMemory>,
     peer: &str,
@@ -288,10 +283,9 @@ pub(super) fn probe_told(
     is_news
 }
 
-/// One sample for each peer out of the transfers of a window. Requests that share
-/// the link only make each other slower, so the fastest transfer counts; one that
-/// is slower than the link was probed to be does not. `contended` where blobs were on
-/// their way, or this process was denied processor time.
+/// One sample for each peer from the transfers of a window. Requests that share the link only slow
+/// each other down, so the fastest transfer counts, unless it is slower than the probed rate.
+/// `contended` if blobs were in flight, or this process was denied processor time.
 pub(super) fn passive_samples(
     transfers: &[Transfer],
     memory: &mut BTreeMap<String, LinkMemory>,

@@ -7,15 +7,14 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Time that the calling thread could have run and did not, since it began: other
-/// processes, or the quota of its control group. `None` where the system does not
-/// count it.
+/// Time that the calling thread was runnable but did not run, since its start, because of other
+/// processes or its control group's quota. `None` if the system does not count it.
 pub(super) fn thread_waited() -> Option<Duration> {
     parse_schedstat(&fs::read_to_string("/proc/thread-self/schedstat").ok()?)
 }
 
-/// Time that the process's control group was throttled, and the machine's processors
-/// were taken by its hypervisor, since they began.
+/// Time that the process's control group was throttled, and that the hypervisor took the machine's
+/// processors, since they started.
 pub(super) fn process_denied() -> Duration {
     throttled().unwrap_or_default() + stolen().unwrap_or_default()
 }
@@ -53,7 +52,7 @@ fn parse_throttled(text: &str) -> Option<Duration> {
     v2.or_else(|| value("throttled_time ").map(Duration::from_nanos))
 }
 
-/// Eighth number of the line of all processors.
+/// Eighth number of the line for all processors.
 fn parse_stolen_ticks(text: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with("cpu "))?;
     line.split_whitespace().nth(8)?.parse().ok()

@@ -1,9 +1,9 @@
-/// Median of `values`, which it sorts; 0 of nothing.
+/// Median of `values`, which it sorts; 0 if empty.
 pub fn median(values: &mut [f64]) -> f64 {
     percentile(values, 0.5)
 }
 
-/// Percentile `p` (0 to 1) of `values`, which it sorts; 0 of nothing.
+/// Percentile `p` (0 to 1) of `values`, which it sorts; 0 if empty.
 pub fn percentile(values: &mut [f64], p: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);

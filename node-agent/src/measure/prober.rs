@@ -19,28 +19,27 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often a peer is asked where the operator leaves it open, and the bounds of
-/// what it may say.
+/// Default interval between probes of a peer, and the bounds for the operator's choice.
 const EVERY: Duration = Duration::from_secs(2);
 const EVERY_BOUNDS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(600));
-/// Peers asked at most, whatever the operator says.
+/// Most peers probed, whatever the operator says.
 const MOST_PEERS: usize = 256;
-/// Samples kept while no session takes them.
+/// Samples kept while there is no session.
 const KEPT: usize = 1024;
-/// What is remembered of a host that is no peer goes after this time.
+/// Data of a host that is no longer a peer is dropped after this time.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// Requests of a window tell less when this process was denied a larger part of it.
+/// Requests of a window say less if this process was denied a larger share of it.
 const DENIED: f64 = 0.1;
 
-/// A host to which the link is measured.
+/// A host whose link is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Target {
     address: String,
     every: Duration,
 }
 
-/// Measures the links from this host to its peers, on their real traffic first and
-/// with small probes where there is none. Clones share their content.
+/// Measures the links from this host to its peers, from real traffic if possible, otherwise with
+/// small probes. Clones share their content.
 #[derive(Debug, Clone)]
 pub struct Prober(Arc<Inner>);
 
@@ -54,9 +53,9 @@ struct Inner {
     /// Held while a bandwidth is measured.
     turn: tokio::sync::Mutex<()>,
     measuring: Activity,
-    /// There is a sample that should not wait.
+    /// There is an urgent sample.
     news: Notify,
-    /// Requests were much slower than a link was probed to be.
+    /// Requests were much slower than a link's probed rate.
     distrusted: Notify,
 }
 
@@ -65,12 +64,12 @@ struct State {
     links: BTreeMap<String, LinkMemory>,
     host: HostBudget,
     samples: Vec<LinkSample>,
-    /// When real traffic was last taken in, and what this process was denied by then.
+    /// When real traffic was last processed, and the processor time denied by then.
     window: (Instant, Duration),
 }
 
 impl Prober {
-    /// Nothing is measured before [`Prober::run`]; peers are known as `trust` says.
+    /// Measures nothing before [`Prober::run`]; `trust` authenticates peers.
     pub fn new(telemetry: Telemetry, trust: Trust) -> Self {
         Self(Arc::new(Inner {
             telemetry,
@@ -90,8 +89,7 @@ impl Prober {
         }))
     }
 
-    /// Sets the hosts to which links are measured. Those that stay as they are go on
-    /// undisturbed.
+    /// Sets the hosts whose links are measured. Unchanged ones continue undisturbed.
     pub fn set_targets<'a>(&self, peers: impl IntoIterator<Item = &'a Peer>) {
         let targets = peers.into_iter().take(MOST_PEERS).map(|peer| {
             let target = Target {
@@ -103,7 +101,7 @@ impl Prober {
         self.0.targets.send_replace(targets.collect());
     }
 
-    /// Takes in the transfers of real requests since the last call.
+    /// Adds the transfers of real requests since the last call.
     pub fn passive(&self, transfers: &[Transfer]) {
         let inner = &self.0;
         let (now, denied) = (Instant::now(), process_denied());
@@ -130,8 +128,7 @@ impl Prober {
         self.0.with(|state| std::mem::take(&mut state.samples))
     }
 
-    /// Waits for a sample that should not wait: of a peer that does not answer, or of a
-    /// link that is another by now.
+    /// Waits for an urgent sample: of a peer that does not answer, or of a link that has changed.
     pub async fn news(&self) {
         self.0.news.notified().await;
     }
@@ -166,7 +163,7 @@ impl Inner {
         self.with(|state| state.links.get(node).and_then(LinkMemory::rtt))
     }
 
-    /// Takes in a round trip.
+    /// Adds a round trip.
     fn answered(&self, node: &str, seen: Seen) {
         self.with(|state| {
             let told = state.link(node).round_trip(seen);
@@ -179,7 +176,7 @@ impl Inner {
         });
     }
 
-    /// Takes note that a peer did not answer.
+    /// Notes that a peer did not answer.
     fn missed(&self, node: &str) {
         self.with(|state| {
             state.keep([LinkSample {
@@ -191,7 +188,7 @@ impl Inner {
         self.news.notify_one();
     }
 
-    /// Bytes of the bandwidth probe that is due, and how often it is repeated.
+    /// Size of the due bandwidth probe, and its repetitions.
     fn due(&self, node: &str) -> Option<(u64, u32)> {
         let is_shared = self.telemetry.blobs().was_since(Instant::now());
         let now = self.now();
@@ -202,7 +199,7 @@ impl Inner {
         })
     }
 
-    /// Takes note of bytes sent, whatever they told.
+    /// Notes bytes sent, whatever the result.
     fn spent(&self, node: &str, bytes: u64, seen: Seen) {
         let now = self.now();
         self.with(|state| {
@@ -212,7 +209,7 @@ impl Inner {
         });
     }
 
-    /// Takes in a probe of `bytes`: its rate, and whether that is news.
+    /// Adds a probe of `bytes`; returns its rate, and whether that is news.
     fn told(&self, node: &str, bytes: u64, seen: Seen) -> Option<Rate> {
         let now = self.now();
         self.with(|state| {
@@ -234,7 +231,7 @@ impl Inner {
         })
     }
 
-    /// Takes note of the end of a measurement, and whether it told the rate.
+    /// Notes the end of a measurement, and whether it found the rate.
     fn measured(&self, node: &str, has_told: bool) {
         let now = self.now();
         self.with(|state| state.link(node).probed(has_told, now));
@@ -255,7 +252,7 @@ impl Inner {
     }
 }
 
-/// What a probe told.
+/// Result of a probe.
 struct Rate {
     bytes_per_second: f64,
     is_news: bool,

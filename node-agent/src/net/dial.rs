@@ -12,30 +12,30 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tower::{Service as _, service_fn};
 
-/// Windows that a link of 1 Gbit/s and 60 ms of round trip does not fill.
+/// Windows large enough for a link of 1 Gbit/s with a round trip of 60 ms.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// How a connection behaves. One constant for each kind of traffic.
+/// Settings of a connection. One constant for each kind of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Profile {
-    /// A host whose system does not answer for this long is not there.
+    /// A host whose system does not answer for this long is gone.
     connect_timeout: Duration,
-    /// Room for tensors under way; HTTP/2's own small windows otherwise.
+    /// Windows for tensors in flight; otherwise HTTP/2's own small ones.
     large_windows: bool,
     /// How fast the other host's system must react.
     silence: Option<Silence>,
-    /// HTTP/2 pings, for a process that hangs while its system is alive.
+    /// HTTP/2 pings, which detect a process that hangs while its system is alive.
     pings: Option<Pings>,
 }
 
-/// The other host's system must acknowledge what is sent, and answer when nothing
-/// is, within `limit`: a host or a link that vanished is noticed. A link that is
-/// merely full goes on acknowledging, and so does a host short of CPU.
+/// The other host's system must acknowledge data, and answer when idle, within `limit`: this
+/// detects a host or a link that vanished. A busy link keeps acknowledging, and so does a host
+/// short of CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Silence {
     limit: Duration,
-    /// How often a quiet host's system is asked.
+    /// How often an idle host's system is asked.
     asked_every: Duration,
 }
 
@@ -48,9 +48,9 @@ struct Pings {
 }
 
 impl Profile {
-    /// Requests between agents. A link with one second of others' data queued before
-    /// it still connects in time. Pings are slow: one waits behind the tensors in the
-    /// kernel's queue, which at 5 Mbit/s may take seconds.
+    /// Requests between agents. A link with one second of other data queued still connects in time.
+    /// Pings are slow: one waits behind the tensors in the kernel's queue, which at 5 Mbit/s may
+    /// take seconds.
     pub(crate) const REQUESTS: Self = Self {
         connect_timeout: Duration::from_secs(2),
         large_windows: true,
@@ -64,16 +64,15 @@ impl Profile {
             while_idle: true,
         }),
     };
-    /// Probes of links: each has a time limit of its own, and pings would add to what
-    /// is measured.
+    /// Probes of links: each has its own time limit, and pings would distort the measurement.
     pub(crate) const PROBES: Self = Self {
         connect_timeout: Duration::from_secs(2),
         large_windows: true,
         silence: None,
         pings: None,
     };
-    /// The session with the operator. A host that vanished sends no reset; silence
-    /// must end the session.
+    /// The session with the operator. A host that vanished sends no reset; silence must end the
+    /// session.
     pub(crate) const SESSION: Self = Self {
         connect_timeout: Duration::from_secs(3),
         large_windows: false,
@@ -84,8 +83,8 @@ impl Profile {
             while_idle: true,
         }),
     };
-    /// Blobs from and to the operator's store. Small windows, so that little of a blob
-    /// stands in a request's way.
+    /// Blobs from and to the operator's store. Small windows, so that little of a blob delays a
+    /// request.
     pub(crate) const BLOBS: Self = Self {
         connect_timeout: Duration::from_secs(5),
         large_windows: false,
@@ -117,7 +116,7 @@ impl Profile {
         Ok(endpoint)
     }
 
-    /// Makes sockets as tonic's own connector does, which has no TCP_USER_TIMEOUT.
+    /// Creates sockets as tonic's own connector does, which has no TCP_USER_TIMEOUT.
     fn sockets(&self) -> HttpConnector {
         let mut sockets = HttpConnector::new();
         sockets.set_nodelay(true);
@@ -134,7 +133,7 @@ impl Profile {
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DialError {
-    /// Nobody can listen there.
+    /// The address is invalid.
     #[error("`{address}` is no address: {reason}")]
     Address { address: String, reason: String },
     /// Nobody answers there.
@@ -142,7 +141,7 @@ pub(crate) enum DialError {
     Unreachable(String),
 }
 
-/// Who is to be at the other end.
+/// The intended other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target<'a> {
     /// The agent of a node.
@@ -158,7 +157,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The name that its certificate must have.
+    /// The required name in its certificate.
     fn name(self) -> String {
         match self {
             Self::Agent { node, .. } => agent(node),
@@ -179,7 +178,7 @@ pub(crate) async fn connect(
     open(target, profile, || trust.way()).await
 }
 
-/// A connection to the operator for who has no certificate, once it is open.
+/// A connection to the operator without a certificate, once it is open.
 ///
 /// # Errors
 /// See [`DialError`].
@@ -192,7 +191,7 @@ pub(crate) async fn connect_to_enroll(
     open(Target::Operator { address }, profile, way).await
 }
 
-/// A connection to an agent on which no certificate is shown.
+/// A connection to an agent without showing a certificate.
 #[cfg(test)]
 pub(crate) async fn connect_unknown(target: Target<'_>, trust: &Trust) -> Channel {
     let way = || trust.way_without_certificate();
@@ -217,7 +216,7 @@ async fn open(
 /// A connection to `target` that opens at its first call, and again after a failure.
 ///
 /// # Errors
-/// Its address is none.
+/// Its address is invalid.
 pub(crate) fn connect_lazy(
     target: Target<'_>,
     profile: &Profile,
@@ -235,7 +234,7 @@ pub(crate) fn connect_lazy(
 type OpenError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Profile {
-    /// A connection to `uri`, whose other end is `name`.
+    /// A connection to `uri`, whose other end must be `name`.
     async fn open(&self, uri: Uri, name: &str, way: Way) -> Result<Stream, OpenError> {
         let (config, is_optional) = match way {
             Way::Plain => return Ok(Box::new(self.socket(uri).await?)),
@@ -263,7 +262,7 @@ impl Profile {
     }
 }
 
-/// Why nobody is dialled before there is a certificate.
+/// Why nothing is dialled before there is a certificate.
 const NO_CERTIFICATE: &str =
     "this host has no certificate yet; condition Registered of its ComputeNode says why";
 

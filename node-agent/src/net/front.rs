@@ -36,7 +36,7 @@ pub struct FrontArgs {
     pub front_names: Vec<String>,
 }
 
-/// What clients are shown. Clones share it. The default speaks no TLS with them.
+/// The certificate for clients. Clones share it. The default is no TLS.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FrontTls {
     ports: Option<Ports>,
@@ -50,14 +50,14 @@ struct Ports {
 }
 
 impl FrontTls {
-    /// On the port that hosts share by `trust`, and on the one for HTTP; without a certificate
-    /// so far.
+    /// On the port shared with hosts that `trust` authenticates, and on the one for HTTP; without a
+    /// certificate so far.
     pub(crate) fn new(mode: FrontMode, is_optional: bool, trust: &Trust) -> Self {
         if mode == FrontMode::None {
             return Self::default();
         }
         let plain = |is_taken| if is_taken { Plain::Taken } else { Plain::Told };
-        // Other agents may come to this port without TLS where they need none.
+        // Other agents may use this port without TLS if they need none.
         let of_grpc = plain(is_optional || !trust.is_required());
         let shared = trust.acceptor();
         let grpc = shared.map_or_else(|| Acceptor::new(of_grpc), |a| a.with_plain(of_grpc));
@@ -70,10 +70,10 @@ impl FrontTls {
         }
     }
 
-    /// Shows `own` to clients from the next connection on.
+    /// Uses `own` for clients from the next connection on.
     ///
     /// # Errors
-    /// It cannot be used; what was before stays.
+    /// It cannot be used; the previous one stays.
     pub(crate) fn set(&self, own: &Credentials) -> Result<(), TlsError> {
         let Some(ports) = &self.ports else {
             return Ok(());
@@ -88,7 +88,7 @@ impl FrontTls {
         Ok(())
     }
 
-    /// Takes connections for gRPC; those of hosts as `trust` says.
+    /// Accepts connections for gRPC; those of hosts by `trust`.
     pub(crate) fn grpc(&self, trust: &Trust) -> Option<Acceptor> {
         let ports = self.ports.as_ref();
         ports
@@ -96,12 +96,12 @@ impl FrontTls {
             .or_else(|| trust.acceptor())
     }
 
-    /// Takes connections for HTTP, where clients speak TLS.
+    /// Accepts connections for HTTP, if clients use TLS.
     pub(crate) fn http(&self) -> Option<Acceptor> {
         self.ports.as_ref().map(|ports| ports.http.clone())
     }
 
-    /// Waits until there is a certificate to show, where clients want one.
+    /// Waits until there is a certificate, if clients need one.
     pub(crate) async fn ready(&self) {
         let Some(ports) = &self.ports else { return };
         let mut is_set = ports.is_set.subscribe();

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
 
-/// Addresses of the other agents, as the operator tells them in a session.
+/// Addresses of the other agents, from the operator's session.
 #[derive(Debug, Clone, Default)]
 pub struct Peers {
     by_node: Arc<RwLock<BTreeMap<String, String>>>,
@@ -31,9 +31,8 @@ impl Peers {
     }
 }
 
-/// Where the operator listens, `10.0.0.3:9000`, as the ComputeNode's spec says;
-/// empty while it is not known. Follows an operator that restarts elsewhere. Besides, how
-/// the operator is known there.
+/// The operator's address, `10.0.0.3:9000`, from the ComputeNode's spec; empty while unknown.
+/// Follows an operator that restarts elsewhere. Also authenticates it.
 #[derive(Debug, Clone)]
 pub struct OperatorEndpoint {
     sender: Arc<watch::Sender<String>>,
@@ -47,7 +46,7 @@ impl Default for OperatorEndpoint {
 }
 
 impl OperatorEndpoint {
-    /// One that is not known yet, of an operator that is known as `trust` says.
+    /// With an unknown address, for an operator that `trust` authenticates.
     pub fn trusted(trust: Trust) -> Self {
         Self {
             sender: Arc::new(watch::Sender::new(String::new())),
@@ -55,12 +54,12 @@ impl OperatorEndpoint {
         }
     }
 
-    /// How the operator is known.
+    /// How the operator is authenticated.
     pub(crate) const fn trust(&self) -> &Trust {
         &self.trust
     }
 
-    /// Sets the address; waiting receivers wake only when it differs.
+    /// Sets the address; waiting receivers wake only if it differs.
     pub fn set(&self, address: &str) {
         self.sender.send_if_modified(|held| {
             let changed = held != address;
@@ -71,7 +70,7 @@ impl OperatorEndpoint {
         });
     }
 
-    /// Sees the present address and every change.
+    /// Receives the present address and every change.
     pub fn subscribe(&self) -> watch::Receiver<String> {
         self.sender.subscribe()
     }

@@ -10,12 +10,12 @@ use tonic::transport::Channel;
 
 type Connecting = Shared<BoxFuture<'static, Result<Channel, DialError>>>;
 
-/// Kept-open connections to other agents, by address and name: an address that another
+/// Persistent connections to other agents, by address and name: an address that another
 /// node has taken over is another host. Clones share them.
 ///
-/// tonic's own channel connects again by itself, but requests that wait in it
-/// try one after the other, each for the whole connect timeout. Here all that
-/// wait share one try, and a connection that failed is left at once.
+/// tonic's own channel reconnects by itself, but requests that wait in it try one
+/// after the other, each for the whole connect timeout. Here all waiting requests
+/// share one try, and a failed connection is dropped at once.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pool {
     trust: Trust,
@@ -28,7 +28,7 @@ type Key = (String, String);
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
     connecting: Connecting,
-    /// Fires when the host cannot be reached, for all who wait on it.
+    /// Fires when the host cannot be reached, for all that wait on it.
     pub(crate) lost: CancellationToken,
     used: Instant,
 }
@@ -37,14 +37,14 @@ impl Connection {
     /// The channel, once the host is connected.
     ///
     /// # Errors
-    /// Why it cannot be.
+    /// Why it is not.
     pub(crate) async fn channel(&self) -> Result<Channel, DialError> {
         self.connecting.clone().await
     }
 }
 
 impl Pool {
-    /// Connections that are opened as `trust` says.
+    /// Connections are opened according to `trust`.
     pub(crate) fn new(trust: Trust) -> Self {
         Self {
             trust,
@@ -52,7 +52,7 @@ impl Pool {
         }
     }
 
-    /// The connection to `node` at `address`, begun where there is none.
+    /// The connection to `node` at `address`, started if there is none.
     pub(crate) fn connection(&self, node: &str, address: &str) -> Connection {
         let mut open = self.lock();
         let connection = open
@@ -62,8 +62,8 @@ impl Pool {
         connection.clone()
     }
 
-    /// Leaves `failed`; the next request connects anew. `unreachable` ends what
-    /// waits on it, too.
+    /// Drops `failed`; the next request reconnects. `unreachable` also ends requests that wait on
+    /// it.
     pub(crate) fn leave(&self, failed: &Connection, unreachable: bool) {
         let is_failed = |c: &Connection| c.connecting.ptr_eq(&failed.connecting);
         self.lock().retain(|_, present| !is_failed(present));
@@ -72,7 +72,7 @@ impl Pool {
         }
     }
 
-    /// Closes what no request used for `unused`, once its last request is done.
+    /// Closes connections unused for `unused`, once their last request is done.
     pub(crate) fn drop_unused(&self, unused: Duration) {
         self.lock().retain(|_, c| c.used.elapsed() < unused);
     }
@@ -90,7 +90,7 @@ impl Pool {
     }
 }
 
-/// In a task, so that it goes on when the request that asked for it is gone.
+/// In a task, so that it continues if the request that started it is gone.
 fn begin(node: &str, address: &str, trust: Trust) -> Connection {
     let (node, address) = (node.to_owned(), address.to_owned());
     let task = tokio::spawn(async move {

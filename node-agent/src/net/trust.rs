@@ -7,7 +7,7 @@ use lamina_identity::{
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Whether TLS is spoken with other agents and the operator.
+/// Whether TLS is used with other agents and the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum TlsMode {
     /// No TLS.
@@ -18,7 +18,7 @@ pub enum TlsMode {
     Required,
 }
 
-/// What this host shows, and whom it believes. Clones share it. The default speaks no TLS.
+/// This host's certificate, and the authorities it trusts. Clones share it. The default is no TLS.
 #[derive(Debug, Clone, Default)]
 pub struct Trust {
     shared: Option<Arc<Shared>>,
@@ -32,26 +32,26 @@ struct Shared {
     trouble: watch::Sender<Option<String>>,
 }
 
-/// What connections are opened with.
+/// Settings for opening connections.
 #[derive(Debug, Clone, Default)]
 struct Held {
-    /// Without a certificate of our own, for who has none yet.
+    /// Without a certificate, for a host that has none yet.
     unknown: Option<Arc<ClientConfig>>,
     /// With it.
     own: Option<Arc<ClientConfig>>,
 }
 
-/// How a connection is to be opened.
+/// How to open a connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Way {
     /// Without TLS.
     Plain,
-    /// With TLS; without, where the other end speaks none and `is_optional` says so.
+    /// With TLS; without, if the other end does not support it and `is_optional` is set.
     Tls {
         config: Arc<ClientConfig>,
         is_optional: bool,
     },
-    /// There is no certificate to show yet.
+    /// There is no certificate yet.
     NotYet,
 }
 
@@ -66,7 +66,7 @@ impl Trust {
         Self {
             shared: Some(Arc::new(Shared {
                 is_optional,
-                // Clients need no TLS; what other agents send is told apart by who they are.
+                // Clients need no TLS; requests of other agents are checked by their certificates.
                 acceptor: Acceptor::new(Plain::Taken),
                 held: watch::Sender::default(),
                 trouble: watch::Sender::default(),
@@ -74,26 +74,26 @@ impl Trust {
         }
     }
 
-    /// Whether TLS is spoken at all.
+    /// Whether TLS is used at all.
     pub(crate) const fn is_on(&self) -> bool {
         self.shared.is_some()
     }
 
-    /// Whether what other agents send counts only with a certificate.
+    /// Whether requests of other agents need a certificate.
     pub(crate) fn is_required(&self) -> bool {
         self.shared.as_ref().is_some_and(|s| !s.is_optional)
     }
 
-    /// Takes connections, where TLS is spoken.
+    /// Accepts connections, if TLS is used.
     pub(crate) fn acceptor(&self) -> Option<Acceptor> {
         self.shared.as_ref().map(|s| s.acceptor.clone())
     }
 
-    /// Believes `authorities` from the next connection on, and shows `own`, where there is
-    /// one. Open connections stay.
+    /// Trusts `authorities` from the next connection on, and uses `own`, if given. Open
+    /// connections stay.
     ///
     /// # Errors
-    /// They cannot be used; what was before stays.
+    /// They cannot be used; the previous ones stay.
     pub(crate) fn set(
         &self,
         own: Option<&Credentials>,
@@ -116,7 +116,7 @@ impl Trust {
         Ok(())
     }
 
-    /// Says what stands against having a certificate, if anything; whether that is news.
+    /// Sets why there is no certificate, if so; returns whether that is news.
     pub(crate) fn set_trouble(&self, trouble: Option<String>) -> bool {
         let Some(shared) = &self.shared else {
             return false;
@@ -128,7 +128,7 @@ impl Trust {
         })
     }
 
-    /// What was said last by [`Trust::set_trouble`].
+    /// The last value of [`Trust::set_trouble`].
     pub(crate) fn trouble(&self) -> Option<String> {
         let shared = self.shared.as_ref()?;
         shared.trouble.borrow().clone()
@@ -139,7 +139,7 @@ impl Trust {
         self.choose(|held| held.own.clone())
     }
 
-    /// How to reach the operator to ask for a certificate.
+    /// How to reach the operator to request a certificate.
     pub(crate) fn way_without_certificate(&self) -> Way {
         self.choose(|held| held.unknown.clone())
     }

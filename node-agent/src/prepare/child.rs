@@ -15,24 +15,24 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// At least this, and several times what it may compute: a host's share may be small.
+/// At least this, and several times the CPU limit: a host's share may be small.
 const WALL_LIMIT: Duration = Duration::from_secs(30 * 60);
 const WALL_OVER_CPU: u32 = 3;
-/// Longer lines are none of ours: the longest is a manifest.
+/// Longest line: the longest valid one is a manifest.
 pub(super) const LINE_BYTES: u64 = MANIFEST_BYTES;
-/// The end of what a crashing child said, enough for the cause.
+/// Length of the end of a crashing child's output that is kept for the cause.
 const STDERR_BYTES: usize = 2048;
-// The numbers are the same on all of Linux's processors but MIPS.
+// The numbers are the same on all Linux architectures except MIPS.
 const SIGKILL: i32 = 9;
 const SIGXCPU: i32 = 24;
 const SIGXFSZ: i32 = 25;
 
-/// With what a model is prepared.
+/// The input of preparing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
     /// Its inputs and fixed arguments.
     pub(super) inputs: &'a [Declared],
-    /// A file with requests of the user's own.
+    /// A file with the user's own requests.
     pub(super) samples: Option<&'a Path>,
 }
 
@@ -41,9 +41,9 @@ pub(super) struct Asked<'a> {
 pub struct Program {
     /// Its file.
     pub path: PathBuf,
-    /// How it locks itself up.
+    /// Its sandbox and limits.
     pub cell: LimitArgs,
-    /// After which it is killed, whatever it does.
+    /// After this it is killed in any case.
     pub wall_limit: Duration,
 }
 
@@ -61,7 +61,7 @@ impl Program {
     /// The worker's program.
     ///
     /// # Errors
-    /// It is not there.
+    /// It is missing.
     pub fn worker(cell: LimitArgs) -> io::Result<Self> {
         Ok(Self::new(worker::program()?, cell))
     }
@@ -90,11 +90,11 @@ impl Program {
         Ok(command)
     }
 
-    /// Prepares `model` into `out`, a folder of its own; `None` when cancelled.
-    /// The child has ended in every case.
+    /// Prepares `model` into `out`, its own folder; `None` if cancelled. The child
+    /// has ended in every case.
     ///
     /// # Errors
-    /// What the child says, or how it died.
+    /// The child's error, or how it died.
     pub(super) async fn run(
         &self,
         model: &Path,
@@ -130,7 +130,7 @@ impl Program {
             tracing::warn!(%error, "cannot end the process that prepares");
         }
         Some(match outcome? {
-            // What it wrote since the last look counts as well.
+            // Files written since the last check count too.
             Ok(Ok(Ok(said))) => disk.look(None).await.and_then(|()| {
                 let judged = said.judge(&self.cell);
                 judged.map_err(|failure| naming_memory(failure, memory_bytes))
@@ -146,7 +146,7 @@ impl Program {
     }
 }
 
-/// What a child said and how it ended.
+/// A child's output and how it ended.
 #[derive(Debug)]
 struct Said {
     last: Option<Line>,
@@ -168,8 +168,8 @@ impl Said {
     }
 }
 
-/// Why a process ended that did not say it. A limit is the model's fault, and
-/// trying again is of no use; what memory does depends on the hour.
+/// Why a process ended without an error. Limits are the model's fault, and a retry is useless; free
+/// memory varies.
 fn died(status: ExitStatus, stderr: &str, cell: &LimitArgs) -> Failure {
     use std::os::unix::process::ExitStatusExt as _;
     let last = stderr.lines().rev().find(|l| !l.trim().is_empty());
@@ -187,7 +187,7 @@ fn died(status: ExitStatus, stderr: &str, cell: &LimitArgs) -> Failure {
             Reason::PrepareFailed,
             "the model could not be prepared: it wrote a file far larger than itself",
         ),
-        // What the kernel sends when memory is short.
+        // Sent by the kernel when memory is short.
         Some(SIGKILL) => failed(&format!(
             "the process was killed, probably for want of memory: raise the agent's limit{said}"
         )),
@@ -212,8 +212,8 @@ async fn read_all(child: &mut Child, told: &mut (dyn FnMut(Told) + Send)) -> io:
     })
 }
 
-/// Passes steps and warnings on and gives the last other line. What is no line of ours is
-/// libtorch's or the model's and of no interest.
+/// Forwards steps and warnings and returns the last other line. Unknown lines come from libtorch or
+/// the model and are ignored.
 async fn read_lines(
     stdout: impl AsyncRead + Unpin,
     told: &mut (dyn FnMut(Told) + Send),

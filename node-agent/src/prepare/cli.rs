@@ -109,8 +109,7 @@ fn run_for_people(args: &PrepareArgs) -> bool {
     outcome.is_ok() && written.is_ok()
 }
 
-/// As agents do it: whoever is killed for its limits or crashes is not the one that
-/// tells of it.
+/// As agents do: a process that is killed or crashes cannot report it itself.
 fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<Manifest, Failure> {
     check_paths(&args.file, &args.out).map_err(|e| Failure::from(&e))?;
     let unusable = |source: io::Error| {
@@ -119,8 +118,8 @@ fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<M
             source,
         })
     };
-    // One of its own: what else is in the folder is not the model's, and what a
-    // failure leaves goes with it.
+    // Its own folder: other files in `--out` are not the model's, and a failure leaves nothing
+    // behind.
     let own = tempfile::Builder::new()
         .prefix("preparing-")
         .tempdir_in(&args.out)
@@ -161,7 +160,7 @@ fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<M
     Ok(manifest)
 }
 
-/// For people, and for whoever runs the blocks.
+/// For people, and for `run-blocks`.
 fn write_manifest(manifest: &Manifest, dir: &Path) -> io::Result<()> {
     let mut json = serde_json::to_vec_pretty(manifest)?;
     json.push(b'\n');

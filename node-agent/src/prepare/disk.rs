@@ -1,5 +1,5 @@
-//! Disk limit of a job. The kernel limits each file but not their sum, so the sum is
-//! watched from outside.
+//! Disk limit of a job. The kernel limits each file but not their sum, so the sum is watched from
+//! outside.
 
 use super::{Failure, Reason};
 use lamina_crds::quantity::format_bytes;
@@ -8,29 +8,28 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Frozen and folded weights may be larger than the model's file, by this much.
+/// Frozen and folded weights may be larger than the model's file by this factor.
 const GROWTH: u64 = 4;
 /// Blocks of a tiny model hold more code than weights.
 const BYTES_AT_LEAST: u64 = 64 << 20;
 /// Twice as many as a manifest of ten thousand blocks needs.
 const ENTRIES: usize = 20_000;
-/// In which a fast disk takes no more than what a small model may have anyway.
+/// In this time a fast disk writes no more than a small model may use anyway.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Bytes that all that is made of a model of `model_bytes` may take; one file
-/// of it as well.
+/// Size limit of everything made from a model of `model_bytes`, and of one file.
 fn limit_bytes(model_bytes: u64) -> u64 {
     model_bytes.saturating_mul(GROWTH).max(BYTES_AT_LEAST)
 }
 
-/// A folder and how much may be in it.
+/// A folder and its size limit.
 #[derive(Debug, Clone)]
 pub(super) struct DiskLimit {
     dir: PathBuf,
     bytes: u64,
 }
 
-/// What was found, so far.
+/// The sizes found so far.
 #[derive(Debug, Default)]
 struct Found {
     bytes: u64,
@@ -38,7 +37,7 @@ struct Found {
 }
 
 impl DiskLimit {
-    /// The limit for what is made of `model` in `dir`.
+    /// The limit for files made from `model` in `dir`.
     pub(super) fn of(model: &Path, dir: &Path) -> io::Result<Self> {
         Ok(Self {
             dir: dir.to_owned(),
@@ -46,12 +45,12 @@ impl DiskLimit {
         })
     }
 
-    /// How much there is, which one file may take as well.
+    /// The limit in bytes, also for one file.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Returns once process `pid` took more than there is.
+    /// Returns once process `pid` exceeds the limit.
     pub(super) async fn overflow(&self, pid: Option<u32>) -> Failure {
         loop {
             tokio::time::sleep(INTERVAL).await;
@@ -61,8 +60,7 @@ impl DiskLimit {
         }
     }
 
-    /// Whether the files in the folder, and those of process `pid` that have no
-    /// name any more, fit.
+    /// Whether the files in the folder, and the removed but open ones of process `pid`, fit.
     pub(super) async fn look(&self, pid: Option<u32>) -> Result<(), Failure> {
         let disk = self.clone();
         let checking = tokio::task::spawn_blocking(move || disk.check(pid));
@@ -113,8 +111,8 @@ impl DiskLimit {
     }
 }
 
-/// Files that were removed take space until they are closed. What cannot be read
-/// of the process is gone with it.
+/// Removed files take space until they are closed. Whatever cannot be read is gone with the
+/// process.
 fn add_nameless(pid: u32, found: &mut Found) {
     let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return;
@@ -128,7 +126,7 @@ fn links(file: &Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::nlink(file)
 }
 
-/// The process works while it is looked at.
+/// The process continues during the check.
 fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

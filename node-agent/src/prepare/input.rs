@@ -5,11 +5,11 @@ use lamina_model::{
 };
 
 /// Reads `NAME:DATATYPE:SHAPE[:MIN:MAX]`, `image:FP32:-1x3x224x224` or
-/// `ids:INT64:-1xseq:1..512:0:30521`. An empty shape is a scalar. A shape alone,
-/// `1x3x224x224`, is FP32 and has no name until [`name_by_place`] gives it one.
+/// `ids:INT64:-1xseq:1..512:0:30521`. An empty shape is a scalar. A shape without
+/// the rest, `1x3x224x224`, is FP32 and has no name until [`name_by_place`] adds one.
 ///
 /// # Errors
-/// What is wrong, for people.
+/// The mistake, for people.
 pub(super) fn parse_input(text: &str) -> Result<InputSpec, String> {
     if let Ok((shape, "")) = Shape::read(text)
         && !shape.dimensions.is_empty()
@@ -17,7 +17,7 @@ pub(super) fn parse_input(text: &str) -> Result<InputSpec, String> {
         return Ok(shape.of(String::new(), DataType::Fp32, None));
     }
     let fields: Vec<&str> = text.split(':').collect();
-    // A name may hold colons, so the last datatype is the one.
+    // A name may contain colons, so the last datatype counts.
     let is_datatype = |field: &&str| field.parse::<DataType>().is_ok();
     let Some(place) = fields.iter().rposition(is_datatype) else {
         return Err(match fields.as_slice() {
@@ -53,10 +53,10 @@ pub(super) fn parse_input(text: &str) -> Result<InputSpec, String> {
     Ok(shape.of(name, datatype, range))
 }
 
-/// Reads `NAME=VALUE`, an argument that no request carries.
+/// Reads `NAME=VALUE`, a fixed argument.
 ///
 /// # Errors
-/// What is wrong, for people.
+/// The mistake, for people.
 pub(super) fn parse_argument(text: &str) -> Result<FixedArgument, String> {
     let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
     let (name, fixed) = parts.ok_or_else(|| format!("`{text}` is no NAME=VALUE"))?;
@@ -66,7 +66,7 @@ pub(super) fn parse_argument(text: &str) -> Result<FixedArgument, String> {
     })
 }
 
-/// A shape as it is written.
+/// A shape as written.
 #[derive(Debug, Default)]
 struct Shape {
     dimensions: Vec<i64>,
@@ -74,7 +74,7 @@ struct Shape {
 }
 
 impl Shape {
-    /// Reads a shape, and gives what stands behind it.
+    /// Reads a shape, and returns the text after it.
     fn read(text: &str) -> Result<(Self, &str), String> {
         let mut shape = Self::default();
         let mut rest = text;
@@ -130,8 +130,7 @@ impl Shape {
     }
 }
 
-/// Calls those without a name `input0`, `input1`, …, by their place in `forward`, as
-/// outputs without one are called.
+/// Names unnamed ones `input0`, `input1`, …, by their position in `forward`, like unnamed outputs.
 pub(super) fn name_by_place(mut inputs: Vec<InputSpec>) -> Vec<InputSpec> {
     for (place, input) in inputs.iter_mut().enumerate() {
         if input.value.name.is_empty() {

@@ -16,17 +16,17 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// What jobs work with. Clones share it.
+/// The environment of jobs. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Tools {
     blobs: Arc<Blobs>,
     program: Program,
     fetcher: Fetcher,
-    /// Each job has a folder of its own in it for as long as it runs.
+    /// Each job has its own folder in it while it runs.
     work_dir: PathBuf,
 }
 
-/// What the operator asked for, read.
+/// The parsed job.
 struct Wanted {
     uri: String,
     sha256: Option<Digest>,
@@ -35,18 +35,18 @@ struct Wanted {
     samples: Option<WantedSamples>,
 }
 
-/// Where the user's own requests are.
+/// The user's own requests.
 struct WantedSamples {
     uri: String,
     sha256: Digest,
 }
 
 impl Tools {
-    /// Tools whose jobs fetch as `sources` says, and keep their files in `work_dir`, which
-    /// is emptied: what is in it was left by a process that died.
+    /// Jobs fetch by `sources`, and keep their files in `work_dir`, which is emptied of files
+    /// from a process that died.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The folder cannot be created.
     pub fn new(
         blobs: Arc<Blobs>,
         program: Program,
@@ -66,9 +66,8 @@ impl Tools {
     }
 }
 
-/// Does `job` and tells `updates` how it goes: progress, then Done or Failed.
-/// After `cancel` nothing more is told. Its files are removed in every case,
-/// and no process of it is left.
+/// Runs `job` and sends `updates`: progress, then Done or Failed; nothing after `cancel`. Its files
+/// are removed in every case, and no process of it is left.
 pub async fn run_job(
     job: Prepare,
     tools: Tools,
@@ -117,13 +116,13 @@ async fn work(
     let fetching = async {
         let mut progress = |step| updates.progress(step);
         let fetcher = &tools.fetcher;
-        // First: they are small, and what is wrong with them is told at once.
+        // First: they are small, and mistakes in them are reported at once.
         if let Some(asked) = &wanted.samples {
             let room = tools.blobs.room_for_work().await.map_err(|e| no_room(&e))?;
             let source = Source {
                 uri: &asked.uri,
                 expected: Some(&asked.sha256),
-                // Those are for the server of the model.
+                // The credentials are for the server of the model.
                 secret: &Credentials::default(),
             };
             fetcher
@@ -203,7 +202,7 @@ fn secret(job: &Prepare) -> Credentials {
     Credentials::new(entries.map(|(key, value)| (key.clone(), value.to_vec())))
 }
 
-/// `manifest`, once its blocks are what agents may load.
+/// `manifest`, once its blocks are safe for agents to load.
 async fn checked(manifest: Manifest, out: PathBuf) -> Result<Manifest, Failure> {
     let scanning = tokio::task::spawn_blocking(move || {
         let scanned = scan_blocks(&manifest, &out);
@@ -224,15 +223,15 @@ fn of_samples(failure: Failure) -> Failure {
     }
 }
 
-/// The temporary file's name says nothing to people.
+/// The temporary file's name is meaningless to people.
 fn named(mut failure: Failure, source: &Path, uri: &str) -> Failure {
     let source = source.display().to_string();
     failure.message = failure.message.replace(&source, &shown(uri));
     failure
 }
 
-/// Stores blocks and probe, and the manifest last: who has it has all. They stay in
-/// the cache here, too.
+/// Stores blocks and probe, and the manifest last: once it is there, everything is. They stay in
+/// the cache here too.
 async fn store(
     blobs: &Blobs,
     manifest: &Manifest,

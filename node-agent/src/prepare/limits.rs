@@ -8,13 +8,13 @@ use lamina_model::Manifest;
 use lamina_worker_link::cell::{CellError, scan, tells_of_memory};
 use std::path::Path;
 
-/// libtorch alone takes a quarter of it.
+/// libtorch alone takes a quarter of this.
 const MEMORY_BYTES_AT_LEAST: u64 = 256 << 20;
 
-/// Several times what the largest known models take on a small board's core.
+/// Several times what the largest known models take on one core of a small board.
 const CPU_LIMIT_SECONDS: u64 = 600;
 
-/// What preparing may use up, and whether it must be locked up.
+/// Limits of preparing, and whether the sandbox is required.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct LimitArgs {
     /// Open the model even if the kernel cannot sandbox the process (no Landlock or
@@ -42,7 +42,7 @@ impl Default for LimitArgs {
 }
 
 impl LimitArgs {
-    /// As the worker takes them, with the memory that it may take.
+    /// The worker's arguments, with its memory limit.
     pub(super) fn arguments(&self, memory_bytes: u64) -> Vec<String> {
         let mut arguments = vec![
             format!("--cpu-limit={}", self.cpu_limit),
@@ -66,13 +66,13 @@ impl LimitArgs {
 /// written anything. Blocks; not for an async thread.
 ///
 /// # Errors
-/// The first block that no agent should load.
+/// The first block that no agent may load.
 pub(super) fn scan_blocks(manifest: &Manifest, dir: &Path) -> Result<(), CellError> {
     let mut blocks = manifest.blocks.iter();
     blocks.try_for_each(|block| scan(&dir.join(format!("{}.pt", block.digest))))
 }
 
-/// Says that memory ran out where libtorch's words mean that.
+/// Says that memory ran out, if that is what libtorch's message means.
 pub(super) fn naming_memory(mut failure: Failure, memory_bytes: u64) -> Failure {
     if tells_of_memory(&failure.message) {
         failure = Failure::retryable(

@@ -2,7 +2,7 @@
 
 use super::{Line, Step};
 
-/// How preparing goes.
+/// Progress of preparing.
 #[derive(Debug)]
 pub(super) enum Told {
     Step(Step),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
-/// Several times what it may compute: a host's share may be small.
+/// Factor on the CPU limit: a host's share may be small.
 const WALL_OVER_CPU: u32 = 3;
 
 /// Runs the blocks that `prepare --out` wrote, in order, on one request, and compares
@@ -63,7 +63,7 @@ fn tell(args: &RunBlocksArgs, outcome: Result<Ran, Failure>) -> io::Result<()> {
     }
 }
 
-/// Blocks are made of a model, and so is the code in them.
+/// Blocks come from a model, and so does the code in them.
 fn in_child(args: &RunBlocksArgs) -> Result<Ran, Failure> {
     let failed = |e: io::Error| failed(&format!("cannot start a process: {e}"));
     let mut command = command(args).map_err(failed)?;
@@ -74,7 +74,7 @@ fn in_child(args: &RunBlocksArgs) -> Result<Ran, Failure> {
     let limit = Duration::from_secs(args.cell.cpu_limit).saturating_mul(WALL_OVER_CPU);
     runtime.block_on(async {
         let mut child = command.spawn().map_err(failed)?;
-        // Ended with its handle where this is interrupted or takes too long.
+        // Killed with its handle if this is interrupted or takes too long.
         tokio::select! {
             said = listen(&mut child) => said.map_err(failed)?,
             () = tokio::time::sleep(limit) => {
@@ -101,7 +101,7 @@ fn command(args: &RunBlocksArgs) -> io::Result<Command> {
     Ok(command)
 }
 
-/// What the child says until it ends.
+/// The child's output until it ends.
 async fn listen(child: &mut Child) -> io::Result<Result<Ran, Failure>> {
     let pipe = || io::Error::other("it has no pipe");
     let stdout = child.stdout.take().ok_or_else(pipe)?;
@@ -123,13 +123,13 @@ async fn listen(child: &mut Child) -> io::Result<Result<Ran, Failure>> {
     Ok(outcome(&said).unwrap_or_else(|| Err(died())))
 }
 
-/// The outcome among the lines; what is no line of ours is libtorch's or a block's.
+/// The outcome among the lines; unknown lines come from libtorch or a block.
 fn outcome(said: &[u8]) -> Option<Result<Ran, Failure>> {
     let mut outcome = None;
     for line in said.split(|&b| b == b'\n') {
         match serde_json::from_slice(line) {
             Ok(RunLine::Warning(warning)) => {
-                // Nobody reads it where this fails.
+                // If this fails, nobody reads it.
                 let _ = writeln!(io::stderr(), "warning: {warning}");
             }
             Ok(RunLine::Ran(ran)) => outcome = Some(Ok(ran)),
@@ -147,7 +147,7 @@ fn failed(what: &str) -> Failure {
     )
 }
 
-/// One line for each block and each output, and one about the whole.
+/// One line for each block and each output, and a summary.
 fn text(ran: &Ran) -> String {
     let mut text = String::new();
     for (ordinal, block) in ran.blocks.iter().enumerate() {

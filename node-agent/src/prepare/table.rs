@@ -13,7 +13,7 @@ const HEAD: [&str; 7] = [
     "out shape",
 ];
 
-/// One line per block, one per exit and one about the whole.
+/// One line per block, one per exit and a summary.
 pub(super) fn table(manifest: &Manifest) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     for (i, block) in manifest.blocks.iter().enumerate() {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 const INPUTS: &str = r#"[{"value":{"name":"x","datatype":"FP32","shape":[-1,8]},"range":null}]"#;
 
-/// A store, a web server and tools to prepare with.
+/// A store, a web server and the tools for preparing.
 struct Lab {
     folder: TempDir,
     store: Store,
@@ -78,7 +78,7 @@ impl Lab {
         }
     }
 
-    /// The progress and the end of `job`; no file of it may be left.
+    /// The progress and the result of `job`; none of its files may be left.
     async fn run(&self, job: Prepare) -> (Vec<PrepareProgress>, Update) {
         let (sender, mut receiver) = mpsc::channel(1000);
         run_job(job, self.tools.clone(), sender, CancellationToken::new()).await;
@@ -109,7 +109,7 @@ impl Lab {
     }
 }
 
-/// What tests fetch is on this machine.
+/// Tests fetch from this machine.
 fn sources() -> SourceArgs {
     SourceArgs {
         source_allow: vec!["127.0.0.0/8".parse().unwrap()],
@@ -201,7 +201,7 @@ async fn another_file_than_the_declared_one_is_refused() {
         said.contains("another SHA-256 than spec.source.sha256"),
         "{said}"
     );
-    // What answered is nobody's to learn.
+    // The response must not be revealed.
     assert!(!said.contains(Digest::of(b"other").as_str()), "{said}");
 }
 
@@ -343,7 +343,7 @@ async fn a_child_that_fills_the_disk_is_ended() {
             "while :; do : > \"$4/$i\"; i=$((i+1)); done",
             "more than 20000 files",
         ),
-        // Done before anybody looks.
+        // Finishes before it is checked.
         ("head -c 70000000 /dev/zero > \"$4/a\"", "take more than 64"),
     ] {
         let lab = Lab::with_script(&format!("{megabyte}; {endless}")).await;

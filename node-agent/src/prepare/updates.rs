@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 /// People do not read faster.
 const INTERVAL: Duration = Duration::from_millis(300);
 
-/// Tells the session how a job goes.
+/// Sends the progress of a job to the session.
 #[derive(Debug)]
 pub(super) struct Updates {
     job: String,
@@ -26,8 +26,8 @@ impl Updates {
         }
     }
 
-    /// Passes progress on, at most every 300 ms within a step. Never waits: what
-    /// the session has no room for is left out.
+    /// Forwards progress, at most every 300 ms within a step. Never waits: if the session's queue
+    /// is full, it is dropped.
     pub(super) fn progress(&mut self, step: Step) {
         let now = Instant::now();
         if !is_due(self.last, now, step.step) {

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// What the endpoints look at. Clones share it.
+/// The state behind the endpoints. Clones share it.
 #[derive(Clone)]
 pub(super) struct Admin {
     inner: Arc<Inner>,
@@ -42,7 +42,7 @@ struct Inner {
 }
 
 impl Admin {
-    /// `ready` says whether requests are taken.
+    /// `ready` says whether requests are accepted.
     pub(super) fn new(
         engine: Arc<dyn Engine>,
         slices: Slices,

@@ -16,15 +16,15 @@ pub struct RunArgs {
     /// Name of this Node and of its ComputeNode.
     #[arg(long, env = "NODE_NAME", required_unless_present = "join")]
     pub node_name: Option<String>,
-    /// Address at which other agents reach this one. With --join, the one from which it
-    /// reaches the operator where left out.
+    /// Address at which other agents reach this one. With --join, by default the one from which it
+    /// reaches the operator.
     #[arg(long, env = "POD_IP", required_unless_present = "join")]
     pub pod_ip: Option<IpAddr>,
-    /// The file of `kubectl lamina join`, by which a machine that is no Node becomes a host.
-    /// Its token is good once; keep the file, which also says where the operator is.
+    /// The file of `kubectl lamina join`, by which a machine that is not a Node becomes a host. Its
+    /// token is valid once; keep the file, which also has the operator's address.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["node_name", "tls"])]
     pub join: Option<PathBuf>,
-    /// Address to listen on; `::` for all, of IPv4 and IPv6, and `0.0.0.0` for IPv4 alone.
+    /// Address to listen on; `::` for all, IPv4 and IPv6, and `0.0.0.0` for IPv4 only.
     #[arg(long, default_value = "::")]
     pub listen_address: IpAddr,
     /// Port for inference requests and for other agents.
@@ -53,12 +53,11 @@ pub struct RunArgs {
     /// Audience of clients' tokens, if they authenticate by token.
     #[arg(long, default_value = "lamina")]
     pub token_audience: String,
-    /// Namespace of models that are called by their name alone, where the client's
-    /// credentials have none.
+    /// Namespace of models called by a short name, if the client's credentials have none.
     #[arg(long, default_value = "default")]
     pub default_namespace: String,
-    /// Inference requests that one address may send in a second, unless its key has a limit
-    /// of its own; 0 for no limit.
+    /// Inference requests per second from one address, unless its key has its own limit; 0 for no
+    /// limit.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub requests_per_second: u32,
     /// TLS with the operator and with other agents.
@@ -92,7 +91,7 @@ pub struct RunArgs {
     pub log_format: LogFormat,
 }
 
-/// How log lines look; RUST_LOG filters them.
+/// Format of log lines; RUST_LOG filters them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// One JSON object a line.

@@ -12,27 +12,27 @@ use std::time::Duration;
 /// Wall time of the reference benchmark.
 const BUDGET: Duration = Duration::from_secs(2);
 const FILE_NAME: &str = "capacity.json";
-/// Forwards at the same time at most: each holds activations and a thread.
+/// Most concurrent forwards: each takes activations and a thread.
 const MOST_LANES: u32 = 16;
-/// A way that computes so much of what the best one does is as good, and the one of them with
-/// the fewest lanes answers a single request soonest.
+/// Relative throughput at which a way is as good as the best; of those, the one with the fewest
+/// lanes answers a single request soonest.
 const GOOD: f64 = 0.9;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Remembered {
-    /// Another version may measure otherwise.
+    /// Another version may measure differently.
     version: String,
     capacity: Capacity,
 }
 
-/// The capacity of this host. Takes some seconds where it must be measured.
+/// The capacity of this host. Takes some seconds if it must be measured.
 ///
 /// # Errors
 /// The worker at `program` does not run.
 pub(super) async fn capacity(cache_dir: &Path, program: &Path) -> io::Result<Capacity> {
     let path = cache_dir.join(FILE_NAME);
     let cpu_millis = measure::capacity(Speed::NONE).cpu_millis;
-    // With another share of the processors everything is another.
+    // Another share of the processors changes everything.
     if let Some(known) = read(&path).filter(|known| known.cpu_millis == cpu_millis) {
         return Ok(known);
     }
@@ -43,7 +43,7 @@ pub(super) async fn capacity(cache_dir: &Path, program: &Path) -> io::Result<Cap
     Ok(capacity)
 }
 
-/// Tries the ways to use all processors, and then how much the forwards of the best one slow
+/// Tries the ways to use all processors, then measures how much the forwards of the best one slow
 /// each other.
 async fn speed(program: &Path, cpu_millis: u64) -> io::Result<Speed> {
     let ways = ways(cpu_millis);
@@ -53,14 +53,14 @@ async fn speed(program: &Path, cpu_millis: u64) -> io::Result<Speed> {
         let gflops = together.first().copied().unwrap_or(0.0);
         return Ok(Speed::of(way, gflops, gflops));
     }
-    // On the same moment's processor.
+    // In the same run, under the same conditions.
     let ways = [Lanes { lanes: 1, ..way }, way];
     let speeds = worker::benchmark(program, &ways, BUDGET).await?;
     let of = |at: usize| speeds.get(at).copied().unwrap_or(0.0);
     Ok(Speed::of(way, of(0), of(1)))
 }
 
-/// The ways to use so many thousandths of a processor: whole ones only, from one forward that
+/// The ways to divide this many thousandths of a processor: whole ones only, from one forward that
 /// has them all to one for each.
 fn ways(cpu_millis: u64) -> Vec<Lanes> {
     let processors = u32::try_from(cpu_millis / 1000).unwrap_or(u32::MAX).max(1);
@@ -74,7 +74,7 @@ fn ways(cpu_millis: u64) -> Vec<Lanes> {
     lanes.map(way).collect()
 }
 
-/// Of `ways`, by fewest lanes first and with what each computes, the one that is taken.
+/// The way to use, out of `ways` (fewest lanes first) with the throughput of each.
 fn best(ways: &[Lanes], together: &[f64]) -> Lanes {
     let most = together.iter().copied().fold(0.0, f64::max);
     let mut all = ways.iter().zip(together);
@@ -103,7 +103,7 @@ fn read(path: &Path) -> Option<Capacity> {
     let is_sound = remembered.version == env!("CARGO_PKG_VERSION")
         && gflops.is_finite()
         && gflops > 0.0
-        // A file of an agent that had one lane whatever there was.
+        // A file of an agent that always had one lane.
         && lanes > 0;
     is_sound.then_some(remembered.capacity)
 }

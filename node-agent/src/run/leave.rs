@@ -9,20 +9,21 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-/// Requests are taken for at least so long: kube-proxy, balancers and clients that watch the
-/// health service need a moment to send them elsewhere.
+/// Requests are accepted for at least this long: kube-proxy, load balancers and clients that watch
+/// the health service need a moment to redirect them.
 const AT_LEAST: Duration = Duration::from_secs(5);
-/// Other agents send nothing here any more once nothing came for so long: their routes
-/// lead elsewhere, such as to this agent's successor.
+/// If other agents sent nothing for this long, their routes lead elsewhere, such as to this agent's
+/// successor.
 const QUIET: Duration = Duration::from_secs(2);
-/// Slices are waited for so long to move: with the time that requests in flight get
-/// afterwards, this must fit the grace period in the chart.
+/// Longest wait for slices to move: with the time for requests in flight afterwards, this must fit
+/// the grace period in the chart.
 const LIMIT: Duration = Duration::from_secs(15);
-/// Time between two looks.
+/// Interval between checks.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Returns once this host may refuse requests. `is_heard` says whether the operator hears
-/// this agent: nobody else moves anything, and the one of an agent's successor hears that one.
+/// Returns once this host may refuse requests. `is_heard` says whether the operator listens to this
+/// agent: nothing else moves slices, and an operator with this agent's successor listens to that
+/// one.
 pub(super) async fn moved(
     slices: Slices,
     routes: Routes,
@@ -57,7 +58,7 @@ pub(super) async fn moved(
     }
 }
 
-/// Slices that others can take over: not those of models whose requests arise here.
+/// Slices that others can take over: not those of models that enter here.
 fn movable(slices: &Slices, routes: &Routes) -> usize {
     let entries: BTreeSet<String> = routes
         .statuses()

@@ -6,14 +6,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::net::TcpListener;
 
-/// Connections that wait to be taken.
+/// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Listens on `port` of `address`. `::` stands for every address of either kind, and for
-/// those of IPv4 where the kernel has no IPv6.
+/// Listens on `port` of `address`. `::` means every IPv6 and IPv4 address, or only IPv4 if
+/// the kernel has no IPv6.
 ///
 /// # Errors
-/// The port is taken, or the address is none of this host.
+/// The port is taken, or the address is not of this host.
 pub(super) fn listen(address: IpAddr, port: u16) -> Result<TcpListener> {
     let any = SocketAddr::new(address, port);
     let listener = match bound(any) {
@@ -37,7 +37,7 @@ fn bound(address: SocketAddr) -> io::Result<TcpListener> {
         // Whatever the system's own default is.
         socket.set_only_v6(false)?;
     }
-    // A restarted agent need not wait for connections of the former one.
+    // A restarted agent need not wait for old connections.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

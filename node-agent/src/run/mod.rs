@@ -48,23 +48,23 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Forwards before a slice counts as ready.
+/// Warm-up forwards before a slice counts as ready.
 const WARMUP_RUNS: u32 = 3;
-/// Updates of a job that wait for the session.
+/// Queued updates of a job.
 const JOB_UPDATES: usize = 16;
 
-/// An agent that has no certificate by then says that it is ready all the same.
+/// An agent without a certificate after this time reports ready all the same.
 const CERTIFICATE_WITHIN: Duration = Duration::from_secs(30);
 
-/// Runs the agent until SIGTERM or SIGINT: it goes on taking requests for some seconds then,
-/// unless it is told a second time.
+/// Runs the agent until SIGTERM or SIGINT; then it accepts requests for some more seconds,
+/// unless there is a second signal.
 ///
 /// # Errors
-/// What is missing at the start, or the part that failed; the process should end
-/// with a failure then, so that it is started anew.
+/// A missing requirement at the start, or the part that failed; the process should then
+/// end with a failure, so that it is restarted.
 pub fn run(args: &RunArgs) -> Result<()> {
     init_tracing(args.log_format);
-    // Fails where one is installed already, which is as good.
+    // Fails if one is installed already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -72,7 +72,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         .build()
         .context("cannot start the async runtime")?;
     let outcome = runtime.block_on(agent(args));
-    // Workers are ended with it.
+    // This ends the workers.
     runtime.shutdown_background();
     outcome
 }
@@ -173,8 +173,8 @@ async fn agent(args: &RunArgs) -> Result<()> {
     let settled = readiness::settled(slices.clone(), publisher.seen.clone());
     let settled = async move {
         settled.await;
-        // Others take nothing from a host without one; clients whose models lie here do not
-        // wait for ever.
+        // Others accept nothing from a host without one; clients of models that enter here must not
+        // wait forever.
         let certified = join(known.ready(), shown.ready());
         if timeout(CERTIFICATE_WITHIN, certified).await.is_err() {
             tracing::warn!("ready without a certificate: only models that lie here are served");
@@ -284,9 +284,9 @@ async fn agent(args: &RunArgs) -> Result<()> {
 /// TLS for clients.
 struct Front {
     shown: FrontTls,
-    /// The certificate, where others give it.
+    /// The certificate, if given by the user.
     given: Option<Given>,
-    /// What the operator's certificate must name, where clients are shown that.
+    /// The names for the operator's certificate, if clients see that.
     reached: Option<Reached>,
 }
 
@@ -327,7 +327,7 @@ async fn front(
     })
 }
 
-/// What the cache folder holds.
+/// The contents of the cache folder.
 struct Cached {
     blobs: Arc<Blobs>,
     ledger: Ledger,
@@ -363,7 +363,7 @@ async fn cached(
     reading.await?
 }
 
-/// Who lets clients in.
+/// Authentication of clients.
 fn access(
     args: &RunArgs,
     way: &Way,
@@ -405,20 +405,20 @@ fn access(
     )
 }
 
-/// What a worker may take: as it is told, or of the host's memory what it takes by itself.
+/// Memory limit of a worker: the configured one, or its default share of the host's memory.
 fn run_memory_bytes(args: &RunArgs, memory_bytes: u64) -> u64 {
     args.worker_memory_limit.unwrap_or(memory_bytes / 5 * 4)
 }
 
-/// What is done once the agent is told to end.
+/// Steps after the signal to end.
 struct Farewell {
-    /// The operator hears of it.
+    /// Informs the operator.
     leaving: CancellationToken,
-    /// Requests may be refused.
+    /// Then requests may be refused.
     moved: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// What runs side by side.
+/// Concurrent parts.
 struct Parts {
     admin: Admin,
     blobs: Arc<Blobs>,
@@ -429,8 +429,8 @@ struct Parts {
 }
 
 impl Parts {
-    /// Serves until a signal, and says that it is ready once `settled`; a part that ends
-    /// before ends the process.
+    /// Serves until a signal, and reports ready once `settled`; a part that ends earlier ends the
+    /// process.
     async fn serve(
         self,
         args: &RunArgs,
@@ -509,7 +509,7 @@ impl Parts {
     }
 }
 
-/// What tells an agent to end.
+/// Signals that end an agent.
 struct Signals {
     term: Signal,
     int: Signal,

@@ -1,4 +1,4 @@
-//! Which host this is, and how it hears what it is to do.
+//! Which host this is, and where its spec comes from.
 
 use super::args::RunArgs;
 use crate::identity::{Files, Shown};
@@ -16,24 +16,24 @@ pub(super) struct Place {
     pub(super) node: String,
     /// Address at which others reach it.
     pub(super) ip: IpAddr,
-    /// How it joins, where it is no Node.
+    /// How it joins, if it is not a Node.
     join: Option<JoinFile>,
 }
 
-/// The way to what the API server holds.
+/// The connection to the API server's objects.
 #[derive(Clone)]
 pub(super) enum Way {
-    /// To the API server itself.
+    /// The API server itself.
     Api(Client),
-    /// By the operator's session.
+    /// The operator's session.
     Session(Uplink),
 }
 
 impl Place {
-    /// As `args` say, and the file by which it joins, where there is one. Blocks for a moment.
+    /// From `args`, and the join file if there is one. Blocks for a moment.
     ///
     /// # Errors
-    /// Something is missing, or does not fit a host that is no Node.
+    /// Something is missing, or does not fit a host that is not a Node.
     pub(super) fn of(args: &RunArgs) -> Result<Self> {
         let Some(path) = &args.join else {
             let node = args.node_name.clone().context("--node-name is missing")?;
@@ -60,12 +60,12 @@ impl Place {
         })
     }
 
-    /// Where other agents reach its `port`, `10.0.0.7:8001`.
+    /// Address for other agents at `port`, `10.0.0.7:8001`.
     pub(super) fn address(&self, port: u16) -> String {
         SocketAddr::new(self.ip, port).to_string()
     }
 
-    /// Whether TLS is spoken: a host that is no Node is known by its certificate alone.
+    /// Whether TLS is used: a host that is not a Node has only its certificate.
     pub(super) const fn tls(&self, args: &RunArgs) -> TlsMode {
         match self.join {
             None => args.tls,
@@ -73,17 +73,17 @@ impl Place {
         }
     }
 
-    /// Where the operator listens, if the host is told that by its user.
+    /// The operator's address, if the user gives it.
     pub(super) fn operator(&self) -> Option<&str> {
         self.join.as_ref().map(|join| join.operator.as_str())
     }
 
-    /// The token of its pod; a host that is no Node has none.
+    /// The token of its pod; a host that is not a Node has none.
     pub(super) fn token_file(&self, args: &RunArgs) -> Option<PathBuf> {
         self.join.is_none().then(|| args.token_file.clone())
     }
 
-    /// What it shows to be given a certificate.
+    /// The credentials for a certificate request.
     pub(super) fn shown(&self, args: &RunArgs) -> Shown {
         match &self.join {
             None => Shown::Pod(args.token_file.clone()),
@@ -91,7 +91,7 @@ impl Place {
         }
     }
 
-    /// The way to what the API server holds.
+    /// The connection to the API server's objects.
     ///
     /// # Errors
     /// There is none.

@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-/// Without a word of the API server, what the host held before counts after this time.
+/// Without a response of the API server, the previous slices count after this time.
 const UNHEARD: Duration = Duration::from_secs(10);
-/// Slices are waited for so long.
+/// Longest wait for slices.
 const LIMIT: Duration = Duration::from_secs(90);
-/// Time between two looks.
+/// Interval between checks.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Returns once this host's slices serve or failed, or are waited for no longer.
+/// Returns once this host's slices serve or failed, or the wait is over.
 pub(super) async fn settled(slices: Slices, seen: watch::Receiver<Seen>) {
     let began = Instant::now();
     loop {
@@ -31,8 +31,8 @@ pub(super) async fn settled(slices: Slices, seen: watch::Receiver<Seen>) {
     }
 }
 
-/// Whether nothing is waited for any more: `is_told` says that the host's ComputeNode was
-/// seen, `pending` how many of its slices are on their way.
+/// Whether the wait is over: `is_told` says that the host's ComputeNode was seen, `pending` how
+/// many of its slices are still loading.
 fn is_settled(is_told: bool, pending: u32, waited: Duration) -> bool {
     let knows = is_told || waited >= UNHEARD;
     waited >= LIMIT || knows && pending == 0
@@ -47,7 +47,7 @@ mod tests {
         let second = Duration::from_secs(1);
         assert!(is_settled(true, 0, Duration::ZERO));
         assert!(!is_settled(true, 1, UNHEARD));
-        // What the ledger holds may not be all that it is told.
+        // The ledger may not have everything.
         assert!(!is_settled(false, 0, UNHEARD - second));
         assert!(is_settled(false, 0, UNHEARD));
         assert!(!is_settled(false, 2, LIMIT - second));

@@ -27,7 +27,7 @@ const ANSWER: [f64; 2] = [24.0, -4.0];
 const TOLERANCE: f64 = 1e-4;
 const LOOK: Duration = Duration::from_millis(500);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of the file with credentials.
+/// Largest file with credentials.
 const CREDENTIALS: usize = 16 << 10;
 
 /// Serve a tiny model on the cluster and send it one request.
@@ -64,12 +64,12 @@ pub struct SelftestArgs {
     pub timeout_seconds: u64,
 }
 
-/// Runs the test and says how it went.
+/// Runs the test and prints its progress.
 ///
 /// # Errors
 /// What does not work.
 pub fn selftest(args: &SelftestArgs) -> Result<()> {
-    // Fails where one is installed already, which is as good.
+    // Fails if one is installed already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -126,7 +126,7 @@ fn manifest(args: &SelftestArgs) -> Value {
     })
 }
 
-/// Says what is waited for, where it is something else than before.
+/// Prints what is waited for, if that changed.
 fn tell(awaited: &mut String, now: String) {
     if now != *awaited {
         println!("{now}");
@@ -134,7 +134,7 @@ fn tell(awaited: &mut String, now: String) {
     }
 }
 
-/// Returns once the model serves; says what it waits for.
+/// Returns once the model serves; prints what it waits for.
 async fn become_ready(models: &Api<DnnModel>, name: &str, awaited: &mut String) -> Result<()> {
     loop {
         let model = models.get(name).await.context("the model cannot be read")?;
@@ -150,8 +150,8 @@ async fn become_ready(models: &Api<DnnModel>, name: &str, awaited: &mut String) 
     }
 }
 
-/// Returns once a request is answered as it should be. A refusal is not the last word: keys
-/// and rights take a moment to reach the agent.
+/// Returns once a request is answered correctly. A refusal is not final: keys and rights take a
+/// moment to reach the agent.
 async fn answered(args: &SelftestArgs, name: &str, awaited: &mut String) -> Result<()> {
     loop {
         match ask(args, name).await? {
@@ -174,7 +174,7 @@ enum Answer {
     NotYet(String),
 }
 
-/// Where requests for the model are taken.
+/// Address for requests to the model.
 fn url(args: &SelftestArgs, name: &str) -> String {
     let host = match args.host.parse::<Ipv6Addr>() {
         Ok(ip) => format!("[{ip}]"),
@@ -187,7 +187,7 @@ fn url(args: &SelftestArgs, name: &str) -> String {
     )
 }
 
-/// What to show to the agent. Read for each request: a kubelet renews tokens.
+/// The credentials for the agent. Read for each request: a kubelet renews tokens.
 fn bearer(file: &Path) -> Result<String> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("the credentials in {} cannot be read", file.display()))?;
@@ -199,7 +199,7 @@ fn bearer(file: &Path) -> Result<String> {
     Ok(format!("Bearer {}", text.trim()))
 }
 
-/// Whether the same request may be answered later.
+/// Whether the same request may succeed later.
 fn may_change(status: StatusCode) -> bool {
     matches!(
         status,
@@ -211,7 +211,7 @@ fn may_change(status: StatusCode) -> bool {
     )
 }
 
-/// One request, whose answer is known.
+/// One request with a known answer.
 async fn ask(args: &SelftestArgs, name: &str) -> Result<Answer> {
     let url = url(args, name);
     let request = json!({
@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(of("fd12::2"), format!("http://[fd12::2]{behind}"));
     }
 
-    /// Answers one request after the other, and tells what credentials they showed.
+    /// Answers one request after the other, and returns their credentials.
     async fn agent(answers: Vec<(StatusCode, &'static str)>) -> (u16, Arc<Mutex<Vec<String>>>) {
         let shown = Arc::new(Mutex::new(Vec::new()));
         let (seen, left) = (Arc::clone(&shown), Arc::new(Mutex::new(answers)));

@@ -13,20 +13,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// Rows that a request has at most, whatever there is room for.
+/// Most rows of a request, however much memory there is.
 const MOST_ROWS: u64 = 65_536;
-/// A manifest that is not here is looked for again after this.
+/// A missing manifest is looked for again after this time.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// What is known of batches. Clones share it.
+/// Memory per row by revision. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Batches {
-    /// What a worker may take.
+    /// Memory of a worker.
     memory_bytes: u64,
     known: Arc<RwLock<Known>>,
 }
 
-/// By the digest of a manifest, what one row takes in each block, by its digest.
+/// By the digest of a manifest: what one row takes in each block, by the block's digest.
 type Known = HashMap<String, HashMap<String, u64>>;
 
 /// A manifest cannot be read.
@@ -43,7 +43,7 @@ enum ManifestError {
 }
 
 impl Batches {
-    /// Nothing known yet; runs may take `memory_bytes`.
+    /// Starts empty; runs may take `memory_bytes`.
     pub(crate) fn new(memory_bytes: u64) -> Self {
         Self {
             memory_bytes,
@@ -51,8 +51,8 @@ impl Batches {
         }
     }
 
-    /// Rows that a request for the revision of `signature` may have, as far as the part of it
-    /// matters that `slices` run.
+    /// Most rows of a request for the revision of `signature`, considering only the part that
+    /// `slices` run.
     pub(crate) fn largest(
         &self,
         placement_uid: &str,
@@ -69,13 +69,13 @@ impl Batches {
         rows(peak, self.memory_bytes)
     }
 
-    /// Reads the manifests of `routes` for as long as it is polled.
+    /// Reads the manifests of `routes` while it is polled.
     pub(crate) async fn follow(self, routes: Routes, blobs: Arc<dyn BlobSource>) {
         let mut applied = routes.subscribe();
         loop {
             applied.borrow_and_update();
             let all = self.read(routes.manifests(), &*blobs).await;
-            // Either way it is time for another look.
+            // Either way it is time to check again.
             if all {
                 let _ = applied.changed().await;
             } else {
@@ -126,16 +126,16 @@ fn peaks(manifest: &Manifest) -> HashMap<String, u64> {
     peaks.collect()
 }
 
-/// Rows of which each takes `peak` for which `memory_bytes` suffice. One is always tried: a
-/// run that finds no memory says so.
+/// How many rows of `peak` bytes fit into `memory_bytes`. One is always tried: a run that is out of
+/// memory reports that.
 fn rows(peak: u64, memory_bytes: u64) -> u64 {
-    // Beside the activations there is what the kernels need.
+    // The kernels need memory besides the activations.
     let row = peak.saturating_add(peak / 2).max(1);
     (memory_bytes / row).clamp(1, MOST_ROWS)
 }
 
-/// Rows of values of these shapes, for as many times one row's memory and time it takes: free
-/// sizes count in proportion to what is typical. A part of a row is one.
+/// Rows of values of these shapes, counted as multiples of one row's memory and time: free sizes
+/// count in proportion to the typical ones. A partial row counts as one.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
 pub(crate) fn rows_of<'a>(specs: &[ValueSpec], shapes: impl IntoIterator<Item = &'a [i64]>) -> u64 {
     let of = |(spec, shape): (&ValueSpec, &[i64])| spec.times(shape).ceil() as u64;
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(rows(&[&[-1, -1], &[9, 9]]), 400);
         assert_eq!(rows(&[&[-1, 100], &[-1, 9]]), 9);
         assert_eq!(rows(&[&[4, 100], &[9, 9]]), 1);
-        // As many as there are of what is typical.
+        // In proportion to the typical size.
         let sized = ValueSpec {
             sizes: vec![FreeSize::parse("seq:1..500@40", 1).unwrap()],
             ..spec(&&[-1_i64, -1][..])

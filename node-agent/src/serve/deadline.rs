@@ -5,15 +5,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
-/// For clients that set none: longer than any path should take, short enough
-/// that a forgotten request does not hold its place for ever.
+/// For clients that set none: longer than any path should take, short enough that a forgotten
+/// request does not hold its place forever.
 pub(crate) const DEFAULT: Duration = Duration::from_secs(30);
 
-/// What is kept back, so that the answer, or which host was late, still reaches
-/// the caller before it gives up: a twentieth of what is left, at most this.
+/// Reserve, so that the answer, or an error naming the late host, still reaches the caller in time:
+/// a twentieth of the time left, at most this.
 const LONGEST_RESERVE: Duration = Duration::from_millis(20);
 
-/// The moment after which nobody waits for the answer.
+/// The time after which nobody waits for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Deadline(Instant);
 
@@ -24,25 +24,25 @@ impl Deadline {
         Self(moment)
     }
 
-    /// `left` from now.
+    /// In `left` from now.
     pub(crate) fn after(left: Duration) -> Self {
         Self(Instant::now() + left)
     }
 
-    /// Of the call with `metadata`, a little before its caller's own, five minutes at
-    /// most; [`DEFAULT`] from now where the caller set none.
+    /// That of the call with `metadata`, a little before its caller's own, and at most five minutes
+    /// away; [`DEFAULT`] if the caller set none.
     pub(crate) fn of(metadata: &MetadataMap) -> Self {
         Self::of_request(metadata, None)
     }
 
-    /// As [`Deadline::of`] where the request itself says for how long its client waits.
+    /// As [`Deadline::of`] if the request itself says how long its client waits.
     pub(crate) fn of_request(metadata: &MetadataMap, patience: Option<Duration>) -> Self {
         let header = metadata.get("grpc-timeout").and_then(|v| v.to_str().ok());
         let said = header.and_then(parse).into_iter().chain(patience).min();
         Self::before(said.unwrap_or(DEFAULT))
     }
 
-    /// A little before a caller gives up that waits for `patience`.
+    /// A little before a caller that waits for `patience` gives up.
     fn before(patience: Duration) -> Self {
         let left = patience.min(LONGEST);
         Self::after(left - (left / 20).min(LONGEST_RESERVE))
@@ -58,8 +58,7 @@ impl Deadline {
         self.0.saturating_duration_since(now)
     }
 
-    /// After four fifths of what is left: what is tried until then leaves time for
-    /// another way.
+    /// After four fifths of the time left: this leaves time for another attempt.
     pub(crate) fn with_time_to_spare(self) -> Self {
         Self::after(self.left().mul_f64(0.8))
     }
@@ -68,8 +67,8 @@ impl Deadline {
         self.left().is_zero()
     }
 
-    /// `work`, unless it takes too long: then `None`. Nothing is begun too late: timers
-    /// are coarse, and short work would be done before they are due.
+    /// `work`, or `None` if it takes too long. Nothing is started too late: timers are coarse, and
+    /// short work could finish before they fire.
     pub(crate) async fn bound<T>(self, work: impl Future<Output = T>) -> Option<T> {
         if self.has_passed() {
             return None;
@@ -78,7 +77,7 @@ impl Deadline {
     }
 }
 
-/// Whatever a client says: a request holds memory and a place in lines until then.
+/// Whatever a client sets: a request occupies memory and queues until then.
 pub(crate) const LONGEST: Duration = Duration::from_secs(300);
 
 /// A `grpc-timeout`: at most eight digits and a unit.

@@ -1,9 +1,9 @@
-//! Tensor specs as the Kubernetes objects carry them, made checkable.
+//! Parses tensor specs from Kubernetes objects.
 
 use lamina_crds::{TensorSize, TensorSpec};
 use lamina_model::{Bounds, FreeSize, UnknownDataType, ValueSpec};
 
-/// A tensor spec that no tensor can meet.
+/// An invalid tensor spec.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("tensor `{name}`: {reason}")]
 pub(crate) struct SpecError {

@@ -1,19 +1,19 @@
-//! W3C trace context, as far as it is carried: what a client sends goes along with its
-//! request, to the next host and into the logs. Pure.
+//! W3C trace context: a client's header travels with its request, to the next host and into the
+//! logs. Pure.
 
 use tonic::metadata::MetadataMap;
 use tracing::Span;
 
 /// Its header, over gRPC and HTTP.
 pub(crate) const TRACEPARENT: &str = "traceparent";
-/// Version, trace, parent and flags of version 00, and what stands between them.
+/// Version, trace, parent and flags of version 00, and the separators.
 const BYTES: usize = 2 + 1 + 32 + 1 + 16 + 1 + 2;
-/// Longer ones of later versions are nobody's.
+/// Longest header accepted from later versions.
 const MOST_BYTES: usize = 128;
-/// Of what clients call things as much is logged.
+/// Longest part of a client's ids that is logged.
 const LOGGED_BYTES: usize = 128;
 
-/// The `traceparent` of a call; none where there is none, or one that says nothing.
+/// The `traceparent` of a call; `None` if there is none or it is invalid.
 pub(crate) fn traceparent(metadata: &MetadataMap) -> Option<&str> {
     let mut given = metadata.get_all(TRACEPARENT).iter();
     let (first, more) = (given.next()?, given.next());
@@ -21,8 +21,8 @@ pub(crate) fn traceparent(metadata: &MetadataMap) -> Option<&str> {
     is_valid(text).then_some(text)
 }
 
-/// Stands beside whatever is logged about the request `id` for `model`, by its name or by the
-/// UID of its Placement.
+/// Added to all log lines about the request `id` for `model`, which is a name or the UID of its
+/// Placement.
 pub(crate) fn span(id: &str, traceparent: &str, model: &str) -> Span {
     let [id, model] = [id, model].map(|text| {
         let end = text.floor_char_boundary(LOGGED_BYTES);

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Starts a job elsewhere and returns at once. The job sends its updates, the last
-/// of them Done or Failed, and ends early when cancelled.
+/// Starts a job elsewhere and returns at once. The job sends its updates, the last of them Done or
+/// Failed, and ends early if cancelled.
 pub(crate) type JobStarter =
     Arc<dyn Fn(Prepare, mpsc::UnboundedSender<PrepareUpdate>, CancellationToken) + Send + Sync>;
 
-/// The prepare jobs of this agent. They outlive sessions: an operator that comes
-/// back joins the job that it started before.
+/// The prepare jobs of this agent. They outlive sessions: an operator that reconnects joins the job
+/// that it started before.
 #[derive(Clone)]
 pub(crate) struct Jobs {
     start: JobStarter,
@@ -32,7 +32,7 @@ impl fmt::Debug for Jobs {
 }
 
 impl Jobs {
-    /// No job yet.
+    /// Without jobs.
     pub(crate) fn new(start: JobStarter) -> Self {
         let (updates, incoming) = mpsc::unbounded_channel();
         Self {
@@ -64,7 +64,7 @@ impl Jobs {
         (self.start)(job, self.updates.clone(), cancel);
     }
 
-    /// Ends `job` and forgets it, so that it can be started anew.
+    /// Ends `job` and forgets it, so that it can be started again.
     pub(crate) fn cancel(&self, job: &str) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(job) = held.remove(job) {
@@ -82,7 +82,7 @@ impl Jobs {
         Some(update)
     }
 
-    /// The last update of every job, for an operator that has just come.
+    /// The last update of every job, for an operator that just connected.
     pub(crate) fn last_updates(&self) -> Vec<PrepareUpdate> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.values().filter_map(|j| j.last.clone()).collect()

@@ -24,47 +24,47 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// What the session speaks for, and what it feeds.
+/// Inputs and outputs of the session.
 #[derive(Clone)]
 pub(crate) struct SessionConfig {
     /// Name of this node.
     pub(crate) node: String,
     /// Where other agents reach this one, `10.0.0.7:8001`.
     pub(crate) address: String,
-    /// The projected token that proves which node this is; read anew for each
-    /// session, because the kubelet renews it. A host that is no Node has none.
+    /// The projected token that identifies this node; read for each session, because the kubelet
+    /// renews it. `None` on a host that is not a Node.
     pub(crate) token_file: Option<PathBuf>,
-    /// What else goes over the session, where there is no way to the API server.
+    /// Further contents of the session, if the API server cannot be reached.
     pub(crate) uplink: Option<Uplink>,
     /// This process's processor share, in thousandths of a processor.
     pub(crate) cpu_millis: u64,
-    /// Where the operator listens, and how it is known.
+    /// The operator's address and authentication.
     pub(crate) endpoint: OperatorEndpoint,
     /// Filled from the operator's list.
     pub(crate) peers: Peers,
     /// Drained each second.
     pub(crate) telemetry: Telemetry,
-    /// Told to the operator, whose transfers into them are drained each second.
+    /// Reported to the operator; its transfers into them are drained each second.
     pub(crate) blobs: Arc<Blobs>,
-    /// Filled with what the operator tells.
+    /// Filled by the operator's messages.
     pub(crate) directory: Directory,
     /// As [`SessionConfig::directory`].
     pub(crate) keys: Keys,
     /// Measures the links to the peers.
     pub(crate) prober: Prober,
-    /// Fires when this process is told to end.
+    /// Fires when this process must end.
     pub(crate) leaving: CancellationToken,
-    /// Whether the operator hears this process, and no later one of its node.
+    /// Whether the operator listens to this process, and not to a later one of its node.
     pub(crate) is_heard: watch::Sender<bool>,
     /// Prepare jobs.
     pub(crate) jobs: Jobs,
 }
 
-/// Starts session and link measuring on a thread of their own, for the rest of
-/// the process.
+/// Starts session and link measurements on a separate thread, for the rest of the
+/// process.
 ///
 /// # Errors
-/// The system gives no thread.
+/// The system cannot create a thread.
 pub(crate) fn spawn(config: SessionConfig) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

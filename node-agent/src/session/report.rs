@@ -1,4 +1,4 @@
-//! From a window of telemetry to messages. Pure.
+//! Turns a window of telemetry into messages. Pure.
 
 use crate::blobs::{InboundTransfer, InventoryChanges};
 use crate::measure::{median, percentile};
@@ -11,12 +11,12 @@ use lamina_proto::control::{
 };
 use std::collections::BTreeSet;
 
-/// A piece of a blob below this says nothing about bandwidth.
+/// Smaller chunks of blobs say nothing about bandwidth.
 const LEAST_INBOUND_BYTES: u64 = 32 * 1024;
 /// A time below this is scheduling, not transfer.
 const LEAST_INBOUND_SECONDS: f64 = 1.5e-3;
 
-/// Messages for what happened since the last; none for what did not.
+/// Messages about everything since the last ones; empty if nothing happened.
 pub(super) fn messages(window: &Window, links: Vec<LinkSample>) -> Vec<Message> {
     let mut all = Vec::new();
     if !links.is_empty() {
@@ -31,13 +31,13 @@ pub(super) fn messages(window: &Window, links: Vec<LinkSample>) -> Vec<Message> 
     all
 }
 
-/// Digests in one message, which stays small.
+/// Digests per message, to keep it small.
 const DIGESTS: usize = 1000;
 
-/// Messages for all blobs held: the first begins anew, the others add to it.
+/// Messages for all blobs held: the first replaces the list, the others add to it.
 pub(super) fn whole_inventory(held: BTreeSet<Digest>) -> impl Iterator<Item = BlobInventory> {
     let mut chunks = chunked(held);
-    // There is one even where nothing is held.
+    // There is one even if nothing is held.
     let first = chunks.next().unwrap_or_default();
     let first = BlobInventory {
         held: first,
@@ -75,8 +75,8 @@ fn chunked(digests: BTreeSet<Digest>) -> impl Iterator<Item = Vec<String>> {
     })
 }
 
-/// The link from the operator's node, out of the pieces of blobs that arrived; the
-/// fastest counts, because requests on the link only make the others slower.
+/// The link from the operator's node, from the chunks of blobs that arrived; the fastest counts,
+/// because requests on the link only slow the others down.
 pub(super) fn inbound_sample(
     operator_node: &str,
     arrived: &[InboundTransfer],
@@ -97,7 +97,7 @@ pub(super) fn inbound_sample(
         bytes_per_second: rate,
         bytes,
         passive: true,
-        // The store may serve others at once, and requests share the link.
+        // The store may serve others at the same time, and requests share the link.
         contended: true,
         ..LinkSample::default()
     })
@@ -133,7 +133,7 @@ fn requests(window: &Window) -> RequestStats {
         .map(|(key, samples)| {
             let answered = || samples.iter().filter(|s| s.outcome == Outcome::Answered);
             let count = answered().count();
-            // One that was sent again also waited for an older revision.
+            // A retried request also waited for an older revision.
             let straight = answered().filter(|s| s.retried == 0);
             let mut latencies: Vec<f64> = straight.map(|s| s.latency_s).collect();
             if latencies.is_empty() {

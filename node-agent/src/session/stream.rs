@@ -20,16 +20,16 @@ use tonic::{Code, Request, Status, Streaming};
 
 /// One heartbeat a second.
 const BEAT: Duration = Duration::from_secs(1);
-/// An operator that takes no message for this long is gone.
+/// An operator that reads no message for this long is gone.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// For what the operator said last to arrive.
+/// Time for the operator's last message to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A session that held this long was a good one: the next pause starts small.
+/// A session that lasted this long was good: the next pause starts small.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
-/// An agent whose session another one of its node has is being replaced. It asks again, in
-/// case that one ends first: the operator lets the younger of two have the session.
+/// An agent whose node has another session is being replaced. It tries again, in case the other one
+/// ends first: the operator gives the session to the younger of the two.
 const YIELD: Duration = Duration::from_secs(5);
 
 /// Why a session ended.
@@ -52,7 +52,7 @@ enum SessionEnd {
 impl From<Status> for SessionEnd {
     fn from(status: Status) -> Self {
         match status.code() {
-            // What the operator says of a session that a newer one replaced.
+            // The operator's answer for a session that was replaced by a newer one.
             Code::Aborted => Self::TakenOver,
             _ => Self::Refused(Box::new(status)),
         }
@@ -72,7 +72,7 @@ pub(super) async fn run(config: SessionConfig) {
             }
             continue;
         }
-        // The operator would refuse it, and others would take this host for a lost one.
+        // The operator would refuse it, and others would consider this host lost.
         config.endpoint.trust().ready().await;
         let begin = tokio::time::Instant::now();
         let end = session(&config, &address, &mut endpoint, &mut meter).await;
@@ -85,7 +85,7 @@ pub(super) async fn run(config: SessionConfig) {
             SessionEnd::TakenOver => YIELD,
             _ => backoff.next_wait(),
         };
-        // A new address is worth an attempt at once.
+        // A new address is worth an immediate attempt.
         let _ = timeout(pause, endpoint.changed()).await;
     }
 }
@@ -110,7 +110,7 @@ async fn session(
     end
 }
 
-/// Keeps up an open session, and finds out why it ended.
+/// Runs an open session, and determines why it ended.
 async fn attend(
     config: &SessionConfig,
     address: &str,
@@ -125,8 +125,8 @@ async fn attend(
     }
 }
 
-/// What the operator said when it ended the session. It closes both directions at
-/// once, and the one that reports go out on may be seen to close first.
+/// The operator's final status. It closes both directions at once, and the outgoing one may be seen
+/// to close first.
 async fn why_stuck(orders: &mut Streaming<OperatorMessage>) -> SessionEnd {
     let said = async {
         loop {
@@ -140,7 +140,7 @@ async fn why_stuck(orders: &mut Streaming<OperatorMessage>) -> SessionEnd {
     timeout(LAST_WORDS, said).await.unwrap_or(SessionEnd::Stuck)
 }
 
-/// Reports and obeys until one of the two cannot go on.
+/// Sends reports and handles messages until one of the two fails.
 async fn talk(
     config: &SessionConfig,
     address: &str,
@@ -163,7 +163,7 @@ async fn talk(
     let mut reports = config.uplink.as_ref().map(Uplink::reports);
     loop {
         tokio::select! {
-            // That it leaves is told at once.
+            // Leaving is reported at once.
             () = config.leaving.cancelled(), if !says_goodbye => {
                 says_goodbye = true;
                 beat.reset_immediately();
@@ -178,7 +178,7 @@ async fn talk(
                 Ok(None) => return SessionEnd::Ended,
                 Err(status) => return status.into(),
             },
-            // A link that is dead or changed is told at once.
+            // A dead or changed link is reported at once.
             () = config.prober.news() => {
                 for message in messages(&Window::default(), config.prober.drain()) {
                     if send(sender, message).await.is_err() {
@@ -205,7 +205,7 @@ async fn talk(
     }
 }
 
-/// The next report; none ever where the API server is told.
+/// The next report; never, if reports go to the API server.
 async fn next_report(reports: &mut Option<watch::Receiver<Option<Vec<u8>>>>) -> Bytes {
     let Some(reports) = reports else {
         return std::future::pending().await;
@@ -221,7 +221,7 @@ async fn next_report(reports: &mut Option<watch::Receiver<Option<Vec<u8>>>>) -> 
     }
 }
 
-/// When this process first asked, which is when it began.
+/// Time of the first call, which is the start of the process.
 fn started_unix_ms() -> u64 {
     static STARTED: OnceLock<u64> = OnceLock::new();
     *STARTED.get_or_init(|| {
@@ -245,11 +245,11 @@ async fn open(
         address: config.address.clone(),
         started_unix_ms: started_unix_ms(),
     };
-    // The channel is empty and holds more than one.
+    // The channel is empty and has room for more than one.
     let _ = send(sender, Message::Hello(hello)).await;
     let mut request = Request::new(ReceiverStream::new(receiver));
     if let Some(file) = &config.token_file {
-        // Without one the operator says what it thinks of that.
+        // Without one the operator returns its error.
         match bearer(file).await {
             Ok(token) => {
                 request.metadata_mut().insert("authorization", token);
@@ -274,7 +274,7 @@ async fn send(sender: &mpsc::Sender<AgentMessage>, message: Message) -> Result<(
     }
 }
 
-/// The heartbeat, and all that was seen since the last.
+/// The heartbeat, and all observations since the last one.
 async fn report(
     config: &SessionConfig,
     meter: &mut CpuMeter,
@@ -328,7 +328,7 @@ fn obey(config: &SessionConfig, order: OperatorMessage, operator_node: &mut Stri
             let digests = wanted.digests.iter().filter_map(|d| d.parse().ok());
             config.blobs.want(digests);
         }
-        // An operator of a newer version may say more.
+        // A newer operator may send more.
         None => {}
     }
 }

@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
-/// Whether something is going on, or was a moment ago. Clones share it.
+/// Whether something is in progress, or was a moment ago. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Activity(Arc<Mutex<Counted>>);
 
@@ -11,18 +11,18 @@ struct Counted {
     ended: Option<Instant>,
 }
 
-/// It goes on until this is dropped.
+/// In progress until this is dropped.
 #[derive(Debug)]
 pub struct UnderWay(Activity);
 
 impl Activity {
-    /// One more begins.
+    /// Another one starts.
     pub fn begin(&self) -> UnderWay {
         self.counted().under_way += 1;
         UnderWay(self.clone())
     }
 
-    /// Whether any was under way at some moment from `since` on.
+    /// Whether any was in progress at some moment since `since`.
     pub fn was_since(&self, since: Instant) -> bool {
         let counted = self.counted();
         counted.under_way > 0 || counted.ended.is_some_and(|ended| ended >= since)

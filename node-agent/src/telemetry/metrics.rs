@@ -140,7 +140,7 @@ impl Metrics {
         );
     }
 
-    /// `of` is whose it is.
+    /// `of` is its owner.
     pub(super) fn certificate_ends(&self, of: &'static str, at: i64) {
         let of = OfLabel { of };
         self.certificate.get_or_create(&of).set(at);

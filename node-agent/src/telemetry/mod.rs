@@ -1,4 +1,4 @@
-//! What the data plane sees, for the operator and for Prometheus.
+//! Observations of the data plane, for the operator and for Prometheus.
 
 mod activity;
 mod metrics;
@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Samples of one kind kept between two drains; more would be a second's worth
-/// that nobody fetched, because the session is down.
+/// Samples of one kind kept between two drains; more than that pile up only while the session is
+/// down.
 const KEPT_SAMPLES: usize = 4096;
 
-/// What the data plane saw since it was last asked. Clones share their content.
+/// Observations of the data plane since the last drain. Clones share their content.
 #[derive(Debug, Clone, Default)]
 pub struct Telemetry {
     inner: Arc<Inner>,
@@ -32,7 +32,7 @@ struct Inner {
     metrics: Metrics,
 }
 
-/// Everything seen between two drains.
+/// Observations between two drains.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Window {
     /// Transfers to peers on real requests.
@@ -52,8 +52,8 @@ pub struct Transfer {
     pub bytes_out: u64,
     /// Bytes of tensors from it.
     pub bytes_in: u64,
-    /// From sending to the reply, less the time inside the peer: both transfers
-    /// and one round trip.
+    /// From sending to the reply, minus the time inside the peer: both transfers and one round
+    /// trip.
     pub seconds: f64,
 }
 
@@ -75,7 +75,7 @@ pub struct SegmentSample {
     pub queue_s: f64,
     /// Inside the engine, in seconds.
     pub compute_s: f64,
-    /// Rows of the request; 1 where it has no batch.
+    /// Rows of the request; 1 if it has no batch.
     pub rows: u64,
 }
 
@@ -93,7 +93,7 @@ pub struct RequestKey {
 pub enum Outcome {
     /// With an answer.
     Answered,
-    /// With an error that is not the client's doing.
+    /// With an error that is not the client's fault.
     Failed,
 }
 
@@ -104,11 +104,11 @@ pub struct RequestSample {
     pub outcome: Outcome,
     /// From its arrival to its end, in seconds.
     pub latency_s: f64,
-    /// How often it was sent again.
+    /// How often it was retried.
     pub retried: u32,
-    /// Rows that left at each exit; empty where the model has none.
+    /// Rows that left at each exit; empty if the model has none.
     pub rows_by_exit: Vec<u32>,
-    /// Its rows; 0 where it was not read.
+    /// Its rows; 0 if it was not read.
     pub rows: u64,
 }
 
@@ -136,17 +136,17 @@ impl Drop for RequestToken {
 }
 
 impl Telemetry {
-    /// Makes the counts since the start known to Prometheus.
+    /// Registers the counts since the start with Prometheus.
     pub fn register(&self, registry: &mut Registry) {
         self.inner.metrics.register(registry);
     }
 
-    /// This host's certificate ends then, in seconds since 1970.
+    /// Sets the expiry of this host's certificate, in seconds since 1970.
     pub fn certificate_ends(&self, at: i64) {
         self.inner.metrics.certificate_ends("agent", at);
     }
 
-    /// The certificate that is given for clients ends then, in seconds since 1970.
+    /// Sets the expiry of the given certificate for clients, in seconds since 1970.
     pub fn clients_certificate_ends(&self, at: i64) {
         self.inner.metrics.certificate_ends("clients", at);
     }
@@ -157,8 +157,7 @@ impl Telemetry {
         self.note(|w| push(&mut w.transfers, transfer));
     }
 
-    /// Notes a value that was to be sent in fewer bits, and in how few it was sent: none
-    /// where it went as it is.
+    /// Notes a value that was due to be encoded, and its encoding: `None` if it was sent unchanged.
     pub(crate) fn value_encoded(&self, dtype: Option<WireType>) {
         let dtype = dtype.map_or("fp32", WireType::as_str);
         self.inner.metrics.encoded(dtype);
@@ -176,7 +175,7 @@ impl Telemetry {
         self.note(|w| push(w.requests.entry(key).or_default(), sample));
     }
 
-    /// Counts a request that was refused for who sent it.
+    /// Counts a request that was refused because of its sender.
     pub fn denied(&self, reason: &'static str) {
         self.inner.metrics.denied(reason);
     }
@@ -197,12 +196,12 @@ impl Telemetry {
         RequestToken::new(&self.inner, |inner| &inner.in_flight)
     }
 
-    /// Counts a request, one of those inside, that waits for its path.
+    /// Counts a request in progress that waits for its path.
     pub fn request_waits(&self) -> RequestToken {
         RequestToken::new(&self.inner, |inner| &inner.waiting)
     }
 
-    /// Blobs on their way to or from this host.
+    /// Blob transfers to or from this host.
     pub fn blobs(&self) -> &Activity {
         &self.inner.blobs
     }

@@ -1,4 +1,4 @@
-//! The file by which a machine that is no Node joins, as `kubectl lamina join` writes it.
+//! The file by which a machine that is not a Node joins, as `kubectl lamina join` writes it.
 
 use serde::Deserialize;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::{Path, PathBuf};
 
-/// Largest file that is looked at: a bundle of authorities has some kilobytes.
+/// Largest file accepted: a bundle of authorities has some kilobytes.
 const MOST_BYTES: u64 = 256 << 10;
 
-/// A machine cannot join by that file.
+/// A machine cannot join with that file.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub(crate) enum JoinError {
@@ -36,16 +36,16 @@ pub(crate) enum JoinError {
     },
 }
 
-/// What a machine needs to join.
+/// Everything a machine needs to join.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct JoinFile {
     /// Name of the host that it becomes.
     pub(crate) host: String,
-    /// Where the operator listens for it, `edge.example:9000`.
+    /// The operator's address, `edge.example:9000`.
     pub(crate) operator: String,
-    /// Good once, for a certificate.
+    /// Valid once, for a certificate.
     token: String,
-    /// Whom to believe, in PEM.
+    /// The authorities to trust, in PEM.
     pub(crate) authorities: String,
 }
 
@@ -59,7 +59,7 @@ impl fmt::Debug for JoinFile {
 }
 
 impl JoinFile {
-    /// What `path` holds. Blocks.
+    /// Reads `path`. Blocks.
     ///
     /// # Errors
     /// See [`JoinError`].
@@ -79,13 +79,13 @@ impl JoinFile {
         })
     }
 
-    /// What is shown to the operator once, as `authorization`.
+    /// The credentials for the first request, as `authorization`.
     pub(crate) fn authorization(&self) -> String {
         format!("Join {}.{}", self.host, self.token)
     }
 
-    /// The address of this machine from which the operator is reached: nothing is sent.
-    /// Blocks while the operator's name is looked up.
+    /// The address of this machine from which the operator is reached; sends nothing.
+    /// Blocks while the operator's name is resolved.
     ///
     /// # Errors
     /// See [`JoinError::NoWay`].

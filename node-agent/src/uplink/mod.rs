@@ -1,6 +1,6 @@
-//! For hosts that are no Nodes, and have no way to the API server: their ComputeNode, whom to
-//! believe, and their report go over the operator's session instead. Here the session meets
-//! those who would ask the API server otherwise.
+//! For hosts that are not Nodes and cannot reach the API server: their ComputeNode, the authorities
+//! to trust, and their report go over the operator's session instead. Connects the session with the
+//! parts that otherwise use the API server.
 
 mod join;
 
@@ -12,14 +12,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
-/// What goes over the session. Clones share it.
+/// The contents of the session. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Uplink(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     host: String,
-    /// Where this host reaches the operator, whatever that says of itself to others.
+    /// The operator's address for this host, whatever it tells others.
     operator: String,
     wish: watch::Sender<Option<ComputeNode>>,
     authorities: watch::Sender<String>,
@@ -38,7 +38,7 @@ impl Uplink {
         }))
     }
 
-    /// Takes the ComputeNode in `json` from the operator.
+    /// Receives the ComputeNode in `json` from the operator.
     pub(crate) fn hear_wish(&self, json: &[u8]) {
         let object: ComputeNode = match serde_json::from_slice(json) {
             Ok(object) => object,
@@ -56,32 +56,32 @@ impl Uplink {
         self.0.wish.send_replace(Some(object));
     }
 
-    /// Takes from the operator whom to believe, in PEM.
+    /// Receives the authorities to trust from the operator, in PEM.
     pub(crate) fn hear_authorities(&self, pem: String) {
         if !pem.is_empty() {
             self.0.authorities.send_replace(pem);
         }
     }
 
-    /// What is to be told to the operator: the last report, now and whenever there is another.
+    /// Reports for the operator: the last one, now and whenever it changes.
     pub(crate) fn reports(&self) -> watch::Receiver<Option<Vec<u8>>> {
         let mut reports = self.0.report.subscribe();
         reports.mark_changed();
         reports
     }
 
-    /// This host's ComputeNode, whenever the operator tells it.
+    /// This host's ComputeNode, whenever the operator sends it.
     pub(crate) fn objects(&self) -> impl Stream<Item = ComputeNode> + Send + use<> {
         WatchStream::new(self.0.wish.subscribe()).filter_map(async |object| object)
     }
 
-    /// Whom to believe, in PEM, whenever the operator tells it.
+    /// The authorities to trust, in PEM, whenever the operator sends them.
     pub(crate) fn bundles(&self) -> impl Stream<Item = String> + Send + use<> {
         let told = WatchStream::new(self.0.authorities.subscribe());
         told.filter_map(async |pem| Some(pem).filter(|pem| !pem.is_empty()))
     }
 
-    /// Has the operator told `status`.
+    /// Sends `status` to the operator.
     ///
     /// # Errors
     /// It cannot be written as JSON.

@@ -1,5 +1,5 @@
-//! From this host's ComputeNode to what the agent does: the wish is admitted by
-//! the ledger, written to disk, and followed.
+//! From this host's ComputeNode to actions: the ledger admits the wish, it is written to disk, and
+//! followed.
 
 use super::kept;
 use super::ledger::{Ledger, LedgerError, LedgerFile, Wish};
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-/// A wish that could not be taken up is tried again after this time.
+/// A wish that could not be applied is tried again after this time.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// The ComputeNode as it was last seen.
@@ -31,11 +31,11 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct Seen {
     /// UID of the object; empty before it was seen.
     pub(crate) uid: String,
-    /// Generation that was taken up; -1 before the first.
+    /// Generation that was applied; -1 before the first.
     pub(crate) generation: i64,
-    /// Conditions that the API server holds.
+    /// Conditions in the API server.
     pub(crate) conditions: Vec<Condition>,
-    /// Why the wish is not followed as it stands.
+    /// Why the wish is not fully followed.
     pub(crate) trouble: Option<String>,
 }
 
@@ -50,16 +50,16 @@ pub(crate) struct Follower {
     seen: watch::Sender<Seen>,
     /// The last wish could not be written to disk.
     is_unwritten: bool,
-    /// Probes and manifests that are kept, and what fetches them.
+    /// Probes and manifests that are kept, and the task that fetches them.
     held: Vec<Blob>,
     fetching: Option<AbortOnDropHandle<()>>,
-    /// Blobs that a move may need, and what fetches them.
+    /// Standby blobs, and the task that fetches them.
     ahead: BTreeMap<Digest, u64>,
     fetching_ahead: Option<AbortOnDropHandle<()>>,
 }
 
 impl Follower {
-    /// Follows nothing yet; `ledger` is what `file` holds.
+    /// Follows nothing yet; `ledger` is the content of `file`.
     pub(crate) fn new(
         ledger: Ledger,
         file: LedgerFile,
@@ -85,10 +85,10 @@ impl Follower {
         }
     }
 
-    /// Does what the ledger says, as after a restart.
+    /// Follows the ledger, as after a restart.
     pub(crate) fn resume(&mut self) {
         self.endpoint.set(&self.ledger.operator);
-        // Routes first: nothing new starts on a revision whose slices go.
+        // Routes first: nothing new starts on a revision whose slices are removed.
         if let Err(error) = self.routes.apply(&self.ledger.routes) {
             tracing::error!(%error, "a route cannot be followed");
         }
@@ -96,8 +96,8 @@ impl Follower {
         self.hold();
     }
 
-    /// Follows what `objects` gives, this host's ComputeNode whenever it changed, for the
-    /// rest of the process. While nothing comes, what was told last goes on.
+    /// Follows `objects`, which yields this host's ComputeNode on every change, for the rest of the
+    /// process. Until something arrives, the last wish stays in force.
     pub(crate) async fn run(mut self, objects: impl Stream<Item = ComputeNode> + Send) {
         let mut objects = pin!(objects);
         let mut latest: Option<ComputeNode> = None;
@@ -139,13 +139,13 @@ impl Follower {
         });
     }
 
-    /// Takes `wish` up; says what stood against it.
+    /// Applies `wish`; returns why not, if it failed.
     async fn follow(&mut self, wish: &Wish) -> Option<String> {
         let (next, refusals) = self.ledger.admit(wish);
         for refusal in &refusals {
             tracing::warn!(%refusal, "not followed");
         }
-        // Never do what a restart would not know of.
+        // Never do anything that a restart would not know about.
         let mut written = self.file.store(&next).await;
         if written.as_ref().is_err_and(LedgerError::is_full) {
             self.free_reserve(&next).await;
@@ -165,7 +165,7 @@ impl Follower {
         })
     }
 
-    /// Removes what neither the present wish nor `next` names.
+    /// Evicts blobs that neither the present wish nor `next` names.
     async fn free_reserve(&self, next: &Ledger) {
         let mut kept = kept::digests(&self.ledger);
         kept.extend(kept::digests(next));
@@ -176,7 +176,7 @@ impl Follower {
         }
     }
 
-    /// Keeps in the cache what the ledger names, and fetches what no slice does.
+    /// Keeps the ledger's blobs in the cache, and fetches those that no slice fetches.
     fn hold(&mut self) {
         let of_routes = kept::of_routes(&self.ledger.routes);
         self.blobs.keep(kept::digests(&self.ledger));
@@ -189,7 +189,7 @@ impl Follower {
         if self.ahead != ahead {
             self.ahead.clone_from(&ahead);
             self.blobs.stand_by(&ahead);
-            // What a slice needs by now is left to it in the middle.
+            // A blob that a slice needs now is left to it midway.
             self.fetching_ahead = None;
             if !ahead.is_empty() {
                 let blobs = Arc::clone(&self.blobs);
@@ -208,7 +208,7 @@ impl Follower {
     }
 }
 
-/// The ComputeNode `name`, as a watch at the API server gives it.
+/// The ComputeNode `name`, from a watch of the API server.
 pub(crate) fn watched(
     api: Api<ComputeNode>,
     name: &str,
@@ -246,8 +246,8 @@ fn wish(object: &ComputeNode) -> Wish {
     }
 }
 
-/// An operator before directories gave every host a route to each model; such a one
-/// has no revisions where the host is not the entry.
+/// An operator before directories gave every host a route to each model; without revisions if the
+/// host was not the entry.
 fn is_entry(route: &Route) -> bool {
     route.active_revision == 0 || !route.revisions.is_empty()
 }

@@ -1,5 +1,5 @@
-//! Blobs that this host keeps beside its blocks: probe and manifest of each revision
-//! that enters here. With them an operator that lost its store can plan again.
+//! Blobs that this host keeps besides its blocks: probe and manifest of each revision that enters
+//! here. With them an operator that lost its store can plan again.
 
 use super::ledger::Ledger;
 use crate::blobs::BlobSource;
@@ -32,7 +32,7 @@ pub(super) fn digests(ledger: &Ledger) -> BTreeSet<Digest> {
     all.filter_map(|digest| digest.parse().ok()).collect()
 }
 
-/// Blobs that `ledger` wants ahead, with their sizes, and that nothing else there names.
+/// Standby blobs of `ledger`, with their sizes, that nothing else there names.
 pub(super) fn ahead(ledger: &Ledger) -> BTreeMap<Digest, u64> {
     let kept = digests(ledger);
     let blobs = ledger.standby.iter().flat_map(|s| &s.blocks);
@@ -40,7 +40,7 @@ pub(super) fn ahead(ledger: &Ledger) -> BTreeMap<Digest, u64> {
     blobs.filter(|(digest, _)| !kept.contains(digest)).collect()
 }
 
-/// Fetches what of `wanted` is missing, one after the other.
+/// Fetches the missing ones of `wanted`, one after the other.
 pub(super) async fn fetch(blobs: Arc<dyn BlobSource>, wanted: Vec<Blob>) {
     for blob in wanted {
         match blob.digest.parse() {

@@ -22,16 +22,16 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-/// Changes that come together are written together.
+/// Changes within this time are written together.
 const GATHER: Duration = Duration::from_millis(50);
-/// Free memory alone is written this often.
+/// Free memory by itself is written this often.
 const MEMORY_EVERY: Duration = Duration::from_secs(30);
 /// A write that takes longer has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after a write that failed.
+/// Pause after a failed write.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Where reports go.
+/// The destination of reports.
 pub(crate) enum Reports {
     /// To the API server.
     Api(Box<Api<ComputeNode>>),
@@ -56,7 +56,7 @@ pub(crate) struct Publisher {
     pub(crate) changed: Arc<Notify>,
 }
 
-/// What was written last, into which object.
+/// The last written status, and its object.
 #[derive(Default)]
 struct Written {
     uid: String,
@@ -88,7 +88,7 @@ impl Publisher {
         }
     }
 
-    /// Writes what is new; false where it has to be tried again.
+    /// Writes changes; false if it must be tried again.
     async fn write(&mut self, written: &mut Written) -> bool {
         let seen = self.seen.borrow_and_update().clone();
         if written.uid != seen.uid {

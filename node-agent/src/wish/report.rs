@@ -17,45 +17,45 @@ use lamina_crds::reasons;
 use lamina_model::WireType;
 use std::time::SystemTime;
 
-/// Models named in one report; more would only be counted by nobody.
+/// Most models named in one report.
 const CRASHES_TOLD: usize = 32;
-/// Characters of a cause: it may hold the last words of a model.
+/// Longest cause in characters: it may include a model's last output.
 const CAUSE_CHARACTERS: usize = 300;
-/// Characters of any other message, which may hold what a model says while it is loaded: a
-/// report that is too large for the API server would be none of any model.
+/// Longest other message in characters, which may include a model's output while it is loaded: a
+/// report too large for the API server would help no model.
 const MESSAGE_CHARACTERS: usize = 1000;
 
 /// Conditions that the agent sets.
 const OWN: [&str; 4] = [REGISTERED, BENCHMARKED, CLIENTS_KNOWN, QUARANTINED];
 
-/// Everything that the status is made from.
+/// The input of the status.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Facts {
-    /// Generation of the spec that was taken up.
+    /// Generation of the applied spec.
     pub(super) generation: i64,
-    /// Where other agents reach this one.
+    /// Address for other agents.
     pub(super) address: String,
     /// What the host can do.
     pub(super) capacity: Capacity,
     /// Memory that the agent may still take.
     pub(super) memory_free_bytes: u64,
-    /// How far each slice is.
+    /// The status of each slice.
     pub(super) slices: Vec<SliceStatus>,
-    /// What became of each route.
+    /// The status of each route.
     pub(super) routes: Vec<RouteStatus>,
-    /// Sums over the slices.
+    /// Totals over all slices.
     pub(super) totals: Totals,
-    /// Blobs fetched ahead that are here.
+    /// Bytes of standby blobs in the cache.
     pub(super) standby_bytes: u64,
     /// Models whose worker crashed.
     pub(super) crashes: Vec<ModelCrashes>,
-    /// How clients say who they are.
+    /// How clients authenticate.
     pub(super) auth: AuthMode,
-    /// Why the wish cannot be followed as it stands, if so.
+    /// Why the wish cannot be followed, if so.
     pub(super) trouble: Option<String>,
-    /// Why others do not believe this host, if so.
+    /// Why others do not accept this host's certificate, if so.
     pub(super) identity_trouble: Option<String>,
-    /// This moment.
+    /// The current time.
     pub(super) now: Time,
 }
 
@@ -116,7 +116,7 @@ pub(super) fn status(facts: Facts, before: &[Condition]) -> ComputeNodeStatus {
     } else {
         (true, reasons::ENGINE_CRASHED, waiting.join("; "))
     };
-    // Where nothing ever crashed there is nothing to say.
+    // If nothing ever crashed, there is nothing to report.
     if !crashes.is_empty() {
         make(QUARANTINED, is, reason, message);
     }
@@ -163,7 +163,7 @@ fn short_route(route: RouteStatus) -> RouteStatus {
     RouteStatus { verified, ..route }
 }
 
-/// What a host can do, for people.
+/// A host's speed, for people.
 fn speed(of: Capacity) -> String {
     let Capacity {
         gflops,
@@ -218,7 +218,7 @@ fn time(moment: SystemTime) -> Time {
     Time(Timestamp::from_second(seconds).unwrap_or_default())
 }
 
-/// Two digits are what a benchmark on a shared machine is good for.
+/// A benchmark on a shared machine is good for two digits.
 fn rounded(gflops: f64) -> String {
     if gflops >= 9.95 {
         format!("{gflops:.0}")
@@ -227,7 +227,7 @@ fn rounded(gflops: f64) -> String {
     }
 }
 
-/// Whether `new` says no more than another figure of free memory.
+/// Whether `new` differs from `old` only in free memory.
 pub(super) fn is_only_memory(old: &ComputeNodeStatus, new: &ComputeNodeStatus) -> bool {
     let without = |status: &ComputeNodeStatus| {
         let mut status = status.clone();

@@ -1,5 +1,5 @@
-//! Connections of probes: few and brief. Whoever comes is taken, and where there are too many
-//! the oldest one goes, so that nobody who opens connections keeps the kubelet out or takes the
+//! Connections of probes: few and brief. New ones are always accepted, and beyond the limit the
+//! oldest is closed, so that nobody who opens connections can lock out the kubelet or exhaust the
 //! operator's descriptors.
 
 use axum::serve::Listener;
@@ -14,17 +14,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Connections at the same time: the kubelet's probes and a few that read figures.
+/// Most concurrent connections: the kubelet's probes and a few scrapers.
 const MOST: usize = 32;
-/// No connection lives longer; whoever reads figures opens another one.
+/// Longest life of a connection; a scraper opens another one.
 const LONGEST: Duration = Duration::from_secs(30);
-/// After an accept that failed, most likely because no descriptor is left.
+/// Pause after a failed accept, most likely because no descriptor is left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Takes in connections.
+/// Accepts connections.
 pub(super) struct Few {
     listener: TcpListener,
-    /// What ends each connection, the oldest first.
+    /// Tokens that close the connections, the oldest first.
     held: VecDeque<CancellationToken>,
 }
 
@@ -137,7 +137,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::time::timeout;
 
-    /// The first bytes of the answer to a probe; empty where the connection ends before.
+    /// The first bytes of the answer to a probe; empty if the connection ends before.
     async fn probe(to: SocketAddr) -> String {
         let mut socket = TcpStream::connect(to).await.unwrap();
         let asked = b"GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
@@ -159,7 +159,7 @@ mod tests {
         for _ in 0..10 {
             for _ in 0..MOST {
                 let mut socket = TcpStream::connect(to).await.unwrap();
-                // A head that never ends.
+                // An endless head.
                 socket.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
                 idle.push(socket);
             }

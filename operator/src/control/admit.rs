@@ -18,20 +18,20 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::{Layer, Service};
 
-/// Largest message of a session: a thousand digests, or a second's figures.
+/// Largest message of a session: a thousand digests, or a second's measurements.
 const SESSION_BYTES: usize = 1 << 20;
-/// Largest chunk of a blob that is put. Agents send a quarter of a megabyte.
+/// Largest chunk of an uploaded blob. Agents send a quarter of a megabyte.
 const CHUNK_BYTES: usize = 4 << 20;
-/// The method that needs no certificate, since it gives one.
+/// The method that needs no certificate, since it issues one.
 const ENROLL: &str = "Enroll";
 /// Largest request for a blob, or for a certificate.
 const REQUEST_BYTES: usize = 4 << 10;
 
-/// Lets nobody in whom `auth` does not know by the headers alone.
+/// Admits only callers that `auth` authenticates by the headers.
 #[derive(Clone)]
 pub(super) struct Admit {
     pub(super) auth: Arc<dyn Authenticate>,
-    /// Whether a certificate is needed for all but enrolling.
+    /// Whether everything but enrolling needs a certificate.
     pub(super) is_strict: bool,
 }
 
@@ -70,7 +70,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The one that is ready, and another in its place.
+        // Take the one that is ready, and leave another in its place.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         let (auth, is_strict) = (Arc::clone(&self.auth), self.is_strict);
@@ -109,8 +109,8 @@ fn method(path: &str) -> Option<&str> {
     path.rsplit('/').next()
 }
 
-/// Whether the certificate that a connection showed is the caller's. A host that is no Node
-/// was known by it already.
+/// Whether the certificate of a connection is the caller's. A host that is not a Node was
+/// authenticated by it already.
 fn certified(caller: &Caller, shown: Option<&Peer>, is_needed: bool) -> Result<(), AuthError> {
     let of_agent = match &caller.0 {
         Who::Anyone => None,
@@ -128,7 +128,7 @@ fn certified(caller: &Caller, shown: Option<&Peer>, is_needed: bool) -> Result<(
     }
 }
 
-/// The service, each method with a limit of its own.
+/// The service, each method with its own limit.
 #[derive(Clone)]
 pub(super) struct Methods {
     session: ControlServer<ControlService>,
@@ -174,7 +174,7 @@ impl Service<Request<Body>> for Methods {
     }
 }
 
-/// The error as agents are told it.
+/// The error as agents receive it.
 pub(super) fn to_status(error: &AuthError) -> Status {
     let text = with_causes(error);
     match error {

@@ -20,20 +20,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
-/// What the API server says of a token that is bound to a pod.
+/// Key of the node's name in the API server's answer about a token bound to a pod.
 const NODE_NAME_EXTRA: &str = "authentication.kubernetes.io/node-name";
 const POD_NAME_EXTRA: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID_EXTRA: &str = "authentication.kubernetes.io/pod-uid";
-/// A question to the API server that takes longer has failed.
+/// A request to the API server that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Questions to the API server that go on at once.
+/// Concurrent requests to the API server.
 const AT_ONCE: usize = 32;
-/// A pod has its address in the API server a moment after it runs: it is looked for so
-/// often, with such pauses.
+/// A pod's address appears in the API server a moment after it runs: retry this often, with this
+/// pause.
 const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The pod of an agent, as its token says.
+/// The pod of an agent, from its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Agent {
     /// Name of the node.
@@ -44,36 +44,36 @@ pub(super) struct Agent {
     pub(super) pod_uid: String,
 }
 
-/// What is known of a call before its message is read.
+/// What is known about a call before its message is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
     /// Its headers.
     pub headers: &'a HeaderMap,
-    /// Whence it comes.
+    /// Where it comes from.
     pub from: Option<IpAddr>,
-    /// Whom the certificate of its connection names.
+    /// The name in its connection's certificate.
     pub peer: Option<&'a Peer>,
-    /// It asks for a certificate.
+    /// It requests a certificate.
     pub enrolls: bool,
 }
 
-/// Who calls.
+/// The caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller(pub(super) Who);
 
-/// Who calls.
+/// The caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Who {
-    /// Anybody: nobody checks.
+    /// Anybody: nothing is checked.
     Anyone,
-    /// The agent of a Node, with the token that it showed.
+    /// The agent of a Node, with its token.
     Agent(Agent, Token),
-    /// A host that is no Node.
+    /// A host that is not a Node.
     Host(Host),
 }
 
 impl Caller {
-    /// Name of the host whose agent it is; `None` where nobody checks.
+    /// Name of the agent's host; `None` if nothing is checked.
     pub(super) fn node(&self) -> Option<&str> {
         match &self.0 {
             Who::Anyone => None,
@@ -82,7 +82,7 @@ impl Caller {
         }
     }
 
-    /// The host, where it is no Node.
+    /// The host, if it is not a Node.
     pub(super) const fn host(&self) -> Option<&Host> {
         match &self.0 {
             Who::Host(host) => Some(host),
@@ -91,16 +91,16 @@ impl Caller {
     }
 }
 
-/// Where a pod is, as Kubernetes has it.
+/// The addresses of a pod, from Kubernetes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// Its own.
     pub pod: Vec<IpAddr>,
-    /// Those of its node, where clients reach ports of the host.
+    /// Those of its node, where clients reach host ports.
     pub host: Vec<IpAddr>,
 }
 
-/// Why the owner of a token is not let in.
+/// Why the owner of a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum Refusal {
@@ -114,7 +114,7 @@ pub enum Refusal {
     NotBound,
 }
 
-/// The caller is not let in.
+/// The caller is refused.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum AuthError {
@@ -144,31 +144,31 @@ pub enum AuthError {
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Finds out who calls.
+/// Authenticates callers.
 #[async_trait]
 pub trait Authenticate: Send + Sync + 'static {
-    /// Who makes `call`.
+    /// The caller of `call`.
     ///
     /// # Errors
-    /// It is not let in.
+    /// It is refused.
     async fn authenticate(&self, call: &Call<'_>) -> Result<Caller, AuthError>;
 
-    /// Whether a caller that was let in would be let in again: tokens run out, and pods
-    /// go.
+    /// Whether an admitted caller would be admitted again: tokens expire, and pods
+    /// are deleted.
     ///
     /// # Errors
-    /// It would not, or nobody can say.
+    /// It would not, or that cannot be determined.
     async fn again(&self, caller: &Caller) -> Result<(), AuthError>;
 
-    /// The addresses of the caller's pod as Kubernetes has them; `None` where nobody
-    /// checks.
+    /// The addresses of the caller's pod from Kubernetes; `None` if nothing is
+    /// checked.
     ///
     /// # Errors
-    /// The pod is not there, or nobody can say.
+    /// The pod does not exist, or that cannot be determined.
     async fn addresses(&self, caller: &Caller) -> Result<Option<Addresses>, AuthError>;
 }
 
-/// Lets everyone in, for tests without an API server.
+/// Admits everyone, for tests without an API server.
 #[derive(Debug, Clone, Copy)]
 pub struct Insecure;
 
@@ -187,12 +187,12 @@ impl Authenticate for Insecure {
     }
 }
 
-/// Lets in who has a token of an agent's pod for the operator, as the API server's
-/// TokenReview says.
+/// Admits callers with a token of an agent's pod for the operator, according to the API server's
+/// TokenReview.
 pub struct TokenReviews {
     reviews: Api<TokenReview>,
     pods: Api<Pod>,
-    /// The one user that is let in.
+    /// The one admitted user.
     user: String,
     known: Mutex<Known>,
     asking: Semaphore,
@@ -211,7 +211,7 @@ impl TokenReviews {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Every change is a single step: after a panic elsewhere it is still whole.
+        // Every change is a single step, so it is intact even after a panic elsewhere.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -340,7 +340,7 @@ impl Authenticate for TokenReviews {
     }
 }
 
-/// Whose the reviewed token is, where that is `user` in a pod on a node.
+/// The agent of the reviewed token, if it belongs to `user` in a pod on a node.
 fn agent_of(review: &TokenReviewStatus, user: &str) -> Result<Agent, Refusal> {
     if review.authenticated != Some(true) {
         let why = review.error.clone().filter(|e| !e.is_empty());
@@ -372,8 +372,8 @@ fn extra(user: &UserInfo, key: &str) -> Option<String> {
     values.first().filter(|v| !v.is_empty()).cloned()
 }
 
-/// The addresses of `pod`, none before the kubelet has told them; `None` where it is
-/// another pod than the agent's.
+/// The addresses of `pod`, empty until the kubelet reports them; `None` if it is not the agent's
+/// pod.
 fn addresses(pod: &Pod, agent: &Agent) -> Option<Addresses> {
     let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
     let is_it = pod.metadata.uid.as_deref() == Some(agent.pod_uid.as_str())

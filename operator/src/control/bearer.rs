@@ -6,16 +6,15 @@ use http::header::AUTHORIZATION;
 use std::fmt;
 use std::sync::Arc;
 
-/// Longest token that is looked at; Kubernetes' own have about 1.5 KiB.
+/// Longest token considered; Kubernetes' own have about 1.5 KiB.
 const LONGEST_BYTES: usize = 8 << 10;
 
-/// A token that has the form of one: it may be anybody's, or nobody's. It is never
-/// shown.
+/// A token of valid form, not yet authenticated. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Token(Arc<str>);
 
 impl Token {
-    /// The token that `headers` carry.
+    /// The token in `headers`.
     ///
     /// # Errors
     /// There is none, or it cannot be a service account's.
@@ -35,7 +34,7 @@ impl Token {
         }
     }
 
-    /// For whoever checks it.
+    /// For the code that checks it.
     pub(super) fn expose(&self) -> &str {
         &self.0
     }
@@ -47,7 +46,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Three parts of base64url, as every signed token has them.
+/// Three parts of base64url, as in every signed token.
 fn is_signed(token: &str) -> bool {
     let is_digit = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     let is_part = |part: &str| !part.is_empty() && part.bytes().all(is_digit);

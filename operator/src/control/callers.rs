@@ -1,5 +1,5 @@
-//! Who may call: agents of Nodes by the tokens of their pods, and hosts that are no Nodes by
-//! the token of their join, which is good once, and by their certificate from then on.
+//! Who may call: agents of Nodes by the tokens of their pods, and hosts that are not Nodes by the
+//! one-time token of their join, and by their certificate from then on.
 
 use super::auth::{Addresses, AuthError, Authenticate, Call, Caller, TokenReviews, Who};
 use crate::hosts::Hosts;
@@ -9,29 +9,29 @@ use http::header::AUTHORIZATION;
 use lamina_model::Digest;
 use std::net::IpAddr;
 
-/// The scheme by which a machine shows the token of its join: `Join HOST.TOKEN`.
+/// The scheme by which a machine shows its join token: `Join HOST.TOKEN`.
 const SCHEME: &str = "Join";
-/// Longest token that is looked at; those of `kubectl lamina join` have 64 characters.
+/// Longest token considered; those of `kubectl lamina join` have 64 characters.
 const LONGEST_TOKEN: usize = 128;
 
-/// A host that is no Node.
+/// A host that is not a Node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Host {
     /// Its name.
     pub(super) name: String,
-    /// SHA-256 of the token of its join.
+    /// SHA-256 of its join token.
     pub(super) token: String,
-    /// It shows that token, and may do nothing but ask for a certificate.
+    /// It shows that token, and may only request a certificate.
     pub(super) is_new: bool,
-    /// Whence it calls.
+    /// Where it calls from.
     pub(super) from: Option<IpAddr>,
 }
 
-/// Lets in agents of Nodes, and hosts that are no Nodes.
+/// Admits agents of Nodes, and hosts that are not Nodes.
 pub(crate) struct Callers {
     agents: TokenReviews,
     hosts: Hosts,
-    /// Whether the address from which a host calls is its own.
+    /// Whether a host's address is the one from which it calls.
     checks_source: bool,
 }
 
@@ -44,7 +44,7 @@ impl Callers {
         }
     }
 
-    /// The host that calls, if none of a Node does.
+    /// The calling host, if the caller is not the agent of a Node.
     fn host(&self, call: &Call<'_>) -> Result<Option<Host>, AuthError> {
         if let Some((name, token)) = shown(call.headers).filter(|_| call.enrolls) {
             self.hosts.by_token(&name, &token)?;
@@ -102,11 +102,11 @@ impl Authenticate for Callers {
     }
 }
 
-/// The host whose token `headers` show, and the SHA-256 of that.
+/// The host whose token is in `headers`, and the token's SHA-256.
 fn shown(headers: &HeaderMap) -> Option<(String, String)> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, shown) = value.split_once(' ')?;
-    // Names have dots in them, tokens have none.
+    // Names contain dots, tokens do not.
     let (name, token) = shown.trim().rsplit_once('.')?;
     let is_it = scheme.eq_ignore_ascii_case(SCHEME)
         && lamina_identity::is_node_name(name)

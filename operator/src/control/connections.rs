@@ -1,4 +1,4 @@
-//! Connections from agents, with TLS where there is an acceptor.
+//! Connections from agents, with TLS if there is an acceptor.
 
 use super::standing::{Lobby, Standing};
 use lamina_identity::{Acceptor, Peer, Stream};
@@ -15,17 +15,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-/// After an accept that failed, most likely because no descriptor is left.
+/// Pause after a failed accept, most likely because no descriptor is left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Who is at the other end of a connection, in the extensions of its requests.
+/// The other end of a connection, in the extensions of its requests.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
     /// Its address.
     pub(super) address: Option<IpAddr>,
-    /// Whom its certificate names.
+    /// The name in its certificate.
     pub(super) peer: Option<Peer>,
-    /// Whether anybody knows who it is.
+    /// Whether it has been authenticated.
     pub(super) standing: Standing,
 }
 
@@ -33,12 +33,12 @@ pub(super) struct Origin {
 pub(super) struct Connection {
     stream: Stream,
     origin: Origin,
-    /// When a guest is sent away.
+    /// When an unauthenticated connection is closed.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
-    /// Whether it should have been let in by now.
+    /// Whether it should have been authenticated by now.
     fn is_late(&mut self, context: &mut Context<'_>) -> bool {
         if !self.origin.standing.is_guest() {
             self.patience = None;
@@ -99,7 +99,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// The connections that `listener` takes until `shutdown`.
+/// The connections accepted by `listener` until `shutdown`.
 pub(super) fn connections(
     listener: TcpListener,
     acceptor: Option<Acceptor>,
@@ -147,7 +147,7 @@ async fn accept(
             let opening = open(stream, address.ip(), acceptor, (standing, until));
             let opened = timeout_at(until, opening).await;
             match opened {
-                // Where nobody takes it, the server has ended.
+                // If nobody receives it, the server has ended.
                 Ok(Some(connection)) => drop(sender.send(Ok(connection)).await),
                 Ok(None) => {}
                 Err(_) => tracing::debug!(%address, "a connection on which nothing was said"),

@@ -1,5 +1,5 @@
-//! What the session of a host that is no Node carries beside that of an agent: its wish, whom
-//! it is to believe, and its report.
+//! Additional messages in the session of a host that is not a Node: its wish, the authorities to
+//! trust, and its report.
 
 use crate::hosts::Hosts;
 use crate::identity::Identity;
@@ -7,7 +7,7 @@ use lamina_proto::control::operator_message::Message as Order;
 use lamina_proto::control::{Authorities, HostWish, OperatorMessage};
 use tokio::sync::watch;
 
-/// What one host was told.
+/// What was sent to one host.
 pub(super) struct HostSession {
     hosts: Hosts,
     identity: Option<Identity>,
@@ -16,12 +16,12 @@ pub(super) struct HostSession {
     address: String,
     wish: Option<Vec<u8>>,
     authorities: String,
-    /// Something may be new that was not looked at.
+    /// There may be changes that were not checked.
     is_due: bool,
 }
 
 impl HostSession {
-    /// Of the host `name` at `address`, which was told nothing so far.
+    /// For the host `name` at `address`, to which nothing was sent so far.
     pub(super) fn new(hosts: Hosts, identity: Option<Identity>, name: &str, address: &str) -> Self {
         Self {
             changed: hosts.subscribe(),
@@ -35,7 +35,7 @@ impl HostSession {
         }
     }
 
-    /// Returns when there may be news.
+    /// Returns when something may have changed.
     pub(super) async fn changed(&mut self) {
         if !self.is_due {
             // The sender lives as long as `hosts`.
@@ -44,7 +44,7 @@ impl HostSession {
         }
     }
 
-    /// What the host was not told yet, one after the other.
+    /// The next message for the host, if there is one.
     pub(super) fn news(&mut self) -> Option<OperatorMessage> {
         let message = self.next();
         self.is_due = message.is_some();
@@ -70,7 +70,7 @@ impl HostSession {
         }))
     }
 
-    /// Takes in what the host reports.
+    /// Handles a report of the host.
     pub(super) fn report(&self, json: &[u8]) {
         self.hosts.report(&self.name, &self.address, json);
     }

@@ -9,15 +9,14 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A token is not reviewed again within this time: blobs come in many ranges.
+/// A token is reviewed at most once in this time: blobs are fetched in many ranges.
 pub(super) const FRESH: Duration = Duration::from_secs(60);
-/// While the API server is away, tokens that it once accepted stay good for this
-/// time.
+/// While the API server is away, accepted tokens stay valid for this long.
 pub(super) const STALE: Duration = Duration::from_secs(600);
-/// A token that was refused is not reviewed again within this time. Short: it may be
-/// one of a pod that the API server is about to know.
+/// A refused token is not reviewed again within this time. Short: it may belong to a pod that the
+/// API server is about to register.
 const REFUSED: Duration = Duration::from_secs(5);
-/// Tokens remembered, good and bad.
+/// Most tokens remembered, good or bad.
 const MOST_ACCEPTED: usize = 8192;
 const MOST_REFUSED: usize = 4096;
 /// Bad tokens from one source that are reviewed: so many at once, and so many a
@@ -53,7 +52,7 @@ impl Source {
     }
 }
 
-/// What is known of tokens.
+/// The cached tokens.
 #[derive(Debug)]
 pub(super) struct Known {
     accepted: BTreeMap<Digest, (Agent, Instant)>,
@@ -72,13 +71,13 @@ impl Known {
         }
     }
 
-    /// Whose the token is, if it was accepted within `age`.
+    /// The owner of the token, if it was accepted within `age`.
     pub(super) fn accepted(&self, token: &Digest, age: Duration, now: Instant) -> Option<Agent> {
         let (agent, at) = self.accepted.get(token)?;
         (now.saturating_duration_since(*at) < age).then(|| agent.clone())
     }
 
-    /// Why the token was refused a moment ago, if so.
+    /// Why the token was recently refused, if it was.
     pub(super) fn refused(&self, token: &Digest, now: Instant) -> Option<Refusal> {
         let (refusal, at) = self.refused.get(token)?;
         (now.saturating_duration_since(*at) < REFUSED).then(|| refusal.clone())
@@ -100,7 +99,7 @@ impl Known {
         self.accepted.insert(token, (agent, now));
     }
 
-    /// The token that came `from` there was refused.
+    /// The token was refused; it came from `from`.
     pub(super) fn refuse(
         &mut self,
         token: Digest,
@@ -137,7 +136,7 @@ impl Known {
     }
 }
 
-/// Drops what is older than `life`; of what is still too much, the older quarter.
+/// Drops entries older than `life`; if there are still too many, the oldest quarter.
 fn forget<T>(
     known: &mut BTreeMap<Digest, (T, Instant)>,
     most: usize,
@@ -161,7 +160,7 @@ fn forget<T>(
     }
 }
 
-/// Addresses that are one client's: of IPv6, whoever has one has its whole network.
+/// Addresses that count as one client: an IPv6 client has its whole network.
 fn group(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => {
@@ -178,7 +177,7 @@ struct Rate {
     a_second: f64,
 }
 
-/// What is left of a rate.
+/// The rest of a rate.
 #[derive(Debug)]
 struct Bucket {
     left: f64,
@@ -209,8 +208,7 @@ impl Bucket {
         elapsed.mul_add(rate.a_second, self.left) >= rate.burst
     }
 
-    /// Takes one; those that were asked for at the same time may take more than there
-    /// is, and are waited for.
+    /// Takes one; concurrent requests may overdraw it, and later ones wait.
     fn take(&mut self, rate: Rate, now: Instant) {
         self.refill(rate, now);
         self.left -= 1.0;

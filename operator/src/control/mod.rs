@@ -25,10 +25,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-/// Calls of one connection that go on at once.
+/// Concurrent calls on one connection.
 const STREAMS: u32 = 64;
-/// A connection whose other end is gone is dropped. Slow: a host at a tenth of
-/// a core must keep its own; sessions notice silence by themselves.
+/// A connection whose other end is gone is dropped. Slow: a host at a tenth of a core must keep its
+/// own; sessions detect silence themselves.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -44,8 +44,8 @@ pub async fn serve(
     let lobby = Lobby::new(service.terms());
     let connections = connections(listener, service.acceptor(), lobby, shutdown.clone());
     Server::builder()
-        // Windows grow with what is read: whoever is not let in has the least of them,
-        // and blobs come in over links with a long round trip all the same.
+        // Windows grow with what is read: unauthenticated callers get small ones, and blobs still
+        // arrive quickly over links with a long round trip.
         .http2_adaptive_window(Some(true))
         .max_concurrent_streams(Some(STREAMS))
         .http2_keepalive_interval(Some(KEEPALIVE))

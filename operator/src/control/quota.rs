@@ -1,18 +1,18 @@
-//! How much an agent may put into the store: the results of its jobs, and no more. Pure apart
-//! from the lock: the current time is passed in.
+//! How much an agent may store: the results of its jobs, and no more. Pure apart from the lock: the
+//! current time is passed in.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Blobs that one agent may send at once.
+/// Concurrent uploads of one agent.
 const AT_ONCE: u32 = 8;
-/// What may come at once comes back within this time.
+/// An empty quota is full again after this time.
 const WHOLE: Duration = Duration::from_secs(3600);
-/// Agents that are counted; there are no more hosts than that.
+/// Most agents counted; there are no more hosts than that.
 const MOST_AGENTS: usize = 8192;
 
-/// Why an agent may put no more.
+/// Why an agent may store no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum OverQuota {
     #[error("{AT_ONCE} blobs of this agent are already being uploaded; send them one at a time")]
@@ -26,7 +26,7 @@ pub(super) enum OverQuota {
     Larger(u64),
 }
 
-/// What each agent may still put. Clones share it.
+/// What each agent may still store. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Quotas {
     of_agents: Arc<Mutex<BTreeMap<String, Quota>>>,
@@ -40,7 +40,7 @@ struct Quota {
     puts: u32,
 }
 
-/// One blob on its way, until it is dropped.
+/// One upload in progress, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Putting {
     quotas: Quotas,
@@ -61,7 +61,7 @@ impl Quotas {
     /// `agent` begins to send a blob; one of `wanted` bytes at most, where it was asked for it.
     ///
     /// # Errors
-    /// It sends too many at once.
+    /// It has too many uploads at once.
     pub(super) fn begin(
         &self,
         agent: &str,
@@ -98,7 +98,7 @@ impl Quotas {
 }
 
 impl Putting {
-    /// So many bytes more came.
+    /// Counts further bytes.
     ///
     /// # Errors
     /// The agent may put no more.

@@ -30,23 +30,22 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Bytes of a blob in one message: small enough that a receiver on a slow link
-/// can hold back between two.
+/// Bytes of a blob in one message: small enough that a receiver on a slow link can pause in
+/// between.
 const CHUNK_BYTES: u64 = 128 << 10;
 /// A session that does not say hello within this time is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// Whoever holds a session is looked at again after this time: tokens run out, and pods
-/// go.
+/// The holder of a session is checked again after this time: tokens expire, and pods are deleted.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
-/// The same where nobody could say last time.
+/// The same if the last check was inconclusive.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
-/// Messages to an agent that are on their way out, and for how long the last one may be.
+/// Outgoing messages to an agent, and the time limit of the last one.
 const OUT: usize = 16;
 const STUCK: Duration = Duration::from_secs(20);
 /// Longest name of a node, its address or its version.
 const LONGEST_NAME: usize = 253;
 
-/// What one agent may put into the store in an hour where nobody says otherwise.
+/// Default limit for one agent's uploads in an hour.
 const PUT_QUOTA_BYTES: u64 = 8 << 30;
 
 /// The Control service.
@@ -66,8 +65,8 @@ pub struct ControlService {
 }
 
 impl ControlService {
-    /// A service on `world` and `store` for callers that `auth` lets in; its
-    /// sessions end at `shutdown`.
+    /// A service on `world` and `store` for callers admitted by `auth`; its sessions end at
+    /// `shutdown`.
     pub fn new(
         world: World,
         store: BlobStore,
@@ -89,23 +88,23 @@ impl ControlService {
         }
     }
 
-    /// Tells `hosts`, which are no Nodes, what they are to do, and takes their reports.
+    /// Sends `hosts`, which are not Nodes, their specs, and accepts their reports.
     #[must_use]
     pub fn with_hosts(mut self, hosts: Hosts) -> Self {
         self.hosts = Some(hosts);
         self
     }
 
-    /// Takes so many bytes of one agent in an hour.
+    /// Sets the upload limit of one agent per hour.
     #[must_use]
     pub fn taking(mut self, bytes_an_hour: u64) -> Self {
         self.quotas = Quotas::new(bytes_an_hour);
         self
     }
 
-    /// Speaks TLS as `identity`, and gives agents certificates of it; whoever has none may
-    /// do nothing but enrol where `is_strict`. With `checks_source` a certificate is given
-    /// to an address of the token's pod alone.
+    /// Speaks TLS as `identity`, and issues its certificates to agents; if `is_strict`, callers
+    /// without one may only enrol. With `checks_source` a certificate is issued only to an address
+    /// of the token's pod.
     pub fn with_identity(
         mut self,
         identity: identity::Identity,
@@ -118,17 +117,17 @@ impl ControlService {
         self
     }
 
-    /// Takes connections, where TLS is spoken.
+    /// Accepts connections, if TLS is enabled.
     pub(super) fn acceptor(&self) -> Option<Acceptor> {
         self.identity.as_ref().map(|i| i.acceptor().clone())
     }
 
-    /// What connections may take.
+    /// Limits on connections.
     pub(super) const fn terms(&self) -> Terms {
         self.terms
     }
 
-    /// With other terms for connections.
+    /// With other limits on connections.
     #[cfg(test)]
     pub(super) const fn on_terms(mut self, terms: Terms) -> Self {
         self.terms = terms;
@@ -140,14 +139,14 @@ impl ControlService {
         self.is_strict
     }
 
-    /// Looks at whoever holds a session again after `pause`.
+    /// Checks holders of sessions again after `pause`.
     #[cfg(test)]
     pub(super) fn looking_again_after(mut self, pause: Duration) -> Self {
         self.look_again = pause;
         self
     }
 
-    /// Who says who calls.
+    /// The authenticator.
     pub(super) fn auth(&self) -> Arc<dyn Authenticate> {
         Arc::clone(&self.auth)
     }
@@ -165,11 +164,10 @@ impl Control for ControlService {
         let caller = caller(&request)?;
         let (out, stream) = mpsc::channel(OUT);
         let (service, inbound) = (self.clone(), request.into_inner());
-        // The answer's stream begins at once: a client may wait for it before
-        // it says hello.
+        // The answer's stream starts at once: a client may wait for it before it says hello.
         tokio::spawn(async move {
             if let Err(status) = service.hold_session(caller, inbound, &out).await {
-                // The other end may be gone, or read nothing.
+                // The other end may be gone, or not reading.
                 let _ = tokio::time::timeout(STUCK, out.send(Err(status))).await;
             }
         });
@@ -234,7 +232,7 @@ impl Control for ControlService {
         if !identity.is_ready() {
             return Err(from_enroll(&EnrollError::NotYet));
         }
-        // A certificate outlives the token: what was known of it some minutes ago is too old.
+        // A certificate outlives the token: a check from some minutes ago is too old.
         let again = self.auth.again(&caller).await;
         again.map_err(|error| to_status(&error))?;
         if let Some(host) = caller.host() {
@@ -256,7 +254,7 @@ impl Control for ControlService {
     }
 }
 
-/// A certificate for `host`, whose clients reach it at `addresses`.
+/// A certificate for `host`, which clients reach at `addresses`.
 fn give(
     identity: &identity::Identity,
     host: Named<'_>,
@@ -271,7 +269,7 @@ fn give(
     Ok(Response::new(EnrollReply { certificate }))
 }
 
-/// A token that another pod took comes from another address.
+/// A stolen token used elsewhere comes from another address.
 fn check_source<T>(request: &Request<T>, known: Option<&Addresses>) -> Result<(), Status> {
     let Some(known) = known else {
         return Ok(());
@@ -299,8 +297,8 @@ fn from_enroll(error: &EnrollError) -> Status {
 }
 
 impl ControlService {
-    /// A certificate for a host that is no Node: once for its token, and for its certificate
-    /// as often as it asks.
+    /// A certificate for a host that is not a Node: once for its token, and any number of times for
+    /// its certificate.
     async fn enroll_host(
         &self,
         identity: &identity::Identity,
@@ -327,8 +325,7 @@ impl ControlService {
         give(identity, named, csr, addresses)
     }
 
-    /// Carries messages until the agent, a newer session of it or `shutdown`
-    /// ends the session.
+    /// Forwards messages until the agent, a newer session of it or `shutdown` ends the session.
     async fn hold_session(
         &self,
         caller: Caller,
@@ -366,13 +363,13 @@ impl ControlService {
                     Some(message) => next = Some(message),
                     None => break Err(over()),
                 },
-                // An agent that takes nothing is still heard.
+                // Messages of an agent that reads nothing are still handled.
                 room = out.reserve(), if next.is_some() => match room {
                     Ok(room) => if let Some(message) = next.take() { room.send(Ok(message)) },
                     Err(_) => break Ok(()),
                 },
                 () = changed(&mut host), if next.is_none() => {
-                    // One that was removed is told nothing any more.
+                    // A removed host gets no more messages.
                     if let Err(error) = self.auth.again(&caller).await {
                         break Err(to_status(&error));
                     }
@@ -381,7 +378,7 @@ impl ControlService {
                 () = out.closed() => break Ok(()),
                 looked = &mut look => match looked {
                     Ok(()) => look.set(self.look_again(&caller, self.look_again)),
-                    // What was good stays so while nobody can say otherwise.
+                    // An admitted caller stays admitted while this cannot be checked.
                     Err(AuthError::Unavailable(_)) => {
                         look.set(self.look_again(&caller, ASK_AGAIN.min(self.look_again)));
                     }
@@ -397,7 +394,7 @@ impl ControlService {
         ended
     }
 
-    /// What is told beside, where the caller is no Node.
+    /// Additional messages, if the caller is not a Node.
     fn host_session(&self, caller: &Caller, identity: &Identity) -> Option<HostSession> {
         let (hosts, host) = (self.hosts.clone()?, caller.host()?);
         let known_as = self.identity.clone();
@@ -409,9 +406,9 @@ impl ControlService {
         ))
     }
 
-    /// Whether the caller would still be let in after `pause`.
+    /// Whether the caller would still be admitted after `pause`.
     async fn look_again(&self, caller: &Caller, pause: Duration) -> Result<(), AuthError> {
-        // Those who came together are not asked about together.
+        // Callers that came together are not checked together.
         let pause = pause.mul_f64(rand::random_range(0.8..1.2));
         tokio::time::sleep(pause).await;
         self.auth.again(caller).await
@@ -457,7 +454,7 @@ fn from_quota(error: OverQuota) -> Status {
     Status::resource_exhausted(error.to_string())
 }
 
-/// Who sent `request`, as was found out before it was read.
+/// The sender of `request`, as authenticated before it was read.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let caller = request.extensions().get::<Caller>().cloned();
     caller.ok_or_else(|| Status::unauthenticated("nobody said who calls"))
@@ -482,7 +479,7 @@ fn check_hello(message: Option<AgentMessage>, allowed: Option<&str>) -> Result<I
     }
 }
 
-/// Other agents are sent to the address that an agent names: it must be one of its pod.
+/// Other agents connect to the address that an agent reports: it must be one of its pod.
 fn check_address(identity: &Identity, known: Option<&[IpAddr]>) -> Result<(), Status> {
     let Some(known) = known else {
         return Ok(());
@@ -512,7 +509,7 @@ fn wrong_node(hello: &Hello, node: &str) -> Status {
     ))
 }
 
-/// Returns when a host may be to be told something; never of an agent of a Node.
+/// Returns when there may be messages for a host; never for an agent of a Node.
 async fn changed(host: &mut Option<HostSession>) {
     match host {
         Some(host) => host.changed().await,
@@ -531,7 +528,7 @@ fn hear(
             host.report(&report.status_json);
         }
     }
-    // A message of a newer version that this one does not know is passed over.
+    // Unknown messages of a newer version are ignored.
     let is_current = message.message.is_none_or(|known| session.heard(known));
     if is_current { Ok(()) } else { Err(over()) }
 }
@@ -551,7 +548,7 @@ fn read_chunks(
     end: u64,
     total_bytes: u64,
 ) -> impl Stream<Item = Result<BlobChunk, Status>> {
-    // An empty range still gets one chunk, which says how large the blob is.
+    // An empty range still gets one chunk, which has the blob's size.
     let starts = (offset..end.max(offset + 1)).step_by(usize::try_from(CHUNK_BYTES).unwrap_or(1));
     futures::stream::iter(starts.map(Ok)).and_then(move |start| {
         let (store, digest) = (store.clone(), digest.clone());

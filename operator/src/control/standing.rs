@@ -1,7 +1,6 @@
-//! How each connection stands: of a guest nobody knows yet who it is, so there are few of them,
-//! fewer from one address, and not for long. Whoever was let in has a place of its node, of
-//! which each has enough. So nobody takes the descriptors that agents need, and the operator
-//! itself.
+//! The state of each connection. A guest is not yet authenticated: there are few of them, fewer
+//! from one address, and not for long. An admitted connection counts for its node, and each node
+//! has enough of them. So nobody can exhaust the descriptors that agents and the operator need.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,17 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What guests and agents may take.
+/// Limits for guests and agents.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
     /// Guests at the same time; others wait unaccepted.
     pub(super) guests: usize,
-    /// Guests from one address; more are sent away.
+    /// Guests from one address; more are disconnected.
     pub(super) of_address: usize,
-    /// A guest is let in within this time, or sent away.
+    /// A guest must be admitted within this time.
     pub(super) patience: Duration,
-    /// Connections of one node's agent. It needs one, and a second while it is replaced or the
-    /// link breaks.
+    /// Connections of one node's agent. It needs one, and a second while it is replaced or the link
+    /// breaks.
     pub(super) of_node: usize,
 }
 
@@ -35,7 +34,7 @@ impl Default for Terms {
     }
 }
 
-/// Takes in connections. Clones share what they count.
+/// Accepts connections. Clones share the counts.
 #[derive(Debug, Clone)]
 pub(super) struct Lobby {
     pub(super) terms: Terms,
@@ -60,7 +59,7 @@ impl Lobby {
         Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 
-    /// A guest from `address`, where there are not too many from there.
+    /// A guest from `address`, unless there are too many from there.
     pub(super) fn guest(&self, address: IpAddr, turn: OwnedSemaphorePermit) -> Option<Standing> {
         let counted = self
             .addresses
@@ -76,7 +75,7 @@ impl Lobby {
     }
 }
 
-/// A network of IPv6 is one address: who has one has as many as they like.
+/// An IPv6 network counts as one address: its owner can use any number.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
@@ -95,7 +94,7 @@ enum Stands {
     },
 }
 
-/// How one connection stands, until it is dropped. Clones are of the same connection.
+/// The state of one connection, until it is dropped. Clones belong to the same connection.
 #[derive(Debug, Clone)]
 pub(super) struct Standing {
     lobby: Lobby,
@@ -103,8 +102,8 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// A request of `node`'s agent was let in, or one of whoever comes where nobody checks.
-    /// False where its agent has too many connections.
+    /// A request of `node`'s agent was admitted, or of anybody if nothing is checked. False if the
+    /// agent has too many connections.
     pub(super) fn let_in(&self, node: Option<&str>) -> bool {
         let mut stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*stands, Stands::Known { .. }) {
@@ -124,14 +123,14 @@ impl Standing {
         true
     }
 
-    /// Whether nobody knows yet who it is.
+    /// Whether it is not yet authenticated.
     pub(super) fn is_guest(&self) -> bool {
         let stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(*stands, Stands::Guest { .. })
     }
 }
 
-/// How many there are of each. Clones share it.
+/// Counts by key. Clones share it.
 #[derive(Debug)]
 struct Counts<K: Eq + Hash>(Arc<Mutex<HashMap<K, usize>>>);
 
@@ -163,7 +162,7 @@ impl<K: Eq + Hash + Clone> Counts<K> {
     }
 }
 
-/// One of those that are counted.
+/// One counted item.
 #[derive(Debug)]
 struct Counted<K: Eq + Hash> {
     counts: Counts<K>,

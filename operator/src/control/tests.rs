@@ -114,7 +114,7 @@ impl Server {
         Ok(reply.into_inner().existed)
     }
 
-    /// Waits until the world says so.
+    /// Waits until the world satisfies `holds`.
     async fn until(&self, what: &str, holds: impl Fn(&World) -> bool) {
         let waiting = async {
             while !holds(&self.world) {
@@ -126,12 +126,11 @@ impl Server {
     }
 }
 
-/// Lets in who shows the token `good.good.good`, as the agent of cam-1 at 10.0.0.7,
-/// until it has run out.
+/// Admits the token `good.good.good` as the agent of cam-1 at 10.0.0.7, until it expires.
 #[derive(Clone, Default)]
 struct Doorkeeper {
     has_run_out: Arc<std::sync::atomic::AtomicBool>,
-    /// Where the pod is instead.
+    /// The pod's other address.
     at: Option<IpAddr>,
 }
 
@@ -170,7 +169,7 @@ impl Authenticate for Doorkeeper {
     }
 }
 
-/// Opens a session with that token, and gives the first answer.
+/// Opens a session with that token, and returns the first answer.
 async fn hello(
     server: &Server,
     token: &str,
@@ -200,7 +199,7 @@ async fn hello(
 #[tokio::test]
 async fn nobody_is_read_before_it_is_known_who_it_is() {
     let server = Server::start_with(Doorkeeper::default(), |s| s).await;
-    // Its one message never comes: whoever waited for it would wait for ever.
+    // Its one message never comes: a handler that waited for it would wait forever.
     let mut grpc = tonic::client::Grpc::new(server.channel.clone());
     grpc.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static("/lamina.control.v1.Control/GetBlob");
@@ -294,7 +293,7 @@ async fn an_agent_that_takes_no_messages_fills_no_memory() {
         started_unix_ms: 0,
     };
     let (session, mut inbox) = world.open_session(identity);
-    // Each is answered, for nobody asked for such a job.
+    // Each is answered, because no such job was requested.
     let mut taken = 0;
     for n in 0..100_000 {
         let update = PrepareUpdate {
@@ -324,7 +323,7 @@ impl Agent {
         Self::begun(server, node, 0).await
     }
 
-    /// One that began then.
+    /// One that started then.
     async fn begun(server: &Server, node: &str, started_unix_ms: u64) -> Self {
         let (say, said) = mpsc::channel(16);
         let reply = server
@@ -353,7 +352,7 @@ impl Agent {
         self.say.send(AgentMessage { message }).await.unwrap();
     }
 
-    /// The next message, the directory left out.
+    /// The next message, without the directory.
     async fn hear(&mut self) -> Result<FromOperator, Code> {
         loop {
             let next = tokio::time::timeout(PATIENCE, self.hears.message());
@@ -465,7 +464,7 @@ async fn an_agent_that_goes_silent_or_away_is_lost_and_found() {
     let server = Server::start().await;
     let agent = Agent::connect(&server, "cam-1").await;
     server.until("it is here", is_alive("cam-1")).await;
-    // It stays connected and says nothing.
+    // It stays connected but silent.
     server
         .until("its silence is noticed", |w| !is_alive("cam-1")(w))
         .await;
@@ -497,7 +496,7 @@ async fn of_two_agents_of_a_node_the_younger_has_the_session() {
     let server = Server::start().await;
     let mut young = Agent::begun(&server, "cam-1", 2000).await;
     young.hear().await.unwrap();
-    // As when the operator was replaced and the agent that is about to end comes back to it.
+    // As when the operator was replaced and a stopping agent reconnects to it.
     let mut old = Agent::begun(&server, "cam-1", 1000).await;
     assert_eq!(old.hear().await.unwrap_err(), Code::Aborted);
     young.say(FromAgent::Heartbeat(Heartbeat::default())).await;
@@ -505,7 +504,7 @@ async fn of_two_agents_of_a_node_the_younger_has_the_session() {
         .until("the young one is heard", is_alive("cam-1"))
         .await;
     drop(young);
-    // Had the young one ended first, the old one would be taken again.
+    // If the young one ended first, the old one would be accepted again.
     for _ in 0..100 {
         let mut old = Agent::begun(&server, "cam-1", 1000).await;
         if old.hear().await.is_ok() {
@@ -550,7 +549,7 @@ async fn blobs_go_in_and_come_out_whole_or_in_ranges() {
         "it existed"
     );
     assert_eq!(server.get(&digest, 0, 0).await.unwrap(), content);
-    // A transfer that broke off goes on where it was.
+    // An interrupted transfer resumes.
     assert_eq!(
         server.get(&digest, 150_000, 0).await.unwrap(),
         content[150_000..]
@@ -588,13 +587,13 @@ async fn an_agent_fills_the_store_no_further_than_its_quota() {
     let refused = refused.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert!(!server.store.has(&digest).await.unwrap());
-    // What is there costs nothing.
+    // An existing blob costs nothing.
     let put = server.put(Digest::of(&small).as_str(), &[&small]).await;
     assert!(put.unwrap());
 }
 
-/// The operator's store is lost, the source is away, and a host of the path dies: whoever
-/// else holds the blocks sends them back.
+/// The operator's store is lost, the source is unavailable, and a host of the path dies: other
+/// hosts with the blocks send them back.
 #[tokio::test]
 async fn a_lost_store_is_filled_from_the_hosts_that_are_left() {
     let server = Server::start().await;
@@ -609,7 +608,7 @@ async fn a_lost_store_is_filled_from_the_hosts_that_are_left() {
             gone: Vec::new(),
         })
     };
-    // The host that dies is the first that would be asked.
+    // The host that dies would be the first to be asked.
     let dies = Agent::connect(&server, "cloud-1").await;
     dies.say(inventory()).await;
     let mut lives = Agent::connect(&server, "edge-1").await;

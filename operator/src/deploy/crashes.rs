@@ -10,10 +10,10 @@ use lamina_crds::{DnnModel, reasons};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Characters that are kept of a cause: a host may say anything.
+/// Longest cause kept, in characters: a host may send anything.
 const CAUSE_CHARACTERS: usize = 300;
 
-/// Tells once of each crash, about the model that did it.
+/// Reports each crash once, in an Event about the model that caused it.
 pub(crate) fn tell(snapshot: &Snapshot, memory: &mut Memory, out: &mut Decisions) {
     let models: BTreeMap<String, &Arc<DnnModel>> = snapshot
         .models
@@ -31,7 +31,7 @@ pub(crate) fn tell(snapshot: &Snapshot, memory: &mut Memory, out: &mut Decisions
             };
             let key = (node.clone(), crash.model.clone());
             let told = memory.crashes.insert(key, crash.time.clone());
-            // What there was before this operator began, another one told.
+            // Crashes from before this operator started were reported by its predecessor.
             let is_old = told.is_none() && snapshot.is_starting();
             if is_old || told.is_some_and(|told| told.0 >= crash.time.0) {
                 continue;
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(told(&snapshot, &mut memory), [""; 0]);
         crashed(&mut snapshot, 2, 11);
         assert_eq!(told(&snapshot, &mut memory).len(), 1);
-        // The agent began anew and counts from the beginning.
+        // The agent restarted and counts from zero.
         crashed(&mut snapshot, 1, 12);
         assert_eq!(told(&snapshot, &mut memory).len(), 1);
         snapshot.models.clear();

@@ -13,10 +13,10 @@ use lamina_crds::conditions::{BENCHMARKED, READY, REGISTERED, condition, is_true
 use lamina_crds::{ComputeNode, ComputeNodeSpec, TIER_LABEL, reasons};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How the message of a lost host begins.
+/// Start of the message about a lost host.
 const SILENT: &str = "no heartbeat since";
 
-/// What hosts are to hold, by host.
+/// The wishes of all hosts.
 #[derive(Debug, Default)]
 pub(crate) struct Wishes {
     /// Slices by host.
@@ -28,7 +28,7 @@ pub(crate) struct Wishes {
 }
 
 impl Wishes {
-    /// Adds what was wished apart from it.
+    /// Adds wishes that were built separately.
     pub(crate) fn append(&mut self, more: Self) {
         for (host, slices) in more.slices {
             self.slices.entry(host).or_default().extend(slices);
@@ -77,7 +77,7 @@ pub(crate) fn apply(snapshot: &Snapshot, mut wishes: Wishes, out: &mut Decisions
             slices,
             routes,
             standby,
-            // How a host joins is not for the operator to write.
+            // The operator does not write how a host joins.
             join: present.and_then(|present| present.spec.join.clone()),
         };
         let present = present.map(|present| &present.spec);
@@ -113,7 +113,7 @@ fn owner(name: &str, uid: &str) -> OwnerReference {
     }
 }
 
-/// Sets Ready of every ComputeNode, and tells when an agent comes, goes or returns.
+/// Sets Ready of every ComputeNode, and reports agents that connect, disappear or return.
 pub(crate) fn conditions(snapshot: &Snapshot, out: &mut Decisions) {
     for (name, node) in &snapshot.compute_nodes {
         let before = node
@@ -181,8 +181,7 @@ fn readiness(
         if was_there {
             let seen = snapshot.live.get(name).and_then(|l| l.last_seen);
             let message = match (seen, before) {
-                // The moment is told once: seen from a later one it may fall into
-                // the second before or after.
+                // Keep the first message: computed later, the time may round to another second.
                 (_, Some(b)) if b.message.starts_with(SILENT) => b.message.clone(),
                 (Some(t), _) => format!("{SILENT} {}", t.strftime("%H:%M:%SZ")),
                 (None, Some(b)) if b.reason == reasons::NODE_LOST => b.message.clone(),
@@ -226,7 +225,7 @@ fn readiness(
     }
 }
 
-/// What a host that is no Node waits for before it is one of the hosts.
+/// Why a host that is not a Node has not joined yet.
 fn not_joined(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Option<String> {
     let join = node.spec.join.as_ref()?;
     if snapshot.is_node(name) || node.is_joined() {

@@ -1,15 +1,14 @@
 //! Make before break: how a plan comes to serve.
 //!
-//! Nothing here is remembered but clocks. Where a deployment stands is read each
-//! time from the Placement and the ComputeNodes, so that an operator which is
-//! killed at any moment goes on where it was:
+//! Only clocks are remembered. The state of a deployment is read each time from the
+//! Placement and the ComputeNodes, so an operator that is killed at any moment resumes:
 //!
-//! 1. loading: the slices of the serving and of the newest plan stand side by side;
-//! 2. verifying: all are loaded, the entry sends the probe through the newest;
-//! 3. flipping: the probe passed, new requests take the newest plan. From the
-//!    moment when the entry's route says so, there is no way back;
-//! 4. flipped: the entry reports it and no older request is in flight; the old
-//!    slices go.
+//! 1. loading: hosts hold the slices of the serving and of the newest plan side by side;
+//! 2. verifying: all slices are loaded, and the entry sends the probe through the newest plan;
+//! 3. flipping: the probe passed, and new requests take the newest plan. Once the entry's
+//!    route says so, there is no way back;
+//! 4. flipped: the entry reports it and no older request is in flight; the old slices are
+//!    removed.
 
 use super::room;
 use super::slices::RoutePlan;
@@ -21,18 +20,18 @@ use lamina_crds::compute_node::{RouteStatus, SliceState, SliceStatus};
 use lamina_crds::placement::{Plan, Segment, format_blocks};
 use lamina_crds::{Placement, reasons};
 
-/// A slice that makes no progress for so long has failed.
+/// A slice without progress for this long has failed.
 const LOAD_TIMEOUT_SECONDS: f64 = 600.0;
-/// A probe that brings no outcome for so long has failed.
+/// A probe without an outcome for this long has failed.
 const VERIFY_TIMEOUT_SECONDS: f64 = 60.0;
-/// Characters that are kept of what a host says of itself.
+/// Longest message kept from a host, in characters.
 const TOLD_CHARACTERS: usize = 1000;
 /// Requests that are still in flight on the old plan after this time are left
 /// to their retries.
 const DRAIN_TIMEOUT_SECONDS: f64 = 30.0;
 
-/// Where the newest plan of `placement` stands. `clock` measures how long the
-/// present step has made no progress.
+/// The state of the newest plan of `placement`. `clock` measures how long the present step has made
+/// no progress.
 pub(crate) fn phase(snapshot: &Snapshot, placement: &Placement, clock: &mut Clock) -> Phase {
     let uid = ids::uid(&placement.metadata);
     let Some(target) = target(placement) else {
@@ -78,7 +77,7 @@ fn flip(
     let Some(route) = route.filter(|r| r.active_revision == target.revision) else {
         return Phase::Flipping(verified);
     };
-    // Waiting for requests on hosts that are gone only delays the next move.
+    // If a host is gone, waiting for requests on it only delays the next move.
     let host_lost = active(placement)
         .into_iter()
         .chain([target])
@@ -158,7 +157,7 @@ fn load_failed(segment: &Segment, message: &str) -> Phase {
     })
 }
 
-/// What a host says, of any length.
+/// A host's message, shortened.
 fn told(message: &str) -> String {
     message.chars().take(TOLD_CHARACTERS).collect()
 }
@@ -198,8 +197,8 @@ fn verify(snapshot: &Snapshot, entry: &str, target: &Plan, clock: &mut Clock) ->
     Phase::Verifying
 }
 
-/// What hosts are told in `phase`: the plans that stand side by side, the one
-/// that new requests take, and the one that the entry is to prove.
+/// What hosts should hold in `phase`: the plans side by side, the one for new requests, and the one
+/// for the entry to verify.
 pub(crate) fn wanted<'a>(placement: &'a Placement, phase: &Phase) -> (RoutePlan<'a>, Option<i64>) {
     let active = active(placement);
     let target = target(placement);

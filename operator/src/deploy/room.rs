@@ -1,6 +1,6 @@
-//! How much one ComputeNode can say. The API server's store takes 1.5 MiB of an object, what
-//! the agent reports in it included. So what is wished beyond a MiB is left out, what is there
-//! already stays as it is, and whoever finds no room is placed elsewhere.
+//! How much one ComputeNode can hold. The API server's datastore limits an object to 1.5 MiB,
+//! including the agent's report. So a wish beyond 1 MiB is left out: existing slices stay, and
+//! those that do not fit are placed elsewhere.
 
 use super::slices::{self, RoutePlan};
 use crate::state::ids;
@@ -48,8 +48,8 @@ fn key(slice: &Slice) -> (&str, i64, u32) {
     (&slice.placement_uid, slice.revision, slice.segment)
 }
 
-/// `wished` without what is new and finds no room beside what `present` says already; blocks
-/// that are only fetched ahead give way to the rest.
+/// `wished` without new entries that do not fit beside those that `present` has; standby blocks
+/// give way to the rest.
 pub(crate) fn fitting(
     present: Option<&ComputeNodeSpec>,
     mut wished: ComputeNodeSpec,
@@ -88,8 +88,7 @@ pub(crate) fn fitting(
     wished
 }
 
-/// The host that can be told of no more, where `plan` has something for it that it was not
-/// told of yet.
+/// The host whose ComputeNode is full, if `plan` has something for it that is not there yet.
 pub(crate) fn crowded(
     snapshot: &Snapshot,
     placement: &Placement,
@@ -152,7 +151,7 @@ mod tests {
     use lamina_crds::ComputeNode;
     use std::sync::Arc;
 
-    /// A world that has prepared a model of so many blocks, and a plan for all of them.
+    /// A snapshot with a prepared model of that many blocks, and a plan for all of them.
     fn of_blocks(blocks: usize) -> (Snapshot, Placement) {
         let mut snapshot = world();
         let prepared = Arc::new(manifest(blocks));
@@ -171,7 +170,7 @@ mod tests {
         Arc::make_mut(snapshot.compute_nodes.get_mut("edge-1").unwrap())
     }
 
-    /// What the API server is sent.
+    /// The size as the API server receives it.
     fn whole(spec: &ComputeNodeSpec) -> usize {
         serde_json::to_vec(spec).unwrap().len()
     }
@@ -199,7 +198,7 @@ mod tests {
         let expected = "edge-1 cannot be told of blocks 0-11999: its ComputeNode would have 1.";
         assert!(failure.message.starts_with(expected), "{}", failure.message);
 
-        // Below the bound all goes on.
+        // Below the bound everything proceeds.
         let (snapshot, placement) = of_blocks(8000);
         let phase = phase(&snapshot, &placement, &mut Clock::default());
         assert!(matches!(phase, Phase::Loading { .. }), "{phase:?}");
@@ -235,7 +234,7 @@ mod tests {
         assert_eq!(revisions(&fits), [1, 3]);
         assert_eq!(fits.standby, [standby]);
         assert!(whole(&fits) <= MOST_BYTES + 1024, "{}", whole(&fits));
-        // What is only fetched ahead gives way first.
+        // Standby blocks give way first.
         let full = ComputeNodeSpec {
             slices: vec![revision(1), revision(2)],
             standby: vec![lamina_crds::compute_node::Standby {
@@ -246,11 +245,11 @@ mod tests {
         };
         let fits = fitting(None, full);
         assert_eq!((revisions(&fits), fits.standby.len()), (vec![1, 2], 0));
-        // Even where more is there than there should be, it is not taken away.
+        // Existing slices stay even above the bound.
         let fits = fitting(Some(&wished), wished.clone());
         assert_eq!(revisions(&fits), [1, 2, 3]);
 
-        // Who found no room is told as soon as the others are there.
+        // The slice that does not fit is reported as soon as the others are there.
         let mut clock = Clock::default();
         let loading = phase(&snapshot, &placement, &mut clock);
         assert!(matches!(loading, Phase::Loading { .. }));

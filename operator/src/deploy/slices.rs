@@ -49,8 +49,8 @@ fn tensors<'a>(values: impl IntoIterator<Item = &'a ValueSpec>) -> Vec<TensorSpe
     values.into_iter().map(tensor).collect()
 }
 
-/// The blocks of `segment` as ordinals of the manifest; `None` where the plan
-/// speaks of blocks that the manifest lacks.
+/// The blocks of `segment` as ordinals of the manifest; `None` if the plan names blocks that the
+/// manifest lacks.
 fn ordinals(manifest: &Manifest, segment: &Segment) -> Option<Vec<usize>> {
     segment
         .blocks
@@ -97,8 +97,8 @@ fn build_slice(
     })
 }
 
-/// The one host that sends requests to slice `index`: the one before it on the path, or
-/// the entry where it is the first.
+/// The one host that calls slice `index`: the previous one on the path, or the entry for the first
+/// slice.
 fn caller(plan: &Plan, entry: &str, index: usize) -> Option<String> {
     match index.checked_sub(1) {
         None => Some(entry.to_owned()),
@@ -106,7 +106,7 @@ fn caller(plan: &Plan, entry: &str, index: usize) -> Option<String> {
     }
 }
 
-/// The slice as the host's ComputeNode has it now.
+/// The slice as it is in the host's ComputeNode now.
 fn written_slice(
     snapshot: &Snapshot,
     uid: &str,
@@ -125,8 +125,8 @@ fn written_slice(
         .cloned()
 }
 
-/// Every slice of `plan`; `None` where one is neither written nor can be built,
-/// because the manifest is not at hand. `wish` is what is in force, where it is known.
+/// Every slice of `plan`; `None` if one is neither written nor can be built without the manifest.
+/// `wish` is the wish in force, if known.
 pub(crate) fn slices_of(
     snapshot: &Snapshot,
     placement: &Placement,
@@ -157,8 +157,8 @@ pub(crate) fn slices_of(
         .collect()
 }
 
-/// Which requests are computed together. An older manifest than the one that the wish was
-/// held against may serve still.
+/// Which requests are computed together. The serving manifest may be older than the one that the
+/// wish was checked against.
 fn batching(wish: &Wish, manifest: &Manifest) -> Option<Batching> {
     wish.batching
         .filter(|_| manifest.rows_are_independent == Some(true))
@@ -167,15 +167,14 @@ fn batching(wish: &Wish, manifest: &Manifest) -> Option<Batching> {
 /// Where requests of a Placement go.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RoutePlan<'a> {
-    /// Revision that new requests take; 0 where none serves.
+    /// Revision for new requests; 0 if none serves.
     pub active_revision: i64,
     /// Plans that may be called, oldest first.
     pub plans: Vec<&'a Plan>,
 }
 
-/// The route of `placement`, which lies on its entry; `None` where it cannot be built
-/// yet. `keep` is the number of blocks that must not leave the entry, `early` what the
-/// user wants of exits.
+/// The route of `placement`, for its entry; `None` if it cannot be built yet. `keep` is the number
+/// of blocks that must not leave the entry, `early` the spec's settings for exits.
 pub(crate) fn route_of(
     snapshot: &Snapshot,
     placement: &Placement,
@@ -198,7 +197,7 @@ pub(crate) fn route_of(
         active_revision: wanted.active_revision,
         verify_revision: None,
         refuse: refusal(entry, wanted, keep),
-        // What the strategy chose stands in each revision.
+        // Each revision has the thresholds that the strategy chose.
         exits: early.map(|early| EarlyExits {
             min_accuracy: None,
             ..early.clone()
@@ -207,7 +206,7 @@ pub(crate) fn route_of(
     })
 }
 
-/// One revision of a route: as it was written, or from the manifest.
+/// One revision of a route: as written, or built from the manifest.
 fn revision(snapshot: &Snapshot, written: Option<&Route>, plan: &Plan) -> Option<RouteRevision> {
     let known = written.and_then(|r| r.revisions.iter().find(|x| x.revision == plan.revision));
     if let Some(known) = known {
@@ -234,15 +233,14 @@ fn revision(snapshot: &Snapshot, written: Option<&Route>, plan: &Plan) -> Option
     })
 }
 
-/// What the encodings of `plan` change of an answer together, where there are some.
+/// The sum of the errors that the encodings of `plan` cause, if it has any.
 fn error(plan: &Plan) -> Option<f64> {
     let encoded = plan.crossings.iter().filter(|c| c.encoding.is_some());
     let errors: Vec<f64> = encoded.filter_map(|c| c.error).collect();
     (!errors.is_empty()).then(|| lamina_profile::short(errors.iter().sum()))
 }
 
-/// Why requests are refused, if so: raw input would leave the entry though the spec
-/// keeps it there.
+/// Why requests are refused, if they are: raw input would leave the entry against the spec.
 fn refusal(entry: &str, wanted: &RoutePlan<'_>, keep: usize) -> Option<String> {
     let mut plans = wanted.plans.iter();
     let serving = plans.find(|p| p.revision == wanted.active_revision)?;

@@ -1,4 +1,4 @@
-//! Whether a machine that is no Node may be the host that it says it is. Pure.
+//! Whether a machine that is not a Node may be the host that it claims to be. Pure.
 
 use k8s_openapi::jiff::Timestamp;
 use lamina_crds::ComputeNode;
@@ -30,7 +30,7 @@ pub enum HostRefusal {
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What is known of a host.
+/// What is known about a host.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'a> {
     /// Its name.
@@ -41,18 +41,18 @@ pub(super) struct Known<'a> {
     pub(super) is_node: bool,
 }
 
-/// What showing a token is.
+/// The meaning of a shown token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// The first time: it is to be written down before anything is given for it.
+    /// The first use: it must be recorded before a certificate is issued.
     First,
-    /// The machine that showed it first asks again.
+    /// The machine that used it first asks again.
     Again,
 }
 
 impl Known<'_> {
-    /// Whether who shows the token with this SHA-256 `now`, and whose public key has the
-    /// SHA-256 `key` where that is known yet, may become the host.
+    /// Whether the holder of the token with this SHA-256 `now`, whose public key has the
+    /// SHA-256 `key` if that is known yet, may become the host.
     ///
     /// # Errors
     /// See [`HostRefusal`].
@@ -81,8 +81,8 @@ impl Known<'_> {
         }
     }
 
-    /// Whether who shows a certificate with what it joined by is the host still. Gives the
-    /// SHA-256 of the token that it joined by.
+    /// Whether the holder of a certificate for this join still is the host. Returns the
+    /// SHA-256 of the join's token.
     ///
     /// # Errors
     /// See [`HostRefusal`].
@@ -117,7 +117,8 @@ pub(super) mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    /// A host that may join by `token` until second 100, and did by `joined` and its key.
+    /// A host that may join by `token` until second 100, and joined with the token and key in
+    /// `joined`.
     pub(in crate::hosts) fn host(of: &str, joined: Option<(&str, &str)>) -> ComputeNode {
         let mut object = ComputeNode::new(
             NAME,
@@ -170,12 +171,12 @@ pub(super) mod tests {
         let again = |key| known.by_token(&token(1), key, at(60));
         assert!(matches!(again(Some("key")), Ok(Use::Again)));
         assert!(matches!(again(Some("other")), Err(HostRefusal::Used(_))));
-        // Whose key it is shows when the message is read.
+        // The key is checked once the message has been read.
         assert!(again(None).is_ok());
-        // Who lost its answer asks while the token is good.
+        // A machine that lost the answer may ask again while the token is valid.
         let late = known.by_token(&token(1), Some("key"), at(101));
         assert!(matches!(late, Err(HostRefusal::Expired(..))));
-        // A new token may be used, though the one before was.
+        // A new token may be used, even though the previous one was.
         let renewed = host(&token(2), Some((&token(1), "key")));
         let next = self::known(Some(&renewed)).by_token(&token(2), Some("other"), at(60));
         assert!(matches!(next, Ok(Use::First)));

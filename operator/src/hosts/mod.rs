@@ -1,6 +1,5 @@
-//! Hosts that are no Nodes: machines without a kubelet, which join by a token that is good
-//! once, and have no way to the API server. What they are told and what they report goes over
-//! their session.
+//! Hosts that are not Nodes: machines without a kubelet, which join by a one-time token and cannot
+//! reach the API server. Their specs and reports go over their session.
 
 mod judge;
 pub(crate) mod report;
@@ -24,26 +23,26 @@ use tokio::sync::{Notify, watch};
 
 /// A write that takes longer has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the use of a token is written anew where the object changed meanwhile, and the
-/// pause for its copy to come.
+/// How often recording the use of a token is retried if the object changed meanwhile, and the pause
+/// for its copy to arrive.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What is known of hosts that are no Nodes. Clones share it.
+/// The known hosts that are not Nodes. Clones share it.
 #[derive(Clone)]
 pub struct Hosts(Arc<Shared>);
 
 struct Shared {
     objects: Objects,
     client: Client,
-    /// Sessions hear when their host's object may have changed.
+    /// Notifies sessions that their host's object may have changed.
     changed: watch::Sender<()>,
     reports: Mutex<BTreeMap<String, ComputeNodeStatus>>,
     reported: Notify,
 }
 
 impl Hosts {
-    /// Those among `objects`; uses of tokens are written with `client`.
+    /// Those among `objects`; uses of tokens are recorded with `client`.
     pub(crate) fn new(objects: Objects, client: Client) -> Self {
         Self(Arc::new(Shared {
             objects,
@@ -54,8 +53,8 @@ impl Hosts {
         }))
     }
 
-    /// Whether who shows the token with this SHA-256 may become the host `name`, as far as
-    /// that can be said before its message is read.
+    /// Whether the holder of the token with this SHA-256 may become the host `name`, as far as
+    /// that can be decided before its message is read.
     ///
     /// # Errors
     /// See [`HostRefusal`].
@@ -64,8 +63,8 @@ impl Hosts {
         self.judged(name, judge).map(drop)
     }
 
-    /// Whether who shows a certificate with what it joined by is the host `name`. Gives the
-    /// SHA-256 of the token that it joined by.
+    /// Whether the holder of a certificate for this join is the host `name`. Returns the
+    /// SHA-256 of the join's token.
     ///
     /// # Errors
     /// See [`HostRefusal`].
@@ -73,7 +72,7 @@ impl Hosts {
         self.judged(name, |known| known.by_certificate(join))
     }
 
-    /// Whether a machine is the host `name`.
+    /// Whether a machine has joined as `name`.
     pub(crate) fn is_joined(&self, name: &str) -> bool {
         let object = self.0.objects.compute_nodes.get("", name);
         object.is_some_and(|object| object.is_joined())
@@ -85,7 +84,7 @@ impl Hosts {
         judge: impl FnOnce(Known<'_>) -> Result<T, HostRefusal>,
     ) -> Result<T, HostRefusal> {
         let objects = &self.0.objects;
-        // Of what was not listed yet nobody can say that it is not there.
+        // While the lists are incomplete, absence proves nothing.
         if !objects.compute_nodes.is_complete() || !objects.nodes.is_complete() {
             return Err(HostRefusal::NotYet);
         }
@@ -97,8 +96,8 @@ impl Hosts {
         })
     }
 
-    /// Writes down that the machine whose public key has the SHA-256 `key` used the token
-    /// with the SHA-256 `token`: of two that show it, one succeeds.
+    /// Records that the machine whose public key has the SHA-256 `key` used the token with
+    /// the SHA-256 `token`: if two show it, one succeeds.
     ///
     /// # Errors
     /// See [`HostRefusal`].
@@ -136,13 +135,13 @@ impl Hosts {
                 }
                 Err(error) => return Err(HostRefusal::Unavailable(Box::new(error))),
             }
-            // Somebody else wrote; what, the copy tells in a moment.
+            // There was another write; the copy will show it in a moment.
             tokio::time::sleep(PAUSE).await;
         }
         Err(HostRefusal::Unavailable(last))
     }
 
-    /// Fails where the object is not as `seen` any more.
+    /// Fails if the object has changed since it was `seen`.
     async fn write_down(
         &self,
         name: &str,
@@ -166,30 +165,30 @@ impl Hosts {
         }
     }
 
-    /// The address at which other hosts reach `name`, where its join says one.
+    /// The address at which other hosts reach `name`, if its join gives one.
     pub(crate) fn address(&self, name: &str) -> Option<IpAddr> {
         let object = self.0.objects.compute_nodes.get("", name)?;
         let address = object.spec.join.as_ref()?.address.as_ref()?;
         address.parse().ok()
     }
 
-    /// What the host `name` is to be told, in JSON: its object without what is not for it.
+    /// The object for the host `name`, in JSON, without fields that are not for it.
     pub(crate) fn wish(&self, name: &str) -> Option<Vec<u8>> {
         let object = self.0.objects.compute_nodes.get("", name)?;
         serde_json::to_vec(&told(&object)).ok()
     }
 
-    /// Sessions are to look at their host's object.
+    /// Tells sessions to check their host's object.
     pub(crate) fn touch(&self) {
         self.0.changed.send_replace(());
     }
 
-    /// Hears of [`Hosts::touch`].
+    /// Subscribes to [`Hosts::touch`].
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.0.changed.subscribe()
     }
 
-    /// Takes in what the host `name` at `address` reports.
+    /// Handles a report of the host `name` at `address`.
     pub(crate) fn report(&self, name: &str, address: &str, json: &[u8]) {
         let Some(status) = report::taken(json, address) else {
             tracing::warn!(
@@ -211,7 +210,7 @@ impl Hosts {
         std::mem::take(&mut *self.reports())
     }
 
-    /// Whether reports wait to be written.
+    /// Whether there are reports to write.
     #[cfg(test)]
     pub(crate) fn has_reports(&self) -> bool {
         !self.reports().is_empty()
@@ -224,7 +223,7 @@ impl Hosts {
     }
 
     fn reports(&self) -> MutexGuard<'_, BTreeMap<String, ComputeNodeStatus>> {
-        // Every change is a single step: after a panic elsewhere it is still whole.
+        // Every change is a single step, so it is intact even after a panic elsewhere.
         self.0
             .reports
             .lock()
@@ -232,7 +231,7 @@ impl Hosts {
     }
 }
 
-/// What of `object` its host is told.
+/// The part of `object` that its host receives.
 fn told(object: &ComputeNode) -> ComputeNode {
     let meta = &object.metadata;
     let conditions = object.status.as_ref().map(|s| s.conditions.clone());

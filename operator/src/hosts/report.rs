@@ -1,4 +1,4 @@
-//! What hosts that are no Nodes report: taken in bounds, and written for them.
+//! Reports of hosts that are not Nodes: bounded, and written on their behalf.
 
 use super::Hosts;
 use crate::lease::Tenure;
@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-/// Largest report: the API server takes objects of a megabyte and a half, with the wish.
+/// Largest report: the API server accepts objects of 1.5 MB, including the spec.
 const MOST_BYTES: usize = 512 << 10;
-/// Reports that come together are written together, and no host has more written.
+/// Reports within this time are written together, and no host is written more often.
 const GATHER: Duration = Duration::from_millis(200);
 /// A write that takes longer has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after a write that failed.
+/// Pause after a failed write.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The report in `json` of a host at `address`, without what is not for a host to say;
-/// `None` where it is none.
+/// The report in `json` of a host at `address`, without fields that a host must not set; `None` if
+/// it is invalid.
 pub(super) fn taken(json: &[u8], address: &str) -> Option<ComputeNodeStatus> {
     if json.len() > MOST_BYTES {
         return None;
@@ -45,8 +45,8 @@ pub(super) fn of_agent(conditions: Vec<Condition>) -> Vec<Condition> {
     conditions
 }
 
-/// Writes what hosts report, as their agents would, for as long as it runs, while this
-/// process `leads` and may write.
+/// Writes the reports of hosts as their agents would, while this process `leads` and may write;
+/// never returns.
 pub(crate) async fn write(
     hosts: Hosts,
     client: Client,
@@ -87,7 +87,7 @@ async fn apply(
     status: &ComputeNodeStatus,
     tenure: &Tenure,
 ) -> Result<(), String> {
-    // What is written by force must never meet what a new leader wrote.
+    // A forced write must never overwrite a new leader's.
     let left = tenure
         .until()
         .map(|until| until.saturating_duration_since(Instant::now()));
@@ -108,7 +108,7 @@ async fn apply(
     .await
     {
         Ok(Ok(_)) => Ok(()),
-        // It was removed meanwhile.
+        // It was deleted meanwhile.
         Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Ok(()),
         Ok(Err(error)) => Err(with_causes(&error)),
         Err(_) => Err(format!("no answer within {WRITE_TIMEOUT:?}")),

@@ -21,52 +21,52 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Key of the Secret under which the authorities are.
+/// Key of the authorities in the Secret.
 const AUTHORITIES: &str = "authorities.json";
-/// Key of the ConfigMap under which their certificates are.
+/// Key of their certificates in the ConfigMap.
 const BUNDLE: &str = "ca.crt";
-/// Annotation of the Secret by which a new authority is asked for.
+/// Annotation of the Secret that requests a new authority.
 const ROTATE: &str = "serving.lamina.dev/rotate";
-/// Annotation of the ConfigMap: until when the authorities behind the first are believed.
+/// Annotation of the ConfigMap: until when the authorities after the first are trusted.
 const BELIEVED_UNTIL: &str = "serving.lamina.dev/believed-until";
-/// Time between two looks, and after one that failed.
+/// Time between two checks, and after a failed one.
 const PERIOD: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(2);
 /// A request to the API server that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Authorities begin this much before they are made: clocks differ.
+/// Authorities are backdated by this much, since clocks differ.
 const BACKDATED: i64 = 24 * 3600;
-/// Authorities of a folder that are believed besides the one that is there now.
+/// Most earlier authorities from a folder that are trusted besides the current one.
 const MOST_GIVEN: usize = 4;
 /// Name of this part for `/readyz`.
 const PART: &str = "certificates";
 
-/// Where the authority comes from.
+/// The source of the authority.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// The operator makes it, and keeps it in the Secret of this name.
+    /// The operator creates it, and keeps it in the Secret of this name.
     Secret(String),
-    /// It is given: a folder with `tls.crt` and `tls.key`, as cert-manager writes them for
-    /// a certificate with `isCA`.
+    /// It is given: a folder with `tls.crt` and `tls.key`, as cert-manager writes them for a
+    /// certificate with `isCA`.
     Folder(PathBuf),
 }
 
-/// What the keeper needs to know.
+/// Options of the keeper.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Namespace of Secret and ConfigMap.
     pub namespace: String,
-    /// Where the authority comes from.
+    /// The source of the authority.
     pub source: Source,
-    /// Name of the ConfigMap in which agents find whom to believe.
+    /// Name of the ConfigMap with the authorities for agents to trust.
     pub bundle: String,
-    /// Whom the operator's own certificate names.
+    /// The name in the operator's own certificate.
     pub operator: Workload,
     /// Where agents reach it.
     pub address: IpAddr,
 }
 
-/// The authorities could not be brought up to date.
+/// The authorities could not be updated.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum IdentityError {
@@ -90,7 +90,8 @@ pub enum IdentityError {
     Tls(#[from] TlsError),
 }
 
-/// Hears when the authority and the operator's own certificate end, in seconds since 1970.
+/// Called with the expiry of the authority and of the operator's own certificate, in seconds since
+/// 1970.
 pub type Told = Box<dyn Fn(i64, i64) + Send + Sync>;
 
 /// Keeps authorities and certificates up to date.
@@ -112,7 +113,7 @@ struct Shown {
 }
 
 impl Keeper {
-    /// Keeps `identity`; `told` hears when certificates end.
+    /// Updates `identity`; calls `told` with the expiry of certificates.
     pub fn new(
         options: Options,
         identity: Identity,
@@ -135,7 +136,7 @@ impl Keeper {
     /// Keeps everything up to date while this process leads, until `shutdown`.
     pub async fn run(mut self, mut leads: watch::Receiver<bool>, shutdown: CancellationToken) {
         if !*leads.borrow() {
-            // Whoever does not lead is asked nothing.
+            // Without leadership nothing is required.
             self.health.ready(PART);
         }
         tokio::select! {
@@ -169,7 +170,7 @@ impl Keeper {
             Source::Secret(name) => self.own(name, now).await?,
             Source::Folder(folder) => self.given(folder, now).await?,
         };
-        // Believed first, then used.
+        // Publish first, then use.
         let bundle = state.bundle();
         let until = state.old.first().map(|old| old.until);
         self.publish(&bundle, until).await?;
@@ -181,7 +182,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// The operator's own authorities, after what is due at `now`.
+    /// The operator's own authorities, after any step that is due at `now`.
     async fn own(&self, name: &str, now: i64) -> Result<State, IdentityError> {
         let missing = || IdentityError::Missing {
             kind: "Secret",
@@ -214,7 +215,7 @@ impl Keeper {
         if let Some(annotations) = &mut secret.metadata.annotations {
             annotations.remove(ROTATE);
         }
-        // With the version that was read: of two writers one fails.
+        // With the version that was read: of two concurrent writers one fails.
         let params = PostParams::default();
         within(
             "the authorities",
@@ -228,10 +229,10 @@ impl Keeper {
         Ok(state)
     }
 
-    /// The authority of a folder, with those before it that agents were told of.
+    /// The authority in a folder, with earlier ones that were published to agents.
     async fn given(&self, folder: &Path, now: i64) -> Result<State, IdentityError> {
         let key = text(folder, "tls.key").await?;
-        // The one that signs alone: what is above it signs for others, too.
+        // Only the signing one: its issuer signs for others too.
         let authority = Authority::from_pem(&text(folder, "tls.crt").await?, &key)?;
         let current = Keyed {
             certificate: authority.certificate().to_owned(),
@@ -242,7 +243,7 @@ impl Keeper {
         let bundle = bundle.map(String::as_str).unwrap_or_default();
         let known = published.metadata.annotations.as_ref();
         let known = known.and_then(|all| all.get(BELIEVED_UNTIL)?.parse().ok());
-        // Another one was given just now, unless this one was published as the first.
+        // A new one was given just now, unless this one was published as the first.
         let known = known.filter(|_| bundle.starts_with(current.certificate.trim()));
         let until = known.unwrap_or_else(|| now.saturating_add(seconds(self.identity.lifetime)));
         let old = still_good(bundle, &current.certificate, now, until);
@@ -262,7 +263,7 @@ impl Keeper {
         })
     }
 
-    /// Has agents believe what is in `bundle`, those before the one that signs `until` then.
+    /// Makes agents trust `bundle`, the non-signing authorities until `until`.
     async fn publish(&self, bundle: &str, until: Option<i64>) -> Result<(), IdentityError> {
         let mut published = self.published().await?;
         let data = published.data.get_or_insert_default();
@@ -281,7 +282,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Shows agents a certificate of `authority`, a new one where it is time.
+    /// Uses a certificate of `authority`, a new one if it is time.
     fn show(&mut self, authority: &Authority, bundle: &str, now: i64) -> Result<(), IdentityError> {
         let is_good = self.shown.as_ref().is_some_and(|shown| {
             let half = (shown.validity.not_after - shown.validity.not_before) / 2;
@@ -336,8 +337,8 @@ fn times(state: &State) -> Result<Times, IdentityError> {
     })
 }
 
-/// The authorities of `published`, besides `current`, that are believed at `now`: `until`
-/// then, or until they end by themselves.
+/// The authorities of `published`, other than `current`, that are trusted at `now`: until `until`,
+/// or their own expiry.
 fn still_good(published: &str, current: &str, now: i64, until: i64) -> Vec<Old> {
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! The operator as a certificate authority: which authorities there are and when they are
-//! replaced ([`rotate`]), what is signed ([`Identity`]), and where it is kept ([`keep`]).
+//! The operator as a certificate authority: which authorities exist and when they are replaced
+//! ([`rotate`]), what is signed ([`Identity`]), and where it is kept ([`keep`]).
 
 mod keep;
 mod rotate;
@@ -18,7 +18,7 @@ pub const LIFETIMES: (Duration, Duration) = (
     Duration::from_secs(366 * 24 * 3600),
 );
 
-/// No certificate is given.
+/// No certificate is issued.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum EnrollError {
@@ -28,22 +28,22 @@ pub enum EnrollError {
     Authority(#[from] AuthorityError),
 }
 
-/// Who signs for agents, and what the operator shows them itself. Clones share it.
+/// Signs for agents, and has the operator's own certificate. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Identity {
     agents: Workload,
     lifetime: Duration,
     acceptor: Acceptor,
     issuer: Arc<RwLock<Option<Arc<Authority>>>>,
-    /// Names by which clients reach every agent; none where certificates are for hosts alone.
+    /// Names by which clients reach every agent; `None` if certificates are only for hosts.
     front: Option<Arc<Reached>>,
-    /// Whom agents are to believe, in PEM.
+    /// The authorities for agents to trust, in PEM.
     bundle: Arc<RwLock<String>>,
 }
 
 impl Identity {
-    /// Without an authority so far. Certificates name `agents` and are good for
-    /// `lifetime`, clipped to [`LIFETIMES`]; connections without TLS become as `plain` says.
+    /// Without an authority so far. Certificates name `agents` and are valid for `lifetime`,
+    /// clipped to [`LIFETIMES`]; `plain` decides about connections without TLS.
     pub fn new(agents: Workload, lifetime: Duration, plain: Plain) -> Self {
         Self {
             agents,
@@ -55,8 +55,8 @@ impl Identity {
         }
     }
 
-    /// Has certificates name where clients reach an agent, too: its addresses, its node, and
-    /// what `all` agents are reached by.
+    /// Adds the names by which clients reach an agent to its certificate: its addresses, its node,
+    /// and those in `all`.
     #[must_use]
     pub fn for_clients(mut self, all: Reached) -> Self {
         self.front = Some(Arc::new(all));
@@ -68,7 +68,7 @@ impl Identity {
         self.front.is_some()
     }
 
-    /// Takes connections of agents.
+    /// Accepts connections of agents.
     pub const fn acceptor(&self) -> &Acceptor {
         &self.acceptor
     }
@@ -78,20 +78,20 @@ impl Identity {
         self.issuer().is_some()
     }
 
-    /// Whom agents are to believe, in PEM; empty before that is known.
+    /// The authorities for agents to trust, in PEM; empty until known.
     pub(crate) fn bundle(&self) -> String {
         let held = self.bundle.read().unwrap_or_else(PoisonError::into_inner);
         held.clone()
     }
 
-    /// Has hosts without a way to the API server believe `bundle` from now on.
+    /// Makes hosts that cannot reach the API server trust `bundle` from now on.
     pub(crate) fn set_bundle(&self, bundle: &str) {
         let mut held = self.bundle.write().unwrap_or_else(PoisonError::into_inner);
         bundle.clone_into(&mut held);
     }
 
-    /// A certificate in PEM, from `now` (seconds since 1970) on, for the agent of `host`,
-    /// which asks with `csr` and is at `addresses`. Blocks for as long as a signature takes, which is below a
+    /// A certificate in PEM, valid from `now` (seconds since 1970), for the agent of `host`,
+    /// which requests it with `csr` and is at `addresses`. Blocks for one signature, less than a
     /// millisecond.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ impl Identity {
         if reached.is_none() {
             return Ok(own);
         }
-        // Clients may believe what is above an authority that is given.
+        // Clients may trust the issuer of a given authority.
         Ok(format!("{own}{}", issuer.certificate()))
     }
 

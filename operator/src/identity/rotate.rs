@@ -7,11 +7,12 @@
 use lamina_identity::Validity;
 use serde::{Deserialize, Serialize};
 
-/// How long an authority of the operator's own is good: ten years, in seconds.
+/// Lifetime of an authority of the operator's own: ten years, in seconds.
 pub(super) const LIFE: i64 = 10 * 366 * 24 * 3600;
-/// It is replaced once this part of its life is over.
+/// It is replaced after this part of its lifetime.
 const USED: (i64, i64) = (4, 5);
-/// Authorities that no longer sign and are still believed; more come from a clock that jumps.
+/// Most authorities that no longer sign but are still trusted; more would come from a jumping
+/// clock.
 const MOST_OLD: usize = 4;
 
 /// A certificate with its key, in PEM.
@@ -21,15 +22,15 @@ pub(super) struct Keyed {
     pub(super) key: String,
 }
 
-/// The authorities, as they are kept. Times are seconds since 1970.
+/// The authorities, as stored. Times are seconds since 1970.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     /// The one that signs.
     pub(super) current: Keyed,
-    /// The one that will, and since when it is believed.
+    /// The next one, and since when it is trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) next: Option<Next>,
-    /// Those that did.
+    /// The previous ones.
     #[serde(default)]
     pub(super) old: Vec<Old>,
 }
@@ -46,43 +47,43 @@ pub(super) struct Old {
     pub(super) until: i64,
 }
 
-/// What [`decide`] must know of a [`State`].
+/// The part of a [`State`] that [`decide`] needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Times {
-    /// Of the authority that signs.
+    /// Validity of the signing authority.
     pub(super) current: Validity,
-    /// Of the one that will, and since when it is believed.
+    /// Validity of the next one, and since when it is trusted.
     pub(super) next: Option<(Validity, i64)>,
-    /// Until when each one that did is believed.
+    /// Until when each previous one is trusted.
     pub(super) old: Vec<i64>,
 }
 
 /// What to do about the authorities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// There is none: make one.
+    /// There is none: create one.
     Create,
-    /// The one that signs is not good now, and none waits: make one that signs at once.
+    /// The signing one is invalid now, and there is no next one: create one that signs at once.
     Replace,
-    /// Make the one that will sign, and have it believed.
+    /// Create the next one, and make it trusted.
     Prepare,
-    /// The one that waited signs from now on.
+    /// The next one signs from now on.
     Switch,
-    /// Believe those no longer whose certificates have all ended.
+    /// Stop trusting those whose certificates have all expired.
     Forget,
     /// Nothing.
     Keep,
 }
 
 impl Step {
-    /// Whether a new authority has to be made.
+    /// Whether a new authority must be created.
     pub(super) const fn makes_one(self) -> bool {
         matches!(self, Self::Create | Self::Replace | Self::Prepare)
     }
 }
 
-/// What to do at `now`, where somebody asked for a new authority if `is_asked`, and
-/// certificates are good for `lifetime` seconds.
+/// What to do at `now`, if a new authority was requested (`is_asked`) and certificates are valid
+/// for `lifetime` seconds.
 pub(super) fn decide(times: Option<&Times>, is_asked: bool, now: i64, lifetime: i64) -> Step {
     let Some(times) = times else {
         return Step::Create;
@@ -99,7 +100,7 @@ pub(super) fn decide(times: Option<&Times>, is_asked: bool, now: i64, lifetime: 
                 Step::Keep
             };
         }
-        // The clock was wrong when it was made, or is now.
+        // The clock was wrong at creation, or is now.
         (Some(_), _) => return Step::Prepare,
         (None, _) => {}
     }
@@ -117,8 +118,8 @@ const fn replaced_at(validity: Validity) -> i64 {
     validity.not_before.saturating_add(life / USED.1 * USED.0)
 }
 
-/// The authorities after `step`, for which `made` was made where the step asks for it.
-/// `None` where there is none before and none was made.
+/// The authorities after `step`, with `made` if the step creates one. `None` if there was none and
+/// none was created.
 pub(super) fn after(
     step: Step,
     before: Option<State>,
@@ -161,7 +162,7 @@ impl State {
         self.old.truncate(MOST_OLD);
     }
 
-    /// Every authority that is to be believed, in PEM: the one that signs first.
+    /// All trusted authorities, in PEM: the signing one first.
     pub(super) fn bundle(&self) -> String {
         let next = self.next.iter().map(|next| &next.authority.certificate);
         let old = self.old.iter().map(|old| &old.certificate);
@@ -259,7 +260,7 @@ mod tests {
         assert_eq!(at(&waits, ended), Step::Switch);
         let before = after(Step::Create, None, Some(keyed("a")), BEGIN, DAY);
         let state = after(Step::Replace, before, Some(keyed("b")), ended, DAY).unwrap();
-        // Who trusted the first goes on doing so: the clock may be what is wrong.
+        // Hosts that trust the first keep trusting it: the clock may be wrong.
         assert_eq!(state.bundle(), "b\na\n");
     }
 

@@ -95,7 +95,7 @@ fn workload(account: &str) -> Workload {
     }
 }
 
-/// A keeper that leads, and what it keeps.
+/// A keeper that leads, and its objects.
 struct Kept {
     identity: Identity,
     health: Health,

@@ -1,7 +1,7 @@
 //! Client keys: from labelled Secrets, hashed, to every agent.
 //!
-//! Only Secrets with the label are requested, and only in the namespaces that the operator
-//! is given; nothing but the hash of a key leaves this room.
+//! Only Secrets with the label are requested, and only in the configured namespaces; only
+//! hashes of keys leave this module.
 
 mod secret;
 mod told;
@@ -21,16 +21,15 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use told::{AGAIN, Told};
 
-/// Stands for every namespace.
+/// Means every namespace.
 const EVERYWHERE: &str = "*";
-/// A watch is renewed after this time: one whose connection died unnoticed is found by then.
+/// A watch is renewed after this time, which finds connections that died unnoticed.
 const WATCH_SECONDS: u32 = 60;
 /// Changes come in bursts.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Tells `world` the keys of `namespaces`, now and whenever they change, for as long as it
-/// runs, which is for ever. Mistakes in them are told in Events, which name this process
-/// `reporter`, while it `leads`.
+/// Gives `world` the keys of `namespaces`, now and whenever they change; never returns. While this
+/// process `leads`, mistakes in them are reported in Events, which name it `reporter`.
 pub(crate) async fn follow(
     client: Client,
     namespaces: &[String],
@@ -60,14 +59,14 @@ pub(crate) async fn follow(
             let woken = async {
                 tokio::select! {
                     () = changed.notified() => {}
-                    // Without a sender nobody is to lead any more.
+                    // Without a sender there is no leader any more.
                     Ok(()) = leads.changed() => {}
                 }
             };
-            // Or what is still wrong is told again.
+            // Or uncorrected mistakes are reported again.
             let _ = timeout(AGAIN, woken).await;
             tokio::time::sleep(PAUSE).await;
-            // A key that is valid somewhere must not be taken for none elsewhere.
+            // A key in another namespace must not count as unknown.
             let all: Option<Vec<_>> = copies.iter().map(|copy| copy.all()).collect();
             let Some(all) = all else { continue };
             let Gathered { keys, mistakes } = gather(all.concat());

@@ -12,21 +12,20 @@ use std::sync::Arc;
 
 /// Marks a Secret whose entries are keys of clients.
 pub(super) const LABEL: &str = "serving.lamina.dev/api-key=true";
-/// Names of the models that its keys are for, with commas between them; all of the
-/// namespace where there is none.
+/// Names of the models that its keys are for, separated by commas; all of the namespace by default.
 const MODELS: &str = "serving.lamina.dev/models";
-/// Requests that each of its keys may send to one agent in a second.
+/// Requests per second that each of its keys may send to one agent.
 const RATE: &str = "serving.lamina.dev/requests-per-second";
-/// Bytes of a key: its hash lies on many hosts, so that nobody must be able to guess it.
+/// Length of a key in bytes: its hash is on many hosts, so it must not be guessable.
 const KEY_BYTES: RangeInclusive<usize> = 20..=512;
 const RATES: RangeInclusive<u32> = 1..=1_000_000;
-/// Models that a Secret may name.
+/// Most models that a Secret may name.
 const MOST_MODELS: usize = 256;
-/// Keys of a namespace, so that none crowds out others, and of all together.
+/// Most keys of a namespace, so that none crowds out others, and of all together.
 const MOST_OF_NAMESPACE: usize = 256;
 const MOST: usize = 4096;
 
-/// What is wrong with a Secret, or with one of its keys. Never says what is in it.
+/// A mistake in a Secret or in one of its keys. Never includes its contents.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Mistake {
     #[error(
@@ -56,15 +55,15 @@ pub(super) enum Mistake {
     TooMany,
 }
 
-/// The keys of Secrets, and what is wrong with these.
+/// The keys of Secrets, and their mistakes.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Gathered {
     pub(super) keys: Vec<ApiKey>,
-    /// Secrets with their mistakes, those of one beside each other.
+    /// Secrets with their mistakes, grouped by Secret.
     pub(super) mistakes: Vec<(ObjectId, Mistake)>,
 }
 
-/// The keys of `secrets`; of one that stands in several the oldest counts.
+/// The keys of `secrets`; if one is in several, the oldest counts.
 pub(super) fn gather(mut secrets: Vec<Arc<Secret>>) -> Gathered {
     secrets.sort_by_cached_key(|secret| {
         let made = secret.creation_timestamp().map(|time| time.0);
@@ -114,14 +113,14 @@ pub(super) fn gather(mut secrets: Vec<Arc<Secret>>) -> Gathered {
     gathered
 }
 
-/// What holds for each key of a Secret.
+/// The limits of each key of a Secret.
 struct Terms {
     models: Vec<String>,
     requests_per_second: u32,
 }
 
 impl Terms {
-    /// A Secret whose limits cannot be read has no key: nobody gets more than was meant.
+    /// A Secret with unreadable limits has no valid key: nobody gets more than intended.
     fn of(secret: &Secret) -> Result<Self, Mistake> {
         let annotation = |name: &str| secret.annotations().get(name);
         let requests_per_second = match annotation(RATE) {
@@ -149,8 +148,7 @@ fn models(text: &str) -> Option<Vec<String>> {
     (1..=MOST_MODELS).contains(&names.len()).then_some(names)
 }
 
-/// Of the key; none where it is none. A line that ends as text files' do is meant without
-/// its end.
+/// The key's hash; `None` if it is invalid. A trailing line end, as in text files, is removed.
 fn digest(value: &[u8]) -> Option<Digest> {
     let value = value.strip_suffix(b"\n").unwrap_or(value);
     let value = value.strip_suffix(b"\r").unwrap_or(value);

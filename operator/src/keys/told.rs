@@ -7,22 +7,22 @@ use lamina_crds::reasons::API_KEY_INVALID;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// A mistake that is still there is told again after this time: Events are kept for an hour.
+/// An uncorrected mistake is reported again after this time: Events are kept for an hour.
 pub(super) const AGAIN: Duration = Duration::from_secs(1800);
-/// Secrets of which is told at once; the others' turn comes later.
+/// Secrets reported at once; the others follow later.
 const AT_ONCE: usize = 64;
-/// Secrets whose mistakes are remembered as told.
+/// Most Secrets whose reported mistakes are remembered.
 const MOST: usize = 4096;
 
-/// What was told.
+/// The reported mistakes.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     notes: BTreeMap<ObjectId, (String, Instant)>,
 }
 
 impl Told {
-    /// What is to be told of `mistakes` at `now`: one thing of each Secret, so that one with
-    /// many entries is no flood.
+    /// What to report of `mistakes` at `now`: one per Secret, so that one with many entries does
+    /// not flood.
     pub(super) fn news(&mut self, mistakes: &[(ObjectId, Mistake)], now: Instant) -> Vec<Notice> {
         let mut notes: BTreeMap<&ObjectId, (String, usize)> = BTreeMap::new();
         for (id, mistake) in mistakes {

@@ -1,8 +1,8 @@
 //! Events in `events.k8s.io/v1`.
 //!
 //! kube's recorder merges Events with the same reason and keeps only the first text, but our
-//! texts carry the numbers that people look for. Here only Events with the same text become
-//! a series.
+//! texts have the numbers that people need. Here only Events with the same text become a
+//! series.
 
 use crate::state::notice::{Notice, Regarding};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -12,21 +12,21 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use lamina_crds::{GROUP, OPERATOR_MANAGER};
 use std::collections::HashMap;
 
-/// An Event that did not recur for so long ends its series.
+/// An Event that did not recur for this long ends its series.
 const SERIES_PAUSE: SignedDuration = SignedDuration::from_mins(6);
 /// Longest note that the API server takes.
 const NOTE_LIMIT: usize = 1024;
 
-/// So much of an object's name is in its Events' names, which end at 253 characters.
+/// Longest part of an object's name in its Events' names, which are limited to 253 characters.
 const NAME_LIMIT: usize = 200;
 
 /// A kind that is not one of ours.
 const SECRET: &str = "Secret";
 
-/// What makes two Events the same.
+/// What makes two Events equal.
 type Key = (Regarding, &'static str, String);
 
-/// The Events that were published lately.
+/// The recently published Events.
 #[derive(Debug, Default)]
 pub(crate) struct Series {
     recent: HashMap<Key, Recent>,
@@ -48,7 +48,7 @@ impl Series {
             .retain(|_, r| now.duration_since(r.last) < SERIES_PAUSE);
         self.published += 1;
         let key = (notice.regarding.clone(), notice.reason, notice.note.clone());
-        // An object's name may be as long as an Event's may.
+        // An object's name may be as long as an Event's.
         let about: String = notice.regarding.id.name.chars().take(NAME_LIMIT).collect();
         let name = format!("{about}.{:x}{:x}", now.as_nanosecond(), self.published);
         let recent = self.recent.entry(key).or_insert(Recent {
@@ -62,8 +62,8 @@ impl Series {
         build(notice, reporter, recent)
     }
 
-    /// Forgets an Event that could not be written, so that the next one does not
-    /// go on with a series that does not exist.
+    /// Forgets an Event that could not be written, so that the next one does not continue a series
+    /// that does not exist.
     pub(crate) fn forget(&mut self, notice: &Notice) {
         let key = (notice.regarding.clone(), notice.reason, notice.note.clone());
         self.recent.remove(&key);

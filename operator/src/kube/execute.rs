@@ -1,4 +1,4 @@
-//! Doing what was decided: server-side apply with our field manager.
+//! Carries out decisions: server-side apply with our field manager.
 
 use crate::kube::lenient::Lenient;
 use crate::kube::objects::Objects;
@@ -20,21 +20,21 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// A write that takes longer is given up; the next look decides again. kube
-/// itself would try for minutes.
+/// A write that takes longer is abandoned; the next look decides again. kube itself would try for
+/// minutes.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Writes that go on at once.
+/// Concurrent writes.
 const CONCURRENCY: usize = 16;
-/// Objects written in one look at most: what is left out is decided again by the
-/// next, so that a burst of a thousand holds up nothing that requests wait for.
+/// Most objects written per look: the next look decides the rest again, so that a burst of a
+/// thousand does not delay writes that requests wait for.
 const OBJECTS_A_LOOK: usize = 64;
-/// Writes a second that are sustained, and how many may come at once.
+/// Sustained writes per second, and the size of a burst.
 const WRITES_A_SECOND: f64 = 100.0;
 const BURST: f64 = 200.0;
-/// Of the burst, what reports leave to plans and steps.
+/// Part of the burst that reports leave to plans and steps.
 const RESERVE: f64 = 100.0;
 
-/// Why a write did not come about.
+/// Why a write failed.
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
     // kube prints the whole answer, field by field.
@@ -65,7 +65,7 @@ impl From<kube::Error> for WriteError {
     }
 }
 
-/// Writes to the API server and keeps the copies in step.
+/// Writes to the API server and updates the local copies.
 pub(crate) struct Executor {
     client: Client,
     objects: Objects,
@@ -73,23 +73,22 @@ pub(crate) struct Executor {
     retries: Retries,
     owed: Owed,
     budget: Budget,
-    /// Objects whose writes were left out, and since when.
+    /// Objects whose writes were deferred, and since when.
     left_out: BTreeMap<Target, Instant>,
     /// Until when this process may write.
     tenure: Tenure,
-    /// A request of this look timed out: none of the others is begun, for each
-    /// would take as long.
+    /// A request of this look timed out: start no others, since each would take as long.
     is_away: AtomicBool,
 }
 
-/// What became of the writes of one look.
+/// The result of one look's writes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     /// Writes that succeeded.
     pub written: u64,
     /// Objects with a write that failed.
     pub failed: u64,
-    /// Some were left out, for the next look to decide again.
+    /// Some were deferred, for the next look to decide again.
     pub is_cut: bool,
 }
 
@@ -109,8 +108,8 @@ impl Executor {
         }
     }
 
-    /// Carries out every write, those of one object in their order. What fails is
-    /// logged, decided again by a later look, and put off for a while then.
+    /// Carries out all writes, those of one object in order. Failures are logged; a later look
+    /// decides them again, after a pause.
     pub(crate) async fn run(&mut self, writes: Vec<Write>) -> Outcome {
         let now = Instant::now();
         let due = self.due(writes, now);
@@ -140,12 +139,12 @@ impl Executor {
         outcome
     }
 
-    /// Tells what is still to be told.
+    /// Publishes the remaining Events.
     pub(crate) async fn finish(self) {
         self.publisher.finish().await;
     }
 
-    /// When what was put off may be tried again.
+    /// When deferred writes may be tried again.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         self.retries.next(Instant::now())
     }
@@ -176,9 +175,8 @@ impl Executor {
         groups
     }
 
-    /// The groups that the budget lets through, and whether any was left out: what is
-    /// waited for most first, and of equals what has waited longest. What is left out is
-    /// told later.
+    /// The groups within the budget, and whether any was deferred: the most urgent first, then
+    /// those that have waited longest. The Events of deferred writes are published later.
     fn affordable(&mut self, mut groups: Vec<Group>, now: Instant) -> (Vec<Group>, bool) {
         let before = std::mem::take(&mut self.left_out);
         let since = |target: &Target| before.get(target).copied().unwrap_or(now);
@@ -251,7 +249,7 @@ impl Executor {
         if self.is_away.load(Ordering::Relaxed) {
             return Err(WriteError::Timeout);
         }
-        // What is written by force must never meet what a new leader wrote.
+        // A forced write must never overwrite a new leader's.
         let left = self
             .tenure
             .until()
@@ -300,7 +298,7 @@ impl Executor {
             }
             Change::ModelStatus { id, status } => {
                 let body = object::<DnnModel>(id, None, "status", status);
-                // Also of a model that cannot be read: people are to read why.
+                // Also for a model that cannot be read: people need to see why.
                 let api = Api::<Lenient<DnnModel>>::namespaced(self.client.clone(), &id.namespace);
                 self.objects
                     .models
@@ -320,7 +318,7 @@ impl Executor {
         });
         match api.delete(&id.name, &only).await {
             Ok(_) => {}
-            // Somebody else, the garbage collector for one, was faster.
+            // Another writer, such as the garbage collector, was faster.
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
             Err(error) => return Err(error.into()),
         }
@@ -331,16 +329,16 @@ impl Executor {
     }
 }
 
-/// The writes of one object, in their order; those that only tell something have none.
+/// The writes of one object, in order; those that only publish Events have no object.
 type Group = (Option<Target>, Vec<Write>);
 
-/// What waits for these writes.
+/// The urgency of these writes.
 fn haste(writes: &[Write]) -> Haste {
     let all = writes.iter().map(|w| w.haste);
     all.min().unwrap_or(Haste::Report)
 }
 
-/// Writes that may be made: so many a second, and some at once.
+/// Budget of writes: a rate per second, and a burst.
 struct Budget {
     tokens: f64,
     at: Instant,
@@ -354,7 +352,7 @@ impl Budget {
         }
     }
 
-    /// Takes `count` writes, if they are there; reports leave a reserve.
+    /// Takes `count` writes, if available; reports leave a reserve.
     fn take(&mut self, count: usize, haste: Haste, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
         self.tokens = (self.tokens + elapsed * WRITES_A_SECOND).min(BURST);
@@ -372,7 +370,7 @@ impl Budget {
     }
 }
 
-/// What became of the writes of one object.
+/// The result of the writes of one object.
 struct Done {
     target: Option<Target>,
     written: u64,
@@ -405,8 +403,8 @@ fn unnamed(name: &str) -> ObjectId {
     }
 }
 
-/// The object as server-side apply takes it: what we own and nothing else. With a
-/// UID it never makes a new object out of one that is gone.
+/// The object for server-side apply: only the fields we own. With a UID it never recreates a
+/// deleted object.
 fn object<K: Resource<DynamicType = ()>>(
     id: &ObjectId,
     owner: Option<&OwnerReference>,

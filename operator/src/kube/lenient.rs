@@ -18,11 +18,11 @@ pub(crate) struct Lenient<K>(pub Result<K, Box<Bad>>);
 /// An object that cannot be read.
 #[derive(Debug, Clone)]
 pub(crate) struct Bad {
-    /// As far as it can be read.
+    /// As far as it could be read.
     pub metadata: ObjectMeta,
     /// The field, and what is wrong with it.
     pub error: String,
-    /// All of it.
+    /// The whole object.
     value: Value,
 }
 
@@ -87,26 +87,25 @@ impl<K: Resource> Resource for Lenient<K> {
     }
 }
 
-/// What is kept of an object: of one that cannot be read what stays in force, of any other
-/// what is decided from.
+/// What is kept of an object: the part still in force if it cannot be read, otherwise the fields
+/// that decisions use.
 pub(crate) trait Salvage: Clone {
-    /// The object as it counts, where `known` is what of it could be read last; `None`
-    /// where nothing could.
+    /// The object in force, where `known` is the last readable version; `None` if there is none.
     fn salvage(bad: &Bad, known: Option<&Self>) -> Option<Self> {
         let _ = bad;
         known.cloned()
     }
 
-    /// Its status, where it has one that people read.
+    /// Its status, if it has one that people read.
     fn status(bad: &Bad) -> Option<Box<DnnModelStatus>> {
         let _ = bad;
         None
     }
 
-    /// Drops what nothing here is decided from, where that is much.
+    /// Drops large fields that no decision uses.
     fn slim(&mut self) {}
 
-    /// Whether it says the same as `before` of what is decided from.
+    /// Whether it equals `before` in everything that decisions use.
     fn is_same(&self, before: &Self) -> bool {
         let _ = before;
         false
@@ -114,7 +113,7 @@ pub(crate) trait Salvage: Clone {
 }
 
 impl Salvage for Node {
-    /// A kubelet reports of each node again and again, with the images that lie there.
+    /// A kubelet repeatedly reports each node's images.
     fn slim(&mut self) {
         let capacity = self.status.take().and_then(|status| status.capacity);
         let processors = capacity.and_then(|mut capacity| capacity.remove_entry("cpu"));
@@ -163,8 +162,7 @@ impl Salvage for lamina_crds::ComputeNode {}
 impl Salvage for lamina_crds::Placement {}
 
 impl Salvage for DnnModel {
-    /// The spec that was read last, else the last one that was met, with what else
-    /// there is by now.
+    /// The last readable spec, else the one last met, with the current rest.
     fn salvage(bad: &Bad, known: Option<&Self>) -> Option<Self> {
         let status: Option<DnnModelStatus> = bad.value.get("status").and_then(part);
         let accepted = status.as_ref().and_then(|s| s.accepted.as_ref());
@@ -174,7 +172,7 @@ impl Salvage for DnnModel {
         };
         let status = status.or_else(|| known.and_then(|k| k.status.clone()));
         Some(Self {
-            // All that is said of it is said of the spec that could be read.
+            // The status refers to the spec that could be read.
             metadata: ObjectMeta {
                 generation,
                 ..bad.metadata.clone()
@@ -196,7 +194,7 @@ pub(crate) mod tests {
     use lamina_crds::dnn_model::AcceptedSpec;
     use serde_json::json;
 
-    /// The model with a number that an older schema let in.
+    /// The model with a number that an older schema allowed.
     pub(crate) fn too_large(model: &DnnModel) -> Value {
         let mut value = serde_json::to_value(model).unwrap();
         value["spec"]["constraints"]["keepOnEntry"] = json!(99_999_999_999_u64);
@@ -231,7 +229,7 @@ pub(crate) mod tests {
         let kept = DnnModel::salvage(&bad(&known), Some(&known)).unwrap();
         assert_eq!(kept.spec, known.spec);
         assert_eq!(kept.metadata.generation, known.metadata.generation);
-        // Another process begins.
+        // Another process starts.
         assert!(DnnModel::salvage(&bad(&model()), None).is_none());
         let mut met = model();
         let mut spec = model_spec();

@@ -12,8 +12,7 @@ use tokio::sync::Notify;
 
 /// Labels of agents' pods, as the chart sets them.
 const AGENTS: &str = "app.kubernetes.io/name=lamina,app.kubernetes.io/component=agent";
-/// A watch is renewed after this time: one whose connection died unnoticed is
-/// found by then.
+/// A watch is renewed after this time, which finds connections that died unnoticed.
 const WATCH_SECONDS: u32 = 60;
 
 /// The copies.
@@ -32,8 +31,8 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    /// What keeps the copies up to date. None of them ends by itself; `changed`
-    /// is told of each change.
+    /// The tasks that keep the copies up to date. None of them ends by itself; `changed` is
+    /// notified of each change.
     pub(crate) fn watches(
         &self,
         client: &Client,
@@ -76,8 +75,7 @@ impl Objects {
         ]
     }
 
-    /// Everything, or what is awaited: the kinds whose first list is not
-    /// complete, with what their watch last said.
+    /// The objects, or the kinds whose first list is not complete, with their watch's last error.
     pub(crate) fn list(&self) -> Result<Listed, String> {
         let lists = (
             self.models.all(),

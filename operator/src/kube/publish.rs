@@ -1,4 +1,4 @@
-//! Publishes Events outside the loop: no deploy step waits for one.
+//! Publishes Events outside the loop: no deployment waits for one.
 
 use crate::kube::events::{self, Series};
 use crate::state::notice::Notice;
@@ -13,14 +13,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// An Event that takes longer is given up.
+/// An Event that takes longer is dropped.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// What a stopping process spends on what is still to be told.
+/// Time for a stopping process to publish the remaining Events.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-/// Events that wait at most; more than that come from nothing that people read.
+/// Most Events in the queue; more than that would come from a fault.
 const QUEUE: usize = 4096;
 
-/// Tells people what happened, in the order in which it did.
+/// Publishes Events in the order in which they happened.
 pub(crate) struct Publisher {
     notices: mpsc::Sender<(Notice, Timestamp)>,
     worker: JoinHandle<()>,
@@ -45,7 +45,7 @@ impl Publisher {
             series: Series::default(),
         };
         let worker = tokio::spawn(async move {
-            // One after the other: a series goes on with an Event that was written.
+            // One after the other: a series must continue an Event that was written.
             while let Some((notice, at)) = waiting.recv().await {
                 desk.tell(notice, at).await;
             }
@@ -53,7 +53,7 @@ impl Publisher {
         Self { notices, worker }
     }
 
-    /// Puts an Event in the queue. One that is lost is logged: nothing depends on it.
+    /// Queues an Event. A lost one is logged: nothing depends on it.
     pub(crate) fn tell(&self, notice: Notice) {
         tracing::info!(
             kind = notice.regarding.kind,
@@ -72,9 +72,9 @@ impl Publisher {
         }
     }
 
-    /// Publishes what waits, for a few seconds at most.
+    /// Publishes the queued Events, for a few seconds at most.
     pub(crate) async fn finish(mut self) {
-        // With the queue the worker ends.
+        // Closing the queue ends the worker.
         drop(self.notices);
         match timeout(LAST_WORDS, &mut self.worker).await {
             Ok(Ok(())) => {}

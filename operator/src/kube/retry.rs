@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// What was owed for so long is forgotten: its object is most likely gone.
+/// Events kept for this long are dropped: their object is most likely gone.
 const FORGET: Duration = Duration::from_secs(600);
 
 /// An object that is written.
@@ -42,7 +42,7 @@ impl Target {
     }
 }
 
-/// Which objects are to be left alone.
+/// Objects whose writes are paused.
 #[derive(Debug, Default)]
 pub(crate) struct Retries(BTreeMap<Target, Retry>);
 
@@ -76,15 +76,14 @@ impl Retries {
         self.0.remove(target);
     }
 
-    /// The first moment after `now` at which a target may be written again.
+    /// The earliest time after `now` at which a target may be written again.
     pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
         let moments = self.0.values().map(|r| r.not_before);
         moments.filter(|at| *at > now).min()
     }
 }
 
-/// Events of writes that did not come about. What a look decides once only would
-/// be lost otherwise.
+/// Events of failed writes. What a look decides only once would be lost otherwise.
 #[derive(Debug, Default)]
 pub(crate) struct Owed(BTreeMap<Target, (Vec<Notice>, Instant)>);
 
@@ -101,7 +100,7 @@ impl Owed {
         merge(kept, notices);
     }
 
-    /// What is to be told of `target`: what is owed, then `notices`.
+    /// The Events to publish for `target`: kept ones, then `notices`.
     pub(crate) fn with(&mut self, target: &Target, notices: Vec<Notice>) -> Vec<Notice> {
         let mut all = self.0.remove(target).map_or(Vec::new(), |(kept, _)| kept);
         merge(&mut all, notices);

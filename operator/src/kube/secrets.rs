@@ -11,12 +11,12 @@ use lamina_proto::control::SourceSecret;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// The loop of looks waits for it.
+/// The reconcile loop waits for it.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// All entries together. Certificates of several authorities fit.
+/// Limit of all entries together. Certificates of several authorities fit.
 const LARGEST_BYTES: usize = 64 << 10;
 
-/// Why a Secret cannot be used. Nothing of it is told.
+/// Why a Secret cannot be used. Its contents are not reported.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SecretError {
     /// There is none.
@@ -28,21 +28,21 @@ pub(crate) enum SecretError {
          chart's value operator.sourceSecrets.namespaces names those where it may"
     )]
     Forbidden(String),
-    /// It was not made for this.
+    /// It lacks the label.
     #[error(
         "spec.source.secretRef: the Secret `{0}` lacks the label {SOURCE_CREDENTIALS_LABEL}: \
          \"true\", without which it is not used"
     )]
     Unlabelled(String),
-    /// It is larger than credentials are.
+    /// It is too large for credentials.
     #[error("spec.source.secretRef: the Secret `{0}` is larger than {LARGEST_BYTES} bytes")]
     TooLarge(String),
-    /// The API server did not give it.
+    /// The API server returned an error.
     #[error("spec.source.secretRef: the Secret `{name}` cannot be read")]
     Read {
         /// Its name.
         name: String,
-        /// What the API server said.
+        /// The API server's error.
         #[source]
         source: Box<kube::Error>,
     },
@@ -54,7 +54,7 @@ pub(crate) enum SecretError {
 /// The entries of a Secret.
 ///
 /// # Errors
-/// It is not there, not meant for this, too large, or cannot be read.
+/// It is missing, not labelled, too large, or cannot be read.
 pub(crate) async fn read(client: &Client, id: &SecretId) -> Result<SourceSecret, SecretError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &id.namespace);
     let name = || id.name.clone();
@@ -99,7 +99,7 @@ mod tests {
     use kube::client::Body;
     use serde_json::{Value, json};
 
-    /// What comes of the answer with this status and body.
+    /// Interprets the answer with this status and body.
     async fn read_of(status: u16, body: Value) -> Result<SourceSecret, SecretError> {
         let service = tower::service_fn(move |request: Request<Body>| {
             let body = body.clone();

@@ -23,7 +23,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause between two tries at a watch.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A watch that did not fail for this time works.
+/// A watch that did not fail for this long works.
 const WORKS: Duration = Duration::from_secs(20);
 
 /// Namespace and name.
@@ -38,17 +38,17 @@ pub(crate) struct Copies<K> {
 #[derive(Debug)]
 struct Inner<K> {
     present: BTreeMap<Key, Arc<K>>,
-    /// Objects of a list that is not complete yet.
+    /// Objects of a list in progress.
     listing: BTreeMap<Key, Arc<K>>,
     /// UIDs that this process removed; a late watch must not bring them back.
     removed: Vec<String>,
     is_complete: bool,
-    /// Objects that cannot be read, with what is wrong. What counts of each is among
-    /// those present, where anything does.
+    /// Objects that cannot be read, with the error. Their last readable version, if any, is among
+    /// those present.
     unreadable: BTreeMap<Key, Unreadable>,
-    /// Those of a list that is not complete yet.
+    /// The same, of a list in progress.
     listing_unreadable: BTreeMap<Key, Unreadable>,
-    /// What the watch last complained of, until it works.
+    /// The watch's last error, until it works.
     complaint: Option<String>,
 }
 
@@ -84,8 +84,7 @@ fn version_of(meta: &ObjectMeta) -> u64 {
         .unwrap_or(0)
 }
 
-/// The object without what only others read: who set which field is often larger than
-/// all that was set.
+/// The object without managed fields, which are often larger than the rest.
 fn slim<K: Resource + Salvage>(mut object: K) -> K {
     object.meta_mut().managed_fields = None;
     object.slim();
@@ -94,12 +93,12 @@ fn slim<K: Resource + Salvage>(mut object: K) -> K {
 
 impl<K: Resource<DynamicType = ()> + Salvage> Copies<K> {
     fn lock(&self) -> MutexGuard<'_, Inner<K>> {
-        // Every change of the maps is a single step: after a panic elsewhere
-        // they are still whole.
+        // Every change of the maps is a single step, so they are intact even after a panic
+        // elsewhere.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every object, once the first list was complete.
+    /// Every object, once the first list is complete.
     pub(crate) fn all(&self) -> Option<Vec<Arc<K>>> {
         let inner = self.lock();
         inner
@@ -107,7 +106,7 @@ impl<K: Resource<DynamicType = ()> + Salvage> Copies<K> {
             .then(|| inner.present.values().cloned().collect())
     }
 
-    /// Whether the first list was complete.
+    /// Whether the first list is complete.
     pub(crate) fn is_complete(&self) -> bool {
         self.lock().is_complete
     }
@@ -122,27 +121,26 @@ impl<K: Resource<DynamicType = ()> + Salvage> Copies<K> {
         self.apply(watcher::Event::InitDone);
     }
 
-    /// The object of that name, in no namespace where that is empty.
+    /// The object of that name; an empty namespace means cluster-scoped.
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         let key = (namespace.to_owned(), name.to_owned());
         self.lock().present.get(&key).cloned()
     }
 
-    /// Objects that are there but cannot be read, with what is wrong.
+    /// Objects that exist but cannot be read, with the error.
     pub(crate) fn unreadable(&self) -> BTreeMap<(String, String), Unreadable> {
         self.lock().unreadable.clone()
     }
 
-    /// `kind` with what its watch complains of, as long as the first list is not
-    /// complete.
+    /// `kind` with its watch's last error, as long as the first list is not complete.
     pub(crate) fn missing(&self, kind: &str) -> Option<String> {
         let inner = self.lock();
         let why = inner.complaint.as_ref().map(|c| format!(" ({c})"));
         (!inner.is_complete).then(|| format!("{kind}{}", why.unwrap_or_default()))
     }
 
-    /// Takes over an object as a watch or a write gave it, unless a newer
-    /// version is here; whether it says anything new.
+    /// Stores an object from a watch or a write, unless a newer version is here; returns whether
+    /// anything relevant changed.
     pub(crate) fn observe(&self, object: K) -> bool {
         let object = slim(object);
         let mut inner = self.lock();
@@ -155,14 +153,14 @@ impl<K: Resource<DynamicType = ()> + Salvage> Copies<K> {
         if old.is_some_and(|old| version(old.as_ref()) > new) {
             return false;
         }
-        // A watch brings what this process wrote once more.
+        // A watch repeats what this process wrote.
         let is_known = old.is_some_and(|old| version(old.as_ref()) == new || object.is_same(old));
         let was_unreadable = inner.unreadable.remove(&key).is_some();
         inner.present.insert(key, Arc::new(object));
         was_unreadable || !is_known
     }
 
-    /// Takes over an object as a watch or a write gave it, readable or not.
+    /// Stores an object from a watch or a write, readable or not.
     pub(crate) fn observe_any(&self, object: Lenient<K>) {
         match object.0 {
             Ok(object) => {
@@ -172,7 +170,7 @@ impl<K: Resource<DynamicType = ()> + Salvage> Copies<K> {
         }
     }
 
-    /// An object is there in a form that cannot be read: unreadable is not gone.
+    /// An object exists but cannot be read: that does not mean that it is gone.
     fn cannot_read(&self, bad: &Bad, is_listed: bool) {
         let meta = &bad.metadata;
         let key = (
@@ -184,7 +182,7 @@ impl<K: Resource<DynamicType = ()> + Salvage> Copies<K> {
         if inner.removed.contains(&uid) {
             return;
         }
-        // One made anew under the same name is another.
+        // A recreated object of the same name is another one.
         let known = inner.present.get(&key).filter(|k| k.meta().uid == meta.uid);
         if let Some(newer) = known.filter(|k| version::<K>(k) > version_of(meta)) {
             if is_listed {
@@ -217,7 +215,7 @@ impl<K: Resource<DynamicType = ()> + Salvage> Copies<K> {
         };
     }
 
-    /// An object that cannot be read is gone.
+    /// An object that cannot be read was deleted.
     fn gone(&self, bad: &Bad) {
         let meta = &bad.metadata;
         let key = (
@@ -243,7 +241,7 @@ impl<K: Resource<DynamicType = ()> + Salvage> Copies<K> {
         inner.removed.push(uid.to_owned());
     }
 
-    /// Takes over what a watch says; whether there is anything new to look at.
+    /// Applies a watch event; returns whether anything relevant changed.
     fn apply(&self, event: watcher::Event<K>) -> bool {
         match event {
             watcher::Event::Apply(object) => return self.observe(object),
@@ -299,13 +297,13 @@ fn events<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    // Each try begins with an event, so that only time can tell that a watch works.
+    // Each try begins with an event, so only time can tell that a watch works.
     let pauses = ResetTimerBackoff::new(Pause(FIRST_PAUSE), WORKS);
     watcher(api, config).backoff(pauses)
 }
 
-/// Pauses between tries at a watch. kube's own grow to half a minute, in which
-/// an operator is blind after the API server is back.
+/// Pauses between tries at a watch. kube's own grow to half a minute, during which the operator is
+/// blind after the API server returns.
 struct Pause(Duration);
 
 impl Iterator for Pause {
@@ -324,8 +322,8 @@ impl Backoff for Pause {
     }
 }
 
-/// Keeps `copies` up to date until the watch ends, which only a shutdown does.
-/// `changed` is told of each change of what is decided from.
+/// Keeps `copies` up to date until the watch ends, which only a shutdown does. Notifies `changed`
+/// of each relevant change.
 pub(crate) async fn keep<K>(
     api: Api<Lenient<K>>,
     config: watcher::Config,
@@ -363,8 +361,8 @@ pub(crate) async fn keep<K>(
     }
 }
 
-/// The event of an object that can be read. One that cannot is noted here, so that it
-/// does not stop all others.
+/// The event, if its object can be read. Otherwise the object is noted here, so that it does not
+/// block all others.
 fn readable<K: Resource<DynamicType = ()> + Salvage>(
     kind: &str,
     copies: &Copies<K>,
@@ -584,20 +582,20 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert!(told()[0].starts_with("spec.constraints.keepOnEntry: "));
-        // A list that begins anew knows of it at every moment.
+        // While a list is repeated, the object stays known.
         tell(&copies, watcher::Event::Init);
         assert_eq!((kept().len(), told().len()), (1, 1));
         tell(&copies, watcher::Event::InitApply(bad.clone()));
         assert_eq!((kept().len(), told().len()), (1, 1));
         tell(&copies, watcher::Event::InitDone);
         assert_eq!((kept(), told().len()), (vec![model(5).spec], 1));
-        // What was written into its status since is known.
+        // What was since written into its status is known.
         let mut written = too_large(&model(8));
         written["status"] = json!({"stage": "Serving"});
         copies.observe_any(serde_json::from_value(written).unwrap());
         let stage = |m: &DnnModel| m.status.as_ref().map(|s| s.stage.clone());
         assert_eq!(stage(&copies.all().unwrap()[0]).as_deref(), Some("Serving"));
-        // A list that is older than what was written loses nothing.
+        // A list older than the write loses nothing.
         tell(&copies, watcher::Event::Init);
         tell(&copies, watcher::Event::InitApply(bad));
         tell(&copies, watcher::Event::InitDone);

@@ -110,7 +110,7 @@ impl Facts {
         let mut keep = |a: &str, b: &str, rtt: Option<f64>, rate: Option<f64>| {
             links.push((a.to_owned(), b.to_owned(), rtt, rate));
         };
-        // What was decided from, or what agents say where nothing is decided here.
+        // From the snapshot, or from the agents' reports if nothing is decided here.
         match self.snapshot() {
             Some(s) => s
                 .links

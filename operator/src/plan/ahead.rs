@@ -1,6 +1,6 @@
-//! Blocks that hosts fetch before a move needs them: while all is quiet, a strategy is
-//! asked now and then what it would do if a host or its links failed, and hosts put on
-//! their disks what they would be given then.
+//! Blocks that hosts fetch before a move needs them: while a Placement is stable, its strategy is
+//! occasionally asked what it would do if a host or its links failed, and hosts fetch the blocks
+//! that they would get then.
 
 use super::{Case, Planned};
 use crate::state::decision::{Question, Supposed};
@@ -11,21 +11,20 @@ use lamina_crds::compute_node::Blob;
 use lamina_crds::dnn_model::AdaptationPolicy;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A revision has served for so long before it is asked what would replace it.
+/// A revision must have served for this long before the first question ahead.
 const SETTLED_SECONDS: f64 = 5.0;
-/// The same is asked again after so long; longer where there are many Placements.
+/// Time between two questions ahead; longer with many Placements.
 const PERIOD_SECONDS: f64 = 60.0;
-/// All Placements together ask no more often than this, and hosts so begin to fetch one
-/// after the other.
+/// Limit over all Placements, so that hosts start fetching one after the other.
 const ASKED_PER_SECOND: f64 = 0.5;
-/// How many times slower links are supposed to be: what becomes slow is seldom so by the
-/// same factor, and the cut follows it.
+/// By which factors links are assumed to slow down: the best cut depends on the factor, and factors
+/// vary.
 const SLOWER: [u32; 2] = [10, 30];
-/// Suppositions about one path at most.
+/// Most scenarios per path.
 const MOST_SUPPOSED: usize = 6;
 
 impl Case<'_> {
-    /// A question ahead, where it is time for one and nothing else is asked.
+    /// Asks a question ahead if it is time and nothing else is being asked.
     pub(super) fn ask_ahead_when_due(&self, memory: &Memory, own: &mut PlacementMemory) -> Planned {
         let last = memory.asked_ahead;
         let is_turn =
@@ -54,8 +53,7 @@ impl Case<'_> {
 
     fn is_due_ahead(&self, own: &PlacementMemory) -> bool {
         let wish = &self.wanted.wish;
-        // A plugin is asked for plans that are needed, and costs what its author made it
-        // cost.
+        // Plugins are asked only for plans that are needed: their cost is unknown.
         if !wish.adaptation.standby || wish.adaptation.paused || wish.strategy.is_plugin {
             return false;
         }
@@ -86,8 +84,8 @@ impl Case<'_> {
         period * (0.85 + 0.3 * self.site.key().spread())
     }
 
-    /// What may go wrong with the present path: the links of a host that sends become
-    /// slow, the entry's first; or one of the others is lost.
+    /// What may happen to the present path: the links of a sending host slow down, the entry's
+    /// first; or one of the other hosts is lost.
     fn supposed(&self) -> Vec<Supposed> {
         let Some(plan) = self.current else {
             return Vec::new();
@@ -104,7 +102,7 @@ impl Case<'_> {
         let lost = plans::hosts(plan).filter(|host| *host != self.entry());
         let lost = lost.map(|host| Supposed::Lost(host.to_owned()));
         let mut all: Vec<Supposed> = Vec::new();
-        // In turn, so that a long path has some of either.
+        // Alternate, so that a long path gets some of both.
         let (mut slow, mut lost) = (slow, lost);
         loop {
             let next = [slow.next(), lost.next()];
@@ -121,7 +119,7 @@ impl Case<'_> {
         all
     }
 
-    /// What follows from a question ahead: whatever else is due goes first.
+    /// Handles the answer to a question ahead; anything else that is due goes first.
     pub(super) fn heard_ahead(
         &self,
         memory: &Memory,
@@ -133,7 +131,7 @@ impl Case<'_> {
         self.take_ahead(own, question);
         if planned.ask.is_some() {
             if question.ahead.is_none() {
-                // It is replaced: the next quiet moment asks again.
+                // It was replaced: ask again when things are stable.
                 own.standby.asked = None;
             }
             return planned;
@@ -149,8 +147,8 @@ impl Case<'_> {
             return;
         };
         let found = self.blobs(ahead);
-        // Cuts move a little with each measurement: what is there already is not taken
-        // away for fewer blocks of the same.
+        // Cuts move a little with each measurement: do not drop fetched blocks for a subset of
+        // them.
         let known = own.standby.hosts.as_ref();
         let known = known.filter(|known| self.is_of_model(known));
         if known.is_none_or(|known| !is_within(&found, known)) {
@@ -158,7 +156,7 @@ impl Case<'_> {
         }
     }
 
-    /// Whether all of `hosts` are blocks of the model as it is now.
+    /// Whether all of `hosts` are blocks of the model's current manifest.
     fn is_of_model(&self, hosts: &BTreeMap<String, Vec<Blob>>) -> bool {
         let blocks = self.wanted.manifest.blocks.iter();
         let blocks: BTreeSet<&str> = blocks.map(|b| b.digest.as_str()).collect();

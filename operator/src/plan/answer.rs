@@ -1,4 +1,4 @@
-//! A solution as a plan that can be written.
+//! Turns a solution into a plan that can be written.
 
 use super::{Case, Planned};
 use crate::state::decision::Solve;
@@ -95,7 +95,7 @@ impl Case<'_> {
         }
     }
 
-    /// A revision that no plan of this Placement had.
+    /// A revision that no plan of this Placement has had.
     pub(super) fn next_revision(&self) -> i64 {
         let placement = self.site.placement;
         let status = placement.and_then(|p| p.status.as_ref());
@@ -133,8 +133,8 @@ impl Case<'_> {
         }
     }
 
-    /// Remembers what is wrong with a plugin. The same fault is told once, and its
-    /// text stays though its numbers change.
+    /// Remembers a plugin's fault. The same fault is reported once, and its text stays even if its
+    /// numbers change.
     pub(super) fn remark(&self, own: &mut PlacementMemory, answer: &Answer) -> Option<Notice> {
         let fault = |r: &Remark| (r.kind, r.fell_back);
         if own.remark.as_ref().map(fault) == answer.remark.as_ref().map(fault) {
@@ -179,7 +179,7 @@ fn certificate(proof: &Certificate) -> String {
     }
 }
 
-/// Milliseconds with a tenth: more digits say nothing and make every solve differ.
+/// Milliseconds to a tenth: more digits mean nothing and would make every solve differ.
 fn round(ms: f64) -> f64 {
     (ms * 10.0).round() / 10.0
 }

@@ -1,5 +1,5 @@
-//! Putting a question to a strategy, and judging its answer. All of it is pure but
-//! for the deadline; `super::desk` says where and when it runs.
+//! Puts a question to a strategy and judges its answer. Pure except for the deadline; `super::desk`
+//! decides where and when it runs.
 
 use super::judge::standing;
 use super::problem;
@@ -18,7 +18,7 @@ use std::time::Instant;
 /// Why there is nothing to place: a reason and its message.
 type Refusal = (&'static str, String);
 
-/// What a built-in strategy answers.
+/// The answer of a built-in strategy.
 pub(crate) fn solve(question: &Question, ctx: &Ctx) -> Answer {
     let problem = problem::build(question);
     let began = Instant::now();
@@ -28,15 +28,15 @@ pub(crate) fn solve(question: &Question, ctx: &Ctx) -> Answer {
     judged(question, Arc::new(problem), solution, seconds, None, ctx)
 }
 
-/// The blocks that hosts would lack if what the question supposes came true, one case
-/// after the other. Cases that nothing is found for within the time are passed over.
+/// The blocks that hosts would lack in each of the question's scenarios. Scenarios without a
+/// solution in time are skipped.
 pub(crate) fn ahead(question: &Question, ctx: &Ctx) -> Ahead {
     let mut lacking = Ahead::new();
     for (done, supposed) in question.supposed.iter().enumerate() {
         let left = question.supposed.len() - done;
         let one = Question {
             supposed: vec![supposed.clone()],
-            // Where requests wait for blocks, what hosts have already counts for more.
+            // If requests wait for blocks, blocks that hosts already have count for more.
             is_urgent: matches!(supposed, Supposed::Lost(_)),
             ..question.clone()
         };
@@ -69,7 +69,7 @@ fn running_on(question: &Question, node: &str) -> BTreeSet<usize> {
         .collect()
 }
 
-/// An answer as it is taken in: that of a plugin was checked by its host.
+/// Judges an answer; that of a plugin was checked by its host already.
 pub(crate) fn judged(
     question: &Question,
     problem: Arc<Problem>,
@@ -107,7 +107,7 @@ fn built_in(choice: &Choice, problem: &Problem, ctx: &Ctx) -> Result<Solution, R
     solve_checked(problem, by.as_ref(), &SolveOptions::default(), ctx).map_err(known)
 }
 
-/// A pin to a host that no agent runs on, which no strategy can follow.
+/// A pin to a host without an agent, which no strategy can satisfy.
 pub(crate) fn pinned_to_nobody(question: &Question) -> Option<Refusal> {
     let mut pins = question.wish.pins.iter();
     let pin = pins.find(|p| question.cluster.host(&p.node).is_none())?;
@@ -118,7 +118,8 @@ pub(crate) fn pinned_to_nobody(question: &Question) -> Option<Refusal> {
     Some((reasons::NO_FEASIBLE_PLACEMENT, message))
 }
 
-/// Another strategy may find what this one does not, and so may this one with more time.
+/// Another strategy may find a placement where this one does not, and so may this one with more
+/// time.
 fn why_nothing(problem: &Problem, found: &Solution, ctx: &Ctx) -> String {
     let strategy = found.strategy.as_str();
     if found.certificate.status == Status::Unknown && ctx.expired() {

@@ -1,7 +1,6 @@
-//! Which hosts a question is about. Up to [`CANDIDATES`] it is all of them; beyond,
-//! those that can be part of a good answer: near the entry, or fast for the way
-//! there, of each tier. The cost of a question so stays the same however many hosts
-//! there are.
+//! Which hosts a question covers. Up to [`CANDIDATES`] all of them; beyond that, those that can be
+//! part of a good answer: near the entry, or fast for their distance, of each tier. This keeps the
+//! cost of a question constant in the number of hosts.
 
 use crate::state::cluster::{Cluster, Host};
 use crate::state::decision::Question;
@@ -9,11 +8,11 @@ use crate::state::plans;
 use lamina_placement::Tier;
 use std::collections::BTreeSet;
 
-/// Hosts of one question at most, apart from those that it cannot do without.
+/// Most hosts of one question, besides those that must be included.
 pub(crate) const CANDIDATES: usize = 64;
-/// Of each tier, so many that answer soonest.
+/// How many hosts of each tier are taken by response time …
 const SOONEST: usize = 12;
-/// And so many that are nearest.
+/// … and how many by distance.
 const NEAREST: usize = 6;
 
 /// The hosts of `question`, in the cluster's order.

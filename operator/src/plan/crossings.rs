@@ -1,5 +1,5 @@
-//! How a plan sends values from host to host: as the wish and what was measured say, and
-//! as the agents on both sides know.
+//! How a plan encodes values between hosts: by the wish and the measured errors, with encodings
+//! that the agents on both sides support.
 
 use super::Case;
 use crate::state::cluster::Host;
@@ -17,13 +17,13 @@ const fn of_crds(dtype: model::WireType) -> WireType {
     }
 }
 
-/// Whether an agent that says that it knows `known` knows `dtype`.
+/// Whether an agent that supports `known` supports `dtype`.
 fn has(known: &[String], dtype: model::WireType) -> bool {
     known.iter().any(|name| name == dtype.as_str())
 }
 
-/// What a question reckons with for each block that may begin a host's part. Where one of
-/// `hosts` that could compute does not know a type yet, nobody is reckoned to send it.
+/// The encoding that a question assumes for each block that may begin a segment. If one of `hosts`
+/// that could compute does not support a type yet, no crossing is assumed to use it.
 pub(super) fn for_question(
     manifest: &Manifest,
     asked: &Activations,
@@ -37,7 +37,7 @@ pub(super) fn for_question(
         .collect()
 }
 
-/// How values cross into each of `segments` that takes them from another host.
+/// The crossing into each of `segments` that receives values from another host.
 fn of_path(
     manifest: &Manifest,
     asked: &Activations,
@@ -76,7 +76,7 @@ fn crossing(segment: u32, chosen: profile::Crossing) -> Crossing {
     }
 }
 
-/// Whether both send the same in the same way, for the same reasons.
+/// Whether both use the same encodings for the same reasons.
 fn is_same(a: &[Crossing], b: &[Crossing]) -> bool {
     fn told(c: &Crossing) -> (u32, Option<&Encoding>, &str) {
         (c.segment, c.encoding.as_ref(), &c.reason)
@@ -85,7 +85,7 @@ fn is_same(a: &[Crossing], b: &[Crossing]) -> bool {
 }
 
 impl Case<'_> {
-    /// How values cross on a path of `segments`.
+    /// The crossings of a path of `segments`.
     pub(super) fn crossings(&self, segments: &[Segment]) -> Vec<Crossing> {
         let Some(asked) = &self.wanted.wish.activations else {
             return Vec::new();
@@ -99,8 +99,8 @@ impl Case<'_> {
         of_path(manifest, asked, self.entry(), segments, knows)
     }
 
-    /// Whether `plan`, which places the wanted model, sends values otherwise than is
-    /// wished for and its hosts know.
+    /// Whether `plan`, which places the wanted model, uses other encodings than the wish and its
+    /// hosts allow.
     pub(super) fn is_sent_otherwise(&self, plan: &Plan) -> bool {
         let is_this_model = plan.manifest == self.wanted.digest;
         is_this_model && !is_same(&plan.crossings, &self.crossings(&plan.segments))

@@ -24,12 +24,12 @@ use waiting::Waiting;
 
 mod waiting;
 
-/// Time for one question to a built-in strategy.
+/// Time limit of a question to a built-in strategy.
 const SOLVE_TIME: Duration = Duration::from_secs(3);
-/// Time for one question ahead, with all that it supposes: one that is asked for what
-/// happened must not wait long behind it.
+/// Time limit of a question ahead, with all its scenarios: urgent questions must not wait long
+/// behind it.
 const AHEAD_TIME: Duration = Duration::from_millis(500);
-/// Time for the built-in strategy, where a plugin gives no good answer.
+/// Time limit of the built-in strategy that replaces a plugin without a good answer.
 const FALLBACK_TIME: Duration = Duration::from_secs(2);
 /// Most threads that solve at once.
 const MOST_THREADS: usize = 8;
@@ -44,9 +44,9 @@ pub(crate) struct Desk {
 #[derive(Debug, Default)]
 struct Shared {
     open: Mutex<Open>,
-    /// There is something to solve, or nothing more ever.
+    /// There is work, or the desk is closing.
     work: Condvar,
-    /// An answer came that somebody waits for.
+    /// An awaited answer came.
     answered: Notify,
 }
 
@@ -69,7 +69,7 @@ struct Asked {
     call: Option<AbortHandle>,
 }
 
-/// What comes of a question.
+/// The outcome of a question.
 enum Reply {
     Answer(Arc<Answer>),
     Ahead(Arc<Ahead>),
@@ -91,8 +91,7 @@ impl Drop for Desk {
 }
 
 impl Desk {
-    /// A desk that asks `plugins`, and solves on as many threads as there are
-    /// processors to spare.
+    /// A desk with these `plugins`, and as many threads as there are processors to spare.
     pub(crate) fn new(plugins: Plugins) -> Self {
         let shared = Arc::<Shared>::default();
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -106,7 +105,7 @@ impl Desk {
         Self { plugins, shared }
     }
 
-    /// Every question with its answer, where it came.
+    /// Every question, with its answer if it came.
     pub(crate) fn views(&self) -> BTreeMap<PlacementKey, QuestionView> {
         let open = self.shared.lock();
         let views = open.questions.iter();
@@ -115,19 +114,19 @@ impl Desk {
             .collect()
     }
 
-    /// Returns when an answer came since the last call that somebody waits for. Those that
-    /// were only asked because time passed are found by the next look, whenever it is:
-    /// hundreds of Placements would have the loop never rest.
+    /// Returns when an awaited answer has come since the last call. Answers to periodic questions
+    /// are picked up by the next look, whenever that is: with hundreds of Placements the loop would
+    /// never rest.
     pub(crate) async fn answered(&self) {
         self.shared.answered.notified().await;
     }
 
-    /// Drops a question, and the call where it is still under way.
+    /// Drops a question, and cancels its call if that is still running.
     pub(crate) fn forget(&self, key: &PlacementKey) {
         self.shared.lock().questions.remove(key);
     }
 
-    /// Asks in the background. A former question with the same key is dropped.
+    /// Asks in the background. Replaces an earlier question with the same key.
     pub(crate) fn ask(&self, ask: Ask) {
         let view = QuestionView {
             about: ask.about,
@@ -215,11 +214,11 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Solves questions until the desk is gone.
+    /// Solves questions until the desk closes.
     fn solve(&self) {
         while let Some((key, number, question)) = self.next() {
             let is_ahead = !question.supposed.is_empty();
-            // A fault in a strategy costs this question's answer, not the thread.
+            // A panic in a strategy costs this question's answer, not the thread.
             let solved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 if is_ahead {
                     let ctx = Ctx::until(Instant::now() + AHEAD_TIME);
@@ -273,7 +272,7 @@ impl Shared {
     }
 }
 
-/// The answer in place of one that broke off.
+/// The answer in place of one whose strategy panicked.
 fn broken(question: &Question) -> Answer {
     let message = format!(
         "strategy {} broke off, which is a bug; please report it with the log",

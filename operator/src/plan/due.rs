@@ -1,6 +1,5 @@
-//! When a strategy is asked: at once where something that the Placement depends on
-//! changed, else now and then. Periods are spread, so that hundreds of Placements
-//! never come due together.
+//! When a strategy is asked: at once if something that the Placement depends on changed, otherwise
+//! periodically. Periods are spread, so that hundreds of Placements never come due together.
 
 use super::{Case, answers_for, links, plans, problem};
 use crate::state::memory::PlacementMemory;
@@ -10,26 +9,25 @@ use lamina_placement::Tier;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A strategy is asked again after so long, though nothing happened; longer where
-/// there are many Placements.
+/// A strategy is asked again after this time even if nothing happened; later with many Placements.
 const PERIOD_SECONDS: f64 = 10.0;
-/// All Placements together ask no more often than this.
+/// Limit of periodic questions over all Placements.
 const PERIODIC_PER_SECOND: f64 = 10.0;
-/// A strategy is not asked more often than this, whatever happens.
+/// Least time between two questions, whatever happens.
 const PAUSE_SECONDS: f64 = 1.0;
-/// A change that led to nothing is looked at again now and then only.
+/// Time before a change that led to nothing is considered again.
 const NEWS_SECONDS: f64 = 3.0;
-/// The first plan waits so long for links to be measured.
+/// The first plan waits this long for links to be measured.
 const SETTLE_SECONDS: f64 = 10.0;
-/// Up to so many others, the first plan waits for every link of the entry, both ways;
-/// beyond, for those that the entry is asked to measure: so many to each tier.
+/// With up to this many other hosts, the first plan waits for every link of the entry, both ways;
+/// with more, for those that the entry is asked to measure: this many in each tier.
 const SETTLED_LINKS: usize = 12;
 const SETTLED_OF_TIER: usize = 4;
 /// An exit where the share of requests that leave changes by so much may make another
 /// plan the better one. Of a hundred requests, less is noise.
 const EXITS_MOVED: f64 = 0.15;
 
-/// Seconds until a strategy may be asked again; `None` where it may be now, and was not.
+/// Seconds until a strategy may be asked again; `None` if it may be asked now.
 pub(super) fn pause_left(snapshot: &Snapshot, own: &PlacementMemory) -> Option<f64> {
     let since = snapshot.seconds_since(own.solved_at?);
     Some(PAUSE_SECONDS - since).filter(|left| *left > 0.0)
@@ -49,7 +47,7 @@ impl Case<'_> {
         }
     }
 
-    /// Why a strategy is to be asked now, if so.
+    /// Why a strategy should be asked now, if it should.
     pub(super) fn due(&self, own: &PlacementMemory, news: bool) -> Option<Need> {
         let since = own.solved_at.map(|t| self.snapshot.seconds_since(t));
         if since.is_some_and(|s| s < PAUSE_SECONDS) {
@@ -79,7 +77,7 @@ impl Case<'_> {
             Need::First => self.period(),
             Need::Leave => PAUSE_SECONDS,
             Need::Change if is_new_wish || own.candidate.is_some() => PAUSE_SECONDS,
-            // It has only just been seen.
+            // It has only just been noticed.
             Need::Change if own.noticed.is_some_and(|at| at >= self.last_asked(own)) => {
                 PAUSE_SECONDS
             }
@@ -96,16 +94,16 @@ impl Case<'_> {
     fn period(&self) -> f64 {
         let placements = self.snapshot.placements.len() as f64;
         let period = PERIOD_SECONDS.max(placements / PERIODIC_PER_SECOND);
-        // Each has a phase of its own and keeps it.
+        // Each Placement keeps its own phase.
         period * (0.85 + 0.3 * self.site.key().spread())
     }
 
-    /// The wish is another than the one that was last planned for.
+    /// Whether the wish differs from the one last planned for.
     fn is_new_wish(&self, own: &PlacementMemory) -> bool {
         own.planned_generation != Some(self.wanted.generation)
     }
 
-    /// What serves was made for something else than what is wished for.
+    /// Whether the serving plan was made for another wish.
     fn is_unlike(&self, own: &PlacementMemory) -> bool {
         let Some(plan) = self.current else {
             return false;
@@ -146,7 +144,7 @@ impl Case<'_> {
         ))
     }
 
-    /// A host of the plan that is about to end, which does not wait for long.
+    /// A host of the plan that is about to stop, and will not wait long.
     fn ending(&self) -> Option<String> {
         let hosts = plans::hosts(self.current?);
         let mut others = hosts.filter(|name| *name != self.entry());
@@ -154,7 +152,7 @@ impl Case<'_> {
         Some(format!("{ending} is about to end"))
     }
 
-    /// A host that was not there when a strategy last answered.
+    /// A host that was missing when a strategy last answered.
     fn joined(&self, own: &PlacementMemory) -> Option<String> {
         let fit = &self.site.cluster.fit;
         if own.fit.is_empty() || Arc::ptr_eq(&own.fit, fit) {
@@ -163,8 +161,8 @@ impl Case<'_> {
         fit.difference(&own.fit).next().cloned()
     }
 
-    /// The first plan waits until agents are here and the entry's links are
-    /// measured, or long enough.
+    /// Whether agents are connected and the entry's links measured, or the first plan has waited
+    /// long enough.
     pub(super) fn is_settled(&self, own: &mut PlacementMemory) -> bool {
         let (snapshot, entry) = (self.snapshot, self.entry());
         let since = *own.waiting_since.get_or_insert(snapshot.now);
@@ -182,7 +180,7 @@ impl Case<'_> {
             let mut names = others.map(|h| h.name.as_str());
             return all_here && names.all(|n| known(entry, n) && known(n, entry));
         }
-        // Of many hosts the entry only ever measures some, and few of these measure it.
+        // With many hosts the entry only measures some, and few of these measure it.
         let mut of_tier: BTreeMap<Tier, usize> = BTreeMap::new();
         for host in others.clone() {
             *of_tier.entry(host.tier).or_default() += 1;

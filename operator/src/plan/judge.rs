@@ -1,4 +1,4 @@
-//! What a plan is worth in a problem, and how sure a difference between two is.
+//! What a plan is worth in a problem, and how certain a difference between two plans is.
 
 use super::problem::{self, WORKLOAD};
 use crate::state::links::Links;
@@ -9,26 +9,26 @@ use lamina_placement::check::{Violation, evaluate};
 use lamina_placement::{Constraints, Metrics, Problem};
 use std::collections::BTreeMap;
 
-/// Relative noise of a compute time: live times of one slice differ so much between
-/// minutes on a host that does other things as well.
+/// Relative noise of a compute time: by this much one slice's times vary from minute to minute on a
+/// host with other work.
 const COMPUTE_NOISE: f64 = 0.1;
-/// Relative noise of the rate of a link of which nothing is known.
+/// Relative noise of the rate of an unmeasured link.
 const UNKNOWN_NOISE: f64 = 1.0;
-/// Relative noise of the share that others take of a host.
+/// Relative noise of the share of a host that others take.
 const LOAD_NOISE: f64 = 0.1;
 /// Noise of a crossing beside its bytes: its share of the round trip …
 const RTT_NOISE: f64 = 0.2;
-/// … and what either end adds by scheduling.
+/// … and the scheduling delay of both ends.
 const CROSSING_NOISE_SECONDS: f64 = 0.001;
 
-/// Expected accuracy changes with the rates that entries count. A strategy chooses what is just
-/// accurate enough, and so much less is no reason to leave it.
+/// Expected accuracy changes with the rates that entries count. A strategy chooses thresholds that
+/// are just accurate enough, so a difference this small is no reason to leave a plan.
 const ACCURACY_NOISE: f64 = 0.01;
 
-/// What `plan` is worth in `problem`.
+/// The value of `plan` in `problem`.
 pub(super) fn standing(problem: &Problem, plan: &Plan) -> Standing {
     let placement = placement_of(problem, problem::segments(plan));
-    // Where a link of it is not known, nobody can say what it breaks.
+    // With an unknown link nobody can say what it violates.
     let violations = if are_links_known(problem, &placement) {
         evaluate(problem, std::slice::from_ref(&placement))
             .err()
@@ -42,7 +42,7 @@ pub(super) fn standing(problem: &Problem, plan: &Plan) -> Standing {
     }
 }
 
-/// Latency and times of segments as things are, whatever the limits say of them.
+/// Latency and segment times as things are, whatever the limits.
 pub(super) fn figures_of(problem: &Problem, segments: &[Segment]) -> Option<Metrics> {
     let segments = segments.iter().map(problem::segment).collect();
     figures(problem, &placement_of(problem, segments))
@@ -63,7 +63,7 @@ fn figures(problem: &Problem, placement: &solver::Placement) -> Option<Metrics> 
     evaluate(&free, std::slice::from_ref(placement)).ok()
 }
 
-/// A placement under the thresholds that are in force, which stand first in their tables.
+/// A placement under the thresholds in force, which come first in their tables.
 fn placement_of(problem: &Problem, segments: Vec<solver::Segment>) -> solver::Placement {
     let exits = problem.workloads.iter().flat_map(|w| &w.exits);
     let in_force = exits.filter_map(|exit| exit.table.first());
@@ -83,8 +83,8 @@ fn are_links_known(problem: &Problem, placement: &solver::Placement) -> bool {
         .all(|w| problem.link(w[0], w[1]).is_some() && problem.link(w[1], w[0]).is_some())
 }
 
-/// Whether `violation` breaks what the spec asks for, rather than being slow or
-/// short of memory at this moment.
+/// Whether `violation` breaks a constraint of the spec, rather than a speed or memory limit of the
+/// moment.
 pub(super) fn is_broken_wish(violation: &Violation) -> bool {
     match violation {
         Violation::Host { .. }
@@ -100,9 +100,9 @@ pub(super) fn is_broken_wish(violation: &Violation) -> bool {
     }
 }
 
-/// Standard deviation, in seconds, of the difference between the latencies of two
-/// plans. What both have in common, such as the same bytes over the same link, is
-/// wrong by the same amount in both and tells nothing.
+/// Standard deviation, in seconds, of the difference between the latencies of two plans. Errors in
+/// what both have in common, such as the same bytes over the same link, are equal in both and
+/// cancel out.
 pub(super) fn deviation_of_difference(
     links: &Links,
     problem: &Problem,
@@ -128,15 +128,15 @@ pub(super) fn deviation_of_difference(
     variance.sqrt()
 }
 
-/// Relative noise of a compute time on `host`: it is stretched by what others take,
-/// `1 / (1 - share)`, and the fuller a host is, the more an error of that share counts.
+/// Relative noise of a compute time on `host`: the load of others stretches it by `1 / (1 -
+/// share)`, so the fuller a host is, the more an error of that share matters.
 fn compute_noise(problem: &Problem, host: &str) -> f64 {
     let node = problem.nodes.iter().find(|n| n.name == host);
     let share = node.map_or(0.0, |n| n.load_share);
     COMPUTE_NOISE.hypot(LOAD_NOISE * share / (1.0 - share))
 }
 
-/// Where a plan's time goes.
+/// Where a plan spends its time.
 #[derive(Default)]
 struct Parts<'a> {
     compute: BTreeMap<&'a str, f64>,
@@ -161,7 +161,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// What of each key one side has more than the other.
+/// By how much one side exceeds the other, for each key.
 fn differences<K: Ord + Copy>(
     a: &BTreeMap<K, f64>,
     b: &BTreeMap<K, f64>,

@@ -1,4 +1,4 @@
-//! What is learned of hosts from what runs on them.
+//! What is learned about hosts from their running slices.
 
 use super::problem::block_indices;
 use crate::state::cluster::{row_seconds, speed};
@@ -12,16 +12,15 @@ use lamina_profile::time_factor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A host that failed to load a model's blocks is not asked again for so long.
+/// How long a host that failed to load a model's blocks is avoided.
 const LOAD_RETRY_SECONDS: f64 = 300.0;
-/// A live time may correct a prepared one by this factor, up or down.
+/// A live time corrects a profiled one by at most this factor, up or down.
 const CORRECTION_LIMIT: f64 = 8.0;
-/// A correction that changes by less is what it was.
+/// Smaller changes of a correction are ignored.
 const SAME_CORRECTION: f64 = 0.01;
 
-/// Learns how much slower or faster each host runs a manifest's blocks than its
-/// benchmark said, from everything that is loaded and timed now; and forgives hosts
-/// that failed to load long enough ago.
+/// Learns how much slower or faster each host runs a manifest's blocks than its benchmark suggests,
+/// from all loaded and timed slices; and forgives hosts that failed to load long enough ago.
 pub(crate) fn learn(snapshot: &Snapshot, memory: &mut Memory) {
     let is_over = |at: &_| snapshot.seconds_since(*at) >= LOAD_RETRY_SECONDS;
     if memory.learned.load_failures.values().any(is_over) {
@@ -37,7 +36,7 @@ pub(crate) fn learn(snapshot: &Snapshot, memory: &mut Memory) {
     }
 }
 
-/// Measured over predicted time by node and manifest.
+/// Ratio of measured to predicted time, by node and manifest.
 fn factors(snapshot: &Snapshot) -> BTreeMap<(String, String), f64> {
     let mut sums: BTreeMap<(String, String), (f64, f64)> = BTreeMap::new();
     for placement in &snapshot.placements {
@@ -74,7 +73,7 @@ fn factors(snapshot: &Snapshot) -> BTreeMap<(String, String), f64> {
     sums.into_iter().map(|(k, sum)| (k, factor(sum))).collect()
 }
 
-/// Seconds that one row takes of a segment on the host that prepared the model.
+/// Seconds per row of a segment on the host that prepared the model.
 fn expected(segment: &Segment, manifest: &Manifest, is_cut: bool) -> f64 {
     let sum: f64 = block_indices(segment, manifest)
         .map(|b| manifest.blocks[b].time.p50)

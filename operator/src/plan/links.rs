@@ -9,21 +9,20 @@ use crate::state::text::{millis, rate_change};
 use lamina_crds::placement::Plan;
 use lamina_crds::reasons;
 
-/// A change of bandwidth by this factor asks for another look at the plan.
+/// A change of bandwidth by this factor causes another look at the plan.
 const LOOK_FACTOR: f64 = 1.25;
-/// A change of bandwidth by this factor is told.
+/// A change of bandwidth by this factor is reported.
 const TELL_FACTOR: f64 = 2.0;
-/// A round trip that changes by less is noise, whatever the factor.
+/// A smaller change of a round trip is noise, whatever the factor.
 const RTT_NOISE_SECONDS: f64 = 0.01;
-/// A link is told of at most once in this time: estimates take a few samples to
-/// arrive at a new value.
+/// Least time between two reports on a link: estimates take a few samples to settle.
 const TELL_PAUSE_SECONDS: f64 = 10.0;
 
-/// What became slower speaks of other links of its hosts for so long: by then, all that
-/// are measured at all were measured again.
+/// How long a link that became slower casts doubt on the other links of its hosts: after that, all
+/// measured links have been measured again.
 const DOUBT_SECONDS: f64 = 120.0;
 
-/// What is not possible is no change either: it is as if nothing had been measured.
+/// An impossible link counts as unmeasured, not as a change.
 fn reference(view: LinkView) -> Option<LinkReference> {
     let (rtt_seconds, bytes_per_second) = view.figures()?;
     Some(LinkReference {
@@ -42,7 +41,7 @@ fn changed_by(before: LinkReference, after: LinkReference, factor: f64) -> bool 
         || (rtt_moved && (rtt >= factor || rtt <= 1.0 / factor))
 }
 
-/// `cam-1→edge-1 50→5.1 Mbit/s`, with the round trip where that is what changed.
+/// `cam-1→edge-1 50→5.1 Mbit/s`, with the round trip if that changed.
 fn describe((from, to): &Pair, before: LinkReference, after: LinkReference) -> String {
     let ratio = after.bytes_per_second / before.bytes_per_second;
     if ratio >= LOOK_FACTOR || ratio <= 1.0 / LOOK_FACTOR {
@@ -54,8 +53,8 @@ fn describe((from, to): &Pair, before: LinkReference, after: LinkReference) -> S
     }
 }
 
-/// What changed on the path since `plan` was chosen; `None` where nothing did.
-/// Links that are met for the first time are remembered.
+/// What changed on the path since `plan` was chosen; `None` if nothing did. Links seen for the
+/// first time are remembered.
 pub(crate) fn change_since_plan(
     snapshot: &Snapshot,
     memory: &mut PlacementMemory,
@@ -79,9 +78,8 @@ pub(crate) fn change_since_plan(
     change
 }
 
-/// What is doubted of links by now: where one of the path became slower, others of its
-/// hosts were not measured since. It is remembered beyond the move that this leads to,
-/// which must not be followed by another one over a link that nobody has looked at.
+/// Doubt about links: if one of the path became slower, others of its hosts have not been measured
+/// since. It outlives the resulting move, so that no second move follows over an unmeasured link.
 pub(crate) fn doubt(
     snapshot: &Snapshot,
     memory: &mut PlacementMemory,
@@ -107,7 +105,7 @@ pub(crate) fn standing_doubt(snapshot: &Snapshot, memory: &PlacementMemory) -> O
     })
 }
 
-/// The link of the path that became slower since `plan` was chosen, by most.
+/// The link of the path that slowed down most since `plan` was chosen.
 fn slowest(
     snapshot: &Snapshot,
     memory: &PlacementMemory,
@@ -123,8 +121,7 @@ fn slowest(
     slower.min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
-/// What people should be told of the path's links: whether it is bad news, the
-/// reason and the note.
+/// News about the path's links: whether it is bad news, the reason and the note.
 pub(crate) fn news(
     snapshot: &Snapshot,
     memory: &mut PlacementMemory,

@@ -1,12 +1,12 @@
 //! Whether a Placement needs another plan, and which.
 //!
-//! A plan that cannot go on is replaced at once. One that could be better is
-//! replaced when the gain pays for the move and the last move is long enough
-//! ago. Each decision, taken or suppressed, is told once, with numbers.
+//! A plan that cannot go on is replaced at once. One that could be better is replaced when
+//! the gain pays for the move and the last move was long enough ago. Each decision, taken
+//! or suppressed, is reported once, with numbers.
 //!
-//! Two wishes stand behind a Placement: the spec as it is now, and the last one that
-//! was met. Where the first is invalid, not prepared yet or cannot be met, the second
-//! keeps what serves alive.
+//! A Placement has two wishes: the current spec, and the last one that was met. While the
+//! current one is invalid, not prepared yet or cannot be met, the other keeps the model
+//! serving.
 
 mod ahead;
 mod answer;
@@ -46,34 +46,34 @@ use lamina_placement::Solution;
 use lamina_plugin_host::{FALLBACK, PREFIX};
 use std::sync::Arc;
 
-/// A plan that failed is tried again after this; the pause doubles.
+/// First pause before a failed plan is tried again; it doubles.
 const RETRY_SECONDS: f64 = 60.0;
 /// Longest pause before a failed plan is tried again.
 const RETRY_LIMIT_SECONDS: f64 = 900.0;
 
-/// Where requests leave is believed of so many rows.
+/// Rows needed before the observed exit rates replace those of the model's file.
 const TELLING_ROWS: u64 = 100;
 
-/// What is decided about a plan.
+/// The decision about a plan.
 #[derive(Debug, Default)]
 pub(crate) struct Planned {
     /// The plan to write.
     pub plan: Option<Plan>,
-    /// What people are told.
+    /// Events to publish.
     pub notices: Vec<Notice>,
     /// How a strategy answered.
     pub solve: Option<Solve>,
     /// A question for a strategy.
     pub ask: Option<Ask>,
-    /// The answer to the last one was taken, or is not wanted any more.
+    /// The answer to the last question was used, or is no longer wanted.
     pub answered: bool,
-    /// Links that a better path would use, which are to be measured first.
+    /// Links of a better path that must be measured first.
     pub wanted_links: Vec<Pair>,
-    /// Seconds until a better path can be looked at once more.
+    /// Seconds until a better path can be looked at again.
     pub again_seconds: Option<f64>,
 }
 
-/// A wish with the blocks that it is about.
+/// A wish with the manifest that it places.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     /// Generation of the DnnModel.
@@ -88,43 +88,43 @@ pub(crate) struct Wanted {
 
 /// One model at one entry.
 pub(crate) struct Site<'a> {
-    /// The world.
+    /// The snapshot.
     pub snapshot: &'a Snapshot,
     /// Its hosts and links.
     pub cluster: &'a Arc<Cluster>,
     /// The DnnModel.
     pub model: &'a ObjectId,
-    /// The node where requests arise.
+    /// The entry's node.
     pub entry: &'a str,
-    /// The Placement, once there is one.
+    /// The Placement, if it exists.
     pub placement: Option<&'a Placement>,
-    /// Where its newest plan stands.
+    /// The state of its newest plan.
     pub phase: &'a Phase,
-    /// What the spec asks for now, where it is valid and prepared.
+    /// The current spec's wish, if it is valid and prepared.
     pub asked: Option<Wanted>,
-    /// What it asked for when it was last met.
+    /// The wish last met.
     pub in_force: Option<Wanted>,
 }
 
-/// Everything that a decision about one Placement is made from.
+/// Everything that a decision about one Placement depends on.
 struct Case<'a> {
     site: &'a Site<'a>,
     snapshot: &'a Snapshot,
     /// The wish that counts now.
     wanted: &'a Wanted,
-    /// It is the spec's own.
+    /// It is the current spec's.
     is_asked: bool,
     /// The plan that serves or is on its way.
     current: Option<&'a Plan>,
-    /// Why the present plan cannot go on, whatever is wished for.
+    /// Why the present plan cannot go on under any wish.
     broken: Option<String>,
 }
 
 /// Why the present plan must be left.
 enum Must {
-    /// There is none.
+    /// There is no plan.
     First,
-    /// It cannot go on: why.
+    /// It cannot go on, for this reason.
     Leave(String),
 }
 
@@ -169,7 +169,7 @@ impl<'a> Site<'a> {
         Regarding::model(self.model.clone())
     }
 
-    /// Counts a plan that could not be deployed. Seen again, its status could not be
+    /// Counts a plan that could not be deployed. If it was counted before, its status could not be
     /// written meanwhile.
     fn note_failure(&self, memory: &mut Memory, own: &mut PlacementMemory) {
         let newest = self.placement.and_then(|p| p.spec.plan.as_ref());
@@ -183,7 +183,7 @@ impl<'a> Site<'a> {
         remember_failure(self.snapshot, memory, own, newest, failure);
     }
 
-    /// A plan that was decided but is not in the object yet, where it still stands.
+    /// A plan that was decided but is not in the object yet, if it is still valid.
     fn unwritten(&self, own: &mut PlacementMemory) -> Option<Plan> {
         let plan = own.unwritten.take()?;
         let newest = self.placement.and_then(|p| p.spec.plan.as_ref());
@@ -231,8 +231,8 @@ impl<'a> Site<'a> {
         case.decide(memory, own)
     }
 
-    /// The wish that counts: the spec's own, unless it cannot be met and what serves
-    /// must be left.
+    /// The wish that counts: the spec's own, unless it cannot be met and the serving plan must be
+    /// left.
     fn wanted(&self, own: &PlacementMemory, is_broken: bool) -> Option<(&Wanted, bool)> {
         let in_force = self.in_force.as_ref();
         match (&self.asked, in_force) {
@@ -248,7 +248,7 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Why `plan` cannot go on, whatever is wished for.
+    /// Why `plan` cannot go on under any wish.
     fn broken(&self, plan: &Plan) -> Option<String> {
         let snapshot = self.snapshot;
         if !snapshot.is_starting()
@@ -263,7 +263,7 @@ impl<'a> Site<'a> {
         if let Some(host) = moved {
             return Some(format!("{} has a new address", host.node));
         }
-        // Replies travel the path back.
+        // Replies travel back along the path.
         let (from, to) = plans::links(self.entry, plan)
             .into_iter()
             .flat_map(|(from, to)| [(from.clone(), to.clone()), (to, from)])
@@ -271,7 +271,7 @@ impl<'a> Site<'a> {
         Some(format!("link {from}→{to} is down"))
     }
 
-    /// Adds what people should hear of a problem and of the path's links.
+    /// Adds Events about problems and about the path's links.
     fn tell(&self, own: &mut PlacementMemory, planned: &mut Planned) {
         if planned.plan.is_none()
             && let Some((reason, message)) = own.problem.clone()
@@ -316,8 +316,7 @@ fn remember_failure(
     own.solved_at = None;
 }
 
-/// Whether a plan of strategy `by` is what `wanted` asks for, or was made in the
-/// place of a plugin.
+/// Whether a plan of strategy `by` satisfies `wanted`, or replaces a plugin's.
 fn answers_for(by: &str, wanted: &str) -> bool {
     by == wanted || wanted.starts_with(PREFIX) && by == FALLBACK
 }
@@ -338,7 +337,7 @@ impl Case<'_> {
         self.watch_trial(own);
         match self.snapshot.questions.get(&self.site.key()) {
             Some(question) if question.about != self.about() => {
-                // Nobody waits for it any more; the next look asks anew.
+                // Nobody waits for it any more; the next look asks again.
                 Planned {
                     answered: true,
                     ..Planned::default()
@@ -397,7 +396,7 @@ impl Case<'_> {
         news: Option<String>,
     ) -> Planned {
         let Some(answer) = &question.answer else {
-            // What serves broke after it was asked for another reason.
+            // The serving plan broke after the question was asked for another reason.
             let need = self.need(own, news.is_some());
             let is_overtaken = need >= Need::Leave && question.need < need;
             return if is_overtaken {
@@ -409,7 +408,7 @@ impl Case<'_> {
         if let Ok(solution) = &answer.solution
             && self.is_overtaken(solution)
         {
-            // The world changed while it was computed; the next look asks again.
+            // The world changed during the computation; the next look asks again.
             own.solved_at = None;
             return Planned {
                 answered: true,
@@ -430,7 +429,7 @@ impl Case<'_> {
         }
     }
 
-    /// Whether a host or a link of `solution` is away by now.
+    /// Whether a host or a link of `solution` is gone by now.
     fn is_overtaken(&self, solution: &Solution) -> bool {
         let mut hosts = solution.placements.iter().flat_map(|p| &p.segments);
         let is_away = |node: &str| {
@@ -480,14 +479,14 @@ impl Case<'_> {
         }
     }
 
-    /// Requests a second that are planned for.
+    /// Requests per second to plan for.
     fn rate_per_second(&self) -> f64 {
         let uid = self.site.placement.map_or("", |p| ids::uid(&p.metadata));
         rate_to_plan_for(self.snapshot, uid, self.wanted.wish.rate_per_second)
     }
 
-    /// Share of requests that leave at each exit: as entries see it, else as was measured
-    /// when the model was exported.
+    /// Share of requests that leave at each exit: as entries count them, else as measured when the
+    /// model was exported.
     fn exit_shares(&self) -> Vec<f64> {
         let (manifest, wish) = (&*self.wanted.manifest, &*self.wanted.wish);
         let early = wish.exits.as_ref();
@@ -509,7 +508,7 @@ impl Case<'_> {
         })
     }
 
-    /// What follows from what a strategy says.
+    /// Acts on a strategy's answer.
     fn conclude(
         &self,
         own: &mut PlacementMemory,
@@ -526,7 +525,7 @@ impl Case<'_> {
         }
     }
 
-    /// Why the present plan must be left, if so.
+    /// Why the present plan must be left, if it must.
     fn must_leave(&self, answer: &Answer) -> Option<Must> {
         let Some(plan) = self.current else {
             return Some(Must::First);
@@ -558,14 +557,14 @@ impl Case<'_> {
         )))
     }
 
-    /// What of the wish the present plan breaks.
+    /// Which constraint of the wish the present plan breaks.
     fn broken_wish(&self, answer: &Answer) -> Option<String> {
         let violations = &answer.standing.as_ref()?.violations;
         let violation = violations.iter().find(|v| is_broken_wish(v))?;
         Some(violation.to_string())
     }
 
-    /// Notes that what serves meets the spec as it is now.
+    /// Notes that the serving plan meets the current spec.
     fn met(&self, own: &mut PlacementMemory) {
         if self.is_asked {
             own.met_generation = Some(self.wanted.generation);
@@ -595,7 +594,7 @@ impl Case<'_> {
             own.problem = Some((reason, message));
             return Planned::default();
         }
-        // It still serves as the spec asks, but nothing that the spec allows keeps up.
+        // It still serves as the spec asks, but no allowed placement keeps up.
         self.met(own);
         own.problem = None;
         if own.told_problem.as_ref() == Some(&message) {

@@ -1,5 +1,4 @@
-//! The question that a strategy is asked: what the manifest says, on hosts and
-//! links as they were measured.
+//! Builds the problem that a strategy solves: the manifest, on hosts and links as measured.
 
 use super::{candidates, crossings, thresholds};
 use crate::state::cluster::{Cluster, Host};
@@ -15,19 +14,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Name of the one workload in our problems.
 pub(crate) const WORKLOAD: &str = "model";
-/// What a crossing costs beyond its round trip and its bytes: a message is encoded,
-/// sent, woken up for and decoded on either end. Measured as 2 to 3 ms a hop.
+/// Cost of a crossing beyond its round trip and its bytes: a message is encoded, sent, woken up for
+/// and decoded on either end. Measured as 2 to 3 ms per hop.
 const CROSSING_SECONDS: f64 = 0.002;
 /// Share of a link that all Placements may use together.
 const LINK_SHARE: f64 = 0.8;
-/// A link that others fill keeps this share: their load is an expectation.
+/// Least share of a link that others leave over: their load is only expected.
 const LEAST_LINK_SHARE: f64 = 0.05;
-/// How much slower or faster than the host that prepared a model another can be.
+/// Bounds of a host's speed relative to the host that prepared the model.
 const FACTORS: (f64, f64) = (1e-6, 1e6);
-/// Requests that wait for blocks are charged for their way over so many seconds …
+/// When requests wait for blocks, the transfer is charged over this time …
 const URGENT_SECONDS: f64 = 30.0;
-/// … and what only looks for a better place over so many: whether the move pays is
-/// weighed afterwards, here it decides between plans that are nearly equal.
+/// … and when a plan only looks for a better place, over this one: whether the move pays is weighed
+/// afterwards, so this only decides between nearly equal plans.
 const CALM_SECONDS: f64 = 20_000.0;
 
 /// The problem of one model at one entry.
@@ -40,7 +39,7 @@ pub(crate) fn build(question: &Question) -> Problem {
             Goal::Latency => solver::Objective::Latency,
             Goal::Throughput => solver::Objective::Throughput,
         },
-        // Each revision merges blocks of its own: what stays is loaded twice.
+        // Each revision merges its own blocks: those that stay are loaded twice.
         transition: solver::Transition::Separate,
         ..Problem::default()
     };
@@ -79,7 +78,7 @@ fn doubted(question: &Question, from: &str, to: &str, view: LinkView) -> LinkVie
     }
 }
 
-/// The link as a question ahead supposes it to be.
+/// The link as a question ahead assumes it.
 fn supposed(question: &Question, from: &str, to: &str, view: LinkView) -> LinkView {
     let slower = question.supposed.iter().filter_map(|case| match case {
         Supposed::Slow { host, times } if host == from || host == to => Some(f64::from(*times)),
@@ -92,7 +91,7 @@ fn supposed(question: &Question, from: &str, to: &str, view: LinkView) -> LinkVi
     }
 }
 
-/// A link that works and whose latency and bandwidth are both known.
+/// A working link with known latency and bandwidth.
 pub(crate) fn link(view: &LinkView) -> Option<solver::Link> {
     let (rtt, rate) = view.figures()?;
     Some(solver::Link::new((rtt + CROSSING_SECONDS) / 2.0, rate))
@@ -120,8 +119,8 @@ fn node(question: &Question, host: &Host) -> solver::Node {
     }
 }
 
-/// Memory that the plan's blocks take on `node`, which its heartbeat counts as
-/// taken though this workload may use it.
+/// Memory of the plan's blocks on `node`, which its heartbeat counts as taken although this
+/// workload may use it.
 fn held_bytes(plan: &Plan, manifest: &Manifest, node: &str) -> u64 {
     plan.segments
         .iter()
@@ -143,7 +142,7 @@ pub(crate) fn block_indices<'a>(
         .filter(|b| *b < manifest.blocks.len())
 }
 
-/// Why `host` must not compute for this model now, as the kube-scheduler words it.
+/// Why `host` must not compute for this model now, in the kube-scheduler's terms.
 fn exclusion(question: &Question, host: &Host) -> Option<String> {
     if let Some(why) = host.unfit {
         return Some(why.to_owned());
@@ -152,7 +151,7 @@ fn exclusion(question: &Question, host: &Host) -> Option<String> {
     if question.supposed.iter().any(is_lost) {
         return Some("supposed to be lost".to_owned());
     }
-    // What requests arise at must compute what stays on it.
+    // The entry must compute the blocks that stay on it.
     if let Some(why) = host.emptied
         && host.name != question.entry
     {
@@ -224,7 +223,7 @@ fn workload(
     }
 }
 
-/// Blocks in the caches of `hosts`, which are not fetched again.
+/// Blocks in the caches of `hosts`, which need no fetching.
 fn on_disk(question: &Question, hosts: &[&Host]) -> Vec<solver::Segment> {
     let blocks = &question.manifest.blocks;
     let on = |host: &&Host| {
@@ -237,9 +236,8 @@ fn on_disk(question: &Question, hosts: &[&Host]) -> Vec<solver::Segment> {
     hosts.iter().filter_map(on).collect()
 }
 
-/// What a byte that moves is charged: its time on the slowest link of the path, spread
-/// over the time that the move is for. Where requests wait, a plan that reuses what hosts
-/// hold serves sooner.
+/// The charge for each moved byte: its time on the slowest link of the path, spread over the
+/// duration that the move is for. If requests wait, a plan that reuses cached blocks serves sooner.
 fn move_seconds_per_byte(question: &Question) -> f64 {
     let cluster = &question.cluster;
     let plans = question.serving.iter().chain(&question.current);
@@ -260,12 +258,12 @@ fn move_seconds_per_byte(question: &Question) -> f64 {
     1.0 / (slowest * seconds)
 }
 
-/// The plan's segments as the solver has them.
+/// The plan's segments in the solver's types.
 pub(crate) fn segments(plan: &Plan) -> Vec<solver::Segment> {
     plan.segments.iter().map(segment).collect()
 }
 
-/// A segment as the solver has it.
+/// A segment in the solver's types.
 pub(crate) fn segment(s: &Segment) -> solver::Segment {
     solver::Segment {
         node: s.host.node.clone(),
@@ -277,7 +275,7 @@ pub(crate) fn segment(s: &Segment) -> solver::Segment {
     }
 }
 
-/// The wish's constraints. `nodes` lose hosts of tiers that may not compute.
+/// The wish's constraints. Removes hosts of tiers that may not compute from `nodes`.
 fn constraints(question: &Question, nodes: &mut [solver::Node]) -> solver::Constraints {
     let wish = &*question.wish;
     let blocks = question.manifest.blocks.len();
@@ -292,7 +290,7 @@ fn constraints(question: &Question, nodes: &mut [solver::Node]) -> solver::Const
         && keep > 0
         && !tiers.contains(&entry_tier)
     {
-        // The entry may compute what must stay on it, and nothing else.
+        // The entry may compute the blocks that must stay on it, and no others.
         let others: BTreeSet<Tier> = tiers.clone();
         tiers.insert(entry_tier);
         for node in nodes.iter_mut().filter(|n| !others.contains(&n.tier)) {
@@ -307,7 +305,7 @@ fn constraints(question: &Question, nodes: &mut [solver::Node]) -> solver::Const
         }));
     }
     let pins = wish.pins.iter().flat_map(|p| {
-        // Clipped to what the model has, whatever the spec says.
+        // Clipped to the model's blocks, whatever the spec says.
         let last = p.last.min(blocks.saturating_sub(1));
         (p.first..=last).map(|block| BlockOnNode {
             block,

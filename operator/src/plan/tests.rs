@@ -26,7 +26,7 @@ fn a_pin_to_a_host_without_agent_is_named() {
     bench.expect_fixpoint();
 }
 
-/// Its first plan is decided, and the API server does not take it.
+/// Its first plan is decided, but the API server does not accept it.
 fn with_an_unwritten_plan() -> Bench {
     let mut bench = Bench::new();
     bench.look();
@@ -66,8 +66,8 @@ fn an_unwritten_plan_over_a_host_that_is_lost_is_dropped() {
     assert_eq!(bench.status().path, "edge-1[0-3]");
 }
 
-/// Two blocks, with an exit between them whose thresholds were measured: from strict to
-/// permissive 0.819, 0.85 and 0.62 of all are right, and 0.8 where nobody leaves.
+/// Two blocks, with an exit between them with measured thresholds: from strict to permissive 0.819,
+/// 0.85 and 0.62 of all are right, and 0.8 if no row leaves.
 fn with_exits(strategy: &str, min_accuracy: Option<f64>) -> Bench {
     let mut manifest = crate::testing::manifest_with_exits();
     let rows = [(0.99, 0.1, 0.99), (0.9, 0.5, 0.9), (0.5, 0.9, 0.6)];
@@ -96,7 +96,7 @@ fn with_exits(strategy: &str, min_accuracy: Option<f64>) -> Bench {
     bench
 }
 
-/// The threshold that the entry applies, and the one that the plan has.
+/// The threshold at the entry, and the one in the plan.
 fn thresholds(bench: &Bench) -> (Option<f64>, Option<f64>) {
     let route = &bench.snapshot.compute_nodes["cam-1"].spec.routes[0];
     let last = route.revisions.last().unwrap();
@@ -140,7 +140,7 @@ fn thresholds_follow_the_spec() {
     assert_eq!(looser.1, (Some(0.5), Some(0.5)), "a gain");
     let stricter = edit(&mut bench, |exits| exits.min_accuracy = Some(0.84));
     assert_eq!(stricter, (3, (Some(0.9), Some(0.9))), "it must be left");
-    // What the spec names is not chosen; the entry has it from the spec.
+    // Thresholds of the spec are not chosen; the entry gets them from the spec.
     let named = edit(&mut bench, |exits| {
         exits.thresholds.insert("early".into(), 0.99);
         exits.min_accuracy = Some(0.81);
@@ -234,7 +234,7 @@ fn moves_that_had_to_be_made_are_no_flapping() {
             bench.run(12);
         }
     }
-    // What a new process knows of earlier moves, it has from the status.
+    // A new process reads earlier moves from the status.
     bench.restart();
     bench.run(12);
     let before = bench.status();
@@ -295,7 +295,7 @@ fn a_strategy_is_not_asked_at_every_look() {
 #[test]
 fn a_better_path_is_looked_at_again_as_soon_as_it_may_be() {
     let mut bench = Bench::serving();
-    // Slow links of the serving host alone.
+    // Slow links of the active host only.
     bench.links_of("cloud-1", 2e4);
     let mut again = Vec::new();
     for _ in 0..20 {
@@ -308,7 +308,7 @@ fn a_better_path_is_looked_at_again_as_soon_as_it_may_be() {
     }
     assert!(!again.is_empty(), "nothing was found");
     assert!(again.iter().all(|s| *s > 0.0 && *s <= 1.0), "{again:?}");
-    // Once it is decided nothing is to be hurried.
+    // Once decided, there is nothing to speed up.
     bench.run(8);
     assert_eq!(bench.look_once().again_seconds, None);
 }
@@ -319,7 +319,7 @@ fn a_gain_moves_nothing_onto_a_link_that_nobody_has_measured() {
     bench.links_of("cloud-1", 1e4);
     bench.run(30);
     assert_eq!(bench.status().path, "edge-1[0-3]");
-    // It is thought to be fast again, which nobody has looked at.
+    // It is estimated to be fast again, but not measured.
     let recover = |bench: &mut Bench, estimated: bool| {
         bench.links_of("cloud-1", 12.5e6);
         change_links(&mut bench.snapshot.links, |a, b, view| {

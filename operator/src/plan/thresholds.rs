@@ -1,4 +1,4 @@
-//! Thresholds of exits that a strategy chose: which are in force, and which a plan gets.
+//! Thresholds of exits that a strategy chose: those in force, and those of a new plan.
 
 use super::Case;
 use crate::state::decision::Question;
@@ -9,7 +9,7 @@ use lamina_placement::Solution;
 use lamina_profile::InForce;
 use std::collections::BTreeMap;
 
-/// Thresholds that are nearer to each other are the same: they travel as text.
+/// Thresholds closer than this are equal: they travel as text.
 const SAME: f64 = 1e-9;
 
 /// What is in force at `exit` while the question's plan serves.
@@ -18,7 +18,7 @@ pub(super) fn in_force(question: &Question, exit: &Exit) -> InForce {
     of(&question.wish, chosen, exit)
 }
 
-/// What the spec says of `exit`, else what was `chosen`, else what the model's file says.
+/// The threshold of `exit` by the spec, else as `chosen`, else by the model's file.
 pub(super) fn of(wish: &Wish, chosen: Option<&BTreeMap<String, f64>>, exit: &Exit) -> InForce {
     let asked = wish.exits.as_ref();
     let asked = asked.and_then(|early| early.thresholds.get(&exit.name));
@@ -29,7 +29,7 @@ pub(super) fn of(wish: &Wish, chosen: Option<&BTreeMap<String, f64>>, exit: &Exi
     }
 }
 
-/// What `solution` chose, by the exit's name; nothing where it had no choice.
+/// What `solution` chose, by the exit's name; empty if it had no choice.
 fn chosen(wish: &Wish, manifest: &Manifest, solution: &Solution) -> BTreeMap<String, f64> {
     let names = lamina_profile::choosable(manifest);
     let placement = solution.placements.first();
@@ -65,8 +65,8 @@ impl Case<'_> {
         are_same(&plan.thresholds, &self.thresholds(solution))
     }
 
-    /// Whether the strategy of `plan` chose thresholds though it may not, or did not though it
-    /// must.
+    /// Whether the strategy of `plan` chose thresholds that it may not, or failed to choose those
+    /// that it must.
     pub(super) fn is_chosen_otherwise(&self, plan: &Plan) -> bool {
         let is_this_model = plan.manifest == self.wanted.digest;
         let (wish, manifest) = (&*self.wanted.wish, &*self.wanted.manifest);

@@ -1,5 +1,4 @@
-//! Judging a move by what was measured after it, and taking it back where it is
-//! worse than what it replaced.
+//! Judges a move by measurements after it, and reverts it if it is worse than the old path.
 
 use super::judge::figures_of;
 use super::{Case, Planned};
@@ -11,25 +10,25 @@ use lamina_crds::placement::{Cause, Plan, Segment, format_path};
 use lamina_crds::reasons;
 use lamina_placement::adapt::{self, Measured, Verdict};
 
-/// A path that was taken back is left alone for so long.
+/// How long a reverted path is avoided.
 const REJECTED_SECONDS: f64 = 1800.0;
-/// Requests of the first moments wait behind those that the move held up.
+/// The first requests queue behind those that the move delayed.
 const SETTLE_SECONDS: f64 = 30.0;
-/// A trial that saw too few requests by then is over.
+/// A trial with too few requests by then ends.
 const TRIAL_SECONDS: f64 = 300.0;
-/// Requests that the old path must have answered to be compared with.
+/// Requests that the old path must have answered for a comparison.
 const LEAST_BEFORE: u64 = 5;
-/// Measured over estimated time of the old path, at most, either way; estimates are for
+/// Limit of the ratio of measured to estimated time on the old path, either way; estimates are for
 /// one row.
 const CALIBRATION: f64 = 3.0;
-/// Requests of the old and the new path whose mean rows differ by more than this factor
-/// tell nothing of the paths.
+/// If the mean rows per request on the old and the new path differ by more than this factor, they
+/// cannot be compared.
 const LIKE_ROWS: f64 = 1.25;
-/// The 95th percentile of a normal distribution is so many deviations above its median.
+/// The 95th percentile of a normal distribution is this many deviations above its median.
 const P95_DEVIATIONS: f64 = 1.645;
 
 impl Case<'_> {
-    /// Begins to watch a move for a gain.
+    /// Starts to watch a move that was made for a gain.
     pub(super) fn begin_trial(
         &self,
         own: &mut PlacementMemory,
@@ -52,7 +51,7 @@ impl Case<'_> {
             });
     }
 
-    /// Notes since when the revision on trial serves.
+    /// Notes since when the revision on trial has served.
     pub(super) fn watch_trial(&self, own: &mut PlacementMemory) {
         if let Some(trial) = own.trial.as_mut().filter(|t| self.is_on(t)) {
             trial.since.get_or_insert(self.snapshot.now);
@@ -65,7 +64,7 @@ impl Case<'_> {
         (requests.revision == revision).then_some(*requests)
     }
 
-    /// Enough was measured to judge a move.
+    /// Whether enough was measured to judge a move.
     pub(super) fn trial_ripe(&self, own: &PlacementMemory) -> bool {
         let Some(trial) = own.trial.as_ref().filter(|t| self.is_on(t)) else {
             return false;
@@ -83,8 +82,7 @@ impl Case<'_> {
             && self.current.is_some_and(|p| p.revision == trial.revision)
     }
 
-    /// Takes a move back that measured worse; `None` where it stands or is not
-    /// judged yet.
+    /// Reverts a move that measured worse; `None` if it stands or cannot be judged yet.
     pub(super) fn judge_trial(
         &self,
         own: &mut PlacementMemory,
@@ -119,8 +117,8 @@ impl Case<'_> {
         }
     }
 
-    /// What the old path would take now: its estimate, corrected by how its estimate
-    /// compared with what was measured on it.
+    /// The old path's latency now: its estimate, corrected by how an earlier estimate compared with
+    /// measurements.
     fn old_path_now(&self, trial: &Trial, answer: &Answer) -> Option<f64> {
         let now = figures_of(&answer.problem, &trial.from)?.latency_seconds;
         let calibration = trial.before.mean_seconds / trial.old_path_seconds;
@@ -165,7 +163,7 @@ impl Case<'_> {
         Some(self.announce(plan, true, reasons::ROLLED_BACK, "Redeploy", note))
     }
 
-    /// `segments` at the addresses of now; `None` where a host of them is away.
+    /// `segments` with current addresses; `None` if a host of them is away.
     fn reachable(&self, segments: &[Segment]) -> Option<Vec<Segment>> {
         segments
             .iter()

@@ -1,4 +1,4 @@
-//! Whether a solution is better than what serves, by enough.
+//! Whether a solution is better than the serving plan by enough.
 
 use super::judge::deviation_of_difference;
 use super::{Case, Must, Planned, links};
@@ -21,14 +21,14 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Links of a better path that nobody measures are waited for no longer than this where
 /// requests wait for the move …
 const MEASURE_LIMIT_SECONDS: f64 = 3.0;
-/// … and a path that would only be better is given up after so long, until it is found
-/// again: nothing moves onto a link that nobody has measured for a gain alone.
+/// … and for a path that would only be better: then it is dropped until it is found again, since
+/// nothing moves onto an unmeasured link just for a gain.
 const CALM_LIMIT_SECONDS: f64 = 10.0;
-/// A gain below this is within what nobody can measure.
+/// A smaller gain is below measurement accuracy.
 const LEAST_GAIN_SECONDS: f64 = 0.001;
 
 impl Case<'_> {
-    /// What follows from a solution.
+    /// Acts on a solution.
     pub(super) fn compare(
         &self,
         own: &mut PlacementMemory,
@@ -104,7 +104,8 @@ impl Case<'_> {
         why: String,
     ) -> Planned {
         if self.wanted.wish.adaptation.paused {
-            // Asked only because the spec changed: what it asks for waits for the pause.
+            // Asked only because the spec changed: the change waits until adaptation is no longer
+            // paused.
             let message = format!("{why}, and spec.adaptation.paused keeps everything in place");
             own.problem = Some((reasons::REDEPLOY_SUPPRESSED, message));
             return Planned::default();
@@ -122,7 +123,7 @@ impl Case<'_> {
         )
     }
 
-    /// What serves was found in the place of the plugin that answers now.
+    /// The serving plan was found in place of the plugin that answers now.
     fn is_back(&self, solution: &Solution) -> Option<Must> {
         let current = self.current?;
         let wanted = &self.wanted.wish.strategy.name;
@@ -175,7 +176,7 @@ impl Case<'_> {
         }
         let situation = Situation {
             now_seconds: self.snapshot.now.seconds(),
-            // A host or link that cannot keep up lets requests wait for ever.
+            // If a host or link cannot keep up, requests wait forever.
             current_seconds: if busy { f64::INFINITY } else { before },
             best_seconds: after,
             deviation_seconds: deviation_of_difference(
@@ -212,7 +213,7 @@ impl Case<'_> {
         }
     }
 
-    /// Moves for a gain that a second look confirmed.
+    /// Makes a move for a gain that a second look confirmed.
     pub(super) fn go(
         &self,
         own: &mut PlacementMemory,
@@ -236,10 +237,9 @@ impl Case<'_> {
         planned
     }
 
-    /// Whether a better path is to be looked at once more. Seen once, it may be one bad
-    /// sample. And where something changed, links that it would use may have changed,
-    /// too, or were only ever estimated: they are waited for until they were measured
-    /// since, but not for ever.
+    /// Whether a better path must be looked at again. Seen once, it may be due to one bad sample.
+    /// And after a change, the links that it would use may have changed too, or were only ever
+    /// estimated: wait until they have been measured since, but not forever.
     pub(super) fn waits_for_links(
         &self,
         own: &mut PlacementMemory,
@@ -248,7 +248,7 @@ impl Case<'_> {
         news: Option<String>,
     ) -> bool {
         let is_first = self.current.is_none();
-        // Where nothing serves, it is the first plan that has waited, whatever its path.
+        // If nothing serves, the first plan has been waiting, whatever its path.
         let known = own.candidate.take();
         let known = known.filter(|c| is_first || c.path == path);
         let candidate = Candidate {
@@ -259,7 +259,7 @@ impl Case<'_> {
         };
         let waited = self.snapshot.seconds_since(candidate.found);
         let view = |(from, to): &Pair| self.snapshot.links.get(from, to);
-        // One that was only pinged is no better known than one that was not.
+        // A link that was only pinged is no better known than an unmeasured one.
         let is_measured = |pair| view(pair).is_some_and(|v| v.is_measured());
         let is_fresh =
             |pair| view(pair).is_some_and(|v| v.bandwidth_age_seconds <= waited + NOTICING_SECONDS);
@@ -292,9 +292,9 @@ impl Case<'_> {
             horizon_seconds: f64::from(wishes.horizon_seconds),
             cool_down_seconds: f64::from(wishes.cool_down_seconds),
             paused: wishes.paused,
-            // The library's own figures are for moves that are made as soon as they
-            // are wanted. Here a move takes seconds in which blocks share the link
-            // with requests, and its gain is an estimate from a few samples.
+            // The library's defaults are for moves that take effect at once. Here a move takes
+            // seconds in which blocks share the link with requests, and its gain is an estimate
+            // from a few samples.
             confidence_deviations: 1.0,
             flap_window_seconds: 600.0,
             flap_returns: 2,
@@ -302,9 +302,8 @@ impl Case<'_> {
         }
     }
 
-    /// Moves for a gain of this Placement, oldest first, on this process's clock. One
-    /// that had to be made, since a host was lost or the spec edited, says nothing of
-    /// how steady gains are.
+    /// Moves for a gain of this Placement, oldest first, on this process's clock. A forced move (a
+    /// host was lost, the spec was edited) says nothing about how steady gains are.
     fn moves_made(&self, own: &mut PlacementMemory) -> Vec<Switched> {
         let moves = own.moves.get_or_insert_with(|| {
             let status = self.site.placement.and_then(|p| p.status.as_ref());
@@ -377,8 +376,8 @@ impl Case<'_> {
             .fold(0.0, f64::max)
     }
 
-    /// Bytes per second at which `node` fetches: from the operator's host, else
-    /// by its slowest measured link.
+    /// Bytes per second at which `node` fetches: from the operator's host, else over its slowest
+    /// measured link.
     fn inbound(&self, node: &str) -> f64 {
         let links = &self.snapshot.links;
         let rate = |from: &str| links.get(from, node)?.bytes_per_second.filter(|r| *r > 0.0);
@@ -390,7 +389,7 @@ impl Case<'_> {
         })
     }
 
-    /// Says once that a better path is not taken.
+    /// Reports once that a better path is not taken.
     fn suppress(
         &self,
         own: &mut PlacementMemory,

@@ -1,5 +1,5 @@
-//! The work-function policy, for those who know no horizon: it remembers what each
-//! path would have cost until now, and is where that says to be.
+//! The work-function policy, which needs no horizon: it remembers what each path would have cost
+//! until now and moves accordingly.
 
 use super::judge::figures_of;
 use super::{Case, Planned};
@@ -30,7 +30,7 @@ impl Case<'_> {
         let work = own.work.insert(known?);
         let elapsed = self.snapshot.seconds_since(work.at);
         work.at = self.snapshot.now;
-        // A path whose links nobody knows by now costs what the worst known one does.
+        // A path with unknown links costs as much as the worst known one.
         let latency: Vec<Option<f64>> = work
             .paths
             .iter()

@@ -1,4 +1,4 @@
-//! Which blobs are needed; the others are removed from time to time.
+//! Which blobs are needed; the rest is removed periodically.
 
 use crate::prepare::manifests::{Loaded, blobs};
 use crate::state::listed::Listed;
@@ -8,11 +8,10 @@ use std::time::Duration;
 
 /// Time between two collections.
 pub(crate) const PERIOD: Duration = Duration::from_secs(600);
-/// A blob that was put within this time is kept: blocks of a model that is being
-/// prepared arrive before their manifest.
+/// Newer blobs are kept: blocks of a model that is being prepared arrive before their manifest.
 pub(crate) const MIN_AGE: Duration = Duration::from_secs(3600);
 
-/// Every blob that a manifest in use, or a host's wish, refers to.
+/// Every blob that a manifest in use, or a host's spec, refers to.
 pub(crate) fn needed(listed: &Listed, loaded: &Loaded) -> BTreeSet<Digest> {
     let mut needed = BTreeSet::new();
     for (digest, manifest) in &loaded.manifests {

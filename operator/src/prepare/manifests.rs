@@ -1,4 +1,4 @@
-//! Manifests from the store, if all blobs that they name are there too.
+//! Manifests from the store whose blobs are all there.
 
 use crate::state::ids::JobId;
 use crate::state::listed::Listed;
@@ -10,10 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Blobs of a manifest that was complete are looked for again after this time:
-/// volumes lose files.
+/// The blobs of a complete manifest are checked again after this time: volumes lose files.
 const CHECK_AGAIN: Duration = Duration::from_secs(30);
-/// So many are looked for again at once: a look must not wait for hundreds.
+/// Most rechecks at once: a look must not wait for hundreds.
 const CHECKS: usize = 4;
 
 /// What was loaded.
@@ -21,7 +20,7 @@ const CHECKS: usize = 4;
 pub(crate) struct Manifests {
     store: BlobStore,
     known: BTreeMap<String, Known>,
-    /// Digests of which a log line has said that they cannot be used.
+    /// Digests of unusable manifests that were already logged.
     complained: BTreeSet<String>,
 }
 
@@ -46,7 +45,7 @@ enum Unusable {
 }
 
 impl Unusable {
-    /// Nothing is there, rather than out of reach or damaged.
+    /// Whether something is missing, rather than unreachable or damaged.
     const fn is_absence(&self) -> bool {
         matches!(
             self,
@@ -83,7 +82,7 @@ pub(crate) struct Lacking {
 /// absent: without that, nothing may be collected.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    /// By digest, those in whose case every blob is in the store.
+    /// Those whose blobs are all in the store, by digest.
     pub manifests: BTreeMap<String, Arc<Manifest>>,
     /// Their sizes.
     pub bytes: BTreeMap<String, u64>,
@@ -92,11 +91,11 @@ pub(crate) struct Loaded {
     pub missing: BTreeMap<String, Vec<Lacking>>,
     /// Digests of manifests of which something is being taken back from hosts.
     pub recovering: BTreeSet<String>,
-    /// The store answered for each.
+    /// The store answered for all of them.
     pub is_certain: bool,
 }
 
-/// Digests of the manifests that anything refers to.
+/// Digests of all referenced manifests.
 pub(crate) fn referenced(
     listed: &Listed,
     prepares: &BTreeMap<JobId, PrepareView>,
@@ -135,7 +134,7 @@ impl Manifests {
         }
     }
 
-    /// Loads what of `wanted` is not known, and forgets what is not wanted.
+    /// Loads those of `wanted` that are not loaded, and drops those not wanted.
     pub(crate) async fn load(&mut self, wanted: &BTreeSet<String>) -> Loaded {
         self.known.retain(|digest, _| wanted.contains(digest));
         self.complained.retain(|digest| wanted.contains(digest));

@@ -23,11 +23,10 @@ use std::sync::Arc;
 const RETRY_SECONDS: f64 = 5.0;
 /// Longest pause.
 const RETRY_LIMIT_SECONDS: f64 = 300.0;
-/// The largest whole number that a status holds.
+/// The largest integer that a status can hold.
 const LARGEST_SUM: u64 = (1 << 53) - 1;
 
-/// What preparing is about to do and how far it is; `valid` is the model, or why its
-/// spec does not hold together.
+/// The next step of preparing and its progress; `valid` is the model, or why its spec is invalid.
 pub(crate) fn prepare(
     snapshot: &Snapshot,
     model: &DnnModel,
@@ -73,9 +72,9 @@ pub(crate) fn prepare(
     work(snapshot, model, valid, memory, out)
 }
 
-/// The profile of just this source and these inputs. What was accepted once stays
-/// what it is: the same address may give another file tomorrow. Of a model that cannot be
-/// read by now, nothing else is known.
+/// The profile of exactly this source and these inputs. A model once accepted does not change: the
+/// same address may have another file tomorrow. For a model that can no longer be read, nothing
+/// else is known.
 fn accepted<'a>(
     snapshot: &Snapshot,
     model: &'a DnnModel,
@@ -86,7 +85,7 @@ fn accepted<'a>(
     is_of_it.then_some(profile)
 }
 
-/// Blocks that the store lost come back from agents that hold them.
+/// Blocks missing from the store are coming back from agents.
 fn recovering(snapshot: &Snapshot, profile: &ProfileSummary) -> Option<Preparation> {
     let is_coming = snapshot.recovering.contains(&profile.manifest);
     (snapshot.is_starting() || is_coming).then(|| Preparation::Working {
@@ -125,7 +124,7 @@ fn work(
         }) => Preparation::Working {
             step: Step::of(step),
             progress: progress(*done, *total, *bytes).map(|p| {
-                // Storing counts anew within the step that people see.
+                // Storing has its own count within the step that users see.
                 let stored = step == "Storing";
                 let text = if stored {
                     format!("{} stored", p.text)
@@ -146,7 +145,7 @@ fn work(
             retryable,
         }) => {
             memory.tries.nodes.insert(node.clone());
-            // The address in it may be one with a password.
+            // The message may contain an address with a password.
             let message = &crate::text::without_secrets_in(message);
             failed(
                 snapshot,
@@ -193,7 +192,7 @@ fn done(
             out,
         );
     };
-    // What the spec asks of its blocks is checked once the profile is known.
+    // The spec's blocks are checked once the profile is known.
     Preparation::Ready {
         profile: summary(valid, manifest, digest, node),
         fresh: true,
@@ -256,7 +255,7 @@ fn start(
         };
     }
     let wish = &valid.wish;
-    // The file that was accepted, and no other that may lie there by now.
+    // The file that was accepted, not one that may be there now.
     let known = accepted(snapshot, model, valid).map(|p| p.source.clone());
     let need = match &known {
         Some(_) if serves(model) => PrepareNeed::Lost,
@@ -327,12 +326,12 @@ fn progress(done: u64, total: u64, bytes: bool) -> Option<Progress> {
 }
 
 fn summary(valid: &ValidModel, manifest: &Manifest, digest: &str, node: &str) -> ProfileSummary {
-    // A host said what its blocks are: any sum fits what the status can hold.
+    // A host reported these sizes: any sum must fit the status.
     let sum = |of: fn(&Block) -> u64| {
         let all = manifest.blocks.iter().map(of);
         all.fold(0, u64::saturating_add).min(LARGEST_SUM)
     };
-    // A weight that several blocks hold is one of the model's.
+    // Weights shared by several blocks count once for the model.
     let of_blocks = sum(|b| b.weight_bytes);
     let weight_bytes = manifest
         .weight_bytes

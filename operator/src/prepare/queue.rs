@@ -6,13 +6,12 @@ use crate::state::decision::{Decisions, StartPrepare, WaitingPrepare};
 use crate::state::snapshot::{PrepareView, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A host with less free memory prepares only where no other can.
+/// A host with less free memory prepares only if no other can.
 const MEMORY_BYTES: u64 = 512 << 20;
-/// A model waits for a faster host rather than for one with less than this share of its
-/// speed.
+/// A model waits for a faster host rather than use one with less than this share of its speed.
 const SLOWEST: f64 = 0.25;
-/// Models of one namespace that are prepared at once: so many, or half as many as there
-/// are hosts.
+/// Most models of one namespace that are prepared at once: this many, or half the number of hosts
+/// if that is more.
 const OF_NAMESPACE: usize = 4;
 
 /// A host that can prepare.
@@ -27,7 +26,7 @@ pub(crate) fn is_any_able(snapshot: &Snapshot) -> bool {
     able(snapshot).next().is_some()
 }
 
-/// Gives models that wait a host, as far as there is one for each.
+/// Assigns free hosts to waiting models.
 pub(crate) fn assign(snapshot: &Snapshot, out: &mut Decisions) {
     let mut waiting = std::mem::take(&mut out.waiting);
     if waiting.is_empty() {
@@ -58,7 +57,7 @@ pub(crate) fn assign(snapshot: &Snapshot, out: &mut Decisions) {
 }
 
 fn able(snapshot: &Snapshot) -> impl Iterator<Item = Able<'_>> {
-    // What sources want to see, and whole models, are for hosts of the cluster alone.
+    // Credentials and whole models stay on hosts of the cluster.
     let nodes = snapshot.compute_nodes.iter();
     let nodes = nodes.filter(|(name, _)| snapshot.is_node(name));
     nodes.filter_map(|(name, node)| {
@@ -71,7 +70,7 @@ fn able(snapshot: &Snapshot) -> impl Iterator<Item = Able<'_>> {
     })
 }
 
-/// Hosts that prepare something.
+/// Hosts that are preparing a model.
 fn busy(snapshot: &Snapshot) -> BTreeSet<String> {
     let views = snapshot.prepares.values();
     let nodes = views.filter_map(|view| match view {
@@ -101,8 +100,8 @@ fn running(snapshot: &Snapshot) -> BTreeMap<String, usize> {
     running
 }
 
-/// Puts the neediest first, and namespaces in turn among equals: those that have fewer
-/// models being prepared come first.
+/// Puts the most urgent first, and alternates namespaces among equals: those with fewer models in
+/// preparation come first.
 fn in_turn(waiting: &mut Vec<WaitingPrepare>, running: &BTreeMap<String, usize>) {
     waiting.sort_by(|a, b| {
         (&a.namespace, a.need, &a.job.job.model_uid).cmp(&(
@@ -124,8 +123,8 @@ fn in_turn(waiting: &mut Vec<WaitingPrepare>, running: &BTreeMap<String, usize>)
     waiting.extend(placed.into_iter().map(|(_, one)| one));
 }
 
-/// The fastest host that is free, with enough memory, that has not tried yet; once all
-/// have, the fastest. `None` where one that is busy is worth waiting for.
+/// The fastest free host with enough memory that has not tried yet; once all have, the fastest.
+/// `None` if a busy one is worth waiting for.
 fn preparer<'a>(
     hosts: &[Able<'a>],
     tried: &BTreeSet<String>,
@@ -170,7 +169,7 @@ mod tests {
         }
     }
 
-    /// Hosts of the same speed, all able.
+    /// Hosts of equal speed, all able to prepare.
     fn hosts(count: usize) -> Snapshot {
         let mut snapshot = world();
         let (node, live) = (
@@ -184,7 +183,7 @@ mod tests {
         snapshot
     }
 
-    /// Model and host of each job that starts; they run from then on.
+    /// Model and host of each started job; the jobs are marked as running.
     fn assigned(snapshot: &mut Snapshot, waiting: &[WaitingPrepare]) -> Vec<(String, String)> {
         let mut out = Decisions {
             waiting: waiting.to_vec(),
@@ -243,7 +242,7 @@ mod tests {
             .into_iter()
             .map(|(uid, _)| uid)
             .collect();
-        // Four of `a`, though two hosts more were free for others.
+        // Four of `a`, although two more hosts were free.
         assert_eq!(uids, ["lost", "a0", "b0", "a1", "a2", "a3"]);
     }
 

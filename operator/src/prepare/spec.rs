@@ -18,7 +18,7 @@ use lamina_profile::{AUTO_MAX_ERROR, Activations};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Why a spec cannot be followed, in words for its author.
+/// Why a spec is invalid, for its author.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct SpecError(String);
@@ -35,10 +35,10 @@ fn known_tier(field: &str, name: &str) -> Result<Tier, SpecError> {
     })
 }
 
-/// The strategy that the spec names; `plugins` are those there are.
+/// The strategy that the spec names; `plugins` are the known ones.
 ///
 /// # Errors
-/// An unknown name, with the known ones, or a parameter that it does not take.
+/// An unknown name, with the known ones, or a parameter that the strategy does not accept.
 fn choice(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Choice, SpecError> {
     check_parameters(&spec.strategy.parameters)?;
     let name = &spec.strategy.name;
@@ -61,11 +61,11 @@ fn choice(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Choice, Spe
 
 /// Longest name of a parameter.
 const LONGEST_NAME: usize = 63;
-/// Lists and objects within each other in a parameter.
+/// Deepest nesting of lists and objects in a parameter.
 const DEEPEST: usize = 4;
 
-/// What a strategy is given stays small, also where an older schema let more in: a
-/// question holds it until it is answered.
+/// Limits the size of parameters, even if an older schema allowed more: a question holds them until
+/// it is answered.
 fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<(), SpecError> {
     if parameters.len() > MOST_PARAMETERS {
         return wrong(format!(
@@ -94,8 +94,7 @@ fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<(), SpecErr
     Ok(())
 }
 
-/// How deep lists and objects of a JSON text are nested, by its brackets alone: at
-/// least as deep as they are.
+/// Nesting depth of a JSON text, by its brackets alone: an upper bound.
 fn depth(text: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     for c in text.chars() {
@@ -109,7 +108,7 @@ fn depth(text: &str) -> usize {
     deepest
 }
 
-/// The text of `error`, in which plugins are known names, too.
+/// The text of `error`, with plugins among the known names.
 fn with_plugins(error: SolveError, plugins: &BTreeSet<String>) -> String {
     match error {
         SolveError::UnknownStrategy { name, known } => {
@@ -122,7 +121,7 @@ fn with_plugins(error: SolveError, plugins: &BTreeSet<String>) -> String {
     }
 }
 
-/// `8` as a number, `true` as a truth value, anything else as text.
+/// `8` as a number, `true` as a boolean, anything else as text.
 fn parameter(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_owned()))
 }
@@ -156,8 +155,7 @@ fn allowed_tiers(spec: &DnnModelSpec) -> Result<Option<BTreeSet<Tier>>, SpecErro
     known.map(|t| (!t.is_empty()).then_some(t))
 }
 
-/// The model, if its spec holds together as far as that can be judged before it is
-/// prepared.
+/// The model, if its spec is consistent as far as that can be checked before preparation.
 ///
 /// # Errors
 /// The first contradiction.
@@ -172,7 +170,7 @@ pub(crate) fn validate(
     })
 }
 
-/// What `spec` asks for.
+/// The wish of `spec`.
 ///
 /// # Errors
 /// The first contradiction.
@@ -207,7 +205,7 @@ pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wi
     })
 }
 
-/// Requests per second that can be expected at most.
+/// Highest rate that can be declared, in requests per second.
 const MOST_A_SECOND: f64 = 100_000.0;
 /// The largest dimension of a shape.
 const LARGEST_DIMENSION: i64 = 2_147_483_647;
@@ -216,7 +214,7 @@ fn ordinal(block: u32) -> usize {
     usize::try_from(block).unwrap_or(usize::MAX)
 }
 
-/// Names and texts are what a `forward` has; the API server's schema bounds them, too.
+/// Limits names and texts, as the API server's schema does.
 fn check_arguments(arguments: &BTreeMap<String, String>) -> Result<(), SpecError> {
     if arguments.len() > MOST_PARAMETERS {
         return wrong(format!(
@@ -305,7 +303,7 @@ fn pins(spec: &DnnModelSpec) -> Result<Vec<Pin>, SpecError> {
     Ok(pin.collect())
 }
 
-/// The longest latency that can be asked for.
+/// Longest latency limit.
 const LONGEST_LATENCY_MS: u32 = 3_600_000;
 
 fn latency_limit(spec: &DnnModelSpec) -> Result<Option<f64>, SpecError> {
@@ -388,7 +386,7 @@ fn activations(spec: &DnnModelSpec) -> Result<Option<Activations>, SpecError> {
     }))
 }
 
-/// What can be judged only against the prepared model.
+/// Checks that need the prepared model.
 ///
 /// # Errors
 /// A block or an exit that the model does not have.
@@ -432,7 +430,7 @@ fn check_exits(wish: &Wish, manifest: &Manifest) -> Result<(), SpecError> {
     let Some(exits) = &wish.exits else {
         return Ok(());
     };
-    // At the last one everyone leaves.
+    // All rows leave at the last exit.
     let [side @ .., _] = manifest.exits.as_slice() else {
         return match exits.thresholds.keys().next() {
             Some(name) => wrong(format!(
@@ -475,7 +473,7 @@ const fn datatype(declared: InputDataType) -> DataType {
     }
 }
 
-/// What preparing is told of the arguments of `forward`.
+/// The declared arguments of `forward`, as preparing takes them.
 fn declared(spec: &DnnModelSpec) -> Vec<Declared> {
     let inputs = spec.inputs.iter().map(|i| Declared::Input(input(i)));
     let fixed = spec.arguments.iter().map(|(name, fixed)| {
@@ -507,7 +505,7 @@ fn input(declared: &ModelInput) -> InputSpec {
     }
 }
 
-/// The size in a shape; -1 where it is free.
+/// The size in a shape; -1 if it is free.
 const fn place(dimension: &Dimension) -> i64 {
     match dimension {
         Dimension::Size(size) => *size,
@@ -522,8 +520,8 @@ fn free_size(dimension: &Dimension, place: usize) -> Option<FreeSize> {
     }
 }
 
-/// Names what is prepared: another source, other inputs, arguments or samples give another
-/// name.
+/// Identifies what is prepared: another source, other inputs, arguments or samples give another
+/// hash.
 fn source_hash(spec: &DnnModelSpec) -> String {
     let text = match (&spec.samples, spec.arguments.is_empty()) {
         (None, true) => serde_json::json!([spec.source, spec.inputs]),

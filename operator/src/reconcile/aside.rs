@@ -15,15 +15,15 @@ use lamina_crds::{DnnModel, reasons};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What is decided about one model.
+/// Decides about one model.
 pub(super) type EachModel<'f> = &'f dyn for<'a> Fn(&mut Look<'a>, &'a DnnModel, &mut Memory);
 
-/// A model that was set aside is tried again after this time, which doubles,
+/// First pause before a model that was set aside is tried again; it doubles,
 const FIRST_PAUSE_SECONDS: f64 = 30.0;
-/// up to this; and at once when its spec changed.
+/// up to this; a changed spec is tried at once.
 const LONGEST_PAUSE_SECONDS: f64 = 960.0;
 
-/// Has `each` decide about `model`, unless it broke off on it a short while ago.
+/// Calls `each` for `model`, unless it panicked on it recently.
 pub(super) fn decide_about<'a>(
     look: &mut Look<'a>,
     model: &'a DnnModel,
@@ -72,7 +72,7 @@ pub(super) fn decide_about<'a>(
     }
 }
 
-/// Seconds after the last of so many times.
+/// The pause after this many panics.
 fn pause(times: u32) -> f64 {
     let doubled = 2f64.powi(i32::try_from(times.saturating_sub(1)).unwrap_or(i32::MAX));
     (FIRST_PAUSE_SECONDS * doubled).min(LONGEST_PAUSE_SECONDS)
@@ -90,7 +90,7 @@ fn why(cause: &(dyn Any + Send)) -> String {
 }
 
 impl<'a> Look<'a> {
-    /// What serves of the model stays as hosts were told it.
+    /// Hosts keep what they have of the model.
     fn keep_aside(&mut self, model: &'a DnnModel, why: String) {
         let id = ObjectId::of(&model.metadata);
         let mut entries = Vec::new();

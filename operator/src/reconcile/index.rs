@@ -10,11 +10,11 @@ use lamina_model::Digest;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Longest Placement name that is readable in a column, and that leaves room for what
-/// the API server adds to names of Events.
+/// Longest Placement name: readable in a column, with room for the suffix in the names of its
+/// Events.
 const NAME_LIMIT: usize = 63;
 
-/// Objects by what they are looked up by.
+/// Objects by their lookup keys.
 pub(super) struct Index<'a> {
     snapshot: &'a Snapshot,
     models: HashMap<&'a str, &'a DnnModel>,
@@ -26,7 +26,7 @@ pub(super) struct Index<'a> {
     labelled: HashMap<(&'a str, &'a str), BTreeSet<&'a str>>,
     /// Hosts that hold slices of a Placement, by its UID.
     holders: HashMap<&'a str, BTreeSet<&'a str>>,
-    /// Hosts that are to fetch blocks of a Placement ahead, by its UID, and which.
+    /// Hosts with standby blocks of a Placement, by its UID, and the blocks.
     standby: HashMap<&'a str, Vec<(&'a str, &'a Standby)>>,
 }
 
@@ -76,7 +76,7 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// The DnnModel with that UID, if it is there and wanted.
+    /// The DnnModel with that UID, if it exists and is not being deleted.
     pub(super) fn model(&self, uid: &str) -> Option<&'a DnnModel> {
         self.models.get(uid).copied()
     }
@@ -92,7 +92,7 @@ impl<'a> Index<'a> {
         of_model.flat_map(|all| all.values().copied())
     }
 
-    /// Whether the model of `placement` is there but cannot be read, nor could it ever.
+    /// Whether the model of `placement` exists but never could be read.
     pub(super) fn is_unreadable(&self, placement: &Placement) -> bool {
         if owner_uid(placement).is_some_and(|uid| self.models.contains_key(uid)) {
             return false;
@@ -144,8 +144,8 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// `<model>-<entry>`, or with a hash where that is too long or belongs to another
-    /// model; `None` while one that is being removed holds the name.
+    /// `<model>-<entry>`, with a hash if that is too long or belongs to another model; `None` while
+    /// a Placement that is being deleted has the name.
     pub(super) fn free_name(&self, model: &DnnModel, entry: &str) -> Option<String> {
         let namespace = model.metadata.namespace.as_deref().unwrap_or_default();
         let model = model.metadata.name.as_deref().unwrap_or_default();
@@ -163,7 +163,7 @@ impl<'a> Index<'a> {
         holder(&name).is_none().then_some(name)
     }
 
-    /// Lets hosts keep the slices that they were told for a Placement.
+    /// Lets hosts keep their slices of a Placement.
     pub(super) fn keep_slices(&self, placement_uid: &str, wishes: &mut Wishes) {
         let holders = self.holders.get(placement_uid).into_iter().flatten();
         for name in holders {
@@ -177,7 +177,7 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// The blocks that hosts were told to fetch ahead for a Placement.
+    /// The standby blocks of a Placement, by host.
     pub(super) fn standby_of(&self, placement_uid: &str) -> BTreeMap<String, Vec<Blob>> {
         let hosts = self.standby.get(placement_uid).into_iter().flatten();
         hosts

@@ -1,4 +1,4 @@
-//! Whole stories, from an applied model to what its hosts do.
+//! Whole stories, from an applied model to the state of its hosts.
 
 mod joined;
 mod trust;

@@ -1,5 +1,5 @@
-//! Hosts and links as one look found them, dense and shared: every question of the
-//! look borrows it, and what others load is summed up once.
+//! Hosts and links of one look, dense and shared: all questions of the look borrow them, and the
+//! load of others is summed up once.
 
 use super::ids::{self, PlacementKey};
 use super::links::Links;
@@ -16,20 +16,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// No host is planned beyond this share by what others are expected to take: a load
-/// that was overestimated must leave something to try.
+/// Highest expected share of others on a host: an overestimated load must leave something to try.
 pub(crate) const LARGEST_SHARE: f64 = 0.95;
-/// Of a host or a link, what all models of one namespace reserve at most by declaring a
-/// rate that nobody measured: else one of them could keep all others out.
+/// Highest share of a host or link that all models of one namespace reserve by declaring rates that
+/// nobody measured: otherwise one of them could lock out all others.
 const LARGEST_RESERVE: f64 = 0.25;
-/// The highest rate that counts.
+/// Highest rate that is counted.
 const MOST_A_SECOND: f64 = 100_000.0;
-/// Speeds that a host can have, in GFLOP/s: what lies beyond is an error, or a lie.
+/// Plausible speeds of a host, in GFLOP/s: anything beyond is an error or a lie.
 const SPEEDS: RangeInclusive<f64> = 1e-3..=1e6;
-/// The most that one processor gives the reference benchmark, in GFLOP/s: above two units of
-/// 512 bits at 6 GHz.
+/// Highest speed of one processor in the reference benchmark, in GFLOP/s: above two units of 512
+/// bits at 6 GHz.
 const MOST_OF_A_PROCESSOR: f64 = 512.0;
-/// Times that a segment can take, in seconds.
+/// Plausible times of a segment, in seconds.
 const SEGMENT_SECONDS: RangeInclusive<f64> = 1e-7..=3600.0;
 
 /// The hosts and links of one look.
@@ -39,14 +38,13 @@ pub(crate) struct Cluster {
     pub hosts: Vec<Host>,
     /// Links between them.
     pub links: Links,
-    /// Names of the hosts that could compute. Looks that find the same share one set:
-    /// whoever remembers it sees by its address that nothing changed.
+    /// Names of the hosts that could compute. Looks with the same set share one allocation, so the
+    /// address shows that nothing changed.
     pub fit: Arc<BTreeSet<String>>,
     by_name: HashMap<String, usize>,
     /// Bytes per second that Placements send, by ordinals of sender and receiver.
     traffic: HashMap<(usize, usize), Taken>,
-    /// What each Placement adds, by its UID: taken off again where its own question
-    /// is built.
+    /// What each Placement adds, by its UID: subtracted in its own question.
     own: HashMap<String, Own>,
 }
 
@@ -67,23 +65,22 @@ pub(crate) struct Host {
     pub gflops: Option<f64>,
     /// Requests that it computes at the same time without slowing each other.
     pub concurrency: u32,
-    /// Why it can compute for nobody now, as the kube-scheduler words it.
+    /// Why it cannot compute now, in the kube-scheduler's terms.
     pub unfit: Option<&'static str>,
-    /// Why it is to be emptied, if it is: nothing new goes there, and what is there moves
-    /// off.
+    /// Why it is to be emptied, if it is: nothing new goes there, and blocks there move off.
     pub emptied: Option<&'static str>,
-    /// In how few bits its agent sends and takes values.
+    /// Encodings of values that its agent supports.
     pub encodings: Vec<String>,
-    /// Share of it that Placements take.
+    /// Share of it that Placements use.
     taken: Taken,
 }
 
-/// What a Placement takes of a host or a link.
+/// The load of a Placement on a host or a link.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Load {
     /// As measured.
     measured: f64,
-    /// What its declared rate adds to that.
+    /// What its declared rate adds.
     declared: f64,
 }
 
@@ -97,7 +94,7 @@ impl Load {
         self.measured + self.declared
     }
 
-    /// The load of requests that take `each` of something.
+    /// The load of requests that each take `each`.
     fn times(self, each: f64) -> Self {
         Self {
             measured: self.measured * each,
@@ -106,11 +103,11 @@ impl Load {
     }
 }
 
-/// What all Placements take of a host or a link.
+/// The load of all Placements on a host or a link.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Taken {
     measured: f64,
-    /// Declared beyond that, by namespace.
+    /// Declared load beyond that, by namespace.
     declared: BTreeMap<Arc<str>, f64>,
 }
 
@@ -123,8 +120,7 @@ impl Taken {
         }
     }
 
-    /// What others than one Placement take; by declaring alone, those of a namespace take
-    /// at most `reserve`.
+    /// The load of all but one Placement; declared load counts up to `reserve` for each namespace.
     fn by_others(&self, own: Option<(&str, Load)>, reserve: f64) -> f64 {
         let (namespace, own) = own.unwrap_or_default();
         let declared = self.declared.iter().map(|(of, all)| {
@@ -139,7 +135,7 @@ impl Taken {
     }
 }
 
-/// What one Placement takes.
+/// The load of one Placement.
 #[derive(Debug, Clone)]
 struct Own {
     namespace: Arc<str>,
@@ -149,8 +145,8 @@ struct Own {
 }
 
 impl Cluster {
-    /// The cluster of `snapshot`. `memory` has the set of fit hosts of an earlier look,
-    /// which becomes that of this one, and plans that are not written yet.
+    /// The cluster of `snapshot`. `memory` has the set of fit hosts of an earlier look, which is
+    /// updated, and plans that are not written yet.
     pub(crate) fn of(snapshot: &Snapshot, memory: &mut Memory) -> Self {
         let fit = &mut memory.fit;
         let hosts: Vec<Host> = snapshot
@@ -159,7 +155,7 @@ impl Cluster {
             .map(|(name, node)| host(snapshot, name, node))
             .collect();
         let fit_now = hosts.iter().filter(|h| h.unfit.is_none()).map(|h| &h.name);
-        // Both are in the order of their names.
+        // Both are sorted by name.
         if !fit_now.clone().eq(fit.iter()) {
             *fit = Arc::new(fit_now.cloned().collect());
         }
@@ -185,8 +181,8 @@ impl Cluster {
         self.by_name.get(name).map(|i| &self.hosts[*i])
     }
 
-    /// Memory that a Placement of `namespace` may hold on `host` beside what the others of its
-    /// namespace do.
+    /// Memory that a Placement of `namespace` may hold on `host` besides the others of its
+    /// namespace.
     pub(crate) fn memory_left(&self, host: &Host, namespace: &str, placement_uid: &str) -> u64 {
         let all = host.held.get(namespace).copied().unwrap_or(0);
         let own = self.own.get(placement_uid);
@@ -195,7 +191,7 @@ impl Cluster {
         host.memory_of_namespace.saturating_sub(others)
     }
 
-    /// Share of `host` that Placements other than `placement_uid` take.
+    /// Share of `host` that Placements other than `placement_uid` use.
     pub(crate) fn share_of_others(&self, host: &str, placement_uid: &str) -> f64 {
         let Some(&index) = self.by_name.get(host) else {
             return 0.0;
@@ -207,8 +203,8 @@ impl Cluster {
         taken.clamp(0.0, LARGEST_SHARE)
     }
 
-    /// Share of the link from `from` to `to`, of so many bytes a second, that Placements
-    /// other than `placement_uid` take.
+    /// Share of the link from `from` to `to`, with this many bytes per second, that Placements
+    /// other than `placement_uid` use.
     pub(crate) fn link_share_of_others(
         &self,
         (from, to): (&str, &str),
@@ -228,7 +224,7 @@ impl Cluster {
         taken.by_others(own, reserve) / bytes_per_second
     }
 
-    /// Share of each host that the Placement takes.
+    /// Share of each host that the Placement uses.
     pub(crate) fn shares_of(&self, placement_uid: &str) -> impl Iterator<Item = (&str, f64)> {
         let shares = self.own.get(placement_uid).into_iter();
         let shares = shares.flat_map(|own| &own.shares);
@@ -271,8 +267,8 @@ impl Cluster {
                 *all = all.saturating_add(*bytes);
             }
         }
-        // One on its way takes its hosts already, and those that it leaves are free soon:
-        // whoever chooses now chooses for then.
+        // A Placement being deployed already occupies its new hosts, and its old ones are free
+        // soon: plan for that state.
         let newest = unwritten.or_else(|| plans::target(placement));
         if let Some(plan) = newest.or_else(|| plans::active(placement)) {
             own.shares = self.shares(snapshot, uid, plan, rate);
@@ -289,7 +285,7 @@ impl Cluster {
         self.own.insert(uid.to_owned(), own);
     }
 
-    /// What requests of `plan` take of each host.
+    /// The load of requests of `plan` on each host.
     fn shares(
         &self,
         snapshot: &Snapshot,
@@ -312,7 +308,7 @@ impl Cluster {
         shares
     }
 
-    /// Seconds of a segment that was not timed on its host yet.
+    /// Seconds of a segment that has not been timed on its host yet.
     fn expected_seconds(&self, host: usize, segment: &Segment, manifest: &Manifest) -> f64 {
         let blocks = segment.blocks.iter();
         let blocks = blocks.filter_map(|b| manifest.blocks.get(usize::try_from(*b).ok()?));
@@ -326,7 +322,7 @@ impl Cluster {
         }
     }
 
-    /// What requests of `plan` send from host to host.
+    /// The traffic of requests of `plan` between hosts.
     fn traffic(
         &self,
         snapshot: &Snapshot,
@@ -357,8 +353,7 @@ fn unwritten<'m>(memory: &'m Memory, placement: &Placement) -> Option<&'m Plan> 
     (!is_written).then_some(plan)
 }
 
-/// Requests a second of a Placement: those that were measured, and what its declared
-/// rate adds.
+/// Requests per second of a Placement: the measured ones, and what its declared rate adds.
 fn load(snapshot: &Snapshot, placement_uid: &str, declared: f64) -> Load {
     let measured = snapshot.requests.get(placement_uid);
     let bounded = |rate: f64| {
@@ -375,7 +370,7 @@ fn load(snapshot: &Snapshot, placement_uid: &str, declared: f64) -> Load {
     }
 }
 
-/// Requests a second that a Placement has to be planned for.
+/// Requests per second to plan a Placement for.
 pub(crate) fn rate_to_plan_for(snapshot: &Snapshot, placement_uid: &str, declared: f64) -> f64 {
     load(snapshot, placement_uid, declared).sum()
 }
@@ -408,7 +403,7 @@ fn host(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Host {
     }
 }
 
-/// Memory that the models of one namespace may hold on `node`; no limit where it may be all.
+/// Memory that the models of one namespace may hold on `node`; no limit if they may have all.
 fn memory_of_namespace(snapshot: &Snapshot, node: &ComputeNode) -> u64 {
     let capacity = node.status.as_ref().and_then(|s| s.capacity);
     match capacity {
@@ -419,11 +414,11 @@ fn memory_of_namespace(snapshot: &Snapshot, node: &ComputeNode) -> u64 {
     }
 }
 
-/// Memory of all that `placement` holds or is about to, by host, where that is limited.
+/// Memory that `placement` holds or will hold, by host, if that is limited.
 fn held(snapshot: &Snapshot, placement: &Placement) -> BTreeMap<String, u64> {
     let mut held = BTreeMap::new();
     if snapshot.memory_share >= 1.0 {
-        // Nobody asks.
+        // There is no limit.
         return held;
     }
     let plans = plans::active(placement).into_iter();
@@ -452,17 +447,17 @@ fn emptied(snapshot: &Snapshot, name: &str) -> Option<&'static str> {
     }
 }
 
-/// The speed that a host reports, in GFLOP/s, where a host can have it.
+/// The reported speed of a host, in GFLOP/s, if it is plausible.
 pub(crate) fn speed(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Option<f64> {
     reported_speed(node).filter(|gflops| is_possible(snapshot, name, *gflops))
 }
 
-/// The speed that a host reports, where it cannot have it.
+/// The reported speed of a host, if it is not plausible.
 pub(crate) fn impossible_speed(snapshot: &Snapshot, name: &str, node: &ComputeNode) -> Option<f64> {
     reported_speed(node).filter(|gflops| !is_possible(snapshot, name, *gflops))
 }
 
-/// Whether the processors that the host's kubelet tells of can be so fast.
+/// Whether the processors reported by the host's kubelet can be that fast.
 fn is_possible(snapshot: &Snapshot, name: &str, gflops: f64) -> bool {
     let processors = snapshot.nodes.get(name).and_then(NodeView::processors);
     let most = processors.map_or(f64::INFINITY, |all| all * MOST_OF_A_PROCESSOR);
@@ -475,11 +470,11 @@ fn reported_speed(node: &ComputeNode) -> Option<f64> {
     status.capacity.filter(|_| is_measured).map(|c| c.gflops)
 }
 
-/// Forwards at the same time that a host is believed to compute.
+/// Highest number of concurrent forwards that a host is believed to compute.
 const MOST_CONCURRENCY: u32 = 1024;
 
-/// Requests that a host computes at the same time without slowing each other; one where its
-/// agent does not say.
+/// Requests that a host computes at the same time without slowing each other; one if its agent does
+/// not say.
 fn concurrency(node: &ComputeNode) -> u32 {
     let capacity = node.status.as_ref().and_then(|status| status.capacity);
     capacity.map_or(1, |capacity| {
@@ -509,8 +504,8 @@ fn rates(snapshot: &Snapshot) -> HashMap<(&str, &str), f64> {
         .collect()
 }
 
-/// Measured seconds of one row on segment `index`: of live requests, else of the warm-up.
-/// They compare with a profile, which knows one row.
+/// Measured seconds per row of segment `index`: of live requests, else of the warm-up. Comparable
+/// with a profile, which is for one row.
 pub(crate) fn row_seconds(
     snapshot: &Snapshot,
     placement_uid: &str,
@@ -520,7 +515,7 @@ pub(crate) fn row_seconds(
     measured_seconds(snapshot, placement_uid, plan, index, |t| t.row_seconds)
 }
 
-/// As [`row_seconds`], of a request as clients send them.
+/// As [`row_seconds`], but per request as clients send them.
 fn request_seconds(
     snapshot: &Snapshot,
     placement_uid: &str,
@@ -551,7 +546,7 @@ fn measured_seconds(
     told.map(|s| s.clamp(*SEGMENT_SECONDS.start(), *SEGMENT_SECONDS.end()))
 }
 
-/// What a request of `plan` sends: from, to and bytes, there and back.
+/// The crossings of a request of `plan`: from, to and bytes, there and back.
 fn crossings<'a>(
     entry: &'a str,
     plan: &'a Plan,

@@ -1,4 +1,4 @@
-//! What is to be done, as data. The executor has no choice left.
+//! The decisions of a look, as data. The executor has no choices left.
 
 use super::cluster::{Cluster, LARGEST_SHARE};
 use super::ids::{JobId, ObjectId, PlacementKey, SecretId};
@@ -17,15 +17,15 @@ use lamina_placement::Tier;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// A link that became slower. Links of one host often share a bottleneck: until they
-/// were measured since, others of its hosts are taken to have become slower as well.
+/// A link that became slower. Links of one host often share a bottleneck: until its other links are
+/// measured again, they are assumed to be slower as well.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Doubt {
     /// The link.
     pub link: Pair,
-    /// Its rate now over what it was; below 1.
+    /// Its rate now relative to before; below 1.
     pub ratio: f64,
-    /// Seconds since that was noticed.
+    /// Seconds since the change was noticed.
     pub since_seconds: f64,
 }
 
@@ -53,48 +53,48 @@ pub(crate) enum Supposed {
     Slow {
         /// The host.
         host: String,
-        /// By so much.
+        /// By this factor.
         times: u32,
     },
     /// This host is away.
     Lost(String),
 }
 
-/// Everything that one look at the world led to.
+/// The decisions of one look.
 #[derive(Debug, Default)]
 pub(crate) struct Decisions {
-    /// Writes, in the order in which they are to be started.
+    /// Writes, in the order in which to start them.
     pub writes: Vec<Write>,
-    /// Whose links matter.
+    /// Which links matter.
     pub interest: Interest,
-    /// Where requests for each model enter, by namespace and name.
+    /// Entries of each model, by namespace and name.
     pub directory: BTreeMap<(String, String), Entries>,
     /// Prepare jobs to start.
     pub prepares: Vec<StartPrepare>,
-    /// Models that wait for a host that prepares them.
+    /// Models that wait for a host to prepare them.
     pub waiting: Vec<WaitingPrepare>,
-    /// Prepare jobs that nobody waits for.
+    /// Prepare jobs whose result is no longer needed.
     pub forget_prepares: Vec<JobId>,
-    /// Strategies that answered.
+    /// Answers of strategies, for the metrics.
     pub solves: Vec<Solve>,
     /// Redeploys that ended, with their phases.
     pub redeployed: Vec<RedeployPhases>,
     /// Questions. One replaces another with the same key.
     pub asks: Vec<Ask>,
-    /// Keys of questions whose answer was taken, or that nobody waits for.
+    /// Keys of questions whose answer was used or is no longer needed.
     pub forget_asks: Vec<PlacementKey>,
-    /// Seconds after which another look has something to decide, though nothing happens.
+    /// Seconds until another look is needed even if nothing happens.
     pub again_seconds: Option<f64>,
 }
 
-/// Whose links matter, and how much.
+/// Which links matter, and how much.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Interest {
     /// Hosts with their tiers.
     pub hosts: BTreeMap<String, Tier>,
-    /// Links of paths that serve or come: both ends are to watch them closely.
+    /// Links of paths that serve or are being deployed: both ends watch them closely.
     pub paths: BTreeSet<Pair>,
-    /// Links that a better path would use, and that nobody measured lately.
+    /// Links of a better path that were not measured recently.
     pub wanted: BTreeSet<Pair>,
     /// Hosts where requests arise.
     pub entries: BTreeSet<String>,
@@ -107,21 +107,20 @@ pub(crate) struct Solve {
     pub strategy: String,
     /// Time that it took.
     pub seconds: f64,
-    /// `(objective - lower bound) / objective`; `None` where nothing was proved or
-    /// found.
+    /// `(objective - lower bound) / objective`; `None` if nothing was proved or found.
     pub gap: Option<f64>,
-    /// It was a plugin that gave no good answer, and another one answered.
+    /// A plugin gave no good answer, and a built-in strategy replaced it.
     pub fell_back: bool,
 }
 
-/// Where requests for one model enter.
+/// The entries of one model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Entries {
     /// The entries.
     pub entries: Vec<EntryAt>,
-    /// Why none of them serves; empty where one does.
+    /// Why none of them serves; empty if one does.
     pub reason: String,
-    /// It is on its way, so that a request may wait for it.
+    /// It is being deployed, so a request may wait for it.
     pub coming: bool,
 }
 
@@ -138,36 +137,34 @@ pub(crate) struct EntryAt {
     pub serves: bool,
 }
 
-/// What waits for a write, the most first.
+/// The urgency of a write, the highest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Haste {
-    /// A plan, or what one is made from: all that follows waits for it.
+    /// A plan, or its input: everything else waits for it.
     Plan,
     /// A step of a deployment: requests wait for it, or will.
     Step,
-    /// Nothing but people who read it.
+    /// A report for people.
     Report,
 }
 
-/// One write. Its Events are published once it has succeeded, so that each
-/// decision is told once.
+/// One write. Its Events are published once it succeeds, so that each decision is reported once.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Write {
-    /// What waits for it.
+    /// Its urgency.
     pub haste: Haste,
-    /// What is written.
+    /// The change.
     pub change: Change,
-    /// What people are told then.
+    /// Events to publish afterwards.
     pub events: Vec<Notice>,
 }
 
-/// What a ComputeNode goes with.
+/// The owner of a ComputeNode.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Holder {
     /// Its Node.
     Node(OwnerReference),
-    /// The object with this UID, by which its host joined: where that is gone, no other is
-    /// made.
+    /// The object with this UID, by which its host joined: once it is deleted, it is not recreated.
     Join(String),
 }
 
@@ -178,7 +175,7 @@ pub(crate) enum Change {
     ComputeNode {
         /// Its name.
         name: String,
-        /// Why it is there.
+        /// Its owner.
         of: Holder,
         /// The wish.
         spec: ComputeNodeSpec,
@@ -187,12 +184,12 @@ pub(crate) enum Change {
     ComputeNodeConditions {
         /// Its name.
         name: String,
-        /// Ready.
+        /// The conditions.
         conditions: Vec<Condition>,
     },
     /// Create or update a Placement.
     Placement {
-        /// Which one; without UID, one is made.
+        /// Which one; one without UID is created.
         id: ObjectId,
         /// The DnnModel.
         owner: OwnerReference,
@@ -206,7 +203,7 @@ pub(crate) enum Change {
         /// The report.
         status: Box<PlacementStatus>,
     },
-    /// Remove a Placement.
+    /// Delete a Placement.
     DeletePlacement {
         /// Which one.
         id: ObjectId,
@@ -218,7 +215,7 @@ pub(crate) enum Change {
         /// The report.
         status: Box<DnnModelStatus>,
     },
-    /// Nothing; only the Events matter.
+    /// Nothing; only publish the Events.
     Nothing,
 }
 
@@ -231,11 +228,11 @@ pub(crate) struct StartPrepare {
     pub job: JobId,
     /// Where the model's file is.
     pub uri: String,
-    /// Its hash; empty where any file is taken.
+    /// Its hash; empty if any file is accepted.
     pub sha256: String,
     /// JSON list of lamina-model's `Declared`.
     pub inputs_json: String,
-    /// What the source's server wants to see.
+    /// The credentials for the source.
     pub secret: Option<SecretId>,
     /// Where the user's own requests are.
     pub samples: Option<Samples>,
@@ -244,22 +241,22 @@ pub(crate) struct StartPrepare {
 /// Why a model is prepared, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PrepareNeed {
-    /// It serves, and its blocks are lost: it cannot be moved until they are back.
+    /// It serves, but its blocks are lost: it cannot move until they are recovered.
     Lost,
     /// Nothing of it serves.
     First,
-    /// Something else of it serves.
+    /// Another version of it serves.
     Update,
 }
 
-/// A prepare job that wants a host.
+/// A prepare job that needs a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WaitingPrepare {
     /// How urgent it is.
     pub need: PrepareNeed,
     /// Namespace of the model.
     pub namespace: String,
-    /// Hosts that tried.
+    /// Hosts that have tried.
     pub tried: BTreeSet<String>,
     /// The job, without a host.
     pub job: StartPrepare,
@@ -272,7 +269,7 @@ pub(crate) struct Ask {
     pub key: PlacementKey,
     /// What it is about.
     pub about: About,
-    /// How urgent it is.
+    /// Its urgency.
     pub need: Need,
     /// The question.
     pub question: Arc<Question>,
@@ -291,8 +288,7 @@ pub(crate) struct Question {
     pub entry: String,
     /// UID of the Placement; empty before there is one.
     pub placement_uid: String,
-    /// Requests a second: as many as are measured, or as the spec declares, if those are
-    /// more.
+    /// Requests per second: the measured or the declared rate, whichever is higher.
     pub rate_per_second: f64,
     /// Namespace of the model.
     pub namespace: String,
@@ -300,33 +296,33 @@ pub(crate) struct Question {
     pub current: Option<Plan>,
     /// The plan that serves, whose memory its hosts count as taken.
     pub serving: Option<Plan>,
-    /// What serves must be left: moving is waited for.
+    /// The serving plan must be left: requests wait for the move.
     pub is_urgent: bool,
-    /// Share of requests that leave at each exit of the model, the last one included;
-    /// empty where all run to the end.
+    /// Share of requests that leave at each exit of the model, including the last; empty if all run
+    /// to the end.
     pub exit_shares: Vec<f64>,
-    /// A link that became slower, and what that says of others.
+    /// A link that became slower, which casts doubt on others.
     pub doubt: Option<Doubt>,
-    /// What is supposed, one case after the other; nothing where a plan is asked for.
+    /// Scenarios of a question ahead; empty if a plan is asked for.
     pub supposed: Vec<Supposed>,
     /// Blobs in the caches of hosts.
     pub held: Held,
-    /// What answers take that are not plans yet; known once it is this question's turn.
+    /// Resources reserved by answers that are not plans yet; known once it is this question's turn.
     pub reserved: Reserved,
     /// Hosts and links, shared by all questions of a look.
     pub cluster: Arc<Cluster>,
-    /// What was learned of hosts.
+    /// What was learned about hosts.
     pub learned: Arc<Learned>,
 }
 
 impl Question {
-    /// Share of `host` that others take, or are about to.
+    /// Share of `host` that others use, or will.
     pub(crate) fn host_share_of_others(&self, host: &str) -> f64 {
         let taken = self.cluster.share_of_others(host, &self.placement_uid);
         (taken + self.reserved.host(host)).clamp(0.0, LARGEST_SHARE)
     }
 
-    /// Share of a link of so many bytes a second that others take, or are about to.
+    /// Share of a link with this many bytes per second that others use, or will.
     pub(crate) fn link_share_of_others(&self, (from, to): (&str, &str), rate: f64) -> f64 {
         let uid = &self.placement_uid;
         let taken = self.cluster.link_share_of_others((from, to), rate, uid);
@@ -335,7 +331,7 @@ impl Question {
 }
 
 impl Decisions {
-    /// Adds what was decided apart from it.
+    /// Adds decisions that were made separately.
     pub(crate) fn append(&mut self, more: Self) {
         let Self {
             writes,

@@ -1,11 +1,11 @@
-//! Where requests may leave a model early, as hosts are told.
+//! Early exits of a model, as hosts get them.
 
 use lamina_crds::compute_node::{Exit, ExitCriterion, Exits};
 use lamina_model::{DataType, Manifest};
 use std::collections::BTreeMap;
 
-/// The exits of `manifest`. `None` where it has none, or where their answers could not
-/// stand in one tensor: other classes or another datatype at one of them.
+/// The exits of `manifest`. `None` if it has none, or if their answers do not fit one tensor,
+/// because the number of classes or the datatype differs.
 pub(crate) fn of(manifest: &Manifest) -> Option<Exits> {
     let [first, .., _] = manifest.exits.as_slice() else {
         return None;

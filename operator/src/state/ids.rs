@@ -1,4 +1,4 @@
-//! What things are called.
+//! Names and identifiers.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::fmt;
@@ -7,16 +7,16 @@ use std::str::FromStr;
 /// One object of the API server: its place and its UID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub(crate) struct ObjectId {
-    /// Its namespace; empty for what has none.
+    /// Its namespace; empty if cluster-scoped.
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its UID: an object made anew under the same name has another.
+    /// Its UID: a recreated object of the same name has another.
     pub uid: String,
 }
 
 impl ObjectId {
-    /// The object that `meta` speaks of.
+    /// The object with this `meta`.
     pub(crate) fn of(meta: &ObjectMeta) -> Self {
         Self {
             namespace: meta.namespace.clone().unwrap_or_default(),
@@ -26,7 +26,7 @@ impl ObjectId {
     }
 }
 
-/// A Secret, which is read when it is needed and never kept.
+/// A Secret, which is read when needed and never stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SecretId {
     /// Its namespace.
@@ -35,12 +35,12 @@ pub(crate) struct SecretId {
     pub name: String,
 }
 
-/// UID of an object that the API server gave us; empty in a test at most.
+/// UID of an object from the API server; empty only in tests.
 pub(crate) fn uid(meta: &ObjectMeta) -> &str {
     meta.uid.as_deref().unwrap_or_default()
 }
 
-/// One model at one entry; there may be no Placement yet.
+/// One model at one entry; its Placement may not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct PlacementKey {
     /// UID of the DnnModel.
@@ -58,8 +58,7 @@ impl PlacementKey {
         }
     }
 
-    /// A number in `0..1` that is always the same for this key: work that comes
-    /// round for all is spread by it.
+    /// A number in `0..1`, constant for this key, that spreads periodic work.
     pub(crate) fn spread(&self) -> f64 {
         // FNV-1a: spreads well and is the same in every build.
         let bytes = self.model_uid.bytes().chain(self.entry.bytes());
@@ -81,7 +80,7 @@ impl fmt::Display for PlacementKey {
 pub(crate) struct JobId {
     /// UID of the DnnModel.
     pub model_uid: String,
-    /// Names source and inputs, as [`super::wish::Wish::source_hash`].
+    /// Identifies source and inputs, as [`super::wish::Wish::source_hash`].
     pub source: String,
 }
 
@@ -91,7 +90,7 @@ impl fmt::Display for JobId {
     }
 }
 
-/// A name that is no job of ours.
+/// A name that is not one of our jobs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` names no job")]
 pub(crate) struct NoJob(String);

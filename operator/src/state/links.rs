@@ -1,11 +1,10 @@
-//! Links as decisions see them.
+//! Links, as decisions use them.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// What a link can be, in seconds and bytes per second: one that is said to be anything
-/// else is left out.
+/// Plausible round trips and bandwidths, in seconds and bytes per second: other values are ignored.
 const RTT_SECONDS: RangeInclusive<f64> = 0.0..=3600.0;
 const RATE: RangeInclusive<f64> = 1e-3..=1e15;
 
@@ -15,18 +14,18 @@ pub(crate) type Pair = (String, String);
 /// One direction between two hosts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LinkView {
-    /// Round trip of an empty message in seconds, where known.
+    /// Round trip of an empty message in seconds, if known.
     pub rtt_seconds: Option<f64>,
-    /// Bytes per second, where known.
+    /// Bytes per second, if known.
     pub bytes_per_second: Option<f64>,
     /// Relative noise of the bandwidth samples: 0.2 is ±20 %.
     pub noise: f64,
-    /// Seconds since the bandwidth was last measured; infinite before.
+    /// Seconds since the bandwidth was last measured; infinite if never.
     pub bandwidth_age_seconds: f64,
-    /// The receiver answers; the figures are of before where it does not.
+    /// The receiver answers; if not, the figures are old.
     pub reachable: bool,
-    /// Nobody measured it, or not all of it: the rest comes from network coordinates and
-    /// the hosts' other links.
+    /// Not measured, or only in part: the rest is estimated from network coordinates and the hosts'
+    /// other links.
     pub estimated: bool,
 }
 
@@ -36,7 +35,7 @@ impl LinkView {
         !self.estimated && self.rtt_seconds.is_some() && self.bytes_per_second.is_some()
     }
 
-    /// Round trip and bytes per second, where the link works and both are known.
+    /// Round trip and bytes per second, if the link works and both are known.
     pub(crate) fn figures(&self) -> Option<(f64, f64)> {
         if !self.reachable {
             return None;
@@ -47,12 +46,12 @@ impl LinkView {
     }
 }
 
-/// Where links are looked up.
+/// A lookup of links.
 pub(crate) trait Source: std::fmt::Debug + Send + Sync {
     /// The measured link from `from` to `to`.
     fn get(&self, from: &str, to: &str) -> Option<LinkView>;
 
-    /// The same, with what coordinates say where nobody measured it, or not all of it.
+    /// The same, with estimates for what was not measured.
     fn or_estimated(&self, from: &str, to: &str) -> Option<LinkView>;
 
     /// Every measured link.
@@ -74,13 +73,12 @@ impl Links {
         self.0.get(from, to)
     }
 
-    /// The link as it was measured; what was not measured of it, as coordinates and the
-    /// hosts' other links suggest.
+    /// The link as measured; the rest is estimated from coordinates and the hosts' other links.
     pub(crate) fn or_estimated(&self, from: &str, to: &str) -> Option<LinkView> {
         self.0.or_estimated(from, to)
     }
 
-    /// Shows every measured link.
+    /// Calls `see` for every measured link.
     pub(crate) fn each(&self, mut see: impl FnMut(&str, &str, LinkView)) {
         self.0.each(&mut see);
     }

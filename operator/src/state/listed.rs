@@ -6,14 +6,14 @@ use lamina_crds::{ComputeNode, DnnModel, DnnModelStatus, Placement};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// An object that is there but cannot be read.
+/// An object that exists but cannot be read.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Unreadable {
     /// Its UID.
     pub uid: String,
     /// The field, and what is wrong with it.
     pub error: String,
-    /// Its status, where that can be read.
+    /// Its status, if that can be read.
     pub status: Option<Box<DnnModelStatus>>,
 }
 
@@ -22,7 +22,7 @@ pub(crate) struct Unreadable {
 pub(crate) struct Listed {
     /// Every DnnModel.
     pub models: Vec<Arc<DnnModel>>,
-    /// DnnModels that cannot be read, by namespace and name, with what is wrong.
+    /// DnnModels that cannot be read, by namespace and name, with the error.
     pub unreadable: BTreeMap<(String, String), Unreadable>,
     /// Every Placement.
     pub placements: Vec<Arc<Placement>>,

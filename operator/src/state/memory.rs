@@ -1,6 +1,5 @@
-//! What is remembered between two looks at the world. All of it may be lost: a
-//! restarted operator takes up the work from the objects alone, and only waits,
-//! learns and tells again.
+//! What is remembered between two looks. All of it may be lost: a restarted operator resumes from
+//! the objects alone, and only repeats some waits, measurements and Events.
 
 use super::ids::{JobId, PlacementKey};
 use super::links::Pair;
@@ -22,50 +21,50 @@ pub(crate) struct Memory {
     pub models: BTreeMap<String, ModelMemory>,
     /// By model and entry.
     pub placements: BTreeMap<PlacementKey, PlacementMemory>,
-    /// What is wrong with models that cannot be read, as people were told.
+    /// Errors of unreadable models that were reported.
     pub unreadable: BTreeMap<(String, String), String>,
-    /// Models about which deciding broke off, by UID.
+    /// Models whose decisions panicked, by UID.
     pub aside: BTreeMap<String, Aside>,
-    /// The last crash that was told, by node and by namespace and name of the model.
+    /// The last reported crash, by node and by namespace and name of the model.
     pub crashes: BTreeMap<(String, String), Time>,
-    /// Hosts that could compute, as the last look found them.
+    /// Hosts that could compute in the last look.
     pub fit: Arc<BTreeSet<String>>,
-    /// When a question ahead was last asked for any Placement.
+    /// When the last question ahead was asked for any Placement.
     pub asked_ahead: Option<Moment>,
-    /// What was learned of hosts. Questions under way hold on to it as it was.
+    /// What was learned about hosts. Questions in progress keep their version.
     pub learned: Arc<Learned>,
 }
 
-/// A model about which deciding broke off.
+/// A model whose decisions panicked.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Aside {
     /// Generation of its spec.
     pub generation: Option<i64>,
-    /// When it last broke off.
+    /// When it last panicked.
     pub at: Moment,
-    /// How often it did with this spec.
+    /// How often it panicked with this spec.
     pub times: u32,
-    /// As people are told.
+    /// The message for its status.
     pub why: String,
 }
 
-/// What was learned of hosts.
+/// What was learned about hosts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Learned {
-    /// Measured over predicted time by node and manifest digest.
+    /// Ratio of measured to predicted time, by node and manifest digest.
     pub corrections: BTreeMap<(String, String), f64>,
     /// When a node last failed to load blocks of a manifest.
     pub load_failures: BTreeMap<(String, String), Moment>,
 }
 
-/// Of one DnnModel.
+/// Memory of one DnnModel.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ModelMemory {
     /// Tries at preparing.
     pub tries: Tries,
-    /// The spec of this generation, validated once; or what is wrong with it.
+    /// The validated spec of this generation, or its error.
     pub valid: Option<(i64, Result<Arc<ValidModel>, String>)>,
-    /// The accepted spec of this generation, validated once.
+    /// The validated accepted spec of this generation.
     pub accepted: Option<(i64, Option<Arc<Wish>>)>,
     /// Moves that `status.history` does not hold yet.
     pub moves: Vec<Move>,
@@ -82,78 +81,77 @@ pub(crate) struct Tries {
     pub failed: u32,
     /// Nodes that tried.
     pub nodes: BTreeSet<String>,
-    /// Not again before this moment, which people read in the failure's message.
+    /// The next try is not before this time, which the failure's message gives.
     pub not_before: Option<Moment>,
     /// The last failure: reason and message.
     pub failure: Option<(String, String)>,
 }
 
-/// Of one Placement.
+/// Memory of one Placement.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PlacementMemory {
     /// How long the deployment's present step has made no progress.
     pub clock: Clock,
     /// When a strategy was last asked.
     pub solved_at: Option<Moment>,
-    /// When one last answered, whatever it said.
+    /// When one last answered, whatever the answer.
     pub answered_at: Option<Moment>,
-    /// Hosts that could compute then.
+    /// Hosts that could compute at that time.
     pub fit: Arc<BTreeSet<String>>,
     /// Shares of requests that left at each exit then.
     pub exit_shares: Vec<f64>,
     /// Generation of the DnnModel that was last planned for.
     pub planned_generation: Option<i64>,
-    /// Generation of the wish that what serves meets, as the last answer found.
+    /// Generation of the wish that the serving plan meets, by the last answer.
     pub met_generation: Option<i64>,
-    /// The wish of this generation cannot be met: what serves is kept alive by the
-    /// last that was.
+    /// The wish of this generation cannot be met: the last one that was met keeps the model
+    /// serving.
     pub unmet_generation: Option<i64>,
     /// Since when.
     pub unmet_since: Option<Moment>,
-    /// Links of the path as they were when it was chosen.
+    /// Links of the path when it was chosen.
     pub links: BTreeMap<Pair, LinkReference>,
-    /// Revision of the plan whose links those are.
+    /// Revision of the plan of those links.
     pub links_of: i64,
-    /// Links as people were last told, and when.
+    /// Links as last reported, and when.
     pub told_links: BTreeMap<Pair, (LinkReference, Option<Moment>)>,
     /// A better path that was found.
     pub candidate: Option<Candidate>,
-    /// The suppressed move that was told: path and why.
+    /// The reported suppressed move: path and reason.
     pub suppressed: Option<String>,
-    /// Why the model cannot be placed as it should be: reason and message.
+    /// Why the model cannot be placed properly: reason and message.
     pub problem: Option<(&'static str, String)>,
-    /// The problem that people were told.
+    /// The reported problem.
     pub told_problem: Option<String>,
-    /// Why requests are refused, as people were told.
+    /// The reported reason for refusing requests.
     pub told_refusal: Option<String>,
-    /// What is wrong with the plugin that was asked.
+    /// The fault of the plugin that was asked.
     pub remark: Option<Remark>,
-    /// When the plan that failed may be tried again, and how often plans failed.
+    /// When the failed plan may be tried again, and how many plans failed.
     pub retry: Option<(Moment, u32)>,
-    /// The newest revision whose failure is counted there.
+    /// The newest revision counted there.
     pub failed_revision: i64,
-    /// Since when the first plan is awaited.
+    /// Since when the first plan has been waited for.
     pub waiting_since: Option<Moment>,
     /// The revision that serves, and since when this process has seen it.
     pub settling: Option<(i64, Moment)>,
     /// When the measured latency was last written.
     pub measured_written: Option<Moment>,
-    /// The link of a path that became slower last, by which ratio, and when that was seen.
+    /// The link of a path that last became slower, its ratio, and when that was noticed.
     pub slowed: Option<(Pair, f64, Moment)>,
-    /// When the first sign was seen of what may lead to a move.
+    /// When the first sign of a possible move was noticed.
     pub noticed: Option<Moment>,
-    /// The newest plan, until it is seen in the object: a write may fail or be put off.
+    /// The newest plan, until it is seen in the object: a write may fail or be deferred.
     pub unwritten: Option<Plan>,
-    /// How far the revision on its way is.
+    /// The stages of the revision being deployed.
     pub stages: Option<Stages>,
-    /// Moves made, on this process's clock; those of before it come from the status.
+    /// Moves on this process's clock; earlier ones come from the status.
     pub moves: Option<Vec<Switched>>,
-    /// A move for a gain whose outcome is being measured.
+    /// A move for a gain that is being judged.
     pub trial: Option<Trial>,
-    /// Paths that measured worse than what they replaced, and until when they are
-    /// left alone.
+    /// Paths that measured worse than the ones they replaced, and until when to avoid them.
     pub rejected: BTreeMap<String, Moment>,
-    /// Paths under the work-function policy, with what each would have cost.
+    /// Paths under the work-function policy, with their accumulated costs.
     pub work: Option<Work>,
     /// Blocks that hosts fetch ahead.
     pub standby: StandbyMemory,
@@ -162,9 +160,9 @@ pub(crate) struct PlacementMemory {
 /// Blocks that hosts fetch ahead.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct StandbyMemory {
-    /// When it was last asked which, and of which revision.
+    /// When it was last asked, and for which revision.
     pub asked: Option<(Moment, i64)>,
-    /// The blocks by host; `None` until a strategy answered or the objects were read.
+    /// The blocks by host; `None` until a strategy has answered or the objects were read.
     pub hosts: Option<BTreeMap<String, Vec<Blob>>>,
 }
 
@@ -173,11 +171,11 @@ pub(crate) struct StandbyMemory {
 pub(crate) struct Candidate {
     /// The path.
     pub path: String,
-    /// Its links, which are measured before it is taken.
+    /// Its links, which must be measured before it is taken.
     pub links: Vec<Pair>,
     /// When it was found.
     pub found: Moment,
-    /// What had changed then.
+    /// The change that led to it.
     pub trigger: Option<String>,
 }
 
@@ -190,12 +188,12 @@ pub(crate) struct LinkReference {
     pub rtt_seconds: f64,
 }
 
-/// When a revision on its way reached each stage.
+/// When the revision being deployed reached each stage.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Stages {
     /// The revision.
     pub revision: i64,
-    /// The first sign of what led to it.
+    /// The first sign of the change that led to it.
     pub noticed: Moment,
     /// It was decided.
     pub decided: Moment,
@@ -208,8 +206,8 @@ pub(crate) struct Stages {
 }
 
 impl Stages {
-    /// Seconds of each phase, for a revision that serves since `now`. A stage that
-    /// no look saw ended with the next one.
+    /// Seconds of each phase, for a revision that has served since `now`. A stage that no look saw
+    /// ended together with the next one.
     pub(crate) fn phases(&self, now: Moment) -> RedeployPhases {
         let verified = self.verified.unwrap_or(now);
         let loaded = self.loaded.unwrap_or(verified);
@@ -225,7 +223,7 @@ impl Stages {
     }
 }
 
-/// A move for a gain whose outcome is being measured.
+/// A move for a gain that is being judged.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Trial {
     /// Revision that was moved to.
@@ -234,24 +232,24 @@ pub(crate) struct Trial {
     pub from: Vec<Segment>,
     /// Thresholds of exits that were chosen there.
     pub thresholds: BTreeMap<String, f64>,
-    /// What was measured there.
+    /// Measurements there.
     pub before: Measured,
-    /// Mean of the rows of a request there, 1 at least.
+    /// Mean rows per request there, at least 1.
     pub rows: f64,
-    /// What the old path would have taken by then, as it was estimated.
+    /// Estimated time of the old path when it was left.
     pub old_path_seconds: f64,
-    /// Since when the revision serves; `None` while it is on its way.
+    /// Since when the revision has served; `None` while it is being deployed.
     pub since: Option<Moment>,
 }
 
-/// Paths of the work-function policy, the first being where the blocks are.
+/// Paths of the work-function policy; the first is where the blocks are.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Work {
     /// The paths.
     pub paths: Vec<Vec<Segment>>,
     /// What each would have cost.
     pub function: WorkFunction,
-    /// When it was last brought up to date.
+    /// When it was last updated.
     pub at: Moment,
 }
 
@@ -263,7 +261,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Seconds since `key` became what it is.
+    /// Seconds since `key` last changed.
     pub(crate) fn seconds(&mut self, snapshot: &Snapshot, key: String) -> f64 {
         if self.key != key {
             self.key = key;
@@ -274,7 +272,7 @@ impl Clock {
 }
 
 impl Memory {
-    /// Forgets what is gone.
+    /// Forgets deleted objects.
     pub(crate) fn forget_absent(&mut self, snapshot: &Snapshot) {
         let models: BTreeSet<&str> = snapshot
             .models

@@ -1,4 +1,4 @@
-//! What every decision is made from, and what it leads to, as plain data.
+//! The inputs and results of all decisions, as plain data.
 
 pub(crate) mod cluster;
 pub(crate) mod decision;

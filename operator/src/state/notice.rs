@@ -1,4 +1,4 @@
-//! What people are told: an Event before it is one.
+//! Events before they are published.
 
 use super::ids::ObjectId;
 
@@ -26,18 +26,18 @@ impl Regarding {
 pub(crate) struct Notice {
     /// What it is about.
     pub regarding: Regarding,
-    /// It needs attention.
+    /// It is a Warning.
     pub warning: bool,
     /// A reason of [`lamina_crds::reasons`].
     pub reason: &'static str,
-    /// What is done, in one word.
+    /// The action, in one word.
     pub action: &'static str,
     /// What happened, with numbers.
     pub note: String,
 }
 
 impl Notice {
-    /// News that need attention.
+    /// An Event of type Warning.
     pub(crate) const fn warning(
         regarding: Regarding,
         reason: &'static str,
@@ -53,7 +53,7 @@ impl Notice {
         }
     }
 
-    /// News that do not.
+    /// An Event of type Normal.
     pub(crate) const fn normal(
         regarding: Regarding,
         reason: &'static str,

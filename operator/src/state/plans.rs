@@ -1,4 +1,4 @@
-//! Which plans of a Placement serve, come or failed, and where the newest stands.
+//! Which plans of a Placement serve, are being deployed or failed, and the state of the newest.
 
 use super::links::Pair;
 use lamina_crds::compute_node::Verification;
@@ -8,7 +8,7 @@ use lamina_crds::{Placement, PlacementStatus};
 /// Reason of a plan that waits for measurements.
 pub(crate) const WAITING: &str = "WaitingForMeasurements";
 
-/// Where the newest plan stands.
+/// The state of the newest plan.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Phase {
     /// There is no plan yet.
@@ -25,16 +25,16 @@ pub(crate) enum Phase {
         total: usize,
         /// Every host has its blocks.
         fetched: bool,
-        /// What the first slow host says.
+        /// The message of the first slow host.
         waiting_for: String,
     },
     /// The entry sends the probe.
     Verifying,
-    /// The probe passed; the entry changes over, or older requests are in flight.
+    /// The probe passed; the entry is flipping, or older requests are in flight.
     Flipping(Option<Verification>),
     /// The newest plan serves alone.
     Flipped {
-        /// Requests that were in flight when the entry changed over.
+        /// Requests that were in flight at the flip.
         in_flight_at_flip: u32,
     },
     /// The newest plan cannot be deployed.
@@ -58,7 +58,7 @@ pub(crate) struct DeployFailure {
     pub reason: &'static str,
     /// What happened.
     pub message: String,
-    /// The host at fault, where one is.
+    /// The host at fault, if one is.
     pub node: Option<String>,
 }
 
@@ -85,8 +85,7 @@ pub(crate) fn target(placement: &Placement) -> Option<&Plan> {
     (plan.revision > active && plan.revision > failed).then_some(plan)
 }
 
-/// Whether `status`, once it is written, changes which plan of `placement` serves or is
-/// on its way.
+/// Whether writing `status` changes which plan of `placement` serves or is being deployed.
 pub(crate) fn moves_on(placement: &Placement, status: &PlacementStatus) -> bool {
     let before = placement.status.as_ref();
     let before = before.map_or((0, 0), |s| (s.active_revision, s.failed_revision));
@@ -98,7 +97,7 @@ pub(crate) fn hosts(plan: &Plan) -> impl Iterator<Item = &str> {
     plan.segments.iter().map(|s| s.host.node.as_str())
 }
 
-/// How values cross into segment `index`, where the plan speaks of that.
+/// The crossing into segment `index`, if the plan has one.
 pub(crate) fn crossing_into(plan: &Plan, index: usize) -> Option<&Crossing> {
     let mut crossings = plan.crossings.iter();
     crossings.find(|c| usize::try_from(c.segment).is_ok_and(|s| s == index))
@@ -114,7 +113,7 @@ pub(crate) fn links(entry: &str, plan: &Plan) -> Vec<Pair> {
         .collect()
 }
 
-/// Whether raw input leaves `entry` though the first `keep` blocks should stay on it.
+/// Whether raw input leaves `entry` although the first `keep` blocks should stay on it.
 pub(crate) fn leaks(entry: &str, plan: &Plan, keep: usize) -> bool {
     let elsewhere = plan.segments.iter().filter(|s| s.host.node != entry);
     elsewhere

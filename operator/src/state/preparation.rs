@@ -1,24 +1,24 @@
-//! How far preparing a model is.
+//! The progress of preparing a model.
 
 use lamina_crds::dnn_model::{ProfileSummary, Progress};
 
-/// How far preparing is.
+/// The progress of preparing.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Preparation {
-    /// The manifest answers the spec and every block is in the store.
+    /// The manifest satisfies the spec and every block is in the store.
     Ready {
-        /// What it found.
+        /// Its profile.
         profile: ProfileSummary,
-        /// It was found just now.
+        /// It was completed just now.
         fresh: bool,
     },
-    /// A step is at work.
+    /// A step is running.
     Working {
         /// The step.
         step: Step,
-        /// How far it is.
+        /// Its progress.
         progress: Option<Progress>,
-        /// What is awaited, for people.
+        /// What it waits for, for people.
         message: String,
     },
     /// It failed.
@@ -27,7 +27,7 @@ pub(crate) enum Preparation {
         reason: &'static str,
         /// What happened and what to do.
         message: String,
-        /// Only another spec can help.
+        /// Only a change of the spec can help.
         permanent: bool,
         /// It failed just now.
         fresh: bool,
@@ -37,7 +37,7 @@ pub(crate) enum Preparation {
 /// A step of preparing, as the columns show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Step {
-    /// The file is on its way.
+    /// The file is being fetched.
     Fetching,
     /// It is cut, and the cuts are checked.
     Slicing,
@@ -46,7 +46,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    /// The step that an agent speaks of.
+    /// The step that an agent reports.
     pub(crate) fn of(agents_word: &str) -> Self {
         match agents_word {
             "Slicing" | "Checking" => Self::Slicing,

@@ -1,13 +1,12 @@
-//! What answers that are not plans yet would take of hosts and links, and give free: a
-//! question that is solved after them must not count on the same free hosts, nor leave a
-//! full host that they leave already.
+//! Resources that answers which are not plans yet would take and release: a question solved after
+//! them must neither count on the same free hosts nor avoid a host that they are leaving.
 
 use super::decision::Question;
 use super::links::Pair;
 use lamina_placement::{Problem, Solution};
 use std::collections::HashMap;
 
-/// Shares of hosts and links beyond what plans take; below zero where less is taken.
+/// Shares of hosts and links beyond those of plans; negative if less is used.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Reserved {
     hosts: HashMap<String, f64>,
@@ -15,7 +14,7 @@ pub(crate) struct Reserved {
 }
 
 impl Reserved {
-    /// Adds what `solution`, the answer to `question`, changes.
+    /// Adds the changes of `solution`, the answer to `question`.
     pub(crate) fn add(&mut self, question: &Question, problem: &Problem, solution: &Solution) {
         let Some(metrics) = &solution.metrics else {
             return;

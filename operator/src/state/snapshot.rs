@@ -1,4 +1,4 @@
-//! The world as plain data at one moment: everything that deciding looks at.
+//! The world as plain data at one moment: everything that decisions depend on.
 
 use super::ids::{JobId, ObjectId, PlacementKey};
 use super::links::Links;
@@ -17,11 +17,11 @@ use std::sync::Arc;
 /// Everything that a decision may depend on.
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
-    /// The moment, to decide by.
+    /// The time for decisions.
     pub now: Moment,
-    /// The moment, to show.
+    /// The time to display.
     pub wall: Timestamp,
-    /// When this process began to lead: for a while after it, silence means nothing.
+    /// When this process began to lead: shortly after that, silence means nothing.
     pub started: Moment,
     /// Node on which this operator runs.
     pub operator_node: String,
@@ -29,54 +29,54 @@ pub(crate) struct Snapshot {
     pub endpoint: String,
     /// Every DnnModel.
     pub models: Vec<Arc<DnnModel>>,
-    /// Names and namespaces of objects that cannot be read, with what is wrong.
+    /// Names and namespaces of objects that cannot be read, with the error.
     pub unreadable: BTreeMap<(String, String), Unreadable>,
     /// Every Placement.
     pub placements: Vec<Arc<Placement>>,
     /// ComputeNodes by name.
     pub compute_nodes: BTreeMap<String, Arc<ComputeNode>>,
-    /// Kubernetes Nodes by name, and what stands for one where a host joined without.
+    /// Kubernetes Nodes by name, and their stand-ins for hosts that joined without one.
     pub nodes: BTreeMap<String, NodeView>,
-    /// Hosts that are no Nodes, whether a machine has joined as them or may yet.
+    /// Hosts that are not Nodes, whether or not a machine has joined as them.
     pub joins: BTreeSet<String>,
     /// Nodes on which an agent pod runs or starts, and hosts that joined.
     pub agents: BTreeSet<String>,
-    /// Addresses of the agents' pods as Kubernetes has them, by node.
+    /// Addresses of the agents' pods from Kubernetes, by node.
     pub agent_ips: BTreeMap<String, BTreeSet<IpAddr>>,
-    /// What agents say of themselves over their sessions, by node.
+    /// What agents report over their sessions, by node.
     pub live: BTreeMap<String, LiveNode>,
     /// Directed links.
     pub links: Links,
     /// Compute times of live requests by placement UID, revision and segment.
     pub timings: BTreeMap<(String, i64, u32), RunTimes>,
-    /// What entries say of their requests, by placement UID.
+    /// What entries report about their requests, by placement UID.
     pub requests: BTreeMap<String, RequestView>,
-    /// Rows that left at each exit over the last minute, by placement UID.
+    /// Rows that left at each exit during the last minute, by placement UID.
     pub exit_rows: BTreeMap<String, Vec<u64>>,
-    /// Manifests by digest; those in whose case every block is in the store.
+    /// Manifests by digest, if every block is in the store.
     pub manifests: BTreeMap<String, Arc<Manifest>>,
     /// Sizes of those manifests.
     pub manifest_bytes: BTreeMap<String, u64>,
-    /// Digests of manifests of which something is being taken back from agents.
+    /// Digests of manifests with blobs that are being recovered from agents.
     pub recovering: BTreeSet<String>,
     /// Prepare jobs by id.
     pub prepares: BTreeMap<JobId, PrepareView>,
     /// Names that select a plugin as a strategy.
     pub plugins: BTreeSet<String>,
-    /// Share of a host's memory that the models of one namespace hold at most, in `0..=1`.
+    /// Highest share of a host's memory for the models of one namespace, in `0..=1`.
     pub memory_share: f64,
     /// Blobs in the caches of hosts.
     pub held: Held,
-    /// What strategies were asked.
+    /// Questions to strategies.
     pub questions: BTreeMap<PlacementKey, QuestionView>,
 }
 
-/// Blobs in the caches of hosts, as these say. Cheap to clone.
+/// Blobs in the caches of hosts, as reported. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Held(pub Arc<BTreeMap<String, Arc<HashSet<Digest>>>>);
 
 impl Held {
-    /// What the cache of `node` holds, where that is known.
+    /// The cache of `node`, if it is known.
     pub(crate) fn of(&self, node: &str) -> Option<&HashSet<Digest>> {
         self.0.get(node).map(|held| &**held)
     }
@@ -87,7 +87,7 @@ impl Held {
     }
 }
 
-/// What matters of a Kubernetes Node.
+/// A Kubernetes Node.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NodeView(pub Arc<Node>);
 
@@ -103,8 +103,7 @@ impl NodeView {
         labels.get(key).map(String::as_str)
     }
 
-    /// Processors that its kubelet tells of, a part of one as one; none where it says nothing
-    /// that is a number.
+    /// Processors reported by its kubelet, rounded up; `None` if it reports no number.
     pub(crate) fn processors(&self) -> Option<f64> {
         let capacity = self.0.status.as_ref()?.capacity.as_ref()?;
         let text = &capacity.get("cpu")?.0;
@@ -115,7 +114,7 @@ impl NodeView {
         (count.is_finite() && count > 0.0).then(|| count.ceil())
     }
 
-    /// Nothing new is to be put there.
+    /// Nothing new may be scheduled there.
     pub(crate) fn is_cordoned(&self) -> bool {
         let spec = self.0.spec.as_ref();
         spec.and_then(|s| s.unschedulable).unwrap_or_default()
@@ -129,7 +128,7 @@ impl NodeView {
     }
 }
 
-/// What an agent's session says.
+/// What an agent reports over its session.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct LiveNode {
     /// Where other agents reach it, `10.0.0.7:8001`.
@@ -138,7 +137,7 @@ pub(crate) struct LiveNode {
     pub alive: bool,
     /// Memory that it may still take, in bytes.
     pub memory_free_bytes: u64,
-    /// It was told to end, and takes requests for a while yet.
+    /// It is stopping, and accepts requests for a while.
     pub leaving: bool,
     /// When its last message arrived.
     pub last_seen: Option<Timestamp>,
@@ -149,7 +148,7 @@ pub(crate) struct LiveNode {
 pub(crate) struct RunTimes {
     /// Of a request, whatever its batch.
     pub request_seconds: f64,
-    /// Of one row, as profiles have them.
+    /// Of one row, as in profiles.
     pub row_seconds: f64,
 }
 
@@ -160,13 +159,13 @@ pub(crate) struct RequestView {
     pub revision: i64,
     /// Number answered by this revision.
     pub answered: u64,
-    /// Requests answered in a second.
+    /// Requests answered per second.
     pub answered_per_second: f64,
     /// Median latency in seconds.
     pub latency_p50_seconds: f64,
     /// 95th percentile of the latency in seconds.
     pub latency_p95_seconds: f64,
-    /// Mean of the rows of a request, 1 at least.
+    /// Mean rows per request, at least 1.
     pub rows: f64,
 }
 
@@ -181,7 +180,7 @@ pub(crate) enum PrepareView {
         step: String,
         /// Parts done.
         done: u64,
-        /// Parts in all; 0 where not known.
+        /// Parts in all; 0 if unknown.
         total: u64,
         /// Parts are bytes.
         bytes: bool,
@@ -219,54 +218,53 @@ pub(crate) struct QuestionView {
     pub about: About,
     /// How urgent it was.
     pub need: Need,
-    /// What came; `None` while it is awaited.
+    /// The answer; `None` while it is awaited.
     pub answer: Option<Arc<Answer>>,
-    /// What came of a question ahead.
+    /// The answer to a question ahead.
     pub ahead: Option<Arc<Ahead>>,
 }
 
-/// Blocks that hosts would lack if what was supposed came true, as ordinals of the
-/// manifest by host.
+/// Blocks that hosts would lack in the scenarios, as ordinals of the manifest by host.
 pub(crate) type Ahead = BTreeMap<String, BTreeSet<usize>>;
 
-/// What a question is about: an answer to another question is of no use.
+/// What a question is about: an answer to another question is useless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct About {
-    /// The strategy that was asked.
+    /// The strategy.
     pub strategy: String,
     /// Generation of the DnnModel whose wish it is.
     pub generation: i64,
-    /// Digest of the manifest whose blocks are placed.
+    /// Digest of the manifest that is placed.
     pub manifest: String,
-    /// Revision of the present plan; 0 where there is none.
+    /// Revision of the present plan; 0 if there is none.
     pub revision: i64,
 }
 
 /// Why a strategy is asked, the most urgent last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
-    /// Nothing is to move: what would, if something failed?
+    /// Nothing should move: what would, if something failed?
     Ahead,
     /// Time passed.
     Period,
     /// Something changed: another plan may be better.
     Change,
-    /// What serves must be left.
+    /// The serving plan must be left.
     Leave,
     /// Nothing serves.
     First,
 }
 
-/// What a strategy answered, judged by the checker, and what serves in the same light.
+/// A strategy's answer, judged by the checker, and the present plan judged by the same problem.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Answer {
     /// Seconds that the strategy took.
     pub seconds: f64,
-    /// The question as it was put to the strategy.
+    /// The problem as given to the strategy.
     pub problem: Arc<Problem>,
     /// The checked answer, or why there is none: a reason and its message.
     pub solution: Result<Arc<Solution>, (&'static str, String)>,
-    /// What went wrong with a plugin.
+    /// The fault of a plugin.
     pub remark: Option<Remark>,
     /// The present plan in this problem.
     pub standing: Option<Standing>,
@@ -275,17 +273,16 @@ pub(crate) struct Answer {
 /// What the present plan is worth now.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Standing {
-    /// Its latency and times, whatever the limits say of it; `None` where a link of
-    /// it is not known.
+    /// Its latency and times, whatever the limits; `None` if a link of it is unknown.
     pub metrics: Option<Metrics>,
-    /// What of the problem it breaks.
+    /// The constraints that it violates.
     pub violations: Vec<Violation>,
 }
 
-/// What people should know of a plugin's answer.
+/// A plugin's fault, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Remark {
-    /// Kind of the fault, the same whatever the numbers are.
+    /// Kind of the fault, independent of its numbers.
     pub kind: &'static str,
     /// A built-in strategy answered in its place.
     pub fell_back: bool,
@@ -304,14 +301,14 @@ impl Snapshot {
         self.live.get(node).is_some_and(|n| n.alive)
     }
 
-    /// Whether the agent on `node` was told to end and has not yet.
+    /// Whether the agent on `node` is stopping.
     pub(crate) fn is_ending(&self, node: &str) -> bool {
         self.live.get(node).is_some_and(|n| n.alive && n.leaving)
     }
 
-    /// Where the agent on `node` is reached: what it says now, which was checked when it
-    /// said so, else what its ComputeNode remembers, if that is an address of its pod.
-    /// `None` before it ever came.
+    /// The address of the agent on `node`: the one it reports, which was checked on arrival, else
+    /// the one in its ComputeNode, if that is an address of its pod. `None` before it ever
+    /// connected.
     pub(crate) fn address(&self, node: &str) -> Option<&str> {
         let live = self.live.get(node).map(|n| n.address.as_str());
         let known = || Some(self.status(node)?.address.as_str());
@@ -334,9 +331,9 @@ impl Snapshot {
         })
     }
 
-    /// Whether the model cannot be read as it is now.
+    /// Whether the current version of the model cannot be read.
     pub(crate) fn is_unreadable(&self, model: &ObjectId) -> bool {
-        // Seldom is there any.
+        // There are rarely any.
         !self.unreadable.is_empty() && {
             let name = (model.namespace.clone(), model.name.clone());
             self.unreadable
@@ -350,8 +347,7 @@ impl Snapshot {
         self.now.since(then)
     }
 
-    /// Seconds since `then` as the wall clock has it, never negative: for what an
-    /// object says of before this process.
+    /// Seconds since `then` by the wall clock, never negative: for times from before this process.
     pub(crate) fn seconds_since_wall(&self, then: Timestamp) -> f64 {
         self.wall.duration_since(then).as_secs_f64().max(0.0)
     }
@@ -373,7 +369,7 @@ impl Snapshot {
         routes.find(|r| r.placement_uid == placement_uid)
     }
 
-    /// The route that `node` is told for a Placement.
+    /// The route of a Placement in the spec of `node`.
     pub(crate) fn route_on(&self, node: &str, placement_uid: &str) -> Option<&Route> {
         let mut routes = self.compute_nodes.get(node)?.spec.routes.iter();
         routes.find(|r| r.placement_uid == placement_uid)

@@ -1,4 +1,4 @@
-//! Numbers and moves in the words that people read in Events and columns.
+//! Numbers and moves as text for Events and columns.
 
 use lamina_crds::placement::Segment;
 

@@ -1,10 +1,10 @@
-//! Time: a monotonic clock to decide by, the wall clock to show.
+//! Time: a monotonic clock for decisions, the wall clock for display.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-/// A moment on this process's monotonic clock, which no step of the wall clock
-/// moves. Moments of before the process are negative.
+/// A moment on this process's monotonic clock, which steps of the wall clock do not affect. Moments
+/// before the process started are negative.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default)]
 pub(crate) struct Moment(f64);
 

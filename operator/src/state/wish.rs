@@ -1,4 +1,4 @@
-//! A DnnModel's spec, validated: what everything behind the validation takes.
+//! A DnnModel's validated spec, which everything after validation uses.
 
 use super::ids::ObjectId;
 use lamina_crds::dnn_model::{Adaptation, Batching, EarlyExits, ExitMode, Goal, Samples};
@@ -8,7 +8,7 @@ use lamina_profile::Activations;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// A DnnModel whose spec holds together. Made by `prepare::spec::validate` alone.
+/// A DnnModel whose spec is valid. Made only by `prepare::spec::validate`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ValidModel {
     /// The object.
@@ -24,19 +24,19 @@ pub(crate) struct ValidModel {
 pub(crate) struct Wish {
     /// Where the model's file is.
     pub uri: String,
-    /// The only hash that is taken, if the spec names one.
+    /// The required hash, if the spec has one.
     pub sha256: Option<String>,
-    /// Name of the Secret with what the source's server wants to see.
+    /// Name of the Secret with the credentials for the source.
     pub secret: Option<String>,
     /// Where the user's own requests are.
     pub samples: Option<Samples>,
-    /// Names source, inputs, arguments and samples: others give another name.
+    /// Identifies source, inputs, arguments and samples: it changes with any of them.
     pub source_hash: String,
     /// The declared inputs and fixed arguments as preparing takes them.
     pub inputs: Vec<Declared>,
-    /// Who places it.
+    /// The strategy.
     pub strategy: Choice,
-    /// What is made small.
+    /// The objective.
     pub goal: Goal,
     /// Requests per second expected at each entry.
     pub rate_per_second: f64,
@@ -44,7 +44,7 @@ pub(crate) struct Wish {
     pub keep_on_entry: usize,
     /// Tiers that may compute; `None` allows all.
     pub tiers: Option<BTreeSet<Tier>>,
-    /// Most bytes of slices that one host of a tier may hold.
+    /// Largest slices that one host of a tier may hold, in bytes.
     pub slice_limits: BTreeMap<Tier, u64>,
     /// Blocks on nodes.
     pub pins: Vec<Pin>,
@@ -52,24 +52,24 @@ pub(crate) struct Wish {
     pub latency_limit_seconds: Option<f64>,
     /// When blocks may move.
     pub adaptation: Adaptation,
-    /// Early exits, where the spec speaks of them.
+    /// Early exits, if the spec configures them.
     pub exits: Option<EarlyExits>,
-    /// Which requests are computed together, where the spec wants that.
+    /// Which requests are computed together, if the spec wants that.
     pub batching: Option<Batching>,
-    /// In how few bits values go from host to host, where not as they are.
+    /// The encoding of values between hosts, if they are not sent unchanged.
     pub activations: Option<Activations>,
 }
 
 impl Wish {
-    /// The accuracy that the strategy must keep, where it chooses thresholds of exits.
+    /// The accuracy that the strategy must keep if it chooses thresholds of exits.
     pub(crate) fn min_accuracy(&self) -> Option<f64> {
         let exits = self.exits.as_ref()?;
         exits.min_accuracy.filter(|_| exits.mode == ExitMode::Early)
     }
 }
 
-/// Blocks that must run on one node. The range may go beyond what the model has:
-/// it is clipped where it is used.
+/// Blocks that must run on one node. The range may exceed the model's blocks: it is clipped where
+/// it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pin {
     /// First block.
@@ -80,7 +80,7 @@ pub(crate) struct Pin {
     pub node: String,
 }
 
-/// Who places the model.
+/// The strategy of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Choice {
     /// Name of the strategy.

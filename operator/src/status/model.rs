@@ -17,43 +17,43 @@ use lamina_crds::quantity::format_bytes;
 use lamina_crds::{DnnModel, DnnModelStatus, PlacementStatus, reasons};
 use lamina_model::Manifest;
 
-/// Moves that are kept in the digest of all entries.
+/// Moves kept in the history over all entries.
 const HISTORY_LENGTH: usize = 10;
-/// Progress alone is written at most once in this time.
+/// Least time between two writes of progress alone.
 const PROGRESS_PAUSE_SECONDS: f64 = 0.5;
 
-/// One entry of the model, as it is after this look at the world.
+/// One entry of the model after this look.
 #[derive(Debug)]
 pub(crate) struct EntryState {
     /// Name of the Placement.
     pub name: String,
     /// The node.
     pub entry: String,
-    /// Where its newest plan stands.
+    /// The state of its newest plan.
     pub phase: Phase,
-    /// Its status; `None` before it was made.
+    /// Its status; `None` if it is new.
     pub status: Option<PlacementStatus>,
-    /// Since when the spec cannot be met there, if so.
+    /// Since when the spec cannot be met there, if it cannot.
     pub unmet_since: Option<Moment>,
 }
 
-/// Everything that the status is made from.
+/// The input of the status.
 pub(crate) struct Parts<'a> {
     /// Generation of the spec.
     pub generation: i64,
-    /// How far preparing is.
+    /// The progress of preparing.
     pub preparation: &'a Preparation,
     /// The entries.
     pub entries: &'a [EntryState],
-    /// Why there is no entry, if so.
+    /// Why there is no entry, if there is none.
     pub no_entry: Option<String>,
-    /// What was told about its Placements.
+    /// Events about its Placements.
     pub told: &'a [Notice],
-    /// Why the spec cannot be read, if so: everything else speaks of the one before.
+    /// Why the spec cannot be read, if it cannot: everything else refers to the previous one.
     pub unreadable: Option<String>,
 }
 
-/// The next status of `model`, and the Events about preparing it.
+/// The next status of `model`, and the Events about preparation.
 pub(crate) fn report(
     snapshot: &Snapshot,
     model: &DnnModel,
@@ -107,7 +107,7 @@ pub(crate) fn report(
     (status, notices)
 }
 
-/// The status of a model about which nothing can be decided.
+/// The status of a model that cannot be decided about.
 pub(crate) fn set_aside(
     snapshot: &Snapshot,
     before: &DnnModelStatus,
@@ -129,7 +129,7 @@ fn told_before(before: &DnnModelStatus, reason: &str, message: &str) -> bool {
         .conditions
         .iter()
         .any(|c| c.type_ == READY && c.reason == reason && c.message == message);
-    // While preparing fails, that is what Ready speaks of.
+    // While preparing fails, Ready reports that.
     let is_newest = before
         .last_failure
         .as_ref()
@@ -228,7 +228,7 @@ fn stage(parts: &Parts<'_>) -> (String, Option<Progress>) {
     (stage.to_owned(), progress)
 }
 
-/// Fetched, Sliced and Profiled, as far as preparing has come.
+/// Fetched, Sliced and Profiled, according to the progress of preparing.
 fn steps(parts: &Parts<'_>) -> [(&'static str, bool, String, String); 3] {
     let order = [
         (FETCHED, Step::Fetching, reasons::MODEL_FETCHED),
@@ -291,7 +291,7 @@ fn conditions(snapshot: &Snapshot, model: &DnnModel, parts: &Parts<'_>) -> Vec<C
     all
 }
 
-/// What goes on towards the spec.
+/// Current work towards the spec.
 fn work(snapshot: &Snapshot, parts: &Parts<'_>) -> Option<String> {
     if parts.unreadable.is_some() {
         return None;
@@ -313,7 +313,7 @@ fn work(snapshot: &Snapshot, parts: &Parts<'_>) -> Option<String> {
     }
 }
 
-/// What only a change of the spec or of the hosts can help.
+/// A problem that needs a change of the spec or of the hosts.
 fn stuck(snapshot: &Snapshot, parts: &Parts<'_>) -> Option<(String, String)> {
     if let Some(why) = &parts.unreadable {
         return Some((reasons::UNREADABLE.to_owned(), why.clone()));
@@ -343,7 +343,7 @@ impl EntryState {
         conditions.iter().find(|c| c.type_ == kind)
     }
 
-    /// Whether what serves there was found to meet the spec as it is.
+    /// Whether the serving plan meets the current spec.
     fn meets(&self, parts: &Parts<'_>) -> bool {
         let status = self.status.as_ref();
         status.is_some_and(|s| s.active.is_some() && s.model_generation == parts.generation)
@@ -371,12 +371,12 @@ impl Verdict {
     }
 }
 
-/// Whether requests are answered at every entry, whatever spec they were placed for.
+/// Whether requests are answered at every entry, by whatever spec.
 fn serving(parts: &Parts<'_>) -> Verdict {
     of_entries(parts, SERVING)
 }
 
-/// Whether every entry does what the spec asks for now.
+/// Whether every entry satisfies the current spec.
 fn readiness(parts: &Parts<'_>) -> Verdict {
     if let Some(why) = &parts.unreadable {
         return Verdict::no(reasons::UNREADABLE, why);
@@ -389,7 +389,7 @@ fn readiness(parts: &Parts<'_>) -> Verdict {
             message.to_owned()
         }
     };
-    // What was lost of a model that serves as the spec asks is no matter of its users.
+    // Lost blocks do not concern users while the model serves as the spec asks.
     let is_met = !parts.entries.is_empty() && parts.entries.iter().all(|e| e.meets(parts));
     match parts.preparation {
         Preparation::Failed { reason, .. } if is_met && *reason != reasons::INVALID_SPEC => {
@@ -452,7 +452,7 @@ fn shortened(names: &[&str]) -> String {
     format!("{} and {} more", shown.join(", "), more.len())
 }
 
-/// Keeps the spec that every entry meets by now.
+/// Stores the spec once every entry meets it.
 fn accept(model: &DnnModel, parts: &Parts<'_>, status: &mut DnnModelStatus) {
     let generation = model.metadata.generation.unwrap_or_default();
     let is_known = status.accepted.as_ref().map(|a| a.generation) == Some(generation);
@@ -461,7 +461,7 @@ fn accept(model: &DnnModel, parts: &Parts<'_>, status: &mut DnnModelStatus) {
     }
     if matches!(parts.preparation, Preparation::Ready { .. }) {
         let mut spec = model.spec.clone();
-        // More read a status than a spec.
+        // Statuses have more readers than specs.
         spec.source.uri = crate::text::without_secrets(&spec.source.uri);
         if let Some(samples) = &mut spec.samples {
             samples.uri = crate::text::without_secrets(&samples.uri);
@@ -473,7 +473,7 @@ fn accept(model: &DnnModel, parts: &Parts<'_>, status: &mut DnnModelStatus) {
     }
 }
 
-/// Adds the moves that ended.
+/// Adds finished moves.
 fn history(memory: &mut ModelMemory, status: &mut DnnModelStatus) {
     let kept = &status.history;
     memory.moves.retain(|new| {
@@ -487,7 +487,7 @@ fn history(memory: &mut ModelMemory, status: &mut DnnModelStatus) {
     status.history.truncate(HISTORY_LENGTH);
 }
 
-/// Keeps the old progress where nothing else changed and it was written just now.
+/// Keeps the old progress if nothing else changed and it was written just now.
 fn hold_back_progress(
     snapshot: &Snapshot,
     memory: &mut ModelMemory,

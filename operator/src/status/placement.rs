@@ -15,26 +15,26 @@ use lamina_crds::conditions::{
 use lamina_crds::placement::{Plan, Redeploy, RedeployPhases, format_path};
 use lamina_crds::{Placement, PlacementStatus, reasons};
 
-/// Redeploys that are kept in the history.
+/// Redeploys kept in the history.
 const HISTORY_LENGTH: usize = 10;
-/// A redeploy is measured when the new path has served for so long.
+/// A redeploy is measured once the new path has served for this long.
 const MEASURE_SECONDS: f64 = 10.0;
-/// A wish that cannot be met for so long will not be without a change of something.
+/// After this time a wish that cannot be met counts as stalled.
 pub(super) const STALLED_SECONDS: f64 = 30.0;
-/// The measured latency is written at most once in this time.
+/// Least time between two writes of the measured latency.
 const MEASURED_PAUSE_SECONDS: f64 = 10.0;
 
-/// The next status of a Placement with what led to it.
+/// The next status of a Placement with the Events it leads to.
 pub(crate) struct Report {
     /// The status.
     pub status: PlacementStatus,
-    /// What people are told.
+    /// Events for users.
     pub notices: Vec<Notice>,
-    /// The redeploy that ended, for the model's history.
+    /// The finished redeploy, for the model's history.
     pub redeploy: Option<Redeploy>,
 }
 
-/// What a status is made from, beside the Placement and what is remembered of it.
+/// The input of a status, besides the Placement and its memory.
 pub(crate) struct Facts<'a> {
     /// The world.
     pub snapshot: &'a Snapshot,
@@ -42,9 +42,9 @@ pub(crate) struct Facts<'a> {
     pub model: &'a ObjectId,
     /// Generation of its spec.
     pub generation: i64,
-    /// Where the newest plan stands.
+    /// The state of the newest plan.
     pub phase: &'a Phase,
-    /// Why requests are refused, if so.
+    /// Why requests are refused, if they are.
     pub refused: Option<&'a str>,
 }
 
@@ -104,7 +104,7 @@ impl Facts<'_> {
     }
 }
 
-/// Notes when the revision on its way reached the next stage.
+/// Notes when the revision being deployed reaches its next stage.
 fn note_stage(
     snapshot: &Snapshot,
     own: &mut PlacementMemory,
@@ -239,14 +239,14 @@ fn redeploy(
     }
 }
 
-/// Median latency that requests of `revision` took, in milliseconds with a tenth.
+/// Median latency of requests of `revision`, in milliseconds to a tenth.
 fn measured(snapshot: &Snapshot, placement: &Placement, revision: i64) -> Option<f64> {
     let requests = snapshot.requests.get(ids::uid(&placement.metadata))?;
     let is_of_it = requests.revision == revision && requests.answered > 0;
     is_of_it.then(|| (requests.latency_p50_seconds * 1e4).round() / 10.0)
 }
 
-/// Adds to the newest redeploy what was measured since, and whether it stands.
+/// Adds measurements since then to the newest redeploy, and whether it stands.
 fn measure_history(
     snapshot: &Snapshot,
     own: &mut PlacementMemory,
@@ -275,7 +275,7 @@ fn measure_history(
     newest.judged |= newest.measured_after_ms.is_some() && !is_tried;
 }
 
-/// The columns of figures.
+/// The columns with figures.
 fn figures(
     snapshot: &Snapshot,
     own: &mut PlacementMemory,
@@ -313,7 +313,7 @@ fn conditions(
     };
     let plan = placement.spec.plan.as_ref();
     let mut all = Vec::new();
-    // After a restart nothing is known of problems until a strategy was asked.
+    // After a restart problems are unknown until a strategy was asked.
     let known = own.answered_at.is_some() || own.problem.is_some();
     let solved = match (&own.problem, plan) {
         (Some((reason, message)), _) => Some(make(SOLVED, false, reason, message.clone())),
@@ -358,7 +358,7 @@ fn conditions(
     }
 }
 
-/// Deployed and Verified, which speak of the newest plan.
+/// Deployed and Verified, which refer to the newest plan.
 fn progress(
     placement: &Placement,
     phase: &Phase,
@@ -382,7 +382,7 @@ fn progress(
             both(loaded, false, failure.reason)
         }
         Phase::Serving | Phase::Nothing => {
-            // The reason of a failure stays until another plan is tried.
+            // A failure's reason stays until another plan is tried.
             let status = placement.status.as_ref();
             let failed = |p: &Plan| status.is_some_and(|s| p.revision <= s.failed_revision);
             let old = |kind: &str| status?.conditions.iter().find(|c| c.type_ == kind).cloned();
@@ -415,7 +415,7 @@ fn phase_message(phase: &Phase) -> String {
     }
 }
 
-/// A truth that may be unknown for a while.
+/// A truth value that may be unknown for a while.
 struct Truth {
     /// `True`, `False` or `Unknown`.
     status: &'static str,
@@ -450,7 +450,7 @@ impl Truth {
     }
 }
 
-/// Whether requests are answered, though perhaps as an earlier spec asked for.
+/// Whether requests are answered, possibly by an earlier spec.
 fn serving(
     facts: &Facts<'_>,
     own: &PlacementMemory,
@@ -474,7 +474,7 @@ fn serving(
     let hosts = std::iter::once(placement.spec.entry.as_str()).chain(plans::hosts(active));
     if let Some(lost) = hosts.into_iter().find(|h| !snapshot.is_alive(h)) {
         if snapshot.is_starting() {
-            // What a former operator found is no proof of what is now.
+            // An earlier operator's findings say nothing about now.
             let message = format!("waiting for {lost} to connect to the restarted operator");
             return Truth::new("Unknown", "NotConnected", message);
         }
@@ -507,7 +507,7 @@ fn serving(
     Truth::new("True", "Serving", message)
 }
 
-/// Whether what serves is what the spec asks for now.
+/// Whether the serving plan satisfies the current spec.
 fn ready(
     facts: &Facts<'_>,
     own: &PlacementMemory,
@@ -546,7 +546,7 @@ fn ready(
     Truth::new("True", "Serving", message)
 }
 
-/// Whether work towards the spec goes on.
+/// Whether work towards the spec is in progress.
 fn reconciling(
     facts: &Facts<'_>,
     own: &PlacementMemory,
@@ -566,7 +566,7 @@ fn reconciling(
     (false, "Settled", String::new())
 }
 
-/// What only a change of the spec or of the hosts can help.
+/// A problem that needs a change of the spec or of the hosts.
 fn stuck<'a>(facts: &Facts<'_>, own: &'a PlacementMemory) -> Option<&'a (&'static str, String)> {
     let since = own.unmet_since.map(|t| facts.snapshot.seconds_since(t));
     let is_unmet = own.unmet_generation == Some(facts.generation)

@@ -1,4 +1,4 @@
-//! A store in a bucket of S3, or of whatever speaks as S3 does.
+//! A store in a bucket of S3, or of a compatible service.
 
 use super::{BlobStore, StoreError};
 use object_store::aws::AmazonS3Builder;
@@ -8,11 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One request, with up to 8 MiB: a link of 2 Mbit/s carries that.
+/// Time limit of one request with up to 8 MiB: a link of 2 Mbit/s carries that.
 const REQUEST: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(5);
-/// A bucket that does not answer is asked again so often, and within this time: agents ask
-/// again, too.
+/// Retries of a request, and their time limit: agents retry too.
 const RETRIES: usize = 3;
 const RETRY: Duration = Duration::from_secs(20);
 
@@ -21,25 +20,25 @@ const RETRY: Duration = Duration::from_secs(20);
 pub struct Bucket {
     /// Its name.
     pub name: String,
-    /// What stands before the names of blobs; empty where nothing does.
+    /// Prefix of the names of blobs; may be empty.
     pub prefix: String,
-    /// `https://minio:9000`; AWS's own where absent.
+    /// `https://minio:9000`; AWS if absent.
     pub endpoint: Option<String>,
     /// Its region.
     pub region: String,
-    /// The bucket's name is a part of the host's, as AWS wants it.
+    /// The bucket's name is part of the host name, as AWS wants it.
     pub is_virtual_host: bool,
-    /// Certificates of further authorities that the endpoint is trusted by, in PEM.
+    /// Certificates of further authorities to trust for the endpoint, in PEM.
     pub authorities: Option<PathBuf>,
 }
 
 impl BlobStore {
-    /// A store in `bucket`. What shows that this process may use it comes from the environment:
+    /// A store in `bucket`. Credentials come from the environment:
     /// `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or the token of a workload's identity.
-    /// Nothing is asked yet.
+    /// Nothing is requested yet.
     ///
     /// # Errors
-    /// The settings make no sense, or the authorities cannot be read.
+    /// The settings are invalid, or the authorities cannot be read.
     pub fn bucket(bucket: &Bucket) -> Result<Self, StoreError> {
         Self::by(AmazonS3Builder::from_env(), bucket)
     }
@@ -85,7 +84,7 @@ fn client(bucket: &Bucket) -> Result<ClientOptions, StoreError> {
 
 #[cfg(test)]
 mod tests {
-    //! Against an S3 gateway that others wrote, which `cargo xtask setup` builds.
+    //! Against a third-party S3 gateway, which `cargo xtask setup` builds.
 
     use super::*;
     use crate::store::Collected;
@@ -96,7 +95,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
     use std::time::Instant;
 
-    /// For the gateway to listen, on a busy machine.
+    /// Time for the gateway to listen, on a busy machine.
     const SOON: Duration = Duration::from_secs(30);
 
     struct Gateway {
@@ -177,7 +176,7 @@ mod tests {
         assert_eq!(next.size(&unknown).await.unwrap(), None);
         let missing = next.get(&unknown).await.unwrap_err();
         assert!(matches!(missing, StoreError::NotFound(_)), "{missing:?}");
-        // Another release in the same bucket has a store of its own.
+        // Another release in the same bucket has its own store.
         let other = gateway.store("blobs", "site-2", "hidden-key");
         assert!(!other.has(&digest).await.unwrap());
     }

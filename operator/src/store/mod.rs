@@ -23,12 +23,12 @@ const FOLDER: &str = "blobs";
 #[derive(Debug, Clone)]
 pub struct BlobStore {
     objects: Arc<dyn ObjectStore>,
-    /// When blobs that nobody needed were first seen, or put once more: by a clock that
-    /// no step moves, which the times of files are not.
+    /// When unneeded blobs were first seen, or put again: by a monotonic clock, unlike the times of
+    /// files.
     unneeded: Arc<Mutex<BTreeMap<Digest, Instant>>>,
 }
 
-/// The store did not do what was asked.
+/// The operation failed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum StoreError {
@@ -65,11 +65,11 @@ pub struct Collected {
 }
 
 impl BlobStore {
-    /// A store in the folder `dir` of this machine, which is made where it is
-    /// missing. What was put before is there.
+    /// A store in the folder `dir` of this machine, which is created if it is
+    /// missing. Earlier contents are kept.
     ///
     /// # Errors
-    /// The folder cannot be made or used.
+    /// The folder cannot be created or used.
     pub fn local(dir: &std::path::Path) -> Result<Self, StoreError> {
         let blobs = dir.join(FOLDER);
         std::fs::create_dir_all(&blobs).map_err(StoreError::Folder)?;
@@ -118,10 +118,10 @@ impl BlobStore {
         Ok(BlobWriter::new(digest, upload))
     }
 
-    /// The whole content, verified once more: disks forget.
+    /// The whole content, verified again: disks fail.
     ///
     /// # Errors
-    /// It is not there, or is damaged.
+    /// It is missing or damaged.
     pub async fn get(&self, digest: &Digest) -> Result<Bytes, StoreError> {
         let result = self.objects.get(&location(digest)).await;
         let found = result.map_err(|e| not_found(digest, e))?;
@@ -138,10 +138,10 @@ impl BlobStore {
     }
 
     /// `length` bytes from `offset`; fewer at the end of the blob. They are not
-    /// verified: who puts them together does that.
+    /// verified: the receiver does that.
     ///
     /// # Errors
-    /// It is not there, or ends before `offset`.
+    /// It is missing, or ends before `offset`.
     pub async fn get_range(
         &self,
         digest: &Digest,
@@ -178,7 +178,7 @@ impl BlobStore {
         Ok(self.size(digest).await?.is_some())
     }
 
-    /// Size of the blob in bytes; `None` where it is not there.
+    /// Size of the blob in bytes; `None` if it is missing.
     ///
     /// # Errors
     /// The volume does not work.
@@ -207,7 +207,7 @@ impl BlobStore {
     /// # Errors
     /// The volume does not work.
     pub async fn renew(&self, digest: &Digest) -> Result<bool, StoreError> {
-        // First the note, so that a collection in between leaves it.
+        // Note it first, so that a collection in between keeps it.
         self.unneeded().insert(digest.clone(), Instant::now());
         let there = self.has(digest).await?;
         if !there {
@@ -216,12 +216,12 @@ impl BlobStore {
         Ok(there)
     }
 
-    /// Removes every blob that is not in `keep`, nor was found needed or put by this
-    /// process within `min_age`: blocks of a model that is being prepared arrive before
+    /// Removes every blob that is not in `keep`, and that this process has not found needed
+    /// or put within `min_age`: blocks of a model that is being prepared arrive before
     /// their manifest.
     ///
     /// # Errors
-    /// The volume does not work; what was removed before stays removed.
+    /// The volume does not work; blobs removed before stay removed.
     pub async fn gc(
         &self,
         keep: &BTreeSet<Digest>,
@@ -284,7 +284,7 @@ fn not_found(digest: &Digest, error: object_store::Error) -> StoreError {
     }
 }
 
-/// Tells a full volume, which people can do something about, from the rest.
+/// Distinguishes a full volume, which people can fix, from other errors.
 fn storage(error: object_store::Error) -> StoreError {
     use std::io::ErrorKind;
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
@@ -299,7 +299,7 @@ fn storage(error: object_store::Error) -> StoreError {
     StoreError::Storage(error)
 }
 
-/// Removes what a process that was killed had half written: `<digest>#<n>`.
+/// Removes incomplete files of a killed process: `<digest>#<n>`.
 fn remove_unfinished(blobs: &std::path::Path) -> std::io::Result<()> {
     for folder in std::fs::read_dir(blobs)? {
         let folder = folder?.path();
@@ -367,7 +367,7 @@ mod tests {
         let error = writer.finish().await.unwrap_err();
         assert!(matches!(error, StoreError::HashMismatch { .. }));
         assert!(!store.has(&other).await.unwrap());
-        // Half a blob of a process that was killed.
+        // An incomplete blob of a killed process.
         let half = folder.path().join(format!("{}#1", location(&other)));
         std::fs::create_dir_all(half.parent().unwrap()).unwrap();
         std::fs::write(&half, "els").unwrap();

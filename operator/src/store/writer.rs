@@ -4,8 +4,8 @@ use lamina_model::Digest;
 use object_store::{MultipartUpload, PutPayload};
 use sha2::{Digest as _, Sha256};
 
-/// A blob on its way into the store. It becomes visible with
-/// [`BlobWriter::finish`], as a whole or not at all.
+/// An upload into the store. It becomes visible with [`BlobWriter::finish`], as a whole or not at
+/// all.
 #[derive(Debug)]
 pub struct BlobWriter {
     expected: Digest,
@@ -15,7 +15,7 @@ pub struct BlobWriter {
     pending_bytes: usize,
 }
 
-/// Size of the parts that are handed to the store; buckets take none below 5 MiB.
+/// Size of the parts sent to the store; buckets accept none below 5 MiB.
 const PART_BYTES: usize = 8 << 20;
 
 impl BlobWriter {
@@ -46,7 +46,7 @@ impl BlobWriter {
     /// Checks the digest and makes the blob visible.
     ///
     /// # Errors
-    /// The content is another one than announced, or the volume is full or does
+    /// The content does not match the digest, or the volume is full or does
     /// not work. Nothing is stored then.
     pub async fn finish(mut self) -> Result<(), StoreError> {
         let got = Digest::from_bytes(&std::mem::take(&mut self.hasher).finalize());
@@ -66,7 +66,7 @@ impl BlobWriter {
         Ok(())
     }
 
-    /// Throws away what was written.
+    /// Discards the written parts.
     pub async fn abort(mut self) {
         if let Err(error) = self.upload.abort().await {
             // The next start of the store removes it.

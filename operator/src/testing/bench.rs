@@ -21,32 +21,31 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The world, what the operator remembers of it, and what people were told.
+/// The world, the operator's memory of it, and the reports to users.
 pub(crate) struct Bench {
     pub snapshot: Snapshot,
     pub memory: Memory,
     pub told: Vec<Notice>,
     /// Hosts that cannot load slices.
     pub broken: BTreeSet<String>,
-    /// What the probe answers.
+    /// The probe's result.
     pub probe_passes: bool,
-    /// The API server takes no change of a Placement's spec.
+    /// The API server rejects changes of a Placement's spec.
     pub refuses_plans: bool,
     /// The last question to a plugin.
     pub asked: Option<Ask>,
-    /// Questions asked.
+    /// Number of questions asked.
     pub solves: usize,
     uids: u32,
 }
 
-/// As an object comes back from the API server.
+/// An object as returned by the API server.
 fn stored<T: Serialize + DeserializeOwned>(object: &T) -> T {
     serde_json::from_value(serde_json::to_value(object).unwrap()).unwrap()
 }
 
 impl Bench {
-    /// The world of [`super::world`] with one model that nobody has looked at,
-    /// and an empty store.
+    /// The world of [`super::world`] with one new model and an empty store.
     pub(crate) fn new() -> Self {
         let mut snapshot = world();
         snapshot.models.push(Arc::new(model()));
@@ -54,7 +53,7 @@ impl Bench {
         Self::of(snapshot)
     }
 
-    /// A world that nobody has looked at.
+    /// A world before the first reconcile.
     pub(crate) fn of(snapshot: Snapshot) -> Self {
         Self {
             snapshot,
@@ -84,7 +83,7 @@ impl Bench {
         bench
     }
 
-    /// Looks until built-in strategies have answered everything that they were asked.
+    /// Reconciles until built-in strategies have answered all questions.
     pub(crate) fn look(&mut self) -> Decisions {
         let mut all = self.look_once();
         for _ in 0..3 {
@@ -105,13 +104,13 @@ impl Bench {
         all
     }
 
-    /// Decides, and carries it out.
+    /// Decides, and applies the decisions.
     pub(crate) fn look_once(&mut self) -> Decisions {
         let decisions = decide(&self.snapshot, &mut self.memory);
         self.carry_out(decisions)
     }
 
-    /// Carries out what was decided.
+    /// Applies the decisions.
     pub(crate) fn carry_out(&mut self, decisions: Decisions) -> Decisions {
         for write in &decisions.writes {
             let is_plan = matches!(write.change, Change::Placement { .. });
@@ -158,14 +157,14 @@ impl Bench {
         decisions
     }
 
-    /// The plugin, or what answers in its place, says this.
+    /// The plugin, or its fallback, gives this answer.
     pub(crate) fn answer(&mut self, answer: Answer) {
         let mut questions = self.snapshot.questions.values_mut();
         let question = questions.next().expect("a plugin is asked");
         question.answer = Some(Arc::new(answer));
     }
 
-    /// Looks and lets agents work for so many seconds.
+    /// Reconciles and lets agents work for `seconds` seconds.
     pub(crate) fn run(&mut self, seconds: u32) {
         for _ in 0..seconds {
             self.look();
@@ -174,7 +173,7 @@ impl Bench {
         }
     }
 
-    /// Two looks at an unchanged world: the second writes nothing.
+    /// Two reconciles of an unchanged world: the second writes nothing.
     pub(crate) fn expect_fixpoint(&mut self) {
         self.look();
         let again = self.look();
@@ -187,14 +186,14 @@ impl Bench {
         self.snapshot.now = self.snapshot.now.plus(millis as f64 / 1e3);
     }
 
-    /// The operator is killed and comes back.
+    /// The operator is killed and restarts.
     pub(crate) fn restart(&mut self) {
         self.memory = Memory::default();
         self.snapshot.questions.clear();
         self.snapshot.started = self.snapshot.now;
     }
 
-    /// Agents take up what is wished and report it.
+    /// Agents adopt their wishes and report.
     pub(crate) fn agents(&mut self) {
         let now = self.snapshot.wall;
         for (name, node) in &mut self.snapshot.compute_nodes {
@@ -248,12 +247,12 @@ impl Bench {
         }
     }
 
-    /// The running job ends well.
+    /// The running job succeeds.
     pub(crate) fn finish_prepare(&mut self) {
         self.finish_prepare_of(manifest(4));
     }
 
-    /// The running job ends with `manifest`.
+    /// The running job succeeds with `manifest`.
     pub(crate) fn finish_prepare_of(&mut self, manifest: Manifest) {
         self.snapshot.manifests.insert(digest(), Arc::new(manifest));
         self.snapshot.manifest_bytes.insert(digest(), 4096);
@@ -263,7 +262,7 @@ impl Bench {
         });
     }
 
-    /// The running job ends as `outcome` says.
+    /// The running job ends with `outcome`.
     pub(crate) fn end_prepare(&mut self, outcome: impl Fn(String) -> PrepareView) {
         let (job, node) = self
             .snapshot
@@ -291,7 +290,7 @@ impl Bench {
         });
     }
 
-    /// Cuts or mends one direction of a link.
+    /// Cuts or restores one direction of a link.
     pub(crate) fn set_reachable(&mut self, from: &str, to: &str, reachable: bool) {
         change_links(&mut self.snapshot.links, |a, b, view| {
             if a == from && b == to {
@@ -356,7 +355,7 @@ impl Bench {
                             ..ComputeNode::default()
                         })
                     });
-                // Server-side apply leaves what others wrote.
+                // Server-side apply keeps the fields of others.
                 let join = node.spec.join.clone();
                 let node = Arc::make_mut(node);
                 node.spec = stored(spec);

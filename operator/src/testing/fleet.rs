@@ -1,5 +1,5 @@
-//! A cluster of many hosts in sites, around the pure decisions: its agents measure the
-//! links that they are asked for, and no others, as those of `operator-bench` do.
+//! A cluster of many hosts in sites, around the pure decisions: its agents measure only the
+//! requested links, like those of `operator-bench`.
 
 use super::{Bench, compute_node, node, profile, world as small_world};
 use crate::observe;
@@ -18,10 +18,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Hosts of a site: one in the cloud, some edges, devices.
+/// Hosts per site: one in the cloud, some edges, devices.
 const SITE: usize = 25;
 const EDGES_OF_SITE: usize = 4;
-/// Requests that each entry answers in a second.
+/// Requests per second at each entry.
 const REQUESTS: f64 = 2.0;
 /// Real profiles.
 const PROFILES: [&str; 2] = [
@@ -31,7 +31,7 @@ const PROFILES: [&str; 2] = [
 
 /// The cluster.
 pub(crate) struct Fleet {
-    /// The decisions and what is stored of them.
+    /// The decisions and the stored objects.
     pub bench: Bench,
     world: World,
     agents: Vec<Agent>,
@@ -44,13 +44,12 @@ struct Agent {
     gflops: f64,
     session: SessionHandle,
     told: mpsc::Receiver<OperatorMessage>,
-    /// Hosts that it is to measure.
+    /// Hosts that it must measure.
     peers: Vec<String>,
 }
 
 impl Fleet {
-    /// So many hosts, and so many models, prepared, each with a device of its own as
-    /// its entry.
+    /// `hosts` hosts, and `models` prepared models, each with a device of its own as its entry.
     pub(crate) fn new(hosts: usize, models: usize) -> Self {
         let world = World::new();
         let mut snapshot = small_world();
@@ -127,14 +126,14 @@ impl Fleet {
         }
     }
 
-    /// Lets so many seconds pass: looks, measurements, reports and requests.
+    /// Lets `seconds` seconds pass: reconciles, measurements, reports and requests.
     pub(crate) fn run(&mut self, seconds: u32) {
         for _ in 0..seconds {
             self.second();
         }
     }
 
-    /// One second; what its look decided.
+    /// One second; returns the decisions of its reconcile.
     pub(crate) fn second(&mut self) -> Decisions {
         let bench = &mut self.bench;
         bench.snapshot.links = observe::links(&self.world, self.agents.len());
@@ -153,7 +152,7 @@ impl Fleet {
         decisions
     }
 
-    /// Placements that have a plan, and that serve.
+    /// Number of Placements with a plan, and of active ones.
     pub(crate) fn planned_and_serving(&self) -> (usize, usize) {
         let placements = self.bench.snapshot.placements.iter();
         let planned = placements.clone().filter(|p| p.spec.plan.is_some());
@@ -161,7 +160,7 @@ impl Fleet {
         (planned.count(), serving.count())
     }
 
-    /// Each agent measures the links that it was last told of.
+    /// Each agent measures the links requested last.
     fn measure(&mut self) {
         let sites: BTreeMap<String, usize> = self
             .agents
@@ -193,7 +192,7 @@ impl Fleet {
         }
     }
 
-    /// Requests arrive where a plan serves.
+    /// Requests arrive where a plan is active.
     fn serve(&mut self) {
         let speeds: BTreeMap<&str, f64> = self
             .agents
@@ -232,8 +231,8 @@ impl Fleet {
     }
 }
 
-/// Round trip and rate of a link: short and fast inside a site, longer and slower between
-/// two. No two are quite the same.
+/// Round trip and rate of a link: short and fast inside a site, longer and slower between two. No
+/// two are exactly equal.
 fn link((from, site): (&str, usize), (to, other): (&str, usize)) -> (f64, f64) {
     let (a, b) = (from.min(to), from.max(to));
     let hash = Digest::of(format!("{a}|{b}").as_bytes());
@@ -250,7 +249,7 @@ fn link((from, site): (&str, usize), (to, other): (&str, usize)) -> (f64, f64) {
     }
 }
 
-/// A prepared model, as of a camera: raw images stay, and not all fits.
+/// A prepared model, as for a camera: raw images stay, and not everything fits.
 fn served_at(ordinal: usize, entry: &str, manifest: &Manifest, digest: &str) -> DnnModel {
     let spec: DnnModelSpec = serde_json::from_value(json!({
         "source": {"uri": format!("http://files/{ordinal}.pt")},

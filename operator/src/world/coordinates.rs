@@ -1,47 +1,46 @@
-//! Network coordinates: round trips between hosts that never measured each other.
+//! Network coordinates: estimated round trips between hosts that never measured each other.
 //!
-//! Vivaldi (Dabek et al., 2004) with height vectors: a position in a small space
-//! for the way through the wide network, and a height for the way from the host
-//! to it, which every path of that host takes. The host that measured moves; how
-//! far depends on whose coordinate is better known. A host that lies therefore
-//! misplaces itself, while others trust it less and are pulled a bounded way.
+//! Vivaldi (Dabek et al., 2004) with height vectors: a position in a small space for the
+//! way through the wide network, and a height for the way from the host to it, which is on
+//! every path of that host. The host that measured moves; how far depends on whose
+//! coordinate is better known. A lying host thus misplaces itself, while others trust it
+//! less and are pulled a bounded way.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-/// Dimensions of the position; more tell little once there is a height.
+/// Dimensions of the position; more add little once there is a height.
 const DIMENSIONS: usize = 3;
-/// Share of the difference that one sample corrects at most.
+/// Largest share of the difference that one sample corrects.
 const GAIN: f64 = 0.25;
 /// Weight of the newest sample in a host's error.
 const ERROR_GAIN: f64 = 0.25;
-/// Error of a host of which nothing is known, and the bounds of what is learnt.
+/// Error of an unknown host, and the bounds of the learned error.
 const FIRST_ERROR: f64 = 1.0;
 const ERROR_BOUNDS: (f64, f64) = (0.02, 2.0);
-/// No sample moves a host further than this, nor further than the round trip
-/// that it tells.
+/// No sample moves a host further than this, or further than its round trip.
 const LONGEST_MOVE_SECONDS: f64 = 0.1;
-/// The least height: a host is never exactly where another is.
+/// The least height: two hosts are never in exactly the same place.
 const LEAST_HEIGHT_SECONDS: f64 = 1e-5;
-/// Pulls everything towards the origin, so that the whole does not drift away:
-/// one part in a hundred of the position at this distance.
+/// Pulls everything towards the origin against drift: one part in a hundred of the position at this
+/// distance.
 const GRAVITY_SECONDS: f64 = 1.0;
-/// Samples before a coordinate says anything.
+/// Samples before a coordinate is used.
 const TELLING_SAMPLES: u32 = 4;
-/// A coordinate is told anew when it moved further than this, plus a share of
-/// the round trip that moved it: what depends on it should not follow noise.
+/// A coordinate is published again after it moved by more than this, plus a share of the round trip
+/// that moved it, so that users do not follow noise.
 const TELL_SECONDS: f64 = 5e-4;
 const TELL_SHARE: f64 = 0.15;
 
-/// Where a host is in the network.
+/// The position of a host in the network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Coordinate {
     position: [f64; DIMENSIONS],
     height: f64,
-    /// Relative error of what it predicts, learnt from its samples.
+    /// Relative error of its predictions, learned from its samples.
     error: f64,
 }
 
-/// A host's coordinate as it moves, and as it was last told.
+/// A host's coordinate, and the last published one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tracked {
     now: Coordinate,
@@ -50,7 +49,7 @@ pub(super) struct Tracked {
 }
 
 impl Coordinate {
-    /// A coordinate near the origin, apart from those of other names.
+    /// A coordinate near the origin, different for each name.
     fn first(name: &str) -> Self {
         let position = std::array::from_fn(|axis| 1e-3 * (unit(name, axis) - 0.5));
         Self {
@@ -65,7 +64,7 @@ impl Coordinate {
         self.apart(other) + self.height + other.height
     }
 
-    /// Position on one axis, to search by.
+    /// Position on one axis, for searching.
     pub(super) fn axis(&self, axis: usize) -> f64 {
         self.position[axis % DIMENSIONS]
     }
@@ -83,13 +82,13 @@ impl Coordinate {
         std::array::from_fn(|i| self.position[i] - other.position[i])
     }
 
-    /// How far `other` is from where this one is: heights do not add up here.
+    /// Distance that `other` moved from here: heights do not add up in this case.
     fn moved(&self, other: &Self) -> f64 {
         self.apart(other) + (self.height - other.height).abs()
     }
 
-    /// Moves towards or away from `other`, so that their distance comes nearer to
-    /// a measured `rtt` (positive, finite, in seconds).
+    /// Moves towards or away from `other` to bring their distance closer to a measured `rtt`
+    /// (positive, finite, in seconds).
     fn learn(&mut self, other: &mut Self, rtt: f64) {
         let distance = self.distance(other);
         let (own, its) = (self.error.powi(2), other.error.powi(2));
@@ -102,8 +101,8 @@ impl Coordinate {
         self.shift(other, force);
     }
 
-    /// Learns from a prediction that was off by `relative`. Both ends do: a host
-    /// that lies agrees with itself, but not with what others see of it.
+    /// Learns from a prediction with error `relative`. Both ends do: a lying host agrees with
+    /// itself, but not with others' measurements.
     fn doubt(&mut self, relative: f64, weight: f64) {
         let share = ERROR_GAIN * weight;
         let error = relative * share + self.error * (1.0 - share);
@@ -129,7 +128,7 @@ impl Coordinate {
 }
 
 impl Tracked {
-    /// A host of which nothing is known yet.
+    /// An unknown host.
     pub(super) fn new(name: &str) -> Self {
         Self {
             now: Coordinate::first(name),
@@ -138,8 +137,8 @@ impl Tracked {
         }
     }
 
-    /// Takes in a round trip in seconds that this host measured to `other`; the
-    /// coordinate where it is to be told anew.
+    /// Adds a round trip in seconds that this host measured to `other`; returns the coordinate if
+    /// it must be published again.
     pub(super) fn measured(&mut self, other: &mut Self, rtt: f64) -> Option<Coordinate> {
         self.now.learn(&mut other.now, rtt);
         self.samples = self.samples.saturating_add(1);
@@ -159,7 +158,7 @@ fn norm(vector: &[f64; DIMENSIONS]) -> f64 {
     vector.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
-/// A number in [0, 1) that is the same for the same name, ever.
+/// A number in [0, 1) that is constant for the name.
 fn unit(name: &str, salt: usize) -> f64 {
     let mut hasher = DefaultHasher::new();
     (name, salt).hash(&mut hasher);

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 /// Models by namespace and name.
 pub(super) type Models = BTreeMap<(String, String), Entries>;
 
-/// The models as agents were last told.
+/// The models as last sent to agents.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     models: Models,
 }
 
 impl Directory {
-    /// Takes over `models`; gives what differs from what agents were told.
+    /// Stores `models`; returns the differences from what agents have.
     pub(super) fn set(&mut self, models: Models) -> Option<Told> {
         let differing = models
             .iter()
@@ -38,7 +38,7 @@ impl Directory {
         })
     }
 
-    /// Everything, for an agent that comes.
+    /// Everything, for a new agent.
     pub(super) fn whole(&self) -> ToAgent {
         let models = self.models.iter().map(|(name, m)| model(name, m));
         ToAgent::Directory(Told {

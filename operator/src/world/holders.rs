@@ -1,4 +1,4 @@
-//! Which hosts hold which blobs, so that a store that lost some can be refilled.
+//! Which hosts hold which blobs, for refilling a store that lost some.
 
 use lamina_model::Digest;
 use lamina_proto::control::BlobInventory;
@@ -8,13 +8,13 @@ use std::time::Duration;
 
 /// A host that was asked for a blob is not asked again within this time.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
-/// Blobs of one host that are remembered; what it says beyond is passed over.
+/// Most blobs remembered of one host; more are ignored.
 const MOST_BLOBS: usize = 20_000;
 
-/// Blobs by host, shared with whoever looks at them.
+/// Blobs by host, shared with readers.
 pub type Inventories = Arc<BTreeMap<String, Arc<HashSet<Digest>>>>;
 
-/// What hosts hold.
+/// The blobs of hosts.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     by_node: Inventories,
@@ -30,17 +30,17 @@ struct Ask {
     nodes: BTreeSet<String>,
 }
 
-/// Whom a blob comes from.
+/// The source of a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// This host is to be asked.
+    /// Ask this host.
     Now(String),
-    /// One was, a moment ago.
+    /// A host was asked a moment ago.
     Before,
 }
 
 impl Holders {
-    /// A host said what it holds.
+    /// A host reported its blobs.
     pub(super) fn heard(&mut self, node: &str, inventory: BlobInventory) {
         let by_node = Arc::make_mut(&mut self.by_node);
         let held = Arc::make_mut(by_node.entry(node.to_owned()).or_default());
@@ -54,7 +54,7 @@ impl Holders {
         }
         let room = MOST_BLOBS.saturating_sub(held.len());
         let came = inventory.held.iter().take(room);
-        // What is no digest cannot be asked for.
+        // An invalid digest cannot be requested.
         held.extend(came.filter_map(|d| d.parse::<Digest>().ok()));
     }
 
@@ -101,7 +101,7 @@ impl Holders {
         ask.nodes.contains(node).then_some(ask.most_bytes)
     }
 
-    /// What every host holds, as it said.
+    /// The blobs of every host, as reported.
     pub(super) fn all(&self) -> Inventories {
         Arc::clone(&self.by_node)
     }

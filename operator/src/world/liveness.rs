@@ -5,14 +5,14 @@ use lamina_proto::control::Heartbeat;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Silence after which an agent is lost, though its stream looks open.
+/// Silence after which an agent is lost, even if its stream looks open.
 pub(super) const SILENCE: Duration = Duration::from_millis(2500);
-/// Time that an agent has to come back after its stream closed.
+/// Time for an agent to return after its stream closed.
 pub(super) const REOPEN: Duration = Duration::from_millis(1500);
-/// Time between two looks at the clock.
+/// Time between two checks of the clock.
 pub(super) const TICK: Duration = Duration::from_millis(250);
 
-/// Every agent that ever came.
+/// Every agent that ever connected.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     by_name: BTreeMap<String, Record>,
@@ -53,7 +53,7 @@ impl Nodes {
         record.identity = identity;
         record.last_message = now;
         record.closed = None;
-        // It may be another process by now.
+        // It may be another process now.
         record.heartbeat = record.heartbeat.map(|said| Heartbeat {
             leaving: false,
             ..said
@@ -62,7 +62,7 @@ impl Nodes {
         was_lost.then_some(WorldEvent::NodeRecovered { node })
     }
 
-    /// An agent said something over its open session.
+    /// An agent sent a message over its open session.
     pub(super) fn heard(&mut self, node: &str, now: Duration) -> Option<WorldEvent> {
         let record = self.by_name.get_mut(node)?;
         record.last_message = now;
@@ -86,9 +86,8 @@ impl Nodes {
         }
     }
 
-    /// Finds the agents that were lost by `now`. To be called every [`TICK`]:
-    /// where the calls themselves come late, this process was held up, and the
-    /// agents' silence is not held against them.
+    /// Finds the agents lost by `now`. Must be called every [`TICK`]: if the calls come late, this
+    /// process was delayed, and the agents' silence does not count.
     pub(super) fn tick(&mut self, now: Duration) -> Vec<WorldEvent> {
         let late = self
             .last_tick
@@ -113,7 +112,7 @@ impl Nodes {
         self.by_name.get(node).is_some_and(|r| r.lost.is_none())
     }
 
-    /// Whether an agent of `node` ever came.
+    /// Whether an agent of `node` ever connected.
     pub(super) fn contains(&self, node: &str) -> bool {
         self.by_name.contains_key(node)
     }
@@ -123,7 +122,7 @@ impl Nodes {
         self.by_name.keys().map(String::as_str)
     }
 
-    /// Forgets a node whose agent is not there.
+    /// Forgets a node whose agent is not connected.
     pub(super) fn forget(&mut self, node: &str) {
         if !self.is_alive(node) {
             self.by_name.remove(node);
@@ -168,7 +167,7 @@ impl Record {
     }
 }
 
-/// A share as an agent says it, within 0 and 1.
+/// A share as an agent reports it, clamped to 0 and 1.
 fn share(told: f64) -> f64 {
     if told.is_finite() {
         told.clamp(0.0, 1.0)
@@ -194,7 +193,7 @@ mod tests {
         }
     }
 
-    /// Ticks every [`TICK`] from one moment to another; gives what was lost when.
+    /// Ticks every [`TICK`] from one time to another; returns what was lost when.
     fn ticks(nodes: &mut Nodes, from: u64, to: u64) -> Vec<(u64, WorldEvent)> {
         (from..=to)
             .step_by(250)

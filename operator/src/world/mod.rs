@@ -1,9 +1,9 @@
-//! What the operator knows about agents, links and running requests, and what it
-//! sends to agents: everything that changes faster than Kubernetes objects.
+//! The operator's knowledge of agents, links and running requests, and what it sends to
+//! agents: everything that changes faster than Kubernetes objects.
 //!
-//! [`state`] decides (pure); [`World`] holds it behind a lock with a clock, the
-//! open sessions and the listeners. Nothing here survives a restart: agents
-//! reconnect and report again.
+//! [`state`] decides (pure); [`World`] holds it behind a lock with a clock, the open
+//! sessions and the listeners. Nothing here survives a restart: agents reconnect and report
+//! again.
 
 mod coordinates;
 mod directory;
@@ -36,13 +36,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc};
 
-/// Events that a slow listener may lag behind; it then gets `Lagged` and should
-/// look at everything.
+/// Events that a slow listener may lag behind; after that it gets `Lagged` and must look at
+/// everything.
 const EVENT_BUFFER: usize = 1024;
-/// Messages that an agent may leave untaken; its session is over then.
+/// Messages that an agent may leave unread before its session is ended.
 const OUTBOX: usize = 1024;
 
-/// What the operator knows of agents. Clones share their content.
+/// The operator's knowledge of agents. Clones share their content.
 #[derive(Debug, Clone)]
 pub struct World(Arc<Inner>);
 
@@ -82,7 +82,7 @@ impl Default for World {
 }
 
 impl World {
-    /// A world in which nothing is known.
+    /// An empty world.
     pub fn new() -> Self {
         Self(Arc::new(Inner {
             start: Instant::now(),
@@ -91,36 +91,34 @@ impl World {
         }))
     }
 
-    /// What is known of one agent; `None` where it never came.
+    /// The state of one agent; `None` if it never connected.
     pub fn node(&self, name: &str) -> Option<NodeState> {
         self.held().state.nodes.get(name, self.now())
     }
 
-    /// Every agent that came since the operator's start, by node.
+    /// Every agent that connected since the operator started, by node.
     pub fn nodes(&self) -> BTreeMap<String, NodeState> {
         self.held().state.nodes.all(self.now())
     }
 
-    /// Every link that was measured, at this moment. Costs a few pointers, however
-    /// many links there are.
+    /// Every measured link at this moment. Costs a few pointers, however many links there are.
     pub fn links(&self) -> LinkTable {
         self.held().state.links.table(self.now())
     }
 
-    /// Blobs in the caches of hosts, as these said.
+    /// Blobs in the caches of hosts, as reported.
     pub fn inventories(&self) -> Inventories {
         self.held().state.holders.all()
     }
 
-    /// Sets the hosts that the cluster has. What agents say of links to others, and
-    /// what is held of others, goes.
+    /// Sets the hosts of the cluster. Data about other hosts is dropped.
     pub fn set_known(&self, hosts: impl IntoIterator<Item = String>) {
         let hosts = hosts.into_iter().collect();
         self.held().state.set_known(hosts);
     }
 
-    /// Drops what is held of a host that is gone: links, peers, the jobs that it did
-    /// not finish and, once its agent is silent, the agent.
+    /// Drops the data of a host that is gone: links, peers, its unfinished jobs and, once its agent
+    /// is silent, the agent.
     pub fn forget_host(&self, host: &str) {
         self.change(|state, _| state.forget_host(host));
     }
@@ -131,14 +129,13 @@ impl World {
         self.held().state.retain_placements(entries);
     }
 
-    /// Median relative error of the round trips that network coordinates predict,
-    /// over the pairs that were measured; `None` before there are any.
+    /// Median relative error of the round trips that network coordinates predict, over the measured
+    /// pairs; `None` if there are none.
     pub fn coordinates_error(&self) -> Option<f64> {
         self.links().coordinates_error()
     }
 
-    /// Live times of a revision's segments over the last minute, in order; empty
-    /// where no request came.
+    /// Live times of a revision's segments over the last minute, in order; empty without requests.
     pub fn segment_timings(
         &self,
         placement_uid: &str,
@@ -150,31 +147,30 @@ impl World {
             .segment_timings(placement_uid, revision, self.now())
     }
 
-    /// Requests of a placement over the last minute; `None` where none came.
+    /// Requests of a placement over the last minute; `None` if there were none.
     pub fn request_stats(&self, placement_uid: &str) -> Option<RequestEstimate> {
         let held = self.held();
         held.state.timings.request_stats(placement_uid, self.now())
     }
 
-    /// Sees every change from now on. A receiver that lags should look at
-    /// everything.
+    /// Receives every change from now on. A receiver that lags must look at everything.
     pub fn subscribe(&self) -> broadcast::Receiver<WorldEvent> {
         self.0.events.subscribe()
     }
 
-    /// Sets the hosts whose links to `node` matter; its agent is told when they
-    /// changed and whenever it reconnects.
+    /// Sets the hosts to which `node` measures links; its agent is told when they change and
+    /// whenever it reconnects.
     pub fn set_peers<P: Into<ProbePeer>>(&self, node: &str, peers: impl IntoIterator<Item = P>) {
         let peers = peers.into_iter().map(Into::into).collect();
         self.change(|state, _| state.set_peers(node, peers));
     }
 
-    /// Sets where requests for each model enter; agents are told what changed.
+    /// Sets the entries of each model; agents receive the changes.
     pub(crate) fn set_directory(&self, models: BTreeMap<(String, String), Entries>) {
         self.change(|state, _| state.set_directory(models));
     }
 
-    /// Sets the keys with which clients are let in; agents are told where that changed.
+    /// Sets the clients' keys; agents receive the changes.
     pub(crate) fn set_keys(&self, keys: Vec<ApiKey>) {
         self.change(|state, _| state.set_keys(keys));
     }
@@ -193,9 +189,9 @@ impl World {
         self.held().state.holders.was_asked(blob, node)
     }
 
-    /// Sets whose links matter: `paths` as requests travel, those that a planner wishes
-    /// to know, those of hosts at which requests enter. Agents of these hosts are told
-    /// what to measure, within bounds, and again when that changed.
+    /// Sets which links matter: `paths` of requests, those that a planner wants to know, those of
+    /// entries. Agents of these hosts are told what to measure, within bounds, and again when it
+    /// changes.
     pub fn set_interest(
         &self,
         hosts: &BTreeMap<String, Tier>,
@@ -203,7 +199,7 @@ impl World {
         candidates: &BTreeSet<(String, String)>,
         entries: &BTreeSet<String>,
     ) {
-        // Not under the lock: sessions go on meanwhile.
+        // Not under the lock, so that sessions continue meanwhile.
         let (nodes, links) = (self.nodes(), self.links());
         let host = |(name, node): (String, NodeState)| {
             Some(probing::ProbeHost {
@@ -230,8 +226,8 @@ impl World {
     }
 
     /// Starts a job on its node; its agent is told again whenever it reconnects.
-    /// A job that ended, or was lost, starts anew; one that runs there already
-    /// goes on.
+    /// A job that ended, or was lost, starts again; one already running there
+    /// continues.
     ///
     /// # Errors
     /// The node's agent is not connected, or the job runs on another node.
@@ -242,12 +238,12 @@ impl World {
         Ok(())
     }
 
-    /// Notes that a job cannot begin, with `message` for people; it may be started again.
+    /// Notes that a job cannot start, with `message` for people; it may be started again.
     pub fn refuse_prepare(&self, job: PrepareRequest, message: String) {
         self.change(|state, _| state.refuse_prepare(job, message));
     }
 
-    /// How far a job is; `None` where it was never started, or forgotten.
+    /// The progress of a job; `None` if it was never started, or was forgotten.
     pub fn prepare_state(&self, job: &str) -> Option<PrepareState> {
         self.held().state.prepares.state(job)
     }
@@ -257,12 +253,12 @@ impl World {
         self.held().state.prepares.all()
     }
 
-    /// Drops a job; an agent that is at it stops.
+    /// Drops a job; the agent running it stops.
     pub fn forget_prepare(&self, job: &str) {
         self.change(|state, _| state.forget_prepare(job));
     }
 
-    /// Finds lost agents for as long as it runs, which is for ever.
+    /// Finds lost agents; never returns.
     pub async fn watch_over(&self) {
         let mut interval = tokio::time::interval(liveness::TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -284,9 +280,9 @@ impl World {
             .collect()
     }
 
-    /// Whether a younger agent of that node has the session and is heard. While an agent is
-    /// replaced there are two, of which the older may come back at any time, such as when the
-    /// operator was replaced, too.
+    /// Whether a younger agent of that node has the session and is alive. While an agent is
+    /// replaced there are two, and the older may return at any time, for example if the operator
+    /// was replaced too.
     pub(crate) fn is_superseded(&self, identity: &Identity) -> bool {
         let held = self.held();
         let younger = held
@@ -296,8 +292,8 @@ impl World {
         younger && held.state.is_alive(&identity.node)
     }
 
-    /// An agent said hello: its former session, if any, is over. What is to be
-    /// sent to it comes out of the receiver.
+    /// An agent said hello: this ends its previous session, if any. The receiver delivers the
+    /// messages to send to it.
     pub(crate) fn open_session(
         &self,
         identity: Identity,
@@ -325,7 +321,7 @@ impl World {
         self.carry_out(&mut held, effects);
     }
 
-    /// Sends and tells under the lock, so that nobody sees them out of order.
+    /// Sends and publishes under the lock, to keep the order.
     fn carry_out(&self, held: &mut Held, effects: Effects) {
         for (node, message) in effects.messages {
             let Some(session) = held.sessions.get(&node) else {
@@ -334,7 +330,7 @@ impl World {
             let message = OperatorMessage {
                 message: Some(message),
             };
-            // A session that is closing is told everything when it is back.
+            // A closing session gets everything when it reconnects.
             let sent = session.outbox.try_send(message);
             if let Err(mpsc::error::TrySendError::Full(_)) = sent {
                 tracing::warn!(node, "the agent accepts no messages; closing its session");
@@ -343,7 +339,7 @@ impl World {
             }
         }
         for event in effects.events {
-            // Without a listener there is nobody to tell.
+            // Without a listener there is nobody to notify.
             let _ = self.0.events.send(event);
         }
     }
@@ -364,7 +360,7 @@ impl SessionHandle {
         &self.node
     }
 
-    /// Takes in a message of the agent; false when a newer session took over.
+    /// Handles a message of the agent; false if a newer session has replaced this one.
     pub(crate) fn heard(&self, message: FromAgent) -> bool {
         let mut held = self.world.held();
         if !self.is_held_in(&held) {
@@ -375,7 +371,7 @@ impl SessionHandle {
         true
     }
 
-    /// Whether no newer session took over.
+    /// Whether no newer session has replaced this one.
     pub(crate) fn is_current(&self) -> bool {
         self.is_held_in(&self.world.held())
     }

@@ -6,7 +6,7 @@ use lamina_proto::control::prepare_update::Update;
 use lamina_proto::control::{CancelPrepare, Prepare, PrepareUpdate};
 use std::collections::BTreeMap;
 
-/// Longest word of an agent, and longest message, that are kept.
+/// Longest step name and longest message kept from an agent.
 const LONGEST_WORD: usize = 64;
 const LONGEST_MESSAGE: usize = 2000;
 
@@ -22,7 +22,7 @@ struct Job {
     state: PrepareState,
 }
 
-/// What an agent's word about a job comes to.
+/// The result of an agent's report on a job.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The job's state changed.
@@ -34,8 +34,8 @@ pub(super) enum Outcome {
 }
 
 impl Prepares {
-    /// Starts a job, or starts one anew that ended without a result. Gives the
-    /// message for the node's agent; `None` where it runs there already.
+    /// Starts a job, or restarts one that ended without a result. Returns the message for the
+    /// node's agent; `None` if it already runs there.
     pub(super) fn start(&mut self, request: PrepareRequest) -> Result<Option<Message>, WorldError> {
         if let Some(job) = self.jobs.get(&request.job)
             && let PrepareState::Running { node, .. } = &job.state
@@ -80,7 +80,7 @@ impl Prepares {
             .collect()
     }
 
-    /// Drops a job. Gives the node that is to stop, and the message for it.
+    /// Drops a job. Returns the node that must stop it, and the message for it.
     pub(super) fn forget(&mut self, job: &str) -> Option<(String, Message)> {
         match self.jobs.remove(job)?.state {
             PrepareState::Running { node, .. } => Some((node, cancel(job))),
@@ -88,8 +88,8 @@ impl Prepares {
         }
     }
 
-    /// The messages for an agent that opened a session: a job goes on where it
-    /// was, or starts anew where the agent restarted.
+    /// The messages for an agent that opened a session: a job continues, or starts again if the
+    /// agent restarted.
     pub(super) fn running_on(&self, node: &str) -> Vec<Message> {
         self.jobs
             .values()
@@ -98,7 +98,7 @@ impl Prepares {
             .collect()
     }
 
-    /// Marks what ran on a lost node; gives those jobs.
+    /// Marks the jobs of a lost node as lost, and returns them.
     pub(super) fn node_lost(&mut self, node: &str) -> Vec<String> {
         let mut lost = Vec::new();
         for (name, job) in &mut self.jobs {
@@ -112,8 +112,8 @@ impl Prepares {
         lost
     }
 
-    /// Drops the jobs that a host that is gone did not finish; gives those jobs. What
-    /// it finished is in the store, and whoever asked for it may still want to know.
+    /// Drops and returns the unfinished jobs of a host that is gone. Finished ones are in the
+    /// store, and may still be asked for.
     pub(super) fn forget_node(&mut self, node: &str) -> Vec<String> {
         let is_gone = |state: &PrepareState| match state {
             PrepareState::Running { node: n, .. }
@@ -125,13 +125,13 @@ impl Prepares {
         gone.map(|(name, _)| name).collect()
     }
 
-    /// Takes in what the agent of `node` says of a job.
+    /// Handles a report of the agent of `node` on a job.
     pub(super) fn update(&mut self, node: &str, update: PrepareUpdate) -> Outcome {
         let (Some(job), Some(news)) = (self.jobs.get_mut(&update.job), update.update) else {
             return Outcome::Unwanted;
         };
         match &job.state {
-            // What ended has ended; an agent may say it once more after a reconnect.
+            // Ended jobs stay ended; an agent may repeat this after a reconnect.
             PrepareState::Done { .. } | PrepareState::Failed { .. } => return Outcome::Same,
             PrepareState::Running { node: n, .. } | PrepareState::Lost { node: n } if n != node => {
                 return Outcome::Unwanted;
@@ -143,7 +143,7 @@ impl Prepares {
             return Outcome::Same;
         }
         if !matches!(state, PrepareState::Running { .. }) {
-            // Of no use any more.
+            // No longer needed.
             job.request.secret = None;
         }
         job.state = state;

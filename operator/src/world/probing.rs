@@ -1,10 +1,9 @@
 //! Who measures the link to whom, and how often. Pure.
 //!
-//! Up to [`ALL_PAIRS`] hosts measure every pair. Beyond, wishes are granted in the
-//! order of what hangs on them, within bounds that hold at any size: links of
-//! paths, ways back on them, pairs that a planner wishes to know, a few gateways of
-//! each tier nearby, and some hosts anywhere, so that network coordinates hold
-//! together. An unchanged world gives the same answer.
+//! Up to [`ALL_PAIRS`] hosts measure every pair. Beyond that, wishes are granted in order of
+//! importance, within bounds that hold at any size: links of paths, ways back on them,
+//! pairs that a planner wants to know, a few nearby gateways of each tier, and some random
+//! hosts to hold the network coordinates together. An unchanged world gives the same answer.
 
 mod nearby;
 
@@ -18,38 +17,37 @@ use std::time::Duration;
 
 /// Up to this many hosts every pair is measured.
 pub(super) const ALL_PAIRS: usize = 12;
-/// Hosts that one host measures links to at most.
+/// Most peers of one host.
 pub(super) const MOST_PEERS: usize = 32;
-/// Round trips that one host asks for in a second at most.
+/// Most round trips per second that one host asks for.
 pub(super) const MOST_PROBES_A_SECOND: f64 = 20.0;
-/// Hosts that measure links to one host at most, beside those whose requests take
-/// that link: these ask each second at any size.
+/// Most hosts that measure links to one host, besides those that use that link for requests: these
+/// ask every second at any size.
 pub(super) const MOST_INBOUND: usize = 64;
 
-/// A dead link of a path is known within three seconds.
+/// A dead link of a path is detected within three seconds.
 const PATH_MS: u32 = 1000;
-/// What is not known yet, or no longer.
+/// For unknown or outdated links.
 const UNKNOWN_MS: u32 = 2000;
-/// Gateways of a host at which requests enter, of another one.
+/// For gateways of an entry, and of other hosts.
 const ENTRY_GATEWAY_MS: u32 = 10_000;
 const GATEWAY_MS: u32 = 20_000;
-/// What is only kept fresh.
+/// For links that are only kept fresh.
 const SLOW_MS: u32 = 30_000;
-/// Peers and probes a second that paths leave to the rest, where they can.
+/// Peers and probes per second that paths leave to the rest, if they can.
 const OTHERS_PEERS: usize = 8;
 const OTHERS_PROBES: f64 = 2.0;
-/// Hosts that one host asks back each second. More are only measured in turn: they
-/// ask themselves.
+/// Hosts that one host probes back each second. Others are only measured in turn: they probe this
+/// host anyway.
 const MOST_BACK: usize = 10;
-/// Gateways of each tier, for a host at which requests enter and for another one.
+/// Gateways of each tier, for an entry and for other hosts.
 const ENTRY_GATEWAYS: usize = 4;
 const GATEWAYS: usize = 2;
-/// Hosts anywhere that each host measures, for the coordinates.
+/// Random hosts that each host measures, for the coordinates.
 const ANYWHERE: usize = 4;
-/// A bandwidth that is older is measured again before it is relied on.
+/// An older bandwidth is measured again before it is relied on.
 const STALE: Duration = Duration::from_secs(600);
-/// One that a planner is about to move onto is measured again when it is older: the move
-/// waits for it.
+/// The same for a link that a planner is about to move onto: the move waits for it.
 const STALE_FOR_A_MOVE: Duration = Duration::from_secs(15);
 
 /// A host that may measure and be measured.
@@ -59,24 +57,24 @@ pub(super) struct ProbeHost {
     pub(super) name: String,
     /// Where its agent listens, `10.0.0.7:8001`.
     pub(super) address: String,
-    /// Where it stands.
+    /// Its tier.
     pub(super) tier: Tier,
-    /// Its agent is there.
+    /// Its agent is connected.
     pub(super) alive: bool,
 }
 
-/// What the answer follows from.
+/// The input of the plan.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Situation<'a> {
     /// Every host.
     pub(super) hosts: &'a [ProbeHost],
     /// Neighbours on paths, `(from, to)` as requests travel; answers travel back.
     pub(super) paths: &'a BTreeSet<(String, String)>,
-    /// Hosts at which requests enter.
+    /// Entries.
     pub(super) entries: &'a BTreeSet<String>,
-    /// Links `(from, to)` that a planner wishes to know.
+    /// Links `(from, to)` that a planner wants to know.
     pub(super) candidates: &'a BTreeSet<(String, String)>,
-    /// What is known of links.
+    /// The link estimates.
     pub(super) links: &'a LinkTable,
 }
 
@@ -101,15 +99,15 @@ pub(super) fn plan(situation: &Situation<'_>) -> BTreeMap<String, Vec<ProbePeer>
     grants.into_peers(&hosts)
 }
 
-/// Each host asks the next one on its paths. Where that is within bounds, the next
-/// one asks back: it may be cut off in one direction only.
+/// Each host probes the next one on its paths. Within bounds, the next one probes back: a link may
+/// fail in one direction only.
 fn on_paths(hosts: &Hosts<'_>, paths: &[(usize, usize)], grants: &mut Grants) {
     let mut nexts = vec![0_u32; hosts.all.len()];
     for (from, _) in paths {
         nexts[*from] += 1;
     }
     for &(from, to) in paths {
-        // More next hosts than there are probes: each is asked less often.
+        // With more next hosts than probes, each is probed less often.
         let most = (MOST_PROBES_A_SECOND - OTHERS_PROBES) as u32;
         let asked = nexts[from].min(MOST_PEERS as u32).max(most);
         grants.grant(from, to, (PATH_MS * asked).div_ceil(most), &Bounds::PATH);
@@ -127,7 +125,7 @@ fn all_pairs(hosts: usize, grants: &mut Grants) {
     }
 }
 
-/// What was never measured, or not for long, is measured soon.
+/// Pairs never measured, or not for long, are measured soon.
 fn unknown(hosts: &Hosts<'_>, pairs: &[(usize, usize)], stale: Duration, grants: &mut Grants) {
     for &(from, to) in pairs {
         if !hosts
@@ -143,7 +141,7 @@ fn is_fresh(link: &LinkEstimate, stale: Duration) -> bool {
     link.rtt_seconds.is_some() && link.bandwidth_age.is_some_and(|age| age < stale)
 }
 
-/// A few hosts of each tier nearby, and some anywhere.
+/// A few nearby hosts of each tier, and some random ones.
 fn gateways(hosts: &Hosts<'_>, entries: &BTreeSet<String>, grants: &mut Grants) {
     let ring = Ring::new(hosts.all.iter().map(|h| h.name.as_str()).enumerate());
     let tiers = [Tier::Cloud, Tier::Edge, Tier::Device].map(|tier| {
@@ -169,7 +167,7 @@ fn gateways(hosts: &Hosts<'_>, entries: &BTreeSet<String>, grants: &mut Grants) 
     }
 }
 
-/// Hosts that are there, by place.
+/// Hosts that are connected, by index.
 struct Hosts<'a> {
     all: Vec<&'a ProbeHost>,
     places: BTreeMap<&'a str, usize>,
@@ -197,7 +195,7 @@ impl<'a> Hosts<'a> {
         }
     }
 
-    /// The pairs of two hosts that are there.
+    /// The pairs of which both hosts are connected.
     fn pairs(&self, names: &BTreeSet<(String, String)>) -> Vec<(usize, usize)> {
         let place = |name: &String| self.places.get(name.as_str()).copied();
         let pairs = names
@@ -211,7 +209,7 @@ impl<'a> Hosts<'a> {
     }
 }
 
-/// How far a kind of wish may go.
+/// Bounds of a kind of wish.
 struct Bounds {
     peers: usize,
     probes: f64,
@@ -219,7 +217,7 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// A link that requests take is asked however many others ask the same host.
+    /// A link used by requests is probed however many others probe the same host.
     const PATH: Self = Self {
         peers: MOST_PEERS,
         probes: MOST_PROBES_A_SECOND - OTHERS_PROBES,
@@ -242,7 +240,7 @@ impl Bounds {
     };
 }
 
-/// Wishes that were granted.
+/// Granted wishes.
 struct Grants {
     peers: Vec<BTreeMap<usize, u32>>,
     probes: Vec<f64>,
@@ -258,10 +256,10 @@ impl Grants {
         }
     }
 
-    /// Grants a wish that is within its bounds; whether `from` now measures `to`.
+    /// Grants a wish within its bounds; returns whether `from` now measures `to`.
     fn grant(&mut self, from: usize, to: usize, every_ms: u32, bounds: &Bounds) -> bool {
         if self.peers[from].contains_key(&to) {
-            // Wishes come in the order of their haste.
+            // Wishes come in order of urgency.
             return true;
         }
         let probes = self.probes[from] + 1000.0 / f64::from(every_ms);
@@ -276,7 +274,7 @@ impl Grants {
         is_within
     }
 
-    /// Grants `wanted` of the wishes for `peers`, in their order.
+    /// Grants `wanted` of the wishes for `peers`, in order.
     fn grant_some(
         &mut self,
         from: usize,
@@ -287,7 +285,7 @@ impl Grants {
         let mut seen = BTreeSet::from([from]);
         let others = peers.into_iter().filter(|to| seen.insert(*to));
         let granted = others.filter(|to| self.grant(from, *to, every_ms, &Bounds::FULL));
-        // Taking them is what grants them.
+        // Taking them grants them.
         let _ = granted.take(wanted).count();
     }
 

@@ -1,5 +1,4 @@
-//! The pure core: messages and times in, events and messages out. No clock, no
-//! I/O, no locks.
+//! The pure core: messages and times in, events and messages out. No clock, no I/O, no locks.
 
 use super::directory::Directory;
 use super::directory::Models;
@@ -19,13 +18,13 @@ use lamina_proto::control::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// A host that nobody lists and whose agent is silent is forgotten after this
-/// time, though nobody said that it is gone.
+/// A host that is not listed and whose agent is silent is forgotten after this time, even if nobody
+/// reports it gone.
 const FORGET: Duration = Duration::from_secs(600);
-/// Time between two looks for such hosts.
+/// Time between two checks for such hosts.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// Everything known.
+/// The state.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) nodes: Nodes,
@@ -34,23 +33,23 @@ pub(super) struct State {
     pub(super) prepares: Prepares,
     pub(super) directory: Directory,
     pub(super) holders: Holders,
-    /// Keys of clients; none before they are known.
+    /// Keys of clients; `None` until they are known.
     keys: Option<Vec<ApiKey>>,
     operator_node: String,
     peers: BTreeMap<String, Vec<ProbePeer>>,
-    /// Hosts that the cluster has.
+    /// Hosts of the cluster.
     known: BTreeSet<String>,
-    /// Others of which something is held and whose agent is silent, since when.
+    /// Other hosts with data here and a silent agent, since when.
     strange: BTreeMap<String, Duration>,
     swept: Duration,
 }
 
-/// What follows from an input.
+/// The results of an input.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Effects {
-    /// To be told to everyone who listens.
+    /// For all listeners.
     pub(super) events: Vec<WorldEvent>,
-    /// To be sent to nodes' agents.
+    /// For nodes' agents.
     pub(super) messages: Vec<(String, ToAgent)>,
 }
 
@@ -61,7 +60,7 @@ impl Effects {
 }
 
 impl State {
-    /// An agent opened a session: it is told everything that concerns it.
+    /// An agent opened a session: send it everything that concerns it.
     pub(super) fn opened(&mut self, identity: Identity, now: Duration) -> Effects {
         let node = identity.node.clone();
         let mut effects = Effects::default();
@@ -80,7 +79,7 @@ impl State {
         effects
     }
 
-    /// Whether the agent of `node` is heard.
+    /// Whether the agent of `node` is alive.
     pub(super) fn is_alive(&self, node: &str) -> bool {
         self.nodes.is_alive(node)
     }
@@ -90,12 +89,12 @@ impl State {
         self.nodes.closed(node, now);
     }
 
-    /// An agent said something.
+    /// An agent sent a message.
     pub(super) fn heard(&mut self, node: &str, message: FromAgent, now: Duration) -> Effects {
         let mut effects = Effects::default();
         effects.events.extend(self.nodes.heard(node, now));
         match message {
-            // Only the first message of a session says who speaks.
+            // Only the first message of a session identifies the agent.
             FromAgent::Hello(_) => {}
             FromAgent::Heartbeat(heartbeat) => self.nodes.heartbeat(node, heartbeat),
             FromAgent::Links(links) => {
@@ -115,7 +114,7 @@ impl State {
             }
             FromAgent::Prepare(update) => self.prepare_update(node, update, &mut effects),
             FromAgent::Blobs(inventory) => self.holders.heard(node, inventory),
-            // Of hosts that are no Nodes, whose session takes it apart.
+            // From hosts that are not Nodes; their session handles it.
             FromAgent::Report(_) => {}
         }
         effects
@@ -139,13 +138,13 @@ impl State {
         effects
     }
 
-    /// Sets the hosts that the cluster has: nobody measures links to others.
+    /// Sets the hosts of the cluster: nobody measures links to others.
     pub(super) fn set_known(&mut self, hosts: BTreeSet<String>) {
         self.known = hosts;
     }
 
-    /// Drops what is held of a host that is gone. Its session, if it is still open,
-    /// goes on; that is then forgotten some time after its end.
+    /// Drops the data of a host that is gone. An open session continues and is forgotten some time
+    /// after its end.
     pub(super) fn forget_host(&mut self, host: &str) -> Effects {
         self.known.remove(host);
         self.strange.remove(host);
@@ -167,7 +166,7 @@ impl State {
         self.timings.retain(placements);
     }
 
-    /// Forgets the hosts that were strange for long.
+    /// Forgets hosts that were unlisted for long.
     fn sweep(&mut self, now: Duration, effects: &mut Effects) {
         if now < self.swept + SWEEP {
             return;
@@ -190,7 +189,7 @@ impl State {
         }
     }
 
-    /// Sets the hosts whose links to `node` matter.
+    /// Sets the hosts to which `node` measures links.
     pub(super) fn set_peers(&mut self, node: &str, peers: Vec<ProbePeer>) -> Effects {
         let mut effects = Effects::default();
         if self.peers.get(node) != Some(&peers) {
@@ -200,7 +199,7 @@ impl State {
         effects
     }
 
-    /// Sets the hosts whose links matter to each of these.
+    /// Sets the peers of each of these hosts.
     pub(super) fn set_all_peers(&mut self, all: BTreeMap<String, Vec<ProbePeer>>) -> Effects {
         let mut effects = Effects::default();
         for (node, peers) in all {
@@ -223,7 +222,7 @@ impl State {
         effects
     }
 
-    /// Sets where requests for each model enter; every agent is told what changed.
+    /// Sets the entries of each model; every agent receives the changes.
     pub(super) fn set_directory(&mut self, models: Models) -> Effects {
         let mut effects = Effects::default();
         if let Some(change) = self.directory.set(models) {
@@ -234,7 +233,7 @@ impl State {
         effects
     }
 
-    /// Sets the keys with which clients are let in; every agent is told where that changed.
+    /// Sets the clients' keys; every agent receives the changes.
     pub(super) fn set_keys(&mut self, keys: Vec<ApiKey>) -> Effects {
         let mut effects = Effects::default();
         if self.keys.as_ref() != Some(&keys) {
@@ -281,7 +280,7 @@ impl State {
         Ok(effects)
     }
 
-    /// Notes that a job could not begin.
+    /// Notes that a job could not start.
     pub(super) fn refuse_prepare(&mut self, request: PrepareRequest, message: String) -> Effects {
         let mut effects = Effects::default();
         let job = request.job.clone();
@@ -290,7 +289,7 @@ impl State {
         effects
     }
 
-    /// Drops a job and stops the agent that is at it.
+    /// Drops a job and stops the agent running it.
     pub(super) fn forget_prepare(&mut self, job: &str) -> Effects {
         Effects {
             events: Vec::new(),

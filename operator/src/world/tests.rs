@@ -19,7 +19,7 @@ async fn agents_are_told_whom_to_measure_and_how_often_once() {
     let world = World::new();
     let (_cam, mut told) = world.open_session(identity("cam-1"));
     let (_edge, _) = world.open_session(identity("edge-1"));
-    // Its agent is there, but nobody lists it.
+    // Its agent is connected, but not listed.
     let (_other, _) = world.open_session(identity("other"));
     let hosts = BTreeMap::from([
         ("cam-1".to_owned(), Tier::Device),

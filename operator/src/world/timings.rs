@@ -6,22 +6,21 @@ use lamina_proto::control::{ModelRequests, SegmentTiming};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// How far back figures look.
+/// The window of all figures.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Part of a report's requests that is taken to have had its 95th percentile
-/// as their latency; the others its median. A mixture of reports so gives back
-/// both figures where all reports agree, and where each is of one request.
+/// Share of a report's requests that is assumed to have its 95th percentile as latency; the rest
+/// has its median. A mixture of reports then gives back both figures if all reports agree, or if
+/// each is of one request.
 const TAIL_SHARE: f64 = 0.1;
-/// Reports of one kind kept in a window: one comes each second, of two revisions
-/// at a flip.
+/// Most reports of one kind in a window: one comes each second, of two revisions at a flip.
 const MOST_REPORTS: usize = 240;
 /// Segments of one host that are kept.
 const MOST_SEGMENTS_OF_HOST: usize = 4096;
-/// What one report may say: more is an error, or a lie.
+/// Highest count in one report: more is an error or a lie.
 const MOST_COUNTED: u64 = 1_000_000_000;
-/// Rows of a request at most.
+/// Most rows of a request.
 const MOST_ROWS: u64 = 65_536;
-/// Exits that a report tells of at most.
+/// Most exits of a report.
 const MOST_EXITS: usize = 64;
 const LONGEST_SECONDS: f64 = 3600.0;
 
@@ -44,7 +43,7 @@ pub(crate) struct RequestTotals {
     pub(crate) answered: u64,
     /// Failed.
     pub(crate) failed: u64,
-    /// Sent again.
+    /// Retried.
     pub(crate) retried: u64,
 }
 
@@ -56,7 +55,7 @@ struct SegmentKey {
     node: String,
 }
 
-/// Reports of the last minute with the moment of their arrival.
+/// Reports of the last minute with their arrival times.
 #[derive(Debug)]
 struct Window<T> {
     reports: VecDeque<(Duration, T)>,
@@ -148,7 +147,7 @@ impl Timings {
         self.count();
     }
 
-    /// Counts the segments of each host anew.
+    /// Recounts the segments of each host.
     fn count(&mut self) {
         self.of_host.clear();
         for key in self.segments.keys() {
@@ -161,7 +160,7 @@ impl Timings {
         }
     }
 
-    /// Forgets what is older than the window.
+    /// Drops what is older than the window.
     pub(super) fn expire(&mut self, now: Duration) {
         let before = self.segments.len();
         self.segments.retain(|_, window| {
@@ -212,7 +211,7 @@ impl Timings {
     }
 }
 
-/// A report within bounds; `None` where it says nothing.
+/// A report within bounds; `None` if it is empty.
 fn bounded_timing(timing: SegmentTiming) -> Option<SegmentTiming> {
     (timing.count > 0).then(|| SegmentTiming {
         count: timing.count.min(MOST_COUNTED),
@@ -223,7 +222,7 @@ fn bounded_timing(timing: SegmentTiming) -> Option<SegmentTiming> {
     })
 }
 
-/// A report within bounds; `None` where it says nothing.
+/// A report within bounds; `None` if it is empty.
 fn bounded_requests(requests: ModelRequests) -> Option<ModelRequests> {
     let bounded = ModelRequests {
         answered: requests.answered.min(MOST_COUNTED),
@@ -242,15 +241,15 @@ fn bounded_rows(told: &[u64]) -> Vec<u64> {
     rows.map(|rows| (*rows).min(MOST_COUNTED)).collect()
 }
 
-/// The time of a row. Agents that say nothing of it are taken to be asked for one row each
-/// time, and no row takes longer than its request.
+/// The time of a row. Agents that do not report rows are assumed to get one per request, and no row
+/// takes longer than its request.
 fn row_seconds(timing: &SegmentTiming) -> f64 {
     let request = seconds(timing.compute_p50_seconds);
     let row = seconds(timing.row_p50_seconds);
     if row > 0.0 { row.min(request) } else { request }
 }
 
-/// A time within bounds; 0 where it is none.
+/// A time within bounds; 0 if it is invalid.
 fn seconds(told: f64) -> f64 {
     if told.is_finite() {
         told.clamp(0.0, LONGEST_SECONDS)
@@ -319,7 +318,7 @@ fn rows_by_exit(reports: &[&(Duration, ModelRequests)]) -> Vec<u64> {
     (0..exits.unwrap_or(0)).map(|exit| of(exit).sum()).collect()
 }
 
-/// Each request has one row at least.
+/// Each request has at least one row.
 fn mean_rows(reports: &[&(Duration, ModelRequests)]) -> f64 {
     let answered: u64 = reports.iter().map(|(_, r)| r.answered).sum();
     let rows = |r: &ModelRequests| {
@@ -343,8 +342,8 @@ const fn weight(count: u64) -> f64 {
     count as f64
 }
 
-/// The smallest value that at least the share `q` of the weight does not exceed;
-/// `None` where nothing weighs anything.
+/// The smallest value that at least the share `q` of the weight does not exceed; `None` if the
+/// total weight is 0.
 fn quantile(mut points: Vec<(f64, f64)>, q: f64) -> Option<f64> {
     points.retain(|(value, weight)| value.is_finite() && *weight > 0.0);
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -352,7 +351,7 @@ fn quantile(mut points: Vec<(f64, f64)>, q: f64) -> Option<f64> {
     let mut reached = 0.0;
     for (value, weight) in &points {
         reached += weight;
-        // Sums of the same weights in another order differ in the last digits.
+        // Sums of the same weights in a different order differ in the last digits.
         if reached >= wanted * (1.0 - 1e-9) {
             return Some(*value);
         }
@@ -513,7 +512,7 @@ mod tests {
         timings.add_segment("a", batches(2, 1), at(1));
         let told = &timings.segment_timings("p", 1, at(1))[0];
         assert_eq!((told.compute_p50_seconds, told.row_p50_seconds), (3.2, 0.1));
-        // An older agent says nothing of rows, and one that lies no more than it may.
+        // An older agent does not report rows, and one that lies gains nothing.
         timings.add_segment("b", timing(1, 0.4), at(1));
         let lie = SegmentTiming {
             row_p50_seconds: f64::INFINITY,

@@ -3,7 +3,7 @@ use lamina_crds::dnn_model::Samples;
 use lamina_proto::control::{Hello, SourceSecret};
 use std::time::Duration;
 
-/// What is known of one agent.
+/// The state of one agent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeState {
     /// Where other agents reach it, `10.0.0.7:8001`.
@@ -22,33 +22,31 @@ pub struct NodeState {
     pub memory_free_bytes: Option<u64>,
     /// Requests inside it.
     pub in_flight: u32,
-    /// It was told to end, and takes requests for a while yet.
+    /// It is stopping, and accepts requests for a while.
     pub leaving: bool,
 }
 
-/// What is known of the link from one host to another.
+/// The estimate of the link from one host to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinkEstimate {
     /// Round trip of an empty message in seconds; `None` before the first sample.
     pub rtt_seconds: Option<f64>,
     /// Bytes per second in this direction; `None` before the first sample.
     pub bytes_per_second: Option<f64>,
-    /// How far `bytes_per_second` can be trusted, 0 to 1: grows with samples,
-    /// fades with age.
+    /// Confidence in `bytes_per_second`, 0 to 1: grows with samples, fades with age.
     pub confidence: f64,
     /// Relative noise of the bandwidth samples: 0.2 is ±20 %.
     pub noise: f64,
     /// Time since the newest sample of the bandwidth; `None` before the first.
     pub bandwidth_age: Option<Duration>,
-    /// False after the peer left several measurements in a row unanswered; the
-    /// figures are those of before.
+    /// False after the peer left several measurements in a row unanswered; the figures are old.
     pub reachable: bool,
-    /// Something of it was not measured but follows from network coordinates and
-    /// the hosts' other links.
+    /// Some of it was not measured but estimated from network coordinates and the hosts' other
+    /// links.
     pub estimated: bool,
 }
 
-/// A host that an agent is to measure its link to.
+/// A host to which an agent measures its link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbePeer {
     /// The host.
@@ -98,17 +96,17 @@ pub struct RequestEstimate {
     pub p50_seconds: f64,
     /// 95th percentile of the latency in seconds.
     pub p95_seconds: f64,
-    /// Requests answered in a second.
+    /// Requests answered per second.
     pub answered_per_second: f64,
     /// Requests answered.
     pub answered: u64,
     /// Requests that failed.
     pub failed: u64,
-    /// Sent again on another route; not lost.
+    /// Retried on another route; not lost.
     pub retried: u64,
-    /// Rows that left at each exit; empty where the model has none.
+    /// Rows that left at each exit; empty if the model has none.
     pub rows_by_exit: Vec<u64>,
-    /// Mean of the rows of a request, 1 at least.
+    /// Mean rows per request, at least 1.
     pub rows: f64,
     /// Time since the newest report.
     pub age: Duration,
@@ -123,29 +121,29 @@ pub struct PrepareRequest {
     pub node: String,
     /// Where the source is.
     pub uri: String,
-    /// 64 hexadecimal digits; empty where any file is taken.
+    /// 64 hexadecimal digits; empty if any file is accepted.
     pub sha256: String,
     /// JSON list of `lamina_model::Declared`.
     pub inputs_json: String,
-    /// What the source's server wants to see.
+    /// The credentials for the source.
     pub secret: Option<SourceSecret>,
     /// Where the user's own requests are.
     pub samples: Option<Samples>,
 }
 
-/// How far a prepare job is.
+/// The progress of a prepare job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PrepareState {
-    /// It is under way.
+    /// It is running.
     Running {
         /// On this node.
         node: String,
-        /// Fetching, Slicing, Checking, Profiling or Storing; empty before the
-        /// agent's first word.
+        /// Fetching, Slicing, Checking, Profiling or Storing; empty before the agent's first
+        /// report.
         step: String,
         /// Units done.
         done: u64,
-        /// Units in all; 0 where not known.
+        /// Units in all; 0 if unknown.
         total: u64,
         /// The units are bytes.
         bytes: bool,
@@ -203,25 +201,25 @@ pub enum WorldEvent {
         /// The first estimate.
         estimate: LinkEstimate,
     },
-    /// A link changed by more than its noise since it was last told.
+    /// A link changed by more than its noise since it was last published.
     LinkChanged {
         /// Sending host.
         from: String,
         /// Receiving host.
         to: String,
-        /// As it was last told.
+        /// As last published.
         before: LinkEstimate,
         /// As it is now.
         after: LinkEstimate,
     },
-    /// A prepare job went on, ended, or lost its node.
+    /// A prepare job advanced, ended, or lost its node.
     PrepareChanged {
         /// The job.
         job: String,
     },
 }
 
-/// What was asked for cannot be done.
+/// The request cannot be fulfilled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub enum WorldError {
@@ -231,13 +229,13 @@ pub enum WorldError {
     Running { job: String, node: String },
 }
 
-/// Who an agent says it is.
+/// Identity of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) node: String,
     pub(crate) version: String,
     pub(crate) address: String,
-    /// When it began, by its host's clock; 0 where it does not say.
+    /// When it started, by its host's clock; 0 if it does not say.
     pub(crate) started_unix_ms: u64,
 }
 

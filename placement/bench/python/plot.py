@@ -1,6 +1,6 @@
 """Draws the benchmarks' figures as SVG.
 
-python plot.py FOLDER    reads figure.csv and splits.csv there, whichever there is
+python plot.py FOLDER    reads figure.csv and splits.csv there, if they exist
 """
 
 import csv
@@ -30,7 +30,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 Row = dict[str, str]
-# Colour, line and mark of each solver; the same in every figure.
+# Colour, line and marker of each solver; the same in every figure.
 STYLES = {
     "optimal": ("#0072b2", "-", "o"),
     "genetic": ("#d55e00", "-", "s"),
@@ -56,7 +56,7 @@ def read(path: Path) -> list[Row]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure without the day in it, so that equal figures are equal files."""
+    """Writes a figure without its date, so that equal figures are equal files."""
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
@@ -66,7 +66,7 @@ def save(figure: Figure, path: Path) -> None:
 def lines(
     axes: Axes, rows: list[Row], solvers: list[str], figure: Callable[[Row], float | None]
 ) -> None:
-    """A line of medians over nodes for each solver."""
+    """A line of medians over nodes per solver."""
     for solver in solvers:
         by_nodes: dict[int, list[float]] = defaultdict(list)
         for row in rows:
@@ -116,13 +116,13 @@ def latency(rows: list[Row], folder: Path) -> None:
 
 
 def is_settled(runs: list[Row]) -> bool:
-    """Whether more than half of an exact method's runs were proved, so that the median is one."""
+    """Whether more than half of an exact method's runs were proved, so that the median is."""
     proved = sum(r["status"] in PROVED for r in runs)
     return runs[0]["solver"] not in EXACT or 2 * proved > len(runs)
 
 
 def solve_time(rows: list[Row], folder: Path) -> None:
-    """Solve time, where most runs were proved."""
+    """Solve time, if most runs were proved."""
     figure, axes = plt.subplots(figsize=(8, 4.5))
     by_cell: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -168,7 +168,7 @@ def grid(axes: Axes, rows: list[Row], title: str, cell: Callable[[Row], tuple[fl
 
 
 def splits(rows: list[Row], folder: Path) -> None:
-    """In what share of worlds a split is best, and what it gains there."""
+    """Share of worlds in which a split is best, and its gain there."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6), sharey=True)
 
     def share(row: Row) -> tuple[float, str]:
@@ -186,7 +186,7 @@ def splits(rows: list[Row], folder: Path) -> None:
 
 
 def main() -> None:
-    """Draws what there is."""
+    """Draws the existing data."""
     folder = Path(sys.argv[1])
     if (folder / "figure.csv").exists():
         rows = read(folder / "figure.csv")

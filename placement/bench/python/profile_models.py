@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 RUNS = 25
 FLOAT_BYTES = 4
-# What belongs to the operation before it: cheap, and merged with it when a graph is optimized.
+# Belongs to the operation before it: cheap, and merged with it by graph optimization.
 MERGED_MODULES = (
     nn.BatchNorm2d,
     nn.ReLU,
@@ -46,7 +46,7 @@ MERGED_METHODS = {"reshape", "permute", "expand", "flatten"}
 
 @dataclass
 class Block:
-    """One block; `output_elements` is what crosses a cut behind it."""
+    """One block; `output_elements` are those crossing a cut behind it."""
 
     name: str = ""
     flops: int = 0
@@ -67,7 +67,7 @@ class Exit:
 
 @dataclass
 class Profile:
-    """A network as a chain."""
+    """A network as a chain of blocks."""
 
     name: str
     input_elements: int
@@ -90,7 +90,7 @@ def parameter_bytes(module: nn.Module) -> int:
 
 
 class Recorder(fx.Interpreter):
-    """Runs a graph node by node, keeping sizes, FLOPs and the fastest time of each."""
+    """Runs a graph node by node, recording sizes, FLOPs and the fastest time of each."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         """Starts with nothing recorded."""
@@ -116,7 +116,7 @@ class Recorder(fx.Interpreter):
 
 
 def plain_attention() -> AbstractContextManager[None]:
-    """Attention by the matrix products that the counter knows."""
+    """Attention by matrix products, which the counter counts."""
     return sdpa_kernel(SDPBackend.MATH)
 
 
@@ -126,7 +126,7 @@ def record(model: nn.Module, image: torch.Tensor) -> tuple[fx.GraphModule, Recor
     recorder = Recorder(graph)
     recorder.counting = True
     with plain_attention():
-        # With gradients, or attention would take a fused path that is not counted.
+        # With gradients, because attention would otherwise take a fused path that is not counted.
         recorder.run(image)
     recorder.counting = False
     with torch.inference_mode():
@@ -189,7 +189,7 @@ def chain(model: nn.Module, image: torch.Tensor) -> tuple[list[Block], list[Bloc
 
 
 def leaves(module: nn.Module) -> list[nn.Module]:
-    """Modules that have none inside."""
+    """Modules without children."""
     return [m for m in module.modules() if not list(m.children())]
 
 
@@ -207,17 +207,17 @@ class Clock:
             self.hooks.append(leaf.register_forward_hook(self.after))
 
     def before(self, _module: nn.Module, _inputs: object) -> None:
-        """Starts the watch."""
+        """Starts the clock."""
         self.start = time.perf_counter()
 
     def after(self, module: nn.Module, _inputs: object, output: object) -> None:
-        """Stops it."""
+        """Stops the clock."""
         if isinstance(module, nn.Conv2d):
             self.convolution_seconds += time.perf_counter() - self.start
         self.elements += elements(output)
 
     def close(self) -> None:
-        """Takes the hooks out."""
+        """Removes the hooks."""
         for hook in self.hooks:
             hook.remove()
 
@@ -236,13 +236,13 @@ def googlenet_units(image: torch.Tensor) -> Profile:
         Block(name=n, seconds=float("inf"), weight_bytes=parameter_bytes(m))
         for n, m in zip(names, modules, strict=True)
     ]
-    # Round after round over the whole network, so that a busy moment hits no unit each time.
+    # Round after round over the whole network, so that a busy moment never hits the same unit.
     with torch.inference_mode():
         for _ in range(RUNS):
             value = image
             for block, module in zip(blocks, modules, strict=True):
                 output = unit(block, module, value)
-                # A head reads what the next unit reads, and passes it on.
+                # A head reads the input of the next unit, and passes it on.
                 value = value if block.name.startswith("aux") else output
                 block.output_elements = value.numel()
     exits = [Exit(n, i) for i, n in enumerate(names) if n.startswith("aux")]
@@ -250,7 +250,7 @@ def googlenet_units(image: torch.Tensor) -> Profile:
 
 
 def unit(block: Block, module: nn.Module, value: torch.Tensor) -> torch.Tensor:
-    """Runs one unit on `value`, keeping its figures where it was faster than before."""
+    """Runs one unit on `value`, keeping its figures if it was faster than before."""
     if not block.activation_bytes:
         with FlopCounterMode(display=False) as counter:
             module(value)
@@ -267,7 +267,7 @@ def unit(block: Block, module: nn.Module, value: torch.Tensor) -> torch.Tensor:
 
 
 def models() -> dict[str, Callable[[], nn.Module]]:
-    """The networks besides the units of GoogLeNet."""
+    """The networks other than the units of GoogLeNet."""
     tv = torchvision.models
     return {
         "googlenet": lambda: tv.googlenet(weights=None, aux_logits=False, init_weights=False),
@@ -285,7 +285,7 @@ def camel(name: str) -> str:
 
 
 def plain(value: object) -> object:
-    """Keys as the benchmarks read them, times to the nanosecond."""
+    """Keys as read by the benchmarks, times rounded to the nanosecond."""
     if isinstance(value, dict):
         return {camel(k): plain(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -302,7 +302,7 @@ def cpu_name() -> str:
 
 
 def write(folder: Path, profile: Profile) -> None:
-    """Writes one profile with where it comes from."""
+    """Writes one profile with its provenance."""
     provenance = {
         "command": "python placement/bench/python/profile_models.py placement/bench/profiles",
         "date": datetime.now(UTC).date().isoformat(),

@@ -1,15 +1,15 @@
 """The placement of one or more networks as a mixed-integer program.
 
-Reads the JSON of placement's `Problem` and nothing else of it: a formulation of its own, so that
-an optimum that differs from Lamina's points at a fault in one of the two.
+Reads only the JSON of placement's `Problem`: an independent formulation, so that an optimum
+that differs from Lamina's reveals a bug in one of the two.
 
-Binaries x[b, n] say where block b runs. What a cut costs depends on the two blocks beside it:
+Binaries x[b, n] say where block b runs. The cost of a cut depends on the two blocks beside it:
 
-- `flow`: a column per cut and pair of nodes that carries what leaves one and arrives at the other;
+- `flow`: a column per cut and pair of nodes for the flow from one to the other;
 - `products`: a column per cut and pair of different nodes, at least x + x' - 1 (as the published
-  program makes its products linear);
+  program linearizes its products);
 - `quadratic`: the products stay in the objective. Rows for links are left out, so it is a
-  relaxation, and `Program.fits` tells whether its answer keeps them.
+  relaxation, and `Program.fits` checks whether its answer keeps them.
 """
 
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 INFINITY = float("inf")
-# Relative room for rounding, as the checker's.
+# Relative tolerance for rounding, the checker's.
 ROUNDING = 1e-9
 
 
 class NotCoveredError(Exception):
-    """The problem has something that this formulation leaves out."""
+    """The problem has something that this formulation lacks."""
 
 
 @dataclass
@@ -36,13 +36,13 @@ class Network:
     entry: int
     weight: float
     rate: float
-    # [block][node], infinite where it must not run.
+    # [block][node], infinite where it may not run.
     cost: Floats
     memory: Floats
     slices: Floats
     # Seconds of compute per request, [block][node].
     work: Floats
-    # [cut]: cut b lies before block b.
+    # [cut]: cut b is before block b.
     request_bytes: Floats
     reply_bytes: Floats
     reach: Floats
@@ -63,7 +63,7 @@ class World:
     networks: list[Network]
 
     def crossing(self, net: Network, cut: int) -> Floats:
-        """Expected seconds of crossing from row to column; infinite where it must not be."""
+        """Expected seconds of crossing from row to column; infinite where not allowed."""
         with np.errstate(invalid="ignore"):
             seconds = (
                 net.reach[cut] * self.round_trip
@@ -81,7 +81,7 @@ class World:
 
 
 def live_bytes(workload: dict, cut: int) -> int:
-    """Bytes of the values made before a cut and needed behind it."""
+    """Bytes of the values made before a cut and needed after it."""
     behind = workload["blocks"][cut:]
     made = {v for b in behind for v in b["outputs"]}
     needed = {v for b in behind for v in b["inputs"]} | set(workload["outputs"])
@@ -172,7 +172,7 @@ def read(data: dict) -> World:
 
 @dataclass
 class Rows:
-    """Rows of a sparse matrix, in the order in which they come."""
+    """Rows of a sparse matrix, in order of insertion."""
 
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
@@ -189,14 +189,14 @@ class Rows:
         self.high.append(high)
 
     def at_most(self, columns: Ints, loads: Floats, limit: float) -> None:
-        """A capacity, in units of its largest load; nothing where it cannot bind."""
+        """A capacity, in units of its largest load; omitted if it cannot bind."""
         if len(columns) and loads.sum() > limit:
             unit = loads.max()
             self.add(columns, loads / unit, -INFINITY, limit / unit)
 
 
 class Program:
-    """Columns, rows and what they mean."""
+    """Columns, rows and their meaning."""
 
     def __init__(self, world: World, form: str) -> None:
         """Builds the program in the given form."""
@@ -247,7 +247,7 @@ class Program:
         self.place.append(place)
 
     def cut(self, net: Network, b: int, place: Ints, binaries: list[NDArray[np.bool_]]) -> None:
-        """What the cut before block b costs."""
+        """Costs of the cut before block b."""
         seconds = net.weight * self.world.crossing(net, b)
         before, here = place[b - 1], place[b]
         pairs = (before >= 0)[:, None] & (here >= 0)[None, :]
@@ -270,7 +270,7 @@ class Program:
         self.load_links(net, b, source, target, both)
 
     def conserve(self, place: Ints, ends: Ints, flows: Ints) -> None:
-        """What flows through a node is what runs there."""
+        """Inflow and outflow of a node equal what runs there."""
         order = np.argsort(ends, kind="stable")
         bounds = np.searchsorted(ends[order], np.arange(len(place) + 1))
         for node in np.flatnonzero(place >= 0):
@@ -280,13 +280,13 @@ class Program:
             self.rows.add(columns, values, 0.0, 0.0)
 
     def forbid(self, before: Ints, here: Ints, never: NDArray[np.bool_]) -> None:
-        """Crossings that must not be, a row for each node that is left."""
+        """Forbidden crossings, a row per node that is left."""
         for node in np.flatnonzero(never.any(axis=1)):
             columns = np.append(here[never[node]], before[node])
             self.rows.add(columns, np.ones(len(columns)), -INFINITY, 1.0)
 
     def load_links(self, net: Network, cut: int, source: Ints, target: Ints, columns: Ints) -> None:
-        """Notes how a crossing loads the link there and the link back."""
+        """Adds a crossing's load on the links there and back."""
         if net.rate == 0:
             return
         apart = source != target
@@ -329,7 +329,7 @@ class Program:
         return [np.where(place >= 0, solution[place], -1.0).argmax(axis=1) for place in self.place]
 
     def value(self, paths: list[Ints]) -> float:
-        """Seconds of whole placements, worked out again."""
+        """Seconds of whole placements, recomputed."""
         total = 0.0
         for net, path in zip(self.world.networks, paths, strict=True):
             at = net.entry
@@ -339,7 +339,7 @@ class Program:
         return total
 
     def fits(self, paths: list[Ints]) -> bool:
-        """Whether placements keep every capacity, links included."""
+        """Whether placements keep every capacity, including links."""
         world = self.world
         memory, compute = np.zeros(len(world.memory)), np.zeros(len(world.memory))
         sent = np.zeros_like(world.rate)

@@ -2,7 +2,7 @@
 
 python solve_milp.py highs|cplex flow|products|quadratic INSTANCE.json SECONDS
 
-One thread. Building the program is told apart from solving it; a solve that takes little is
+One thread. Building the program is timed separately from solving it; a short solve is
 repeated, and the median counts.
 """
 
@@ -26,7 +26,7 @@ CPLEX_SIZE_LIMIT = 1016
 
 @dataclass
 class Found:
-    """What a solver gave."""
+    """Result of a solver."""
 
     status: str
     bound: float | None = None
@@ -35,7 +35,7 @@ class Found:
 
 
 def highs(program: Program, limit: float) -> tuple[Found, float]:
-    """Solves with HiGHS; gives the seconds of solving too."""
+    """Solves with HiGHS; also returns the seconds of solving."""
     import highspy  # noqa: PLC0415
 
     rows = program.rows
@@ -76,7 +76,7 @@ def highs(program: Program, limit: float) -> tuple[Found, float]:
 
 
 def cplex(program: Program, limit: float) -> tuple[Found, float]:
-    """Solves with CPLEX; gives the seconds of solving too."""
+    """Solves with CPLEX; also returns the seconds of solving."""
     import cplex as api  # noqa: PLC0415
     from cplex.exceptions import CplexSolverError  # noqa: PLC0415
 
@@ -136,7 +136,7 @@ def cplex(program: Program, limit: float) -> tuple[Found, float]:
 
 
 def resident_bytes() -> int:
-    """Bytes in memory now."""
+    """Resident bytes now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
@@ -162,7 +162,7 @@ def main() -> None:
         objective = program.value(paths)
         hosts = len({int(n) for path in paths for n in path})
         if not program.fits(paths):
-            # Below what can be: it breaks links that this form leaves out.
+            # Below the possible optimum: it violates links that this form leaves out.
             found.status, found.note = "unknown", "breaks a limit that this form leaves out"
             found.bound, objective = (found.bound or objective), None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -2,10 +2,10 @@
 
 use crate::run::{Outcome, Run};
 
-/// Relative difference that rounding and tolerances explain.
+/// Relative difference explained by rounding and tolerances.
 const TOLERANCE: f64 = 1e-6;
 
-/// What contradicts what, in words; empty where all agree.
+/// Contradictions in words; empty if all agree.
 pub(crate) fn contradictions(runs: &[(&str, &Run)]) -> Vec<String> {
     let mut found = Vec::new();
     for (name, run) in runs {

@@ -1,8 +1,8 @@
 //! Random chains of a device, an edge node and a cloud, on which splits are
-//! counted: the draws of the question when splitting pays.
+//! counted, to find out when splitting pays.
 //!
-//! The cloud computes as fast as the machine that profiled, the edge node 1–5
-//! times slower, the device 2–20 times. From the device to the cloud one passes
+//! The cloud computes as fast as the profiling machine, the edge node 1–5 times
+//! slower, the device 2–20 times. From the device to the cloud requests pass
 //! the edge node's links: latencies add up, and the slower one limits. A request
 //! never goes back to a lower tier, so that a placement is two cuts at most.
 
@@ -13,18 +13,17 @@ use lamina_placement::{Link, Node, Objective, Problem, Tier};
 /// Why a split may pay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// Nothing but latency.
+    /// Latency only.
     Latency,
-    /// The rate that can be sustained.
+    /// The sustainable rate.
     Throughput,
     /// Every host has 20–200 % of the network's memory free.
     Memory,
     /// The first tenth of the blocks stays on the device.
     Privacy,
-    /// Of the requests 35 % leave at the first exit and 40 % of the others at the
-    /// second.
+    /// 35 % of the requests leave at the first exit and 40 % of the others at the second.
     Exits,
-    /// The same, asked for throughput.
+    /// The same, optimized for throughput.
     ExitsThroughput,
     /// The device computes convolutions 5–30 times faster than the rest.
     Kinds,
@@ -37,7 +36,7 @@ impl Reason {
     }
 }
 
-/// What is asked: a reason, and what travels.
+/// A reason and an encoding.
 pub(crate) struct Question {
     pub name: &'static str,
     pub reason: Reason,
@@ -130,7 +129,7 @@ pub(crate) const QUESTIONS: [Question; 13] = [
     ),
 ];
 
-/// Share of those that reach an exit and leave there.
+/// Share of the requests reaching an exit that leave there.
 const EXIT_RATES: [f64; 2] = [0.35, 0.4];
 
 /// One draw; the device is the entry.

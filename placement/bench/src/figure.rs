@@ -1,5 +1,5 @@
-//! The paper's figure: GoogLeNet with its two side exits in the published
-//! scenario, over the number of nodes; latency, solve time and memory.
+//! The paper's figure: GoogLeNet with its two side exits in the published scenario, over the number
+//! of nodes; latency, solve time and memory.
 
 use crate::agreement::contradictions;
 use crate::instance::Instance;
@@ -13,14 +13,14 @@ use std::collections::BTreeMap;
 
 const SIZES: [usize; 12] = [3, 6, 9, 15, 21, 30, 60, 100, 200, 300, 500, 1000];
 const QUICK_SIZES: [usize; 3] = [3, 9, 30];
-/// Repetitions for each size, as published.
+/// Repetitions per size, as published.
 const SEEDS: u64 = 5;
 /// Above this, general solvers get one instance and more time.
 const LARGE: usize = 60;
 const LIMIT: f64 = 10.0;
 const LARGE_LIMIT: f64 = 60.0;
 
-/// What takes part, and up to how many nodes.
+/// Solvers, and their largest number of nodes.
 const FIELD: [(Solver, usize); 12] = [
     (Solver::Ours("optimal"), usize::MAX),
     (Solver::Ours("genetic"), usize::MAX),
@@ -39,7 +39,7 @@ const FIELD: [(Solver, usize); 12] = [
 /// Runs by number of nodes and solver.
 type Runs = BTreeMap<(usize, &'static str), Vec<Run>>;
 
-/// Runs everything and writes the section. Gives the contradictions found.
+/// Runs everything and writes the section. Returns the contradictions found.
 pub(crate) fn run(field: &Field, results: &Results, quick: bool) -> Result<Vec<String>> {
     let mut csv = Csv::new(&[
         "nodes",
@@ -104,7 +104,7 @@ pub(crate) fn run(field: &Field, results: &Results, quick: bool) -> Result<Vec<S
         }
         for (solver, _) in FIELD.iter().filter(|(s, _)| is_general(*s)) {
             let last = runs.get(&(nodes, solver.name()));
-            // What proves nothing at this size proves nothing at the next.
+            // A solver that proves nothing at this size proves nothing at the next.
             if last.is_some_and(|runs| runs.iter().all(|r| !r.status.is_proved())) {
                 given_up.push(*solver);
             }

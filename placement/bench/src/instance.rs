@@ -8,8 +8,8 @@ use lamina_placement::Problem;
 use std::fmt;
 use std::str::FromStr;
 
-/// `SCENARIO/PROFILE/NODES/SEED`, such as `tight/googlenet_fine/20/3`; for
-/// `joint` the number of networks takes the profile's place.
+/// `SCENARIO/PROFILE/NODES/SEED`, such as `tight/googlenet_fine/20/3`; `joint` has the number of
+/// networks in place of the profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Instance {
     pub scenario: Scenario,
@@ -36,7 +36,7 @@ const SCENARIOS: [(&str, Scenario); 5] = [
 ];
 
 impl Instance {
-    /// The problem that it stands for.
+    /// The problem of this name.
     pub(crate) fn problem(&self) -> Result<Problem> {
         let regime = match self.scenario {
             Scenario::Joint => {

@@ -1,5 +1,5 @@
-//! Profiles of networks, measured by `python/profile_models.py` and committed
-//! with where they come from; and deep synthetic ones.
+//! Profiles of networks, measured by `python/profile_models.py` and committed with their
+//! provenance; and deep synthetic ones.
 
 use crate::dice::Dice;
 use anyhow::{Context, Result, bail, ensure};
@@ -79,14 +79,14 @@ pub(crate) struct Measured {
     pub name: String,
     /// Two per multiply-add.
     pub flops: u64,
-    /// On one thread of the machine that profiled.
+    /// On one thread of the profiling machine.
     pub seconds: f64,
     /// The convolutions' part of `seconds`.
     pub convolution_seconds: f64,
     pub weight_bytes: u64,
     /// Peak, fp32.
     pub activation_bytes: u64,
-    /// Elements of all tensors that cross a cut behind it.
+    /// Elements of all tensors crossing a cut behind it.
     pub output_elements: u64,
 }
 
@@ -108,16 +108,16 @@ pub(crate) struct Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Encoding {
     pub input: Input,
-    /// Bytes of an element that crosses a cut.
+    /// Bytes per element of an activation.
     pub wire: u64,
-    /// Bytes of the reply, of side exits too.
+    /// Bytes of the reply, also of side exits.
     pub reply: u64,
 }
 
-/// How the input is encoded.
+/// Encoding of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// Bytes of an element.
+    /// Bytes per element.
     Elements(u64),
     /// Bytes of a compressed image.
     Compressed(u64),
@@ -200,7 +200,7 @@ impl Profile {
         Ok(())
     }
 
-    /// Bytes that the whole network takes in memory.
+    /// Bytes of the whole network in memory.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.blocks.iter().map(Measured::memory_bytes).sum()
     }
@@ -213,9 +213,8 @@ impl Profile {
         }
     }
 
-    /// The workload that it is from `entry`; `seconds` gives what a block takes on
-    /// a node, `rates` how many of those that reach an exit leave there (none
-    /// where empty).
+    /// Its workload with entry `entry`; `seconds` gives the time of a block on a node, `rates` the
+    /// share of the requests reaching an exit that leave there (none if empty).
     pub(crate) fn workload(
         &self,
         name: &str,

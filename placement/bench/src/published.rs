@@ -11,7 +11,7 @@ use crate::dice::Dice;
 use crate::profile::{Encoding, Input, Profile};
 use lamina_placement::{Link, Node, Problem, Tier};
 
-/// What the nodes of a tier have at most.
+/// Maximum capacity of a tier's nodes.
 struct Kind {
     tier: Tier,
     memory_bytes: f64,
@@ -88,7 +88,7 @@ pub(crate) fn problem(profile: &Profile, n: usize, seed: u64) -> Problem {
     problem
 }
 
-/// A link of both directions alike; half of the published round trip each way.
+/// A symmetric link; half of the published round trip each way.
 fn link(low: Tier, high: Tier, dice: &mut Dice) -> Link {
     let (round_trip_ms, bits) = match (low, high) {
         (Tier::Device, Tier::Edge) => (25.0, 50e6 * dice.between(0.1, 1.0)),

@@ -1,4 +1,4 @@
-//! What the benchmarks leave behind: CSV files, and sections of a page.
+//! Output of the benchmarks: CSV files, and sections of a page.
 
 use crate::run::Field;
 use anyhow::{Context, Result};
@@ -70,7 +70,7 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     line(&head) + &line(&rule) + &body
 }
 
-/// The folder that results go into.
+/// The folder of the results.
 #[derive(Debug, Clone)]
 pub(crate) struct Results {
     folder: PathBuf,
@@ -97,7 +97,7 @@ impl Results {
         self.folder.join(PAGE)
     }
 
-    /// Puts a section in the place of the one of that name.
+    /// Replaces the section of that name.
     pub(crate) fn section(&self, name: &str, body: &str) -> Result<()> {
         let path = self.page();
         let text = fs::read_to_string(&path).unwrap_or_else(|_| SKELETON.to_owned());

@@ -1,9 +1,9 @@
-//! One solver on one instance, in a process of its own, so that its peak memory
-//! can be told.
+//! One solver on one instance, in its own process, so that its peak memory can
+//! be measured.
 //!
 //! Times are of solving alone, the median of up to five runs within half a
-//! second; what comes before (drawing, building the program) is told apart. For
-//! ours it includes validating the problem and checking the answer.
+//! second; preparation (drawing, building the program) is reported separately.
+//! For ours it includes validating the problem and checking the answer.
 
 use crate::instance::Instance;
 use anyhow::{Context, Result, bail};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const MOST_RUNS: usize = 5;
 const ENOUGH: Duration = Duration::from_millis(500);
 
-/// What a solver gave. The Python script prints the same.
+/// Result of a solver. The Python script prints the same.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Run {
@@ -29,14 +29,14 @@ pub(crate) struct Run {
     pub bound: Option<f64>,
     pub solve_seconds: f64,
     pub build_seconds: f64,
-    /// Columns of the program; 0 where there is none.
+    /// Columns of the program; 0 if there is none.
     pub columns: u64,
-    /// Bytes in memory before the solver starts, and at most.
+    /// Resident bytes before the solver starts, and at the peak.
     pub resident_bytes: u64,
     pub peak_bytes: u64,
     /// Hosts that compute.
     pub hosts: usize,
-    /// The pass that settled it, or why there is none.
+    /// The pass that settled it, or why there is no answer.
     pub note: String,
 }
 
@@ -70,7 +70,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// A verdict that came with a proof.
+    /// A proved verdict.
     pub(crate) const fn is_proved(self) -> bool {
         matches!(self, Self::Optimal | Self::Infeasible)
     }
@@ -88,8 +88,7 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// A strategy of ours, or a solver that the Python script knows with the form of
-/// the program that it is given.
+/// One of our strategies, or a solver of the Python script with the form of its program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Solver {
     Ours(&'static str),
@@ -105,7 +104,7 @@ pub(crate) const HIGHS: Solver = Solver::Script {
     solver: "highs",
     form: "flow",
 };
-/// With a product of two binaries per arc made linear, as the published program.
+/// With a linearized product of two binaries per arc, like the published program.
 pub(crate) const HIGHS_PRODUCTS: Solver = Solver::Script {
     name: "HiGHS, published form",
     solver: "highs",
@@ -136,7 +135,7 @@ impl Solver {
     }
 }
 
-/// Where solvers and files are.
+/// Paths of solvers and files.
 #[derive(Debug, Clone)]
 pub(crate) struct Field {
     python: PathBuf,
@@ -147,7 +146,7 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    /// `work` takes the instances as files.
+    /// `work` holds the instances as files.
     pub(crate) fn new(python: &Path, scripts: &Path, work: &Path) -> Result<Self> {
         fs::create_dir_all(work).with_context(|| format!("cannot create {}", work.display()))?;
         let mut import = Command::new(python);
@@ -161,7 +160,7 @@ impl Field {
         })
     }
 
-    /// Versions of Python and of what the scripts import.
+    /// Versions of Python and of the scripts' imports.
     pub(crate) fn versions(&self) -> Result<String> {
         let ask = "import platform, importlib.metadata as m\n\
                    names = ['highspy', 'cplex', 'matplotlib']\n\
@@ -209,7 +208,7 @@ impl Field {
     }
 }
 
-/// The child's part: solves and tells.
+/// The child's part: solves and reports.
 pub(crate) fn here(instance: &Instance, name: &str, limit: f64) -> Result<Run> {
     let start = Instant::now();
     let problem = instance.problem()?;
@@ -263,7 +262,7 @@ pub(crate) fn median(figures: &mut [f64]) -> Option<f64> {
     Some(f64::midpoint(figures[low], figures[high]))
 }
 
-/// A line of /proc/self/status in bytes; 0 where there is no such file.
+/// A line of /proc/self/status in bytes; 0 if there is no such file.
 fn status_bytes(key: &str) -> u64 {
     let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix(key));

@@ -1,5 +1,5 @@
-//! When splitting pays: in what share of random worlds the best placement
-//! computes on more than one host, and how much that gains over the best whole.
+//! When splitting pays: the share of random worlds in which the best placement computes on more
+//! than one host, and its gain over the best unsplit one.
 
 use crate::chains::{QUESTIONS, Question, problem};
 use crate::profile::Profile;
@@ -22,16 +22,16 @@ const MODELS: [(&str, &str); 5] = [
 const WITH_EXITS: (&str, &str) = ("GoogLeNet", "googlenet_units");
 const WORLDS: u64 = 2000;
 const QUICK_WORLDS: u64 = 100;
-/// A split that gains less than this is not worth its while.
+/// A split that gains less than this does not pay.
 const LEAST_GAIN: f64 = 0.01;
 
-/// What came out of all worlds of a question.
+/// Results over all worlds of a question.
 #[derive(Debug, Default)]
 struct Tally {
     worlds: usize,
-    /// Worlds in which no host holds the whole, but several do.
+    /// Worlds in which no single host holds the network, but several together do.
     only_split: usize,
-    /// Best whole over best split, where that is above 1.
+    /// Best unsplit over best split, where above 1.
     gains: Vec<f64>,
     whole: [usize; 3],
 }
@@ -179,7 +179,7 @@ fn tally(profile: &Profile, question: &Question, worlds: u64) -> Result<Tally> {
     Ok(tally)
 }
 
-/// The objective with everything on one host; infinite where that must not be.
+/// The objective with everything on one host; infinite if that is not allowed.
 fn whole(problem: &Problem, node: usize) -> f64 {
     let workload = &problem.workloads[0];
     let placement = Placement {

@@ -10,13 +10,13 @@ use anyhow::Result;
 const OURS: Solver = Solver::Ours("optimal");
 const MICROLP: Solver = Solver::Ours("milp");
 const INSTANCES: usize = 7;
-/// Seconds that ours and, where a target does not say otherwise, the others have.
+/// Time limit of ours and, unless a target says otherwise, of the others.
 const LIMIT: f64 = 10.0;
 const LONG_LIMIT: f64 = 60.0;
 
-/// What is asked on one kind of instance.
+/// A target on one kind of instance.
 struct Gate {
-    /// What to call it.
+    /// Its name.
     name: &'static str,
     /// An instance without its seed.
     kind: &'static str,
@@ -32,7 +32,7 @@ enum Goal {
         limit: f64,
         ratio: f64,
     },
-    /// Ours never takes more than so many times theirs, and proves what they prove.
+    /// Ours takes at most this many times theirs, and proves what they prove.
     NeverSlower {
         peer: Solver,
         limit: f64,
@@ -125,13 +125,13 @@ impl Goal {
     }
 }
 
-/// Ours, and what each goal's peer gave.
+/// Our runs, and those of each target's peer.
 struct Duel {
     ours: Run,
     peers: Vec<Option<Run>>,
 }
 
-/// Runs every gate and writes the section. Gives the contradictions found.
+/// Runs every gate and writes the section. Returns the contradictions found.
 pub(crate) fn run(field: &Field, results: &Results, quick: bool) -> Result<Vec<String>> {
     let mut csv = Csv::new(&[
         "target",
@@ -270,7 +270,7 @@ fn note(csv: &mut Csv, gate: &Gate, instance: &Instance, solver: Solver, run: &R
 struct Verdict {
     asked: String,
     found: String,
-    /// `None` where nothing could be measured.
+    /// `None` if nothing could be measured.
     met: Option<bool>,
     /// Instances that count.
     counted: usize,

@@ -9,7 +9,7 @@ use crate::profile::{Encoding, Measured, Profile};
 use anyhow::Result;
 use lamina_placement::{Link, Node, Problem, Tier};
 
-/// How scarce memory and compute time are.
+/// Scarcity of memory and compute time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Regime {
     /// Devices hold 20–80 % of the network, edge nodes 40–120 %, the cloud all.
@@ -20,7 +20,7 @@ pub(crate) enum Regime {
     Packed,
 }
 
-/// Seconds that a call costs beside the block.
+/// Overhead of a call in seconds.
 const CALL_SECONDS: f64 = 2e-5;
 /// Share of a link that requests may fill.
 const LINK_SHARE: f64 = 0.9;
@@ -33,8 +33,7 @@ const MIX: [&str; 5] = [
     "vit_b_16_coarse",
 ];
 
-/// Nodes and links with what is not in them: how fast each node computes against
-/// the machine that profiled.
+/// Nodes and links, and how fast each node computes relative to the profiling machine.
 struct World {
     problem: Problem,
     speed: Vec<f64>,
@@ -46,7 +45,7 @@ pub(crate) fn alone(profile: &Profile, n: usize, regime: Regime, seed: u64) -> P
     let World { mut problem, speed } = world(n, &mut dice);
     let seconds = whole_seconds(profile);
     let input = profile.input_bytes(Encoding::FP32) as f64;
-    // Most instances would be infeasible for the entry's uplink alone.
+    // Otherwise most instances would be infeasible because of the entry's uplink alone.
     let rate = dice
         .scale(1.0, 6.0)
         .min(0.6 * fastest_link(&problem, 0) / input);
@@ -108,7 +107,7 @@ pub(crate) fn joint(networks: usize, n: usize, seed: u64) -> Result<Problem> {
     Ok(problem)
 }
 
-/// What a node has of the whole network's memory, and of its compute time.
+/// A node's share of the whole network's memory, and of its compute time.
 fn shares(regime: Regime, tier: Tier, n: usize, dice: &mut Dice) -> (f64, f64) {
     match (regime, tier) {
         (Regime::Real, Tier::Device) => (dice.between(0.2, 0.8), f64::INFINITY),

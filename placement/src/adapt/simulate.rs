@@ -1,5 +1,5 @@
-//! Plays the rules for adapting against a trace of bandwidths, and holds what
-//! they cost against a clairvoyant who knows the trace and pays for moving too.
+//! Simulates the adaptation rules on a trace of bandwidths, and compares their cost with the
+//! optimum of a clairvoyant who knows the trace and pays for moves too.
 
 use super::{Decision, Policy, Situation, Switched, WorkFunction, decide};
 use crate::random::Dice;
@@ -15,15 +15,15 @@ const FIRST_VARIANCE: f64 = 0.1;
 /// A rule for when to move.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Rule {
-    /// Where it began it stays.
+    /// Never moves.
     Never,
-    /// The optimum of the raw sample every so many seconds, as the paper does.
+    /// Moves to the optimum of the raw sample periodically, as in the paper.
     Periodic {
-        /// Seconds between two looks.
+        /// The period.
         seconds: f64,
     },
-    /// The optimum of the estimate once it has changed by more than a share
-    /// since the last time.
+    /// Moves to the optimum of the estimate once it has changed by more than a share since the last
+    /// time.
     Threshold {
         /// That share, of the logarithm of the factor.
         share: f64,
@@ -34,14 +34,14 @@ pub(super) enum Rule {
     WorkFunction,
 }
 
-/// What a model and its world are like.
+/// A model and its environment.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct World {
     /// The placements to choose from.
     pub(super) lines: Vec<Line>,
     /// Requests per second.
     pub(super) rate_per_second: f64,
-    /// What moving costs, `[from][to]`, in request-seconds.
+    /// Costs of moves, `[from][to]`, in request-seconds.
     pub(super) moving: Vec<Vec<f64>>,
     /// Seconds charged to a request that the placement in use cannot serve.
     pub(super) outage_seconds: f64,
@@ -54,24 +54,24 @@ pub(super) struct Trace {
     pub(super) step_seconds: f64,
     /// The true factors.
     pub(super) factors: Vec<f64>,
-    /// What was measured of them.
+    /// The measured factors.
     pub(super) measured: Vec<f64>,
 }
 
-/// States that a link wanders between, with noise on top.
+/// States of a link, with noise on top.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Wander {
-    /// Factor of each state, neighbours beside each other.
+    /// Factor of each state, in order.
     pub(super) states: &'static [f64],
-    /// Probability per step of going to a neighbour.
+    /// Probability per step of moving to a neighbour.
     pub(super) step: f64,
-    /// Probability per step of going anywhere.
+    /// Probability per step of moving anywhere.
     pub(super) jump: f64,
-    /// How much of the noise lasts to the next step.
+    /// Share of the noise that persists to the next step.
     pub(super) memory: f64,
     /// Standard deviation of new noise, in logarithms.
     pub(super) noise: f64,
-    /// Standard deviation of measuring, in logarithms.
+    /// Standard deviation of measurements, in logarithms.
     pub(super) measuring: f64,
 }
 
@@ -85,7 +85,7 @@ pub(super) const LTE: Wander = Wander {
     measuring: 0.25,
 };
 
-/// A host on Wi-Fi: mostly good, with deep fades that come at once.
+/// A host on Wi-Fi: mostly good, with sudden deep fades.
 pub(super) const WIFI: Wander = Wander {
     states: &[0.05, 0.4, 1.0],
     step: 0.01,
@@ -96,7 +96,7 @@ pub(super) const WIFI: Wander = Wander {
 };
 
 impl Trace {
-    /// A synthetic trace of one sample a second; the same seed gives the same.
+    /// A synthetic trace with one sample per second; deterministic in the seed.
     pub(super) fn wander(how: &Wander, seconds: usize, seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let (mut state, mut noise) = (how.states.len() / 2, 0.0);
@@ -132,19 +132,19 @@ fn normal(dice: &mut Dice) -> f64 {
     radius * (std::f64::consts::TAU * dice.share()).cos()
 }
 
-/// How a rule fared.
+/// The result of a rule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Fare {
-    /// What all requests and moves cost together, in request-seconds.
+    /// Cost of all requests and moves, in request-seconds.
     pub(super) request_seconds: f64,
     /// Moves made.
     pub(super) moves: usize,
-    /// What the clairvoyant pays.
+    /// The clairvoyant's cost.
     pub(super) clairvoyant_request_seconds: f64,
 }
 
 impl Fare {
-    /// What was paid more than the clairvoyant pays, as a share of it.
+    /// Excess over the clairvoyant's cost, relative to it.
     pub(super) fn regret(&self) -> f64 {
         if self.clairvoyant_request_seconds > 0.0 {
             self.request_seconds / self.clairvoyant_request_seconds - 1.0
@@ -154,9 +154,8 @@ impl Fare {
     }
 }
 
-/// Plays a rule. It begins at the optimum of the first sample, as the
-/// clairvoyant may begin anywhere. `None` without lines or samples, or where
-/// `moving` is not a square of the lines.
+/// Simulates a rule. It starts at the optimum of the first sample; the clairvoyant may start
+/// anywhere. `None` without lines or samples, or if `moving` is not square.
 pub(super) fn simulate(world: &World, trace: &Trace, rule: &Rule) -> Option<Fare> {
     let n = world.lines.len();
     let square = world.moving.len() == n && world.moving.iter().all(|row| row.len() == n);
@@ -182,7 +181,7 @@ pub(super) fn simulate(world: &World, trace: &Trace, rule: &Rule) -> Option<Fare
     })
 }
 
-/// The least that anyone could have paid: shortest path over time and lines.
+/// The least possible cost: shortest path over time and lines.
 fn clairvoyant(world: &World, trace: &Trace) -> f64 {
     let n = world.lines.len();
     let mut least = vec![0.0; n];
@@ -203,7 +202,7 @@ fn clairvoyant(world: &World, trace: &Trace) -> f64 {
 }
 
 impl World {
-    /// Request-seconds of a stretch of time on a line.
+    /// Request-seconds of an interval on a line.
     fn charge(&self, line: usize, factor: f64, seconds: f64) -> f64 {
         let each = self.lines[line].seconds(factor);
         let each = if each.is_finite() {
@@ -222,7 +221,7 @@ impl World {
     }
 }
 
-/// A rule at play, with what it remembers.
+/// A rule in progress, with its state.
 struct Play<'a> {
     world: &'a World,
     trace: &'a Trace,
@@ -254,7 +253,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// The line to be on, once the sample of this step is known.
+    /// The line to be on, given this step's sample.
     fn next(&mut self, step: usize) -> usize {
         let sample = self.trace.measured[step];
         let surprise = sample.ln() - self.estimate;
@@ -295,7 +294,7 @@ impl<'a> Play<'a> {
         if best == self.current {
             return best;
         }
-        // The smoothed estimate is off by less than single samples are.
+        // The smoothed estimate has less error than single samples.
         let off = (self.variance * SMOOTHING / (2.0 - SMOOTHING)).sqrt();
         let seconds = |i: usize, factor: f64| self.world.lines[i].seconds(factor);
         let gain = |factor: f64| seconds(self.current, factor) - seconds(best, factor);

@@ -154,7 +154,7 @@ fn a_switch_that_measures_worse_is_taken_back() {
             requests_missing: 5
         }
     );
-    // The link went slow: the old path would take 0.5 s by now.
+    // The link became slow: the old path would take 0.5 s by now.
     let now = judge(&policy, &before, &measured(0.08, 100), Some(0.5));
     assert!(matches!(now, Verdict::Keep { .. }));
 }
@@ -173,8 +173,8 @@ fn the_work_function_moves_once_staying_has_cost_as_much_as_moving() {
         }
     }
     assert_eq!(current, 1);
-    // One request-second is lost per step: ten (twice the cost of moving) must
-    // have gone by, as the rule's competitive ratio has it.
+    // One request-second is lost per step: ten (twice the cost of moving) must have passed, by the
+    // rule's competitive ratio.
     assert_eq!(moved_at, Some(10));
     // A short dip does not move it.
     let mut work = WorkFunction::new(2, 0, moving);

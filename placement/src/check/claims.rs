@@ -1,14 +1,14 @@
-//! What a strategy claims about its answer, put to the test.
+//! Checks a strategy's claims about its answer.
 
 use super::{Answer, Metrics, Placement, Problem, Segment, Status, Violation, evaluate};
 
-/// Relative room for the difference between a strategy's arithmetic and ours.
+/// Relative tolerance between a strategy's arithmetic and ours.
 const AGREEMENT: f64 = 1e-6;
-/// How many simple placements are tried as witnesses against a claim.
+/// Most simple placements tried as witnesses against a claim.
 const MAX_WITNESSES: usize = 64;
 
-/// Checks placement, objective, bound and status of an answer. Gives the
-/// checker's figures, `None` where the answer holds no placement.
+/// Checks placement, objective, bound and status of an answer. Returns the
+/// checker's metrics, `None` if the answer has no placement.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -79,8 +79,8 @@ fn no_witness(problem: &Problem) -> Result<(), Vec<Violation>> {
     }
 }
 
-/// Objective of the best among the placements that need no search: what runs
-/// now, and for a single workload the whole model on one node.
+/// Objective of the best placement that needs no search: the current one, and for a single workload
+/// the whole model on one node.
 fn best_witness(problem: &Problem) -> Option<f64> {
     let thresholds: Vec<Vec<f64>> = problem
         .workloads

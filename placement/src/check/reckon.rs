@@ -1,20 +1,20 @@
-//! What the checker works out from a workload and its placement alone:
-//! probabilities, bytes that cross and bytes that are held.
+//! What the checker computes from a workload and its placement alone: probabilities, bytes that
+//! cross and bytes that are held.
 
 use crate::problem::{Node, Problem, Transition, Workload};
 use crate::solution::Placement;
 use std::collections::BTreeSet;
 
-/// Probabilities that follow from the thresholds chosen.
+/// Probabilities for the chosen thresholds.
 pub(super) struct Odds {
     /// That block `b` runs.
     pub reach: Vec<f64>,
-    /// Expected reply bytes of requests that leave behind block `b` or later.
+    /// Expected reply bytes of requests that leave after block `b` or later.
     pub reply_bytes: Vec<f64>,
     pub accuracy: Option<f64>,
 }
 
-/// Probabilities under the given thresholds; `None` when one is in no table.
+/// Probabilities under the given thresholds; `None` if one is in no table.
 pub(super) fn odds(workload: &Workload, thresholds: &[f64]) -> Option<Odds> {
     if thresholds.len() != workload.exits.len() {
         return None;
@@ -22,7 +22,7 @@ pub(super) fn odds(workload: &Workload, thresholds: &[f64]) -> Option<Odds> {
     let blocks = workload.blocks.len();
     let mut left = 1.0;
     let mut reach = vec![1.0; blocks];
-    // Probability-weighted reply bytes by the block behind which they leave.
+    // Probability-weighted reply bytes by the block after which they leave.
     let mut reply_at = vec![0.0; blocks];
     let mut accuracy = 0.0;
     let mut next = 0;
@@ -71,8 +71,7 @@ pub(super) fn output_bytes(workload: &Workload) -> u64 {
     )
 }
 
-/// Bytes of the values that exist before block `boundary` and are needed
-/// behind it.
+/// Bytes of the values that exist before block `boundary` and are needed after it.
 pub(super) fn live_bytes(workload: &Workload, boundary: usize) -> u64 {
     let later = &workload.blocks[boundary..];
     let made_later: BTreeSet<&str> = later

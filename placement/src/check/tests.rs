@@ -70,7 +70,7 @@ fn exits_weigh_what_lies_behind_them() {
         m.workloads[0].accuracy.unwrap(),
         0.6 * 0.9 + 0.4 * 0.95
     ));
-    // Behind the crossing, both replies travel back.
+    // After the crossing, both replies travel back.
     let mut cloud = place(&[("n1", &[0, 1, 2])]);
     cloud[0].thresholds = vec![0.7];
     let m = evaluate(&p, &cloud).unwrap();
@@ -136,7 +136,7 @@ fn memory_counts_old_and_new_during_the_switch() {
     let shrink = place(&[("n0", &[0, 1]), ("n1", &[2])]);
     let m = evaluate(&p, &shrink).unwrap();
     assert!(close_to(m.objective - m.latency_seconds, 0.01));
-    // What lies on the disk is not fetched, but loaded all the same.
+    // Blocks on disk are not fetched, but still loaded.
     if let Some(previous) = &mut p.workloads[0].previous {
         previous.on_disk = place(&[("n0", &[1])])[0].segments.clone();
     }
@@ -243,7 +243,7 @@ fn lies_are_caught() {
         a.placements.clear();
         a.certificate = Certificate::INFEASIBLE;
     }));
-    // Everything on the device takes 0.6 s, which this "optimum" is above.
+    // Everything on the device takes 0.6 s, less than this "optimum".
     let worse = place(&[("n1", &[0, 1, 2])]);
     let value = evaluate(&p, &worse).unwrap().objective;
     let claimed = Answer {

@@ -14,13 +14,11 @@ pub(crate) struct Chain {
     pub l: usize,
     /// Entry node.
     pub entry: usize,
-    /// Expected cost of block and node, `[block][node]`; infinite where it
-    /// must not run.
+    /// Expected cost of block and node, `[block][node]`; infinite if it must not run there.
     pub cost: Vec<f64>,
-    /// What a crossing costs.
+    /// Cost of a crossing.
     pub toll: Toll,
-    /// What a block takes of each kind, `[block][node]`; empty when it cannot
-    /// be short anywhere.
+    /// Need of a block of each kind, `[block][node]`; empty if it cannot be short anywhere.
     pub need: [Vec<f64>; KINDS],
     /// Slice limit per node.
     pub slice_capacity: Vec<f64>,
@@ -30,18 +28,18 @@ pub(crate) struct Chain {
     pub bytes: Vec<f64>,
     /// Expected reply bytes at the cut before block `b`.
     pub reply: Vec<f64>,
-    /// Utilisation of cutting before block `b` with block `b-1` on a node,
-    /// `[b][node]`; empty where no block has a penalty.
+    /// Utilisation of cutting before block `b` with block `b-1` on a node, `[b][node]`; empty if no
+    /// block has a penalty.
     pub cut_load: Vec<f64>,
     /// Tiers must not go down.
     pub monotone: bool,
-    /// Node of each block in the previous placement, if it is complete and all
-    /// its nodes are still there.
+    /// Node of each block in the previous placement, if it is complete and all its nodes still
+    /// exist.
     pub previous: Option<Vec<usize>>,
 }
 
 impl Chain {
-    /// Compiles one workload; gives what its budgets count, in their order.
+    /// Compiles one workload; returns what its budgets count, in order.
     pub(super) fn new(
         problem: &Problem,
         workload: &Workload,
@@ -134,7 +132,7 @@ impl Chain {
         }
     }
 
-    /// Makes what is not allowed infinitely dear, and sets the slice limits.
+    /// Makes disallowed places infinitely expensive, and sets the slice limits.
     fn set_limits(&mut self, problem: &Problem, workload: &Workload) {
         let n = problem.nodes.len();
         let c = &workload.constraints;
@@ -193,8 +191,8 @@ impl Chain {
     }
 }
 
-/// Which node holds which block, `[block][node]`, and the node of each block
-/// where the previous placement is complete and all its nodes are there.
+/// Which node holds which block, `[block][node]`, and the node of each block if the previous
+/// placement is complete and all its nodes exist.
 fn holdings(
     workload: &Workload,
     n: usize,

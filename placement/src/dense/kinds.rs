@@ -1,7 +1,6 @@
-//! What is counted by ordinal: kinds of capacity, and rows of exits.
+//! Ordinals of kinds of capacity, and rows of exits.
 
-/// What a node has a limited amount of. The slice limit counts one workload
-/// alone, the others are shared by all.
+/// Limited resources of a node. The slice limit is for one workload, the others are shared by all.
 pub(crate) const MEMORY: usize = 0;
 /// Bytes loaded during the switch.
 pub(crate) const LOADING: usize = 1;
@@ -9,7 +8,7 @@ pub(crate) const LOADING: usize = 1;
 pub(crate) const COMPUTE: usize = 2;
 /// Slice bytes of one workload.
 pub(crate) const SLICES: usize = 3;
-/// How many kinds there are.
+/// Number of kinds.
 pub(crate) const KINDS: usize = 4;
 
 /// The choice of one table row per exit.

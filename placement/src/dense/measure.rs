@@ -1,12 +1,12 @@
-//! Figures that are sums over blocks and crossings, compiled: what a block adds
-//! on a node, and what a crossing adds between two.
+//! Compiled metrics that are sums over blocks and crossings: what a block adds on a node, and a
+//! crossing between two.
 
 use super::traffic::Traffic;
 use crate::objective::{Criterion, Objective};
 use crate::problem::{Problem, Workload};
 use std::collections::HashMap;
 
-/// What is made small, taken apart.
+/// The parts of the objective.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Aim {
     /// Sums, with their weights.
@@ -16,7 +16,7 @@ pub(crate) struct Aim {
 }
 
 impl Aim {
-    /// Of an objective; of a ranked one, its first criterion.
+    /// Of an objective; for a ranked one, of its first criterion.
     pub(crate) fn of(objective: &Objective) -> Self {
         let mut aim = Self::default();
         for term in objective.terms() {
@@ -29,40 +29,40 @@ impl Aim {
         aim
     }
 
-    /// Whether the rate that can be sustained is asked for.
+    /// Whether the aim is the sustainable rate.
     pub(crate) fn is_rate(&self) -> bool {
         matches!(self.worst, Some((Criterion::Throughput, _)))
     }
 }
 
-/// What a crossing adds, as coefficients of what the pair of nodes has.
+/// Cost of a crossing, as coefficients of the pair of nodes' properties.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Toll {
-    /// Per second of round trip, by the block behind the cut.
+    /// Per second of round trip, by the block after the cut.
     pub trip: Vec<f64>,
-    /// Per second that a byte takes there.
+    /// Per second that a byte takes in the request's direction.
     pub forth: Vec<f64>,
-    /// Per second that a byte takes back.
+    /// Per second that a byte takes in the reply's direction.
     pub back: Vec<f64>,
     /// Per joule of the expected bytes.
     pub joules: f64,
     /// Per unit of money of the expected bytes.
     pub money: f64,
-    /// Added by cutting before a block with the one before it on a node,
-    /// `[block][node]`; empty where no block has a penalty.
+    /// Added by cutting before a block with the previous one on a node, `[block][node]`; empty if
+    /// no block has a penalty.
     pub cut: Vec<f64>,
 }
 
-/// A sum of one chain.
+/// A sum over one chain.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Measure {
-    /// Per block and node; infinite where there is no measured time.
+    /// Per block and node; infinite if there is no measured time.
     pub cost: Vec<f64>,
     /// Per crossing.
     pub toll: Toll,
 }
 
-/// What a measure is compiled from.
+/// The input of a measure.
 pub(super) struct Source<'a> {
     pub problem: &'a Problem,
     pub workload: &'a Workload,
@@ -70,13 +70,13 @@ pub(super) struct Source<'a> {
     pub index: &'a HashMap<&'a str, usize>,
     /// Share of this workload among all requests.
     pub share: f64,
-    /// Which node has which block now, loaded or on its disk, `[block][node]`; empty
-    /// without a previous placement.
+    /// Which node has which block now, loaded or on its disk, `[block][node]`; empty without a
+    /// previous placement.
     pub at_hand: &'a [bool],
 }
 
 impl Source<'_> {
-    /// The weighted sum of criteria as the objective counts it.
+    /// The weighted sum of criteria as in the objective.
     pub(super) fn weighted(&self, terms: &[(Criterion, f64)]) -> Measure {
         let mut measure = self.empty();
         for (criterion, weight) in terms {
@@ -166,7 +166,7 @@ impl Source<'_> {
         }
     }
 
-    /// What a second of computing on an idle node counts.
+    /// Weight of a second of computing on an idle node.
     fn per_second(&self, criterion: Criterion, node: usize) -> f64 {
         let node = &self.problem.nodes[node];
         match criterion {

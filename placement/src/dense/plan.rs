@@ -1,4 +1,4 @@
-//! What every chain of a problem is compiled for.
+//! The common input for compiling every chain of a problem.
 
 use super::measure::Aim;
 use crate::objective::Criterion;

@@ -1,25 +1,24 @@
-//! What crossings and whole placements cost, in ordinals.
+//! Costs of crossings and whole placements, in ordinals.
 
 use super::{Budget, COMPUTE, Chain, Dense, KINDS, LOADING, SLICES, Tariff, Toll};
 use crate::objective::Criterion;
 use std::collections::HashMap;
 
-/// A whole placement, weighed.
+/// The value of a whole placement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Assessment {
     /// Sum of costs.
     pub cost: f64,
     /// The worst place, if the aim has one.
     pub worst: f64,
-    /// How far limits are overdrawn, as a sum of shares; 0 exactly when the
-    /// placement respects every one.
+    /// How far limits are overdrawn, as a sum of shares; 0 exactly if every one is respected.
     pub excess: f64,
 }
 
-/// A limit overdrawn by more than this many times its size counts as so much.
+/// A limit overdrawn by more than this factor counts as this much.
 const MOST_EXCESS: f64 = 10.0;
 
-/// What a placement takes.
+/// Resources of a placement.
 pub(super) struct Used {
     pub(super) nodes: [Vec<f64>; KINDS],
     pub(super) links: HashMap<usize, f64>,
@@ -27,14 +26,14 @@ pub(super) struct Used {
 }
 
 impl Dense {
-    /// Cost of crossing from node `from` to `to` before block `b`; infinite
-    /// where that is not possible, even for this crossing alone.
+    /// Cost of crossing from node `from` to `to` before block `b`; infinite if that is impossible
+    /// even for this crossing alone.
     #[inline]
     pub(crate) fn crossing(&self, chain: &Chain, b: usize, from: usize, to: usize) -> f64 {
         self.toll(chain, &chain.toll, b, from, to)
     }
 
-    /// What a crossing adds to the sum that the toll belongs to.
+    /// What a crossing adds to the sum of the toll.
     #[inline]
     pub(crate) fn toll(&self, chain: &Chain, toll: &Toll, b: usize, from: usize, to: usize) -> f64 {
         if from == to {
@@ -70,14 +69,14 @@ impl Dense {
             || (toll.money > 0.0 && !self.money.forth.is_empty())
     }
 
-    /// Cost of a whole placement, a node per block, all chains (or the first
-    /// few) one after the other; `None` when it breaks a constraint.
+    /// Cost of a whole placement, a node per block, all chains (or the first few) one after the
+    /// other; `None` if it breaks a constraint.
     pub(crate) fn evaluate(&self, path: &[usize]) -> Option<f64> {
         let assessment = self.assess(path)?;
         (assessment.excess == 0.0).then_some(assessment.cost)
     }
 
-    /// What the aim is about, of a whole placement (or of the first few chains).
+    /// The aim's value of a whole placement (or of the first few chains).
     pub(crate) fn value(&self, path: &[usize]) -> Option<f64> {
         let assessment = self.assess(path)?;
         (assessment.excess == 0.0).then(|| self.weigh(&assessment))
@@ -94,8 +93,8 @@ impl Dense {
         sum + worst
     }
 
-    /// Weighs a whole placement (or the first few chains); `None` where a block
-    /// or a crossing is impossible by itself.
+    /// Assesses a whole placement (or the first few chains); `None` if a block or a crossing is
+    /// impossible by itself.
     pub(crate) fn assess(&self, path: &[usize]) -> Option<Assessment> {
         let mut used = self.nothing_used();
         let (mut cost, mut offset, mut excess) = (0.0, 0, 0.0);
@@ -132,7 +131,7 @@ impl Dense {
             excess += pairs.map(|(u, c)| over(*u, *c)).sum::<f64>();
         }
         let mut loads: Vec<f64> = used.links.values().copied().collect();
-        // In one order whatever the map's, so that the same path weighs the same.
+        // Sorted, so that the same path gives the same result whatever the map's order.
         loads.sort_by(f64::total_cmp);
         excess += loads
             .iter()
@@ -186,7 +185,7 @@ impl Dense {
 
     pub(super) fn use_up(&self, chain: &Chain, nodes: &[usize], used: &mut Used) {
         let n = self.n;
-        // Held twice or not, what does not change is not loaded.
+        // Held twice or not, unchanged blocks are not loaded.
         let unchanged = chain.previous.as_ref().is_some_and(|p| p == nodes);
         let mut at = chain.entry;
         for (b, &node) in nodes.iter().enumerate() {
@@ -206,7 +205,7 @@ impl Dense {
         }
     }
 
-    /// The value of the worst place; 0 where the aim has none.
+    /// The value of the worst place; 0 if the aim has none.
     fn worst(&self, used: &Used) -> f64 {
         let Some((criterion, _)) = self.aim.worst else {
             return 0.0;
@@ -251,7 +250,7 @@ impl Dense {
     }
 }
 
-/// By what share a limit is overdrawn; 0 exactly when it is not.
+/// By what share a limit is overdrawn; 0 exactly if it is not.
 fn over(used: f64, limit: f64) -> f64 {
     if used <= limit {
         return 0.0;

@@ -1,9 +1,8 @@
-//! What is left for some chains once the others have their places.
+//! The capacity left for some chains once the others are placed.
 
 use super::{Budget, Dense, KINDS, SLICES};
 
-/// Stands for a load without end on a link that is full: finite, so that nothing
-/// to send still passes.
+/// Stands for an infinite load on a full link: finite, so that sending nothing still fits.
 const FULL: f64 = 1e300;
 
 impl Dense {
@@ -13,9 +12,8 @@ impl Dense {
         self.walk(chain, &chain.cost, &chain.toll, nodes)
     }
 
-    /// The problem of placing the chains `free` alone, in that order, on what
-    /// those `placed` leave (a node per block each). Every chain is in at most
-    /// one of the two.
+    /// The problem of placing only the chains `free`, in that order, on what those in `placed`
+    /// leave (a node per block each). Every chain is in at most one of the two.
     pub(crate) fn residual(&self, placed: &[(usize, &[usize])], free: &[usize]) -> Self {
         let mut used = self.nothing_used();
         let mut spent = vec![0.0; self.budgets.len()];
@@ -37,8 +35,7 @@ impl Dense {
                 *capacity = (*capacity - used).max(0.0);
             }
         }
-        // Links have one capacity for all: a byte on a link half full counts
-        // twice.
+        // Links have one capacity for all: a byte on a half-full link counts twice.
         let capacity = self.link_capacity;
         if capacity < f64::INFINITY {
             let n = self.n;
@@ -76,8 +73,7 @@ mod tests {
     use crate::nasty::{FEATURES, problem};
     use crate::validate;
 
-    /// What two chains cost and whether they fit is what the second costs and
-    /// whether it fits on what the first leaves.
+    /// The cost and feasibility of two chains are those of the second on what the first leaves.
     #[test]
     fn one_after_the_other_is_both_together() {
         let (mut fits, mut breaks) = (0, 0);

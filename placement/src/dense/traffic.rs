@@ -1,4 +1,4 @@
-//! What travels over each cut, by the thresholds chosen.
+//! Traffic over each cut, for the chosen thresholds.
 
 use super::kinds::Rows;
 use crate::problem::Workload;
@@ -12,7 +12,7 @@ pub(super) struct Traffic {
     pub bytes: Vec<f64>,
     /// Expected reply bytes at the cut before block `b`.
     pub reply: Vec<f64>,
-    /// Request bytes of a request that gets as far as block `b`.
+    /// Request bytes of a request that reaches block `b`.
     pub live: Vec<f64>,
     /// Reply bytes of a request that takes no exit.
     pub output: f64,
@@ -47,7 +47,7 @@ impl Traffic {
         for b in (0..l - 1).rev() {
             leaving[b] += leaving[b + 1];
         }
-        // A value lives from its giver (or the start) to its last taker.
+        // A value is live from its producer (or the start) to its last consumer.
         let mut first: HashMap<&str, usize> = HashMap::new();
         let mut last: HashMap<&str, usize> = HashMap::new();
         for (b, block) in workload.blocks.iter().enumerate() {

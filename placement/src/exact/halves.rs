@@ -5,9 +5,8 @@
 //! are, as in Tilk et al., "Asymmetry matters", 2017).
 //!
 //! Use is counted in units of a capacity and rounded down, so that labels are
-//! compared fast, and links are left to their prices. What is searched is so a
-//! relaxation; its best placement, where it respects the true limits, is the best
-//! of all.
+//! compared fast, and links are left to their prices. So the search solves a
+//! relaxation; if its best placement respects the true limits, it is the optimum.
 
 mod layer;
 mod packed;
@@ -22,25 +21,25 @@ use pairs::{Pair, Tree};
 
 /// Most labels that a new one is compared with at one place.
 const MOST_COMPARED: usize = 32;
-/// How far above the bound the first try looks, as a share of it.
+/// How far above the bound the first try searches, as a share of it.
 const FIRST_STEP: f64 = 0.002;
-/// A try with fewer labels than this cost next to nothing.
+/// A try with fewer labels than this costs next to nothing.
 const FEW: u64 = 500;
-/// Pairs of branches looked at for each label that there may be.
+/// Pairs of branches considered per allowed label.
 const PATIENCE: u64 = 8;
 
 /// Cost and a node per block.
 type Found = (f64, Vec<usize>);
 
-/// What to search.
+/// The input of the search.
 pub(super) struct Hunt<'a> {
     /// A problem of one chain without budgets.
     pub dense: &'a Dense,
-    /// What the bounds of labels are worked out with.
+    /// Prices for the bounds of labels.
     pub prices: &'a Prices,
     /// No placement costs less.
     pub bound: f64,
-    /// Only what costs less is wanted.
+    /// Only cheaper placements are wanted.
     pub cutoff: f64,
     /// Most labels.
     pub max_labels: u64,
@@ -48,22 +47,21 @@ pub(super) struct Hunt<'a> {
     pub ctx: &'a Ctx,
 }
 
-/// What came of it.
+/// The result.
 pub(super) struct Caught {
-    /// The cheapest placement below the cutoff, which links or what was rounded
-    /// off may still forbid.
+    /// The cheapest placement below the cutoff, which links or rounding may still forbid.
     pub best: Option<Found>,
     /// No placement costs less.
     pub bound: f64,
-    /// Whether the search ended by itself.
+    /// Whether the search was completed.
     pub complete: bool,
     /// Labels made.
     pub labels: u64,
 }
 
 impl Hunt<'_> {
-    /// Searches closely above the bound first, then further and further: the
-    /// number of labels grows fast with that.
+    /// Searches closely above the bound first, then further and further: the number of labels grows
+    /// fast with that.
     pub(super) fn run(&self) -> Caught {
         let lanes = lanes(self.dense);
         match lanes.len().div_ceil(LANES) {
@@ -72,7 +70,7 @@ impl Hunt<'_> {
             5..=6 => self.deepen::<6>(&lanes),
             7..=10 => self.deepen::<10>(&lanes),
             11..=24 => self.deepen::<24>(&lanes),
-            // So many are not compared fast any more.
+            // With this many, comparisons are no longer fast.
             _ => self.nothing(),
         }
     }
@@ -94,7 +92,7 @@ impl Hunt<'_> {
         let mut step = (FIRST_STEP * self.bound.abs()).min((self.cutoff - self.bound) / 4.0);
         let (mut before, mut is_last) = (0, false);
         while !is_last {
-            // Steps beyond any sense: there may be nothing to find at all.
+            // Steps beyond any sense: there may be nothing to find.
             is_last =
                 step <= 0.0 || step > self.bound.abs() || caught.bound + step * 1.5 >= self.cutoff;
             let cutoff = if is_last {
@@ -126,7 +124,7 @@ impl Hunt<'_> {
     }
 }
 
-/// Labels of one try, and how many there may be.
+/// Labels of one try, and their limit.
 struct Tried {
     labels: u64,
     most: u64,
@@ -165,12 +163,12 @@ enum Side {
     Tail,
 }
 
-/// What prices say of the cost on the other side.
+/// What prices imply for the cost on the other side.
 struct Bound {
     before: Table,
     after: Table,
     lanes: Vec<Priced>,
-    /// What the prices give back of what is no lane.
+    /// What the prices give back besides lanes.
     elsewhere: f64,
 }
 
@@ -179,20 +177,20 @@ struct Priced {
     lane: usize,
     price: f64,
     capacity: f64,
-    /// Most that can be used by the blocks before each boundary, and behind it.
+    /// Most that the blocks before each boundary can use, and those after it.
     past: Vec<f64>,
     future: Vec<f64>,
 }
 
 impl Priced {
-    /// What the price gives back at most.
+    /// Most that the price gives back.
     fn given_back(&self, units: u64, other_side: f64) -> f64 {
         let used = units as f64 / FULL as f64 * self.capacity;
         self.price * (self.capacity - used).max(0.0).min(other_side)
     }
 }
 
-/// What a label at one place may cost.
+/// Cost limits of a label at one place.
 struct Limit<'a> {
     /// If prices give nothing back.
     least: f64,
@@ -220,21 +218,21 @@ impl Limit<'_> {
 struct Halves<'a, const W: usize> {
     dense: &'a Dense,
     chain: &'a Chain,
-    /// Cost of each block, infinite where it does not fit even alone.
+    /// Cost of each block, infinite if it does not fit even alone.
     cost: Vec<f64>,
     bound: Bound,
     /// Use by a block on a node.
     need: Vec<Packed<W>>,
-    /// Use of the node before by a cut before a block.
+    /// Use of the previous node by a cut before a block.
     cut: Vec<Packed<W>>,
-    /// Most that can be used by the blocks before each boundary, and behind it.
+    /// Most that the blocks before each boundary can use, and those after it.
     past: Vec<Packed<W>>,
     future: Vec<Packed<W>>,
     ctx: &'a Ctx,
 }
 
 impl<'a, const W: usize> Halves<'a, W> {
-    /// `None` when the limits were reached.
+    /// `None` if the limits were reached.
     fn new(lanes: &[Lane], hunt: &Hunt<'a>) -> Option<Self> {
         let Hunt {
             dense, prices, ctx, ..
@@ -293,7 +291,7 @@ impl<'a, const W: usize> Halves<'a, W> {
             if lane.kind == COMPUTE && !chain.cut_load.is_empty() {
                 let cut = chain.cut_load[at];
                 self.cut[at].set(z, rounded_down(cut, capacity));
-                // At its boundary it counts on either side: more than can be.
+                // At its boundary it counts on either side: more than possible.
                 past[b] += cut;
                 future[b] += cut;
             }
@@ -318,8 +316,8 @@ impl<'a, const W: usize> Halves<'a, W> {
         }
     }
 
-    /// The cheapest placement below `cutoff`, if there is one; the outer `None`
-    /// when the limits were reached.
+    /// The cheapest placement below `cutoff`, if there is one; the outer `None` if the limits were
+    /// reached.
     fn search(&self, cutoff: f64, tried: &mut Tried) -> Option<Option<Found>> {
         let l = self.chain.l;
         let (mut heads, mut tails) = (vec![self.first()], vec![self.last()]);
@@ -358,7 +356,7 @@ impl<'a, const W: usize> Halves<'a, W> {
         layer
     }
 
-    /// Nothing behind the last block, on each node.
+    /// Nothing after the last block, on each node.
     fn last(&self) -> Layer<W> {
         let mut layer = Layer::empty();
         for i in 0..self.dense.n {
@@ -483,7 +481,7 @@ impl<'a, const W: usize> Halves<'a, W> {
     }
 }
 
-/// Adds a step to the labels of a node, where the limit allows it.
+/// Adds a step to the labels of a node, within the limit.
 fn extend<const W: usize>(
     labels: &[Label<W>],
     step: &Label<W>,
@@ -493,8 +491,7 @@ fn extend<const W: usize>(
 ) {
     for (label, parent) in labels.iter().zip(step.parent..) {
         let cost = label.cost + step.cost;
-        // Neither what costs too much nor an impossible step, which may be no
-        // number.
+        // Neither too expensive nor an impossible step, which may be NaN.
         if !(cost < limit.most && cost < f64::INFINITY) {
             break;
         }
@@ -509,13 +506,13 @@ fn extend<const W: usize>(
     }
 }
 
-/// Adds the labels of `row` that no other makes superfluous, by cost.
+/// Adds the non-dominated labels of `row`, by cost.
 fn reduce<const W: usize>(row: &mut [Label<W>], labels: &mut Vec<Label<W>>) {
     row.sort_unstable_by(|a, b| a.cost.total_cmp(&b.cost));
     let mut rivals: Vec<Packed<W>> = Vec::new();
     for new in row.iter() {
         match rivals.iter().position(|used| used.is_within(&new.used)) {
-            // What dominates once is likely to dominate again: look there first.
+            // What dominates once is likely to dominate again: try it first.
             Some(z) => rivals.swap(z, z / 2),
             None => {
                 labels.push(*new);

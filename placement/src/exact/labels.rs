@@ -1,6 +1,5 @@
-//! Labels: partial placements grown stretch by stretch, with the capacity they
-//! have used. A* over them with dominance proves the optimum; a beam over them
-//! finds good placements fast.
+//! Labels: partial placements grown stretch by stretch, with the capacity they have used. A* over
+//! them with dominance proves the optimum; a beam over them finds good placements fast.
 
 use super::resources::{Resources, Usage};
 use super::tables::{Prices, Table};
@@ -9,25 +8,24 @@ use crate::limits::Ctx;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-/// Most labels that a new one is compared with at one place; more would cost
-/// more than the labels it saves.
+/// Most labels that a new one is compared with at one place; more would cost more than they save.
 const MAX_COMPARED: usize = 512;
-/// Relative improvement that counts as one.
+/// Least relative improvement.
 pub(super) const IMPROVEMENT: f64 = 1e-9;
 const NONE: u32 = u32::MAX;
 
-/// Takes a grown label and what it uses.
+/// Receives a grown label and what it uses.
 type Sink<'s, const B: usize> = dyn FnMut(Label<B>, &[(u32, f64)]) + 's;
 
-/// A charge per budget. Without budgets it takes no room: labels are read far
-/// more often than anything else here.
+/// A charge per budget. Without budgets it takes no memory: labels are read far more often than
+/// anything else here.
 type Spent<const B: usize> = [f64; B];
 
 /// The least that a budget will still be charged.
 pub(super) struct Ahead {
-    /// Cost-to-go of each chain, in what the budget counts.
+    /// Cost-to-go of each chain, as the budget counts it.
     tables: Vec<Table>,
-    /// Least that all chains behind chain `k` add; 0 where each has its own.
+    /// Least that all chains after chain `k` add; 0 if each has its own.
     rest: Vec<f64>,
 }
 
@@ -42,7 +40,7 @@ impl Ahead {
         Self { tables, rest }
     }
 
-    /// That of the nodes that are left of `n`.
+    /// Restricted to the remaining nodes of `n`.
     pub(super) fn restrict(&self, n: usize, ids: &[usize]) -> Self {
         Self {
             tables: self.tables.iter().map(|t| t.restrict(n, ids)).collect(),
@@ -59,8 +57,7 @@ fn no_more<const B: usize>(a: &Spent<B>, b: &Spent<B>) -> bool {
 #[derive(Debug, Clone, Copy)]
 struct Label<const B: usize> {
     cost: f64,
-    /// What each budget was charged; one that each chain has by itself, by the
-    /// chain under way.
+    /// The charge of each budget; for a budget per chain, that of the current chain.
     spent: Spent<B>,
     /// Lower bound of every placement that it can grow into.
     bound: f64,
@@ -68,7 +65,7 @@ struct Label<const B: usize> {
     at: u32,
     /// Node of the last stretch; [`NONE`] between chains.
     node: u32,
-    /// Node of the last stretch, kept between chains too.
+    /// Node of the last stretch, also kept between chains.
     placed_on: u32,
     parent: u32,
     usage: (u32, u32),
@@ -106,7 +103,7 @@ impl Ord for Entry {
     }
 }
 
-/// What a search found.
+/// The result of a search.
 pub(super) struct Found {
     /// Cost and path better than the cutoff, if any.
     pub best: Option<(f64, Vec<usize>)>,
@@ -123,7 +120,7 @@ pub(super) struct Search<'a> {
     dense: &'a Dense,
     tables: &'a [Table],
     ahead: &'a [Ahead],
-    /// Priced cost of all chains behind chain `k`.
+    /// Priced cost of all chains after chain `k`.
     rest: Vec<f64>,
     resources: Resources<'a>,
     /// First block of each chain over all, and the total.
@@ -134,13 +131,13 @@ pub(super) struct Search<'a> {
     any: bool,
 }
 
-/// Buffers that growing a label uses again and again.
+/// Reused buffers for growing a label.
 struct Room {
     used: Usage,
     kept: Vec<(u32, f64)>,
 }
 
-/// What dominance compares, side by side in memory.
+/// The data that dominance compares, contiguous in memory.
 #[derive(Clone, Copy)]
 struct Rival<const B: usize> {
     cost: f64,
@@ -288,8 +285,8 @@ impl<'a> Search<'a> {
         for to in (0..n).filter(|to| fresh || *to != from) {
             let crossing = dense.crossing(chain, b, from, to);
             let ahead = table.start[b * n + to] + self.rest[k + 1];
-            // Prices of the crossing are part of the true bound; without them
-            // this is weaker but still one.
+            // Prices of the crossing are part of the true bound; without them it is weaker but
+            // still valid.
             let hopeless = label.cost + crossing + ahead - credit >= cutoff;
             if hopeless || crossing + ahead == f64::INFINITY {
                 continue;
@@ -312,8 +309,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Charges block `j` of chain `k` on a node to every budget. Gives whether
-    /// the stretch may go on, and whether it may end here.
+    /// Charges block `j` of chain `k` on a node to every budget. Returns whether the stretch may
+    /// continue, and whether it may end here.
     fn charge<const B: usize>(
         &self,
         k: usize,
@@ -488,8 +485,8 @@ impl<'a> Search<'a> {
         kept
     }
 
-    /// Grows the label with the smallest bound until that bound proves the best
-    /// placement found, or the limits are reached.
+    /// Grows the label with the smallest bound until that bound proves the best placement found, or
+    /// the limits are reached.
     pub(super) fn prove(&self, cutoff: f64, max_labels: u64, ctx: &Ctx) -> Found {
         if self.dense.budgets.is_empty() {
             self.prove_within::<0>(cutoff, max_labels, ctx)
@@ -582,8 +579,7 @@ fn dominates<const B: usize>(store: &Store<B>, a: &Label<B>, b: &Label<B>) -> bo
         && uses_no_more(store.usage(a), store.usage(b))
 }
 
-/// Whether a new label is worth keeping at its place; those that it dominates
-/// are marked dead.
+/// Whether a new label is worth keeping at its place; those that it dominates are marked dead.
 fn admit<const B: usize>(
     store: &Store<B>,
     place: &mut Vec<Rival<B>>,
@@ -599,7 +595,7 @@ fn admit<const B: usize>(
             && old.mask & !new.mask == 0
             && uses_no_more(usage(old), used)
         {
-            // What dominates once is likely to dominate again: look there first.
+            // What dominates once is likely to dominate again: try it first.
             place.swap(z, z / 2);
             return false;
         }

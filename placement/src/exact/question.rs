@@ -2,15 +2,14 @@
 
 use crate::dense::{Budget, Dense, Measure, Toll};
 
-/// Room above a limit, so that a placement which meets it exactly is still
-/// below the cutoff. More than what counts as an improvement.
+/// Margin above a limit, so that a placement that meets it exactly is still below the cutoff. More
+/// than the least improvement.
 const ROOM: f64 = 3e-9;
 
-/// The same limits with costs that make them easy to refute, and a cutoff
-/// that every placement within the limits stays below: the cost is how much
-/// of their budgets the chains spend, in shares, so that prices on
-/// capacities are weighed against it. A budget that this says all of is left
-/// out. Without budgets the costs stay.
+/// The same limits with costs that make them easy to refute, and a cutoff that every placement
+/// within the limits stays below: the cost is the share of their budgets that the chains spend, so
+/// that prices on capacities are weighed against it. A budget that is fully expressed by this is
+/// left out. Without budgets the costs stay.
 pub(crate) fn as_question(dense: &Dense) -> (Dense, f64) {
     let mut asked = dense.clone();
     let limited = |b: &Budget| b.limits.iter().any(|l| l.is_finite());
@@ -27,7 +26,7 @@ pub(crate) fn as_question(dense: &Dense) -> (Dense, f64) {
             shares += 1.0;
             limit.recip()
         } else {
-            // Nothing may be spent at all: that is for the budget to say.
+            // Nothing may be spent at all: the budget decides that.
             return (dense.clone(), f64::INFINITY);
         };
         let measure = &budget.measures[k];

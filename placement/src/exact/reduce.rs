@@ -1,11 +1,10 @@
-//! Smaller problems: nodes and places that cannot be part of anything better
-//! are left out.
+//! Smaller problems: without nodes and places that cannot be part of anything better.
 
 use super::tables::{Prices, Table};
 use crate::dense::{Budget, Chain, Dense, Measure, Tariff, Toll};
 
-/// The problem without the places that `keep(chain, block, node)` denies, and
-/// the old ordinals of the nodes left. Entries stay.
+/// The problem without the places that `keep(chain, block, node)` denies, and the old ordinals of
+/// the remaining nodes. Entries stay.
 pub(super) fn restrict(
     dense: &Dense,
     keep: impl Fn(usize, usize, usize) -> bool,
@@ -136,15 +135,15 @@ fn restrict_chain(
     }
 }
 
-/// Lower bound of every placement with block `b` of chain `k` on node `i`, by
-/// itself: prefix by the forward table, suffix by the backward table.
+/// Lower bound of every placement with block `b` of chain `k` on node `i`: prefix by the forward
+/// table, suffix by the backward table.
 #[inline]
 pub(super) fn through(before: &Table, after: &Table, b: usize, i: usize, n: usize) -> f64 {
     let at = b * n + i;
     before.start[at].min(before.end[at]) + after.start[at]
 }
 
-/// Prices of the nodes that are left.
+/// Prices of the remaining nodes.
 pub(super) fn restrict_prices(prices: &Prices, n: usize, ids: &[usize]) -> Prices {
     let node = std::array::from_fn(|kind| {
         let full: &[f64] = &prices.node[kind];

@@ -1,7 +1,6 @@
-//! Several workloads: a few are taken out and placed anew, exactly, on what the
-//! others leave (large neighbourhood search: Shaw, "Using constraint programming
-//! and local search methods to solve vehicle routing problems", 1998). Finds
-//! good placements, proves nothing.
+//! Several workloads: a few are taken out and re-placed exactly on what the others leave (large
+//! neighbourhood search: Shaw, "Using constraint programming and local search methods to solve
+//! vehicle routing problems", 1998). Finds good placements, proves nothing.
 
 use super::labels::IMPROVEMENT;
 use super::terms::{Exact, Tuning};
@@ -9,29 +8,29 @@ use crate::dense::{Dense, MEMORY};
 use crate::limits::Ctx;
 use crate::random::Dice;
 
-/// Labels of one placing anew.
+/// Labels per re-placement.
 const LABELS: u64 = 20_000;
-/// Orders in which a first placement is tried.
+/// Orders tried for a first placement.
 const ORDERS: usize = 24;
-/// Most workloads that are taken out at once.
+/// Most workloads taken out at once.
 const MOST: usize = 3;
-/// Failures in a row after which it is over, and how many more per workload.
+/// Failures in a row after which to stop, and how many more per workload.
 const FAILURES: (usize, usize) = (40, 10);
-/// Share of all choices in which those taken out lie near each other.
+/// Share of choices in which the workloads taken out are near each other.
 const RELATED: f64 = 0.6;
 
-/// A search under way.
+/// A search in progress.
 pub(super) struct Regroup<'a> {
     how: &'a Exact<'a>,
     dense: &'a Dense,
     ctx: &'a Ctx,
     dice: Dice,
-    /// Labels and rounds spent, and how many may be.
+    /// Labels and rounds spent, and their limit.
     pub work: u64,
     max_work: u64,
 }
 
-/// A node per block, for each chain that has its place.
+/// A node per block, for each placed chain.
 type Places = Vec<Option<Vec<usize>>>;
 
 impl<'a> Regroup<'a> {
@@ -46,8 +45,8 @@ impl<'a> Regroup<'a> {
         }
     }
 
-    /// Something better than `start`, whose whole path costs the sum of its
-    /// chains; a first placement without one. Stops at `enough`.
+    /// A placement better than `start`, whose cost is the sum over its chains; without `start`, a
+    /// first placement. Stops at `enough`.
     pub(super) fn search(
         &mut self,
         start: Option<Vec<usize>>,
@@ -99,8 +98,8 @@ impl<'a> Regroup<'a> {
         costs.sum()
     }
 
-    /// One after the other, the largest first; a workload that finds no room is
-    /// first in the next try.
+    /// One after the other, the largest first; a workload that does not fit is first in the next
+    /// try.
     fn first(&mut self) -> Option<Places> {
         let chains = self.dense.chains.len();
         let mut order: Vec<usize> = (0..chains).collect();
@@ -149,8 +148,7 @@ impl<'a> Regroup<'a> {
         out
     }
 
-    /// Places `out` anew; gives whether that is better (or, where they had no
-    /// place, possible).
+    /// Re-places `out`; returns whether that is better (or, if they were not placed, possible).
     fn replace(&mut self, places: &mut Places, out: &[usize]) -> bool {
         let kept: Vec<(usize, &[usize])> = places
             .iter()

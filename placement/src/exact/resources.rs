@@ -1,10 +1,10 @@
-//! Everything that is limited, as numbered resources: what a label has used of
-//! them, which of that can still matter, and what the prices give back.
+//! All limited resources, numbered: what a label has used, what of that can still matter, and what
+//! the prices give back.
 
 use super::tables::{Prices, Table};
 use crate::dense::{COMPUTE, Chain, Dense, KINDS, SLICES};
 
-/// Usage above zero by resource, sorted by its number.
+/// Nonzero usage by resource, sorted by number.
 #[derive(Debug, Clone)]
 pub(super) struct Usage(Vec<(u32, f64)>);
 
@@ -40,19 +40,19 @@ impl Usage {
     }
 }
 
-/// The resources of one search. Numbers: kind × nodes + node, then the links
-/// that could be overloaded.
+/// The resources of one search. Numbers: kind × nodes + node, then the links that could be
+/// overloaded.
 pub(super) struct Resources<'a> {
     dense: &'a Dense,
     /// Kinds that count.
     kinds: Vec<usize>,
-    /// Number of a link `[from][to]`, or none.
+    /// Number of a link `[from][to]`, if it has one.
     link: Vec<Option<u32>>,
     links: Vec<usize>,
     count: usize,
     /// `[blocks placed][resource]`: most that can still be used.
     future: Vec<f64>,
-    /// What the prices give back when nothing is used yet, by blocks placed.
+    /// What the prices give back while nothing is used, by blocks placed.
     credit: Vec<f64>,
     chain_of: Vec<usize>,
     /// `[chain][resource]`.
@@ -123,7 +123,7 @@ impl<'a> Resources<'a> {
                             0.0
                         };
                         let resource = kind * n + i;
-                        // The slices of a chain are counted by themselves.
+                        // The slices of a chain are counted separately.
                         let later = if kind == SLICES && b + 1 == chain.l {
                             0.0
                         } else {
@@ -141,8 +141,7 @@ impl<'a> Resources<'a> {
         }
     }
 
-    /// Most that a chain can put on each critical link from block `b` on:
-    /// `[block][link]`.
+    /// Most that a chain can put on each critical link from block `b` on: `[block][link]`.
     fn link_future(&self, chain: &Chain) -> Vec<f64> {
         let count = self.links.len();
         let mut future = vec![0.0; chain.l * count];
@@ -183,7 +182,7 @@ impl<'a> Resources<'a> {
         Some(resource / self.dense.n).filter(|kind| *kind < KINDS)
     }
 
-    /// Prices and capacities per chain: slices are limited for each by itself.
+    /// Prices and capacities per chain: slices are limited for each chain.
     fn set_terms(&mut self, prices: &Prices) {
         let (dense, n) = (self.dense, self.dense.n);
         for (k, chain) in dense.chains.iter().enumerate() {
@@ -216,8 +215,8 @@ impl<'a> Resources<'a> {
         price * left.min(self.future[at * self.count + resource])
     }
 
-    /// What prices on future use must be taken off a priced cost-to-go to make
-    /// it a bound on the true cost.
+    /// What must be subtracted from a priced cost-to-go, for prices on future use, to make it a
+    /// bound on the true cost.
     pub(super) fn credit(&self, at: usize, usage: &[(u32, f64)]) -> f64 {
         let k = self.chain_of[at];
         if k == self.dense.chains.len() {
@@ -233,7 +232,7 @@ impl<'a> Resources<'a> {
         self.credit[at] + used
     }
 
-    /// Adds what a block takes from its node.
+    /// Adds a block's need on its node.
     pub(super) fn hold(&self, used: &mut Usage, k: usize, b: usize, node: usize) {
         let chain = &self.dense.chains[k];
         for &kind in &self.kinds {
@@ -246,7 +245,7 @@ impl<'a> Resources<'a> {
         }
     }
 
-    /// Adds what a crossing takes from its links.
+    /// Adds a crossing's load on its links.
     pub(super) fn cross(&self, used: &mut Usage, k: usize, b: usize, from: usize, to: usize) {
         let n = self.dense.n;
         let (forth, back) = load(self.dense, &self.dense.chains[k], b, from, to);
@@ -273,8 +272,7 @@ impl<'a> Resources<'a> {
         })
     }
 
-    /// Of what is used, that which can still make a difference once `at` blocks
-    /// are placed.
+    /// The used resources that can still make a difference once `at` blocks are placed.
     pub(super) fn keep(
         &self,
         at: usize,
@@ -308,13 +306,13 @@ fn load(dense: &Dense, chain: &Chain, b: usize, from: usize, to: usize) -> (f64,
     )
 }
 
-/// Most that a chain can put on a link from each block on, the last block first.
-/// Knows that a chain must come back before it crosses the same link again.
+/// Most that a chain can put on a link from each block on, the last block first. Takes into account
+/// that a chain must come back before it crosses the same link again.
 fn most_on_link(dense: &Dense, chain: &Chain, at: usize, mut sink: impl FnMut(usize, f64)) {
     let n = dense.n;
     let (from, to) = (at / n, at % n);
     let on = |b: usize, i: usize| chain.cost[b * n + i] < f64::INFINITY;
-    // Most load when the chain is at `from`, at `to`, or elsewhere.
+    // Highest load if the chain is at `from`, at `to`, or elsewhere.
     let mut best = [0.0f64; 3];
     for b in (0..chain.l).rev() {
         let was_on = |i: usize| {

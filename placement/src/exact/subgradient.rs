@@ -1,5 +1,5 @@
-//! Prices that rise where the relaxed placement overdraws a capacity and fall
-//! where it leaves some (subgradient ascent with Polyak's step).
+//! Prices that rise where the relaxed placement overdraws a capacity and fall where it leaves some
+//! (subgradient ascent with Polyak's step).
 
 use super::reduce::restrict_prices;
 use super::tables::{Prices, Relaxed};
@@ -7,10 +7,10 @@ use crate::dense::{COMPUTE, Dense, KINDS, SLICES};
 
 /// Rounds without progress after which the step is halved.
 const PATIENCE: usize = 6;
-/// A step smaller than this is not worth a round.
+/// A smaller step is not worth a round.
 const SMALLEST_STEP: f64 = 0.02;
 
-/// An ascent under way.
+/// An ascent in progress.
 pub(super) struct Ascent {
     /// Prices of the next round.
     pub prices: Prices,
@@ -24,8 +24,8 @@ pub(super) struct Ascent {
     stalled: usize,
 }
 
-/// What the relaxed placement uses beyond capacity (negative: what it leaves),
-/// in the shape of the prices.
+/// What the relaxed placement uses beyond capacity (negative: what it leaves), in the shape of the
+/// prices.
 struct Excess {
     node: [Vec<f64>; KINDS],
     link: Vec<(usize, f64)>,
@@ -43,15 +43,14 @@ impl Ascent {
         }
     }
 
-    /// Goes on with the nodes that are left of `n`.
+    /// Continues with the remaining nodes of `n`.
     pub(super) fn restrict(&mut self, n: usize, ids: &[usize]) {
         for prices in [&mut self.prices, &mut self.last, &mut self.best] {
             *prices = restrict_prices(prices, n, ids);
         }
     }
 
-    /// Moves the prices after a round. False when nothing is to be gained any
-    /// more.
+    /// Adjusts the prices after a round. False if nothing more can be gained.
     pub(super) fn step(&mut self, dense: &Dense, round: &Relaxed, cutoff: f64) -> bool {
         self.last = self.prices.clone();
         if round.value > self.value {
@@ -70,7 +69,7 @@ impl Ascent {
         }
         let value = round.value;
         let excess = self.excess(dense, &round.paths);
-        // Capacities differ in unit: each excess is measured against its own.
+        // Capacities differ in unit: each excess is relative to its own.
         let (mut norm, mut any) = (0.0, false);
         self.each(dense, &excess, |price, over, capacity| {
             if over > 0.0 || *price > 0.0 {

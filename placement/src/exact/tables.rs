@@ -1,7 +1,6 @@
-//! Run-feasible Viterbi: the cheapest chain when each stretch of blocks on a
-//! node must fit that node by itself, but several stretches on one node, or
-//! several crossings of one link, do not add up. A lower bound, and the optimum
-//! whenever the path it gives happens to fit. About `blocks × nodes²` steps.
+//! Run-feasible Viterbi: the cheapest chain if each stretch of blocks on a node must fit that node
+//! by itself, but several stretches on one node, or several crossings of one link, do not add up. A
+//! lower bound, and the optimum whenever the path happens to fit. About `blocks × nodes²` steps.
 
 use crate::dense::{COMPUTE, Chain, Dense, KINDS, SLICES};
 use crate::limits::Ctx;
@@ -35,7 +34,7 @@ impl Prices {
         }
     }
 
-    /// Prices times capacities.
+    /// Sum of prices times capacities.
     pub(super) fn spent(&self, dense: &Dense) -> f64 {
         let n = dense.n;
         let mut sum = 0.0;
@@ -57,7 +56,7 @@ impl Prices {
     }
 }
 
-/// A relaxation solved.
+/// A solved relaxation.
 pub(super) struct Relaxed {
     /// Priced block costs per chain.
     pub costs: Vec<Vec<f64>>,
@@ -69,8 +68,7 @@ pub(super) struct Relaxed {
     pub value: f64,
 }
 
-/// Block costs with prices, `[block][node]`; infinite where the block does not
-/// fit even alone.
+/// Block costs with prices, `[block][node]`; infinite if the block does not fit even alone.
 pub(super) fn priced(dense: &Dense, k: usize, prices: &Prices) -> Vec<f64> {
     let (chain, n) = (&dense.chains[k], dense.n);
     let mut cost = chain.cost.clone();
@@ -121,8 +119,7 @@ pub(super) fn priced_crossing(
     cost
 }
 
-/// Crossings before one block, set up so that a row of them can be worked
-/// through without branches.
+/// Crossings before one block, prepared so that a row of them can be processed without branches.
 struct Crossings<'a> {
     dense: &'a Dense,
     chain: &'a Chain,
@@ -154,7 +151,7 @@ impl<'a> Crossings<'a> {
         }
     }
 
-    /// What leaving `from` costs whatever the target.
+    /// Cost of leaving `from` for any target.
     fn leaving(&self, from: usize) -> f64 {
         if self.chain.cut_load.is_empty() {
             return 0.0;
@@ -163,8 +160,8 @@ impl<'a> Crossings<'a> {
         self.chain.toll.cut[at] + self.prices.node[COMPUTE][from] * self.chain.cut_load[at]
     }
 
-    /// `sink(to, cost)` for each target. Costs of impossible crossings are
-    /// infinite or not a number; both compare as not smaller.
+    /// `sink(to, cost)` for each target. Costs of impossible crossings are infinite or NaN; both
+    /// compare as not smaller.
     #[inline]
     fn row(&self, from: usize, mut sink: impl FnMut(usize, f64)) {
         let n = self.dense.n;
@@ -190,14 +187,14 @@ impl<'a> Crossings<'a> {
                 + self.by_back * back[to];
             let fits = (self.forth_rate * forth_load[to] <= capacity)
                 & (self.back_rate * back_load[to] <= capacity)
-                // Where nothing is sent, a missing link must still be missing.
+                // Even if nothing is sent, a missing link must stay missing.
                 & (trips[to] < f64::INFINITY);
             sink(to, if fits { c } else { f64::INFINITY });
         }
     }
 }
 
-/// What a growing stretch of blocks on each node takes, and whether it fits.
+/// The need of a growing stretch of blocks on each node, and whether it fits.
 struct Window {
     sums: Vec<[f64; KINDS]>,
 }
@@ -232,18 +229,18 @@ impl Window {
 /// Tables of one chain, `(blocks + 1) × nodes` each.
 #[derive(Debug, Clone)]
 pub(super) struct Table {
-    /// Backward: cost to go of a stretch that starts with block `b` on the
-    /// node. Forward: cost on arrival there, the block itself not counted.
+    /// Backward: cost to go of a stretch that starts with block `b` on the node. Forward: cost on
+    /// arrival there, without the block itself.
     pub start: Vec<f64>,
-    /// Backward: cost to go once a stretch on the node ended before block `b`.
-    /// Forward: cost until then.
+    /// Backward: cost to go after a stretch on the node ended before block `b`. Forward: cost until
+    /// then.
     pub end: Vec<f64>,
     /// Cost of the best chain.
     pub best: f64,
 }
 
 impl Table {
-    /// The columns of the nodes that are left of `n`.
+    /// The columns of the remaining nodes of `n`.
     pub(super) fn restrict(&self, n: usize, ids: &[usize]) -> Self {
         let columns = |full: &[f64]| -> Vec<f64> {
             full.chunks(n)
@@ -258,13 +255,12 @@ impl Table {
     }
 }
 
-/// Whether a pass must stop here; a look at the clock every few thousand steps.
+/// Whether a pass must stop here; checks the clock every few thousand steps.
 fn interrupted(ctx: &Ctx, b: usize, n: usize) -> bool {
     (n > 64 || b % 16 == 15) && ctx.expired()
 }
 
-/// Cost-to-go tables. `cost` comes from [`priced`]. `None` when the limits were
-/// reached.
+/// Cost-to-go tables. `cost` comes from [`priced`]. `None` if the limits were reached.
 pub(super) fn backward(
     dense: &Dense,
     k: usize,
@@ -335,9 +331,8 @@ pub(super) fn backward(
     Some(Table { start, end, best })
 }
 
-/// Cost-so-far tables. A stretch whose cost plus `rest(boundary, node)`, a
-/// lower bound on what follows, is above `cutoff` is not followed further.
-/// `None` when the limits were reached.
+/// Cost-so-far tables. A stretch whose cost plus `rest(boundary, node)`, a lower bound on the rest,
+/// exceeds `cutoff` is dropped. `None` if the limits were reached.
 pub(super) fn forward(
     dense: &Dense,
     k: usize,
@@ -409,8 +404,7 @@ pub(super) fn forward(
     Some(Table { start, end, best })
 }
 
-/// The path of [`backward`]'s best chain, a node per block; `None` when there
-/// is none.
+/// The path of [`backward`]'s best chain, a node per block; `None` if there is none.
 pub(super) fn trace_backward(
     dense: &Dense,
     k: usize,

@@ -1,4 +1,4 @@
-//! How a problem is to be solved, and what came of it.
+//! The terms of a solve, and its result.
 
 use crate::limits::Ctx;
 
@@ -8,24 +8,22 @@ const ROUNDS: usize = 160;
 /// When to use which pass.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tuning {
-    /// Labels tried before any price is worked out: enough for most small
-    /// problems.
+    /// Labels tried before any price is computed: enough for most small problems.
     pub quick_labels: u64,
     /// Labels tried from both ends before those from one; 0 for never.
     pub halves: u64,
-    /// Labels tried before branch and bound has its turn.
+    /// Labels tried before branch and bound starts.
     pub labels: u64,
-    /// More nodes than this are first thinned out.
+    /// With more nodes than this, thin them out first.
     pub wide: usize,
     /// Rounds of price adjustment.
     pub rounds: usize,
-    /// Whether passes that take long may run: workloads regrouped, wide beams,
-    /// branch and bound.
+    /// Whether long passes may run: workloads regrouped, wide beams, branch and bound.
     pub thorough: bool,
 }
 
 impl Tuning {
-    /// For one of many problems that a search asks.
+    /// For one of many problems in a search.
     pub(super) fn part_of_a_search(labels: u64) -> Self {
         Self {
             halves: labels,
@@ -63,23 +61,22 @@ pub(crate) struct Exact<'a> {
     pub cutoff: f64,
     /// Stop at the first placement that is cheap enough.
     pub any: bool,
-    /// A placement known, with what it costs.
+    /// A known placement, with its cost.
     pub start: Option<(f64, Vec<usize>)>,
     /// Seed of everything random.
     pub seed: u64,
 }
 
-/// What was found.
+/// The result.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome {
     /// Cost and node per block, all chains one after the other; cheaper than
     /// the cutoff.
     pub best: Option<(f64, Vec<usize>)>,
-    /// No placement costs less than the smaller of this and the best (or the
-    /// cutoff, without one).
+    /// No placement costs less than the smaller of this and the best (or the cutoff, without one).
     pub bound: f64,
-    /// Whether the search ended by itself: then `best` is the optimum below the
-    /// cutoff, or there is none.
+    /// Whether the search was completed: then `best` is the optimum below the cutoff, or there is
+    /// none.
     pub complete: bool,
     /// The pass that ended it.
     pub stage: &'static str,

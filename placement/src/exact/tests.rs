@@ -1,10 +1,10 @@
-//! Each pass by itself, forced where the others would be faster.
+//! Each pass alone, forced even where others would be faster.
 
 use super::*;
 use crate::nasty::{FEATURES, problem};
 use crate::{Objective, validate};
 
-/// Cheapest path of all, by trying them.
+/// Cheapest path, by trying all.
 fn brute_force(dense: &Dense) -> Option<f64> {
     let total: usize = dense.chains.iter().map(|c| c.l).sum();
     (0..dense.n.pow(total as u32))
@@ -17,8 +17,7 @@ fn brute_force(dense: &Dense) -> Option<f64> {
         .min_by(f64::total_cmp)
 }
 
-/// Solves many nasty problems with a tuning; gives how often each stage ended
-/// it.
+/// Solves many nasty problems with a tuning; returns how often each stage ended it.
 fn stages(tuning: Tuning, cases: u64) -> std::collections::BTreeMap<&'static str, u32> {
     let ctx = Ctx::unlimited();
     let mut stages = std::collections::BTreeMap::new();
@@ -115,7 +114,7 @@ fn branch_and_bound_takes_over_where_labels_may_not_go_on() {
     assert!(stages.get("milp") > Some(&20), "{stages:?}");
 }
 
-/// Prices that nobody has worked out, on some capacities and links.
+/// Arbitrary prices on some capacities and links.
 fn any_prices(dense: &Dense, dice: &mut crate::random::Dice) -> Prices {
     let mut prices = Prices::zero(dense);
     let worst = worst_cost(dense);

@@ -1,6 +1,5 @@
-//! Many nodes: a good placement on a shortlist first, then one forward pass over
-//! all nodes that skips what cannot beat it, and the narrow method on what is
-//! left.
+//! Many nodes: a good placement on a shortlist first, then one forward pass over all nodes that
+//! skips those that cannot beat it, and the narrow method on the rest.
 
 use super::labels::IMPROVEMENT;
 use super::reduce::{restrict, through};
@@ -152,8 +151,7 @@ pub(super) fn solve(how: &Exact<'_>, dense: &Dense) -> Outcome {
     }
 }
 
-/// Nodes that are good for "a prefix on the entry, the rest there", and the
-/// fastest ones.
+/// Nodes that are good for "a prefix on the entry, the rest there", and the fastest ones.
 fn shortlist(dense: &Dense) -> Vec<bool> {
     let n = dense.n;
     let mut listed = vec![false; n];
@@ -219,8 +217,8 @@ fn best_rest(dense: &Dense, chain: &Chain, i: usize) -> f64 {
     best
 }
 
-/// Nodes grouped by tier and speed, with the cheapest cost between groups: a
-/// lower bound on what follows that takes no time per node.
+/// Nodes grouped by tier and speed, with the cheapest cost between groups: a lower bound on the
+/// rest that takes no time per node.
 struct Classes {
     of: Vec<usize>,
     count: usize,
@@ -271,7 +269,7 @@ impl Classes {
                     if trip[class] == f64::INFINITY {
                         continue;
                     }
-                    // Cuts and metered bytes left out, it is still a bound.
+                    // Without cuts and metered bytes it is still a bound.
                     let toll = chain.toll.trip[b] * trip[class]
                         + chain.toll.forth[b] * forth[class]
                         + chain.toll.back[b] * back[class];
@@ -283,13 +281,12 @@ impl Classes {
         classes
     }
 
-    /// Bound on what follows a stretch on node `i` that ended before block `b`.
+    /// Bound on the rest after a stretch on node `i` that ended before block `b`.
     fn leaving(&self, b: usize, i: usize) -> f64 {
         self.end[b * self.count + self.of[i]]
     }
 
-    /// Bound from block `b` on node `i` on, that block (of the given cost)
-    /// included.
+    /// Bound from block `b` on node `i` on, including that block (of the given cost).
     fn starting(&self, b: usize, i: usize, cost: f64) -> f64 {
         let at = (b + 1) * self.count + self.of[i];
         cost + self.end[at].min(self.start[at])

@@ -1,5 +1,5 @@
-//! What else could be done: placements without a node, with a cut elsewhere, in
-//! one piece, and bounds for using a node at all.
+//! Alternatives: placements without a node, with a cut elsewhere, in one piece, and bounds for
+//! using a node at all.
 
 use crate::check::evaluate;
 use crate::dense::Dense;
@@ -14,22 +14,22 @@ use crate::strategy::Parameters;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// Most alternatives told.
+/// Most alternatives reported.
 const MOST: usize = 5;
-/// Most choices of thresholds over which bounds are worked out.
+/// Most choices of thresholds for which bounds are computed.
 const MOST_CHOICES: usize = 64;
 
 /// Another placement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Alternative {
-    /// What is different, in words.
+    /// The difference, in words.
     pub change: String,
     /// Its paths, one per workload.
     pub paths: Vec<String>,
     /// Its objective.
     pub objective: f64,
-    /// Whether nothing better has this change; proved.
+    /// Whether this is proved to be the best with this change.
     pub proved: bool,
 }
 
@@ -39,13 +39,13 @@ pub struct Alternative {
 pub struct Baseline {
     /// The tier.
     pub tier: Tier,
-    /// Its paths; empty where it is not possible.
+    /// Its paths; empty if it is not possible.
     pub paths: Vec<String>,
-    /// Its objective, where it is possible.
+    /// Its objective, if it is possible.
     pub objective: Option<f64>,
-    /// Its weighted expected latency in seconds, where it is possible.
+    /// Its weighted expected latency in seconds, if it is possible.
     pub latency_seconds: Option<f64>,
-    /// Why it is not possible, where it is not.
+    /// Why it is not possible, if so.
     pub why_not: Option<String>,
 }
 
@@ -113,8 +113,8 @@ fn with_cuts_moved(problem: &Problem, solution: &Solution) -> Vec<Alternative> {
     found
 }
 
-/// Segments with one block handed over the cut; one that is left empty goes, and
-/// neighbours on one node become one.
+/// Segments with one block moved across the cut; empty ones are removed, and neighbours on one node
+/// merged.
 fn moved(segments: &[Segment], cut: usize, later: bool) -> Vec<Segment> {
     let mut new = segments.to_vec();
     if later {
@@ -133,7 +133,7 @@ fn moved(segments: &[Segment], cut: usize, later: bool) -> Vec<Segment> {
     merged
 }
 
-/// The whole model on the best node of each tier that there is.
+/// The whole model on the best node of each tier.
 pub(super) fn baselines(problem: &Problem, ctx: &Ctx) -> Vec<Baseline> {
     let tiers: BTreeSet<Tier> = problem.nodes.iter().map(|n| n.tier).collect();
     tiers
@@ -153,8 +153,8 @@ pub(super) fn baselines(problem: &Problem, ctx: &Ctx) -> Vec<Baseline> {
         .collect()
 }
 
-/// What the checker has against the model on the roomiest open node of a tier, an
-/// entry before others.
+/// The checker's objections to the model on the available node of a tier with most memory,
+/// preferably an entry.
 fn obstacle(problem: &Problem, tier: Tier) -> String {
     let is_entry = |name: &str| problem.workloads.iter().any(|w| w.entry == name);
     let nodes = problem.nodes.iter().filter(|n| n.tier == tier);
@@ -186,8 +186,8 @@ fn obstacle(problem: &Problem, tier: Tier) -> String {
     }
 }
 
-/// For each node, a value that no placement with a block there goes below.
-/// `None` where the objective is no sum, or the limits were reached.
+/// For each node, a lower bound on placements with a block there. `None` if the objective is not a
+/// sum, or the limits were reached.
 pub(super) fn bounds_of_use(problem: &Problem, ctx: &Ctx) -> Option<Vec<f64>> {
     let choices = threshold_choices(problem)?;
     if choices.len() > MOST_CHOICES || problem.objective.criteria().iter().any(|c| c.is_worst()) {

@@ -1,4 +1,4 @@
-//! Which limit stands in the way, found by leaving each out in turn.
+//! Which limit binds, found by dropping each in turn.
 
 use super::explain_infeasible;
 use crate::limits::{Ctx, SolveOptions};
@@ -32,7 +32,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// Every kind, the ones that are easiest to give up first.
+    /// Every kind, those that are easiest to give up first.
     pub const ALL: [Self; 8] = [
         Self::Switch,
         Self::Slices,
@@ -44,7 +44,7 @@ impl Limit {
         Self::Memory,
     ];
 
-    /// Leaves the limit out; false when the problem does not set it.
+    /// Drops the limit; false if the problem does not set it.
     fn lift(self, problem: &mut Problem) -> bool {
         let before = problem.clone();
         match self {
@@ -103,7 +103,7 @@ fn each(problem: &mut Problem, change: impl Fn(&mut Constraints)) {
     }
 }
 
-/// What leaving one limit out would bring.
+/// The effect of dropping one limit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Relief {
@@ -113,9 +113,9 @@ pub struct Relief {
     pub objective: f64,
 }
 
-/// Solves the problem once without each limit that it sets. Only limits whose
-/// loss makes a placement possible, or a better one than `objective`, are given:
-/// those that bind. `ctx` bounds all solves together.
+/// Solves the problem once without each limit that it sets. Returns only limits that bind: without
+/// them a placement, or one better than `objective`, becomes possible. `ctx` bounds all solves
+/// together.
 pub(super) fn what_helps(problem: &Problem, objective: Option<f64>, ctx: &Ctx) -> Vec<Relief> {
     let Ok(optimal) = strategy("optimal", &Parameters::new()) else {
         return Vec::new();
@@ -142,8 +142,8 @@ pub(super) fn what_helps(problem: &Problem, objective: Option<f64>, ctx: &Ctx) -
     found
 }
 
-/// Why no placement was found, in sentences for people: nodes that cannot host
-/// what they would have to, else the limits that are too much together.
+/// Why no placement was found, in sentences for people: nodes that cannot host their blocks, else
+/// the limits that are too much together.
 pub fn why_infeasible(problem: &Problem, ctx: &Ctx) -> Vec<String> {
     let unplaced = explain_infeasible(problem);
     if !unplaced.is_empty() {

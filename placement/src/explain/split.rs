@@ -1,5 +1,4 @@
-//! Why this split and no other, as one piece of data that command line, status
-//! and dashboard print.
+//! Why this split and no other, as data that command line, status and dashboard print.
 
 use super::others::{self, Alternative, Baseline};
 use super::queue::waiting_seconds;
@@ -12,18 +11,18 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// A place that is used above this share of its limit is told.
+/// A place used above this share of its limit is reported.
 const TIGHT: f64 = 0.9;
-/// Share of the time that the alternatives may take.
+/// Share of the time for the alternatives.
 const ALTERNATIVES_SHARE: f64 = 0.5;
 
-/// Everything that speaks for a placement and against the others.
+/// All reasons for a placement and against the others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
     /// The strategy that gave it.
     pub strategy: String,
-    /// What is known about it.
+    /// Its certificate.
     pub certificate: Certificate,
     /// Its objective, in the objective's unit.
     pub objective: f64,
@@ -31,18 +30,18 @@ pub struct Explanation {
     pub workloads: Vec<Way>,
     /// Places nearly at their limit, the tightest first.
     pub tight: Vec<Tight>,
-    /// Limits without which something better could be had.
+    /// Limits without which a better placement would exist.
     pub binding: Vec<Relief>,
-    /// The best of what else could be done, cheapest first.
+    /// The best alternatives, cheapest first.
     pub alternatives: Vec<Alternative>,
-    /// The whole model on the best node of each tier, its input and replies
-    /// encoded the same way.
+    /// The whole model on the best node of each tier, with the same encoding of its input and
+    /// replies.
     pub baselines: Vec<Baseline>,
     /// Nodes that host nothing, and why.
     pub unused: Vec<Unused>,
 }
 
-/// The way of one workload's requests.
+/// The path of one workload's requests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Way {
@@ -52,8 +51,7 @@ pub struct Way {
     pub path: String,
     /// Expected latency in seconds, without waiting.
     pub latency_seconds: f64,
-    /// Expected seconds of waiting, estimated; `None` where a place has more
-    /// work than time.
+    /// Expected seconds of waiting, estimated; `None` if a place has more work than time.
     pub queue_seconds: Option<f64>,
     /// Its stretches in order.
     pub stretches: Vec<Stretch>,
@@ -78,16 +76,15 @@ pub struct Stretch {
     pub transfer_seconds: f64,
     /// Seconds of computing.
     pub compute_seconds: f64,
-    /// Seconds of waiting for node and link, estimated; `None` where there is
-    /// more work than time.
+    /// Seconds of waiting for node and link, estimated; `None` if there is more work than time.
     pub queue_seconds: Option<f64>,
-    /// Joules, of computing and sending.
+    /// Joules for computing and sending.
     pub energy_joules: f64,
-    /// Money, of computing and sending.
+    /// Money for computing and sending.
     pub money: f64,
 }
 
-/// A place and what it is nearly out of.
+/// A place and a resource that it is nearly out of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tight {
@@ -107,14 +104,12 @@ pub struct Unused {
     pub node: String,
     /// Why.
     pub reason: String,
-    /// No placement that uses it has a smaller objective than this, where that
-    /// was worked out.
+    /// A lower bound on the objective of placements that use it, if it was computed.
     pub at_least: Option<f64>,
 }
 
-/// Explains a solution; `None` where it holds no placement (then
-/// [`super::why_infeasible`] has something to say). `ctx` bounds the solves that
-/// look for alternatives and binding limits; cut short, it tells fewer of them.
+/// Explains a solution; `None` if it has no placement (then use [`super::why_infeasible`]). `ctx`
+/// bounds the solves for alternatives and binding limits; if cut short, there are fewer of them.
 pub fn explain(problem: &Problem, solution: &Solution, ctx: &Ctx) -> Option<Explanation> {
     let metrics = solution.metrics.as_ref()?;
     let alternatives = others::alternatives(problem, solution, &ctx.part(ALTERNATIVES_SHARE));

@@ -171,8 +171,8 @@ mod split {
         assert_eq!(read.to_string(), text);
     }
 
-    /// The bound of every unused node is one: pinning any block there never goes
-    /// below it, and the limits called binding are.
+    /// The bounds of unused nodes hold: pinning any block there never goes below them, and the
+    /// limits reported as binding are.
     #[test]
     fn what_is_said_of_unused_nodes_holds() {
         let mut held = 0;

@@ -2,11 +2,11 @@
 //! "Dynamic adaptive DNN surgery for inference acceleration on the edge", INFOCOM
 //! 2019, the lightly loaded case).
 //!
-//! Here blocks run in one order and every live value crosses with a switch of
-//! hosts, so the graph has an arc each way between neighbouring blocks that costs
-//! what crossing there costs; unlike the paper's, a cut may come back. Exact for
-//! two hosts unless a shared limit binds, and then it says so; of several cloud
-//! nodes (or other hosts, where there is none) the best is taken.
+//! Here blocks run in one order and every live value crosses with a change of
+//! hosts, so the graph has an arc each way between neighbouring blocks with the cost
+//! of crossing there; unlike in the paper, a cut may come back. Exact for two hosts
+//! unless a shared limit binds, which is then reported; the best of several cloud
+//! nodes (or other hosts, if there is none) is taken.
 
 use super::min_cut::Graph;
 use super::parameters::no_parameters;
@@ -106,8 +106,8 @@ fn all_cuts(turn: &Turn<'_>, effort: &mut Effort<'_>) -> Vec<(f64, Vec<usize>)> 
     cuts
 }
 
-/// The cheapest way to part the blocks between the entry and `host`; `None` when
-/// some block can run on neither.
+/// The cheapest way to divide the blocks between the entry and `host`; `None` if some block can run
+/// on neither.
 fn minimum_cut(turn: &Turn<'_>, host: usize) -> Option<(f64, Vec<usize>)> {
     let (dense, chain) = (turn.dense, turn.chain());
     let (n, l, entry) = (dense.n, chain.l, chain.entry);

@@ -1,7 +1,7 @@
-//! `ddnn`: an exit per tier (Teerapittayanon et al., "Distributed deep neural
-//! networks over the cloud, the edge and end devices", ICDCS 2017). The entry
-//! runs the model up to one exit, an edge host up to a later one if there is any,
-//! the cloud the rest; which exits and hosts is tried out.
+//! `ddnn`: an exit per tier (Teerapittayanon et al., "Distributed deep neural networks over the
+//! cloud, the edge and end devices", ICDCS 2017). The entry runs the model up to one exit, an edge
+//! host up to a later one if there is any, the cloud the rest; exits and hosts are found by trying
+//! all.
 
 use super::parameters::no_parameters;
 use super::turns::{Effort, Turn, choices_with_exits, in_turn, not_applicable};
@@ -39,7 +39,7 @@ impl Strategy for Ddnn {
     }
 }
 
-/// The best two or three tiers that part behind exits.
+/// The best two or three tiers that are cut after exits.
 fn best_tiers(turn: &Turn<'_>, effort: &mut Effort<'_>) -> Option<(f64, Vec<usize>)> {
     let (l, entry) = (turn.chain().l, turn.chain().entry);
     let exits = &turn.problem.workloads[turn.k].exits;

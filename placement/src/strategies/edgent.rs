@@ -1,8 +1,7 @@
-//! `edgent`: right-sizing by exit under a deadline (Li et al., "Edge AI:
-//! On-demand accelerating deep neural network inference via edge computing", IEEE
-//! TWC 2020). Among the choices of thresholds, the most accurate that some split
-//! between the entry and an edge host brings below the deadline; of equally
-//! accurate ones, the best by the objective.
+//! `edgent`: right-sizing by exit under a deadline (Li et al., "Edge AI: On-demand accelerating
+//! deep neural network inference via edge computing", IEEE TWC 2020). Of the choices of thresholds,
+//! the most accurate for which some split between the entry and an edge host meets the deadline; of
+//! equally accurate ones, the best by the objective.
 
 use super::parameters::no_parameters;
 use super::rows;

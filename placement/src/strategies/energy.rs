@@ -2,7 +2,7 @@
 //! energy mode of Kang et al., Neurosurgeon, ASPLOS 2017, over any number of
 //! hosts; exact by label setting with latency as a resource).
 //!
-//! The limit is `latencyLimitSeconds`; where a workload has none, `slowdown`
+//! The limit is `latencyLimitSeconds`; if a workload has none, `slowdown`
 //! times its latency in the fastest placement.
 
 use super::instead;

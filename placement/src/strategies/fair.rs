@@ -1,9 +1,9 @@
-//! `fair`: the lowest highest utilisation under a limit on latency (min-max
+//! `fair`: the lowest maximum utilisation under a limit on latency (min-max
 //! fairness: Bertsekas and Gallager, "Data networks", 1992, 6.5.2; exact by
 //! bisection over the run-feasible relaxation).
 //!
-//! With `measure: proportional`, utilisation is counted as the share of what
-//! others leave free. The limit is as for `energy`.
+//! With `measure: proportional`, utilisation is relative to what others leave free.
+//! The limit is as for `energy`.
 
 use super::energy::SLOWDOWN;
 use super::instead;

@@ -1,7 +1,6 @@
-//! `first-fit`: every block in order on the first node that still has room, the
-//! fastest nodes first (the `ffd` strategy of Reisinger's addnn, 2022, after
-//! Johnson, "Near-optimal bin packing algorithms", 1973). Looks at no cost but
-//! the nodes' speed, and never goes back on a choice.
+//! `first-fit`: every block in order on the first node that still has room, the fastest nodes first
+//! (the `ffd` strategy of Reisinger's addnn, 2022, after Johnson, "Near-optimal bin packing
+//! algorithms", 1973). Considers no cost but the nodes' speed, and never revises a choice.
 
 use super::parameters::no_parameters;
 use super::rows;
@@ -47,7 +46,7 @@ impl Strategy for FirstFit {
     }
 }
 
-/// What the blocks placed so far take.
+/// The needs of the blocks placed so far.
 struct Filling<'a> {
     turn: &'a Turn<'a>,
     nodes: [Vec<f64>; KINDS],
@@ -55,7 +54,7 @@ struct Filling<'a> {
     budgets: Vec<f64>,
 }
 
-/// A node per block, or `None` when a block finds no room.
+/// A node per block, or `None` if a block does not fit.
 fn fill(turn: &Turn<'_>, effort: &mut Effort<'_>) -> Option<Vec<usize>> {
     let order = fastest_first(turn);
     let mut filling = Filling {
@@ -171,7 +170,7 @@ impl Filling<'_> {
         }
     }
 
-    /// A workload placed before: its slices and own budgets do not count on.
+    /// Fills in an earlier workload: its slices and own budgets do not count further.
     fn take_all(&mut self, k: usize, nodes: &[usize]) {
         let dense = self.turn.dense;
         let mut at = dense.chains[k].entry;

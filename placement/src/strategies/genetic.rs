@@ -1,10 +1,10 @@
 //! `genetic`: the genetic algorithm of the paper (Reisinger, Frangoudis and
 //! Dustdar, IC2E 2021; operators and parameters of its code, addnn): uniform
 //! crossover, uniform mutation, tournaments, elitism, repair of impossible
-//! crossings, a penalty for limits overdrawn, an end after generations without
+//! crossings, a penalty for overdrawn limits, an end after generations without
 //! progress.
 //!
-//! `preset: tuned` starts from whole models and single splits beside random
+//! `preset: tuned` starts from whole models and single splits besides random
 //! ones, moves whole stretches when it mutates, and is more patient. Single
 //! parameters change either preset. The same seed gives the same answer.
 
@@ -19,9 +19,9 @@ use crate::solution::Answer;
 use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
-/// Link entries over all choices of thresholds that are worth the memory.
+/// Most link entries over all choices of thresholds, for memory.
 const MAX_ENTRIES: usize = 20_000_000;
-/// How much a limit overdrawn by its whole size costs, in mean costs.
+/// Penalty for a limit overdrawn by its whole size, in mean costs.
 const PENALTY: f64 = 10.0;
 
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +52,7 @@ impl Genetic {
         elite: 0.2,
         patience: 10,
     };
-    /// What does better here.
+    /// Better values for our problems.
     const TUNED: Self = Self {
         tuned: true,
         population: 300,
@@ -133,9 +133,9 @@ struct Genome {
     nodes: Vec<usize>,
     /// Choice of thresholds.
     choice: usize,
-    /// Objective with penalties; infinite where impossible.
+    /// Objective with penalties; infinite if impossible.
     fitness: f64,
-    /// Objective, where every limit is respected.
+    /// Objective, if every limit is respected.
     value: Option<f64>,
 }
 
@@ -218,7 +218,7 @@ impl<'a> Evolution<'a> {
         for genome in &mut first {
             self.repair(genome);
         }
-        // The penalty is in the unit of what the first ones cost.
+        // The penalty is in the unit of the first ones' costs.
         let costs: Vec<f64> = first
             .iter()
             .filter_map(|g| {
@@ -278,7 +278,7 @@ impl<'a> Evolution<'a> {
         self.genome(nodes)
     }
 
-    /// A block that cannot be reached goes where the one before it is.
+    /// A block that cannot be reached goes to the previous block's node.
     fn repair(&self, genome: &mut Genome) {
         let world = &self.worlds[genome.choice];
         let mut offset = 0;
@@ -364,7 +364,7 @@ impl<'a> Evolution<'a> {
         }
     }
 
-    /// A stretch of blocks goes to one node.
+    /// Moves a stretch of blocks to one node.
     fn move_stretch(&mut self, genome: &mut Genome) {
         let first = self.dice.below(genome.nodes.len());
         let last = first + self.dice.below(genome.nodes.len() - first);

@@ -1,5 +1,5 @@
-//! The exact method with another objective in the place of the problem's, for
-//! `energy`, `fair` and `throughput`.
+//! The exact method with another objective in place of the problem's, for `energy`, `fair` and
+//! `throughput`.
 
 use super::optimal::{self, Solved};
 use super::rows;
@@ -11,14 +11,13 @@ use crate::problem::Problem;
 use crate::solution::{Answer, Certificate};
 use crate::strategy::SolveError;
 
-/// Share of the time for finding the fastest placement, of which the limit on
-/// latency is a multiple.
+/// Share of the time for finding the fastest placement, from which the limit on latency is derived.
 const FASTEST_SHARE: f64 = 0.3;
-/// Room for rounding in that limit.
+/// Tolerance for rounding in that limit.
 const SLACK: f64 = 1e-9;
 
-/// Makes `criterion` small. Workloads without a latency limit get `slowdown`
-/// times the latency that they have in the fastest placement.
+/// Minimizes `criterion`. Workloads without a latency limit get `slowdown` times their latency in
+/// the fastest placement.
 pub(super) fn solve(
     problem: &Problem,
     strategy: &str,
@@ -36,7 +35,7 @@ pub(super) fn solve(
         asked.objective = Objective::Latency;
         let fastest = optimal::solve(&asked, &choices, options, &ctx.part(FASTEST_SHARE));
         let Ok(metrics) = evaluate(&asked, &fastest.answer.placements) else {
-            // None was found, or none exists: also under the limits set.
+            // None was found, or none exists: that also holds under the added limits.
             return Ok(restate(problem, &choices, fastest, false));
         };
         for (workload, found) in asked.workloads.iter_mut().zip(&metrics.workloads) {
@@ -55,8 +54,8 @@ pub(super) fn solve(
     }
 }
 
-/// The answer to the problem itself. Its proof stands where it is of the `same`
-/// objective, or of there being no placement.
+/// The answer to the original problem. Its proof is kept if it is for the `same` objective, or that
+/// there is no placement.
 fn restate(problem: &Problem, choices: &[Vec<Rows>], solved: Solved, same: bool) -> Answer {
     let mut answer = solved.answer;
     let Some((choice, path)) = solved.place else {

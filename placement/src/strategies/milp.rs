@@ -1,6 +1,5 @@
-//! `milp`: the flow formulation as a mixed-integer program, solved by a general
-//! solver (microlp). Slower than `optimal`, and independent of it: each is the
-//! other's proof in the tests.
+//! `milp`: the flow formulation as a mixed-integer program, solved by a general solver (microlp).
+//! Slower than `optimal`, and independent of it: in the tests each proves the other.
 
 use super::parameters::no_parameters;
 use super::rows;
@@ -13,7 +12,7 @@ use crate::solution::{Answer, Certificate, Placement, Stats};
 use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
-/// The solver's tolerance: what is no better than this is a tie.
+/// The solver's tolerance: smaller differences are ties.
 const TOLERANCE: f64 = 1e-6;
 
 #[derive(Debug)]
@@ -72,7 +71,7 @@ impl Strategy for Milp {
         let max_nodes = options.work_limit.unwrap_or(u64::MAX);
         for rows in rows::choices(problem, self.name())? {
             let dense = Dense::new(problem, &rows);
-            // What runs now wins every tie.
+            // The current placement wins every tie.
             let keep = |value: f64, best: &Option<(f64, Vec<Placement>)>| {
                 best.as_ref()
                     .is_none_or(|b| value <= b.0 + TOLERANCE * b.0.abs())

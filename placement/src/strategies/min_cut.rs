@@ -31,8 +31,8 @@ impl Graph {
         }
     }
 
-    /// Capacity of the smallest cut between two vertices, and which vertices are
-    /// on the side of `source`. All capacities are finite.
+    /// Capacity of the smallest cut between two vertices, and the vertices on the side of `source`.
+    /// All capacities are finite.
     pub(super) fn cut(mut self, source: usize, sink: usize) -> (f64, Vec<bool>) {
         let least = self.left.iter().copied().fold(0.0, f64::max) * ROUNDING;
         let mut flow = 0.0;

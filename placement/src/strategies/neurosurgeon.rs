@@ -1,7 +1,7 @@
-//! `neurosurgeon`: the best single split between the entry and one other host
-//! (Kang et al., "Neurosurgeon: Collaborative intelligence between the cloud and
-//! mobile edge", ASPLOS 2017). All cuts and hosts are tried, so that no single
-//! split of one workload is better; several workloads are split in turn.
+//! `neurosurgeon`: the best single split between the entry and one other host (Kang et al.,
+//! "Neurosurgeon: Collaborative intelligence between the cloud and mobile edge", ASPLOS 2017).
+//! Tries all cuts and hosts, so no single split of one workload is better; several workloads are
+//! split in turn.
 
 use super::parameters::no_parameters;
 use super::rows;

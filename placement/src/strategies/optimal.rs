@@ -1,18 +1,17 @@
-//! `optimal`: the exact method with a certificate, for every objective there
-//! is. Run-feasible Viterbi, Lagrangian relaxation and fixing, then label
-//! setting with dominance (Irnich and Desaulniers, "Shortest path problems with
-//! resource constraints", 2005), for one workload alone from both ends (Righini
-//! and Salani, 2006).
+//! `optimal`: the exact method with a certificate, for every objective. Run-feasible
+//! Viterbi, Lagrangian relaxation and fixing, then label setting with dominance
+//! (Irnich and Desaulniers, "Shortest path problems with resource constraints",
+//! 2005), for a single workload from both ends (Righini and Salani, 2006).
 //!
-//! Where several workloads share the nodes, a few at a time are placed anew on
-//! what the others leave (large neighbourhood search: Shaw, 1998); the bound is
-//! that of the prices on what they share.
+//! If several workloads share the nodes, a few at a time are re-placed on what the
+//! others leave (large neighbourhood search: Shaw, 1998); the bound is that of the
+//! prices on what they share.
 //!
-//! The worst of several places is made small by asking again and again whether
-//! any placement stays below a value and within every limit; a sum with such a
-//! term by lowering that value from one optimum of the sum to the next (Haimes et
-//! al., "On a bicriterion formulation", 1971); ranked criteria one after the
-//! other, each kept within its tolerance.
+//! A maximum over several places is minimized by repeatedly asking whether any
+//! placement stays below a value and within every limit; a sum with such a term by
+//! lowering that value from one optimum of the sum to the next (Haimes et al., "On a
+//! bicriterion formulation", 1971); ranked criteria one after the other, each kept
+//! within its tolerance.
 
 mod worst;
 
@@ -27,11 +26,11 @@ use crate::solution::{Answer, Certificate, Placement, Stats, Status};
 use crate::strategy::{Parameters, SolveError, Strategy};
 use crate::validate::ValidProblem;
 
-/// Relative step below the best at which its optimality is asked.
+/// Relative step below the best at which its optimality is tested.
 const STEP: f64 = 1e-8;
 /// Relative difference below which a bound counts as reached.
 const TOLERANCE: f64 = 2e-9;
-/// Room for rounding when a ranked criterion is held to its best value.
+/// Tolerance for rounding when a ranked criterion is held to its best value.
 const RANK_SLACK: f64 = 4e-9;
 
 #[derive(Debug)]
@@ -58,7 +57,7 @@ impl Strategy for Optimal {
     }
 }
 
-/// An answer with what it was made from.
+/// An answer with its origin.
 pub(super) struct Solved {
     pub answer: Answer,
     /// Choice of thresholds and node per block.
@@ -101,7 +100,7 @@ struct Run<'a> {
     max_work: u64,
     seed: u64,
     aim: Aim,
-    /// Criteria of earlier ranks, and what they may not exceed.
+    /// Criteria of earlier ranks, and their limits.
     caps: Vec<(Criterion, f64)>,
     best: Option<Best>,
     /// No placement is better than the smaller of this and the best.
@@ -117,11 +116,11 @@ struct Best {
     placements: Vec<Placement>,
 }
 
-/// What is searched: the problem under one choice of thresholds.
+/// The searched problem under one choice of thresholds.
 struct Question<'a> {
-    /// As it is.
+    /// The full one.
     full: &'a Dense,
-    /// As it is searched; the same, or a relaxation.
+    /// The searched one: the same, or a relaxation.
     searched: &'a Dense,
     choice: usize,
     /// Whether bounds found hold for the full problem.
@@ -155,7 +154,7 @@ impl Run<'_> {
         });
     }
 
-    /// Takes a path found if it is better; gives whether it was.
+    /// Accepts a path if it is better; returns whether it was.
     fn accept(&mut self, question: &Question<'_>, path: &[usize]) -> bool {
         match question.full.value(path) {
             Some(value) if value < self.cutoff() => {
@@ -166,7 +165,7 @@ impl Run<'_> {
         }
     }
 
-    /// What runs now wins every tie, so that an unchanged world stays as it is.
+    /// The current placement wins every tie, so that an unchanged world stays as it is.
     fn try_previous(&mut self, dense: &Dense, choice: usize) {
         if let Some(path) = dense.previous_path()
             && let Some(value) = dense.value(&path)
@@ -205,8 +204,8 @@ impl Run<'_> {
             binding: true,
         };
         if self.loads_depend_on_each_other() {
-            // Several workloads, of which each may stay as it is and then loads
-            // nothing: not a sum over blocks. A relaxation gives the bound.
+            // Several workloads, each of which may stay unchanged and then loads nothing: not a sum
+            // over blocks. A relaxation gives the bound.
             let mut relaxed = dense.clone();
             for chain in &mut relaxed.chains {
                 chain.need[LOADING] = Vec::new();
@@ -238,7 +237,7 @@ impl Run<'_> {
             && workloads.iter().any(|w| w.previous.is_some())
     }
 
-    /// The smallest sum. Gives the bound proved.
+    /// The smallest sum. Returns the proved bound.
     fn sum(&mut self, question: &Question<'_>) -> f64 {
         let outcome = self.exact(question.searched, self.cutoff());
         if let Some((_, path)) = &outcome.best {
@@ -247,9 +246,9 @@ impl Run<'_> {
         outcome.bound
     }
 
-    /// The smallest sum of which one term is the worst place: the best sum, then
-    /// the best whose worst place is better, and so on until no sum can make up
-    /// for the rest. Gives the bound proved.
+    /// The smallest sum with one term that is the worst place: the best sum, then the best with a
+    /// better worst place, and so on until no sum can make up for the rest. Returns the proved
+    /// bound.
     fn mixed(&mut self, question: &Question<'_>, criterion: Criterion, weight: f64) -> f64 {
         let mut ceiling = f64::INFINITY;
         loop {
@@ -269,7 +268,7 @@ impl Run<'_> {
             let Some(found) = question.searched.assess(path) else {
                 return outcome.bound;
             };
-            // Whatever has a worse place than this one has no smaller sum.
+            // Anything with a worse place than this one has no smaller sum.
             let least = found.cost + weight * found.worst;
             if !accepted && least < self.cutoff() {
                 return outcome.bound;
@@ -299,7 +298,7 @@ impl Run<'_> {
                 self.over_all();
                 proved &= self.is_proved();
             } else {
-                // Rounding keeps it from its own limits: it stands as it is.
+                // Only rounding makes it exceed its own limits: keep it.
                 self.best = Some(before);
                 proved = false;
                 break;

@@ -1,4 +1,4 @@
-//! Reads a strategy's parameters and names what is wrong with them.
+//! Reads a strategy's parameters and reports mistakes.
 
 use crate::strategy::{Parameters, SolveError};
 use serde_json::Value;
@@ -32,7 +32,7 @@ impl<'a> Reader<'a> {
         self.given.get(name)
     }
 
-    /// A number within a range; `None` when it is not given.
+    /// A number within a range; `None` if it is not given.
     pub(super) fn number(
         &mut self,
         name: &'static str,
@@ -51,7 +51,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A whole number within a range; `None` when it is not given.
+    /// An integer within a range; `None` if it is not given.
     pub(super) fn whole(
         &mut self,
         name: &'static str,
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// One of a few words; the first when it is not given.
+    /// One of a few words; the first if it is not given.
     pub(super) fn word(
         &mut self,
         name: &'static str,
@@ -90,7 +90,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Refuses parameters that were not asked for.
+    /// Refuses unknown parameters.
     pub(super) fn finish(self) -> Result<(), SolveError> {
         let unknown = self
             .given

@@ -5,11 +5,11 @@ use crate::problem::{Problem, Workload};
 use crate::strategy::SolveError;
 use crate::validate::MAX_THRESHOLD_COMBINATIONS;
 
-/// Room for rounding in accuracies; less than the checker's.
+/// Tolerance for rounding in accuracies; less than the checker's.
 const SLACK: f64 = 5e-10;
 
-/// One row per exit and workload, in every combination whose accuracy is high
-/// enough. Empty when there is none, which proves that nothing is feasible.
+/// One row per exit and workload, in every combination that is accurate enough.
+/// Empty if there is none, which proves that nothing is feasible.
 ///
 /// # Errors
 /// Too many combinations over all workloads.
@@ -39,7 +39,7 @@ pub(crate) fn choices(problem: &Problem, strategy: &str) -> Result<Vec<Vec<Rows>
     Ok(all)
 }
 
-/// Every choice of thresholds; `None` where there are too many.
+/// Every choice of thresholds; `None` if there are too many.
 pub(crate) fn threshold_choices(problem: &Problem) -> Option<Vec<Vec<Rows>>> {
     choices(problem, "").ok()
 }
@@ -65,7 +65,7 @@ fn of_workload(workload: &Workload) -> Vec<Rows> {
     all
 }
 
-/// Expected accuracy under a choice of rows; 0 for the end where it is unknown.
+/// Expected accuracy under a choice of rows; unknown final accuracy counts as 0.
 pub(super) fn accuracy(workload: &Workload, rows: &Rows) -> f64 {
     let (mut left, mut sum) = (1.0, 0.0);
     for (exit, row) in workload.exits.iter().zip(rows) {

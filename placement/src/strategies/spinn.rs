@@ -1,8 +1,7 @@
-//! `spinn`: exit thresholds and split together (Laskaridis et al., "SPINN:
-//! Synergistic progressive inference of neural networks over device and cloud",
-//! MobiCom 2020). The first exit stays on the entry, so that requests are still
-//! answered when the other host is lost. SPINN ties all exits to one threshold;
-//! here each has its own, which includes that.
+//! `spinn`: exit thresholds and split together (Laskaridis et al., "SPINN: Synergistic progressive
+//! inference of neural networks over device and cloud", MobiCom 2020). The first exit stays on the
+//! entry, so that requests are still answered if the other host is lost. SPINN ties all exits to
+//! one threshold; here each has its own, which includes that.
 
 use super::parameters::no_parameters;
 use super::turns::{Effort, choices_with_exits, in_turn};

@@ -1,4 +1,4 @@
-//! What each strategy may and may not do, on small problems.
+//! Capabilities and limits of each strategy, on small problems.
 
 use crate::nasty::{Dice, FEATURES, problem};
 use crate::testing::chain;
@@ -68,7 +68,7 @@ fn nodes(solution: &Solution) -> Vec<&str> {
         .collect()
 }
 
-/// Small valid problems of one workload, for a sum of the literature's kind.
+/// Small valid problems of one workload, for a sum as in the literature.
 fn small(cases: u64, nodes: usize, keep: impl Fn(&Problem) -> bool) -> Vec<Problem> {
     (0..cases)
         .map(|seed| {
@@ -292,7 +292,7 @@ fn a_node_that_others_fill_beyond_its_cap_is_left_alone_and_stops_nothing_else()
         Link::new(0.01, 10_000.0),
     );
     p.workloads[0].rate_per_second = 0.5;
-    // The device alone could not do it at that rate.
+    // The device alone could not sustain that rate.
     p.nodes[0].load_share = 0.77;
     p.nodes[2].load_share = 0.95;
     let found = ask(&p, "optimal", "{}").unwrap();

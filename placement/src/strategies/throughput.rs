@@ -1,7 +1,6 @@
-//! `throughput`: the fastest slowest stage, whatever the latency (pipeline
-//! partitioning: Hu et al., "PipeEdge", DSD 2022, and DADS under heavy load, Hu et
-//! al., INFOCOM 2019; exact by bisection over the run-feasible relaxation). Stays
-//! below `latencyLimitSeconds` where that is set.
+//! `throughput`: the fastest slowest stage, whatever the latency (pipeline partitioning: Hu et al.,
+//! "PipeEdge", DSD 2022, and DADS under heavy load, Hu et al., INFOCOM 2019; exact by bisection
+//! over the run-feasible relaxation). Stays below `latencyLimitSeconds` if set.
 
 use super::instead;
 use super::parameters::no_parameters;

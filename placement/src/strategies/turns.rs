@@ -1,5 +1,5 @@
-//! What the strategies of the literature share: workloads placed one after the
-//! other, each by trying candidates that a rule allows.
+//! Shared by the strategies from the literature: workloads placed one after the other, each by
+//! trying candidates that a rule allows.
 
 use super::rows;
 use crate::dense::{Chain, Dense, Rows};
@@ -9,7 +9,7 @@ use crate::solution::{Answer, Certificate, Placement, Stats};
 use crate::strategy::SolveError;
 use std::ops::RangeInclusive;
 
-/// Limits of a solve, and what was spent of them.
+/// Limits of a solve, and what was spent.
 pub(super) struct Effort<'a> {
     ctx: &'a Ctx,
     limit: u64,
@@ -25,7 +25,7 @@ impl<'a> Effort<'a> {
         }
     }
 
-    /// Counts one unit; false when the limits are reached.
+    /// Counts one unit; false if the limits are reached.
     pub(super) fn spend(&mut self) -> bool {
         self.spent += 1;
         self.spent <= self.limit && !(self.spent.is_multiple_of(64) && self.ctx.expired())
@@ -68,13 +68,13 @@ impl Turn<'_> {
             .collect()
     }
 
-    /// Objective with these nodes for its blocks; `None` when a limit is broken.
+    /// Objective with these nodes for its blocks; `None` if a limit is broken.
     pub(super) fn value(&self, nodes: &[usize]) -> Option<f64> {
         self.dense.value(&[self.before, nodes].concat())
     }
 
-    /// The best split: the first blocks on the entry, the others on one host,
-    /// with the cut before a block in `cuts` (the number of blocks: no cut).
+    /// The best split: the first blocks on the entry, the others on one host, with the cut before a
+    /// block in `cuts` (the number of blocks: no cut).
     pub(super) fn best_split(
         &self,
         hosts: &[usize],
@@ -90,7 +90,7 @@ impl Turn<'_> {
         let is_sum = dense.aim.worst.is_none();
         let (mut best, mut least): (Option<(f64, Vec<usize>)>, f64) = (None, f64::INFINITY);
         let mut attempt = |cut: usize, host: usize, sum: f64| {
-            // Only sums can be told apart without weighing the whole.
+            // Only sums can be compared without evaluating the whole.
             if sum == f64::INFINITY || (is_sum && sum >= least) {
                 return true;
             }
@@ -119,8 +119,8 @@ impl Turn<'_> {
     }
 }
 
-/// Places the workloads one after the other under each choice of thresholds by
-/// `rule`, and gives the best whole. Proves nothing.
+/// Places the workloads one after the other under each choice of thresholds by `rule`, and returns
+/// the best result. Proves nothing.
 pub(super) fn in_turn(
     problem: &Problem,
     choices: &[Vec<Rows>],

@@ -39,7 +39,7 @@ pub(super) fn solve(
     Ok(answer)
 }
 
-/// The node of each block when all that may move are at `home`.
+/// The node of each block if all that may move are at `home`.
 fn blocks_at(turn: &Turn<'_>, workload: &Workload, home: usize) -> Vec<usize> {
     let c = &workload.constraints;
     let nodes = &turn.problem.nodes;
@@ -55,7 +55,7 @@ fn blocks_at(turn: &Turn<'_>, workload: &Workload, home: usize) -> Vec<usize> {
         .collect()
 }
 
-/// The whole model on the best node of a tier; empty where there is none.
+/// The whole model on the best node of a tier; empty if there is none.
 pub(crate) fn whole_on_tier(problem: &Problem, tier: Tier, ctx: &Ctx) -> Vec<Placement> {
     let options = SolveOptions::default();
     let answer = solve(problem, "whole", &options, ctx, |_| {

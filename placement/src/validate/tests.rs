@@ -12,7 +12,7 @@ fn good() -> Problem {
     )
 }
 
-/// The fields that are wrong after `break_it`.
+/// The invalid fields after `break_it`.
 fn fields(break_it: impl FnOnce(&mut Problem)) -> Vec<String> {
     let mut problem = good();
     break_it(&mut problem);

@@ -1,5 +1,4 @@
-//! Small nasty problems (ties, gaps, tight capacities, contradictions between
-//! what is near and what is fast).
+//! Small nasty problems (ties, gaps, tight capacities, conflicts between near and fast).
 
 use lamina_placement::{
     Block, BlockCost, BlockOnNode, Constraints, Criterion, Exit, ExitPoint, Link, Node, Objective,
@@ -7,7 +6,7 @@ use lamina_placement::{
     Workload,
 };
 
-/// What a problem may be nasty in, a bit each.
+/// Number of nasty features, a bit each.
 pub(crate) const FEATURES: u32 = 16;
 
 /// A small deterministic generator (splitmix64).
@@ -26,7 +25,7 @@ impl Dice {
         self.roll(sides) == 0
     }
 
-    /// A whole number of at most `most`, as seconds or the like: ties abound.
+    /// A whole number of at most `most`, for seconds etc.: ties abound.
     fn whole(&mut self, most: u64) -> f64 {
         self.roll(most + 1) as f64
     }

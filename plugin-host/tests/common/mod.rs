@@ -33,7 +33,7 @@ pub(crate) fn question(problem: Problem) -> Question {
     }
 }
 
-/// The plugin of that name and address.
+/// The plugin with that name and address.
 pub(crate) fn plugin(name: &str, address: &str, timeout_seconds: f64) -> Arc<Plugin> {
     let plugins = Plugins::new(vec![PluginConfig {
         name: name.to_owned(),
@@ -60,7 +60,7 @@ pub(crate) fn python() -> Command {
 /// A plugin that runs until this is dropped.
 pub(crate) struct Process {
     child: Child,
-    /// What it says of its address.
+    /// Its reported address.
     pub(crate) address: String,
 }
 

@@ -3,7 +3,7 @@ use crate::tests::{manifest, value};
 use lamina_model::EncodingErrors;
 use std::collections::BTreeMap;
 
-/// Two blocks, into which 40 kB and 20 kB cross.
+/// Two blocks with inputs of 40 kB and 20 kB.
 fn measured() -> Manifest {
     let mut manifest = manifest();
     manifest.inputs = vec![value("image", 10_000)];
@@ -100,7 +100,7 @@ fn a_manifest_without_errors_and_small_values_go_as_they_are() {
     assert_eq!((small.dtype, small.bytes), (None, 400));
 }
 
-/// Bytes at each cut, as strategies add them up.
+/// Bytes at each cut, summed as by strategies.
 fn at_cuts(workload: &Workload, manifest: &Manifest) -> Vec<u64> {
     let size = |name: &String| {
         let mut values = workload.values.iter();
@@ -114,7 +114,7 @@ fn at_cuts(workload: &Workload, manifest: &Manifest) -> Vec<u64> {
 #[test]
 fn a_workload_has_the_bytes_of_each_crossing() {
     let mut manifest = measured();
-    // An answer of an exit, which passes through the second block.
+    // The output of an exit, which passes through the second block.
     manifest.blocks[0].outputs.push(value("side", 300));
     manifest.blocks[1].inputs.push("side".into());
     manifest.blocks[1].outputs = vec![value("side", 300), value("scores", 10)];

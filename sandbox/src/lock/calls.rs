@@ -1,8 +1,8 @@
 //! seccomp: which system calls this process can make.
 //!
-//! An allow list: what a kernel learns later is refused. Refused calls fail
-//! with EPERM instead of ending the process, so that an unforeseen but harmless
-//! one costs nothing.
+//! An allow list: calls of later kernels are refused. Refused calls fail with
+//! EPERM instead of ending the process, so that an unforeseen but harmless one
+//! costs nothing.
 
 use super::Missing;
 use seccompiler::{
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Memory, threads, time, and files that are open: libtorch computing.
+/// Memory, threads, time, and open files: libtorch computing.
 const ALLOWED: [i64; 56] = [
     libc::SYS_brk,
     libc::SYS_clock_getres,
@@ -57,7 +57,7 @@ const ALLOWED: [i64; 56] = [
     libc::SYS_read,
     libc::SYS_readlinkat,
     libc::SYS_readv,
-    // From a socket that it was given; it cannot make one.
+    // From a socket that it was given; it cannot create one.
     libc::SYS_recvmsg,
     libc::SYS_renameat2,
     libc::SYS_restart_syscall,
@@ -82,7 +82,7 @@ const ALLOWED_MORE: [i64; 4] = [
     libc::SYS_renameat,
 ];
 
-/// Older names that younger processors do not have.
+/// Older calls that newer architectures do not have.
 #[cfg(target_arch = "x86_64")]
 const ALLOWED_HERE: [i64; 9] = [
     libc::SYS_access,
@@ -98,8 +98,8 @@ const ALLOWED_HERE: [i64; 9] = [
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: [i64; 0] = [];
 
-/// Cuts this process, all its threads, off from the network, other processes
-/// and everything of the kernel that computing does not need.
+/// Cuts this process, with all its threads, off from the network, other processes and every part of
+/// the kernel that computing does not need.
 pub(super) fn confine() -> Result<(), Missing> {
     let missing = |why: String| Missing {
         what: "seccomp",
@@ -114,9 +114,8 @@ pub(super) fn confine() -> Result<(), Missing> {
 
 fn programs(own_id: u32) -> Result<[BpfProgram; 2], BackendError> {
     let arch: TargetArch = std::env::consts::ARCH.try_into()?;
-    // The C library starts threads by `clone` where `clone3`, whose arguments no
-    // filter can see, is not there. It must be a filter of its own: one has one
-    // answer for all that it refuses.
+    // The C library starts threads by `clone` if `clone3`, whose arguments no filter can see, does
+    // not exist. This needs a separate filter: each has one answer for everything it refuses.
     let absent = SeccompFilter::new(
         BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
         SeccompAction::Allow,
@@ -129,7 +128,7 @@ fn programs(own_id: u32) -> Result<[BpfProgram; 2], BackendError> {
         SeccompAction::Allow,
         arch,
     )?;
-    // The second one leaves no call with which to install another.
+    // The second one allows no call to install another.
     Ok([absent.try_into()?, allowed.try_into()?])
 }
 
@@ -138,16 +137,16 @@ fn allowed(own_id: u32) -> Result<Rules, BackendError> {
     let mut rules: Rules = plain.map(|call| (*call, Vec::new())).collect();
     // The other filter answers this one.
     rules.insert(libc::SYS_clone3, Vec::new());
-    // Threads, no processes.
+    // Threads, but no processes.
     let thread = bits(libc::CLONE_THREAD);
     rules.insert(libc::SYS_clone, vec![all([has(0, thread, thread)?])?]);
-    // Aborting, no signals to others.
+    // Aborting, but no signals to others.
     let own = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own_id.into())?;
     rules.insert(libc::SYS_tgkill, vec![all([own])?]);
     rules.insert(libc::SYS_openat, opening(2)?);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, opening(1)?);
-    // Reading limits, no setting.
+    // Reading limits, but not setting them.
     let none = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
     rules.insert(libc::SYS_prlimit64, vec![all([none])?]);
     let of_a_terminal = [libc::TCGETS, libc::TIOCGWINSZ];
@@ -159,7 +158,7 @@ fn allowed(own_id: u32) -> Result<Rules, BackendError> {
         libc::F_DUPFD_CLOEXEC,
     ];
     rules.insert(libc::SYS_fcntl, one_of(1, &plain.map(bits))?);
-    // Giving way; taking more needs a right.
+    // Lowering priority; raising it needs a privilege.
     let itself = || {
         let zero = |argument| {
             SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 0)
@@ -172,8 +171,7 @@ fn allowed(own_id: u32) -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-/// Landlock before 6.2 does not see that opening a file for reading can empty
-/// it.
+/// Landlock before 6.2 does not see that opening a file for reading can empty it.
 fn opening(flags: u8) -> Result<Vec<SeccompRule>, BackendError> {
     let access = bits(libc::O_ACCMODE);
     let truncate = bits(libc::O_TRUNC);

@@ -10,13 +10,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The first kernel with Landlock (5.13) refuses what matters; what later ones
-/// add is taken where it is there. The gap of the first two, emptying a file by
-/// opening it, is closed by seccomp.
+/// The first kernel with Landlock (5.13) restricts everything important; later features are used if
+/// available. The gap of the first two versions, emptying a file by opening it, is closed by
+/// seccomp.
 const LEAST: ABI = ABI::V1;
 const NEWEST: ABI = ABI::V7;
 
-/// What libtorch asks the system about: processors and its own stacks.
+/// Files that libtorch reads about processors and its own stacks.
 const SYSTEM: [&str; 6] = [
     "/proc/self",
     "/proc/cpuinfo",
@@ -26,8 +26,7 @@ const SYSTEM: [&str; 6] = [
     "/dev/urandom",
 ];
 
-/// Cuts this process off from all files but those of `cell`, its libraries, and
-/// a few of the system.
+/// Restricts this process to the files of `cell`, its libraries, and a few of the system's.
 pub(super) fn confine(cell: &Cell) -> Result<(), Missing> {
     let restricted = restrict(cell).map_err(|e| missing(with_causes(&e)))?;
     let threads = threads();
@@ -73,7 +72,7 @@ fn own_folder() -> BitFlags<AccessFs> {
         | AccessFs::RemoveFile
 }
 
-/// What is not there cannot be reached anyway.
+/// A missing file cannot be reached anyway.
 fn allow(
     ruleset: RulesetCreated,
     path: &Path,
@@ -90,8 +89,7 @@ fn allow(
     ruleset.add_rule(PathBeneath::new(descriptor, access))
 }
 
-/// The folders from which this process's libraries came, for those that they
-/// load when first needed.
+/// The folders of this process's libraries, for those that they load on first use.
 fn libraries() -> BTreeSet<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     folders_of_libraries(&maps)
@@ -109,7 +107,7 @@ fn folders_of_libraries(maps: &str) -> BTreeSet<PathBuf> {
 }
 
 fn threads() -> usize {
-    // One that cannot be counted is taken for several.
+    // If they cannot be counted, assume several.
     fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count)
 }
 

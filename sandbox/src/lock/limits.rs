@@ -7,19 +7,19 @@ use std::time::Duration;
 /// Descriptors: the standard ones, the model, a block, and some for libtorch.
 const OPEN_FILES: u64 = 64;
 
-/// What a process may use up.
+/// Limits of a process.
 ///
 /// There is none on the number of processes: the kernel counts those of the
-/// user on the whole host, other pods' too. Starting any is refused instead.
+/// user on the whole host, including other pods'. Starting any is refused instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of memory that it writes to. Address space is no measure: libtorch
-    /// maps hundreds of megabytes that it never touches.
+    /// Bytes of memory that it writes to. Address space is no measure: libtorch maps hundreds of
+    /// megabytes that it never touches.
     pub memory_bytes: u64,
-    /// Time that its threads compute, in sum; unlimited where left out, for a process that
-    /// serves as long as it is watched.
+    /// CPU time of all threads together; unlimited if absent, for a process that serves while it is
+    /// watched.
     pub cpu: Option<Duration>,
-    /// Bytes of the largest file that it writes.
+    /// Size of the largest file that it writes.
     pub file_bytes: u64,
 }
 
@@ -34,11 +34,11 @@ pub(super) fn set(limits: &Limits) -> Result<(), LockError> {
         return Ok(());
     };
     let cpu = cpu.as_secs().max(1);
-    // SIGXCPU first, by which others see why it ended.
+    // SIGXCPU first, which shows others why it ended.
     lower(Resource::Cpu, cpu, cpu + 5, "computing time")
 }
 
-/// Never above what holds already, which would need a right.
+/// Never above the present limit, which would need a privilege.
 fn lower(
     resource: Resource,
     current: u64,

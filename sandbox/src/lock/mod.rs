@@ -1,8 +1,8 @@
-//! A process that opens an untrusted model locks itself up before.
+//! A process that opens an untrusted model sandboxes itself first.
 //!
-//! Nothing here needs a right or a namespace, so that it works in a pod that
-//! the `restricted` standard admits: Landlock for files, seccomp for system
-//! calls, resource limits for everything that runs out.
+//! Nothing here needs a privilege or a namespace, so it works in a pod under the
+//! `restricted` standard: Landlock for files, seccomp for system calls,
+//! resource limits for everything that can be exhausted.
 
 mod calls;
 mod files;
@@ -14,27 +14,27 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// What this process keeps.
+/// The rights that this process keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cell {
-    /// The files and folders that it may read besides its own libraries.
+    /// Files and folders that it may read besides its own libraries.
     pub read: Vec<PathBuf>,
-    /// The one folder in which it may make and write files, if any.
+    /// The one folder in which it may create and write files, if any.
     pub write: Option<PathBuf>,
-    /// What it may use up.
+    /// Its resource limits.
     pub limits: Limits,
 }
 
-/// What to do where the kernel cannot lock a process up.
+/// What to do if the kernel lacks the sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strictness {
     /// Refuse.
     Required,
-    /// Take what there is.
+    /// Use what is available.
     WhatThereIs,
 }
 
-/// One half of the lock that the kernel does not give.
+/// One half of the sandbox that the kernel lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     /// `Landlock` or `seccomp`.
@@ -43,7 +43,7 @@ pub struct Missing {
     pub why: String,
 }
 
-/// Why this process is not locked up. It must not open the model then.
+/// Why this process is not sandboxed. It must not open the model then.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// The kernel lacks something.
@@ -57,20 +57,20 @@ pub enum LockError {
     Limit {
         /// Which one.
         what: &'static str,
-        /// The kernel's answer.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// Locks this process up for the rest of its life. Call it while there is one
-/// thread. What is missing comes back where `strictness` lets it pass.
+/// Sandboxes this process for the rest of its life. Call it while there is one
+/// thread. Returns what is missing if `strictness` allows that.
 ///
 /// # Errors
-/// See [`LockError`]; part of the lock may hold then.
+/// See [`LockError`]; part of the sandbox may be in place then.
 pub fn lock_up(cell: &Cell, strictness: Strictness) -> Result<Vec<Missing>, LockError> {
     limits::set(&cell.limits)?;
-    // Files first: its own system calls are none that the second half allows.
+    // Files first: the second half does not allow the system calls for them.
     let halves = [files::confine(cell), calls::confine()];
     let missing = halves.into_iter().filter_map(Result::err).collect();
     decide(missing, strictness)

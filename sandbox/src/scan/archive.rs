@@ -1,5 +1,5 @@
-//! The zip archive around a model: bounds, names, and that no two readers can
-//! see two different archives in it.
+//! The zip archive around a model: bounds, names, and that no two readers can see different
+//! archives in it.
 
 use super::foreign::{Foreign, HEAD_BYTES};
 use super::{ScanError, ScanLimits, Text, TextKind};
@@ -9,17 +9,17 @@ use zip::read::{ArchiveOffset, Config};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
-/// The record with which an archive ends where it has no comment.
+/// Length of the end record of an archive without a comment.
 const END_BYTES: u64 = 22;
 const END_SIGNATURE: &[u8] = b"PK\x05\x06";
-/// Before it, in large archives: where the record with large numbers is.
+/// Before it, in large archives: the position of the record with large numbers.
 const LOCATOR_BYTES: u64 = 20;
 const LOCATOR_SIGNATURE: &[u8] = b"PK\x06\x07";
 const LARGE_END_BYTES: u64 = 56;
-/// A file in the archive takes this much of its directory.
+/// Least size of a file's entry in the directory.
 const DIRECTORY_ENTRY_BYTES: u64 = 46;
 
-/// Where files are that are neither code nor weights.
+/// Folder of files that are neither code nor weights.
 const EXTRA: &str = "extra/";
 
 pub(super) struct Archive<R> {
@@ -27,7 +27,7 @@ pub(super) struct Archive<R> {
     entries: Vec<Entry>,
 }
 
-/// What the directory says of one file.
+/// The directory's entry of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) name: String,
@@ -44,13 +44,13 @@ pub(super) enum Method {
 }
 
 impl<R: Read + Seek> Archive<R> {
-    /// Opens it and checks everything that the directory tells.
+    /// Opens it and checks the whole directory.
     pub(super) fn open(mut reader: R, limits: &ScanLimits) -> Result<Self, ScanError> {
         let bytes = reader.seek(SeekFrom::End(0)).map_err(ScanError::Read)?;
         check_ends(&mut reader, bytes, limits)?;
-        // The crate's guess of the beginning is not wanted: where the end records of
-        // a large archive, which torch always writes, are as long as the directory's
-        // first entry, it takes the second entry for the first.
+        // The crate must not guess the start of the archive: if the end records of a large archive,
+        // which torch always writes, are as long as the directory's first entry, it takes the
+        // second entry for the first.
         let at_first_byte = Config {
             archive_offset: ArchiveOffset::Known(0),
         };
@@ -68,8 +68,8 @@ impl<R: Read + Seek> Archive<R> {
         self.entries.len()
     }
 
-    /// The files that libtorch interprets. It ignores case in names. What lies in the folder
-    /// `extra` is its author's, and read by whoever asks for it by name.
+    /// The files that libtorch interprets. It ignores case in names. The folder `extra` belongs to
+    /// the author, and is only read by name.
     pub(super) fn texts(&self) -> Vec<Text> {
         let texts = self
             .entries
@@ -136,7 +136,7 @@ fn damaged(name: &str, what: &str) -> ScanError {
     no_zip(&format!("its file {name:?} is damaged: {what}"))
 }
 
-/// The first and last bytes: what is no archive is named, and the directory is
+/// The first and last bytes: names files that are not archives, and ensures that the directory is
 /// where every reader looks for it.
 fn check_ends<R: Read + Seek>(
     reader: &mut R,
@@ -187,15 +187,15 @@ fn check_ends<R: Read + Seek>(
     Ok(())
 }
 
-/// What the records at the end say of the directory.
+/// The position of the directory, by the records at the end.
 struct Directory {
     begin: u64,
     bytes: u64,
-    /// Where the first of these records begins.
+    /// Start of the first of these records.
     end: u64,
     /// The larger of the two numbers of files that an archive can claim.
     entries: u64,
-    /// Whether both records, where there are two, place it alike.
+    /// Whether both records, if there are two, agree.
     records_agree: bool,
 }
 
@@ -222,7 +222,7 @@ impl Directory {
         }
         let large = read_at(reader, end, LARGE_END_BYTES)?;
         let [files, size, begin] = [32, 40, 48].map(|at| number(&large, at));
-        // All ones in the small one: see the large one.
+        // All ones in the small one: use the large one.
         let agree = |small: u64, large: u64| small == large || small == u64::from(u32::MAX);
         Ok(Self {
             begin,
@@ -286,7 +286,7 @@ fn entries<R: Read + Seek>(zip: &mut ZipArchive<R>) -> Result<Vec<Entry>, ScanEr
     Ok(entries)
 }
 
-/// Decides on what the directory says.
+/// Checks the directory.
 pub(super) fn check_entries(
     entries: &[Entry],
     bytes: u64,

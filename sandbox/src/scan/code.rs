@@ -1,58 +1,58 @@
-//! TorchScript source as an archive carries it: which operators it names.
+//! TorchScript source in an archive: which operators it names.
 //!
 //! It is read as libtorch's lexer reads it. `torch` and `ops` are where
-//! operators come from, so that each use must name one there and then; a
-//! tensor's methods are operators too, so that some names are refused behind
-//! any dot. Words in comments count as code, `torch.jit.save` writes none, but a
-//! quotation mark there opens no string behind which code could hide.
+//! operators come from, so each use must name one directly; a tensor's
+//! methods are operators too, so some names are refused after any dot. Words
+//! in comments count as code (`torch.jit.save` writes none), but a quotation
+//! mark there opens no string that could hide code.
 
 use super::ScanError;
 use lamina_model::{OperatorRefusal, method_refusal, operator_refusal};
 
-/// What code does that no model needs.
+/// Code that no model needs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodeError {
-    /// An operator that reaches out of the forward.
+    /// An operator with outside effects.
     #[error("uses `{name}` in line {line}, which {why}")]
     Operator {
-        /// As it is written.
+        /// As written.
         name: String,
-        /// Where.
+        /// Its line.
         line: usize,
-        /// What it does.
+        /// Its effect.
         why: &'static str,
     },
-    /// An operator or class of somebody else.
+    /// A foreign operator or class.
     #[error("uses `{name}` in line {line}, which is none of libtorch's operators for forwards")]
     Foreign {
-        /// As it is written.
+        /// As written.
         name: String,
-        /// Where.
+        /// Its line.
         line: usize,
     },
-    /// `torch` or `ops` as a value, behind which any operator could hide.
+    /// `torch` or `ops` as a value, which could hide any operator.
     #[error("uses `{name}` in line {line} without naming an operator")]
     Hidden {
         /// Which of them.
         name: String,
-        /// Where.
+        /// Its line.
         line: usize,
     },
-    /// No text.
+    /// Not text.
     #[error("is no text")]
     NotText,
-    /// A string without its end.
+    /// An unterminated string.
     #[error("has a string without an end in line {line}")]
     OpenString {
-        /// Where it begins.
+        /// Its first line.
         line: usize,
     },
 }
 
-/// How far the end of a `getattr(…)` may be, nested ones inside.
+/// Most tokens of a `getattr(…)`, including nested ones.
 const GETATTR_TOKENS: usize = 256;
 
-/// Native classes that hold weights and nothing else.
+/// Namespaces of native classes that hold only weights.
 const NATIVE_CLASSES: [&str; 3] = ["quantized", "rnn", "sparse"];
 /// The native class of a profiler's marks.
 const MARK_CLASS: &str = "profiler._RecordFunction";
@@ -64,10 +64,10 @@ pub(super) fn check(name: &str, code: &[u8]) -> Result<(), ScanError> {
     })
 }
 
-/// Decides on one file of code.
+/// Checks one file of code.
 ///
 /// # Errors
-/// What it does that no model needs.
+/// Code that no model needs.
 pub fn check_code(code: &[u8]) -> Result<(), CodeError> {
     let code = std::str::from_utf8(code).map_err(|_| CodeError::NotText)?;
     let mut lexer = Lexer::new(code);
@@ -105,7 +105,7 @@ enum Kind<'a> {
     Mark(char),
 }
 
-/// `after` is at what follows `token`.
+/// `after` is the position after `token`.
 fn check_token(
     previous: Option<Kind<'_>>,
     token: Token<'_>,
@@ -137,7 +137,7 @@ fn refuse_forbidden(word: &str, line: usize) -> Result<(), CodeError> {
     }
 }
 
-/// The words behind the dots that come next, at most `count`.
+/// The words after the next dots, at most `count`.
 fn members<'a>(after: Lexer<'a>, count: usize) -> Vec<&'a str> {
     let mut kinds = after.kinds();
     let pairs = std::iter::from_fn(|| match (kinds.next()?, kinds.next()?) {
@@ -148,7 +148,7 @@ fn members<'a>(after: Lexer<'a>, count: usize) -> Vec<&'a str> {
 }
 
 fn check_torch(line: usize, after: Lexer<'_>) -> Result<(), CodeError> {
-    // What follows is a function of `aten`, or a submodule of those.
+    // A function of `aten` follows, or a submodule of those.
     if members(after, 1).is_empty() && !is_assigned(after) {
         return Err(hidden(line, "torch"));
     }
@@ -170,7 +170,7 @@ fn check_ops(line: usize, after: Lexer<'_>) -> Result<(), CodeError> {
     }
 }
 
-/// A keyword of that name in a call, or the name of an argument, says nothing.
+/// A keyword argument or parameter of that name is harmless.
 fn is_assigned(after: Lexer<'_>) -> bool {
     let mut kinds = after.kinds();
     kinds.next() == Some(Kind::Mark('=')) && kinds.next() != Some(Kind::Mark('='))
@@ -184,7 +184,7 @@ fn check_class(line: usize, after: Lexer<'_>) -> Result<(), CodeError> {
     Err(CodeError::Foreign { name, line })
 }
 
-/// `getattr(x, "name")` is `x.name` for names that are no identifiers.
+/// `getattr(x, "name")` is `x.name` for names that are not identifiers.
 fn check_getattr(line: usize, after: Lexer<'_>) -> Result<(), CodeError> {
     let mut depth = 0;
     for kind in after.kinds().take(GETATTR_TOKENS) {
@@ -212,7 +212,7 @@ fn hidden(line: usize, name: &str) -> CodeError {
     }
 }
 
-/// Where reading has come to; a copy looks ahead.
+/// The reading position; a copy looks ahead.
 #[derive(Debug, Clone, Copy)]
 struct Lexer<'a> {
     rest: &'a str,
@@ -229,12 +229,12 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// What follows, up to a mistake.
+    /// The following tokens, up to an error.
     fn kinds(self) -> impl Iterator<Item = Kind<'a>> {
         self.map_while(Result::ok).map(|token| token.kind)
     }
 
-    /// What begins with `first`, and its length; `None` for blank space.
+    /// The token that starts with `first`, and its length; `None` for white space.
     fn read(&self, first: char) -> Option<(Option<Kind<'a>>, usize)> {
         Some(match first {
             '"' | '\'' if !self.in_comment => {
@@ -275,8 +275,8 @@ impl<'a> Iterator for Lexer<'a> {
     }
 }
 
-/// The string at the start of `code` without its quotation marks, and its
-/// length with them. Byte for byte what libtorch's lexer does.
+/// The string at the start of `code` without its quotation marks, and its length including them.
+/// Byte for byte as libtorch's lexer.
 fn string(code: &str) -> Option<(&str, usize)> {
     let bytes = code.as_bytes();
     let quote = bytes[0];

@@ -1,23 +1,23 @@
 use super::{CodeError, Foreign, PickleError};
 
-/// Why a file is not given to libtorch.
+/// Why a file is not passed to libtorch.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
-    /// The file cannot be read; nothing is known about its content.
+    /// The file cannot be read; its content is unknown.
     #[error("cannot read the file")]
     Read(#[source] std::io::Error),
-    /// Nothing in it.
+    /// It is empty.
     #[error("the file is empty")]
     Empty,
-    /// More than a model may have.
+    /// Larger than a model may be.
     #[error("it has {bytes} bytes, more than {limit}")]
     TooLarge {
         /// Bytes of the file.
         bytes: u64,
-        /// Bytes that are allowed.
+        /// The limit.
         limit: u64,
     },
-    /// What `torch.save` wrote before it wrote zip archives.
+    /// The format of `torch.save` before zip archives.
     #[error(
         "it is a bare pickle, as torch.save wrote before PyTorch 1.6: load it in Python and export the module with torch.jit.trace and torch.jit.save"
     )]
@@ -25,16 +25,16 @@ pub enum ScanError {
     /// A model in another format.
     #[error("{0}")]
     Foreign(Foreign),
-    /// No zip archive, or a damaged one.
+    /// Not a zip archive, or a damaged one.
     #[error("it is no whole zip archive: {reason}")]
     NotZip {
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
     /// Readers could disagree about its content.
     #[error("its zip archive is ambiguous: {reason}")]
     Ambiguous {
-        /// What could be read in two ways.
+        /// The ambiguity.
         reason: String,
     },
     /// More files than a model may have.
@@ -42,7 +42,7 @@ pub enum ScanError {
     TooManyEntries {
         /// Files inside.
         entries: usize,
-        /// Files that are allowed.
+        /// The limit.
         limit: usize,
     },
     /// A zip bomb.
@@ -52,17 +52,17 @@ pub enum ScanError {
     Bomb {
         /// Bytes of the file.
         bytes: u64,
-        /// Bytes that its files claim, or hold.
+        /// Bytes that its files claim, or have.
         inflated: u64,
-        /// Bytes that are allowed.
+        /// The limit.
         limit: u64,
     },
-    /// A name that leaves the archive or is none.
+    /// A name that leaves the archive or is invalid.
     #[error("the name of its file {name:?} {reason}")]
     BadName {
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: &'static str,
     },
     /// Two files that libtorch, which ignores case, cannot tell apart.
@@ -76,15 +76,15 @@ pub enum ScanError {
     UnsupportedEntry {
         /// The entry.
         name: String,
-        /// What it is.
+        /// Its kind.
         what: &'static str,
     },
-    /// A text that is longer than any honest one.
+    /// A text longer than any legitimate one.
     #[error("its file {name:?} holds more than {limit} bytes")]
     LongText {
         /// The entry.
         name: String,
-        /// Bytes that are allowed.
+        /// The limit.
         limit: u64,
     },
     /// `torch.save` of tensors or of a Python object.
@@ -107,26 +107,26 @@ pub enum ScanError {
         "it was written by PyTorch 1.1 or older: load it with torch.jit.load, and write it again with torch.jit.save of PyTorch 1.6 to 2.13"
     )]
     Old,
-    /// A zip archive of something else.
+    /// Another kind of zip archive.
     #[error("it is a zip archive without {missing}, which torch.jit.save writes")]
     NotTorchScript {
         /// The first file that is missing.
         missing: &'static str,
     },
-    /// A pickle that holds what no model needs.
+    /// A pickle with contents that no model needs.
     #[error("its {name} {error}")]
     Pickle {
         /// The entry.
         name: String,
-        /// What it holds.
+        /// The contents.
         error: PickleError,
     },
-    /// Code that does what no model needs.
+    /// Code that no model needs.
     #[error("its {name} {error}")]
     Code {
         /// The entry.
         name: String,
-        /// What it does.
+        /// The code.
         error: CodeError,
     },
 }

@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-/// As many first bytes as any of them needs.
+/// Most first bytes needed to identify a format.
 pub(super) const HEAD_BYTES: u64 = 16;
 /// The largest header that the safetensors format allows, in bytes.
 const SAFETENSORS_HEADER_BYTES: u64 = 100_000_000;
-/// Versions that ONNX's `ir_version`, the first field of a file, may have, with room for
-/// those to come.
+/// Versions of ONNX's `ir_version`, the first field of a file, including future ones.
 const ONNX_VERSIONS: std::ops::RangeInclusive<u8> = 1..=63;
 
 /// A format that is not TorchScript.
@@ -24,7 +23,7 @@ pub enum Foreign {
 }
 
 impl Foreign {
-    /// What a file is that begins with `head`.
+    /// The format of a file that starts with `head`.
     pub(super) fn of(head: &[u8]) -> Option<Self> {
         if head.starts_with(b"\x89HDF\r\n\x1a\n") {
             return Some(Self::Hdf5);
@@ -39,7 +38,7 @@ impl Foreign {
     }
 }
 
-/// Eight bytes with the length of a JSON object, and its beginning.
+/// Eight bytes with the length of a JSON object, and its start.
 fn is_safetensors(head: &[u8]) -> bool {
     let Some((length, rest)) = head.split_first_chunk::<8>() else {
         return false;
@@ -88,7 +87,7 @@ mod tests {
             (&b"\x89HDF\r\n\x1a\n\0\0\0\0"[..], Some(Foreign::Hdf5)),
             (b"\x1c\0\0\0TFL3\0\0", Some(Foreign::Tflite)),
             (b"\x40\0\0\0\0\0\0\0{\"weight\"", Some(Foreign::Safetensors)),
-            // As torch.onnx and skl2onnx begin.
+            // The start of files by torch.onnx and skl2onnx.
             (b"\x08\x0a\x12\x07pytorch", Some(Foreign::Onnx)),
             (b"\x08\x09\x3a\xff\x01", Some(Foreign::Onnx)),
             (b"\xff\xff\xff\xff\xff\xff\xff\xff{", None),

@@ -1,6 +1,6 @@
-//! Is this file a TorchScript archive that may be given to libtorch?
+//! Whether a file is a TorchScript archive that may be passed to libtorch.
 //!
-//! Pure: bytes in, verdict out. Code and pickles are understood, weights only
+//! Pure: bytes in, verdict out. Code and pickles are parsed, weights only
 //! compared with their checksums, which libtorch does not do.
 
 mod archive;
@@ -21,19 +21,19 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
-/// How large what is scanned may be.
+/// Size limits of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanLimits {
     /// Bytes of the file.
     pub file_bytes: u64,
     /// Files inside it.
     pub entries: usize,
-    /// Bytes of one file of code or of one pickle, inflated.
+    /// Bytes of one file of code or of one pickle, decompressed.
     pub text_bytes: u64,
-    /// How many times its size the archive may inflate to. Weights are never
-    /// compressed, code is, to a tenth and less.
+    /// Factor by which the archive may grow when decompressed. Weights are never compressed, code
+    /// is, to a tenth or less.
     pub ratio: u64,
-    /// Bytes to which any archive may inflate, whatever its size.
+    /// Bytes to which any archive may decompress, whatever its size.
     pub inflated_bytes_at_least: u64,
 }
 
@@ -49,12 +49,12 @@ impl Default for ScanLimits {
     }
 }
 
-/// What an accepted archive holds.
+/// Contents of an accepted archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scanned {
     /// Files inside.
     pub entries: usize,
-    /// Bytes of code and pickles that were read.
+    /// Bytes of code and pickles read.
     pub read_bytes: u64,
 }
 

@@ -1,12 +1,12 @@
-//! Pickles as libtorch reads them: a program for a small stack machine. Only
-//! what `torch.jit.save` writes is let through.
+//! Pickles as libtorch reads them: a program for a small stack machine. Only what `torch.jit.save`
+//! writes is accepted.
 
 use super::ScanError;
 
-/// What a pickle holds that no model needs.
+/// Contents of a pickle that no model needs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PickleError {
-    /// It names something else than TorchScript's own types.
+    /// A name other than TorchScript's own types.
     #[error("names {module}.{name}, which is none of TorchScript's types")]
     Global {
         /// Python's module.
@@ -19,23 +19,22 @@ pub enum PickleError {
     Opcode {
         /// The instruction.
         opcode: u8,
-        /// Its place.
+        /// Its position.
         at: usize,
     },
-    /// It ends in the middle.
+    /// It is truncated.
     #[error("ends too early")]
     Truncated,
-    /// It does not begin as protocol 2.
+    /// It does not start as protocol 2.
     #[error("is no pickle of protocol 2")]
     Protocol,
     /// Bytes after its end.
     #[error("goes on after its end")]
     Trailing,
-    /// A place in its memory far beyond what it stored: libtorch would make
-    /// room for all places up to it.
+    /// A memo index far beyond what was stored: libtorch would allocate all entries up to it.
     #[error("uses the place {place} of its memory without having filled it")]
     Memo {
-        /// The place.
+        /// The index.
         place: u64,
     },
 }
@@ -47,16 +46,16 @@ pub(super) fn check(name: &str, pickle: &[u8]) -> Result<(), ScanError> {
     })
 }
 
-/// Decides on one pickle.
+/// Checks one pickle.
 ///
 /// # Errors
-/// What it holds that no model needs.
+/// Contents that no model needs.
 pub fn check_pickle(pickle: &[u8]) -> Result<(), PickleError> {
     let mut reader = Reader { pickle, at: 0 };
     if reader.take(2) != Ok(&[0x80, 2]) {
         return Err(PickleError::Protocol);
     }
-    // Each instruction fills one place at most.
+    // Each instruction stores at most one entry.
     let mut places = 0;
     loop {
         let at = reader.at;
@@ -88,8 +87,8 @@ pub fn check_pickle(pickle: &[u8]) -> Result<(), PickleError> {
     }
 }
 
-/// Bytes after an instruction of fixed length, of those that libtorch's own
-/// reader knows; `None` for all others.
+/// Operand bytes of the fixed-length instructions that libtorch's own reader knows; `None` for all
+/// others.
 const fn operand_bytes(opcode: u8) -> Option<u64> {
     Some(match opcode {
         // ( MARK, N NONE, ] and ) and } empty ones, a/e/l/t/d/s/u containers
@@ -130,8 +129,8 @@ fn check_global(module: &[u8], name: &[u8]) -> Result<(), PickleError> {
     })
 }
 
-/// What libtorch's reader knows by name, classes of the archive's own code, and
-/// the packed weights of quantized layers.
+/// Names that libtorch's reader knows, classes of the archive's own code, and the packed weights of
+/// quantized layers.
 fn is_allowed(module: &str, name: &str) -> bool {
     let is_name = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     match module {

@@ -8,7 +8,7 @@ use zip::{CompressionMethod, ZipWriter};
 
 const PICKLE: &[u8] = b"\x80\x02).";
 
-/// A tiny archive that is accepted, and `more`.
+/// A tiny accepted archive, and `more`.
 fn archive(more: &[(&str, &[u8])]) -> Vec<u8> {
     let code: &[u8] = b"class M(Module):\n  def forward(self) -> int:\n    return 1\n";
     let base: [(&str, &[u8]); 4] = [
@@ -47,7 +47,7 @@ fn assert_refused(bytes: &[u8], about: &str) {
 fn what_torch_jit_save_writes_is_accepted() {
     let scanned = verdict(&archive(&[])).unwrap();
     assert_eq!(scanned.entries, 4);
-    // Where PyTorch 2.13 keeps the version of some archives.
+    // PyTorch 2.13 keeps the version of some archives there.
     let code: &[u8] = b"def f() -> int:\n  return 1\n";
     let newer: [(&str, &[u8]); 4] = [
         ("m/data.pkl", PICKLE),
@@ -58,7 +58,7 @@ fn what_torch_jit_save_writes_is_accepted() {
     assert!(verdict(&zipped(&newer, CompressionMethod::Stored)).is_ok());
 }
 
-/// `bytes` with the end records of large archives, which torch writes always.
+/// `bytes` with the end records of large archives, which torch always writes.
 fn as_large(bytes: &[u8]) -> Vec<u8> {
     let (files, end) = bytes.split_at(bytes.len() - 22);
     let number = |at: usize, count: usize| {
@@ -119,7 +119,7 @@ fn extra_files_are_their_authors_and_no_code() {
     let pickle: &[u8] = b"\x80\x04cposix\nsystem\n.";
     let extra = [("m/extra/notes.py", script), ("m/extra/labels.pkl", pickle)];
     assert!(verdict(&archive(&extra)).is_ok());
-    // libtorch takes code from everywhere else.
+    // libtorch reads code from everywhere else.
     for name in ["m/code/extra/notes.py", "m/EXTRA/notes.py", "m/extras.py"] {
         assert!(verdict(&archive(&[(name, script)])).is_err(), "{name}");
     }

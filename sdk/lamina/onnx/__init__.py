@@ -1,4 +1,4 @@
-"""From a file of ONNX to a TorchScript file that Lamina serves."""
+"""Converts an ONNX file to a TorchScript file that Lamina serves."""
 
 from lamina.onnx.converting import export_onnx
 

@@ -1,4 +1,4 @@
-"""Writing a file of ONNX as TorchScript, and comparing it with ONNX Runtime."""
+"""Writes an ONNX file as TorchScript, and compares it with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def export_onnx(
     *,
     inputs: Sequence[Declared] = (),
 ) -> ProgramReport:
-    """Writes a file of ONNX as a TorchScript file that Lamina serves.
+    """Writes an ONNX file as a TorchScript file that Lamina serves.
 
-    onnx2pytorch makes a network of the file, and that is written as `export_program` writes it.
-    The file is compared with that network, bit for bit, and with ONNX Runtime within
-    `TOLERANCE`. Sizes without a number in the ONNX file are free where its graph leaves them free.
+    onnx2pytorch builds a network from the file, which is written as in `export_program`.
+    The result is compared with that network, bit for bit, and with ONNX Runtime within
+    `TOLERANCE`. Sizes without a number in the ONNX file are free if its graph leaves them free.
 
     Args:
-        file: of ONNX, weights beside it where it names such files.
+        file: the ONNX file, with its external weights beside it.
         path: of the file to write, usually `*.pt`.
-        inputs: names and ranges of the inputs, in order, with a size for the example wherever
-            one but the first is free.
+        inputs: names and ranges of the inputs, in order, with an example size for each free
+            size except the first.
 
     Raises:
-        ArgumentError: if `inputs` are not what the file takes.
-        ExportError: with the operator or the reason for which it cannot be done.
+        ArgumentError: if `inputs` do not match the file.
+        ExportError: with the operator or reason that prevents it.
         OSError: if a file cannot be read or written.
     """
     with silent():
@@ -82,7 +82,7 @@ def export_onnx(
 
 
 class _Network(nn.Module):
-    """What onnx2pytorch made, with numbers for the tensors that hold sizes."""
+    """The network from onnx2pytorch, with numbers for tensors that hold sizes."""
 
     def __init__(self, converted: nn.Module) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class _Network(nn.Module):
 
 
 class _Expand(nn.Module):
-    """ONNX's Expand; the library's own wants a shape that is no symbol."""
+    """ONNX's Expand; the library's own does not accept symbolic shapes."""
 
     def forward(self, tensor: Tensor, shape: Tensor) -> Tensor:
         both = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
@@ -118,14 +118,14 @@ class _Filled(nn.Module):
 
 
 def _read(file: Path) -> tuple[_Network, list[Declared]]:
-    """The network of a file, and the inputs that it names, -1 where a size is free."""
+    """The network of a file, and the inputs that it names, -1 for free sizes."""
     onnx, library = needed("onnx", _EXTRA), needed("onnx2pytorch", _EXTRA)
     try:
         model = onnx.load(str(file))
         onnx.checker.check_model(str(file))
     except OSError:
         raise
-    except Exception as error:  # of whatever parses it
+    except Exception as error:  # from its parser
         raise ExportError(f"{file} is no whole file of ONNX: {said(error)}") from error
     _rename(model.graph, _copies(model.graph))
     try:
@@ -144,7 +144,7 @@ def _read(file: Path) -> tuple[_Network, list[Declared]]:
 
 
 def _copies(graph: Any) -> dict[str, str]:  # noqa: ANN401
-    """Weights under a second name, which the library does not take for weights; drops those."""
+    """Weights under a second name, which the library does not treat as weights; drops those."""
     held = {tensor.name for tensor in graph.initializer}
     names, given = {}, {value.name for value in graph.output}
     for node in list(graph.node):
@@ -155,7 +155,7 @@ def _copies(graph: Any) -> dict[str, str]:  # noqa: ANN401
 
 
 def _rename(graph: Any, names: dict[str, str]) -> None:  # noqa: ANN401
-    """Takes the dots out of values' names: the library makes names of modules of them."""
+    """Removes the dots from values' names: the library uses them as module names."""
     for node in graph.node:
         for name in node.output:
             if "." in name:
@@ -184,7 +184,7 @@ def _input(onnx: Any, model: Any, value: Any) -> Declared:  # noqa: ANN401 - onn
 
 
 def _vocabulary(model: Any, name: str) -> int | None:  # noqa: ANN401
-    """The largest id of a table that an input is looked up in."""
+    """The largest valid id of a table indexed by an input."""
     tables = {tensor.name: tensor for tensor in model.graph.initializer}
     rows = [
         tables[node.input[0]].dims[0]
@@ -195,7 +195,7 @@ def _vocabulary(model: Any, name: str) -> int | None:  # noqa: ANN401
 
 
 def _declared(given: Sequence[Declared], declared: Sequence[Declared]) -> list[Declared]:
-    """What the file takes, with a size for the example at each place but the first."""
+    """The file's inputs, with a size for each place but the first."""
     if declared and len(declared) != len(given):
         names = ", ".join(g.name for g in given)
         raise ArgumentError(
@@ -252,9 +252,9 @@ def _program(
     example = tuple(_example(inputs, _ROWS, _SEED))
     try:
         program = torch.export.export(network, example, dynamic_shapes=(free,))
-    except Exception as error:  # what the network's Python throws has no common type
+    except Exception as error:  # a network's Python throws without a common type
         raise ExportError(f"torch.export does not take the network: {said(error)}") from error
-    # The tensors in whose place numbers were taken.
+    # The tensors that were replaced by numbers.
     program.graph.eliminate_dead_code()
     return program
 

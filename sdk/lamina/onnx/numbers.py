@@ -1,8 +1,8 @@
-"""Tensors that hold sizes, as the numbers that they are.
+"""Treats tensors that hold sizes as numbers.
 
-ONNX computes shapes with tensors. For torch.export what a tensor holds is anything at all, and
-a shape that is made of it is free in each of its sizes. Here such tensors keep, beside what
-torch knows, the numbers of which they were made.
+ONNX computes shapes with tensors. torch.export knows nothing of a tensor's elements, so a shape
+made from them is free in each of its sizes. Here such tensors keep the numbers they were made
+from.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 class _UnknownError(Exception):
-    """What is asked is not done with numbers."""
+    """The operation is not supported on numbers."""
 
 
 def constants(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
-    """The whole numbers in small tensors, by name."""
+    """The integers in small tensors, by name."""
     return {
         name: tensor.tolist()
         for name, tensor in tensors
@@ -41,15 +41,15 @@ def constants(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
 
 
 class Numbers(TorchFunctionMode):
-    """While it is entered, tensors made of sizes and constants are numbers where they are asked.
+    """While entered, tensors made of sizes and constants are replaced by numbers where read.
 
     Args:
-        held: tensors and what is in them.
+        held: tensors and their elements.
     """
 
     def __init__(self, held: Iterable[tuple[Tensor, Any]]) -> None:
         super().__init__()
-        # With the tensor, so that no other gets its id.
+        # With the tensor, so that its id is not reused.
         self._known: dict[int, tuple[Tensor, Any]] = {id(t): (t, v) for t, v in held}
 
     def __torch_function__(
@@ -80,7 +80,7 @@ class Numbers(TorchFunctionMode):
                 self._learn(part, number)
 
     def _plain(self, value: Any) -> Any:  # noqa: ANN401
-        """Numbers for tensors; there is no rule for others."""
+        """Numbers for tensors; no rule for others."""
         if isinstance(value, Tensor):
             if id(value) not in self._known:
                 raise _UnknownError
@@ -92,12 +92,12 @@ class Numbers(TorchFunctionMode):
         return value
 
     def _sizes(self, func: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Numbers in the place of sizes among the arguments behind the first."""
+        """Numbers in place of sizes among the arguments after the first."""
         if func in _TAKE_NUMBERS:
             return tuple(self._inside(a, alone=True) for a in args)
         found = (*args[:1], *(self._inside(a) for a in args[1:]))
         if func is Tensor.__getitem__ and isinstance(found[1], list):
-            # As torch takes a list with slices; of numbers alone it would be another thing.
+            # As torch takes a list with slices; with numbers only it would mean another thing.
             return (found[0], tuple(found[1]))
         return found
 
@@ -106,7 +106,7 @@ class Numbers(TorchFunctionMode):
         return {k: self._inside(v, alone=alone) for k, v in named.items()}
 
     def _inside(self, value: Any, *, alone: bool = False) -> Any:  # noqa: ANN401
-        """`value` with numbers for the scalars in its lists, itself as well where `alone`."""
+        """`value` with numbers for the scalars in its lists, and for itself if `alone`."""
         if isinstance(value, Tensor):
             known = self._known.get(id(value), (value, None))[1]
             return known if alone and isinstance(known, _NUMBERS) else value
@@ -119,14 +119,14 @@ class Numbers(TorchFunctionMode):
 
 
 def _is_size(value: object) -> bool:
-    """What may stand among sizes or indices, tensors of one number included."""
+    """Possible sizes or indices, including tensors of one number."""
     if isinstance(value, Tensor):
         return value.dim() == 0 or not value.dtype.is_floating_point
     return value is None or value is ... or isinstance(value, (*_NUMBERS, slice))
 
 
 class _Ratio:
-    """A quotient that is still to be rounded."""
+    """A quotient before rounding."""
 
     def __init__(self, over: Any, under: Any) -> None:  # noqa: ANN401
         self.over, self.under = over, under
@@ -143,7 +143,7 @@ def _without_types(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _made(value: Any) -> Any:  # noqa: ANN401
-    """Of `torch.tensor`."""
+    """Rule of `torch.tensor`."""
     if isinstance(value, list | tuple | torch.Size):
         if len(value) > MOST:
             raise _UnknownError
@@ -154,7 +154,7 @@ def _made(value: Any) -> Any:  # noqa: ANN401
 
 
 def _same(value: Any, *to: Any) -> Any:  # noqa: ANN401
-    """What changes neither numbers nor their places."""
+    """Operations that change neither numbers nor their order."""
     kinds = [k for k in to if isinstance(k, torch.dtype)]
     if any(k.is_floating_point or k.is_complex for k in kinds) or _has(value, _Ratio):
         raise _UnknownError
@@ -217,7 +217,7 @@ def _expanded(value: Any, *shape: Any) -> Any:  # noqa: ANN401
 
 
 def _each(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Element by element, one alone with each of the others."""
+    """Element by element, with broadcasting of single ones."""
 
     def over(*values: Any, **_: object) -> Any:  # noqa: ANN401
         lengths = {len(v) for v in values if isinstance(v, list)} - {1}
@@ -239,7 +239,7 @@ def _each(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, _Ratio):
-        # Sizes are not negative, so that it does not matter which way.
+        # Sizes are not negative, so the rounding direction does not matter.
         return value.over // value.under
     raise _UnknownError
 

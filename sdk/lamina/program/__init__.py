@@ -1,4 +1,4 @@
-"""From a program of `torch.export` to a TorchScript file that Lamina serves."""
+"""Converts a program of `torch.export` to a TorchScript file that Lamina serves."""
 
 from lamina.program.arguments import Declared, shapes
 from lamina.program.converting import export_program, said

@@ -1,4 +1,4 @@
-"""What a program takes, and requests for it."""
+"""Inputs of a program, and requests for it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ NUMBER_TYPE = torch.int64
 
 @dataclass(frozen=True)
 class Declared:
-    """An input as `--input` declares it.
+    """An input as declared by `--input`.
 
     Attributes:
         name: for clients.
-        datatype: as the Open Inference Protocol names it.
-        shape: -1 where it is free.
-        low: smallest value of a request, with `high`; None where any will do.
+        datatype: its name in the Open Inference Protocol.
+        shape: -1 for free sizes.
+        low: smallest value of a request, with `high`; None if any will do.
         high: largest value.
     """
 
@@ -47,16 +47,16 @@ class Declared:
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument that the file takes.
+    """An argument of the file.
 
     Attributes:
         name: the program's, or the declared one.
         dtype: of its tensor.
-        sizes: numbers, and the program's expressions where they are free.
-        example: a value that the program was exported with, if the file holds one.
-        low: smallest value to draw, with `high`; None where any will do.
+        sizes: numbers, and the program's expressions for free ones.
+        example: a value used for the program's export, if the file holds one.
+        low: smallest value to draw, with `high`; None if any will do.
         high: largest value.
-        number: the expression of a whole number, which the file takes as a tensor.
+        number: the expression of an integer that the file takes as a tensor.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Argument:
     number: Expression | None = None
 
     def draw(self, values: Mapping[Expression, int], generator: torch.Generator) -> Tensor:
-        """A request, in the sizes that `values` gives for the symbols."""
+        """A request with the sizes that `values` assigns to the symbols."""
         if self.number is not None:
             return torch.tensor(size_at(self.number, values), dtype=self.dtype)
         shape = [size_at(s, values) for s in self.sizes]
@@ -81,13 +81,13 @@ class Argument:
 
 @dataclass(frozen=True)
 class Arguments:
-    """All that a program takes.
+    """All arguments of a program.
 
     Attributes:
-        tensors: what the file takes, in order.
-        fixed: values that the program holds fixed, by their place among all leaves.
-        structure: how the leaves nest in a call of the program.
-        example_sizes: what each symbol was when the program was exported.
+        tensors: inputs of the file, in order.
+        fixed: values that the program fixes, by their index among all leaves.
+        structure: the nesting of the leaves in a call of the program.
+        example_sizes: values of the symbols when the program was exported.
     """
 
     tensors: tuple[Argument, ...]
@@ -97,7 +97,7 @@ class Arguments:
 
     @property
     def batch(self) -> Expression | None:
-        """The symbol of the free batch: in the first place of the first that has one there."""
+        """The symbol of the free batch: the first dimension of the first input that has it free."""
         for argument in self.tensors:
             if argument.sizes and not isinstance(argument.sizes[0], int):
                 first = argument.sizes[0]
@@ -105,10 +105,11 @@ class Arguments:
         return None
 
     def together(self) -> list[list[Expression]]:
-        """The free sizes that requests choose together, the batch first.
+        """Free sizes that requests choose together, the batch first.
 
-        A program that never compares the batches of its inputs has a symbol for each. What
-        stands in the same place with the same size is taken for one.
+        A program that never compares the batches of its inputs has a symbol for each. Sizes that
+        are
+        equal at the same position are treated as one.
         """
         groups: dict[object, list[Expression]] = {}
         for argument in self.tensors:
@@ -129,12 +130,12 @@ class Arguments:
         return sorted(found, key=lambda group: self.batch not in group)
 
     def examples(self) -> list[Tensor] | None:
-        """The values that the program was exported with."""
+        """The values used for the program's export."""
         found = [a.example for a in self.tensors if a.example is not None]
         return found if len(found) == len(self.tensors) else None
 
     def call(self, values: Sequence[Tensor]) -> tuple[list[object], dict[str, object]]:
-        """The places and names under which the program takes `values`."""
+        """The positional and keyword arguments of the program for `values`."""
         waiting = iter(
             int(v) if a.number is not None else v for a, v in zip(self.tensors, values, strict=True)
         )
@@ -147,18 +148,18 @@ class Arguments:
 
 
 def shapes(program: ExportedProgram) -> list[tuple[int, ...]]:
-    """The shapes of the tensors that a program takes, -1 where a size is free."""
+    """The shapes of a program's tensors, -1 for free sizes."""
     nodes = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
     users = [nodes[str(name)] for name in program.graph_signature.user_inputs if name in nodes]
     return [sizes.shape(value) for value in users if isinstance(value, Tensor)]
 
 
 def read(program: ExportedProgram, declared: Sequence[Declared]) -> Arguments:
-    """What `program` takes, with the names and ranges of `declared` if there are any.
+    """Reads the arguments of `program`, with names and ranges from `declared` if given.
 
     Raises:
-        ArgumentError: if `declared` is not what the program takes.
-        ExportError: if it takes what Lamina cannot serve.
+        ArgumentError: if `declared` does not match the program.
+        ExportError: if Lamina cannot serve one of them.
     """
     structure = program.call_spec.in_spec
     if structure is None:
@@ -184,7 +185,7 @@ def _examples(program: ExportedProgram, structure: pytree.TreeSpec) -> list[obje
     if program.example_inputs is None:
         return None
     places, names = program.example_inputs
-    # As the program orders them, whatever the order in which they were given.
+    # As the program orders them, whatever the given order.
     wanted = structure.children()[1].context if structure.num_children == 2 else list(names)
     leaves: list[object] = pytree.tree_leaves((places, {k: names[k] for k in wanted}))
     return leaves if len(leaves) == structure.num_leaves else None
@@ -211,7 +212,7 @@ def _argument(node: Node, example: object, hints: dict[Expression, int]) -> Argu
 
 
 def _hint(size: object, hints: dict[Expression, int]) -> None:
-    """Learns what a symbol was from a size that has no other in it."""
+    """Learns a symbol's value from a size that contains no other symbol."""
     wanted = sizes.expression(size)
     if wanted is None or len(wanted.free_symbols) != 1:
         return
@@ -253,7 +254,7 @@ def format_shape(shape: Sequence[int]) -> str:
 
 
 def size_at(size: int | Expression, values: Mapping[Expression, int]) -> int:
-    """A size, where symbols are `values`."""
+    """A size for the symbols' `values`."""
     return size if isinstance(size, int) else int(size.subs(dict(values)))
 
 
@@ -268,12 +269,12 @@ def _between(
 def _normal(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     if dtype.is_floating_point:
         return torch.randn(*shape, generator=generator).to(dtype)
-    # Nothing else is sure to be in a vocabulary.
+    # No other value is certain to be in a vocabulary.
     return torch.randint(2, tuple(shape), generator=generator).to(dtype)
 
 
 def _like(example: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Values of the example in another order, so that each is one that may occur."""
+    """Values of the example in another order, so that each may occur."""
     flat = example.reshape(-1)
     if example.dtype.is_floating_point and bool((flat == flat[0]).all()):
         return _normal(shape, example.dtype, generator)

@@ -1,4 +1,4 @@
-"""Writing a program as a file, and proving that it is the same."""
+"""Writes a program as a file, and checks that they are equal."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ def export_program(
 ) -> ProgramReport:
     """Writes a program of `torch.export` as a TorchScript file that Lamina serves.
 
-    The file is written from the program's graph, not traced, so what is free in the
-    program (the batch, the length of a text, the size of an image) is free in the file. It
-    is read back and compared with the program, bit for bit, before it replaces what was at
-    `path`: on the example, on other values, and at two other sizes of each that is free.
+    The file is written from the program's graph, not traced, so sizes that are free in the
+    program (the batch, the length of a text, the size of an image) are free in the file. It
+    is read back and compared with the program, bit for bit, before it replaces the file at
+    `path`: on the example, on other values, and at two other values of each free size.
 
-    Compared is what serves: weights that want no gradient. For those that do, PyTorch multiplies
-    some matrices another way, and the last bits differ, in the network itself as well.
+    Weights are compared as served, without gradients. With gradients PyTorch multiplies
+    some matrices differently, and the last bits differ, in the network itself as well.
 
     Args:
         program: of `torch.export.export` or `torch.export.load`, of a network in evaluation
             mode.
         path: of the file, usually `*.pt`.
-        inputs: names and ranges of the inputs, in order; the program's own where left out.
-        network: what the program was exported from. Where it is given the file is compared with
-            it as well, and on more requests, in which all free sizes change together.
+        inputs: names and ranges of the inputs, in order; the program's own if omitted.
+        network: the source of the program. If given, the file is compared with it as well, and
+            on more requests, in which all free sizes change together.
 
     Raises:
-        ArgumentError: if `inputs` are not what the program takes.
-        ExportError: with the operator or the reason for which it cannot be done.
+        ArgumentError: if `inputs` do not match the program.
+        ExportError: with the operator or reason that prevents it.
         OSError: if the file cannot be written.
     """
     with torch.inference_mode(False), torch.no_grad(), quiet():
@@ -94,7 +94,7 @@ def _compiled(text: Source) -> torch.jit.ScriptModule:
     # A class for each: TorchScript takes networks of one class with equal attributes for one
     # type, and a type has one `forward`.
     class Network(torch.jit.ScriptModule):
-        """Holds what a text reads from `self`."""
+        """Holds the attributes that a text reads from `self`."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -115,14 +115,14 @@ def _compiled(text: Source) -> torch.jit.ScriptModule:
 
 
 def _archive(network: torch.jit.ScriptModule) -> bytes:
-    # To memory, because torch puts the name of the file that it writes into the archive.
+    # To memory, because torch puts the name of the file into the archive.
     buffer = io.BytesIO()
     torch.jit.save(network, buffer)
     return buffer.getvalue()
 
 
 class _Comparison:
-    """The program beside the file."""
+    """Compares the program with the file."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class _Comparison:
                 return
 
     def _other_requests(self) -> Iterator[Check]:
-        """Requests in which all free sizes are others."""
+        """Requests in which all free sizes differ from the example's."""
         then, drawn = self._arguments.example_sizes, random.Random(_SEED)
         for number in range(1, _REQUESTS + 1):
             values = dict(then)
@@ -193,7 +193,7 @@ class _Comparison:
             yield self._check(f"request {number}", self._draw(values), may_refuse=True)
 
     def _place(self, symbol: sizes.Expression) -> str:
-        """Where a free size is, `x[2]`."""
+        """Position of a free size, `x[2]`."""
         for argument in self._arguments.tensors:
             for place, size in enumerate(argument.sizes):
                 if not isinstance(size, int) and symbol in size.free_symbols:
@@ -207,7 +207,7 @@ class _Comparison:
         shapes = tuple(tuple(t.shape) for t in request)
         try:
             expected = self._expected(request)
-        except Exception as error:  # what a graph throws has no common type
+        except Exception as error:  # a graph throws without a common type
             if not may_refuse:
                 raise ExportError(f"the program fails on {why}: {said(error)}") from error
             return Check(why, shapes, equal=False, message=said(error))
@@ -264,7 +264,7 @@ def _equal(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> bool:
 
 
 def _is_same(left: Tensor, right: Tensor) -> bool:
-    """Bit for bit, what is no number too."""
+    """Equal bit for bit, NaN included."""
     if left.dtype != right.dtype or left.shape != right.shape:
         return False
     return torch.equal(_bytes(left), _bytes(right))
@@ -277,7 +277,7 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 def said(error: BaseException) -> str:
-    """The line of an error that says something."""
+    """The informative line of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     spoken = [line for line in lines if not line.startswith(("The following", "Traceback", "File"))]
     return (spoken or lines or [type(error).__name__])[-1 if not spoken else 0].rstrip(":")
@@ -307,7 +307,7 @@ def _size_names(arguments: Arguments) -> dict[sizes.Expression, str]:
 
 
 def _bounds(program: ExportedProgram, size: sizes.Expression) -> tuple[int, int | None]:
-    """Of a size: those of its symbol where it is one, else none that are known."""
+    """Bounds of a size: those of its symbol if it is one, else unknown."""
     found = trials.bounds(program.range_constraints, size)
     return found.low, found.high
 

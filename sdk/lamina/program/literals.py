@@ -1,4 +1,4 @@
-"""Constants of a graph as TorchScript writes them."""
+"""Constants of a graph in TorchScript."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MEMORY_FORMATS = {
 
 
 def literal(value: object, kind: str = "") -> str | None:
-    """The text of `value`, or None where TorchScript has none for it.
+    """The text of `value`, or None if TorchScript has none.
 
     Args:
-        value: a number, a text, None, or one of torch's types of things.
-        kind: the type that the operator wants, as schemas print it: what takes a
-            float is not given an int.
+        value: a number, a text, None, or a value of torch's types.
+        kind: the type that the operator expects, as printed in schemas: a float argument
+            does not accept an int.
     """
     if isinstance(value, bool) or value is None:
         return str(value)

@@ -1,4 +1,4 @@
-"""What a graph computes with numbers, as TorchScript writes it."""
+"""Operations of a graph on numbers, in TorchScript."""
 
 from __future__ import annotations
 

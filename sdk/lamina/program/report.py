@@ -1,4 +1,4 @@
-"""What an export found, for people and for programs."""
+"""Results of an export, for people and for programs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class FreeSize:
     Attributes:
         place: in the shape, from 0.
         low: smallest that the export allows.
-        high: largest, None without end.
-        name: by which it is declared, equal for sizes that requests choose together; None for
-            the batch, and where it is no symbol's.
+        high: largest, None if unbounded.
+        name: its declared name, shared by sizes that requests choose together; None for
+            the batch, and for a size that is not a symbol.
     """
 
     place: int
@@ -32,11 +32,11 @@ class InputReport:
 
     Attributes:
         name: of the argument.
-        datatype: as the Open Inference Protocol names it.
-        shape: -1 where it is free.
+        datatype: its name in the Open Inference Protocol.
+        shape: -1 for free sizes.
         example_shape: that of the example.
-        free: the bounds of what is free.
-        low: smallest value that requests for the checks had, for whole numbers.
+        free: the bounds of the free sizes.
+        low: smallest value in the checks' requests, for integers.
         high: largest value.
     """
 
@@ -49,7 +49,7 @@ class InputReport:
     high: float | None
 
     def declaration(self) -> str:
-        """For `lamina-node-agent prepare --input`: what has no end is as in the example."""
+        """For `lamina-node-agent prepare --input`; unbounded sizes are as in the example."""
         named = {f.place: f for f in self.free if f.name is not None and f.high is not None}
         shape: list[str] = []
         for place, (size, example) in enumerate(zip(self.shape, self.example_shape, strict=True)):
@@ -68,8 +68,8 @@ class OutputReport:
     """An output of the file.
 
     Attributes:
-        datatype: as the Open Inference Protocol names it, or torch's name.
-        shape: -1 where it follows from the request.
+        datatype: its name in the Open Inference Protocol, or torch's.
+        shape: -1 for sizes that follow from the request.
     """
 
     datatype: str
@@ -81,10 +81,10 @@ class Check:
     """A request on which the file and the program were compared.
 
     Attributes:
-        why: what it is about.
+        why: purpose of the check.
         shapes: of the inputs.
-        equal: bit for bit; where it is not, the program itself refuses the request.
-        message: what the program said to a request that it refuses.
+        equal: bit for bit; if not, the program itself refuses the request.
+        message: the program's error for a request that it refuses.
     """
 
     why: str
@@ -95,17 +95,17 @@ class Check:
 
 @dataclass(frozen=True)
 class ProgramReport:
-    """What was written, and what was checked before.
+    """The written file, and the checks before it was written.
 
     Attributes:
         output: the file.
         file_bytes: its size.
         operators: calls of operators in it.
-        producer: what wrote it.
+        producer: the versions that wrote it.
         inputs: in the order of `forward`.
         outputs: in the order of their leaves.
         checks: all comparisons.
-        notes: what somebody who serves the file should know.
+        notes: hints for serving the file.
     """
 
     output: str
@@ -119,16 +119,16 @@ class ProgramReport:
 
     @property
     def is_batch_free(self) -> bool:
-        """Whether the first input takes any batch."""
+        """Whether the first input accepts any batch."""
         return self.inputs[0].shape[:1] == (-1,)
 
     def prepare_command(self) -> str:
-        """How the file is looked at next."""
+        """The command to inspect the file next."""
         inputs = " ".join(f"--input {i.declaration()}" for i in self.inputs)
         return f"lamina-node-agent prepare {self.output} {inputs} --out blocks"
 
     def to_json(self) -> str:
-        """One object; its names are in camelCase, as all of Lamina's."""
+        """One object with camelCase names, as in all of Lamina."""
         document = _camel({**asdict(self), "prepare_command": self.prepare_command()})
         return json.dumps(document, indent=1, allow_nan=False)
 

@@ -1,4 +1,4 @@
-"""Sizes that a graph leaves free, in its own symbols."""
+"""Free sizes of a graph, in its own symbols."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Expression = Any
 
 
 def expression(size: object) -> Expression | None:
-    """The symbols behind a number of the graph; None where it is a plain one."""
+    """The symbols behind a number of the graph; None if it is plain."""
     if isinstance(size, torch.SymInt):
         found = size.node.expr
         return None if found.is_Integer else found
@@ -23,29 +23,29 @@ def expression(size: object) -> Expression | None:
 
 
 def shape(tensor: Tensor) -> tuple[int, ...]:
-    """The sizes of a stand-in, -1 where one is free.
+    """The sizes of a fake tensor, -1 for free ones.
 
-    A symbol that torch.export has found to be one number is no free size.
+    A symbol that torch.export has reduced to one number is not free.
     """
     return tuple(-1 if expression(s) is not None else int(s) for s in tensor.shape)
 
 
 def from_tensors(wanted: Expression, tensors: Iterable[tuple[str, Tensor]]) -> str | None:
-    """TorchScript that reads the number `wanted` off one of `tensors`.
+    """TorchScript that reads the number `wanted` from one of `tensors`.
 
-    An operator that takes its sizes from its own operands needs no number from the
-    beginning of the network, so that a cut in front of it carries one tensor alone.
+    If an operator takes its sizes from its own operands, it needs no number from the
+    beginning of the network, so that a cut in front of it sends only one tensor.
 
     Args:
-        wanted: as `expression` gives it.
-        tensors: names and the graph's stand-ins for the values.
+        wanted: as returned by `expression`.
+        tensors: names and fake tensors of the values.
     """
     for name, tensor in tensors:
         for place, size in enumerate(tensor.shape):
             found = expression(size)
             if found is None:
                 continue
-            # Sizes are multiples of each other or nothing to do with each other.
+            # Sizes are multiples of each other or unrelated.
             ratio = wanted / found
             if ratio.is_Rational and ratio.is_positive:
                 return _scaled(f"{name}.size({place})", int(ratio.p), int(ratio.q))

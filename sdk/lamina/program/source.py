@@ -1,4 +1,4 @@
-"""TorchScript's text of a program's graph."""
+"""TorchScript of a program's graph."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ _TAKEN = {
 
 @dataclass(frozen=True)
 class Source:
-    """A network as TorchScript's text.
+    """A network as TorchScript.
 
     Attributes:
         code: of `forward`, a method.
-        tensors: what it reads from `self`, by name.
-        parameters: which of those are a network's weights.
-        operators: how many operators it calls.
-        dropped_inputs: arguments that hold whatever the export was given, as text.
+        tensors: those read from `self`, by name.
+        parameters: names of those that are weights.
+        operators: number of operator calls.
+        dropped_inputs: arguments fixed at the exported value, as text.
     """
 
     code: str
@@ -64,10 +64,10 @@ class Source:
 
 
 def source(program: ExportedProgram) -> Source:
-    """The text of `program`, sizes as free as they are there.
+    """The TorchScript of `program`, with the same free sizes.
 
     Raises:
-        ExportError: with the operator or the argument for which TorchScript has nothing.
+        ExportError: with the operator or argument that TorchScript lacks.
     """
     writer = _Writer()
     arguments, dropped = writer.inputs(program)
@@ -87,14 +87,14 @@ def source(program: ExportedProgram) -> Source:
 
 @dataclass(frozen=True)
 class _Line:
-    """One statement; `defines` names what is dropped where nobody reads it."""
+    """One statement; dropped if nothing reads a name that it `defines`."""
 
     text: str
     defines: str | None = None
 
 
 class _Writer:
-    """Writes statement after statement."""
+    """Writes the statements in order."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -117,13 +117,13 @@ class _Writer:
         return kept[::-1]
 
     def inputs(self, program: ExportedProgram) -> tuple[list[str], list[str]]:
-        """The arguments of `forward`, and those that are none because they are fixed."""
+        """The arguments of `forward`, without the fixed ones."""
         arguments, dropped = [], []
         nodes = [n for n in program.graph.nodes if n.op == "placeholder"]
         for node, spec in zip(nodes, program.graph_signature.input_specs, strict=True):
             if spec.kind is not InputKind.USER_INPUT:
                 if not node.users:
-                    continue  # held by the network, and never asked
+                    continue  # held by the network, and not an input
                 self._values[node] = "self." + self._held(program, node, spec)
             elif isinstance(spec.arg, ConstantArgument):
                 self._values[node] = _constant(spec.arg.value, node.name)
@@ -148,7 +148,7 @@ class _Writer:
         return name
 
     def _attribute(self, tensor: Tensor, name: str) -> str:
-        """One for each tensor, tied weights too."""
+        """One attribute per tensor, also for tied weights."""
         if id(tensor) not in self._attributes:
             fresh = self._fresh(name)
             self.tensors[fresh] = tensor
@@ -160,7 +160,7 @@ class _Writer:
         if isinstance(spec.arg, TensorArgument):
             self._values[node] = name
         elif isinstance(spec.arg, SymIntArgument):
-            # What is served takes tensors.
+            # A served model takes tensors.
             self._values[node] = self._define(node.name, f"int({name})")
         else:
             raise ExportError(
@@ -170,7 +170,7 @@ class _Writer:
         return name
 
     def nodes(self, module: GraphModule) -> list[_Value]:
-        """Writes a graph and gives its outputs."""
+        """Writes a graph and returns its outputs."""
         for node in module.graph.nodes:
             if node.op == "call_function":
                 self._call(node)
@@ -224,7 +224,7 @@ class _Writer:
         self._values[node] = name
 
     def _check(self, node: Node) -> None:
-        """What the network was exported under and a request must meet."""
+        """A condition of the export that requests must meet."""
         condition, message = self._text(node.args[0], node), literal(str(node.args[1]))
         self._statement(f"if not {condition}:")
         self._statement(f"    raise RuntimeError({message})")
@@ -272,7 +272,7 @@ class _Writer:
         return f"torch.ops.{operator._schema.name.replace('::', '.')}({', '.join(texts)})"
 
     def _given(self, value: object, kind: str, node: Node) -> str:
-        """An operand, as the type that the operator wants."""
+        """An operand, converted to the type that the operator expects."""
         if isinstance(value, list | tuple):
             items = [self._given(v, kind, node) for v in value]
             text = f"[{', '.join(items)}]"
@@ -285,7 +285,7 @@ class _Writer:
         return self._text(value, node, kind)
 
     def _view_shape(self, node: Node) -> str | None:
-        """The shape with its only free size left out, which then is what is left over."""
+        """The shape with -1 for its only free size, so that it is inferred."""
         shape = node.args[1]
         if not isinstance(shape, list | tuple):
             return None
@@ -382,7 +382,7 @@ class _Writer:
 
 
 def _answer(program: ExportedProgram, outputs: Sequence[_Value]) -> str:
-    """The statement that gives what the program gives, in its nesting."""
+    """The statement that returns the program's outputs, in their nesting."""
     specs = program.graph_signature.output_specs
     mutated = [s.target for s in specs if s.kind is OutputKind.BUFFER_MUTATION]
     if mutated:
@@ -397,13 +397,13 @@ def _answer(program: ExportedProgram, outputs: Sequence[_Value]) -> str:
         return f"return {_tuple(answers)}"
     try:
         nested = pytree.tree_unflatten(answers, spec)
-    except Exception:  # from a class that wants more than texts
+    except Exception:  # from a class that expects more than texts
         return f"return {_tuple(answers)}"
     return f"return {_nested(nested) or _tuple(answers)}"
 
 
 def _nested(value: object) -> str | None:
-    """Texts in their nesting; None where TorchScript has no such thing."""
+    """Texts in their nesting; None if TorchScript does not support it."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
@@ -417,7 +417,7 @@ def _nested(value: object) -> str | None:
 
 
 def _mapping(value: Mapping[object, object]) -> str | None:
-    """A dictionary of tensors; TorchScript has none of different things."""
+    """A dictionary of tensors; TorchScript has none of mixed types."""
     given = {k: v for k, v in value.items() if v is not None and v != "None"}
     if not given or not all(isinstance(k, str) and isinstance(v, str) for k, v in given.items()):
         return None
@@ -447,8 +447,8 @@ def _constant(value: object, place: str, kind: str = "") -> str:
 def _is_linear(node: Node) -> bool:
     """Whether an addmm is a layer with a bias.
 
-    TorchScript takes an addmm apart into a product and a sum, whose last bits differ; a linear
-    layer calls it unseen.
+    TorchScript splits an addmm into a product and a sum, whose last bits differ; a linear
+    layer keeps it as one.
     """
     bias = node.args[0]
     stand_in = bias.meta.get("val") if isinstance(bias, torch.fx.Node) else None
@@ -456,7 +456,7 @@ def _is_linear(node: Node) -> bool:
 
 
 def _items(node: Node) -> int | None:
-    """How many values a node gives where it gives several and each is taken alone."""
+    """Number of a node's values if it has several and each is read separately."""
     value = node.meta.get("val")
     if not isinstance(value, list | tuple) or len(value) < 2:
         return None
@@ -472,7 +472,7 @@ def _kind_of_number(node: Node) -> str:
 
 
 def _plain(kind: str) -> str:
-    """`Optional[List[int]]` without its Optional, for an empty list."""
+    """`Optional[List[int]]` without the Optional, for an empty list."""
     found = re.fullmatch(r"Optional\[(.*)\]", kind)
     return (found[1] if found else kind).replace("number", "float")
 

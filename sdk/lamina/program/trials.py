@@ -1,4 +1,4 @@
-"""At which sizes a file is compared with its program."""
+"""Sizes at which a file is compared with its program."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SIZES = 2
 
 @dataclass(frozen=True)
 class Bounds:
-    """Within which a free size may be.
+    """Bounds of a free size.
 
     Attributes:
         low: the smallest.
-        high: the largest, None where there is no end.
+        high: the largest, None if unbounded.
     """
 
     low: int
@@ -39,13 +39,13 @@ def bounds(ranges: Mapping[Expression, object], symbol: Expression) -> Bounds:
 
 
 def common(several: Sequence[Bounds]) -> Bounds:
-    """What all of several bounds allow."""
+    """The intersection of several bounds."""
     ends = [b.high for b in several if b.high is not None]
     return Bounds(max(b.low for b in several), min(ends) if ends else None)
 
 
 def _whole(bound: object) -> int | None:
-    """None for what has no end."""
+    """None for infinity."""
     try:
         return int(bound)  # type: ignore[call-overload, no-any-return]
     except (TypeError, ValueError, OverflowError, AttributeError):
@@ -53,9 +53,9 @@ def _whole(bound: object) -> int | None:
 
 
 def other_sizes(example: int, allowed: Bounds, *, is_batch: bool) -> Iterator[int]:
-    """Sizes to try beside the example's, the most telling first.
+    """Sizes to try beside the example's, the most informative first.
 
-    Batches of one are tried where the export starts at two as well: torch.export treats
+    A batch of one is tried even if the export starts at two: torch.export treats
     one as a size of its own, and most requests are one.
     """
     if is_batch:
@@ -71,7 +71,7 @@ def other_sizes(example: int, allowed: Bounds, *, is_batch: bool) -> Iterator[in
 
 
 def drawn(example: int, allowed: Bounds, random_: random.Random, *, is_batch: bool) -> int:
-    """A size of a request in which others change as well."""
+    """A size of a request in which other sizes change as well."""
     low, high = (1, 8) if is_batch else (max(example // 2, 1), example + example // 2)
     if not (is_batch and allowed.low == 2):
         low = max(low, allowed.low)

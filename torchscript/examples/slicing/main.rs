@@ -1,10 +1,10 @@
-//! Measures what slicing costs: `cargo xtask bench slicing`.
+//! Measures the cost of slicing: `cargo xtask bench slicing`.
 //!
-//! For each model, on one thread and in one process: the whole model the ways
-//! that libtorch offers, all blocks merged into one slice as agents load them, and
-//! the blocks as a chain of slices; then what the manifest predicts for random
-//! cuts against what those slices take. Variants take turns, so that a change of
-//! the host's speed meets all of them.
+//! For each model, on one thread and in one process: the whole model in libtorch's
+//! own ways, all blocks merged into one slice as in agents, and the blocks as a
+//! chain of slices; then the manifest's prediction for random cuts against the
+//! measured slices. Variants take turns, so that a change of the host's speed
+//! affects all of them.
 
 mod memory;
 mod report;
@@ -21,7 +21,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// As `lamina-node-agent prepare` profiles.
+/// As in `lamina-node-agent prepare`.
 const TIMING_RUNS: u32 = 20;
 const PROFILE_BUDGET: Duration = Duration::from_secs(30);
 
@@ -33,7 +33,7 @@ struct Args {
     /// Turns of each variant.
     #[arg(long, default_value_t = 25)]
     rounds: usize,
-    /// Random cuts into two and into three slices, of each so many.
+    /// Number of random cuts into two, and into three slices.
     #[arg(long, default_value_t = 5)]
     splits: usize,
     /// Print JSON instead of the page.
@@ -42,8 +42,7 @@ struct Args {
     /// Today, for the page.
     #[arg(long, default_value = "")]
     date: String,
-    /// Only load this variant of the first model and print what it took: the
-    /// program calls itself so.
+    /// Only load this variant of the first model and print its cost; used internally.
     #[arg(long, hide = true, requires = "blocks")]
     load: Option<variants::Variant>,
     /// Folder with the prepared model, for `--load`.
@@ -51,7 +50,7 @@ struct Args {
     blocks: Option<PathBuf>,
 }
 
-/// All that is measured of one model.
+/// All measurements of one model.
 #[derive(Serialize)]
 pub(crate) struct Measured {
     pub(crate) model: String,

@@ -1,4 +1,4 @@
-//! Memory of one copy and time to load it, each in a process of its own.
+//! Memory of one copy and time to load it, each in its own process.
 
 use crate::variants::{Variant, request};
 use anyhow::{Context as _, Result, ensure};
@@ -19,11 +19,11 @@ pub(crate) struct Load {
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Took {
-    /// Reading, optimizing, warming up.
+    /// Seconds for reading, optimizing and warming up.
     pub(crate) seconds: f64,
-    /// Memory that the process holds beyond what it held before.
+    /// Additional resident memory.
     pub(crate) bytes: u64,
-    /// The most that it held on the way there.
+    /// Its peak while loading.
     pub(crate) peak_bytes: u64,
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn loads(model: &Path, folder: &Path) -> Result<Vec<Load>> {
     Variant::value_variants().iter().map(load).collect()
 }
 
-/// In the child: loads, runs once, and says what it took.
+/// In the child: loads, runs once, and prints its cost.
 pub(crate) fn child(model: &Path, folder: &Path, variant: Variant) -> Result<()> {
     let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join("manifest.json"))?)?;
     let before = status("VmRSS:")?;

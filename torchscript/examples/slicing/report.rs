@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::fmt::Write as _;
 use std::fs;
 
-/// What the manifest says of a block and the cut behind it.
+/// The manifest's figures of a block and the cut after it.
 #[derive(Serialize)]
 pub(crate) struct Cut {
     pub(crate) seconds: f64,
@@ -31,7 +31,7 @@ impl Measured {
         self.variants.iter().find(|t| t.variant == variant)
     }
 
-    /// The whole model the fastest way that libtorch offers.
+    /// The whole model in libtorch's fastest way.
     fn fastest_whole(&self) -> Option<&Times> {
         let wholes = self
             .variants
@@ -51,8 +51,7 @@ impl Measured {
         }
     }
 
-    /// CPU time that the slices took for each predicted second, as the operator
-    /// learns it for each host.
+    /// CPU time of the slices per predicted second, as the operator learns it per host.
     fn correction(&self) -> f64 {
         let took: f64 = self.slices.iter().map(|s| s.cpu.median).sum();
         let predicted: f64 = self.slices.iter().map(|s| s.predicted_seconds).sum();

@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
 
-/// Turns whose times are not kept.
+/// Turns whose times are discarded.
 const FIRST_TURNS: usize = 2;
 
 /// Seconds of one variant's forwards.
@@ -65,8 +65,7 @@ pub(crate) fn measure(
     let mut cpu = wall.clone();
     for round in 0..rounds + FIRST_TURNS {
         for turn in 0..loaded.len() {
-            // Another one goes first each time: what runs before leaves its
-            // traces in the caches.
+            // Another one goes first each time, because the one before affects the caches.
             let at = (turn + round) % loaded.len();
             let (start, cpu_start) = (Instant::now(), thread_seconds());
             loaded[at].1.run(&request)?;

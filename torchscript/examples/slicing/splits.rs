@@ -1,4 +1,4 @@
-//! Slices at random cuts: what the manifest predicts, and what they take.
+//! Slices at random cuts: the manifest's prediction, and the measurement.
 
 use crate::rounds::{Spread, thread_seconds};
 use crate::variants::{request, slices};
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
-/// Turns whose times are not kept.
+/// Turns whose times are discarded.
 const FIRST_TURNS: usize = 2;
 
 #[derive(Serialize)]
@@ -27,14 +27,14 @@ impl Slice {
         (self.predicted_seconds / self.wall.median - 1.0).abs()
     }
 
-    /// Of the prediction corrected by `factor`, in CPU time.
+    /// Error of the prediction corrected by `factor`, in CPU time.
     pub(crate) fn cpu_error(&self, factor: f64) -> f64 {
         (self.predicted_seconds * factor / self.cpu.median - 1.0).abs()
     }
 }
 
-/// As the operator and the strategies predict it: the times of the blocks, and
-/// the penalty of the cut at the end.
+/// Predicted as by the operator and the strategies: the times of the blocks, and the penalty of the
+/// cut at the end.
 fn predicted(manifest: &Manifest, first: usize, end: usize) -> f64 {
     let sum: f64 = manifest.blocks[first..end].iter().map(|b| b.time.p50).sum();
     let penalty = manifest.blocks[end - 1].cut_penalty_seconds;
@@ -59,7 +59,7 @@ pub(crate) fn measure(
         for round in 0..rounds + FIRST_TURNS {
             let mut values = request(&manifest.inputs);
             for (slice, (wall, cpu)) in slices.iter().zip(&mut samples) {
-                // On its host a slice is not the last thing that ran.
+                // On its host, something else ran before a slice.
                 caches.fill();
                 let (start, cpu_start) = (Instant::now(), thread_seconds());
                 values = slice.run(&values)?;
@@ -82,8 +82,8 @@ pub(crate) fn measure(
     Ok(measured)
 }
 
-/// Different cuts into two slices and into three, `count` of each where there
-/// are so many. The same on every host.
+/// Different cuts into two slices and into three, `count` of each if there are that many. The same
+/// on every host.
 fn drawn(blocks: usize, count: usize) -> BTreeSet<Vec<usize>> {
     let mut state = 1_u64;
     let mut dice = |sides: usize| {

@@ -1,4 +1,4 @@
-//! What is compared.
+//! The compared variants.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -106,8 +106,8 @@ pub(crate) fn slices(folder: &Path, manifest: &Manifest, borders: &[usize]) -> R
     Ok(slices)
 }
 
-/// A request of batch 1: a smooth pattern in the range of normalized images.
-/// Networks that get noise or zeros may drown in denormal numbers.
+/// A request of batch 1: a smooth pattern in the range of normalized images. With noise or zeros,
+/// networks may get stuck in denormal numbers.
 pub(crate) fn request(inputs: &[ValueSpec]) -> Vec<Tensor> {
     let tensor = |spec: &ValueSpec| {
         let shape: Vec<i64> = spec.shape.iter().map(|d| (*d).max(1)).collect();

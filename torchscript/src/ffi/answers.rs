@@ -1,4 +1,4 @@
-//! What the shim answers, as JSON.
+//! The shim's answers, as JSON.
 
 use serde::Deserialize;
 
@@ -17,12 +17,12 @@ pub(crate) struct Argument {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Signature {
     pub(crate) arguments: Vec<Argument>,
-    /// Text of `lamina.json`, where the file has one.
+    /// Text of `lamina.json`, if the file has one.
     pub(crate) metadata: Option<String>,
 }
 
-/// What the shim found in a cleaned graph. Positions count top-level nodes in
-/// program order; a cut at `p` lies behind node `p`.
+/// The shim's analysis of a cleaned graph. Positions count top-level nodes in program order; a cut
+/// at `p` is after node `p`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Analysis {
@@ -34,31 +34,29 @@ pub(crate) struct Analysis {
     pub(crate) weight_bytes: u64,
     /// Number of nodes.
     pub(crate) nodes: usize,
-    /// Positions of the operations that do the work, ascending.
+    /// Positions of the heavy operations, ascending.
     pub(crate) heavy: Vec<usize>,
-    /// Per heavy operation the stage whose weights it reads, where the file
-    /// shows it.
+    /// For each heavy operation the stage whose weights it reads, if the file shows it.
     pub(crate) stages: Vec<Option<usize>>,
     /// Heads of the side exits, in order.
     pub(crate) heads: Vec<Head>,
-    /// Positions behind which all that is live can be sent, as far as types
-    /// tell, ascending.
+    /// Positions after which all live values can be sent, as far as types show, ascending.
     pub(crate) cuts: Vec<Place>,
     /// Identities of the model's inputs.
     pub(crate) inputs: Vec<u64>,
     /// Identities of the leaves of `structure`, in order.
     pub(crate) outputs: Vec<u64>,
-    /// The nest that the model gives its outputs in.
+    /// The nest of the model's outputs.
     pub(crate) structure: Structure,
     /// Names of all operators, `aten::relu`.
     pub(crate) operators: Vec<String>,
 }
 
-/// What a side exit alone needs.
+/// The part that only a side exit needs.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Head {
-    /// Position of the node that it hangs on.
+    /// Position of the node that it branches from.
     pub(crate) from: usize,
     /// Position of its last node.
     pub(crate) to: usize,
@@ -72,33 +70,33 @@ pub(crate) struct Head {
 pub(crate) struct Place {
     /// Its position.
     pub(crate) at: usize,
-    /// One tensor alone is live, beside the answers of side exits.
+    /// A single tensor is live, besides the answers of side exits.
     pub(crate) direct: bool,
 }
 
-/// A nest of outputs as the graph builds it; a leaf may be of any type.
+/// A nest of outputs in the graph; a leaf may be of any type.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind", deny_unknown_fields)]
 pub(crate) enum Structure {
     /// The next of the outputs.
     Output,
-    /// An output that exists in training only.
+    /// An output that exists only in training.
     None,
-    /// A tuple; names where it has them.
+    /// A tuple, with names if it has them.
     Tuple {
         names: Vec<String>,
         fields: Vec<Self>,
     },
 }
 
-/// How a value is made up of tensors.
+/// How a value consists of tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Layout {
     pub(crate) kind: Kind,
     /// Of the one tensor that it is sent as.
     pub(crate) bytes: u64,
-    /// Of a tensor, in libtorch's words.
+    /// Of a tensor, libtorch's name.
     pub(crate) datatype: Option<String>,
     /// Of a tensor.
     pub(crate) shape: Vec<i64>,
@@ -127,7 +125,7 @@ pub(crate) enum Kind {
 }
 
 impl Layout {
-    /// The tensors that it is sent as, each with its kind and bytes.
+    /// The tensors that it is sent as, with kind and bytes.
     pub(crate) fn wires(&self) -> Vec<(Kind, u64)> {
         match self.kind {
             Kind::None => Vec::new(),
@@ -149,7 +147,7 @@ impl Layout {
         }
     }
 
-    /// Whether the two are made up alike, whatever their size.
+    /// Whether both have the same structure, whatever their size.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         self.kind == other.kind
             && self.datatype == other.datatype
@@ -170,32 +168,32 @@ impl Layout {
 pub(crate) struct Live {
     /// Its identity: the same at each cut that it is live at.
     pub(crate) value: u64,
-    /// Some operation overwrites it: it may be another one at the next cut.
+    /// Some operation overwrites it: its contents may differ at the next cut.
     pub(crate) written: bool,
     pub(crate) layout: Layout,
 }
 
-/// What one forward showed.
+/// The observations of one forward.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Observation {
-    /// Per cut what is live there.
+    /// For each cut, the values live there.
     pub(crate) cuts: Vec<Vec<Live>>,
-    /// Per output.
+    /// For each output.
     pub(crate) outputs: Vec<Layout>,
 }
 
-/// What forwards showed of the ways through a model.
+/// Observations about the paths through a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Watched {
-    /// Cuts at which what crosses is of another make or size for some requests.
+    /// Cuts where the structure or size of a live value depends on the request.
     pub(crate) unsteady: Vec<Unsteady>,
-    /// Whether requests may take different ways, or give tensors of different sizes.
+    /// Whether requests may take different paths, or produce tensors of different sizes.
     pub(crate) may_differ: bool,
-    /// Why a trace would hold for one batch size alone.
+    /// Why a trace would hold for only one batch size.
     pub(crate) fixes_trace: Option<String>,
-    /// Why it would hold for one of the other free sizes alone.
+    /// Why it would hold for only one value of another free size.
     pub(crate) sizes_fix_trace: Option<String>,
 }
 
@@ -208,12 +206,11 @@ pub(crate) struct Unsteady {
     pub(crate) reason: String,
 }
 
-/// What came of tracing a model again.
+/// The result of retracing a model.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Retraced {
-    /// Why the trace holds for batch 1 alone; `None` where it holds for any,
-    /// or no other was asked for.
+    /// Why the trace holds only for batch 1; `None` if it holds for any, or no other was requested.
     pub(crate) fixed_batch: Option<String>,
 }
 
@@ -225,8 +222,8 @@ pub(crate) struct Cost {
     pub(crate) flops: u64,
     /// Those of the operation with the most.
     pub(crate) largest_flops: u64,
-    /// Most bytes of inputs and activations held at a time.
+    /// Most bytes of inputs and activations held at once.
     pub(crate) peak_bytes: u64,
-    /// Bytes of the weights, and of their packed copies where there are any.
+    /// Bytes of the weights, and of their packed copies if there are any.
     pub(crate) constant_bytes: u64,
 }

@@ -1,10 +1,10 @@
-//! Whether it pays to compute rows together, found out by trying.
+//! Measures whether it pays to compute rows together.
 //!
-//! oneDNN Graph compiles for the shapes that it sees, and other shapes take code that is not
-//! fused: mobilenet_v2 took 2.9 times as long for each of eight rows as for one. So a slice that
-//! is to compute several rows has one more graph for each number of rows, with the same weights,
-//! though oneDNN packs them once more; and only where that is faster by enough. On one thread
-//! mobilenet_v2 gains nothing, for its convolutions keep a core busy with one row.
+//! oneDNN Graph compiles for the shapes that it sees, and other shapes run code that is not
+//! fused: mobilenet_v2 took 2.9 times as long for each of eight rows as for one. So a slice for
+//! several rows has one more graph for each number of rows, with the same weights, though
+//! oneDNN packs them once more; and only if that is faster by enough. On one thread
+//! mobilenet_v2 gains nothing, because its convolutions keep a core busy with one row.
 
 use super::{MEASURED_RUNS, SPECIALIZING_RUNS, Slice, agrees, forward};
 use crate::ffi::Graph;
@@ -13,31 +13,30 @@ use lamina_model::{Tensor, ValueSpec};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-/// Throughput over that at batch 1 from which on it pays: below it the wait for others costs
-/// more.
+/// Least throughput relative to batch 1 that pays: below it the wait for others costs more.
 const LEAST_GAIN: f64 = 1.05;
-/// A number of rows that takes so long is too many; larger ones are not tried.
+/// A number of rows that takes this long is too many; larger ones are not tried.
 const LONGEST_SECONDS: f64 = 2.0;
 
-/// So many rows at once, and by what factor more rows a second come out than one by one.
+/// A number of rows, and the throughput relative to one by one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Batch {
     /// Rows.
     pub rows: i64,
-    /// Throughput over that at batch 1.
+    /// Throughput relative to batch 1.
     pub gain: f64,
 }
 
 impl Slice {
-    /// Of `sizes`, in ascending order, those at which rows are computed faster together than
-    /// one by one, and faster than at the sizes before. From now on the slice is ready for
-    /// those. May run beside requests.
+    /// Those of `sizes`, in ascending order, at which rows are faster together than one by one, and
+    /// faster than at the sizes before. The slice is now prepared for these. May run in parallel
+    /// with requests.
     pub fn specialize(&self, sizes: &[i64]) -> Vec<Batch> {
         let mut paying = Vec::new();
         if self.inputs.is_empty() || !self.inputs.iter().all(ValueSpec::has_rows) {
             return paying;
         }
-        // Requests that take another way than the slice can follow say nothing.
+        // A request that takes a path the slice cannot follow says nothing.
         let Ok(one) = forward(&self.graph, &self.request, self.threads) else {
             return paying;
         };
@@ -65,7 +64,7 @@ impl Slice {
         paying
     }
 
-    /// What so many rows gain, of which each gives `one` alone; none where they cannot be
+    /// The gain of this number of rows, each of which gives `one` alone; `None` if they cannot be
     /// computed at once, or give something else.
     fn tried(&self, rows: i64, one: &[Tensor]) -> Option<Tried> {
         let inputs = repeated(&self.request, rows)?;
@@ -79,7 +78,7 @@ impl Slice {
         if !agrees(&answer, &expected) {
             return None;
         }
-        // In turn, so that a change of the host's speed meets both.
+        // Alternating, so that a change of the host's speed affects both.
         let (mut alone, mut together) = (f64::INFINITY, f64::INFINITY);
         for _ in 0..MEASURED_RUNS {
             alone = alone.min(self.timed(&self.graph, &self.request)?);
@@ -105,7 +104,7 @@ struct Tried {
     graph: Option<Graph>,
 }
 
-/// Each of `tensors` so many times behind itself.
+/// Each of `tensors` repeated this many times.
 fn repeated(tensors: &[Tensor], rows: i64) -> Option<Vec<Tensor>> {
     let rows = usize::try_from(rows).ok()?;
     let repeat = |tensor: &Tensor| stacked(&vec![tensor; rows]);

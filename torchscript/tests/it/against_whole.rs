@@ -1,5 +1,4 @@
-//! What blocks answer, compared with what the model's file itself answers, run by libtorch
-//! alone.
+//! Compares the blocks' answers with those of the model file, run by libtorch alone.
 
 use crate::common::*;
 use lamina_model::{DataType, Tensor};
@@ -47,12 +46,12 @@ fn flat(value: IValue, tensors: &mut Vec<tch::Tensor>) {
     }
 }
 
-/// What the file itself answers; none where it throws.
+/// The file's own answer; none if it throws.
 pub(crate) fn answer(model: &CModule, request: &Tensor) -> Option<Vec<Tensor>> {
     let x = tch::Tensor::from_slice(&floats(request)).reshape(&request.shape);
     let mut tensors = Vec::new();
-    // As it is written: libtorch's optimizer, which has our fuser in this process, rounds in
-    // another way. So do linear layers with gradients.
+    // As written: libtorch's optimizer, which uses our fuser in this process, rounds differently.
+    // So do linear layers with gradients.
     tch::jit::set_graph_executor_optimize(false);
     let answer = tch::no_grad(|| model.forward_is(&[IValue::Tensor(x)]));
     tch::jit::set_graph_executor_optimize(true);
@@ -75,15 +74,15 @@ pub(crate) fn answer(model: &CModule, request: &Tensor) -> Option<Vec<Tensor>> {
     Some(tensors.into_iter().map(carried).collect())
 }
 
-/// Answers that were right, and requests that were refused by name.
+/// Counts of right answers, and of requests refused with a reason.
 #[derive(Debug, Default)]
 pub(crate) struct Compared {
     pub(crate) answered: u64,
     pub(crate) refused: u64,
 }
 
-/// The chain of single blocks and the merged whole give what `file` gives, or refuse the
-/// request as one that they were not cut for; the error says where they do not.
+/// The chain of single blocks and the merged whole answer like `file`, or refuse the request as not
+/// covered; otherwise the error says where they differ.
 pub(crate) fn compared(prepared: &Prepared, file: &Path, seed: u64) -> Result<Compared, String> {
     let blocks = prepared.manifest.blocks.len();
     let slices: Vec<Slice> = (0..blocks)

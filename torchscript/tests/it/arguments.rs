@@ -1,5 +1,5 @@
-//! Models that take numbers, texts, tuples and states: inputs are bound to them, or they are
-//! the same for every request.
+//! Models that take numbers, texts, tuples and states: inputs are bound to them, or they are the
+//! same for every request.
 
 use crate::common::*;
 use lamina_model::{Binding, Constant, DataType, FixedArgument, InputSpec, Tensor};
@@ -47,7 +47,7 @@ fn row(rows: i64, width: i64, seed: f32) -> Tensor {
     fp32(&[rows, width], &values)
 }
 
-/// What the file answers, and what the chain of single blocks does.
+/// The answers of the file and of the chain of single blocks.
 fn both(p: &Prepared, name: &str, request: &[Tensor]) -> (Vec<Tensor>, Vec<Tensor>) {
     let every: Vec<usize> = (1..p.manifest.blocks.len()).collect();
     tch::jit::set_graph_executor_optimize(false);
@@ -120,7 +120,7 @@ fn what_is_fixed_is_decided_when_the_model_is_prepared() {
     let other = speech(&[], &[fixed("sr", "8000")], Vec::new());
     let (plain, _) = both(&other, "Speech", &request);
     assert_ne!(plain, want);
-    // Behind what is fixed an optional tensor may come.
+    // After fixed arguments an optional tensor may come.
     let p = speech(
         &[floats_in("mask", 8)],
         &[fixed("sr", "16000"), fixed("mode", "plain")],
@@ -150,7 +150,7 @@ fn a_stream_sends_the_last_state_with_the_next_request() {
         heard.push(floats(&got[0])[0]);
         state = [got[1].clone(), got[2].clone()];
     }
-    // The state matters: the same sound is heard otherwise at first.
+    // The state matters: the same sound gives another result at first.
     let again = [
         row(1, 16, 4.0),
         fp32(&[1, 8], &[0.0; 8]),

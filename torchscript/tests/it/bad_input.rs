@@ -1,4 +1,4 @@
-//! Files and requests that are wrong: each a clear error, never a crash.
+//! Bad files and requests: each a clear error, never a crash.
 
 use crate::common::*;
 use lamina_model::{DataType, InputSpec, ValueSpec};

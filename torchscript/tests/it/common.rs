@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// A script that exports models by their names, with what it says.
+/// A script that exports models by name, with its output.
 struct Script {
     file: &'static str,
     text: &'static str,
@@ -50,27 +50,27 @@ pub(crate) fn model(name: &str) -> PathBuf {
     exported(&MODELS, name)
 }
 
-/// The same of sums behind products.
+/// The same for sums after products.
 pub(crate) fn one_row(name: &str) -> PathBuf {
     exported(&ONE_ROW, name)
 }
 
-/// The same of models that take another way with some requests.
+/// The same for models that branch by request.
 pub(crate) fn ways(name: &str) -> PathBuf {
     exported(&WAYS, name)
 }
 
-/// The same of models with much between their layers.
+/// The same for models with many values between their layers.
 pub(crate) fn wide(name: &str) -> PathBuf {
     exported(&WIDE, name)
 }
 
-/// The same of models that take other things than tensors.
+/// The same for models with arguments other than tensors.
 pub(crate) fn with_arguments(name: &str) -> PathBuf {
     exported(&ARGUMENTS, name)
 }
 
-/// The same of models with free sizes beside the batch.
+/// The same for models with free sizes beside the batch.
 pub(crate) fn sized_model(name: &str) -> PathBuf {
     exported(&SIZED, name)
 }
@@ -131,7 +131,7 @@ pub(crate) fn image() -> Vec<InputSpec> {
     vec![input("image", DataType::Fp32, &[-1, 3, 224, 224])]
 }
 
-/// A row of eight floats, what most of the small models take.
+/// A row of eight floats, the input of most small models.
 pub(crate) fn row() -> Vec<InputSpec> {
     vec![input("x", DataType::Fp32, &[-1, 8])]
 }
@@ -263,14 +263,14 @@ pub(crate) fn difference(a: &[Tensor], b: &[Tensor]) -> f32 {
     largest
 }
 
-/// Names of what a block gives.
+/// Names of a block's outputs.
 pub(crate) fn outputs_of(p: &Prepared, block: usize) -> Vec<String> {
     let outputs = p.manifest.blocks[block].outputs.iter();
     outputs.map(|v| v.name.clone()).collect()
 }
 
-/// The chain of single blocks, the merged whole and every split in two give the
-/// whole model's bits.
+/// The chain of single blocks, the merged whole and every split in two equal the whole model bit
+/// for bit.
 pub(crate) fn assert_chain_and_merge_are_exact(p: &Prepared) {
     let probe = p.probe();
     let every: Vec<usize> = (1..p.manifest.blocks.len()).collect();
@@ -295,8 +295,8 @@ pub(crate) fn tripled(request: &[Tensor]) -> Vec<Tensor> {
     request.iter().map(triple).collect()
 }
 
-/// Three equal rows get three answers like the probe's, through every block and
-/// through the merged whole alike.
+/// Three equal rows get three answers like the probe's, through every block and through the merged
+/// whole.
 pub(crate) fn assert_a_batch_of_three_holds(p: &Prepared) {
     let probe = p.probe();
     let request = tripled(&probe.inputs);

@@ -1,6 +1,5 @@
-//! A dozen rows of the coverage table (docs/coverage.md): prepared here, proved
-//! equal to the model by the table's checker in Python, which shares nothing with
-//! the slicer.
+//! A dozen rows of the coverage table (docs/coverage.md): prepared here, compared with the model by
+//! the table's checker in Python, which shares no code with the slicer.
 
 use crate::common::options;
 use lamina_model::InputSpec;
@@ -11,7 +10,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Rows that need no model zoo, and how many blocks each has at least.
+/// Rows that need no model zoo, with the minimum number of blocks.
 const ROWS: [(&str, usize); 13] = [
     ("squeezenet1_1.tr", 18),
     ("mobilenet_v3_small.sc", 28),
@@ -52,8 +51,8 @@ fn a_dozen_rows_of_the_coverage_table_are_cut_and_exact() {
     }
 }
 
-/// The folder with `NAME.pt` and `NAME.json`, its declared inputs, for each row;
-/// files are made again only where their making has changed.
+/// The folder with `NAME.pt` and `NAME.json`, its declared inputs, for each row; files are exported
+/// again only if their export has changed.
 fn exported() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("coverage-models");
     fs::create_dir_all(&folder).unwrap();
@@ -63,7 +62,7 @@ fn exported() -> PathBuf {
     folder
 }
 
-/// What the table's program prints for all rows.
+/// Output of the table's program for all rows.
 fn coverage(command: &str, arguments: &[&OsStr]) -> String {
     let python = std::env::var_os("LAMINA_PYTHON");
     let python = python.expect("LAMINA_PYTHON names no Python with torch: run `cargo xtask test`");

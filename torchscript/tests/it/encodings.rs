@@ -1,4 +1,4 @@
-//! What sending values in fewer bits changes, as the manifest says it.
+//! Errors of encoded activations, as recorded in the manifest.
 
 use crate::common::*;
 use crate::vision_models::mobilenet;
@@ -22,7 +22,7 @@ fn the_manifest_says_what_encoding_changes_at_a_cut() {
     let probe = p.probe();
     let answers = floats(&probe.outputs[0]);
     let magnitude = answers.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-    // Cuts over which little goes are measured first.
+    // Cuts with small activations are measured first.
     for cut in [blocks - 4, blocks - 2] {
         let crossing = p.slice(0, cut, false).0.run(&probe.inputs).unwrap();
         for dtype in WireType::ALL {
@@ -30,7 +30,7 @@ fn the_manifest_says_what_encoding_changes_at_a_cut() {
             let arrived: Vec<Tensor> = crossing.iter().map(|t| sent(t, dtype)).collect();
             let got = p.slice(cut, blocks, false).0.run(&arrived).unwrap();
             let seen = difference(&got, &probe.outputs) / magnitude;
-            // That of the worse of two requests.
+            // The larger error of two requests.
             assert!(
                 seen > 0.0 && f64::from(seen) <= told * 1.001,
                 "{cut} {dtype}: {seen} {told}"

@@ -1,4 +1,4 @@
-//! Models with side exits, as the SDK exports them.
+//! Models with side exits, as exported by the SDK.
 
 use crate::common::*;
 use lamina_model::{DataType, ExitCriterion, InputSpec, Rung};
@@ -7,13 +7,13 @@ fn digit() -> Vec<InputSpec> {
     vec![input("image", DataType::Fp32, &[-1, 1, 8, 8])]
 }
 
-/// Names of the exits, and the blocks that they hang on.
+/// Names of the exits, and the blocks to which they are attached.
 fn exits(p: &Prepared) -> Vec<(&str, u32)> {
     let exits = p.manifest.exits.iter();
     exits.map(|e| (e.name.as_str(), e.block)).collect()
 }
 
-/// Each exit's logits leave its block first, and pass to the end from there.
+/// Each exit's logits leave its block first, and pass from there to the end.
 fn assert_logits_begin_where_the_exit_hangs(p: &Prepared) {
     for exit in &p.manifest.exits {
         for block in 0..p.manifest.blocks.len() {

@@ -1,5 +1,5 @@
-//! Sizes that are free beside the batch: whatever they are, the chain of blocks answers what
-//! the file itself answers, bit for bit, or refuses the request by name.
+//! Sizes that are free beside the batch: for any of them, the chain of blocks answers like the file
+//! itself, bit for bit, or refuses the request with a reason.
 
 use crate::common::*;
 use lamina_model::{DataType, FreeSize, InputSpec, Rung, Tensor, ValueSpec};
@@ -28,7 +28,7 @@ fn floats_of(shape: &str) -> Vec<InputSpec> {
     vec![sized("x", DataType::Fp32, shape)]
 }
 
-/// Numbers that nobody chose.
+/// Pseudo-random numbers.
 struct Noise(u64);
 
 impl Noise {
@@ -92,8 +92,8 @@ fn requests(p: &Prepared, inputs: &[InputSpec], count: usize) -> Vec<Vec<Tensor>
     (0..count).map(request).collect()
 }
 
-/// Requests that were refused for another way; all others were answered right, in single
-/// blocks, merged, and merged and optimized.
+/// Number of refused requests; all others were answered right, in single blocks, merged, and merged
+/// and optimized.
 fn compared(p: &Prepared, file: &Path, inputs: &[InputSpec], count: usize) -> usize {
     let blocks = p.manifest.blocks.len();
     let slices: Vec<Slice> = (0..blocks).map(|b| p.slice(b, b + 1, false).0).collect();
@@ -135,7 +135,7 @@ fn as_written(file: &Path, request: &[Tensor]) -> Vec<Tensor> {
     answer.unwrap()
 }
 
-/// Prepared, and tried with sizes that it was not prepared with.
+/// Prepares the model, and tries sizes other than those used for preparing.
 fn holds(name: &str, inputs: &[InputSpec]) -> Prepared {
     let file = sized_model(name);
     let p = try_prepare(&file, inputs).unwrap();
@@ -222,7 +222,7 @@ fn texts_of_any_length_with_their_masks() {
     let p = holds("Text", &inputs("1..40"));
     assert!(p.manifest.blocks.len() >= 5, "{:?}", p.manifest.rung_reason);
     assert_eq!(p.manifest.outputs[0].shape, [-1, -1, 3]);
-    // The model has 40 places.
+    // The model has 40 positions.
     let said = said("Text", &inputs("1..41"));
     assert!(said.contains("with seq=41 it fails"), "{said}");
     assert!(said.contains("seq:1..41"), "{said}");
@@ -232,7 +232,7 @@ fn texts_of_any_length_with_their_masks() {
 fn what_a_size_decides_never_gives_a_wrong_answer() {
     for name in ["OptionalBySize", "ListBySize", "Padded"] {
         let p = holds(name, &floats_of("-1, n:1..30@14, 8"));
-        // How many times the loop runs is nothing that may cross a cut.
+        // The number of loop iterations may not cross a cut.
         let least = if name == "ListBySize" { 1 } else { 2 };
         assert!(
             p.manifest.blocks.len() >= least,
@@ -240,7 +240,7 @@ fn what_a_size_decides_never_gives_a_wrong_answer() {
             p.manifest.rung_reason
         );
     }
-    // The block asserts of which type it is.
+    // The block asserts its type.
     let (file, inputs) = (sized_model("DtypeBySize"), floats_of("-1, n:2..30@14, 8"));
     let p = try_prepare(&file, &inputs).unwrap();
     let blocks = p.manifest.blocks.len();
@@ -263,7 +263,7 @@ fn a_trace_that_would_keep_a_size_is_not_made() {
     let reason = p.manifest.rung_reason.clone().unwrap();
     assert_eq!(p.manifest.rung, Rung::Whole, "{reason}");
     assert!(reason.contains("the size `n`"), "{reason}");
-    // At one length it is.
+    // With one length it works.
     let p = holds("Remembering", &floats_of("-1, 6, 8"));
     assert_eq!(
         p.manifest.rung,

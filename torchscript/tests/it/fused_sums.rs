@@ -1,5 +1,5 @@
-//! Sums behind a product of one row, which oneDNN Graph would write past its
-//! memory for: in processes of their own, for they may die.
+//! Sums after a product of one row, where oneDNN Graph would write out of bounds: in their own
+//! processes, because they may die.
 
 use crate::common::*;
 use crate::whole::answer;
@@ -36,7 +36,7 @@ fn in_a_process_of_its_own() {
 
 #[test]
 fn a_sum_behind_a_product_of_one_row_does_not_corrupt_memory() {
-    // Rows of up to 1024 elements, and more than one row, were never at fault.
+    // Rows of up to 1024 elements, and more than one row, never failed.
     for name in [
         "linear-1024-1x64",
         "linear-1025-1x64",

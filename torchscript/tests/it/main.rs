@@ -1,5 +1,5 @@
-//! Models exported with PyTorch, through the crate's public face. One binary,
-//! for linking libtorch takes longer than most of its tests.
+//! Models exported with PyTorch, through the crate's public API. One binary, because linking
+//! libtorch takes longer than most of its tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod against_whole;

@@ -1,12 +1,12 @@
-//! The profile against what is measured: FLOPs as PyTorch's own counter has them,
-//! bytes of the values between blocks at any batch.
+//! The profile compared with measurements: FLOPs by PyTorch's own counter, bytes of the values
+//! between blocks at any batch.
 
 use crate::common::*;
 use crate::vision_models::{googlenet, mobilenet};
 use lamina_model::{DataType, InputSpec, Tensor, ValueSpec};
 use std::process::Command;
 
-/// What PyTorch counts, a forward at batch 1 each.
+/// PyTorch's count, for one forward at batch 1 each.
 fn counted_by_pytorch(names: &[&str]) -> Vec<u64> {
     let python = std::env::var_os("LAMINA_PYTHON").unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/flops.py");
@@ -38,7 +38,7 @@ fn every_kind_of_operation_is_counted_as_pytorch_counts_it() {
     assert_eq!(here[..], counted[..]);
 }
 
-/// Whether the values have the type, the shape and the bytes that are declared.
+/// Checks that the values have the declared type, shape and bytes.
 fn assert_as_declared(values: &[Tensor], declared: &[&ValueSpec], batch: i64) {
     assert_eq!(values.len(), declared.len());
     for (value, spec) in values.iter().zip(declared) {
@@ -52,7 +52,7 @@ fn assert_as_declared(values: &[Tensor], declared: &[&ValueSpec], batch: i64) {
     }
 }
 
-/// `rows` copies of a value of batch 1, where its batch is free.
+/// `rows` copies of a value of batch 1, if its batch is free.
 fn repeated(value: &Tensor, spec: &ValueSpec, rows: i64) -> Tensor {
     if spec.shape.first() != Some(&-1) {
         return value.clone();
@@ -94,8 +94,7 @@ fn the_peak_of_activations_is_the_most_that_lives_at_once() {
     let p = prepared("wide", &row());
     let peaks = p.manifest.blocks.iter().map(|b| b.peak_activation_bytes);
     let (narrow, wide) = (8 * 4, 512 * 4);
-    // In the first block what tanh reads and gives, in the second the linear
-    // layer's.
+    // In the first block tanh's input and output, in the second the linear layer's.
     assert_eq!(peaks.collect::<Vec<_>>(), [2 * wide, wide + narrow]);
 }
 
@@ -134,7 +133,7 @@ fn fourteen_networks_are_counted_as_pytorch_counts_them() {
             unlike.push((name, here));
         }
     }
-    // Its counter misses the fused attention of a module that is not traced:
-    // half of it are two multiply-adds per weight and token.
+    // Its counter misses the fused attention of a module that is not traced: half of it are two
+    // multiply-adds per weight and token.
     assert_eq!(unlike, [("vit_b_16", 35_127_656_448)]);
 }

@@ -1,5 +1,5 @@
-//! Models that take another way with some requests: by values, or by the batch. Their blocks
-//! follow, or are not cut there, or say that they cannot.
+//! Models that branch by values or by the batch. Their blocks follow, or are not cut there, or
+//! report that they cannot.
 
 use crate::against_whole::{answer, compared};
 use crate::common::*;
@@ -7,8 +7,7 @@ use lamina_model::{DataType, InputSpec, Rung, Tensor};
 use lamina_torchscript::RunError;
 use tch::CModule;
 
-/// All answers are the model's own: 4 requests of each batch from 1 to 8, by the chain
-/// and merged.
+/// All answers are the model's own: 4 requests of each batch from 1 to 8, by the chain and merged.
 fn always_right(name: &str) -> Prepared {
     let p = try_prepare(&ways(name), &row()).unwrap();
     let count = compared(&p, &ways(name), 1).unwrap();

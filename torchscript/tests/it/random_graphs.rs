@@ -1,5 +1,5 @@
-//! Random small networks: the chain of blocks answers what the file itself answers, bit for
-//! bit, to requests that it was not prepared with, or refuses them and says why.
+//! Random small networks: the chain of blocks answers like the file itself, bit for bit, to
+//! requests not used for preparing, or refuses them with a reason.
 
 use crate::against_whole::compared;
 use crate::common::*;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// Networks of one run of the generator.
 const CHUNK: u64 = 50;
-/// Networks of an ordinary test run; `LAMINA_RANDOM_GRAPHS` asks for another number.
+/// Networks of an ordinary test run; `LAMINA_RANDOM_GRAPHS` sets another number.
 const FEW: u64 = 100;
 
 fn number(variable: &str, default: u64) -> u64 {
@@ -41,7 +41,7 @@ struct Count {
     refused: u64,
 }
 
-/// What went wrong with network `number`, if anything.
+/// The error with network `number`, if any.
 fn tried(folder: &Path, number: u64, count: &mut Count) -> Result<(), String> {
     let file = folder.join(format!("{number}.pt"));
     let prepared = match try_prepare(&file, &row()) {
@@ -88,7 +88,7 @@ fn random_networks_are_never_cut_into_something_else() {
         println!("up to {}: {count:?}, {} faults", begin + size, faults.len());
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    // Else the test would say nothing: most are cut, and few answers are refused.
+    // Otherwise the test would prove nothing: most are cut, and few answers are refused.
     assert!(count.cut * 3 > many, "{count:?}");
     assert!(count.refused * 50 < count.answered, "{count:?}");
 }

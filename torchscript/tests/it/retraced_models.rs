@@ -1,4 +1,4 @@
-//! Models that are cut once they are traced again, and models that must not be.
+//! Models that are cut after retracing, and models that must not be.
 
 use crate::common::*;
 use lamina_model::{DataType, InputSpec, Rung};
@@ -113,7 +113,7 @@ fn what_is_kept_between_requests_is_no_constant() {
         "it keeps values of requests in `self.kept`",
     );
     stays_whole("cached", "depends on what it kept before");
-    // The same for every request: the trace may have it.
+    // The same for every request: the trace may contain it.
     let p = retraced("filled_once", &row(), 2);
     assert_any_batch(&p, &[8]);
 }

@@ -1,4 +1,4 @@
-//! Requests of the user's own, where no range describes what a model takes.
+//! The user's own requests, where no range describes a model's inputs.
 
 use crate::common::*;
 use lamina_model::{DataType, InputSpec, Tensor};
@@ -37,7 +37,7 @@ fn a_table_for_each_column_is_prepared_with_samples_and_not_without() {
     assert_eq!(p.manifest.inputs[0].shape, [-1, 2]);
     assert_eq!(p.probe().inputs, samples[0]);
     assert_chain_and_merge_are_exact(&p);
-    // The warm-up of a slice takes the first of them: zeros are in no table of words.
+    // The warm-up of a slice uses the first of them: zeros are in no vocabulary.
     let (slice, _) = p.slice(0, 2, true);
     slice.run(&samples[2]).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Slices that several threads run at the same time, and for several rows at once.
+//! Slices run by several threads in parallel, and for several rows at once.
 
 use crate::common::*;
 use crate::vision_models::mobilenet;
@@ -42,7 +42,7 @@ fn threads_that_run_one_slice_get_their_own_answers() {
 
 #[test]
 fn rows_are_computed_together_where_that_is_faster_and_give_the_same() {
-    // Many weights for each row, and little to compute with them.
+    // Many weights per row, and little compute.
     let prepared = prepared("wide_layers", &row());
     let (slice, _) = prepared.slice(0, prepared.manifest.blocks.len(), true);
     let batches = slice.specialize(&[2, 4, 8]);
@@ -63,7 +63,7 @@ fn rows_are_computed_together_where_that_is_faster_and_give_the_same() {
     let got = floats(&answer[0]);
     let furthest = got.iter().zip(&expected).map(|(a, b)| (a - b).abs());
     assert!(furthest.fold(0.0, f32::max) < 1e-4);
-    // Who has no free batch has no rows.
+    // A fixed batch has no rows.
     let fixed = crate::common::prepared(
         "wide_layers",
         &[input("x", row()[0].value.datatype, &[1, 8])],

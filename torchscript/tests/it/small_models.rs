@@ -131,7 +131,7 @@ fn what_stays_live_crosses_beside_the_rest() {
 fn a_cut_that_changes_the_answer_is_found_and_moved() {
     let p = prepared("strided", &[input("x", DataType::Fp32, &[8, 8])]);
     assert_eq!(p.manifest.rung, Rung::Direct);
-    // Not behind the view, where the last place would be.
+    // Not after the view, the last possible place.
     assert_eq!(p.manifest.blocks[0].outputs[0].shape, [8, 16]);
     assert_chain_and_merge_are_exact(&p);
     // The blocks of the first attempt are gone.
@@ -148,7 +148,7 @@ fn a_bad_cut_costs_no_others() {
 #[test]
 fn values_keep_their_order_in_memory_across_cuts() {
     let p = prepared("permuted", &[input("x", DataType::Fp32, &[-1, 3, 32, 32])]);
-    // The stem, and a convolution with the linear layer behind it three times.
+    // The stem, and three times a convolution with the linear layer after it.
     assert_eq!(p.manifest.blocks.len(), 4);
     assert_chain_and_merge_are_exact(&p);
     assert_a_batch_of_three_holds(&p);

@@ -1,4 +1,4 @@
-//! Equal blocks have equal digests, wherever and of whatever they were cut.
+//! Equal blocks have equal digests, wherever and from whatever they were cut.
 
 use crate::common::*;
 use lamina_model::{DataType, Digest, InputSpec, Manifest};
@@ -6,7 +6,7 @@ use lamina_torchscript::{prepare, set_threads};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Where the process of its own writes; the model's name comes behind it.
+/// Where the child process writes; the model's name is appended.
 const OUT: &str = "LAMINA_TEST_PREPARE_OUT";
 const NAME: &str = "LAMINA_TEST_PREPARE_NAME";
 
@@ -39,7 +39,7 @@ fn in_a_process_of_its_own() {
 
 #[test]
 fn another_process_writes_the_same_files() {
-    // Cut directly and cut as traced again.
+    // Cut directly and after retracing.
     for name in ["version_one", "shape_numbers"] {
         let here = prepared(name, &inputs_of(name));
         let there = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Models that can be cut only where several values of several types are live.
+//! Models that can only be cut where several values of several types are live.
 
 use crate::common::*;
 use lamina_model::{DataType, OutputStructure, Rung, ValueKind};
@@ -65,7 +65,7 @@ fn an_encoder_with_a_mask_is_cut_in_every_layer() {
     assert_eq!(p.manifest.rung, Rung::Typed, "{:?}", p.manifest.rung_reason);
     assert!(p.manifest.blocks.len() >= 6, "{}", p.manifest.blocks.len());
     assert_eq!(p.manifest.blocks[0].inputs, ["input_ids", "attention_mask"]);
-    // The mask, or what is made of it, crosses every cut but the last under one name.
+    // The mask, or a value derived from it, crosses every cut but the last under one name.
     let crossing: Vec<Vec<String>> = (0..p.manifest.blocks.len() - 1)
         .map(|b| outputs_of(&p, b))
         .collect();
@@ -85,8 +85,8 @@ fn states_of_an_lstm_and_names_of_a_dictionary_survive() {
     assert_eq!(names, ["logits", "state"]);
     assert!(p.manifest.blocks.len() >= 2, "{:?}", p.manifest.rung_reason);
     assert_chain_and_merge_are_exact(&p);
-    // The LSTM gives its rows transposed, and what crosses a cut is not: other
-    // kernels, and with several rows another last digit.
+    // The LSTM returns its rows transposed, and the sent value is not: other kernels, and with
+    // several rows another last digit.
     let probe = p.probe();
     let answers = p.chain(&[1], false, &tripled(&probe.inputs));
     assert!(difference(&answers, &tripled(&probe.outputs)) < 1e-5);

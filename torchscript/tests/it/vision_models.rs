@@ -4,7 +4,7 @@ use crate::common::*;
 use lamina_model::{Rung, Tensor};
 use std::sync::OnceLock;
 
-/// How far an optimized answer may be from the whole model's.
+/// Tolerance of an optimized answer against the whole model's.
 const TOLERANCE: f32 = 1e-4;
 
 pub(crate) fn mobilenet() -> &'static Prepared {
@@ -33,7 +33,7 @@ fn assert_cut_exactly(p: &Prepared, blocks: usize, flops: u64) {
         assert!(block.peak_activation_bytes >= m.live_bytes(i), "block {i}");
         assert!(block.file_bytes >= block.weight_bytes, "block {i}");
     }
-    // The chain of unoptimized blocks, each from its file, gives every bit.
+    // The chain of unoptimized blocks, each from its file, is exact bit for bit.
     let probe = p.probe();
     let every: Vec<usize> = (1..blocks).collect();
     assert_eq!(p.chain(&every, false, &probe.inputs), probe.outputs);
@@ -98,7 +98,7 @@ fn the_same_model_gives_the_same_bytes() {
     assert_eq!(digests(&again), digests(mobilenet()));
     assert_eq!(again.manifest.probe, mobilenet().manifest.probe);
     assert_eq!(again.manifest.source, mobilenet().manifest.source);
-    // One file per block and the probe, nothing left over.
+    // One file per block and the probe, no leftovers.
     let files = std::fs::read_dir(again.dir.path()).unwrap().count();
     assert_eq!(files, 33 + 1);
 }

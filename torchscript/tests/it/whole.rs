@@ -4,7 +4,7 @@ use lamina_model::{DataType, Tensor};
 use std::path::Path;
 use tch::{CModule, IValue, Kind};
 
-/// What the file answers, its nest flattened; the reason where it throws.
+/// The file's answer, flattened; the reason if it throws.
 pub(crate) fn answer(path: &Path, request: &[Tensor]) -> Result<Vec<Tensor>, String> {
     let module = CModule::load(path).unwrap();
     let inputs: Vec<IValue> = request

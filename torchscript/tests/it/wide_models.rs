@@ -1,4 +1,4 @@
-//! Models with much between their layers: many tensors, complex numbers, most of the work in
+//! Models with many values between their layers: many tensors, complex numbers, most of the work in
 //! one place, weights in several.
 
 use crate::against_whole::compared;
@@ -19,7 +19,7 @@ fn largest_share(manifest: &Manifest) -> f64 {
     flops.max().unwrap_or(0) as f64 / sum as f64
 }
 
-/// Cut, and every request of every batch gets the model's answer, bit for bit.
+/// Cuts the model; every request of every batch gets the model's answer, bit for bit.
 fn exact(name: &str) -> Prepared {
     let p = try_prepare(&wide(name), &row()).unwrap();
     let count = compared(&p, &wide(name), 1).unwrap();

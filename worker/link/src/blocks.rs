@@ -1,18 +1,18 @@
-//! What a worker that runs the blocks of a folder says on its standard output, one JSON
-//! object a line.
+//! Output of a worker that runs the blocks of a folder: one JSON object per line on standard
+//! output.
 
 use crate::prepare::Failure;
 use lamina_model::{Digest, ValueSpec};
 use serde::{Deserialize, Serialize};
 
-/// The file beside the blocks that says what they are.
+/// The file beside the blocks that describes them.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RunLine {
-    /// What is not as it should be; it goes on.
+    /// A problem that does not stop it.
     Warning(String),
     /// The last line of a success.
     Ran(Ran),
@@ -26,7 +26,7 @@ pub enum RunLine {
 pub struct Ran {
     /// In order of execution.
     pub blocks: Vec<RanBlock>,
-    /// With what the outputs were compared.
+    /// The reference for the outputs.
     pub against: Against,
     /// The model's outputs in order.
     pub outputs: Vec<RanOutput>,
@@ -36,23 +36,23 @@ pub struct Ran {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RanBlock {
-    /// Its file's.
+    /// Digest of its file.
     pub digest: Digest,
     /// Wall time of the one forward, neither optimized nor warmed up for this request.
     pub seconds: f64,
-    /// What it gave, shapes as they are.
+    /// Its outputs, with their actual shapes.
     pub outputs: Vec<ValueSpec>,
 }
 
-/// What is known of the right answer.
+/// The reference for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Against {
-    /// Nothing.
+    /// None.
     Nothing,
-    /// What preparing wrote down as the whole model's answer to the probe.
+    /// The whole model's answer to the probe, recorded when preparing.
     Probe,
-    /// The whole model's answer, here and now.
+    /// The whole model's answer, computed now.
     Whole,
 }
 
@@ -60,13 +60,13 @@ pub enum Against {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RanOutput {
-    /// Its name, type and shape as it is.
+    /// Its name, type and actual shape.
     pub value: ValueSpec,
-    /// How it compares; absent where it was compared with nothing.
+    /// The result of the comparison; absent without a reference.
     pub verdict: Option<Verdict>,
 }
 
-/// An output beside the one that is right.
+/// An output compared with the right one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
@@ -75,7 +75,7 @@ pub enum Verdict {
     /// In some bit.
     #[serde(rename_all = "camelCase")]
     Differs {
-        /// The largest difference; absent where shapes or types differ or one is no number.
+        /// The largest difference; absent if shapes or types differ or one is NaN.
         max_abs_diff: Option<f64>,
     },
 }

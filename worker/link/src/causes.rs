@@ -1,6 +1,6 @@
 use std::error::Error;
 
-/// An error with everything behind it in one line.
+/// An error with all its causes in one line.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,5 +1,4 @@
-//! What stands between a model's file and the process that opens it, around the crate
-//! `lamina-sandbox`.
+//! Sandbox and scan for the process that opens a model's file, based on the crate `lamina-sandbox`.
 
 use crate::with_causes;
 use lamina_sandbox::lock::{Cell, LockError, Missing, Strictness, lock_up};
@@ -10,7 +9,7 @@ use std::{fs, io};
 /// Why a model was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum CellError {
-    /// The model or the folder for its blocks is not there.
+    /// The model or the folder for its blocks is missing.
     #[error("cannot use {path}", path = path.display())]
     Path {
         /// Which.
@@ -31,10 +30,10 @@ pub enum CellError {
         /// The folder.
         path: PathBuf,
     },
-    /// The process is not locked up.
+    /// The process is not sandboxed.
     #[error(transparent)]
     Lock(#[from] Unlocked),
-    /// The scan says no.
+    /// The scan refuses it.
     #[error("{path} is not a TorchScript model that can be opened", path = path.display())]
     Scan {
         /// The model.
@@ -45,7 +44,7 @@ pub enum CellError {
     },
 }
 
-/// A process that must open no model, and what helps.
+/// A process that must not open a model, and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{}; a kernel from 5.13 with Landlock in its `lsm=` list does, or --allow-unsandboxed \
@@ -60,10 +59,10 @@ impl From<LockError> for Unlocked {
     }
 }
 
-/// Locks this process up for good. What the kernel lacks comes back where that is allowed.
+/// Sandboxes this process for good. Returns what the kernel lacks, if that is allowed.
 ///
 /// # Errors
-/// No model must be opened then.
+/// No model may be opened then.
 pub fn enter(cell: &Cell, allow_unsandboxed: bool) -> Result<Vec<Missing>, Unlocked> {
     let strictness = if allow_unsandboxed {
         Strictness::WhatThereIs
@@ -85,10 +84,10 @@ pub fn scan(model: &Path) -> Result<(), CellError> {
     })
 }
 
-/// The bytes of `model`, where `out` is a folder, made if it is not there.
+/// The size of `model`; `out` is a folder, created if missing.
 ///
 /// # Errors
-/// Either is not what it should be.
+/// One of the two is unsuitable.
 pub fn check_paths(model: &Path, out: &Path) -> Result<u64, CellError> {
     let file = fs::metadata(model).map_err(|e| unusable(model, e))?;
     if !file.is_file() {
@@ -105,7 +104,7 @@ pub fn check_paths(model: &Path, out: &Path) -> Result<u64, CellError> {
     Ok(file.len())
 }
 
-/// `path` without links, as the lock takes it.
+/// `path` without links, as the sandbox needs it.
 ///
 /// # Errors
 /// There is none.
@@ -120,9 +119,9 @@ fn unusable(path: &Path, source: io::Error) -> CellError {
     }
 }
 
-/// Whether libtorch's words mean that memory ran out.
+/// Whether libtorch's message means that memory ran out.
 pub fn tells_of_memory(reason: &str) -> bool {
-    // The last is what oneDNN's later calls say after one that had no memory.
+    // The last is from oneDNN's later calls after one that had no memory.
     const MARKS: [&str; 4] = [
         "can't allocate memory",
         "bad_alloc",

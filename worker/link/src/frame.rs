@@ -1,5 +1,5 @@
-//! Frames on a Unix stream socket: four bytes of length, little-endian, and so much JSON.
-//! Some carry a descriptor, which comes with their first byte.
+//! Frames on a Unix stream socket: four bytes of length, little-endian, and that much JSON. Some
+//! carry a descriptor, sent with their first byte.
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -11,12 +11,12 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// The longest frame: a slice of ten thousand blocks can be named in it.
+/// The longest frame: enough for a slice of ten thousand blocks.
 pub const FRAME_BYTES: usize = 4 << 20;
 /// Bytes of a frame's length.
 pub const HEADER_BYTES: usize = 4;
 
-/// Why a frame was not understood. Nothing behind it can be.
+/// Why a frame is invalid. The rest of the stream is unusable then.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The other side has ended.
@@ -25,10 +25,10 @@ pub enum FrameError {
     /// The socket failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It is longer than any honest one.
+    /// It is longer than any legitimate one.
     #[error("a message of {0} bytes, more than {FRAME_BYTES}")]
     TooLong(usize),
-    /// It is no message of ours.
+    /// It is not one of our messages.
     #[error("a message that is none: {0}")]
     NoMessage(#[from] serde_json::Error),
 }
@@ -50,7 +50,7 @@ pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
     Ok(frame)
 }
 
-/// Bytes of the message behind `header`.
+/// Length of the message after `header`.
 ///
 /// # Errors
 /// It is longer than [`FRAME_BYTES`].
@@ -65,12 +65,12 @@ pub fn body_bytes(header: [u8; HEADER_BYTES]) -> Result<usize, FrameError> {
 /// The message in `body`.
 ///
 /// # Errors
-/// It is none.
+/// It is invalid.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     Ok(serde_json::from_slice(body)?)
 }
 
-/// Sends the beginning of `bytes`, and `descriptor` with it; how many went.
+/// Sends the start of `bytes`, and `descriptor` with it; returns how many were sent.
 ///
 /// # Errors
 /// The socket's.
@@ -94,7 +94,7 @@ pub fn send_some(
     Ok(sent?)
 }
 
-/// The worker's end of a socket, which blocks.
+/// The worker's end of a socket, blocking.
 #[derive(Debug)]
 pub struct Port {
     socket: OwnedFd,
@@ -102,7 +102,7 @@ pub struct Port {
 }
 
 impl Port {
-    /// The end that `socket` is.
+    /// The end of `socket`.
     pub const fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
@@ -110,7 +110,7 @@ impl Port {
         }
     }
 
-    /// Waits for a message and the descriptor that came with it.
+    /// Waits for a message and its descriptor.
     ///
     /// # Errors
     /// See [`FrameError`].

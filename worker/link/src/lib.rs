@@ -1,9 +1,9 @@
-//! What an agent and its workers share.
+//! Shared by an agent and its workers.
 //!
-//! A worker is a process in which models are opened: the agent trusts none of what it says.
-//! Small messages go through Unix sockets ([`frame`], [`message`]), tensors through memory
-//! that both map ([`memory`], the one `unsafe` file). [`cell`] judges a model's file, and
-//! [`prepare`] and [`blocks`] are what a worker tells that prepares or that runs blocks once.
+//! A worker is a process in which models are opened; the agent does not trust it. Small
+//! messages go through Unix sockets ([`frame`], [`message`]), tensors through memory that
+//! both map ([`memory`], the one `unsafe` file). [`cell`] checks a model's file, and
+//! [`prepare`] and [`blocks`] are the outputs of a worker that prepares or runs blocks once.
 
 pub mod blocks;
 pub mod cell;

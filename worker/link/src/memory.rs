@@ -1,9 +1,9 @@
 //! Memory that an agent and one of its workers map: the one `unsafe` file of this crate.
 //!
-//! The agent makes it and seals its size, so that no worker can cut it off under the agent's
-//! feet. What lies in it can change while the agent reads, because a model may have taken the
-//! worker over: the agent never refers to it, it copies bytes in and out. The worker, which
-//! trusts its agent, works on them where they are.
+//! The agent creates it and seals its size, so that no worker can truncate it. Its contents
+//! can change while the agent reads, because a model may have taken the worker over: the agent
+//! never refers to it, it copies bytes in and out. The worker, which trusts its agent, works on
+//! them in place.
 #![allow(unsafe_code)]
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
@@ -36,10 +36,10 @@ struct Mapping {
 unsafe impl Send for Mapping {}
 
 impl Arena {
-    /// New memory of `bytes` zeros whose size nobody can change.
+    /// New memory of `bytes` zeros with a fixed size.
     ///
     /// # Errors
-    /// The system gives none.
+    /// The system refuses it.
     pub fn new(bytes: usize) -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = memfd_create("lamina-tensors", flags)?;
@@ -51,17 +51,17 @@ impl Arena {
         })
     }
 
-    /// Bytes that it holds.
+    /// Its size in bytes.
     pub const fn bytes(&self) -> usize {
         self.mapping.length
     }
 
-    /// What to give to the worker.
+    /// The descriptor for the worker.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 
-    /// Copies `data` to `offset`; whether it fits.
+    /// Copies `data` to `offset`; returns whether it fits.
     #[must_use]
     pub fn write(&mut self, offset: usize, data: &[u8]) -> bool {
         let Some(start) = self.mapping.at(offset, data.len()) else {
@@ -73,7 +73,7 @@ impl Arena {
         true
     }
 
-    /// A copy of `bytes` from `offset` on; none where there are not so many.
+    /// A copy of `bytes` from `offset` on; `None` if there are fewer.
     pub fn read(&self, offset: usize, bytes: usize) -> Option<Vec<u8>> {
         let start = self.mapping.at(offset, bytes)?;
         let mut copy = Vec::with_capacity(bytes);
@@ -88,7 +88,7 @@ impl Arena {
 }
 
 impl Window {
-    /// The memory that the agent has given, `bytes` of it.
+    /// The agent's memory, with `bytes`.
     ///
     /// # Errors
     /// It cannot be mapped, or is smaller.
@@ -101,7 +101,7 @@ impl Window {
         })
     }
 
-    /// All of it. The agent keeps its hands off until it is answered.
+    /// All of it. The agent does not touch it until it is answered.
     pub const fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: the mapping is as long, and lives as long as `self`, which is borrowed
         // alone. The agent, which made it, touches it only between an answer and the next
@@ -119,7 +119,7 @@ impl Mapping {
         Ok(Self { start, length })
     }
 
-    /// Where `bytes` from `offset` on begin; none where the mapping is shorter.
+    /// The address of `bytes` from `offset` on; `None` if the mapping is shorter.
     fn at(&self, offset: usize, bytes: usize) -> Option<*mut u8> {
         let end = offset.checked_add(bytes)?;
         // SAFETY: within the mapping, or just behind it where nothing is read.

@@ -1,12 +1,11 @@
-//! What an agent asks of a worker that serves, and what the worker answers. Loads have a
-//! socket, so that loading holds up no run, and each lane of runs has one. There is one call
-//! at a time on each.
+//! Calls of an agent to a serving worker, and the answers. There is one socket for loads, so that
+//! loading delays no run, and one for each lane of runs. There is one call at a time on each.
 
 use lamina_model::{DataType, ValueSpec};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Tensors begin at multiples of it: what kernels like best.
+/// Alignment of tensors: best for kernels.
 pub const ALIGNMENT: u64 = 64;
 
 /// A tensor in the shared memory: little-endian, row-major, without padding.
@@ -16,13 +15,12 @@ pub struct Region {
     pub datatype: DataType,
     /// Size of each dimension.
     pub shape: Vec<i64>,
-    /// Where its first byte is.
+    /// Offset of its first byte.
     pub offset: u64,
 }
 
 impl Region {
-    /// Its bytes in memory of `room` bytes; none where it has no size or does not lie
-    /// inside.
+    /// Its range in memory of `room` bytes; `None` if it has no size or is not inside.
     pub fn range(&self, room: usize) -> Option<std::ops::Range<usize>> {
         let bytes = usize::try_from(self.datatype.checked_bytes(&self.shape)?).ok()?;
         let start = usize::try_from(self.offset).ok()?;
@@ -31,7 +29,7 @@ impl Region {
     }
 }
 
-/// The next offset at or behind `offset` where a tensor may begin.
+/// The next offset from `offset` on at which a tensor may start.
 pub const fn aligned(offset: u64) -> u64 {
     offset.next_multiple_of(ALIGNMENT)
 }
@@ -45,14 +43,14 @@ pub enum RunCall {
         slice: u64,
         /// Its inputs, which may be overwritten.
         inputs: Vec<Region>,
-        /// Where the outputs may begin.
+        /// Where the outputs may start.
         free_from: u64,
-        /// Bytes of a new memory whose descriptor comes with this call, and which replaces
-        /// the former.
+        /// Size of a new memory whose descriptor comes with this call, and which replaces the old
+        /// one.
         arena: Option<u64>,
     },
-    /// Gives the outputs that had no room, in a new memory of so many bytes whose
-    /// descriptor comes with this call.
+    /// Returns the outputs that did not fit, in a new memory of this size whose descriptor comes
+    /// with this call.
     Collect {
         /// Bytes of the memory.
         arena: u64,
@@ -62,35 +60,35 @@ pub enum RunCall {
 /// The answer to a [`RunCall`].
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunReply {
-    /// The outputs are there.
+    /// The outputs are available.
     Done {
         /// In order.
         outputs: Vec<Region>,
     },
-    /// The outputs need a memory of so many bytes.
+    /// The outputs need a memory of this size.
     NoRoom {
         /// Bytes, alignment included.
         bytes: u64,
     },
-    /// There are none.
+    /// It failed.
     Refused(Refusal),
 }
 
 /// Why a slice did not run. It stays usable unless it is [`Refusal::Broken`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
-    /// A value of the request is none that the model takes.
+    /// A value of the request is invalid for the model.
     Value(String),
     /// The forward failed.
     Forward(String),
     /// Memory ran out.
     Memory(String),
-    /// The process cannot go on.
+    /// The process cannot continue.
     Broken(String),
 }
 
-/// Behind the greeting, on the socket for loads, once for each lane but the first: its socket
-/// comes with it.
+/// After the greeting, on the socket for loads, once for each lane but the first: its socket comes
+/// with it.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lane;
 
@@ -99,19 +97,19 @@ pub struct Lane;
 pub enum LoadCall {
     /// Merges, optimizes and warms up.
     Load {
-        /// How the slice is called from now on.
+        /// The slice's number from now on.
         slice: u64,
         /// The block files in order.
         blocks: Vec<PathBuf>,
-        /// What it takes.
+        /// Its inputs.
         inputs: Vec<ValueSpec>,
     },
-    /// Finds out at which numbers of rows a slice computes faster than one by one, and is
-    /// ready for those from then on.
+    /// Finds the numbers of rows that a slice computes faster together than one by one, and
+    /// prepares it for those.
     Specialize {
         /// Which.
         slice: u64,
-        /// What to try, in ascending order.
+        /// Numbers to try, in ascending order.
         rows: Vec<i64>,
     },
     /// Drops a slice.
@@ -124,31 +122,31 @@ pub enum LoadCall {
 /// The first message of a worker, on the socket for loads.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Greeting {
-    /// It is locked up and takes calls.
+    /// It is sandboxed and accepts calls.
     Ready {
-        /// What the kernel lacks of the lock, where that is allowed.
+        /// Parts of the sandbox that the kernel lacks, if that is allowed.
         missing: Vec<String>,
     },
-    /// It is not locked up, and ends.
+    /// It is not sandboxed, and ends.
     Refused(String),
 }
 
 /// The answer to a [`LoadCall`].
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub enum LoadReply {
-    /// The slice is there.
+    /// The slice is loaded.
     Loaded {
         /// Median time of a run at batch 1 after warm-up, in seconds.
         run_seconds: f64,
-        /// Memory that it keeps, in bytes.
+        /// Memory that it occupies, in bytes.
         resident_bytes: u64,
     },
-    /// The slice is ready for these.
+    /// The slice is prepared for these.
     Specialized {
-        /// Numbers of rows, with the throughput over that of one by one.
+        /// Numbers of rows, with the throughput relative to one by one.
         gains: Vec<(i64, f64)>,
     },
-    /// The slice is gone.
+    /// The slice was dropped.
     Unloaded,
     /// The slice could not be loaded.
     Refused(Refusal),

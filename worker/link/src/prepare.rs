@@ -1,4 +1,4 @@
-//! What a worker that prepares says on its standard output, one JSON object a line.
+//! Output of a worker that prepares: one JSON object per line on standard output.
 
 use crate::cell::CellError;
 use crate::with_causes;
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Line {
-    /// What is being done.
+    /// The current step.
     Progress(Step),
-    /// What is not as it should be; preparing goes on.
+    /// A problem that does not stop it.
     Warning(String),
     /// The last line of a success.
     Manifest(Box<Manifest>),
@@ -27,7 +27,7 @@ pub struct Step {
     pub step: StepName,
     /// How much of it is done.
     pub done: u64,
-    /// Of how much; 0 where it is not known.
+    /// The total; 0 if unknown.
     pub total: u64,
 }
 
@@ -42,14 +42,14 @@ pub enum StepName {
     Storing,
 }
 
-/// Why a model could not be prepared, as conditions name it.
+/// Why a model could not be prepared, as in conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
-    /// The source could not be had.
+    /// The source could not be fetched.
     FetchFailed,
     /// The source is not the declared one.
     ChecksumMismatch,
-    /// No TorchScript, or none that can be served.
+    /// Not TorchScript, or a model that cannot be served.
     InvalidModel,
     /// The declared inputs do not fit.
     InputMismatch,
@@ -65,7 +65,7 @@ pub struct Failure {
     pub reason: Reason,
     /// What happened and what to do.
     pub message: String,
-    /// Another try may succeed without a change of the spec.
+    /// A retry may succeed without a change of the spec.
     pub retryable: bool,
 }
 
@@ -96,7 +96,7 @@ impl Reason {
 }
 
 impl Failure {
-    /// One that comes again.
+    /// A permanent one.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -105,7 +105,7 @@ impl Failure {
         }
     }
 
-    /// One that may pass.
+    /// A transient one.
     pub fn retryable(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             retryable: true,
@@ -126,7 +126,7 @@ impl From<&CellError> for Failure {
             | CellError::NoFile { .. }
             | CellError::NoFolder { .. } => Self::retryable(Reason::PrepareFailed, text),
             CellError::Scan { .. } => Self::new(Reason::InvalidModel, text),
-            // Another host or another setting may do.
+            // Another host or another setting may work.
             CellError::Lock(_) => Self::retryable(Reason::PrepareFailed, text),
         }
     }

@@ -7,12 +7,12 @@ use lamina_worker_link::message::{LoadCall, LoadReply, Refusal};
 use lamina_worker_link::with_causes;
 use std::path::PathBuf;
 
-/// How much loading gives way to computing.
+/// Niceness of loading relative to computing.
 const NICENESS: i32 = 10;
 
 /// Answers calls until the socket closes.
 pub(super) fn serve(mut port: Port, slices: &Slices, options: &LoadOptions) {
-    // For this thread alone, as Linux has it; without it loading is merely rude.
+    // Only for this thread, as on Linux; without it loading only slows down runs.
     let _ = rustix::process::setpriority_process(None, NICENESS);
     while let Ok((call, _)) = port.receive::<LoadCall>() {
         let reply = match call {
@@ -48,7 +48,7 @@ fn load(
     options: &LoadOptions,
     slices: &Slices,
 ) -> LoadReply {
-    // Whoever made a block may have had reasons of its own.
+    // The blocks may come from a compromised host.
     if let Some(error) = blocks.iter().find_map(|block| scan(block).err()) {
         return LoadReply::Refused(Refusal::Forward(with_causes(&error)));
     }

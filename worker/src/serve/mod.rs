@@ -1,5 +1,5 @@
-//! Serving: loads slices and runs them. Loads, one at a time, and each lane of runs have a
-//! thread and a socket of their own.
+//! Serving: loads slices and runs them. Loads, one at a time, and each lane of runs have their own
+//! thread and socket.
 
 mod loads;
 mod runs;
@@ -20,26 +20,26 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::thread;
 
-/// How the agent wants it. The socket of the first lane is standard input, the one for loads
-/// standard output; further lanes come over that.
+/// The agent's arguments. The socket of the first lane is standard input, the one for loads
+/// standard output, which also brings the sockets of further lanes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServeArgs {
-    /// The one folder that it may read; block files come into it.
+    /// The one folder that it may read, with block files.
     #[arg(long)]
     folder: PathBuf,
-    /// Bytes of memory that it may take.
+    /// Memory limit in bytes.
     #[arg(long)]
     memory_limit: u64,
-    /// Forwards at the same time.
+    /// Concurrent forwards.
     #[arg(long, default_value_t = 1)]
     lanes: u32,
     /// Threads inside one forward.
     #[arg(long, default_value_t = 1)]
     threads: u32,
-    /// Forwards before a slice counts as ready.
+    /// Warm-up forwards before a slice counts as ready.
     #[arg(long, default_value_t = 3)]
     warmup_runs: u32,
-    /// Go on where the kernel cannot lock this process up.
+    /// Continue if the kernel lacks the sandbox.
     #[arg(long)]
     allow_unsandboxed: bool,
 }
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &ServeArgs) -> bool {
     let Ok((runs, mut loads)) = ports() else {
         return false;
     };
-    // Before anything else: what comes after may start threads.
+    // Before anything else: later steps may start threads.
     let missing = match lock_up(args) {
         Ok(missing) => missing,
         Err(why) => return loads.send(&Greeting::Refused(why)).is_err(),
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &ServeArgs) -> bool {
         warmup_runs: args.warmup_runs,
     };
     let slices = Slices::default();
-    // Before loading, whose niceness threads would inherit.
+    // Before loading, since threads would inherit its niceness.
     for _ in 1..args.lanes {
         if !open_lane(&mut loads, &slices) {
             return false;
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &ServeArgs) -> bool {
     let held = slices.clone();
     let loading = thread::Builder::new().name("load".into()).spawn(move || {
         let served = catch_unwind(AssertUnwindSafe(|| loads::serve(loads, &held, &options)));
-        // The agent is gone, or this process makes no sense to it.
+        // The agent is gone, or sent something invalid.
         std::process::exit(i32::from(served.is_err()));
     });
     if loading.is_err() {
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &ServeArgs) -> bool {
     true
 }
 
-/// Serves the lane whose socket comes next, on a thread of its own.
+/// Serves the lane whose socket comes next, on its own thread.
 fn open_lane(loads: &mut Port, slices: &Slices) -> bool {
     let Ok((Lane, Some(socket))) = loads.receive() else {
         return false;
@@ -94,14 +94,14 @@ fn open_lane(loads: &mut Port, slices: &Slices) -> bool {
         let served = catch_unwind(AssertUnwindSafe(|| {
             runs::serve(Port::new(socket), &slices);
         }));
-        // The agent has closed it or is gone, or this process makes no sense to it.
+        // The agent has closed it or is gone, or sent something invalid.
         std::process::exit(i32::from(served.is_err()));
     });
     lane.is_ok()
 }
 
-/// The sockets, which leave their places: a model that prints must not be taken for this
-/// program.
+/// The sockets, moved from standard input and output: the output of a model must not be mistaken
+/// for this program's.
 fn ports() -> io::Result<(Port, Port)> {
     let own = |fd: rustix::io::Result<OwnedFd>| fd.map(Port::new).map_err(io::Error::from);
     let runs = own(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3))?;

@@ -6,15 +6,15 @@ use lamina_worker_link::memory::Window;
 use lamina_worker_link::message::{Refusal, Region, RunCall, RunReply, aligned};
 use std::os::fd::OwnedFd;
 
-/// What runs need between two calls.
+/// State of runs between two calls.
 #[derive(Debug, Default)]
 struct Runs {
     window: Option<Window>,
-    /// Outputs that had no room.
+    /// Outputs that did not fit.
     waiting: Vec<Output>,
 }
 
-/// An output that is no longer where libtorch had it.
+/// An output copied from libtorch's memory.
 #[derive(Debug)]
 struct Output {
     region: Region,
@@ -106,7 +106,7 @@ impl Runs {
     }
 }
 
-/// The inputs, which follow each other in `room`, and what is free from `free_from` on.
+/// The inputs, which follow each other in `room`, and the free space from `free_from` on.
 fn split<'a>(
     room: &'a mut [u8],
     regions: &'a [Region],
@@ -138,12 +138,11 @@ fn split<'a>(
 
 enum Placed {
     There(Vec<Region>),
-    /// Copied out, placed from offset 0 on.
+    /// Copied aside, placed from offset 0 on.
     Aside(Vec<Output>),
 }
 
-/// Copies `outputs` into `free`, which begins at `free_from`, or aside where they do not
-/// fit.
+/// Copies `outputs` into `free`, which starts at `free_from`, or aside if they do not fit.
 fn place(outputs: &[Seen<'_>], free: &mut [u8], free_from: u64) -> Placed {
     let regions = regions(outputs, 0);
     let needed = regions
@@ -199,12 +198,12 @@ fn broken(what: &str) -> Refusal {
 
 fn refusal(error: RunError) -> Refusal {
     match error {
-        // What oneDNN says of a kernel for which there was no memory once: it stays so.
+        // oneDNN's error for a kernel that once had no memory: this is permanent.
         RunError::Forward { reason } if reason.contains("Broken promise") => {
             Refusal::Broken(reason)
         }
         RunError::Forward { reason } if tells_of_memory(&reason) => Refusal::Memory(reason),
-        // Shapes were checked before, and the probe has passed: it came with the request.
+        // Shapes were checked before, and the probe passed: the request is at fault.
         RunError::Forward { reason } if tells_of_an_index(&reason) => Refusal::Value(reason),
         RunError::OtherWay { reason } => Refusal::Value(reason),
         other => Refusal::Forward(other.to_string()),

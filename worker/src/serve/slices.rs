@@ -2,7 +2,7 @@ use lamina_torchscript::Slice;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The slices that are loaded, by the agent's numbers. Clones share them.
+/// The loaded slices, by the agent's numbers. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slices(Arc<Mutex<BTreeMap<u64, Arc<Slice>>>>);
 

@@ -1,4 +1,4 @@
-//! How large images may be: they travel to small boards over slow links.
+//! Size limits of images: they travel to small boards over slow links.
 
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -13,11 +13,11 @@ pub(super) struct Size {
     total_mb: f64,
     /// PyTorch's libraries.
     libtorch_mb: f64,
-    /// Of the archive, as it travels.
+    /// Size of the archive, as transferred.
     archive_mb: f64,
 }
 
-/// What an image may have.
+/// Limits of an image.
 struct Budget {
     name: &'static str,
     total_mb: f64,
@@ -37,7 +37,7 @@ const BUDGETS: [Budget; 2] = [
     },
 ];
 
-/// What buildah tells as `size`, and what the files have.
+/// buildah's `size`, and the files' sizes.
 pub(super) fn measure(
     name: &'static str,
     size: &str,
@@ -97,7 +97,7 @@ pub(super) fn table(sizes: &[Size]) -> String {
     text
 }
 
-/// Fails where an image is over its budget.
+/// Fails if an image exceeds its limits.
 pub(super) fn check(sizes: &[Size]) -> Result<()> {
     let over: Vec<String> = sizes.iter().filter_map(over_budget).collect();
     if over.is_empty() {

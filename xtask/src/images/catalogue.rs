@@ -1,4 +1,4 @@
-//! The images that are built.
+//! The built images.
 
 /// Version of the images and of the chart, which is the workspace's.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -8,11 +8,11 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(super) struct Image {
     /// `operator`: docker/operator.Dockerfile, lamina/operator.
     pub(super) name: &'static str,
-    /// Programs of ours, each of the package of its name.
+    /// Our programs, each from the package of the same name.
     pub(super) programs: &'static [&'static str],
     /// Debian packages of its root file system.
     pub(super) debian: &'static [&'static str],
-    /// A folder of the program's own user.
+    /// A folder owned by the program's user.
     pub(super) writable: &'static str,
     pub(super) has_libtorch: bool,
 }
@@ -39,7 +39,7 @@ pub(super) const NODE_AGENT: Image = Image {
     has_libtorch: true,
 };
 
-/// What holds a pod's namespaces in the tests' cluster.
+/// Holds a pod's namespaces in the tests' cluster.
 pub(super) const PAUSE: Image = Image {
     name: "pause",
     programs: &[],
@@ -49,7 +49,7 @@ pub(super) const PAUSE: Image = Image {
 };
 
 impl Image {
-    /// The reference under which a container runtime looks for `lamina/NAME:VERSION`.
+    /// The reference by which a container runtime finds `lamina/NAME:VERSION`.
     pub(super) fn reference(self) -> String {
         format!("docker.io/lamina/{}:{VERSION}", self.name)
     }
@@ -59,7 +59,7 @@ impl Image {
     }
 }
 
-/// As images name it.
+/// The architecture's name for images.
 pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -48,7 +48,7 @@ fn of_crate(line: &str) -> Option<Component> {
     let mut words = package.split_whitespace();
     let name = words.next()?.to_owned();
     let version = words.next()?.strip_prefix('v')?.to_owned();
-    // Where a crate comes again, the tree says so with a star.
+    // The tree marks repeated crates with a star.
     let licence = licence.trim_end_matches("(*)").trim();
     Some(Component {
         purl: format!("pkg:cargo/{name}@{version}"),
@@ -58,7 +58,7 @@ fn of_crate(line: &str) -> Option<Component> {
     })
 }
 
-/// The packages whose control files lie in the root file system.
+/// The packages whose control files are in the root file system.
 fn debian(rootfs: &Path) -> Result<Vec<Component>> {
     let folder = rootfs.join("var/lib/dpkg/status.d");
     let Ok(entries) = fs::read_dir(&folder) else {
@@ -89,7 +89,7 @@ fn of_debian(control: &str) -> Option<Component> {
             name.replace('+', "%2B"),
             version.replace('+', "%2B")
         ),
-        // Debian's licences lie in the image, as text.
+        // Debian's licences are in the image, as text.
         licence: None,
     })
 }

@@ -1,20 +1,19 @@
-//! docs/operations.md lists every condition, every reason and every metric that
-//! the code knows.
+//! docs/operations.md lists every condition, reason and metric in the code.
 
 use super::tokens::{is_punct, text, without_tests};
 use proc_macro2::{TokenStream, TokenTree};
 use std::collections::BTreeSet;
 
-/// Where they are listed.
+/// The page.
 const PAGE: &str = "docs/operations.md";
-/// Where the words of conditions and Events are defined.
+/// The files that define conditions and Events.
 const WORDS: [&str; 2] = ["crds/src/conditions.rs", "crds/src/reasons.rs"];
-/// What exposing a metric adds to its name, by kind or unit.
+/// Suffixes that exposing a metric adds to its name, by kind or unit.
 const SUFFIXES: [&str; 4] = ["_total", "_seconds", "_bytes", "_info"];
-/// What all names of metrics begin with.
+/// Prefix of all metric names.
 const PREFIX: &str = "lamina_";
 
-/// What the page lacks, and which metrics it has that are not there.
+/// Entries missing on the page, and listed metrics that do not exist.
 pub(super) fn check(files: &[String], read: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let Some(page) = read(PAGE) else {
         return vec![format!("{PAGE} is missing")];
@@ -35,7 +34,7 @@ pub(super) fn check(files: &[String], read: &dyn Fn(&str) -> Option<String>) -> 
         .iter()
         .filter(|f| f.ends_with(".rs") && f.contains("/src/"))
     {
-        // The tokens of every file take seconds to read.
+        // Tokenizing every file would take seconds.
         if !read(file).is_some_and(|code| code.contains("prometheus_client")) {
             continue;
         }
@@ -54,13 +53,13 @@ pub(super) fn check(files: &[String], read: &dyn Fn(&str) -> Option<String>) -> 
     wrong
 }
 
-/// Whether `shown` is how `name` is exposed.
+/// Whether `shown` is the exposed form of `name`.
 fn is_name_of(shown: &str, name: &str) -> bool {
     let suffix = shown.strip_prefix(name);
     suffix.is_some_and(|suffix| suffix.is_empty() || SUFFIXES.contains(&suffix))
 }
 
-/// What stands in the cells of the page's tables: words, without marks.
+/// The contents of the cells of the page's tables, without markup.
 fn listed(page: &str) -> BTreeSet<String> {
     let rows = page.lines().filter(|line| line.starts_with('|'));
     let words = rows.flat_map(|row| row.split(|c: char| !(c.is_alphanumeric() || c == '_')));
@@ -76,7 +75,7 @@ fn constants(tokens: TokenStream) -> Vec<String> {
     ends.filter_map(|t| text(Some(&t[1]))).collect()
 }
 
-/// Names of metrics: a text in snake case with its help, another text, behind it.
+/// Names of metrics: a text in snake case followed by its help, another text.
 fn metrics(tokens: TokenStream) -> BTreeSet<String> {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let pairs = tokens.windows(3).filter(|t| is_punct(Some(&t[1]), ','));

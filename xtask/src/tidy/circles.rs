@@ -1,9 +1,8 @@
-//! Circles of arrows.
+//! Cycles of arrows.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// The shortest circle of each knot: of those whose members all lead to each
-/// other, one is named.
+/// The shortest cycle of each strongly connected component: one is reported for each.
 pub(super) fn circles(arrows: &BTreeSet<(String, String)>) -> Vec<Vec<String>> {
     let mut next: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (from, to) in arrows {
@@ -28,7 +27,7 @@ pub(super) fn circles(arrows: &BTreeSet<(String, String)>) -> Vec<Vec<String>> {
     found
 }
 
-/// The shortest way from `start` back to it, told from `start` on.
+/// The shortest path from `start` back to it, from `start` on.
 fn shortest(start: &str, next: &BTreeMap<&str, Vec<&str>>) -> Option<Vec<String>> {
     let mut before: BTreeMap<&str, &str> = BTreeMap::new();
     let mut queue = VecDeque::from([start]);

@@ -1,7 +1,7 @@
-//! Which file takes names from which, read from the tokens of a crate's files.
+//! Which file imports names from which, read from the tokens of a crate's files.
 //!
 //! A name belongs to the file that defines it: a re-export (`pub use`) is followed
-//! and is no import of its own. Test code is left out.
+//! and is not an import itself. Test code is left out.
 
 use super::tokens::{group, is_path_separator, is_punct, without_tests};
 use proc_macro2::{Delimiter, LexError, TokenStream, TokenTree};
@@ -15,12 +15,12 @@ pub(super) type ModulePath = Vec<String>;
 pub(super) struct Imports {
     /// Module of each file.
     pub(super) modules: BTreeMap<String, ModulePath>,
-    /// The names that the first file takes from the second.
+    /// The names that the first file imports from the second.
     pub(super) arrows: BTreeMap<(String, String), BTreeSet<String>>,
 }
 
 impl Imports {
-    /// A circle of files in words, with the names that tie it.
+    /// A cycle of files in words, with the names that cause it.
     pub(super) fn tell(&self, circle: &[String]) -> String {
         let behind = circle.iter().cycle().skip(1);
         let steps: Vec<String> = circle
@@ -42,16 +42,16 @@ impl Imports {
 /// A file that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreadable {
-    /// It is not there.
+    /// It is missing.
     #[error("{0}: no such file")]
     Missing(String),
-    /// It is no Rust code.
+    /// It is not Rust code.
     #[error("{0}: {1}")]
     Code(String, LexError),
 }
 
-/// Reads `root` (a path relative to the repository) and every module that it
-/// declares; `text` gives a file's content.
+/// Reads `root` (a path relative to the repository) and every module that it declares; `text`
+/// returns a file's content.
 pub(super) fn read(
     root: &str,
     text: &dyn Fn(&str) -> Option<String>,
@@ -65,7 +65,7 @@ pub(super) fn read(
     Ok(tree.imports())
 }
 
-/// A module: what it declares, and which paths it names.
+/// A module: its declarations, and the paths it names.
 #[derive(Debug, Default)]
 struct Module {
     file: String,
@@ -84,7 +84,7 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    /// Adds the module in `file`, whose child modules lie in `folder`.
+    /// Adds the module in `file`, whose child modules are in `folder`.
     fn add(&mut self, file: String, folder: String, path: ModulePath) -> Result<(), Unreadable> {
         let Some(text) = (self.text)(&file) else {
             return Err(Unreadable::Missing(file));
@@ -153,10 +153,10 @@ impl Tree<'_> {
         imports
     }
 
-    /// The module that defines what `path` names in the module `at`; `None` for
-    /// names of other crates.
+    /// The module that defines `path`, as named in the module `at`; `None` for names of other
+    /// crates.
     fn resolve(&self, at: &[String], path: &[String], depth: usize) -> Option<ModulePath> {
-        // Two re-exports of each other, which no compiler takes, would never end.
+        // Two re-exports of each other, which do not compile, would never end.
         const DEEPEST: usize = 32;
         let (first, mut rest) = path.split_first()?;
         let mut here: ModulePath = match first.as_str() {
@@ -202,7 +202,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// `is_top` for the module's own items, not those within functions.
+    /// `is_top` for the module's own items, not those in functions.
     fn read(&mut self, tokens: TokenStream, is_top: bool) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut at = 0;
@@ -231,7 +231,7 @@ impl Reader {
         }
     }
 
-    /// `use a::{b, c as d};` Gives where to go on.
+    /// `use a::{b, c as d};` Returns the next position.
     fn read_use(&mut self, tokens: &[TokenTree], at: usize, public: bool, is_top: bool) -> usize {
         let end = (at..tokens.len()).find(|z| is_punct(tokens.get(*z), ';'));
         let (Some(end), Some(TokenTree::Ident(_) | TokenTree::Group(_))) =
@@ -301,7 +301,7 @@ impl Reader {
     }
 }
 
-/// Whether the word before a name makes it a new one.
+/// Whether the preceding word makes it a declaration.
 fn declares(before: Option<&TokenTree>) -> bool {
     const WORDS: [&str; 8] = [
         "fn", "struct", "enum", "trait", "type", "const", "static", "union",

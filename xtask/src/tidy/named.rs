@@ -1,8 +1,8 @@
-//! Files and folders that the map of the code names are there.
+//! Files and folders named in the map of the code exist.
 
-/// Where the map is.
+/// The map.
 const PAGE: &str = "docs/architecture.md";
-/// Endings of what the map calls a file.
+/// Extensions of files in the map.
 const FILES: [&str; 4] = [".rs", ".cpp", ".tpl", ".md"];
 
 /// Names on the page that no file of the project has.
@@ -15,7 +15,7 @@ pub(super) fn check(files: &[String], read: &dyn Fn(&str) -> Option<String>) -> 
         .collect()
 }
 
-/// What is set as code in the tables, and has the form of a path.
+/// Code in the tables that has the form of a path.
 fn named(page: &str) -> impl Iterator<Item = &str> {
     let rows = page.lines().filter(|line| line.starts_with('|'));
     let code = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
@@ -25,7 +25,7 @@ fn named(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether `name`, whole or without the folders above it, is `file` or holds it.
+/// Whether `name`, whole or without the folders above it, is `file` or contains it.
 fn is_at(file: &str, name: &str) -> bool {
     let below = |start: usize| {
         let rest = file[start..].strip_prefix(name);

@@ -1,11 +1,11 @@
-//! Tests that the page of promises names are there.
+//! Tests named on the page of guarantees exist.
 
-/// Where the promises are.
+/// The page.
 const PAGE: &str = "docs/security.md";
 /// The head of their table.
 const HEAD: &str = "| row | what holds | test |";
 
-/// Tests named on the page that no crate has, and promises that name none.
+/// Tests named on the page that no crate has, and guarantees without a test.
 pub(super) fn check(files: &[String], read: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let Some(page) = read(PAGE) else {
         return vec![format!("{PAGE} is missing")];

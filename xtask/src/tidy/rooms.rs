@@ -1,5 +1,5 @@
-//! Which crate may use which, and which room of a crate may import which. To move
-//! a room, change its row here.
+//! Which crate may use which, and which room of a crate may import which. To move a room, change
+//! its row here.
 
 use super::circles::circles;
 use super::imports::Imports;
@@ -11,17 +11,16 @@ pub(super) struct Crate {
     pub(super) package: &'static str,
     /// Crates of the workspace that its code may use, tests aside.
     pub(super) may_use: &'static [&'static str],
-    /// Its rooms from the ground up. A room is a file or folder, named by its path
-    /// below the crate's root (`plan`, `controllers/plan`), with all that is in it.
-    /// It imports from the rows below its own, never from its own row or above;
-    /// the root (`lib.rs`, `main.rs`) imports from all and nobody from it. Without
-    /// rows, each file or folder beside the root is a room, and no circle may tie
-    /// them.
+    /// Its rooms from the bottom up. A room is a file or folder, named by its path below the
+    /// crate's root (`plan`, `controllers/plan`), with all its contents. It imports from the rows
+    /// below its own, never from its own row or above; the root (`lib.rs`, `main.rs`) imports from
+    /// all and nobody from it. Without rows, each file or folder beside the root is a room, and
+    /// there may be no cycle between them.
     pub(super) rows: &'static [&'static [&'static str]],
     pub(super) circles: Circles,
 }
 
-/// Where files may import each other in circles.
+/// Where files may import each other in cycles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Circles {
     /// Nowhere.
@@ -218,7 +217,7 @@ pub(super) const CRATES: &[Crate] = &[
     },
 ];
 
-/// What is wrong with the imports of one root of `of`.
+/// Violations in the imports of one root of `of`.
 pub(super) fn judge(of: &Crate, imports: &Imports) -> Vec<String> {
     let mut wrong = Vec::new();
     if of.circles == Circles::None {
@@ -260,7 +259,7 @@ pub(super) fn judge(of: &Crate, imports: &Imports) -> Vec<String> {
     wrong
 }
 
-/// Circles that tie the files and folders beside the root.
+/// Cycles between the files and folders beside the root.
 fn circles_of_rooms(imports: &Imports) -> Vec<String> {
     let room = |file: &String| imports.modules.get(file).and_then(|m| m.first()).cloned();
     let mut arrows: BTreeMap<(String, String), &(String, String)> = BTreeMap::new();
@@ -288,7 +287,7 @@ fn circles_of_rooms(imports: &Imports) -> Vec<String> {
     circles(&rooms).iter().map(told).collect()
 }
 
-/// Rooms in the table that hold no file.
+/// Rooms in the table that have no file.
 pub(super) fn empty_rooms(of: &Crate, roots: &[Imports]) -> Vec<String> {
     let modules = roots.iter().flat_map(|root| root.modules.values());
     let used: BTreeSet<&str> = modules
@@ -302,7 +301,7 @@ pub(super) fn empty_rooms(of: &Crate, roots: &[Imports]) -> Vec<String> {
         .collect()
 }
 
-/// What is wrong with the crates that `package` uses.
+/// Violations in the crates that `package` uses.
 pub(super) fn judge_uses(of: &Crate, uses: &BTreeSet<String>) -> Vec<String> {
     let allowed = |name: &str| of.may_use.contains(&name);
     let too_many = uses
@@ -322,7 +321,7 @@ pub(super) fn judge_uses(of: &Crate, uses: &BTreeSet<String>) -> Vec<String> {
     too_many.chain(missing).collect()
 }
 
-/// Where the table is.
+/// The table.
 pub(super) const TABLE: &str = "xtask/src/tidy/rooms.rs";
 
 /// Row and room of a module: the room with the longest name that it is in.

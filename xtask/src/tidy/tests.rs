@@ -1,7 +1,7 @@
 use super::rooms::Circles;
 use super::*;
 
-/// What is wrong with a crate in memory: its files with their code.
+/// The problems of a crate in memory: its files with their code.
 fn crate_of(files: &[(&str, &str)], rows: &'static [&'static [&'static str]]) -> Vec<String> {
     let of = Crate { rows, ..APP };
     judged(&of, files)
@@ -25,7 +25,7 @@ const APP: Crate = Crate {
 };
 const ROOMS: &[&[&str]] = &[&["state"], &["plan", "deploy"], &["run"]];
 
-/// Right in every way that the reader must understand.
+/// Correct in every way that the reader must understand.
 const GOOD: [(&str, &str); 7] = [
     (
         "lib.rs",
@@ -36,7 +36,7 @@ const GOOD: [(&str, &str); 7] = [
         "mod text; pub(crate) use text::Text; pub struct State;",
     ),
     ("state/text.rs", "pub struct Text(String);"),
-    // A name of the root is that of the file which defines it.
+    // A name of the root is that of the file that defines it.
     (
         "plan.rs",
         "use crate::{State, state}; pub struct Plan(State, state::Text);",

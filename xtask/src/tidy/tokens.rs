@@ -2,8 +2,7 @@
 
 use proc_macro2::{Delimiter, Group, LexError, Spacing, TokenStream, TokenTree};
 
-/// The tokens of `code` without attributes, comments and all that is compiled for
-/// tests alone.
+/// The tokens of `code` without attributes, comments and code compiled only for tests.
 pub(super) fn without_tests(code: &str) -> Result<TokenStream, LexError> {
     Ok(stripped(code.parse()?))
 }
@@ -26,8 +25,8 @@ fn stripped(tokens: TokenStream) -> TokenStream {
     kept.into_iter().collect()
 }
 
-/// Where to go on after the attribute at `at`: behind the whole item where that
-/// is for tests alone. `None` where no attribute is.
+/// The position after the attribute at `at`, or after the whole item if that is only for tests.
+/// `None` if there is no attribute.
 fn after_attribute(tokens: &[TokenTree], at: usize) -> Option<usize> {
     if !is_punct(tokens.get(at), '#') {
         return None;
@@ -55,7 +54,7 @@ fn is_for_tests(attribute: &Group) -> bool {
     })
 }
 
-/// The group that `token` is, where it has that delimiter.
+/// The group in `token`, if it has that delimiter.
 pub(super) fn group(token: Option<&TokenTree>, delimiter: Delimiter) -> Option<&Group> {
     match token {
         Some(TokenTree::Group(g)) if g.delimiter() == delimiter => Some(g),
@@ -68,7 +67,7 @@ pub(super) fn is_punct(token: Option<&TokenTree>, wanted: char) -> bool {
     matches!(token, Some(TokenTree::Punct(p)) if p.as_char() == wanted)
 }
 
-/// Whether `::` is at `at`, and another name, a group of names or `*` behind it.
+/// Whether there is `::` at `at`, followed by a name, a group of names or `*`.
 pub(super) fn is_path_separator(tokens: &[TokenTree], at: usize) -> bool {
     let first = matches!(tokens.get(at), Some(TokenTree::Punct(p))
         if p.as_char() == ':' && p.spacing() == Spacing::Joint);

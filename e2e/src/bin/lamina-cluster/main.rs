@@ -36,7 +36,7 @@ impl Teller {
         println!();
     }
 
-    /// Says a command and shows what it prints.
+    /// Prints a command and its output.
     async fn kubectl(&self, site: &Site, arguments: &[&str]) -> Result<()> {
         self.say(&format!("kubectl {}", arguments.join(" ")));
         Self::block(&site.cluster.kubectl(arguments).await?);
@@ -75,7 +75,7 @@ async fn tell(args: &Args) -> Result<bool> {
     outcome
 }
 
-/// From an empty cluster to the first answers; true where they are PyTorch's.
+/// From an empty cluster to the first answers; true if they match PyTorch's.
 async fn serve(site: &Site, teller: &Teller) -> Result<bool> {
     teller
         .kubectl(site, &["create", "namespace", SYSTEM])

@@ -1,4 +1,4 @@
-//! What the demo tells, in order.
+//! The steps of the demo, in order.
 
 use crate::Args;
 use lamina_e2e::scene::cut_off::{self, Seen};
@@ -8,9 +8,9 @@ use lamina_e2e::workload::{Finding, Line, Photograph, judge};
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-/// Model of the demo.
+/// The demo's model.
 const MODEL: &str = "mobilenet-v2";
-/// Host at which requests arise.
+/// Host where requests enter.
 const ENTRY: &str = "cam-1";
 
 /// Prints lines with the time since the start.
@@ -31,7 +31,7 @@ impl Teller {
     }
 }
 
-/// Runs the whole story; true where every finding holds.
+/// Runs the whole story; true if every check passes.
 pub(crate) async fn tell(args: &Args) -> Result<bool> {
     let teller = Teller {
         start: Instant::now(),
@@ -87,7 +87,7 @@ async fn serve_and_move(args: &Args, scene: &Scene, teller: &Teller) -> Result<b
     Ok(verdict(args, &named, &run, &seen))
 }
 
-/// A network that answers early, on a camera that is cut off.
+/// A network with early exits, on a camera that is cut off.
 async fn exits(scene: &Scene, teller: &Teller) -> Result<Seen> {
     teller.say(&format!(
         "kubectl apply -f examples/{}.yaml: three exits, the first on the camera",

@@ -27,12 +27,12 @@ struct Object {
     subresource: Option<String>,
 }
 
-/// Where the log ends now.
+/// The log's current end.
 pub(crate) fn end(log: &Path) -> u64 {
     std::fs::metadata(log).map_or(0, |meta| meta.len())
 }
 
-/// Writes in the log behind `from`, by what was written.
+/// Writes in the log after `from`, by resource.
 ///
 /// # Errors
 /// The log cannot be read.
@@ -47,7 +47,7 @@ pub(crate) fn since(log: &Path, from: u64) -> Result<BTreeMap<String, Written>> 
 }
 
 fn count(line: &str, all: &mut BTreeMap<String, Written>) {
-    // The last line may be on its way.
+    // The last line may be incomplete.
     let Ok(entry) = serde_json::from_str::<Entry>(line) else {
         return;
     };

@@ -19,18 +19,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SYSTEM: &str = "lamina-system";
-/// Files of each network that models are made from.
+/// Files per network that models are made from.
 const VARIANTS: usize = 10;
-/// Hosts of a site: so many devices, edges, and one in the cloud.
+/// Hosts per site: devices, edges, and one in the cloud.
 const SITE: usize = 25;
 const EDGES_OF_SITE: usize = 4;
-/// Hosts that are the entries of the second scene, where there are so many devices.
+/// Entry hosts of the second scene, if there are that many devices.
 const ENTRIES: usize = 200;
 const ENTRY_LABEL: &str = "bench.lamina.dev/entry";
-/// Models that are applied at once.
+/// Models applied concurrently.
 const CONCURRENCY: usize = 16;
 
-/// Where programs and charts are.
+/// Paths of programs and charts.
 #[derive(Debug, Clone)]
 pub(crate) struct Parts {
     pub(crate) operator: PathBuf,
@@ -47,13 +47,13 @@ pub(crate) struct Bench {
     parts: Parts,
     folder: PathBuf,
     library: Arc<Library>,
-    /// Names of the devices, where models enter.
+    /// Names of the devices, where requests enter.
     pub(crate) devices: Vec<String>,
     applied: usize,
 }
 
 impl Bench {
-    /// Starts everything; the agents are on their way then.
+    /// Starts everything; the agents are still starting then.
     pub(crate) async fn start(parts: Parts, folder: PathBuf, nodes: usize) -> Result<Self> {
         let api = ApiServer::start(&folder).await?;
         install(&api, &parts.chart)
@@ -86,7 +86,7 @@ impl Bench {
         })
     }
 
-    /// Ends the operator's process and starts another one, with the same store.
+    /// Restarts the operator's process with the same store.
     pub(crate) async fn restart_operator(self) -> Result<Self> {
         let kubeconfig = operator_kubeconfig(&self.api, &self.folder).await?;
         self.operator.stop().await;
@@ -94,8 +94,8 @@ impl Bench {
         Ok(Self { operator, ..self })
     }
 
-    /// Applies `count` further models, each with an entry of its own as far as there
-    /// are devices; the names, each with the moment of its application.
+    /// Applies `count` further models, each with its own entry as far as there are devices; returns
+    /// the names, each with the time it was applied.
     pub(crate) async fn apply_models(&mut self, count: usize) -> Result<BTreeMap<String, Instant>> {
         let specs = (self.applied..self.applied + count).map(|ordinal| {
             let device = &self.devices[ordinal % self.devices.len()];
@@ -107,7 +107,7 @@ impl Bench {
         self.create(specs).await
     }
 
-    /// Applies one model that enters at many hosts.
+    /// Applies one model with many entry hosts.
     pub(crate) async fn apply_model_of_many_entries(&self) -> Result<Instant> {
         let entry = json!({ENTRY_LABEL: "true"});
         let name = "everywhere".to_owned();
@@ -124,7 +124,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Entries of the second scene.
+    /// Number of entries of the second scene.
     pub(crate) fn entries(&self) -> usize {
         self.devices.len().min(ENTRIES)
     }
@@ -141,7 +141,7 @@ impl Bench {
 
     fn model(&self, ordinal: usize, entry: &serde_json::Value) -> serde_json::Value {
         let models = self.library.models();
-        // Networks take turns, then their files.
+        // The networks alternate, then their files.
         let network = (ordinal % 2) * VARIANTS;
         let prepared = &models[(network + ordinal / 2 % VARIANTS) % models.len()];
         json!({
@@ -149,12 +149,12 @@ impl Bench {
             "inputs": prepared.inputs,
             "entry": {"nodeSelector": entry},
             "objective": {"goal": "Latency", "requestsPerSecond": 0.5},
-            // As of cameras: raw images stay, and not all fits.
+            // As with cameras: raw images stay, and not everything fits.
             "constraints": {
                 "keepOnEntry": 1,
                 "sliceMemory": [{"tier": "device", "limit": "4M"}],
             },
-            // Every change is answered, however short the last one is ago.
+            // Every change is acted on, however recent the last one.
             "adaptation": {"coolDownSeconds": 0},
         })
     }
@@ -183,8 +183,7 @@ fn operator(parts: &Parts, api: &ApiServer, kubeconfig: &Path, folder: &Path) ->
     })
 }
 
-/// Sites of devices, edges and a cloud host, whose speeds differ as boards,
-/// workstations and servers do.
+/// Sites of devices, edges and a cloud host, with the speeds of boards, workstations and servers.
 fn hosts(nodes: usize) -> Vec<FleetHost> {
     let mut entries = 0;
     let host = |ordinal: usize| {
@@ -213,8 +212,7 @@ fn hosts(nodes: usize) -> Vec<FleetHost> {
     (0..nodes).map(host).collect()
 }
 
-/// Applies what the chart holds, but for the workloads: CRDs, accounts, roles, the
-/// admission policy.
+/// Applies the chart's objects except the workloads: CRDs, accounts, roles, the admission policy.
 async fn install(api: &ApiServer, chart: &Path) -> Result<()> {
     let chart = chart.display().to_string();
     let arguments = ["template", "lamina", &chart, "--namespace", SYSTEM];
@@ -243,7 +241,7 @@ async fn install(api: &ApiServer, chart: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A kubeconfig with the rights that the chart gives the operator, and no more.
+/// A kubeconfig with exactly the rights that the chart gives the operator.
 async fn operator_kubeconfig(api: &ApiServer, folder: &Path) -> Result<PathBuf> {
     let token = operator_token(api.client()).await?;
     let file = std::fs::read_to_string(api.kubeconfig())?;
@@ -272,7 +270,7 @@ async fn operator_token(client: Client) -> Result<String> {
     answer.status.map(|s| s.token).context("no token came")
 }
 
-/// Time that is left of a limit.
+/// Time left of a limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget(Instant);
 
@@ -281,7 +279,7 @@ impl Budget {
         Self(Instant::now() + limit)
     }
 
-    /// What is left, but no more than `most`.
+    /// The time left, at most `most`.
     pub(crate) fn at_most(self, most: Duration) -> Duration {
         self.0.saturating_duration_since(Instant::now()).min(most)
     }

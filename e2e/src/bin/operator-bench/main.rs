@@ -68,8 +68,8 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = tokio::select! {
         outcome = run(&args) => outcome,
-        // What was started is in process groups of its own, which no Ctrl-C reaches;
-        // with the run it is dropped, and so killed.
+        // Child processes are in their own process groups, which Ctrl-C does not reach; they are
+        // dropped with the run, and so killed.
         interrupted = interrupted() => interrupted,
     };
     match outcome {
@@ -81,7 +81,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Waits for a signal to end.
+/// Waits for a termination signal.
 async fn interrupted() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("no handler for SIGTERM")?;
     tokio::select! {
@@ -162,8 +162,7 @@ async fn measure(args: &Args, nodes: usize, size: &mut Size) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the figures of `run` beside the page, and writes the page of all that are
-/// kept there.
+/// Stores the figures of `run` beside the page, and writes the page of all stored there.
 fn keep(page: &Path, name: &str, run: &Run) -> Result<()> {
     let folder = page.with_extension("");
     let file = |name: &str| folder.join(format!("{name}.json"));

@@ -1,4 +1,4 @@
-//! The operator's process, under the care that a kubelet takes of it.
+//! The operator's process, supervised as a kubelet would.
 
 use anyhow::{Context as _, Result, bail};
 use lamina_e2e::Signal;
@@ -13,19 +13,19 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// The chart's liveness probe, with a kubelet's defaults for what it leaves open.
+/// The chart's liveness probe, with a kubelet's defaults for what it omits.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const PROBE_FAILURES: u32 = 3;
 /// Time to end after a signal.
 const GRACE: Duration = Duration::from_secs(30);
-/// A process that lived for less than this is started again after this time.
+/// A process that lived for less than this is restarted after this time.
 const BACK_OFF: Duration = Duration::from_secs(10);
-/// Its figures may be megabytes of text.
+/// The metrics may be megabytes of text.
 const FIGURES_WITHIN: Duration = Duration::from_secs(20);
-/// The histogram of its loop.
+/// The histogram of its reconciles.
 const LOOKS: &str = "lamina_reconcile_duration_seconds";
-/// What the kernel counts processor time in, per second.
+/// The kernel's clock ticks per second.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// How to start it.
@@ -37,13 +37,13 @@ pub(crate) struct Setup<'a> {
     pub(crate) folder: &'a Path,
 }
 
-/// What its keeper has seen.
+/// What the supervisor has seen.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
     pub(crate) process: Option<u32>,
     pub(crate) failed_probes: u32,
     pub(crate) restarts: u32,
-    /// Kilobytes at the peak, of all processes.
+    /// Peak kilobytes over all processes.
     peak_kilobytes: u64,
 }
 
@@ -89,13 +89,13 @@ impl Operator {
             .clone()
     }
 
-    /// Whether it says that it is ready.
+    /// Whether it reports ready.
     pub(crate) async fn is_ready(&self) -> bool {
         let answer = metrics::fetch(self.admin, "/readyz", PROBE_TIMEOUT).await;
         answer.is_ok()
     }
 
-    /// The times of its looks so far; `None` where it does not tell.
+    /// The durations of its reconciles so far; `None` if it does not answer.
     pub(crate) async fn looks(&self) -> Option<Histogram> {
         let text = metrics::fetch(self.admin, "/metrics", FIGURES_WITHIN).await;
         Histogram::parse(&text.ok()?, LOOKS)
@@ -115,7 +115,7 @@ impl Operator {
         self.keeper.abort();
         if let Some(process) = self.seen().process {
             signal(process, Signal::SIGKILL);
-            // The keeper's handle reaps it; this only waits for the ports.
+            // The supervisor's handle reaps it; this only waits for the ports.
             while Path::new(&format!("/proc/{process}/fd/0")).exists() {
                 sleep(Duration::from_millis(50)).await;
             }
@@ -129,10 +129,10 @@ impl Drop for Operator {
     }
 }
 
-/// Seconds of processor time that a process has taken; `None` where it is gone.
+/// Seconds of processor time used by a process; `None` if it is gone.
 pub(crate) fn processor_seconds(process: u32) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // Behind the name, which may hold anything, utime and stime are 12th and 13th.
+    // After the name, which may contain anything, utime and stime are 12th and 13th.
     let (_, rest) = stat.rsplit_once(')')?;
     let ticks = rest.split_whitespace().skip(11).take(2);
     let ticks: Vec<f64> = ticks.filter_map(|t| t.parse().ok()).collect();
@@ -165,7 +165,7 @@ impl How {
     }
 }
 
-/// Probes the process, and starts it anew when it ends or does not answer.
+/// Probes the process, and restarts it when it ends or does not answer.
 async fn keep(how: How, mut child: Child, admin: SocketAddr, seen: Arc<Mutex<Seen>>) {
     let note = |change: &dyn Fn(&mut Seen)| {
         change(&mut seen.lock().unwrap_or_else(PoisonError::into_inner));
@@ -215,14 +215,14 @@ async fn end(child: &mut Child) {
         signal(process, Signal::SIGTERM);
     }
     if timeout(GRACE, child.wait()).await.is_err() {
-        // It has ended meanwhile, or does now.
+        // It has ended, or does now.
         let _ = child.kill().await;
     }
 }
 
 fn signal(process: u32, signal: Signal) {
     if let Ok(process) = i32::try_from(process) {
-        // One that is gone needs none.
+        // The process may be gone already.
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), signal);
     }
 }

@@ -61,7 +61,7 @@ fn nodes_written(scene: &Scene) -> Option<String> {
     Some(format!("{writes:.1}"))
 }
 
-/// What both scenes tell.
+/// Rows of both scenes.
 const SHARED: [Row; 7] = [
     ("hosts Ready after the start", "", |s| progress(s.hosts)),
     ("all serve after they were applied", "", |s| {
@@ -86,7 +86,7 @@ const SHARED: [Row; 7] = [
     }),
 ];
 
-/// What the scene of many models tells beside.
+/// Further rows of the scene of many models.
 const MANY: [Row; 12] = [
     ("look, one node lost", "", |s| looks(s, "one node lost")),
     ("look, one model applied", "", |s| {
@@ -131,7 +131,7 @@ const MANY: [Row; 12] = [
     }),
 ];
 
-/// What the scene of one model tells beside.
+/// Further rows of the scene of one model.
 const ONE: [Row; 3] = [
     ("look, the model applied", "", |s| looks(s, "applied")),
     (
@@ -144,7 +144,7 @@ const ONE: [Row; 3] = [
     }),
 ];
 
-/// A run that is on the page, under its name.
+/// A run on the page, with its name.
 pub(crate) struct Named<'a> {
     pub(crate) name: &'a str,
     pub(crate) run: &'a Run,

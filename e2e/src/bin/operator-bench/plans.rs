@@ -22,22 +22,22 @@ pub(crate) struct View {
     pub(crate) planned: i64,
     /// When that revision was first seen.
     pub(crate) planned_at: Option<Instant>,
-    /// When the first plan was, which later ones do not replace.
+    /// When the first plan was seen, which later ones do not replace.
     pub(crate) first_planned_at: Option<Instant>,
-    /// Revision that serves; 0 where none does.
+    /// Active revision; 0 if none.
     pub(crate) active: i64,
-    /// Revision on its way; 0 where none is.
+    /// Revision being deployed; 0 if none.
     pub(crate) target: i64,
-    /// Hosts of what serves, in order.
+    /// Hosts of the active revision, in order.
     pub(crate) hosts: Vec<String>,
     /// Why that revision was planned.
     pub(crate) trigger: String,
-    /// Its latency over that of what it replaces; 0 where one is not known.
+    /// Its latency over that of the one it replaces; 0 if either is unknown.
     pub(crate) ratio: f64,
 }
 
 impl View {
-    /// The newest plan serves.
+    /// The newest plan is active.
     pub(crate) const fn is_settled(&self) -> bool {
         self.active > 0 && self.target == 0 && self.active == self.planned
     }
@@ -55,18 +55,18 @@ struct Inner {
 struct Move {
     /// When it was first seen.
     at: Instant,
-    /// The kind of what led to it.
+    /// The kind of its trigger.
     why: String,
-    /// Latency that was promised over that of what it replaces, as that was by then; 0
-    /// where one of the two is not known.
+    /// Promised latency over the latency then expected of the replaced plan; 0 if either is
+    /// unknown.
     ratio: f64,
 }
 
-/// Plans that replaced others for one reason.
+/// Plans that replaced others with one trigger.
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
     pub(crate) count: usize,
-    /// Latencies promised over those replaced, in no order.
+    /// Latencies promised over those replaced, unordered.
     pub(crate) ratios: Vec<f64>,
 }
 
@@ -93,7 +93,7 @@ impl Plans {
         self.inner.lock().clone()
     }
 
-    /// How many plans replaced another since that moment, by what led to them.
+    /// How many plans replaced another since then, by trigger.
     pub(crate) fn moves_since(&self, since: Instant) -> BTreeMap<String, Moves> {
         let moves = self.inner.moves.lock();
         let moves = moves.unwrap_or_else(PoisonError::into_inner);
@@ -110,7 +110,7 @@ impl Plans {
         self.inner.lock().get(name).cloned().unwrap_or_default()
     }
 
-    /// Waits until `is_so`; false where that takes too long.
+    /// Waits until `is_so`; false on timeout.
     pub(crate) async fn until(
         &self,
         within: Duration,
@@ -128,8 +128,7 @@ impl Plans {
         timeout(within, wait).await.is_ok()
     }
 
-    /// When a plan of `name` was first seen that is newer than the moment `since`;
-    /// `None` where none is in time.
+    /// When a plan of `name` newer than `since` was first seen; `None` on timeout.
     pub(crate) async fn plan_since(
         &self,
         name: &str,
@@ -206,7 +205,7 @@ impl View {
     }
 }
 
-/// The kind of a trigger: names and figures of it left out.
+/// The kind of a trigger, without its names and figures.
 fn kind(trigger: &str) -> String {
     let plain = |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase());
     let words: Vec<&str> = trigger.split(' ').filter(plain).collect();

@@ -1,4 +1,4 @@
-//! What a run found, as it is kept and printed.
+//! Results of a run, as stored and printed.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// One run of the benchmark.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Run {
-    /// Where and when, in words.
+    /// Machine and date.
     pub(crate) machine: String,
     pub(crate) commit: String,
     pub(crate) profile: String,
@@ -15,7 +15,7 @@ pub(crate) struct Run {
     pub(crate) sizes: BTreeMap<usize, Size>,
 }
 
-/// What was found at one size.
+/// Results at one size.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Size {
     /// Many models, each at an entry of its own.
@@ -24,29 +24,29 @@ pub(crate) struct Size {
     pub(crate) one: Scene,
 }
 
-/// What was found in one scene.
+/// Results of one scene.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Scene {
     /// Hosts that became Ready, of all, and the seconds until then.
     pub(crate) hosts: Option<Progress>,
-    /// Placements that came to serve.
+    /// Placements that became active.
     pub(crate) served: Option<Progress>,
-    /// Looks by what happened meanwhile.
+    /// Reconciles by what happened meanwhile.
     pub(crate) looks: BTreeMap<String, Looks>,
-    /// From a change to the plan that answers it, by the kind of change.
+    /// Time from a change to the plan that answers it, by kind of change.
     pub(crate) wishes: BTreeMap<String, Wishes>,
     pub(crate) redeploy: Option<Redeploy>,
     /// While nothing happened.
     pub(crate) idle: Option<Idle>,
-    /// Megabytes at the peak, over all processes of the operator.
+    /// Peak megabytes over all processes of the operator.
     pub(crate) peak_mb: Option<f64>,
     pub(crate) restarts: u32,
     pub(crate) failed_probes: u32,
-    /// What could not be measured, and what else was seen.
+    /// What could not be measured, and other remarks.
     pub(crate) notes: Vec<String>,
 }
 
-/// How many of all got somewhere, and when the last did.
+/// How many of all arrived, and when the last did.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Progress {
     pub(crate) done: usize,
@@ -54,7 +54,7 @@ pub(crate) struct Progress {
     pub(crate) seconds: f64,
 }
 
-/// Times of looks, in seconds.
+/// Durations of reconciles, in seconds.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Looks {
     pub(crate) count: u64,
@@ -63,12 +63,12 @@ pub(crate) struct Looks {
     pub(crate) p99: f64,
 }
 
-/// Times from a change to a written wish, in seconds.
+/// Times from a change to the plan that is written for it, in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Wishes {
     /// Changes that were made.
     pub(crate) changes: usize,
-    /// Those that a new plan followed in time.
+    /// Those that a new plan answered in time.
     pub(crate) answered: usize,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
@@ -78,15 +78,15 @@ pub(crate) struct Wishes {
 /// What one redeploy costs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Redeploy {
-    /// Redeploys behind the figures.
+    /// Number of redeploys measured.
     pub(crate) count: usize,
     /// Median seconds until the new path served.
     pub(crate) seconds: f64,
-    /// Writes and bytes of one, by what was written.
+    /// Writes and bytes per redeploy, by resource.
     pub(crate) written: BTreeMap<String, (f64, f64)>,
 }
 
-/// What the processes take while nothing happens.
+/// Resource use while nothing happens.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Idle {
     pub(crate) seconds: f64,
@@ -101,7 +101,7 @@ pub(crate) struct Idle {
 }
 
 impl Wishes {
-    /// Sums up the answered ones of `changes` changes.
+    /// Summarizes the answered ones of `changes` changes.
     pub(crate) fn of(changes: usize, mut seconds: Vec<f64>) -> Self {
         seconds.sort_by(f64::total_cmp);
         let at = |q: f64| {

@@ -1,5 +1,5 @@
-//! The two scenes, step by step: each step has a limit, and what did not come about
-//! within it is noted rather than failed.
+//! The two scenes, step by step. Each step has a limit; what is not reached within it is noted, not
+//! failed.
 
 use crate::audit;
 use crate::cluster::{Bench, Budget};
@@ -12,14 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
-/// How much is done.
+/// Number of objects and changes, and time limits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
     /// Models of the first scene.
     pub(crate) models: usize,
     /// Changes of each kind.
     pub(crate) changes: usize,
-    /// Redeploys that are looked at one by one.
+    /// Redeploys that are measured one by one.
     pub(crate) redeploys: usize,
     /// Time in which nothing happens.
     pub(crate) idle: Duration,
@@ -27,28 +27,28 @@ pub(crate) struct Effort {
     pub(crate) limits: (Duration, Duration),
 }
 
-/// Time in which all hosts should be Ready.
+/// Limit for all hosts to become Ready.
 const REGISTER: Duration = Duration::from_secs(40);
-/// Time in which all models should serve.
+/// Limit for all models to become active.
 const SERVE: Duration = Duration::from_secs(90);
-/// Time in which everything should have come to rest after changes.
+/// Limit for everything to settle after changes.
 const SETTLE: Duration = Duration::from_secs(20);
-/// Time in which the last gains should have been found, and how long none is found then:
-/// each of 200 Placements is looked at every 20 seconds.
+/// Limit for the last improvements, and how long none is found after them: each of 200 Placements
+/// is checked every 20 seconds.
 const CALM: Duration = Duration::from_secs(120);
 const QUIET: Duration = Duration::from_secs(25);
-/// Time in which a change should have been answered.
+/// Limit for the answer to a change.
 const ANSWER: Duration = Duration::from_secs(20);
 /// Time between two changes of one kind.
 const BETWEEN: Duration = Duration::from_millis(500);
-/// What bandwidth is divided by.
+/// Bandwidth is divided by this.
 const SLOWER: f64 = 20.0;
-/// Late writes of a redeploy are waited for.
+/// Time to wait for late writes of a redeploy.
 const LATE_WRITES: Duration = Duration::from_secs(2);
-/// Edge hosts that may be lost at once: one in so many.
+/// One in this many edge hosts may be lost at once.
 const LOSE_ONE_IN: usize = 3;
 
-/// Many models, each at an entry of its own.
+/// Many models, each with its own entry.
 pub(crate) async fn many(bench: &mut Bench, effort: Effort, all: usize) -> Result<Scene> {
     let budget = Budget::of(effort.limits.0);
     let mut scene = Scene::default();
@@ -86,7 +86,7 @@ pub(crate) async fn many(bench: &mut Bench, effort: Effort, all: usize) -> Resul
     Ok(scene)
 }
 
-/// One model at many entries, with an operator that has just begun.
+/// One model with many entries, and a freshly started operator.
 pub(crate) async fn one(bench: &mut Bench, effort: Effort, all: usize) -> Result<Scene> {
     let budget = Budget::of(effort.limits.1);
     let mut scene = Scene::default();
@@ -113,7 +113,7 @@ pub(crate) async fn one(bench: &mut Bench, effort: Effort, all: usize) -> Result
     Ok(scene)
 }
 
-/// Waits until no Placement of before is left.
+/// Waits until no earlier Placement is left.
 pub(crate) async fn clear(bench: &Bench, within: Duration) -> Result<bool> {
     bench.delete_models().await?;
     Ok(bench.plans.until(within, BTreeMap::is_empty).await)
@@ -127,7 +127,7 @@ fn note(scene: &mut Scene, text: &str) {
 async fn register(bench: &Bench, scene: &mut Scene, all: usize, budget: Budget) {
     let begin = Instant::now();
     let within = budget.at_most(REGISTER);
-    // What a former operator said of a host counts only with a session to this one.
+    // A former operator's status of a host counts only with a session to this one.
     let known = || bench.fleet.ready().min(bench.fleet.connected());
     while begin.elapsed() < within && (known() < all || !bench.operator.is_ready().await) {
         sleep(Duration::from_millis(200)).await;
@@ -144,7 +144,7 @@ async fn register(bench: &Bench, scene: &mut Scene, all: usize, budget: Budget) 
     scene.hosts = Some(hosts);
 }
 
-/// Waits until `all` Placements serve; whether they do.
+/// Waits until `all` Placements are active; returns whether they are.
 async fn serve(
     bench: &Bench,
     scene: &mut Scene,
@@ -168,14 +168,14 @@ async fn serve(
     is_served
 }
 
-/// Waits until every Placement serves its newest plan, for a while.
+/// Waits for a while until every Placement's newest plan is active.
 async fn settle(bench: &Bench, budget: Budget) {
     let rest = |views: &BTreeMap<String, View>| views.values().all(View::is_settled);
     bench.plans.until(budget.at_most(SETTLE), rest).await;
 }
 
-/// Waits until no plan was made for a while: what was placed by estimates is still
-/// improved as links come to be measured.
+/// Waits until no plan was made for a while: placements by estimates still improve as links are
+/// measured.
 async fn calm(bench: &Bench, budget: Budget) {
     let begin = Instant::now();
     let limit = begin + budget.at_most(CALM);
@@ -211,7 +211,7 @@ fn moves(bench: &Bench, begin: Instant) {
     }
 }
 
-/// Seconds from a moment to the first plan of each Placement that has one.
+/// Seconds from a moment to the first plan of each Placement, if it has one.
 fn planned(bench: &Bench, since: impl Fn(&View) -> Option<Instant>) -> Vec<f64> {
     let views = bench.plans.all();
     let first = views.values().filter(|view| view.planned > 0);
@@ -233,7 +233,7 @@ fn wish(scene: &mut Scene, what: &str, changes: usize, seconds: Vec<f64>) {
     scene.wishes.insert(what.to_owned(), wishes);
 }
 
-/// Notes the looks since `before`.
+/// Notes the reconciles since `before`.
 async fn look(bench: &Bench, scene: &mut Scene, what: &str, before: Option<Histogram>) {
     let (Some(before), Some(after)) = (before, bench.operator.looks().await) else {
         return note(
@@ -263,14 +263,14 @@ async fn look(bench: &Bench, scene: &mut Scene, what: &str, before: Option<Histo
     scene.looks.insert(what.to_owned(), looks);
 }
 
-/// Seconds of the operator, the API server and this process.
+/// Processor seconds of the operator, the API server and this process.
 fn processors(bench: &Bench) -> [Option<f64>; 3] {
     let operator = bench.operator.seen().process;
     let all = [operator, bench.api.process(), Some(std::process::id())];
     all.map(|process| process.and_then(processor_seconds))
 }
 
-/// A time in which nothing happens.
+/// Measures while nothing happens.
 async fn idle(bench: &Bench, scene: &mut Scene, time: Duration, budget: Budget) -> Result<()> {
     if !budget.has(time) {
         note(
@@ -292,7 +292,7 @@ async fn idle(bench: &Bench, scene: &mut Scene, time: Duration, budget: Budget) 
     let seconds = begin.elapsed().as_secs_f64();
     let share = |i: usize| {
         let (after, before) = processors_after[i].zip(processors_before[i])?;
-        // A process that began meanwhile has taken less than the one before.
+        // A process started meanwhile has used less than the one before.
         (after >= before).then_some((after - before) / seconds)
     };
     let written = audit::since(&log, writes)?.values().map(|w| w.writes).sum();
@@ -326,7 +326,7 @@ async fn idle(bench: &Bench, scene: &mut Scene, time: Duration, budget: Budget) 
     Ok(())
 }
 
-/// What an operator that does not keep up does meanwhile.
+/// Measures an operator that does not keep up.
 async fn busy(bench: &Bench, scene: &mut Scene, time: Duration, budget: Budget) -> Result<()> {
     let before = bench.operator.looks().await;
     let (begin, processors_before) = (Instant::now(), processors(bench));
@@ -343,8 +343,8 @@ async fn busy(bench: &Bench, scene: &mut Scene, time: Duration, budget: Budget) 
     Ok(())
 }
 
-/// Placements that serve on more than one host and are at rest, with the entry and
-/// the next host of each; no two share a link.
+/// Settled Placements on more than one host, with the entry and the next host of each; no two share
+/// a link.
 fn crossings(bench: &Bench) -> Vec<(String, String, String)> {
     let mut taken = BTreeSet::new();
     let views = bench.plans.all().into_iter();
@@ -361,12 +361,12 @@ fn crossings(bench: &Bench) -> Vec<(String, String, String)> {
         .collect()
 }
 
-/// Redeploys one by one, with what they take and write.
+/// Redeploys one by one, with duration and writes.
 async fn redeploys(bench: &Bench, scene: &mut Scene, count: usize, budget: Budget) -> Result<()> {
     let log = bench.api.audit_log();
     let mut seconds = Vec::new();
     let mut written: BTreeMap<String, (f64, f64)> = BTreeMap::new();
-    // From the end of the list: the changes of links begin at its head.
+    // From the end of the list: the link changes start at its head.
     for (name, from, to) in crossings(bench).into_iter().rev().take(count) {
         if !budget.has(ANSWER * 2) {
             break;
@@ -417,14 +417,14 @@ async fn redeploys(bench: &Bench, scene: &mut Scene, count: usize, budget: Budge
 }
 
 impl Redeploy {
-    /// Writes and bytes in all.
+    /// Total writes and bytes.
     pub(crate) fn total(&self) -> (f64, f64) {
         let all = self.written.values();
         all.fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 }
 
-/// Links that turn slow one after the other.
+/// Slows links one by one.
 async fn links(bench: &Bench, scene: &mut Scene, count: usize, budget: Budget) {
     const WHAT: &str = "one link changed";
     let time = BETWEEN * u32::try_from(count).unwrap_or(1) + ANSWER;
@@ -460,7 +460,7 @@ async fn links(bench: &Bench, scene: &mut Scene, count: usize, budget: Budget) {
     }
 }
 
-/// Models that are applied one after the other, while the others serve.
+/// Applies models one by one, while the others are served.
 async fn apply(bench: &mut Bench, scene: &mut Scene, count: usize, budget: Budget) -> Result<()> {
     const WHAT: &str = "one model applied";
     if !budget.has(BETWEEN * u32::try_from(count).unwrap_or(1) + ANSWER) {
@@ -489,8 +489,7 @@ async fn apply(bench: &mut Bench, scene: &mut Scene, count: usize, budget: Budge
     Ok(())
 }
 
-/// Hosts that fall silent one after the other, until `count` Placements have to leave
-/// one, and come back.
+/// Silences hosts one by one, until `count` Placements have to move, and brings them back.
 async fn lose(bench: &Bench, scene: &mut Scene, count: usize, all: usize, budget: Budget) {
     const WHAT: &str = "one node lost";
     if !budget.has(ANSWER + SETTLE) {
@@ -527,8 +526,7 @@ async fn lose(bench: &Bench, scene: &mut Scene, count: usize, all: usize, budget
     bench.fleet.silence(BTreeSet::new());
 }
 
-/// Hosts that carry Placements of others, each with those, until there are `count` of
-/// these.
+/// Hosts with their Placements that enter elsewhere, until there are `count` of these.
 fn victims(views: &BTreeMap<String, View>, count: usize, all: usize) -> Vec<(String, Vec<String>)> {
     let mut carried: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, view) in views.iter().filter(|(_, view)| view.is_settled()) {

@@ -1,5 +1,5 @@
-//! A client of its own: it costs little beside the agent, and it knows when a request was let
-//! onto the connection, from where on the server answers for the time.
+//! Its own client: cheap beside the agent, and aware of when a request was admitted to the
+//! connection, from when on the server is responsible for the time.
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -23,14 +23,14 @@ use tokio::task::JoinSet;
 const SHAPE: [i64; 4] = [1, 3, 224, 224];
 /// Different images, so that nothing is answered from a cache.
 const IMAGES: u64 = 8;
-/// Requests before those that count.
+/// Requests before the measured ones.
 const WARM_UP: u64 = 5;
-/// Open at the same time on a connection: what the server allows at most.
+/// Concurrent streams per connection: the server's limit.
 const STREAMS: usize = 500;
 /// Answers are small; the flow of requests is what counts.
 const WINDOW_BYTES: u32 = 1 << 20;
 
-/// What to send where. One JSON object on standard output.
+/// Arguments of the client, which prints one JSON object on standard output.
 #[derive(Debug, Args)]
 pub(crate) struct LoadArgs {
     /// Address of an agent's gRPC port.
@@ -39,10 +39,10 @@ pub(crate) struct LoadArgs {
     /// The model, which takes one image of 224 by 224.
     #[arg(long)]
     model: String,
-    /// Connections, which take requests in turn.
+    /// Connections, used in turn.
     #[arg(long, default_value_t = 1)]
     connections: usize,
-    /// Milliseconds that a client waits.
+    /// Deadline in milliseconds.
     #[arg(long, default_value_t = 10_000)]
     deadline: u64,
     #[command(subcommand)]
@@ -51,27 +51,27 @@ pub(crate) struct LoadArgs {
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum What {
-    /// So many at any time.
+    /// This many in flight at any time.
     Closed {
         #[arg(long)]
         in_flight: u64,
         #[arg(long)]
         seconds: u64,
     },
-    /// So many at once.
+    /// This many at once.
     Burst {
         #[arg(long)]
         count: u64,
     },
 }
 
-/// One answer, or refusal.
+/// One answer or refusal.
 struct Told {
-    /// gRPC's; 0 is an answer.
+    /// gRPC's code; 0 is an answer.
     code: u32,
-    /// From when the request was let onto the connection.
+    /// Time since the request was admitted to the connection.
     took: Duration,
-    /// When it was there.
+    /// When it arrived.
     at: Instant,
     hops: Vec<Value>,
 }
@@ -83,7 +83,7 @@ impl Told {
     }
 }
 
-/// Runs the client and prints what it saw.
+/// Runs the client and prints the result.
 pub(crate) async fn run(args: &LoadArgs) -> Result<()> {
     let client = Arc::new(Client::open(args).await?);
     for number in 0..WARM_UP {
@@ -170,7 +170,7 @@ fn summary(told: &[Told], began: Instant) -> Value {
     })
 }
 
-/// The median of each figure of each host of the path.
+/// The median of each timing of each host of the path.
 fn medians(answered: &[&Told]) -> Vec<Value> {
     let hops = answered.first().map_or(0, |told| told.hops.len());
     let median = |hop: usize, key: &str| {
@@ -248,7 +248,7 @@ impl Client {
         let (response, stream) = send.send_request(request, false)?;
         let sending = tokio::spawn(write(stream, body));
         let response = response.await;
-        // Who is refused may have been in the middle of its message.
+        // A refused request may still be sending its message.
         sending.abort();
         let response = response?;
         let (head, body) = response.into_parts();
@@ -274,7 +274,7 @@ impl Client {
     }
 }
 
-/// A request for `model` as one message of gRPC.
+/// A request for `model` as one gRPC message.
 fn body(model: &str, seed: u64) -> Bytes {
     let elements = SHAPE.iter().product::<i64>();
     let values = (0..elements as u64).map(|at| {
@@ -304,7 +304,7 @@ fn body(model: &str, seed: u64) -> Bytes {
     frame.into()
 }
 
-/// Writes `rest` as fast as it is let.
+/// Writes `rest` as fast as flow control allows.
 async fn write(mut stream: SendStream<Bytes>, mut rest: Bytes) -> Result<()> {
     while !rest.is_empty() {
         stream.reserve_capacity(rest.len());
@@ -316,7 +316,7 @@ async fn write(mut stream: SendStream<Bytes>, mut rest: Bytes) -> Result<()> {
     Ok(())
 }
 
-/// The code and the message behind it.
+/// The code and the message after it.
 async fn read(mut body: RecvStream) -> Result<(u32, Bytes)> {
     let mut message = BytesMut::new();
     while let Some(part) = body.data().await {
@@ -334,7 +334,7 @@ fn code(headers: &HeaderMap) -> Option<u32> {
 }
 
 fn hops(mut message: Bytes) -> Result<Vec<Value>> {
-    // The message's header: not packed, and its length.
+    // The message's prefix: the compression flag and the length.
     message.advance(5.min(message.len()));
     let response = ModelInferResponse::decode(message)?;
     let timing = response.parameters.get("lamina_timing");

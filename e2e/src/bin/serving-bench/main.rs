@@ -1,5 +1,5 @@
-//! The serving data plane in the lab: real agents, links of stated rates between them, and
-//! a client that others wrote. `cargo xtask bench serving` runs it.
+//! The serving data plane in the lab: real agents, links of given rates, and a third-party client.
+//! `cargo xtask bench serving` runs it.
 
 mod load;
 mod measure;
@@ -30,14 +30,14 @@ struct Args {
     /// The page.
     #[arg(long)]
     page: Option<PathBuf>,
-    /// The scenes whose names contain it; all where left out.
+    /// Only the scenes whose names contain it; all if omitted.
     #[arg(long, default_value = "")]
     only: String,
     #[command(subcommand)]
     part: Option<Part>,
 }
 
-/// What the bench starts of itself.
+/// Programs that the benchmark runs from its own binary.
 #[derive(Debug, Subcommand)]
 enum Part {
     /// The client.

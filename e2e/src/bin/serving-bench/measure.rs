@@ -1,4 +1,4 @@
-//! Runs of the client, and what they give.
+//! Runs of the client, and their results.
 
 use anyhow::{Context as _, Result, ensure};
 use lamina_e2e::scene::{AGENT_PORT, Scene};
@@ -19,10 +19,10 @@ pub(crate) struct Hop {
 /// Requests in a closed loop.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Closed {
-    /// How many were answered.
+    /// Number of answers.
     #[serde(alias = "requests")]
     pub(crate) answered: u64,
-    /// Requests a second.
+    /// Requests per second.
     pub(crate) rate: f64,
     /// Seconds.
     pub(crate) p50: f64,
@@ -38,14 +38,14 @@ pub(crate) struct Closed {
 pub(crate) struct Burst {
     pub(crate) sent: u64,
     pub(crate) answered: u64,
-    /// Until the last answer.
+    /// Seconds until the last answer.
     pub(crate) seconds: f64,
     /// Seconds until an answer.
     pub(crate) p50: f64,
     pub(crate) refused: u64,
     /// Errors by code.
     pub(crate) codes: BTreeMap<String, u64>,
-    /// Seconds until a refusal.
+    /// Median seconds until a refusal.
     pub(crate) refused_p50: Option<f64>,
     pub(crate) refused_p99: Option<f64>,
 }
@@ -53,13 +53,13 @@ pub(crate) struct Burst {
 /// Megabytes by program.
 pub(crate) type Memory = BTreeMap<String, f64>;
 
-/// Connections that say nothing.
+/// Idle connections.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Idle {
     pub(crate) opened: u64,
     pub(crate) before: Memory,
     pub(crate) during: Memory,
-    /// Of one request beside them; none where it was not answered.
+    /// Seconds of one request beside them; none if it was not answered.
     pub(crate) seconds: Option<f64>,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Threshold {
     pub(crate) by_exit: BTreeMap<String, u64>,
 }
 
-/// `in_flight` requests to `host` at any time.
+/// Keeps `in_flight` requests to `host` open.
 pub(crate) async fn closed(
     scene: &Scene,
     (host, model): (&str, &str),
@@ -89,7 +89,7 @@ pub(crate) async fn closed(
     said(client).await
 }
 
-/// As [`closed`], by a client that others wrote, in Python.
+/// Like [`closed`], with a third-party client in Python.
 pub(crate) async fn closed_in_python(
     scene: &Scene,
     (host, model): (&str, &str),
@@ -119,7 +119,7 @@ pub(crate) async fn plain_loop(
     said(client).await
 }
 
-/// `count` requests at once, over so many connections.
+/// `count` requests at once, over `connections` connections.
 pub(crate) async fn burst(
     scene: &Scene,
     (host, model): (&str, &str),
@@ -134,7 +134,7 @@ pub(crate) async fn burst(
     said(client).await
 }
 
-/// `count` connections that say nothing.
+/// Opens `count` idle connections.
 pub(crate) async fn idle(scene: &Scene, host: &str, model: &str, count: u32) -> Result<Idle> {
     let mut client = client(scene, host, model, "idle")?;
     client
@@ -143,21 +143,21 @@ pub(crate) async fn idle(scene: &Scene, host: &str, model: &str, count: u32) -> 
     said(client).await
 }
 
-/// What the agent of `host` holds, with its workers.
+/// Memory of the agent of `host` and its workers.
 pub(crate) async fn memory(scene: &Scene, host: &str) -> Result<Memory> {
     let mut client = scene.script(host, "bench_client.py")?;
     client.args(["memory", "--node", host]);
     said(client).await
 }
 
-/// Seconds of processor time that the agent of `host` has taken, and its workers.
+/// Processor seconds used by the agent of `host` and its workers.
 pub(crate) async fn cpu(scene: &Scene, host: &str) -> Result<BTreeMap<String, f64>> {
     let mut client = scene.script(host, "bench_client.py")?;
     client.args(["cpu", "--node", host]);
     said(client).await
 }
 
-/// The test images of digits under each threshold, the model's own first and none last.
+/// Runs the test images of digits under each threshold: the model's own first, none last.
 pub(crate) async fn digits(scene: &Scene, host: &str, model: &str) -> Result<Vec<Threshold>> {
     let mut client = scene.script(host, "digits_client.py")?;
     client

@@ -50,7 +50,7 @@ impl Page {
         });
     }
 
-    /// Adds a row; `goal` is empty where there is none.
+    /// Adds a row; `goal` is empty if there is none.
     pub(crate) fn row(&mut self, what: impl Into<String>, goal: &str, figure: impl Into<String>) {
         let row = [what.into(), goal.to_owned(), figure.into()];
         println!("  {}: {}{}", row[0], row[2], told(goal));
@@ -59,7 +59,7 @@ impl Page {
         }
     }
 
-    /// Says what the tables do not.
+    /// Adds a note below the tables.
     pub(crate) fn note(&mut self, text: String) {
         println!("  {text}");
         self.notes.push(text);
@@ -97,7 +97,7 @@ fn told(goal: &str) -> String {
     }
 }
 
-/// Milliseconds with a tenth.
+/// Milliseconds with one decimal.
 pub(crate) fn millis(seconds: f64) -> String {
     format!("{:.1} ms", seconds * 1e3)
 }

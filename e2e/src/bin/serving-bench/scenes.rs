@@ -1,4 +1,4 @@
-//! What is measured, one thing after the other: nothing else runs beside it.
+//! The measurements, one after the other, so that nothing runs beside them.
 
 use crate::measure::{self, Closed, Memory};
 use crate::page::{Page, millis, times};
@@ -6,27 +6,27 @@ use anyhow::{Context as _, Result};
 use lamina_e2e::scene::{DEVICE_LINK, FILE_PORT, SLOW_DEVICE_LINK, Scene};
 use std::time::Duration;
 
-/// Of most scenes.
+/// The model of most scenes.
 pub(crate) const MODEL: &str = "mobilenet-v2";
-/// With early exits.
+/// A model with early exits.
 pub(crate) const DIGITS: &str = "digits";
 const CAMERA: &str = "cam-1";
 const EDGE: &str = "edge-1";
-/// A cut in the middle of MobileNetV2: the last block of the camera.
+/// A cut in the middle of MobileNetV2: the last block on the camera.
 const CUT: u32 = 14;
 /// Its last block.
 const LAST: u32 = 32;
-/// Rows that are computed together.
+/// Rows per batch.
 const ROWS: u32 = 8;
-/// For a change of the spec that moves nothing to reach the hosts.
+/// Time for a change of the spec that moves nothing to reach the hosts.
 const SETTLING: Duration = Duration::from_secs(5);
-/// Beyond what an agent holds at once.
+/// More than an agent holds at once.
 const BURST: u32 = 2000;
-/// Connections that say nothing.
+/// Idle connections.
 const CONNECTIONS: u32 = 10_000;
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Measures the scenes whose names contain `only`, in the order of the page.
+/// Runs the scenes whose names contain `only`, in the page's order.
 pub(crate) async fn all(scene: &Scene, time: Duration, only: &str, page: &mut Page) -> Result<()> {
     let nothing = measure::memory(scene, EDGE).await?;
     if "one-host".contains(only) || "overload".contains(only) {
@@ -64,7 +64,7 @@ async fn one_host(scene: &Scene, time: Duration, only: &str, page: &mut Page) ->
     if !"one-host".contains(only) {
         return Ok(eight);
     }
-    // Nobody asks the agent meanwhile.
+    // The agent is idle meanwhile.
     let plain = measure::plain_loop(scene, EDGE, MODEL, time).await?;
     page.row(
         "throughput over that of libtorch in a plain loop with one thread under the same limits",
@@ -192,8 +192,7 @@ async fn split(scene: &Scene, time: Duration, page: &mut Page) -> Result<()> {
     remove(scene, MODEL).await
 }
 
-/// Seconds of processor time that the agents of camera and edge have taken, without their
-/// workers.
+/// Processor seconds used by the agents of camera and edge, without their workers.
 async fn spent(scene: &Scene) -> Result<[f64; 2]> {
     let mut seconds = [0.0; 2];
     for (seconds, host) in seconds.iter_mut().zip([CAMERA, EDGE]) {
@@ -236,7 +235,7 @@ async fn exits(scene: &Scene, page: &mut Page) -> Result<()> {
     remove(scene, DIGITS).await
 }
 
-/// What the request would take if serving cost nothing, in seconds.
+/// Seconds the request would take if serving cost nothing.
 fn floor(seen: &Closed, bits_per_second: u64) -> Result<f64> {
     let (first, _) = seen.hops.split_first().context("no timing")?;
     let compute: f64 = seen.hops.iter().map(|hop| hop.compute_us / 1e6).sum();
@@ -244,7 +243,7 @@ fn floor(seen: &Closed, bits_per_second: u64) -> Result<f64> {
     Ok(compute + round_trip + first.bytes_out * 8.0 / bits_per_second as f64)
 }
 
-/// Seconds that the slowest stage takes for one request.
+/// Seconds of the slowest stage per request.
 fn slowest(seen: &Closed, bits_per_second: u64) -> Result<f64> {
     let (first, _) = seen.hops.split_first().context("no timing")?;
     let link = first.bytes_out * 8.0 / bits_per_second as f64;
@@ -259,8 +258,8 @@ fn rate(scene: &Scene, bits_per_second: u64) -> Result<()> {
     Ok(())
 }
 
-/// Serves `model` for requests at `entry`, blocks where `pins` say, and leaves them there.
-/// `more` are further lines of the spec.
+/// Serves `model` with entry `entry`, pinned by `pins` and never moved. `more` are further lines of
+/// the spec.
 async fn serve(
     scene: &Scene,
     model: &str,

@@ -1,4 +1,4 @@
-//! Example of a strategy in a process of its own: the first blocks stay on the
+//! An example strategy as a separate process: the first blocks stay on the
 //! entry, the others run on one node, and every such cut is tried.
 //!
 //! ```sh
@@ -23,9 +23,9 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-/// The name under which the operator is told of it.
+/// The name configured in the operator.
 const NAME: &str = "one-cut";
-/// Answers that wait to be sent.
+/// Answers waiting to be sent.
 const QUEUE: usize = 4;
 /// The host sends problems of up to 64 MiB.
 const MAX_QUESTION_BYTES: usize = 80 << 20;
@@ -64,7 +64,7 @@ impl Strategy for OneCut {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             strategies: vec![StrategyInfo {
                 name: NAME.to_owned(),
-                // Any: the checker's own reckoning of the objective is compared.
+                // Any: the checker's own value of the objective is compared.
                 objectives: Vec::new(),
                 several_workloads: false,
                 exits: false,
@@ -89,7 +89,7 @@ impl Strategy for OneCut {
                 send.blocking_send(Ok(reply(found, false))).is_ok()
             });
             if let Some(best) = best {
-                // Nobody hears it where the call was cancelled.
+                // Fails if the call was cancelled.
                 let _ = send.blocking_send(Ok(reply(&best, true)));
             }
         });

@@ -8,11 +8,11 @@ use std::time::Instant;
 /// A search over the cuts of a problem.
 pub(crate) struct Search {
     problem: Problem,
-    /// Nodes that may run what is behind the cut.
+    /// Nodes that may run the blocks after the cut.
     nodes: Vec<String>,
 }
 
-/// A placement and its value by the checker's reckoning.
+/// A placement and the checker's value of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Found {
     pub(crate) placement: wire::Placement,
@@ -20,7 +20,7 @@ pub(crate) struct Found {
 }
 
 impl Search {
-    /// Behind the cut is any node, or the one given.
+    /// The blocks after the cut may run on any node, or only on `to` if given.
     ///
     /// # Errors
     /// There are several workloads, or no such node.
@@ -42,8 +42,8 @@ impl Search {
         Ok(Self { problem, nodes })
     }
 
-    /// Tries everything until `until`, tells of each better placement, and gives the
-    /// best. Stops when `tell` says that nobody listens.
+    /// Tries everything until `until`, passes each better placement to `tell`, and returns the
+    /// best. Stops when `tell` returns that nobody listens.
     pub(crate) fn run(&self, until: Instant, tell: impl Fn(&Found) -> bool) -> Option<Found> {
         let mut best: Option<Found> = None;
         for placement in self.candidates() {

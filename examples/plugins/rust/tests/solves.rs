@@ -1,4 +1,4 @@
-//! The example as a process, asked over a real socket.
+//! The example as a process, called over a real socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 use lamina_placement::{Ctx, Parameters, Problem, SolveOptions};
@@ -73,7 +73,7 @@ async fn the_example_finds_the_best_cut() {
         assert!(trouble.fell_back);
         assert!(trouble.to_string().ends_with(refusal), "{trouble}");
     }
-    // The camera cannot run the last block: no placement, and a built-in answers.
+    // The camera cannot run the last block: no placement, and the fallback answers.
     let solved = ask(&[("to", "cam-1")]).await;
     assert_eq!(solved.solution.strategy, "optimal");
     let trouble = solved.trouble.unwrap().to_string();

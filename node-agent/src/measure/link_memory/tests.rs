@@ -112,7 +112,7 @@ fn probes_of_a_link_and_of_a_host_keep_to_their_share() {
     for second in 1..SECONDS {
         for name in &names {
             let link = memory.get_mut(name).unwrap();
-            // Each of them is always news.
+            // Each of them always counts as changed.
             link.is_distrusted = true;
             let Some(bytes) = link.probe_due(&host, false, at(second)) else {
                 continue;
@@ -143,7 +143,7 @@ fn blobs_on_their_way_put_probes_off_unless_nothing_is_known() {
 #[test]
 fn probes_grow_until_they_tell() {
     let link = LinkMemory::default();
-    // 50 Mbit/s: the smallest probe told little.
+    // 50 Mbit/s: the smallest probe showed little.
     let rate = link.bandwidth(SMALLEST_PROBE, 0.0055);
     assert_eq!(LinkMemory::larger_probe(SMALLEST_PROBE, rate), Some(89_367));
     let rate = link.bandwidth(LARGEST_PROBE, 0.021);
@@ -186,7 +186,7 @@ fn news_of_one_link_makes_the_others_worth_a_probe() {
     for peer in ["cloud-1", "edge-2"] {
         memory.get_mut(peer).unwrap().probed(true, at(8));
     }
-    // What was probed just now is trusted.
+    // A recent probe is trusted.
     probe_told(&mut memory, "edge-1", 1e6, at(9));
     assert_eq!(due(&memory, at(9)), [""; 0]);
 }
@@ -224,14 +224,14 @@ fn a_round_trip_with_lost_time_does_not_raise_what_is_known() {
         link.round_trip(shared(0.3));
     }
     assert_eq!(link.rtt(), Some(0.02));
-    // Even without all that was lost it is longer: the link changed.
+    // Even without the lost time it is longer: the link changed.
     let told = link.round_trip(late(0.1, 0.03));
     assert!(!told.contended);
     for _ in 0..ROUND_TRIPS {
         link.round_trip(late(0.1, 0.03));
     }
     assert!((link.rtt().unwrap() - 0.07).abs() < 1e-9);
-    // A shorter one is what it is.
+    // A shorter one is always valid.
     assert!(!link.round_trip(shared(0.01)).contended);
     assert_eq!(link.rtt(), Some(0.01));
 }
@@ -242,7 +242,7 @@ fn a_probe_with_lost_time_is_a_bound_unless_the_link_must_be_slower() {
     let link = memory.get_mut("edge-1").unwrap();
     let told = |seen| link.rate(100_000, seen).unwrap();
     assert!(!told(clean(0.1)).contended);
-    // 0.5 MB/s as seen, 1 MB/s without what was lost.
+    // 0.5 MB/s as measured, 1 MB/s without the lost time.
     let seen = told(late(0.2, 0.1));
     assert!(seen.contended && (seen.value - 5e5).abs() < 1.0);
     let seen = told(shared(0.2));

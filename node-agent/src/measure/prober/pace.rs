@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-/// An answer is missing after this time, or after some round trips.
+/// An answer counts as missing after this time, or after some round trips.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 const PATIENCE: f64 = 4.0;
-/// While blobs are on their way an empty message may wait behind them.
+/// While blobs are in flight an empty message may wait behind them.
 const PATIENCE_BEHIND_BLOBS: u32 = 3;
 /// A peer that has not answered for this part of the patience is asked once more.
 const DOUBT: f64 = 0.4;
-/// Pause after an answer that says that nobody is there.
+/// Pause after a refused connection.
 const AGAIN: Duration = Duration::from_millis(400);
-/// Failures in a row after which the usual pace will do: the peer is not there.
+/// Failures in a row after which the normal pace is enough: the peer is gone.
 const GONE: u32 = 3;
-/// Part of the pace by which hosts are kept from asking in step.
+/// Random part of the pace, which keeps hosts from asking in step.
 const SPREAD: f64 = 0.1;
 
 /// How long to wait for an answer.
@@ -27,7 +27,7 @@ pub(super) fn patience(rtt: Option<f64>, behind_blobs: bool) -> Duration {
     }
 }
 
-/// When one peer is asked.
+/// When to ask a peer.
 #[derive(Debug)]
 pub(super) struct Pace {
     every: Duration,
@@ -37,7 +37,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// The first question comes soon. `spread` is anything from 0 to 1.
+    /// The first question comes soon. `spread` is any number from 0 to 1.
     pub(super) fn new(every: Duration, spread: f64, now: Duration) -> Self {
         let soon = every.min(Duration::from_millis(500));
         Self {
@@ -48,18 +48,18 @@ impl Pace {
         }
     }
 
-    /// Moment of the next question.
+    /// Time of the next question.
     pub(super) const fn next(&self) -> Duration {
         self.next
     }
 
-    /// Whether so many questions in a row were left unanswered that nobody is there.
+    /// Whether enough questions in a row went unanswered to call the peer gone.
     pub(super) const fn is_gone(&self) -> bool {
         self.failures >= GONE
     }
 
-    /// Whether it is time for another connection, again and again while the peer is
-    /// gone: one that lost much tries ever more rarely.
+    /// Whether to open another connection, repeatedly while the peer is gone: one with many losses
+    /// retransmits ever more rarely.
     pub(super) const fn is_stuck(&self) -> bool {
         self.failures >= 2 * GONE && self.failures.is_multiple_of(GONE)
     }
@@ -82,7 +82,7 @@ impl Pace {
         self.next = (self.asked + pause).max(now);
     }
 
-    /// An answer is missing, or said that nobody is there.
+    /// An answer is missing, or the connection was refused.
     pub(super) fn failed(&mut self, now: Duration) {
         self.failures = self.failures.saturating_add(1);
         self.next = if self.is_gone() {
@@ -103,7 +103,7 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// Moments of the failures of a peer that goes silent just after an answer.
+    /// Times of the failures of a peer that goes silent just after an answer.
     fn failures_of_silence(until: Duration) -> Vec<Duration> {
         let mut pace = Pace::new(EVERY, 0.0, ms(0));
         pace.asked(patience(Some(0.02), false), ms(0));

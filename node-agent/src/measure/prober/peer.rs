@@ -18,35 +18,35 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::transport::Channel;
 
-/// An answer that comes later than this is none. One that is missing and then comes
-/// after all says that the peer is there, behind a queue.
+/// A later answer does not count. One that is missing but arrives in this time shows that the peer
+/// is there, behind a queue.
 const LATE: Duration = Duration::from_secs(10);
-/// A probe that takes longer is given up; the link is slower than that.
+/// A probe that takes longer is aborted; the link is slower than that.
 const PROBE_PATIENCE: Duration = Duration::from_secs(20);
-/// Repetitions end when together they took this long.
+/// Repetitions end after this total time.
 const ENOUGH: Duration = Duration::from_millis(300);
-/// Questions that wait for their answers at once.
+/// Most unanswered questions at once.
 const MOST_OPEN: usize = 6;
 
-/// What became of a question.
+/// The outcome of a question.
 enum Answer {
     Came(Seen),
-    /// Not in time. It may still come.
+    /// Not in time. It may still arrive.
     Missing(BoxFuture<'static, Option<Seen>>),
-    /// The connection says that nobody is there.
+    /// The connection was refused.
     Refused,
-    /// It was missing before, and never came.
+    /// It was missing, and never arrived.
     Never,
 }
 
-/// The connection to a peer, made once it is needed. Clones share it.
+/// The connection to a peer, opened on demand. Clones share it.
 #[derive(Debug, Clone)]
 struct Line {
     to: Arc<Peer>,
     client: Arc<OnceCell<HopClient<Channel>>>,
 }
 
-/// Who is to be at the other end.
+/// The other end.
 #[derive(Debug)]
 struct Peer {
     node: String,
@@ -63,7 +63,7 @@ struct Watch {
     measuring: Option<BoxFuture<'static, ()>>,
 }
 
-/// Asks a peer for as long as it runs.
+/// Asks a peer; never returns.
 pub(super) async fn watch(inner: Arc<Inner>, node: String, target: Target) {
     let pace = Pace::new(target.every, rand::random(), inner.now());
     let line = Line::to(Peer {
@@ -116,7 +116,7 @@ impl Watch {
     fn heard(&mut self, answer: Answer) {
         match answer {
             Answer::Came(seen) => {
-                // Questions before and after it would say the same.
+                // Other questions would say the same.
                 self.answers.clear();
                 self.pace.answered(rand::random(), self.inner.now());
                 self.inner.answered(&self.node, seen);
@@ -154,13 +154,13 @@ impl Watch {
         self.pace.failed(self.inner.now());
         self.inner.missed(&self.node);
         if self.pace.is_gone() {
-            // It must not hold up the measurements of others.
+            // It must not delay the measurements of others.
             self.measuring = None;
         }
     }
 }
 
-/// What becomes of a call within its `patience`.
+/// The outcome of a call within its `patience`.
 async fn within(patience: Duration, mut call: BoxFuture<'static, Option<Seen>>) -> Answer {
     match timeout(patience, &mut call).await {
         Ok(Some(seen)) => Answer::Came(seen),
@@ -177,7 +177,7 @@ impl Line {
         }
     }
 
-    /// Leaves the connection; the next question connects anew.
+    /// Closes the connection; the next question reconnects.
     fn hang_up(&mut self) {
         self.client = Arc::default();
     }
@@ -199,7 +199,7 @@ async fn connect(to: &Peer) -> Result<HopClient<Channel>, DialError> {
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
 
-/// An empty round trip; `None` where nobody is there.
+/// An empty round trip; `None` if the peer is gone.
 async fn round_trip(inner: Arc<Inner>, line: Line) -> Option<Seen> {
     let mut client = line.client().await?;
     let begin = Instant::now();
@@ -208,8 +208,7 @@ async fn round_trip(inner: Arc<Inner>, line: Line) -> Option<Seen> {
     Some(seen)
 }
 
-/// A round trip with `bytes` of payload, less the time in the server; `None` where it
-/// failed.
+/// A round trip with `bytes` of payload, minus the time in the server; `None` if it failed.
 async fn ping(client: &mut HopClient<Channel>, bytes: u64) -> Option<Seen> {
     let payload = Bytes::from(vec![0; usize::try_from(bytes).ok()?]);
     let (begin, waited) = (Instant::now(), thread_waited());
@@ -226,8 +225,8 @@ async fn ping(client: &mut HopClient<Channel>, bytes: u64) -> Option<Seen> {
     })
 }
 
-/// Measures the bandwidth, once it is this link's turn and if it still is due, with
-/// payloads that grow until they take long enough to tell.
+/// Measures the bandwidth in this link's turn, if it is still due, with growing payloads until they
+/// take long enough.
 async fn measure(inner: Arc<Inner>, node: String, line: Line) {
     let _turn = inner.turn.lock().await;
     let (Some((bytes, repetitions)), Some(client)) = (inner.due(&node), line.client().await) else {
@@ -273,8 +272,8 @@ struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    /// The fastest of some payloads, back to back. One before them opens the congestion
-    /// window. `None` where one did not arrive.
+    /// The fastest of several payloads, back to back. One before them opens the congestion window.
+    /// `None` if one did not arrive.
     async fn fastest(&mut self, bytes: u64) -> Option<Seen> {
         let begin = Instant::now();
         let mut best: Option<Seen> = None;

@@ -8,7 +8,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-/// A link of `rate` bytes a second.
+/// A link of `rate` bytes per second.
 struct Echo {
     rate: f64,
 }
@@ -26,8 +26,7 @@ impl Hop for Echo {
     }
 }
 
-/// A host with a link of `rate`: its address, and how many connections it was asked
-/// for.
+/// A host with a link of `rate`: its address, and its number of accepted connections.
 async fn host(rate: f64) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -45,7 +44,7 @@ async fn host(rate: f64) -> (String, Arc<AtomicUsize>) {
     (address, connections)
 }
 
-/// A host that takes connections and says nothing.
+/// A host that accepts connections and stays silent.
 async fn silent_host() -> (String, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     (listener.local_addr().unwrap().to_string(), listener)
@@ -77,7 +76,7 @@ fn start(peers: &[Peer]) -> Running {
     }
 }
 
-/// Samples until there is one like this, each with the time since the call.
+/// Samples until one matches, each with the time since the call.
 async fn until(prober: &Prober, wanted: impl Fn(&LinkSample) -> bool) -> Vec<LinkSample> {
     let mut seen = Vec::new();
     for _ in 0..1500 {
@@ -117,7 +116,7 @@ async fn a_silent_peer_is_found_dead_within_three_seconds_and_delays_nobody() {
     let (mut failures, mut told_at) = (BTreeMap::<String, Vec<Duration>>::new(), 0);
     let mut alive = Vec::new();
     while begin.elapsed() < Duration::from_secs(4) {
-        // As a session does: it waits for news no longer than this.
+        // Like a session: it waits for a change no longer than this.
         let _ = tokio::time::timeout(Duration::from_secs(1), running.prober.news()).await;
         told_at += 1;
         for sample in running.prober.drain() {
@@ -195,7 +194,7 @@ async fn what_is_seen_while_blobs_move_is_contended() {
     let running = start(&[peer("a", &address, 200)]);
     let moves = running.telemetry.blobs().begin();
     let seen = until(&running.prober, |s| s.bytes > 0).await;
-    // A round trip that is shorter than what is known is one whatever went on.
+    // A round trip shorter than the known one is valid despite other traffic.
     let doubtful = |s: &&LinkSample| s.bytes > 0 || s.rtt_seconds >= seen[0].rtt_seconds;
     let mut doubtful = seen.iter().filter(doubtful);
     assert!(doubtful.all(|s| s.contended), "{seen:?}");
@@ -222,7 +221,7 @@ async fn a_link_on_which_requests_became_slow_is_probed_at_once() {
     let (address, _) = host(1e6).await;
     let running = start(&[peer("a", &address, 60_000)]);
     until(&running.prober, |s| s.bytes > 0).await;
-    // A probe is believed for some seconds, whatever requests say.
+    // A probe is trusted for some seconds, whatever requests show.
     sleep(Duration::from_millis(5200)).await;
     running.prober.drain();
     let begin = Instant::now();

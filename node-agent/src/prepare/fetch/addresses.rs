@@ -4,17 +4,16 @@
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What is denied, and what is not although it would be.
+/// Denied addresses, and the exceptions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct AddressRules {
-    /// Networks that are allowed whatever they are.
+    /// Networks that are always allowed.
     pub allow: Vec<IpNet>,
-    /// Private networks are denied as well.
+    /// Private networks are denied too.
     pub deny_private: bool,
 }
 
-/// Where no source may be. The address itself is not told: a name's author may not know
-/// it.
+/// A denied address. The address itself is not shown: the author of a name may not know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{what}, where no source may be; the chart's value agent.sources.allow makes exceptions",
@@ -22,7 +21,7 @@ pub(super) struct AddressRules {
 )]
 pub(super) struct DeniedAddress {
     kind: Kind,
-    /// It stands behind a name, which may mean another address elsewhere.
+    /// It belongs to a name, which may mean another address elsewhere.
     pub is_of_name: bool,
 }
 
@@ -38,8 +37,8 @@ enum Kind {
     Reserved,
 }
 
-/// Where clouds tell machines their secrets, beside link-local addresses: AWS by IPv6,
-/// Alibaba, Azure's host, Oracle's older cloud.
+/// Metadata services of clouds, besides link-local addresses: AWS by IPv6, Alibaba, Azure's host,
+/// Oracle's older cloud.
 const METADATA: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
@@ -48,7 +47,7 @@ const METADATA: [IpAddr; 4] = [
 ];
 
 impl DeniedAddress {
-    /// The same, where the address stands behind a name.
+    /// The same, for an address that belongs to a name.
     pub(super) const fn of_name(self) -> Self {
         Self {
             is_of_name: true,
@@ -87,7 +86,7 @@ impl AddressRules {
             Kind::Private => !self.deny_private,
             _ => false,
         };
-        // An address that carries another is judged by both.
+        // An address that embeds another is judged by both.
         let inner = carried(address).map(IpAddr::V4);
         let kinds = [Some(address), inner].into_iter().flatten().map(kind);
         match kinds.into_iter().find(|kind| !is_fine(*kind)) {
@@ -138,7 +137,7 @@ fn kind_v4(address: Ipv4Addr) -> Kind {
         (0, ..) => Kind::Unspecified,
         // Shared by the customers of a carrier (RFC 6598), and by some clusters' pods.
         (100, 64..=127, _) => Kind::Private,
-        // Networks under test (RFC 2544).
+        // Benchmarking networks (RFC 2544).
         (198, 18..=19, _) => Kind::Private,
         (192, 0, 0) | (240..=255, ..) => Kind::Reserved,
         _ => Kind::Public,
@@ -152,7 +151,7 @@ fn kind_v6(address: Ipv6Addr) -> Kind {
         _ if address.is_unspecified() => Kind::Unspecified,
         _ if address.is_multicast() => Kind::Multicast,
         0xfe80..=0xfebf => Kind::LinkLocal,
-        // Unique local, and site-local of old.
+        // Unique local, and deprecated site-local addresses.
         0xfc00..=0xfdff | 0xfec0..=0xfeff => Kind::Private,
         _ => Kind::Public,
     }
@@ -188,7 +187,7 @@ mod tests {
             ("ff02::1", Kind::Multicast),
             ("255.255.255.255", Kind::Reserved),
             ("240.0.0.1", Kind::Reserved),
-            // The same addresses in the clothes of others.
+            // The same addresses in other notations.
             ("::ffff:127.0.0.1", Kind::Loopback),
             ("::ffff:169.254.169.254", Kind::LinkLocal),
             ("::127.0.0.1", Kind::Loopback),

@@ -5,9 +5,9 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Shorter values are no secrets, and would blacken every message.
+/// Shorter values are not secrets, and redacting them would garble messages.
 const SHORTEST_SECRET: usize = 4;
-/// Entries that say where a source is and how it is asked, not by what right.
+/// Entries that say where a source is and how to request it: not secret.
 const SETTINGS: [&str; 11] = [
     "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL",
@@ -21,7 +21,7 @@ const SETTINGS: [&str; 11] = [
     "awsAnonymousCredential",
     "ca.crt",
 ];
-/// The request is ours.
+/// Headers that the Secret must not set.
 const OUR_HEADERS: [&str; 9] = [
     "accept-encoding",
     "connection",
@@ -50,11 +50,11 @@ impl Credentials {
         Self(entries.into_iter().collect())
     }
 
-    /// The first of `keys` that is there and not empty, as text without white space
-    /// around it: files that secrets are made of often end with a line break.
+    /// The first of `keys` that exists and is not empty, as text without surrounding white
+    /// space: files from which secrets are made often end with a line break.
     ///
     /// # Errors
-    /// It is no text.
+    /// It is not text.
     pub(super) fn text(&self, keys: &[&str]) -> Result<Option<&str>, FetchError> {
         for key in keys {
             if let Some(value) = self.0.get(*key) {
@@ -74,10 +74,10 @@ impl Credentials {
         self.0.get("ca.crt").map(Vec::as_slice)
     }
 
-    /// User and password, as a Secret of type `kubernetes.io/basic-auth` has them.
+    /// User and password of a Secret of type `kubernetes.io/basic-auth`.
     ///
     /// # Errors
-    /// They are no text.
+    /// They are not text.
     pub(super) fn basic(&self) -> Result<Option<HeaderValue>, FetchError> {
         let Some(user) = self.text(&["username"])? else {
             return Ok(None);
@@ -87,10 +87,10 @@ impl Credentials {
     }
 
     /// Headers of a request to a web server: `token` as a bearer token, `username` and
-    /// `password`, and whatever `headers` has, a JSON object.
+    /// `password`, and those in `headers`, a JSON object.
     ///
     /// # Errors
-    /// One of them cannot be read, or is not the Secret's to say.
+    /// One of them cannot be read, or must not be set by a Secret.
     pub(super) fn headers(&self) -> Result<HeaderMap, FetchError> {
         let mut headers = HeaderMap::new();
         if let Some(basic) = self.basic()? {
@@ -120,7 +120,7 @@ impl Credentials {
         Ok(headers)
     }
 
-    /// Headers of a request to the hub: `HF_TOKEN`, or what a web server is shown.
+    /// Headers of a request to the hub: `HF_TOKEN`, or those for a web server.
     ///
     /// # Errors
     /// As [`Credentials::headers`].
@@ -132,7 +132,7 @@ impl Credentials {
         Ok(headers)
     }
 
-    /// `message` with every value that it shows blackened.
+    /// `message` with every secret value redacted.
     pub(super) fn redact(&self, mut message: String) -> String {
         let secrets = self
             .0
@@ -151,7 +151,7 @@ impl Credentials {
 /// `Bearer TOKEN`.
 ///
 /// # Errors
-/// It cannot stand in a header.
+/// It is not valid in a header.
 pub(super) fn bearer(token: &str) -> Result<HeaderValue, FetchError> {
     sensitive(&format!("Bearer {token}"))
 }
@@ -159,7 +159,7 @@ pub(super) fn bearer(token: &str) -> Result<HeaderValue, FetchError> {
 /// `Basic …`.
 ///
 /// # Errors
-/// None that is known of: base64 fits a header.
+/// None are known: base64 fits a header.
 pub(super) fn basic(user: &str, password: &str) -> Result<HeaderValue, FetchError> {
     sensitive(&format!(
         "Basic {}",

@@ -6,7 +6,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Resolves as the system does.
+/// Uses the system's resolver.
 #[derive(Debug, Clone)]
 pub(super) struct CheckedNames(pub Arc<AddressRules>);
 
@@ -24,7 +24,7 @@ impl Resolve for CheckedNames {
 /// Those of `found` that are allowed.
 ///
 /// # Errors
-/// There are some, and none is.
+/// There are some, but none is allowed.
 fn allowed(
     rules: &AddressRules,
     found: impl Iterator<Item = SocketAddr>,

@@ -15,25 +15,25 @@ use tokio::fs::File;
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// Connections that may break.
+/// Most broken connections.
 const MOST_CUTS: u32 = 10;
-/// Bytes between two looks at the disk's free space.
+/// Bytes between two checks of the free disk space.
 const LOOK_BYTES: u64 = 16 << 20;
 
 /// Bounds of one download.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// Bytes that a file may have.
+    /// Size limit of the file.
     pub size_bytes: u64,
-    /// Bytes for which there is room.
+    /// Available space in bytes.
     pub room_bytes: u64,
-    /// In each such time …
+    /// In each window of this length …
     pub window: Duration,
-    /// … at least so many bytes come.
+    /// … at least this many bytes must arrive.
     pub window_bytes: u64,
-    /// For all of it.
+    /// For the whole download.
     pub total: Duration,
-    /// Before the first new connection; it grows.
+    /// Before the first reconnection; it grows.
     pub pause: Duration,
 }
 
@@ -49,11 +49,11 @@ impl Bounds {
     }
 }
 
-/// Why bytes stopped.
+/// Why a transfer stopped.
 enum Stop {
     /// The connection broke.
     Cut(String),
-    /// Another connection would not help.
+    /// Reconnecting would not help.
     Failed(FetchError),
 }
 
@@ -63,11 +63,11 @@ impl From<FetchError> for Stop {
     }
 }
 
-/// Writes what `origin` has to `path` and gives its digest. A connection that breaks is
-/// made anew, and what has come is kept where the file is still the same.
+/// Writes the file of `origin` to `path` and returns its digest. Reconnects after a break, and
+/// resumes if the file is still the same.
 ///
 /// # Errors
-/// The file cannot be had within `bounds`, or not be kept.
+/// The file cannot be fetched within `bounds`, or not be written.
 pub(super) async fn download(
     origin: &dyn Origin,
     path: &Path,
@@ -104,7 +104,7 @@ async fn attempts(
                     Err(Stop::Cut(why)) => why,
                 }
             }
-            // A server that is just starting again, perhaps.
+            // The server may be restarting.
             Err(error @ (FetchError::Transport(_) | FetchError::NoAnswer(_))) if cuts > 0 => {
                 error.to_string()
             }
@@ -118,7 +118,7 @@ async fn attempts(
     }
 }
 
-/// All that is left of one connection.
+/// The rest of one connection.
 async fn copy(
     mut opened: Opened,
     sink: &mut Sink,
@@ -147,7 +147,7 @@ async fn copy(
     }
 }
 
-/// Sees to it that enough comes.
+/// Checks that enough arrives.
 struct Pace {
     bounds: Bounds,
     until: Instant,
@@ -163,7 +163,7 @@ impl Pace {
         }
     }
 
-    /// What comes next; `None` at the end.
+    /// The next piece; `None` at the end.
     async fn next(&mut self, opened: &mut Opened) -> Result<Option<bytes::Bytes>, Stop> {
         loop {
             match timeout_at(self.until, opened.body.next()).await {
@@ -220,7 +220,7 @@ impl Sink {
         })
     }
 
-    /// Forgets what has come.
+    /// Discards what has been written.
     async fn begin(&mut self) -> io::Result<()> {
         if self.bytes > 0 {
             self.file.flush().await?;
@@ -244,7 +244,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Whether what others need of the disk is still free.
+    /// Whether the reserve of the disk is still free.
     async fn look(&self) -> io::Result<()> {
         let dir = self.dir.clone();
         let free = tokio::task::spawn_blocking(move || free_bytes(&dir)).await;

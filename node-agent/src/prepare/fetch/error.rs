@@ -8,11 +8,11 @@ use lamina_crds::quantity::format_bytes;
 use std::io;
 use std::time::Duration;
 
-/// What a message says behind the source's address. It never holds what a server sent:
-/// whoever may name a source might learn what only the agent can reach.
+/// The message after the source's address. It never contains anything that a server sent: whoever
+/// names a source could otherwise learn what only the agent can reach.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    /// The address means nothing to fetch.
+    /// The address cannot be fetched.
     #[error("{0}")]
     Uri(String),
     #[error(transparent)]
@@ -60,10 +60,10 @@ pub(super) enum FetchError {
          there"
     )]
     Checksum,
-    /// What came is not what the registry's manifest names.
+    /// The content does not match the registry's manifest.
     #[error("the registry's content does not match its manifest")]
     Content,
-    /// What the Secret holds is no use.
+    /// The Secret is unusable.
     #[error("the Secret of spec.source.secretRef {0}")]
     Secret(String),
     #[error("{0}")]
@@ -88,7 +88,7 @@ fn hint(status: &StatusCode) -> &'static str {
 }
 
 impl FetchError {
-    /// Whether another try, or another host, may succeed with the same spec.
+    /// Whether a retry, or another host, may succeed with the same spec.
     const fn is_retryable(&self) -> bool {
         match self {
             Self::Uri(_)
@@ -122,7 +122,7 @@ impl FetchError {
         }
     }
 
-    /// What people read of it; `shown` is the source's address.
+    /// The failure for people; `shown` is the source's address.
     pub(super) fn into_failure(self, shown: &str) -> Failure {
         Failure {
             reason: self.reason(),

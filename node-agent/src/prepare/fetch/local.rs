@@ -39,14 +39,14 @@ impl Origin for LocalFile {
     }
 }
 
-/// The file and its size. The kernel sees to it that no link and no `..` leads out.
+/// The file and its size. The kernel ensures that no link and no `..` leads out.
 fn open_below(root: &Path, path: &Path) -> io::Result<(File, u64)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
     let file = rustix::fs::openat2(
         root,
         path,
-        // A pipe must not keep a thread.
+        // A pipe must not block a thread.
         flags | OFlags::NONBLOCK,
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,

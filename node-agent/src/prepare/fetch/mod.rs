@@ -1,4 +1,4 @@
-//! Fetches the source of a model: from an address of one of many kinds to a file with a known
+//! Fetches the source of a model from one of several kinds of addresses to a file with a known
 //! hash.
 
 mod addresses;
@@ -35,22 +35,22 @@ use std::time::Duration;
 use web::{Web, certificates};
 use web_file::WebFile;
 
-/// Until the head of an answer is there.
+/// Time limit for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// In each such time so many bytes must come: two kilobytes a second are a very slow link.
+/// This many bytes must arrive in each window: two kilobytes a second are a very slow link.
 const WINDOW: Duration = Duration::from_secs(30);
 const WINDOW_BYTES: u64 = 64 << 10;
-/// Before a broken connection is made anew.
+/// Pause before a reconnection.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A file to be fetched.
 #[derive(Debug)]
 pub(super) struct Source<'a> {
-    /// Where it is.
+    /// Its address.
     pub uri: &'a str,
-    /// What it must be.
+    /// Its required digest.
     pub expected: Option<&'a Digest>,
-    /// What its server wants to see.
+    /// The credentials for its server.
     pub secret: &'a Credentials,
 }
 
@@ -80,10 +80,10 @@ impl Fetcher {
         }
     }
 
-    /// Writes `source` to `path`, for which there are `room_bytes`.
+    /// Writes `source` to `path`, within `room_bytes`.
     ///
     /// # Errors
-    /// It cannot be had, is not the expected file, or has no room.
+    /// It cannot be fetched, is not the expected file, or does not fit.
     pub(super) async fn fetch(
         &self,
         source: Source<'_>,
@@ -123,7 +123,7 @@ impl Fetcher {
         }
     }
 
-    /// Who has the file of `place`.
+    /// The server of the file at `place`.
     async fn find(&self, place: Place, secret: &Credentials) -> Result<Found, FetchError> {
         let found = match place {
             Place::Web(url) => Found::of(WebFile {
@@ -190,10 +190,10 @@ fn folder(folder: Option<&Path>, value: &str) -> Result<PathBuf, FetchError> {
     })
 }
 
-/// Who has a file.
+/// The origin of a file.
 struct Found {
     origin: Box<dyn Origin>,
-    /// Its digest, as whoever has it names it.
+    /// Its digest, if the origin names one.
     content: Option<Digest>,
 }
 

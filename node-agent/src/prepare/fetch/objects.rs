@@ -21,7 +21,7 @@ use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig
 use reqwest::Url;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Who keeps the object.
+/// The kind of store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cloud {
     S3,
@@ -34,7 +34,7 @@ pub(super) enum Cloud {
 pub(super) struct Object {
     store: Box<dyn ObjectStore>,
     path: Path,
-    /// What the last request came to, where it was no success.
+    /// The error of the last request, if it failed.
     last: Arc<Mutex<Option<FetchError>>>,
 }
 
@@ -42,7 +42,7 @@ impl Object {
     /// The object at `url`, `s3://bucket/key`.
     ///
     /// # Errors
-    /// The address names none, or the Secret makes no sense.
+    /// The address names none, or the Secret is invalid.
     pub(super) fn new(
         cloud: Cloud,
         url: &Url,
@@ -76,7 +76,7 @@ impl Object {
             start: result.range.start,
             total: Some(result.meta.size),
             validator: result.meta.e_tag.clone(),
-            // What the store says of it may hold what a server sent.
+            // The store's message may contain what a server sent.
             body: result
                 .into_stream()
                 .map_err(|_| "the connection broke".to_owned())
@@ -107,7 +107,7 @@ impl Origin for Object {
         };
         match self.get(options).await {
             Ok(opened) => Ok(opened),
-            // Another object by now.
+            // The object has changed.
             Err(object_store::Error::Precondition { .. }) if resume.is_some() => {
                 self.open(None).await
             }
@@ -117,24 +117,24 @@ impl Origin for Object {
 }
 
 fn unusable(_: object_store::Error) -> FetchError {
-    // The error may show what the Secret holds.
+    // The error may show the Secret's contents.
     FetchError::Secret("holds no settings with which objects can be read".to_owned())
 }
 
-/// `1`, `true` and the like.
+/// `1`, `true` and similar.
 fn is_true(text: &str) -> bool {
     matches!(text.to_ascii_lowercase().as_str(), "1" | "true" | "yes")
 }
 
 fn retry() -> RetryConfig {
-    // Whoever downloads tries again, and tells of it.
+    // The download retries, and reports it.
     RetryConfig {
         max_retries: 0,
         ..RetryConfig::default()
     }
 }
 
-/// With the names that KServe's Secrets have.
+/// With the entry names of KServe's Secrets.
 fn s3(
     bucket: &str,
     secret: &Credentials,
@@ -161,7 +161,7 @@ fn s3(
         .with_retry(retry())
         .with_http_connector(connector);
     let virtual_host = secret.text(&["S3_USER_VIRTUAL_BUCKET"])?.map(is_true);
-    // A server of one's own seldom has a name for each bucket.
+    // Self-hosted servers rarely have a host name for each bucket.
     let is_virtual = virtual_host.unwrap_or(endpoint.is_none());
     builder = builder.with_virtual_hosted_style_request(is_virtual);
     if let Some(endpoint) = endpoint {
@@ -181,13 +181,13 @@ fn s3(
                 None => builder,
             }
         }
-        // No machine's identity is ever asked for: it is not the tenant's.
+        // Never use the machine's identity: it is not the tenant's.
         _ => builder.with_skip_signature(true),
     };
     Ok(Box::new(builder.build().map_err(unusable)?))
 }
 
-/// `https://minio:9000`, however the Secret says it.
+/// `https://minio:9000`, in whatever form the Secret has it.
 fn s3_endpoint(secret: &Credentials) -> Result<Option<String>, FetchError> {
     let Some(text) = secret.text(&["AWS_ENDPOINT_URL", "S3_ENDPOINT"])? else {
         return Ok(None);
@@ -200,7 +200,7 @@ fn s3_endpoint(secret: &Credentials) -> Result<Option<String>, FetchError> {
     Ok(Some(format!("{scheme}://{}", text.trim_end_matches('/'))))
 }
 
-/// An endpoint of which each bucket is a host carries it.
+/// If each bucket is a host, the endpoint includes it.
 fn with_bucket(endpoint: &str, bucket: &str, is_virtual: bool) -> Result<String, FetchError> {
     if !is_virtual {
         return Ok(endpoint.to_owned());
@@ -268,7 +268,7 @@ fn azure(
     Ok(Box::new(builder.build().map_err(unusable)?))
 }
 
-/// Our client, as the library wants it.
+/// Our client, behind the library's interface.
 #[derive(Debug, Clone)]
 struct Checked {
     web: Web,

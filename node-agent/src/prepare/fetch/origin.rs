@@ -6,34 +6,34 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::fmt;
 
-/// Whoever has the file.
+/// The origin of a file.
 #[async_trait]
 pub(super) trait Origin: Send + Sync {
-    /// The file, or what is behind `resume` where the file is still the one that was begun.
+    /// The file, or the part after `resume` if the file is still the same.
     ///
     /// # Errors
-    /// It cannot be had.
+    /// It cannot be fetched.
     async fn open(&self, resume: Option<&Resume>) -> Result<Opened, FetchError>;
 }
 
-/// Where a download goes on.
+/// Where a download resumes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Resume {
-    /// First byte that is missing.
+    /// First missing byte.
     pub offset: u64,
-    /// Names the file that was begun.
+    /// Identifies the file that was begun.
     pub validator: String,
 }
 
-/// A file that is on its way.
+/// A file being fetched.
 pub(super) struct Opened {
-    /// First byte that comes: what was asked for, or 0.
+    /// First byte sent: the requested one, or 0.
     pub start: u64,
-    /// Size of the whole file, where it is known.
+    /// Size of the whole file, if known.
     pub total: Option<u64>,
-    /// Names this version of the file, where there is a name for it.
+    /// Identifies this version of the file, if possible.
     pub validator: Option<String>,
-    /// An error is why it broke off.
+    /// An error says why it broke off.
     pub body: BoxStream<'static, Result<Bytes, String>>,
 }
 

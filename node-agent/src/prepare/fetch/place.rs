@@ -6,16 +6,16 @@ use super::registry::Reference;
 use reqwest::Url;
 use std::path::{Component, Path, PathBuf};
 
-/// Where a file is.
+/// The location of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Web(Url),
     Hub(HubFile),
     Object(Cloud, Url),
     Registry(Reference),
-    /// From the folder for files.
+    /// In the folder for files.
     File(PathBuf),
-    /// From the folder in which the claim is mounted.
+    /// In the folder where the claim is mounted.
     Claim {
         claim: String,
         path: PathBuf,
@@ -32,10 +32,10 @@ pub(super) struct HubFile {
 }
 
 impl Place {
-    /// What `uri` means.
+    /// Parses `uri`.
     ///
     /// # Errors
-    /// Nothing that can be fetched.
+    /// It cannot be fetched.
     pub(super) fn parse(uri: &str) -> Result<Self, FetchError> {
         let (scheme, rest) = uri.split_once("://").ok_or_else(|| {
             FetchError::Uri("it is no address; write https://HOST/PATH, for example".to_owned())
@@ -66,7 +66,7 @@ impl Place {
     }
 }
 
-/// A path that goes down only.
+/// A path without `..`.
 fn below(path: &str) -> Result<PathBuf, FetchError> {
     let path = Path::new(path);
     let is_name = |c| matches!(c, Component::Normal(_));
@@ -81,7 +81,7 @@ fn below(path: &str) -> Result<PathBuf, FetchError> {
 }
 
 impl HubFile {
-    /// `org/name/path@revision`, of which the revision may be left out.
+    /// `org/name/path@revision`, with an optional revision.
     fn parse(text: &str) -> Result<Self, FetchError> {
         let (path, revision) = text.rsplit_once('@').unwrap_or((text, "main"));
         let parts: Vec<&str> = path.split('/').collect();
@@ -102,7 +102,7 @@ impl HubFile {
     /// Its address at the hub.
     ///
     /// # Errors
-    /// The hub's own address is none.
+    /// The hub's own address is invalid.
     pub(super) fn at(&self, hub: &str) -> Result<Url, FetchError> {
         let wrong = || FetchError::Tls("the address of the hub is no http or https one".to_owned());
         let mut url = Url::parse(hub).map_err(|_| wrong())?;
@@ -120,13 +120,13 @@ impl HubFile {
     }
 }
 
-/// `uri` for people, without what may be a secret: user, password and the query of a
-/// signed one. As it is where it is no URI.
+/// `uri` for people, without possible secrets: user, password and the query of a signed one.
+/// Unchanged if it is not a URI.
 pub(in crate::prepare) fn shown(uri: &str) -> String {
     let Ok(mut url) = Url::parse(uri) else {
         return uri.to_owned();
     };
-    // Only URIs without a host refuse, and they hold no user.
+    // Only URIs without a host refuse this, and they have no user.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_query(None);

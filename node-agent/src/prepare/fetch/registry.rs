@@ -28,10 +28,10 @@ pub(super) struct Reference {
 }
 
 impl Reference {
-    /// What stands behind `oci://`.
+    /// Parses the part after `oci://`.
     ///
     /// # Errors
-    /// It is no reference.
+    /// It is not a reference.
     pub(super) fn parse(text: &str) -> Result<Self, FetchError> {
         let wrong = || {
             FetchError::Uri(
@@ -80,7 +80,7 @@ impl Reference {
             self.registry, self.repository
         );
         let url = Url::parse(&text).ok().filter(|url| {
-            // Nothing hides in the registry's name.
+            // The registry's name contains nothing else.
             url.username().is_empty() && url.query().is_none() && url.path().starts_with("/v2/")
         });
         url.ok_or_else(|| FetchError::Uri("its registry is no host".to_owned()))
@@ -96,7 +96,7 @@ fn digest_of(text: &str) -> Option<Digest> {
 #[derive(Debug)]
 pub(super) struct Layer {
     file: WebFile,
-    /// What it must be.
+    /// Its required digest.
     pub digest: Digest,
 }
 
@@ -104,7 +104,7 @@ pub(super) struct Layer {
 struct Manifest {
     #[serde(default)]
     layers: Vec<Descriptor>,
-    /// Only an index of several has them.
+    /// Only an index of several manifests has these.
     #[serde(default)]
     manifests: Vec<serde::de::IgnoredAny>,
 }
@@ -121,10 +121,10 @@ struct Token {
 }
 
 impl Layer {
-    /// Finds the layer of `reference`; `is_plain` registries are asked by http.
+    /// Finds the layer of `reference`; `is_plain` registries use http.
     ///
     /// # Errors
-    /// No such artifact, or one that is no single file.
+    /// No such artifact, or one that is not a single file.
     pub(super) async fn find(
         reference: &Reference,
         is_plain: bool,
@@ -232,7 +232,7 @@ fn login(registry: &str, secret: &Credentials) -> Result<Option<HeaderValue>, Fe
     }
 }
 
-/// What the registry wants as `authorization`, as its refusal says.
+/// The `authorization` that the registry demands in its refusal.
 async fn authorize(
     challenge: Option<HeaderValue>,
     registry: &Url,

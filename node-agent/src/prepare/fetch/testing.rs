@@ -7,17 +7,17 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-/// What a server says to one request. It closes the connection afterwards.
+/// Response of a server to one request. It closes the connection afterwards.
 pub(super) enum Answer {
     /// All of these bytes at once.
     Bytes(Vec<u8>),
-    /// These bytes, and then one each few milliseconds, for ever.
+    /// These bytes, and then one every few milliseconds, forever.
     Drip(Vec<u8>),
-    /// Nothing, for ever.
+    /// Nothing, forever.
     Silence,
 }
 
-/// A server and what it was asked, heads of requests in lower case.
+/// A server and its received requests, with heads in lower case.
 #[derive(Debug, Clone)]
 pub(super) struct Server {
     pub address: SocketAddr,
@@ -35,14 +35,14 @@ impl Server {
     }
 }
 
-/// A server on this machine that answers request `n`, counted from 0, with its head.
+/// A server on this machine that answers request `n`, counted from 0, given its head.
 pub(super) async fn serve(
     answer: impl Fn(usize, &str) -> Answer + Send + Sync + 'static,
 ) -> Server {
     serve_at("127.0.0.1:0", None, answer).await
 }
 
-/// The same at `address`, with TLS where there is some.
+/// The same at `address`, optionally with TLS.
 pub(super) async fn serve_at(
     address: &str,
     tls: Option<TlsAcceptor>,

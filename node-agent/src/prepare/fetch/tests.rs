@@ -1,4 +1,4 @@
-//! Against real sockets, and servers that mean no good.
+//! Against real sockets and hostile servers.
 
 use super::testing::{Answer, Server, announced, reply, serve, serve_at, to};
 use super::*;
@@ -15,7 +15,7 @@ mod registry;
 
 const ROOM: u64 = 1 << 30;
 
-/// Whoever fetches from this machine, and is in a hurry.
+/// A fetcher from this machine with short time limits.
 fn fetcher_with(change: impl FnOnce(&mut SourceArgs)) -> Fetcher {
     let mut args = SourceArgs {
         source_allow: vec!["127.0.0.1/32".parse().unwrap()],
@@ -82,7 +82,7 @@ async fn loopback_and_metadata_are_not_asked() {
         failure.message.contains("the name leads to a loopback"),
         "{failure}"
     );
-    // Nobody waits for these.
+    // These are never connected to.
     let failure = refused(&strict, "http://169.254.169.254/latest/meta-data").await;
     assert!(failure.message.contains("link-local"), "{failure}");
     assert_eq!(server.heads(), [""; 0]);
@@ -172,7 +172,7 @@ async fn a_server_that_drips_is_left() {
     );
     assert!(failure.retryable);
     assert_eq!(server.heads().len(), 1, "it is not asked again");
-    // However little is asked for, there is an end.
+    // However small the reads, there is an end.
     hurried.bounds.window_bytes = 1;
     hurried.bounds.total = Duration::from_secs(1);
     let failure = refused(&hurried, &server.url("/")).await;
@@ -208,7 +208,7 @@ async fn a_file_that_is_too_large_is_refused_before_and_while_it_comes() {
         );
         assert!(!failure.retryable, "{failure}");
     }
-    // Another host may have the room that this one lacks.
+    // Another host may have the space that this one lacks.
     let server = serve(|_, _| reply("200 OK", "", &[0; 1001])).await;
     let folder = tempfile::tempdir().unwrap();
     let source = Source {
@@ -226,7 +226,7 @@ async fn a_file_that_is_too_large_is_refused_before_and_while_it_comes() {
     assert!(failure.retryable, "{failure}");
 }
 
-/// What `range` of a request's head asks for, and the tag that it goes with.
+/// The `range` of a request's head, and its tag.
 fn asked(head: &str) -> Option<(usize, String)> {
     let line = |name: &str| {
         let line = head.lines().find_map(|l| l.strip_prefix(name));
@@ -327,7 +327,7 @@ async fn lengths_and_ranges_that_lie_are_refused() {
         failure.message.contains("a different number of bytes"),
         "{failure}"
     );
-    // Nobody asked for a part.
+    // Without a request for a range.
     let server = serve(|_, _| {
         reply(
             "206 Partial Content",
@@ -374,9 +374,9 @@ async fn secrets_are_in_no_message() {
     assert!(!failure.message.contains("query"), "{failure}");
 }
 
-/// An authority, and what a server needs that it vouches for.
+/// An authority, and the credentials of a server that it certifies.
 fn authority(host: &str) -> (String, TlsAcceptor) {
-    // Fails where the process has chosen one already, which is as good.
+    // Fails if the process has chosen one already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params

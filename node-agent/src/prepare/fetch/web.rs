@@ -13,22 +13,22 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Redirects that are followed.
+/// Most redirects followed.
 pub(super) const MOST_REDIRECTS: usize = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A client that goes to no address that sources may not be at. Clones share it.
+/// A client that connects only to allowed addresses. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Web {
     client: Client,
     rules: Arc<AddressRules>,
-    /// Until the head of an answer is there.
+    /// Time limit for the head of an answer.
     answer: Duration,
 }
 
 impl Web {
-    /// One that trusts the system's authorities and `authorities`. With `is_proxied` the
-    /// proxy of the environment is asked, which connects to whatever it likes.
+    /// One that trusts the system's authorities and `authorities`. With `is_proxied` it uses the
+    /// proxy of the environment, which may connect anywhere.
     ///
     /// # Errors
     /// The system's authorities cannot be read.
@@ -38,7 +38,7 @@ impl Web {
         authorities: Vec<Certificate>,
         is_proxied: bool,
     ) -> Result<Self, FetchError> {
-        // Fails where the process has chosen one already, which is as good.
+        // Fails if the process has one already, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -61,11 +61,11 @@ impl Web {
         })
     }
 
-    /// The answer to a GET of `url`, behind its redirects. `secret` goes to the server of
-    /// `url` alone.
+    /// The answer to a GET of `url`, after redirects. `secret` is sent only to the server of
+    /// `url`.
     ///
     /// # Errors
-    /// An address that is denied, too many or bad redirects, no answer.
+    /// A denied address, too many or bad redirects, no answer.
     pub(super) async fn get(
         &self,
         url: &Url,
@@ -90,12 +90,12 @@ impl Web {
         Err(FetchError::Redirects)
     }
 
-    /// The head of the answer to `request` itself.
+    /// The head of the answer to `request`, without redirects.
     ///
     /// # Errors
-    /// An address that is denied, no answer.
+    /// A denied address, no answer.
     pub(super) async fn send(&self, request: Request) -> Result<Response, FetchError> {
-        // A name is checked when it is resolved, an address is not resolved.
+        // Names are checked when resolved; literal addresses are not resolved.
         if let Some(address) = literal(request.url()) {
             self.rules.check(address)?;
         }
@@ -108,7 +108,7 @@ impl Web {
     /// The whole body of a small answer.
     ///
     /// # Errors
-    /// It is larger than `most` bytes, does not come, or breaks off.
+    /// It is larger than `most` bytes, does not arrive, or breaks off.
     pub(super) async fn body(
         &self,
         mut response: Response,
@@ -134,20 +134,20 @@ impl Web {
     }
 }
 
-/// The certificates in `pem`; `None` where there are none.
+/// The certificates in `pem`; `None` if there are none.
 pub(super) fn certificates(pem: &[u8]) -> Option<Vec<Certificate>> {
     let certificates = Certificate::from_pem_bundle(pem).ok()?;
     (!certificates.is_empty()).then_some(certificates)
 }
 
-/// The address that stands in `url`, which has been normalized: `0x7f.1` is 127.0.0.1.
+/// The literal address in `url`, which has been normalized: `0x7f.1` is 127.0.0.1.
 fn literal(url: &Url) -> Option<IpAddr> {
     let host = url.host_str()?;
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     bare.unwrap_or(host).parse().ok()
 }
 
-/// Where `response` sends on to.
+/// The redirect in `response`.
 fn redirect(from: &Url, response: &Response) -> Result<Option<Url>, FetchError> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
@@ -163,7 +163,7 @@ fn redirect(from: &Url, response: &Response) -> Result<Option<Url>, FetchError> 
     }
 }
 
-/// `error` for people; its address has been taken from it.
+/// `error` for people; its address has been removed.
 pub(super) fn transport(error: &reqwest::Error) -> FetchError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(inner) = cause {

@@ -15,7 +15,7 @@ use reqwest::{Response, Url};
 pub(super) struct WebFile {
     pub web: Web,
     pub url: Url,
-    /// For the server of `url` alone.
+    /// Only for the server of `url`.
     pub secret: HeaderMap,
 }
 
@@ -37,7 +37,7 @@ impl Origin for WebFile {
                 let (start, total) = content_range(response.headers())?;
                 Ok(opened(start, total, response))
             }
-            // Shorter by now than what has come of it.
+            // It became shorter than the part already received.
             StatusCode::RANGE_NOT_SATISFIABLE if resume.is_some() => self.open(None).await,
             status => Err(FetchError::Status(status)),
         }
@@ -56,14 +56,14 @@ fn opened(start: u64, total: Option<u64>, response: Response) -> Opened {
     }
 }
 
-/// What names just these bytes: a strong entity tag, else the time of the last change.
+/// An identifier of exactly these bytes: a strong entity tag, else the time of the last change.
 fn validator(headers: &HeaderMap) -> Option<String> {
     let text = |name| headers.get(name)?.to_str().ok();
     let tag = text(ETAG).filter(|tag| !tag.starts_with("W/"));
     tag.or_else(|| text(LAST_MODIFIED)).map(str::to_owned)
 }
 
-/// `bytes 5-9/10`: the first byte, and the size of the whole where it is told.
+/// `bytes 5-9/10`: the first byte, and the total size if given.
 fn content_range(headers: &HeaderMap) -> Result<(u64, Option<u64>), FetchError> {
     let parse = || {
         let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;

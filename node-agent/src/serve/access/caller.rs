@@ -19,7 +19,7 @@ pub enum AuthMode {
 }
 
 impl AuthMode {
-    /// As it is written.
+    /// The mode's name.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -29,18 +29,18 @@ impl AuthMode {
     }
 }
 
-/// Who asks: in which namespace its short names lie, and what it may ask for.
+/// A client: the namespace of its short names, and its access.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    /// Of models that it calls by their name alone.
+    /// Namespace of models called by a short name.
     pub(super) namespace: Arc<str>,
     pub(super) grant: Grant,
     shown: Option<Shown>,
-    /// Where it asks from.
+    /// Its address.
     pub(super) from: IpAddr,
 }
 
-/// What a caller may ask for.
+/// The models that a caller may use.
 #[derive(Debug, Clone)]
 pub(super) enum Grant {
     Everything,
@@ -48,17 +48,17 @@ pub(super) enum Grant {
     Token(Arc<Identity>),
 }
 
-/// What is found out of a caller before anybody else is asked. Pure.
+/// What its credentials show before anybody is asked. Pure.
 pub(super) enum Admission {
-    /// With what it shows nevertheless, which an entry may want while the mode changes from
+    /// With its credentials nevertheless, which an entry may need while the mode is changed from
     /// agent to agent.
     Anyone(Option<Shown>),
     Key(Arc<Scope>, Shown),
-    /// The API server knows whose this is.
+    /// The API server must check these.
     Ask(Shown),
 }
 
-/// Whether who `shown` this is let in, by `mode` and the valid `keys`.
+/// Whether a client with these credentials is admitted, by `mode` and the valid `keys`.
 ///
 /// # Errors
 /// It is not.
@@ -69,7 +69,7 @@ pub(super) fn admission(
     keys: &KeyTable,
 ) -> Result<Admission, Denial> {
     match mode {
-        // What is wrong with what need not be sent is nobody's business.
+        // Unneeded credentials may be invalid.
         AuthMode::None => Ok(Admission::Anyone(shown.unwrap_or_default())),
         AuthMode::ApiKey => {
             let shown = shown?.ok_or(Denial::NoKey)?;
@@ -114,8 +114,8 @@ impl Caller {
         }
     }
 
-    /// `namespace/name` of the model that this client calls `name`: a short name means one
-    /// of its own namespace, never whichever there is.
+    /// `namespace/name` of the model that this client calls `name`: a short name means one in its
+    /// own namespace, never another.
     pub(crate) fn full_name(&self, name: &str) -> String {
         if name.contains('/') {
             name.to_owned()
@@ -124,7 +124,7 @@ impl Caller {
         }
     }
 
-    /// Whether it may ask for the model, as far as that is known without asking anybody.
+    /// Whether it may use the model, as far as that is known locally.
     ///
     /// # Errors
     /// It may not.
@@ -135,7 +135,7 @@ impl Caller {
         }
     }
 
-    /// What it showed, for the `authorization` of what is passed on for it.
+    /// Its credentials, for the `authorization` of forwarded requests.
     pub(crate) fn authorization(&self) -> Option<HeaderValue> {
         self.shown.as_ref().and_then(Shown::header_value)
     }

@@ -2,12 +2,12 @@ use std::time::Duration;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-/// The longest name that is sent back.
+/// The longest name that is echoed.
 const NAME_BYTES: usize = 600;
-/// Advice to who may try again where nothing says more.
+/// Default retry delay.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Why a client is not let in, or not to a model. Names nothing but what it sent itself.
+/// Why a client is refused, or refused a model. Names only what the client sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denial {
     #[error(
@@ -47,13 +47,13 @@ pub(crate) enum Denial {
 }
 
 impl Denial {
-    /// Of the model that the client called `name`.
+    /// For the model that the client called `name`.
     pub(super) fn forbidden(name: &str) -> Self {
         let end = name.floor_char_boundary(NAME_BYTES);
         Self::Forbidden(name.get(..end).unwrap_or_default().to_owned())
     }
 
-    /// The one map from what is wrong to what clients are told.
+    /// Maps each error to the code for clients.
     pub(crate) const fn code(&self) -> Code {
         match self {
             Self::NoKey
@@ -67,7 +67,7 @@ impl Denial {
         }
     }
 
-    /// After which time the same request may be answered; none where it never will.
+    /// When the same request may succeed; `None` if never.
     pub(crate) const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooFast(after) | Self::TooManyQuestions(after) => Some(*after),
@@ -76,7 +76,7 @@ impl Denial {
         }
     }
 
-    /// A word for it in metrics.
+    /// Its label in metrics.
     pub(super) const fn label(&self) -> &'static str {
         match self.code() {
             Code::Unauthenticated => "unauthenticated",

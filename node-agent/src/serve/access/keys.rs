@@ -13,25 +13,25 @@ use tokio::sync::watch;
 const FORMAT: u32 = 1;
 const FILE_NAME: &str = "keys.json";
 const WHAT: &str = "the keys of clients";
-/// Keys that are taken of the operator; it sends no more.
+/// Most keys accepted from the operator; it sends no more.
 const MOST: usize = 4096;
 
-/// What a key is for.
+/// The scope of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Scope {
     /// The namespace of its models, and of short names.
     pub(super) namespace: String,
-    /// Their names; all of the namespace where empty.
+    /// Their names; empty means all of the namespace.
     #[serde(default)]
     pub(super) models: BTreeSet<String>,
-    /// At each agent; none where it has no limit of its own.
+    /// At each agent; `None` if the key has no limit of its own.
     #[serde(default)]
     pub(super) requests_per_second: Option<u32>,
 }
 
 impl Scope {
-    /// Whether it is for the model `namespace/name`.
+    /// Whether it covers the model `namespace/name`.
     pub(super) fn covers(&self, full_name: &str) -> bool {
         let Some((namespace, name)) = full_name.split_once('/') else {
             return false;
@@ -40,12 +40,11 @@ impl Scope {
     }
 }
 
-/// The keys that are valid, by their SHA-256: what is compared is no secret, so that how
-/// long it takes tells nothing of one.
+/// The valid keys, by their SHA-256: comparing hashes leaks nothing through timing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct KeyTable {
     keys: BTreeMap<Digest, Arc<Scope>>,
-    /// The operator has told them, in this life or an earlier one.
+    /// The operator has sent them, to this or an earlier process.
     is_heard: bool,
 }
 
@@ -85,7 +84,7 @@ impl KeyTable {
         self.keys.get(key)
     }
 
-    /// Whether a key that is not here is none.
+    /// Whether a key that is missing here is invalid.
     pub(super) const fn is_heard(&self) -> bool {
         self.is_heard
     }
@@ -114,7 +113,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// Knows what an earlier process wrote to its file. Blocks.
+    /// Reads the file of an earlier process. Blocks.
     pub(crate) fn in_dir(cache_dir: &Path) -> Self {
         let kept = document(cache_dir).read(WHAT);
         let table = kept.map_or_else(KeyTable::default, KeyTable::after_restart);
@@ -124,7 +123,7 @@ impl Keys {
         }
     }
 
-    /// Takes up what the operator says. A key that is not in it is valid no more.
+    /// Applies the operator's message. Keys that are not in it become invalid.
     pub(crate) fn apply(&self, message: Message) {
         let next = KeyTable::of(message);
         let mut held = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -136,13 +135,13 @@ impl Keys {
         self.changes.send_modify(|times| *times += 1);
     }
 
-    /// What is valid now.
+    /// The valid keys.
     pub(super) fn now(&self) -> Arc<KeyTable> {
         let held = self.table.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&held)
     }
 
-    /// Keeps them in `cache_dir` as they are from now on, until dropped.
+    /// Writes them to `cache_dir` on every change, until dropped.
     pub(crate) fn keep(self, cache_dir: &Path) -> impl Future<Output = ()> + Send + use<> {
         let changes = self.changes.subscribe();
         document(cache_dir).keep(WHAT, changes, move || Some(self.now().kept()))

@@ -1,10 +1,9 @@
-//! Who asks, and which models it may ask for: decided here for gRPC and HTTP alike, before a
-//! body is read where the headers tell enough.
+//! Authenticates clients and authorizes their use of models, for gRPC and HTTP alike, before a
+//! body is read if the headers suffice.
 //!
-//! An agent that is not a model's entry passes the credentials on, and the entry decides
-//! anew: nobody is believed who only says that another agent has looked. That a request was
-//! passed on is believed of a host that shows its certificate; of an address of one, where
-//! hosts need none.
+//! An agent that is not a model's entry forwards the credentials, and the entry decides again:
+//! a mere claim that another agent has checked them counts for nothing. A request counts as
+//! forwarded if the sender shows a host's certificate; if hosts need none, by its address.
 
 mod caller;
 mod denial;
@@ -35,32 +34,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokens::Tokens;
 
-/// Marks a request that an agent passed on, so that two agents that disagree
-/// about the entry do not send it to and fro.
+/// Marks a forwarded request, so that two agents that disagree about the entry do not send it back
+/// and forth.
 pub(crate) const FORWARDED: &str = "lamina-forwarded";
-/// Keys and addresses whose requests are counted.
+/// Most keys and addresses whose requests are counted.
 const MOST_KEYS: usize = 4096;
 const MOST_ADDRESSES: usize = 4096;
 
-/// How clients are let in.
+/// How clients are admitted.
 #[derive(Clone)]
 pub(crate) struct AccessOptions {
-    /// How they say who they are.
+    /// How they authenticate.
     pub(crate) mode: AuthMode,
-    /// Namespace of models that are called by their name alone, where the credentials have
-    /// none.
+    /// Namespace of models called by a short name, if the credentials have none.
     pub(crate) default_namespace: Arc<str>,
     /// Audience of tokens.
     pub(crate) audience: String,
-    /// Requests of one address in a second, where its key has no limit of its own; none
-    /// where there is no limit.
+    /// Requests per second of one address, if its key has no limit of its own; `None` for no limit.
     pub(crate) requests_per_second: Option<u32>,
 }
 
-/// Where another agent is known to be.
+/// Whether another agent is known at this address.
 pub(crate) type IsAgent = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
-/// Lets clients in. Clones share what is known.
+/// Admits clients. Clones share the state.
 #[derive(Clone)]
 pub(crate) struct Access(Arc<Inner>);
 
@@ -75,7 +72,7 @@ struct Inner {
 }
 
 impl Access {
-    /// Lets in by `options`: who has one of `keys`, or whose token `reviews` accepts.
+    /// Admits by `options` clients with one of `keys`, or whose token `reviews` accepts.
     pub(crate) fn new(
         options: AccessOptions,
         keys: Keys,
@@ -94,10 +91,11 @@ impl Access {
         }))
     }
 
-    /// Who sent `headers` `from` there, where `peer` is the agent whose certificate was shown.
+    /// The client that sent `headers` from `from`; `peer` is the agent named in the certificate, if
+    /// one was shown.
     ///
     /// # Errors
-    /// It is not let in.
+    /// It is refused.
     pub(crate) async fn admit(
         &self,
         headers: &HeaderMap,
@@ -108,16 +106,16 @@ impl Access {
         admitted.inspect_err(|denial| self.0.telemetry.denied(denial.label()))
     }
 
-    /// Whether `caller` may ask for the model `namespace/name`.
+    /// Whether `caller` may use the model `namespace/name`.
     ///
     /// # Errors
-    /// It may not, or nobody can say.
+    /// It may not, or that cannot be determined.
     pub(crate) async fn allow(&self, caller: &Caller, full_name: &str) -> Result<(), Denial> {
         let allowed = self.allowed(caller, full_name).await;
         allowed.inspect_err(|denial| self.0.telemetry.denied(denial.label()))
     }
 
-    /// As [`Access::allow`], as far as that is known without asking anybody.
+    /// As [`Access::allow`], as far as that is known locally.
     ///
     /// # Errors
     /// It may not.
@@ -147,7 +145,7 @@ impl Access {
             }
         };
         let caller = Caller::new(&options.default_namespace, grant, shown, from);
-        // The agent that passes it on has counted it.
+        // The forwarding agent has counted it.
         let is_agent = || peer.is_some() || (self.0.is_agent)(from);
         if !(headers.contains_key(FORWARDED) && is_agent()) {
             self.pace(&caller, Instant::now())?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// So many at once, and so many a second.
+/// A burst, and a rate per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Rate {
     pub(super) burst: f64,
@@ -12,7 +12,7 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// As people say it: what comes in a second may come at once.
+    /// As users state it: the burst is the requests of one second.
     pub(super) fn per_second(requests: u32) -> Self {
         let a_second = f64::from(requests.max(1));
         Self {
@@ -22,7 +22,7 @@ impl Rate {
     }
 }
 
-/// What is left of a rate.
+/// The rest of a rate.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     left: f64,
@@ -36,7 +36,7 @@ impl Bucket {
     }
 }
 
-/// The buckets of many, no more than `most`.
+/// Buckets by key, at most `most`.
 #[derive(Debug)]
 pub(super) struct Rates<K> {
     buckets: BTreeMap<K, Bucket>,
@@ -54,7 +54,7 @@ impl<K: Ord + Clone> Rates<K> {
     /// Takes one.
     ///
     /// # Errors
-    /// There is none; after which time there is.
+    /// There is none; the time until there is.
     pub(super) fn take(&mut self, key: &K, rate: Rate, now: Instant) -> Result<(), Duration> {
         let left = match self.buckets.get(key) {
             Some(bucket) => bucket.now(rate, now),
@@ -64,7 +64,7 @@ impl<K: Ord + Clone> Rates<K> {
             }
         };
         if left < 1.0 {
-            // Not taken: who is refused waits no longer for it.
+            // Not taken: a refused request must not delay the next one.
             return Err(Duration::from_secs_f64((1.0 - left) / rate.a_second));
         }
         let left = left - 1.0;
@@ -72,7 +72,7 @@ impl<K: Ord + Clone> Rates<K> {
         Ok(())
     }
 
-    /// A full bucket is as good as none; then the one goes that was used least lately.
+    /// A full bucket can be dropped; otherwise the least recently used one is.
     fn make_room(&mut self, rate: Rate, now: Instant) {
         if self.buckets.len() < self.most {
             return;
@@ -103,7 +103,7 @@ mod tests {
         rates.take(&"b", rate, now).unwrap();
         rates.take(&"a", rate, now + wait).unwrap();
         rates.take(&"a", rate, now + wait).unwrap_err();
-        // Who sends nothing saves nothing up beyond the burst.
+        // Unused requests accumulate only up to the burst.
         let later = now + Duration::from_secs(60);
         rates.take(&"a", rate, later).unwrap();
         rates.take(&"a", rate, later).unwrap();

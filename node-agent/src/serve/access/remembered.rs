@@ -12,21 +12,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A yes is not asked about again within this time,
+/// A yes is not checked again within this time,
 pub(super) const FRESH: Duration = Duration::from_secs(60);
-/// nor a no within this. Short: a right may just have been granted.
+/// nor a no within this one. Short: a right may just have been granted.
 pub(super) const REFUSED: Duration = Duration::from_secs(5);
-/// While the API server is away a yes holds until its token runs out, but no longer than
-/// this; and where the token does not say when, for
+/// While the API server is away a yes holds until its token expires, but no longer than this; if
+/// the token does not say when, for
 const HELD: Duration = Duration::from_secs(24 * 3600);
 const HELD_OF_OTHERS: Duration = Duration::from_secs(600);
-/// The API server is not asked again about what holds within this time after it did not
-/// answer.
+/// After the API server failed to answer, still valid answers are not checked again for this long.
 const AWAY: Duration = Duration::from_secs(10);
-/// Answers remembered of each kind.
+/// Most answers remembered of each kind.
 const MOST_YES: usize = 8192;
 const MOST_NO: usize = 4096;
-/// Questions about what nobody knows, from one address and from all.
+/// Limits on unknown questions, from one address and in total.
 const OF_ADDRESS: Rate = Rate {
     burst: 40.0,
     a_second: 4.0,
@@ -35,10 +34,10 @@ const OF_ALL: Rate = Rate {
     burst: 200.0,
     a_second: 20.0,
 };
-/// Addresses whose questions are counted.
+/// Most addresses whose questions are counted.
 const MOST_ADDRESSES: usize = 1024;
 
-/// Whose a token is, as the API server says.
+/// The owner of a token, from the API server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(super) user: String,
@@ -48,30 +47,30 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The namespace of a service account; none where it is somebody else.
+    /// The namespace of a service account; `None` for other users.
     pub(super) fn namespace(&self) -> Option<&str> {
         let account = self.user.strip_prefix("system:serviceaccount:")?;
         account.split_once(':').map(|(namespace, _)| namespace)
     }
 }
 
-/// What is asked of the API server.
+/// A question to the API server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Question {
     /// SHA-256 of the token.
     pub(super) token: Digest,
-    /// Whether it may get this model, `namespace/name`; whose it is where none.
+    /// Whether it may get this model, `namespace/name`; if `None`, who its owner is.
     pub(super) model: Option<String>,
 }
 
-/// Yes, and whose the token is; or no.
+/// Yes, with the token's owner; or no.
 pub(super) type Answer = Option<Arc<Identity>>;
 
 #[derive(Debug)]
 struct Yes {
     who: Arc<Identity>,
     asked: Instant,
-    /// Until when it holds while nobody can be asked.
+    /// Until when it holds while the API server is away.
     until: Instant,
 }
 
@@ -82,7 +81,7 @@ pub(super) struct Remembered {
     no: BTreeMap<Question, Instant>,
     of_address: Rates<IpAddr>,
     of_all: Rates<()>,
-    /// When the API server last did not answer.
+    /// When the API server last failed to answer.
     away: Option<Instant>,
 }
 
@@ -99,7 +98,7 @@ impl Default for Remembered {
 }
 
 impl Remembered {
-    /// The answer, where it need not be asked for.
+    /// The answer, if it need not be checked again.
     pub(super) fn fresh(&self, question: &Question, now: Instant) -> Option<Answer> {
         let age = |at: Instant| now.saturating_duration_since(at);
         let is_away = self.away.is_some_and(|at| age(at) < AWAY);
@@ -113,22 +112,22 @@ impl Remembered {
         (age(*no) < REFUSED).then_some(None)
     }
 
-    /// The last yes, while nobody can be asked.
+    /// The last yes, for use while the API server is away.
     pub(super) fn held(&self, question: &Question, now: Instant) -> Option<Arc<Identity>> {
         let yes = self.yes.get(question).filter(|yes| now < yes.until)?;
         Some(Arc::clone(&yes.who))
     }
 
-    /// Whether a question that was never answered with yes may be asked.
+    /// Whether a question never answered with yes may be asked.
     ///
     /// # Errors
-    /// Too many come; after which time it may.
+    /// There are too many; the time until it may.
     pub(super) fn may_ask(&mut self, from: IpAddr, now: Instant) -> Result<(), Duration> {
         self.of_address.take(&client_of(from), OF_ADDRESS, now)?;
         self.of_all.take(&(), OF_ALL, now)
     }
 
-    /// The API server answered; a yes `holds` for so long while it is away.
+    /// The API server answered; a yes `holds` for this long while it is away.
     pub(super) fn answered(
         &mut self,
         question: Question,
@@ -159,13 +158,13 @@ impl Remembered {
         }
     }
 
-    /// The API server did not answer.
+    /// The API server failed to answer.
     pub(super) fn unanswered(&mut self, now: Instant) {
         self.away = Some(now);
     }
 }
 
-/// Drops what is not worth keeping; of what is still too much, the older quarter.
+/// Drops useless entries; if there are still too many, the oldest quarter.
 fn forget<T>(
     known: &mut BTreeMap<Question, T>,
     most: usize,
@@ -186,7 +185,7 @@ fn forget<T>(
     }
 }
 
-/// For how long a yes to `token` holds while nobody can be asked: until it runs out.
+/// How long a yes to `token` holds while the API server is away: until the token expires.
 pub(super) fn holds(token: &str, now: SystemTime) -> Duration {
     let Some(expiry) = expiry(token) else {
         return HELD_OF_OTHERS;
@@ -195,8 +194,8 @@ pub(super) fn holds(token: &str, now: SystemTime) -> Duration {
     Duration::from_secs(expiry).saturating_sub(now).min(HELD)
 }
 
-/// When a token says that it runs out, in seconds since 1970. What it says is believed only
-/// once the API server accepted it.
+/// The expiry in a token, in seconds since 1970. It is trusted only once the API server has
+/// accepted the token.
 fn expiry(token: &str) -> Option<u64> {
     #[derive(Deserialize)]
     struct Claims {
@@ -239,10 +238,10 @@ mod tests {
         assert_eq!(known.fresh(&asked, now + S(60)), None);
         assert_eq!(known.held(&asked, now + S(3599)), Some(who("u")));
         assert_eq!(known.held(&asked, now + S(3600)), None);
-        // Another model, another token: other questions.
+        // Another model or another token is another question.
         assert_eq!(known.fresh(&question("t", None), now), None);
         assert_eq!(known.fresh(&question("s", Some("lab/m")), now), None);
-        // A token that runs out within the minute is good until then.
+        // A token that expires within the minute is valid until then.
         known.answered(asked.clone(), &Some(who("u")), S(10), now);
         assert_eq!(known.fresh(&asked, now + S(10)), None);
     }

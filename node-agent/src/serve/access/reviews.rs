@@ -18,7 +18,7 @@ pub(crate) struct ApiReviews {
 }
 
 impl ApiReviews {
-    /// Takes tokens for `audience`.
+    /// Accepts tokens for `audience`.
     pub(crate) fn new(client: Client, audience: String) -> Self {
         Self {
             tokens: Api::all(client.clone()),
@@ -28,7 +28,7 @@ impl ApiReviews {
     }
 }
 
-/// Stands where nobody can be asked.
+/// Used when no API server is available.
 pub(crate) struct NoReviews;
 
 #[async_trait]
@@ -87,7 +87,7 @@ impl Reviews for ApiReviews {
     }
 }
 
-/// Whose the reviewed token is; none where it is not accepted for `audience`.
+/// The owner of the reviewed token; `None` if it is not accepted for `audience`.
 fn identity(status: TokenReviewStatus, audience: &str) -> Option<Identity> {
     let audiences = status.audiences.unwrap_or_default();
     if status.authenticated != Some(true) || !audiences.iter().any(|a| a == audience) {

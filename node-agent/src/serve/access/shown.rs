@@ -7,23 +7,23 @@ use std::fmt;
 
 /// The header for keys alone, as other servers have it.
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// Longest secret that is looked at; tokens of Kubernetes have about 1.5 KiB.
+/// Longest secret considered; tokens of Kubernetes have about 1.5 KiB.
 const LONGEST_BYTES: usize = 8 << 10;
 
 /// A key or a token that a client sent. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Shown {
     secret: String,
-    /// Of the secret: it stands for it wherever something is remembered.
+    /// Hash of the secret, used wherever something is remembered.
     digest: Digest,
     is_bearer: bool,
 }
 
 impl Shown {
-    /// What `headers` carry; none where they carry nothing.
+    /// The credentials in `headers`; `None` if there are none.
     ///
     /// # Errors
-    /// There are several, or it has not the form of a secret.
+    /// There are several, or they are malformed.
     pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, Denial> {
         let (key, bearer) = (one(headers, &API_KEY)?, one(headers, &AUTHORIZATION)?);
         let bearer = bearer.map(after_scheme).transpose()?;
@@ -44,22 +44,22 @@ impl Shown {
         }))
     }
 
-    /// SHA-256 of it.
+    /// Its SHA-256.
     pub(super) const fn digest(&self) -> &Digest {
         &self.digest
     }
 
-    /// Whether it came as a bearer's token.
+    /// Whether it came as a bearer token.
     pub(super) const fn is_bearer(&self) -> bool {
         self.is_bearer
     }
 
-    /// For whoever checks it.
+    /// For the code that checks it.
     pub(super) fn expose(&self) -> &str {
         &self.secret
     }
 
-    /// As it is passed on to the model's entry, which decides anew.
+    /// For forwarding to the model's entry, which decides again.
     pub(crate) fn header_value(&self) -> Option<HeaderValue> {
         let mut value = HeaderValue::from_str(&format!("Bearer {}", self.secret)).ok()?;
         value.set_sensitive(true);
@@ -96,8 +96,7 @@ fn is_secret(text: &str) -> bool {
     !text.is_empty() && text.len() <= LONGEST_BYTES && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// Three parts of base64url, as every signed token has them: what has not this form is
-/// refused unasked.
+/// Three parts of base64url, as in every signed token: anything else is refused without a question.
 pub(super) fn is_signed(token: &str) -> bool {
     let is_digit = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     let is_part = |part: &str| !part.is_empty() && part.bytes().all(is_digit);

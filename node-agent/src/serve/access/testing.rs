@@ -1,4 +1,4 @@
-//! Who lets clients in, for tests.
+//! Client authentication for tests.
 
 use super::tokens::testing::FakeReviews;
 use super::{Access, AccessOptions, AuthMode, Keys};
@@ -10,23 +10,23 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-/// Lets in as `mode` says. Clones share what is known.
+/// Admits clients by `mode`. Clones share their state.
 #[derive(Clone)]
 pub(crate) struct Gatekeeper {
     mode: AuthMode,
     keys: Keys,
     reviews: Arc<FakeReviews>,
-    /// Where other agents are known to be.
+    /// Addresses of known agents.
     agents: Arc<Mutex<BTreeSet<IpAddr>>>,
     requests_per_second: Option<u32>,
 }
 
-/// Lets everybody in.
+/// Admits everybody.
 pub(crate) fn open() -> Access {
     Gatekeeper::by(AuthMode::None).access()
 }
 
-/// `secret` is a key of `namespace` for `models`, all where there is none.
+/// `secret` is a key of `namespace` for `models`, for all if empty.
 pub(crate) fn key(secret: &str, namespace: &str, models: &[&str]) -> ApiKey {
     ApiKey {
         sha256: Digest::of(secret.as_bytes()).to_string(),
@@ -47,7 +47,7 @@ impl Gatekeeper {
         }
     }
 
-    /// Takes so many requests of one address.
+    /// Limits the requests of one address.
     pub(crate) const fn pacing(mut self, requests_per_second: u32) -> Self {
         self.requests_per_second = Some(requests_per_second);
         self

@@ -15,19 +15,19 @@ use tokio::time::timeout;
 
 /// A question that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Who was let in before waits no longer than this until the last answer counts again.
+/// A client admitted before waits no longer than this; then the last answer is used.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Questions that go on at once.
+/// Concurrent questions.
 const AT_ONCE: usize = 16;
 
-/// The API server cannot be asked.
+/// The API server does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Away;
 
-/// Who can be asked about tokens.
+/// Checks tokens.
 #[async_trait]
 pub(crate) trait Reviews: Send + Sync {
-    /// Whose the token is; none where it is not accepted.
+    /// The owner of the token; `None` if it is not accepted.
     async fn holder(&self, token: &str) -> Result<Option<Identity>, Away>;
 
     /// Whether `who` may get the model.
@@ -36,14 +36,14 @@ pub(crate) trait Reviews: Send + Sync {
 
 type Asking = Shared<BoxFuture<'static, Result<Answer, Away>>>;
 
-/// What is known of tokens, and who is asked. Clones share it.
+/// The state of token checks. Clones share it.
 #[derive(Clone)]
 pub(super) struct Tokens(Arc<Inner>);
 
 struct Inner {
     reviews: Arc<dyn Reviews>,
     remembered: Mutex<Remembered>,
-    /// Questions under way: who asks the same waits for the same answer.
+    /// Questions in progress: equal ones share the answer.
     asked: Mutex<BTreeMap<Question, Asking>>,
     turns: Semaphore,
 }
@@ -58,10 +58,10 @@ impl Tokens {
         }))
     }
 
-    /// Whose the token is that came `from` there; none where it is not accepted.
+    /// The owner of the token, which came from `from`; `None` if it is not accepted.
     ///
     /// # Errors
-    /// Nobody can say, or too many unknown ones come.
+    /// That cannot be determined, or there are too many unknown tokens.
     pub(super) async fn holder(&self, token: &Shown, from: IpAddr) -> Result<Answer, Denial> {
         let question = Question {
             token: token.digest().clone(),
@@ -70,7 +70,7 @@ impl Tokens {
         self.ask(question, token, from, None).await
     }
 
-    /// Whether `who`, whose token this is, may get the model `namespace/name`.
+    /// Whether `who`, the token's owner, may get the model `namespace/name`.
     ///
     /// # Errors
     /// As [`Tokens::holder`].
@@ -106,7 +106,7 @@ impl Tokens {
             let asking = match asked.get(&question) {
                 Some(asking) => asking.clone(),
                 None => {
-                    // Whoever was let in before is not held back by others.
+                    // Clients admitted before are not limited by others.
                     if held.is_none() {
                         let may = remembered.may_ask(from, now);
                         may.map_err(Denial::TooManyQuestions)?;
@@ -127,7 +127,7 @@ impl Tokens {
         }
     }
 
-    /// In a task, so that it goes on when the request that asked is gone.
+    /// In a task, so that it continues when the request is gone.
     fn begin(&self, question: Question, token: Shown, who: Answer) -> Asking {
         let inner = Arc::clone(&self.0);
         let task = tokio::spawn(async move {
@@ -184,8 +184,8 @@ pub(super) mod testing {
     use super::*;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-    /// Accepts `a.NAMESPACE.c` as a service account's of that namespace, which may get what
-    /// is there but models called `secret`; of `shop`, all of it.
+    /// Accepts `a.NAMESPACE.c` as a service account's of that namespace, which may get every model
+    /// there except those called `secret`; in `shop`, all of them.
     #[derive(Default)]
     pub(crate) struct FakeReviews {
         pub(crate) asked: AtomicU32,

@@ -5,16 +5,16 @@ use super::{Access, Caller, Denial};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeSet;
 
-/// Questions about one client's models at the same time.
+/// Concurrent questions about one client's models.
 const AT_ONCE: usize = 8;
 
 impl Access {
-    /// Those of `full_names` for which `caller` may ask, of `namespace` alone where one is
-    /// named. Without one, the holder of a token learns of the models of its own namespace:
-    /// each other one would be a question to the API server.
+    /// Those of `full_names` that `caller` may use, in `namespace` if one is given. Without one,
+    /// the holder of a token sees only its own namespace: each other one would be a question to
+    /// the API server.
     ///
     /// # Errors
-    /// Nobody can say, or too many questions come.
+    /// That cannot be determined, or there are too many questions.
     pub(crate) async fn visible(
         &self,
         caller: &Caller,
@@ -32,7 +32,7 @@ impl Access {
         let Some(namespace) = namespace.filter(|_| is_token && !names.is_empty()) else {
             return Ok(names);
         };
-        // Most who may get one may get all, which is one question.
+        // Most callers that may get one may get all, which takes one question.
         if self.sees(caller, &format!("{namespace}/")).await? {
             return Ok(names);
         }
@@ -110,7 +110,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_shows_what_its_holder_may_get_in_one_namespace() {
         let tokens = Gatekeeper::by(AuthMode::Token);
-        // By their names, since not all may be got.
+        // By name, since not all of them are allowed.
         assert_eq!(
             seen(&tokens, "a.lab.c", None).await.unwrap(),
             ["lab/m", "lab/n"]

@@ -1,4 +1,4 @@
-//! Hosts that know each other by certificates, over real sockets.
+//! Hosts that authenticate each other by certificates, over real sockets.
 
 use super::hostile::{FORWARD, sent};
 use super::testing::{Folder, Host, part, request, route_to, values};
@@ -56,7 +56,7 @@ async fn path(by: &Authority) -> (Host, Host) {
     (cam, edge)
 }
 
-/// A channel to `host` as it is dialled by the owner of `trust`.
+/// A channel to `host`, dialled by the owner of `trust`.
 async fn dialled(host: &Host, trust: &Trust) -> Channel {
     let target = Target::Agent {
         node: &host.hop.node,
@@ -65,7 +65,7 @@ async fn dialled(host: &Host, trust: &Trust) -> Channel {
     connect(target, &Profile::REQUESTS, trust).await.unwrap()
 }
 
-/// What `host` says to a hop for its segment 1, and to a ping.
+/// The answers of `host` to a hop for its segment 1, and to a ping.
 async fn told(channel: Channel) -> (Code, Code) {
     let mut client = HopClient::new(channel);
     let hop = client.forward(forward(1, "x1")).await;
@@ -79,7 +79,7 @@ async fn a_request_goes_along_a_path_whose_hosts_know_each_other_and_its_client_
     let (cam, edge) = path(&authority()).await;
     let reply = cam.client().model_infer(request("a", &[1.0, 2.0])).await;
     assert_eq!(values(&reply.unwrap().into_inner()), [20.0, 40.0]);
-    // The client of another host is passed on to the entry.
+    // A client of the other host is forwarded to the entry.
     edge.hear(&[super::testing::listed(&[(&cam, true)])]);
     let reply = edge.client().model_infer(request("b", &[1.0, 2.0])).await;
     assert_eq!(values(&reply.unwrap().into_inner()), [20.0, 40.0]);
@@ -102,7 +102,7 @@ async fn without_a_certificate_neither_hop_nor_ping_is_answered() {
     let (_cam, edge) = path(&by).await;
     let refused = (Code::Unauthenticated, Code::Unauthenticated);
     assert_eq!(told(edge.channel()).await, refused);
-    // With TLS, but nobody in it.
+    // With TLS, but without a certificate.
     let nobody = Trust::new(TlsMode::Required);
     nobody.set(None, &[by.der().clone()]).unwrap();
     let target = Target::Agent {
@@ -129,7 +129,7 @@ async fn of_a_hop_without_a_certificate_nothing_is_waited_for() {
 async fn a_host_of_a_foreign_authority_is_not_heard_and_not_asked() {
     let (by, foreign) = (authority(), authority());
     let (_cam, edge) = path(&by).await;
-    // It believes ours, and shows its own.
+    // It trusts our authority, but shows its own certificate.
     let stranger = trust(TlsMode::Required, &foreign, "cam-1", &[&by]);
     let stranger = Hops::new(stranger);
     let heard = stranger.forward(&edge.hop, forward(1, "x1"), deadline());
@@ -157,7 +157,7 @@ async fn who_answers_at_the_address_of_another_host_gets_no_request() {
         refused.to_string().contains("edge-2.agents.lamina"),
         "{refused}"
     );
-    // The one that was meant to be asked is, on a connection of its own.
+    // The intended host answers, on its own connection.
     hops.forward(&edge.hop, forward(1, "x1"), deadline())
         .await
         .unwrap();
@@ -182,7 +182,7 @@ async fn a_new_authority_takes_over_while_requests_go_on() {
         let own = credentials(&new, node);
         let both = [old.der().clone(), new.der().clone()];
         changed.set(Some(&own), &both).unwrap();
-        // The connection that is open, and a new one.
+        // The open connection, and a new one.
         ask(hops.clone()).await.unwrap();
         ask(Hops::new(ours.clone())).await.unwrap();
     }
@@ -228,7 +228,7 @@ async fn while_a_cluster_is_changed_over_hosts_with_tls_and_without_serve_togeth
                 .unwrap();
         }
     }
-    // A certificate that is shown counts also then.
+    // A certificate counts here too.
     let stranger = dialled(&with, &optional("cam-2")).await;
     assert_eq!(told(stranger).await, (Code::PermissionDenied, Code::Ok));
 }

@@ -1,4 +1,4 @@
-//! Who is let in, over gRPC and over HTTP, at the entry and at an agent that passes on.
+//! Which clients are admitted, over gRPC and HTTP, at the entry and at a forwarding agent.
 
 use super::testing::{Folder, Host, deploy, listed, request, route_to, values};
 use crate::serve::access::testing::{Gatekeeper, key};
@@ -20,7 +20,7 @@ use tower::{Service as _, ServiceExt as _};
 const KEY: &str = "a-key-of-default";
 const FOREIGN: &str = "a-key-of-lab";
 
-/// An agent that serves `default/m` as 2x+1, and one that knows where it enters.
+/// An agent that serves `default/m` as 2x+1, and one that knows its entry.
 struct Site {
     cam: Host,
     edge: Host,
@@ -66,7 +66,7 @@ fn with_token<M>(message: M, token: &str) -> Request<M> {
     request
 }
 
-/// Asks for `model` with `key`; the answer's values.
+/// Calls `model` with `key`; returns the answer's values.
 async fn asked(host: &Host, model: &str, key: &str) -> Result<Vec<f32>, Status> {
     let request = ModelInferRequest {
         model_name: model.to_owned(),
@@ -130,7 +130,7 @@ async fn a_key_reaches_the_models_of_its_namespace_and_learns_of_no_others() {
         for name in ["m", "default/m"] {
             assert_eq!(asked(host, name, KEY).await.unwrap(), [3.0, 5.0]);
         }
-        // Of what is there and what is not it hears the same.
+        // The answer is the same whether or not the model exists.
         for name in ["default/m", "default/n", "other/m", "//"] {
             let status = asked(host, name, FOREIGN).await.unwrap_err();
             assert_eq!(status.code(), Code::PermissionDenied, "{status}");
@@ -183,7 +183,7 @@ async fn nobody_is_let_in_for_saying_that_another_agent_has_looked() {
     client.model_infer(forged(KEY)).await.unwrap();
 }
 
-/// How the host answers a request whose message goes on no further than `bytes`.
+/// The host's answer to a request whose message stops after `bytes`.
 async fn unfinished(host: &Host, key: &str, bytes: &[u8]) -> Code {
     let body = Frames {
         frames: [Bytes::copy_from_slice(bytes)].into(),
@@ -197,7 +197,7 @@ async fn unfinished(host: &Host, key: &str, bytes: &[u8]) -> Code {
         .unwrap();
     let mut channel = host.channel();
     let answering = channel.ready().await.unwrap().call(request);
-    // Sooner than who waits for the rest gives up.
+    // Before a server that waits for the rest would give up.
     let response = timeout(Duration::from_secs(10), answering).await;
     let response = response.unwrap().unwrap();
     let code = response.headers().get("grpc-status");
@@ -207,7 +207,7 @@ async fn unfinished(host: &Host, key: &str, bytes: &[u8]) -> Code {
 #[tokio::test]
 async fn who_is_not_let_in_is_told_before_its_message_is_there() {
     let site = Site::with_keys().await;
-    // 32 MiB that never come, of a request whose first field names the model.
+    // 32 MiB that never arrive, of a request whose first field names the model.
     let mut begun = framed(0, 32 << 20, b"\x0a\x09default/m");
     begun.extend_from_slice(b"\x1a");
     let unknown = unfinished(&site.cam, "another", &begun).await;
@@ -223,7 +223,7 @@ fn limited(secret: &str, requests_per_second: u32) -> ApiKey {
     }
 }
 
-/// Asks until it is refused.
+/// Sends requests until one is refused.
 async fn refused_by_and_by(host: &Host, key: &str) -> Status {
     for _ in 0..50 {
         if let Err(status) = asked(host, "m", key).await {
@@ -254,7 +254,7 @@ async fn an_address_has_a_rate_which_other_agents_do_not_share() {
     let site = Site::guarded(gatekeeper).await;
     let status = refused_by_and_by(&site.cam, "").await;
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-    // Nobody gets by for saying that it is an agent; one that is known to be does.
+    // Claiming to be an agent is not enough; being known as one is.
     let forwarded = || {
         let mut request = Request::new(ModelInferRequest {
             model_name: "default/m".into(),
@@ -302,7 +302,7 @@ async fn a_token_gets_the_models_that_its_holder_may_get() {
         }
     }
     assert_eq!(code(&site.cam, "m", KEY).await, Code::Unauthenticated);
-    // With the API server away those go on that were let in, and nobody else comes in.
+    // While the API server is away, admitted clients continue, and nobody else is admitted.
     site.gatekeeper.api_server_away(true);
     assert_eq!(ask(&site.cam, "m", "a.default.c").await, Code::Ok);
     let new = ask(&site.cam, "m", "new.default.c").await;

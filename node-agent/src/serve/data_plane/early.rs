@@ -1,4 +1,4 @@
-//! Early exits from agent to agent: a camera with the first exit, an edge with the end.
+//! Early exits from agent to agent: a camera with the first exit, an edge host with the rest.
 
 use super::testing::{Folder, Host, parameter, request, route_to, values};
 use crate::serve::engine::fake::{FakeBlock, FakeEngine};
@@ -78,7 +78,7 @@ async fn deploy(cam: &mut Host, edge: &mut Host, when_cut_off: WhenCutOff) {
     cam.routes.apply(&[route]).unwrap();
 }
 
-/// Rows of two, of which the first and the last are sure.
+/// Rows of two; the first and the last are confident.
 const ROWS: [f32; 6] = [4.0, 0.0, 0.1, 0.0, 0.0, 3.0];
 
 fn rows(values: &[f32]) -> ModelInferRequest {
@@ -136,7 +136,7 @@ async fn sure_rows_are_answered_at_once_and_the_others_behind_them() {
     };
     assert_eq!(seen.requests[&key][0].rows_by_exit, [2, 1]);
     edge.telemetry.drain();
-    // Where all are sure, the edge is not asked.
+    // If all are confident, the edge is not called.
     let (answer, lines) = ask(&cam, rows(&[4.0, 0.0])).await;
     assert_eq!((answer, lines.len()), (vec![8.0, 0.0], 1));
     let segment = SegmentKey {
@@ -167,7 +167,7 @@ async fn a_client_says_how_sure_and_how_far() {
     let status = cam.client().model_infer(refused).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("early, final"), "{status}");
-    // Who names a side exit gets every exit of every row.
+    // Naming a side exit requests every exit of every row.
     let mut all = rows(&ROWS);
     let output = |name: &str| InferRequestedOutputTensor {
         name: name.into(),
@@ -205,7 +205,7 @@ async fn an_exit_answers_soon_though_the_next_host_is_silent() {
     for _ in 0..3 {
         ask(&cam, rows(&ROWS)).await;
     }
-    // As with a link that swallows what is sent: the connection stays.
+    // As with a link that swallows everything: the connection stays.
     let silence = engine.turn.lock().await;
     let begin = Instant::now();
     let (_, lines) = ask(&cam, rows(&ROWS)).await;
@@ -213,7 +213,7 @@ async fn an_exit_answers_soon_though_the_next_host_is_silent() {
     let took = begin.elapsed();
     assert!(took < Duration::from_secs(2), "{took:?}");
     drop(silence);
-    // It answers pings, and is asked again.
+    // It answers pings, and is called again.
     for _ in 0..100 {
         let (_, lines) = ask(&cam, rows(&ROWS)).await;
         if lines[1] == "final on edge-1" {

@@ -1,4 +1,4 @@
-//! Values in fewer bytes from agent to agent: a camera that doubles, an edge that adds one.
+//! Encoded values from agent to agent: a camera that doubles, an edge host that adds one.
 
 use super::testing::{Folder, Host, part, request, route_to, values};
 use lamina_crds::compute_node::{Route, Slice, Verification};
@@ -21,7 +21,7 @@ struct Path {
     folder: Arc<Folder>,
 }
 
-/// The camera sends what it computed under `encoding`.
+/// The camera sends its outputs with `encoding`.
 async fn path(encoding: Option<Encoding>) -> Path {
     let folder = Folder::new();
     let mut cam = Host::start("cam-1", &folder);
@@ -37,7 +37,7 @@ async fn path(encoding: Option<Encoding>) -> Path {
     Path { cam, edge, folder }
 }
 
-/// The answer to `row`s of two, and the bytes that went to the next host.
+/// The answer to `row`s of two, and the bytes sent to the next host.
 async fn ask(host: &Host, row: &[f32]) -> (Vec<f32>, u64) {
     let reply = host.client().model_infer(request("r", row)).await.unwrap();
     let sent = host.telemetry.drain().transfers;
@@ -52,7 +52,7 @@ async fn an_activation_goes_in_fewer_bytes_and_arrives() {
         (encoding(WireType::Fp16, "x1"), 8),
         (encoding(WireType::Bf16, "x1"), 8),
         (encoding(WireType::Int8, "x1"), 4),
-        // Of another value nothing crosses here.
+        // No such value crosses here.
         (encoding(WireType::Int8, "x9"), 16),
     ] {
         let path = path(encoding).await;
@@ -73,7 +73,7 @@ async fn what_so_few_bits_do_not_hold_arrives_as_it_is() {
     assert_eq!((answer[1], sent), (5.0, 8));
 }
 
-/// The whole model lies on the edge; the camera is the entry.
+/// The whole model is on the edge; the camera is the entry.
 async fn remote(encoding: Option<Encoding>) -> Path {
     let folder = Folder::new();
     let cam = Host::start("cam-1", &folder);
@@ -111,7 +111,7 @@ async fn verified(error: Option<f64>) -> Verification {
         ..part(&path.folder, 2, 0, (1.0, 0.0), None)
     };
     edge.hold(whole).await;
-    // A hundred steps and a half.
+    // A hundred and a half steps.
     let known = [0.0, 100.5, 254.0, 255.0];
     let probe = Probe {
         inputs: vec![tensor(&known)],

@@ -1,4 +1,4 @@
-//! Clients that speak TLS, over gRPC and HTTP, to agents that know each other by certificates.
+//! Clients with TLS, over gRPC and HTTP, of agents that authenticate each other by certificates.
 
 use super::testing::{Folder, Host, listed, part, request, route_to, values};
 use crate::net::{FrontMode, FrontTls, TlsMode};
@@ -19,11 +19,11 @@ use tokio::net::TcpStream;
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
-/// By which clients know every agent here.
+/// The name of every agent for clients here.
 const NAME: &str = "lamina.example";
 
-/// `cam-1` serves `m` as 2x on itself and 10x on `edge-1`; both show clients certificates
-/// of one authority, and hosts of another.
+/// `cam-1` serves `m` as 2x on itself and 10x on `edge-1`; both show clients certificates of one
+/// authority, and hosts those of another.
 struct Site {
     given: Authority,
     cam: Host,
@@ -58,7 +58,7 @@ impl Site {
     }
 }
 
-/// Over gRPC with TLS, for who believes `by`.
+/// Over gRPC with TLS, for a client that trusts `by`.
 fn client(host: &Host, by: &Authority) -> GrpcInferenceServiceClient<Channel> {
     let config = client_config(None, &[by.der().clone()]).unwrap();
     let address = host.hop.address.clone();
@@ -74,7 +74,7 @@ fn client(host: &Host, by: &Authority) -> GrpcInferenceServiceClient<Channel> {
     GrpcInferenceServiceClient::new(endpoint.connect_with_connector_lazy(connector))
 }
 
-/// What the host answers over HTTP, by `scheme`, to who believes `by`.
+/// The host's answer over HTTP, by `scheme`, to a client that trusts `by`.
 async fn posted(host: &Host, scheme: &str, by: &Authority) -> Result<StatusCode, reqwest::Error> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = reqwest::Certificate::from_pem(by.certificate().as_bytes()).unwrap();
@@ -115,7 +115,7 @@ async fn with_tls_clients_are_answered_at_the_entry_and_elsewhere_and_without_th
     }
 }
 
-/// Asks over gRPC and HTTP, believing the authorities in a file.
+/// Calls over gRPC and HTTP, trusting the authorities in a file.
 const ASK: &str = "
 import sys
 import numpy
@@ -161,7 +161,7 @@ async fn clients_that_others_wrote_believe_the_certificate_by_its_address() {
 #[tokio::test]
 async fn while_clients_are_changed_over_both_ways_are_open() {
     let site = Site::start(true, &open).await;
-    // Other agents need certificates nevertheless.
+    // Other agents still need certificates.
     for host in [&site.cam, &site.edge] {
         let plain = host.client().model_infer(request("a", &[1.0, 2.0])).await;
         assert_eq!(values(plain.unwrap().get_ref()), [20.0, 40.0]);
@@ -199,7 +199,7 @@ async fn a_new_certificate_is_shown_while_connections_go_on() {
 
 #[tokio::test]
 async fn who_says_that_an_agent_passes_it_on_is_believed_by_its_certificate_alone() {
-    // The address is one at which an agent is known to be.
+    // The address is that of a known agent.
     let gatekeeper = Gatekeeper::by(AuthMode::None).pacing(1);
     gatekeeper.knows_agent_at([127, 0, 0, 1].into());
     let site = Site::start(false, &|| gatekeeper.access()).await;

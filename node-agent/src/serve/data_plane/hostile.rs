@@ -1,4 +1,4 @@
-//! What anybody with network reach may send, each beside a client that loses nothing.
+//! Attacks from the network, each beside a client that loses nothing.
 
 use super::testing::{Folder, Host, deploy, part, request, route_to, values};
 use crate::serve::engine::fake::FakeBlock;
@@ -70,7 +70,7 @@ async fn serving() -> Host {
     cam
 }
 
-/// A client that asks all the time. It panics where it is not answered within five seconds.
+/// A client that sends requests all the time. It panics if it gets no answer within five seconds.
 struct Normal {
     stop: Arc<AtomicBool>,
     asking: tokio::task::JoinHandle<()>,
@@ -82,7 +82,7 @@ impl Normal {
         let mut client = host.client();
         let stopped = Arc::clone(&stop);
         let asking = tokio::spawn(async move {
-            // However short the attack was, it asks again afterwards.
+            // However short the attack was, it sends more afterwards.
             let mut asked_afterwards = 0;
             while asked_afterwards < 3 {
                 asked_afterwards += u32::from(stopped.load(Ordering::Relaxed));
@@ -101,7 +101,7 @@ impl Normal {
     }
 }
 
-/// A figure of this process in bytes, such as `VmRSS`.
+/// A value from this process's status in bytes, such as `VmRSS`.
 fn memory(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|l| l.starts_with(field)).unwrap();
@@ -120,7 +120,7 @@ async fn bombs_of_ten_kilobytes_cost_an_answer_each() {
     for code in join_all(bombs).await {
         assert_eq!(code, Code::ResourceExhausted);
     }
-    // Uncompressed, to users and to agents: what is decoded is hundreds of megabytes.
+    // Uncompressed, to users and to agents: decoded, it has hundreds of megabytes.
     let (inputs, tensors) = ([0x2a, 0].repeat(2_000_000), [0x32, 0].repeat(2_000_000));
     for (path, content) in [(INFER, inputs), (FORWARD, tensors)] {
         let frame = framed(0, 4_000_000, &content);
@@ -137,7 +137,7 @@ async fn what_is_announced_reserves_nothing() {
     let cam = serving().await;
     let client = Normal::of(&cam);
     let before = memory("VmSize");
-    // More than is taken is refused at the word.
+    // A message above the limit is refused at its announcement.
     for path in [INFER, FORWARD] {
         let huge = framed(0, 1 << 30, b"");
         let announced = (0..100).map(|_| sent(cam.channel(), path, "identity", &huge, false));
@@ -145,7 +145,7 @@ async fn what_is_announced_reserves_nothing() {
             assert_eq!(code, Code::ResourceExhausted);
         }
     }
-    // What would be taken is waited for, without memory.
+    // A smaller one is waited for, without memory.
     let large = framed(0, 60 << 20, b"");
     let announced = (0..100).map(|_| {
         let sending = sent(cam.channel(), INFER, "identity", &large, false);
@@ -162,7 +162,7 @@ async fn what_is_announced_reserves_nothing() {
 async fn slow_clients_keep_nobody_from_their_model() {
     let cam = serving().await;
     let client = Normal::of(&cam);
-    // Together more than a model may take, and never whole.
+    // Together more than a model may take, and never complete.
     let name = [0x0a, 1, b'm', 0x3a, 0xff, 0xff, 0x3f];
     let slow = framed(0, 1 << 20, &[&name[..], &[0; 700_000]].concat());
     let sending = (0..100).map(|_| {
@@ -263,14 +263,14 @@ async fn a_second_message_is_refused_and_a_cut_one_too() {
         let code = sent(cam.channel(), INFER, "identity", &bytes, true).await;
         assert_eq!(code, Code::InvalidArgument);
     }
-    // The service itself says what it cannot unpack.
+    // The service itself reports what it cannot decompress.
     for path in [INFER, STREAM] {
         let code = sent(cam.channel(), path, "zstd", &whole, true).await;
         assert_eq!(code, Code::Unimplemented, "{path}");
     }
 }
 
-/// What HTTP/2 begins with, and a frame of it.
+/// The preface of HTTP/2, and a frame of it.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -287,7 +287,7 @@ fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
 /// A request's headers: POST, http, `/m`, and the authority `a`.
 const ASK: &[u8] = &[0x83, 0x86, 0x04, 0x02, b'/', b'm', 0x01, 0x01, b'a'];
 
-/// A connection that has said hello.
+/// A connection after the preface.
 async fn greeted(host: &Host) -> TcpStream {
     let mut socket = TcpStream::connect(&host.hop.address).await.unwrap();
     let hello = [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat();
@@ -295,7 +295,8 @@ async fn greeted(host: &Host) -> TcpStream {
     socket
 }
 
-/// Sends `flood` until the host hangs up, for two seconds at most; how many bytes it took.
+/// Sends `flood` until the host closes the connection, for two seconds at most; returns the number
+/// of bytes sent.
 async fn pour(host: &Host, mut flood: impl FnMut(u32) -> Vec<u8>) -> usize {
     let (mut reading, mut socket) = greeted(host).await.into_split();
     let draining =
@@ -322,7 +323,7 @@ async fn floods_of_frames_that_cost_nothing_to_send_cost_others_nothing() {
     let cam = serving().await;
     let client = Normal::of(&cam);
     let before = memory("VmRSS");
-    // Streams that are given up as soon as they are opened.
+    // Streams that are reset as soon as they are opened.
     let resets = |n: u32| {
         let pair = |stream: u32| {
             let open = frame(HEADERS, END_HEADERS, stream, ASK);
@@ -331,7 +332,7 @@ async fn floods_of_frames_that_cost_nothing_to_send_cost_others_nothing() {
         let streams = 100 * n..100 * (n + 1);
         streams.flat_map(|stream| pair(2 * stream + 1)).collect()
     };
-    // Headers that never end.
+    // Endless headers.
     let headers = |n: u32| {
         let field = [&[0x00, 0x01, b'x', 0x7f, 0x81, 0x7c][..], &[b'y'; 16_000]].concat();
         match n {
@@ -345,7 +346,7 @@ async fn floods_of_frames_that_cost_nothing_to_send_cost_others_nothing() {
         pour(&cam, headers),
         pour(&cam, settings)
     );
-    // What it took lay on the way when it hung up.
+    // The rest was in flight when it closed the connection.
     assert!(resets < 64 << 20, "streams that are only reset: {resets}");
     assert!(headers < 64 << 20, "headers without end: {headers}");
     let grown = memory("VmRSS").saturating_sub(before);
@@ -373,7 +374,7 @@ async fn clients_that_vanish_or_talk_nonsense_cost_others_nothing() {
             greeted(&cam).await
         };
         let noise: Vec<u8> = (0..2000).map(|_| rand::random()).collect();
-        // It may hang up before all was said.
+        // It may close the connection before everything was sent.
         let _ = socket.write_all(&noise).await;
     }
     client.lost_nothing().await;

@@ -1,4 +1,4 @@
-//! What is known of the models here, for who must know it before a request is decoded.
+//! Size limits of the models known here, needed before a request is decoded.
 
 use crate::serve::directory::Directory;
 use crate::serve::guard::Models;
@@ -6,8 +6,7 @@ use crate::serve::routes::Routes;
 use crate::serve::slices::Slices;
 use lamina_model::ValueSpec;
 
-/// Rows of the batch for which there is always room, where the sizes of the tensors say how
-/// much that is.
+/// A batch of this many rows always fits, if the sizes of the tensors are known.
 const ROWS: u64 = 64;
 
 /// The models that enter here or elsewhere, and those of which this host runs a part.

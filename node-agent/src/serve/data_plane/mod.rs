@@ -33,57 +33,56 @@ use tonic::service::Routes as Services;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-/// Requests in flight at a shutdown get this long. Watchers of the health service
-/// never end by themselves.
+/// Time for requests in flight at a shutdown. Watchers of the health service never end by
+/// themselves.
 const DRAIN: Duration = Duration::from_secs(25);
-/// How often connections are looked through for unused ones.
+/// Period of the search for unused connections.
 const TIDY: Duration = Duration::from_secs(30);
 /// A connection without a request for this long belongs to an old route.
 const UNUSED: Duration = Duration::from_secs(300);
 
 /// The data plane of one agent.
 ///
-/// The caller applies what the operator wants to [`Routes::apply`] and
-/// [`Slices::apply`], and reports their statuses; all fields are shared handles.
+/// The caller passes the operator's wish to [`Routes::apply`] and [`Slices::apply`], and
+/// reports their statuses; all fields are shared handles.
 pub(crate) struct DataPlane {
     /// Name of this host's ComputeNode, as routes and slices spell it.
     pub(crate) node: Arc<str>,
-    /// How other agents are known, and this host to them.
+    /// Authenticates other agents, and this host to them.
     pub(crate) trust: Trust,
-    /// What clients are shown.
+    /// TLS for clients.
     pub(crate) front: FrontTls,
-    /// Models whose entry this host is.
+    /// Models that enter at this host.
     pub(crate) routes: Routes,
-    /// Where those of other hosts enter.
+    /// The entries of other models.
     pub(crate) directory: Directory,
-    /// How near other hosts are.
+    /// Distances to other hosts.
     pub(crate) round_trip: RoundTrip,
-    /// What this host runs.
+    /// The slices of this host.
     pub(crate) slices: Slices,
     /// Where probes come from.
     pub(crate) blobs: Arc<dyn BlobSource>,
-    /// What is seen on the way.
+    /// Telemetry of requests.
     pub(crate) telemetry: Telemetry,
-    /// Whether the agent takes requests at all: registered, and its engine
-    /// alive. Independent of single models. Answers ServerReady and the health
-    /// service; requests are taken in any case.
+    /// Whether the agent accepts requests at all: registered, and its engine alive. Independent of
+    /// single models. Answers ServerReady and the health service; requests are accepted in any
+    /// case.
     pub(crate) ready: watch::Receiver<bool>,
-    /// Who may ask.
+    /// Access control.
     pub(crate) access: Access,
-    /// How many connections there may be.
+    /// Limits on connections.
     pub(crate) limits: DoorLimits,
-    /// What the requests inside may take.
+    /// Memory budget of all requests.
     pub(crate) room: Budget,
-    /// What a run may take, in bytes.
+    /// Memory limit of a run, in bytes.
     pub(crate) run_memory_bytes: u64,
 }
 
 impl DataPlane {
-    /// Serves users (Open Inference Protocol), other agents (Hop) and probes
-    /// (grpc.health.v1) on `listener`, where agents are told from users by the certificate
-    /// that they show in TLS, users over HTTP on `http` where there is one,
-    /// and verifies revisions, until `shutdown`. Then no connection is taken any more,
-    /// and requests in flight are finished, for 25 s at most.
+    /// Serves users (Open Inference Protocol), other agents (Hop) and probes (grpc.health.v1) on
+    /// `listener`, where agents are distinguished from users by their TLS certificate, and users
+    /// over HTTP on `http` if given; verifies revisions, until `shutdown`. Then it accepts no more
+    /// connections, and finishes requests in flight, for at most 25 s.
     pub(crate) async fn serve(
         self,
         listener: TcpListener,
@@ -193,7 +192,7 @@ async fn tidy(hops: Hops) {
     }
 }
 
-/// The health service says what `ready` says, and `""` that the process answers.
+/// The health service reports `ready`, and for `""` that the process answers.
 async fn report_health(
     reporter: HealthReporter,
     mut ready: watch::Receiver<bool>,

@@ -1,4 +1,4 @@
-//! Requests that come on one stream, at the entry and at an agent that passes on.
+//! Requests on one stream, at the entry and at a forwarding agent.
 
 use super::testing::{Folder, Host, deploy, listed, request, route_to, values};
 use crate::serve::access::AuthMode;
@@ -16,8 +16,8 @@ use tonic::{Code, Request, Status, Streaming};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
-/// An entry that serves `m` as 2x+1 over two hosts, of which the second takes `run_time`,
-/// and an agent that passes on.
+/// An entry that serves `m` as 2x+1 over two hosts, of which the second takes `run_time`, and a
+/// forwarding agent.
 struct Site {
     cam: Host,
     edge: Host,
@@ -56,7 +56,7 @@ fn numbered(i: u16) -> ModelInferRequest {
     request(&i.to_string(), &[f32::from(i), 0.0])
 }
 
-/// The id and the first value, or the error's status and its words.
+/// The id and the first value, or the error's status and message.
 fn told(answer: Result<ModelStreamInferResponse, Status>) -> (String, Result<f32, (i64, String)>) {
     let answer = answer.unwrap();
     let response = answer.infer_response.unwrap();
@@ -87,7 +87,7 @@ async fn answers_come_in_the_order_of_their_requests_and_errors_stand_between_th
             let refused = match i {
                 3 => Some((Code::NotFound, "unknown model `default/n`")),
                 4 => Some((Code::InvalidArgument, "unknown input `picture`")),
-                // Refused before it is decoded, so that its id is not known.
+                // Refused before it is decoded, so its id is unknown.
                 6 => Some((Code::InvalidArgument, "more than 256 inputs")),
                 _ => None,
             };
@@ -206,7 +206,7 @@ async fn a_shutdown_answers_what_is_inside_and_ends_the_stream() {
     assert!(status.message().contains("another stream"), "{status}");
 }
 
-/// A stream to which requests are given one by one, opened with `shown`.
+/// A stream that sends requests one by one, opened with `shown`.
 async fn by_and_by(
     host: &Host,
     shown: &str,
@@ -249,7 +249,7 @@ async fn who_may_ask_is_decided_for_each_request() {
         );
     }
     assert_eq!(told(ask("default/m").await).1, Ok(3.0));
-    // A key that is gone ends the stream.
+    // A removed key ends the stream.
     gatekeeper.say(&[]);
     let status = ask("m").await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
@@ -268,7 +268,7 @@ async fn a_rate_holds_on_a_stream_too() {
         .iter()
         .filter_map(|(_, outcome)| outcome.as_ref().err());
     let refused: Vec<_> = refused.collect();
-    // So many come in a second that few of them were answered.
+    // So many came in a second that few of them were answered.
     assert!((20..=35).contains(&refused.len()), "{}", refused.len());
     for (code, words) in refused {
         assert_eq!(

@@ -1,5 +1,4 @@
-//! Agents on the loopback, each with a runtime of its own so that it can be
-//! killed as a process can.
+//! Agents on the loopback, each with its own runtime so that it can be killed like a process.
 
 use super::DataPlane;
 use crate::blobs::{BlobError, BlobSource};
@@ -85,7 +84,7 @@ fn directory_of(models: Vec<DirectoryModel>) -> lamina_proto::control::Directory
 /// One agent's data plane.
 pub(crate) struct Host {
     pub(crate) hop: Hop,
-    /// Where it speaks HTTP.
+    /// Its HTTP address.
     pub(crate) http_address: String,
     pub(crate) routes: Routes,
     pub(crate) directory: Directory,
@@ -115,14 +114,14 @@ impl Host {
         Self::at(name, folder, engine, "127.0.0.1:0".parse().unwrap(), open())
     }
 
-    /// Lets in whom `gatekeeper` lets in.
+    /// Admits the clients that `gatekeeper` admits.
     pub(crate) fn guarded(name: &str, folder: &Arc<Folder>, gatekeeper: &Gatekeeper) -> Self {
         let engine = Arc::new(FakeEngine::default());
         let address = "127.0.0.1:0".parse().unwrap();
         Self::at(name, folder, engine, address, gatekeeper.access())
     }
 
-    /// One that speaks TLS as `trust` says.
+    /// One that uses TLS by `trust`.
     pub(crate) fn with_trust(name: &str, folder: &Arc<Folder>, trust: Trust) -> Self {
         let engine = Arc::new(FakeEngine::default());
         let address = "127.0.0.1:0".parse().unwrap();
@@ -130,7 +129,7 @@ impl Host {
         Self::trusting(name, folder, engine, address, (open(), trust, front))
     }
 
-    /// One whose clients are shown what `front` has.
+    /// One that presents `front` to clients.
     pub(crate) fn fronted(
         name: &str,
         folder: &Arc<Folder>,
@@ -224,7 +223,7 @@ impl Host {
         }
     }
 
-    /// Ends it as SIGKILL would: every socket closes.
+    /// Ends it as SIGKILL would: all sockets close.
     pub(crate) fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             let end = move || runtime.shutdown_timeout(Duration::from_secs(2));
@@ -232,7 +231,7 @@ impl Host {
         }
     }
 
-    /// Starts a killed one anew at the same address, with nothing loaded.
+    /// Restarts a killed one at the same address, with nothing loaded.
     pub(crate) fn restarted(mut self) -> Self {
         self.kill();
         let address = self.hop.address.parse().unwrap();
@@ -265,7 +264,7 @@ impl Host {
         self.slices.apply(&self.wanted);
     }
 
-    /// Hears from the operator that these are all models.
+    /// Receives the list of all models from the operator.
     pub(crate) fn hear(&self, models: &[DirectoryModel]) {
         self.directory.apply(directory_of(models.to_vec()));
     }
@@ -345,7 +344,7 @@ pub(crate) fn route_to(active: i64, revisions: &[(i64, &Host)]) -> Route {
     }
 }
 
-/// The directory's line of model `m`: its entries, and whether each serves.
+/// The directory's entry of model `m`: its entries, and whether each is active.
 pub(crate) fn listed(entries: &[(&Host, bool)]) -> DirectoryModel {
     let entry = |&(host, serves): &(&Host, bool)| DirectoryEntry {
         node: host.hop.node.clone(),

@@ -43,7 +43,7 @@ async fn a_request_goes_through_every_host_and_its_answer_back() {
         .collect();
     assert_eq!(nodes, ["cam-1", "edge-1", "cloud-1"]);
     assert!(timing[1]["compute_us"].as_u64().unwrap() >= 20_000);
-    // What the slow host took is not counted as transfer to it.
+    // The slow host's time is not counted as transfer to it.
     assert!(
         timing[0]["transfer_us"].as_u64().unwrap() < 20_000,
         "{timing}"
@@ -105,7 +105,7 @@ async fn nothing_is_lost_when_a_host_is_killed_and_comes_back() {
     assert!(requests.values().flatten().any(|r| r.retried > 0));
 }
 
-/// Revision 1 serves on cam-1→edge-1; edge-2 holds all of revision 2.
+/// Revision 1 is active on cam-1→edge-1; edge-2 holds all of revision 2.
 async fn a_path_and_a_spare() -> [Host; 3] {
     let folder = Folder::new();
     let mut cam = Host::start("cam-1", &folder);
@@ -129,8 +129,8 @@ async fn requests_follow_the_route_when_it_moves_to_another_host() {
     assert_eq!((values(&reply)[0], revision(&reply)), (7.0, 2));
 }
 
-/// Runs of the entry's slice while 30 requests wait for two seconds, `away` having
-/// made the next host useless. Then they all go another way.
+/// Runs of the entry's slice while 30 requests wait for two seconds, after `away` has disabled the
+/// next host. Then all take another path.
 async fn runs_while_requests_wait(away: fn(&mut Host)) -> usize {
     let [cam, mut edge, spare] = a_path_and_a_spare().await;
     away(&mut edge);
@@ -140,7 +140,7 @@ async fn runs_while_requests_wait(away: fn(&mut Host)) -> usize {
             let mut client = client.clone();
             tokio::spawn(async move {
                 let x = f32::from(i);
-                // The first alone finds out.
+                // Only the first finds out.
                 sleep(MS(if i == 0 { 0 } else { 500 })).await;
                 let reply = client.model_infer(request("", &[x, x])).await.unwrap();
                 assert_eq!(values(reply.get_ref())[0], 2.0f32.mul_add(x, 1.0));
@@ -198,7 +198,7 @@ async fn a_flip_under_load_loses_nothing_and_mixes_nothing() {
     let mut cam = Host::slow("cam-1", &folder, MS(2));
     let mut edge = Host::slow("edge-1", &folder, MS(2));
     deploy(1, &mut [(&mut cam, (2.0, 0.0)), (&mut edge, (1.0, 1.0))]).await;
-    // Gives the same on another split; a mixture of the two does not.
+    // The same result on another split; a mixture of the two gives another.
     deploy(2, &mut [(&mut cam, (1.0, 0.5)), (&mut edge, (2.0, 0.0))]).await;
     cam.routes
         .apply(&[route_to(1, &[(1, &cam), (2, &cam)])])
@@ -338,7 +338,7 @@ async fn health_says_ready_and_a_shutdown_finishes_what_is_inside() {
     );
 }
 
-/// A request for what revision 2 takes in [`two_signatures`].
+/// A request for the inputs of revision 2 in [`two_signatures`].
 fn new_request(x: f32) -> ModelInferRequest {
     let one = request("", &[x, x]);
     let input = |name: &str| InferInputTensor {
@@ -352,8 +352,8 @@ fn new_request(x: f32) -> ModelInferRequest {
     }
 }
 
-/// Revision 1 takes `image` and gives `scores` by way of `edge`; revision 2, all on
-/// `cam`, takes `pixels` and `mask` and gives `labels` and `extra`.
+/// Revision 1 maps `image` to `scores` over `edge`; revision 2, all on `cam`, maps `pixels` and
+/// `mask` to `labels` and `extra`.
 async fn two_signatures(cam: &mut Host, edge: &mut Host, active: i64) -> Route {
     deploy(1, &mut [(edge, (2.0, 1.0))]).await;
     let mut second = part(&cam.folder, 2, 0, (3.0, 0.0), None);
@@ -367,7 +367,7 @@ async fn two_signatures(cam: &mut Host, edge: &mut Host, active: i64) -> Route {
     route
 }
 
-/// Takes up `route` without `revision`, as when it has drained.
+/// Applies `route` without `revision`, as when it has drained.
 fn without(route: &Route, revision: i64) -> Route {
     let mut route = route.clone();
     route.revisions.retain(|r| r.revision != revision);
@@ -461,7 +461,7 @@ async fn a_retry_is_never_sent_to_a_revision_that_takes_something_else() {
     let mut cam = Host::start("cam-1", &folder);
     let mut stuck = Host::slow("edge-1", &folder, Duration::from_secs(60));
     let mut route = two_signatures(&mut cam, &mut stuck, 1).await;
-    // In its names alone: by shape it would fit.
+    // Only in its names: by shape it would fit.
     route.revisions[1].inputs.truncate(1);
     let mut client = cam.client();
     let waiting = tokio::spawn(async move { client.model_infer(request("", &[3.0, 0.0])).await });

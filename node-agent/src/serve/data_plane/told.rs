@@ -1,4 +1,4 @@
-//! What clients are told of models: how their requests went, and which there are.
+//! The model index and statistics that clients see.
 
 use super::testing::{Folder, Host, deploy, listed, parameter, request, route_to};
 use crate::serve::access::AuthMode;
@@ -16,8 +16,8 @@ const KEY: &str = "a-key-of-default";
 const FOREIGN: &str = "a-key-of-lab";
 const NARROW: &str = "a-key-of-one-model";
 
-/// An entry of `default/m` over two hosts, of which the second takes `run_time`, and an agent
-/// that knows where it enters, and more models.
+/// An entry of `default/m` over two hosts, of which the second takes `run_time`, and an agent that
+/// knows its entry, and more models.
 struct Site {
     cam: Host,
     edge: Host,
@@ -105,7 +105,7 @@ async fn requests_are_counted_where_they_enter_and_told_everywhere() {
                 .await
                 .unwrap();
         }
-        // The client's doing.
+        // The client's fault.
         host.client()
             .model_infer(request("", &[]))
             .await
@@ -244,7 +244,7 @@ async fn an_answer_says_what_of_its_time_passed_at_the_entry() {
         us(&told, "total_us") >= 20_000 + us(&told, "wait_us"),
         "{told}"
     );
-    // Where the first host is another one, the way to it is told, and not what it took.
+    // If the first host is another one, the transfer time counts, but not its own time.
     site.cam
         .routes
         .apply(&[route_to(1, &[(1, &site.edge)])])

@@ -30,16 +30,15 @@ impl DirectoryFile {
         }
     }
 
-    /// What was written last; nothing where there is no file or it cannot be
-    /// understood, since the operator tells it all again. Blocks.
+    /// The last written directory; empty if the file is missing or unreadable, since the operator
+    /// sends everything again. Blocks.
     pub(crate) fn read(&self) -> Table {
         let written = self.document.read(WHAT);
         written.map_or_else(Table::default, |written| Table::of(written.models, true))
     }
 }
 
-/// Keeps `file` as `directory` is from now on, off the runtime's threads, until
-/// dropped.
+/// Writes `directory` to `file` on every change, off the runtime's threads, until dropped.
 pub(crate) fn keep(
     directory: Directory,
     file: DirectoryFile,
@@ -47,7 +46,7 @@ pub(crate) fn keep(
     let changes = directory.subscribe();
     let content = move || {
         let table = directory.now();
-        // Only what is known whole may stand for it after a restart.
+        // Only a complete directory may be used after a restart.
         table.is_heard().then(|| Written {
             models: table.models.clone(),
         })

@@ -19,12 +19,12 @@ pub(crate) struct Directory {
     changes: watch::Sender<u64>,
 }
 
-/// What was heard last.
+/// The last received content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Table {
     /// By `namespace/name`.
     models: BTreeMap<String, Listed>,
-    /// The operator has told the whole of it, in this life or an earlier one.
+    /// The operator has sent all of it, to this or an earlier process.
     is_heard: bool,
 }
 
@@ -32,12 +32,12 @@ pub(crate) struct Table {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Listed {
-    /// Hosts at which requests enter.
+    /// Its entries.
     pub(crate) entries: Vec<Entry>,
-    /// Why none serves; empty where one does.
+    /// Why none serves; empty if one does.
     #[serde(default)]
     pub(crate) reason: String,
-    /// It is on its way.
+    /// It is being deployed.
     #[serde(default)]
     pub(crate) coming: bool,
 }
@@ -46,14 +46,14 @@ pub(crate) struct Listed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Entry {
-    /// The host and where its agent listens.
+    /// The host and its agent's address.
     pub(crate) hop: Hop,
     /// A verified revision serves there.
     pub(crate) serves: bool,
 }
 
 impl Directory {
-    /// Knows what an earlier process wrote to its file.
+    /// Starts from `table`, which an earlier process wrote.
     pub(crate) fn with(table: Table) -> Self {
         Self {
             table: Arc::new(RwLock::new(Arc::new(table))),
@@ -61,7 +61,7 @@ impl Directory {
         }
     }
 
-    /// Takes up what the operator says: everything, or what changed.
+    /// Applies the operator's message: everything, or the changes.
     pub(crate) fn apply(&self, message: Message) {
         let mut held = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let next = held.after(message);
@@ -73,13 +73,13 @@ impl Directory {
         self.changes.send_modify(|times| *times += 1);
     }
 
-    /// What is known now.
+    /// The current content.
     pub(crate) fn now(&self) -> Arc<Table> {
         let held = self.table.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&held)
     }
 
-    /// Changes with every change.
+    /// A number that changes with every change.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -108,7 +108,7 @@ impl Table {
         Self::of(next, self.is_heard || complete)
     }
 
-    /// Whether what is not in it does not exist.
+    /// Whether a missing model does not exist.
     pub(crate) const fn is_heard(&self) -> bool {
         self.is_heard
     }
@@ -118,7 +118,7 @@ impl Table {
         self.models.get(full_name)
     }
 
-    /// Where the agents of entries listen.
+    /// Addresses of the entries' agents.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = &str> {
         let entries = self.models.values().flat_map(|m| &m.entries);
         entries.map(|entry| entry.hop.address.as_str())

@@ -1,7 +1,7 @@
-//! An engine for tests: a block is a JSON file `{"mul": m, "add": a}` and maps
-//! every FP32 element x to m·x + a; tensors of other datatypes pass through as they are.
-//! With `exits`, as a network with side exits: of its inputs it takes the last alone, and
-//! gives what it makes of it and, where `side` is there, that times `side` as logits.
+//! An engine for tests: a block is a JSON file `{"mul": m, "add": a}` and maps every FP32 element x
+//! to m·x + a; tensors of other datatypes pass unchanged. With `exits` it behaves as a network with
+//! side exits: it uses only its last input, and returns the result and, if `side` is set, the
+//! result times `side` as logits.
 
 use super::{Batches, Engine, EngineError, Loaded, Run, Segment, Terms};
 use async_trait::async_trait;
@@ -27,12 +27,12 @@ pub(crate) struct FakeBlock {
     pub(crate) repeat: usize,
 }
 
-/// Runs one at a time, each for `run_time`.
+/// Runs one at a time, for `run_time` each.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FakeEngine {
     pub(crate) run_time: Duration,
     trouble: Option<String>,
-    /// Who holds it lets nothing run.
+    /// While this is locked, nothing runs.
     pub(crate) turn: Arc<Mutex<()>>,
     loads: Arc<AtomicUsize>,
 }
@@ -45,7 +45,7 @@ impl FakeEngine {
         }
     }
 
-    /// Can start nothing.
+    /// Cannot start anything.
     pub(crate) fn in_trouble(why: &str) -> Self {
         Self {
             trouble: Some(why.to_owned()),
@@ -53,7 +53,7 @@ impl FakeEngine {
         }
     }
 
-    /// Loads so far.
+    /// Number of loads so far.
     pub(crate) fn loads(&self) -> usize {
         self.loads.load(Ordering::SeqCst)
     }

@@ -17,8 +17,8 @@ use std::time::{Duration, SystemTime};
 #[async_trait]
 pub(crate) trait Engine: Send + Sync {
     /// Merges `blocks` of `model`, `namespace/name` (verified files in order of
-    /// execution), optimizes and warms up. Whoever runs the segment checks that what it
-    /// gives fits `inputs`.
+    /// execution), optimizes and warms up. The caller that runs the segment checks that its
+    /// outputs fit.
     ///
     /// # Errors
     /// The blocks cannot be loaded.
@@ -29,59 +29,59 @@ pub(crate) trait Engine: Send + Sync {
         inputs: Vec<ValueSpec>,
     ) -> Result<Loaded, EngineError>;
 
-    /// Whether its runs go on: none is older than it may get.
+    /// Whether its runs make progress: none exceeds its time limit.
     fn is_alive(&self) -> bool;
 
-    /// Why it can run nothing at all, if so.
+    /// Why it cannot run anything, if so.
     fn trouble(&self) -> Option<String> {
         None
     }
 
-    /// The models whose worker crashed lately, by name.
+    /// The models whose worker crashed recently, by name.
     fn crashes(&self) -> Vec<ModelCrashes> {
         Vec::new()
     }
 
-    /// How it is.
+    /// Its vital signs.
     fn vitals(&self) -> Vitals {
         Vitals::default()
     }
 }
 
-/// A segment that is loaded; dropping the last reference unloads it.
+/// A loaded segment; dropping the last reference unloads it.
 #[async_trait]
 pub(crate) trait Segment: Send + Sync {
-    /// Waits for its turn and runs as `terms` say. Dropping the future while it waits takes
-    /// the run out of the queue.
+    /// Waits for its turn and runs according to `terms`. Dropping the future while it waits removes
+    /// the run from the queue.
     ///
     /// # Errors
     /// See [`EngineError`]; the segment stays usable.
     async fn run(&self, inputs: Vec<Tensor>, terms: Terms) -> Result<Run, EngineError>;
 
-    /// Finds out which numbers of rows, `max_rows` at most, are computed faster together than
-    /// one by one, and makes the segment ready for those.
+    /// Finds the numbers of rows, at most `max_rows`, that are faster together than one by one,
+    /// and prepares the segment for them.
     ///
     /// # Errors
     /// See [`EngineError`].
     async fn specialize(&self, max_rows: i64) -> Result<Batches, EngineError>;
 }
 
-/// Numbers of rows that are computed faster together than one by one: powers of two.
+/// Numbers of rows that are faster together than one by one: powers of two.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Batches(u8);
 
 impl Batches {
-    /// The largest number of rows that is looked at.
+    /// The largest number of rows considered.
     pub(crate) const MOST: i64 = 1 << u8::BITS;
 
-    /// Those of `rows` that can be looked at.
+    /// Those of `rows` that are considered.
     pub(crate) fn of(rows: impl IntoIterator<Item = i64>) -> Self {
         let bit = |rows: i64| Self::up_to(Self::MOST).find(|(_, known)| *known == rows);
         let bits = rows.into_iter().filter_map(bit);
         Self(bits.fold(0, |all, (bit, _)| all | (1 << bit)))
     }
 
-    /// What can be looked at up to `max_rows`, in ascending order.
+    /// The candidates up to `max_rows`, in ascending order.
     pub(crate) fn candidates(max_rows: i64) -> Vec<i64> {
         Self::up_to(max_rows).map(|(_, rows)| rows).collect()
     }
@@ -91,23 +91,23 @@ impl Batches {
         all.take_while(move |(_, rows)| *rows <= max_rows)
     }
 
-    /// Whether it pays to compute so many rows together.
+    /// Whether it pays to compute this many rows together.
     pub(crate) fn has(self, rows: i64) -> bool {
         Self::up_to(rows).any(|(bit, known)| known == rows && self.0 & (1 << bit) != 0)
     }
 
-    /// The largest of them; one where none pays.
+    /// The largest of them; one if none pays.
     pub(crate) fn largest(self) -> i64 {
         1 << (u8::BITS - self.0.leading_zeros())
     }
 }
 
-/// How a run is wanted.
+/// The terms of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
-    /// After it nobody waits for the answer.
+    /// After this nobody waits for the answer.
     pub(crate) deadline: Deadline,
-    /// With which others it may be computed; alone where absent.
+    /// Which runs may join it; `None` means that it runs alone.
     pub(crate) together: Option<Together>,
 }
 
@@ -116,56 +116,55 @@ pub(crate) struct Terms {
 pub(crate) struct Together {
     /// How many rows.
     pub(crate) rows: Batches,
-    /// How long after it came it waits for others although the worker is free.
+    /// How long it waits for others although the worker is free.
     pub(crate) max_delay: Duration,
 }
 
-/// A loaded segment with what loading found out.
+/// A loaded segment with its measurements.
 #[derive(Clone)]
 pub(crate) struct Loaded {
     /// The segment.
     pub(crate) segment: Arc<dyn Segment>,
     /// Median time of a run at batch 1 after warm-up, in seconds.
     pub(crate) run_seconds: f64,
-    /// Memory that it keeps, in bytes.
+    /// Memory that it occupies, in bytes.
     pub(crate) resident_bytes: u64,
 }
 
-/// A run's outputs and where its time went.
+/// A run's outputs and times.
 #[derive(Debug)]
 pub(crate) struct Run {
     /// The outputs in order.
     pub(crate) outputs: Vec<Tensor>,
     /// Waiting for the worker, and for the rows of others that were computed with it.
     pub(crate) queue: Duration,
-    /// Computing, with the way there and back; of what is computed together, the share of
-    /// its rows.
+    /// Computing, including the call; in a batch, the share of its rows.
     pub(crate) compute: Duration,
 }
 
-/// What a model did to its workers on this host.
+/// A model's crashes on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ModelCrashes {
     /// `namespace/name`.
     pub(crate) model: String,
-    /// Crashes since this agent began.
+    /// Crashes since this agent started.
     pub(crate) count: u32,
-    /// How the last one went.
+    /// Cause of the last one.
     pub(crate) cause: String,
-    /// When.
+    /// Time of the last one.
     pub(crate) last: SystemTime,
-    /// Until when it is not tried again, if so.
+    /// Until when it is quarantined, if it is.
     pub(crate) quarantined_until: Option<SystemTime>,
 }
 
-/// Figures of an engine.
+/// Vital signs of an engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Vitals {
     /// Worker processes.
     pub(crate) workers: u32,
-    /// Memory that they keep together, in bytes.
+    /// Memory that they occupy together, in bytes.
     pub(crate) resident_bytes: u64,
-    /// Workers that ended when they should not have, since the agent began.
+    /// Workers that ended unexpectedly since the agent started.
     pub(crate) crashes: u64,
 }
 
@@ -178,20 +177,19 @@ pub(crate) enum EngineError {
     /// An input does not fit.
     #[error(transparent)]
     Input(#[from] ShapeError),
-    /// A value of the request is none that the model takes, such as a token id beyond
-    /// its vocabulary.
+    /// A value of the request is invalid for the model, such as a token id beyond its vocabulary.
     #[error("a value in the request is outside the range that the model accepts: {0}")]
     Value(String),
     /// The forward failed.
     #[error("{0}")]
     Forward(String),
-    /// The worker may take no more memory.
+    /// The worker reached its memory limit.
     #[error("out of memory: {0}; send a smaller batch, or raise the workers' limit")]
     Memory(String),
     /// The request ended its worker, more than once.
     #[error("the model crashes on this request: {0}")]
     Crashed(String),
-    /// The run was ended.
+    /// The run took too long and was ended.
     #[error("the model did not end within {} ms, many times its usual time", .0.as_millis())]
     Stuck(Duration),
     /// It crashed too often.
@@ -205,21 +203,21 @@ pub(crate) enum EngineError {
         cause: String,
         left: Duration,
     },
-    /// Too many runs of the model wait already.
+    /// Too many runs of the model are waiting already.
     #[error(
         "{waiting} runs of this model are already waiting for its worker; send fewer requests or add \
          hosts, or try again in {} ms",
         .again.as_millis()
     )]
     Busy { waiting: usize, again: Duration },
-    /// What waits before it takes longer than its caller waits.
+    /// Its expected wait is longer than its caller's deadline.
     #[error(
         "what waits before this request takes {} ms, longer than its deadline allows; send fewer \
          requests or add hosts, or try again in {} ms",
         .wait.as_millis(), .again.as_millis()
     )]
     Crowded { wait: Duration, again: Duration },
-    /// Its deadline comes before it could be computed.
+    /// Its deadline passed before it could be computed.
     #[error("its turn came too late to compute it before the deadline")]
     Late,
     /// No worker can be started.
@@ -228,7 +226,7 @@ pub(crate) enum EngineError {
 }
 
 impl EngineError {
-    /// When another try may find room, where that is why there was none.
+    /// When a retry may find room, if that was the reason.
     pub(crate) const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Busy { again, .. } | Self::Crowded { again, .. } => Some(*again),

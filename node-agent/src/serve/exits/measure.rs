@@ -3,8 +3,8 @@
 use lamina_model::DataType;
 use lamina_proto::hop::ExitCriterion;
 
-/// How sure the row with these logits is, by `criterion`, in `0..=1`. Computed in double
-/// precision, as `sdk/lamina/criterion.py` does; `NaN` where a logit is none.
+/// Confidence of the row with these logits, by `criterion`, in `0..=1`. Computed in double
+/// precision, as in `sdk/lamina/criterion.py`; `NaN` if a logit is.
 pub(super) fn measure(criterion: ExitCriterion, logits: &[f64], temperature: f64) -> f64 {
     let scaled = || logits.iter().map(|l| l / temperature);
     let largest = scaled().fold(f64::NEG_INFINITY, f64::max);
@@ -25,7 +25,7 @@ pub(super) fn measure(criterion: ExitCriterion, logits: &[f64], temperature: f64
     }
 }
 
-/// Whether a row that measures so leaves at `threshold`; `NaN` never does.
+/// Whether a row with this measure leaves at `threshold`; `NaN` never does.
 pub(super) fn leaves(criterion: ExitCriterion, measured: f64, threshold: Option<f64>) -> bool {
     threshold.is_some_and(|threshold| match criterion {
         ExitCriterion::Confidence => measured >= threshold,
@@ -33,7 +33,7 @@ pub(super) fn leaves(criterion: ExitCriterion, measured: f64, threshold: Option<
     })
 }
 
-/// The elements of a row; `None` where the datatype holds no real numbers.
+/// The elements of a row; `None` if the datatype is not a real one.
 pub(super) fn numbers(datatype: DataType, row: &[u8]) -> Option<Vec<f64>> {
     let two = |of: fn(u16) -> f64| {
         let pairs = row.chunks_exact(2);

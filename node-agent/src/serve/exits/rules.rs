@@ -12,7 +12,7 @@ const MIN_CONFIDENCE: &str = "lamina_min_confidence";
 const FORCE_EXIT: &str = "lamina_force_exit";
 const MAX_EXIT: &str = "lamina_max_exit";
 
-/// What a client asks of exits.
+/// A client's parameters for exits.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Asked {
     min_confidence: Option<f64>,
@@ -20,7 +20,7 @@ pub(crate) struct Asked {
     last: Option<String>,
 }
 
-/// A client asks of exits what the model does not have.
+/// A client names something that the model does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub(crate) enum AskedError {
@@ -51,10 +51,10 @@ pub(crate) enum AskedError {
 }
 
 impl Asked {
-    /// What `parameters` ask for.
+    /// Reads `parameters`.
     ///
     /// # Errors
-    /// One is no number or no name.
+    /// One is not a number or not a name.
     pub(crate) fn of(parameters: &HashMap<String, InferParameter>) -> Result<Self, AskedError> {
         let choice = |key| {
             parameters
@@ -94,7 +94,7 @@ impl Asked {
         Ok(asked)
     }
 
-    /// A parameter that it came in, if there was one.
+    /// One of the parameters, if there was any.
     fn parameter(&self) -> Option<&'static str> {
         let given = [
             (self.min_confidence.is_some(), MIN_CONFIDENCE),
@@ -105,12 +105,12 @@ impl Asked {
     }
 }
 
-/// What a request does that wants the outputs `wanted`, all where empty: the rules, with
-/// the output that has its one answer. `None` where it runs to the end and all outputs
-/// are given.
+/// What happens to a request for the outputs `wanted` (all if empty): the rules, with
+/// the output of its one answer. `None` if it runs to the end and all outputs are
+/// returned.
 ///
 /// # Errors
-/// The client asks for what there is not.
+/// The client names something that does not exist.
 pub(crate) fn wish(
     exits: Option<&Exits>,
     early: Option<&EarlyExits>,
@@ -193,16 +193,16 @@ fn rules(
     })
 }
 
-/// Rules that hold together.
+/// Consistent rules.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Rules {
     pub(super) criterion: ExitCriterion,
     pub(super) exits: Vec<ExitRule>,
-    /// Who is not sure leaves at the last exit met where the next host is away.
+    /// A row that is not confident leaves at the last exit met if the next host is away.
     pub(crate) answers_when_cut_off: bool,
 }
 
-/// Rules that say nothing.
+/// Invalid rules.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub(crate) enum RulesError {
@@ -215,10 +215,10 @@ pub(crate) enum RulesError {
 }
 
 impl Rules {
-    /// The rules of a request that came from another host.
+    /// The rules of a request from another host.
     ///
     /// # Errors
-    /// They do not hold together.
+    /// They are inconsistent.
     pub(crate) fn read(wire: &ExitRules) -> Result<Self, RulesError> {
         let criterion = ExitCriterion::try_from(wire.criterion);
         let is_good = |exit: &&ExitRule| {
@@ -245,7 +245,7 @@ impl Rules {
         &self.exits
     }
 
-    /// Name of the output under which every answer comes.
+    /// Name of the output that has every answer.
     pub(crate) fn answer(&self) -> &str {
         self.exits.last().map_or("", |exit| exit.output.as_str())
     }

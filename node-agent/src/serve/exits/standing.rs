@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use lamina_model::{DataType, ValueSpec};
 use lamina_proto::hop::{ForwardReply, RowExit, Tensor};
 
-/// What an exit or a host gave is no answer for the rows that are there.
+/// The output of an exit or a host does not match the rows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each message names its fields
 pub(crate) enum MeetError {
@@ -38,7 +38,7 @@ struct Answer {
     left: RowExit,
 }
 
-/// What every answer is: logits of so many classes.
+/// The shape of every answer: logits of this many classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Like {
     datatype: DataType,
@@ -54,7 +54,7 @@ struct Logits<'a> {
 }
 
 impl<'a> Logits<'a> {
-    /// `None` where `tensor` holds no logits.
+    /// `None` if `tensor` has no logits.
     fn of(tensor: &'a Tensor) -> Option<Self> {
         let datatype: DataType = tensor.datatype.parse().ok()?;
         let [rows, classes] = tensor.shape[..] else {
@@ -86,11 +86,11 @@ impl Standing {
         self.like.is_some()
     }
 
-    /// Exit `exit` of `rules` gave `logits` on this host, in `segment`: rows that are sure
-    /// leave, all at the last exit, and with `is_cut_off` all that are left.
+    /// Exit `exit` of `rules` gave `logits` on this host, in `segment`: confident rows leave;
+    /// at the last exit, or with `is_cut_off`, all that are left do.
     ///
     /// # Errors
-    /// `logits` are none of the rows that are there.
+    /// `logits` do not match the rows.
     pub(crate) fn meet(
         &mut self,
         rules: &Rules,
@@ -108,7 +108,7 @@ impl Standing {
             .filter(|(_, p)| p.is_none())
         {
             let data = found.row(row);
-            // It was found to hold real numbers.
+            // They were checked to be real numbers.
             let values = numbers(found.like.datatype, &data).unwrap_or_default();
             let measured = measure(rules.criterion, &values, rule.temperature);
             let is_sure = is_end || leaves(rules.criterion, measured, rule.threshold);
@@ -125,7 +125,7 @@ impl Standing {
         Ok(())
     }
 
-    /// `tensor` as logits of these rows; the first ones say how many rows there are.
+    /// `tensor` as logits of these rows; the first ones determine the number of rows.
     fn fitting<'a>(&mut self, tensor: &'a Tensor) -> Result<Logits<'a>, MeetError> {
         let misfit = |rows| MeetError::Logits {
             output: tensor.name.clone(),
@@ -149,7 +149,7 @@ impl Standing {
         self.rows.len()
     }
 
-    /// Rows that no exit answered yet.
+    /// Rows that no exit has answered.
     pub(crate) fn open(&self) -> Vec<usize> {
         let open = self
             .rows
@@ -159,10 +159,10 @@ impl Standing {
         open.map(|(row, _)| row).collect()
     }
 
-    /// The answer of the next host to the rows `sent`, for those among them that are open.
+    /// The answer of the next host to the rows `sent`, for those that are open.
     ///
     /// # Errors
-    /// It is none.
+    /// It is invalid.
     pub(crate) fn take(
         &mut self,
         rules: &Rules,
@@ -225,8 +225,7 @@ impl Standing {
     }
 }
 
-/// Where the rows of `reply` left: at the end, where a host of a version that knows no
-/// exits ran them.
+/// Where the rows of `reply` left: at the end, if a host of a version without exits ran them.
 fn lefts(rules: &Rules, logits: &Logits<'_>, reply: &ForwardReply) -> Vec<RowExit> {
     if !reply.rows.is_empty() {
         return reply.rows.clone();
@@ -246,8 +245,8 @@ fn lefts(rules: &Rules, logits: &Logits<'_>, reply: &ForwardReply) -> Vec<RowExi
     (0..logits.rows).map(one).collect()
 }
 
-/// The rows `kept` of `tensors`, which are `specs` and hold `rows` rows each. `None`
-/// where one of them does not: it may say something of the batch as a whole.
+/// The rows `kept` of `tensors`, which are `specs` and have `rows` rows each. `None` if one of them
+/// does not: it may describe the batch as a whole.
 pub(crate) fn part(
     tensors: &[Tensor],
     specs: &[ValueSpec],
@@ -338,7 +337,7 @@ mod tests {
                 (1, false, 6.0)
             ]
         );
-        // Rows that were sent along for want of a way to leave them out keep their answer.
+        // Rows that were sent along because they could not be separated keep their answer.
         let mut whole = Standing::default();
         whole.meet(&rules, 0, &side, 0, false).unwrap();
         let four = [[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0]];
@@ -349,7 +348,7 @@ mod tests {
         whole.take(&rules, &[0, 1, 2, 3], &all_rows).unwrap();
         let firsts: Vec<f32> = told(whole, &rules).iter().map(|t| t.2).collect();
         assert_eq!(firsts, [9.0, 2.0, 0.0, 4.0]);
-        // A host that gives less than it was asked for is not believed.
+        // A host that returns less than requested is not trusted.
         reply.rows = vec![RowExit::default()];
         let wrong = strict.take(&rules, &[1, 3], &reply).unwrap_err();
         assert_eq!(wrong, MeetError::Rows { rows: 2, got: 1 });

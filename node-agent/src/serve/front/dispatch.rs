@@ -13,7 +13,7 @@ use lamina_proto::hop::{ExitRules, ForwardReply, ForwardRequest, RowExit};
 use std::time::{Duration, Instant};
 use tonic::Code;
 
-/// Sends requests of models whose entry is this host.
+/// Sends requests of models that enter at this host.
 #[derive(Clone)]
 pub(crate) struct Dispatcher {
     pub(super) routes: Routes,
@@ -29,14 +29,13 @@ pub(super) struct Answered {
     pub(super) path: String,
     /// Names of the outputs that the client wants, in its order.
     pub(super) wanted: Vec<String>,
-    /// Names of the exits that rows could leave at; empty where all ran to the end.
+    /// Names of the exits at which rows could leave; empty if all ran to the end.
     pub(super) exits: Vec<String>,
     pub(super) entry: AtEntry,
     pub(super) reply: ForwardReply,
 }
 
-/// Whether another try on the route as it then is may succeed. Inference is
-/// pure, so it may be made.
+/// Whether a retry on the current route may succeed. Inference is pure, so retrying is safe.
 const fn is_passing(code: Code) -> bool {
     matches!(
         code,
@@ -45,12 +44,11 @@ const fn is_passing(code: Code) -> bool {
 }
 
 impl Dispatcher {
-    /// The answer to the request, or none where the model does not serve here any
-    /// more.
+    /// The answer to the request, or `None` if the model does not serve here any more.
     ///
     /// # Errors
-    /// The request is refused or does not fit the revision that it takes, or no try
-    /// succeeded before the deadline.
+    /// The request is refused or does not fit its revision, or no try succeeded
+    /// before the deadline.
     pub(super) async fn answer(
         &self,
         model: &Model,
@@ -82,8 +80,8 @@ impl Dispatcher {
         }
     }
 
-    /// Waits until the request may try, which it may at once while its path works, or
-    /// where this host may answer without the path.
+    /// Waits until the request may try: at once while its path works, or if this host may answer
+    /// without the path.
     async fn turn(&self, model: &Model, journey: &mut Journey) -> Result<Option<Turn>, FrontError> {
         let placement_uid = model.placement_uid.as_str();
         if model.answers_when_cut_off() {
@@ -99,7 +97,7 @@ impl Dispatcher {
         })
     }
 
-    /// The answer, or what was met on the path. `again`: a try before failed.
+    /// The answer, or the failure on the path. `again`: an earlier try failed.
     async fn try_once(
         &self,
         model: &Model,

@@ -6,15 +6,15 @@ use std::time::Duration;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-/// Marks the answer of a host that is not the entry of what was passed on to it, so
-/// that the other one looks further.
+/// Marks the answer of a host that is not the entry of a forwarded request, so that the sender
+/// looks for another.
 pub(super) const NOT_ENTRY: &str = "lamina-not-entry";
-/// The longest message that clients are told.
+/// The longest message for clients.
 const MESSAGE_BYTES: usize = 2 << 10;
-/// Advice with UNAVAILABLE.
+/// Retry delay sent with UNAVAILABLE.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// A request is not what the model takes.
+/// A request does not fit the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InputError {
     #[error(transparent)]
@@ -161,7 +161,7 @@ pub(crate) enum FrontError {
 }
 
 impl FrontError {
-    /// The one map from what happened to what clients are told.
+    /// Maps each error to the code for clients.
     pub(crate) const fn code(&self) -> Code {
         match self {
             Self::Unknown(_) | Self::Version { .. } => Code::NotFound,
@@ -183,7 +183,7 @@ impl FrontError {
 }
 
 impl FrontError {
-    /// When the same request may succeed, where that is known.
+    /// When the same request may succeed, if that is known.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let said = match self {
             Self::Denied(denial) => denial.retry_after(),
@@ -204,7 +204,7 @@ impl InputError {
     }
 }
 
-/// A message travels in a header, and names in it are the client's.
+/// A message travels in a header, and names in it come from the client.
 fn shortened(mut message: String) -> String {
     if message.len() > MESSAGE_BYTES {
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES));

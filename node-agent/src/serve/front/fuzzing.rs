@@ -5,7 +5,7 @@ use crate::serve::routes::Signature;
 use lamina_model::{DataType, ValueSpec};
 use lamina_proto::inference::ModelInferRequest;
 
-/// Reads inputs as a model takes them that has one of each datatype, named after it.
+/// Reads inputs for a model that has one of each datatype, named after it.
 pub(crate) fn read(request: &ModelInferRequest) {
     let input = |datatype: DataType| ValueSpec {
         name: datatype.to_string(),

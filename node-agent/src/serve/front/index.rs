@@ -1,4 +1,4 @@
-//! A line of the index of models. Pure.
+//! An entry of the model index. Pure.
 
 use super::error::FrontError;
 use super::output::VERSION;
@@ -6,12 +6,12 @@ use super::place::Place;
 use crate::serve::directory::Listed;
 use lamina_proto::inference::repository_index_response::ModelIndex;
 
-/// What the protocol calls a model that serves.
+/// The protocol's state of a model that serves.
 pub(super) const READY: &str = "READY";
 const LOADING: &str = "LOADING";
 const UNAVAILABLE: &str = "UNAVAILABLE";
 
-/// Of a model whose requests go to `place`.
+/// For a model whose requests go to `place`.
 pub(super) fn line(
     full_name: String,
     place: &Result<Place, FrontError>,

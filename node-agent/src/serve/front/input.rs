@@ -13,27 +13,27 @@ use lamina_proto::inference::ModelInferRequest;
 use lamina_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use std::collections::BTreeSet;
 
-/// Parameters that ask for what would silently not be done.
+/// Parameters for features that would silently be ignored.
 const EXTENSIONS: [&str; 2] = ["shared_memory_region", "classification"];
 
-/// A request as one revision understands it.
+/// A request, as one revision reads it.
 #[derive(Debug, Clone)]
 pub(super) struct Reading {
     /// Its inputs, in the revision's order.
     pub(super) tensors: Vec<WireTensor>,
     /// Names of the outputs that the client wants, in its order.
     pub(super) wanted: Vec<String>,
-    /// Where its rows may leave early.
+    /// Its exits.
     pub(super) exits: Option<ExitRules>,
 }
 
-/// `request` for the model `model` as the revision with `signature` takes it.
-/// `earlier` is what a revision before took, if that was something else, `early` what the
-/// user wants of exits.
+/// `request` for the model `model`, as the revision with `signature` reads it.
+/// `earlier` is the previous revision's signature, if different; `early` has the user's
+/// settings for exits.
 ///
 /// # Errors
-/// The first thing that does not fit, by name; where it is one for the earlier
-/// revision, what it takes now.
+/// The first mismatch, by name; if it fits the earlier revision, the current
+/// inputs.
 pub(super) fn read(
     model: &str,
     signature: &Signature,
@@ -80,7 +80,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Where rows may leave, and the output that has the answer then.
+    /// Where rows may leave, and the output that then has the answer.
     fn leaving(
         &self,
         request: &ModelInferRequest,
@@ -141,7 +141,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// All outputs, in the revision's order, where the client names none.
+    /// All outputs, in the revision's order, if the client names none.
     fn wanted_outputs(
         &self,
         requested: &[InferRequestedOutputTensor],
@@ -172,8 +172,8 @@ impl Reader<'_> {
     }
 }
 
-/// Inputs whose first dimension is free hold one row for each row of the batch; a
-/// single one beside several would be used for all of them without a word.
+/// Inputs with a free first dimension have one row per row of the batch; a single row beside
+/// several would silently be used for all of them.
 fn refuse_uneven(specs: &[ValueSpec], tensors: &[WireTensor]) -> Result<(), InputError> {
     let mut batches = specs.iter().zip(tensors).filter_map(|(spec, tensor)| {
         let rows = tensor.shape.first()?;

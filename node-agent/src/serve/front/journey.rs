@@ -16,29 +16,28 @@ use std::time::Instant;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::metadata::MetadataMap;
 
-/// A request, and how far it is.
+/// A request and its progress.
 #[derive(Debug)]
 pub(super) struct Journey {
     pub(super) request: ModelInferRequest,
-    /// `namespace/name` of the model that it asks for.
+    /// `namespace/name` of its model.
     pub(super) full_name: String,
-    /// The client's id; one made here where it sent none, so that logs can tell
-    /// requests apart.
+    /// The client's id; generated if it sent none, so that logs can distinguish requests.
     pub(super) id: String,
-    /// Of the client; empty where it sent none that says something.
+    /// From the client; empty if it sent none that is valid.
     pub(super) traceparent: String,
     pub(super) began: Instant,
     pub(super) tries: Tries,
-    /// What counts it once it ends: the placement and the revision that was tried
-    /// last. None while it never was on a path of this host.
+    /// Where it is counted once it ends: the placement and the revision tried last. `None` if it
+    /// never was on a path of this host.
     pub(super) counted_as: Option<RequestKey>,
-    /// Rows that left at each exit; empty where the model has none.
+    /// Rows that left at each exit; empty if the model has none.
     pub(super) rows_by_exit: Vec<u32>,
-    /// Its rows, once it was read as a model takes it.
+    /// Its rows, once it was read.
     pub(super) rows: u64,
-    /// On the hosts of its path, once it is answered.
+    /// Its times on the hosts of its path, once it is answered.
     pub(super) spent: Spent,
-    /// Room for it among those that wait.
+    /// Its place among waiting requests.
     pub(super) seat: Option<OwnedSemaphorePermit>,
     read: Option<(Arc<Signature>, Reading)>,
 }
@@ -71,14 +70,14 @@ impl Journey {
         }
     }
 
-    /// Stands beside whatever is logged about it.
+    /// Added to all log lines about it.
     pub(super) fn span(&self) -> tracing::Span {
         let Self { id, full_name, .. } = self;
         trace::span(id, &self.traceparent, full_name)
     }
 
-    /// The request as the revision of `ticket` takes it. One that was read before is
-    /// read again only where this revision takes something else.
+    /// The request as the revision of `ticket` reads it. It is read again only if this
+    /// revision's signature differs.
     ///
     /// # Errors
     /// It does not fit.
@@ -102,7 +101,7 @@ impl Journey {
         Ok(reading)
     }
 
-    /// Bytes that it holds, about.
+    /// Its approximate size in bytes.
     pub(super) fn bytes(&self) -> usize {
         let raw = self
             .request
@@ -123,7 +122,7 @@ impl Journey {
     }
 }
 
-/// Counts tries and pauses between them.
+/// Counts tries and the pauses between them.
 #[derive(Debug)]
 pub(super) struct Tries {
     pub(super) deadline: Deadline,
@@ -140,7 +139,7 @@ impl Tries {
         }
     }
 
-    /// Waits after a try that met `setback`.
+    /// Waits after a try that failed with `setback`.
     ///
     /// # Errors
     /// No time is left for another one.
@@ -165,7 +164,7 @@ impl Tries {
         self.wait(setback, either).await
     }
 
-    /// Waits for `pause` after a try that met `setback`.
+    /// Waits for `pause` after a try that failed with `setback`.
     pub(super) async fn wait(
         &mut self,
         setback: Setback,

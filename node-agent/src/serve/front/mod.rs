@@ -1,11 +1,11 @@
-//! What users call: the Open Inference Protocol v2. gRPC is answered here; `rest`
-//! gives what comes over HTTP to the same [`Front`], in the protocol's own messages.
+//! The users' API: the Open Inference Protocol v2. gRPC is answered here; `rest` passes HTTP
+//! requests to the same [`Front`], in the protocol's own messages.
 //!
-//! Any agent takes any model. One that is not the model's entry passes the request to
-//! the nearest entry that serves. The entry checks it against the revision that it
-//! takes and sends it along that revision's path, again where hosts fail on the way:
-//! one request at a time finds out whether the path works again, the others wait for
-//! it or for another path. A model that is on its way is waited for.
+//! Any agent accepts requests for any model, and forwards those that enter elsewhere to the
+//! nearest entry that serves. The entry checks the request against its current revision and
+//! sends it along that revision's path, again if hosts fail on the way: one request at a time
+//! finds out whether the path works again, the others wait for that or for another path.
+//! Requests wait for a model that is being deployed.
 
 mod config;
 mod dispatch;

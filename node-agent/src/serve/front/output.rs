@@ -9,45 +9,44 @@ use lamina_proto::inference::{InferParameter, ModelInferResponse};
 use serde::Serialize;
 use std::collections::HashMap;
 
-/// The only version of a model: what a redeploy changes is where it runs, which
-/// `lamina_placement_revision` tells.
+/// The only version of a model: a redeploy changes only where it runs, which
+/// `lamina_placement_revision` shows.
 pub(super) const VERSION: &str = "1";
 
-/// One host's line of `lamina_timing`.
+/// One host's entry in `lamina_timing`.
 #[derive(Debug, Serialize)]
 struct TimingLine<'a> {
     node: &'a str,
     segment: u32,
     queue_us: u64,
     compute_us: u64,
-    /// To the next host and back, without what that host took; 0 on the last.
+    /// To the next host and back, without the time there; 0 on the last.
     transfer_us: u64,
     bytes_in: u64,
     bytes_out: u64,
 }
 
-/// What `lamina_entry` tells: the part of a request's time that passed before it was on its
-/// path.
+/// The content of `lamina_entry`: the part of a request's time before it was on its path.
 #[derive(Debug, Serialize)]
 pub(super) struct AtEntry {
     pub(super) node: String,
     /// From the request's arrival to the answer.
     pub(super) total_us: u64,
-    /// Until it was sent for the last time.
+    /// Until it was last sent.
     pub(super) wait_us: u64,
-    /// To the first host and back, without what that host took; 0 where that is the entry.
+    /// To the first host and back, without the time there; 0 if that is the entry.
     pub(super) transfer_us: u64,
 }
 
-/// One row's line of `lamina_exits`.
+/// One row's entry in `lamina_exits`.
 #[derive(Debug, Serialize)]
 struct ExitLine<'a> {
     exit: &'a str,
-    /// What the model's criterion measured: confidence, or normalised entropy.
+    /// By the model's criterion: confidence, or normalised entropy.
     measure: f64,
-    /// The host that gave the answer.
+    /// The host of that exit.
     node: &'a str,
-    /// It was not sure, but the next host was away.
+    /// It was not confident, but the next host was away.
     #[serde(rename = "cutOff", skip_serializing_if = "std::ops::Not::not")]
     is_cut_off: bool,
 }

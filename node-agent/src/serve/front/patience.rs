@@ -1,17 +1,17 @@
-//! The time-out that a client gives in its request.
+//! The time-out in a client's request.
 
 use super::error::InputError;
 use lamina_proto::inference::ModelInferRequest;
 use lamina_proto::inference::infer_parameter::ParameterChoice;
 use std::time::Duration;
 
-/// Microseconds, by the name under which common clients send them; 0 is none.
+/// Microseconds, under the name that common clients use; 0 means none.
 const TIMEOUT: &str = "timeout";
 
-/// What `request` says, if it says anything.
+/// The time-out of `request`, if it has one.
 ///
 /// # Errors
-/// Something that is no time.
+/// The value is not a time.
 pub(crate) fn patience(request: &ModelInferRequest) -> Result<Option<Duration>, InputError> {
     let given = request.parameters.get(TIMEOUT);
     let Some(given) = given.and_then(|p| p.parameter_choice.as_ref()) else {

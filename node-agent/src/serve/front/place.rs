@@ -11,37 +11,37 @@ use std::sync::Arc;
 pub(super) enum Place {
     /// This host is the model's entry, and a revision serves.
     Here(Arc<Model>),
-    /// Entries that serve it, in the order in which they are to be tried.
+    /// Entries that serve it, in the order in which to try them.
     There {
         full_name: String,
         entries: Vec<Hop>,
     },
-    /// It is on its way: the request waits for a change.
+    /// It is being deployed: the request waits for a change.
     Wait(Waited),
 }
 
 /// What a request waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Waited {
-    /// This model, which enters at this host where there is a UID.
+    /// This model, which enters at this host if there is a UID.
     Model {
         full_name: String,
         placement_uid: Option<String>,
     },
-    /// The operator's first word: whether there is such a model is not known.
+    /// The operator's first message: until then it is unknown whether the model exists.
     Operator { name: String },
 }
 
-/// What the decision is made from.
+/// The input of the decision.
 pub(super) struct View<'a> {
     /// This host.
     pub(super) node: &'a str,
-    /// Those of the name whose entry this host is.
+    /// Models of that name that enter at this host.
     pub(super) routed: &'a [Arc<Model>],
     pub(super) directory: &'a Table,
-    /// Smallest round trip to a host in seconds, where it was measured.
+    /// Smallest round trip to a host in seconds, if measured.
     pub(super) round_trip: &'a dyn Fn(&str) -> Option<f64>,
-    /// Whether an address could not be reached lately.
+    /// Whether an address was unreachable recently.
     pub(super) is_unreachable: &'a dyn Fn(&str) -> bool,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct View<'a> {
 /// # Errors
 /// There is no such model, or none to wait for.
 pub(super) fn place(full_name: &str, view: &View<'_>) -> Result<Place, FrontError> {
-    // A Placement that is made anew stands beside the old one for a moment.
+    // A recreated Placement coexists with the old one for a moment.
     let best = view
         .routed
         .iter()
@@ -72,8 +72,8 @@ fn unknown(full_name: &str, view: &View<'_>) -> Result<Place, FrontError> {
     Ok(Place::Wait(Waited::Operator { name }))
 }
 
-/// The entry itself passes nothing on: what arrives here may be such as must not
-/// leave this host, and only its own plan knows.
+/// The entry itself forwards nothing: the request's data may have to stay on this host, and only
+/// its own plan knows.
 fn at_entry(model: &Arc<Model>, view: &View<'_>) -> Result<Place, FrontError> {
     if let Some(reason) = &model.refuse {
         return Err(FrontError::Refused {
@@ -105,7 +105,7 @@ fn elsewhere(full_name: &str, listed: &Listed, view: &View<'_>) -> Result<Place,
     }
     let is_here = |e: &Entry| e.hop.node == view.node;
     if listed.coming || listed.entries.iter().any(|e| e.serves && is_here(e)) {
-        // The route to it comes another way than the directory.
+        // The route arrives separately from the directory.
         return Ok(Place::Wait(Waited::Model {
             full_name,
             placement_uid: None,
@@ -120,8 +120,8 @@ fn elsewhere(full_name: &str, listed: &Listed, view: &View<'_>) -> Result<Place,
     })
 }
 
-/// Other hosts that serve: the nearest first, those that were not measured behind
-/// them as the operator has them, and last what could not be reached lately.
+/// Other hosts that serve: the nearest first, then unmeasured ones in the operator's order, and
+/// last those that were unreachable recently.
 fn in_order(entries: &[Entry], view: &View<'_>) -> Vec<Hop> {
     let others = entries
         .iter()
@@ -168,7 +168,7 @@ mod tests {
         directory
     }
 
-    /// Where a request for `default/m` on `cam-1` goes, in words.
+    /// Where a request for `default/m` on `cam-1` goes, as text.
     fn placed_with(
         directory: &Directory,
         routes: &[Route],
@@ -209,7 +209,7 @@ mod tests {
     fn a_route_of_this_host_comes_first() {
         let elsewhere = [listed("default", &[("edge-1", true)])];
         assert_eq!(placed(&elsewhere, &[route(1)]), "here: u");
-        // It passes nothing on while it does not serve itself.
+        // It forwards nothing while it does not serve itself.
         assert_eq!(placed(&elsewhere, &[route(0)]), "wait: u");
         let again = crate::testing::route("v", "m", 3);
         assert_eq!(placed(&[], &[route(0), again]), "here: v");
@@ -259,7 +259,7 @@ mod tests {
             "Unavailable: model `default/m` does not serve: Failed: InvalidModel: no TorchScript";
         assert_eq!(placed(&[model.clone()], &[]), failed);
         assert_eq!(placed(&[model], &[route(0)]), failed);
-        // Its route has not arrived, or has just gone.
+        // Its route has not arrived, or was just removed.
         assert_eq!(
             placed(&[listed("default", &[("cam-1", true)])], &[]),
             "wait: "
@@ -270,7 +270,7 @@ mod tests {
     fn an_unknown_model_is_not_found_once_the_operator_has_spoken() {
         let silent = placed_with(&Directory::default(), &[], &|_| None);
         assert_eq!(silent, "wait for the operator");
-        // Whose models there are is nobody's business.
+        // Other namespaces' models stay hidden.
         let mut other = listed("lab", &[("edge-1", true)]);
         other.name = "secret".into();
         let routed = crate::testing::route("v", "hidden", 1);

@@ -1,4 +1,4 @@
-//! Questions about a model that its entry answers, as agents pass them on.
+//! Questions about a model that its entry answers, as agents forward them.
 
 use super::relay::Client;
 use lamina_proto::inference::{
@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 /// One of them.
 pub(super) trait Question: Sized + Send {
-    /// What the entry says.
+    /// The entry's answer.
     type Answer;
 
     /// The question about that version of a model.

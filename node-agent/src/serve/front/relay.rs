@@ -17,12 +17,12 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-/// An entry that could not be reached is tried after the others for this long.
+/// For this long an unreachable entry is tried after the others.
 const AVOIDED_FOR: Duration = Duration::from_secs(5);
 
 pub(super) type Client = GrpcInferenceServiceClient<Channel>;
 
-/// Passes requests on. Clones share what they know of entries.
+/// Forwards requests. Clones share what they know of entries.
 #[derive(Debug, Clone)]
 pub(super) struct Relay {
     hops: Hops,
@@ -37,18 +37,18 @@ impl Relay {
         }
     }
 
-    /// Whether nobody could be reached at `address` lately.
+    /// Whether `address` was unreachable recently.
     pub(super) fn is_unreachable(&self, address: &str) -> bool {
         let since = self.lock().get(address).copied();
         since.is_some_and(|since| since.elapsed() < AVOIDED_FOR)
     }
 
-    /// What the first of `entries` says that can be reached and is the entry;
+    /// The answer of the first of `entries` that can be reached and is the entry;
     /// otherwise why the last was not. Inference is pure, so a request whose
     /// connection broke may be sent to another one.
     ///
     /// # Errors
-    /// What that entry refused, or it was too late.
+    /// The entry refused it, or the deadline passed.
     pub(super) async fn first<R, F>(
         &self,
         entries: &[Hop],
@@ -107,8 +107,8 @@ fn client(channel: Channel) -> Client {
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-/// `message` as it is passed on, with what is left of its deadline and what its caller
-/// showed: the entry decides anew.
+/// `message` for forwarding, with the rest of its deadline and its caller's credentials: the entry
+/// decides again.
 pub(super) fn marked<M>(
     message: M,
     metadata: &MetadataMap,

@@ -42,12 +42,12 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
-/// What the server calls itself.
+/// The server's name.
 pub(crate) const SERVER_NAME: &str = "lamina";
-/// What is offered beyond the protocol itself, under the names that clients know.
+/// Supported extensions of the protocol, under their known names.
 pub(crate) const EXTENSIONS: [&str; 2] = ["model_configuration", "statistics"];
 
-/// Smallest round trip to a host in seconds, where it was measured.
+/// Smallest round trip to a host in seconds, if measured.
 pub(crate) type RoundTrip = Arc<dyn Fn(&str) -> Option<f64> + Send + Sync>;
 
 /// The inference service of one agent.
@@ -64,7 +64,7 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// `ready` tells whether the agent takes requests at all.
+    /// `ready` tells whether the agent accepts requests at all.
     pub(crate) fn new(
         routes: Routes,
         directory: Directory,
@@ -95,12 +95,12 @@ impl Front {
         &self.dispatcher.forwarder.node
     }
 
-    /// Who lets clients in.
+    /// Authenticates clients.
     pub(crate) const fn access(&self) -> &Access {
         &self.access
     }
 
-    /// `namespace/name` of the model that `caller` calls `name`, for which it may ask.
+    /// `namespace/name` of the model that `caller` calls `name`, if it may use it.
     ///
     /// # Errors
     /// It may not.
@@ -128,8 +128,8 @@ impl Front {
         )
     }
 
-    /// As [`Front::place`] for a request that another agent passed on: it is answered
-    /// here or not at all, since the other one knows where else to look.
+    /// As [`Front::place`] for a forwarded request: it is answered here or not at all, since the
+    /// forwarding agent knows where else to look.
     fn place_of_forwarded(&self, full_name: &str) -> Result<Place, FrontError> {
         match self.place(full_name) {
             here @ (Ok(Place::Here(_)) | Err(FrontError::Refused { .. })) => here,
@@ -201,7 +201,7 @@ impl Front {
             match self.place(&journey.full_name)? {
                 Place::Here(model) => {
                     journey.seat = None;
-                    // Otherwise it has just gone: to another host, or for now.
+                    // Otherwise it was just removed: it moved to another host, or is paused.
                     if let Some(response) = self.answer_here(&model, journey).await? {
                         return Ok(response);
                     }
@@ -236,7 +236,7 @@ impl Front {
         output::response(name, journey.id.clone(), answered).map(Some)
     }
 
-    /// The full name goes on, since a short one may mean another model elsewhere.
+    /// Send the full name, since a short one may mean another model elsewhere.
     async fn pass_on(
         &self,
         entries: &[Hop],
@@ -289,7 +289,7 @@ impl Front {
         }
     }
 
-    /// Whether this agent takes requests at all.
+    /// Whether this agent accepts requests at all.
     pub(crate) fn is_ready(&self) -> bool {
         *self.ready.borrow()
     }
@@ -313,7 +313,7 @@ impl Front {
         }
     }
 
-    /// What a model takes and gives, as its entry says.
+    /// Inputs and outputs of a model, from its entry.
     ///
     /// # Errors
     /// There is no such model, or it does not serve.
@@ -338,8 +338,8 @@ impl Front {
         Ok(told)
     }
 
-    /// What became of the requests of a model, as its entry counts them; without a name,
-    /// of those models that enter here and that the caller may ask for.
+    /// Statistics of a model, from its entry; without a name, of the models that enter here
+    /// and that the caller may use.
     ///
     /// # Errors
     /// There is no such model, or it does not serve.
@@ -393,7 +393,7 @@ impl Front {
         })
     }
 
-    /// What `here` says of a model where this agent is its entry, or what its entry answers.
+    /// The result of `here` if this agent is the model's entry, otherwise the entry's answer.
     async fn told_by_entry<Q: Question>(
         &self,
         asking: &Asking<'_>,
@@ -427,10 +427,10 @@ impl Front {
         }
     }
 
-    /// The models that the caller may ask for, and whether they serve.
+    /// The models that the caller may use, and whether they serve.
     ///
     /// # Errors
-    /// Nobody can say which these are.
+    /// That cannot be determined.
     pub(crate) async fn index(
         &self,
         asked: RepositoryIndexRequest,
@@ -458,7 +458,7 @@ impl Front {
         })
     }
 
-    /// What the revision takes that new requests take.
+    /// Inputs and outputs of the active revision.
     fn described(&self, name: String, model: &Model) -> Result<ModelMetadataResponse, FrontError> {
         let active = model.active.as_ref();
         let active = active.ok_or_else(|| FrontError::NotServing(model.full_name.clone()))?;
@@ -479,7 +479,7 @@ impl Front {
     }
 }
 
-/// Who asks about a model, and which.
+/// The client of a question, and its model.
 #[derive(Clone, Copy)]
 struct Asking<'a> {
     name: &'a str,
@@ -505,7 +505,7 @@ fn check_version(model: &str, version: &str) -> Result<(), FrontError> {
     })
 }
 
-/// Who sent `request`, as was found out before it was read.
+/// The sender of `request`, as authenticated before it was read.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let caller = request.extensions().get::<Caller>().cloned();
     caller.ok_or_else(|| Status::unauthenticated("nobody said who calls"))

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Where the time of an answered request went on the hosts of its path, and how many rows it
-/// had.
+/// Times of an answered request on the hosts of its path, and its number of rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Spent {
     pub(super) queue: Duration,
@@ -31,7 +30,7 @@ impl Spent {
     }
 }
 
-/// So many, and the time of all of them.
+/// A count and a total time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Total {
     count: u64,
@@ -52,7 +51,7 @@ impl Total {
     }
 }
 
-/// Of one model.
+/// Statistics of one model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     answered: Total,
@@ -60,14 +59,15 @@ pub(super) struct Counts {
     queue: Total,
     compute: Total,
     rows: u64,
-    /// When the last one was answered, in milliseconds since 1970.
+    /// Time of the last answer, in milliseconds since 1970.
     last_ms: u64,
 }
 
 impl Counts {
-    /// In the protocol's words, of the model that the client calls `name`.
+    /// In the protocol's form, for the model that the client calls `name`.
     pub(super) fn rendered(self, name: String) -> ModelStatistics {
-        // Clients that measure want as many of each part, though these two are in the third.
+        // Benchmark clients expect equal counts for each part, though two of them are measured with
+        // the third.
         let within = Total {
             count: self.compute.count,
             time: Duration::ZERO,
@@ -90,13 +90,13 @@ impl Counts {
     }
 }
 
-/// By the UID of the Placement, for as long as it enters here. Clones share them.
+/// By the UID of the Placement, while it enters here. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Statistics(Arc<Mutex<BTreeMap<String, Counts>>>);
 
 impl Statistics {
-    /// A request of `placement_uid` was answered after `took`, `now_ms` since 1970. Of a
-    /// Placement that is new, room is made by those that are not here any more.
+    /// A request of `placement_uid` was answered after `took`, `now_ms` since 1970. A new Placement
+    /// replaces those that are no longer here.
     pub(super) fn answered(
         &self,
         placement_uid: &str,
@@ -114,7 +114,7 @@ impl Statistics {
         });
     }
 
-    /// As [`Statistics::answered`], of a request that was not.
+    /// As [`Statistics::answered`], for a request that failed.
     pub(super) fn failed(
         &self,
         placement_uid: &str,
@@ -124,7 +124,7 @@ impl Statistics {
         self.count(placement_uid, is_here, |counts| counts.failed.add(took));
     }
 
-    /// What was counted of it.
+    /// The counts of a Placement.
     pub(super) fn of(&self, placement_uid: &str) -> Counts {
         self.lock().get(placement_uid).copied().unwrap_or_default()
     }

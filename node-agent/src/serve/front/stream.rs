@@ -16,14 +16,14 @@ use std::sync::Arc;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status, Streaming};
 
-/// Requests of one stream that are inside at the same time. The next one is not read before
-/// the first of them is answered and its answer taken.
+/// Concurrent requests of one stream. The next one is read after the first of them is answered and
+/// its answer was read.
 pub(super) const AT_ONCE: usize = 16;
-/// Bounds the whole stream, where its client sets it.
+/// Limits the whole stream, if its client sets it.
 const TIMEOUT: &str = "grpc-timeout";
-/// Whether more answers to the same request follow, as clients know it: there is one to each.
+/// Tells clients whether more answers to the same request follow: each has only one.
 const IS_FINAL: &str = "triton_final_response";
-/// The status that a request alone would have ended with, as a number.
+/// The status that the request would have alone, as a number.
 const GRPC_STATUS: &str = "lamina_grpc_status";
 
 /// One stream.
@@ -33,8 +33,8 @@ struct Call {
     ends: Option<Deadline>,
 }
 
-/// The answers to `messages`, of which `turns` tell who sent them. Dropping the stream ends
-/// the work on every host.
+/// The answers to `messages`, whose senders are in `turns`. Dropping the stream cancels the work on
+/// every host.
 pub(super) fn answers(
     front: Front,
     mut metadata: MetadataMap,
@@ -50,7 +50,7 @@ pub(super) fn answers(
         ends,
     });
     let answered = messages.map(move |message| {
-        // In their order, before any of them is answered.
+        // In order, before any of them is answered.
         let turn = message.map(|request| (request, turns.next()));
         let call = Arc::clone(&call);
         async move {
@@ -91,7 +91,7 @@ impl Call {
     }
 }
 
-/// As the stream has it: an error is an answer like any other.
+/// In the stream's form: an error is an answer like any other.
 fn rendered(id: String, outcome: Result<ModelInferResponse, Status>) -> ModelStreamInferResponse {
     let (error_message, mut response, more) = match outcome {
         Ok(response) => {

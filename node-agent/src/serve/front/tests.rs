@@ -168,7 +168,7 @@ async fn every_malformed_request_is_refused_by_name() {
             assert!(status.message().contains(word), "{case}: {status}");
         }
     }
-    // None of them counts as failed, and the agent serves on.
+    // None of them counts as failed, and the agent keeps serving.
     assert!(cam.telemetry.drain().requests.is_empty());
     cam.client()
         .model_infer(request("a", &[1.0, 2.0]))
@@ -501,10 +501,10 @@ async fn any_agent_takes_the_request_to_the_entry_and_relays_its_answer() {
     let reply = reply.unwrap().into_inner();
     assert_eq!((values(&reply), reply.id.as_str()), (vec![3.0, 5.0], "a"));
     assert_eq!(reply.model_name, "m");
-    // It is the entry that counts it.
+    // The entry counts it.
     assert!(edge.telemetry.drain().requests.is_empty());
     assert_eq!(cam.telemetry.drain().requests.len(), 1);
-    // It relays what the entry refuses.
+    // It relays the entry's refusals.
     let mut wrong = request("a", &[1.0, 2.0]);
     wrong.inputs[0].name = "picture".into();
     assert_eq!(refused(&edge, wrong).await.code(), Code::InvalidArgument);
@@ -570,7 +570,7 @@ async fn the_deadline_holds_at_an_entry_that_cannot_be_reached() {
     let late = hurried(request("", &[1.0, 2.0]));
     let status = edge.client().model_infer(late).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-    // It may pass in a pause between two tries or within one.
+    // The deadline may pass between two tries or during one.
     assert!(status.message().contains("cam-1"), "{status}");
 }
 
@@ -593,7 +593,7 @@ async fn the_nearest_entry_answers_and_the_next_where_it_cannot_be_reached() {
         let reply = edge.client().model_infer(request("", &[1.0, 1.0])).await;
         values(reply.unwrap().get_ref())[0]
     };
-    // Not measured: as the operator has them.
+    // Not measured: as reported by the operator.
     assert_eq!(ask().await, 10.0);
     edge.rtts.lock().unwrap().insert("cam-2".into(), 0.001);
     assert_eq!(ask().await, 20.0);
@@ -601,7 +601,7 @@ async fn the_nearest_entry_answers_and_the_next_where_it_cannot_be_reached() {
     for _ in 0..5 {
         assert_eq!(ask().await, 10.0);
     }
-    // The entry itself answers what arrives there, however far.
+    // The entry itself answers requests that arrive there, however far.
     let reply = far.client().model_infer(request("", &[1.0, 1.0])).await;
     assert_eq!(values(reply.unwrap().get_ref())[0], 10.0);
 }
@@ -634,7 +634,7 @@ async fn a_model_that_is_on_its_way_is_waited_for() {
         assert_eq!(host.telemetry.requests_in_flight(), 1);
         assert_eq!(host.telemetry.requests_under_way(), 0);
     }
-    // What the entry lost counts as such, and nothing else does.
+    // Only the entry's losses count as such.
     let failed = cam.telemetry.drain().requests;
     assert_eq!(failed.values().map(Vec::len).sum::<usize>(), 1);
     assert!(edge.telemetry.drain().requests.is_empty());
@@ -685,7 +685,7 @@ async fn an_entry_that_moves_under_load_loses_nothing() {
         })
         .collect();
     sleep(Duration::from_millis(50)).await;
-    // The worst order: the old one has lost its route before anybody knows the new one.
+    // The worst order: the old one has lost its route before the new one is known.
     old.routes.apply(&[]).unwrap();
     sleep(Duration::from_millis(50)).await;
     new.routes.apply(&[route_to(1, &[(1, &new)])]).unwrap();

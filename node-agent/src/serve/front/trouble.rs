@@ -13,12 +13,12 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
-/// Pauses between tries: a host that restarts or a route that moves takes some
-/// hundred milliseconds at least.
+/// Pauses between tries: restarting a host or moving a route takes some hundred milliseconds at
+/// least.
 pub(super) const PAUSES: Backoff =
     Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
 
-/// Paths from this host that fail, by placement UID. Clones share them.
+/// Failing paths from this host, by placement UID. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Troubles {
     known: Arc<Mutex<BTreeMap<String, Arc<Trouble>>>>,
@@ -27,13 +27,13 @@ pub(crate) struct Troubles {
 #[derive(Debug)]
 struct Trouble {
     last: Mutex<Setback>,
-    /// Whoever holds it tries, and all who come after pause as they did.
+    /// Its holder tries; later ones continue its back-off.
     turn: Arc<tokio::sync::Mutex<Backoff>>,
-    /// Fires when the path answered or another one is taken.
+    /// Fires when the path answered or was replaced.
     over: CancellationToken,
 }
 
-/// The right to try a path that fails. Dropping it gives it to the next request.
+/// The right to try a failing path. Dropping it passes it to the next request.
 #[derive(Debug)]
 pub(super) struct Turn {
     pauses: OwnedMutexGuard<Backoff>,
@@ -41,7 +41,7 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Waits before the next one may try, no longer than the trouble lasts.
+    /// Waits before the next one may try, unless the trouble ends.
     pub(super) async fn pause(mut self) {
         let pause = tokio::time::sleep(self.pauses.next_wait());
         tokio::select! {
@@ -52,11 +52,11 @@ impl Turn {
 }
 
 impl Troubles {
-    /// Waits for the caller's turn; none where the path of `placement_uid` works, for
-    /// all that is known.
+    /// Waits for the caller's turn; `None` if the path of `placement_uid` works, as far
+    /// as is known.
     ///
     /// # Errors
-    /// What the last try met, when `deadline` passes first.
+    /// The failure of the last try, if `deadline` passes first.
     pub(super) async fn turn(
         &self,
         placement_uid: &str,
@@ -77,8 +77,8 @@ impl Troubles {
         }
     }
 
-    /// A try met `setback` though another one had failed before. The trouble ends
-    /// with the path: when `superseded` fires.
+    /// A try failed with `setback` after another one had failed before. The trouble ends with the
+    /// path: when `superseded` fires.
     pub(super) fn failed(
         &self,
         placement_uid: &str,
@@ -102,7 +102,7 @@ impl Troubles {
         known.insert(placement_uid.to_owned(), Arc::new(trouble));
     }
 
-    /// The path answered: all who wait may go.
+    /// The path answered: all waiting requests may proceed.
     pub(super) fn answered(&self, placement_uid: &str) {
         if let Some(trouble) = lock(&self.known).remove(placement_uid) {
             trouble.over.cancel();

@@ -5,8 +5,7 @@ use bytes::Bytes;
 use lamina_model::DataType;
 use lamina_proto::inference::InferTensorContents;
 
-/// The field in which elements of `datatype` travel; the two half floats travel
-/// only raw.
+/// The field for elements of `datatype`; the two half floats must be raw.
 const fn field_of(datatype: DataType) -> Option<&'static str> {
     match datatype {
         DataType::Bool => Some("bool_contents"),
@@ -19,7 +18,7 @@ const fn field_of(datatype: DataType) -> Option<&'static str> {
     }
 }
 
-/// Names of the fields that hold something.
+/// Names of the fields that are not empty.
 fn filled(contents: &InferTensorContents) -> impl Iterator<Item = &'static str> {
     [
         ("bool_contents", contents.bool_contents.len()),

@@ -1,4 +1,4 @@
-//! Requests that wait for a model about to serve: how many, and how long.
+//! Requests that wait for a model that is being deployed: how many, and how long.
 
 use super::error::{FrontError, Setback};
 use super::journey::Journey;
@@ -9,11 +9,11 @@ use crate::telemetry::{RequestKey, Telemetry};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 
-/// What the requests that wait may hold together.
+/// Memory limit of all waiting requests together.
 const ROOM_BYTES: usize = 64 << 20;
-/// Each counts as this much at least, so that there are 256 at most.
+/// Each counts as at least this much, so there are at most 256.
 const SEAT_BYTES: usize = 256 << 10;
-/// What a permit stands for.
+/// Bytes per permit.
 const PERMIT_BYTES: usize = 1 << 10;
 
 /// Where requests wait. Clones share it.
@@ -23,7 +23,7 @@ pub(super) struct WaitingRoom {
     telemetry: Telemetry,
 }
 
-/// What may let a request go on. Begun before looking, so that nothing is missed.
+/// Events that let a request continue. Subscribed before checking, so that nothing is missed.
 #[derive(Debug)]
 pub(super) struct Changes {
     routes: watch::Receiver<u64>,
@@ -58,7 +58,7 @@ impl WaitingRoom {
     /// Waits for `changes`.
     ///
     /// # Errors
-    /// Too many wait already, or the deadline passed.
+    /// Too many are waiting already, or the deadline passed.
     pub(super) async fn for_model(
         &self,
         waited: Waited,
@@ -81,7 +81,7 @@ impl WaitingRoom {
         changed.ok_or_else(|| late(name))
     }
 
-    /// Pauses after no entry could be reached, no longer than until `changes`.
+    /// Pauses after no entry could be reached, but no longer than until `changes`.
     ///
     /// # Errors
     /// As [`WaitingRoom::for_model`].
@@ -109,7 +109,7 @@ impl WaitingRoom {
     }
 }
 
-/// Where it never comes to a path, it was lost at the entry that has none.
+/// A request that never gets a path is counted as lost at the entry.
 fn count(journey: &mut Journey, placement_uid: Option<String>) {
     if let Some(placement_uid) = placement_uid {
         journey.counted_as.get_or_insert(RequestKey {
@@ -152,7 +152,7 @@ mod tests {
         }
         let error = wait(&mut journey(0)).await;
         assert_eq!(error.code(), tonic::Code::ResourceExhausted, "{error}");
-        // Who waits goes on waiting, and who leaves makes room.
+        // Waiting requests keep waiting, and those that leave make room.
         assert!(matches!(wait(&mut seated[0]).await, FrontError::Unheard(_)));
         seated.pop();
         assert!(matches!(

@@ -1,7 +1,7 @@
 //! The memory that all requests inside this agent may take, shared fairly.
 //!
 //! A model may take at most half of it, as may a connection; an address three quarters: a flood
-//! on or from one leaves room for the others. A request that finds no room waits briefly, since
+//! on or from one leaves room for the others. A request that does not fit waits briefly, since
 //! others soon finish, and is then refused before its bytes are read.
 
 use crate::door::Origin;
@@ -13,14 +13,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a request waits for room.
+/// How long a request waits for memory.
 const WAIT: Duration = Duration::from_millis(20);
-/// A request takes as much at least, so that there is a most of them, too.
+/// Least charge of a request, which also limits their number.
 const LEAST_BYTES: u64 = 16 << 10;
-/// Room is taken in steps of this, so that it is not counted for each frame.
+/// Memory is taken in steps of this size, not for each frame.
 const STEP_BYTES: u64 = 64 << 10;
 
-/// The room of an agent. Clones share it.
+/// The memory budget of an agent. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget {
     inner: Arc<Inner>,
@@ -39,7 +39,7 @@ struct Held {
     by_share: HashMap<Share, u64>,
 }
 
-/// What takes a share.
+/// An owner of a share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Share {
     Connection(u64),
@@ -47,32 +47,32 @@ enum Share {
     Owner(Owner),
 }
 
-/// Whom a request is for.
+/// Whom a request is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Owner {
     /// A model that this agent knows.
     Model(String),
-    /// A model that nobody knows.
+    /// An unknown model.
     Unknown,
-    /// Who watches the agent's health.
+    /// A watcher of the agent's health.
     Watch,
-    /// A stream of requests, beside what these take.
+    /// A stream of requests, besides the requests themselves.
     Stream,
-    /// Whoever measures or asks something.
+    /// Measurements and other questions.
     Other,
 }
 
-/// What one request takes, until dropped.
+/// The charge of one request, until dropped.
 #[derive(Debug)]
 pub(crate) struct Charge {
     budget: Budget,
     origin: Origin,
-    /// None until it is known.
+    /// `None` until it is known.
     owner: Option<Owner>,
     bytes: u64,
 }
 
-/// There is no room.
+/// The budget is exhausted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
     #[error("this host has reached its limit of requests; try again, or use another host")]
@@ -86,7 +86,7 @@ pub(crate) enum Full {
 }
 
 impl Budget {
-    /// `limit` bytes.
+    /// A budget of `limit` bytes.
     pub(crate) fn new(limit: u64) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -97,15 +97,15 @@ impl Budget {
         }
     }
 
-    /// The largest message that there is room for at all.
+    /// The largest message that can fit at all.
     pub(crate) fn largest(&self) -> u64 {
         self.inner.limit / 2
     }
 
-    /// Room for a request of which nothing has come yet.
+    /// Memory for a request before any of it arrives.
     ///
     /// # Errors
-    /// There is none, and none came.
+    /// There is none, and none became free.
     pub(crate) async fn begin(&self, origin: Origin) -> Result<Charge, Full> {
         let mut charge = Charge {
             budget: self.clone(),
@@ -184,10 +184,10 @@ fn full(share: &Share) -> Full {
 }
 
 impl Charge {
-    /// Takes `bytes` in all, and somewhat more where `expected` says that more will come.
+    /// Raises the charge to `bytes`, and somewhat more if `expected` says that more will come.
     ///
     /// # Errors
-    /// There is no room, and none came.
+    /// The budget is exhausted, and nothing became free.
     pub(crate) async fn reach(&mut self, bytes: u64, expected: u64) -> Result<(), Full> {
         if bytes <= self.bytes {
             return Ok(());
@@ -196,10 +196,10 @@ impl Charge {
         self.add(bytes.max(next) - self.bytes).await
     }
 
-    /// As [`Charge::reach`], for who cannot wait.
+    /// As [`Charge::reach`], without waiting.
     ///
     /// # Errors
-    /// There is no room.
+    /// The budget is exhausted.
     pub(crate) fn reach_now(&mut self, bytes: u64) -> Result<(), Full> {
         let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else {
             return Ok(());
@@ -209,20 +209,20 @@ impl Charge {
         Ok(())
     }
 
-    /// Waits until there is room for a request of `owner`, which goes on coming: while it
-    /// does, its client pays. Else slow clients of a model would keep others from it.
+    /// Waits until a request of `owner` would fit, while it is still arriving: until it is
+    /// complete, its client pays. Otherwise slow clients of a model could lock out others.
     ///
     /// # Errors
-    /// There is none, and none came.
+    /// The budget is exhausted, and nothing became free.
     pub(crate) async fn may_come(&self, owner: &Owner) -> Result<(), Full> {
         let share = Share::Owner(owner.clone());
         self.wait_until(|budget| budget.has_room(&share)).await
     }
 
-    /// The request is for `owner`, who pays from now on.
+    /// Charges the request to `owner` from now on.
     ///
     /// # Errors
-    /// It has no room, and none came.
+    /// The owner's share is exhausted, and nothing became free.
     pub(crate) async fn belongs_to(&mut self, owner: Owner) -> Result<(), Full> {
         if self.owner.as_ref() == Some(&owner) {
             return Ok(());
@@ -256,13 +256,12 @@ impl Charge {
         Ok(())
     }
 
-    /// Tries `attempt` until it succeeds, each time when something has ended, but not for
-    /// long.
+    /// Repeats `attempt` until it succeeds, each time something is released, but not for long.
     async fn wait_until(&self, attempt: impl Fn(&Budget) -> Result<(), Full>) -> Result<(), Full> {
         let until = Instant::now() + WAIT;
         loop {
             let mut freed = pin!(self.budget.inner.freed.notified());
-            // Or what ends between the try and the wait is not noticed.
+            // Otherwise a release between the try and the wait would be missed.
             freed.as_mut().enable();
             let Err(full) = attempt(&self.budget) else {
                 return Ok(());
@@ -299,7 +298,7 @@ mod tests {
         Owner::Model(name.to_owned())
     }
 
-    /// Connection `connection` of an address of its own.
+    /// Connection `connection` of a distinct address.
     fn origin(connection: u8) -> Origin {
         Origin {
             connection: connection.into(),

@@ -1,4 +1,4 @@
-//! The messages of a body, one after the other, in the pieces in which they come.
+//! The messages of a body, one after the other, in pieces as they arrive.
 
 use super::receive::{Refusal, SILENCE};
 use bytes::Bytes;
@@ -14,17 +14,17 @@ const HEADER_BYTES: usize = 5;
 /// A body, read as gRPC frames its messages.
 pub(super) struct Feed<B> {
     body: B,
-    /// Came, and is not taken.
+    /// Received, but not yet taken.
     data: Bytes,
-    /// Bytes of the present message that were not taken yet.
+    /// Remaining bytes of the current message.
     left: usize,
 }
 
-/// What stands before a message.
+/// The header of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) is_packed: bool,
-    /// Bytes behind it, as it announces.
+    /// Announced length of the message.
     pub(super) length: usize,
 }
 
@@ -41,7 +41,7 @@ where
         }
     }
 
-    /// Waits for another message to begin, no longer than for `patience`. False at the end
+    /// Waits for another message to begin, no longer than `patience`. False at the end
     /// of the body.
     ///
     /// # Errors
@@ -51,10 +51,10 @@ where
         filled.map_err(|_| Refusal::Idle)?
     }
 
-    /// What stands before the next message; none at the end of the body.
+    /// The header of the next message; `None` at the end of the body.
     ///
     /// # Errors
-    /// It is cut off, or does not come.
+    /// It is truncated, or does not arrive.
     pub(super) async fn header(&mut self) -> Result<Option<Header>, Refusal> {
         let mut header = Vec::with_capacity(HEADER_BYTES);
         while header.len() < HEADER_BYTES {
@@ -82,10 +82,10 @@ where
         }))
     }
 
-    /// The next piece of the message whose header was read; none at its end.
+    /// The next piece of the message whose header was read; `None` at its end.
     ///
     /// # Errors
-    /// It is cut off, or does not come.
+    /// It is truncated, or does not arrive.
     pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, Refusal> {
         if self.left == 0 {
             return Ok(None);
@@ -98,7 +98,7 @@ where
         Ok(Some(piece))
     }
 
-    /// Leaves out what is still to come of the present message.
+    /// Skips the rest of the current message.
     ///
     /// # Errors
     /// As [`Feed::piece`].
@@ -118,20 +118,20 @@ where
         Ok(())
     }
 
-    /// Whether something is there, in the middle of a message.
+    /// Whether data is available, in the middle of a message.
     async fn filled(&mut self) -> Result<bool, Refusal> {
         let filled = timeout(SILENCE, self.fill()).await;
         filled.map_err(|_| Refusal::Silent)?
     }
 
-    /// Waits for data where there is none. False at the end of the body.
+    /// Waits for data if there is none. False at the end of the body.
     async fn fill(&mut self) -> Result<bool, Refusal> {
         while self.data.is_empty() {
             let next = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context));
             match next.await {
                 None => return Ok(false),
                 Some(Err(error)) => return Err(Refusal::Broken(error.to_string())),
-                // Trailers say nothing here.
+                // Trailers have no meaning here.
                 Some(Ok(frame)) => self.data = frame.into_data().unwrap_or_default(),
             }
         }

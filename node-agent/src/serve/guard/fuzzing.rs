@@ -16,7 +16,7 @@ pub(crate) fn forward(message: &[u8]) -> Option<u64> {
 
 fn weighed(message: &[u8], shape: &Shape) -> Option<u64> {
     let mut rope = Rope::default();
-    // Over a seam, as frames come.
+    // Split, as frames arrive.
     let (first, second) = message.split_at(message.len() / 2);
     rope.push_slice(first);
     rope.push(second.to_vec().into());

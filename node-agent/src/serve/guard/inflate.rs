@@ -4,19 +4,19 @@ use super::rope::Rope;
 use flate2::write::{GzDecoder, ZlibDecoder};
 use std::io::{self, Write};
 
-/// Every message may unpack to so much; an empty picture is all zeros.
+/// Size that every message may decompress to; an empty image is all zeros.
 const ALWAYS_BYTES: usize = 4 << 20;
-/// Beyond it, to so many times what came. Tensors that hold something stay far below.
+/// Ratio above that. Real tensors stay far below.
 const RATIO: usize = 100;
 
-/// The compressions that clients may use.
+/// The supported compressions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
     Gzip,
     Deflate,
 }
 
-/// Why a message is not unpacked.
+/// Why a message is not decompressed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InflateError {
     #[error(
@@ -29,7 +29,7 @@ pub(super) enum InflateError {
 }
 
 impl Packing {
-    /// By the name that gRPC has for it.
+    /// By its name in gRPC.
     pub(super) fn of(encoding: &[u8]) -> Option<Self> {
         match encoding {
             b"gzip" => Some(Self::Gzip),
@@ -39,7 +39,7 @@ impl Packing {
     }
 }
 
-/// Unpacks what comes, as it comes.
+/// Decompresses data as it arrives.
 #[derive(Debug)]
 pub(super) struct Inflater {
     decoder: Decoder,
@@ -56,13 +56,13 @@ enum Decoder {
 #[derive(Debug, Default)]
 struct Sink {
     rope: Rope,
-    /// Bytes that it takes at present.
+    /// The current limit in bytes.
     allowed: usize,
     is_full: bool,
 }
 
 impl Inflater {
-    /// To `limit` bytes at most.
+    /// With a limit of `limit` bytes.
     pub(super) fn new(packing: Packing, limit: usize) -> Self {
         let sink = Sink::default();
         Self {
@@ -75,7 +75,7 @@ impl Inflater {
         }
     }
 
-    /// What was unpacked so far.
+    /// The output so far.
     pub(super) fn rope(&self) -> &Rope {
         match &self.decoder {
             Decoder::Gzip(decoder) => &decoder.get_ref().rope,
@@ -175,7 +175,7 @@ mod tests {
         encoder.write_all(&bytes).unwrap();
         let packed = encoder.finish().unwrap();
         assert_eq!(unpacked(Packing::Deflate, &packed, limit).unwrap(), bytes);
-        // An empty picture.
+        // A black image.
         let black = vec![0; 3 << 20];
         assert_eq!(
             unpacked(Packing::Gzip, &gzip(&black), 4 << 20).unwrap(),

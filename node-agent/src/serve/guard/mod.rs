@@ -1,4 +1,4 @@
-//! Checks before any request is decoded: its size, its memory, and whether there is room.
+//! Checks before any request is decoded: its size, its memory, and whether it fits.
 //!
 //! tonic reserves the announced size of a message, decompresses without a limit, and decodes
 //! the result. So messages are received here, whole, with limits that are enforced as they
@@ -43,39 +43,39 @@ use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
 
-/// What is taken where no model says more.
+/// Size limit unless a model needs more.
 pub(crate) const MESSAGE_BYTES: usize = 64 << 20;
-/// Names and questions.
+/// Limit for messages without tensors.
 const SMALL_BYTES: usize = 64 << 10;
 /// Methods whose messages may be compressed: those of users.
 const UNPACKED: &str = "/inference.GRPCInferenceService/";
-/// For requests that came through no door.
+/// For requests that did not come through the door.
 pub(crate) const NOWHERE: Origin = Origin {
     connection: u64::MAX,
     address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
 };
-/// A request's own words beside its tensors.
+/// Size of a request besides its tensors.
 const OVERHEAD_BYTES: u64 = 1 << 20;
-/// The room for requests is this part of the memory, within these limits.
+/// The budget for requests is this fraction of the memory, within these limits.
 const ROOM_PART: u64 = 4;
 const LEAST_ROOM_BYTES: u64 = 128 << 20;
 const MOST_ROOM_BYTES: u64 = 2 << 30;
 
-/// Room for the requests of a host with `memory_bytes`.
+/// The budget for the requests of a host with `memory_bytes`.
 pub(crate) fn room(memory_bytes: u64) -> Budget {
     let bytes = memory_bytes / ROOM_PART;
     Budget::new(bytes.clamp(LEAST_ROOM_BYTES, MOST_ROOM_BYTES))
 }
 
-/// What the guard must know of the models here.
+/// The models here, as far as the guard needs to know them.
 pub(crate) trait Models: Send + Sync {
-    /// Whether there is a model `namespace/name`.
+    /// Whether the model `namespace/name` exists.
     fn knows(&self, full_name: &str) -> bool;
     /// Whether this host runs a part of the Placement.
     fn runs(&self, placement_uid: &str) -> bool;
-    /// Bytes of tensors in the largest request that a model takes here, where one says.
+    /// Bytes of tensors in the largest request for a model here, if known.
     fn largest_request(&self) -> u64;
-    /// As [`Models::largest_request`], of what other agents send.
+    /// As [`Models::largest_request`], for requests of other agents.
     fn largest_hop(&self) -> u64;
 }
 
@@ -98,27 +98,27 @@ pub(crate) struct Guard {
     pub(crate) gate: Gate,
 }
 
-/// Decides what is fit.
+/// Decides which requests are acceptable.
 #[derive(Clone)]
 pub(crate) struct Gate {
     pub(crate) budget: Budget,
     pub(crate) models: Arc<dyn Models>,
     pub(crate) access: Access,
-    /// Whether other agents count only with a certificate.
+    /// Whether other agents need a certificate.
     pub(crate) is_strict: bool,
-    /// Once it fires, streams take no request any more.
+    /// Once it fires, streams accept no more requests.
     pub(crate) closing: CancellationToken,
 }
 
-/// The methods, by what their messages are like.
+/// The methods, by their messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
     Infer,
-    /// Requests for inference, one after the other.
+    /// Inference requests, one after the other.
     Stream,
     Forward,
     Ping,
-    /// The one whose answer goes on.
+    /// The one with an unlimited answer.
     Watch,
     Other,
 }
@@ -192,7 +192,7 @@ impl Guard {
     }
 }
 
-/// What a client is told whose call of `path` is not answered.
+/// The answer to a client whose call of `path` is refused.
 fn refused(refusal: Refusal, path: &str) -> Response<Answer> {
     tracing::debug!(%refusal, path, "refused");
     let refused = Status::from(refusal).into_http();
@@ -203,10 +203,10 @@ fn refused(refusal: Refusal, path: &str) -> Response<Answer> {
     })
 }
 
-/// A message is packed as nobody here unpacks.
+/// A message uses an unsupported compression.
 struct UnknownPacking;
 
-/// How the messages of a call are packed that say that they are.
+/// The compression of a call's messages, if they are compressed.
 fn packing_of(headers: &HeaderMap) -> Result<Option<Packing>, UnknownPacking> {
     let encoding = headers.get("grpc-encoding").map(HeaderValue::as_bytes);
     match encoding.filter(|encoding| *encoding != b"identity") {
@@ -215,23 +215,22 @@ fn packing_of(headers: &HeaderMap) -> Result<Option<Packing>, UnknownPacking> {
     }
 }
 
-/// Whether a call is one for which a client must say who it is: health and what the server
-/// says of itself are everybody's, and other agents are known by other means.
+/// Whether clients must authenticate for a call: health and server metadata are open, and other
+/// agents are authenticated by other means.
 fn is_about_a_model(path: &str) -> bool {
     let method = path.strip_prefix(UNPACKED);
     method.is_some_and(|m| !matches!(m, "ServerLive" | "ServerReady" | "ServerMetadata"))
 }
 
 impl Gate {
-    /// Whoever says that an agent passes a request on is believed by its certificate alone,
-    /// where agents have some.
+    /// If agents have certificates, only these mark a request as forwarded.
     fn distrust(&self, parts: &mut Parts) {
         if self.is_strict && parts.extensions.get::<Peer>().is_none() {
             parts.headers.remove(FORWARDED);
         }
     }
 
-    /// The message, whose caller is known before any of it is read.
+    /// The message, after authenticating its caller.
     async fn let_in(
         &self,
         parts: &Parts,
@@ -272,7 +271,7 @@ impl Gate {
         let unpacks = path.starts_with(UNPACKED);
         let packing = match packing_of(headers) {
             Ok(packing) if packing.is_none() || unpacks => packing,
-            // The service says what it takes instead.
+            // Let the service report what it accepts.
             _ => return Ok((Vec::new(), charge)),
         };
         let terms = Terms {
@@ -288,7 +287,7 @@ impl Gate {
     fn limit(&self, method: Method) -> usize {
         let said = match method {
             Method::Infer | Method::Stream => self.models.largest_request(),
-            // Encoded, a value is there as it came and as FP32.
+            // An encoded value is held as received and as FP32.
             Method::Forward => self.models.largest_hop().saturating_mul(3) / 2,
             Method::Ping => 0,
             Method::Watch | Method::Other => return SMALL_BYTES,
@@ -300,7 +299,7 @@ impl Gate {
         said.clamp(MESSAGE_BYTES, MAX_MESSAGE_BYTES)
     }
 
-    /// Whose the message is that names `name`.
+    /// The owner of a message that names `name`.
     fn owner(
         &self,
         method: Method,
@@ -340,7 +339,7 @@ impl Service<Request<Incoming>> for Guard {
     }
 }
 
-/// A message that is here as a whole.
+/// A complete message.
 struct Whole(VecDeque<Bytes>);
 
 impl Body for Whole {
@@ -359,11 +358,11 @@ impl Body for Whole {
     }
 }
 
-/// An answer, until whose end its request is charged.
+/// An answer; its request is charged until it ends.
 pub(crate) struct Answer {
     body: tonic::body::Body,
     _charge: Option<Charge>,
-    /// Of a stream: each answer that its client takes shows that it is there.
+    /// Of a stream: each answer that its client reads shows that it is alive.
     pulse: Option<Pulse>,
 }
 

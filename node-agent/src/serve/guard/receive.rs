@@ -1,8 +1,8 @@
-//! One message from a client, as a whole, before anybody decodes it.
+//! Receives one complete message from a client before it is decoded.
 //!
-//! What it announces reserves nothing; what came is counted as it comes; and it is weighed
-//! before it is decoded. Every method of this agent takes one message, but for the stream of
-//! requests (`stream.rs`), of which each is received so.
+//! Its announced size reserves nothing; received bytes are counted as they arrive; and its
+//! memory is computed before it is decoded. Every method of this agent takes one message, except
+//! the stream of requests (`stream.rs`), which receives each of them in this way.
 
 use super::budget::{Charge, Full, Owner};
 use super::feed::{Feed, Header};
@@ -19,11 +19,11 @@ use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-/// A client that sends nothing for so long is gone, or means harm.
+/// A client that sends nothing for this long is gone, or hostile.
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
-/// The whole message comes within this, the longest deadline.
+/// Time limit of the whole message: the longest deadline.
 pub(super) const WHOLE: Duration = crate::serve::deadline::LONGEST;
-/// Advice to who is refused for want of room, in milliseconds.
+/// Retry delay when there is no memory, in milliseconds.
 const RETRY_AFTER_MS: &str = "200";
 
 /// Why a request is refused before it is decoded.
@@ -84,7 +84,7 @@ impl Refusal {
         }
     }
 
-    /// Whether nothing that follows on the same stream can be answered either.
+    /// Whether the rest of the stream cannot be answered either.
     pub(super) fn ends_a_stream(&self) -> bool {
         match self {
             Self::Silent
@@ -119,19 +119,19 @@ impl From<Refusal> for Status {
     }
 }
 
-/// How a message may be.
+/// Limits of a message.
 pub(super) struct Terms<'a> {
-    /// What it consists of.
+    /// Its structure.
     pub(super) shape: &'static Shape,
-    /// Its bytes at most, unpacked and decoded.
+    /// Its size limit, decompressed and decoded.
     pub(super) limit: usize,
-    /// How it is compressed where it says that it is.
+    /// Its compression, if it is compressed.
     pub(super) packing: Option<Packing>,
-    /// Whose it is where its first field names so.
+    /// Its owner, by its first field.
     pub(super) owner: &'a (dyn Fn(Option<String>) -> Result<Owner, Denial> + Send + Sync),
 }
 
-/// The only message in `body`, uncompressed and with its header; nothing where none came.
+/// The only message in `body`, uncompressed and with its header; empty if there is none.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -157,7 +157,7 @@ where
     timeout(WHOLE, receiving).await.map_err(|_| Refusal::Slow)?
 }
 
-/// The message of `feed` behind `header`, uncompressed and with a header of its own.
+/// The message of `feed` after `header`, uncompressed and with its own header.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -185,7 +185,7 @@ where
     Ok(pieces)
 }
 
-/// What stands behind `header`, unpacked.
+/// The content after `header`, decompressed.
 async fn content<B>(
     feed: &mut Feed<B>,
     header: Header,
@@ -213,7 +213,7 @@ where
     content.finish()
 }
 
-/// A message that is coming.
+/// A message being received.
 enum Content {
     Plain(Rope),
     Packed(Box<Inflater>),
@@ -323,7 +323,7 @@ mod tests {
         let bomb = framed(1, bomb.len(), &bomb);
         let refusal = received(&bomb, 16 << 10, true).await.unwrap_err();
         assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal}");
-        // A smaller one unpacks, and is refused for the number of its inputs.
+        // A smaller one is decompressed, and refused for its number of inputs.
         let bomb = gzip(&[0x2a, 0].repeat(1_000_000));
         let bomb = framed(1, bomb.len(), &bomb);
         let refusal = received(&bomb, 16 << 10, true).await.unwrap_err();

@@ -1,11 +1,11 @@
-//! Bytes in the pieces in which they came, so that tensors are not copied.
+//! Bytes in the pieces in which they arrived, so that tensors are not copied.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-/// Pieces below this are gathered: a frame of one byte keeps a whole buffer otherwise.
+/// Smaller pieces are merged: otherwise a frame of one byte would keep a whole buffer.
 const GATHERED_BYTES: usize = 2 << 10;
 
-/// A message as it came.
+/// A message as it arrived.
 #[derive(Debug, Default)]
 pub(super) struct Rope {
     pieces: Vec<Bytes>,
@@ -31,12 +31,12 @@ impl Rope {
         self.tail.put_slice(piece);
     }
 
-    /// Bytes in all.
+    /// Total length in bytes.
     pub(super) const fn len(&self) -> usize {
         self.bytes
     }
 
-    /// From the first byte on.
+    /// Reads from the first byte.
     pub(super) fn reader(&self) -> Reader<'_> {
         Reader {
             now: &[],
@@ -55,7 +55,7 @@ impl Rope {
     }
 }
 
-/// Reads over the seams.
+/// Reads across pieces.
 #[derive(Debug, Clone)]
 pub(super) struct Reader<'a> {
     now: &'a [u8],
@@ -64,7 +64,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The next byte; none at the end.
+    /// The next byte; `None` at the end.
     pub(super) fn byte(&mut self) -> Option<u8> {
         while self.now.is_empty() {
             self.next_piece()?;
@@ -74,7 +74,7 @@ impl Reader<'_> {
         Some(*first)
     }
 
-    /// Leaves out `bytes`; none where there are fewer.
+    /// Skips `bytes`; `None` if there are fewer.
     pub(super) fn skip(&mut self, mut bytes: usize) -> Option<()> {
         while bytes > self.now.len() {
             bytes -= self.now.len();

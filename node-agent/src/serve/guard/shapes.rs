@@ -1,10 +1,9 @@
-//! What messages are made of, as far as it costs memory. The fields are those of
-//! `proto/*.proto`.
+//! The structure of messages, as far as it costs memory. The fields are those of `proto/*.proto`.
 
 /// A kind of message.
 #[derive(Debug)]
 pub(super) struct Shape {
-    /// What one takes in memory, without what its fields hold.
+    /// Memory of one message, without the contents of its fields.
     pub(super) bytes: u64,
     pub(super) fields: &'static [Field],
 }
@@ -14,21 +13,21 @@ pub(super) struct Shape {
 pub(super) struct Field {
     pub(super) number: u32,
     pub(super) holds: Holds,
-    /// How often it may come, and what people call it.
+    /// How often it may occur, and its name for users.
     pub(super) most: Option<(u32, &'static str)>,
 }
 
-/// What a field holds.
+/// The contents of a field.
 #[derive(Debug)]
 pub(super) enum Holds {
     /// Bytes or text.
     Bytes,
-    /// Numbers, of which each byte on the wire may become so many in memory.
+    /// Numbers, with the memory per byte on the wire.
     Numbers(u64),
     Message(&'static Shape),
 }
 
-/// What a field of bytes takes beside them.
+/// Memory of a field of bytes besides the bytes.
 pub(super) const BYTES_OVERHEAD: u64 = 64;
 
 const fn any(number: u32, holds: Holds) -> Field {
@@ -138,7 +137,7 @@ static TENSOR: Shape = Shape {
     ],
 };
 
-/// Its elements are there twice for a moment: as they came, and as FP32.
+/// Its elements exist twice for a moment: as received, and as FP32.
 static ENCODED: Shape = Shape {
     bytes: 192,
     fields: &[
@@ -153,7 +152,7 @@ static INT8: Shape = Shape {
     fields: &[any(1, Holds::Numbers(5))],
 };
 
-/// A message of nothing but bytes and numbers, each once.
+/// A message of only bytes and numbers, each once.
 pub(super) static FLAT: Shape = Shape {
     bytes: 256,
     fields: &[any(1, Holds::Bytes), any(2, Holds::Bytes)],
@@ -170,7 +169,7 @@ mod tests {
 
     fn holds<T>(shape: &Shape) {
         let (bytes, name) = (size_of::<T>() as u64, std::any::type_name::<T>());
-        // A list that grows has room for twice what is in it.
+        // A growing list has capacity for twice its contents.
         assert!(
             2 * bytes <= shape.bytes,
             "{name}: {bytes} in {}",

@@ -1,5 +1,5 @@
-//! Requests that come on one stream. Each is let in, received, weighed and charged as one
-//! that comes alone; what is wrong with one is told in its answer, and the stream goes on.
+//! Requests on one stream. Each is admitted, received, weighed and charged as a single one would
+//! be; errors are reported in its answer, and the stream continues.
 
 use super::budget::{Charge, Owner};
 use super::feed::Feed;
@@ -23,9 +23,9 @@ use tonic::Status;
 use tonic::service::Routes;
 use tower::Service as _;
 
-/// A stream on which no request comes for so long is ended, as an idle connection is.
+/// A stream without requests for this long is ended, as an idle connection is.
 const IDLE: Duration = Duration::from_secs(300);
-/// Stands for a message that was refused.
+/// Replaces a refused message.
 const NOTHING: Bytes = Bytes::from_static(&[0; 5]);
 
 /// A message of a stream that may be answered. It is charged until this is dropped.
@@ -46,18 +46,18 @@ impl Admitted {
     }
 }
 
-/// Whether each message of a stream may be answered, in their order: in the extensions of
-/// the call, since what is decoded has no room for it.
+/// Whether each message of a stream may be answered, in order: in the extensions of the call, since
+/// decoded messages have no place for it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Turns(Arc<Mutex<VecDeque<Turn>>>);
 
 type Turn = Result<Admitted, Status>;
 
 impl Turns {
-    /// Of the message that was decoded last.
+    /// For the message decoded last.
     ///
     /// # Errors
-    /// Why it was refused; an empty message stands in its place.
+    /// Why it was refused; an empty message replaces it.
     pub(crate) fn next(&self) -> Turn {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let nobody = || Err(Status::unauthenticated("nobody said who calls"));
@@ -84,7 +84,7 @@ impl Guard {
         let turns = Turns::default();
         parts.extensions.insert(turns.clone());
         let Ok(packing) = packing_of(&parts.headers) else {
-            // The service says what it takes instead.
+            // Let the service report what it accepts.
             let nothing = Request::from_parts(parts, Whole(VecDeque::new()));
             return answer(&mut self.routes, nothing, charge, pulse).await;
         };
@@ -106,7 +106,7 @@ impl Guard {
     }
 }
 
-/// What `routes` say to `request`, charged and watched until its end.
+/// The answer of `routes` to `request`, charged and watched until its end.
 async fn answer<B>(
     routes: &mut Routes,
     request: Request<B>,
@@ -129,7 +129,7 @@ where
 }
 
 impl Gate {
-    /// Who opens a stream, and the room for the stream itself.
+    /// The client that opens a stream, and the memory for the stream itself.
     async fn open(&self, parts: &Parts, origin: Origin) -> Result<(Caller, Charge), Refusal> {
         let peer = parts.extensions.get::<Peer>();
         let admitted = self.access.admit(&parts.headers, origin.address, peer);
@@ -140,20 +140,20 @@ impl Gate {
     }
 }
 
-/// The messages of a stream that is open.
+/// The messages of an open stream.
 struct Messages<B> {
     gate: Gate,
     headers: HeaderMap,
-    /// The agent that passes them on, if one does.
+    /// The forwarding agent, if there is one.
     peer: Option<Peer>,
     origin: Origin,
     packing: Option<Packing>,
     feed: Feed<B>,
-    /// Who opened the stream, whose first request was counted with that.
+    /// The client that opened the stream, whose first request was counted then.
     opener: Option<Caller>,
     turns: Turns,
     pulse: Option<Pulse>,
-    /// Pieces of a message that is whole.
+    /// Pieces of a complete message.
     ready: VecDeque<Bytes>,
     is_over: bool,
 }
@@ -163,7 +163,7 @@ where
     B: Body<Data = Bytes> + Unpin + Send,
     B::Error: std::fmt::Display + Send,
 {
-    /// All of them, as a body has them.
+    /// All of them, as frames of a body.
     fn frames(self) -> impl Stream<Item = Result<Frame<Bytes>, Status>> + Send {
         unfold(self, |mut messages| async move {
             let piece = messages.piece().await.transpose()?;
@@ -171,7 +171,7 @@ where
         })
     }
 
-    /// The next piece; none at the end.
+    /// The next piece; `None` at the end.
     async fn piece(&mut self) -> Result<Option<Bytes>, Status> {
         if self.ready.is_empty() && !self.is_over {
             match self.message().await {
@@ -189,11 +189,11 @@ where
         Ok(self.ready.pop_front())
     }
 
-    /// The next message with its header; empty at the end. Whether it may be answered is
-    /// found among the turns.
+    /// The next message with its header; empty at the end. Whether it may be answered is in
+    /// the turns.
     ///
     /// # Errors
-    /// What ends the stream.
+    /// Errors that end the stream.
     async fn message(&mut self) -> Result<Vec<Bytes>, Refusal> {
         let closing = self.gate.closing.clone();
         let goes_on = tokio::select! {
@@ -226,8 +226,8 @@ where
         Ok(vec![NOTHING])
     }
 
-    /// A message, and what lets it in. Nothing of it is read but its header before it is
-    /// known who sends it: what was shown may not be valid any more.
+    /// A message and its admission. Only its header is read before its sender is checked again: the
+    /// credentials may have become invalid.
     async fn admitted(&mut self) -> Result<(Vec<Bytes>, Admitted), Refusal> {
         let Some(header) = self.feed.header().await? else {
             return Err(Refusal::Cut);

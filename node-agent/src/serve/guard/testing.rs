@@ -1,4 +1,4 @@
-//! Messages as clients send them, whole or in pieces.
+//! Messages as sent by clients, whole or in pieces.
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Frames, then the end, or nothing any more.
+/// Frames, then the end, or silence.
 pub(crate) struct Frames {
     pub(crate) frames: VecDeque<Bytes>,
     pub(crate) ends: bool,
@@ -28,7 +28,7 @@ impl Body for Frames {
     }
 }
 
-/// `content` behind gRPC's header, which announces `length` bytes.
+/// `content` after gRPC's header, which announces `length` bytes.
 pub(crate) fn framed(flag: u8, length: usize, content: &[u8]) -> Vec<u8> {
     let length = u32::try_from(length).unwrap().to_be_bytes();
     [&[flag][..], &length, content].concat()

@@ -6,17 +6,17 @@
 use super::rope::{Reader, Rope};
 use super::shapes::{BYTES_OVERHEAD, Field, Holds, Shape};
 
-/// Longer names are nobody's.
+/// Longer names belong to no model.
 const NAME_BYTES: usize = 512;
 /// Fields of a shape, at most.
 const FIELDS: usize = 16;
 
-/// What was found out about a message.
+/// The result for a message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Weighed {
-    /// Memory, about.
+    /// Approximate memory.
     pub(super) bytes: u64,
-    /// Its first field, which says whose it is.
+    /// Its first field, which names its owner.
     pub(super) owner: Option<String>,
 }
 
@@ -34,7 +34,7 @@ pub(super) enum Misfit {
     TooHeavy { limit: u64 },
 }
 
-/// Weighs the message in `rope`, which is of `shape`.
+/// Weighs the message in `rope` by its `shape`.
 ///
 /// # Errors
 /// It cannot be read, or takes more than `limit`.
@@ -48,7 +48,7 @@ pub(super) fn weigh(rope: &Rope, shape: &Shape, limit: u64) -> Result<Weighed, M
     Ok(walk.found)
 }
 
-/// Whose the message is of which `rope` holds the beginning, where that says it.
+/// The owner of a message, from its beginning in `rope`, if it names one.
 pub(super) fn early_owner(rope: &Rope) -> Option<String> {
     let mut reader = rope.reader();
     if reader.byte()? != NAME_TAG {
@@ -112,7 +112,7 @@ impl Walk<'_> {
                     is_within(field, *count)?;
                     self.field(field, value, is_whole)?;
                 }
-                // Fields that nobody knows are not kept.
+                // Unknown fields are not kept.
                 (None, Some(bytes)) => self.reader.skip(bytes).ok_or(Misfit::Malformed)?,
                 (None, None) => {}
             }
@@ -122,7 +122,7 @@ impl Walk<'_> {
 
     fn field(&mut self, field: &Field, value: Option<usize>, is_whole: bool) -> Result<(), Misfit> {
         let Some(length) = value else {
-            // A number for itself.
+            // A single number.
             return self.add(16);
         };
         match field.holds {
@@ -156,8 +156,8 @@ impl Walk<'_> {
     }
 }
 
-/// Values in the field, where it comes with so many bytes; of packed numbers, which take one
-/// to ten bytes each, as many as there would be of eight.
+/// Number of values in the field, given its length in bytes; packed numbers, which take one to ten
+/// bytes each, count as eight bytes.
 fn numbers_in(field: &Field, value: Option<usize>) -> u32 {
     match (&field.holds, value) {
         (Holds::Numbers(_), Some(bytes)) => u32::try_from(bytes / 8).unwrap_or(u32::MAX).max(1),
@@ -172,7 +172,7 @@ fn is_within(field: &Field, count: u32) -> Result<(), Misfit> {
     }
 }
 
-/// A number and how many bytes it took.
+/// A number and its length in bytes.
 fn varint(reader: &mut Reader<'_>) -> Option<(u64, usize)> {
     let mut value = 0;
     for at in 0..10 {
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn what_is_small_on_the_wire_and_large_in_memory_is_refused_before_it_is_decoded() {
-        // As the attack had it: five million empty inputs in ten megabytes.
+        // As in the attack: five million empty inputs in ten megabytes.
         let bomb = [0x2a, 0].repeat(5_000_000);
         let too_many = |what| Err(Misfit::TooMany { most: 256, what });
         assert_eq!(
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(early_owner(&bytes).as_deref(), Some("u"));
         let weighed = weigh(&bytes, &FORWARD, MIB).unwrap();
         assert_eq!(weighed.owner.as_deref(), Some("u"));
-        // The last one counts, as when it is decoded.
+        // The last one counts, as in decoding.
         let twice = [&[0x0a, 1, b'a'][..], &[0x0a, 1, b'b']].concat();
         let weighed = weigh(&rope(&twice, 1), &INFER, MIB).unwrap();
         assert_eq!(weighed.owner.as_deref(), Some("b"));
@@ -362,7 +362,7 @@ mod tests {
         }
         let good = request(2).encode_to_vec();
         for end in 0..good.len() {
-            // Whatever it says, it says without harm.
+            // Any result is fine, as long as it is harmless.
             let _ = weigh(&rope(&good[..end], 3), &INFER, MIB);
         }
     }

@@ -1,15 +1,15 @@
-//! Who may send what. Pure.
+//! Which callers may send which requests. Pure.
 
 use tonic::{Code, Status};
 
-/// Who sends.
+/// The sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller<'a> {
-    /// The agent of this node, as its certificate says.
+    /// The agent of this node, by its certificate.
     Agent(&'a str),
-    /// Whoever it is: it showed no certificate.
+    /// Unknown: it showed no certificate.
     Nobody,
-    /// Whoever it is: certificates are not asked for.
+    /// Unknown: certificates are not required.
     Unchecked,
 }
 
@@ -34,9 +34,9 @@ impl From<NotAdmitted> for Status {
     }
 }
 
-/// Whether `caller` may send a request for a slice for which `callers` may; where none are
-/// named, an operator wrote it that did not say so yet, or it is not held here, which is
-/// said to every agent.
+/// Whether `caller` may send a request for a slice with these `callers`. If none are named,
+/// the slice was written by an older operator, or is not held here; any agent may be told
+/// that.
 ///
 /// # Errors
 /// See [`NotAdmitted`].

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_secs(1);
 /// A try takes no longer than this.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A host that no request asked for in this time is not tried any more.
+/// A host that no request needed for this long is no longer tried.
 const UNUSED: Duration = Duration::from_secs(60);
 
-/// Addresses of hosts that are away. They are tried again beside the requests, none of
-/// which waits for that. Clones share them.
+/// Addresses of hosts that are away. They are retried in the background, and no request waits for
+/// that. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Away {
-    /// When a request last asked for each.
+    /// When a request last needed each.
     known: Arc<Mutex<BTreeMap<String, Instant>>>,
-    /// How long those take that are there.
+    /// Usual times of reachable hosts.
     usual: Arc<Mutex<Usual>>,
 }
 
@@ -46,7 +46,7 @@ impl Away {
         usual.took(segment, bytes, took);
     }
 
-    /// `host` did not answer. From now on it is tried until it does.
+    /// `host` did not answer. It is retried until it does.
     pub(super) fn mark(&self, host: &Hop, hops: &Hops) {
         let before = self.lock().insert(host.address.clone(), Instant::now());
         if before.is_none() {
@@ -57,7 +57,7 @@ impl Away {
     async fn follow(self, host: Hop, hops: Hops) {
         loop {
             tokio::time::sleep(PAUSE).await;
-            // A connection may be open that nobody answers on.
+            // There may be an open connection on which nobody answers.
             let reached = hops.ping(&host, Deadline::after(PATIENCE)).await;
             let mut known = self.lock();
             let unused = known

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Response, Status};
 
-/// Why a call to another agent gave nothing.
+/// Why a call to another agent failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum CallError {
     /// The other agent answered with an error.
@@ -20,7 +20,7 @@ pub(crate) enum CallError {
     Refused {
         code: Code,
         reason: String,
-        /// When another try may find room, where it said so.
+        /// When a retry may find room, if the agent said so.
         retry_after: Option<Duration>,
     },
     /// The deadline passed first.
@@ -35,28 +35,28 @@ pub(crate) enum CallError {
     },
 }
 
-/// A reply with how long it took from the moment of sending.
+/// A reply, and its time since sending.
 #[derive(Debug)]
 pub(crate) struct Replied<T> {
     pub(crate) reply: T,
     pub(crate) took: Duration,
 }
 
-/// Calls to other agents on kept-open connections. Clones share them.
+/// Calls to other agents on persistent connections. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Hops {
     pool: Pool,
 }
 
 impl Hops {
-    /// Calls on connections that are opened as `trust` says.
+    /// Calls on connections opened according to `trust`.
     pub(crate) fn new(trust: Trust) -> Self {
         Self {
             pool: Pool::new(trust),
         }
     }
 
-    /// Closes what no request used for `unused`, once its last request is done.
+    /// Closes connections unused for `unused`, once their last request is done.
     pub(crate) fn drop_unused(&self, unused: Duration) {
         self.pool.drop_unused(unused);
     }
@@ -66,7 +66,7 @@ impl Hops {
         self.pool.addresses()
     }
 
-    /// Has `to` run the addressed segment and everything behind it.
+    /// Has `to` run the addressed segment and everything after it.
     pub(crate) async fn forward(
         &self,
         to: &Hop,
@@ -84,7 +84,7 @@ impl Hops {
         .await
     }
 
-    /// Connects to `to` where it is not connected.
+    /// Connects to `to` if needed.
     ///
     /// # Errors
     /// It cannot be reached, or not before the deadline.
@@ -92,10 +92,10 @@ impl Hops {
         self.connected(to, deadline).await.map(|_| ())
     }
 
-    /// Asks the agent at `to` whether it is there.
+    /// Checks that the agent at `to` answers.
     ///
     /// # Errors
-    /// It cannot be reached, or did not say so before the deadline.
+    /// It cannot be reached, or did not answer before the deadline.
     pub(super) async fn ping(&self, to: &Hop, deadline: Deadline) -> Result<(), CallError> {
         let ping = |channel| async move {
             let payload = bytes::Bytes::new();
@@ -120,8 +120,7 @@ impl Hops {
         }
     }
 
-    /// What `send` does on the connection to `to`. Dropping the future cancels
-    /// the call there.
+    /// Runs `send` on the connection to `to`. Dropping the future cancels the call there.
     pub(crate) async fn call<T, F>(
         &self,
         to: &Hop,
@@ -142,18 +141,17 @@ impl Hops {
                 reply: reply.into_inner(),
                 took: begin.elapsed(),
             }),
-            // tonic's own timer may win by a hair.
+            // tonic's own timer may fire slightly earlier.
             Err(_) if deadline.has_passed() => Err(late(to)),
             Err(status) => Err(self.judge(to, &connection, status)),
         }
     }
 
-    /// An answer of the other agent carries no source; what the transport says
-    /// does.
+    /// An agent's answer has no source; transport errors have one.
     fn judge(&self, to: &Hop, connection: &Connection, status: Status) -> CallError {
         let Some(cause) = status.source() else {
             return match status.code() {
-                // No agent answers so; the stream ended before its status.
+                // No agent answers like this; the stream ended before its status.
                 Code::Unknown | Code::Cancelled => lost(to, status.message()),
                 code => CallError::Refused {
                     code,

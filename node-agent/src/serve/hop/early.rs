@@ -10,11 +10,11 @@ use lamina_proto::hop::{ForwardReply, ForwardRequest, Tensor};
 use std::time::Duration;
 use tonic::Code;
 
-/// What a slice made of a request with rules.
+/// A slice's results for a request with rules.
 pub(super) struct Onward<'a> {
     pub(super) serving: &'a Serving,
     pub(super) rules: &'a Rules,
-    /// Everything that is live behind the slice.
+    /// All live values after the slice.
     pub(super) live: Vec<Tensor>,
 }
 
@@ -28,7 +28,7 @@ impl Onward<'_> {
     fn judged(&self, given: &[Tensor], segment: u32) -> Result<Standing, MeetError> {
         let mut standing = Standing::default();
         for (exit, rule) in self.rules.exits().iter().enumerate() {
-            // Those that came in were judged where they were computed.
+            // Logits that came in were judged where they were computed.
             let is_new = !given.iter().any(|t| t.name == rule.output);
             if let Some(logits) = self.logits(exit).filter(|_| is_new) {
                 standing.meet(self.rules, exit, logits, segment, false)?;
@@ -43,7 +43,7 @@ impl Onward<'_> {
         exits.rev().find(|exit| self.logits(*exit).is_some())
     }
 
-    /// What goes on to the next host, and which rows that is.
+    /// The tensors for the next host, and the rows they hold.
     fn parted(&self, standing: &Standing) -> (Vec<Tensor>, Vec<usize>) {
         let (rows, open) = (standing.rows(), standing.open());
         if open.len() < rows
@@ -66,8 +66,7 @@ const fn is_silence(error: &CallError) -> bool {
 }
 
 impl Forwarder {
-    /// The answer of every row, and the time that the next host took; nothing where all
-    /// left here.
+    /// The answer of every row, and the time of the next host; `None` if all rows left here.
     pub(super) async fn leave_or_go_on(
         &self,
         onward: Onward<'_>,
@@ -98,7 +97,7 @@ impl Forwarder {
                     standing.take(onward.rules, &sent, &reply).map_err(wrong)?;
                     (went_on, took) = (reply, time);
                 }
-                // Nobody left here: its answer is the whole answer.
+                // No row left here: its answer is the whole answer.
                 Some(whole) => return Ok(whole),
                 None => self
                     .cut_off(&onward, &mut standing, segment)
@@ -114,7 +113,7 @@ impl Forwarder {
         Ok((reply, took))
     }
 
-    /// The reply of `next`; `None` where it is away and what is here may answer instead.
+    /// The reply of `next`; `None` if it is away and an exit here may answer instead.
     async fn ask(
         &self,
         onward: &Onward<'_>,
@@ -146,7 +145,7 @@ impl Forwarder {
         }
     }
 
-    /// Rows that are open leave at the last exit met.
+    /// Open rows leave at the last exit met.
     fn cut_off(
         &self,
         onward: &Onward<'_>,

@@ -7,14 +7,14 @@ use lamina_model::{DataType, WireType};
 use lamina_proto::hop::encoded::Values;
 use lamina_proto::hop::{Encoded as WireEncoded, Int8, Tensor as WireTensor};
 
-/// What takes longer is done beside the threads that carry requests.
+/// Longer work is done off the threads that serve requests.
 const AT_ONCE_BYTES: usize = 1 << 20;
 
-/// How a value was sent that was to be sent in fewer bits.
+/// How a value that was due to be encoded was sent.
 pub(super) type Sent = Option<WireType>;
 
-/// `tensors` as they are sent under `encoding`, and how those that it names go: one that
-/// so few bits would not hold goes as it is.
+/// `tensors` encoded by `encoding`, and how the named ones are sent: one that the type cannot
+/// represent is sent unchanged.
 pub(super) async fn encoded(
     tensors: Vec<WireTensor>,
     encoding: Option<&Encoding>,
@@ -30,10 +30,10 @@ pub(super) async fn encoded(
     done.unwrap_or_else(|| (kept, Vec::new()))
 }
 
-/// `tensors` as they were before they were sent.
+/// `tensors`, decoded.
 ///
 /// # Errors
-/// One is not what it says that it is.
+/// One does not match its description.
 pub(super) async fn decoded(tensors: Vec<WireTensor>) -> Result<Vec<WireTensor>, TensorError> {
     if tensors.iter().all(|t| t.encoded.is_none()) {
         return Ok(tensors);
@@ -43,7 +43,7 @@ pub(super) async fn decoded(tensors: Vec<WireTensor>) -> Result<Vec<WireTensor>,
     done.await.unwrap_or(Err(TensorError::Broken))
 }
 
-/// As [`decoded`], at once.
+/// As [`decoded`], synchronously.
 pub(crate) fn decode_all(tensors: Vec<WireTensor>) -> Result<Vec<WireTensor>, TensorError> {
     tensors.into_iter().map(decode).collect()
 }
@@ -94,7 +94,7 @@ fn encode_all(tensors: Vec<WireTensor>, encoding: &Encoding) -> (Vec<WireTensor>
     (tensors, sent)
 }
 
-/// Whether it is FP32 of the size that its shape says.
+/// Whether it is FP32 with the size of its shape.
 fn is_fp32(tensor: &WireTensor) -> bool {
     let fp32 = DataType::Fp32;
     let is_sized = fp32.checked_bytes(&tensor.shape) == Some(tensor.data.len() as u64);

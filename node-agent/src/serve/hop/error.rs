@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-/// The header that says when another try may find room, in milliseconds.
+/// The header with the retry delay in milliseconds.
 const RETRY_AFTER: &str = "retry-after-ms";
 
 /// Why a request got no answer from here on.
@@ -59,7 +59,7 @@ pub(crate) enum HopError {
 }
 
 impl HopError {
-    /// The one map from what happened to what callers are told.
+    /// Maps each error to the code for callers.
     pub(crate) const fn code(&self) -> Code {
         match self {
             Self::NotHeld { .. } => Code::FailedPrecondition,
@@ -84,7 +84,7 @@ impl HopError {
 }
 
 impl HopError {
-    /// When another try may find room, where a host on the path said so.
+    /// When a retry may find room, if a host on the path said so.
     pub(crate) const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Engine { reason, .. } => reason.retry_after(),
@@ -113,7 +113,7 @@ impl CallError {
     }
 }
 
-/// Says in `status` when another try may find room.
+/// Adds the retry delay to `status`.
 pub(crate) fn advise(status: &mut Status, retry_after: Option<Duration>) {
     if let Some(after) = retry_after {
         let millis = MetadataValue::from(after.as_millis().try_into().unwrap_or(u64::MAX));
@@ -121,7 +121,7 @@ pub(crate) fn advise(status: &mut Status, retry_after: Option<Duration>) {
     }
 }
 
-/// What [`advise`] said in `status`.
+/// The retry delay in `status`.
 pub(super) fn advice(status: &Status) -> Option<Duration> {
     let said = status.metadata().get(RETRY_AFTER)?.to_str().ok()?;
     said.parse().ok().map(Duration::from_millis)

@@ -11,7 +11,7 @@ use lamina_proto::hop::{ForwardReply, ForwardRequest, HopTiming, Tensor};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Runs slices of this host and has other hosts run what follows.
+/// Runs slices of this host and calls other hosts for the rest.
 #[derive(Clone)]
 pub(crate) struct Forwarder {
     pub(crate) node: Arc<str>,
@@ -21,19 +21,19 @@ pub(crate) struct Forwarder {
     pub(crate) away: Away,
 }
 
-/// What one slice made of a request.
+/// The result of one slice.
 struct Computed {
-    /// Everything that is live behind the slice.
+    /// All live values after the slice.
     live: Vec<Tensor>,
     queue: Duration,
     compute: Duration,
-    /// Rows that were computed.
+    /// Number of computed rows.
     rows: u64,
 }
 
 impl Forwarder {
-    /// Runs the addressed segment and everything behind it, beginning at the
-    /// host `first`, to which values are sent as `encoding` says.
+    /// Runs the addressed segment and everything after it, starting at the host
+    /// `first`, to which values are sent by `encoding`.
     ///
     /// # Errors
     /// See [`HopError`].
@@ -54,7 +54,7 @@ impl Forwarder {
         Ok(self.pass_on(first, request, deadline).await?.0)
     }
 
-    /// `tensors` as they are sent under `encoding`.
+    /// `tensors` encoded by `encoding`.
     pub(super) async fn encode(
         &self,
         tensors: Vec<Tensor>,
@@ -67,7 +67,7 @@ impl Forwarder {
         tensors
     }
 
-    /// `request` with its values as they were before they were sent.
+    /// `request` with decoded values.
     async fn decode(&self, request: ForwardRequest) -> Result<ForwardRequest, HopError> {
         let decoded = encodings::decoded(request.tensors).await;
         let tensors = decoded.map_err(|reason| HopError::Tensor {
@@ -78,15 +78,15 @@ impl Forwarder {
         Ok(ForwardRequest { tensors, ..request })
     }
 
-    /// Names of the hosts that may send `request`; none where that is not said, or its
-    /// slice does not serve here.
+    /// Names of the hosts that may send `request`; `None` if not given, or if its slice does not
+    /// serve here.
     pub(crate) fn callers(&self, request: &ForwardRequest) -> Option<Arc<[String]>> {
         self.slices.get(&key_of(request))?.callers
     }
 
-    /// Runs the addressed segment, which is this host's, and everything behind
-    /// it. Dropping the future takes a waiting run out of the queue and cancels
-    /// the call to the next host.
+    /// Runs the addressed segment, which is this host's, and everything after it.
+    /// Dropping the future removes a waiting run from the queue and cancels the call
+    /// to the next host.
     ///
     /// # Errors
     /// See [`HopError`].
@@ -103,8 +103,7 @@ impl Forwarder {
             segment: key.segment,
         })?;
         let rules = self.rules(&request)?;
-        // Nothing is computed for a host that is not there, but where rows may leave
-        // before it.
+        // Compute nothing for a missing host, unless rows may leave before it.
         if let (None, Some(next)) = (&rules, &serving.next) {
             self.hops.reach(next, deadline).await?;
         }
@@ -219,7 +218,7 @@ impl Forwarder {
         })
     }
 
-    /// The reply of `next` and how long it took.
+    /// The reply of `next` and its time.
     pub(super) async fn pass_on(
         &self,
         next: &Hop,
@@ -248,7 +247,7 @@ pub(super) fn key_of(request: &ForwardRequest) -> SegmentKey {
     }
 }
 
-/// Microseconds that `reply` spent inside the host that gave it.
+/// Microseconds that `reply` spent inside the host that sent it.
 pub(crate) fn total_us(reply: &ForwardReply) -> u64 {
     reply.timings.first().map_or(0, |t| t.total_us)
 }

@@ -1,4 +1,4 @@
-//! Agent to agent: a request goes from slice to slice and its answer back.
+//! Agent to agent: a request goes from slice to slice, and its answer back.
 
 mod admit;
 mod away;

@@ -9,11 +9,11 @@ use std::time::Instant;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-/// What other agents call.
+/// The service for other agents.
 #[derive(Clone)]
 pub(crate) struct HopService {
     pub(crate) forwarder: Forwarder,
-    /// Whether others without a certificate are refused.
+    /// Whether callers without a certificate are refused.
     pub(crate) is_strict: bool,
 }
 

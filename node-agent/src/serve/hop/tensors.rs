@@ -6,7 +6,7 @@ use lamina_model::wire::DecodeError;
 use lamina_model::{ShapeError, Tensor, UnknownDataType, ValueSpec};
 use lamina_proto::hop::Tensor as WireTensor;
 
-/// The tensors of a request are not what a slice takes.
+/// The tensors of a request do not fit a slice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TensorError {
     #[error(transparent)]
@@ -59,8 +59,8 @@ pub(crate) fn from_wire(tensor: &WireTensor) -> Result<Tensor, TensorError> {
     })
 }
 
-/// What `specs` names out of `given`, in its order, each checked. Others are
-/// left alone: they are not needed from here on.
+/// The tensors in `given` that `specs` name, in that order and checked. Others are ignored: they
+/// are not needed from here on.
 pub(super) fn take(specs: &[ValueSpec], given: &[WireTensor]) -> Result<Vec<Tensor>, TensorError> {
     let one = |spec: &ValueSpec| {
         let wire = given.iter().find(|t| t.name == spec.name);
@@ -83,14 +83,14 @@ fn names(tensors: &[WireTensor]) -> String {
     names.join(", ")
 }
 
-/// Everything that is live behind a slice, as `outputs` names it: what its graph
-/// gave, in order, and the values that only pass this host, by name.
+/// All live values after a slice, as named by `outputs`: the results of its graph, in
+/// order, and the values that only pass through this host, by name.
 ///
 /// A graph that gives as many values as `outputs` names gives them all; one
-/// that gives less leaves out those that came in under the same name.
+/// that gives fewer omits those that came in under the same name.
 ///
 /// # Errors
-/// How many values the graph should have given.
+/// The number of values that the graph should have given.
 pub(super) fn live_behind(
     outputs: &[ValueSpec],
     given: &[WireTensor],

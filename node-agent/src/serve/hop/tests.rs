@@ -77,7 +77,7 @@ async fn refusals_say_what_is_wrong() {
     }
 }
 
-/// The graph of a slice whose first input only passes by.
+/// The graph of a slice whose first input only passes through.
 struct Passing;
 
 #[async_trait]
@@ -161,7 +161,7 @@ async fn what_stops_the_engine_has_its_code() {
         (EngineError::Late, Code::DeadlineExceeded),
         (EngineError::Memory("1 TB".into()), Code::ResourceExhausted),
         (EngineError::NoWorker("why".into()), Code::Unavailable),
-        // Another try on this path would do the same.
+        // A retry on this path would fail the same way.
         (EngineError::Crashed("SIGSEGV".into()), Code::Internal),
         (EngineError::Stuck(Duration::from_secs(3)), Code::Internal),
         (EngineError::Value("index 9".into()), Code::InvalidArgument),

@@ -1,28 +1,28 @@
-//! How long the next hosts usually take, so that a request which has another way to an answer
-//! does not wait for one that is silent until the system gives its connection up.
+//! Usual times of the next hosts, so that a request that could be answered otherwise does not wait
+//! for a silent one until the system closes the connection.
 
 use crate::telemetry::SegmentKey;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Where nothing is known of the next host.
+/// If nothing is known of the next host.
 const AT_FIRST: Duration = Duration::from_secs(3);
-/// So many times the usual time is waited for an answer, …
+/// An answer is waited for this many times the usual time, …
 const TIMES: f64 = 3.0;
-/// … and so much longer: the host's and the link's own hiccups.
+/// … plus this, for stalls of the host and the link.
 const HICCUP: Duration = Duration::from_millis(250);
-/// What is kept of the longest time at each answer that took less.
+/// Factor for the longest time after each shorter one.
 const KEPT: f64 = 0.98;
-/// Segments that are remembered; those of revisions that are gone are among them.
+/// Most segments remembered, including those of old revisions.
 const MOST: usize = 256;
 
-/// Pure: it is told what took how long.
+/// Pure: times are passed in.
 #[derive(Debug, Default)]
 pub(super) struct Usual {
     known: BTreeMap<SegmentKey, Time>,
 }
 
-/// The longest time of late, and how much was sent for it.
+/// The longest recent time, and the bytes that were sent for it.
 #[derive(Debug, Clone, Copy)]
 struct Time {
     seconds: f64,
@@ -85,7 +85,7 @@ mod tests {
         let patience = usual.patience(&segment(1), 1000).as_millis();
         assert!((390..=400).contains(&patience), "{patience}");
         assert_eq!(usual.patience(&segment(2), 1000), AT_FIRST);
-        // Eight rows take as many times as long, and a smaller request no less.
+        // Eight rows take proportionally longer, and a smaller request no less.
         let patience = usual.patience(&segment(1), 8000).as_millis();
         assert!((1400..=1450).contains(&patience), "{patience}");
         assert!(usual.patience(&segment(1), 10) > millis(390));

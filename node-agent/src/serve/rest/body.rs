@@ -1,5 +1,5 @@
-//! The body of a request: how large it may be, and how long it may take. What it holds counts
-//! in the room of all requests, as those over gRPC do.
+//! The body of a request: its size limit and time limit. Its memory counts in the budget of all
+//! requests, as over gRPC.
 
 use super::error::RestError;
 use crate::door::Origin;
@@ -11,19 +11,19 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// A body may take this long,
+/// Time for a body,
 const PATIENCE: Duration = Duration::from_secs(20);
-/// and longer while this many bytes have come for each further second.
+/// longer if this many bytes arrive in each further second.
 const SLOWEST_BYTES_PER_S: u64 = 16 << 10;
-/// Of a body that is too large this much is read without being kept, so that a client
-/// which reads only after it has sent everything learns what was wrong.
+/// Bytes of an oversized body that are read and discarded, so that a client that reads only after
+/// sending everything gets the error.
 const DISCARDED_BYTES: usize = 256 << 20;
 const DISCARDED_FOR: Duration = Duration::from_secs(10);
-/// The same of a client that is not let in.
+/// The same for a client that is not admitted.
 const STRANGERS_BYTES: usize = 1 << 20;
 const STRANGERS_FOR: Duration = Duration::from_secs(1);
 
-/// Room for bodies, and whose they are. Clones share it.
+/// The budget for bodies, and their owners. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Room {
     budget: Budget,
@@ -31,16 +31,15 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// The room of `budget`, which knows `models`.
+    /// With `budget`, for `models`.
     pub(crate) const fn new(budget: Budget, models: Arc<dyn Models>) -> Self {
         Self { budget, models }
     }
 
-    /// Room for a request that came from `origin` and names the model `full_name`, of which
-    /// nothing was read yet.
+    /// Memory for a request from `origin` for the model `full_name`, before any of it is read.
     ///
     /// # Errors
-    /// There is none, and none came.
+    /// There is none, and none became free.
     pub(super) async fn begin(&self, origin: Origin, full_name: &str) -> Result<Held, Full> {
         let owner = if self.models.knows(full_name) {
             Owner::Model(full_name.to_owned())
@@ -48,18 +47,18 @@ impl Room {
             Owner::Unknown
         };
         let charge = self.budget.begin(origin).await?;
-        // While it comes, its client pays.
+        // While it arrives, its client pays.
         charge.may_come(&owner).await?;
         Ok(Held { charge, owner })
     }
 
-    /// The largest body that there is room for at all.
+    /// The largest body that can fit at all.
     pub(super) fn largest(&self) -> usize {
         usize::try_from(self.budget.largest()).unwrap_or(usize::MAX)
     }
 }
 
-/// What one request holds of the room until it is dropped.
+/// The memory of one request, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Held {
     charge: Charge,
@@ -67,27 +66,27 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Holds `bytes` in all from now on, and somewhat more where `expected` says that more will
-    /// come. Waits a moment for room.
+    /// Raises it to `bytes`, and somewhat more if `expected` says that more will come. Waits a
+    /// moment for memory.
     ///
     /// # Errors
-    /// There is none, and none came.
+    /// There is none, and none became free.
     async fn reach(&mut self, bytes: usize, expected: usize) -> Result<(), Full> {
         self.charge.reach(bytes as u64, expected as u64).await
     }
 
-    /// The body is here as a whole: its model pays from now on.
+    /// The body is complete: its model pays from now on.
     ///
     /// # Errors
-    /// It has no room, and none came.
+    /// Its share is exhausted, and nothing became free.
     pub(super) async fn is_whole(&mut self) -> Result<(), Full> {
         self.charge.belongs_to(self.owner.clone()).await
     }
 
-    /// Holds `bytes` in all from now on, without waiting.
+    /// Raises it to `bytes`, without waiting.
     ///
     /// # Errors
-    /// There is no room.
+    /// The budget is exhausted.
     pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Full> {
         self.charge.reach_now(bytes as u64)
     }
@@ -101,7 +100,7 @@ impl Held {
     }
 }
 
-/// The body of an answer, until whose end its request holds its room.
+/// The body of an answer; its request keeps its memory until it ends.
 pub(super) fn holding(held: Held, body: Body) -> Body {
     let parts = body.into_data_stream().map(move |part| {
         let _until_the_end = &held;
@@ -110,10 +109,10 @@ pub(super) fn holding(held: Held, body: Body) -> Body {
     Body::from_stream(parts)
 }
 
-/// The whole of `body`, which `held` makes room for; `expected` is what it announces.
+/// The whole of `body`, charged to `held`; `expected` is its announced size.
 ///
 /// # Errors
-/// It is larger than `limit` bytes, too slow, broken off, or there is no room.
+/// It is larger than `limit` bytes, too slow, truncated, or there is no memory.
 pub(super) async fn read(
     body: Body,
     (limit, expected): (usize, Option<usize>),
@@ -135,7 +134,7 @@ pub(super) async fn read(
         let refusal = if bytes > limit {
             Err(RestError::TooLarge { limit })
         } else {
-            // What is announced reserves nothing.
+            // The announced size reserves nothing.
             let held = held
                 .reach(bytes, expected.unwrap_or(bytes).min(limit))
                 .await;
@@ -150,7 +149,7 @@ pub(super) async fn read(
     }
 }
 
-/// Reads of a body whose client is not let in as much as is likely on its way.
+/// Reads as much of the body of a client that is not admitted as is probably in flight.
 pub(super) async fn discard_some(body: Body) {
     discard(body.into_data_stream(), STRANGERS_BYTES, STRANGERS_FOR).await;
 }
@@ -165,7 +164,7 @@ async fn discard(mut stream: BodyDataStream, most_bytes: usize, patience: Durati
             }
         }
     };
-    // Whether it ended in time makes no difference to the answer.
+    // Whether it ended in time does not change the answer.
     let _ = timeout(patience, reading).await;
 }
 
@@ -176,7 +175,7 @@ mod tests {
     use futures::stream;
     use std::convert::Infallible;
 
-    /// `parts` bytes each, one a second.
+    /// `parts` pieces of `bytes` each, one per second.
     fn dripping(parts: usize, bytes: usize) -> Body {
         Body::from_stream(stream::unfold(0, move |n| async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -221,14 +220,14 @@ mod tests {
         let body = |bytes: usize| Body::from(vec![0; bytes]);
         let limit = (64 << 20, None);
         let half = read(body(3 << 20), limit, &mut first).await.unwrap();
-        // The connection has no more than half of it.
+        // The connection may take only half of it.
         let mut same = room.begin(origin(1), "default/m").await.unwrap();
         let refused = read(body(2 << 20), limit, &mut same).await.unwrap_err();
         assert!(
             matches!(refused, RestError::Full(Full::Client)),
             "{refused}"
         );
-        // The model has no more than half of it, once bodies are whole.
+        // The model may take only half of it, once bodies are complete.
         first.is_whole().await.unwrap();
         let mut other = room.begin(origin(2), "default/m").await.unwrap();
         read(body(2 << 20), limit, &mut other).await.unwrap();
@@ -283,12 +282,12 @@ pub(super) mod testing {
         }
     }
 
-    /// Of so many bytes, where every model is known.
+    /// With this many bytes, and every model known.
     pub(in crate::serve::rest) fn room(bytes: u64) -> Room {
         Room::new(Budget::new(bytes), Arc::new(Every))
     }
 
-    /// Connection `connection` of an address of its own.
+    /// Connection `connection` of a distinct address.
     pub(in crate::serve::rest) fn origin(connection: u8) -> Origin {
         Origin {
             connection: connection.into(),
@@ -296,7 +295,7 @@ pub(super) mod testing {
         }
     }
 
-    /// What a request holds that is alone in a room of so many bytes.
+    /// The memory of a request alone in a budget of this many bytes.
     pub(in crate::serve::rest) async fn alone(bytes: u64) -> Held {
         let begun = room(bytes).begin(origin(1), "default/m").await;
         begun.unwrap()

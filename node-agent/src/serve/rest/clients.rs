@@ -1,4 +1,4 @@
-//! Clients that others wrote, against both ports.
+//! Third-party clients, against both ports.
 
 use crate::serve::data_plane::testing::{Folder, Host, listed, part, route_to};
 use crate::testing::image;
@@ -23,7 +23,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&both).into_owned()
 }
 
-/// A model of two hosts, which gives an output for each input: `times` it.
+/// A model on two hosts that returns one output per input, multiplied by `times`.
 async fn serve(
     name: &str,
     times: f32,
@@ -68,7 +68,7 @@ async fn serve(
     [cam, edge]
 }
 
-/// Runs `what` of the suite against `model` by way of `host`.
+/// Runs `what` of the suite against `model` via `host`.
 fn conforms(host: &Host, model: &str, what: &str) {
     let output = Command::new(python())
         .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", what])
@@ -92,7 +92,7 @@ async fn every_client_of_the_protocol_is_answered() {
         images(["sum", "difference"]),
     );
     let [cam, edge] = model.await;
-    // The entry, and one that passes on.
+    // The entry, and a forwarding agent.
     for host in [&cam, &edge] {
         conforms(host, "m", SUITE);
     }
@@ -118,7 +118,7 @@ async fn every_datatype_travels_in_every_form_that_it_has() {
     }
 }
 
-/// The language and text of each block of the page that can be run.
+/// The language and text of each executable block of the page.
 fn examples() -> Vec<(&'static str, String)> {
     let mut blocks = Vec::new();
     let mut rest = PAGE;

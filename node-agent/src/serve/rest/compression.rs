@@ -1,5 +1,5 @@
-//! gzip and deflate, in both directions. Bodies lie in memory as a whole on either
-//! side, so they are packed and unpacked whole, off the threads that serve.
+//! gzip and deflate, in both directions. Bodies are in memory as a whole on either side, so they
+//! are compressed and decompressed whole, off the threads that serve.
 
 use super::body::Held;
 use super::error::RestError;
@@ -10,16 +10,16 @@ use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 use std::io::{self, Read, Write};
 
-/// Below it packing costs more than it saves.
+/// Below this size compression costs more than it saves.
 const SMALLEST_PACKED: usize = 1 << 10;
-/// Bytes that are unpacked at a time.
+/// Bytes decompressed at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// A way to pack a body, by its name in HTTP.
+/// A compression, by its name in HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coding {
     Gzip,
-    /// zlib's format, as HTTP means it.
+    /// zlib's format, as in HTTP.
     Deflate,
 }
 
@@ -39,10 +39,10 @@ impl Coding {
             .find(|coding| coding.name().eq_ignore_ascii_case(name))
     }
 
-    /// How the body of a request is packed; none where it is not.
+    /// The compression of a request's body; `None` if it is not compressed.
     ///
     /// # Errors
-    /// In a way, or in several, that is not known here.
+    /// It is unknown, or there are several.
     pub(super) fn of_request(headers: &HeaderMap) -> Result<Option<Self>, RestError> {
         let mut given = headers.get_all(header::CONTENT_ENCODING).iter();
         let (first, more) = (given.next(), given.next());
@@ -57,23 +57,23 @@ impl Coding {
         }
     }
 
-    /// What the client likes best of what is known here; none where it wants none.
+    /// The client's preferred one of those supported; `None` if it wants none.
     pub(super) fn for_response(headers: &HeaderMap) -> Option<Self> {
         let given = headers.get_all(header::ACCEPT_ENCODING).iter();
         let listed = given.filter_map(|value| value.to_str().ok());
         let wishes = listed.flat_map(|value| value.split(',')).filter_map(wish);
-        // The first of those that are liked best.
+        // The first of those with the highest weight.
         wishes
             .filter(|(_, weight)| *weight > 0.0)
             .reduce(|best, next| if next.1 > best.1 { next } else { best })
             .map(|(coding, _)| coding)
     }
 
-    /// `packed` as it was before. `held` makes room for it as it grows, beside what came: a
-    /// small body may unpack to much.
+    /// Decompresses `packed`. `held` is charged as the result grows, besides the body: a
+    /// small body may become large.
     ///
     /// # Errors
-    /// It is not in this format, is larger than `limit` bytes, or there is no room.
+    /// It is not in this format, is larger than `limit` bytes, or there is no memory.
     pub(super) fn unpack(
         self,
         packed: &[u8],
@@ -104,7 +104,7 @@ impl Coding {
         }
     }
 
-    /// Packed fast rather than small; as it is where it is small already.
+    /// Fast rather than small; unchanged if it is small already.
     pub(super) fn pack(self, parts: &[Bytes]) -> io::Result<Vec<u8>> {
         let bytes: usize = parts.iter().map(Bytes::len).sum();
         let packed = Vec::with_capacity(bytes / 2);
@@ -122,7 +122,7 @@ impl Coding {
         }
     }
 
-    /// Whether `bytes` are worth it.
+    /// Whether `bytes` are worth compressing.
     pub(super) const fn is_worth(bytes: usize) -> bool {
         bytes >= SMALLEST_PACKED
     }

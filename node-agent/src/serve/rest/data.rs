@@ -11,11 +11,11 @@ pub(super) struct Wanted<'a> {
     pub(super) name: &'a str,
     pub(super) datatype: DataType,
     pub(super) shape: &'a [i64],
-    /// As the shape says.
+    /// According to the shape.
     pub(super) elements: usize,
 }
 
-/// Reads the `data` of those inputs, by place, that want it.
+/// Reads the `data` of the inputs that need it, by index.
 ///
 /// # Errors
 /// An element or the nesting does not fit, or there are too few or too many.
@@ -91,7 +91,7 @@ impl<'de> Visitor<'de> for Inputs<'_> {
             let bytes = list.next_element_seed(input)?;
             read.push(bytes.flatten());
         }
-        // There is none; the list has to be read to its end.
+        // There is none; read the list to its end.
         while list.next_element::<IgnoredAny>()?.is_some() {}
         Ok(read)
     }
@@ -138,19 +138,18 @@ impl<'de> Visitor<'de> for Input<'_> {
     }
 }
 
-/// One tensor while its elements come.
+/// A tensor being read.
 struct Filling<'a> {
     wanted: Wanted<'a>,
     bytes: Vec<u8>,
     elements: usize,
-    /// Brackets around each element: one where they are flat, as many as there are
-    /// dimensions where they are nested.
+    /// Brackets around each element: one if flat, as many as there are dimensions if nested.
     depth: Option<usize>,
 }
 
 impl<'a> Filling<'a> {
     fn new(wanted: Wanted<'a>, text_bytes: usize) -> Self {
-        // An element takes two characters at least, whatever the shape says.
+        // An element takes at least two characters, whatever the shape says.
         let elements = wanted.elements.min(text_bytes / 2 + 1);
         Self {
             wanted,
@@ -215,7 +214,7 @@ impl<'a> Filling<'a> {
     }
 }
 
-/// What stands inside `depth` brackets.
+/// The content of `depth` brackets.
 struct Level<'f, 'a> {
     filling: &'f mut Filling<'a>,
     depth: usize,
@@ -276,7 +275,7 @@ impl<'de> Visitor<'de> for Level<'_, '_> {
     }
 }
 
-/// An element as the text has it.
+/// An element of the text.
 #[derive(Debug, Clone, Copy)]
 enum Element {
     Bool(bool),
@@ -284,11 +283,11 @@ enum Element {
     Float(f64),
 }
 
-/// Beyond it not every whole number is a double.
+/// Above it not every integer is a double.
 const LARGEST_WHOLE: f64 = 9_007_199_254_740_992.0;
 
 impl Element {
-    /// Writes it as an element of `datatype`; none where it does not fit.
+    /// Writes it as an element of `datatype`; `None` if it does not fit.
     fn write(self, datatype: DataType, out: &mut Vec<u8>) -> Option<()> {
         match datatype {
             DataType::Bool => out.push(self.truth()?),
@@ -319,7 +318,7 @@ impl Element {
     fn whole(self) -> Option<i64> {
         match self {
             Self::Int(value) => Some(value),
-            // Some clients write every number so.
+            // Some clients write every number like this.
             Self::Float(value) if value.fract() == 0.0 && value.abs() <= LARGEST_WHOLE => {
                 Some(value as i64)
             }

@@ -7,12 +7,12 @@ use serde_json::json;
 use std::time::Duration;
 use tonic::Code;
 
-/// Advice in seconds to who may try again.
+/// Retry delay in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
-/// How a client may say who it is.
+/// How clients may authenticate.
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 
-/// Why a call over HTTP was not answered.
+/// Why a call over HTTP failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RestError {
     #[error(transparent)]
@@ -61,7 +61,7 @@ pub(super) enum RestError {
     OnlyBinaryOutput { name: String, datatype: String },
 }
 
-/// The body of a request says something that cannot be meant.
+/// The body of a request is malformed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
     #[error("the JSON of the request is wrong: {0}")]
@@ -136,7 +136,7 @@ fn whole_seconds(after: Duration) -> HeaderValue {
     )
 }
 
-/// What the front says, in HTTP's words.
+/// The front's error in HTTP.
 const fn of_code(code: Code) -> (StatusCode, bool) {
     match code {
         Code::InvalidArgument => (StatusCode::BAD_REQUEST, false),
@@ -148,7 +148,7 @@ const fn of_code(code: Code) -> (StatusCode, bool) {
         Code::Unavailable | Code::Cancelled | Code::Aborted => {
             (StatusCode::SERVICE_UNAVAILABLE, true)
         }
-        // Only a new plan ends what the model is refused for.
+        // Only a new plan changes this.
         Code::FailedPrecondition => (StatusCode::SERVICE_UNAVAILABLE, false),
         Code::Unauthenticated => (StatusCode::UNAUTHORIZED, false),
         Code::PermissionDenied => (StatusCode::FORBIDDEN, false),

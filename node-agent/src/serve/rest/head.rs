@@ -1,5 +1,5 @@
-//! The JSON of a request without its tensors' elements. Everything that grows with
-//! the client's text is bounded, so that a body costs a few times its size at most.
+//! The JSON of a request without its tensors' elements. Everything that grows with the client's
+//! text is bounded, so that a body costs at most a few times its size.
 
 use lamina_proto::inference::InferParameter;
 use lamina_proto::inference::infer_parameter::ParameterChoice;
@@ -9,14 +9,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Inputs or outputs of one request, as many as over gRPC (`serve/guard/shapes.rs`).
+/// Most inputs or outputs of one request, as over gRPC (`serve/guard/shapes.rs`).
 const MOST_TENSORS: usize = 256;
-/// Dimensions of one tensor.
+/// Most dimensions of one tensor.
 const MOST_DIMENSIONS: usize = 64;
-/// Parameters of a request or of one tensor, as many as over gRPC.
+/// Most parameters of a request or of one tensor, as over gRPC.
 const MOST_PARAMETERS: usize = 64;
 
-/// A request as its JSON has it.
+/// The JSON of a request.
 #[derive(Debug, Deserialize)]
 pub(super) struct Head {
     pub(super) id: Option<String>,
@@ -33,7 +33,7 @@ pub(super) struct Input {
     pub(super) shape: AtMost<i64, MOST_DIMENSIONS>,
     #[serde(default)]
     pub(super) parameters: Parameters,
-    /// Whether there are elements; read again once it is known what they are.
+    /// Whether there are elements; they are read once their type is known.
     pub(super) data: Option<IgnoredAny>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Output {
     pub(super) parameters: Parameters,
 }
 
-/// A list with no more than `N` elements.
+/// A list with at most `N` elements.
 #[derive(Debug)]
 pub(super) struct AtMost<T, const N: usize>(pub(super) Vec<T>);
 
@@ -75,7 +75,7 @@ impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for ListVisitor<T, N
     }
 }
 
-/// Parameters by their names; none where the JSON has none or null.
+/// Parameters by name; empty if missing or null.
 #[derive(Debug, Default)]
 pub(super) struct Parameters(pub(super) HashMap<String, InferParameter>);
 

@@ -23,17 +23,17 @@ use lamina_proto::inference::{ModelMetadataRequest, ModelMetadataResponse};
 use std::convert::Infallible;
 use tonic::metadata::MetadataMap;
 
-/// Bytes of the JSON at the beginning of a body.
+/// Header with the length of the JSON at the start of a body.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-/// Bytes that the body of any request may have.
+/// Size limit of the body of any request.
 const COMMON_LIMIT: usize = 64 << 20;
-/// Characters of an element and its comma in JSON for each of its bytes, at most about.
+/// Approximate most characters in JSON, with comma, per byte of an element.
 const JSON_PER_BYTE: u64 = 8;
-/// Texts above it are read off the threads that serve.
+/// Longer texts are read off the threads that serve.
 const LONG_TEXT: usize = 64 << 10;
 
 impl Rest {
-    /// Answers a request for inference. Dropping the future drops the work.
+    /// Answers an inference request. Dropping the future cancels the work.
     pub(super) async fn infer(
         &self,
         path: ModelPath,
@@ -60,7 +60,7 @@ impl Rest {
         parsed.request.model_name.clone_from(&path.model);
         parsed.request.model_version.clone_from(&path.version);
         let Parsed { request, binary } = parsed;
-        // Elements in text are smaller than what they become.
+        // Elements as text may be smaller than in memory.
         let tensors: usize = request.raw_input_contents.iter().map(Bytes::len).sum();
         held.hold(came.max(tensors))?;
         let metadata = trace_of(headers);
@@ -74,7 +74,7 @@ impl Rest {
         Ok(response.map(|body| body::holding(held, body)))
     }
 
-    /// The whole body, unpacked, with what it holds of the room.
+    /// The whole body, decompressed, with its charge.
     async fn body(
         &self,
         path: &ModelPath,
@@ -97,7 +97,7 @@ impl Rest {
         let Some(coding) = coding else {
             return Ok((body, held));
         };
-        // Both lie here at once.
+        // Both are in memory at once.
         let limit = limit.min(self.room.largest().saturating_sub(body.len()));
         off_the_threads(move || {
             let unpacked = coding.unpack(&body, limit, &mut held)?;
@@ -106,15 +106,15 @@ impl Rest {
         .await?
     }
 
-    /// Bytes that the body of a request for this model may have: what its inputs
-    /// take in either form, where that is more than what is common.
+    /// Size limit of the body of a request for this model: that of its inputs in either form, if
+    /// larger than the common limit.
     async fn limit(&self, path: &ModelPath, caller: &Caller) -> usize {
-        // What is wrong with the model is told when it is asked.
+        // Errors about the model are reported later.
         let described = self.described(path, caller).await.ok();
         described.map_or(COMMON_LIMIT, |model| limit_of(&model))
     }
 
-    /// What the model takes and gives.
+    /// Inputs and outputs of the model.
     pub(super) async fn described(
         &self,
         path: &ModelPath,
@@ -166,7 +166,7 @@ async fn parse(body: Bytes, header_length: Option<usize>) -> Result<Parsed, Rest
     Ok(parsed?)
 }
 
-/// Does `work`, which takes the processor for long, where no request waits for it.
+/// Runs processor-intensive `work` off the threads that serve requests.
 async fn off_the_threads<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, RestError> {
@@ -174,7 +174,7 @@ async fn off_the_threads<T: Send + 'static>(
     done.map_err(|error| RestError::Internal(error.to_string()))
 }
 
-/// What the front reads of a call's headers.
+/// The headers of a call that the front reads.
 fn trace_of(headers: &HeaderMap) -> MetadataMap {
     let mut metadata = MetadataMap::new();
     let trace = headers.get(TRACEPARENT).and_then(|v| v.to_str().ok());

@@ -1,9 +1,8 @@
 //! The Open Inference Protocol v2 over HTTP, with its binary tensor data extension.
 //!
-//! A thin adapter: a request becomes the protocol's own message, which the front
-//! answers as if it had come over gRPC. What is bounded here is what HTTP adds: how
-//! long a body may take, and how large it may be once it is unpacked. What bodies hold counts in
-//! the room of all requests.
+//! A thin adapter: a request becomes the protocol's own message, which the front answers as if
+//! it had come over gRPC. Limits here are those that HTTP adds: the time for a body, and its
+//! decompressed size. The memory of bodies counts in the budget of all requests.
 
 mod body;
 mod compression;

@@ -1,6 +1,6 @@
 //! Parses the path of a call.
 
-/// What is asked of a model.
+/// The question about a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Metadata,
@@ -10,19 +10,19 @@ pub(super) enum Asked {
     Infer,
 }
 
-/// A model, and what is asked of it.
+/// A model, and the question about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ModelPath {
     /// `name` or `namespace/name`.
     pub(super) model: String,
-    /// Empty where none is named.
+    /// Empty if none is named.
     pub(super) version: String,
     pub(super) asked: Asked,
 }
 
-/// Reads what follows `/v2/models/`; none where that is no path of the protocol.
+/// Parses the part after `/v2/models/`; `None` if it is not a path of the protocol.
 ///
-/// A full name may be written with its slash as it is or as `%2F`.
+/// The slash of a full name may be plain or `%2F`.
 pub(super) fn parse(rest: &str) -> Option<ModelPath> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let mut parts: Vec<&str> = rest.split('/').collect();
@@ -55,7 +55,7 @@ pub(super) fn parse(rest: &str) -> Option<ModelPath> {
     })
 }
 
-/// With `%41` as `A`.
+/// Percent-decoded: `%41` becomes `A`.
 fn decode(part: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(part.len());
     let mut bytes = part.bytes();

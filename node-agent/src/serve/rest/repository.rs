@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Bytes of a question, and how long they may take.
+/// Size limit of a question, and its time limit.
 const MOST_BYTES: usize = 4 << 10;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is asked for; all where there is no body.
+/// The filter; everything if there is no body.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct Asked {
@@ -25,7 +25,7 @@ struct Asked {
 }
 
 impl Rest {
-    /// The models that `caller` may ask for.
+    /// The models that `caller` may use.
     pub(super) async fn index(&self, body: Body, caller: &Caller) -> Result<Response, RestError> {
         let Asked {
             ready,

@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 const BINARY_SIZE: &str = "binary_data_size";
 const BINARY: &str = "binary_data";
 const ALL_BINARY: &str = "binary_data_output";
-/// An input with it has no contents; the front says what of it is supported.
+/// An input with this has no contents; the front reports what is supported.
 const SHARED_MEMORY: &str = "shared_memory_region";
 
-/// A request, and how its answer is to be written.
+/// A request, and the form of its answer.
 #[derive(Debug)]
 pub(super) struct Parsed {
-    /// Without the model's name and version, which the path has.
+    /// Without the model's name and version, which are in the path.
     pub(super) request: ModelInferRequest,
     pub(super) binary: BinaryOutputs,
 }
@@ -39,11 +39,11 @@ impl BinaryOutputs {
     }
 }
 
-/// Reads a body. The first `header_length` bytes of it are JSON; all of it where
-/// none is given.
+/// Reads a body. Its first `header_length` bytes are JSON, or all of it if that is
+/// not given.
 ///
 /// # Errors
-/// What cannot be meant, by name. Whether the model takes such inputs is not looked at.
+/// Malformed parts, by name. Whether the model accepts such inputs is not checked.
 pub(super) fn parse(body: &Bytes, header_length: Option<usize>) -> Result<Parsed, RequestError> {
     let json_bytes = header_length.unwrap_or(body.len());
     let json = body.get(..json_bytes).ok_or(RequestError::HeaderBeyond {
@@ -108,7 +108,7 @@ fn flag(parameters: &mut Parameters, name: &'static str) -> Result<Option<bool>,
 /// Where the contents of an input are.
 enum Source {
     Json,
-    /// So many bytes of what stands behind the JSON.
+    /// This many of the bytes after the JSON.
     Behind(usize),
     Nowhere,
 }
@@ -169,7 +169,7 @@ fn tensor(input: Input) -> Result<(InferInputTensor, Source), RequestError> {
     Ok((tensor, source))
 }
 
-/// The sizes must come to what is there, to the byte.
+/// The sizes must add up exactly to the given bytes.
 fn refuse_other_size(sources: &[Source], given: usize) -> Result<(), RequestError> {
     let sizes = sources.iter().map(|source| match source {
         Source::Behind(bytes) => *bytes as u128,
@@ -204,7 +204,7 @@ fn typed(
     Ok(data::read(json, &wanted)?)
 }
 
-/// What its elements must be; none where the front refuses the datatype in any case.
+/// The type of its elements; `None` if the front refuses the datatype anyway.
 fn wanted(tensor: &InferInputTensor) -> Result<Option<Wanted<'_>>, RequestError> {
     let Ok(datatype) = tensor.datatype.parse::<DataType>() else {
         return Ok(None);
@@ -230,10 +230,10 @@ fn wanted(tensor: &InferInputTensor) -> Result<Option<Wanted<'_>>, RequestError>
     }))
 }
 
-/// A body that is nothing but the only input's bytes.
+/// A body that has only the bytes of a single input.
 ///
 /// # Errors
-/// The model has more inputs, or the bytes leave its shape open.
+/// The model has more inputs, or the bytes do not determine its shape.
 pub(super) fn raw(body: Bytes, model: &ModelMetadataResponse) -> Result<Parsed, RequestError> {
     let [input] = model.inputs.as_slice() else {
         return Err(RequestError::RawInputs {
@@ -266,7 +266,7 @@ pub(super) fn raw(body: Bytes, model: &ModelMetadataResponse) -> Result<Parsed, 
     })
 }
 
-/// The input's shape with its one free dimension, if it has one, as `bytes` say.
+/// The input's shape, with its free dimension, if any, derived from `bytes`.
 fn told_by_size(input: &TensorMetadata, bytes: usize) -> Option<Vec<i64>> {
     let datatype: DataType = input.datatype.parse().ok()?;
     let is_free = |dimension: &i64| *dimension < 0;
@@ -292,7 +292,7 @@ mod tests {
         parse(&Bytes::from(json.to_owned()), None)
     }
 
-    /// With the bytes of `behind` behind the JSON.
+    /// With the bytes of `behind` after the JSON.
     fn parse_binary(json: &str, behind: &[u8]) -> Result<Parsed, RequestError> {
         let body = [json.as_bytes(), behind].concat();
         parse(&body.into(), Some(json.len()))
@@ -427,7 +427,7 @@ mod tests {
             let error = parse_text(&of("FP32", shape)).unwrap_err().to_string();
             assert!(error.contains("overflowing"), "{error}");
         }
-        // The front has the words for these.
+        // The front has the messages for these.
         for datatype in ["BYTES", "FP8"] {
             assert!(parse_text(&of(datatype, "[1]")).is_ok());
         }

@@ -1,5 +1,4 @@
-//! The answer as HTTP has it: JSON, and behind it the outputs that the client wants
-//! in binary. Pure.
+//! The answer over HTTP: JSON, followed by the outputs that the client wants in binary. Pure.
 
 use super::error::RestError;
 use super::request::BinaryOutputs;
@@ -11,12 +10,12 @@ use serde::Serialize;
 use serde::ser::Serializer;
 use std::collections::{BTreeMap, HashMap};
 
-/// A body before it is packed.
+/// A body before compression.
 #[derive(Debug)]
 pub(super) struct Rendered {
     /// The JSON first.
     pub(super) parts: Vec<Bytes>,
-    /// Bytes of the JSON where others follow.
+    /// Length of the JSON if binary outputs follow.
     pub(super) header_length: Option<usize>,
 }
 
@@ -61,8 +60,8 @@ struct BinarySize {
     binary_data_size: usize,
 }
 
-/// Elements of a tensor, as a flat list. What is no finite number is null, since JSON
-/// has no word for it.
+/// Elements of a tensor, as a flat list. NaN and infinities become null, since JSON cannot express
+/// them.
 struct Elements<'a> {
     datatype: DataType,
     data: &'a [u8],
@@ -92,10 +91,10 @@ fn each<T, const N: usize>(data: &[u8], from: fn([u8; N]) -> T) -> impl Iterator
         .map(from)
 }
 
-/// Writes `response`, with those outputs behind the JSON that `binary` names.
+/// Writes `response`, with the outputs named in `binary` after the JSON.
 ///
 /// # Errors
-/// An output that has no form in JSON is not among those.
+/// An output that JSON cannot express is not among those.
 pub(super) fn render(
     response: &ModelInferResponse,
     binary: &BinaryOutputs,

@@ -18,17 +18,17 @@ use lamina_proto::inference::{ModelMetadataResponse, ModelStatisticsRequest};
 use serde_json::{Value, json};
 use tonic::metadata::MetadataMap;
 
-/// What is offered over HTTP alone, under the name that clients know.
+/// The extension offered only over HTTP, under its known name.
 const BINARY_TENSORS: &str = "binary_tensor_data";
 
-/// What the calls work with. Clones share it.
+/// The handlers' state. Clones share it.
 #[derive(Clone)]
 pub(super) struct Rest {
     pub(super) front: Front,
     pub(super) room: Room,
 }
 
-/// All of it as one service, whose requests take of `room`.
+/// The whole service; its requests are charged to `room`.
 pub(crate) fn router(front: Front, room: Room) -> Router {
     let rest = Rest { front, room };
     Router::new().fallback(call).with_state(rest)
@@ -36,7 +36,7 @@ pub(crate) fn router(front: Front, room: Room) -> Router {
 
 async fn call(State(rest): State<Rest>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    // A HEAD is a GET whose body hyper leaves out.
+    // A HEAD is a GET whose body hyper omits.
     let method = if head.method == Method::HEAD {
         Method::GET
     } else {
@@ -94,7 +94,7 @@ async fn call(State(rest): State<Rest>, request: Request) -> Response {
     answer.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// What a path stands for.
+/// The meaning of a path.
 enum Endpoint {
     Live,
     Ready,
@@ -102,7 +102,7 @@ enum Endpoint {
     /// Of all models.
     Statistics,
     Index,
-    /// Loads and unloads elsewhere.
+    /// Load and unload, which are not supported.
     Repository,
     Model(ModelPath),
 }
@@ -139,7 +139,7 @@ impl Endpoint {
     }
 }
 
-/// Where a request came from.
+/// The origin of a request.
 fn origin(extensions: &Extensions) -> Origin {
     extensions.get().copied().unwrap_or(NOWHERE)
 }
@@ -155,7 +155,7 @@ fn server() -> Response {
 }
 
 impl Rest {
-    /// The protocol's text calls the field `live` here, too, its schema `ready`.
+    /// The protocol's text calls this field `live` too, its schema `ready`.
     fn ready(&self) -> Result<Response, RestError> {
         if !self.front.is_ready() {
             return Err(RestError::Unready);
@@ -163,7 +163,7 @@ impl Rest {
         Ok(Json(json!({ "live": true, "ready": true })).into_response())
     }
 
-    /// Who calls.
+    /// The caller.
     async fn admit(
         &self,
         headers: &HeaderMap,
@@ -174,7 +174,7 @@ impl Rest {
         Ok(caller.map_err(FrontError::from)?)
     }
 
-    /// Who asks for the model of `path`, and may.
+    /// The caller, if it may use the model of `path`.
     async fn let_in(
         &self,
         path: &ModelPath,
@@ -186,7 +186,7 @@ impl Rest {
         Ok(caller)
     }
 
-    /// What became of the requests of a model; of all where it has no name.
+    /// Statistics of a model; of all if it has no name.
     async fn statistics(
         &self,
         name: &str,
@@ -237,8 +237,8 @@ fn metadata(model: &ModelMetadataResponse) -> Value {
     })
 }
 
-/// The model's configuration as clients that measure read it. Batches are dimensions
-/// here like any other, so there is no `max_batch_size`.
+/// The model's configuration for benchmark clients. Batches are ordinary dimensions here, so there
+/// is no `max_batch_size`.
 fn config(model: &ModelMetadataResponse) -> Value {
     let tensors = |tensors: &[TensorMetadata]| -> Vec<Value> {
         tensors

@@ -3,7 +3,7 @@
 use lamina_proto::inference::{ModelStatisticsResponse, StatisticDuration};
 use serde_json::{Value, json};
 
-/// As clients that measure read it: none of the members is ever left out.
+/// For benchmark clients: no member is ever omitted.
 pub(super) fn render(told: &ModelStatisticsResponse) -> Value {
     let models = told.model_stats.iter().map(|model| {
         let stats = model.inference_stats.unwrap_or_default();

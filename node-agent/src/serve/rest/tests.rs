@@ -125,7 +125,7 @@ async fn json_is_answered_in_json() {
     assert_eq!(answer["parameters"]["lamina_placement_revision"], 1);
 }
 
-/// JSON, the first bytes of the body, and what stands behind it.
+/// The JSON, i.e. the first bytes of the body, and the rest.
 async fn split(request: RequestBuilder) -> (Value, Bytes) {
     let response = request.send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -151,7 +151,7 @@ async fn binary_goes_in_and_comes_out() {
     let (answer, behind) = split(request).await;
     assert_eq!(answer["outputs"][0]["parameters"]["binary_data_size"], 8);
     assert_eq!(behind, bytes_of(&[3.0, 6.0]));
-    // Nothing but the bytes, whose number tells the rows.
+    // Only the bytes, whose number determines the rows.
     let request = served.infer().header(HEADER_LENGTH, 0);
     let body = bytes_of(&[0.0, 1.0, 2.0, 3.0]);
     let (answer, behind) = split(request.body(body)).await;
@@ -182,7 +182,7 @@ async fn bodies_are_packed_in_both_directions() {
         let answer: Value = serde_json::from_slice(&unpacked).unwrap();
         assert_eq!(answer["outputs"][0]["data"][1999], 3999.0);
     }
-    // Errors and other answers come as they are: clients read them so.
+    // Errors and other answers are not compressed.
     let request = served.infer().header("accept-encoding", "gzip").body("{");
     let (status, error) = answer(request).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");

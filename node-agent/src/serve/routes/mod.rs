@@ -1,8 +1,7 @@
-//! Which revision a request takes, and how many are on their way.
+//! Which revision a request takes, and how many are in flight.
 //!
-//! A flip and a request's start exclude each other, so every request belongs to
-//! exactly one revision from its start to its end, and the count at the flip is
-//! exact.
+//! A flip and a request's start exclude each other, so every request belongs to exactly one
+//! revision from its start to its end, and the count at the flip is exact.
 
 use super::specs::{SpecError, value_specs};
 use lamina_crds::compute_node::{Blob, Exits, Route, RouteRevision, RouteStatus, Verification};
@@ -14,23 +13,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-/// A model whose entry this host is, as far as requests need to know it.
+/// A model that enters at this host, as far as requests need to know it.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub(crate) placement_uid: String,
     /// `namespace/name`.
     pub(crate) full_name: String,
     pub(crate) name: String,
-    /// What the revision takes that new requests take; none where none serves.
+    /// Inputs and outputs of the active revision; `None` if none serves.
     pub(crate) active: Option<Arc<Signature>>,
     /// Why requests are refused, if they are.
     pub(crate) refuse: Option<String>,
-    /// What the user wants of early exits.
+    /// The user's settings for early exits.
     pub(crate) early: Option<EarlyExits>,
 }
 
 impl Model {
-    /// Whether a request may be answered by an exit where a host is away.
+    /// Whether an exit may answer a request if a host is away.
     pub(crate) fn answers_when_cut_off(&self) -> bool {
         let has_exits = self.active.as_ref().is_some_and(|a| a.exits.is_some());
         let early = self.early.as_ref().filter(|_| has_exits);
@@ -38,20 +37,20 @@ impl Model {
     }
 }
 
-/// What one revision takes and gives.
+/// Inputs and outputs of one revision.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Signature {
     pub(crate) revision: i64,
     pub(crate) inputs: Vec<ValueSpec>,
     pub(crate) outputs: Vec<ValueSpec>,
-    /// Where requests may leave it early.
+    /// Its early exits.
     pub(crate) exits: Option<Exits>,
     /// Digest of its manifest.
     pub(crate) manifest: String,
 }
 
 impl Signature {
-    /// Whether a request for `other` is one for this, too.
+    /// Whether a request for `other` fits this one too.
     pub(crate) fn takes_the_same(&self, other: &Self) -> bool {
         (&self.inputs, &self.outputs, &self.exits) == (&other.inputs, &other.outputs, &other.exits)
     }
@@ -64,27 +63,27 @@ pub(crate) enum NoTicket {
     Gone,
     /// No revision serves.
     NotServing,
-    /// What serves breaks a limit that protects data.
+    /// What serves violates a constraint that protects data.
     Refused(String),
 }
 
-/// A request's place on a revision. Dropping it ends the request there.
+/// A request's registration with a revision. Dropping it ends the request there.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     routes: Routes,
     placement_uid: String,
-    /// What the revision takes.
+    /// Inputs and outputs of the revision.
     pub(crate) signature: Arc<Signature>,
-    /// What an earlier one took, where that was something else.
+    /// Those of an earlier one, if different.
     pub(crate) earlier: Option<Arc<Signature>>,
     /// Its first host.
     pub(crate) first: Hop,
-    /// How inputs are sent there.
+    /// The encoding of inputs on the way there.
     pub(crate) encoding: Option<Encoding>,
     /// Its path, `cam-1[0-4]→edge-2[5-14]`.
     pub(crate) path: String,
-    /// Fires when the revision may not be used any more while this request is still
-    /// on it: its hosts may be gone without a word, or its data may not leave.
+    /// Fires when the revision must not be used any more while this request is still on it: its
+    /// hosts may have vanished, or its data may not leave.
     pub(crate) abandoned: CancellationToken,
     /// Fires when new requests take another revision, or none.
     pub(crate) superseded: CancellationToken,
@@ -110,13 +109,13 @@ type Table = BTreeMap<String, Entry>;
 struct Entry {
     spec: Route,
     model: Arc<Model>,
-    /// What served last, and what served before that and took something else.
+    /// The signature that served last, and the last one before it that differed.
     last: Option<Arc<Signature>>,
     earlier: Option<Arc<Signature>>,
     in_flight: BTreeMap<i64, InFlight>,
     in_flight_at_flip: u32,
     verified: Option<Verification>,
-    /// Of the active revision.
+    /// For the active revision.
     superseded: CancellationToken,
 }
 
@@ -127,14 +126,14 @@ struct InFlight {
 }
 
 impl InFlight {
-    /// Tells those who are inside; later ones are not meant.
+    /// Notifies requests in flight; later ones are not affected.
     fn abandon(&mut self) {
         std::mem::take(&mut self.abandoned).cancel();
     }
 }
 
 impl Routes {
-    /// None yet; `changed` is notified when a status changes.
+    /// Starts empty; `changed` is notified when a status changes.
     pub(crate) fn new(changed: Arc<Notify>) -> Self {
         Self {
             table: Arc::default(),
@@ -143,12 +142,12 @@ impl Routes {
         }
     }
 
-    /// Follows `wanted` from now on. A changed active revision is taken by every
-    /// request that starts afterwards.
+    /// Applies `wanted`. Every request that starts afterwards takes the new active
+    /// revision.
     ///
     /// # Errors
-    /// A revision with an unknown datatype, which is never taken; the others are
-    /// followed all the same.
+    /// A revision with an unknown datatype, which is never used; the others are
+    /// applied all the same.
     pub(crate) fn apply(&self, wanted: &[Route]) -> Result<(), SpecError> {
         let mut table = self.lock();
         for (_, mut gone) in
@@ -169,13 +168,13 @@ impl Routes {
         outcome
     }
 
-    /// Changes each time that routes were applied.
+    /// A number that changes each time that routes are applied.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }
 
-    /// The models `namespace/name` whose entry this host is: one that is made anew stands
-    /// beside the old one for a moment.
+    /// The models `namespace/name` that enter at this host: a recreated one coexists with the old
+    /// one for a moment.
     pub(crate) fn find(&self, full_name: &str) -> Vec<Arc<Model>> {
         let table = self.lock();
         let models = table.values().map(|entry| &entry.model);
@@ -183,7 +182,7 @@ impl Routes {
         found.cloned().collect()
     }
 
-    /// `namespace/name` of every model whose entry this host is.
+    /// `namespace/name` of every model that enters at this host.
     pub(crate) fn names(&self) -> Vec<String> {
         let table = self.lock();
         let models = table.values().map(|entry| &entry.model);
@@ -202,7 +201,7 @@ impl Routes {
         revisions.map(|r| r.manifest.clone()).collect()
     }
 
-    /// The most that `of` finds in what the revisions that serve take.
+    /// The maximum of `of` over the inputs of the serving revisions.
     pub(crate) fn most_of_inputs(&self, of: impl Fn(&[ValueSpec]) -> u64) -> u64 {
         let table = self.lock();
         let active = table.values().filter_map(|e| e.model.active.as_ref());
@@ -238,7 +237,7 @@ impl Routes {
         })
     }
 
-    /// Revision that new requests take, 0 where none serves.
+    /// Revision for new requests, 0 if none serves.
     pub(crate) fn active_revision(&self, placement_uid: &str) -> i64 {
         let table = self.lock();
         table
@@ -246,14 +245,13 @@ impl Routes {
             .map_or(0, |e| e.spec.active_revision)
     }
 
-    /// How `revision` is routed now.
+    /// The current route of `revision`.
     pub(crate) fn revision(&self, placement_uid: &str, revision: i64) -> Option<RouteRevision> {
         let table = self.lock();
         route_to(&table.get(placement_uid)?.spec, revision).cloned()
     }
 
-    /// Revisions that this host is to verify and has not: placement UID and
-    /// revision.
+    /// Revisions that this host must still verify: placement UID and revision.
     pub(crate) fn to_verify(&self) -> Vec<(String, i64)> {
         let table = self.lock();
         let pending = |entry: &Entry| {
@@ -278,7 +276,7 @@ impl Routes {
         self.changed.notify_one();
     }
 
-    /// What the operator is told of each route.
+    /// The status of each route, for the operator.
     pub(crate) fn statuses(&self) -> Vec<RouteStatus> {
         self.lock().values().map(status).collect()
     }
@@ -315,11 +313,11 @@ impl Drop for Ticket {
 
 type Signatures = BTreeMap<i64, Arc<Signature>>;
 
-/// What each revision takes, and what is wrong with one that is left out.
+/// The signature of each revision, and the error of one that is left out.
 fn compile(route: &Route) -> (Signatures, Result<(), SpecError>) {
     let mut signatures = Signatures::new();
     let mut outcome = Ok(());
-    // 0 says that none serves.
+    // 0 means that none serves.
     for revision in route.revisions.iter().filter(|r| r.revision > 0) {
         match signature(revision) {
             Ok(signature) => {

@@ -12,7 +12,7 @@ fn with_revisions(active: i64, all: &[i64]) -> Route {
     }
 }
 
-/// Revision 2 takes something else than revision 1.
+/// Revision 2 has other inputs than revision 1.
 fn renamed(active: i64, all: &[i64]) -> Route {
     let mut route = with_revisions(active, all);
     for revision in route.revisions.iter_mut().filter(|r| r.revision > 1) {
@@ -83,7 +83,7 @@ fn a_request_takes_the_signature_of_its_revision() {
     let new = routes.begin("u").unwrap();
     assert_eq!(names(&new), ["pixels", "mask"]);
     assert_eq!(new.earlier.as_ref(), Some(&old.signature));
-    // It is remembered while nothing serves, and over revisions that take the same.
+    // It is remembered while nothing is active, and over revisions with the same inputs.
     routes.apply(&[renamed(0, &[3])]).unwrap();
     routes.apply(&[renamed(3, &[3])]).unwrap();
     let next = routes.begin("u").unwrap();
@@ -115,7 +115,7 @@ fn a_refusal_ends_what_is_inside_and_lets_nothing_start() {
     assert!(inside.abandoned.is_cancelled() && inside.superseded.is_cancelled());
     let refused = NoTicket::Refused("keepOnEntry".into());
     assert_eq!(routes.begin("u").unwrap_err(), refused);
-    // Where it is lifted before the last one has left, new ones are not told.
+    // If it is lifted before the last one has left, new ones get no error.
     routes.apply(&[with_revisions(1, &[1])]).unwrap();
     let fresh = routes.begin("u").unwrap();
     assert!(!fresh.abandoned.is_cancelled() && !fresh.superseded.is_cancelled());

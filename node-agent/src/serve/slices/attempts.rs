@@ -1,6 +1,6 @@
-//! Loads that never came to an end: a slice that takes more memory than the container has
-//! ends the agent with it, which would load it again at each start. What is being loaded is
-//! on disk meanwhile, so that the next start knows.
+//! Loads that never finished: a slice that takes more memory than the container has ends the agent,
+//! which would load it again at each start. Loads in progress are recorded on disk, so that the
+//! next start knows.
 
 use lamina_model::Digest;
 use std::collections::BTreeSet;
@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// One end of the agent while a slice is loaded may be a coincidence, such as a power failure.
+/// A single end of the agent during a load may be a coincidence, such as a power failure.
 const ENDS: u32 = 2;
-/// A slice that ended the agent is left alone for this time.
+/// A slice that ended the agent is not loaded for this long.
 const PAUSE: Duration = Duration::from_secs(600);
 
-/// A slice that is not loaded again for now.
+/// A slice that is not loaded for now.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the agent was ended {times} times while it loaded this slice ({mib:.1} MiB of blocks), most \
@@ -27,7 +27,7 @@ pub(crate) struct Deadly {
     mib: Mib,
 }
 
-/// Bytes, told in MiB.
+/// Bytes, displayed in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mib(u64);
 
@@ -37,19 +37,19 @@ impl std::fmt::Display for Mib {
     }
 }
 
-/// Where they are noted.
+/// The records of loads.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attempts {
     folder: Option<PathBuf>,
-    /// Files of those that go on.
+    /// Files of loads in progress.
     now: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Attempts {
-    /// In a folder of `dir`, where what the process before left is found.
+    /// In a folder of `dir`, which has the records of earlier processes.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The folder cannot be created.
     pub(crate) fn in_dir(dir: &Path) -> io::Result<Self> {
         let folder = dir.join("loading");
         fs::create_dir_all(&folder)?;
@@ -59,11 +59,11 @@ impl Attempts {
         })
     }
 
-    /// Notes that `blocks` of `model`, of so many `bytes`, are being loaded, until what is
-    /// returned is dropped. A disk that takes no note stands in no load's way.
+    /// Records that `blocks` of `model`, with `bytes` in all, are being loaded, until the
+    /// result is dropped. If the record cannot be written, the load proceeds.
     ///
     /// # Errors
-    /// That ended the agent before, and not long ago.
+    /// This load ended the agent recently.
     pub(super) fn begin(
         &self,
         model: &str,
@@ -92,10 +92,10 @@ impl Attempts {
         }))
     }
 
-    /// What is being loaded is given up by a process that ends as it should.
+    /// A process that ends properly drops its records.
     pub(crate) fn give_up(&self) {
         for file in std::mem::take(&mut *lock(&self.now)) {
-            // One that stays counts as an end too many.
+            // If it remains, it counts as one end too many.
             let _ = fs::remove_file(file);
         }
     }
@@ -105,7 +105,7 @@ fn lock(files: &Mutex<BTreeSet<PathBuf>>) -> MutexGuard<'_, BTreeSet<PathBuf>> {
     files.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How often the agent was ended, as the note in `file` says.
+/// How often the agent ended, by the record in `file`.
 fn ends(file: &Path, now: SystemTime) -> u32 {
     let Ok(text) = fs::read_to_string(file) else {
         return 0;
@@ -118,7 +118,7 @@ fn ends(file: &Path, now: SystemTime) -> u32 {
     text.trim().parse().unwrap_or(0)
 }
 
-/// A load that goes on.
+/// A load in progress.
 #[derive(Debug)]
 pub(super) struct Attempt {
     file: PathBuf,
@@ -128,7 +128,7 @@ pub(super) struct Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if lock(&self.now).remove(&self.file) {
-            // As above.
+            // See above.
             let _ = fs::remove_file(&self.file);
         }
     }
@@ -138,7 +138,7 @@ impl Drop for Attempt {
 mod tests {
     use super::*;
 
-    /// A process that is ended drops nothing.
+    /// A killed process drops nothing.
     fn end_while_loading(attempts: &Attempts) {
         let blocks = ["a".to_owned()];
         std::mem::forget(attempts.begin("default/m", &blocks, 1 << 20).unwrap());

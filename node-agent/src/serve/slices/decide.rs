@@ -2,19 +2,18 @@ use crate::telemetry::SegmentKey;
 use lamina_crds::compute_node::Slice;
 use std::collections::BTreeMap;
 
-/// What is to be done about one slice.
+/// What to do about one slice.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
     /// Fetch, load and serve it.
     Load(Slice),
-    /// Keep it loaded; the next host has another address, or other requests are computed
-    /// together.
+    /// Keep it loaded; the next host's address or its batching changed.
     Readdress(Slice),
     /// Drop it once the requests inside are done.
     Unload(SegmentKey),
 }
 
-/// Name of a slice.
+/// Key of a slice.
 pub(crate) fn key_of(slice: &Slice) -> SegmentKey {
     SegmentKey {
         placement_uid: slice.placement_uid.clone(),
@@ -23,8 +22,8 @@ pub(crate) fn key_of(slice: &Slice) -> SegmentKey {
     }
 }
 
-/// What leads from `held` to `wanted`. Slices whose loading failed are held,
-/// too: nothing about them changes before the operator asks for something else.
+/// The steps from `held` to `wanted`. Slices that failed to load count as held: they do not change
+/// until the operator asks for something else.
 pub(crate) fn decide(wanted: &[Slice], held: &BTreeMap<SegmentKey, Slice>) -> Vec<Action> {
     let gone = held
         .keys()

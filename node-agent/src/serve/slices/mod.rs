@@ -1,4 +1,4 @@
-//! The slices of this host: brings the loaded ones in line with the wanted ones.
+//! The slices of this host: loads and unloads them to match the wanted ones.
 
 mod attempts;
 mod decide;
@@ -24,23 +24,23 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Tries at a blob that the store does not have or that arrives damaged.
+/// Tries for a blob that is missing in the store or arrives damaged.
 const FINAL_TRIES: u32 = 3;
 
 /// A slice that serves.
 #[derive(Clone)]
 pub(crate) struct Serving {
-    /// What it takes, in order.
+    /// Its inputs, in order.
     pub(crate) inputs: Arc<[ValueSpec]>,
-    /// What it gives, in order.
+    /// Its outputs, in order.
     pub(crate) outputs: Arc<[ValueSpec]>,
-    /// The next host; none where this one replies.
+    /// The next host; `None` if this one replies.
     pub(crate) next: Option<Hop>,
-    /// How its outputs are sent to the next host, where not as they are.
+    /// The encoding of its outputs to the next host, if they are encoded.
     pub(crate) encoding: Option<Arc<Encoding>>,
-    /// Names of the hosts that may send requests for it, where that is said.
+    /// Names of the hosts that may call it, if given.
     pub(crate) callers: Option<Arc<[String]>>,
-    /// With which other requests a request may be computed.
+    /// Which requests may be computed together.
     together: Option<Together>,
     /// The graph.
     pub(crate) segment: Arc<dyn Segment>,
@@ -71,8 +71,9 @@ struct Shared {
     engine: Arc<dyn Engine>,
     blobs: Arc<dyn BlobSource>,
     held: RwLock<BTreeMap<SegmentKey, Entry>>,
-    /// Segments by model and content: two revisions with the same blocks on this host
-    /// share one. Models share none: each answers for what its own does. Held while loading, so that a second one waits and shares.
+    /// Segments by model and content: two revisions with the same blocks on this host share one.
+    /// Models do not share, since each is accountable for its own. Locked while loading, so that a
+    /// second one waits and shares.
     loaded: Mutex<BTreeMap<(String, Vec<String>), Cached>>,
     attempts: Attempts,
     changed: Arc<Notify>,
@@ -87,15 +88,15 @@ struct Cached {
 struct Entry {
     spec: Slice,
     progress: Progress,
-    /// Which numbers of rows it computes faster together, once that was tried.
+    /// Its useful batch sizes, once measured.
     batches: Option<Batches>,
-    // Dropping the entry ends its fetching, and the trying.
+    // Dropping the entry cancels its fetching and measuring.
     _work: AbortOnDropHandle<()>,
 }
 
 enum Progress {
     Fetching(String),
-    /// As before, while the disk takes no more.
+    /// As before, while the disk is full.
     NoSpace(String),
     Loading,
     Ready {
@@ -106,12 +107,12 @@ enum Progress {
     Failed(String),
 }
 
-/// Sums over the slices that serve.
+/// Totals over all slices.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     /// Slices that serve.
     pub(crate) ready: u32,
-    /// Slices on their way.
+    /// Slices being fetched or loaded.
     pub(crate) pending: u32,
     /// Slices that cannot be loaded.
     pub(crate) failed: u32,
@@ -136,7 +137,7 @@ enum SliceError {
 }
 
 impl Slices {
-    /// As [`Slices::noting`], without memory of former processes.
+    /// As [`Slices::noting`], without records of earlier processes.
     #[cfg(test)]
     pub(crate) fn new(
         engine: Arc<dyn Engine>,
@@ -146,8 +147,8 @@ impl Slices {
         Self::noting(engine, blobs, changed, Attempts::default())
     }
 
-    /// None held; `changed` is notified when a status changes, and `attempts` has the loads
-    /// that ended former processes.
+    /// Starts empty; `changed` is notified when a status changes, and `attempts` has the loads that
+    /// ended earlier processes.
     pub(crate) fn noting(
         engine: Arc<dyn Engine>,
         blobs: Arc<dyn BlobSource>,
@@ -166,7 +167,7 @@ impl Slices {
         }
     }
 
-    /// Starts what leads to `wanted`; loading goes on in tasks of its own.
+    /// Starts the steps to `wanted`; loading continues in separate tasks.
     pub(crate) fn apply(&self, wanted: &[Slice]) {
         let mut held = self.shared.write();
         let specs = held
@@ -204,7 +205,7 @@ impl Slices {
         self.shared.changed.notify_one();
     }
 
-    /// The slice, where it serves.
+    /// The slice, if it serves.
     pub(crate) fn get(&self, key: &SegmentKey) -> Option<Serving> {
         match self.shared.read().get(key)?.progress {
             Progress::Ready { ref serving, .. } => Some(serving.clone()),
@@ -212,13 +213,13 @@ impl Slices {
         }
     }
 
-    /// Whether there is a slice of the Placement, however far.
+    /// Whether there is a slice of the Placement, in any state.
     pub(crate) fn has_part_of(&self, placement_uid: &str) -> bool {
         let held = self.shared.read();
         held.keys().any(|key| key.placement_uid == placement_uid)
     }
 
-    /// The most that `of` finds in the digests of the blocks that this host runs of a revision.
+    /// The maximum of `of` over the digests of the blocks that this host runs of a revision.
     pub(crate) fn most_of_blocks(
         &self,
         placement_uid: &str,
@@ -233,7 +234,7 @@ impl Slices {
         blocks.map(|block| of(&block.digest)).max().unwrap_or(0)
     }
 
-    /// The most that `of` finds in what the slices that serve take.
+    /// The maximum of `of` over the inputs of the serving slices.
     pub(crate) fn most_of_inputs(&self, of: impl Fn(&[ValueSpec]) -> u64) -> u64 {
         let held = self.shared.read();
         let serving = held.values().filter_map(|entry| match &entry.progress {
@@ -243,12 +244,12 @@ impl Slices {
         serving.map(|inputs| of(inputs)).max().unwrap_or(0)
     }
 
-    /// How far each slice is.
+    /// The status of each slice.
     pub(crate) fn statuses(&self) -> Vec<SliceStatus> {
         self.shared.read().values().map(status).collect()
     }
 
-    /// What stands against holding what is wanted until somebody helps, if so.
+    /// A problem that blocks the wanted slices until somebody fixes it, if there is one.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.shared
             .read()
@@ -278,7 +279,7 @@ impl Slices {
     }
 }
 
-/// Whether it is to be tried anew how many rows pay.
+/// Whether its batch sizes must be measured again.
 fn readdress(held: &mut BTreeMap<SegmentKey, Entry>, spec: Slice) -> bool {
     let Some(entry) = held.get_mut(&key_of(&spec)) else {
         return false;
@@ -299,7 +300,7 @@ fn readdress(held: &mut BTreeMap<SegmentKey, Entry>, spec: Slice) -> bool {
     is_other && is_ready
 }
 
-/// With which other requests one may be computed: none until it is known what pays.
+/// Which requests may be computed together: `None` until it is known what pays.
 fn together(spec: &Slice, batches: Option<Batches>) -> Option<Together> {
     let batching = spec.batching?;
     let rows = batches.filter(|batches| batches.largest() > 1)?;
@@ -309,14 +310,14 @@ fn together(spec: &Slice, batches: Option<Batches>) -> Option<Together> {
     })
 }
 
-/// Whether all that goes in and comes out has a row for each row of a request: otherwise the
-/// answers to several could not be taken apart again.
+/// Whether all inputs and outputs have one row per row of a request: otherwise the answers to
+/// several could not be split.
 fn have_rows(serving: &Serving) -> bool {
     let mut values = serving.inputs.iter().chain(&*serving.outputs);
     values.all(ValueSpec::has_rows)
 }
 
-/// What people are told of batching where it is asked for.
+/// The message about batching, if it is configured.
 fn said_of_batches(entry: &Entry) -> String {
     match (entry.spec.batching, entry.batches) {
         (None, _) => String::new(),
@@ -481,8 +482,7 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// Finds out how many rows pay, where requests may be computed together. It serves
-    /// meanwhile.
+    /// Measures which batch sizes pay, if requests may be computed together. It serves meanwhile.
     async fn specialize(self: Arc<Self>, key: SegmentKey) {
         let wanted = {
             let held = self.read();

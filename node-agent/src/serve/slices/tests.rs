@@ -95,7 +95,7 @@ async fn a_wanted_slice_is_fetched_loaded_and_serves() {
     assert_eq!(floats(&run.unwrap().outputs[0]), [3.0, 5.0]);
     slices.apply(&[]);
     assert!(slices.get(&key_of(&wanted)).is_none());
-    // A request that was inside keeps its segment.
+    // A request in progress keeps its segment.
     let late = serving
         .run(vec![fp32(&[1, 2], &[0.0, 0.0])], deadline)
         .await;
@@ -148,7 +148,7 @@ async fn revisions_with_the_same_blocks_share_one_segment() {
     slices.apply(&[old.clone(), new.clone()]);
     until(&slices, SliceState::Ready).await;
     assert_eq!(engine.loads(), 1);
-    // Once nobody holds it, it is loaded again.
+    // Once nothing uses it, it is loaded again.
     slices.apply(&[]);
     slices.apply(std::slice::from_ref(&new));
     until(&slices, SliceState::Ready).await;

@@ -4,18 +4,18 @@
 use lamina_model::{DataType, Tensor};
 use std::fmt;
 
-/// How far an answer was from the known one.
+/// The deviation of an answer from the known one.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Deviation {
     /// Elements compared.
     elements: usize,
     /// Largest absolute difference.
     largest: f64,
-    /// Largest known magnitude beside it.
+    /// Largest known magnitude.
     magnitude: f64,
 }
 
-/// An answer is not the known one.
+/// An answer does not match the known one.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(super) enum Misfit {
     #[error("output `{name}` is {got_type} {got:?}, expected {expected_type} {expected:?}")]
@@ -60,8 +60,8 @@ impl fmt::Display for Deviation {
     }
 }
 
-/// Difference allowed, relative to the largest magnitude of the output: some
-/// roundings of the datatype, added up over many layers. 0 is exact.
+/// Allowed difference, relative to the largest magnitude of the output: some roundings of the
+/// datatype, accumulated over many layers. 0 is exact.
 const fn relative_tolerance(datatype: DataType) -> f64 {
     match datatype {
         DataType::Fp32 | DataType::Fp64 => 1e-3,
@@ -73,12 +73,12 @@ const fn relative_tolerance(datatype: DataType) -> f64 {
 
 /// Outputs that are all zero may still be rounded.
 const SMALLEST_MAGNITUDE: f64 = 1e-3;
-/// What encodings change on another host, beside what was measured where the model was
-/// prepared: values that are rounded otherwise fall onto other steps.
+/// Factor on the measured errors of encodings: on another host, values that are rounded differently
+/// fall onto other steps.
 const ENCODING_MARGIN: f64 = 2.0;
 
-/// Compares where the encodings on the path are known to change `error` of the largest
-/// magnitude; whole numbers stay what they are.
+/// Compares outputs if the encodings on the path cause an error of `error` of the largest
+/// magnitude; integers must be equal.
 ///
 /// # Errors
 /// The first element that differs by too much, or another kind of tensor.
@@ -135,8 +135,7 @@ pub(super) fn compare(
     Ok(deviation)
 }
 
-/// NaN equals NaN, and an infinity itself; either beside a number gives NaN or
-/// infinity.
+/// NaN equals NaN, and an infinity itself; either compared with a number gives NaN or infinity.
 fn difference(a: f64, b: f64) -> f64 {
     if a == b || (a.is_nan() && b.is_nan()) {
         0.0
@@ -154,8 +153,8 @@ fn values(tensor: &Tensor) -> impl Iterator<Item = f64> + '_ {
         .map(move |b| value(datatype, b))
 }
 
-/// The element in `bytes`, little-endian. 64-bit integers beyond 2^53 lose
-/// digits, which models do not give.
+/// The element in `bytes`, little-endian. 64-bit integers beyond 2^53 lose digits, but models do
+/// not return such.
 fn value(datatype: DataType, bytes: &[u8]) -> f64 {
     let mut wide = [0; 8];
     wide[..bytes.len()].copy_from_slice(bytes);

@@ -21,20 +21,20 @@ use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
-/// How often it is looked whether there is something to verify.
+/// Interval between checks for something to verify.
 const ROUND: Duration = Duration::from_millis(100);
-/// Hosts may still be loading, or connecting; after this long they have failed.
+/// Hosts may still be loading or connecting; after this long they have failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Verifies what the routes ask for.
+/// Verifies revisions as the routes ask for it.
 #[derive(Clone)]
 pub(crate) struct Verifier {
     pub(crate) routes: Routes,
     pub(crate) forwarder: Forwarder,
     pub(crate) blobs: Arc<dyn BlobSource>,
-    /// How long hosts that cannot be reached are tried; [`PATIENCE`].
+    /// How long unreachable hosts are retried; [`PATIENCE`].
     pub(crate) patience: Duration,
 }
 
@@ -69,7 +69,7 @@ enum VerifyError {
 }
 
 impl VerifyError {
-    /// Another try may succeed without anyone's help.
+    /// A retry may succeed without help.
     fn is_passing(&self) -> bool {
         match self {
             Self::Hop(error) => matches!(
@@ -80,22 +80,21 @@ impl VerifyError {
                     | Code::ResourceExhausted
             ),
             Self::Blob(error) => error.is_passing(),
-            // The route may be replaced while we look.
+            // The route may be replaced meanwhile.
             Self::NoRoute(_) => true,
             _ => false,
         }
     }
 }
 
-/// A right answer.
+/// A correct answer.
 struct Passed {
     deviation: Deviation,
     latency: Duration,
 }
 
 impl Verifier {
-    /// Verifies until dropped. A verification that is no longer wanted is given
-    /// up.
+    /// Verifies until dropped. A verification that is no longer wanted is cancelled.
     pub(crate) async fn run(self) {
         let mut going: BTreeMap<(String, i64), AbortOnDropHandle<()>> = BTreeMap::new();
         loop {
@@ -211,7 +210,7 @@ fn request(placement_uid: &str, target: &RouteRevision, probe: &Probe) -> Forwar
         request_id: format!("verify-{}", target.revision),
         traceparent: String::new(),
         tensors: named.map(|(s, t)| to_wire(&s.name, t.clone())).collect(),
-        // Every exit is to be proved.
+        // Every exit must be verified.
         exits: None,
     }
 }

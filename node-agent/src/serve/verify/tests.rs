@@ -55,7 +55,7 @@ async fn a_right_answer_passes_with_its_figures() {
             .starts_with("2 values as expected; largest difference 1.0e-3")
     );
     assert!(verified.latency_ms > 0.0);
-    // A probe is no request of a user.
+    // A probe is not a user's request.
     assert!(cam.telemetry.drain().requests.is_empty());
 }
 
@@ -94,7 +94,7 @@ async fn a_host_that_is_not_there_yet_is_waited_for() {
 async fn a_revision_that_is_no_longer_wanted_is_given_up() {
     let mut cam = Host::start("cam-1", &Folder::new());
     let wanted = verifying(&cam, &[3.0, 5.0]);
-    // Nothing is loaded, so it tries again and again.
+    // Nothing is loaded, so it keeps trying.
     cam.routes.apply(std::slice::from_ref(&wanted)).unwrap();
     assert_eq!(outcome(&cam, Duration::from_millis(200)).await, None);
     let unwanted = Route {
@@ -127,7 +127,7 @@ async fn a_dead_host_fails_the_revision_and_is_named() {
     );
     cam.hold(part(&folder, 2, 0, (2.0, 0.0), Some(&edge))).await;
     edge.kill();
-    // Beside the host's own verifier, which is more patient.
+    // Beside the host's own verifier, which waits longer.
     let verifier = Verifier {
         routes: cam.routes.clone(),
         forwarder: Forwarder {
@@ -161,7 +161,7 @@ async fn a_revision_is_verified_by_its_own_probe_and_signature() {
     cam.hold(second).await;
     let mut wanted = route_to(1, &[(1, &cam), (2, &cam)]);
     wanted.verify_revision = Some(2);
-    // What serves takes something else and has another probe; requests are refused.
+    // The active revision has other inputs and another probe; requests are refused.
     wanted.refuse = Some("keepOnEntry".into());
     wanted.revisions[0].probe = probe(&cam.folder, &[5.0, 10.0]);
     let revision = &mut wanted.revisions[1];

@@ -20,10 +20,10 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Response;
 
-/// Notes every message, and orders one job.
+/// Records every message, and orders one job.
 struct FakeOperator {
     seen: mpsc::UnboundedSender<Message>,
-    /// Each session is taken over by another agent once it said hello.
+    /// Another agent takes over each session after its hello.
     takes_over: bool,
 }
 

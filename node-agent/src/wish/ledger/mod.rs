@@ -18,14 +18,14 @@ const FILE_NAME: &str = "ledger.json";
 /// Placements remembered after they are gone.
 const REMEMBERED_PLACEMENTS: usize = 4096;
 
-/// The spec of this host's ComputeNode, with what tells old from new.
+/// The spec of this host's ComputeNode, with its version.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Wish {
     /// UID of the ComputeNode.
     pub(crate) uid: String,
     /// Its generation.
     pub(crate) generation: i64,
-    /// Where the operator listens.
+    /// The operator's address.
     pub(crate) operator: String,
     /// Slices to hold.
     pub(crate) slices: Vec<Slice>,
@@ -35,16 +35,16 @@ pub(crate) struct Wish {
     pub(crate) standby: Vec<Standby>,
 }
 
-/// What this host holds to.
+/// The wish that this host follows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Ledger {
     format: u32,
-    /// UID of the ComputeNode that spoke last.
+    /// UID of the ComputeNode that was last applied.
     pub(crate) uid: String,
-    /// Generation that was taken up last; -1 before the first.
+    /// Generation last applied; -1 before the first.
     pub(crate) generation: i64,
-    /// Where the operator listened last.
+    /// The operator's last address.
     pub(crate) operator: String,
     /// Slices to hold.
     pub(crate) slices: Vec<Slice>,
@@ -71,10 +71,10 @@ impl Default for Ledger {
     }
 }
 
-/// Something in a spec that this host does not do.
+/// A part of a spec that this host refuses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// The whole spec is older than what is held.
+    /// The whole spec is older than the held one.
     #[error("generation {got} of the ComputeNode is older than {held}, which is held")]
     OldSpec {
         /// Generation offered.
@@ -82,7 +82,7 @@ pub(crate) enum Refusal {
         /// Generation held.
         held: i64,
     },
-    /// A slice of a revision that was left behind.
+    /// A slice of an outdated revision.
     #[error(
         "revision {revision} of placement {placement_uid} (segment {segment}) is older than {newest}, which this host has held"
     )]
@@ -130,7 +130,7 @@ pub(crate) enum Refusal {
         /// Model held.
         held: String,
     },
-    /// A route that leads back to an older revision.
+    /// A route back to an older revision.
     #[error("the route of placement {placement_uid} goes back from revision {held} to {got}")]
     OldRoute {
         /// UID of the Placement.
@@ -143,8 +143,7 @@ pub(crate) enum Refusal {
 }
 
 impl Ledger {
-    /// What this host holds to after `wish`, and what of it is refused. Where a
-    /// part is refused, the part held before stays.
+    /// The ledger after `wish`, and the refused parts. If a part is refused, the held part stays.
     pub(crate) fn admit(&self, wish: &Wish) -> (Self, Vec<Refusal>) {
         if wish.uid == self.uid && wish.generation < self.generation {
             let refusal = Refusal::OldSpec {
@@ -225,9 +224,8 @@ fn same_place(a: &Slice, b: &Slice) -> bool {
     (&a.placement_uid, a.revision, a.segment) == (&b.placement_uid, b.revision, b.segment)
 }
 
-/// Whether `offered` is `held` but for the address of the next host (a pod that restarts
-/// has a new one) and what is computed together. A field that is added must be considered
-/// here.
+/// Whether `offered` equals `held` except for the address of the next host (a restarted pod has a
+/// new one) and the batching. A new field must be considered here.
 fn is_readdressed(held: &Slice, offered: &Slice) -> bool {
     let Slice {
         placement_uid,
@@ -239,7 +237,7 @@ fn is_readdressed(held: &Slice, offered: &Slice) -> bool {
         outputs,
         next,
         callers,
-        // Follows the spec, and changes nothing of what is loaded.
+        // Follows the spec, and changes nothing that is loaded.
         batching: _,
         encoding,
     } = held;
@@ -247,7 +245,7 @@ fn is_readdressed(held: &Slice, offered: &Slice) -> bool {
         (Some(held), Some(offered)) => same_host(held, offered),
         (held, offered) => held.is_none() && offered.is_none(),
     };
-    // An operator that did not say who may call is followed by one that does.
+    // An operator that did not name callers may be followed by one that does.
     let same_callers = callers.is_none() || *callers == offered.callers;
     same_next
         && same_callers
@@ -292,8 +290,8 @@ fn same_host(held: &Hop, offered: &Hop) -> bool {
     *node == offered.node
 }
 
-/// `offered` as far as it may replace `held`, which is of the same Placement. A field
-/// that is added must be considered here.
+/// The parts of `offered` that may replace `held`, which is of the same Placement. A new field must
+/// be considered here.
 fn admit_route(held: &Route, offered: &Route, refusals: &mut Vec<Refusal>) -> Route {
     let Route {
         placement_uid,
@@ -313,14 +311,14 @@ fn admit_route(held: &Route, offered: &Route, refusals: &mut Vec<Refusal>) -> Ro
         });
         return held.clone();
     }
-    // 0 says that nothing serves, which leads back to nothing.
+    // 0 means that nothing serves, which leads back to nothing.
     if *active_revision != 0 && *active_revision < held.active_revision {
         refusals.push(Refusal::OldRoute {
             placement_uid: placement_uid.clone(),
             got: *active_revision,
             held: held.active_revision,
         });
-        // What must not leave this host must not leave it on the old way either.
+        // Data that must not leave this host must not leave it on the old path either.
         let refuse = refuse.clone().or_else(|| held.refuse.clone());
         return Route {
             refuse,
@@ -352,7 +350,7 @@ fn admit_route(held: &Route, offered: &Route, refusals: &mut Vec<Refusal>) -> Ro
     }
 }
 
-/// A ledger of any format, read as far as it can be.
+/// A ledger of any format, read as far as possible.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
@@ -378,8 +376,8 @@ const fn before_the_first() -> i64 {
 }
 
 impl Written {
-    /// What of it this version can follow. Where that is not all, the generation is
-    /// counted as not taken up, so that the API server's word fills the gaps.
+    /// The parts that this version can follow. If that is not all, the generation counts as not
+    /// applied, so that the API server's version fills the gaps.
     fn upgraded(self) -> Ledger {
         let offered = (self.slices.len(), self.routes.len());
         let slices = readable(self.slices, "slice");
@@ -449,12 +447,12 @@ impl LedgerFile {
         }
     }
 
-    /// The ledger as it was written last; an empty one where there is none, or
-    /// where it cannot be understood, since the API server has it all. What of an older
-    /// one can be understood is kept. Blocks.
+    /// The last written ledger; empty if there is none, or if it cannot be read, since
+    /// the API server has everything. The readable parts of an older format are kept.
+    /// Blocks.
     ///
     /// # Errors
-    /// The file is there and cannot be read.
+    /// The file exists but cannot be read.
     pub(crate) fn read(&self) -> Result<Ledger, LedgerError> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
@@ -475,10 +473,10 @@ impl LedgerFile {
     }
 
     /// Replaces the file as a whole, so that a crash leaves the old or the new one.
-    /// Blocks until the disk has it.
+    /// Blocks until it is on disk.
     ///
     /// # Errors
-    /// The folder is full, missing or read-only.
+    /// The disk is full, or the folder missing or read-only.
     fn write(&self, ledger: &Ledger) -> Result<(), LedgerError> {
         let text = serde_json::to_vec_pretty(ledger).map_err(io::Error::from);
         let reserve = Reserve::beside(&self.path);
@@ -489,7 +487,7 @@ impl LedgerFile {
             }
             written => written,
         });
-        // For the next time, where there is space.
+        // For the next time, if there is space.
         reserve.take();
         written.map_err(|e| self.error("write", e))
     }

@@ -65,7 +65,7 @@ fn a_revision_keeps_its_content() {
             .to_string()
             .contains("a change needs a new revision")
     );
-    // A new address of the next host is no new content.
+    // A new address of the next host does not change the content.
     let mut moved = held;
     if let Some(next) = &mut moved.next {
         next.address = "10.9.9.9:8001".into();
@@ -251,7 +251,7 @@ fn moved(node: &str) -> Hop {
     }
 }
 
-/// As the version before wrote it.
+/// As written by the version before.
 const FORMAT_1: &str = r#"{
   "format": 1,
   "uid": "node-uid",
@@ -288,7 +288,7 @@ fn of_a_ledger_of_the_version_before_the_slices_stay() {
     );
     assert_eq!((ledger.routes.len(), ledger.newest["gone"]), (0, 9));
     assert_eq!(ledger.operator, "10.0.0.3:9000");
-    // The same generation is taken up once more, for the routes that are missing.
+    // The same generation is applied again, for the missing routes.
     assert!(ledger.generation < 7);
     let again = admitted(&ledger, &wish(7, &ledger.slices, &[route("u", "m", 4)]));
     assert_eq!((again.slices.len(), again.routes.len()), (1, 1));
@@ -307,7 +307,7 @@ async fn on_a_full_disk_the_ledger_takes_the_space_that_was_kept_for_it() {
         generation: 7,
         ..before
     };
-    // A disk that takes nothing until something is removed.
+    // A disk that is full until something is removed.
     let full = || std::os::unix::fs::symlink("/dev/full", folder.path().join("ledger.new"));
     full().unwrap();
     file.store(&next).await.unwrap();

@@ -53,7 +53,7 @@ fn only_the_agents_account_for_this_audience_bound_to_a_pod_is_let_in() {
         // Another account of the operator's own namespace.
         "system:serviceaccount:lamina:default",
         "system:serviceaccount:lamina:lamina-agent-2",
-        // A namespace whose name begins with ours is another one.
+        // A namespace whose name begins with ours is a different one.
         "system:serviceaccount:lamina-2:lamina-agent",
         "system:node:cam-1",
     ];
@@ -114,7 +114,7 @@ fn the_address_is_the_one_of_just_that_pod() {
     assert_eq!(known(&pod("uid-1", "cam-2", &["10.0.0.7"])), None);
 }
 
-/// Answers every review as it was told, and counts them.
+/// Gives each review the configured answer, and counts them.
 #[derive(Clone)]
 struct Server {
     answer: Arc<Mutex<Option<TokenReviewStatus>>>,

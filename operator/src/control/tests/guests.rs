@@ -1,4 +1,4 @@
-//! Connections on which nobody says who it is, and more of an agent than it needs.
+//! Unauthenticated connections, and more connections of an agent than it needs.
 
 use super::*;
 use crate::control::standing::Terms;
@@ -8,7 +8,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 const SHORT: Duration = Duration::from_secs(1);
-/// HTTP/2 begins with it, and with settings.
+/// HTTP/2's preface and settings.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 async fn strict() -> Server {
@@ -28,7 +28,7 @@ async fn from(source: &str, to: SocketAddr) -> TcpStream {
     socket.connect(to).await.unwrap()
 }
 
-/// Reads until the operator hangs up; how long that took.
+/// Reads until the operator hangs up; returns the time.
 async fn hung_up(mut socket: TcpStream) -> Duration {
     let begun = Instant::now();
     let reading = async { while socket.read(&mut [0; 1024]).await.is_ok_and(|n| n > 0) {} };
@@ -42,7 +42,7 @@ async fn who_does_not_say_who_it_is_is_sent_away() {
     let mut guests = Vec::new();
     for _ in 0..6 {
         let mut socket = from("127.0.0.2", server.address).await;
-        // It speaks, but asks for nothing; where it is sent away at once it cannot.
+        // It speaks, but sends no request; if it is closed at once it cannot.
         let _ = socket.write_all(HELLO).await;
         guests.push(tokio::spawn(hung_up(socket)));
     }
@@ -69,12 +69,12 @@ async fn a_flood_of_strangers_keeps_no_agent_out() {
             })
         })
         .collect();
-    // By then the connection of before is sent away, too.
+    // By then the earlier connection is closed, too.
     sleep(SHORT * 3 / 2).await;
     let mut session = hello(&server, "good.good.good", "10.0.0.7:8001")
         .await
         .unwrap();
-    // Who is known stays.
+    // An authenticated one stays.
     let quiet = async { while session.message().await.unwrap().is_some() {} };
     assert!(timeout(3 * SHORT, quiet).await.is_err());
     flood.iter().for_each(tokio::task::JoinHandle::abort);
@@ -102,7 +102,7 @@ async fn an_agent_has_no_more_connections_than_it_needs() {
         held.push(channel);
     }
     assert_eq!(ask().await.1, Code::ResourceExhausted);
-    // Those that are closed make room.
+    // Closed ones free their place.
     held.clear();
     let again = async {
         while ask().await.1 != Code::NotFound {

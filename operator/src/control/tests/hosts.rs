@@ -1,4 +1,4 @@
-//! Hosts that are no Nodes, over TLS, against an API server of a few lines.
+//! Hosts without a Node, over TLS, against an API server of a few lines.
 
 use super::tls::Secured;
 use super::*;
@@ -48,7 +48,7 @@ impl Cluster {
         cluster
     }
 
-    /// What a watch brings.
+    /// Delivers the objects of a watch.
     fn listed(&self) {
         let object: ComputeNode = serde_json::from_value(self.now()).unwrap();
         self.objects.compute_nodes.list([object]);
@@ -67,7 +67,7 @@ impl Cluster {
         Client::new(service, "default")
     }
 
-    /// Merges a status where the version is the present one.
+    /// Merges a status if the version is current.
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let body = request.into_body().collect_bytes().await.unwrap();
         let patch: Value = serde_json::from_slice(&body).unwrap();
@@ -92,7 +92,7 @@ fn reply(status: StatusCode, body: &Value) -> Response<Body> {
     Response::builder().status(status).body(body).unwrap()
 }
 
-/// An operator that lets hosts of `cluster` join, and what it knows of them.
+/// An operator that lets hosts of `cluster` join, and its world.
 async fn operator(cluster: &Cluster) -> (Secured, Hosts) {
     let client = cluster.client();
     let hosts = Hosts::new(cluster.objects.clone(), client.clone());
@@ -115,7 +115,7 @@ impl Machine {
         Self { key, csr }
     }
 
-    /// What it gets that shows `token` as `host`, or `own`.
+    /// The response to `token` as `host`, or to `own`.
     async fn enroll(
         &self,
         server: &Secured,
@@ -203,12 +203,12 @@ async fn of_two_that_show_a_token_one_is_let_in() {
     assert!(refused.message().contains("another machine has joined"));
     let joined = cluster.now()["status"]["joined"].clone();
     assert_eq!(joined["tokenSha256"], Digest::of(TOKEN.as_bytes()).as_str());
-    // Who was let in may ask again: the answer might have been lost.
+    // An admitted host may ask again: the answer might have been lost.
     let again = if first.is_ok() { one } else { two };
     let own = again.enroll(&server, None, &shown).await.unwrap();
     let facts = read(own.certificate().unwrap()).unwrap();
     assert_eq!(facts.node.as_deref(), Some(HOST));
-    // The certificate gives the next one, with another key, and nothing beside.
+    // The certificate gets the next one, with another key, and grants nothing else.
     let own = Machine::new()
         .enroll(&server, Some(&own), "")
         .await
@@ -262,7 +262,7 @@ async fn a_host_is_who_its_certificate_names_at_its_own_address() {
     let wish: Value = serde_json::from_slice(&wish.compute_node_json).unwrap();
     assert_eq!(wish["metadata"]["name"], HOST);
     assert!(wish["spec"].get("join").is_none(), "{wish}");
-    // A Node of that name is the host from now on.
+    // A Node of that name becomes the host.
     let node = Node {
         metadata: ObjectMeta {
             name: Some(HOST.into()),
@@ -288,7 +288,7 @@ async fn one_that_is_removed_is_heard_no_more() {
     };
     let told = hear(&mut stream, pem).await.unwrap();
     assert_eq!(told, server.authority.certificate());
-    // What it reports waits to be written.
+    // Its report waits to be written.
     let status = json!({"observedGeneration": 1, "address": "10.0.0.66:1"});
     let status_json = status.to_string().into_bytes().into();
     let report = FromAgent::Report(HostReport { status_json });
@@ -300,7 +300,7 @@ async fn one_that_is_removed_is_heard_no_more() {
         }
     };
     tokio::time::timeout(PATIENCE, reported).await.unwrap();
-    // Another token is there: what the one before gave is over.
+    // With another token, what the former one gave is invalid.
     let other = Digest::of(b"another token");
     cluster.object.lock().unwrap()["spec"]["join"]["tokenSha256"] = json!(other.as_str());
     cluster.listed();

@@ -51,12 +51,12 @@ impl Secured {
         Self::start_for([127, 0, 0, 1].into(), is_strict).await
     }
 
-    /// For a pod that is there.
+    /// For an existing pod.
     async fn start_for(pod: IpAddr, is_strict: bool) -> Self {
         Self::start_with(pod, is_strict, None).await
     }
 
-    /// For a pod that is there, whose clients reach it by `front`.
+    /// For an existing pod, reached by clients at `front`.
     async fn start_with(pod: IpAddr, is_strict: bool, front: Option<Reached>) -> Self {
         let auth = Arc::new(Doorkeeper {
             at: Some(pod),
@@ -65,7 +65,7 @@ impl Secured {
         Self::start_as(auth, is_strict, front, |service| service).await
     }
 
-    /// For whom `auth` lets in.
+    /// For clients that `auth` admits.
     pub(super) async fn start_as(
         auth: Arc<dyn Authenticate>,
         is_strict: bool,
@@ -113,7 +113,7 @@ impl Secured {
         [self.authority.der().clone()]
     }
 
-    /// A client that shows `own`.
+    /// A client that presents `own`.
     pub(super) fn client(&self, own: Option<&Credentials>) -> ControlClient<Channel> {
         let config = client_config(own, &self.roots()).unwrap();
         let address = self.address;
@@ -129,7 +129,7 @@ impl Secured {
         ControlClient::new(endpoint.connect_with_connector_lazy(connector))
     }
 
-    /// What the agent with that token gets who has no certificate.
+    /// The response to the agent with that token and no certificate.
     async fn enroll(&self, token: &str) -> Result<Credentials, Code> {
         let (key, csr) = request().unwrap();
         let asked = with_token(EnrollRequest { csr: csr.into() }, token);
@@ -147,7 +147,7 @@ impl Secured {
         Credentials::from_pem(issued.unwrap().as_bytes(), key.as_bytes()).unwrap()
     }
 
-    /// How the operator answers who asks for a blob that it lacks.
+    /// The operator's answer to a request for a blob that it lacks.
     async fn asked(&self, own: Option<&Credentials>, token: &str) -> Code {
         let digest = Digest::of(b"none").to_string();
         let asked = GetBlobRequest {
@@ -180,7 +180,7 @@ async fn a_certificate_names_the_node_of_the_token_and_is_needed_beside_it() {
         server.asked(Some(&own), "good.good.good").await,
         Code::NotFound
     );
-    // The certificate alone opens nothing.
+    // The certificate alone grants nothing.
     assert_eq!(
         server.asked(Some(&own), "bad.bad.bad").await,
         Code::Unauthenticated
@@ -216,7 +216,7 @@ async fn nobody_enrolls_without_a_token_and_nobody_as_another() {
     let server = Secured::start(true).await;
     let refused = server.enroll("bad.bad.bad").await;
     assert_eq!(refused.err(), Some(Code::Unauthenticated));
-    // A token that another pod took shows the certificate of its own.
+    // A stolen token comes with the certificate of another pod.
     let other = server.issued("edge-1");
     assert_eq!(
         server.asked(Some(&other), "good.good.good").await,
@@ -247,7 +247,7 @@ async fn without_tls_nothing_is_heard_but_where_a_cluster_is_changed_over() {
         };
         let reply = client.get_blob(with_token(asked, "good.good.good")).await;
         let code = reply.map(|_| ()).unwrap_err().code();
-        // How a connection that is closed is told depends on when it is.
+        // The error of a closed connection depends on timing.
         assert_eq!(code == Code::NotFound, !is_strict, "{code:?}");
     }
 }

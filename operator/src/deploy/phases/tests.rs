@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lamina_crds::compute_node::{Route, RouteStatus, Verification};
 use std::sync::Arc;
 
-/// Revision 1 serves on cloud-1, revision 2 is to run on cam-1 and edge-1.
+/// Revision 1 is active on cloud-1, revision 2 is to run on cam-1 and edge-1.
 struct Case {
     snapshot: Snapshot,
     placement: Placement,
@@ -71,7 +71,7 @@ impl Case {
         }];
     }
 
-    /// The entry's route as it was written.
+    /// The entry's route as written.
     fn route(&mut self, active_revision: i64) {
         let node = self.snapshot.compute_nodes.get_mut("cam-1").unwrap();
         Arc::make_mut(node).spec.routes = vec![Route {
@@ -186,7 +186,7 @@ fn from_the_entrys_route_on_there_is_no_way_back() {
     case.report(1, 1, None);
     case.snapshot.live.get_mut("edge-1").unwrap().alive = false;
     assert!(matches!(case.phase(), Phase::Flipping(_)));
-    // Without it, a lost host only lets the deployment wait.
+    // Without it, a lost host only makes the deployment wait.
     case.route(1);
     case.report(1, 1, Some(true));
     assert!(matches!(case.phase(), Phase::Loading { .. }));

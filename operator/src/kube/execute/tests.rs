@@ -8,7 +8,7 @@ use lamina_crds::PlacementStatus;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// Takes every write, or none; remembers what was asked.
+/// Accepts every write, or none; records the requests.
 #[derive(Clone, Default)]
 struct Server {
     is_broken: Arc<AtomicBool>,

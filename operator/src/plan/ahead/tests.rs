@@ -6,7 +6,7 @@ use lamina_model::Digest;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// A served model whose hosts may fetch ahead, before anybody was asked what.
+/// A served model whose hosts may prefetch, before the first question.
 fn quiet() -> Bench {
     let mut bench = Bench::serving();
     assert_eq!(bench.status().path, "cloud-1[0-3]");
@@ -36,7 +36,7 @@ fn hosts_are_told_what_they_would_be_given_if_one_were_lost() {
     assert_eq!(blocks_ahead(&bench, "cloud-1"), 0, "it runs them");
     assert_eq!(bench.status().active_revision, 1, "nothing moves");
     bench.expect_fixpoint();
-    // Asked once a minute, beside the six questions that are asked anyway.
+    // Asked once a minute, beside the six regular questions.
     let before = bench.solves;
     bench.run(60);
     let ahead = bench.solves - before;

@@ -11,7 +11,7 @@ fn ctx() -> Ctx {
     Ctx::until(Instant::now() + Duration::from_secs(5))
 }
 
-/// What the strategy says in answer to the last question, with this path.
+/// The strategy's answer to the last question, with this path.
 fn answer(
     bench: &Bench,
     strategy: &str,

@@ -6,7 +6,7 @@ use lamina_crds::{Encoding, WireType};
 use lamina_model::EncodingErrors;
 use std::sync::Arc;
 
-/// What serves sends 4000 bytes from the camera to the cloud; nobody knows fewer bits.
+/// The active plan sends 4000 bytes from the camera to the cloud; no agent supports encodings.
 fn bench() -> Bench {
     let mut bench = Bench::serving();
     assert_eq!(bench.status().path, "cloud-1[0-3]");
@@ -109,7 +109,7 @@ fn an_agent_that_does_not_know_an_encoding_never_gets_it() {
     teach(&mut bench, "cloud-1", &["int8"]);
     bench.run(8);
     assert_eq!(crossings(&bench)[0].encoding, encoding(WireType::Int8, "x"));
-    // Its agent is an older one again.
+    // Its agent is downgraded.
     teach(&mut bench, "cloud-1", &[]);
     bench.run(8);
     assert_eq!(crossings(&bench)[0].encoding, None);

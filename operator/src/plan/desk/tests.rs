@@ -34,7 +34,7 @@ fn desk(address: String, timeout_seconds: f64) -> Desk {
 
 #[tokio::test]
 async fn the_answer_in_a_plugins_place_wakes_the_loop() {
-    // Bound and dropped: nothing listens on that port any more.
+    // Bound and dropped, so the port is closed.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -69,7 +69,7 @@ async fn a_question_that_nobody_waits_for_any_more_is_hung_up() {
     desk.ask(ask("plugin/mine"));
     let (mut call, _) = listener.accept().await.unwrap();
     desk.forget(&key());
-    // Reads what the client sent, then the end of the connection.
+    // Reads the client's bytes, then the end of the connection.
     let mut sent = Vec::new();
     let end = tokio::io::AsyncReadExt::read_to_end(&mut call, &mut sent).await;
     assert!(end.is_ok_and(|bytes| bytes == sent.len()));
@@ -131,7 +131,7 @@ async fn an_answer_wakes_the_loop_only_where_somebody_waits_for_it() {
 #[test]
 fn models_that_are_asked_for_at_once_do_not_all_choose_the_same_free_host() {
     let shared = Shared::default();
-    // Each takes 16 % of the cloud's time with every request a second.
+    // Each takes 16 % of the cloud's time per request per second.
     let mut one = question("optimal");
     one.rate_per_second = 5.0;
     let one = Arc::new(one);

@@ -229,10 +229,10 @@ fn a_declared_rate_keeps_nobody_out() {
         (node(&problem, "edge-1").load_share, link)
     };
     let (host, link) = shares(&snapshot);
-    // 100 000 times 40 ms a second, of which a quarter counts.
+    // 100 000 times 40 ms per second, of which a quarter counts.
     assert!((host - 0.25).abs() < 1e-9, "{host}");
     assert!((link - 0.55).abs() < 1e-9, "{link}");
-    // What is measured counts, and more than was declared does.
+    // Measured rates count, if above the declared one.
     let requests = crate::state::snapshot::RequestView {
         revision: 1,
         answered: 600,
@@ -269,12 +269,12 @@ fn a_plan_on_its_way_takes_its_hosts_already() {
         other.metadata.uid = Some("other".into());
         Arc::new(other)
     };
-    // Four requests a second, of four times 10 ms.
+    // Four requests per second, of four times 10 ms.
     snapshot.placements = vec![other(Some(coming.clone()))];
     assert!((share(&snapshot, &Memory::default()) - 0.16).abs() < 1e-9);
     snapshot.placements = vec![other(None)];
     assert!(share(&snapshot, &Memory::default()).abs() < 1e-9);
-    // One that was decided and is not written yet, too.
+    // One that was decided but not written yet, too.
     let mut memory = Memory::default();
     let key = crate::state::ids::PlacementKey::new(crate::testing::MODEL_UID, "cam-1");
     memory.placements.entry(key).or_default().unwritten = Some(coming);
@@ -303,7 +303,7 @@ fn a_host_that_is_sent_large_batches_is_busy_but_not_slow() {
     snapshot.timings.insert(own, batches);
     assert_eq!(learned_with(&snapshot), alone);
 
-    // Others find less of the host and of its links.
+    // Others get less of the host and of its links.
     let mut other = placement(Some(serving.clone()), Some(serving));
     other.metadata.uid = Some("other".into());
     let mut snapshot = world();
@@ -346,7 +346,7 @@ fn a_namespace_holds_no_more_than_its_share_of_a_hosts_memory() {
     };
     let mut snapshot = world();
     let free = memory(&snapshot, None);
-    // One that serves, one on its way, and one of somebody else.
+    // An active one, one being deployed, and one of another model.
     snapshot.placements.push(other("a", "default", true));
     snapshot.placements.push(other("b", "default", false));
     snapshot.placements.push(other("c", "elsewhere", true));
@@ -356,7 +356,7 @@ fn a_namespace_holds_no_more_than_its_share_of_a_hosts_memory() {
     capacity.memory_bytes = 8 * held;
     snapshot.memory_share = 0.5;
     assert_eq!(memory(&snapshot, None), 2 * held);
-    // What it holds itself is its own.
+    // Its own slices do not count against it.
     let own = placement(Some(serving.clone()), Some(serving.clone()));
     snapshot.placements.push(Arc::new(own.clone()));
     assert_eq!(memory(&snapshot, Some(&own)), 2 * held);
@@ -385,7 +385,7 @@ fn an_entry_outside_the_allowed_tiers_computes_what_must_stay_on_it() {
 #[test]
 fn a_value_that_passes_a_block_is_given_once_and_crosses_every_cut_up_to_its_use() {
     let mut manifest = manifest(4);
-    // What the first block gives passes the second and third on its way.
+    // An output of the first block passes through the second and third.
     let skip = manifest.blocks[0].outputs[0].clone();
     for block in 1..3 {
         manifest.blocks[block].outputs.push(skip.clone());
@@ -484,7 +484,7 @@ fn of_many_hosts_a_question_is_about_the_near_ones() {
         assert!(problem.nodes.iter().any(|n| n.name == needed), "{needed}");
     }
     assert!(problem.nodes.iter().all(|n| n.name != "far-0499"));
-    // What serves is among them, however far it is.
+    // The active plan's hosts are among them, however far away.
     let serving = plan(1, &[("far-0499", 0..4)]);
     let placement = placement(Some(serving.clone()), Some(serving));
     let problem = built(

@@ -2,7 +2,7 @@
 
 use crate::testing::Fleet;
 
-/// Problems of Placements, as people would be told them.
+/// Problems of Placements, as reported to users.
 fn problems(fleet: &Fleet) -> Vec<&str> {
     let placements = fleet.bench.memory.placements.values();
     let problems = placements.filter_map(|own| own.problem.as_ref());
@@ -14,7 +14,7 @@ fn among_many_hosts_every_model_is_placed_soon_and_stays_placed_under_load() {
     let mut fleet = Fleet::new(100, 80);
     fleet.run(12);
     assert_eq!(fleet.planned_and_serving(), (80, 80));
-    // By now requests load the fastest hosts beyond what they can do.
+    // By now requests overload the fastest hosts.
     fleet.run(24);
     assert_eq!(problems(&fleet), [""; 0]);
     let reasons = fleet.bench.reasons();

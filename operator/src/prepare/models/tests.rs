@@ -57,12 +57,12 @@ fn what_was_accepted_is_fetched_again_and_nothing_else() {
     snapshot.manifests.clear();
     let (_, out) = look(&snapshot, &model, &mut ModelMemory::default());
     assert_eq!(out.prepares[0].sha256, accepted, "another file is refused");
-    // Blocks that hosts hold come back before anything is prepared.
+    // Blocks on hosts are recovered before anything is prepared.
     snapshot.recovering.insert(crate::testing::digest());
     let (preparation, out) = look(&snapshot, &model, &mut ModelMemory::default());
     assert!(matches!(preparation, Preparation::Working { .. }));
     assert!(is_nothing(&out));
-    // Asked for, the address is read again.
+    // On request, the address is read again.
     model.spec.source.refresh = Some("monday".into());
     let (_, out) = look(&snapshot, &model, &mut ModelMemory::default());
     assert_eq!(out.prepares[0].sha256, "");

@@ -1,4 +1,4 @@
-//! Hosts that are no Nodes.
+//! Hosts without a Node.
 
 use super::*;
 use crate::state::decision::{Change, Holder};
@@ -10,7 +10,7 @@ use lamina_crds::compute_node::{Join, Joined};
 
 const HOST: &str = "roof-1";
 
-/// The world, with a host that may join and, where `joined`, did.
+/// The world, with a host that may join and, if `joined`, did.
 fn with_host(joined: bool) -> Snapshot {
     let mut snapshot = world();
     let mut object = (*snapshot.compute_nodes["cam-1"]).clone();
@@ -63,7 +63,7 @@ fn a_host_without_a_node_is_written_as_itself_and_its_join_left_alone() {
     assert_eq!(spec.join, None);
     assert_eq!(spec.operator, "10.0.0.4:9000");
     assert!(bench.snapshot.compute_nodes[HOST].is_joined());
-    // Nothing is new then.
+    // Nothing changes then.
     let writes = bench.look().writes;
     let is_host =
         |w: &crate::state::decision::Write| matches!(&w.change, Change::ComputeNode { .. });

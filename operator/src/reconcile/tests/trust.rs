@@ -1,4 +1,4 @@
-//! No clock, host or tenant takes the service down.
+//! No clock, host or tenant can take the service down.
 
 use super::*;
 use crate::reconcile::decide_by;
@@ -26,7 +26,7 @@ fn a_clock_that_goes_back_freezes_nothing() {
     bench.run(8);
     assert_eq!(bench.status().path, "edge-1[0-3]");
     assert_eq!(bench.condition(SERVING).0, "True");
-    // What is measured of the new path counts after the same time as ever.
+    // Measurements of the new path count after the usual time.
     let uid = bench.placement().metadata.uid.clone().unwrap();
     let requests = crate::state::snapshot::RequestView {
         revision: bench.status().active_revision,
@@ -40,7 +40,7 @@ fn a_clock_that_goes_back_freezes_nothing() {
     bench.snapshot.wall -= SignedDuration::from_secs(600);
     bench.run(12);
     assert!(bench.status().history[0].measured_after_ms.is_some());
-    // A failure is tried again after its pause.
+    // A failure is retried after its pause.
     let mut bench = Bench::new();
     bench.look();
     bench.end_prepare(failed(reasons::FETCH_FAILED, true));
@@ -69,11 +69,11 @@ fn a_host_that_reports_the_impossible_is_left_out_alone_and_named() {
         let told = told.filter(|r| *r == reasons::IMPOSSIBLE_REPORT);
         assert_eq!(told.count(), 1, "told once");
         bench.expect_fixpoint();
-        // Nor does it prepare, though it says that it is the fastest.
+        // Nor does it prepare, although it reports the highest speed.
         let mut bench = Bench::new();
         report(&mut bench.snapshot, "cloud-1", gflops);
         assert_eq!(bench.look().prepares[0].node, "edge-1", "{gflops}");
-        // Corrected, it is one as any other.
+        // Once corrected, it is treated like any other.
         report(&mut bench.snapshot, "cloud-1", 40.0);
         bench.run(1);
         assert_eq!(said(&bench, "cloud-1").0, "Connected");
@@ -91,10 +91,10 @@ fn a_host_is_no_faster_than_the_processors_of_its_node_can_be() {
     for (cpu, gflops, expected) in [
         ("4", 2049.0, reasons::IMPOSSIBLE_REPORT),
         ("4", 2047.0, "Connected"),
-        // A part of a processor has its bursts.
+        // A part of a processor may burst.
         ("250m", 513.0, reasons::IMPOSSIBLE_REPORT),
         ("250m", 511.0, "Connected"),
-        // What is no number says nothing.
+        // A malformed quantity is ignored.
         ("many", 9e5, "Connected"),
         ("0", 9e5, "Connected"),
     ] {
@@ -117,7 +117,7 @@ fn an_address_that_is_not_the_pods_is_believed_from_nobody() {
         .snapshot
         .compute_nodes
         .insert("cloud-1".into(), Arc::new(node));
-    // The operator was restarted, and its agent is not back yet.
+    // The operator was restarted, and its agent has not reconnected yet.
     bench.snapshot.live.remove("cloud-1");
     assert_eq!(bench.snapshot.address("cloud-1"), None);
     let ips = |ip: &str| [ip.parse().unwrap()].into();
@@ -144,7 +144,7 @@ fn a_link_that_is_said_to_be_impossible_is_left_out_alone() {
             }
         });
         bench.run(20);
-        // It is no change: what serves stays, as on a silent link.
+        // It does not count as a change: the path stays, as with a silent link.
         assert_eq!(bench.status().path, "cloud-1[0-3]", "{rtt} {rate}");
         assert_eq!(ready(&bench), is("True", "Serving"), "{rtt} {rate}");
     }
@@ -202,7 +202,7 @@ fn the_secrets_of_a_source_are_shown_nowhere() {
     }
 }
 
-/// A look in which deciding about `uid` breaks off, after it was all but done.
+/// A reconcile whose decision about `uid` fails at the very end.
 fn look_that_breaks_off(bench: &mut Bench, uid: &str) {
     let uid = uid.to_owned();
     let decisions = decide_by(
@@ -222,7 +222,7 @@ fn look_that_breaks_off(bench: &mut Bench, uid: &str) {
 #[test]
 fn a_model_about_which_deciding_breaks_off_costs_others_nothing_and_serves_on() {
     let mut bench = Bench::serving();
-    // Another one comes while the first breaks off.
+    // Another one arrives while the first fails.
     let mut other = model();
     other.metadata.name = Some("other".into());
     other.metadata.uid = Some("other-uid".into());
@@ -253,7 +253,7 @@ fn a_model_about_which_deciding_breaks_off_costs_others_nothing_and_serves_on() 
         bench.snapshot.prepares.keys().any(is_prepared),
         "the other one is prepared"
     );
-    // Where the bug does not strike any more, it goes on as before.
+    // Once the bug no longer occurs, it continues as before.
     bench.pass(31_000);
     bench.run(10);
     assert_eq!(ready(&bench), is("True", "Serving"));

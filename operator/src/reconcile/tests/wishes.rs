@@ -1,4 +1,4 @@
-//! The spec asked for and the spec in force, planned changes, and moves that are judged.
+//! The spec asked for and the spec in force, planned changes, and verdicts on moves.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn a_wish_that_nothing_meets_never_reads_as_ready() {
     assert_eq!(bench.condition(READY).0, "False", "at once");
     bench.run(8);
     let (status, reason, message) = bench.condition(READY);
-    // Raw input must stay, and what serves would send it.
+    // Raw input must stay, and the active path would send it.
     assert_eq!(
         (status.as_str(), reason.as_str()),
         ("False", reasons::REQUESTS_REFUSED),
@@ -48,7 +48,7 @@ fn a_wish_that_nothing_meets_never_reads_as_ready() {
         "then stalled"
     );
     bench.expect_fixpoint();
-    // Taken back, it serves again as before.
+    // After the revert, it serves again as before.
     bench.edit(|m| m.spec.constraints = lamina_crds::dnn_model::Constraints::default());
     bench.run(8);
     assert_eq!(ready(&bench), is("True", "Serving"));
@@ -243,7 +243,7 @@ fn a_model_that_cannot_be_read_any_more_serves_on_says_so_and_fails_over() {
         error: "spec.constraints.keepOnEntry: invalid number".into(),
         status: None,
     };
-    // The last readable form is still there.
+    // The last readable form still exists.
     bench.snapshot.unreadable.insert(name, what);
     bench.run(5);
     bench.expect_fixpoint();
@@ -318,7 +318,7 @@ fn a_move_that_measures_worse_is_taken_back_and_left_alone() {
     bench.links_of("cam-1", 1e4);
     bench.run(8);
     assert_eq!(bench.status().path, "cam-1[0-3]");
-    // It was no slow link after all, and the camera is ten times slower than it said.
+    // The link was not slow after all, but the camera is ten times slower than reported.
     bench.links_of("cam-1", 12.5e6);
     bench
         .snapshot
@@ -392,7 +392,7 @@ fn history_belongs_to_each_placement() {
     assert_eq!(history[0].revision, bench.status().active_revision);
     let digest = &bench.model().status.as_ref().unwrap().history;
     assert_eq!(digest[0].placement, "net-cam-1");
-    // A clock that goes back freezes nothing.
+    // A clock that goes back blocks nothing.
     bench.restart();
     bench.snapshot.wall -= k8s_openapi::jiff::SignedDuration::from_hours(5);
     bench.run(15);

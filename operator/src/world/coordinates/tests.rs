@@ -18,10 +18,10 @@ impl Dice {
     }
 }
 
-/// A tree: data centres apart by distance, edges on them, devices on edges.
+/// A tree: distant data centres, edges attached to them, devices attached to edges.
 struct Network {
     sites: Vec<[f64; 2]>,
-    /// Site and way to it, then the way to the edge below.
+    /// Site and distance to it, then the distance to the edge below.
     hosts: Vec<Place>,
 }
 
@@ -86,7 +86,7 @@ struct Scene {
     neighbours: Vec<Vec<usize>>,
 }
 
-/// Rounds of probing; `lie` is what a host says instead of a round trip.
+/// Rounds of probing; `lie` replaces a host's reported round trip.
 fn run(seed: u64, count: usize, rounds: usize, lie: impl Fn(usize, f64) -> f64) -> Scene {
     let mut dice = Dice(seed, 0);
     let network = Network::new(&mut dice, count);

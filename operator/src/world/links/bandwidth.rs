@@ -1,36 +1,33 @@
 //! Bandwidth of one direction from noisy samples, in the logarithmic domain.
 //!
-//! A sample within the noise moves the estimate by its share of the evidence;
-//! one outside waits for a second that says the same, so that a single odd
-//! transfer changes nothing and a real change is followed within three samples.
-//! A contended sample, taken while the host itself was busy, is a lower bound: it
-//! may raise the estimate, never lower it.
+//! A sample within the noise moves the estimate by its share of the evidence; one outside
+//! waits for a second that agrees, so that a single odd transfer changes nothing and a real
+//! change is followed within three samples. A contended sample, taken while the host itself
+//! was busy, is a lower bound: it may raise the estimate, never lower it.
 
 use super::median;
 use super::table::Rate;
 use std::time::Duration;
 
-/// Transfers of this size are half as good as very large ones.
+/// Transfers of this size count half as much as very large ones.
 const HALF_WEIGHT_BYTES: f64 = 16_384.0;
-/// Evidence kept at most, in full samples: a new one moves the estimate by at
-/// least a quarter of the difference.
+/// Most evidence kept, in full samples: a new one moves the estimate by at least a quarter of the
+/// difference.
 const MAX_EVIDENCE: f64 = 4.0;
-/// Evidence halves in this time without a sample.
+/// Half-life of evidence without samples.
 const EVIDENCE_HALF_LIFE: Duration = Duration::from_secs(120);
-/// Below this evidence, whatever comes is taken.
+/// Below this evidence, every sample is accepted.
 const LITTLE_EVIDENCE: f64 = 0.5;
-/// Weight of a lower bound where nothing else is known: the next sample that is
-/// more than a bound replaces it.
+/// Weight of a lower bound if nothing else is known: the next real sample replaces it.
 const BOUND_WEIGHT: f64 = 0.02;
-/// Noise assumed before samples tell, and its bounds, as a standard deviation
-/// of the logarithm.
+/// Initial noise, and its bounds, as a standard deviation of the logarithm.
 const FIRST_NOISE: f64 = 0.2;
 const NOISE_BOUNDS: (f64, f64) = (0.05, 0.35);
-/// A sample is odd when it differs by more than this (a factor of 1.8) and by
-/// more than three times the noise.
+/// A sample is odd if it differs by more than this (a factor of 1.8) and by more than three times
+/// the noise.
 const ODD: f64 = 0.588;
 
-/// What samples of one direction come to.
+/// The estimate for one direction.
 #[derive(Debug)]
 pub(super) struct Bandwidth {
     log: f64,
@@ -49,7 +46,7 @@ pub(super) struct RateSample {
 }
 
 impl Bandwidth {
-    /// Takes in the first sample.
+    /// Starts with the first sample.
     pub(super) fn first(sample: RateSample, now: Duration) -> Self {
         let evidence = if sample.contended {
             BOUND_WEIGHT
@@ -65,7 +62,7 @@ impl Bandwidth {
         }
     }
 
-    /// Takes in a further sample.
+    /// Adds a sample.
     pub(super) fn add(&mut self, sample: RateSample, now: Duration) {
         let log = sample.bytes_per_second.ln();
         if sample.contended && log <= self.log {
@@ -87,7 +84,7 @@ impl Bandwidth {
         }
     }
 
-    /// What the table holds of it.
+    /// Its entry in the table.
     pub(super) fn rate(&self) -> Rate {
         Rate {
             bytes_per_second: self.log.exp(),
@@ -112,13 +109,13 @@ impl Bandwidth {
     }
 
     fn learn_noise(&mut self, deviation: f64, share: f64) {
-        // 1.25 turns a mean deviation into a standard one.
+        // 1.25 converts a mean deviation to a standard one.
         let noise = self.noise + share * (1.25 * deviation - self.noise);
         self.noise = noise.clamp(NOISE_BOUNDS.0, NOISE_BOUNDS.1);
     }
 }
 
-/// What is left at `now` of evidence of the moment `at`.
+/// Evidence of time `at` that is left at `now`.
 pub(super) fn evidence_at(evidence: f64, at: Duration, now: Duration) -> f64 {
     let age = now.saturating_sub(at).as_secs_f64();
     evidence * (-age / EVIDENCE_HALF_LIFE.as_secs_f64()).exp2()

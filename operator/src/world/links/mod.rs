@@ -1,6 +1,5 @@
-//! What is known of links: robust estimates of each directed pair from noisy
-//! samples ([`bandwidth`], [`round_trip`]), kept as a table that listeners share
-//! ([`table`]). A sample changes two cells; nothing is ever built anew.
+//! Estimates of each directed link from noisy samples ([`bandwidth`], [`round_trip`]), kept in a
+//! table that listeners share ([`table`]). A sample changes two cells; nothing is ever rebuilt.
 
 mod bandwidth;
 mod round_trip;
@@ -16,33 +15,33 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use table::{Cell, Ordinal};
 
-/// What a sample may say: more is an error, or a lie.
+/// Plausible round trips: others are an error or a lie.
 const RTT_BOUNDS_SECONDS: (f64, f64) = (1e-6, 60.0);
 const RATE_BOUNDS: (f64, f64) = (1.0, 1e12);
 const LARGEST_TRANSFER_BYTES: u64 = 1 << 40;
-/// A bandwidth is told anew when it changed by more than this (a factor of 1.5)
-/// and by more than three times its noise.
+/// A bandwidth is published again after it changed by more than this (a factor of 1.5) and by more
+/// than three times its noise.
 const TELL: f64 = 0.405;
-/// A round trip is told anew when it changed by a factor of 1.5 and by this.
+/// A round trip is published again after it changed by a factor of 1.5 and by this.
 const TELL_RTT_SECONDS: f64 = 0.002;
-/// A peer is unreachable after this many failures in a row, or after fewer, but
-/// more than one, that are this far apart.
+/// A peer is unreachable after this many failures in a row, or after fewer (but at least two) that
+/// are this far apart.
 const FAILURES: u32 = 3;
 const FAILED_FOR: Duration = Duration::from_secs(2);
-/// Links of one host kept at most; the one that was not heard of for longest
-/// makes room. Who probes whom keeps to far fewer.
+/// Most links kept of one host; a new one replaces the one not measured for longest. Probing uses
+/// far fewer.
 const MOST_LINKS_OF_HOST: usize = 512;
 
-/// What a host says of its link to another one.
+/// A host's report about its link to another one.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Sample {
-    /// The other one sent, and the host that says so received.
+    /// The other one sent and the reporting host received.
     pub(super) inbound: bool,
     /// Round trip in seconds.
     pub(super) rtt_seconds: Option<f64>,
     /// Bytes per second.
     pub(super) bytes_per_second: Option<f64>,
-    /// Size of the transfer behind it.
+    /// Size of the measured transfer.
     pub(super) bytes: u64,
     /// The peer did not answer.
     pub(super) failed: bool,
@@ -50,7 +49,7 @@ pub(super) struct Sample {
     pub(super) contended: bool,
 }
 
-/// Estimates of all links that were measured.
+/// Estimates of all measured links.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     table: LinkTable,
@@ -66,7 +65,7 @@ struct Direction {
     told: Option<LinkEstimate>,
 }
 
-/// Probes in a row that were not answered.
+/// Unanswered probes in a row.
 #[derive(Debug, Clone, Copy, Default)]
 struct Failures {
     count: u32,
@@ -75,7 +74,7 @@ struct Failures {
 }
 
 impl Links {
-    /// Takes in what `host` says of its link to `peer`.
+    /// Adds a report of `host` on its link to `peer`.
     pub(super) fn add(
         &mut self,
         host: &str,
@@ -119,7 +118,7 @@ impl Links {
         affected.filter_map(|pair| self.tell(pair, now)).collect()
     }
 
-    /// Everything known at `now`.
+    /// The table at `now`.
     pub(super) fn table(&self, now: Duration) -> LinkTable {
         self.table.at(now)
     }
@@ -129,7 +128,7 @@ impl Links {
         self.table.hosts().map(AsRef::as_ref)
     }
 
-    /// Drops everything known of `host`.
+    /// Drops all links of `host`.
     pub(super) fn forget(&mut self, host: &str) {
         let Some(ordinal) = self.table.ordinal(host) else {
             return;
@@ -141,7 +140,7 @@ impl Links {
         self.table.remove_host(ordinal);
     }
 
-    /// Links of either end must not grow without a bound.
+    /// Bounds the links of either end.
     fn make_room(&mut self, own: Ordinal, other: Ordinal) {
         if self.table.cell(own, other).is_some() {
             return;
@@ -201,7 +200,7 @@ impl Links {
         self.table.set((from, to), there, back);
     }
 
-    /// The event that is due, if the estimate moved away from what was told.
+    /// The event, if the estimate moved away from the published one.
     fn tell(&mut self, pair: (Ordinal, Ordinal), now: Duration) -> Option<WorldEvent> {
         let after = self.table.cell(pair.0, pair.1)?.estimate(now)?;
         let direction = self.directions.entry(pair).or_default();
@@ -252,7 +251,7 @@ impl Failures {
     }
 }
 
-/// Whether `after` differs from what was told by more than noise.
+/// Whether `after` differs from the published value by more than noise.
 fn differs(before: &LinkEstimate, after: &LinkEstimate) -> bool {
     let bandwidth = match (before.bytes_per_second, after.bytes_per_second) {
         (Some(a), Some(b)) => (b / a).ln().abs() > TELL.max(3.0 * after.noise.ln_1p()),
@@ -273,7 +272,7 @@ fn unordered(a: Ordinal, b: Ordinal) -> (Ordinal, Ordinal) {
     (a.min(b), a.max(b))
 }
 
-/// The median, of an even number the lower one; `None` of nothing.
+/// The median (the lower one of an even number); `None` of nothing.
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied()

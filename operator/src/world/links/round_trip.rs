@@ -1,6 +1,6 @@
-//! The round trip of a pair, the same seen from either end. Its noise is
-//! one-sided (queues and a throttled process only add), so a median of the newest
-//! samples will do, and a contended sample counts only where it is below.
+//! The round trip of a pair, the same from either end. Its noise is one-sided (queues and throttled
+//! processes only add), so a median of the newest samples is enough, and a contended sample counts
+//! only if it is lower.
 
 use super::median;
 use std::collections::VecDeque;
@@ -12,12 +12,12 @@ const WINDOW: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct RoundTrip {
     seconds: VecDeque<f64>,
-    /// Nothing but an upper bound is known.
+    /// Only an upper bound is known.
     is_bound: bool,
 }
 
 impl RoundTrip {
-    /// Takes in a sample, within bounds; whether it counted.
+    /// Adds a sample within bounds; returns whether it counted.
     pub(super) fn add(&mut self, seconds: f64, contended: bool) -> bool {
         if contended && self.median().is_some_and(|known| seconds >= known) {
             return false;

@@ -1,6 +1,5 @@
-//! The table that listeners get: hosts by ordinal, a row of links for each, all
-//! behind pointers. A clone costs two of them; what changes afterwards is copied
-//! once, a row at a time.
+//! The table for listeners: hosts by ordinal and a row of links for each, all behind pointers. A
+//! clone copies two of them; later changes copy one row at a time.
 
 use super::bandwidth::evidence_at;
 use super::median;
@@ -13,12 +12,12 @@ use std::time::Duration;
 /// Place of a host in the table.
 pub(super) type Ordinal = u32;
 
-/// Part of a host's measured rates that lies below what the host itself can do:
-/// slower ones tell of the other end. The fastest might be a lie.
+/// Quantile of a host's measured rates that shows what the host itself can do: slower ones are
+/// limited by the other end, and the fastest might be a lie.
 const TYPICAL: f64 = 0.75;
-/// An estimate for a pair that was never measured is worth this much.
+/// Confidence of an estimate for a pair that was never measured.
 const ESTIMATED_CONFIDENCE: f64 = 0.1;
-/// And may be off by this factor less one.
+/// Its noise: it may be off by this factor less one.
 const ESTIMATED_NOISE: f64 = 1.0;
 
 /// Every link at one moment. Cheap to clone.
@@ -36,20 +35,19 @@ struct Hosts {
     ordinals: BTreeMap<Arc<str>, Ordinal>,
 }
 
-/// What is known of the links of one host. A pair is in both hosts' rows, or in
-/// neither.
+/// The links of one host. A pair is in both hosts' rows, or in neither.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Row {
     /// Links to others, ordered by ordinal.
     cells: Vec<(Ordinal, Cell)>,
-    /// What this host typically sends and gets, in bytes per second: computed when it is
-    /// first asked for after a change, since samples are many and questions few.
+    /// Typical rates to and from this host, in bytes per second: computed on first use after a
+    /// change, since samples are many and queries few.
     sends: OnceLock<Option<f64>>,
     gets: OnceLock<Option<f64>>,
     coordinate: Option<Coordinate>,
 }
 
-/// What is known of one direction of a pair.
+/// One direction of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Cell {
     /// Round trip of the pair, in seconds.
@@ -57,11 +55,11 @@ pub(super) struct Cell {
     pub(super) rate: Option<Rate>,
     /// The receiving host left several probes in a row unanswered.
     pub(super) is_dead: bool,
-    /// Moment of the newest sample of the pair.
+    /// Time of the pair's newest sample.
     pub(super) seen: Duration,
 }
 
-/// A bandwidth and the moment that it was measured.
+/// A bandwidth and the time of its measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Rate {
     pub(super) bytes_per_second: f64,
@@ -71,15 +69,15 @@ pub(super) struct Rate {
 }
 
 impl LinkTable {
-    /// The link from host `from` to host `to`; `None` where nothing was measured.
+    /// The link from host `from` to host `to`; `None` if nothing was measured.
     pub fn get(&self, from: &str, to: &str) -> Option<LinkEstimate> {
         let (from, to) = (self.hosts.ordinal(from)?, self.hosts.ordinal(to)?);
         self.row(from)?.cell(to)?.estimate(self.at)
     }
 
-    /// The link from `from` to `to` as it was measured or, where it was not, as
-    /// coordinates and the hosts' other links suggest; `None` where they say nothing
-    /// either. What was not measured in full has `estimated` set.
+    /// The link from `from` to `to` as measured, or else estimated from coordinates and the hosts'
+    /// other links; `None` if there is no basis for an estimate. `estimated` is set unless
+    /// everything was measured.
     pub fn estimated(&self, from: &str, to: &str) -> Option<LinkEstimate> {
         let known = self.get(from, to);
         let (from, to) = (self.hosts.ordinal(from)?, self.hosts.ordinal(to)?);
@@ -87,7 +85,7 @@ impl LinkTable {
             let (from, to) = (self.row(from)?.coordinate?, self.row(to)?.coordinate?);
             Some(from.distance(&to))
         };
-        // Nobody may have measured yet what a host gets; mostly, it is what it sends.
+        // If nobody has measured a host's inbound rate, it is assumed equal to its outbound one.
         let rate = || {
             let sends = self.sends(from).or_else(|| self.gets(from))?;
             Some(sends.min(self.gets(to).or_else(|| self.sends(to))?))
@@ -140,7 +138,7 @@ impl LinkTable {
         })
     }
 
-    /// Number of measured links, each direction for itself.
+    /// Number of measured links, counting each direction.
     pub fn len(&self) -> usize {
         let cells = self.rows.iter().flat_map(|row| &row.cells);
         cells.filter(|(_, cell)| cell.is_known()).count()
@@ -151,8 +149,8 @@ impl LinkTable {
         self.len() == 0
     }
 
-    /// Median relative error of the round trips that coordinates predict, over the
-    /// pairs that were measured; `None` before there are any.
+    /// Median relative error of the round trips that coordinates predict, over the measured pairs;
+    /// `None` if there are none.
     pub fn coordinates_error(&self) -> Option<f64> {
         let mut errors = Vec::new();
         for row in self.rows.iter() {
@@ -166,7 +164,7 @@ impl LinkTable {
         median(errors)
     }
 
-    /// Where a host is in the network, once that is known.
+    /// The position of a host in the network, once known.
     pub(in crate::world) fn coordinate(&self, host: &str) -> Option<Coordinate> {
         self.row(self.hosts.ordinal(host)?)?.coordinate
     }
@@ -215,8 +213,7 @@ impl LinkTable {
         cells.iter().map(|(other, _)| *other).collect()
     }
 
-    /// The neighbour that was not heard of for longest, where `host` has `limit` of
-    /// them or more.
+    /// The neighbour not measured for longest, if `host` has `limit` or more.
     pub(super) fn oldest_over(&self, host: Ordinal, limit: usize) -> Option<Ordinal> {
         let cells = &self.row(host)?.cells;
         let oldest = cells.iter().min_by_key(|(_, cell)| cell.seen);
@@ -225,7 +222,7 @@ impl LinkTable {
             .map(|(other, _)| *other)
     }
 
-    /// The ordinal of `host`, made where it has none.
+    /// The ordinal of `host`, created if needed.
     pub(super) fn intern(&mut self, host: &str) -> Ordinal {
         if let Some(ordinal) = self.hosts.ordinal(host) {
             return ordinal;
@@ -244,7 +241,7 @@ impl LinkTable {
         ordinal
     }
 
-    /// Drops a host that shares no pair any more; its ordinal is used again.
+    /// Removes a host without pairs; its ordinal is reused.
     pub(super) fn remove_host(&mut self, host: Ordinal) {
         let hosts = Arc::make_mut(&mut self.hosts);
         if let Some(name) = hosts.names.get_mut(host as usize).and_then(Option::take) {
@@ -281,7 +278,7 @@ impl LinkTable {
         self.change(host, |row| row.coordinate = Some(coordinate));
     }
 
-    /// What `host` typically sends.
+    /// Typical outbound rate of `host`.
     fn sends(&self, host: Ordinal) -> Option<f64> {
         let row = self.row(host)?;
         *row.sends.get_or_init(|| {
@@ -290,7 +287,7 @@ impl LinkTable {
         })
     }
 
-    /// What `host` typically gets.
+    /// Typical inbound rate of `host`.
     fn gets(&self, host: Ordinal) -> Option<f64> {
         let row = self.row(host)?;
         *row.gets.get_or_init(|| {
@@ -337,7 +334,7 @@ impl Row {
         at.ok().map(|at| &self.cells[at].1)
     }
 
-    /// Rates from or to this host are others by now.
+    /// Rates from or to this host have changed.
     fn rates_changed(&mut self) {
         (self.sends, self.gets) = (OnceLock::new(), OnceLock::new());
     }
@@ -355,7 +352,7 @@ impl Cell {
         self.rtt_seconds.is_some() || self.rate.is_some() || self.is_dead
     }
 
-    /// What is told of it at `now`; `None` where nothing is known.
+    /// The estimate at `now`; `None` if nothing is known.
     pub(super) fn estimate(&self, now: Duration) -> Option<LinkEstimate> {
         let confidence = |r: Rate| 1.0 - (-evidence_at(r.evidence, r.at, now)).exp();
         self.is_known().then(|| LinkEstimate {
@@ -370,7 +367,7 @@ impl Cell {
     }
 }
 
-/// The rate that a host is good for, out of those measured.
+/// The rate that a host can reach, from the measured ones.
 fn upper(mut rates: Vec<f64>) -> Option<f64> {
     rates.sort_by(f64::total_cmp);
     let last = rates.len().checked_sub(1)?;

@@ -321,7 +321,7 @@ fn pairs_that_were_never_measured_are_estimated_and_say_so() {
     let rtt = guess.rtt_seconds.unwrap();
     assert!((rtt / 0.06 - 1.0).abs() < 0.4, "{rtt}");
     assert!((guess.bytes_per_second.unwrap() / 1e6 - 1.0).abs() < 0.1);
-    // What h0 sends is slow whoever gets it.
+    // h0's outgoing links are slow, whatever the destination.
     let slow = table.estimated("h0", "h9").unwrap();
     assert!(slow.bytes_per_second.unwrap() < 2.5e5);
     let measured = table.estimated("h2", "h3").unwrap();

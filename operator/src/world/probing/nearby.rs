@@ -1,19 +1,18 @@
-//! Picks of hosts: near ones by coordinate, others by a hash of their names.
+//! Selects hosts: near ones by coordinate, others by a hash of their names.
 
 use crate::world::coordinates::Coordinate;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-/// Neighbours looked at on each side of each axis. The nearest host is nearly
-/// always among them, and looking at all would cost the square of their number.
+/// Neighbours considered on each side of each axis. The nearest host is nearly always among them,
+/// and considering all would be quadratic.
 const WINDOW: usize = 8;
-/// Hosts with the lowest heights, which are near to everyone.
+/// Hosts with the lowest heights, which are near to all others.
 const LOW: usize = 8;
-/// Hosts given, nearest first.
+/// Hosts returned, nearest first.
 const GIVEN: usize = 16;
 const AXES: usize = 3;
 
-/// Hosts on a circle, by a hash of their names. One that comes or goes changes the
-/// picks of few others.
+/// Hosts on a circle, by a hash of their names. Adding or removing one changes few picks.
 pub(super) struct Ring(Vec<(u64, usize)>);
 
 impl Ring {
@@ -32,12 +31,12 @@ impl Ring {
     }
 }
 
-/// Hosts of one tier, to look for near ones.
+/// Hosts of one tier, for finding near ones.
 pub(super) struct Nearby {
     placed: Vec<(usize, Coordinate)>,
-    /// Along each axis, places in `placed`.
+    /// Along each axis, indices into `placed`.
     axes: [Vec<(f64, usize)>; AXES],
-    /// The lowest ones, as places in `placed`.
+    /// The lowest ones, as indices into `placed`.
     low: Vec<usize>,
     ring: Ring,
 }
@@ -66,8 +65,8 @@ impl Nearby {
         }
     }
 
-    /// Hosts near `name`, nearest first, then some by hash: what has no coordinate yet
-    /// gets one by being measured.
+    /// Hosts near `name`, nearest first, then some by hash: a host without a coordinate gets one by
+    /// being measured.
     pub(super) fn nearest(
         &self,
         name: &str,

@@ -44,7 +44,7 @@ impl Scene {
         }
     }
 
-    /// Paths, candidates and dead hosts anywhere, with some that everyone wants.
+    /// Random paths, candidates and dead hosts, with some popular hosts.
     fn random(seed: u64, hosts: usize) -> Self {
         let mut dice = StdRng::seed_from_u64(seed);
         let mut scene = Self::new(hosts);
@@ -209,7 +209,7 @@ fn a_wish_is_measured_soon_and_then_slowly_until_it_is_stale() {
     assert_eq!(every(&scene.plan_at(700), 3, 50), Some(UNKNOWN_MS));
 }
 
-/// Hosts on a line, a millisecond apart, that measured neighbours and some anywhere.
+/// Hosts on a line, a millisecond apart, that measured neighbours and some random ones.
 fn line(hosts: usize) -> Scene {
     let mut scene = Scene::new(hosts);
     for _ in 0..40 {
@@ -280,8 +280,8 @@ fn a_thousand_hosts_ask_little_in_all() {
     assert!(probes < 2000.0, "{probes}");
 }
 
-/// Prints how long a plan takes: `cargo test --release -p lamina-operator --lib
-/// probing -- --ignored --nocapture`.
+/// Prints the duration of a plan: `cargo test --release -p lamina-operator --lib probing --
+/// --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn time_of_a_plan_for_a_thousand_hosts() {

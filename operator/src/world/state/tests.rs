@@ -31,7 +31,7 @@ fn links<'a>(peers: impl IntoIterator<Item = &'a str>) -> FromAgent {
     })
 }
 
-/// Everything that is held, in things that could grow.
+/// The size of everything that could grow.
 fn held(state: &State, now: Duration) -> usize {
     state.nodes.names().count()
         + state.links.hosts().count()
@@ -98,7 +98,7 @@ fn what_is_gone_is_forgotten() {
         state.forget_host(&host);
         state.retain_placements(&BTreeMap::new());
     }
-    // Of the hosts that stay, only their places in the table do.
+    // Of the hosts that stay, only their places in the table remain.
     assert_eq!(held(&state, at(30)), empty + 2);
 }
 
@@ -164,10 +164,10 @@ fn every_agent_is_told_the_keys_and_again_where_they_change() {
     let told = state.opened(identity("b"), at(1));
     assert!(told.messages.iter().any(|(node, message)| node == "b"
         && matches!(message, ToAgent::ApiKeys(all) if all.keys.len() == 1)));
-    // None left is something else than not known.
+    // An empty list differs from an unknown one.
     let told = state.set_keys(Vec::new());
     assert_eq!(told.messages.len(), 2);
-    // Where nobody reads keys, agents keep what they have.
+    // If nothing reads keys, agents keep theirs.
     let told = State::default().opened(identity("a"), at(0));
     assert!(
         told.messages

@@ -3,8 +3,8 @@ use crate::regions::regions;
 use crate::testing::chain;
 use crate::{Ctx, Link, SolveOptions, Tier};
 
-/// A model whose activations shrink as it goes on, over three tiers; moving
-/// costs a pause of 0.3 s and the blocks' bytes.
+/// A model whose activations shrink from block to block, over three tiers; a move costs a pause of
+/// 0.3 s and the blocks' bytes.
 fn world(slow: f64) -> World {
     let p = chain(
         &[Tier::Device, Tier::Edge, Tier::Cloud],
@@ -56,8 +56,8 @@ fn world(slow: f64) -> World {
     }
 }
 
-/// A link without states: its logarithm wanders and is drawn back to the middle
-/// within about so many seconds.
+/// A link without states: its logarithm wanders and returns to the middle within about
+/// `back_seconds`.
 fn drifting(back_seconds: f64, seed: u64) -> Trace {
     let mut dice = Dice::new(seed);
     let keep = (-back_seconds.recip()).exp();
@@ -79,7 +79,7 @@ fn drifting(back_seconds: f64, seed: u64) -> Trace {
 
 const SECONDS: usize = 3000;
 
-/// How a rule fared over models of three speeds and several traces.
+/// Regrets of a rule over models of three speeds and several traces.
 #[derive(Debug)]
 struct Regrets {
     median: f64,
@@ -110,7 +110,7 @@ fn regrets(traces: &[Trace], rule: &Rule) -> Regrets {
 
 fn cost_aware(confidence_deviations: f64) -> Rule {
     Rule::CostAware(Policy {
-        // About as long as a state holds.
+        // About as long as a state lasts.
         horizon_seconds: 33.0,
         min_gain_share: 0.0,
         confidence_deviations,
@@ -142,8 +142,8 @@ fn rules_that_weigh_the_cost_of_moving_regret_little() {
     }
 }
 
-/// Also on traces that its numbers were not chosen on: other seeds, and links
-/// that have no states.
+/// Also on traces that were not used to choose its constants: other seeds, and links without
+/// states.
 #[test]
 fn the_default_policy_regrets_little_whatever_the_link_is_like() {
     let default = Rule::CostAware(Policy::default());
@@ -167,7 +167,7 @@ fn the_default_policy_regrets_little_whatever_the_link_is_like() {
     }
     assert!(told.iter().all(|r| r.median <= 0.055), "{told:?}");
     assert!(told.iter().all(|r| r.most <= 0.2), "{told:?}");
-    // No more than a move a minute on the average: it does not flap.
+    // At most a move per minute on average: it does not flap.
     assert!(told.iter().all(|r| r.moves <= 60.0), "{told:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Labels of one side, kept by the number of blocks that they place.
+//! Labels of one side, by the number of blocks that they place.
 
 use super::packed::Packed;
 
@@ -7,13 +7,12 @@ use super::packed::Packed;
 pub(super) struct Label<const W: usize> {
     pub cost: f64,
     pub used: Packed<W>,
-    /// Ordinal in the layer before.
+    /// Ordinal in the previous layer.
     pub parent: u32,
 }
 
-/// Labels after the same number of blocks, by the node next to the other side:
-/// that of the last block of a head, and of the block before a tail. Those of a
-/// node are sorted by cost.
+/// Labels after the same number of blocks, by the node next to the other side: that of the last
+/// block of a head, and of the block before a tail. Sorted by cost for each node.
 pub(super) struct Layer<const W: usize> {
     pub labels: Vec<Label<W>>,
     /// First of each node, and the end.

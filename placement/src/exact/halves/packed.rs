@@ -4,8 +4,8 @@
 //! A lane has 16 bits: [`FULL`] is all of its capacity, and the top bit is spare.
 //! Use is rounded down, so what is too much in units is too much.
 
-/// A capacity in units of use. What fits, and twice one unit more than this,
-/// are together the most that a lane can be compared with.
+/// A capacity in units of use. A sum of something that fits and twice one unit more than this is
+/// the largest value that a lane can compare.
 pub(super) const FULL: u64 = 0x3fff;
 const LANE_BITS: usize = 16;
 /// Lanes of a word.
@@ -13,7 +13,7 @@ pub(super) const LANES: usize = 64 / LANE_BITS;
 /// The top bit of every lane.
 const TOPS: u64 = 0x8000_8000_8000_8000;
 const ALL_FULL: u64 = FULL | FULL << 16 | FULL << 32 | FULL << 48;
-/// What rounding may add to a product of floats, generously.
+/// Generous bound on the rounding of a product of floats.
 const ROUNDING: f64 = 1e-9;
 
 /// Units of every lane.
@@ -38,7 +38,7 @@ impl<const W: usize> Packed<W> {
         Self(std::array::from_fn(|w| self.0[w] + other.0[w]))
     }
 
-    /// Whether no lane exceeds that of the other.
+    /// Whether no lane exceeds the other's.
     #[inline]
     pub(super) fn is_within(&self, other: &Self) -> bool {
         let words = self.0.iter().zip(&other.0);
@@ -59,8 +59,7 @@ impl<const W: usize> Packed<W> {
         }))
     }
 
-    /// Nothing in the lanes that stay within capacity whatever of `rest` is
-    /// added.
+    /// Zero in the lanes that stay within capacity whatever of `rest` is added.
     #[inline]
     pub(super) fn without_ample(&self, rest: &Self) -> Self {
         Self(std::array::from_fn(|w| {
@@ -69,19 +68,19 @@ impl<const W: usize> Packed<W> {
     }
 }
 
-/// All bits of the lanes, but their top ones, in which `a` does not exceed `b`.
+/// All bits but the top one of the lanes in which `a` does not exceed `b`.
 #[inline]
 const fn lanes_within(a: u64, b: u64) -> u64 {
     let tops = ((b | TOPS) - a) & TOPS;
     tops - (tops >> (LANE_BITS - 1))
 }
 
-/// Units that are not more than `used`; more than all is the same however much.
+/// Units not above `used`; above the capacity the amount does not matter.
 pub(super) fn rounded_down(used: f64, capacity: f64) -> u64 {
     ((used / capacity * FULL as f64 * (1.0 - ROUNDING)) as u64).min(FULL + 1)
 }
 
-/// Units that are not less than `used`, but [`FULL`] at most.
+/// Units not below `used`, but at most [`FULL`].
 pub(super) fn rounded_up(used: f64, capacity: f64) -> u64 {
     ((used / capacity * FULL as f64 * (1.0 + ROUNDING) + 1.0) as u64).min(FULL)
 }

@@ -4,13 +4,13 @@ use super::layer::{Label, Layer};
 use super::packed::{LANES, Packed};
 use crate::limits::Ctx;
 
-/// Labels of a branch that is not halved.
+/// Most labels of a leaf.
 const LEAF: usize = 12;
-/// Labels looked at for where they differ most.
+/// Labels sampled to find where they differ most.
 const SAMPLE: usize = 16;
 
-/// Labels of one node, halved again and again where their use differs most, so
-/// that many pairs can be ruled out at once.
+/// Labels of one node, halved repeatedly where their use differs most, so that many pairs can be
+/// ruled out at once.
 pub(super) struct Tree<'a, const W: usize> {
     layer: &'a Layer<W>,
     /// Ordinals in the layer.
@@ -18,18 +18,18 @@ pub(super) struct Tree<'a, const W: usize> {
     branches: Vec<Branch<W>>,
 }
 
-/// Some labels: the least that they cost and use.
+/// A set of labels: the minimum of their costs and uses.
 struct Branch<const W: usize> {
     cost: f64,
     used: Packed<W>,
     from: usize,
     to: usize,
-    /// The two halves; none of a leaf.
+    /// The two halves; `None` for a leaf.
     halves: Option<(usize, usize)>,
 }
 
 impl<'a, const W: usize> Tree<'a, W> {
-    /// `None` where the node has no labels.
+    /// `None` if the node has no labels.
     pub(super) fn new(layer: &'a Layer<W>, node: usize) -> Option<Self> {
         let order: Vec<usize> = (layer.first[node]..layer.first[node + 1]).collect();
         if order.is_empty() {
@@ -89,17 +89,17 @@ fn widest<const W: usize>(labels: &[Label<W>], own: &[usize]) -> usize {
 
 /// The cheapest pair so far.
 pub(super) struct Pair<'a> {
-    /// What it costs, or must cost less than.
+    /// Its cost, or the upper limit.
     pub cost: f64,
     /// Ordinals of the head and the tail in their layers.
     pub labels: Option<(usize, usize)>,
-    /// Pairs of branches that may still be looked at.
+    /// Pairs of branches that may still be considered.
     pub patience: u64,
     pub ctx: &'a Ctx,
 }
 
 impl Pair<'_> {
-    /// Looks for a cheaper pair; `None` when the limits were reached.
+    /// Searches for a cheaper pair; `None` if the limits were reached.
     pub(super) fn find<const W: usize>(&mut self, a: &Tree<'_, W>, b: &Tree<'_, W>) -> Option<()> {
         self.within(a, b, 0, 0)
     }

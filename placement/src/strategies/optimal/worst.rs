@@ -1,6 +1,5 @@
-//! The worst of several places made small: is there any placement that stays
-//! below a value? Asked by bisection, first with little effort, then with more
-//! between what is proved and what is found.
+//! Minimizes the maximum over several places: is there any placement below a value? Asked by
+//! bisection, first with little effort, then with more between the proved and the found value.
 
 use super::{Question, Run, STEP};
 use crate::dense::Dense;
@@ -9,40 +8,39 @@ use crate::objective::Criterion;
 
 /// While the bound is further off than this, the value is bisected.
 const BISECT_ABOVE: f64 = 1.02;
-/// What stays open with little effort is closed in from both sides until they
-/// are as near as this.
+/// Values left open with little effort are narrowed from both sides to this ratio.
 const FINE: f64 = 1.002;
-/// Labels per question at first, and how many times more after each round.
+/// Labels per question at first, and the factor after each round.
 const FIRST_LABELS: u64 = 20_000;
 const MORE: u64 = 8;
 /// Share of the time left for one question.
 const SHARE_OF_TIME: f64 = 0.3;
 
-/// What a question gave.
+/// The result of a question.
 enum Found {
     /// A placement, taken.
     Better,
     /// There is none; proved.
     Nothing,
-    /// Neither within the effort.
+    /// Unknown within the effort.
     Open,
-    /// A placement that rounding keeps from being taken: no use in asking more.
+    /// A placement that rounding keeps from being accepted: asking further is useless.
     Stuck,
 }
 
-/// What is asked for, and what is known.
+/// The question, and what is known.
 struct Bisection<'a, 'q> {
     question: &'a Question<'q>,
     criterion: Criterion,
     weight: f64,
     /// No placement stays below this.
     proved: f64,
-    /// The lowest and the highest value that stayed open.
+    /// The lowest and the highest open value.
     open: Option<(f64, f64)>,
 }
 
 impl Run<'_> {
-    /// The smallest worst place. Gives the bound proved.
+    /// The smallest worst place. Returns the proved bound.
     pub(super) fn worst(
         &mut self,
         question: &Question<'_>,
@@ -75,8 +73,7 @@ impl Run<'_> {
         bisection.proved
     }
 
-    /// Asks until nothing is open, or until what is open is narrow; gives whether
-    /// it is settled.
+    /// Asks until nothing is open, or the open range is narrow; returns whether it is settled.
     fn narrow(&mut self, bisection: &mut Bisection<'_, '_>, labels: u64) -> bool {
         loop {
             let best = self.cutoff();
@@ -112,7 +109,7 @@ impl Run<'_> {
         }
     }
 
-    /// Whether there is any placement, within so many labels.
+    /// Whether any placement exists, within at most `labels` labels.
     fn ask_any(&mut self, dense: &Dense, labels: Option<u64>) -> Outcome {
         let (asked, cutoff) = as_question(dense);
         let has_deadline = self.ctx.remaining().is_some();
@@ -121,7 +118,7 @@ impl Run<'_> {
         let exact = Exact {
             tuning: Tuning {
                 labels: labels.unwrap_or(u64::MAX),
-                // Branch and bound without a deadline takes long for its work.
+                // Branch and bound without a deadline takes too long.
                 thorough: labels.is_none_or(|l| l > FIRST_LABELS && has_deadline),
                 ..Tuning::default()
             },
@@ -139,7 +136,7 @@ impl Run<'_> {
 }
 
 impl Bisection<'_, '_> {
-    /// The value to ask next; none once what is open is narrow.
+    /// The value to ask next; `None` once the open range is narrow.
     fn next(&self, best: f64, nearly: f64) -> Option<f64> {
         let Some((lowest, highest)) = self.open else {
             let far = best > self.proved * BISECT_ABOVE;

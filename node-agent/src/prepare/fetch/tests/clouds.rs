@@ -1,5 +1,5 @@
-//! Object stores of a few lines. The one of S3 checks signatures by the published rules,
-//! and is itself checked by the example that AWS publishes.
+//! Object stores of a few lines. The S3 one checks signatures by the published rules, and is itself
+//! checked by AWS's published example.
 
 use super::*;
 use sha2::{Digest as _, Sha256};
@@ -19,12 +19,12 @@ fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
     outer.chain_update(inner.finalize()).finalize().to_vec()
 }
 
-/// Whether the head of a request is signed with `secret`, as AWS's version 4 has it.
+/// Whether the head of a request is signed with `secret`, by AWS's version 4.
 fn is_signed(head: &str, secret: &str) -> bool {
     signature(head, secret).is_some_and(|(said, right)| said == right)
 }
 
-/// The signature that a request carries, and the one that it should.
+/// The signature of a request, and the expected one.
 fn signature(head: &str, secret: &str) -> Option<(String, String)> {
     let mut lines = head.lines();
     let mut first = lines.next()?.split(' ');
@@ -81,8 +81,8 @@ fn object(tag: &str) -> String {
     format!("etag: \"{tag}\"\r\nlast-modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n")
 }
 
-/// Keeps `file` as `bucket/dir/m.pt` for those who know the secret; the first answer breaks
-/// off where it should.
+/// Serves `file` as `bucket/dir/m.pt` to clients with the secret; the first answer is cut short if
+/// `breaks`.
 async fn s3(file: &'static [u8], breaks: bool) -> Server {
     serve(move |n, head| {
         if !is_signed(head, "hidden-key") {

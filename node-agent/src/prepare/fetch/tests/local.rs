@@ -1,4 +1,4 @@
-//! Files that agents have mounted.
+//! Files mounted into agents.
 
 use super::*;
 

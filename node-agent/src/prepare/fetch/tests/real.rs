@@ -1,5 +1,5 @@
-//! Servers that others wrote: an S3 gateway that checks signatures, and a registry that wants
-//! a login. `cargo xtask setup` builds both.
+//! Third-party servers: an S3 gateway that checks signatures, and a registry that requires a login.
+//! `cargo xtask setup` builds both.
 
 use super::*;
 use object_store::aws::AmazonS3Builder;
@@ -11,13 +11,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-/// For a server to listen, on a busy machine.
+/// Time for a server to listen, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 const KEY: &str = "someone";
 const HIDDEN: &str = "hidden-key";
 const BUCKET: &str = "models";
 
-/// A server on this machine, which ends with it.
+/// A server on this machine, killed on drop.
 struct Real {
     address: SocketAddr,
     child: Child,
@@ -37,7 +37,7 @@ impl Real {
         let folder = tempfile::tempdir().unwrap();
         let servers = std::env::var_os("LAMINA_SERVERS");
         let servers = servers.expect("LAMINA_SERVERS is not set: run `cargo xtask setup`");
-        // Free a moment ago; whoever takes it meanwhile makes the test fail.
+        // Free a moment ago; if it is taken meanwhile, the test fails.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
@@ -93,7 +93,7 @@ impl Real {
         format!("http://{}{path}", self.address)
     }
 
-    /// Puts `content` where models are kept, by the library's own client.
+    /// Puts `content` into the model store, by the library's own client.
     async fn put(&self, name: &str, content: &'static [u8]) {
         let store = AmazonS3Builder::new()
             .with_endpoint(self.url(""))
@@ -108,7 +108,7 @@ impl Real {
         store.put(&Path::from(name), payload).await.unwrap();
     }
 
-    /// Pushes `file` as an artifact of one layer, and gives its manifest's digest.
+    /// Pushes `file` as an artifact of one layer, and returns its manifest's digest.
     async fn push(&self, name: &str, file: &'static [u8]) -> Digest {
         let config = b"{}";
         for blob in [&config[..], file] {

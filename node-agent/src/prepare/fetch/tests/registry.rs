@@ -3,7 +3,7 @@
 use super::*;
 use serde_json::json;
 
-/// What an artifact of one layer is made of.
+/// Parts of an artifact of one layer.
 fn artifact(file: &[u8]) -> (Vec<u8>, String) {
     let layer = format!("sha256:{}", Digest::of(file));
     let manifest = json!({
@@ -15,7 +15,7 @@ fn artifact(file: &[u8]) -> (Vec<u8>, String) {
     (manifest.to_string().into_bytes(), layer)
 }
 
-/// A registry that wants a token, which is given for `login`; the layer lies elsewhere.
+/// A registry that requires a token, which it issues for `login`; the layer is on another server.
 async fn registry(file: &'static [u8], login: &'static str, elsewhere: String) -> Server {
     let (manifest, layer) = artifact(file);
     let digest = Digest::of(&manifest);
@@ -46,7 +46,7 @@ async fn registry(file: &'static [u8], login: &'static str, elsewhere: String) -
         }
         match path {
             "/v2/team/model/manifests/v1" => reply("200 OK", "", &manifest),
-            // Not what its digest says.
+            // Content other than the digest's.
             p if p == format!("/v2/team/model/manifests/sha256:{}", "0".repeat(64)) => {
                 reply("200 OK", "", &manifest)
             }
@@ -106,7 +106,7 @@ async fn a_layer_that_is_not_what_the_manifest_names_is_refused() {
 #[tokio::test]
 async fn a_registry_is_shown_its_own_login_alone() {
     let store = serve(|_, _| reply("200 OK", "", b"model")).await;
-    // `me:hidden`, in lower case as the server sees it.
+    // `me:hidden`, in lower case as seen by the server.
     let registry = registry(b"model", "basic bwu6aglkzgvu", store.url("/")).await;
     let fetcher = plain(&registry);
     let uri = format!("oci://{}/team/model:v1", registry.address);

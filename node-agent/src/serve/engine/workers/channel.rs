@@ -6,8 +6,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::UnixStream;
 
-/// The agent's end of a socket to a worker. Descriptors go one way: what a worker sends
-/// along is dropped by the kernel.
+/// The agent's end of a socket to a worker. Descriptors go one way: the kernel drops those that a
+/// worker sends.
 #[derive(Debug)]
 pub(super) struct Channel {
     socket: UnixStream,
@@ -17,7 +17,7 @@ impl Channel {
     /// Both ends of a new one; the second is the worker's.
     ///
     /// # Errors
-    /// The system gives none.
+    /// The system returned an error.
     pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;

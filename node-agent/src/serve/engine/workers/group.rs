@@ -1,19 +1,19 @@
-//! Runs that are computed together: whose rows may stand in one batch, how the batch is
-//! made, and how its answer is taken apart. Pure.
+//! Runs that are computed together: which rows may share a batch, how the batch is built, and how
+//! its answer is split. Pure.
 
 use super::runs::RunJob;
 use bytes::Bytes;
 use lamina_model::Tensor;
 
-/// Runs that are computed together; one alone where it does not say more.
+/// Runs that are computed together, or a single one.
 #[derive(Debug)]
 pub(super) struct Group {
     jobs: Vec<RunJob>,
-    /// Rows of all, which are known where others may join.
+    /// Rows of all, known if others may join.
     rows: Option<i64>,
 }
 
-/// Rows of a request: all its inputs have as many.
+/// Rows of a request, if all its inputs have the same number.
 fn rows(inputs: &[Tensor]) -> Option<i64> {
     let first = *inputs.first()?.shape.first()?;
     let mut others = inputs.iter().map(|input| input.shape.first());
@@ -36,26 +36,26 @@ impl Group {
         self.jobs
     }
 
-    /// The one that was there before the others.
+    /// The one that the others joined.
     pub(super) fn first(&self) -> Option<&RunJob> {
         self.jobs.first()
     }
 
-    /// Most rows that there may be.
+    /// Most rows allowed.
     fn most(&self) -> i64 {
         let together = self.first().and_then(|job| job.together);
         together.map_or(1, |together| together.rows.largest())
     }
 
-    /// Whether no other run may join.
+    /// Whether it is closed to further runs.
     pub(super) fn is_full(&self) -> bool {
         self.rows.is_none_or(|rows| rows >= self.most())
     }
 
-    /// Takes `job` in where it may be computed with the others.
+    /// Adds `job` if it may be computed with the others.
     ///
     /// # Errors
-    /// It may not; it comes back.
+    /// It may not; it is returned.
     pub(super) fn join(&mut self, job: RunJob) -> Result<(), RunJob> {
         let Some(rows) = self.rows_with(&job) else {
             return Err(job);
@@ -65,7 +65,7 @@ impl Group {
         Ok(())
     }
 
-    /// Rows of all with those of `job`; none where it may not be computed with them.
+    /// Rows of all including `job`; `None` if it may not be computed with them.
     fn rows_with(&self, job: &RunJob) -> Option<i64> {
         let first = self.first()?;
         let (own, together) = (rows(&job.inputs)?, job.together?);
@@ -81,8 +81,8 @@ impl Group {
         fits.then_some(rows)
     }
 
-    /// Leaves those with the most rows that it pays to compute together, the first among them,
-    /// and gives the others back.
+    /// Keeps the largest number of rows that pays to compute together, including the first run, and
+    /// returns the others.
     pub(super) fn cut(&mut self) -> Vec<RunJob> {
         let pays = self.first().and_then(|job| job.together);
         let pays = |rows: i64| pays.is_some_and(|together| together.rows.has(rows));
@@ -98,16 +98,16 @@ impl Group {
         surplus
     }
 
-    /// Without those for which nobody waits any more.
+    /// Without those that nobody waits for any more.
     pub(super) fn without_the_gone(mut self) -> Self {
         self.jobs.retain(|job| !job.reply.is_closed());
         let own = self.jobs.iter().map(|job| rows(&job.inputs));
-        // As many as before at most, whose sum was known.
+        // At most as many as before, whose sum was known.
         self.rows = self.rows.and(own.sum());
         self
     }
 
-    /// The inputs of all, each the rows of the first run, then those of the next.
+    /// The inputs of all: the rows of the first run, then those of the next.
     pub(super) fn merged(&self) -> Option<Vec<Tensor>> {
         let (first, rows) = (self.first()?, self.rows?);
         let merge = |place: usize, like: &Tensor| {
@@ -128,8 +128,8 @@ impl Group {
         inputs.map(|(place, like)| merge(place, like)).collect()
     }
 
-    /// The answer to each run, taken out of that to all of them; `None` where an output does
-    /// not have a row for each row that went in.
+    /// The answer to each run, split from that to all of them; `None` if an output does not have
+    /// one row per input row.
     pub(super) fn split(&self, outputs: &[Tensor]) -> Option<Vec<Vec<Tensor>>> {
         let all = self.rows?;
         let mut answers = vec![Vec::with_capacity(outputs.len()); self.jobs.len()];
@@ -156,7 +156,7 @@ impl Group {
         Some(answers)
     }
 
-    /// The share of a run's rows in those of all.
+    /// A run's share of all rows.
     pub(super) fn share(&self, job: &RunJob) -> f64 {
         match (self.rows, rows(&job.inputs)) {
             (Some(all), Some(own)) if all > 0 => own as f64 / all as f64,
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(answers[0], [tensor(&[1, 1, 2], 0), tensor(&[1], 7)]);
         assert_eq!(answers[1], [tensor(&[2, 1, 2], 2), tensor(&[2], 8)]);
         assert!((group.share(&group.jobs[1]) - 2.0 / 3.0).abs() < 1e-9);
-        // A row less, and one that was added up.
+        // A row less, and a reduced one.
         assert_eq!(group.split(&[tensor(&[2, 2], 0)]), None);
         assert_eq!(group.split(&[tensor(&[], 0)]), None);
     }
@@ -234,7 +234,7 @@ mod tests {
         let (gone, answer) = with(vec![tensor(&[1, 2], 0)]);
         drop(answer);
         assert!(Group::of(first).join(gone).is_err());
-        // Inputs with different rows run alone.
+        // Inputs with different numbers of rows run alone.
         let (uneven, _b) = with(vec![tensor(&[1, 2], 0), tensor(&[2], 0)]);
         let mut uneven = Group::of(uneven);
         assert!(uneven.is_full());
@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(left(&[2, 4, 8], &[1; 3]), (2, 1));
         assert_eq!(left(&[8], &[1; 7]), (1, 6));
         assert_eq!(left(&[], &[1; 7]), (1, 6));
-        // What does not fit leaves its place to what does.
+        // A run that does not fit leaves its place to one that does.
         assert_eq!(left(&[4], &[3, 2, 1]), (4, 1));
     }
 

@@ -1,4 +1,4 @@
-//! The queue of a worker, as those have it who stand in it and those who take from it.
+//! The queue of a worker, for those that add runs and those that take them.
 
 use super::group::Group;
 use super::queue::{Queue, Refused, Work};
@@ -16,12 +16,12 @@ pub(super) struct Lines {
 
 #[derive(Debug)]
 struct Shared {
-    /// None once the worker is gone.
+    /// `None` once the worker is gone.
     queue: Mutex<Option<Queue>>,
     came: Notify,
 }
 
-/// The end at which one lane takes runs; what waits is dropped with it.
+/// The end from which one lane takes runs; dropping it drops the waiting ones.
 #[derive(Debug)]
 pub(super) struct Taker {
     shared: Arc<Shared>,
@@ -41,7 +41,7 @@ impl Lines {
         (Self { shared }, takers)
     }
 
-    /// Stands in line.
+    /// Queues a run.
     ///
     /// # Errors
     /// See [`Refused`].
@@ -53,7 +53,7 @@ impl Lines {
         Ok(())
     }
 
-    /// `slice` is gone.
+    /// `slice` was unloaded.
     pub(super) fn forget(&self, slice: u64) {
         if let Some(queue) = self.shared.lock().as_mut() {
             queue.forget(slice);
@@ -80,8 +80,8 @@ impl Taker {
         }
     }
 
-    /// The next run, with those that may be computed with it. For more of them it waits as
-    /// long as the first one allows, while nobody else wants the worker.
+    /// The next run, with those that may be computed with it. Waits for more of them as long as the
+    /// first one allows, while nobody else needs the worker.
     pub(super) async fn next_group(&mut self) -> Group {
         let mut group = self.next().await;
         let until = group.first().and_then(|first| {
@@ -98,19 +98,19 @@ impl Taker {
         }
         let surplus = group.cut();
         self.queue(|queue| queue.put_back(surplus));
-        // What came while this lane had its eye on it is another lane's.
+        // Another lane may have taken it meanwhile.
         if self.queue(|queue| !queue.is_empty()) == Some(true) {
             self.shared.came.notify_one();
         }
         group
     }
 
-    /// `group` is computed from now on.
+    /// `group` starts.
     pub(super) fn begin(&self, group: &Group) -> Option<Work> {
         self.queue(|queue| queue.begin(group)).flatten()
     }
 
-    /// What was begun took so long.
+    /// `work` took this long.
     pub(super) fn done(&self, work: &Work, took: Duration) {
         self.queue(|queue| queue.done(work, took));
     }
@@ -122,7 +122,7 @@ impl Taker {
 
 impl Drop for Taker {
     fn drop(&mut self) {
-        // Their callers hear of it without the lock.
+        // Their callers are notified without the lock.
         let lost = self.shared.lock().take().map(|mut queue| queue.clear());
         drop(lost);
     }

@@ -1,6 +1,5 @@
-//! One load at a time. Block files are linked into the one folder that the worker reads, so
-//! that a model that takes it over sees its own group's blocks at most, and those only while
-//! they are loaded.
+//! One load at a time. Block files are linked into the one folder that the worker reads, so that a
+//! model that takes it over sees at most its own group's blocks, and only while they are loaded.
 
 use super::super::{Batches, EngineError};
 use super::channel::Channel;
@@ -16,10 +15,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-/// Reading, optimizing and warming up a slice: minutes where it is large and the host small.
+/// Time limit for reading, optimizing and warming up a slice: minutes if it is large and the host
+/// small.
 const LOAD_LIMIT: Duration = Duration::from_secs(600);
 
-/// Something that is done to a slice.
+/// A job on a slice.
 #[derive(Debug)]
 pub(super) enum LoadJob {
     Load {
@@ -80,7 +80,7 @@ pub(super) struct Report {
     pub(super) resident_bytes: u64,
 }
 
-/// Does `jobs` until one breaks the worker. `now` is told the model that is loaded.
+/// Does `jobs` until one breaks the worker. `now` receives the model being loaded.
 pub(super) async fn serve(
     mut channel: Channel,
     folder: &Path,
@@ -108,7 +108,7 @@ pub(super) async fn serve(
             return fault;
         }
     }
-    // Nobody has this worker any more, who is ended for that.
+    // Nobody uses this worker any more; it is ended for that.
     std::future::pending().await
 }
 
@@ -156,7 +156,7 @@ async fn load(
     channel.send(&call, None).await?;
     let reply = channel.receive().await?;
     for link in links {
-        // The folder goes with the worker.
+        // The folder is removed with the worker.
         let _ = tokio::fs::remove_file(link).await;
     }
     match reply {
@@ -178,7 +178,7 @@ async fn load(
     }
 }
 
-/// `block` under the name `link` as well; its bytes where the file system has no such names.
+/// Hard-links `block` to `link`; copies it if the file system has no hard links.
 async fn lend(block: &Path, link: &Path) -> io::Result<()> {
     match tokio::fs::hard_link(block, link).await {
         Ok(()) => Ok(()),

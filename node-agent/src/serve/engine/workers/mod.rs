@@ -1,8 +1,8 @@
-//! Slices in worker processes: which worker a slice lives in, and how it comes back.
+//! Slices in worker processes: which worker a slice is in, and how it is restored.
 //!
-//! Whatever comes from a model is loaded and run by a worker, which may crash, hang or be
-//! taken over by it. A worker that ends is replaced, its slices come back from disk, and the
-//! runs that were lost are made again: inference is pure. `docs/decisions/0017-workers.md`.
+//! Everything of a model is loaded and run by a worker, which may crash, hang or be taken over
+//! by it. A worker that ends is replaced, its slices are reloaded from disk, and lost runs are
+//! repeated: inference is pure. `docs/decisions/0017-workers.md`.
 
 mod channel;
 mod group;
@@ -32,11 +32,10 @@ use std::{fs, io};
 use tokio::sync::Notify;
 use worker::{Outcome, Wanted, Worker};
 
-/// A request that ends so many workers while it runs is given up: the last one it had for
-/// itself.
+/// A request that ends this many workers while it runs is given up: it had the last one for itself.
 const RUN_TRIES: u32 = 2;
-/// A slice that so many workers do not survive is given up for now. Some of them may die of
-/// their other models.
+/// A slice that ends this many workers is given up for now. Some of them may die of their other
+/// models.
 const LOAD_TRIES: u32 = 4;
 
 /// The engine of an agent. Clones share it.
@@ -49,19 +48,19 @@ pub(crate) struct Workers {
 struct Shared {
     options: WorkerOptions,
     records: Mutex<Records>,
-    /// The worker of each group; held while it is started, so that one is.
+    /// The worker of each group; locked while it is being started, so that only one is.
     workers: Mutex<BTreeMap<String, Slot>>,
     lodgers: Mutex<Vec<Weak<Lodger>>>,
     next: AtomicU64,
-    /// Why the last one could not be started, where it could not.
+    /// Why the last one could not be started, if so.
     trouble: Mutex<Option<String>>,
-    /// Notified when there is something to tell.
+    /// Notified when there is something to report.
     changed: Arc<Notify>,
 }
 
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Worker>>>>;
 
-/// A segment, wherever it lives.
+/// A segment, in whichever worker.
 #[derive(Debug)]
 struct Lodger {
     slice: u64,
@@ -69,10 +68,10 @@ struct Lodger {
     blocks: Arc<[PathBuf]>,
     inputs: Arc<[ValueSpec]>,
     answer_bytes: Arc<AtomicU64>,
-    /// What it was made ready for, which it is again wherever it moves.
+    /// The batch sizes it was prepared for, and is again after moving.
     batches: Mutex<Batches>,
     home: Mutex<Option<Home>>,
-    /// Held while it moves.
+    /// Locked while it moves.
     moving: tokio::sync::Mutex<()>,
     shared: Arc<Shared>,
 }
@@ -90,7 +89,7 @@ impl Workers {
     /// load. `changed` is notified when one has crashed.
     ///
     /// # Errors
-    /// The folder cannot be emptied or made.
+    /// The folder cannot be emptied or created.
     pub(crate) fn new(
         options: WorkerOptions,
         sharing: Sharing,
@@ -211,14 +210,14 @@ impl Segment for WorkerSegment {
 
     async fn specialize(&self, max_rows: i64) -> Result<Batches, EngineError> {
         let lodger = Arc::clone(&self.0);
-        // Goes on though nobody waits: a worker is not asked twice for nothing.
+        // Continues even if nobody waits, so that a worker is not asked twice in vain.
         let tried = tokio::spawn(async move { lodger.specialize(max_rows).await }).await;
         tried.unwrap_or_else(|e| Err(EngineError::NoWorker(e.to_string())))
     }
 }
 
 impl Lodger {
-    /// Where it lives, found anew where it must be. Goes on though nobody waits.
+    /// The worker it is in, replaced if needed. Continues even if nobody waits.
     async fn home(self: &Arc<Self>) -> Result<Home, EngineError> {
         if let Some(home) = self.present_home() {
             return Ok(home);
@@ -263,7 +262,7 @@ impl Lodger {
 }
 
 impl Lodger {
-    /// Has a new worker make it ready for what it was ready for before, beside its requests.
+    /// Has a new worker prepare it for its earlier batch sizes, in parallel with its requests.
     fn specialize_again(self: &Arc<Self>, worker: &Arc<Worker>) {
         let batches = *lock(&self.batches);
         if batches == Batches::default() {
@@ -272,7 +271,7 @@ impl Lodger {
         let (lodger, worker) = (Arc::clone(self), Arc::clone(worker));
         tokio::spawn(async move {
             let rows = Batches::candidates(batches.largest());
-            // What became of it shows in the time of its runs.
+            // The result shows in the time of its runs.
             let _ = worker.specialize(&lodger.model, lodger.slice, rows).await;
         });
     }
@@ -288,7 +287,7 @@ impl Lodger {
                     *lock(&self.batches) = batches;
                     return Ok(batches);
                 }
-                // It runs, and ends the worker where it is tried with several rows.
+                // It runs, but ends the worker when tried with several rows.
                 Outcome::Lost { had_begun: true } => return Ok(Batches::default()),
                 Outcome::Lost { had_begun: false } => {
                     worker.over().await;
@@ -309,7 +308,7 @@ impl Drop for Lodger {
 }
 
 impl Shared {
-    /// The worker for `model`, started where there is none.
+    /// The worker for `model`, started if there is none.
     async fn worker_of(self: &Arc<Self>, model: &str) -> Result<Arc<Worker>, EngineError> {
         let group = lock(&self.records).group_of(model);
         let slot = Arc::clone(lock(&self.workers).entry(group.clone()).or_default());
@@ -356,8 +355,7 @@ impl Shared {
         self.bring_back(crash);
     }
 
-    /// Loads the slices of a crashed worker again before they are asked for; those of its
-    /// suspects last.
+    /// Reloads the slices of a crashed worker before they are needed; those of its suspects last.
     fn bring_back(&self, crash: &Crash) {
         let mut homeless = self.lodgers();
         homeless.retain(|lodger| {
@@ -383,7 +381,7 @@ impl Shared {
 
     fn living(&self) -> Vec<Arc<Worker>> {
         let slots: Vec<Slot> = lock(&self.workers).values().cloned().collect();
-        // One that is being started is not there yet.
+        // One that is being started is missing here.
         let workers = slots
             .iter()
             .filter_map(|slot| slot.try_lock().ok()?.clone());
@@ -399,13 +397,13 @@ impl Shared {
             lodgers.iter().map(|l| records.group_of(&l.model)).collect()
         };
         lock(&self.workers).retain(|group, slot| {
-            // One that is being started has somebody who wants it.
+            // One that is being started is needed.
             groups.contains(group) || slot.try_lock().is_err()
         });
     }
 }
 
-/// What a process keeps in memory.
+/// Resident memory of a process.
 fn resident_bytes(process_id: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process_id}/statm")).ok()?;
     let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;

@@ -16,13 +16,13 @@ use tokio::process::{Child, ChildStderr};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// libtorch must be found and mapped, on a tenth of a processor too.
+/// libtorch must be found and mapped, even on a tenth of a processor.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How long a process may take to die of what happened to it.
+/// Time for a process to die after a fault.
 const DYING_LIMIT: Duration = Duration::from_secs(2);
-/// libtorch alone takes a quarter of it.
+/// libtorch alone takes a quarter of this.
 const MEMORY_BYTES_AT_LEAST: u64 = 256 << 20;
-/// The end of what a crashing worker said, enough for the cause.
+/// Length of the end of a crashing worker's output that is kept for the cause.
 const STDERR_BYTES: usize = 2048;
 
 /// How workers are started.
@@ -30,15 +30,15 @@ const STDERR_BYTES: usize = 2048;
 pub(crate) struct WorkerOptions {
     /// The program, `lamina-worker`.
     pub(crate) program: PathBuf,
-    /// Where each has a folder of its own; block files are linked into it.
+    /// Each has its own folder in here; block files are linked into it.
     pub(crate) folder: PathBuf,
-    /// Forwards at the same time.
+    /// Concurrent forwards.
     pub(crate) lanes: u32,
     /// Threads inside one forward.
     pub(crate) threads: u32,
-    /// Forwards before a slice counts as ready.
+    /// Warm-up forwards before a slice counts as ready.
     pub(crate) warmup_runs: u32,
-    /// Memory that one may take; four fifths of what is free where left out.
+    /// Memory limit of one; four fifths of the free memory by default.
     pub(crate) memory_bytes: Option<u64>,
     /// Memory that the host has left, in bytes.
     pub(crate) memory_free_bytes: fn() -> u64,
@@ -46,7 +46,7 @@ pub(crate) struct WorkerOptions {
     pub(crate) allow_unsandboxed: bool,
 }
 
-/// A worker that has said that it is locked up.
+/// A worker that has reported that it is sandboxed.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) child: Child,
@@ -103,7 +103,7 @@ impl WorkerOptions {
             .stdout(Stdio::from(their_loads))
             .stderr(Stdio::piped())
             .spawn()?;
-        // The command holds the worker's ends, whose closing tells of its end.
+        // The command holds the worker's ends, whose closing signals its end.
         drop(command);
         let stderr = child.stderr.take();
         let mut process = Process {
@@ -130,14 +130,14 @@ impl WorkerOptions {
     }
 }
 
-/// What is left of a process whose sockets others have.
+/// The rest of a process whose sockets were taken.
 #[derive(Debug)]
 pub(super) struct Remains {
     folder: TempDir,
     stderr: JoinHandle<String>,
 }
 
-/// What is worked with.
+/// The sockets and the child.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) child: Child,
@@ -146,7 +146,7 @@ pub(super) struct Inner {
 }
 
 impl Process {
-    /// Gives the worker its lanes but the first, which it has.
+    /// Gives the worker all lanes but the first, which it has.
     async fn open_lanes(&mut self, lanes: u32) -> Result<(), StartError> {
         for _ in 1..lanes {
             let (lane, theirs) = Channel::pair()?;
@@ -156,7 +156,7 @@ impl Process {
         Ok(())
     }
 
-    /// Runs at the same time.
+    /// Number of concurrent runs.
     pub(super) fn lanes(&self) -> usize {
         self.runs.len()
     }
@@ -203,7 +203,7 @@ impl Remains {
         }
     }
 
-    /// Ends `child`.
+    /// Kills `child`.
     pub(super) async fn kill(self, mut child: Child) {
         if let Err(error) = child.kill().await {
             tracing::warn!(%error, "cannot end a worker");
@@ -211,7 +211,7 @@ impl Remains {
     }
 }
 
-/// The last bytes that a worker says.
+/// The end of a worker's output.
 async fn tail(stderr: Option<ChildStderr>) -> String {
     let Some(mut stderr) = stderr else {
         return String::new();
@@ -237,7 +237,7 @@ fn describe(status: ExitStatus, said: &str) -> String {
     }
 }
 
-/// The numbers are the same on all of Linux's processors but MIPS.
+/// The numbers are the same on all Linux architectures except MIPS.
 fn name_of(signal: i32) -> String {
     let name = match signal {
         4 => "SIGILL",

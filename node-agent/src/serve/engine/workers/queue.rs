@@ -1,10 +1,10 @@
-//! Which run is next, and which need not wait at all. Pure: it is told the time.
+//! Which run is next, and which need not wait at all. Pure: the time is passed in.
 //!
-//! Each model has a line, and all lines have the same share of the worker's time, so that a
-//! flood on one model costs the others no more than its share. A line that had less than the
-//! others is served first; one that was empty gets nothing for the time that it was. In a line
-//! the earliest deadline comes first. What would wait longer than its caller does is refused
-//! at once, and what has become hopeless makes room for what has not.
+//! Each model has a line, and all lines have an equal share of the worker's time, so that a
+//! flood on one model costs the others no more than its share. The line that had least time
+//! is next; an empty line accumulates no claim. Within a line the earliest deadline comes
+//! first. A run that would wait longer than its caller does is refused at once, and runs that
+//! became hopeless make room for others.
 
 use super::super::EngineError;
 use super::group::Group;
@@ -17,27 +17,27 @@ use tokio::time::Instant;
 
 /// Runs that may wait in one line.
 pub(super) const QUEUED_RUNS: usize = 256;
-/// How much of a new time goes into what is expected of the next run.
+/// Weight of a new time in the expected time of the next run.
 const NEWS: f64 = 0.2;
-/// The longest time of a run that is believed, in seconds for each of its rows.
+/// The longest plausible time of a run, in seconds per row.
 const LONGEST_SECONDS: f64 = 3600.0;
-/// When who was refused may find room: a moment at least, and a while at most.
+/// Bounds of the retry delay for refused runs.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// What waits for one worker and what runs there.
+/// The runs that wait for one worker and those that it computes.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Runs at the same time.
+    /// Concurrent runs.
     lanes: usize,
     lines: BTreeMap<Arc<str>, Line>,
-    /// The time that each line was given which waited all along, in seconds.
+    /// The time given to each line that has waited throughout, in seconds.
     given: f64,
-    /// How many came, so that they stay in order.
+    /// Number of arrivals, to keep their order.
     came: u64,
     running: usize,
-    /// Seconds that what runs takes in all, as was expected when it began.
+    /// Expected seconds of all current runs, as of their start.
     running_seconds: f64,
-    /// Seconds of a run for each of its rows, by slice.
+    /// Seconds per row, by slice.
     paces: BTreeMap<u64, f64>,
 }
 
@@ -48,10 +48,10 @@ struct Line {
     given: f64,
 }
 
-/// Why a run does not wait here.
+/// Why a run is not queued.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Refused {
-    /// So many of its model wait; where it may find room, and when.
+    /// How many of its model are waiting, and when there may be room.
     Full { waiting: usize, again: Duration },
     /// It would wait too long.
     Crowded { wait: Duration, again: Duration },
@@ -59,7 +59,7 @@ pub(super) enum Refused {
     Closed,
 }
 
-/// What a group was charged for when it began.
+/// What a group was charged at its start.
 #[derive(Debug)]
 pub(super) struct Work {
     model: Arc<str>,
@@ -81,12 +81,12 @@ impl Queue {
         }
     }
 
-    /// Whether something waits.
+    /// Whether anything is waiting.
     pub(super) fn is_empty(&self) -> bool {
         self.lines.values().all(|line| line.waiting.is_empty())
     }
 
-    /// Takes `job` in.
+    /// Queues `job`.
     ///
     /// # Errors
     /// There is no room for it, or it would wait too long.
@@ -94,7 +94,7 @@ impl Queue {
         let (model, given) = (Arc::clone(&job.model), self.given);
         let line = self.lines.entry(model).or_default();
         if line.waiting.len() >= QUEUED_RUNS {
-            // Who gave up takes no place.
+            // Abandoned runs take no place.
             line.waiting.retain(|_, waits| !waits.reply.is_closed());
         }
         if line.waiting.is_empty() {
@@ -119,7 +119,7 @@ impl Queue {
         Ok(())
     }
 
-    /// The next run, with a group for those that are computed with it.
+    /// The next run, as a group that others may join.
     pub(super) fn take(&mut self, now: Instant) -> Option<Group> {
         loop {
             let waiting = self.lines.iter().filter(|(_, l)| !l.waiting.is_empty());
@@ -132,7 +132,7 @@ impl Queue {
             if job.reply.is_closed() {
                 continue;
             }
-            // What is expected may be wrong: a run that nobody stands behind is tried.
+            // Expectations may be wrong: a run that delays no other is tried.
             let left = job.deadline.left_at(now).as_secs_f64();
             if left <= 0.0 || others > 0 && left < self.seconds(&job) / 2.0 {
                 let _ = job.reply.send(Err(EngineError::Late));
@@ -142,8 +142,7 @@ impl Queue {
         }
     }
 
-    /// Has those join `group` that may be computed with it, and says whether anything else
-    /// waits.
+    /// Adds to `group` the runs that may be computed with it; returns whether anything else waits.
     pub(super) fn fill(&mut self, group: &mut Group) -> bool {
         let Some(model) = group.first().map(|job| Arc::clone(&job.model)) else {
             return !self.is_empty();
@@ -161,7 +160,7 @@ impl Queue {
         !self.is_empty()
     }
 
-    /// Gives back what was taken out of a line, to the same places.
+    /// Returns runs to their places in a line.
     pub(super) fn put_back(&mut self, jobs: Vec<RunJob>) {
         for job in jobs {
             let line = self.lines.entry(Arc::clone(&job.model)).or_default();
@@ -169,7 +168,7 @@ impl Queue {
         }
     }
 
-    /// `group` is computed from now on.
+    /// `group` starts.
     pub(super) fn begin(&mut self, group: &Group) -> Option<Work> {
         let first = group.first()?;
         let rows: f64 = group.jobs().iter().map(|job| job.rows).sum();
@@ -202,33 +201,33 @@ impl Queue {
         let known = work.seconds / work.rows.max(1.0);
         self.paces.insert(work.slice, known + NEWS * (pace - known));
         if self.running == 0 && self.is_empty() {
-            // Who comes next owes nothing to those that are gone.
+            // The next runs owe nothing to those that are gone.
             self.lines.clear();
             self.given = 0.0;
         }
     }
 
-    /// `slice` is gone.
+    /// `slice` was unloaded.
     pub(super) fn forget(&mut self, slice: u64) {
         self.paces.remove(&slice);
     }
 
-    /// All that waits, which is lost.
+    /// Removes and returns all waiting runs.
     pub(super) fn clear(&mut self) -> Vec<RunJob> {
         let lines = std::mem::take(&mut self.lines);
         let jobs = lines.into_values().flat_map(|line| line.waiting);
         jobs.map(|(_, job)| job).collect()
     }
 
-    /// Seconds that `job` is expected to take.
+    /// Expected seconds of `job`.
     fn seconds(&self, job: &RunJob) -> f64 {
         let pace = self.paces.get(&job.slice).copied();
         let seconds = pace.unwrap_or(job.usual_seconds) * job.rows;
         seconds.clamp(0.0, LONGEST_SECONDS)
     }
 
-    /// Seconds until `job` would begin: what comes before it in its line, as much of each
-    /// other line, and the rest of what runs.
+    /// Seconds until `job` would start: the runs before it in its line, as much of each other line,
+    /// and the rest of the current ones.
     fn wait_of(&self, job: &RunJob) -> f64 {
         if self.running < self.lanes && self.is_empty() {
             return 0.0;
@@ -277,7 +276,7 @@ mod tests {
             }
         }
 
-        /// A run of `model` that takes ten milliseconds and has `left` from the beginning on.
+        /// Queues a run of `model` that takes ten milliseconds and has `left` from the start.
         fn admit(&mut self, model: &str, left: Duration) -> Result<(), Refused> {
             let (mut job, answer) = job(model);
             job.usual_seconds = RUN.as_secs_f64();
@@ -286,8 +285,8 @@ mod tests {
             self.queue.admit(job, self.begin)
         }
 
-        /// The models of the next runs, each of which takes as long as expected; with what is
-        /// left of its deadline.
+        /// The models of the next runs, each taking its expected time; with the time left until its
+        /// deadline.
         fn run(&mut self, count: usize) -> Vec<(String, u128)> {
             let mut ran = Vec::new();
             for _ in 0..count {
@@ -363,7 +362,7 @@ mod tests {
     #[test]
     fn what_cannot_be_answered_in_time_is_refused_at_once() {
         let mut bench = Bench::new(1);
-        // Nobody is before it: it is tried, whatever is expected.
+        // Nothing is before it: it is tried, whatever is expected.
         assert_eq!(bench.admit("a", RUN / 2), Ok(()));
         let left = 10 * RUN + RUN / 2;
         for _ in 0..9 {
@@ -374,10 +373,10 @@ mod tests {
         };
         assert!((wait.as_secs_f64() - 0.1).abs() < 1e-6, "{wait:?}");
         assert_eq!(again, AGAIN.0);
-        // One that has more time, one with less that overtakes those, and one that has none.
+        // One with more time, one with less that overtakes those, and one with none.
         assert_eq!(bench.admit("a", 2 * left), Ok(()));
         assert_eq!(bench.admit("a", 5 * RUN), Ok(()));
-        // A model that asks for little waits for no more than that of the others.
+        // A model with few requests waits no longer than that for the others.
         assert_eq!(bench.admit("b", 3 * RUN), Ok(()));
         let refused = bench.admit("b", RUN + RUN / 2);
         assert!(
@@ -401,7 +400,7 @@ mod tests {
         let mut bench = Bench::new(1);
         bench.admit("a", RUN).unwrap();
         bench.admit("a", 9 * RUN).unwrap();
-        // Somebody else had the worker.
+        // Another one had the worker.
         let now = bench.begin + 8 * RUN / 10;
         let group = bench.queue.take(now).unwrap();
         let left = group.first().unwrap().deadline.left_at(bench.begin);

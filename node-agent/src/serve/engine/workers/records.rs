@@ -1,4 +1,4 @@
-//! What crashes teach: who shares a worker with whom, and who has to wait. Pure.
+//! Lessons from crashes: which models share a worker, and which have to wait. Pure.
 
 use super::super::{EngineError, ModelCrashes};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,50 +11,49 @@ pub enum Sharing {
     /// Those of a namespace: a tenant harms no other.
     #[default]
     PerNamespace,
-    /// None: each has its own, and costs its own.
+    /// None: each has its own.
     PerModel,
     /// All: least memory.
     One,
 }
 
-/// Crashes further apart have nothing to do with each other.
+/// Crashes further apart are unrelated.
 const MEMORY: Duration = Duration::from_secs(600);
-/// A worker of several models that crashed so often is one too many.
+/// A worker of several models is split after this many crashes.
 const SHARED_CRASHES: usize = 2;
-/// So many crashes of one model may pass: each request is tried twice.
+/// Crashes of one model without a pause: each request is tried twice.
 const FREE_CRASHES: u32 = 3;
-/// The first pause, which doubles with each crash behind it.
+/// The first pause, which doubles with each further crash.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// A worker that ended when it should not have.
+/// A worker that ended unexpectedly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Crash {
     /// The worker's group.
     pub(super) group: String,
     /// Models that were loaded there.
     pub(super) residents: BTreeSet<String>,
-    /// Those of them that computed or were being loaded.
+    /// Those that were computing or being loaded.
     pub(super) suspects: BTreeSet<String>,
-    /// `SIGSEGV`, or what else ended it.
+    /// `SIGSEGV`, or another cause.
     pub(super) cause: String,
 }
 
-/// All that is remembered.
+/// The crash records.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     sharing: Sharing,
     models: BTreeMap<String, Record>,
     groups: BTreeMap<String, Vec<Instant>>,
-    /// Models whose neighbours are no longer to suffer, or that are not to suffer from
-    /// them.
+    /// Models that have a worker of their own, to protect them or their neighbours.
     apart: BTreeSet<String>,
     total: u64,
 }
 
 #[derive(Debug)]
 struct Record {
-    /// Since the agent began.
+    /// Since the agent started.
     count: u32,
     /// Without a long pause between them.
     in_a_row: u32,
@@ -71,7 +70,7 @@ impl Records {
         }
     }
 
-    /// The worker that `model` lives in.
+    /// The worker group of `model`.
     pub(super) fn group_of(&self, model: &str) -> String {
         let namespace = || {
             model
@@ -104,13 +103,13 @@ impl Records {
         })
     }
 
-    /// Takes `crash` up.
+    /// Records `crash`.
     pub(super) fn crashed(&mut self, crash: &Crash, (now, wall): (Instant, SystemTime)) {
         self.total += 1;
         let group = self.groups.entry(crash.group.clone()).or_default();
         group.retain(|at| now.saturating_duration_since(*at) < MEMORY);
         group.push(now);
-        // One of several may have done it: whoever it is will do it again when alone.
+        // If there were several, any may have done it: the guilty one will crash again when alone.
         if crash.residents.len() > 1 && group.len() >= SHARED_CRASHES {
             self.apart.extend(crash.residents.iter().cloned());
             self.groups.remove(&crash.group);
@@ -140,7 +139,7 @@ impl Records {
         record.pause = pause(record.in_a_row);
     }
 
-    /// The models that were to blame, with their pauses as of `now`.
+    /// The models to blame, with their pauses as of `now`.
     pub(super) fn told(&self, now: Instant) -> Vec<ModelCrashes> {
         let told = self.models.iter().map(|(model, record)| ModelCrashes {
             model: model.clone(),
@@ -153,7 +152,7 @@ impl Records {
         told.collect()
     }
 
-    /// Crashes since the agent began.
+    /// Crashes since the agent started.
     pub(super) const fn total(&self) -> u64 {
         self.total
     }
@@ -189,7 +188,7 @@ mod tests {
         }
     }
 
-    /// A clock that tests turn.
+    /// A clock set by tests.
     #[derive(Clone, Copy)]
     struct Clock(Instant);
 
@@ -252,7 +251,7 @@ mod tests {
         assert_eq!(records.group_of("a/bad"), "a/bad");
         assert_eq!(records.group_of("a/good"), "a/good");
         assert_eq!(records.group_of("a/new"), "a");
-        // Which of the two it was, nobody knows.
+        // Nobody knows which of the two it was.
         assert_eq!(records.told(clock.at(701).0), []);
         assert_eq!(records.total(), 3);
     }

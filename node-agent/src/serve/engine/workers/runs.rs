@@ -1,6 +1,6 @@
-//! A lane of a worker: one call at a time, for one run or for several that are computed
-//! together: inputs into the shared memory, a call, outputs out of it. What comes back is
-//! judged; the worker may be anybody's by now.
+//! A lane of a worker: one call at a time, for one run or for several that are computed together:
+//! inputs into the shared memory, a call, outputs out of it. The result is checked: the worker may
+//! have been taken over.
 
 use super::super::{EngineError, Run, Together};
 use super::channel::Channel;
@@ -19,35 +19,35 @@ use std::time::{Duration, Instant};
 use tokio::sync::{RwLock, oneshot};
 use tokio::time::timeout;
 
-/// The least memory to share: what small requests and their answers take.
+/// The least shared memory: enough for small requests and their answers.
 const ARENA_BYTES: u64 = 256 << 10;
-/// Memory beyond this is not kept for requests that need a quarter of it.
+/// Larger memory is not kept for requests that need less than a quarter of it.
 const KEPT_BYTES: usize = 16 << 20;
-/// How many times its usual time a run may take before it counts as endless.
+/// A run that takes this many times its usual time counts as endless.
 const PATIENCE: f64 = 30.0;
-/// Below it, the host's own hiccups count.
+/// Least time limit, since the host itself may stall.
 const LEAST_PATIENCE: Duration = Duration::from_secs(3);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
 
-/// A run that waits or goes on.
+/// A run that is waiting or running.
 #[derive(Debug)]
 pub(super) struct RunJob {
     pub(super) model: Arc<str>,
     pub(super) slice: u64,
-    /// Which one it is of all that came.
+    /// Its number among all arrivals.
     pub(super) came: u64,
     pub(super) inputs: Vec<Tensor>,
-    /// How much larger it is than one at batch 1.
+    /// Its size relative to batch 1.
     pub(super) rows: f64,
-    /// Seconds that each of these took when the slice was loaded.
+    /// Seconds per row when the slice was loaded.
     pub(super) usual_seconds: f64,
     /// With which others it may be computed.
     pub(super) together: Option<Together>,
-    /// Nothing else runs beside it, because it was there when a worker ended.
+    /// It runs alone, because it was there when a worker ended.
     pub(super) is_suspect: bool,
     pub(super) deadline: Deadline,
     pub(super) limit: Duration,
-    /// Bytes of the last answer.
+    /// Size of the last answer.
     pub(super) answer_bytes: Arc<AtomicU64>,
     /// Set when the worker is called.
     pub(super) begun: Arc<AtomicBool>,
@@ -55,7 +55,7 @@ pub(super) struct RunJob {
     pub(super) reply: oneshot::Sender<Result<Run, EngineError>>,
 }
 
-/// Why the worker is of no use any more.
+/// Why the worker is unusable.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
     #[error(transparent)]
@@ -70,8 +70,8 @@ pub(super) enum Fault {
     Broken(String),
 }
 
-/// How many times as long as one row of typical sizes `inputs` may take. Beyond those sizes,
-/// time may grow with the square: where every position of a sequence looks at all.
+/// How many times as long as one row of typical sizes `inputs` may take. Beyond those sizes, time
+/// may grow with the square: in attention every position looks at all others.
 pub(super) fn rows(specs: &[ValueSpec], inputs: &[Tensor]) -> f64 {
     let times = specs.iter().zip(inputs).map(|(spec, tensor)| {
         let times = spec.times(&tensor.shape);
@@ -84,7 +84,7 @@ pub(super) fn rows(specs: &[ValueSpec], inputs: &[Tensor]) -> f64 {
     times.fold(1.0, f64::max)
 }
 
-/// How long a run of so many rows may take of which each takes `run_seconds`.
+/// Time limit for a run of this many rows that take `run_seconds` each.
 pub(super) fn patience(run_seconds: f64, rows: f64) -> Duration {
     let seconds = run_seconds.max(0.0) * rows * PATIENCE;
     Duration::try_from_secs_f64(seconds)
@@ -92,8 +92,8 @@ pub(super) fn patience(run_seconds: f64, rows: f64) -> Duration {
         .clamp(LEAST_PATIENCE, LONGEST_PATIENCE)
 }
 
-/// Does `jobs` until one breaks the worker, beside the other lanes, with which it shares
-/// `beside`. `now` is told the model that runs.
+/// Does `jobs` until one breaks the worker, in parallel with the other lanes, with which it shares
+/// `beside`. `now` receives the model that runs.
 pub(super) async fn serve(
     channel: Channel,
     mut jobs: Taker,
@@ -107,8 +107,8 @@ pub(super) async fn serve(
     };
     loop {
         let group = jobs.next_group().await;
-        // A run that was there when a worker ended has the next one for itself, so that it is
-        // known who ends it.
+        // A run that was there when a worker ended has the next one for itself, which shows who
+        // ends it.
         let is_suspect = group.first().is_some_and(|job| job.is_suspect);
         let (_alone, _beside) = if is_suspect {
             (Some(beside.write().await), None)
@@ -134,8 +134,8 @@ struct Desk<N> {
 }
 
 impl<N: Fn(Option<(Arc<str>, Duration)>)> Desk<N> {
-    /// Answers all of `group`, or breaks off with the worker: what has no answer then is
-    /// made again.
+    /// Answers all of `group`, or stops with the worker's fault: runs without an answer are then
+    /// repeated.
     async fn run(&mut self, group: Group) -> Result<(), Fault> {
         if group.jobs().len() > 1
             && let Some(runs) = self.together(&group).await?
@@ -147,7 +147,7 @@ impl<N: Fn(Option<(Arc<str>, Duration)>)> Desk<N> {
             return Ok(());
         }
         for job in group.jobs() {
-            // What one of them does is not to be held against the others.
+            // A fault of one must not be held against the others.
             job.begun.store(false, Ordering::Release);
         }
         for job in group.into_jobs() {
@@ -183,8 +183,8 @@ impl<N: Fn(Option<(Arc<str>, Duration)>)> Desk<N> {
         Ok(())
     }
 
-    /// The answers to all of `group`, computed at once; `None` where each must be computed
-    /// alone to know which of them is to blame, or because the batch cannot be taken apart.
+    /// The answers to all of `group`, computed at once; `None` if each must be computed alone, to
+    /// find the guilty one or because the batch cannot be split.
     async fn together(&mut self, group: &Group) -> Result<Option<Vec<Run>>, Fault> {
         let (Some(first), Some(inputs)) = (group.first(), group.merged()) else {
             return Ok(None);
@@ -222,7 +222,7 @@ impl<N: Fn(Option<(Arc<str>, Duration)>)> Desk<N> {
     }
 }
 
-/// What the worker is asked.
+/// A call to the worker.
 struct Call<'a> {
     slice: u64,
     inputs: &'a [Tensor],
@@ -275,7 +275,7 @@ async fn exchange(
     }
 }
 
-/// Where the inputs go, one behind the other, and where the outputs may begin.
+/// Where the inputs go, one after the other, and where the outputs may start.
 fn laid_out(inputs: &[Tensor]) -> (Vec<Region>, u64) {
     let mut offset = 0;
     let region = |tensor: &Tensor| {
@@ -291,15 +291,14 @@ fn laid_out(inputs: &[Tensor]) -> (Vec<Region>, u64) {
     (regions, offset)
 }
 
-/// The memory for a run that needs `wanted` bytes, and whether the worker does not know it
-/// yet.
+/// The memory for a run that needs `wanted` bytes, and whether it is new to the worker.
 fn fitting(arena: &mut Option<Arena>, wanted: u64) -> Result<(&mut Arena, bool), Fault> {
     let fits = arena.as_ref().is_some_and(|arena| {
         let bytes = arena.bytes();
         bytes as u64 >= wanted && (bytes <= KEPT_BYTES || wanted >= bytes as u64 / 4)
     });
     if !fits {
-        // One at a time: the old one goes before the new one comes.
+        // One at a time: free the old one before the new one is created.
         *arena = None;
     }
     let is_new = arena.is_none();
@@ -317,7 +316,7 @@ fn new_arena(wanted: u64) -> Result<Arena, Fault> {
     Arena::new(bytes).map_err(Fault::Memory)
 }
 
-/// Copies the outputs, of which the worker says where they are.
+/// Copies the outputs from where the worker says they are.
 fn taken(
     arena: &Arena,
     outputs: &[Region],
@@ -330,7 +329,7 @@ fn taken(
         let range = range.ok_or(Fault::Nonsense("an output outside of the memory"))?;
         sum += range.len();
         end = end.max(aligned(range.end as u64));
-        // Or a small answer becomes a large one here.
+        // Otherwise a small answer could become a large one here.
         if sum > arena.bytes() {
             return Err(Fault::Nonsense("outputs that lie in each other"));
         }
@@ -360,7 +359,7 @@ pub(super) mod testing {
 
     pub(in super::super) type Answer = oneshot::Receiver<Result<Run, EngineError>>;
 
-    /// A run of slice 1 without inputs, and where its answer comes.
+    /// A run of slice 1 without inputs, and the receiver of its answer.
     pub(in super::super) fn job(model: &str) -> (RunJob, Answer) {
         let (reply, answer) = oneshot::channel();
         let job = RunJob {

@@ -1,5 +1,4 @@
-//! Real workers with models that harm them. They need the built `lamina-worker` and a Python
-//! with torch.
+//! Real workers with harmful models. They need the built `lamina-worker` and a Python with torch.
 
 use super::*;
 use crate::serve::deadline::Deadline;
@@ -15,7 +14,7 @@ use tempfile::TempDir;
 const INPUTS: &str =
     r#"[{"value":{"name":"x","datatype":"FP32","shape":[1,8]},"range":{"min":0.0,"max":1.0}}]"#;
 
-/// The block files of `model`, prepared as agents do it.
+/// The block files of `model`, prepared as by agents.
 fn blocks(model: &str, out: &Path) -> Vec<PathBuf> {
     let out = out.join(model);
     let mut command = Command::new(worker_program());
@@ -98,10 +97,10 @@ impl Bench {
     }
 }
 
-/// Each of these tests is about what happens beside other runs, too.
+/// Each of these tests needs other runs in parallel.
 const LANES: u32 = 2;
 
-/// Alone, with all the time that there is.
+/// Alone, without a time limit.
 fn patient() -> Terms {
     Terms {
         deadline: Deadline::after(Duration::from_secs(600)),
@@ -113,7 +112,7 @@ fn x(value: f32) -> Vec<Tensor> {
     vec![fp32(&[1, 8], &[value; 8])]
 }
 
-/// A client that never stops asking; ends with how often it was answered.
+/// A client that never stops; returns its number of answers.
 struct Client {
     end: Arc<AtomicBool>,
     answered: Arc<AtomicU32>,
@@ -168,7 +167,7 @@ async fn a_model_that_crashes_on_request_costs_others_nothing() {
         }
         refused += 1;
         if refused == 1 {
-            // It answers whoever asks for nothing wild.
+            // It answers harmless requests.
             assert_eq!(
                 wild.run(x(1.0), patient()).await.unwrap().outputs,
                 neighbour.run(x(1.0), patient()).await.unwrap().outputs
@@ -180,14 +179,14 @@ async fn a_model_that_crashes_on_request_costs_others_nothing() {
     let crashes = bench.workers.crashes();
     assert_eq!(crashes.len(), 1, "{crashes:?}");
     assert_eq!(crashes[0].model, "a/wild");
-    // Where somebody ran beside it, it is not known who did it; then it runs alone.
+    // If others ran beside it, the culprit is unknown; then it runs alone.
     assert!((2..=3).contains(&refused), "{refused}");
     assert!(crashes[0].count >= 4, "{crashes:?}");
     assert_eq!(bench.workers.vitals().crashes, 2 * refused);
     for client in clients {
         client.has_lost_nothing().await;
     }
-    // It has lived alone since the second.
+    // It has run alone since the second.
     bench.wait_for_workers(2).await;
     let group = |model: &str| lock(&bench.workers.shared.records).group_of(model);
     assert_eq!(group("a/wild"), "a/wild");
@@ -329,7 +328,7 @@ async fn what_is_no_block_is_refused_and_costs_no_worker() {
 async fn a_block_that_reaches_outside_is_refused_whoever_prepared_it() {
     let bench = Bench::new(Sharing::One);
     let good = bench.load("a/good").await;
-    // As a host puts it into the store that looked at nothing.
+    // Like a host that stores files without checking them.
     let file = models().join("saves.pt");
     let error = bench.workers.load("a/bad", vec![file], Vec::new()).await;
     let error = error.map(|_| ()).unwrap_err().to_string();

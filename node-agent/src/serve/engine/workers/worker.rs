@@ -1,4 +1,4 @@
-//! A worker as others have it: a process, its two queues, and who watches over it.
+//! A worker as seen from outside: a process, its two queues, and its watchdog.
 
 use super::super::{Batches, EngineError, Run, Terms};
 use super::lines::{Lines, Taker};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{RwLock, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// How much older than its limit a run may get until the agent itself is in doubt.
+/// How far a run may exceed its limit before the agent itself counts as stuck.
 const OVERDUE: Duration = Duration::from_secs(15);
 
 /// A worker; dropping the last handle ends it.
@@ -35,22 +35,22 @@ pub(super) struct Worker {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Fires when the process has ended and what that means is known.
+    /// Fires when the process has ended and its end was handled.
     over: CancellationToken,
     is_over: AtomicBool,
     /// How it ended.
     cause: OnceLock<String>,
-    /// Of each lane the model that runs, and when it is to be done.
+    /// For each lane, the running model and its time limit.
     runs: Mutex<BTreeMap<usize, (Arc<str>, Instant)>>,
     loads: Mutex<Option<Arc<str>>>,
     residents: Mutex<Vec<Arc<str>>>,
 }
 
-/// What became of a job.
+/// The outcome of a job.
 #[derive(Debug)]
 pub(super) enum Outcome<T> {
     Answered(Result<T, EngineError>),
-    /// The worker ended before it answered; whether it had begun.
+    /// The worker ended before it answered; whether it had started the job.
     Lost {
         had_begun: bool,
     },
@@ -62,7 +62,7 @@ pub(super) struct Wanted {
     pub(super) model: Arc<str>,
     pub(super) slice: u64,
     pub(super) inputs: Vec<Tensor>,
-    /// How much larger it is than one at batch 1, of which each takes `usual_seconds`.
+    /// Its size relative to batch 1, which takes `usual_seconds`.
     pub(super) rows: f64,
     pub(super) usual_seconds: f64,
     pub(super) terms: Terms,
@@ -73,7 +73,7 @@ pub(super) struct Wanted {
 }
 
 impl Worker {
-    /// Takes `process` over; `crashed` hears of it when it ends by itself or must be ended.
+    /// Takes over `process`; `crashed` is called when it ends by itself or must be ended.
     pub(super) fn new(
         group: String,
         process: Process,
@@ -97,12 +97,12 @@ impl Worker {
         worker
     }
 
-    /// Whether it takes jobs.
+    /// Whether it accepts jobs.
     pub(super) fn is_alive(&self) -> bool {
         !self.state.is_over.load(Ordering::Acquire)
     }
 
-    /// Whether a run goes on longer than it may.
+    /// Whether a run has exceeded its limit.
     pub(super) fn is_overdue(&self) -> bool {
         let runs = lock(&self.state.runs);
         let now = Instant::now();
@@ -125,7 +125,7 @@ impl Worker {
             inputs: wanted.inputs,
             rows: wanted.rows,
             usual_seconds: wanted.usual_seconds,
-            // One of those that were computed with it may have ended the worker.
+            // One of those computed with it may have ended the worker.
             together: wanted.terms.together.filter(|_| !wanted.is_suspect),
             is_suspect: wanted.is_suspect,
             deadline: wanted.terms.deadline,
@@ -168,8 +168,8 @@ impl Worker {
         loaded
     }
 
-    /// The numbers of rows of `rows` that `slice` of `model` computes faster together, for
-    /// which it is ready from now on.
+    /// The numbers in `rows` for which `slice` of `model` is faster together; it is now prepared
+    /// for them.
     pub(super) async fn specialize(
         &self,
         model: &Arc<str>,
@@ -258,7 +258,7 @@ async fn watch(
             () = end.cancelled() => None,
         }
     };
-    // From here on jobs are lost, and who asked for them waits until it is over.
+    // From here on jobs are lost, and their callers wait until it is over.
     state.is_over.store(true, Ordering::Release);
     let Some(fault) = fault else {
         rest.kill(inner.child).await;
@@ -266,7 +266,7 @@ async fn watch(
         return;
     };
     let ended = match fault {
-        // It may be dying of what it did.
+        // It may be dying of its own fault.
         Fault::Frame(_) => rest.end(inner.child).await,
         Fault::Broken(reason) if reason.is_empty() => rest.end(inner.child).await,
         other => {

@@ -37,7 +37,7 @@ impl Models for One {
     }
 }
 
-/// What comes as `pieces`, of which `closing` ends the taking.
+/// Messages from `pieces`; `closing` stops the stream.
 async fn messages(
     pieces: &[&[u8]],
     ends: bool,
@@ -84,7 +84,7 @@ fn message(bytes: usize) -> Vec<u8> {
     framed(0, request.len(), &request)
 }
 
-/// All that is handed on.
+/// All messages.
 async fn whole(messages: &mut Messages<Frames>) -> Result<Vec<u8>, Status> {
     let mut whole = Vec::new();
     while let Some(piece) = messages.piece().await? {
@@ -143,7 +143,7 @@ async fn there_is_room_for_so_many_until_they_are_answered() {
     let closing = CancellationToken::new();
     let (mut messages, turns) = messages(&[&one, &one, &one, &one], true, &closing).await;
     whole(&mut messages).await.unwrap();
-    // A model has half of the room, and the first two are not answered yet.
+    // A model has half of the memory, and the first two are not answered yet.
     let (first, _second) = (turns.next().unwrap(), turns.next().unwrap());
     for _ in 0..2 {
         let status = turns.next().unwrap_err();

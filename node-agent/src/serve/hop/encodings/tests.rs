@@ -60,7 +60,7 @@ async fn what_fewer_bits_do_not_hold_goes_as_it_is_and_is_told() {
         assert_eq!(sent[0].data, odd[0].data);
         assert_eq!(told, [None]);
     }
-    // No floats, whatever the name.
+    // Not floats, despite the name.
     let label = WireTensor {
         datatype: "INT32".into(),
         ..value("x", &[1.0])
