@@ -1,8 +1,10 @@
 //! The process that opens models. An agent starts it; it locks itself up before it reads a
 //! byte of a model. It alone links libtorch.
 
+mod ahead;
 mod benchmark;
 mod cell;
+mod chain;
 mod prepare;
 mod run_blocks;
 mod serve;
