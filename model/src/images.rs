@@ -28,6 +28,8 @@ const USUAL_BYTES: u64 = 4 << 20;
 /// Memory that decoding takes for each pixel at most: the coefficients of a progressive JPEG
 /// (two bytes for each of three colours), the pixels, and as many again while resizing.
 const DECODING_BYTES: u64 = 12;
+/// Images that each request may be declared to have: as many are made to measure with.
+const MOST_FIXED_ROWS: i64 = 64;
 /// Colours of a pixel; an image of any other kind is made into one of these.
 const COLOURS: i64 = 3;
 
@@ -243,8 +245,11 @@ impl ImageInput {
             name: self.name.clone(),
             reason,
         };
-        if self.rows != -1 && self.rows < 1 {
-            return Err(wrong(format!("{} images in a request", self.rows)));
+        if self.rows != -1 && !(1..=MOST_FIXED_ROWS).contains(&self.rows) {
+            return Err(wrong(format!(
+                "{} images in a request; give -1, or 1 to {MOST_FIXED_ROWS}",
+                self.rows
+            )));
         }
         let area = self.steps.check().map_err(wrong)?;
         match &self.source {

@@ -91,6 +91,7 @@ fn mistakes_are_named() {
         said(&|image| image.source = ImageSource::Files(declared.resolved()))
     };
     assert!(said(&|i| i.rows = 0).contains("`image`: 0 images"));
+    assert!(said(&|i| i.rows = 65).contains("`image`: 65 images"));
     assert!(said(&|i| i.steps.crop = None).contains("a size of its own"));
     assert!(said(&|i| i.steps.std[1] = 0.0).contains("no std is 0"));
     assert!(said(&|i| i.steps.mean[1] = f64::NAN).contains("mean and std"));
