@@ -1,5 +1,6 @@
 //! [`DnnModel`]: what a user wants served, and how well.
 
+use crate::images::InputImage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -155,6 +156,12 @@ pub struct ModelInput {
     /// point, 0 and 1 for other types.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<Range>,
+    /// For clients that send images: how an image becomes the FP32 tensor `[batch, 3, height,
+    /// width]` that the model takes. With datatype BYTES and shape `[-1]` each element is a JPEG
+    /// or PNG file, with UINT8 and `[-1, HEIGHT, WIDTH, 3]` its pixels. The steps are block 0
+    /// of the model, which is placed as any block is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<InputImage>,
 }
 
 /// One dimension of an input.
@@ -221,6 +228,8 @@ pub enum InputDataType {
     Bf16,
     Fp32,
     Fp64,
+    /// Files of images; see `image`.
+    Bytes,
 }
 
 /// A closed range.

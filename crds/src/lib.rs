@@ -16,6 +16,7 @@ pub mod compute_node;
 pub mod conditions;
 pub mod dnn_model;
 pub mod generate;
+pub mod images;
 pub mod placement;
 pub mod quantity;
 pub mod reasons;

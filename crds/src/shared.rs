@@ -38,6 +38,10 @@ pub struct TensorSize {
     /// What requests may have there; absent for values inside the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounds: Option<SizeBounds>,
+    /// Where each row along it is a file, which clients send as BYTES: the bytes that a file
+    /// may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_bytes: Option<u64>,
 }
 
 /// The sizes that a dimension of an input may have.

@@ -1,7 +1,8 @@
 //! How the arguments of a model's `forward` are filled.
 
-use crate::InputSpec;
+use crate::{ImageInput, InputSpec};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The declaration of a `forward`, as preparing takes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -9,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Declared {
     /// A tensor of each request.
     Input(InputSpec),
+    /// A tensor that is made of an image of each request.
+    Image(ImageInput),
     /// A fixed argument, which no request carries.
     Fixed(FixedArgument),
 }
@@ -23,16 +26,32 @@ pub struct FixedArgument {
     pub fixed: String,
 }
 
+/// What is declared, by what it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Divided {
+    /// Inputs in the order of `forward`, as the model takes them.
+    pub inputs: Vec<InputSpec>,
+    /// Those of them that clients send as images, by their places.
+    pub images: BTreeMap<usize, ImageInput>,
+    /// Arguments that are fixed.
+    pub fixed: Vec<FixedArgument>,
+}
+
 /// Inputs in the order of `forward`, and fixed arguments.
-pub fn divided(declared: Vec<Declared>) -> (Vec<InputSpec>, Vec<FixedArgument>) {
-    let (mut inputs, mut fixed) = (Vec::new(), Vec::new());
+pub fn divided(declared: Vec<Declared>) -> Divided {
+    let mut divided = Divided::default();
     for one in declared {
         match one {
-            Declared::Input(input) => inputs.push(input),
-            Declared::Fixed(argument) => fixed.push(argument),
+            Declared::Input(input) => divided.inputs.push(input),
+            Declared::Image(image) => {
+                let place = divided.inputs.len();
+                divided.inputs.push(image.taken());
+                divided.images.insert(place, image);
+            }
+            Declared::Fixed(argument) => divided.fixed.push(argument),
         }
     }
-    (inputs, fixed)
+    divided
 }
 
 #[cfg(test)]
@@ -44,12 +63,29 @@ mod tests {
         let text = r#"[{"value":{"name":"x","datatype":"FP32","shape":[-1,8]},"range":null},
             {"name":"sr","fixed":"16000"}]"#;
         let declared: Vec<Declared> = serde_json::from_str(text).unwrap();
-        let (inputs, fixed) = divided(declared);
+        let Divided {
+            inputs,
+            images,
+            fixed,
+        } = divided(declared);
         assert_eq!(inputs[0].value.name, "x");
+        assert!(images.is_empty());
         assert_eq!(
             (fixed[0].name.as_str(), fixed[0].fixed.as_str()),
             ("sr", "16000")
         );
         assert!(serde_json::from_str::<Vec<Declared>>(r#"[{"name":"sr","fixed":16000}]"#).is_err());
+    }
+
+    #[test]
+    fn an_image_stands_where_the_tensor_does_that_is_made_of_it() {
+        let text = r#"[{"value":{"name":"x","datatype":"FP32","shape":[-1,8]},"range":null},
+            {"name":"image","rows":-1,"source":{"kind":"files",
+              "typical":{"width":64,"height":48},"typicalBytes":900,"mostPixels":9000,
+              "mostBytes":9000},"steps":{"crop":{"width":32,"height":24}}}]"#;
+        let declared: Vec<Declared> = serde_json::from_str(text).unwrap();
+        let Divided { inputs, images, .. } = divided(declared);
+        assert_eq!(inputs[1].value.shape, [-1, 3, 24, 32]);
+        assert_eq!(images[&1].sent().shape, [-1, -1]);
     }
 }

@@ -4,8 +4,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Version of the manifest's format; a reader refuses a newer one.
-pub const MANIFEST_VERSION: u32 = 1;
+/// Newest version of the manifest's format; a reader refuses a newer one.
+pub const MANIFEST_VERSION: u32 = PREPROCESSING_VERSION;
+/// Version of manifests all of whose blocks are TorchScript.
+pub const TORCH_SCRIPT_VERSION: u32 = 1;
+/// Version of manifests with a block that prepares inputs.
+pub const PREPROCESSING_VERSION: u32 = 2;
 
 /// Most bytes of a manifest as JSON: ten thousand blocks fit. A host may send anything as one.
 pub const MANIFEST_BYTES: u64 = 16 << 20;
@@ -203,11 +207,40 @@ pub struct ExitExpectation {
     pub accuracy_alone: f64,
 }
 
+/// What a block's file is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BlockKind {
+    /// A part of the model.
+    #[default]
+    TorchScript,
+    /// A [`crate::Preprocessing`], which makes what the model takes of what clients send.
+    Preprocessing,
+}
+
+impl BlockKind {
+    /// Whether it is a part of the model.
+    pub const fn is_torch_script(&self) -> bool {
+        matches!(self, Self::TorchScript)
+    }
+
+    /// What its file's name ends with.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::TorchScript => "pt",
+            Self::Preprocessing => "json",
+        }
+    }
+}
+
 /// One block: the smallest unit of placement, stored as one file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Block {
-    /// Content address of the block's `.pt` file.
+    /// What its file is. Only the first block can prepare inputs.
+    #[serde(default, skip_serializing_if = "BlockKind::is_torch_script")]
+    pub kind: BlockKind,
+    /// Content address of the block's file.
     pub digest: Digest,
     /// Size of that file in bytes.
     pub file_bytes: u64,
@@ -247,6 +280,13 @@ pub struct EncodingErrors {
     /// As [`WireType::Int8`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub int8: Option<f64>,
+}
+
+impl Block {
+    /// How its file is called in a folder of blocks.
+    pub fn file_name(&self) -> String {
+        format!("{}.{}", self.digest, self.kind.extension())
+    }
 }
 
 impl EncodingErrors {
@@ -291,7 +331,7 @@ pub struct BoundaryCheck {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// [`MANIFEST_VERSION`] of the writer.
+    /// The oldest version that has all that it says, [`MANIFEST_VERSION`] at most.
     pub version: u32,
     /// SHA-256 of the source file.
     pub source: Digest,
@@ -378,6 +418,8 @@ pub enum ManifestError {
         "value `{0}` has a free size in a place that is not -1, or one with no bounds to be in"
     )]
     FreeSize(String),
+    #[error("block {0} prepares inputs, which the first one alone can, before another block")]
+    Preprocessing(usize),
     #[error("the last block's outputs are not the model's")]
     Outputs,
     #[error("exit `{0}` refers to a block or an output that does not exist")]
@@ -420,6 +462,9 @@ impl Manifest {
                     takes: block.inputs.join("`, `"),
                     given: names(given).join("`, `"),
                 });
+            }
+            if !block.kind.is_torch_script() && (i > 0 || self.blocks.len() == 1) {
+                return Err(ManifestError::Preprocessing(i));
             }
             for (field, seconds) in [
                 ("time", block.time.p50),

@@ -25,8 +25,11 @@ impl ValueSpec {
     pub fn times(&self, shape: &[i64]) -> f64 {
         let typical = self.typical_shape();
         let free = self.shape.iter().zip(shape).zip(typical);
-        let free = free.filter(|((wanted, _), _)| **wanted == -1);
-        let times = free.map(|((_, &size), typical)| size as f64 / typical.max(1) as f64);
+        let free = free.enumerate().filter(|(place, ((wanted, _), _))| {
+            // A file is as much work as its image, which does not follow its bytes.
+            **wanted == -1 && self.size_at(*place).is_none_or(|s| s.file_bytes.is_none())
+        });
+        let times = free.map(|(_, ((_, &size), typical))| size as f64 / typical.max(1) as f64);
         times.product()
     }
 
@@ -43,7 +46,8 @@ impl ValueSpec {
             }) => format!("{}:{}..{}", b.name, b.min, b.max),
             _ => dim.to_string(),
         };
-        let dims: Vec<String> = self.shape.iter().enumerate().map(dim).collect();
+        let shape = self.public_shape();
+        let dims: Vec<String> = shape.iter().enumerate().map(dim).collect();
         format!("[{}]", dims.join(", "))
     }
 

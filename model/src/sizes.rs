@@ -6,6 +6,9 @@ use std::fmt;
 /// Most names of free sizes in one model.
 pub const MOST_SIZES: usize = 4;
 
+/// Bytes before a file in its row: its length, little-endian.
+pub const LENGTH_BYTES: usize = 4;
+
 /// The largest size of a dimension.
 const LARGEST: i64 = 2_147_483_647;
 /// The longest name of a size.
@@ -22,6 +25,10 @@ pub struct FreeSize {
     /// Bounds for requests; absent for values inside the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounds: Option<Bounds>,
+    /// Where each row along it is a file ([`crate::files_in_rows`]): the bytes that a file may
+    /// have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_bytes: Option<u64>,
 }
 
 /// The sizes that a dimension of an input may have.
@@ -113,6 +120,7 @@ impl FreeSize {
             dimension,
             typical,
             bounds: Some(bounds),
+            file_bytes: None,
         })
     }
 }

@@ -1,4 +1,4 @@
-use crate::{Bounds, DataType, ValueSpec};
+use crate::{Bounds, DataType, LENGTH_BYTES, ValueSpec};
 use bytes::Bytes;
 
 /// A tensor outside torch: little-endian, row-major, without padding, like the raw contents of the
@@ -37,6 +37,8 @@ pub enum ShapeError {
         bounds: Bounds,
         got: i64,
     },
+    #[error("input `{name}`: {got} bytes in a row; a file may have {most}")]
+    File { name: String, got: i64, most: u64 },
     #[error(
         "`{size}` is one size in a request, but input `{one}` has {of_one} and `{other}` has \
          {of_other}"
@@ -126,6 +128,17 @@ impl Tensor {
     }
 
     fn check_bounds(&self, spec: &ValueSpec) -> Result<(), ShapeError> {
+        for size in &spec.sizes {
+            let Some(most) = size.file_bytes else {
+                continue;
+            };
+            let got = self.shape.get(size.dimension).copied().unwrap_or_default();
+            let row = most.saturating_add(LENGTH_BYTES as u64);
+            if !u64::try_from(got).is_ok_and(|got| got <= row) {
+                let name = spec.name.clone();
+                return Err(ShapeError::File { name, got, most });
+            }
+        }
         for (dimension, bounds) in spec.bounds() {
             let got = self.shape.get(dimension).copied().unwrap_or_default();
             if !bounds.takes(got) {

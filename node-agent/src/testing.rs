@@ -6,7 +6,8 @@ use lamina_crds::{Hop, TensorSpec};
 use lamina_identity::authority::{Authority, request};
 use lamina_identity::{Credentials, Reached, Validity, Workload};
 use lamina_model::{
-    Block, BoundaryCheck, DataType, Digest, MANIFEST_VERSION, Manifest, Rung, Seconds, ValueSpec,
+    Block, BlockKind, BoundaryCheck, DataType, Digest, MANIFEST_VERSION, Manifest, Rung, Seconds,
+    ValueSpec,
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -122,6 +123,7 @@ pub(crate) fn manifest(block: &Blob, peak_activation_bytes: u64) -> Manifest {
         sizes: Vec::new(),
     };
     let block = Block {
+        kind: BlockKind::TorchScript,
         digest: block.digest.parse().unwrap(),
         file_bytes: block.bytes,
         weight_bytes: 8,

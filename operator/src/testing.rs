@@ -28,7 +28,8 @@ use lamina_crds::{
     Placement, PlacementSpec, PlacementStatus, TIER_LABEL,
 };
 use lamina_model::{
-    Block, BoundaryCheck, DataType, Digest, MANIFEST_VERSION, Manifest, Rung, Seconds, ValueSpec,
+    Block, BlockKind, BoundaryCheck, DataType, Digest, MANIFEST_VERSION, Manifest, Rung, Seconds,
+    ValueSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -59,6 +60,7 @@ pub(crate) fn model_spec() -> DnnModelSpec {
             datatype: InputDataType::Fp32,
             shape: Dimension::sizes(&[-1, 1000]),
             range: None,
+            image: None,
         }],
         arguments: BTreeMap::new(),
         samples: None,
@@ -138,6 +140,7 @@ pub(crate) fn manifest(blocks: usize) -> Manifest {
         exits: Vec::new(),
         blocks: (0..blocks)
             .map(|i| Block {
+                kind: BlockKind::TorchScript,
                 digest: Digest::of(format!("block {i}").as_bytes()),
                 file_bytes: 1 << 20,
                 weight_bytes: 1 << 20,

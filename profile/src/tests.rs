@@ -1,5 +1,7 @@
 use super::*;
-use lamina_model::{BoundaryCheck, DataType, Digest, MANIFEST_VERSION, Rung, Seconds, ValueSpec};
+use lamina_model::{
+    BlockKind, BoundaryCheck, DataType, Digest, MANIFEST_VERSION, Rung, Seconds, ValueSpec,
+};
 
 pub(crate) fn value(name: &str, elements: i64) -> ValueSpec {
     ValueSpec {
@@ -14,6 +16,7 @@ pub(crate) fn value(name: &str, elements: i64) -> ValueSpec {
 pub(crate) fn manifest() -> Manifest {
     let digest = Digest::of(b"block");
     let block = |seconds: f64, input: &str, output: ValueSpec| Block {
+        kind: BlockKind::TorchScript,
         digest: digest.clone(),
         file_bytes: 1000,
         weight_bytes: 600,

@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }],
         fixed: Vec::new(),
         samples: Vec::new(),
+        known: Default::default(),
         timing_runs: 10,
         profile_budget: Duration::from_secs(15),
         prepared_gflops: reference_speed(Duration::from_millis(500)).peak_gflops,

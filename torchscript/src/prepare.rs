@@ -17,9 +17,10 @@ use crate::rungs::{FEW, Plan, Step, Trial, WELL};
 use crate::sized::Sizes;
 use crate::{PrepareError, store};
 use lamina_model::{
-    Block as ManifestBlock, BoundaryCheck, FixedArgument, InputSpec, MANIFEST_VERSION, Manifest,
-    Probe, Rung, Tensor, ValueSpec,
+    Block as ManifestBlock, BlockKind, BoundaryCheck, FixedArgument, InputSpec, Manifest, Probe,
+    Rung, TORCH_SCRIPT_VERSION, Tensor, ValueSpec,
 };
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,6 +43,9 @@ pub struct PrepareOptions {
     /// replace random ones, and on the others the chain must also match the model. Empty if all are
     /// random.
     pub samples: Vec<Vec<Tensor>>,
+    /// By the place of an input, what it is in the two requests that are drawn where there are
+    /// no samples: what it looks like is known better than its range tells. Of batch 1.
+    pub known: BTreeMap<usize, [Tensor; 2]>,
     /// Timed runs per measured graph, after warm-up; at least 3 are made.
     pub timing_runs: u32,
     /// Approximate time for profiling; runs are dropped, never blocks.
@@ -102,7 +106,7 @@ pub fn prepare(
     };
     let probe = store::write_probe(out_dir, &probe)?;
     Ok(Manifest {
-        version: MANIFEST_VERSION,
+        version: TORCH_SCRIPT_VERSION,
         source: source_digest,
         runtime: format!("libtorch {}", ffi::version()),
         rung: plan.rung,
@@ -160,9 +164,17 @@ fn requests(options: &PrepareOptions, typical: &[InputSpec]) -> Result<Asked, Pr
         }),
         _ => {
             let drawn = [0, 1].map(|number| draw::request(typical, options.seed, number));
-            let drawn: Result<_, _> = drawn.into_iter().collect();
+            let drawn: Result<Vec<Vec<Tensor>>, _> = drawn.into_iter().collect();
+            let mut two = drawn.map_err(|e| mismatch(options, e.0))?;
+            for (place, values) in &options.known {
+                for (request, value) in two.iter_mut().zip(values) {
+                    if let Some(drawn) = request.get_mut(*place) {
+                        drawn.clone_from(value);
+                    }
+                }
+            }
             Ok(Asked {
-                two: drawn.map_err(|e| mismatch(options, e.0))?,
+                two,
                 more: Vec::new(),
                 are_samples: false,
             })
@@ -422,6 +434,7 @@ fn manifest_blocks(
         .map(|((file, profile), outputs)| {
             let outputs = outputs.clone();
             ManifestBlock {
+                kind: BlockKind::TorchScript,
                 digest: file.digest.clone(),
                 file_bytes: file.bytes,
                 weight_bytes: profile.cost.constant_bytes,

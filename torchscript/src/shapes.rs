@@ -175,6 +175,7 @@ fn free_shape(one: &Tensor, two: &Tensor, rows_first: bool) -> Option<Shape> {
             dimension: place,
             typical: of_one,
             bounds: None,
+            file_bytes: None,
         }));
     }
     Some((shape, sizes))
@@ -201,6 +202,7 @@ pub(crate) fn free_sizes(
                     dimension: place,
                     typical: *of_one,
                     bounds: None,
+                    file_bytes: None,
                 });
             }
             one.len() == other.len()
@@ -241,6 +243,7 @@ mod tests {
             dimension,
             typical,
             bounds: None,
+            file_bytes: None,
         };
         ValueSpec {
             sizes: sizes.iter().map(size).collect(),

@@ -1,8 +1,10 @@
 //! The process that opens models. An agent starts it; it sandboxes itself before it reads a byte of
 //! a model. Only this program links libtorch.
 
+mod ahead;
 mod benchmark;
 mod cell;
+mod chain;
 mod prepare;
 mod run_blocks;
 mod serve;

@@ -1,8 +1,11 @@
 //! Preparing: from one untrusted file to blocks and a manifest.
 
+use crate::ahead::Images;
 use crate::cell::be_expendable;
 use clap::Args;
-use lamina_model::{Declared, InputSpec, Manifest, SAMPLES_BYTES, Tensor, divided, samples};
+use lamina_model::{
+    Declared, Divided, InputSpec, Manifest, SAMPLES_BYTES, Tensor, divided, samples,
+};
 use lamina_sandbox::lock::{Cell, Limits};
 use lamina_torchscript::{
     PrepareError, PrepareOptions, Progress, prepare, reference_speed, set_threads,
@@ -10,6 +13,7 @@ use lamina_torchscript::{
 use lamina_worker_link::cell::{CellError, check_paths, enter, real_path, scan};
 use lamina_worker_link::prepare::{Failure, Line, Reason, Step, StepName};
 use lamina_worker_link::with_causes;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -77,23 +81,33 @@ fn prepare_file(args: &PrepareArgs) -> Result<Manifest, Failure> {
             "the model is opened with {missing} on this host"
         )));
     }
-    let (inputs, fixed) = divided(args.inputs.0.clone());
-    let samples = match &args.samples {
-        Some(path) => read_samples(path, &inputs)?,
-        None => Vec::new(),
+    let Divided {
+        inputs,
+        images,
+        fixed,
+    } = divided(args.inputs.0.clone());
+    let mut images = Images::declared(images)?;
+    let (samples, known) = match &args.samples {
+        Some(path) => {
+            let samples = read_samples(path, &images.sampled(&inputs))?;
+            (images.of_samples(samples)?, BTreeMap::new())
+        }
+        None => (Vec::new(), images.made()?),
     };
     set_threads(1);
     let options = PrepareOptions {
         inputs,
         fixed,
         samples,
+        known,
         timing_runs: TIMING_RUNS,
         profile_budget: PROFILE_BUDGET,
         prepared_gflops: reference_speed(BENCHMARK_BUDGET).peak_gflops,
         seed: SEED,
     };
     let mut progress = |progress: Progress| say(&Line::Progress(step(progress)));
-    prepare(&args.file, &args.out, &options, &mut progress).map_err(|e| failure(&e))
+    let prepared = prepare(&args.file, &args.out, &options, &mut progress);
+    images.put_ahead(prepared.map_err(|e| failure(&e))?, &args.out)
 }
 
 /// The file is untrusted: read no more than the size limit.

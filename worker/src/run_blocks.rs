@@ -1,14 +1,17 @@
 //! Runs the blocks of a prepared folder once, one after the other, so that users can check them.
 
 use crate::cell::be_expendable;
+use crate::chain::prepared;
 use clap::Args;
-use lamina_model::{Block, Digest, Manifest, Probe, Tensor, ValueSpec, tensors_by_name};
+use lamina_model::{
+    Block, Digest, Manifest, Probe, Tensor, ValueSpec, files_in_rows, tensors_by_name,
+};
 use lamina_sandbox::lock::{Cell, Limits};
 use lamina_torchscript::{LoadOptions, Slice, largest_difference, set_threads, untouched_answer};
 use lamina_worker_link::blocks::{
     Against, MANIFEST_FILE, Ran, RanBlock, RanOutput, RunLine, Verdict,
 };
-use lamina_worker_link::cell::{CellError, enter, real_path, scan};
+use lamina_worker_link::cell::{CellError, enter, real_path, scan, scan_block};
 use lamina_worker_link::prepare::{Failure, Reason};
 use lamina_worker_link::with_causes;
 use std::error::Error;
@@ -55,6 +58,8 @@ pub(crate) fn run(args: &RunBlocksArgs) -> bool {
 /// A request, and its known answer before the whole model runs.
 struct Question {
     inputs: Vec<Tensor>,
+    /// What the model takes, where a block makes it of the inputs.
+    taken: Option<Vec<Tensor>>,
     answer: Option<Vec<Tensor>>,
 }
 
@@ -68,7 +73,7 @@ fn run_folder(args: &RunBlocksArgs) -> Result<Ran, Failure> {
     }
     set_threads(1);
     let manifest = manifest(&args.dir)?;
-    let question = question(args, &manifest)?;
+    let mut question = question(args, &manifest)?;
     let mut blocks = Vec::with_capacity(manifest.blocks.len());
     let mut values = question.inputs.clone();
     let mut takes = &manifest.inputs;
@@ -81,6 +86,10 @@ fn run_folder(args: &RunBlocksArgs) -> Result<Ran, Failure> {
         });
         values = given;
         takes = &block.outputs;
+        if !block.kind.is_torch_script() {
+            // The model itself takes what the block makes of images.
+            question.taken = Some(values.clone());
+        }
     }
     let (against, expected) = expected(args, &manifest, question)?;
     Ok(Ran {
@@ -135,12 +144,14 @@ fn question(args: &RunBlocksArgs, manifest: &Manifest) -> Result<Question, Failu
     if !is_probe {
         return Ok(Question {
             inputs: inputs(&file, &manifest.inputs, &path)?,
+            taken: None,
             answer: None,
         });
     }
     let probe = Probe::from_bytes(&file).map_err(|e| wrong(&e))?;
     Ok(Question {
         inputs: probe.inputs,
+        taken: None,
         answer: Some(probe.outputs),
     })
 }
@@ -163,6 +174,13 @@ fn inputs(file: &[u8], specs: &[ValueSpec], path: &Path) -> Result<Vec<Tensor>, 
     for spec in specs {
         let tensor = given.remove(&spec.name);
         let tensor = tensor.ok_or_else(|| refused(format!("it has no tensor `{}`", spec.name)))?;
+        let tensor = match spec.file_bytes() {
+            // The bytes of a file alone are one row.
+            Some(most) if tensor.shape.len() == 1 => {
+                files_in_rows(&[&tensor.data], most).map_err(|e| refused(e.to_string()))?
+            }
+            _ => tensor,
+        };
         inputs.push(tensor);
     }
     match given.keys().next() {
@@ -188,7 +206,7 @@ fn forward(
     takes: &[ValueSpec],
     values: &[Tensor],
 ) -> Result<(Vec<Tensor>, f64), Failure> {
-    let path = dir.join(format!("{}.pt", block.digest));
+    let path = dir.join(block.file_name());
     let broken = |what: String| {
         let what = format!("block {ordinal} ({}): {what}", path.display());
         Failure::new(Reason::InvalidModel, what)
@@ -200,7 +218,15 @@ fn forward(
         ));
     }
     drop(file);
-    scan(&path).map_err(|e| Failure::from(&e))?;
+    let mismatch = |e: &dyn Error| {
+        let what = format!("block {ordinal}: {}", with_causes(e));
+        Failure::new(Reason::InputMismatch, what)
+    };
+    if let Some(ahead) = scan_block(&path).map_err(|e| Failure::from(&e))? {
+        let begin = Instant::now();
+        let given = prepared(&ahead, values).map_err(|e| mismatch(&e))?;
+        return Ok((given, begin.elapsed().as_secs_f64()));
+    }
     let options = LoadOptions {
         threads: 1,
         lanes: 1,
@@ -210,10 +236,7 @@ fn forward(
     let loaded = Slice::load(std::slice::from_ref(&path), takes, &options);
     let (slice, _) = loaded.map_err(|e| broken(with_causes(&e)))?;
     let begin = Instant::now();
-    let given = slice.run(values).map_err(|e| {
-        let what = format!("block {ordinal}: {}", with_causes(&e));
-        Failure::new(Reason::InputMismatch, what)
-    })?;
+    let given = slice.run(values).map_err(|e| mismatch(&e))?;
     Ok((given, begin.elapsed().as_secs_f64()))
 }
 
@@ -230,7 +253,8 @@ fn expected(
         return Ok((against, question.answer));
     };
     scan(path).map_err(|e| Failure::from(&e))?;
-    let answer = untouched_answer(path, &question.inputs, &manifest.arguments)
+    let inputs = question.taken.unwrap_or(question.inputs);
+    let answer = untouched_answer(path, &inputs, &manifest.arguments)
         .map_err(|e| Failure::new(Reason::PrepareFailed, with_causes(&e)))?;
     Ok((Against::Whole, Some(answer)))
 }

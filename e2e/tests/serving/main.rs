@@ -11,6 +11,7 @@ mod faults;
 mod fleet;
 mod good;
 mod hostile;
+mod images;
 mod isolation;
 mod joined;
 mod manifests;
@@ -138,6 +139,8 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(exits::digits_are_named_as_pytorch_names_them);
     case!(exits::strategies_choose_thresholds);
     case!(activations::fewer_bytes_cross_a_slow_link);
+    case!(images::files_cross_the_first_link_and_are_decoded_behind_it);
+    case!(images::a_camera_decodes_where_it_is_told_to);
     case!(manifests::what_the_operator_decided_is_written_by_it_alone);
     case!(good::googlenet_is_served);
     case!(bad_models::missing_source);

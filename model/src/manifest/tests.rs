@@ -11,6 +11,7 @@ fn value(name: &str, shape: &[i64]) -> ValueSpec {
 
 fn block(inputs: &[&str], outputs: Vec<ValueSpec>) -> Block {
     Block {
+        kind: BlockKind::TorchScript,
         digest: Digest::of(inputs.join(",").as_bytes()),
         file_bytes: 10,
         weight_bytes: 8,

@@ -1,13 +1,13 @@
 //! `lamina-node-agent prepare`.
 
 use super::child::Asked;
-use super::input::{name_by_place, parse_argument, parse_input};
+use super::input::{name_by_place, parse_argument, parse_declared};
 use super::lines::Told;
 use super::table::table;
 use super::{Failure, LimitArgs, Line, Program, Reason};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use lamina_model::{Declared, FixedArgument, InputSpec, Manifest};
+use lamina_model::{Declared, FixedArgument, Manifest};
 use lamina_worker_link::blocks::MANIFEST_FILE;
 use lamina_worker_link::cell::{CellError, check_paths};
 use std::fs;
@@ -25,15 +25,16 @@ pub struct PrepareArgs {
     /// An input as `NAME:DATATYPE:SHAPE[:MIN:MAX]`, such as `image:FP32:-1x3x224x224`, where
     /// -1 is any batch, or as a shape alone, 1x3x224x224, which is FP32; once for each, in
     /// the order of forward. Another free dimension is `NAME:MIN..MAX[/STEP][@TYPICAL]`, as
-    /// in `ids:INT64:-1xseq:1..512:0:30521`.
+    /// in `ids:INT64:-1xseq:1..512:0:30521`. A JPEG or PNG that becomes such an input is
+    /// `NAME:BYTES:-1:STEPS`, with steps in JSON as in `spec.inputs[].image`.
     #[arg(
         long = "input",
         value_name = "INPUT",
-        value_parser = parse_input,
+        value_parser = parse_declared,
         allow_hyphen_values = true,
         required = true
     )]
-    pub inputs: Vec<InputSpec>,
+    pub inputs: Vec<Declared>,
     /// An argument of forward that is the same for every request, such as `sr=16000`: a
     /// number, true or false, none, or a text; once for each.
     #[arg(long = "argument", value_name = "NAME=VALUE", value_parser = parse_argument)]
@@ -133,7 +134,7 @@ fn in_child(args: &PrepareArgs, told: &mut (dyn FnMut(Told) + Send)) -> Result<M
     let program = Program::worker(args.cell.clone()).map_err(failed)?;
     let inputs = name_by_place(args.inputs.clone()).into_iter();
     let fixed = args.arguments.iter().cloned().map(Declared::Fixed);
-    let inputs: Vec<Declared> = inputs.map(Declared::Input).chain(fixed).collect();
+    let inputs: Vec<Declared> = inputs.chain(fixed).collect();
     let asked = Asked {
         inputs: &inputs,
         samples: args.samples.as_deref(),

@@ -1,8 +1,15 @@
 //! Inputs in command-line syntax.
 
 use lamina_model::{
-    DataType, FixedArgument, FreeSize, InputSpec, SizeError, ValueRange, ValueSpec,
+    DataType, Declared, DeclaredImage, FixedArgument, FreeSize, InputSpec, SizeError, ValueRange,
+    ValueSpec,
 };
+
+/// The type of files in a declaration.
+const FILES: &str = ":BYTES:";
+/// How images are declared.
+const IMAGES: &str = "write NAME:BYTES:-1:{\"crop\":{\"width\":224,\"height\":224}}, or \
+                      NAME:UINT8:-1xHEIGHTxWIDTHx3:{…} for pixels";
 
 /// Reads `NAME:DATATYPE:SHAPE[:MIN:MAX]`, `image:FP32:-1x3x224x224` or
 /// `ids:INT64:-1xseq:1..512:0:30521`. An empty shape is a scalar. A shape without
@@ -51,6 +58,31 @@ pub(super) fn parse_input(text: &str) -> Result<InputSpec, String> {
         }
     };
     Ok(shape.of(name, datatype, range))
+}
+
+/// Reads an input as [`parse_input`] does, or an image: `NAME:BYTES:-1:STEPS` or
+/// `NAME:UINT8:-1xHEIGHTxWIDTHx3:STEPS`, where the steps are a JSON object as a DnnModel has it
+/// under `image`.
+///
+/// # Errors
+/// What is wrong, for people.
+pub(super) fn parse_declared(text: &str) -> Result<Declared, String> {
+    let Some((input, steps)) = text.split_once(":{") else {
+        return match text.contains(FILES) {
+            true => Err(format!("`{text}`: BYTES are images; {IMAGES}")),
+            false => parse_input(text).map(Declared::Input),
+        };
+    };
+    let are_files = input.contains(FILES);
+    // What travels are bytes.
+    let input = parse_input(&input.replacen(FILES, ":UINT8:", 1))?;
+    if input.value.datatype != DataType::Uint8 || input.range.is_some() {
+        return Err(format!("`{text}` is no image: {IMAGES}"));
+    }
+    let declared: Result<DeclaredImage, _> = serde_json::from_str(&format!("{{{steps}"));
+    let declared = declared.map_err(|e| format!("`{text}`: {e}; {IMAGES}"))?;
+    let image = declared.input(&input.value, are_files);
+    image.map(Declared::Image).map_err(|e| e.to_string())
 }
 
 /// Reads `NAME=VALUE`, a fixed argument.
@@ -131,9 +163,11 @@ impl Shape {
 }
 
 /// Names unnamed ones `input0`, `input1`, …, by their position in `forward`, like unnamed outputs.
-pub(super) fn name_by_place(mut inputs: Vec<InputSpec>) -> Vec<InputSpec> {
+pub(super) fn name_by_place(mut inputs: Vec<Declared>) -> Vec<Declared> {
     for (place, input) in inputs.iter_mut().enumerate() {
-        if input.value.name.is_empty() {
+        if let Declared::Input(input) = input
+            && input.value.name.is_empty()
+        {
             input.value.name = format!("input{place}");
         }
     }
@@ -205,11 +239,11 @@ mod tests {
 
     #[test]
     fn a_shape_alone_is_fp32_and_named_by_its_place() {
-        let inputs = ["mask:FP32:1", "-1x3x8x8", "5"].map(|text| parse_input(text).unwrap());
+        let inputs = ["mask:FP32:1", "-1x3x8x8", "5"].map(|text| parse_declared(text).unwrap());
         let expected = [
-            spec("mask", &[1], None),
-            spec("input1", &[-1, 3, 8, 8], None),
-            spec("input2", &[5], None),
+            Declared::Input(spec("mask", &[1], None)),
+            Declared::Input(spec("input1", &[-1, 3, 8, 8], None)),
+            Declared::Input(spec("input2", &[5], None)),
         ];
         assert_eq!(name_by_place(inputs.to_vec()), expected);
     }
@@ -240,6 +274,36 @@ mod tests {
         assert_eq!(parse_input("a:b:FP32:n:1..4").unwrap().value.name, "a:b");
         let error = parse_input("x:FP32:-1xseq:5..2").unwrap_err();
         assert!(error.contains("the bounds are empty"), "{error}");
+    }
+
+    #[test]
+    fn an_image_has_its_steps_behind_its_shape() {
+        let steps = r#"{"resize":{"shorterSide":256},"crop":{"width":224,"height":200}}"#;
+        for (shape, sent) in [
+            ("image:BYTES:-1", vec![-1, -1]),
+            ("image:BYTES:2", vec![2, -1]),
+            ("image:UINT8:-1x480x640x3", vec![-1, 480, 640, 3]),
+        ] {
+            let Declared::Image(image) = parse_declared(&format!("{shape}:{steps}")).unwrap()
+            else {
+                panic!("{shape} is no image");
+            };
+            assert_eq!(image.sent().shape, sent, "{shape}");
+            assert_eq!(image.taken().value.shape[1..], [3, 200, 224]);
+        }
+        for (text, about) in [
+            ("image:BYTES:-1".to_owned(), "NAME:BYTES:-1:{"),
+            (format!("image:FP32:-1x3:{steps}"), "is no image"),
+            (format!("image:BYTES:-1x3:{steps}"), "has the shape [-1]"),
+            ("image:BYTES:-1:{}".to_owned(), "a size of its own"),
+            (
+                r#"image:BYTES:-1:{"size":1}"#.to_owned(),
+                "unknown field `size`",
+            ),
+        ] {
+            let error = parse_declared(&text).unwrap_err();
+            assert!(error.contains(about), "{text}: {error}");
+        }
     }
 
     #[test]

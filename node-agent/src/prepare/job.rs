@@ -238,7 +238,10 @@ async fn store(
     dir: &Path,
     updates: &mut Updates,
 ) -> Result<Digest, Failure> {
-    let blocks = manifest.blocks.iter().map(|b| (&b.digest, "pt"));
+    let blocks = manifest
+        .blocks
+        .iter()
+        .map(|b| (&b.digest, b.kind.extension()));
     let files: Vec<_> = blocks.chain([(&manifest.probe, "safetensors")]).collect();
     let total = files.len() as u64 + 1;
     for (done, (digest, extension)) in (0..).zip(files) {

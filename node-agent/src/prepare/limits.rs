@@ -5,7 +5,7 @@ use crate::measure::memory_free_bytes;
 use clap::Args;
 use lamina_crds::quantity::{format_bytes, parse_bytes};
 use lamina_model::Manifest;
-use lamina_worker_link::cell::{CellError, scan, tells_of_memory};
+use lamina_worker_link::cell::{CellError, scan_block, tells_of_memory};
 use std::path::Path;
 
 /// libtorch alone takes a quarter of this.
@@ -69,7 +69,7 @@ impl LimitArgs {
 /// The first block that no agent may load.
 pub(super) fn scan_blocks(manifest: &Manifest, dir: &Path) -> Result<(), CellError> {
     let mut blocks = manifest.blocks.iter();
-    blocks.try_for_each(|block| scan(&dir.join(format!("{}.pt", block.digest))))
+    blocks.try_for_each(|block| scan_block(&dir.join(block.file_name())).map(drop))
 }
 
 /// Says that memory ran out, if that is what libtorch's message means.

@@ -38,6 +38,15 @@ pub(super) fn table(manifest: &Manifest) -> String {
         text.truncate(text.trim_end().len());
         text.push('\n');
     }
+    if manifest
+        .blocks
+        .first()
+        .is_some_and(|block| !block.kind.is_torch_script())
+    {
+        let sent = manifest.live_bytes(0) as f64 / 1e3;
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "block 0 prepares the inputs: {sent:.1} KB come in");
+    }
     for exit in &manifest.exits {
         text += &exit_line(exit);
     }

@@ -42,5 +42,6 @@ fn free_size(size: &TensorSize) -> FreeSize {
         dimension: usize::try_from(size.dimension).unwrap_or(usize::MAX),
         typical: size.typical,
         bounds,
+        file_bytes: size.file_bytes,
     }
 }

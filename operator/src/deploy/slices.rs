@@ -42,6 +42,7 @@ fn size(size: &FreeSize) -> TensorSize {
         dimension: u32::try_from(size.dimension).unwrap_or(u32::MAX),
         typical: size.typical,
         bounds: size.bounds.as_ref().map(bounds),
+        file_bytes: size.file_bytes,
     }
 }
 

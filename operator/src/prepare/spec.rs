@@ -1,5 +1,6 @@
 //! Validation of a DnnModel, done once, beyond what the API server's schema can check.
 
+use super::images;
 use crate::state::cluster::tier;
 use crate::state::ids::ObjectId;
 use crate::state::wish::{Choice, Pin, ValidModel, Wish};
@@ -189,7 +190,7 @@ pub(crate) fn wish(spec: &DnnModelSpec, plugins: &BTreeSet<String>) -> Result<Wi
         secret: spec.source.secret_ref.as_ref().map(|s| s.name.clone()),
         samples: spec.samples.clone(),
         source_hash: source_hash(spec),
-        inputs: declared(spec),
+        inputs: declared(spec)?,
         strategy: choice(spec, plugins)?,
         goal: spec.objective.goal,
         rate_per_second: rate,
@@ -461,7 +462,8 @@ fn check_exits(wish: &Wish, manifest: &Manifest) -> Result<(), SpecError> {
 const fn datatype(declared: InputDataType) -> DataType {
     match declared {
         InputDataType::Bool => DataType::Bool,
-        InputDataType::Uint8 => DataType::Uint8,
+        // What travels of a file are its bytes.
+        InputDataType::Uint8 | InputDataType::Bytes => DataType::Uint8,
         InputDataType::Int8 => DataType::Int8,
         InputDataType::Int16 => DataType::Int16,
         InputDataType::Int32 => DataType::Int32,
@@ -474,13 +476,21 @@ const fn datatype(declared: InputDataType) -> DataType {
 }
 
 /// The declared arguments of `forward`, as preparing takes them.
-fn declared(spec: &DnnModelSpec) -> Vec<Declared> {
-    let inputs = spec.inputs.iter().map(|i| Declared::Input(input(i)));
+///
+/// # Errors
+/// An image contradicts itself.
+fn declared(spec: &DnnModelSpec) -> Result<Vec<Declared>, SpecError> {
+    let inputs = spec.inputs.iter().map(|declared| {
+        let input = input(declared);
+        let image = images::image(declared, &input.value);
+        let image = image.map_err(|e| SpecError(format!("spec.inputs: {e}")))?;
+        Ok(image.map_or(Declared::Input(input), Declared::Image))
+    });
     let fixed = spec.arguments.iter().map(|(name, fixed)| {
-        Declared::Fixed(FixedArgument {
+        Ok(Declared::Fixed(FixedArgument {
             name: name.clone(),
             fixed: fixed.clone(),
-        })
+        }))
     });
     inputs.chain(fixed).collect()
 }
@@ -630,7 +640,7 @@ mod tests {
             spec.inputs[0].shape = dimensions.iter().map(dimension).collect();
             wish(&spec, &BTreeSet::new()).map(|w| match &w.inputs[0] {
                 Declared::Input(input) => input.value.clone(),
-                Declared::Fixed(_) => panic!("an input"),
+                Declared::Image(_) | Declared::Fixed(_) => panic!("an input"),
             })
         };
         let value = with(&["-1", "3", "h:32..1024/32@224", "w:32..1024"]).unwrap();

@@ -123,6 +123,7 @@ fn prepared(model: &Path, folder: &Path) -> Result<Manifest> {
         }],
         fixed: Vec::new(),
         samples: Vec::new(),
+        known: Default::default(),
         timing_runs: TIMING_RUNS,
         profile_budget: PROFILE_BUDGET,
         prepared_gflops: reference_speed(Duration::from_millis(500)).peak_gflops,

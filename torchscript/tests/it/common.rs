@@ -141,6 +141,7 @@ pub(crate) fn options(inputs: &[InputSpec]) -> PrepareOptions {
         inputs: inputs.to_vec(),
         fixed: Vec::new(),
         samples: Vec::new(),
+        known: Default::default(),
         timing_runs: 3,
         profile_budget: Duration::ZERO,
         prepared_gflops: 1.5,

@@ -1,10 +1,12 @@
 //! Sandbox and scan for the process that opens a model's file, based on the crate `lamina-sandbox`.
 
 use crate::with_causes;
+use lamina_model::{PREPROCESSING_BYTES, Preprocessing, PreprocessingError};
 use lamina_sandbox::lock::{Cell, LockError, Missing, Strictness, lock_up};
 use lamina_sandbox::scan::{ScanError, ScanLimits, scan_file};
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 /// Why a model was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,15 @@ pub enum CellError {
         /// The verdict.
         #[source]
         error: ScanError,
+    },
+    /// A block that prepares inputs is none.
+    #[error("{path} is no block that can be run", path = path.display())]
+    Block {
+        /// Its file.
+        path: PathBuf,
+        /// The verdict.
+        #[source]
+        error: PreprocessingError,
     },
 }
 
@@ -80,6 +91,31 @@ pub fn scan(model: &Path) -> Result<(), CellError> {
     let scanned = scan_file(model, &ScanLimits::default());
     scanned.map(|_| ()).map_err(|error| CellError::Scan {
         path: model.to_owned(),
+        error,
+    })
+}
+
+/// What `block` does with inputs, or none where it is a part of a model, which libtorch may
+/// open. Blocks; not for an async thread.
+///
+/// # Errors
+/// It is neither.
+pub fn scan_block(block: &Path) -> Result<Option<Preprocessing>, CellError> {
+    let mut file = File::open(block).map_err(|e| unusable(block, e))?;
+    let mut head = Vec::new();
+    let magic = Preprocessing::MAGIC;
+    let mut begin = file.by_ref().take(magic.len() as u64);
+    let read = begin.read_to_end(&mut head);
+    read.map_err(|e| unusable(block, e))?;
+    if head != magic {
+        return scan(block).map(|()| None);
+    }
+    // One byte more than there may be, so that too many are found out.
+    let read = file.take(PREPROCESSING_BYTES).read_to_end(&mut head);
+    read.map_err(|e| unusable(block, e))?;
+    let read = Preprocessing::from_bytes(&head);
+    read.map(Some).map_err(|error| CellError::Block {
+        path: block.to_owned(),
         error,
     })
 }

@@ -125,7 +125,9 @@ impl From<&CellError> for Failure {
             | CellError::Path { .. }
             | CellError::NoFile { .. }
             | CellError::NoFolder { .. } => Self::retryable(Reason::PrepareFailed, text),
-            CellError::Scan { .. } => Self::new(Reason::InvalidModel, text),
+            CellError::Scan { .. } | CellError::Block { .. } => {
+                Self::new(Reason::InvalidModel, text)
+            }
             // Another host or another setting may work.
             CellError::Lock(_) => Self::retryable(Reason::PrepareFailed, text),
         }

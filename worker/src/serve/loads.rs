@@ -1,7 +1,8 @@
 use super::slices::Slices;
+use crate::chain::Chain;
 use lamina_model::ValueSpec;
-use lamina_torchscript::{LoadOptions, Slice};
-use lamina_worker_link::cell::{scan, tells_of_memory};
+use lamina_torchscript::LoadOptions;
+use lamina_worker_link::cell::tells_of_memory;
 use lamina_worker_link::frame::Port;
 use lamina_worker_link::message::{LoadCall, LoadReply, Refusal};
 use lamina_worker_link::with_causes;
@@ -48,15 +49,11 @@ fn load(
     options: &LoadOptions,
     slices: &Slices,
 ) -> LoadReply {
-    // The blocks may come from a compromised host.
-    if let Some(error) = blocks.iter().find_map(|block| scan(block).err()) {
-        return LoadReply::Refused(Refusal::Forward(with_causes(&error)));
-    }
-    match Slice::load(blocks, inputs, options) {
+    match Chain::load(blocks, inputs, options) {
         Ok((slice, report)) => {
             slices.insert(number, slice);
             LoadReply::Loaded {
-                run_seconds: report.run_seconds.p50,
+                run_seconds: report.run_seconds,
                 resident_bytes: report.resident_bytes,
             }
         }

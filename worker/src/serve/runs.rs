@@ -1,4 +1,6 @@
 use super::slices::Slices;
+use crate::chain::ChainFault;
+use lamina_images::{DecodeError, ImageFault};
 use lamina_torchscript::{InPlace, RunError, Seen, tells_of_an_index};
 use lamina_worker_link::cell::tells_of_memory;
 use lamina_worker_link::frame::Port;
@@ -196,7 +198,12 @@ fn broken(what: &str) -> Refusal {
     Refusal::Broken(what.to_owned())
 }
 
-fn refusal(error: RunError) -> Refusal {
+fn refusal(fault: ChainFault) -> Refusal {
+    let error = match fault {
+        ChainFault::Graph(error) => error,
+        ChainFault::Image(fault) => return of_image(&fault),
+        ChainFault::Inputs { .. } => return broken(&fault.to_string()),
+    };
     match error {
         // oneDNN's error for a kernel that once had no memory: this is permanent.
         RunError::Forward { reason } if reason.contains("Broken promise") => {
@@ -207,6 +214,19 @@ fn refusal(error: RunError) -> Refusal {
         RunError::Forward { reason } if tells_of_an_index(&reason) => Refusal::Value(reason),
         RunError::OtherWay { reason } => Refusal::Value(reason),
         other => Refusal::Forward(other.to_string()),
+    }
+}
+
+/// Whoever sent the image chose it.
+fn of_image(fault: &ImageFault) -> Refusal {
+    match fault {
+        ImageFault::Shape { .. } => broken(&fault.to_string()),
+        ImageFault::Memory { .. }
+        | ImageFault::Decode {
+            error: DecodeError::Memory { .. },
+            ..
+        } => Refusal::Memory(fault.to_string()),
+        ImageFault::Decode { .. } | ImageFault::Resize { .. } => Refusal::Value(fault.to_string()),
     }
 }
 
@@ -265,11 +285,26 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_is_none_is_whoevers_who_sent_it() {
+        let of = |error: DecodeError| {
+            let name = "image".to_owned();
+            refusal(ChainFault::Image(ImageFault::Decode {
+                name,
+                number: 1,
+                error,
+            }))
+        };
+        let wanted = "input `image`: image 1: it is neither a JPEG nor a PNG";
+        assert_eq!(of(DecodeError::Unknown), Refusal::Value(wanted.to_owned()));
+        let memory = of(DecodeError::Memory { bytes: 9 });
+        assert!(matches!(memory, Refusal::Memory(_)), "{memory:?}");
+    }
+
+    #[test]
     fn a_reason_says_whose_fault_it_is() {
         let of = |reason: &str| {
-            refusal(RunError::Forward {
-                reason: reason.to_owned(),
-            })
+            let reason = reason.to_owned();
+            refusal(RunError::Forward { reason }.into())
         };
         for reason in [
             "index out of range in self",
@@ -285,7 +320,7 @@ mod tests {
         let other_way = RunError::OtherWay {
             reason: reason.clone(),
         };
-        assert_eq!(refusal(other_way), Refusal::Value(reason));
+        assert_eq!(refusal(other_way.into()), Refusal::Value(reason));
         let memory = of("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 TB");
         assert!(matches!(memory, Refusal::Memory(_)), "{memory:?}");
         assert!(matches!(of("Broken promise"), Refusal::Broken(_)));

@@ -1,13 +1,13 @@
-use lamina_torchscript::Slice;
+use crate::chain::Chain;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The loaded slices, by the agent's numbers. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Slices(Arc<Mutex<BTreeMap<u64, Arc<Slice>>>>);
+pub(super) struct Slices(Arc<Mutex<BTreeMap<u64, Arc<Chain>>>>);
 
 impl Slices {
-    pub(super) fn insert(&self, number: u64, slice: Slice) {
+    pub(super) fn insert(&self, number: u64, slice: Chain) {
         self.lock().insert(number, Arc::new(slice));
     }
 
@@ -17,11 +17,11 @@ impl Slices {
         drop(removed);
     }
 
-    pub(super) fn get(&self, number: u64) -> Option<Arc<Slice>> {
+    pub(super) fn get(&self, number: u64) -> Option<Arc<Chain>> {
         self.lock().get(&number).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Slice>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Chain>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

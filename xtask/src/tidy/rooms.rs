@@ -67,6 +67,13 @@ pub(super) const CRATES: &[Crate] = &[
         circles: Circles::Within,
     },
     Crate {
+        folder: "images",
+        package: "lamina-images",
+        may_use: &["lamina-model"],
+        rows: &[],
+        circles: Circles::None,
+    },
+    Crate {
         folder: "placement",
         package: "lamina-placement",
         may_use: &[],
@@ -144,6 +151,7 @@ pub(super) const CRATES: &[Crate] = &[
         folder: "worker",
         package: "lamina-worker",
         may_use: &[
+            "lamina-images",
             "lamina-model",
             "lamina-sandbox",
             "lamina-torchscript",

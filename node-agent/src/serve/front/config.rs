@@ -29,7 +29,11 @@ pub(super) fn config(model: ModelMetadataResponse) -> ModelConfig {
 }
 
 fn data_type(tensor: &TensorMetadata) -> DataType {
-    let name = format!("TYPE_{}", tensor.datatype);
+    // There it is called as it was before it could hold more than text.
+    let name = match tensor.datatype.as_str() {
+        "BYTES" => "TYPE_STRING".to_owned(),
+        name => format!("TYPE_{name}"),
+    };
     DataType::from_str_name(&name).unwrap_or_default()
 }
 
@@ -39,9 +43,10 @@ mod tests {
 
     #[test]
     fn every_datatype_has_its_number() {
-        for datatype in lamina_model::DataType::ALL {
+        let plain = lamina_model::DataType::ALL.map(lamina_model::DataType::as_str);
+        for datatype in plain.into_iter().chain(["BYTES"]) {
             let tensor = TensorMetadata {
-                datatype: datatype.to_string(),
+                datatype: datatype.to_owned(),
                 ..TensorMetadata::default()
             };
             assert_ne!(data_type(&tensor), DataType::TypeInvalid, "{datatype}");

@@ -1,7 +1,7 @@
 use crate::serve::access::Denial;
 use crate::serve::exits::AskedError;
 use crate::serve::hop::{CallError, HopError, advise};
-use lamina_model::{DataType, ShapeError, UnknownDataType};
+use lamina_model::{DataType, FilesError, ShapeError, UnknownDataType};
 use std::time::Duration;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -65,9 +65,35 @@ pub(crate) enum InputError {
         reason: UnknownDataType,
     },
     #[error(
-        "input `{name}`: BYTES tensors cannot be sent to a TorchScript model; encode them first"
+        "input `{name}`: BYTES tensors cannot be sent to a TorchScript model; encode them first, \
+         or declare the input as an image"
     )]
     Bytes { name: String },
+    #[error(
+        "input `{name}` takes files: BYTES of shape [N], one element for each; got {datatype} \
+         {shape:?}"
+    )]
+    NoFiles {
+        name: String,
+        datatype: String,
+        shape: Vec<i64>,
+    },
+    #[error(
+        "input `{name}`: each element needs four bytes of length, little-endian, before its one \
+         or more bytes"
+    )]
+    Elements { name: String },
+    #[error(
+        "input `{name}`: {got} files came, but its shape says {wanted}; JSON cannot carry a file, \
+         so send it as binary data (binary_data_size)"
+    )]
+    FileCount {
+        name: String,
+        wanted: i64,
+        got: usize,
+    },
+    #[error("input `{name}`: {error}")]
+    Files { name: String, error: FilesError },
     #[error("{inputs} inputs and {raw} raw_input_contents; send raw contents for all or for none")]
     RawCount { inputs: usize, raw: usize },
     #[error("input `{name}` has typed contents beside raw_input_contents; send one of them")]

@@ -1,7 +1,7 @@
 //! A client's inputs, checked against the model's.
 
 use super::error::InputError;
-use super::typed;
+use super::{files, typed};
 use crate::serve::exits::{self, Asked};
 use crate::serve::hop::to_wire;
 use crate::serve::routes::Signature;
@@ -108,7 +108,10 @@ impl Reader<'_> {
                 model: self.model.to_owned(),
                 takes: describe(&self.signature.inputs),
             })?;
-            let tensor = decode(&given[place], raw.get(place))?;
+            let tensor = match spec.file_bytes() {
+                Some(most) => files::rows(spec, most, &given[place], raw.get(place))?,
+                None => decode(&given[place], raw.get(place))?,
+            };
             tensor.check(spec)?;
             Ok(to_wire(&spec.name, tensor))
         };
@@ -205,7 +208,7 @@ fn refuse_extensions(tensor: &str, has: impl Fn(&str) -> bool) -> Result<(), Inp
 
 fn decode(input: &InferInputTensor, raw: Option<&Bytes>) -> Result<Tensor, InputError> {
     let name = || input.name.clone();
-    if input.datatype == "BYTES" {
+    if input.datatype == files::BYTES {
         return Err(InputError::Bytes { name: name() });
     }
     let datatype = input.datatype.parse();
@@ -230,6 +233,6 @@ fn decode(input: &InferInputTensor, raw: Option<&Bytes>) -> Result<Tensor, Input
 
 /// `` `image` FP32 [-1, 3, 224, 224] ``.
 fn describe(specs: &[ValueSpec]) -> String {
-    let one = |s: &ValueSpec| format!("`{}` {} {}", s.name, s.datatype, s.shape_text());
+    let one = |s: &ValueSpec| format!("`{}` {} {}", s.name, s.public_datatype(), s.shape_text());
     specs.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -10,6 +10,7 @@
 mod config;
 mod dispatch;
 mod error;
+mod files;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod index;

@@ -520,8 +520,8 @@ fn described(specs: &[ValueSpec]) -> Vec<TensorMetadata> {
         .iter()
         .map(|spec| TensorMetadata {
             name: spec.name.clone(),
-            datatype: spec.datatype.as_str().to_owned(),
-            shape: spec.shape.clone(),
+            datatype: spec.public_datatype().to_owned(),
+            shape: spec.public_shape(),
         })
         .collect()
 }

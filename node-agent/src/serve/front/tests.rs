@@ -426,6 +426,7 @@ async fn sizes_outside_their_bounds_or_at_odds_are_refused_by_name() {
                 max: 8,
                 step: 2,
             }),
+            file_bytes: None,
         }],
         ..image(name)
     };

@@ -12,6 +12,8 @@ use lamina_proto::inference::{ModelInferRequest, ModelMetadataResponse};
 use std::collections::BTreeMap;
 
 const BINARY_SIZE: &str = "binary_data_size";
+/// The type of files.
+const FILES: &str = "BYTES";
 const BINARY: &str = "binary_data";
 const ALL_BINARY: &str = "binary_data_output";
 /// An input with this has no contents; the front reports what is supported.
@@ -241,7 +243,14 @@ pub(super) fn raw(body: Bytes, model: &ModelMetadataResponse) -> Result<Parsed, 
             inputs: model.inputs.len(),
         });
     };
-    let shape = told_by_size(input, body.len()).ok_or_else(|| RequestError::RawShape {
+    // One file is the whole body, without a length before it.
+    let is_file = input.datatype == FILES && u32::try_from(body.len()).is_ok();
+    let (shape, body) = if is_file {
+        (Some(vec![1]), with_length(&body))
+    } else {
+        (told_by_size(input, body.len()), body)
+    };
+    let shape = shape.ok_or_else(|| RequestError::RawShape {
         name: input.name.clone(),
         datatype: input.datatype.clone(),
         shape: input.shape.clone(),
@@ -264,6 +273,13 @@ pub(super) fn raw(body: Bytes, model: &ModelMetadataResponse) -> Result<Parsed, 
             named: BTreeMap::new(),
         },
     })
+}
+
+/// `file` as an element of BYTES.
+fn with_length(file: &Bytes) -> Bytes {
+    // Checked before.
+    let length = u32::try_from(file.len()).unwrap_or(0);
+    [&length.to_le_bytes()[..], file].concat().into()
 }
 
 /// The input's shape, with its free dimension, if any, derived from `bytes`.
@@ -482,5 +498,20 @@ mod tests {
         ] {
             assert!(told(shapes, bytes).is_err(), "{shapes:?} {bytes}");
         }
+    }
+
+    #[test]
+    fn a_body_that_is_a_file_is_the_only_element() {
+        let model = ModelMetadataResponse {
+            inputs: vec![TensorMetadata {
+                name: "image".into(),
+                datatype: FILES.into(),
+                shape: vec![-1],
+            }],
+            ..ModelMetadataResponse::default()
+        };
+        let request = raw(Bytes::from_static(b"jpeg"), &model).unwrap().request;
+        assert_eq!(request.inputs[0].shape, [1]);
+        assert_eq!(request.raw_input_contents, [&b"\x04\0\0\0jpeg"[..]]);
     }
 }
