@@ -142,6 +142,11 @@ fn prepared(model: &DnnModel, p: &ProfileSummary, manifest: &Manifest) -> [Notic
     let make = |reason, note| Notice::normal(regarding.clone(), reason, "Prepare", note);
     let seconds: f64 = manifest.blocks.iter().map(|b| b.time.p50).sum();
     let reason = p.rung_reason.as_deref().map(|r| format!(": {r}"));
+    let first = manifest.blocks.first();
+    let ahead = match first.is_none_or(|block| block.kind.is_torch_script()) {
+        true => "",
+        false => ", the first of which prepares images",
+    };
     [
         make(
             reasons::MODEL_FETCHED,
@@ -155,7 +160,7 @@ fn prepared(model: &DnnModel, p: &ProfileSummary, manifest: &Manifest) -> [Notic
         make(
             reasons::MODEL_SLICED,
             format!(
-                "{} blocks ({}{}); {} boundary values differ from the whole model by at most {}",
+                "{} blocks{ahead} ({}{}); {} boundary values differ from the whole model by at most {}",
                 p.blocks,
                 p.rung,
                 reason.unwrap_or_default(),
