@@ -116,8 +116,8 @@ fn contradictions_are_named() {
     ));
 
     let mut m = manifest();
-    m.version = 2;
-    assert_eq!(m.validate(), Err(ManifestError::Version(2)));
+    m.version = 3;
+    assert_eq!(m.validate(), Err(ManifestError::Version(3)));
 
     let exit = |block, output: &str| Exit {
         name: "side".into(),
