@@ -12,12 +12,13 @@ import argparse
 import io
 import json
 import struct
+import urllib.error
+import urllib.request
 import zlib
 
 import numpy
 import torch
 import tritonclient.grpc
-import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 import images
@@ -29,6 +30,62 @@ def encoded(photograph, kind: str) -> bytes:
     file = io.BytesIO()
     photograph.save(file, kind, **({"quality": 85} if kind == "JPEG" else {}))
     return file.getvalue()
+
+
+class Refused(Exception):
+    """What a client is told instead of an answer."""
+
+
+class Grpc:
+    """tritonclient, over gRPC."""
+
+    def __init__(self, url: str, model: str, deadline: float) -> None:
+        self.client = tritonclient.grpc.InferenceServerClient(url)
+        self.model = model
+        self.deadline = deadline
+
+    def __call__(self, files: list[bytes]) -> numpy.ndarray:
+        request = tritonclient.grpc.InferInput("image", [len(files)], "BYTES")
+        request.set_data_from_numpy(numpy.array(files, dtype=numpy.object_))
+        try:
+            result = self.client.infer(self.model, [request], client_timeout=self.deadline)
+        except InferenceServerException as error:
+            raise Refused(f"{error.status()}: {error.message()}") from error
+        return result.as_numpy(result.get_response().outputs[0].name)
+
+
+class Rest:
+    """The binary extension over HTTP, byte by byte."""
+
+    def __init__(self, address: str, model: str, deadline: float) -> None:
+        self.url = f"http://{address}/v2/models/{model}/infer"
+        self.deadline = deadline
+
+    def __call__(self, files: list[bytes]) -> numpy.ndarray:
+        content = b"".join(struct.pack("<I", len(file)) + file for file in files)
+        image = {
+            "name": "image",
+            "datatype": "BYTES",
+            "shape": [len(files)],
+            "parameters": {"binary_data_size": len(content)},
+        }
+        head = json.dumps({"inputs": [image], "parameters": {"binary_data_output": True}}).encode()
+        request = urllib.request.Request(
+            self.url,
+            data=head + content,
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Inference-Header-Content-Length": str(len(head)),
+            },
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self.deadline) as reply:
+                length = int(reply.headers["Inference-Header-Content-Length"])
+                body = reply.read()
+        except urllib.error.HTTPError as error:
+            raise Refused(f"{error.code}: {error.read().decode()}") from error
+        (output,) = json.loads(body[:length])["outputs"]
+        return numpy.frombuffer(body[length:], dtype="<f4").reshape(output["shape"])
 
 
 def main() -> None:
@@ -48,21 +105,9 @@ def main() -> None:
         with torch.inference_mode():
             return network(torch.cat([images.prepare(image) for image in decoded])).numpy()
 
-    grpc = tritonclient.grpc.InferenceServerClient(args.url)
-    rest = tritonclient.http.InferenceServerClient(args.rest)
-
-    def ask(library, client, files: list[bytes], **options) -> numpy.ndarray:
-        request = library.InferInput("image", [len(files)], "BYTES")
-        request.set_data_from_numpy(numpy.array(files, dtype=numpy.object_))
-        result = client.infer(args.model, [request], **options)
-        response = result.get_response()
-        outputs = response["outputs"] if isinstance(response, dict) else response.outputs
-        name = outputs[0]["name"] if isinstance(response, dict) else outputs[0].name
-        return result.as_numpy(name)
-
     both = {
-        "grpc": lambda files: ask(tritonclient.grpc, grpc, files, client_timeout=args.deadline),
-        "rest": lambda files: ask(tritonclient.http, rest, files, timeout=int(args.deadline * 1e6)),
+        "grpc": Grpc(args.url, args.model, args.deadline),
+        "rest": Rest(args.rest, args.model, args.deadline),
     }
     photographs = []
     for photograph in images.photographs().values():
@@ -96,8 +141,8 @@ def main() -> None:
             try:
                 infer([file])
                 refused[f"{name} {protocol}"] = "answered"
-            except InferenceServerException as error:
-                refused[f"{name} {protocol}"] = f"{error.status()}: {error.message()}"
+            except Refused as error:
+                refused[f"{name} {protocol}"] = str(error)
     # A bad one costs the others nothing.
     sent += int(both["grpc"]([files[0]]).shape[0] == 1)
     print(

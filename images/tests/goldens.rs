@@ -1,4 +1,5 @@
 //! Against Pillow and torchvision; `goldens.py` beside this file writes what is compared.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test as a whole
 
 use lamina_images::prepare;
 use lamina_model::{
