@@ -2,7 +2,6 @@
 
 use super::judge::deviation_of_difference;
 use super::{Case, Must, Planned, links};
-use crate::state::decision::NOTICING_SECONDS;
 use crate::state::links::Pair;
 use crate::state::memory::{Candidate, PlacementMemory};
 use crate::state::notice::Notice;
@@ -18,6 +17,9 @@ use lamina_placement::check::Violation;
 use lamina_placement::{Metrics, Solution};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Noticing a change takes so long: a link that was measured so shortly before was
+/// measured after it came.
+const NOTICING_SECONDS: f64 = 1.0;
 /// Links of a better path that nobody measures are waited for no longer than this where
 /// requests wait for the move …
 const MEASURE_LIMIT_SECONDS: f64 = 3.0;

@@ -29,10 +29,6 @@ pub(crate) struct Doubt {
     pub since_seconds: f64,
 }
 
-/// Noticing a change takes so long: a link that was measured so shortly before was
-/// measured after it came.
-pub(crate) const NOTICING_SECONDS: f64 = 1.0;
-
 impl Doubt {
     /// Whether it is about the link from `from` to `to`, as `view` has it: one that shares
     /// a host with the slower one, and that nobody has measured since.
@@ -40,8 +36,8 @@ impl Doubt {
         let (a, b) = &self.link;
         let shares_host = [from, to].iter().any(|host| host == a || host == b);
         let is_itself = from == a && to == b;
-        let is_stale =
-            |v: &LinkView| v.bandwidth_age_seconds > self.since_seconds + NOTICING_SECONDS;
+        // What was measured while the change was being noticed may be of before.
+        let is_stale = |v: &LinkView| v.bandwidth_age_seconds > self.since_seconds;
         shares_host && !is_itself && view.is_none_or(is_stale)
     }
 }
@@ -401,7 +397,7 @@ mod tests {
             reachable: true,
             estimated: false,
         };
-        let (before, since) = (measured(21.5), measured(20.5));
+        let (before, since) = (measured(20.5), measured(19.5));
         assert!(doubt.is_about("cam-1", "edge-1", Some(&before)));
         assert!(doubt.is_about("edge-1", "cloud-1", Some(&before)));
         assert!(doubt.is_about("cam-1", "edge-1", None), "never measured");
