@@ -6,32 +6,32 @@ reader refuses unknown fields and newer versions.
 | field | type | meaning |
 |---|---|---|
 | `version` | integer | format of this file: 1 |
-| `producer` | string | what wrote it: `lamina 0.1.0, torch 2.13.0` |
+| `producer` | string | the writer: `lamina 0.1.0, torch 2.13.0` |
 | `inputs` | array of one | the network's input |
 | `inputs[].name` | string | name that clients use |
 | `inputs[].datatype` | string | element type as the Open Inference Protocol names it: `FP32`, `UINT8`, … |
-| `inputs[].shape` | array of integers | -1 in the first place where any batch size is taken |
+| `inputs[].shape` | array of integers | -1 as the first dimension if the batch is free |
 | `stages` | array | the trunk in order; stage `i` is the submodule `stages.i` of the file |
 | `stages[].name` | string | label, unique among stages |
 | `stages[].distributable` | boolean | false: no cut in front of this stage and none inside |
-| `criterion` | string | `confidence`: leave where the largest softmax probability is >= the threshold; `entropy`: leave where the softmax's entropy divided by ln(classes) is <= the threshold |
+| `criterion` | string | `confidence`: leave if the largest softmax probability is >= the threshold; `entropy`: leave if the softmax's entropy divided by ln(classes) is <= the threshold |
 | `exits` | array | in the order in which a request meets them, which is that of the file's output tuple; the last one is the network's end |
 | `exits[].name` | string | label, unique among exits |
-| `exits[].output` | integer | its place in the output tuple |
-| `exits[].stage` | integer | the stage behind which its branch leaves the trunk |
-| `exits[].within` | string or null | the exit at the end of the side branch on which it hangs; null on the trunk |
+| `exits[].output` | integer | its position in the output tuple |
+| `exits[].stage` | integer | the stage after which its branch leaves the trunk |
+| `exits[].within` | string or null | the exit at the end of its side branch; null on the trunk |
 | `exits[].classes` | integer | number of classes, 2 or more |
 | `exits[].temperature` | number | above 0; divides the logits before the softmax |
-| `exits[].threshold` | number or null | 0..=1; null: nobody leaves here (at the last exit: everyone does) |
+| `exits[].threshold` | number or null | 0..=1; null: no request leaves here (at the last exit: all do) |
 | `exits[].table` | array | measured on a validation set, from strict to permissive; may be empty |
 | `exits[].table[].threshold` | number | 0..=1 |
-| `exits[].table[].exitRate` | number | share of all rows that are sure enough here, 0..=1, as if it were the only side exit |
+| `exits[].table[].exitRate` | number | share of all rows that are confident enough here, 0..=1, as if it were the only side exit |
 | `exits[].table[].accuracy` | number | share of those that it gets right, 0..=1 |
-| `expected` | object or null | what the thresholds gave on that set, all in force |
+| `expected` | object or null | results on that set with all thresholds in force |
 | `expected.accuracy` | number | share of all rows that are right, 0..=1 |
 | `expected.exits` | array | one for each exit |
 | `expected.exits[].exitRate` | number | share of all rows that leave here; together 1 |
-| `expected.exits[].accuracy` | number or null | share of those that are right; null where nobody leaves |
+| `expected.exits[].accuracy` | number or null | share of those that are right; null if no row leaves |
 | `expected.exits[].accuracyAlone` | number | share of all rows that this exit would get right |
 """
 
