@@ -26,10 +26,25 @@ pub(crate) async fn container_killed_on_the_path(site: &mut Site) -> Result<Stri
     Ok(format!("on {host}"))
 }
 
-pub(crate) async fn container_killed_at_the_entry(_site: &mut Site) -> Result<String> {
+pub(crate) async fn container_killed_at_the_entry(site: &mut Site) -> Result<String> {
+    let before = restarts(site, ENTRY).await?;
     kill_agent(ENTRY)?;
-    sleep(Duration::from_secs(3)).await;
+    // Before the kubelet has noticed it, everything looks well.
+    let begin = Instant::now();
+    while restarts(site, ENTRY).await? == before {
+        ensure!(begin.elapsed() < Duration::from_secs(20), "no restart");
+        sleep(Duration::from_millis(200)).await;
+    }
     Ok(format!("on {ENTRY}"))
+}
+
+/// How often the agent's container on `node` was restarted, as its kubelet says.
+async fn restarts(site: &Site, node: &str) -> Result<String> {
+    let on_node = format!("spec.nodeName={node}");
+    let count = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+    let query = ["get", "pods", "-n", SYSTEM, "-l", AGENT];
+    let more = ["--field-selector", &on_node, "-o", count];
+    Ok(site.cluster.kubectl(&[&query[..], &more].concat()).await?)
 }
 
 /// Both daemons of a node, which pods outlive.
