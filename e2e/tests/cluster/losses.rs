@@ -27,24 +27,34 @@ pub(crate) async fn container_killed_on_the_path(site: &mut Site) -> Result<Stri
 }
 
 pub(crate) async fn container_killed_at_the_entry(site: &mut Site) -> Result<String> {
-    let before = restarts(site, ENTRY).await?;
+    let before = container(site, ENTRY).await?;
     kill_agent(ENTRY)?;
     // Before the kubelet has noticed it, everything looks well.
     let begin = Instant::now();
-    while restarts(site, ENTRY).await? == before {
+    loop {
+        let (restarts, is_ready) = container(site, ENTRY).await?;
+        if restarts != before.0 && is_ready {
+            break;
+        }
         ensure!(begin.elapsed() < Duration::from_secs(20), "no restart");
         sleep(Duration::from_millis(200)).await;
     }
+    // kube-proxy hears of it last.
+    sleep(Duration::from_secs(1)).await;
     Ok(format!("on {ENTRY}"))
 }
 
-/// How often the agent's container on `node` was restarted, as its kubelet says.
-async fn restarts(site: &Site, node: &str) -> Result<String> {
+/// How often the agent's container on `node` was restarted, and whether it is ready, as its
+/// kubelet says.
+async fn container(site: &Site, node: &str) -> Result<(String, bool)> {
     let on_node = format!("spec.nodeName={node}");
-    let count = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+    let status = ".items[*].status.containerStatuses[*]";
+    let wanted = format!("jsonpath={{{status}.restartCount}} {{{status}.ready}}");
     let query = ["get", "pods", "-n", SYSTEM, "-l", AGENT];
-    let more = ["--field-selector", &on_node, "-o", count];
-    Ok(site.cluster.kubectl(&[&query[..], &more].concat()).await?)
+    let more = ["--field-selector", &on_node, "-o", &wanted];
+    let said = site.cluster.kubectl(&[&query[..], &more].concat()).await?;
+    let (restarts, is_ready) = said.split_once(' ').context("no container")?;
+    Ok((restarts.to_owned(), is_ready.trim() == "true"))
 }
 
 /// Both daemons of a node, which pods outlive.
