@@ -131,9 +131,9 @@ spec:
         })
     })
     .await?;
-    let before = bytes_out(scene).await?;
+    let before = bytes_to_edge(scene).await?;
     let seen = client(scene).await?;
-    let bytes = bytes_out(scene).await? - before;
+    let bytes = bytes_to_edge(scene).await? - before;
     Ok(Measured {
         crossing,
         bytes_each: bytes / seen.sent as f64,
@@ -142,7 +142,7 @@ spec:
 }
 
 /// Bytes of tensors sent from the camera to the edge so far.
-async fn bytes_out(scene: &Scene) -> Result<f64> {
+pub(crate) async fn bytes_to_edge(scene: &Scene) -> Result<f64> {
     let address = SocketAddr::new(scene.lab.address("cam-1")?.into(), FIGURES);
     let figures = metrics::fetch(address, "/metrics", Duration::from_secs(10)).await?;
     let ours = |line: &&str| {

@@ -1,17 +1,14 @@
 //! Image files as requests arise: clients send JPEGs and PNGs, a host of the path decodes them,
 //! and the answers are PyTorch's.
 
+use crate::activations::bytes_to_edge;
 use anyhow::{Context, Result, ensure};
-use lamina_e2e::metrics;
 use lamina_e2e::scene::{AGENT_PORT, REST_PORT, Scene};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 const MODEL: &str = "images";
 const FILE: &str = "mobilenet-v2";
-/// Port of an agent's metrics.
-const FIGURES: u16 = 9091;
 /// Decoders of JPEG differ by a few levels of 255, which a network answers with as much.
 const LARGEST: f64 = 0.05;
 
@@ -101,19 +98,6 @@ spec:
         .wait_ready(MODEL, Duration::from_secs(180), &mut |_| ())
         .await?;
     Ok(())
-}
-
-/// Bytes of tensors from the camera to the edge until now.
-async fn bytes_to_edge(scene: &Scene) -> Result<f64> {
-    let address = SocketAddr::new(scene.lab.address("cam-1")?.into(), FIGURES);
-    let figures = metrics::fetch(address, "/metrics", Duration::from_secs(10)).await?;
-    let ours = |line: &&str| {
-        line.starts_with("lamina_hop_bytes_total")
-            && line.contains("peer=\"edge-1\"")
-            && line.contains("direction=\"out\"")
-    };
-    let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
-    Ok(figures.lines().filter(ours).filter_map(value).sum())
 }
 
 async fn client(scene: &Scene) -> Result<Seen> {
