@@ -221,14 +221,16 @@ async fn answers_that_nobody_takes_cost_others_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_large_requests_is_refused_beyond_its_share() {
+    const FLOOD: usize = 300;
     let folder = Folder::new();
-    let mut cam = Host::slow("cam-1", &folder, Duration::from_secs(1));
+    let mut cam = Host::slow("cam-1", &folder, Duration::from_millis(100));
     deploy(1, &mut [(&mut cam, (2.0, 1.0))]).await;
     cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
-    // 8 MB each, where all may take 128 MiB and a model half of it.
-    let large = request("", &vec![1.0; 2_000_000]);
+    // Half a megabyte each, with as many rows as may be: all may take 128 MiB, and a model
+    // half of it, which they do while the host computes one after the other.
+    let large = request("", &vec![1.0; 131_072]);
     let begin = Instant::now();
-    let flood = (0..24).map(|_| {
+    let flood = (0..FLOOD).map(|_| {
         let mut client = cam.client().max_encoding_message_size(1 << 30);
         let mut asked = tonic::Request::new(large.clone());
         asked.set_timeout(Duration::from_secs(50));
@@ -239,11 +241,12 @@ async fn a_flood_of_large_requests_is_refused_beyond_its_share() {
     let refused: Vec<_> = refused
         .filter(|status| status.code() == Code::ResourceExhausted)
         .collect();
-    assert!(!refused.is_empty(), "{ended:?}");
+    assert!(!refused.is_empty());
     for status in &refused {
         assert!(status.metadata().contains_key("retry-after-ms"), "{status}");
     }
-    assert!(refused.len() < 24, "some are served");
+    let served = ended.iter().filter(|e| e.is_ok()).count();
+    assert!(served > 0 && served + refused.len() == FLOOD, "{served}");
     assert!(begin.elapsed() < Duration::from_secs(60));
     // And then there is room again.
     let reply = cam.client().model_infer(request("", &[1.0, 2.0])).await;

@@ -34,6 +34,7 @@ impl Drop for Real {
 impl Real {
     /// Starts `program` of `LAMINA_SERVERS` as `set` says, given its folder and address.
     async fn start(program: &str, set: impl FnOnce(&mut Command, &std::path::Path, &str)) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let servers = std::env::var_os("LAMINA_SERVERS");
         let servers = servers.expect("LAMINA_SERVERS is not set: run `cargo xtask setup`");
@@ -142,7 +143,6 @@ impl Real {
     }
 
     async fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> reqwest::Response {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = client
             .request(method.parse().unwrap(), self.url(path))
