@@ -83,8 +83,5 @@ fn malformed(error: DecodeErrors) -> DecodeError {
 }
 
 fn no_image(reason: &str) -> DecodeError {
-    DecodeError::Malformed {
-        format: FORMAT,
-        reason: reason.to_owned(),
-    }
+    DecodeError::malformed(FORMAT, reason)
 }

@@ -34,6 +34,16 @@ pub enum DecodeError {
     Memory { bytes: usize },
 }
 
+impl DecodeError {
+    /// A file of `format` that cannot be read, for `reason`.
+    pub(crate) fn malformed(format: &'static str, reason: &str) -> Self {
+        Self::Malformed {
+            format,
+            reason: reason.to_owned(),
+        }
+    }
+}
+
 /// Refuses sizes that are not taken.
 pub(crate) fn check(width: u32, height: u32, most: u64) -> Result<(), DecodeError> {
     let sides = 1..=lamina_model::MOST_SIDE;

@@ -86,8 +86,5 @@ fn malformed(error: DecodingError) -> DecodeError {
 }
 
 fn no_image(reason: &str) -> DecodeError {
-    DecodeError::Malformed {
-        format: FORMAT,
-        reason: reason.to_owned(),
-    }
+    DecodeError::malformed(FORMAT, reason)
 }

@@ -120,10 +120,7 @@ impl Chain {
         let Some(ahead) = &self.ahead else {
             return run(self.graph.as_ref(), inputs, take);
         };
-        let (wanted, got) = (ahead.inputs.len(), inputs.len());
-        if wanted != got {
-            return Err(ChainFault::Inputs { wanted, got });
-        }
+        check_count(ahead, inputs.len())?;
         let mut made = Vec::new();
         for (place, image) in ahead.images() {
             let input = &inputs[place];
@@ -162,6 +159,16 @@ fn run<R>(
     Ok(take(&seen))
 }
 
+/// Refuses another number of inputs than the block takes.
+fn check_count(ahead: &Preprocessing, got: usize) -> Result<(), ChainFault> {
+    let wanted = ahead.inputs.len();
+    if wanted == got {
+        Ok(())
+    } else {
+        Err(ChainFault::Inputs { wanted, got })
+    }
+}
+
 /// What the block makes of `values`, as they travel.
 ///
 /// # Errors
@@ -170,10 +177,7 @@ pub(crate) fn prepared(
     ahead: &Preprocessing,
     values: &[Tensor],
 ) -> Result<Vec<Tensor>, ChainFault> {
-    let (wanted, got) = (ahead.inputs.len(), values.len());
-    if wanted != got {
-        return Err(ChainFault::Inputs { wanted, got });
-    }
+    check_count(ahead, values.len())?;
     let mut given = values.to_vec();
     for (place, image) in ahead.images() {
         let value = &values[place];
