@@ -233,6 +233,17 @@ impl Scene {
         Ok(text.replace("http://10.77.0.6:8080/", &here))
     }
 
+    /// Where `examples/<name>.yaml` has its model from, in this lab.
+    ///
+    /// # Errors
+    /// The file cannot be read, or names none.
+    pub fn example_uri(&self, name: &str) -> Result<String> {
+        let example = self.example(name)?;
+        let uri = example.lines().find_map(|l| l.trim().strip_prefix("uri: "));
+        uri.map(str::to_owned)
+            .ok_or_else(|| SceneError::Io(format!("examples/{name}.yaml names no file")))
+    }
+
     /// `kubectl apply` of a text.
     ///
     /// # Errors

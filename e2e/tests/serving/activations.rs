@@ -97,9 +97,7 @@ async fn compared(scene: &Scene) -> Result<()> {
 }
 
 async fn measured(scene: &Scene, dtype: &str, wire: Option<WireType>) -> Result<Measured> {
-    let example = scene.example(FILE)?;
-    let uri = example.lines().find_map(|l| l.trim().strip_prefix("uri: "));
-    let uri = uri.context("the example names no file")?;
+    let uri = scene.example_uri(FILE)?;
     // An early cut with large activations.
     let manifest = format!(
         "apiVersion: serving.lamina.dev/v1alpha1

@@ -65,9 +65,7 @@ fn check(seen: &Seen) -> Result<()> {
 }
 
 async fn apply(scene: &Scene, pins: &[(u32, u32, &str)]) -> Result<()> {
-    let example = scene.example(FILE)?;
-    let uri = example.lines().find_map(|l| l.trim().strip_prefix("uri: "));
-    let uri = uri.context("the example names no file")?;
+    let uri = scene.example_uri(FILE)?;
     let pins = pins.iter().map(|(first, last, node)| {
         format!("      - {{first: {first}, last: {last}, node: {node}}}\n")
     });

@@ -13,10 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The model with the file `version` and inputs of these names.
 fn manifest(scene: &Scene, version: &str, inputs: &[&str]) -> Result<String> {
-    let example = scene.example("mobilenet-v2")?;
-    let files = example.lines().find_map(|l| l.trim().strip_prefix("uri: "));
-    let files = files.context("the example names no file")?;
-    let uri = files.replace("mobilenet-v2", version);
+    let file = scene.example_uri("mobilenet-v2")?;
+    let uri = file.replace("mobilenet-v2", version);
     let input = |name: &&str| {
         format!(
             "    - {{name: {name}, datatype: FP32, shape: [-1, 3, 64, 64], range: {{min: -4, max: 4}}}}\n"
