@@ -17,6 +17,7 @@ import torch
 import tritonclient.grpc as triton
 
 import images
+from ending import end_process
 
 
 def main() -> None:
@@ -60,3 +61,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

@@ -23,6 +23,8 @@ import time
 
 import numpy
 
+from ending import end_process
+
 SHAPE = (1, 3, 224, 224)
 # Requests before the measured ones.
 WARM_UP = 5
@@ -219,3 +221,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

@@ -24,6 +24,7 @@ import tritonclient.grpc as triton
 
 import images
 import models
+from ending import end_process
 
 TOLERANCE = 1e-4
 
@@ -166,10 +167,11 @@ class Load:
             record["outcome"] = "correct" if difference <= TOLERANCE else "wrong"
             record.update(describe(result))
         with self.lock:
-            self.in_flight -= 1
             counter = record["outcome"]
             setattr(self, counter, getattr(self, counter) + 1)
-        emit(**record)
+            emit(**record)
+            # Last: the process ends once none is in flight.
+            self.in_flight -= 1
 
     def run(self) -> None:
         commands: queue.Queue = queue.Queue()
@@ -261,3 +263,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

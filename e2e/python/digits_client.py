@@ -22,6 +22,8 @@ import numpy
 import torch
 import tritonclient.grpc as triton
 
+from ending import end_process
+
 SDK = pathlib.Path(__file__).resolve().parents[2] / "sdk"
 sys.path.insert(0, str(SDK))
 import lamina  # noqa: E402
@@ -195,7 +197,7 @@ def main() -> None:
     digits = Digits(args)
     print("ready", flush=True)
     digits.accuracy() if args.what == "accuracy" else digits.stream()
-    sys.exit(1 if digits.wrong or digits.lost else 0)
+    end_process(1 if digits.wrong or digits.lost else 0)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 import tritonclient.grpc as triton
 
 import models
+from ending import end_process
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "sdk"))
 import lamina  # noqa: E402
@@ -178,7 +179,7 @@ def main() -> None:
             }
         )
     )
-    sys.exit(1 if check.wrong else 0)
+    end_process(1 if check.wrong else 0)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 import images
+from ending import end_process
 
 SIDE = 480
 
@@ -160,3 +161,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()
