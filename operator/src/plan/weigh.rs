@@ -1,6 +1,7 @@
 //! Whether a solution is better than the serving plan by enough.
 
 use super::judge::deviation_of_difference;
+use super::due::News;
 use super::{Case, Must, Planned, links};
 use crate::state::links::Pair;
 use crate::state::memory::{Candidate, PlacementMemory};
@@ -21,8 +22,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// measured after it came.
 const NOTICING_SECONDS: f64 = 1.0;
 /// Links of a better path that nobody measures are waited for no longer than this where
-/// requests wait for the move …
+/// requests wait for the move, if they were measured before the change, and than this if never …
 const MEASURE_LIMIT_SECONDS: f64 = 3.0;
+const UNMEASURED_LIMIT_SECONDS: f64 = 6.0;
 /// … and for a path that would only be better: then it is dropped until it is found again, since
 /// nothing moves onto an unmeasured link just for a gain.
 const CALM_LIMIT_SECONDS: f64 = 10.0;
@@ -37,7 +39,7 @@ impl Case<'_> {
         answer: &Answer,
         solution: &Solution,
         must: Option<Must>,
-        news: Option<String>,
+        news: Option<News>,
     ) -> Planned {
         let must = must.or_else(|| self.is_back(solution));
         let Some(segments) = self.segments(solution) else {
@@ -151,7 +153,7 @@ impl Case<'_> {
         solution: &Solution,
         current: &Plan,
         to: Vec<Segment>,
-        news: Option<String>,
+        news: Option<News>,
     ) -> Planned {
         let standing = answer.standing.as_ref();
         let now = standing.and_then(|s| s.metrics.as_ref());
@@ -247,15 +249,20 @@ impl Case<'_> {
         own: &mut PlacementMemory,
         solution: &Solution,
         path: String,
-        news: Option<String>,
+        news: Option<News>,
     ) -> bool {
         let is_first = self.current.is_none();
-        // If nothing serves, the first plan has been waiting, whatever its path.
+        // Where requests wait, for the first plan or for a better one than what became worse,
+        // they have been waiting, whichever path it will be.
         let known = own.candidate.take();
-        let known = known.filter(|c| is_first || c.path == path);
+        let known = known.filter(|c| is_first || !c.is_calm || c.path == path);
+        let is_calm = !is_first
+            && news.as_ref().is_none_or(|news| news.is_calm)
+            && known.as_ref().is_none_or(|c| c.is_calm);
         let candidate = Candidate {
             found: known.as_ref().map_or(self.snapshot.now, |c| c.found),
-            trigger: news.or(known.and_then(|c| c.trigger)),
+            trigger: news.map(|news| news.why).or(known.and_then(|c| c.trigger)),
+            is_calm,
             links: crossings(solution),
             path,
         };
@@ -272,7 +279,6 @@ impl Case<'_> {
             doubt.is_some_and(|d| d.is_about(&pair.0, &pair.1, view(pair).as_ref()))
         };
         let mut crossed = candidate.links.iter();
-        let is_calm = !is_first && candidate.trigger.is_none();
         let all_known = if is_first {
             crossed.all(is_measured)
         } else if is_calm {
@@ -280,7 +286,11 @@ impl Case<'_> {
         } else {
             crossed.all(is_fresh)
         };
-        let is_over = waited >= MEASURE_LIMIT_SECONDS;
+        let limit = match is_first || candidate.links.iter().all(is_measured) {
+            true => MEASURE_LIMIT_SECONDS,
+            false => UNMEASURED_LIMIT_SECONDS,
+        };
+        let is_over = waited >= limit;
         let waits = !all_known && (is_calm || !is_over) || !is_first && waited <= 0.0;
         let is_given_up = waits && is_calm && waited >= CALM_LIMIT_SECONDS;
         own.candidate = (!is_given_up).then_some(candidate);
