@@ -2,6 +2,7 @@
 
 use super::{Failure, Reason};
 use crate::measure::memory_free_bytes;
+use crate::worker;
 use clap::Args;
 use lamina_crds::quantity::{format_bytes, parse_bytes};
 use lamina_model::Manifest;
@@ -57,7 +58,7 @@ impl LimitArgs {
     /// The memory limit in bytes.
     pub(super) fn memory_bytes(&self) -> u64 {
         self.memory_limit
-            .unwrap_or_else(|| memory_free_bytes() / 5 * 4)
+            .unwrap_or_else(|| worker::memory_share(memory_free_bytes()))
             .max(MEMORY_BYTES_AT_LEAST)
     }
 }
