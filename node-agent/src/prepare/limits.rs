@@ -2,6 +2,7 @@
 
 use super::{Failure, Reason};
 use crate::measure::memory_free_bytes;
+use crate::worker;
 use clap::Args;
 use lamina_crds::quantity::{format_bytes, parse_bytes};
 use lamina_model::Manifest;
@@ -68,7 +69,7 @@ impl LimitArgs {
 
 /// Four fifths of what is free. Who takes more than there is has the kernel end the container.
 fn most_of(free_bytes: u64) -> Result<u64, Failure> {
-    let limit = free_bytes / 5 * 4;
+    let limit = worker::memory_share(free_bytes);
     if limit >= MEMORY_BYTES_AT_LEAST {
         return Ok(limit);
     }
