@@ -225,6 +225,7 @@ mod tests {
                 datatype: datatype.into(),
                 shape: shape.to_vec(),
                 data: vec![0; bytes].into(),
+                ..Tensor::default()
             };
             is_of(&tensor, &spec)
         };
