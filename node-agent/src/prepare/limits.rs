@@ -118,7 +118,10 @@ mod tests {
         let refused = most_of(200 << 20).unwrap_err();
         assert!(refused.retryable);
         let message = refused.message;
-        assert!(message.contains("256Mi") && message.contains("200Mi"), "{message}");
+        assert!(
+            message.contains("256Mi") && message.contains("200Mi"),
+            "{message}"
+        );
     }
 
     #[test]

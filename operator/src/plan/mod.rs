@@ -515,12 +515,7 @@ impl Case<'_> {
     }
 
     /// Acts on a strategy's answer.
-    fn conclude(
-        &self,
-        own: &mut PlacementMemory,
-        answer: &Answer,
-        news: Option<News>,
-    ) -> Planned {
+    fn conclude(&self, own: &mut PlacementMemory, answer: &Answer, news: Option<News>) -> Planned {
         if let Some(back) = self.judge_trial(own, answer) {
             return back;
         }

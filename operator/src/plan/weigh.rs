@@ -1,7 +1,7 @@
 //! Whether a solution is better than the serving plan by enough.
 
-use super::judge::deviation_of_difference;
 use super::due::News;
+use super::judge::deviation_of_difference;
 use super::{Case, Must, Planned, links};
 use crate::state::links::Pair;
 use crate::state::memory::{Candidate, PlacementMemory};

@@ -135,7 +135,11 @@ mod tests {
             let out = tree.output().unwrap();
             let tree = String::from_utf8_lossy(&out.stdout);
             assert!(tree.contains("\nreqwest v"), "{out:?}");
-            assert!(tree.contains("reqwest feature \"__rustls\""), "{}", image.name);
+            assert!(
+                tree.contains("reqwest feature \"__rustls\""),
+                "{}",
+                image.name
+            );
         }
     }
 }
