@@ -5,7 +5,7 @@ use crate::state::links::{LinkChange, LinkView, Pair};
 use crate::state::memory::{LinkReference, PlacementMemory};
 use crate::state::plans;
 use crate::state::snapshot::Snapshot;
-use crate::state::text::{millis, rate_change};
+use crate::state::text::{millis, rate, rate_change};
 use lamina_crds::placement::Plan;
 use lamina_crds::reasons;
 
@@ -84,7 +84,11 @@ pub(crate) fn faster(change: &LinkChange) -> Option<String> {
     let after = reference(change.after)?;
     let (from, to) = &change.pair;
     let Some(before) = reference(change.before) else {
-        return Some(format!("{from}→{to} is back"));
+        let is_back = !change.before.reachable;
+        return Some(match is_back {
+            true => format!("{from}→{to} is back"),
+            false => format!("{from}→{to} was measured: {}", rate(after.bytes_per_second)),
+        });
     };
     let gained = after.bytes_per_second >= before.bytes_per_second * LOOK_FACTOR;
     let rtt_gained = before.rtt_seconds - after.rtt_seconds > RTT_NOISE_SECONDS

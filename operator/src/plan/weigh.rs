@@ -18,13 +18,13 @@ use lamina_placement::check::Violation;
 use lamina_placement::{Metrics, Solution};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Noticing a change takes so long: a link that was measured so shortly before was
-/// measured after it came.
-const NOTICING_SECONDS: f64 = 1.0;
+/// A link that shares no host with one that became slower is known if it was measured so shortly
+/// before.
+const RECENT_SECONDS: f64 = 15.0;
 /// Links of a better path that nobody measures are waited for no longer than this where
 /// requests wait for the move, if they were measured before the change, and than this if never …
 const MEASURE_LIMIT_SECONDS: f64 = 3.0;
-const UNMEASURED_LIMIT_SECONDS: f64 = 6.0;
+const UNMEASURED_LIMIT_SECONDS: f64 = 5.0;
 /// … and for a path that would only be better: then it is dropped until it is found again, since
 /// nothing moves onto an unmeasured link just for a gain.
 const CALM_LIMIT_SECONDS: f64 = 10.0;
@@ -270,22 +270,21 @@ impl Case<'_> {
         let view = |(from, to): &Pair| self.snapshot.links.get(from, to);
         // A link that was only pinged is no better known than an unmeasured one.
         let is_measured = |pair| view(pair).is_some_and(|v| v.is_measured());
-        let is_fresh =
-            |pair| view(pair).is_some_and(|v| v.bandwidth_age_seconds <= waited + NOTICING_SECONDS);
+        let is_recent = |pair| {
+            let age = view(pair).map(|v| v.bandwidth_age_seconds);
+            age.is_some_and(|age| age <= waited + RECENT_SECONDS)
+        };
         // One whose host has a link that became slower may have become slower with it.
         let doubt = links::standing_doubt(self.snapshot, own);
         let is_doubted = |pair: &Pair| {
             let doubt = doubt.as_ref();
             doubt.is_some_and(|d| d.is_about(&pair.0, &pair.1, view(pair).as_ref()))
         };
-        let mut crossed = candidate.links.iter();
-        let all_known = if is_first {
-            crossed.all(is_measured)
-        } else if is_calm {
-            crossed.all(|pair| is_measured(pair) && !is_doubted(pair))
-        } else {
-            crossed.all(is_fresh)
+        let is_known = |pair| {
+            let is_old = !is_calm && !is_recent(pair);
+            is_measured(pair) && (is_first || !is_doubted(pair) && !is_old)
         };
+        let all_known = candidate.links.iter().all(is_known);
         let limit = match is_first || candidate.links.iter().all(is_measured) {
             true => MEASURE_LIMIT_SECONDS,
             false => UNMEASURED_LIMIT_SECONDS,

@@ -109,7 +109,7 @@ fn a_faster_link_of_a_host_that_was_considered_is_a_reason_to_ask() {
     bench.run(4);
     assert!(bench.solves > before, "at the period only");
     let note = bench.note(reasons::REDEPLOY_STARTED);
-    let start = "cam-1→cloud-1 0.080→100 Mbit/s; ";
+    let start = "cam-1→cloud-1 0.08→100 Mbit/s; ";
     assert!(note.starts_with(start), "{note}");
 }
 
