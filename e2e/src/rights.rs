@@ -71,6 +71,31 @@ struct Status {
     code: Option<i32>,
 }
 
+impl Entry {
+    fn read(line: &str) -> Option<Self> {
+        // The last line may be incomplete.
+        serde_json::from_str(line).ok()
+    }
+}
+
+/// How many calls of `log` `user`, a ServiceAccount of the chart's namespace, made of a kind of
+/// object, such as `tokenreviews`.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn count(log: &Path, user: &str, resource: &str) -> io::Result<usize> {
+    let mut count = 0;
+    for line in BufReader::new(File::open(log)?).lines() {
+        let is_it = Entry::read(&line?).is_some_and(|entry| {
+            let is_theirs = entry.user.username.rsplit(':').next() == Some(user);
+            let object = entry.object_ref.and_then(|object| object.resource);
+            is_theirs && object.as_deref() == Some(resource)
+        });
+        count += usize::from(is_it);
+    }
+    Ok(count)
+}
+
 impl Calls {
     /// Reads the calls in `log`.
     ///
@@ -85,8 +110,7 @@ impl Calls {
     }
 
     fn add(&mut self, line: &str) {
-        // The last line may be incomplete.
-        let Ok(entry) = serde_json::from_str::<Entry>(line) else {
+        let Some(entry) = Entry::read(line) else {
             return;
         };
         let Some(object) = entry.object_ref else {
@@ -196,6 +220,19 @@ mod tests {
         let patch = right("patch", "serving.lamina.dev", "computenodes/status");
         assert_eq!(calls.answered, [patch].into());
         assert_eq!(calls.refused, [right("list", "", "secrets")].into());
+    }
+
+    #[test]
+    fn calls_of_a_user_are_counted_by_kind() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let review = r#"{"verb":"create","user":{"username":"system:serviceaccount:s:op"},"objectRef":{"resource":"tokenreviews"}}"#;
+        let others = review.replace("s:op", "s:agent");
+        let log = [review, &others, PATCH, review, &review[..40]].join("\n");
+        std::fs::write(file.path(), log).unwrap();
+        let count = |user, resource| count(file.path(), user, resource).unwrap();
+        assert_eq!(count("op", "tokenreviews"), 2);
+        assert_eq!(count("agent", "tokenreviews"), 1);
+        assert_eq!(count("op", "computenodes"), 0);
     }
 
     #[test]

@@ -69,7 +69,8 @@ struct Run {
     /// Bytes that one agent may store in an hour, such as 8Gi, not counting requested blobs.
     #[arg(long, default_value = "8Gi", value_parser = lamina_crds::quantity::parse_bytes)]
     put_quota: u64,
-    /// Highest share of a host's memory for the models of one namespace, above 0 and up to 1.
+    /// Highest share of a host's memory, and of the space in its ComputeNode, for the models of one
+    /// namespace, above 0 and up to 1.
     #[arg(long, default_value_t = 1.0, value_parser = share)]
     namespace_memory_share: f64,
     /// Strategies in processes of their own: a JSON list of name, address

@@ -17,6 +17,7 @@ use crate::state::time::Moment;
 use k8s_openapi::api::core::v1::{Node, NodeSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
+use kube::Resource as _;
 use lamina_crds::compute_node::{Capacity, Slice};
 use lamina_crds::conditions::{BENCHMARKED, READY, condition};
 use lamina_crds::dnn_model::{
@@ -259,6 +260,7 @@ pub(crate) fn placement(newest: Option<Plan>, active: Option<Plan>) -> Placement
             uid: Some(PLACEMENT_UID.into()),
             generation: Some(1),
             owner_references: Some(vec![OwnerReference {
+                api_version: lamina_crds::DnnModel::api_version(&()).into_owned(),
                 kind: "DnnModel".into(),
                 name: "net".into(),
                 uid: MODEL_UID.into(),

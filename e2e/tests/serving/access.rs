@@ -4,9 +4,10 @@
 
 use crate::clients::both_ways;
 use crate::good::serve;
+use crate::hostile::bad_tokens;
 use crate::rights::unused;
 use anyhow::{Result, ensure};
-use lamina_e2e::scene::{Scene, Step, poll};
+use lamina_e2e::scene::{AGENT_PORT, Scene, Step, poll};
 use std::ffi::OsStr;
 use std::time::Duration;
 
@@ -193,6 +194,32 @@ async fn token(scene: &Scene, account: &str, audience: &str) -> Result<String> {
     Ok(format!("Bearer {}", token.trim()))
 }
 
+/// A client floods the agent with bad tokens; one whose token is good loses nothing.
+async fn bad_tokens_keep_nobody_out(scene: &Scene, good: (&str, &str)) -> Result<()> {
+    let agent = format!("{}:{AGENT_PORT}", scene.lab.address("edge-2")?);
+    let infer = (agent, "/inference.GRPCInferenceService/ModelInfer");
+    let flood = async {
+        let asked = bad_tokens(scene, infer, None, "lamina-agent").await?;
+        ensure!((1..200).contains(&asked), "{asked} questions to the API server");
+        anyhow::Ok(())
+    };
+    let is_answered = async || {
+        let answers = ask(scene, MODEL, good).await?;
+        ensure!(answers.iter().all(|a| a == "answered"), "{answers:?}");
+        anyhow::Ok(())
+    };
+    let client = async {
+        loop {
+            is_answered().await?;
+        }
+    };
+    tokio::select! {
+        flooded = flood => flooded?,
+        lost = client => return lost,
+    }
+    is_answered().await
+}
+
 pub(crate) async fn a_token_gets_what_its_holder_may_get(scene: &Scene) -> Result<()> {
     scene.apply(ACCOUNTS).await?;
     let work = async {
@@ -206,6 +233,7 @@ pub(crate) async fn a_token_gets_what_its_holder_may_get(scene: &Scene) -> Resul
         let elsewhere = ("authorization", elsewhere.as_str());
         says(scene, MODEL, elsewhere, "UNAUTHENTICATED", "401").await?;
         uses(scene, "reviews").await?;
+        bad_tokens_keep_nobody_out(scene, may).await?;
         says(
             scene,
             MODEL,

@@ -4,6 +4,7 @@
 use crate::faults::{all_answered, load};
 use crate::good::serve;
 use anyhow::{Context, Result, ensure};
+use lamina_e2e::rights::count;
 use lamina_e2e::scene::redeploy;
 use lamina_e2e::scene::{FILE_PORT, Scene, Step, poll};
 use std::path::Path;
@@ -36,6 +37,55 @@ try:
     print("http TAKEN")
 except urllib.error.HTTPError as error:
     print("http", error.code)
+"#;
+
+/// Valid batches that the entry has no memory for, and then an ordinary request; prints the answers.
+const BATCHES: &str = r#"
+import sys
+import numpy
+import tritonclient.grpc as triton
+url, model = sys.argv[1:]
+client = triton.InferenceServerClient(url)
+for rows in (150, 100, 1):
+    image = triton.InferInput('image', [rows, 3, 224, 224], 'FP32')
+    image.set_data_from_numpy(numpy.zeros([rows, 3, 224, 224], numpy.float32))
+    try:
+        client.infer(model, [image], client_timeout=60)
+        print(rows, 'answered')
+    except triton.InferenceServerException as error:
+        print(rows, error.status(), ' '.join(error.message().split()))
+"#;
+
+/// Calls a method three thousand times, each with another token of the right form; prints how many
+/// calls had which outcome. With authorities to trust, it calls the operator.
+const BAD_TOKENS: &str = r#"
+import asyncio, base64, collections, json, sys
+import grpc
+address, method, authorities = sys.argv[1:]
+def part(content):
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip('=')
+def connect():
+    if not authorities:
+        return grpc.aio.insecure_channel(address)
+    with open(authorities, 'rb') as file:
+        credentials = grpc.ssl_channel_credentials(file.read())
+    named = [('grpc.ssl_target_name_override', 'operator.lamina')]
+    return grpc.aio.secure_channel(address, credentials, named)
+async def main():
+    said = collections.Counter()
+    async with connect() as channel:
+        call = channel.unary_unary(method)
+        async def ask(n):
+            token = '.'.join([part({'alg': 'RS256'}), part({'sub': n}), 'c2lnbmF0dXJl'])
+            try:
+                await call(b'', metadata=[('authorization', 'Bearer ' + token)], timeout=60)
+                said['OK'] += 1
+            except grpc.RpcError as error:
+                said[error.code().name] += 1
+        await asyncio.gather(*(ask(n) for n in range(3000)))
+    for code, count in said.items():
+        print(code, count)
+asyncio.run(main())
 "#;
 
 /// Opens connections on which nothing is said, `HOST:PORT:COUNT` each, and keeps them for a
@@ -124,6 +174,60 @@ async fn bombs(scene: &Scene, host: &str) -> Result<()> {
     Ok(())
 }
 
+/// The tenant's clients send batches that are too large to its model's entry.
+async fn batches(scene: &Scene) -> Result<()> {
+    let entry = format!("{}:8001", scene.lab.address("cam-2")?);
+    let model = format!("{TENANT}/mobilenet-v2");
+    let said = script(scene, "cam-2", BATCHES, &[entry, model]).await?;
+    let answers: Vec<&str> = said.lines().collect();
+    let [message, rows, one] = answers[..] else {
+        anyhow::bail!("{said}");
+    };
+    // Larger than a message may be, and then than a run.
+    ensure!(message.contains("RESOURCE_EXHAUSTED"), "{said}");
+    ensure!(rows.contains("INVALID_ARGUMENT"), "{said}");
+    ensure!(one == "1 answered", "{said}");
+    Ok(())
+}
+
+/// Three thousand bad tokens from cam-2; returns how many of them `asking`, a ServiceAccount of the
+/// chart, asked the API server about.
+pub(crate) async fn bad_tokens(
+    scene: &Scene,
+    (address, method): (String, &str),
+    authorities: Option<&Path>,
+    asking: &str,
+) -> Result<usize> {
+    let reviews = || count(&scene.lab.audit_log(), asking, "tokenreviews");
+    let authorities = authorities.map_or("", |path| path.to_str().unwrap_or_default());
+    let before = reviews()?;
+    let arguments = [address, method.to_owned(), authorities.to_owned()];
+    let said = script(scene, "cam-2", BAD_TOKENS, &arguments).await?;
+    let outcomes = said.lines().filter_map(|line| line.split_once(' '));
+    let mut refused = 0;
+    for (code, count) in outcomes {
+        ensure!(["UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"].contains(&code), "{said}");
+        refused += count.parse::<u32>()?;
+    }
+    ensure!(refused == 3000, "{said}");
+    Ok(reviews()? - before)
+}
+
+/// Whoever reaches the operator's port shows it bad tokens.
+async fn bad_tokens_for_the_operator(scene: &Scene) -> Result<()> {
+    let bundle = ["get", "configmap", "lamina-ca", "--namespace", "lamina-system"];
+    let bundle = [&bundle[..], &["--output", "jsonpath={.data.ca\\.crt}"]].concat();
+    let authorities = tempfile::NamedTempFile::new()?;
+    std::fs::write(authorities.path(), scene.lab.kubectl(&bundle).await?)?;
+    let operator = format!("{}:9000", scene.lab.address("cloud-1")?);
+    // The one method that needs no certificate.
+    let enroll = (operator, "/lamina.control.v1.Control/Enroll");
+    let file = Some(authorities.path());
+    let asked = bad_tokens(scene, enroll, file, "lamina-operator").await?;
+    ensure!((1..100).contains(&asked), "{asked} questions to the API server");
+    Ok(())
+}
+
 pub(crate) async fn a_tenant_and_the_network_do_their_worst(scene: &Scene) -> Result<()> {
     if scene.model("mobilenet-v2").await?.is_none() {
         serve(scene, "mobilenet-v2").await?;
@@ -160,6 +264,7 @@ pub(crate) async fn a_tenant_and_the_network_do_their_worst(scene: &Scene) -> Re
     for host in ["cam-1", "cloud-1"] {
         bombs(scene, host).await.context(host)?;
     }
+    bad_tokens_for_the_operator(scene).await?;
     let said = ready(scene, "inside", "False", "FetchFailed").await?;
     ensure!(said.contains("127.0.0.1"), "{said}");
     ready(scene, "pins", "False", "FetchFailed").await?;
@@ -171,8 +276,11 @@ pub(crate) async fn a_tenant_and_the_network_do_their_worst(scene: &Scene) -> Re
         lab.kubectl(&[&twin[..], &["--type=merge", &patch]].concat())
             .await
     };
-    patch(r#"{"spec": {"objective": {"requestsPerSecond": 1}}}"#).await?;
+    // Its first blocks stay on the entry, which has to have memory for their activations.
+    patch(r#"{"spec": {"objective": {"requestsPerSecond": 1}, "constraints": {"keepOnEntry": 2}}}"#)
+        .await?;
     ready(scene, "mobilenet-v2", "True", "Serving").await?;
+    batches(scene).await?;
     // An active model gets very many pins, too: the error names it, and it stays active.
     patch(r#"{"spec": {"constraints": {"pins": [{"first": 0, "last": 65535, "node": "cam-2"}]}, "source": {"uri": "http://127.0.0.1/"}}}"#)
         .await?;

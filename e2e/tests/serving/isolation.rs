@@ -31,6 +31,34 @@ except triton.InferenceServerException as error:
     print('refused:', error.message())
 ";
 
+/// Two thousand requests at once, over eight connections; prints how many had which outcome.
+const FLOOD: &str = "
+import asyncio, collections, sys
+import grpc
+import numpy
+from tritonclient.grpc import service_pb2
+url, model = sys.argv[1:]
+request = service_pb2.ModelInferRequest(model_name=model)
+request.inputs.add(name='x', datatype='FP32', shape=[1, 8])
+request.raw_input_contents.append(numpy.ones([1, 8], numpy.float32).tobytes())
+request = request.SerializeToString()
+async def main():
+    said = collections.Counter()
+    own = [('grpc.use_local_subchannel_pool', 1)]
+    channels = [grpc.aio.insecure_channel(url, own) for _ in range(8)]
+    async def ask(n):
+        infer = channels[n % 8].unary_unary('/inference.GRPCInferenceService/ModelInfer')
+        try:
+            await infer(request, timeout=60)
+            said['OK'] += 1
+        except grpc.RpcError as error:
+            said[error.code().name] += 1
+    await asyncio.gather(*(ask(n) for n in range(2000)))
+    for code, count in said.items():
+        print(code, count)
+asyncio.run(main())
+";
+
 /// A harmful model that is active on the entry of the good one.
 struct Harmful<'a> {
     scene: &'a Scene,
@@ -66,18 +94,35 @@ spec:
     }
 
     async fn ask(&self, value: f32) -> Result<String> {
+        self.client(ASK, &[&value.to_string()]).await
+    }
+
+    /// What a client of the model says.
+    async fn client(&self, script: &str, more: &[&str]) -> Result<String> {
         let python = std::env::var("LAMINA_PYTHON")?;
         let lab = &self.scene.lab;
         let url = format!("{}:8001", lab.address("cam-1")?);
         let output = lab
             .command_without_limits("cam-1", Path::new(&python))?
-            .args(["-W", "ignore", "-c", ASK, &url, self.name])
-            .arg(value.to_string())
+            .args(["-W", "ignore", "-c", script, &url, self.name])
+            .args(more)
             .output()
             .await?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{errors}");
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Each of very many requests is answered, or refused because there are too many.
+    async fn is_flooded(&self) -> Result<()> {
+        let said = self.client(FLOOD, &[]).await?;
+        let mut count = 0;
+        for (code, of_code) in said.lines().filter_map(|line| line.split_once(' ')) {
+            ensure!(["OK", "RESOURCE_EXHAUSTED"].contains(&code), "{said}");
+            count += of_code.parse::<u32>()?;
+        }
+        ensure!(count == 2000 && said.contains("OK"), "{said}");
+        Ok(())
     }
 
     /// Triggers the harm and expects the error, then sends ordinary requests.
@@ -126,9 +171,10 @@ async fn python(arguments: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn a_model_that_crashes_costs_others_nothing(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_model_that_is_flooded_and_crashes_costs_others_nothing(scene: &Scene) -> Result<()> {
     let wild = Harmful::serve(scene, "wild").await?;
     let client = redeploy::start(scene, &load(4.0)).await?;
+    wild.is_flooded().await?;
     for _ in 0..2 {
         wild.harms("crashes on this request: SIGSEGV").await?;
     }

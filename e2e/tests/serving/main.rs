@@ -154,7 +154,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(bad_models::a_broken_update_leaves_the_last_good_one_serving);
     case!(hostile::a_tenant_and_the_network_do_their_worst);
     case!(hostile::connections_that_say_nothing_cost_others_nothing);
-    case!(isolation::a_model_that_crashes_costs_others_nothing);
+    case!(isolation::a_model_that_is_flooded_and_crashes_costs_others_nothing);
     case!(isolation::a_model_that_never_ends_costs_others_nothing);
     case!(isolation::a_model_that_takes_all_memory_costs_others_nothing);
     case!(wishes::a_wish_that_nothing_meets_is_not_ready);

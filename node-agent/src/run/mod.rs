@@ -116,6 +116,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         .context("cannot measure this host")?;
     tracing::info!(?capacity, node = place.node, "measured");
     let changed = Arc::new(Notify::new());
+    let room = guard::room(capacity.memory_bytes);
     let options = WorkerOptions {
         program,
         folder: args.cache_dir.join("workers"),
@@ -124,6 +125,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
         warmup_runs: WARMUP_RUNS,
         memory_bytes: args.worker_memory_limit,
         memory_free_bytes,
+        answer_bytes: room.largest_answer(),
         allow_unsandboxed: args.allow_unsandboxed,
     };
     let engine = Workers::new(options, args.workers, Arc::clone(&changed));
@@ -264,7 +266,7 @@ async fn agent(args: &RunArgs) -> Result<()> {
             ready,
             access,
             limits: DoorLimits::for_requests(),
-            room: guard::room(capacity.memory_bytes),
+            room,
             run_memory_bytes: run_memory_bytes(args, capacity.memory_bytes),
         },
         blobs,

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
+mod floods;
 mod guests;
 mod hosts;
 mod tls;

@@ -84,7 +84,7 @@ pub(crate) fn apply(snapshot: &Snapshot, mut wishes: Wishes, out: &mut Decisions
         if present == Some(&spec) {
             continue;
         }
-        let mut spec = room::fitting(present, spec);
+        let mut spec = room::fitting(present, spec, snapshot.memory_share);
         if present != Some(&spec) {
             spec.join = None;
             let of = if snapshot.is_node(name) {

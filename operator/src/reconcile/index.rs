@@ -70,10 +70,17 @@ impl<'a> Index<'a> {
         self.names.insert((namespace, name), placement);
         if let Some(owner) = owner_uid(placement)
             && meta.deletion_timestamp.is_none()
+            && self.owns(owner, namespace)
         {
             let of_model = self.placements.entry(owner).or_default();
             of_model.insert(&placement.spec.entry, placement);
         }
+    }
+
+    /// Whether the DnnModel with that UID can own objects of `namespace`: it lies in no other.
+    fn owns(&self, uid: &str, namespace: &str) -> bool {
+        let model = self.models.get(uid);
+        model.is_none_or(|model| model.metadata.namespace.as_deref() == Some(namespace))
     }
 
     /// The DnnModel with that UID, if it exists and is not being deleted.

@@ -3,7 +3,7 @@
 use super::links::Pair;
 use lamina_crds::compute_node::Verification;
 use lamina_crds::placement::{Crossing, Plan};
-use lamina_crds::{Placement, PlacementStatus};
+use lamina_crds::{GROUP, Placement, PlacementStatus};
 
 /// Reason of a plan that waits for measurements.
 pub(crate) const WAITING: &str = "WaitingForMeasurements";
@@ -62,11 +62,17 @@ pub(crate) struct DeployFailure {
     pub node: Option<String>,
 }
 
-/// UID of the DnnModel that owns `placement`.
+/// UID of the DnnModel that owns `placement`, by what the object says. The model may lie in
+/// another namespace, and then it is not the owner: Kubernetes knows no such owners.
 pub(crate) fn owner_uid(placement: &Placement) -> Option<&str> {
     let owners = placement.metadata.owner_references.as_deref();
     let mut owners = owners.unwrap_or_default().iter();
-    let owner = owners.find(|o| o.kind == "DnnModel")?;
+    // Of whichever version.
+    let is_ours = |api_version: &str| {
+        let group = api_version.split_once('/').map(|(group, _)| group);
+        group == Some(GROUP)
+    };
+    let owner = owners.find(|o| o.kind == "DnnModel" && is_ours(&o.api_version))?;
     Some(owner.uid.as_str())
 }
 

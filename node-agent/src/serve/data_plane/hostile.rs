@@ -1,7 +1,7 @@
 //! Attacks from the network, each beside a client that loses nothing.
 
 use super::testing::{Folder, Host, deploy, part, request, route_to, values};
-use crate::serve::engine::fake::FakeBlock;
+use crate::serve::engine::fake::{FakeBlock, fp32};
 use crate::serve::guard::testing::{Frames, framed};
 use bytes::Bytes;
 use flate2::Compression;
@@ -9,6 +9,8 @@ use flate2::write::GzEncoder;
 use futures::future::join_all;
 use http::{HeaderMap, HeaderValue, Request};
 use lamina_crds::compute_node::Slice;
+use crate::serve::hop::to_wire;
+use lamina_proto::hop::ForwardRequest;
 use lamina_proto::inference::ModelInferRequest;
 use prost::Message as _;
 use std::io::Write as _;
@@ -191,14 +193,30 @@ async fn answers_that_nobody_takes_cost_others_nothing() {
     cam.hold(slice).await;
     cam.routes.apply(&[route_to(1, &[(1, &cam)])]).unwrap();
     let client = Normal::of(&cam);
-    let content = request("", &vec![1.0; 2000]).encode_to_vec();
-    let frame = Bytes::from(framed(0, content.len(), &content));
+    let values = vec![1.0; 2000];
+    let from_user = request("", &values).encode_to_vec();
+    let from_agent = ForwardRequest {
+        placement_uid: "u".into(),
+        revision: 1,
+        tensors: vec![to_wire("image", fp32(&[1000, 2], &values))],
+        ..ForwardRequest::default()
+    };
+    for (path, content) in [(INFER, from_user), (FORWARD, from_agent.encode_to_vec())] {
+        untaken_count(&cam, path, &content).await;
+    }
+    client.lost_nothing().await;
+}
+
+/// Of the answers to `content`, a megabyte each, a connection leaves untaken what it has room for;
+/// the others are refused.
+async fn untaken_count(cam: &Host, path: &str, content: &[u8]) {
+    let frame = Bytes::from(framed(0, content.len(), content));
     let channel = cam.channel();
-    // Answers of a megabyte to one connection, which has 64 MiB of the room.
+    // It has 64 MiB of the room.
     let asked = (0..100).map(|_| {
         let (mut channel, frames) = (channel.clone(), [frame.clone()].into());
         async move {
-            let request = posted(INFER, "identity", Frames { frames, ends: true });
+            let request = posted(path, "identity", Frames { frames, ends: true });
             channel.ready().await.unwrap().call(request).await.unwrap()
         }
     });
@@ -207,12 +225,11 @@ async fn answers_that_nobody_takes_cost_others_nothing() {
     let refused = codes.filter(|code| *code == Code::ResourceExhausted);
     let refused = refused.count();
     // Some answers fit into the connection's window, and count as taken.
-    assert!((15..60).contains(&refused), "{refused}");
-    client.lost_nothing().await;
+    assert!((15..60).contains(&refused), "{path}: {refused}");
     // Their room comes back with their end.
     drop(untaken);
     let again = async {
-        while sent(channel.clone(), INFER, "identity", &frame, true).await != Code::Ok {
+        while sent(channel.clone(), path, "identity", &frame, true).await != Code::Ok {
             sleep(Duration::from_millis(20)).await;
         }
     };

@@ -93,7 +93,7 @@ impl DataPlane {
             node: self.node,
             slices: self.slices,
             telemetry: self.telemetry,
-            hops: Hops::new(self.trust.clone()),
+            hops: Hops::new(self.trust.clone()).for_answers_of(self.room.largest_answer()),
             away: Away::default(),
         };
         let batches = Batches::new(self.run_memory_bytes);

@@ -186,6 +186,12 @@ pub(crate) enum EngineError {
     /// The worker reached its memory limit.
     #[error("out of memory: {0}; send a smaller batch, or raise the workers' limit")]
     Memory(String),
+    /// This host has no room for answers of that size.
+    #[error(
+        "its answer of {bytes} bytes is larger than the {most} for which this host has room; send a \
+         smaller batch"
+    )]
+    TooLarge { bytes: u64, most: u64 },
     /// The request ended its worker, more than once.
     #[error("the model crashes on this request: {0}")]
     Crashed(String),

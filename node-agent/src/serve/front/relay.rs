@@ -61,7 +61,7 @@ impl Relay {
         let mut last = Setback::Entry("no entry serves".to_owned());
         for entry in entries {
             let asked = self.hops.call(entry, deadline, |channel| {
-                let sending = send(client(channel));
+                let sending = send(client(channel, self.hops.most_bytes()));
                 async move {
                     match sending.await {
                         Ok(reply) => Ok(reply.map(Some)),
@@ -101,9 +101,9 @@ impl Relay {
     }
 }
 
-fn client(channel: Channel) -> Client {
+fn client(channel: Channel, most_bytes: usize) -> Client {
     GrpcInferenceServiceClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_decoding_message_size(most_bytes)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 

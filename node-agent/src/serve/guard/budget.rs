@@ -5,6 +5,7 @@
 //! others soon finish, and is then refused before its bytes are read.
 
 use crate::door::Origin;
+use lamina_proto::MAX_MESSAGE_BYTES;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -100,6 +101,13 @@ impl Budget {
     /// The largest message that can fit at all.
     pub(crate) fn largest(&self) -> u64 {
         self.inner.limit / 2
+    }
+
+    /// Tensors of the largest answer that this host takes from a worker or another agent, in
+    /// bytes: as a request, an answer may be as large as the room allows.
+    pub(crate) fn largest_answer(&self) -> u64 {
+        let least = super::MESSAGE_BYTES as u64;
+        self.largest().clamp(least, MAX_MESSAGE_BYTES as u64)
     }
 
     /// Memory for a request before any of it arrives.
@@ -317,6 +325,14 @@ mod tests {
         charge.belongs_to(owner).await?;
         charge.reach(bytes, bytes).await?;
         Ok(charge)
+    }
+
+    #[test]
+    fn an_answer_may_be_as_large_as_the_room_allows() {
+        let largest = |room| Budget::new(room * MIB).largest_answer() / MIB;
+        // Of the least and the most room that a host can have, and between.
+        assert_eq!((largest(128), largest(2048)), (64, 1024));
+        assert_eq!((largest(512), largest(16), largest(1 << 20)), (256, 64, 1024));
     }
 
     #[tokio::test(start_paused = true)]

@@ -167,7 +167,8 @@ impl Guard {
         let uri = parts.uri.clone();
         let method = Method::of(uri.path());
         let told = AnswerBytes::default();
-        if method == Method::Infer {
+        let has_tensors = matches!(method, Method::Infer | Method::Forward);
+        if has_tensors {
             parts.extensions.insert(told.clone());
         }
         let request = Request::from_parts(parts, Whole(message.into()));
@@ -175,7 +176,7 @@ impl Guard {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        if method == Method::Infer {
+        if has_tensors {
             let bytes = told.0.load(Ordering::Relaxed);
             if let Err(full) = charge.answered(bytes).await {
                 return refused(full.into(), uri.path());

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Response, Status};
 
+/// Size of an answer besides its tensors.
+const OVERHEAD_BYTES: usize = 1 << 20;
+
 /// Why a call to another agent failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum CallError {
@@ -43,17 +46,40 @@ pub(crate) struct Replied<T> {
 }
 
 /// Calls to other agents on persistent connections. Clones share them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Hops {
     pool: Pool,
+    /// The largest answer that is taken, in bytes.
+    most_bytes: usize,
+}
+
+impl Default for Hops {
+    fn default() -> Self {
+        Self::new(Trust::default())
+    }
 }
 
 impl Hops {
-    /// Calls on connections opened according to `trust`.
+    /// Calls on connections opened according to `trust`, for answers of any size.
     pub(crate) fn new(trust: Trust) -> Self {
         Self {
             pool: Pool::new(trust),
+            most_bytes: MAX_MESSAGE_BYTES,
         }
+    }
+
+    /// Takes answers with tensors of at most `bytes`.
+    pub(crate) fn for_answers_of(self, bytes: u64) -> Self {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Self {
+            most_bytes: bytes.saturating_add(OVERHEAD_BYTES).min(MAX_MESSAGE_BYTES),
+            ..self
+        }
+    }
+
+    /// The largest answer that is taken, in bytes.
+    pub(crate) const fn most_bytes(&self) -> usize {
+        self.most_bytes
     }
 
     /// Closes connections unused for `unused`, once their last request is done.
@@ -75,7 +101,7 @@ impl Hops {
     ) -> Result<Replied<ForwardReply>, CallError> {
         self.call(to, deadline, |channel| async move {
             let mut client = HopClient::new(channel)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_decoding_message_size(self.most_bytes)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES);
             let mut request = tonic::Request::new(request);
             request.set_timeout(deadline.left());
@@ -153,6 +179,16 @@ impl Hops {
             return match status.code() {
                 // No agent answers like this; the stream ended before its status.
                 Code::Unknown | Code::Cancelled => lost(to, status.message()),
+                // Nor like this: its answer is larger than what is taken.
+                Code::OutOfRange => CallError::Refused {
+                    code: Code::ResourceExhausted,
+                    reason: format!(
+                        "the answer of {} is larger than the {} bytes for which this host has room; \
+                         send a smaller batch",
+                        to.node, self.most_bytes
+                    ),
+                    retry_after: None,
+                },
                 code => CallError::Refused {
                     code,
                     reason: status.message().to_owned(),

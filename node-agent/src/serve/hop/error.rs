@@ -66,9 +66,10 @@ impl HopError {
             Self::Tensor { .. } | Self::Rules { .. } => Code::InvalidArgument,
             Self::Engine { reason, .. } => match reason {
                 EngineError::Input(_) | EngineError::Value(_) => Code::InvalidArgument,
-                EngineError::Busy { .. } | EngineError::Crowded { .. } | EngineError::Memory(_) => {
-                    Code::ResourceExhausted
-                }
+                EngineError::Busy { .. }
+                | EngineError::Crowded { .. }
+                | EngineError::Memory(_)
+                | EngineError::TooLarge { .. } => Code::ResourceExhausted,
                 EngineError::Late => Code::DeadlineExceeded,
                 EngineError::NoWorker(_) | EngineError::Quarantined { .. } => Code::Unavailable,
                 EngineError::Load(_)

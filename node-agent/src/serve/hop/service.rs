@@ -1,6 +1,7 @@
-use super::Forwarder;
+use super::{Forwarder, bytes_of};
 use super::admit::{self, Caller};
 use crate::serve::deadline::Deadline;
+use crate::serve::guard::AnswerBytes;
 use crate::serve::trace;
 use lamina_identity::Peer;
 use lamina_proto::hop::hop_server::Hop;
@@ -39,6 +40,7 @@ impl Hop for HopService {
         admit::may_forward(self.caller(&request), callers.as_deref())?;
         let _inside = forwarder.telemetry.hop_began();
         let deadline = Deadline::of(request.metadata());
+        let told = request.extensions().get::<AnswerBytes>().cloned();
         let request = request.into_inner();
         let (id, uid) = (&request.request_id, &request.placement_uid);
         let span = trace::span(id, &request.traceparent, uid);
@@ -49,7 +51,11 @@ impl Hop for HopService {
             tracing::debug!(revision, segment, error, "a hop ended");
             reply
         };
-        Ok(Response::new(running.instrument(span).await?))
+        let reply = running.instrument(span).await?;
+        if let Some(told) = told {
+            told.are(bytes_of(&reply.tensors));
+        }
+        Ok(Response::new(reply))
     }
 
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {

@@ -247,3 +247,25 @@ async fn large_tensors_pass() {
     assert_eq!(bytes_of(&reply.tensors), 2 << 20);
     assert_eq!(reply.tensors[0].data[..4], 3.0_f32.to_le_bytes());
 }
+
+#[tokio::test]
+async fn an_answer_for_which_there_is_no_room_is_not_taken() {
+    let folder = Folder::new();
+    let mut edge = Host::start("edge-1", &folder);
+    edge.hold(part(&folder, 1, 1, (3.0, 0.0), None)).await;
+    let rows = 1 << 19;
+    let request = || forward(1, "x1", fp32(&[rows, 2], &vec![1.0; 2 * rows as usize]));
+    let deadline = Deadline::after(Duration::from_secs(20));
+    let small = Hops::default().for_answers_of(1 << 20);
+    let error = small.forward(&edge.hop, request(), deadline).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    let expected = "the answer of edge-1 is larger than the 2097152 bytes";
+    assert!(error.to_string().starts_with(expected), "{error}");
+    // The connection is good for others.
+    let little = forward(1, "x1", fp32(&[1, 2], &[1.0, 2.0]));
+    assert!(small.forward(&edge.hop, little, deadline).await.is_ok());
+    let large = Hops::default().for_answers_of(4 << 20);
+    let reply = large.forward(&edge.hop, request(), deadline).await.unwrap();
+    assert_eq!(bytes_of(&reply.reply.tensors), 4 << 20);
+}

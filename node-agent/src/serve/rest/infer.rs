@@ -66,7 +66,11 @@ impl Rest {
         let patience = patience(&request).map_err(FrontError::from)?;
         let deadline = Deadline::of_request(&metadata, patience);
         let answer = self.front.infer(request, &metadata, deadline, caller);
-        let rendered = response::render(&answer.await?, &binary)?;
+        let answer = answer.await?;
+        // Before there is a second copy of it, as text perhaps.
+        held.answered(answer.raw_output_contents.iter().map(Bytes::len).sum())
+            .await?;
+        let rendered = response::render(&answer, &binary)?;
         held.answered(rendered.parts.iter().map(Bytes::len).sum())
             .await?;
         let response = respond(rendered, Coding::for_response(headers)).await?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::reconcile::decide_by;
+use crate::state::decision::Change;
 use crate::state::snapshot::{RunTimes, Snapshot};
 use k8s_openapi::jiff::SignedDuration;
 
@@ -299,4 +300,48 @@ fn a_host_that_cannot_do_what_it_is_told_is_not_ready() {
 
 fn some_time() -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
     k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1))
+}
+
+#[test]
+fn a_placement_that_only_names_a_models_uid_stands_in_for_none_of_its_own() {
+    let mut bench = Bench::serving();
+    let copy = |bench: &Bench, uid: &str| {
+        let mut copy = bench.placement().clone();
+        copy.metadata.uid = Some(uid.into());
+        copy.metadata.name = Some(uid.into());
+        // Nothing serves, according to it.
+        copy.status = None;
+        copy
+    };
+    let nodes = |bench: &Bench| -> Vec<_> {
+        let nodes = bench.snapshot.compute_nodes.values();
+        nodes.map(|node| node.spec.clone()).collect()
+    };
+    let before = nodes(&bench);
+    let mut foreign = copy(&bench, "foreign");
+    foreign.metadata.namespace = Some("mallory".into());
+    // The last one of a model and an entry would count.
+    bench.snapshot.placements.push(Arc::new(foreign));
+    let decisions = bench.look();
+    let [only] = &decisions.writes[..] else {
+        panic!("{:?}", decisions.writes);
+    };
+    assert!(
+        matches!(&only.change, Change::DeletePlacement { id } if id.uid == "foreign"),
+        "{only:?}"
+    );
+    // One that belongs to an object of another kind is none of the operator's.
+    for (group, kind) in [("others.dev", "DnnModel"), (lamina_crds::GROUP, "Other")] {
+        let mut others = copy(&bench, "others");
+        let owner = &mut others.metadata.owner_references.as_mut().unwrap()[0];
+        owner.api_version = format!("{group}/v1alpha1");
+        owner.kind = kind.into();
+        bench.snapshot.placements.push(Arc::new(others));
+        let decisions = bench.look();
+        assert!(decisions.writes.is_empty(), "{:?}", decisions.writes);
+        bench.snapshot.placements.pop();
+    }
+    bench.run(5);
+    assert_eq!(nodes(&bench), before);
+    assert_eq!(ready(&bench), is("True", "Serving"));
 }

@@ -5,6 +5,7 @@
 use super::Shared;
 use super::worker::Worker;
 use crate::worker;
+use rustix::io;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::fs;
 use std::sync::{Arc, Weak};
@@ -27,8 +28,8 @@ struct Held {
 }
 
 impl Held {
-    fn of(process_id: u32) -> Option<Self> {
-        Self::read(&fs::read_to_string(format!("/proc/{process_id}/status")).ok()?)
+    fn of(process: Pid) -> Option<Self> {
+        Self::read(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)
     }
 
     fn read(status: &str) -> Option<Self> {
@@ -75,34 +76,37 @@ pub(super) async fn keep_within(shared: Weak<Shared>) {
     }
 }
 
-fn keep_now(shared: &Shared) -> rustix::io::Result<()> {
-    let workers = shared.living();
-    let held: Vec<(Arc<Worker>, Pid, Held)> = workers
-        .into_iter()
-        .filter_map(|worker| {
-            let id = worker.process_id?;
-            let pid = Pid::from_raw(i32::try_from(id).ok()?)?;
-            Some((worker, pid, Held::of(id)?))
-        })
-        .collect();
+fn keep_now(shared: &Shared) -> io::Result<()> {
+    let workers = shared.living().into_iter();
+    let held = workers.filter_map(|worker| {
+        let held = worker.with_process(Held::of)??;
+        Some((worker, held))
+    });
+    let (workers, held): (Vec<Arc<Worker>>, Vec<Held>) = held.unzip();
     if held.is_empty() {
         return Ok(());
     }
-    let free = (shared.options.memory_free_bytes)();
-    let now: Vec<Held> = held.iter().map(|(_, _, held)| *held).collect();
-    for ((worker, pid, _), limit) in held.iter().zip(limits(free, &now)) {
+    let limits = limits((shared.options.memory_free_bytes)(), &held);
+    each(workers.iter().zip(limits), |(worker, limit)| {
         let most = worker.memory_limit_bytes;
         let limit = Rlimit {
             current: Some(limit.min(most)),
             maximum: Some(most),
         };
-        match prlimit(Some(*pid), Resource::Data, limit) {
+        match worker.with_process(|process| prlimit(Some(process), Resource::Data, limit)) {
             // It has ended meanwhile.
-            Ok(_) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => return Err(error),
+            None | Some(Ok(_) | Err(io::Errno::SRCH)) => Ok(()),
+            Some(Err(error)) => Err(error),
         }
-    }
-    Ok(())
+    })
+}
+
+/// Does `work` for each of `all`, whatever happens to others, and returns the first error.
+fn each<T>(
+    all: impl Iterator<Item = T>,
+    work: impl FnMut(T) -> io::Result<()>,
+) -> io::Result<()> {
+    all.map(work).fold(Ok(()), io::Result::and)
 }
 
 #[cfg(test)]
@@ -140,6 +144,21 @@ mod tests {
         let read = Held::read(status).unwrap();
         assert_eq!((read.data, read.touched), (119_680 << 10, 98_576 << 10));
         assert_eq!(Held::read("VmData:\t1 kB\n"), None);
-        assert!(Held::of(std::process::id()).unwrap().touched > 0);
+        let own = rustix::process::getpid();
+        assert!(Held::of(own).unwrap().touched > 0);
+    }
+
+    #[test]
+    fn one_that_cannot_be_limited_leaves_no_other_unlimited() {
+        let mut tried = Vec::new();
+        let outcome = each(1..=4, |n| {
+            tried.push(n);
+            match n {
+                2 => Err(io::Errno::PERM),
+                3 => Err(io::Errno::INVAL),
+                _ => Ok(()),
+            }
+        });
+        assert_eq!((outcome, tried), (Err(io::Errno::PERM), vec![1, 2, 3, 4]));
     }
 }

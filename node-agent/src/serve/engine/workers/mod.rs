@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use lamina_model::{Tensor, ValueSpec};
 use loads::Report;
 use records::{Crash, Records};
+use rustix::process::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -162,7 +163,7 @@ impl Engine for Workers {
 
     fn vitals(&self) -> Vitals {
         let workers = self.shared.living();
-        let resident = workers.iter().filter_map(|w| resident_bytes(w.process_id?));
+        let resident = workers.iter().filter_map(|w| w.with_process(resident_bytes)?);
         Vitals {
             workers: u32::try_from(workers.len()).unwrap_or(u32::MAX),
             resident_bytes: resident.sum(),
@@ -404,8 +405,8 @@ impl Shared {
 }
 
 /// Resident memory of a process.
-fn resident_bytes(process_id: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{process_id}/statm")).ok()?;
+fn resident_bytes(process: Pid) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/statm")).ok()?;
     let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
 }

@@ -4,17 +4,21 @@ use super::channel::Channel;
 use crate::worker;
 use lamina_worker_link::frame::FrameError;
 use lamina_worker_link::message::{Greeting, Lane};
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, WaitId, WaitIdOptions, getrlimit, pidfd_open, waitid,
+};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
+use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, ChildStderr};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// libtorch must be found and mapped, even on a tenth of a processor.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -42,6 +46,8 @@ pub(crate) struct WorkerOptions {
     pub(crate) memory_bytes: Option<u64>,
     /// Memory that the host has left, in bytes.
     pub(crate) memory_free_bytes: fn() -> u64,
+    /// The largest answer that is taken out of a worker, in bytes.
+    pub(crate) answer_bytes: u64,
     /// Go on where the kernel cannot lock a process up.
     pub(crate) allow_unsandboxed: bool,
 }
@@ -52,6 +58,8 @@ pub(super) struct Process {
     pub(super) child: Child,
     /// What it may ever take.
     pub(super) memory_limit_bytes: u64,
+    /// The largest answer that is taken from it.
+    pub(super) answer_limit_bytes: u64,
     /// One for each lane.
     runs: Vec<Channel>,
     loads: Channel,
@@ -109,6 +117,7 @@ impl WorkerOptions {
         let mut process = Process {
             child,
             memory_limit_bytes: memory,
+            answer_limit_bytes: self.answer_bytes,
             runs: vec![first],
             loads,
             folder,
@@ -127,6 +136,50 @@ impl WorkerOptions {
             Ok(Err(FrameError::Closed)) => Err(StartError::Ended(process.end().await)),
             Ok(Err(error)) => Err(error.into()),
         }
+    }
+}
+
+/// How often the kernel is asked if a process has ended, where it does not say so itself.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The number of a child that was not reaped: only until then does nobody else get it.
+#[derive(Debug)]
+pub(super) struct Unreaped(Mutex<Option<Pid>>);
+
+impl Unreaped {
+    pub(super) fn of(child: &Child) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(Mutex::new(id.and_then(Pid::from_raw)))
+    }
+
+    /// What `work` makes of the number; it must be short. `None` after `release`, which waits for
+    /// it.
+    pub(super) fn with<T>(&self, work: impl FnOnce(Pid) -> T) -> Option<T> {
+        let number = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        number.map(work)
+    }
+
+    /// Waits until the process has ended, without reaping it.
+    pub(super) async fn ended(&self) {
+        let Some(number) = self.with(|number| number) else {
+            return;
+        };
+        let descriptor = pidfd_open(number, PidfdFlags::empty());
+        if let Ok(Ok(descriptor)) = descriptor.map(AsyncFd::new)
+            && descriptor.readable().await.is_ok()
+        {
+            return;
+        }
+        // Kernels before 5.3 have no such descriptors.
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        while let Ok(None) = waitid(WaitId::Pid(number), ended) {
+            sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// From now on the process may be reaped.
+    pub(super) fn release(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -255,6 +308,25 @@ fn name_of(signal: i32) -> String {
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt as _;
+    use tokio::process::Command;
+
+    #[tokio::test]
+    async fn the_number_of_a_process_stays_its_own_until_it_is_released() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let process = Unreaped::of(&child);
+        assert!(timeout(ASK_AGAIN, process.ended()).await.is_err());
+        child.start_kill().unwrap();
+        timeout(DYING_LIMIT, process.ended()).await.unwrap();
+        // It has ended, and nobody else has its number.
+        let number = process.with(|number| number).unwrap();
+        assert_eq!(Some(number.as_raw_pid()), child.id().map(u32::cast_signed));
+        let status = std::fs::read_to_string(format!("/proc/{number}/status")).unwrap();
+        assert!(status.contains("State:\tZ"), "{status}");
+        process.release();
+        assert_eq!(process.with(|number| number), None);
+        timeout(DYING_LIMIT, process.ended()).await.unwrap();
+        assert_eq!(child.wait().await.unwrap().signal(), Some(9));
+    }
 
     #[test]
     fn an_end_is_told_with_the_last_words() {

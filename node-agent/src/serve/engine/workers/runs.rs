@@ -8,7 +8,6 @@ use super::group::Group;
 use super::lines::Taker;
 use crate::serve::deadline::Deadline;
 use lamina_model::{Tensor, ValueSpec};
-use lamina_proto::MAX_MESSAGE_BYTES;
 use lamina_worker_link::frame::FrameError;
 use lamina_worker_link::memory::Arena;
 use lamina_worker_link::message::{Refusal, Region, RunCall, RunReply, aligned};
@@ -93,16 +92,18 @@ pub(super) fn patience(run_seconds: f64, rows: f64) -> Duration {
 }
 
 /// Does `jobs` until one breaks the worker, in parallel with the other lanes, with which it shares
-/// `beside`. `now` receives the model that runs.
+/// `beside`. Answers of more than `most` bytes are left there. `now` receives the model that runs.
 pub(super) async fn serve(
     channel: Channel,
     mut jobs: Taker,
+    most: u64,
     beside: Arc<RwLock<()>>,
     now: impl Fn(Option<(Arc<str>, Duration)>),
 ) -> Fault {
     let mut desk = Desk {
         channel,
         arena: None,
+        most,
         now,
     };
     loop {
@@ -130,6 +131,7 @@ pub(super) async fn serve(
 struct Desk<N> {
     channel: Channel,
     arena: Option<Arena>,
+    most: u64,
     now: N,
 }
 
@@ -164,6 +166,7 @@ impl<N: Fn(Option<(Arc<str>, Duration)>)> Desk<N> {
             slice: job.slice,
             inputs: &job.inputs,
             answer_bytes: &job.answer_bytes,
+            most: self.most,
         };
         let exchanged = exchange(&mut self.channel, &mut self.arena, &call);
         let Ok(answer) = timeout(job.limit, exchanged).await else {
@@ -199,6 +202,7 @@ impl<N: Fn(Option<(Arc<str>, Duration)>)> Desk<N> {
             slice: first.slice,
             inputs: &inputs,
             answer_bytes: &first.answer_bytes,
+            most: self.most,
         };
         let exchanged = exchange(&mut self.channel, &mut self.arena, &call);
         let Ok(answer) = timeout(limit, exchanged).await else {
@@ -227,6 +231,8 @@ struct Call<'a> {
     slice: u64,
     inputs: &'a [Tensor],
     answer_bytes: &'a AtomicU64,
+    /// The largest answer that is taken, in bytes.
+    most: u64,
 }
 
 type Answer = Result<Vec<Tensor>, EngineError>;
@@ -254,12 +260,12 @@ async fn exchange(
     let descriptor = is_new.then(|| arena.descriptor());
     channel.send(&call, descriptor).await?;
     match channel.receive().await? {
-        RunReply::Done { outputs } => taken(arena, &outputs, asked.answer_bytes).map(Ok),
+        RunReply::Done { outputs } => taken(arena, &outputs, asked),
         RunReply::Refused(refusal) => refused(refusal).map(Err),
         RunReply::NoRoom { bytes } => {
-            if bytes > MAX_MESSAGE_BYTES as u64 {
-                let error = format!("its answer of {bytes} bytes is too large to send");
-                return Ok(Err(EngineError::Forward(error)));
+            let most = asked.most;
+            if bytes > most {
+                return Ok(Err(EngineError::TooLarge { bytes, most }));
             }
             *arena = new_arena(aligned(bytes) + free_from)?;
             let call = RunCall::Collect {
@@ -267,7 +273,7 @@ async fn exchange(
             };
             channel.send(&call, Some(arena.descriptor())).await?;
             match channel.receive().await? {
-                RunReply::Done { outputs } => taken(arena, &outputs, asked.answer_bytes).map(Ok),
+                RunReply::Done { outputs } => taken(arena, &outputs, asked),
                 RunReply::Refused(refusal) => refused(refusal).map(Err),
                 RunReply::NoRoom { .. } => Err(Fault::Nonsense("no room in the room it wanted")),
             }
@@ -317,11 +323,7 @@ fn new_arena(wanted: u64) -> Result<Arena, Fault> {
 }
 
 /// Copies the outputs from where the worker says they are.
-fn taken(
-    arena: &Arena,
-    outputs: &[Region],
-    answer_bytes: &AtomicU64,
-) -> Result<Vec<Tensor>, Fault> {
+fn taken(arena: &Arena, outputs: &[Region], asked: &Call<'_>) -> Result<Answer, Fault> {
     let mut tensors = Vec::with_capacity(outputs.len());
     let (mut sum, mut end) = (0, 0);
     for region in outputs {
@@ -333,6 +335,10 @@ fn taken(
         if sum > arena.bytes() {
             return Err(Fault::Nonsense("outputs that lie in each other"));
         }
+        let (bytes, most) = (sum as u64, asked.most);
+        if bytes > most {
+            return Ok(Err(EngineError::TooLarge { bytes, most }));
+        }
         let data = arena.read(range.start, range.len());
         tensors.push(Tensor {
             datatype: region.datatype,
@@ -340,8 +346,8 @@ fn taken(
             data: data.unwrap_or_default().into(),
         });
     }
-    answer_bytes.store(end, Ordering::Relaxed);
-    Ok(tensors)
+    asked.answer_bytes.store(end, Ordering::Relaxed);
+    Ok(Ok(tensors))
 }
 
 fn refused(refusal: Refusal) -> Result<EngineError, Fault> {
@@ -460,7 +466,14 @@ mod tests {
         let mut arena = Arena::new(4096).unwrap();
         assert!(arena.write(64, &1.5_f32.to_le_bytes()));
         let known = AtomicU64::new(0);
-        let good = taken(&arena, &[region(&[1], 64)], &known).unwrap();
+        let of_at_most = |most| Call {
+            slice: 1,
+            inputs: &[],
+            answer_bytes: &known,
+            most,
+        };
+        let asked = of_at_most(4096);
+        let good = taken(&arena, &[region(&[1], 64)], &asked).unwrap().unwrap();
         assert_eq!(&good[0].data[..], 1.5_f32.to_le_bytes());
         assert_eq!(known.load(Ordering::Relaxed), 128);
         for outputs in [
@@ -470,8 +483,13 @@ mod tests {
             vec![region(&[1], u64::MAX)],
             vec![region(&[1000], 0); 2],
         ] {
-            let fault = taken(&arena, &outputs, &known).unwrap_err();
+            let fault = taken(&arena, &outputs, &asked).unwrap_err();
             assert!(matches!(fault, Fault::Nonsense(_)), "{outputs:?}: {fault}");
         }
+        // Together they are too large for this host.
+        let two = [region(&[1], 64), region(&[1], 128)];
+        assert!(taken(&arena, &two, &of_at_most(8)).unwrap().is_ok());
+        let refused = taken(&arena, &two, &of_at_most(7)).unwrap().unwrap_err();
+        assert!(matches!(refused, EngineError::TooLarge { bytes: 8, most: 7 }));
     }
 }

@@ -60,6 +60,7 @@ impl Bench {
             warmup_runs: 1,
             memory_bytes: Some(1 << 30),
             memory_free_bytes: || 8 << 30,
+            answer_bytes: 1 << 30,
             allow_unsandboxed: false,
         };
         change(&mut options);
@@ -277,8 +278,8 @@ async fn a_worker_that_is_killed_loses_no_request() {
     let client = Client::of(&good);
     for _ in 0..3 {
         let worker = bench.workers.shared.living().pop().unwrap();
-        let pid = rustix::process::Pid::from_raw(worker.process_id.unwrap() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let kill = |pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        worker.with_process(kill).unwrap().unwrap();
         assert!(worker.over().await.starts_with("SIGKILL"));
         assert!(good.run(x(1.0), patient()).await.is_ok());
     }

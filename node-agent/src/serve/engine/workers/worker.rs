@@ -3,13 +3,14 @@
 use super::super::{Batches, EngineError, Run, Terms};
 use super::lines::{Lines, Taker};
 use super::loads::{self, Asked, LoadJob, Report};
-use super::process::Process;
+use super::process::{Process, Unreaped};
 use super::queue::Refused;
 use super::records::Crash;
 use super::runs::{self, Fault, RunJob};
 use futures::FutureExt as _;
 use futures::future::select_all;
 use lamina_model::{Tensor, ValueSpec};
+use rustix::process::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,7 +25,6 @@ const OVERDUE: Duration = Duration::from_secs(15);
 /// A worker; dropping the last handle ends it.
 #[derive(Debug)]
 pub(super) struct Worker {
-    pub(super) process_id: Option<u32>,
     /// Memory that it may ever take, in bytes; by now it may be less.
     pub(super) memory_limit_bytes: u64,
     runs: Lines,
@@ -33,8 +33,9 @@ pub(super) struct Worker {
     _end: DropGuard,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    process: Unreaped,
     /// Fires when the process has ended and its end was handled.
     over: CancellationToken,
     is_over: AtomicBool,
@@ -81,10 +82,17 @@ impl Worker {
     ) -> Arc<Self> {
         let (runs, run_jobs) = Lines::new(process.lanes());
         let (loads, load_jobs) = mpsc::unbounded_channel();
-        let state = Arc::new(State::default());
+        let state = Arc::new(State {
+            process: Unreaped::of(&process.child),
+            over: CancellationToken::new(),
+            is_over: AtomicBool::new(false),
+            cause: OnceLock::new(),
+            runs: Mutex::default(),
+            loads: Mutex::default(),
+            residents: Mutex::default(),
+        });
         let end = CancellationToken::new();
         let worker = Arc::new(Self {
-            process_id: process.child.id(),
             memory_limit_bytes: process.memory_limit_bytes,
             runs,
             loads,
@@ -100,6 +108,12 @@ impl Worker {
     /// Whether it accepts jobs.
     pub(super) fn is_alive(&self) -> bool {
         !self.state.is_over.load(Ordering::Acquire)
+    }
+
+    /// What `work` makes of its process's number, which nobody else gets meanwhile; `None` once the
+    /// process has ended.
+    pub(super) fn with_process<T>(&self, work: impl FnOnce(Pid) -> T) -> Option<T> {
+        self.state.process.with(work)
     }
 
     /// Whether a run has exceeded its limit.
@@ -232,7 +246,8 @@ async fn watch(
     end: CancellationToken,
     crashed: impl FnOnce(Crash) + Send,
 ) {
-    let (mut inner, rest) = process.split();
+    let most = process.answer_limit_bytes;
+    let (inner, rest) = process.split();
     let fault = {
         let beside = Arc::new(RwLock::new(()));
         let state = &*state;
@@ -245,7 +260,7 @@ async fn watch(
                     None => runs.remove(&lane),
                 };
             };
-            runs::serve(channel, jobs, Arc::clone(&beside), now).boxed()
+            runs::serve(channel, jobs, most, Arc::clone(&beside), now).boxed()
         });
         let runs = select_all(runs);
         let loads = loads::serve(inner.loads, rest.folder(), load_jobs, |now| {
@@ -254,10 +269,12 @@ async fn watch(
         tokio::select! {
             (fault, _, _) = runs => Some(fault),
             fault = loads => Some(fault),
-            _ = inner.child.wait() => Some(Fault::Broken(String::new())),
+            () = state.process.ended() => Some(Fault::Broken(String::new())),
             () = end.cancelled() => None,
         }
     };
+    // Only from here on is it reaped.
+    state.process.release();
     // From here on jobs are lost, and their callers wait until it is over.
     state.is_over.store(true, Ordering::Release);
     let Some(fault) = fault else {
