@@ -87,7 +87,7 @@ pub(crate) fn faster(change: &LinkChange) -> Option<String> {
         let is_back = !change.before.reachable;
         return Some(match is_back {
             true => format!("{from}→{to} is back"),
-            false => format!("{from}→{to} was measured: {}", rate(after.bytes_per_second)),
+            false => format!("{from}→{to} measured: {}", rate(after.bytes_per_second)),
         });
     };
     let gained = after.bytes_per_second >= before.bytes_per_second * LOOK_FACTOR;
