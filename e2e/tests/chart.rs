@@ -185,6 +185,7 @@ async fn values_that_contradict_each_other_are_refused() {
             "operator.hosts.service.enabled=true,tls.mode=disabled",
             "needs certificates",
         ),
+        ("agent.port=8123,agent.restPort=8123", "each a port"),
     ] {
         let values = ["--set".to_owned(), values.to_owned()];
         let refused = render(&server, &values).await.expect_err(&values[1]);

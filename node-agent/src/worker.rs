@@ -13,6 +13,13 @@ const NAME: &str = "lamina-worker";
 const KEPT_VARIABLES: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR"];
 /// On a host with a tenth of a processor, many times its budget.
 const BENCHMARK_LIMIT: Duration = Duration::from_secs(120);
+/// The part of the free memory that a worker may take where no limit is set: four fifths.
+const MEMORY_SHARE: (u64, u64) = (4, 5);
+
+/// What a worker may take of `free` bytes of memory.
+pub(crate) fn memory_share(free: u64) -> u64 {
+    free / MEMORY_SHARE.1 * MEMORY_SHARE.0
+}
 
 /// The path of the worker's program.
 ///

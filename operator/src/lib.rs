@@ -17,6 +17,7 @@ mod keys;
 mod kube;
 pub mod lease;
 pub mod metrics;
+mod news;
 mod observe;
 pub mod operator;
 mod plan;

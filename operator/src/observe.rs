@@ -2,14 +2,14 @@
 
 use crate::prepare::manifests::Loaded;
 use crate::state::ids::{JobId, PlacementKey};
-use crate::state::links::{LinkView, Links, Source};
+use crate::state::links::{LinkChange, LinkView, Links, Source};
 use crate::state::listed::Listed;
 use crate::state::plans;
 use crate::state::snapshot::{
     Held, LiveNode, NodeView, PrepareView, QuestionView, RequestView, RunTimes, Snapshot,
 };
 use crate::state::time::Moment;
-use crate::world::{LinkEstimate, LinkTable, NodeState, PrepareState, World};
+use crate::world::{LinkTable, NodeState, PrepareState, World};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -49,6 +49,8 @@ pub(crate) struct Seen {
     pub loaded: Loaded,
     /// Questions to strategies.
     pub questions: BTreeMap<PlacementKey, QuestionView>,
+    /// Links that changed since the last look.
+    pub changed_links: Vec<LinkChange>,
 }
 
 /// Builds the snapshot.
@@ -88,6 +90,7 @@ pub(crate) fn snapshot(place: &Place, seen: Seen, world: &World) -> Snapshot {
             .map(|(name, state)| (name, live(&state, wall)))
             .collect(),
         links: links(world, hosts),
+        changed_links: seen.changed_links,
         timings,
         requests,
         exit_rows,
@@ -209,33 +212,20 @@ struct Measured {
 
 impl Source for Measured {
     fn get(&self, from: &str, to: &str) -> Option<LinkView> {
-        self.table.get(from, to).map(link)
+        self.table.get(from, to).map(LinkView::from)
     }
 
     fn or_estimated(&self, from: &str, to: &str) -> Option<LinkView> {
         if !self.is_large {
             return self.get(from, to);
         }
-        self.table.estimated(from, to).map(link)
+        self.table.estimated(from, to).map(LinkView::from)
     }
 
     fn each(&self, see: &mut dyn FnMut(&str, &str, LinkView)) {
         for (from, to, estimate) in self.table.iter() {
-            see(from, to, link(estimate));
+            see(from, to, estimate.into());
         }
-    }
-}
-
-fn link(e: LinkEstimate) -> LinkView {
-    LinkView {
-        rtt_seconds: e.rtt_seconds,
-        bytes_per_second: e.bytes_per_second,
-        noise: e.noise,
-        bandwidth_age_seconds: e
-            .bandwidth_age
-            .map_or(f64::INFINITY, |age| age.as_secs_f64()),
-        reachable: e.reachable,
-        estimated: e.estimated,
     }
 }
 

@@ -5,7 +5,7 @@
 //! answer on their own threads.
 
 use crate::deploy::nodes::{self, Wishes};
-use crate::deploy::{crashes, phases, slices};
+use crate::deploy::{crash_events, phases, slices};
 use crate::plan::{self, Planned, Site, Wanted};
 use crate::prepare::{models, queue, spec};
 use crate::state::cluster::Cluster;
@@ -47,7 +47,7 @@ fn decide_by(snapshot: &Snapshot, memory: &mut Memory, each: EachModel<'_>) -> D
     memory.forget_absent(snapshot);
     plan::learn(snapshot, memory);
     nodes::conditions(snapshot, &mut out);
-    crashes::tell(snapshot, memory, &mut out);
+    crash_events::tell(snapshot, memory, &mut out);
     let index = Index::of(snapshot);
     let mut look = Look {
         snapshot,

@@ -7,6 +7,7 @@ use crate::kube::objects::Objects;
 use crate::kube::secrets;
 use crate::lease::Tenure;
 use crate::metrics::Metrics;
+use crate::news::News;
 use crate::observe::{self, Place, Seen};
 use crate::plan::desk::Desk;
 use crate::prepare::garbage;
@@ -18,7 +19,7 @@ use crate::state::memory::Memory;
 use crate::state::time::Moment;
 use crate::store::BlobStore;
 use crate::text::with_causes;
-use crate::world::{PrepareRequest, World, WorldEvent};
+use crate::world::{PrepareRequest, World};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::jiff::Timestamp;
@@ -26,7 +27,7 @@ use kube::Client;
 use lamina_plugin_host::Plugins;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Longest time between two looks, even if nothing happens.
@@ -184,6 +185,7 @@ struct Looks<'a> {
     executor: Executor,
     /// Which links matter.
     interest: watch::Sender<Arc<Interest>>,
+    news: News,
     collected: Instant,
     counted: Option<Instant>,
     /// What the last look waited for.
@@ -216,6 +218,7 @@ impl<'a> Looks<'a> {
             ),
             objects,
             interest,
+            news: News::of(&all.world),
             collected: Instant::now(),
             counted: None,
             awaited: None,
@@ -237,7 +240,6 @@ impl<'a> Looks<'a> {
         changed: &Notify,
         shutdown: &CancellationToken,
     ) -> Result<(), ControllersError> {
-        let mut events = self.all.world.subscribe();
         loop {
             self.all.health.beat(PULSE);
             let Look {
@@ -254,7 +256,7 @@ impl<'a> Looks<'a> {
             let interest = Arc::clone(&self.interest.borrow());
             tokio::select! {
                 () = changed.notified() => {}
-                () = something_happened(&mut events, &interest) => {}
+                () = self.news.urgent(&interest) => {}
                 () = self.desk.answered() => {}
                 () = tokio::time::sleep(next) => {}
                 () = shutdown.cancelled() => return Ok(()),
@@ -263,7 +265,7 @@ impl<'a> Looks<'a> {
                 () = tokio::time::sleep(PAUSE.max(thought * REST)) => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
-            while events.try_recv().is_ok() {}
+            self.news.take_up();
         }
     }
 
@@ -300,6 +302,7 @@ impl<'a> Looks<'a> {
             prepares,
             loaded,
             questions: self.desk.views(),
+            changed_links: self.news.changed_links(),
         };
         let snapshot = Arc::new(observe::snapshot(&self.place, seen, &self.all.world));
         self.all.metrics.set_snapshot(Arc::clone(&snapshot));
@@ -463,85 +466,5 @@ async fn start(all: &Controllers, job: StartPrepare) {
     if let Err(error) = all.world.start_prepare(request) {
         // The agent disconnected meanwhile; the next look finds another.
         tracing::warn!(%error, "preparing could not begin");
-    }
-}
-
-/// Waits for the next relevant event of the world. A listener that lags has missed some, which
-/// counts as one.
-async fn something_happened(events: &mut broadcast::Receiver<WorldEvent>, interest: &Interest) {
-    loop {
-        match events.recv().await {
-            Ok(event) if !matters(&event, interest) => {}
-            // The world outlives the loop; without events the period is enough.
-            Err(broadcast::error::RecvError::Closed) => std::future::pending::<()>().await,
-            _ => return,
-        }
-    }
-}
-
-/// Whether a look should follow at once. With many hosts, most links are on no path, and their
-/// changes can wait for the next look.
-fn matters(event: &WorldEvent, interest: &Interest) -> bool {
-    let is_used = |from: &String, to: &String| {
-        let pairs = [(from.clone(), to.clone()), (to.clone(), from.clone())];
-        pairs
-            .iter()
-            .any(|pair| interest.paths.contains(pair) || interest.wanted.contains(pair))
-    };
-    match event {
-        WorldEvent::LinkChanged { from, to, .. } => is_used(from, to),
-        // A first plan waits for the links of its entry.
-        WorldEvent::LinkMeasured { from, to, .. } => {
-            [from, to]
-                .iter()
-                .any(|host| interest.entries.contains(*host))
-                || is_used(from, to)
-        }
-        _ => true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::world::LinkEstimate;
-
-    #[test]
-    fn links_that_nothing_hangs_on_wake_nobody() {
-        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        let interest = Interest {
-            paths: [pair("cam", "edge"), pair("edge", "cam")].into(),
-            wanted: [pair("edge", "cloud")].into(),
-            entries: ["cam".to_owned()].into(),
-            ..Interest::default()
-        };
-        let estimate = LinkEstimate {
-            rtt_seconds: Some(0.01),
-            bytes_per_second: Some(1e6),
-            confidence: 1.0,
-            noise: 0.1,
-            bandwidth_age: None,
-            reachable: true,
-            estimated: false,
-        };
-        let changed = |(from, to): (String, String)| WorldEvent::LinkChanged {
-            from,
-            to,
-            before: estimate,
-            after: estimate,
-        };
-        let measured =
-            |(from, to): (String, String)| WorldEvent::LinkMeasured { from, to, estimate };
-        let wakes = |event| matters(&event, &interest);
-        assert!(wakes(changed(pair("cam", "edge"))));
-        assert!(wakes(changed(pair("cloud", "edge"))));
-        assert!(!wakes(changed(pair("cam", "cloud"))));
-        assert!(wakes(measured(pair("cam", "cloud"))));
-        assert!(wakes(measured(pair("other", "cam"))));
-        assert!(!wakes(measured(pair("cloud", "other"))));
-        let lost = WorldEvent::NodeLost {
-            node: "other".to_owned(),
-        };
-        assert!(wakes(lost));
     }
 }

@@ -377,6 +377,7 @@ pub(crate) fn world() -> Snapshot {
         memory_share: 1.0,
         held: Held::default(),
         questions: BTreeMap::new(),
+        changed_links: Vec::new(),
     }
 }
 

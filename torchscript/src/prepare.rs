@@ -46,7 +46,8 @@ pub struct PrepareOptions {
     /// By the place of an input, what it is in the two requests that are drawn where there are
     /// no samples: what it looks like is known better than its range tells. Of batch 1.
     pub known: BTreeMap<usize, [Tensor; 2]>,
-    /// Timed runs per measured graph, after warm-up; at least 3 are made.
+    /// Timed runs per measured graph, after warm-up; at least 3 are made. With 0 nothing is measured,
+    /// and the manifest's times are FLOPs at the speed `prepared_gflops`.
     pub timing_runs: u32,
     /// Approximate time for profiling; runs are dropped, never blocks.
     pub profile_budget: Duration,
@@ -90,15 +91,19 @@ pub fn prepare(
     let exits = exits.map_err(|reason| PrepareError::Metadata { reason })?;
     let total = count(chain.blocks.len());
     progress(Progress::Profiling { done: 0, total });
-    let profiles = profile::profile(
-        &chain.blocks,
-        &chain.boundaries,
-        &chain.costs,
-        options.timing_runs,
-        options.profile_budget,
-        |done| progress(Progress::Profiling { done, total }),
-    )
-    .map_err(torch("profiling the blocks"))?;
+    let profiles = if options.timing_runs == 0 {
+        profile::estimated(&chain.costs, options.prepared_gflops)
+    } else {
+        profile::profile(
+            &chain.blocks,
+            &chain.boundaries,
+            &chain.costs,
+            options.timing_runs,
+            options.profile_budget,
+            |done| progress(Progress::Profiling { done, total }),
+        )
+        .map_err(torch("profiling the blocks"))?
+    };
     progress(Progress::Profiling { done: total, total });
     let probe = Probe {
         inputs: trial.requests[0].clone(),

@@ -71,6 +71,24 @@ pub(crate) fn costs(blocks: &[Block], boundaries: &[Vec<Tensor>]) -> Result<Vec<
         .collect()
 }
 
+/// The profile of blocks that nobody measured: their FLOPs at a speed of `gflops`.
+pub(crate) fn estimated(costs: &[Cost], gflops: f64) -> Vec<BlockProfile> {
+    let speed = (gflops * 1e9).max(1.0);
+    let profile = |&cost: &Cost| {
+        let seconds = cost.flops as f64 / speed;
+        BlockProfile {
+            cost,
+            time: Seconds {
+                p50: seconds,
+                p10: seconds,
+                p90: seconds,
+            },
+            cut_penalty_seconds: 0.0,
+        }
+    };
+    costs.iter().map(profile).collect()
+}
+
 /// Profiles `blocks`, whose `costs` and `boundaries` are those of [`costs`]. `measured` receives
 /// the number of blocks done.
 pub(crate) fn profile(

@@ -34,6 +34,11 @@ impl Link {
         }
     }
 
+    /// Its rate in Mbit/s.
+    pub fn mbit_per_s(&self) -> f64 {
+        self.rate_bits_per_s as f64 / 1e6
+    }
+
     /// The limit that applies, in bytes.
     pub fn queue_limit(&self) -> u64 {
         self.queue_limit_bytes.unwrap_or_else(|| {

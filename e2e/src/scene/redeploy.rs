@@ -1,6 +1,6 @@
 //! A load from one host, a link that turns slow under it, and the blocks that move.
 
-use super::{Result, SLOW_DEVICE_LINK, Scene, SceneError, Step, poll};
+use super::{DEVICE_LINK, Result, SLOW_DEVICE_LINK, Scene, SceneError, Step, poll};
 use crate::workload::{Client, Evidence, Line, Reference, Summary};
 use kube::Api;
 use lamina_crds::ComputeNode;
@@ -76,8 +76,10 @@ pub async fn run(scene: &Scene, load: &Load, told: &mut (dyn FnMut(&str) + Send)
         link.rate_bits_per_s = SLOW_DEVICE_LINK.rate_bits_per_s;
     })?;
     told(&format!(
-        "the links of {} drop from 50 to 5 Mbit/s",
-        load.entry
+        "the links of {} drop from {} to {} Mbit/s",
+        load.entry,
+        DEVICE_LINK.mbit_per_s(),
+        SLOW_DEVICE_LINK.mbit_per_s()
     ));
     moved(scene, &mut client, &load.model, &old_path).await?;
     let in_flight_at_flip = in_flight_at_flip(scene, &load.entry).await?;

@@ -141,11 +141,27 @@ fn memory_limit_bytes() -> Option<u64> {
         .filter(|&limit| limit < total)
 }
 
+/// The working set, as the kubelet counts it: without pages of files that the kernel drops when
+/// memory is wanted. Reading a model fills the whole limit with those.
 fn memory_used_bytes() -> Option<u64> {
-    groups("memory")
-        .iter()
-        .flat_map(|g| [g.join("memory.current"), g.join("memory.usage_in_bytes")])
-        .find_map(|file| u64::try_from(read_number(&file)?).ok())
+    let groups = groups("memory");
+    let used = |group: &PathBuf| working_set_bytes(group);
+    groups.iter().find_map(used)
+}
+
+/// Of the group in `folder`, of version 2 or 1; both with the groups in it.
+fn working_set_bytes(folder: &Path) -> Option<u64> {
+    let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let names = [
+        ("memory.current", "inactive_file "),
+        ("memory.usage_in_bytes", "total_inactive_file "),
+    ];
+    names.into_iter().find_map(|(file, field)| {
+        let used = u64::try_from(read_number(&folder.join(file))?).ok()?;
+        let line = stat.lines().find_map(|line| line.strip_prefix(field));
+        let cached = line.and_then(|text| text.trim().parse().ok());
+        Some(used.saturating_sub(cached.unwrap_or(0)))
+    })
 }
 
 fn meminfo_bytes(field: &str) -> u64 {
@@ -248,6 +264,25 @@ mod tests {
             groups_in(v2, "cpu")[0],
             Path::new("/sys/fs/cgroup/kubepods/pod1")
         );
+    }
+
+    #[test]
+    fn cached_files_are_not_taken_memory() {
+        let of = |files: &[(&str, &str)]| {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, text) in files {
+                fs::write(folder.path().join(name), text).unwrap();
+            }
+            working_set_bytes(folder.path())
+        };
+        let stat = "anon 40\nfile 900\ninactive_file 700\nactive_file 100\n";
+        let second = [("memory.current", "1000\n"), ("memory.stat", stat)];
+        assert_eq!(of(&second), Some(300));
+        let stat = "cache 900\ninactive_file 5\ntotal_inactive_file 700\n";
+        let first = [("memory.usage_in_bytes", "1000\n"), ("memory.stat", stat)];
+        assert_eq!(of(&first), Some(300));
+        assert_eq!(of(&second[..1]), Some(1000));
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

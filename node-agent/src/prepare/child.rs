@@ -107,7 +107,10 @@ impl Program {
             Ok(disk) => disk,
             Err(e) => return Some(Err(failed(&format!("cannot read it: {e}")))),
         };
-        let memory_bytes = self.cell.memory_bytes();
+        let memory_bytes = match self.cell.memory_bytes() {
+            Ok(bytes) => bytes,
+            Err(failure) => return Some(Err(failure)),
+        };
         let command = self.command(model, asked, (out, &disk), memory_bytes);
         let mut child = match command.and_then(|mut command| command.spawn()) {
             Ok(child) => child,

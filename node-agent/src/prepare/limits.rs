@@ -2,6 +2,7 @@
 
 use super::{Failure, Reason};
 use crate::measure::memory_free_bytes;
+use crate::worker;
 use clap::Args;
 use lamina_crds::quantity::{format_bytes, parse_bytes};
 use lamina_model::Manifest;
@@ -55,11 +56,30 @@ impl LimitArgs {
     }
 
     /// The memory limit in bytes.
-    pub(super) fn memory_bytes(&self) -> u64 {
-        self.memory_limit
-            .unwrap_or_else(|| memory_free_bytes() / 5 * 4)
-            .max(MEMORY_BYTES_AT_LEAST)
+    ///
+    /// # Errors
+    /// This host has too little free memory to prepare anything.
+    pub(super) fn memory_bytes(&self) -> Result<u64, Failure> {
+        match self.memory_limit {
+            Some(limit) => Ok(limit.max(MEMORY_BYTES_AT_LEAST)),
+            None => most_of(memory_free_bytes()),
+        }
     }
+}
+
+/// Four fifths of what is free. Who takes more than there is has the kernel end the container.
+fn most_of(free_bytes: u64) -> Result<u64, Failure> {
+    let limit = worker::memory_share(free_bytes);
+    if limit >= MEMORY_BYTES_AT_LEAST {
+        return Ok(limit);
+    }
+    let message = format!(
+        "preparing takes {} at least, which is four fifths of what a host must have free; {} are \
+         free here",
+        format_bytes(MEMORY_BYTES_AT_LEAST),
+        format_bytes(free_bytes)
+    );
+    Err(Failure::retryable(Reason::PrepareFailed, message))
 }
 
 /// Scans the blocks that a child wrote: one that a model took over could have
@@ -90,6 +110,19 @@ pub(super) fn naming_memory(mut failure: Failure, memory_bytes: u64) -> Failure 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_without_room_prepares_nothing() {
+        assert_eq!(most_of(1 << 30).unwrap(), (1 << 30) / 5 * 4);
+        assert!(most_of(320 << 20).is_ok());
+        let refused = most_of(200 << 20).unwrap_err();
+        assert!(refused.retryable);
+        let message = refused.message;
+        assert!(
+            message.contains("256Mi") && message.contains("200Mi"),
+            "{message}"
+        );
+    }
 
     #[test]
     fn want_of_memory_is_named() {

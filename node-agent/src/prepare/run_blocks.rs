@@ -66,7 +66,8 @@ fn tell(args: &RunBlocksArgs, outcome: Result<Ran, Failure>) -> io::Result<()> {
 /// Blocks come from a model, and so does the code in them.
 fn in_child(args: &RunBlocksArgs) -> Result<Ran, Failure> {
     let failed = |e: io::Error| failed(&format!("cannot start a process: {e}"));
-    let mut command = command(args).map_err(failed)?;
+    let memory_bytes = args.cell.memory_bytes()?;
+    let mut command = command(args, memory_bytes).map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -85,7 +86,7 @@ fn in_child(args: &RunBlocksArgs) -> Result<Ran, Failure> {
     })
 }
 
-fn command(args: &RunBlocksArgs) -> io::Result<Command> {
+fn command(args: &RunBlocksArgs, memory_bytes: u64) -> io::Result<Command> {
     let mut command = worker::command(&worker::program()?, 1);
     command.arg("run-blocks").arg(&args.dir);
     for (name, path) in [("--input", &args.input), ("--whole", &args.whole)] {
@@ -93,7 +94,7 @@ fn command(args: &RunBlocksArgs) -> io::Result<Command> {
             command.arg(name).arg(path);
         }
     }
-    command.args(args.cell.arguments(args.cell.memory_bytes()));
+    command.args(args.cell.arguments(memory_bytes));
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -409,7 +409,8 @@ fn access(
 
 /// Memory limit of a worker: the configured one, or its default share of the host's memory.
 fn run_memory_bytes(args: &RunArgs, memory_bytes: u64) -> u64 {
-    args.worker_memory_limit.unwrap_or(memory_bytes / 5 * 4)
+    args.worker_memory_limit
+        .unwrap_or_else(|| worker::memory_share(memory_bytes))
 }
 
 /// Steps after the signal to end.

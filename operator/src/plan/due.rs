@@ -33,6 +33,23 @@ pub(super) fn pause_left(snapshot: &Snapshot, own: &PlacementMemory) -> Option<f
     Some(PAUSE_SECONDS - since).filter(|left| *left > 0.0)
 }
 
+/// Something that changed and makes another look at the plan worthwhile.
+pub(super) struct News {
+    /// What it is.
+    pub why: String,
+    /// The present path is as good as it was: another may be better now.
+    pub is_calm: bool,
+}
+
+impl News {
+    fn pressing(why: String) -> Self {
+        Self {
+            why,
+            is_calm: false,
+        }
+    }
+}
+
 impl Case<'_> {
     /// Why a strategy should be asked, whether or not it is time.
     pub(super) fn need(&self, own: &PlacementMemory, news: bool) -> Need {
@@ -116,18 +133,39 @@ impl Case<'_> {
     }
 
     /// What has changed since the plan was chosen.
-    pub(super) fn news(&self, own: &mut PlacementMemory) -> Option<String> {
+    pub(super) fn news(&self, own: &mut PlacementMemory) -> Option<News> {
+        self.note_faster_link(own);
         let is_later = own
             .planned_generation
             .is_some_and(|g| g != self.wanted.generation);
         if is_later {
-            return Some("the spec changed".to_owned());
+            return Some(News::pressing("the spec changed".to_owned()));
         }
         self.current
             .and_then(|plan| links::change_since_plan(self.snapshot, own, self.entry(), plan))
             .or_else(|| self.ending())
             .or_else(|| self.joined(own).map(|name| format!("{name} joined")))
             .or_else(|| self.exits_moved(own))
+            .map(News::pressing)
+            .or_else(|| {
+                let (_, why) = own.faster_link.clone()?;
+                Some(News { why, is_calm: true })
+            })
+    }
+
+    /// Notes a link between hosts of the last answer that became faster: a path over it may be
+    /// better than the present one.
+    fn note_faster_link(&self, own: &mut PlacementMemory) {
+        let is_considered = |host: &String| own.considered.binary_search(host).is_ok();
+        let mut changes = self.snapshot.changed_links.iter();
+        let faster = changes.find_map(|change| {
+            let (from, to) = &change.pair;
+            let is_of_ours = is_considered(from) && is_considered(to);
+            is_of_ours.then(|| links::faster(change)).flatten()
+        });
+        if let Some(why) = faster {
+            own.faster_link = Some((self.snapshot.now, why));
+        }
     }
 
     /// An exit where requests leave more or less often than when a strategy last answered.

@@ -12,8 +12,9 @@ use lamina_profile::time_factor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How long a host that failed to load a model's blocks is avoided.
-const LOAD_RETRY_SECONDS: f64 = 300.0;
+/// How long a host that failed to load a model's blocks is avoided: a little longer than its agent
+/// refuses a slice whose loads ended it.
+const LOAD_RETRY_SECONDS: f64 = 660.0;
 /// A live time corrects a profiled one by at most this factor, up or down.
 const CORRECTION_LIMIT: f64 = 8.0;
 /// Smaller changes of a correction are ignored.

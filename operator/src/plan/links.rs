@@ -1,11 +1,11 @@
 //! What changed on the links of a path.
 
 use crate::state::decision::Doubt;
-use crate::state::links::{LinkView, Pair};
+use crate::state::links::{LinkChange, LinkView, Pair};
 use crate::state::memory::{LinkReference, PlacementMemory};
 use crate::state::plans;
 use crate::state::snapshot::Snapshot;
-use crate::state::text::{millis, rate_change};
+use crate::state::text::{millis, rate, rate_change};
 use lamina_crds::placement::Plan;
 use lamina_crds::reasons;
 
@@ -76,6 +76,24 @@ pub(crate) fn change_since_plan(
         }
     }
     change
+}
+
+/// `cam-1→edge-1 5.1→50 Mbit/s`, if that is better by so much that a path over it may be the
+/// better one now; `None` if not. A link that became worse makes no other path better.
+pub(crate) fn faster(change: &LinkChange) -> Option<String> {
+    let after = reference(change.after)?;
+    let (from, to) = &change.pair;
+    let Some(before) = reference(change.before) else {
+        let is_back = !change.before.reachable;
+        return Some(match is_back {
+            true => format!("{from}→{to} is back"),
+            false => format!("{from}→{to} measured: {}", rate(after.bytes_per_second)),
+        });
+    };
+    let gained = after.bytes_per_second >= before.bytes_per_second * LOOK_FACTOR;
+    let rtt_gained = before.rtt_seconds - after.rtt_seconds > RTT_NOISE_SECONDS
+        && before.rtt_seconds >= after.rtt_seconds * LOOK_FACTOR;
+    (gained || rtt_gained).then(|| describe(&change.pair, before, after))
 }
 
 /// Doubt about links: if one of the path became slower, others of its hosts have not been measured

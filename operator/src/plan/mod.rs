@@ -37,6 +37,7 @@ use crate::state::plans::{self, DeployFailure, Phase, WAITING};
 use crate::state::reserved::Reserved;
 use crate::state::snapshot::{About, Answer, Need, QuestionView, Snapshot};
 use crate::state::wish::Wish;
+use due::News;
 use judge::is_broken_wish;
 use lamina_crds::dnn_model::ExitMode;
 use lamina_crds::placement::{Plan, Segment};
@@ -393,7 +394,7 @@ impl Case<'_> {
         memory: &Memory,
         own: &mut PlacementMemory,
         question: &QuestionView,
-        news: Option<String>,
+        news: Option<News>,
     ) -> Planned {
         let Some(answer) = &question.answer else {
             // The serving plan broke after the question was asked for another reason.
@@ -416,6 +417,11 @@ impl Case<'_> {
             };
         }
         own.answered_at = Some(self.snapshot.now);
+        let mut considered: Vec<_> = answer.problem.nodes.iter().map(|n| &n.name).collect();
+        considered.sort_unstable();
+        own.considered = considered.into_iter().cloned().collect();
+        // What came after the question was asked is still to be answered.
+        own.faster_link = own.faster_link.take().filter(|l| Some(l.0) > own.solved_at);
         own.fit = Arc::clone(&self.site.cluster.fit);
         own.exit_shares = self.exit_shares();
         own.planned_generation = Some(self.wanted.generation);
@@ -509,12 +515,7 @@ impl Case<'_> {
     }
 
     /// Acts on a strategy's answer.
-    fn conclude(
-        &self,
-        own: &mut PlacementMemory,
-        answer: &Answer,
-        news: Option<String>,
-    ) -> Planned {
+    fn conclude(&self, own: &mut PlacementMemory, answer: &Answer, news: Option<News>) -> Planned {
         if let Some(back) = self.judge_trial(own, answer) {
             return back;
         }

@@ -1,5 +1,6 @@
 //! Whether a solution is better than the serving plan by enough.
 
+use super::due::News;
 use super::judge::deviation_of_difference;
 use super::{Case, Must, Planned, links};
 use crate::state::links::Pair;
@@ -17,12 +18,13 @@ use lamina_placement::check::Violation;
 use lamina_placement::{Metrics, Solution};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Noticing a change takes so long: a link that was measured so shortly before was
-/// measured after it came.
-const NOTICING_SECONDS: f64 = 1.0;
+/// A link that shares no host with one that became slower is known if it was measured so shortly
+/// before.
+const RECENT_SECONDS: f64 = 15.0;
 /// Links of a better path that nobody measures are waited for no longer than this where
-/// requests wait for the move …
+/// requests wait for the move, if they were measured before the change, and than this if never …
 const MEASURE_LIMIT_SECONDS: f64 = 3.0;
+const UNMEASURED_LIMIT_SECONDS: f64 = 5.0;
 /// … and for a path that would only be better: then it is dropped until it is found again, since
 /// nothing moves onto an unmeasured link just for a gain.
 const CALM_LIMIT_SECONDS: f64 = 10.0;
@@ -37,7 +39,7 @@ impl Case<'_> {
         answer: &Answer,
         solution: &Solution,
         must: Option<Must>,
-        news: Option<String>,
+        news: Option<News>,
     ) -> Planned {
         let must = must.or_else(|| self.is_back(solution));
         let Some(segments) = self.segments(solution) else {
@@ -151,7 +153,7 @@ impl Case<'_> {
         solution: &Solution,
         current: &Plan,
         to: Vec<Segment>,
-        news: Option<String>,
+        news: Option<News>,
     ) -> Planned {
         let standing = answer.standing.as_ref();
         let now = standing.and_then(|s| s.metrics.as_ref());
@@ -247,15 +249,20 @@ impl Case<'_> {
         own: &mut PlacementMemory,
         solution: &Solution,
         path: String,
-        news: Option<String>,
+        news: Option<News>,
     ) -> bool {
         let is_first = self.current.is_none();
-        // If nothing serves, the first plan has been waiting, whatever its path.
+        // Where requests wait, for the first plan or for a better one than what became worse,
+        // they have been waiting, whichever path it will be.
         let known = own.candidate.take();
-        let known = known.filter(|c| is_first || c.path == path);
+        let known = known.filter(|c| is_first || !c.is_calm || c.path == path);
+        let is_calm = !is_first
+            && news.as_ref().is_none_or(|news| news.is_calm)
+            && known.as_ref().is_none_or(|c| c.is_calm);
         let candidate = Candidate {
             found: known.as_ref().map_or(self.snapshot.now, |c| c.found),
-            trigger: news.or(known.and_then(|c| c.trigger)),
+            trigger: news.map(|news| news.why).or(known.and_then(|c| c.trigger)),
+            is_calm,
             links: crossings(solution),
             path,
         };
@@ -263,24 +270,26 @@ impl Case<'_> {
         let view = |(from, to): &Pair| self.snapshot.links.get(from, to);
         // A link that was only pinged is no better known than an unmeasured one.
         let is_measured = |pair| view(pair).is_some_and(|v| v.is_measured());
-        let is_fresh =
-            |pair| view(pair).is_some_and(|v| v.bandwidth_age_seconds <= waited + NOTICING_SECONDS);
+        let is_recent = |pair| {
+            let age = view(pair).map(|v| v.bandwidth_age_seconds);
+            age.is_some_and(|age| age <= waited + RECENT_SECONDS)
+        };
         // One whose host has a link that became slower may have become slower with it.
         let doubt = links::standing_doubt(self.snapshot, own);
         let is_doubted = |pair: &Pair| {
             let doubt = doubt.as_ref();
             doubt.is_some_and(|d| d.is_about(&pair.0, &pair.1, view(pair).as_ref()))
         };
-        let mut crossed = candidate.links.iter();
-        let is_calm = !is_first && candidate.trigger.is_none();
-        let all_known = if is_first {
-            crossed.all(is_measured)
-        } else if is_calm {
-            crossed.all(|pair| is_measured(pair) && !is_doubted(pair))
-        } else {
-            crossed.all(is_fresh)
+        let is_known = |pair| {
+            let is_old = !is_calm && !is_recent(pair);
+            is_measured(pair) && (is_first || !is_doubted(pair) && !is_old)
         };
-        let is_over = waited >= MEASURE_LIMIT_SECONDS;
+        let all_known = candidate.links.iter().all(is_known);
+        let limit = match is_first || candidate.links.iter().all(is_measured) {
+            true => MEASURE_LIMIT_SECONDS,
+            false => UNMEASURED_LIMIT_SECONDS,
+        };
+        let is_over = waited >= limit;
         let waits = !all_known && (is_calm || !is_over) || !is_first && waited <= 0.0;
         let is_given_up = waits && is_calm && waited >= CALM_LIMIT_SECONDS;
         own.candidate = (!is_given_up).then_some(candidate);

@@ -281,6 +281,11 @@ fn start(
     });
     let message = if queue::is_any_able(snapshot) {
         "waiting for a host to prepare the model".to_owned()
+    } else if let Some(most) = queue::lacks_memory(snapshot) {
+        format!(
+            "waiting for a host with memory to prepare the model: no host has more than {} free",
+            format_bytes(most)
+        )
     } else {
         let connected = snapshot.live.values().filter(|n| n.alive).count();
         format!(

@@ -6,8 +6,11 @@ use crate::state::decision::{Decisions, StartPrepare, WaitingPrepare};
 use crate::state::snapshot::{PrepareView, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A host with less free memory prepares only if no other can.
+/// A host with less free memory prepares only if no other can …
 const MEMORY_BYTES: u64 = 512 << 20;
+/// … and with less than this never: its agent refuses (four fifths of it, for libtorch and a
+/// small model).
+const LEAST_MEMORY_BYTES: u64 = 320 << 20;
 /// A model waits for a faster host rather than use one with less than this share of its speed.
 const SLOWEST: f64 = 0.25;
 /// Most models of one namespace that are prepared at once: this many, or half the number of hosts
@@ -24,6 +27,13 @@ struct Able<'a> {
 /// Whether any host can prepare, now or later.
 pub(crate) fn is_any_able(snapshot: &Snapshot) -> bool {
     able(snapshot).next().is_some()
+}
+
+/// The most free memory of any connected host, if that is too little to prepare.
+pub(crate) fn lacks_memory(snapshot: &Snapshot) -> Option<u64> {
+    let live = snapshot.live.values().filter(|live| live.alive);
+    let most = live.map(|live| live.memory_free_bytes).max()?;
+    (most < LEAST_MEMORY_BYTES).then_some(most)
 }
 
 /// Assigns free hosts to waiting models.
@@ -62,6 +72,8 @@ fn able(snapshot: &Snapshot) -> impl Iterator<Item = Able<'_>> {
     let nodes = nodes.filter(|(name, _)| snapshot.is_node(name));
     nodes.filter_map(|(name, node)| {
         let live = snapshot.live.get(name).filter(|l| l.alive)?;
+        let is_enough = live.memory_free_bytes >= LEAST_MEMORY_BYTES;
+        is_enough.then_some(())?;
         Some(Able {
             name,
             gflops: speed(snapshot, name, node)?,
@@ -123,14 +135,15 @@ fn in_turn(waiting: &mut Vec<WaitingPrepare>, running: &BTreeMap<String, usize>)
     waiting.extend(placed.into_iter().map(|(_, one)| one));
 }
 
-/// The fastest free host with enough memory that has not tried yet; once all have, the fastest.
+/// The fastest free host with enough memory that has not tried yet; once all of these have, the
+/// fastest of them. Those with less memory only where no other is.
 /// `None` if a busy one is worth waiting for.
 fn preparer<'a>(
     hosts: &[Able<'a>],
     tried: &BTreeSet<String>,
     busy: &BTreeSet<String>,
 ) -> Option<&'a str> {
-    let class = |h: &Able<'_>| (!tried.contains(h.name), h.has_memory);
+    let class = |h: &Able<'_>| (h.has_memory, !tried.contains(h.name));
     let best = hosts.iter().map(class).max()?;
     let of_class: Vec<&Able<'_>> = hosts.iter().filter(|h| class(h) == best).collect();
     let fastest = of_class.iter().map(|h| h.gflops).fold(0.0, f64::max);
@@ -218,6 +231,36 @@ mod tests {
         let done = snapshot.prepares.keys().next().cloned().unwrap();
         snapshot.prepares.remove(&done);
         assert_eq!(assigned(&mut snapshot, &all[2..]), [pair("m02", "cloud-1")]);
+    }
+
+    #[test]
+    fn a_host_with_memory_tries_again_before_one_without() {
+        let mut snapshot = hosts(2);
+        let mut one = waiting("default", "m", PrepareNeed::First);
+        let mut free = |host: &str, mib: u64| {
+            snapshot.live.get_mut(host).unwrap().memory_free_bytes = mib << 20;
+        };
+        free("host-000", 400);
+        free("host-001", 4096);
+        one.tried.insert("host-001".into());
+        let all = [one];
+        let mut large_only = snapshot.clone();
+        let pair = |node: &str| [("m".to_owned(), node.to_owned())];
+        assert_eq!(assigned(&mut large_only, &all), pair("host-001"));
+        snapshot.live.get_mut("host-001").unwrap().alive = false;
+        assert_eq!(assigned(&mut snapshot, &all), pair("host-000"));
+    }
+
+    #[test]
+    fn a_host_that_has_too_little_memory_prepares_nothing() {
+        let mut snapshot = hosts(2);
+        for live in snapshot.live.values_mut() {
+            live.memory_free_bytes = 200 << 20;
+        }
+        let one = [waiting("default", "m", PrepareNeed::First)];
+        assert!(!is_any_able(&snapshot));
+        assert_eq!(assigned(&mut snapshot, &one), []);
+        assert_eq!(lacks_memory(&snapshot), Some(200 << 20));
     }
 
     #[test]

@@ -46,6 +46,17 @@ impl LinkView {
     }
 }
 
+/// A link whose estimate moved by more than its noise.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LinkChange {
+    /// Sender and receiver.
+    pub pair: Pair,
+    /// As it was told before.
+    pub before: LinkView,
+    /// As it is now.
+    pub after: LinkView,
+}
+
 /// A lookup of links.
 pub(crate) trait Source: std::fmt::Debug + Send + Sync {
     /// The measured link from `from` to `to`.

@@ -98,6 +98,10 @@ pub(crate) struct PlacementMemory {
     pub answered_at: Option<Moment>,
     /// Hosts that could compute at that time.
     pub fit: Arc<BTreeSet<String>>,
+    /// Hosts that it considered, in order.
+    pub considered: Vec<String>,
+    /// When a link between two of them became faster, and which: not yet answered for.
+    pub faster_link: Option<(Moment, String)>,
     /// Shares of requests that left at each exit then.
     pub exit_shares: Vec<f64>,
     /// Generation of the DnnModel that was last planned for.
@@ -177,6 +181,8 @@ pub(crate) struct Candidate {
     pub found: Moment,
     /// The change that led to it.
     pub trigger: Option<String>,
+    /// It only promises a gain: nothing became worse.
+    pub is_calm: bool,
 }
 
 /// A link as it was.

@@ -1,7 +1,7 @@
 //! The world as plain data at one moment: everything that decisions depend on.
 
 use super::ids::{JobId, ObjectId, PlacementKey};
-use super::links::Links;
+use super::links::{LinkChange, Links};
 use super::listed::Unreadable;
 use super::time::Moment;
 use k8s_openapi::api::core::v1::Node;
@@ -47,6 +47,8 @@ pub(crate) struct Snapshot {
     pub live: BTreeMap<String, LiveNode>,
     /// Directed links.
     pub links: Links,
+    /// Those that changed since the last look.
+    pub changed_links: Vec<LinkChange>,
     /// Compute times of live requests by placement UID, revision and segment.
     pub timings: BTreeMap<(String, i64, u32), RunTimes>,
     /// What entries report about their requests, by placement UID.

@@ -47,8 +47,9 @@ const GATEWAYS: usize = 2;
 const ANYWHERE: usize = 4;
 /// An older bandwidth is measured again before it is relied on.
 const STALE: Duration = Duration::from_secs(600);
-/// The same for a link that a planner is about to move onto: the move waits for it.
-const STALE_FOR_A_MOVE: Duration = Duration::from_secs(15);
+/// The same for a link that a planner is about to move onto: the move waits for it, and a link
+/// of the same host may just have changed.
+const STALE_FOR_A_MOVE: Duration = Duration::from_secs(2);
 
 /// A host that may measure and be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]

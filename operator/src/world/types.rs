@@ -1,3 +1,4 @@
+use crate::state::links::LinkView;
 use lamina_crds::Hop;
 use lamina_crds::dnn_model::Samples;
 use lamina_proto::control::{Hello, SourceSecret};
@@ -44,6 +45,20 @@ pub struct LinkEstimate {
     /// Some of it was not measured but estimated from network coordinates and the hosts' other
     /// links.
     pub estimated: bool,
+}
+
+impl From<LinkEstimate> for LinkView {
+    fn from(link: LinkEstimate) -> Self {
+        let age = link.bandwidth_age;
+        Self {
+            rtt_seconds: link.rtt_seconds,
+            bytes_per_second: link.bytes_per_second,
+            noise: link.noise,
+            bandwidth_age_seconds: age.map_or(f64::INFINITY, |age| age.as_secs_f64()),
+            reachable: link.reachable,
+            estimated: link.estimated,
+        }
+    }
 }
 
 /// A host to which an agent measures its link.

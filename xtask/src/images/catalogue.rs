@@ -119,4 +119,27 @@ mod tests {
             assert!(dockerfile(image).contains("\nUSER 65532:65532\n"));
         }
     }
+
+    /// In the workspace, one package's features hide that another lacks them; a Dockerfile builds
+    /// its programs alone.
+    #[test]
+    fn programs_that_fetch_have_tls_without_the_workspace() {
+        for image in [OPERATOR, NODE_AGENT] {
+            let mut tree = std::process::Command::new(env!("CARGO"));
+            tree.current_dir(root());
+            tree.args(["tree", "--offline", "--edges", "features,normal"]);
+            tree.args(["--prefix", "none"]);
+            for program in image.programs {
+                tree.args(["--package", program]);
+            }
+            let out = tree.output().unwrap();
+            let tree = String::from_utf8_lossy(&out.stdout);
+            assert!(tree.contains("\nreqwest v"), "{out:?}");
+            assert!(
+                tree.contains("reqwest feature \"__rustls\""),
+                "{}",
+                image.name
+            );
+        }
+    }
 }

@@ -3,7 +3,9 @@
 /// The map.
 const PAGE: &str = "docs/architecture.md";
 /// Extensions of files in the map.
-const FILES: [&str; 4] = [".rs", ".cpp", ".tpl", ".md"];
+const FILES: [&str; 9] = [
+    ".rs", ".cpp", ".py", ".proto", ".yaml", ".json", ".toml", ".tpl", ".md",
+];
 
 /// Names on the page that no file of the project has.
 pub(super) fn check(files: &[String], read: &dyn Fn(&str) -> Option<String>) -> Vec<String> {

@@ -196,7 +196,7 @@ pub(super) const CRATES: &[Crate] = &[
             &["text", "health"],
             &["state", "store", "lease", "identity"],
             &["prepare", "plan", "deploy", "status", "kube", "world"],
-            &["hosts", "keys", "metrics", "observe", "reconcile"],
+            &["hosts", "keys", "metrics", "news", "observe", "reconcile"],
             &["control", "admin", "run"],
             &["operator", "fuzzing"],
         ],

@@ -152,11 +152,9 @@ async fn split(scene: &Scene, time: Duration, page: &mut Page) -> Result<()> {
     )
     .await?;
     page.section("Two hosts: the camera and an edge host");
-    let links = [
-        ("50 Mbit/s", DEVICE_LINK.rate_bits_per_s),
-        ("5 Mbit/s", SLOW_DEVICE_LINK.rate_bits_per_s),
-    ];
-    for (name, bits_per_second) in links {
+    for link in [DEVICE_LINK, SLOW_DEVICE_LINK] {
+        let bits_per_second = link.rate_bits_per_s;
+        let name = format!("{} Mbit/s", link.mbit_per_s());
         rate(scene, bits_per_second)?;
         let before = spent(scene).await?;
         let seen = measure::closed(scene, (CAMERA, MODEL), 1, time).await?;
@@ -180,11 +178,12 @@ async fn split(scene: &Scene, time: Duration, page: &mut Page) -> Result<()> {
         );
     }
     rate(scene, DEVICE_LINK.rate_bits_per_s)?;
+    let name = format!("{} Mbit/s", DEVICE_LINK.mbit_per_s());
     for in_flight in [2, 4, 8] {
         let seen = measure::closed(scene, (CAMERA, MODEL), in_flight, time).await?;
         let slowest = slowest(&seen, DEVICE_LINK.rate_bits_per_s)?;
         page.row(
-            format!("50 Mbit/s, {in_flight} in flight: throughput over that of the slowest stage"),
+            format!("{name}, {in_flight} in flight: throughput over that of the slowest stage"),
             if in_flight == 8 { "≥ 0.95" } else { "" },
             format!("{:.2} ({:.1}/s)", seen.rate * slowest, seen.rate),
         );

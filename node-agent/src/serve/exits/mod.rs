@@ -5,8 +5,8 @@
 //! without a redeploy. Each host that computes an exit's logits judges the remaining rows.
 
 mod measure;
+mod rows;
 mod rules;
-mod standing;
 
+pub(crate) use rows::{MeetError, Standing, part};
 pub(crate) use rules::{Asked, AskedError, Rules, RulesError, wish};
-pub(crate) use standing::{MeetError, Standing, part};

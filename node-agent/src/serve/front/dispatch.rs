@@ -7,9 +7,10 @@ use super::statistics::Spent;
 use super::trouble::{Troubles, Turn};
 use crate::serve::batches::{Batches, rows_of};
 use crate::serve::hop::{Forwarder, total_us};
-use crate::serve::routes::{Model, NoTicket, Routes, Ticket};
+use crate::serve::routes::{Model, NoTicket, Routes, Signature, Ticket};
 use crate::telemetry::RequestKey;
 use lamina_proto::hop::{ExitRules, ForwardReply, ForwardRequest, RowExit};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::Code;
 
@@ -32,6 +33,8 @@ pub(super) struct Answered {
     /// Names of the exits at which rows could leave; empty if all ran to the end.
     pub(super) exits: Vec<String>,
     pub(super) entry: AtEntry,
+    /// Of the revision that answered.
+    pub(super) signature: Arc<Signature>,
     pub(super) reply: ForwardReply,
 }
 
@@ -136,7 +139,9 @@ impl Dispatcher {
         };
         match outcome {
             Ok(reply) => {
-                self.troubles.answered(uid);
+                if is_of_the_end(&reply.rows, exits.len()) {
+                    self.troubles.answered(uid);
+                }
                 journey.rows_by_exit = counted(exits.len(), &reply.rows);
                 journey.spent = Spent::of(&reply.timings, rows);
                 let (took, inside) = (micros(sent.elapsed()), total_us(&reply));
@@ -156,6 +161,7 @@ impl Dispatcher {
                     entry,
                     revision: ticket.revision(),
                     path: ticket.path.clone(),
+                    signature: Arc::clone(&ticket.signature),
                     wanted: reading.wanted,
                     reply,
                 }))
@@ -181,6 +187,13 @@ fn names_of_exits(ticket: &Ticket, rules: Option<&ExitRules>) -> Vec<String> {
     names.collect()
 }
 
+/// Whether the whole path took part in an answer: of a model with `exits`, rows that left early
+/// tell nothing of the hosts behind.
+fn is_of_the_end(rows: &[RowExit], exits: usize) -> bool {
+    let is_last = |row: &RowExit| usize::try_from(row.exit).is_ok_and(|exit| exit + 1 == exits);
+    exits == 0 || rows.iter().any(is_last)
+}
+
 /// How many of `rows` left at each of `exits` exits.
 fn counted(exits: usize, rows: &[RowExit]) -> Vec<u32> {
     let mut counts = vec![0; exits];
@@ -197,5 +210,21 @@ fn key(placement_uid: &str, revision: i64) -> RequestKey {
     RequestKey {
         placement_uid: placement_uid.to_owned(),
         revision,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_leave_early_tell_nothing_of_the_hosts_behind() {
+        let left = |exit| RowExit {
+            exit,
+            ..RowExit::default()
+        };
+        assert!(is_of_the_end(&[], 0), "a model without exits");
+        assert!(!is_of_the_end(&[left(0), left(1)], 3));
+        assert!(is_of_the_end(&[left(0), left(2)], 3));
     }
 }

@@ -180,6 +180,17 @@ pub(crate) enum FrontError {
     #[error("the path gave no output `{0}`; please report this model")]
     NoOutput(String),
     #[error(
+        "the path gave output `{name}` as {datatype} {shape:?} in {bytes} bytes, not as {} {:?}; \
+         please report this model", declared.0, declared.1
+    )]
+    Output {
+        name: String,
+        datatype: String,
+        shape: Vec<i64>,
+        bytes: usize,
+        declared: (DataType, Vec<i64>),
+    },
+    #[error(
         "models are not loaded and unloaded here: apply or delete a DnnModel, and the operator \
          has the hosts follow"
     )]
@@ -202,7 +213,7 @@ impl FrontError {
             Self::Hop(error) => error.code(),
             Self::Relay(error) => error.code(),
             Self::OutOfTime { .. } => Code::DeadlineExceeded,
-            Self::NoOutput(_) => Code::Internal,
+            Self::NoOutput(_) | Self::Output { .. } => Code::Internal,
             Self::Repository => Code::Unimplemented,
         }
     }

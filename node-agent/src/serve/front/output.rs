@@ -2,7 +2,8 @@
 
 use super::dispatch::Answered;
 use super::error::FrontError;
-use lamina_proto::hop::{HopTiming, RowExit};
+use lamina_model::ValueSpec;
+use lamina_proto::hop::{HopTiming, RowExit, Tensor};
 use lamina_proto::inference::infer_parameter::ParameterChoice;
 use lamina_proto::inference::model_infer_response::InferOutputTensor;
 use lamina_proto::inference::{InferParameter, ModelInferResponse};
@@ -66,6 +67,17 @@ pub(super) fn response(
     for name in &answered.wanted {
         let found = answered.reply.tensors.iter().find(|t| t.name == *name);
         let tensor = found.ok_or_else(|| FrontError::NoOutput(name.clone()))?;
+        let declared = answered.signature.outputs.iter();
+        let declared = declared.filter(|spec| spec.name == *name);
+        if let Some(spec) = declared.into_iter().find(|spec| !is_readable(tensor, spec)) {
+            return Err(FrontError::Output {
+                name: name.clone(),
+                datatype: tensor.datatype.clone(),
+                shape: tensor.shape.clone(),
+                bytes: tensor.data.len(),
+                declared: (spec.datatype, spec.shape.clone()),
+            });
+        }
         outputs.push(InferOutputTensor {
             name: name.clone(),
             datatype: tensor.datatype.clone(),
@@ -82,6 +94,13 @@ pub(super) fn response(
         outputs,
         raw_output_contents: raw,
     })
+}
+
+/// Whether a client can read `tensor`, which comes from another host, as the output of `spec`. Its
+/// sizes are the model's own affair: what it finds depends on its inputs.
+fn is_readable(tensor: &Tensor, spec: &ValueSpec) -> bool {
+    tensor.datatype.parse() == Ok(spec.datatype)
+        && spec.datatype.checked_bytes(&tensor.shape) == Some(tensor.data.len() as u64)
 }
 
 /// Bytes of the tensors in `response`, which are most of it.
@@ -160,6 +179,7 @@ fn timing_json(timings: &[HopTiming]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lamina_model::DataType;
 
     #[test]
     fn each_row_says_where_it_left_and_why() {
@@ -186,6 +206,33 @@ mod tests {
             {"exit": "early", "measure": 0.75, "node": "cam-1", "cutOff": true},
         ]);
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn what_another_host_answers_is_held_against_the_signature() {
+        let spec = ValueSpec {
+            name: "boxes".into(),
+            datatype: DataType::Fp32,
+            shape: vec![-1, 4],
+            sizes: Vec::new(),
+        };
+        let is_fit = |datatype: &str, shape: &[i64], bytes: usize| {
+            let tensor = Tensor {
+                name: "boxes".into(),
+                datatype: datatype.into(),
+                shape: shape.to_vec(),
+                data: vec![0; bytes].into(),
+                ..Tensor::default()
+            };
+            is_readable(&tensor, &spec)
+        };
+        assert!(is_fit("FP32", &[2, 4], 32));
+        assert!(is_fit("FP32", &[0, 4], 0), "nothing was found");
+        assert!(!is_fit("FP16", &[2, 4], 16));
+        assert!(!is_fit("FP99", &[2, 4], 32));
+        assert!(!is_fit("FP32", &[2, 4], 31));
+        assert!(!is_fit("FP32", &[-1, 4], 0));
+        assert!(!is_fit("FP32", &[i64::MAX, 4], 0));
     }
 
     #[test]

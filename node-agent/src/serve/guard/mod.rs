@@ -43,7 +43,7 @@ use tonic::Status;
 use tonic::service::Routes;
 use tower::Service;
 
-/// Size limit unless a model needs more.
+/// Size limit of a request, over gRPC and HTTP, unless a model needs more.
 pub(crate) const MESSAGE_BYTES: usize = 64 << 20;
 /// Limit for messages without tensors.
 const SMALL_BYTES: usize = 64 << 10;

@@ -11,6 +11,7 @@ use crate::door::Origin;
 use crate::serve::access::Caller;
 use crate::serve::deadline::Deadline;
 use crate::serve::front::{FrontError, patience};
+use crate::serve::guard::MESSAGE_BYTES;
 use crate::serve::trace::TRACEPARENT;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -25,8 +26,6 @@ use tonic::metadata::MetadataMap;
 
 /// Header with the length of the JSON at the start of a body.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-/// Size limit of the body of any request.
-const COMMON_LIMIT: usize = 64 << 20;
 /// Approximate most characters in JSON, with comma, per byte of an element.
 const JSON_PER_BYTE: u64 = 8;
 /// Longer texts are read off the threads that serve.
@@ -90,13 +89,13 @@ impl Rest {
         let coding = Coding::of_request(headers)?;
         let length = headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-        let is_common = coding.is_none() && length.is_some_and(|bytes| bytes <= COMMON_LIMIT);
+        let is_common = coding.is_none() && length.is_some_and(|bytes| bytes <= MESSAGE_BYTES);
         let limit = if is_common {
-            COMMON_LIMIT
+            MESSAGE_BYTES
         } else {
             self.limit(path, caller).await
         };
-        let limit = limit.min(self.room.largest().max(COMMON_LIMIT));
+        let limit = limit.min(self.room.largest().max(MESSAGE_BYTES));
         let body = body::read(body, (limit, length), &mut held).await?;
         let Some(coding) = coding else {
             return Ok((body, held));
@@ -115,7 +114,7 @@ impl Rest {
     async fn limit(&self, path: &ModelPath, caller: &Caller) -> usize {
         // Errors about the model are reported later.
         let described = self.described(path, caller).await.ok();
-        described.map_or(COMMON_LIMIT, |model| limit_of(&model))
+        described.map_or(MESSAGE_BYTES, |model| limit_of(&model))
     }
 
     /// Inputs and outputs of the model.
@@ -148,7 +147,7 @@ fn limit_of(model: &ModelMetadataResponse) -> usize {
     let bytes = bytes.map(Option::unwrap_or_default);
     let bytes = bytes.fold(0, u64::saturating_add);
     let limit = usize::try_from(bytes.saturating_mul(JSON_PER_BYTE)).unwrap_or(usize::MAX);
-    limit.clamp(COMMON_LIMIT, MAX_MESSAGE_BYTES)
+    limit.clamp(MESSAGE_BYTES, MAX_MESSAGE_BYTES)
 }
 
 fn header_length(headers: &HeaderMap) -> Result<Option<usize>, RequestError> {
@@ -243,10 +242,10 @@ mod tests {
                 ..ModelMetadataResponse::default()
             })
         };
-        assert_eq!(of(&[-1, 3, 224, 224]), COMMON_LIMIT);
+        assert_eq!(of(&[-1, 3, 224, 224]), MESSAGE_BYTES);
         assert_eq!(of(&[-1, 5 << 20]), 4 * 8 * (5 << 20));
         assert_eq!(of(&[1 << 40]), MAX_MESSAGE_BYTES);
-        assert_eq!(of(&[i64::MAX, i64::MAX]), COMMON_LIMIT);
+        assert_eq!(of(&[i64::MAX, i64::MAX]), MESSAGE_BYTES);
     }
 
     #[test]

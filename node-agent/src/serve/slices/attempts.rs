@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 
 /// A single end of the agent during a load may be a coincidence, such as a power failure.
 const ENDS: u32 = 2;
-/// A slice that ended the agent is not loaded for this long.
+/// A slice that ended the agent is not loaded for this long. The operator avoids the host for a
+/// little longer (`LOAD_RETRY_SECONDS`).
 const PAUSE: Duration = Duration::from_secs(600);
 
 /// A slice that is not loaded for now.

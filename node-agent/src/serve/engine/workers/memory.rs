@@ -4,6 +4,7 @@
 
 use super::Shared;
 use super::worker::Worker;
+use crate::worker;
 use rustix::io;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::fs;
@@ -50,10 +51,10 @@ impl Held {
 }
 
 /// How many bytes of data each of the workers that hold `held` may have while the host has
-/// `free` left: four fifths of that more than now.
+/// `free` left: as much more than now as one may take of that.
 fn limits(free: u64, held: &[Held]) -> Vec<u64> {
     let untouched: u64 = held.iter().map(|held| held.untouched()).sum();
-    let room = free.saturating_sub(untouched) / 5 * 4;
+    let room = worker::memory_share(free.saturating_sub(untouched));
     held.iter().map(|held| held.data + room).collect()
 }
 

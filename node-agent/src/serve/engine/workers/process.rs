@@ -87,7 +87,7 @@ impl WorkerOptions {
         let (loads, their_loads) = Channel::pair()?;
         let memory = self
             .memory_bytes
-            .unwrap_or_else(|| (self.memory_free_bytes)() / 5 * 4)
+            .unwrap_or_else(|| worker::memory_share((self.memory_free_bytes)()))
             .max(MEMORY_BYTES_AT_LEAST);
         // A worker, too, is under the limits of its agent.
         let inherited = getrlimit(Resource::Data).maximum;

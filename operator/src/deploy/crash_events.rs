@@ -1,4 +1,4 @@
-//! Models that crashed their worker process, as reported by agents.
+//! Events about models that crashed their worker process, as reported by agents.
 
 use crate::state::decision::{Change, Decisions, Haste};
 use crate::state::ids::ObjectId;
