@@ -113,6 +113,9 @@ fn steps(kit: &Kit) -> Vec<(&'static str, Command)> {
                 "clippy",
                 "--workspace",
                 "--all-targets",
+                // Else nothing notices that the fuzz targets cannot be built any more.
+                "--features",
+                "lamina-node-agent/fuzzing,lamina-operator/fuzzing",
                 "--",
                 "--deny",
                 "warnings",

@@ -4,9 +4,7 @@ use super::channel::Channel;
 use crate::worker;
 use lamina_worker_link::frame::FrameError;
 use lamina_worker_link::message::{Greeting, Lane};
-use rustix::process::{
-    Pid, PidfdFlags, Resource, WaitId, WaitIdOptions, getrlimit, pidfd_open, waitid,
-};
+use rustix::process::{Pid, Resource, WaitId, WaitIdOptions, getrlimit, waitid};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -15,8 +13,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
-use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, ChildStderr};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -139,7 +137,7 @@ impl WorkerOptions {
     }
 }
 
-/// How often the kernel is asked if a process has ended, where it does not say so itself.
+/// How often the kernel is asked if a process has ended, where it cannot send a signal.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The number of a child that was not reaped: only until then does nobody else get it.
@@ -164,16 +162,16 @@ impl Unreaped {
         let Some(number) = self.with(|number| number) else {
             return;
         };
-        let descriptor = pidfd_open(number, PidfdFlags::empty());
-        if let Ok(Ok(descriptor)) = descriptor.map(AsyncFd::new)
-            && descriptor.readable().await.is_ok()
-        {
-            return;
-        }
-        // Kernels before 5.3 have no such descriptors.
+        // From here on no signal is missed; it may come of another child.
+        let mut of_children = signal(SignalKind::child());
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         while let Ok(None) = waitid(WaitId::Pid(number), ended) {
-            sleep(ASK_AGAIN).await;
+            match &mut of_children {
+                Ok(signals) => {
+                    signals.recv().await;
+                }
+                Err(_) => sleep(ASK_AGAIN).await,
+            }
         }
     }
 
