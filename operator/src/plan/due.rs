@@ -153,15 +153,21 @@ impl Case<'_> {
             })
     }
 
-    /// Notes a link between hosts of the last answer that became faster: a path over it may be
-    /// better than the present one.
+    /// Notes a link that became faster, between a host of the present path and one that the last
+    /// answer considered: a path over it may be the better one. Links between two others wait for
+    /// the period, since with many hosts there is always one that changes.
     fn note_faster_link(&self, own: &mut PlacementMemory) {
+        let changes = &self.snapshot.changed_links;
+        let Some(plan) = self.current.filter(|_| !changes.is_empty()) else {
+            return;
+        };
         let is_considered = |host: &String| own.considered.binary_search(host).is_ok();
-        let mut changes = self.snapshot.changed_links.iter();
-        let faster = changes.find_map(|change| {
+        let is_here =
+            |host: &String| *host == self.entry() || plans::hosts(plan).any(|of| of == host);
+        let faster = changes.iter().find_map(|change| {
             let (from, to) = &change.pair;
-            let is_of_ours = is_considered(from) && is_considered(to);
-            is_of_ours.then(|| links::faster(change)).flatten()
+            let is_ours = is_here(from) && is_considered(to) || is_here(to) && is_considered(from);
+            is_ours.then(|| links::faster(change)).flatten()
         });
         if let Some(why) = faster {
             own.faster_link = Some((self.snapshot.now, why));

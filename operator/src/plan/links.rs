@@ -5,7 +5,7 @@ use crate::state::links::{LinkChange, LinkView, Pair};
 use crate::state::memory::{LinkReference, PlacementMemory};
 use crate::state::plans;
 use crate::state::snapshot::Snapshot;
-use crate::state::text::{millis, rate, rate_change};
+use crate::state::text::{millis, rate_change};
 use lamina_crds::placement::Plan;
 use lamina_crds::reasons;
 
@@ -79,16 +79,14 @@ pub(crate) fn change_since_plan(
 }
 
 /// `cam-1→edge-1 5.1→50 Mbit/s`, if that is better by so much that a path over it may be the
-/// better one now; `None` if not. A link that became worse makes no other path better.
+/// better one now; `None` if not. A link that became worse makes no other path better, and one
+/// that was only estimated before is measured because a planner already counts on it.
 pub(crate) fn faster(change: &LinkChange) -> Option<String> {
     let after = reference(change.after)?;
     let (from, to) = &change.pair;
     let Some(before) = reference(change.before) else {
         let is_back = !change.before.reachable;
-        return Some(match is_back {
-            true => format!("{from}→{to} is back"),
-            false => format!("{from}→{to} measured: {}", rate(after.bytes_per_second)),
-        });
+        return is_back.then(|| format!("{from}→{to} is back"));
     };
     let gained = after.bytes_per_second >= before.bytes_per_second * LOOK_FACTOR;
     let rtt_gained = before.rtt_seconds - after.rtt_seconds > RTT_NOISE_SECONDS

@@ -27,11 +27,6 @@ fn mbit(bytes_per_second: f64) -> String {
     }
 }
 
-/// `50 Mbit/s`, of bytes per second.
-pub(crate) fn rate(bytes_per_second: f64) -> String {
-    format!("{} Mbit/s", mbit(bytes_per_second))
-}
-
 /// `50→5.1 Mbit/s`.
 pub(crate) fn rate_change(before: f64, after: f64) -> String {
     format!("{}→{} Mbit/s", mbit(before), mbit(after))

@@ -118,10 +118,14 @@ fn a_link_that_can_make_nothing_better_is_no_reason_to_ask() {
     let mut bench = on_the_edge();
     bench.run(1);
     let before = bench.solves;
+    let mut unmeasured = change("cam-1", "cloud-1", 1e5, 1e6);
+    unmeasured.before.bytes_per_second = None;
     bench.snapshot.changed_links = vec![
         change("cam-1", "cloud-1", 1e5, 1e4),
         change("cam-1", "cloud-1", 1e5, 1.1e5),
         change("cam-1", "unknown-1", 1e5, 1e6),
+        change("cloud-1", "cloud-2", 1e5, 1e6),
+        unmeasured,
     ];
     bench.run(3);
     assert_eq!(bench.solves, before);
