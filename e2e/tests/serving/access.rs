@@ -200,7 +200,10 @@ async fn bad_tokens_keep_nobody_out(scene: &Scene, good: (&str, &str)) -> Result
     let infer = (agent, "/inference.GRPCInferenceService/ModelInfer");
     let flood = async {
         let asked = bad_tokens(scene, infer, None, "lamina-agent").await?;
-        ensure!((1..200).contains(&asked), "{asked} questions to the API server");
+        ensure!(
+            (1..200).contains(&asked),
+            "{asked} questions to the API server"
+        );
         anyhow::Ok(())
     };
     let is_answered = async || {

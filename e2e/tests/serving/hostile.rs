@@ -206,7 +206,10 @@ pub(crate) async fn bad_tokens(
     let outcomes = said.lines().filter_map(|line| line.split_once(' '));
     let mut refused = 0;
     for (code, count) in outcomes {
-        ensure!(["UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"].contains(&code), "{said}");
+        ensure!(
+            ["UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"].contains(&code),
+            "{said}"
+        );
         refused += count.parse::<u32>()?;
     }
     ensure!(refused == 3000, "{said}");
@@ -215,7 +218,13 @@ pub(crate) async fn bad_tokens(
 
 /// Whoever reaches the operator's port shows it bad tokens.
 async fn bad_tokens_for_the_operator(scene: &Scene) -> Result<()> {
-    let bundle = ["get", "configmap", "lamina-ca", "--namespace", "lamina-system"];
+    let bundle = [
+        "get",
+        "configmap",
+        "lamina-ca",
+        "--namespace",
+        "lamina-system",
+    ];
     let bundle = [&bundle[..], &["--output", "jsonpath={.data.ca\\.crt}"]].concat();
     let authorities = tempfile::NamedTempFile::new()?;
     std::fs::write(authorities.path(), scene.lab.kubectl(&bundle).await?)?;
@@ -224,7 +233,10 @@ async fn bad_tokens_for_the_operator(scene: &Scene) -> Result<()> {
     let enroll = (operator, "/lamina.control.v1.Control/Enroll");
     let file = Some(authorities.path());
     let asked = bad_tokens(scene, enroll, file, "lamina-operator").await?;
-    ensure!((1..100).contains(&asked), "{asked} questions to the API server");
+    ensure!(
+        (1..100).contains(&asked),
+        "{asked} questions to the API server"
+    );
     Ok(())
 }
 
@@ -277,8 +289,10 @@ pub(crate) async fn a_tenant_and_the_network_do_their_worst(scene: &Scene) -> Re
             .await
     };
     // Its first blocks stay on the entry, which has to have memory for their activations.
-    patch(r#"{"spec": {"objective": {"requestsPerSecond": 1}, "constraints": {"keepOnEntry": 2}}}"#)
-        .await?;
+    patch(
+        r#"{"spec": {"objective": {"requestsPerSecond": 1}, "constraints": {"keepOnEntry": 2}}}"#,
+    )
+    .await?;
     ready(scene, "mobilenet-v2", "True", "Serving").await?;
     batches(scene).await?;
     // An active model gets very many pins, too: the error names it, and it stays active.

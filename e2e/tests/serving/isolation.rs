@@ -171,7 +171,9 @@ async fn python(arguments: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn a_model_that_is_flooded_and_crashes_costs_others_nothing(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_model_that_is_flooded_and_crashes_costs_others_nothing(
+    scene: &Scene,
+) -> Result<()> {
     let wild = Harmful::serve(scene, "wild").await?;
     let client = redeploy::start(scene, &load(4.0)).await?;
     wild.is_flooded().await?;

@@ -213,7 +213,10 @@ fn failure(node: &str, plan: &Plan, full: &Full<'_>) -> DeployFailure {
         true => "be told of one more model".to_owned(),
         false => format!("be told of blocks {}", blocks.join(",")),
     };
-    let (needed, most) = (format_bytes(full.needed as u64), format_bytes(full.most as u64));
+    let (needed, most) = (
+        format_bytes(full.needed as u64),
+        format_bytes(full.most as u64),
+    );
     let why = match full.of {
         None => format!(
             "its ComputeNode would have {needed} of slices and routes, and {most} is the most that the API server keeps"

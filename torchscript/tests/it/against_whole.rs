@@ -78,7 +78,9 @@ pub(crate) fn answer(model: &CModule, request: &Tensor) -> Option<Vec<Tensor>> {
 fn are_close(got: &[Tensor], expected: &[Tensor]) -> bool {
     let largest = |tensor: &Tensor| {
         let values = floats(tensor);
-        values.iter().fold(0.0, |m: f64, v| m.max(f64::from(v.abs())))
+        values
+            .iter()
+            .fold(0.0, |m: f64, v| m.max(f64::from(v.abs())))
     };
     got.len() == expected.len()
         && got.iter().zip(expected).all(|(a, b)| {

@@ -3,13 +3,13 @@
 use super::testing::{Folder, Host, deploy, part, request, route_to, values};
 use crate::serve::engine::fake::{FakeBlock, fp32};
 use crate::serve::guard::testing::{Frames, framed};
+use crate::serve::hop::to_wire;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::future::join_all;
 use http::{HeaderMap, HeaderValue, Request};
 use lamina_crds::compute_node::Slice;
-use crate::serve::hop::to_wire;
 use lamina_proto::hop::ForwardRequest;
 use lamina_proto::inference::ModelInferRequest;
 use prost::Message as _;

@@ -332,7 +332,10 @@ mod tests {
         let largest = |room| Budget::new(room * MIB).largest_answer() / MIB;
         // Of the least and the most room that a host can have, and between.
         assert_eq!((largest(128), largest(2048)), (64, 1024));
-        assert_eq!((largest(512), largest(16), largest(1 << 20)), (256, 64, 1024));
+        assert_eq!(
+            (largest(512), largest(16), largest(1 << 20)),
+            (256, 64, 1024)
+        );
     }
 
     #[tokio::test(start_paused = true)]

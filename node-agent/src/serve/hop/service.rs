@@ -1,5 +1,5 @@
-use super::{Forwarder, bytes_of};
 use super::admit::{self, Caller};
+use super::{Forwarder, bytes_of};
 use crate::serve::deadline::Deadline;
 use crate::serve::guard::AnswerBytes;
 use crate::serve::trace;

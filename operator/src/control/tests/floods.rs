@@ -37,9 +37,10 @@ async fn pour(to: SocketAddr, mut flood: impl FnMut(u32) -> Vec<u8>) -> usize {
     let greeting = [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat();
     socket.write_all(&greeting).await.unwrap();
     let (mut reading, mut socket) = socket.into_split();
-    let draining = tokio::spawn(async move {
-        while reading.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {}
-    });
+    let draining =
+        tokio::spawn(
+            async move { while reading.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {} },
+        );
     let mut taken = 0;
     let pouring = async {
         for n in 0.. {

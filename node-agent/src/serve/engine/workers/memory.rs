@@ -102,10 +102,7 @@ fn keep_now(shared: &Shared) -> io::Result<()> {
 }
 
 /// Does `work` for each of `all`, whatever happens to others, and returns the first error.
-fn each<T>(
-    all: impl Iterator<Item = T>,
-    work: impl FnMut(T) -> io::Result<()>,
-) -> io::Result<()> {
+fn each<T>(all: impl Iterator<Item = T>, work: impl FnMut(T) -> io::Result<()>) -> io::Result<()> {
     all.map(work).fold(Ok(()), io::Result::and)
 }
 

@@ -163,7 +163,9 @@ impl Engine for Workers {
 
     fn vitals(&self) -> Vitals {
         let workers = self.shared.living();
-        let resident = workers.iter().filter_map(|w| w.with_process(resident_bytes)?);
+        let resident = workers
+            .iter()
+            .filter_map(|w| w.with_process(resident_bytes)?);
         Vitals {
             workers: u32::try_from(workers.len()).unwrap_or(u32::MAX),
             resident_bytes: resident.sum(),

@@ -490,6 +490,9 @@ mod tests {
         let two = [region(&[1], 64), region(&[1], 128)];
         assert!(taken(&arena, &two, &of_at_most(8)).unwrap().is_ok());
         let refused = taken(&arena, &two, &of_at_most(7)).unwrap().unwrap_err();
-        assert!(matches!(refused, EngineError::TooLarge { bytes: 8, most: 7 }));
+        assert!(matches!(
+            refused,
+            EngineError::TooLarge { bytes: 8, most: 7 }
+        ));
     }
 }
