@@ -18,6 +18,7 @@ const KWOK: &str = "0.8.0";
 /// Versions of the S3 gateway and of the registry for tests.
 pub(crate) const VERSITYGW: &str = "1.8.0";
 pub(crate) const REGISTRY: &str = "3.1.2";
+pub(crate) const GRPCURL: &str = "1.9.4";
 /// Version of PyTorch and libtorch.
 pub(crate) const TORCH: &str = "2.13.0";
 
@@ -192,7 +193,9 @@ pub(crate) fn everything() -> Result<Kit> {
         python,
         clients,
         models,
-        servers: cache.join(format!("servers-versitygw{VERSITYGW}-registry{REGISTRY}")),
+        servers: cache.join(format!(
+            "servers-versitygw{VERSITYGW}-registry{REGISTRY}-grpcurl{GRPCURL}"
+        )),
         logs,
     })
 }

@@ -306,6 +306,29 @@ pub(crate) async fn api_server_away(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// The entry starts while neither the operator nor the API server can be reached: what it has on
+/// disk is enough to answer, over the whole path.
+pub(crate) async fn entry_restarted_while_all_others_are_away(scene: &Scene) -> Result<()> {
+    scene.api_server_away(true)?;
+    let answered = async {
+        scene.kill("operator", None, Signal::SIGKILL).await?;
+        scene.kill("agent", Some("cam-1"), Signal::SIGKILL).await?;
+        poll("right answers", Duration::from_secs(60), async || {
+            let answers = photographs(scene, "cam-1", MODEL).await;
+            Ok(answers.map_or_else(|e| Step::NotYet(e.to_string()), |_| Step::Done(())))
+        })
+        .await
+    };
+    let answered = answered.await;
+    scene.api_server_away(false)?;
+    answered?;
+    scene.wait_nodes(5, Duration::from_secs(60)).await?;
+    scene
+        .wait_ready(MODEL, Duration::from_secs(60), &mut |_| ())
+        .await?;
+    Ok(())
+}
+
 pub(crate) async fn model_deleted_and_applied_again(scene: &Scene) -> Result<()> {
     scene
         .lab

@@ -171,6 +171,7 @@ async fn run(suite: &mut Suite, scene: &Scene) {
     case!(faults::link_between_two_hosts_cut);
     case!(faults::slow_link_moves_blocks_and_operator_dies_meanwhile);
     case!(faults::api_server_away);
+    case!(faults::entry_restarted_while_all_others_are_away);
     case!(access::a_key_gets_the_models_of_its_namespace);
     case!(access::a_token_gets_what_its_holder_may_get);
     case!(encrypted::clients_believe_the_operators_authority);

@@ -1,6 +1,6 @@
 //! Encoded values from agent to agent: a camera that doubles, an edge host that adds one.
 
-use super::testing::{Folder, Host, part, request, route_to, values};
+use super::testing::{Folder, Host, parameter, part, request, route_to, values};
 use lamina_crds::compute_node::{Route, Slice, Verification};
 use lamina_crds::{Encoding, WireType};
 use lamina_model::Probe;
@@ -60,6 +60,19 @@ async fn an_activation_goes_in_fewer_bytes_and_arrives() {
         assert_eq!((answer, sent), (vec![1.0, 101.0, 201.0, 256.0], bytes));
         let seen = path.edge.telemetry.drain();
         assert_eq!(seen.segments.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_time_for_that_is_told_of_each_host() {
+    let path = path(encoding(WireType::Fp16, "x1")).await;
+    let asked = request("r", &[1.0; 40_000]);
+    let reply = path.cam.client().model_infer(asked).await.unwrap();
+    let timing = parameter(reply.get_ref(), "lamina_timing");
+    let timing: serde_json::Value = serde_json::from_str(&timing).unwrap();
+    for host in [0, 1] {
+        let took = timing[host]["encode_us"].as_u64().unwrap();
+        assert!(took > 0, "{timing}");
     }
 }
 

@@ -21,6 +21,8 @@ struct TimingLine<'a> {
     segment: u32,
     queue_us: u64,
     compute_us: u64,
+    /// Decoding values that came in fewer bytes, and encoding those for the next host.
+    encode_us: u64,
     /// To the next host and back, without the time there; 0 on the last.
     transfer_us: u64,
     bytes_in: u64,
@@ -165,6 +167,7 @@ fn timing_json(timings: &[HopTiming]) -> String {
             segment: t.segment,
             queue_us: t.queue_us,
             compute_us: t.compute_us,
+            encode_us: t.encode_us,
             transfer_us: t.downstream_us.saturating_sub(behind(i)),
             bytes_in: t.bytes_in,
             bytes_out: t.bytes_out,

@@ -66,12 +66,14 @@ const fn is_silence(error: &CallError) -> bool {
 }
 
 impl Forwarder {
-    /// The answer of every row, and the time of the next host; `None` if all rows left here.
+    /// The answer of every row, and the time of the next host, zero if all rows left here. The
+    /// time for encoding values is added to `coding`.
     pub(super) async fn leave_or_go_on(
         &self,
         onward: Onward<'_>,
         request: ForwardRequest,
         deadline: Deadline,
+        coding: &mut Duration,
     ) -> Result<(ForwardReply, Duration), HopError> {
         let segment = request.segment;
         let wrong = |reason| HopError::Exit {
@@ -86,7 +88,8 @@ impl Forwarder {
         if let Some(next) = onward.serving.next.as_ref().filter(|_| has_open) {
             let (tensors, sent) = onward.parted(&standing);
             let encoding = onward.serving.encoding.as_deref();
-            let tensors = self.encode(tensors, encoding).await;
+            let (tensors, encoding) = self.encode(tensors, encoding).await;
+            *coding += encoding;
             let request = ForwardRequest {
                 segment: segment + 1,
                 tensors,

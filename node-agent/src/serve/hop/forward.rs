@@ -47,24 +47,23 @@ impl Forwarder {
         if *first.node == *self.node {
             return self.run(request, Instant::now(), deadline).await;
         }
-        let request = ForwardRequest {
-            tensors: self.encode(request.tensors, encoding).await,
-            ..request
-        };
+        let (tensors, _) = self.encode(request.tensors, encoding).await;
+        let request = ForwardRequest { tensors, ..request };
         Ok(self.pass_on(first, request, deadline).await?.0)
     }
 
-    /// `tensors` encoded by `encoding`.
+    /// `tensors` encoded by `encoding`, and the time that this took.
     pub(super) async fn encode(
         &self,
         tensors: Vec<Tensor>,
         encoding: Option<&Encoding>,
-    ) -> Vec<Tensor> {
+    ) -> (Vec<Tensor>, Duration) {
+        let begin = Instant::now();
         let (tensors, sent) = encodings::encoded(tensors, encoding).await;
         for dtype in sent {
             self.telemetry.value_encoded(dtype);
         }
-        tensors
+        (tensors, begin.elapsed())
     }
 
     /// `request` with decoded values.
@@ -108,7 +107,9 @@ impl Forwarder {
             self.hops.reach(next, deadline).await?;
         }
         let bytes_in = bytes_of(&request.tensors);
+        let begin = Instant::now();
         let request = self.decode(request).await?;
+        let mut coding = begin.elapsed();
         let computed = self
             .compute(&serving, key.segment, &request, deadline)
             .await?;
@@ -134,7 +135,9 @@ impl Forwarder {
                     rules: &rules,
                     live: computed.live,
                 };
-                self.leave_or_go_on(onward, request, deadline).await?
+                let coding = &mut coding;
+                self.leave_or_go_on(onward, request, deadline, coding)
+                    .await?
             }
             (None, None) => {
                 let tensors = computed.live;
@@ -146,7 +149,8 @@ impl Forwarder {
             }
             (None, Some(next)) => {
                 let encoding = serving.encoding.as_deref();
-                let tensors = self.encode(computed.live, encoding).await;
+                let (tensors, took) = self.encode(computed.live, encoding).await;
+                coding += took;
                 timing.bytes_out = bytes_of(&tensors);
                 let onward = ForwardRequest {
                     segment: request.segment + 1,
@@ -156,6 +160,7 @@ impl Forwarder {
                 self.pass_on(next, onward, deadline).await?
             }
         };
+        timing.encode_us = micros(coding);
         timing.downstream_us = micros(took);
         timing.total_us = micros(arrived.elapsed());
         reply.timings.insert(0, timing);
