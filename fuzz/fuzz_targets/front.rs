@@ -11,12 +11,15 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some((first, packed)) = bytes.split_first() {
         let _ = inflate(packed, first & 1 == 0, usize::from(first >> 1));
     }
-    let Some(weighed) = weigh_infer(bytes) else {
+    let Some((weighed, owner)) = weigh_infer(bytes) else {
         return;
     };
     let Ok(request) = ModelInferRequest::decode(bytes) else {
         return;
     };
+    if request.model_name.len() <= 512 {
+        assert_eq!(owner.unwrap_or_default(), request.model_name);
+    }
     let raw: usize = request.raw_input_contents.iter().map(|raw| raw.len()).sum();
     assert!(raw as u64 <= weighed);
     read_inputs(&request);

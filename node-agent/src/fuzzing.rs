@@ -12,13 +12,14 @@ use lamina_proto::control::operator_message::Message as FromOperator;
 use lamina_proto::hop::ForwardRequest;
 use lamina_proto::inference::ModelInferRequest;
 
-/// The guard's estimate of the memory of a ModelInferRequest; `None` if it is refused.
-pub fn weigh_infer(message: &[u8]) -> Option<u64> {
+/// The guard's estimate of the memory of a ModelInferRequest, and the name of its owner unless that
+/// is longer than 512 bytes; `None` if it is refused.
+pub fn weigh_infer(message: &[u8]) -> Option<(u64, Option<String>)> {
     guard::fuzzing::infer(message)
 }
 
 /// As [`weigh_infer`], of a ForwardRequest.
-pub fn weigh_forward(message: &[u8]) -> Option<u64> {
+pub fn weigh_forward(message: &[u8]) -> Option<(u64, Option<String>)> {
     guard::fuzzing::forward(message)
 }
 

@@ -6,24 +6,23 @@ use super::rope::Rope;
 use super::shapes::{self, Shape};
 use super::weigh::{early_owner, weigh};
 
-pub(crate) fn infer(message: &[u8]) -> Option<u64> {
+pub(crate) fn infer(message: &[u8]) -> Option<(u64, Option<String>)> {
     weighed(message, &shapes::INFER)
 }
 
-pub(crate) fn forward(message: &[u8]) -> Option<u64> {
+pub(crate) fn forward(message: &[u8]) -> Option<(u64, Option<String>)> {
     weighed(message, &shapes::FORWARD)
 }
 
-fn weighed(message: &[u8], shape: &Shape) -> Option<u64> {
+fn weighed(message: &[u8], shape: &Shape) -> Option<(u64, Option<String>)> {
     let mut rope = Rope::default();
     // Split, as frames arrive.
     let (first, second) = message.split_at(message.len() / 2);
     rope.push_slice(first);
     rope.push(second.to_vec().into());
-    let early = early_owner(&rope);
+    let _ = early_owner(&rope);
     let weighed = weigh(&rope, shape, MESSAGE_BYTES as u64).ok()?;
-    assert!(early.is_none() || weighed.owner.is_some());
-    Some(weighed.bytes)
+    Some((weighed.bytes, weighed.owner))
 }
 
 pub(crate) fn inflate(packed: &[u8], is_gzip: bool, cut: usize) -> Option<usize> {

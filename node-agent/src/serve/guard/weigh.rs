@@ -352,6 +352,12 @@ mod tests {
         let twice = [&[0x0a, 1, b'a'][..], &[0x0a, 1, b'b']].concat();
         let weighed = weigh(&rope(&twice, 1), &INFER, MIB).unwrap();
         assert_eq!(weighed.owner.as_deref(), Some("b"));
+        // Also one that is no name: too long, or no text, which decoding refuses.
+        let long = [&[0x0a, 1, b'a', 0x0a, 0x81, 0x04][..], &[b'x'; 513]].concat();
+        assert_eq!(weigh(&rope(&long, 1), &INFER, MIB).unwrap().owner, None);
+        let no_text = [0x0a, 1, b'a', 0x0a, 1, 0x88];
+        assert_eq!(weigh(&rope(&no_text, 1), &INFER, MIB).unwrap().owner, None);
+        assert!(ModelInferRequest::decode(&no_text[..]).is_err());
     }
 
     #[test]
