@@ -78,7 +78,9 @@ pub(crate) fn answer(model: &CModule, request: &Tensor) -> Option<Vec<Tensor>> {
 fn are_close(got: &[Tensor], expected: &[Tensor]) -> bool {
     let largest = |tensor: &Tensor| {
         let values = floats(tensor);
-        values.iter().fold(0.0, |m: f64, v| m.max(f64::from(v.abs())))
+        values
+            .iter()
+            .fold(0.0, |m: f64, v| m.max(f64::from(v.abs())))
     };
     got.len() == expected.len()
         && got.iter().zip(expected).all(|(a, b)| {
@@ -139,9 +141,11 @@ pub(crate) fn compared(prepared: &Prepared, file: &Path, seed: u64) -> Result<Co
                 Err(RunError::OtherWay { .. }) => count.refused += 1,
                 Err(error) => return Err(format!("{place}: {error}")),
                 Ok(got) => {
-                    let differs = got.iter().zip(&expected).position(|(a, b)| a != b);
+                    let mut pairs = got.iter().zip(&expected);
+                    let differs = pairs.find(|(a, b)| a != b);
+                    let by = differs.map(|(a, b)| largest_difference(b, a));
                     return Err(format!(
-                        "{place}: {} tensors, expected {}, first that differs {differs:?}",
+                        "{place}: {} tensors, expected {}, the first that differs by {by:?}",
                         got.len(),
                         expected.len(),
                     ));

@@ -83,12 +83,16 @@ fn random_networks_are_never_cut_into_something_else() {
             match tried(folder.path(), number) {
                 Ok(Outcome::Blocks(blocks, compared)) => {
                     let Compared { answered, refused } = compared;
-                    println!("network {number} blocks {blocks} answered {answered} refused {refused}");
+                    println!(
+                        "network {number} blocks {blocks} answered {answered} refused {refused}"
+                    );
                     cut += u64::from(blocks > 1);
                     all.answered += answered;
                     all.refused += refused;
                 }
-                Ok(Outcome::Unprepared(reason)) => println!("network {number} unprepared {reason:?}"),
+                Ok(Outcome::Unprepared(reason)) => {
+                    println!("network {number} unprepared {reason:?}")
+                }
                 Err(fault) => {
                     println!("network {number} wrong {fault:?}");
                     let text = std::fs::read_to_string(folder.path().join(format!("{number}.py")));
