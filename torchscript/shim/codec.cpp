@@ -482,6 +482,8 @@ std::string to_json(const Layout &layout) {
       << ",\"datatype\":"
       << (layout.type.has_value() ? quoted(c10::toString(*layout.type)) : "null") << ",\"shape\":[";
   for (size_t i = 0; i < layout.shape.size(); ++i) out << (i ? "," : "") << layout.shape[i];
+  out << "],\"order\":[";
+  for (size_t i = 0; i < layout.order.size(); ++i) out << (i ? "," : "") << layout.order[i];
   out << "],\"names\":[";
   for (size_t i = 0; i < layout.names.size(); ++i) out << (i ? "," : "") << quoted(layout.names[i]);
   out << "],\"fields\":[";

@@ -25,6 +25,9 @@ constexpr Marks kNumber = 4;  // anything else that does
 // Set if the value is chosen, or grows, by a number of a request, by the batch or by a free size:
 constexpr Marks kChoice = 8;   // whether it is None, its length, its keys
 constexpr Marks kUnsure = 16;  // a tensor's type and rank
+constexpr Marks kOrder = 32;   // the order of a tensor's dimensions in memory
+// A tensor whose dimensions may lie in memory in another order than theirs, for whatever reason.
+constexpr Marks kTurned = 64;
 
 bool holds_tensor(const c10::TypePtr &type) {
   if (type->kind() == c10::TypeKind::TensorType) return true;
@@ -94,6 +97,43 @@ bool keeps_shape(const Node *node) {
   return names.count(name) > 0 || (name.back() == '_' && reshaping.count(name) == 0);
 }
 
+// Whether `node` returns a tensor whose dimensions lie in order, whatever it reads.
+bool makes_rows(const Node *node) {
+  static const std::unordered_set<std::string> names = {
+      "aten::linear", "aten::matmul", "aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm",
+      "aten::layer_norm", "aten::embedding", "aten::zeros", "aten::ones", "aten::full",
+      "aten::arange", "aten::tensor", "aten::as_tensor", "prim::NumToTensor"};
+  if (node->kind() == aten::contiguous) {
+    auto format = torch::jit::toIValue(node->input(1));
+    return format.has_value() && format->isInt() &&
+           format->toInt() == static_cast<int64_t>(at::MemoryFormat::Contiguous);
+  }
+  if (node->kind() == prim::Constant) {
+    return !node->hasAttribute(torch::jit::attr::value) ||
+           node->kindOf(torch::jit::attr::value) != torch::jit::AttributeKind::t ||
+           node->t(torch::jit::attr::value).is_contiguous();
+  }
+  return named(node, names);
+}
+
+// Whether `node` returns tensors whose dimensions lie in order if those of all it reads do.
+bool keeps_rows(const Node *node) {
+  static const std::unordered_set<std::string> names = {
+      "aten::clone", "aten::detach", "aten::dropout", "aten::to", "aten::type_as", "aten::view",
+      "aten::view_as", "aten::reshape", "aten::flatten", "aten::unflatten", "aten::unsqueeze",
+      "aten::squeeze", "aten::slice", "aten::select", "aten::narrow", "aten::chunk",
+      "aten::unsafe_chunk", "aten::split", "aten::unsafe_split", "aten::expand", "aten::expand_as",
+      "aten::cat", "aten::stack", "aten::softmax", "aten::log_softmax", "aten::mean", "aten::sum",
+      "aten::atleast_2d", "aten::index_add", "aten::index_copy", "aten::copy_", "aten::zeros_like",
+      "aten::ones_like", "aten::full_like", "aten::empty_like", "aten::list", "aten::copy",
+      "aten::append", "aten::extend", "aten::pop", "aten::_set_item"};
+  if (named(node, names)) return true;
+  const c10::FunctionSchema *schema = node->maybeSchema();
+  if (schema == nullptr) return false;
+  auto op = c10::Dispatcher::singleton().findSchema(schema->operator_name());
+  return op.has_value() && op->hasTag(at::Tag::pointwise);
+}
+
 bool has_dynamic_shape(const Node *node) {
   static const std::unordered_set<std::string> untold = {
       "aten::nonzero_numpy", "aten::argwhere", "aten::_pack_padded_sequence",
@@ -140,7 +180,7 @@ class Dependence {
   // Whether anything differs in structure, type or size between requests.
   bool may_differ() const {
     return std::any_of(marks_.begin(), marks_.end(), [](const auto &entry) {
-      return (entry.second & (kShape | kChoice | kUnsure)) != 0;
+      return (entry.second & (kShape | kChoice | kUnsure | kOrder)) != 0;
     });
   }
 
@@ -172,7 +212,9 @@ class Dependence {
     for (const Block *block : node->blocks()) visit(block);
     Marks in = 0;
     for (const Value *input : node->inputs()) in |= of(input);
-    for (const Value *output : node->outputs()) mark(output, given(node, output, in));
+    Marks rest = in & ~(kTurned | kOrder);
+    for (const Value *output : node->outputs())
+      mark(output, given(node, output, rest) | laid(node, output, in));
     written(node, in);
   }
 
@@ -200,6 +242,7 @@ class Dependence {
       const Value *output = node->output(i);
       if (decided) mark(output, chosen(output));
       for (const Block *block : node->blocks()) mark(output, of(block->outputs()[i]));
+      if (decided && (of(output) & kTurned) != 0) mark(output, kOrder);
     }
   }
 
@@ -213,6 +256,7 @@ class Dependence {
     for (size_t i = 0; i < node->outputs().size(); ++i) {
       Marks carried = of(node->input(i + 2)) | of(body->outputs()[i + 1]);
       if (decided) carried |= chosen(node->output(i));
+      if (decided && (carried & kTurned) != 0) carried |= kOrder;
       mark(body->inputs()[i + 1], carried);
       mark(node->output(i), carried);
     }
@@ -252,6 +296,17 @@ class Dependence {
     return shape_from_elements(node);
   }
 
+  // How the dimensions of what `node` gives lie in memory.
+  static Marks laid(const Node *node, const Value *output, Marks in) {
+    if (!holds_tensor(output->type())) {
+      static const std::unordered_set<std::string> reads = {"aten::stride", "aten::is_contiguous"};
+      return named(node, reads) && (in & kOrder) != 0 ? kNumber : 0;
+    }
+    if (makes_rows(node)) return 0;
+    Marks lies = in & (kTurned | kOrder);
+    return moves_values(node) || keeps_rows(node) ? lies : lies | kTurned;
+  }
+
   Marks given(const Node *node, const Value *output, Marks in) const {
     bool tensor = holds_tensor(output->type());
     if (moves_values(node)) {
@@ -277,7 +332,7 @@ class Dependence {
 
   // A write mostly keeps a tensor's size.
   static Marks in_elements(const Node *node, Marks in) {
-    Marks marks = in & ~(kShape | kNumber | kChoice);
+    Marks marks = in & ~(kShape | kNumber | kChoice | kTurned | kOrder);
     if ((in & kNumber) != 0) marks |= kData;
     if (!keeps_shape(node)) marks |= in & kShape;
     return marks;
@@ -294,6 +349,8 @@ class Dependence {
       Marks marks = is_tensor(target) ? in_elements(node, in) : in;
       // A write in only some requests changes the structure of a list or dictionary.
       if (decided_ > 0 && !is_of_one_make(target->type())) marks |= kChoice;
+      if (is_tensor(target) && !keeps_shape(node)) marks |= kTurned;
+      if (decided_ > 0 && (marks & kTurned) != 0) marks |= kOrder;
       if (marks == 0) continue;
       mark(target, marks);
       for (const Value *other : sharing(target)) mark(other, marks);
@@ -413,6 +470,8 @@ Unsteady unsteady_cuts(lts_source &source, const Follows &follows, const Sights 
       if (is_tensor(value) && (marks & kUnsure) != 0) source.unsure.insert(value);
       if ((marks & kChoice) != 0 && !is_tensor(value))
         unsteady.cuts[position] = "what " + called(value) + " is made of depends on the request";
+      else if ((marks & kOrder) != 0)
+        unsteady.cuts[position] = "how " + called(value) + " lies in memory depends on the request";
       else if ((marks & kShape) != 0)
         unsteady.cuts[position] = "the size of " + called(value) + " depends on the values of a request";
     }

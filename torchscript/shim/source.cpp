@@ -8,6 +8,7 @@
 #include <torch/csrc/jit/passes/freeze_module.h>
 #include <torch/csrc/jit/passes/inline_fork_wait.h>
 #include <torch/csrc/jit/passes/inliner.h>
+#include <torch/csrc/jit/runtime/interpreter.h>
 #include <torch/csrc/jit/serialization/export.h>
 #include <torch/csrc/jit/serialization/import.h>
 
@@ -501,32 +502,48 @@ lts_graph *reference_graph(const lts_source &source, const size_t *cuts, size_t 
   return new lts_graph(graph, std::nullopt, {});
 }
 
-// All values that are live at `cuts`, and the outputs, unencoded. Containers are copied in place,
-// because they may grow later.
-lts_graph *raw_graph(const lts_source &source, const size_t *cuts, size_t count) {
-  if (source.nodes.empty()) return stateful_graph(source);
-  auto graph = std::make_shared<Graph>();
-  Copier copier(source, *graph);
-  size_t next = 0;
-  copied(source, copier, graph, [&](size_t i) {
-    if (next == count || cuts[next] != i) return;
-    ++next;
-    for (const Value *live : source.cuts.at(i)) {
-      Value *value = copier.get(live);
-      bool grows = live->type()->kind() == c10::TypeKind::ListType ||
-                   live->type()->kind() == c10::TypeKind::DictType;
-      if (grows) {
-        Node *copy = graph->create(
-            live->type()->kind() == c10::TypeKind::ListType ? aten::list : aten::copy, {value});
-        copy->output()->setType(live->type());
-        value = graph->appendNode(copy)->output();
+// The values at some cuts, and the outputs, as they are in one forward.
+struct Looks {
+  std::vector<std::vector<Layout>> cuts;
+  std::vector<Layout> outputs;
+};
+
+// Each value is observed where it crosses: lists may grow later, and tensors be written to.
+Looks look_at(const lts_source &source, const size_t *cuts, size_t count,
+              std::vector<at::Tensor> inputs) {
+  Looks looks;
+  looks.cuts.resize(count);
+  torch::jit::Stack stack;
+  if (source.nodes.empty()) {
+    std::unique_ptr<lts_graph> graph(stateful_graph(source));
+    stack = stack_of(*graph, std::move(inputs));
+    graph->executor.run(stack);
+  } else {
+    auto graph = std::make_shared<Graph>();
+    Copier copier(source, *graph);
+    size_t next = 0;
+    copied(source, copier, graph, [&](size_t i) {
+      if (next == count || cuts[next] != i) return;
+      std::vector<Layout> *seen = &looks.cuts[next++];
+      for (const Value *live : source.cuts.at(i)) {
+        auto *look = new torch::jit::ProfileIValueOp(
+            graph.get(), [seen](std::vector<IValue> &values) {
+              values.pop_back();  // The number of the interpreter's frame.
+              seen->push_back(observe(values.back()));
+              values.pop_back();
+            });
+        look->addInput(copier.get(live));
+        graph->appendNode(look);
       }
-      graph->registerOutput(value);
-    }
-  });
-  for (const Value *output : source.graph->outputs()) graph->registerOutput(copier.get(output));
-  graph->lint();
-  return new lts_graph(graph, std::nullopt, {});
+    });
+    for (const Value *output : source.graph->outputs()) graph->registerOutput(copier.get(output));
+    graph->lint();
+    for (at::Tensor &input : inputs) stack.emplace_back(std::move(input));
+    torch::jit::Code code(graph, "forward");
+    torch::jit::InterpreterState(code).run(stack);
+  }
+  for (const IValue &output : stack) looks.outputs.push_back(observe(output));
+  return looks;
 }
 
 // The numbers of an input as JSON, or only the smallest, for all elements, if there are many; null
@@ -545,19 +562,11 @@ std::string observed(lts_source &source, const size_t *cuts, size_t count,
                      std::vector<at::Tensor> inputs) {
   if (source.input_examples.empty())
     for (const at::Tensor &input : inputs) source.input_examples.push_back(input_example(input));
-  std::unique_ptr<lts_graph> graph(raw_graph(source, cuts, count));
-  torch::jit::Stack stack = stack_of(*graph, std::move(inputs));
-  graph->executor.run(stack);
-  size_t next = 0;
-  auto layouts_of = [&](size_t values) {
-    std::vector<Layout> layouts;
-    for (size_t i = 0; i < values; ++i) layouts.push_back(observe(stack.at(next++)));
-    return layouts;
-  };
+  Looks looks = look_at(source, cuts, count, std::move(inputs));
   std::vector<std::string> places;
   for (size_t i = 0; i < count; ++i) {
     const auto &live = source.cuts.at(cuts[i]);
-    auto layouts = layouts_of(live.size());
+    const auto &layouts = looks.cuts.at(i);
     std::vector<std::string> values;
     for (size_t j = 0; j < live.size(); ++j)
       values.push_back("{\"value\":" + std::to_string(live[j]->unique()) + ",\"written\":" +
@@ -567,10 +576,9 @@ std::string observed(lts_source &source, const size_t *cuts, size_t count,
     auto [known, is_new] = source.layouts.emplace(cuts[i], layouts);
     if (!is_new) take_orders(known->second, layouts);
   }
-  auto outputs = layouts_of(source.graph->outputs().size());
-  if (source.outputs.empty()) source.outputs = outputs;
+  if (source.outputs.empty()) source.outputs = looks.outputs;
   return "{\"cuts\":" + list(places, [](const std::string &place) { return place; }) +
-         ",\"outputs\":" + list(outputs, to_json) + '}';
+         ",\"outputs\":" + list(looks.outputs, to_json) + '}';
 }
 
 // JSON: `Watched` in ffi.rs.

@@ -3,6 +3,7 @@
 use crate::PrepareError;
 use crate::ffi::{Kind, Layout, Live, Observation};
 use lamina_model::ValueSpec;
+use std::collections::BTreeMap;
 
 /// Most tensors at one cut, without numbers: a sanity limit, since their cost is weighed.
 /// `kMostTensors` in source.cpp.
@@ -29,12 +30,14 @@ impl Looks {
         batched.chain(&self.sized)
     }
 
-    /// Whether the live values at a cut have the same structure in all, and the same size in all of
-    /// batch 1.
+    /// Whether the live values at a cut have the same structure in all, the same size in all of
+    /// batch 1, and the same order in memory in all of these and in all batches.
     pub(crate) fn agree(&self, cut: usize) -> bool {
         let live = &self.first.cuts[cut];
         self.others().all(|o| are_like(live, &o.cuts[cut]))
             && self.at_one.iter().all(|o| are_as_large(live, &o.cuts[cut]))
+            && are_in_one_order(self.at_one.iter().map(|o| &o.cuts[cut]).chain([live]))
+            && are_in_one_order(self.batches.iter().map(|o| &o.cuts[cut]))
     }
 }
 
@@ -66,6 +69,32 @@ fn are_as_large(a: &[Live], b: &[Live]) -> bool {
         leaves.map(|leaf| leaf.shape.clone()).collect()
     };
     shapes(a) == shapes(b)
+}
+
+/// Whether no two dimensions of a tensor change places in memory from one observation to another: a
+/// block restores one order, and libtorch may compute the last digits differently in another. A
+/// dimension of size 1 has no place.
+fn are_in_one_order<'a>(observations: impl Iterator<Item = &'a Vec<Live>>) -> bool {
+    let mut outer = BTreeMap::new();
+    for live in observations {
+        let leaves = live.iter().flat_map(|l| l.layout.leaves());
+        for (number, leaf) in leaves.enumerate() {
+            let rank = leaf.shape.len();
+            let place = |dimension: usize| {
+                let found = leaf.order.iter().position(|&d| d == dimension);
+                found.unwrap_or(dimension)
+            };
+            for (a, b) in (0..rank).flat_map(|b| (0..b).map(move |a| (a, b))) {
+                if leaf.shape[a] > 1 && leaf.shape[b] > 1 {
+                    let before = place(a) < place(b);
+                    if *outer.entry((number, a, b)).or_insert(before) != before {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+    true
 }
 
 /// Frees the dimensions of `outputs` whose size differed with another request.
@@ -147,6 +176,7 @@ mod tests {
             bytes,
             datatype: None,
             shape: Vec::new(),
+            order: Vec::new(),
             names: Vec::new(),
             fields: Vec::new(),
         }
@@ -214,6 +244,26 @@ mod tests {
         assert!(are_like(&[sized(&[1, 4])], &[sized(&[2, 4])]));
         assert!(!are_as_large(&[sized(&[1, 4])], &[sized(&[2, 4])]));
         assert!(!are_like(&[sized(&[1, 4])], &[sized(&[4])]));
+    }
+
+    #[test]
+    fn a_tensor_that_lies_otherwise_in_memory_is_not_the_same() {
+        let lying = |shape: &[i64], order: &[usize]| {
+            vec![live(Layout {
+                shape: shape.to_vec(),
+                order: order.to_vec(),
+                ..layout(Kind::Tensor, 4)
+            })]
+        };
+        let are = |all: &[Vec<Live>]| are_in_one_order(all.iter());
+        let rows = lying(&[4, 8], &[]);
+        let columns = lying(&[4, 8], &[1, 0]);
+        assert!(are(&[rows.clone(), rows.clone()]));
+        assert!(are(&[columns.clone(), columns.clone()]));
+        assert!(!are(&[rows.clone(), columns.clone()]));
+        // One row lies like one column.
+        assert!(are(&[lying(&[1, 8], &[]), columns]));
+        assert!(are(&[lying(&[1, 8], &[]), rows]));
     }
 
     #[test]

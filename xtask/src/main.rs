@@ -6,6 +6,7 @@
 //! cargo xtask setup    only fetch and build what the two above need
 //! cargo xtask bench    measure, and write docs/benchmarks/
 //! cargo xtask coverage test which models can be cut, and write docs/coverage.md
+//! cargo xtask random   cut random networks and compare them with their files
 //! cargo xtask cluster  the chart on real kubelets and containers, on this machine
 //! cargo xtask bundle   images, chart, CRDs and checksums for an air-gapped site
 //! cargo xtask images   container images of both programs, as OCI archives
@@ -21,6 +22,7 @@ mod coverage;
 mod deny;
 mod earlier;
 mod images;
+mod random;
 mod run;
 mod servers;
 mod setup;
@@ -68,6 +70,9 @@ enum Command {
     Setup,
     /// Test many models and write docs/coverage.md; takes more than an hour on two cores.
     Coverage(coverage::CoverageArgs),
+    /// Cut random small networks and compare their answers with their files'; 20 000 take an hour or
+    /// two on two cores. With one network, say what is wrong with it.
+    Random(random::RandomArgs),
     /// Start three nodes with real kubelets and containers, install the chart, serve a model.
     Cluster(cluster::ClusterArgs),
     /// Put images, chart, CRDs and checksums into one archive for an air-gapped site.
@@ -121,6 +126,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Coverage(args) => {
             let kit = setup::everything()?;
             coverage::run(&kit, &args)
+        }
+        Command::Random(args) => {
+            let kit = setup::everything()?;
+            random::run(&kit, &args)
         }
         Command::Cluster(args) => {
             setup::require_lab_host()?;

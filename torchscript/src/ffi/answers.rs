@@ -100,6 +100,9 @@ pub(crate) struct Layout {
     pub(crate) datatype: Option<String>,
     /// Of a tensor.
     pub(crate) shape: Vec<i64>,
+    /// Of a tensor, its dimensions from the outermost in memory to the innermost; empty if they are
+    /// in order.
+    pub(crate) order: Vec<usize>,
     /// Of a dictionary's entries or a named tuple's fields.
     pub(crate) names: Vec<String>,
     /// Of a tuple, list or dictionary.

@@ -141,9 +141,11 @@ pub(crate) fn compared(prepared: &Prepared, file: &Path, seed: u64) -> Result<Co
                 Err(RunError::OtherWay { .. }) => count.refused += 1,
                 Err(error) => return Err(format!("{place}: {error}")),
                 Ok(got) => {
-                    let differs = got.iter().zip(&expected).position(|(a, b)| a != b);
+                    let mut pairs = got.iter().zip(&expected);
+                    let differs = pairs.find(|(a, b)| a != b);
+                    let by = differs.map(|(a, b)| largest_difference(b, a));
                     return Err(format!(
-                        "{place}: {} tensors, expected {}, first that differs {differs:?}",
+                        "{place}: {} tensors, expected {}, the first that differs by {by:?}",
                         got.len(),
                         expected.len(),
                     ));

@@ -7,16 +7,17 @@ use lamina_model::{DataType, InputSpec, Rung, Tensor};
 use lamina_torchscript::RunError;
 use tch::CModule;
 
-/// All answers are the model's own: 4 requests of each batch from 1 to 8, by the chain and merged.
+/// All answers are the model's own: 4 requests of each batch from 1 to 8, by the chain, merged, and
+/// optimized.
 fn always_right(name: &str) -> Prepared {
     let p = try_prepare(&ways(name), &row()).unwrap();
     let count = compared(&p, &ways(name), 1).unwrap();
     let reason = &p.manifest.rung_reason;
     assert_eq!(count.refused, 0, "{name}: {reason:?}");
     let expected = if p.manifest.inputs[0].shape[0] == -1 {
-        64
+        96
     } else {
-        8
+        12
     };
     assert_eq!(count.answered, expected, "{name}: {reason:?}");
     p
@@ -51,11 +52,42 @@ fn a_write_to_what_an_operator_gave_back_as_it_was_is_kept() {
     }
 }
 
+/// oneDNN Graph takes a product with 1 and a sum with 0 for what goes in.
+#[test]
+fn a_product_with_one_shares_no_memory_and_has_a_type_of_its_own() {
+    for name in [
+        "TimesOne",
+        "PlusNothing",
+        "PlusNothingInPlace",
+        "WrittenAfterTimesOne",
+        "TypeOfTimesOne",
+    ] {
+        always_right(name);
+    }
+}
+
+/// oneDNN Graph would run kernels that are compiled for one row on several.
+#[test]
+fn fused_kernels_run_only_with_the_sizes_that_they_are_compiled_for() {
+    always_right("NumberInPlace");
+}
+
 #[test]
 fn lists_and_dictionaries_that_a_request_decides_about_cross_no_cut() {
     for name in ["DictKeys", "EmptyTensorList", "EmptyIntList"] {
         always_right(name);
     }
+}
+
+#[test]
+fn what_a_list_holds_is_seen_where_it_crosses() {
+    assert!(always_right("ListsThatGrowLater").manifest.blocks.len() > 2);
+}
+
+#[test]
+fn what_lies_otherwise_in_memory_for_some_requests_crosses_no_cut() {
+    always_right("OrderByValue");
+    assert!(always_right("OrderByRareBatch").manifest.blocks.len() > 1);
 }
 
 #[test]
