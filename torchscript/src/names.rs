@@ -177,6 +177,7 @@ mod tests {
             bytes: 8,
             datatype: None,
             shape: Vec::new(),
+            order: Vec::new(),
             names: Vec::new(),
             fields: Vec::new(),
         }
@@ -188,6 +189,7 @@ mod tests {
             bytes: 0,
             datatype: None,
             shape: Vec::new(),
+            order: Vec::new(),
             names: names.iter().map(ToString::to_string).collect(),
             fields,
         }
