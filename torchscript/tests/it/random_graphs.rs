@@ -91,7 +91,7 @@ fn random_networks_are_never_cut_into_something_else() {
                     all.refused += refused;
                 }
                 Ok(Outcome::Unprepared(reason)) => {
-                    println!("network {number} unprepared {reason:?}")
+                    println!("network {number} unprepared {reason:?}");
                 }
                 Err(fault) => {
                     println!("network {number} wrong {fault:?}");
