@@ -92,6 +92,17 @@ fn are_close(got: &[Tensor], expected: &[Tensor]) -> bool {
         })
 }
 
+/// Whether `got` is the file's answer to a request that differs by rounding alone: a branch on a sum
+/// that is zero but for rounding goes either way.
+fn is_decided_by_rounding(model: &CModule, request: &Tensor, got: &[Tensor]) -> bool {
+    (1..=16).any(|step| {
+        let factor = 1.0 + (step as f32 - 8.5) * 2e-7;
+        let values: Vec<f32> = floats(request).iter().map(|v| v * factor).collect();
+        let nearby = answer(model, &fp32(&request.shape, &values));
+        nearby.is_some_and(|expected| are_close(got, &expected))
+    })
+}
+
 /// Counts of right answers, and of requests refused with a reason.
 #[derive(Debug, Default)]
 pub(crate) struct Compared {
@@ -137,7 +148,13 @@ pub(crate) fn compared(prepared: &Prepared, file: &Path, seed: u64) -> Result<Co
             );
             match got {
                 Ok(got) if got == expected => count.answered += 1,
-                Ok(got) if way == "optimized" && are_close(&got, &expected) => count.answered += 1,
+                Ok(got)
+                    if way == "optimized"
+                        && (are_close(&got, &expected)
+                            || is_decided_by_rounding(&model, &request[0], &got)) =>
+                {
+                    count.answered += 1;
+                }
                 Err(RunError::OtherWay { .. }) => count.refused += 1,
                 Err(error) => return Err(format!("{place}: {error}")),
                 Ok(got) => {
