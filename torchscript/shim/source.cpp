@@ -32,7 +32,7 @@ constexpr const char *kMetadata = "lamina.json";
 
 // A cut has no more live values than this.
 constexpr size_t kMostLive = 64;
-// Nor more live tensors, as far as types tell. `MOST_TENSORS` in rungs.rs.
+// Nor more live tensors, as far as types tell. `MOST_TENSORS` in looks.rs.
 constexpr size_t kMostTensors = 32;
 // Integer inputs of up to this many elements are kept unchanged for the warm-up.
 constexpr int64_t kMostExamples = 4096;

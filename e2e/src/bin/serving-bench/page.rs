@@ -8,11 +8,12 @@ const HEAD: &str = "\
 Written by `cargo xtask bench serving`; run it again instead of editing.
 
 Five hosts in network namespaces on one machine, with limits on their processors and links of
-stated rates between them; the chart's agents with TLS between them; tritonclient over gRPC,
-outside the hosts' limits. MobileNetV2 with one image of 600 kB a request, unless a row says
-otherwise; the network of handwritten digits is that of `sdk/examples/digits.py`. Compare the
-ratios: times are those of small shares of one machine, which the hosts, the emulated network and
-the client share.
+stated rates between them; the chart's agents with TLS between them. Requests come over gRPC from
+the bench's own client, which costs less than tritonclient, outside the hosts' limits; the digits
+and the rows that say so come from tritonclient. MobileNetV2 with one image of 600 kB a request,
+unless a row says otherwise; the network of handwritten digits is that of `sdk/examples/digits.py`.
+Compare the ratios: times are those of small shares of one machine, which the hosts, the emulated
+network and the client share.
 
 The *floor* of a request is what its hosts compute, the round trip and the bytes over the link's
 rate, without any cost of serving.

@@ -139,10 +139,11 @@ impl Dispatcher {
         };
         match outcome {
             Ok(reply) => {
-                if is_of_the_end(&reply.rows, exits.len()) {
+                let rows_by_exit = counted(exits.len(), &reply.rows);
+                if is_of_the_end(&rows_by_exit) {
                     self.troubles.answered(uid);
                 }
-                journey.rows_by_exit = counted(exits.len(), &reply.rows);
+                journey.rows_by_exit = rows_by_exit;
                 journey.spent = Spent::of(&reply.timings, rows);
                 let (took, inside) = (micros(sent.elapsed()), total_us(&reply));
                 let is_first = *ticket.first.node == *self.forwarder.node;
@@ -187,11 +188,10 @@ fn names_of_exits(ticket: &Ticket, rules: Option<&ExitRules>) -> Vec<String> {
     names.collect()
 }
 
-/// Whether the whole path took part in an answer: of a model with `exits`, rows that left early
-/// tell nothing of the hosts behind.
-fn is_of_the_end(rows: &[RowExit], exits: usize) -> bool {
-    let is_last = |row: &RowExit| usize::try_from(row.exit).is_ok_and(|exit| exit + 1 == exits);
-    exits == 0 || rows.iter().any(is_last)
+/// Whether the whole path took part in an answer: rows that left before the last exit tell nothing
+/// of the hosts behind. A model without exits has no counts.
+fn is_of_the_end(rows_by_exit: &[u32]) -> bool {
+    rows_by_exit.last().is_none_or(|rows| *rows > 0)
 }
 
 /// How many of `rows` left at each of `exits` exits.
@@ -223,8 +223,9 @@ mod tests {
             exit,
             ..RowExit::default()
         };
-        assert!(is_of_the_end(&[], 0), "a model without exits");
-        assert!(!is_of_the_end(&[left(0), left(1)], 3));
-        assert!(is_of_the_end(&[left(0), left(2)], 3));
+        let is_whole = |exits, rows: &[RowExit]| is_of_the_end(&counted(exits, rows));
+        assert!(is_whole(0, &[]), "a model without exits");
+        assert!(!is_whole(3, &[left(0), left(1)]));
+        assert!(is_whole(3, &[left(0), left(2)]));
     }
 }

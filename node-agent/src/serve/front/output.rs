@@ -69,9 +69,8 @@ pub(super) fn response(
     for name in &answered.wanted {
         let found = answered.reply.tensors.iter().find(|t| t.name == *name);
         let tensor = found.ok_or_else(|| FrontError::NoOutput(name.clone()))?;
-        let declared = answered.signature.outputs.iter();
-        let declared = declared.filter(|spec| spec.name == *name);
-        if let Some(spec) = declared.into_iter().find(|spec| !is_readable(tensor, spec)) {
+        let mut declared = answered.signature.outputs.iter();
+        if let Some(spec) = declared.find(|s| s.name == *name && !is_readable(tensor, s)) {
             return Err(FrontError::Output {
                 name: name.clone(),
                 datatype: tensor.datatype.clone(),
